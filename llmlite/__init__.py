@@ -1,0 +1,68 @@
+"""Read, run, measure and understand quantized language models.
+
+    import llmlite as ll
+    model = ll.load("tales")                       # the bundled model, or a path
+    print(model.generate("Once upon a time", max_tokens=60, temperature=0))
+    ll.gguf.read(path).tensors["blk.0.attn_q.weight"].dequantize()
+
+Public names load on first use (PEP 562), so importing llmlite imports no third-party module.
+"""
+
+from llmlite._version import __version__
+
+TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
+if TYPE_CHECKING:
+    from llmlite import bench, chat, errors, gguf, plots, quants, resources, tokenizers, widgets
+    from llmlite.errors import (
+        ContextOverflowError,
+        GGUFError,
+        LlmliteError,
+        ModelError,
+        TokenizerError,
+        UnsupportedError,
+    )
+    from llmlite.model import Model, load
+    from llmlite.quantize import quantize_file
+    from llmlite.resources import cache_dir, data_path, model_path, notebooks_path
+    from llmlite.sampling import Sampler
+    from llmlite.tensor import QuantTensor
+
+_MODULES = frozenset(
+    "bench chat errors gguf plots quants resources tokenizers widgets".split()
+)
+# public name -> the module that defines it
+_NAMES = {
+    "load": "model",
+    "Model": "model",
+    "QuantTensor": "tensor",
+    "Sampler": "sampling",
+    "quantize_file": "quantize",
+    "data_path": "resources",
+    "notebooks_path": "resources",
+    "cache_dir": "resources",
+    "model_path": "resources",
+    "LlmliteError": "errors",
+    "GGUFError": "errors",
+    "UnsupportedError": "errors",
+    "TokenizerError": "errors",
+    "ContextOverflowError": "errors",
+    "ModelError": "errors",
+}
+
+__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"llmlite.{name}")
+    if name in _NAMES:
+        value = getattr(import_module(f"llmlite.{_NAMES[name]}"), name)
+        globals()[name] = value  # the next access doesn't come through here
+        return value
+    raise AttributeError(f"module 'llmlite' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,37 @@
+"""What every test may lean on: the optional vocabularies, and a summary that names each skip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def vocabs() -> Path:
+    """The folder of tokenizer-only GGUF files with `.inp` and `.out` vectors; skips where it is absent."""
+    folder = ROOT.parent / "shared" / "data" / "vocabs"
+    if not folder.is_dir():
+        pytest.skip("the optional folder ../shared/data/vocabs (tokenizer vectors) is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tales() -> Path:
+    """The bundled model's file, from a checkout or from the installed package."""
+    from llmlite import resources
+
+    return resources.model_path("tales")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List every skipped test by name with its reason: a skip nobody reads is a hole."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section(f"skipped, by name: {len(skipped)}")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")

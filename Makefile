@@ -1,0 +1,58 @@
+# Each goal sets up what it needs first: an environment in .venv, then the packages (once per change of
+# pyproject.toml or constraints.txt). `make demo` and `make test` are all that a fresh clone needs.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+RESULTS ?= results
+TORCH_PROBE ?= 1
+export TORCH_PROBE
+
+setup = python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && "$$python" tools/setup_env.py --venv "$(VENV)" --extras $(1)
+
+DEMO := plot,torch
+TEST := lab,torch,transformers,test
+
+.PHONY: help demo test test-all lint lab warmup clean
+
+help:
+	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
+	@echo "make test      set up, run the unit tests and the notebooks"
+	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
+	@echo "make lab       set up, open the lessons in JupyterLab"
+	@echo "make lint      ruff and mypy"
+	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
+	@echo "PYTHON=... chooses the interpreter, VENV=... the environment, TORCH_PROBE=0 skips PyTorch's CPU index"
+
+demo:
+	@$(call setup,$(DEMO))
+	@$(PY) -m llmlite run tales -n 80 --temperature 0
+	@$(PY) -m llmlite run tales:Q8_0 -n 80 --temperature 0
+	@$(PY) -m llmlite run tales:Q4_0 -n 80 --temperature 0
+	@$(PY) -m llmlite compare --output $(RESULTS)
+
+test:
+	@$(call setup,$(TEST))
+	$(PY) -m pytest -m "not slow and not conformance"
+	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=60 notebooks
+
+test-all:
+	@$(call setup,$(TEST)$(comma)llamacpp)
+	$(PY) -m pytest -m "slow or conformance"
+
+lint:
+	@$(call setup,dev)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+lab:
+	@$(call setup,lab$(comma)torch)
+	$(PY) -m llmlite lab lessons
+
+warmup:
+	@$(call setup,$(DEMO))
+	@$(PY) -m llmlite run tales -n 2 --temperature 0
+
+clean:
+	rm -rf $(RESULTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+comma := ,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from llmlite.architectures import ModelConfig
+    from llmlite.transformer import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmlite.architectures import ModelConfig
     from llmlite.kv_cache import KVCache
-    from llmlite.transformer import Weights
+    from llmlite.transformer import ModelConfig, Weights
 
 EXECUTORS = ("auto", "eager")
 
@@ -37,7 +36,9 @@ class Executor(Protocol):
         ...
 
 
-def make_executor(kind: str, weights: Weights, config: ModelConfig, *, n_threads: int | None = None) -> Executor:
+def make_executor(
+    kind: str, weights: Weights, config: ModelConfig, *, n_threads: int | None = None
+) -> Executor:
     """Make the executor called `kind`: one of EXECUTORS; "auto" takes the fastest that can run the model.
 
     Raises:

@@ -1,0 +1,264 @@
+"""A model loaded from a file: logits, intermediates, text."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from llmlite import gguf, resources
+from llmlite.chat import ChatTemplate
+from llmlite.engine import make_executor
+from llmlite.engine.eager import EagerExecutor
+from llmlite.errors import ContextOverflowError, ModelError
+from llmlite.generate import Generation
+from llmlite.kv_cache import KVCache
+from llmlite.sampling import Sampler
+from llmlite.tokenizers import Tokenizer, from_metadata
+from llmlite.transformer import ModelConfig, Weights
+
+DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
+KV_DTYPES = {"f16": np.float16, "f32": np.float32}
+
+
+def load(
+    path_or_name: str | os.PathLike[str],
+    *,
+    n_ctx: int | None = None,
+    kv_dtype: str = "f16",
+    executor: str = "auto",
+    n_threads: int | None = None,
+) -> Model:
+    """Load a model. Its weights stay in the file, which is mapped into memory.
+
+    Args:
+        path_or_name: a GGUF file, or "tales" (the bundled model), or "tales:Q4_0" and the like: the
+            bundled model in another type, made on first use.
+        n_ctx: how many tokens the context holds; by default what the model was trained for, at most 4096.
+        kv_dtype: keys and values are kept as "f16", or as "f32" to compare exactly.
+        executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
+        n_threads: for the planned executor; by default all cores this process may use.
+
+    Raises:
+        LlmliteError: no such model (also OSError), or not a valid file (GGUFError), hyper-parameters or
+            tensors that don't fit together (ModelError), something llmlite doesn't support
+            (UnsupportedError).
+        ValueError: an option outside its range.
+    """
+    file = gguf.read(resources.model_path(path_or_name))
+    return Model(file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads)
+
+
+class Model:
+    """A loaded model; make one with `load`.
+
+    Attributes:
+        gguf: the file. metadata: its keys and values.
+        config: hyper-parameters. weights: tensors as the forward pass reads them.
+        n_ctx: the size of the context in tokens.
+        executor: what runs the forward pass.
+        cache: keys and values of the tokens read last. A new prompt that begins with the same tokens
+            is not read again from the start.
+
+    One model may be used from several threads: steps take turns. Texts generated at the same time push
+    each other out of the cache, so they come out right but slower.
+    """
+
+    def __init__(
+        self,
+        file: gguf.GGUFFile,
+        *,
+        n_ctx: int | None = None,
+        kv_dtype: str = "f16",
+        executor: str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        if kv_dtype not in KV_DTYPES:
+            raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
+        self.gguf = file
+        self.metadata = file.metadata
+        self.config = ModelConfig.from_metadata(file.metadata, file.tensors)
+        self.weights = Weights.from_tensors(file.tensors, self.config)
+        self.n_ctx = min(self.config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
+        self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
+        self.executor = make_executor(executor, self.weights, self.config, n_threads=n_threads)
+        self._lock = threading.RLock()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Turns text into token ids and back.
+
+        Raises:
+            TokenizerError: the file has no vocabulary, or one of a kind that isn't supported.
+        """
+        return from_metadata(self.metadata)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """Turns messages into a prompt.
+
+        Raises:
+            ModelError: the file has no template: the model wasn't trained to chat.
+        """
+        source = self.metadata.get("tokenizer.chat_template")
+        if source is None:
+            raise ModelError("tokenizer.chat_template: missing; this model has no form for a conversation")
+        return ChatTemplate(source, bos_token=self._text_of("bos_id"), eos_token=self._text_of("eos_id"))
+
+    def _text_of(self, special: str) -> str:
+        token = getattr(self.tokenizer, special)
+        return "" if token is None else self.tokenizer.token(token)
+
+    def logits(self, ids: Sequence[int], *, last_only: bool = False) -> np.ndarray:
+        """Run the model over `ids` and return a score for every possible next token.
+
+        Args:
+            ids: token ids, at least one.
+            last_only: only those after the last token, which is all that generating needs.
+
+        Returns:
+            float32 (T, n_vocab), row t after having read ids[: t + 1]; (1, n_vocab) with `last_only`.
+
+        Raises:
+            ContextOverflowError: more ids than n_ctx. ValueError: no ids, or one outside the vocabulary.
+        """
+        ids = self._checked(ids)
+        with self._lock:
+            self.cache.truncate(0)
+            rows = self._evaluate(ids, last_only=last_only)
+        return rows
+
+    def trace(self, prompt: str | Sequence[int]) -> Trace:
+        """Run the model over a prompt and keep every intermediate, under llama.cpp's names.
+
+        The eager executor computes them, on a cache of their own, whatever executor the model has.
+
+        Returns:
+            A mapping from names such as "attn_norm-0", "Qcur-0" (after RoPE; (T, H, Dh)), "kq_soft_max-0"
+            (attention weights; (H, T, T)), "ffn_out-0", "l_out-0", "result_norm", "result_output" to
+            float32 arrays; (T, width) unless said otherwise.
+
+        Raises:
+            As `logits`; TokenizerError as `tokenizer`.
+        """
+        ids = self._ids(prompt)
+        cache = KVCache(self.config, len(ids), self.cache.k.dtype.type)
+        trace = Trace(ids)
+        EagerExecutor(self.weights, self.config)(ids, cache, n_outputs=len(ids), trace=trace)
+        return trace
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        stream: bool = False,
+    ) -> str | Generation:
+        """Continue a prompt.
+
+        Args:
+            prompt: text, or token ids.
+            max_tokens: stop after so many.
+            temperature: 0 always takes the likeliest token; the higher, the more varied.
+            top_k: choose among the k likeliest. top_p: among the likeliest that together have this share.
+            seed: the same seed gives the same text.
+            stop: strings that end the text where they come up.
+            stream: return a Generation to iterate over instead of the finished text.
+
+        Returns:
+            The text, without the prompt; with `stream` a Generation.
+
+        Raises:
+            As `logits`; TokenizerError as `tokenizer`; ValueError for an option outside its range.
+        """
+        sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        ids = self._ids(prompt)
+        generation = Generation(self, ids, max_tokens=max_tokens, sampler=sampler, stop=stop)
+        return generation if stream else "".join(generation)
+
+    def chat(self, messages: str | Sequence[Mapping[str, str]], **options: Any) -> str | Generation:
+        """Answer a conversation, in the form the model was trained on.
+
+        Args:
+            messages: {"role": "user" | "assistant" | "system", "content": text} each; or one user message.
+            options: as for `generate`.
+
+        Raises:
+            As `generate`; ModelError: the model's file has no chat template.
+        """
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        text = self.chat_template.render(list(messages), add_generation_prompt=True)
+        has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
+        return self.generate(self.tokenizer.encode(text, add_special=not has_bos), **options)
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        return self._checked(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        ids = [int(token) for token in ids]
+        if not ids:
+            raise ValueError("a prompt needs at least one token")
+        if len(ids) > self.n_ctx:
+            raise ContextOverflowError(
+                f"a prompt of {len(ids)} tokens doesn't fit the context of {self.n_ctx}; n_ctx sets its size"
+            )
+        for token in ids:
+            if not 0 <= token < self.config.n_vocab:
+                raise ValueError(f"token {token} is not in the vocabulary, 0 to {self.config.n_vocab - 1}")
+        return ids
+
+    def _next_logits(self, ids: list[int]) -> tuple[int, np.ndarray]:
+        """Return the logits (V,) after `ids`, and how many of `ids` were in the cache already."""
+        with self._lock:
+            reused = min(self.cache.common_prefix(ids), len(ids) - 1)  # one must run to give logits
+            self.cache.truncate(reused)
+            return reused, self._evaluate(ids[reused:], last_only=True)[0]
+
+    def _evaluate(self, ids: list[int], *, last_only: bool) -> np.ndarray:
+        """Run `ids` behind what the cache holds, in chunks the executor can take."""
+        size = self.executor.max_tokens
+        rows = []
+        for start in range(0, len(ids), size):
+            chunk = ids[start : start + size]
+            rows.append(self.executor(chunk, self.cache, n_outputs=1 if last_only else len(chunk)))
+        return rows[-1] if last_only else np.concatenate(rows)
+
+    def __repr__(self) -> str:
+        config = self.config
+        n_weights = sum(tensor.n_elements for tensor in self.gguf.tensors.values())
+        n_bytes = sum(tensor.n_bytes for tensor in self.gguf.tensors.values())
+        return (
+            f"Model({os.path.basename(self.gguf.path)}: {config.architecture.name}, {config.n_layer} layers, "
+            f"n_embd {config.n_embd}, {n_weights / 1e6:.1f} M weights, {n_bytes / 1e6:.1f} MB, "
+            f"n_ctx {self.n_ctx}, {self.executor!r})"
+        )
+
+
+class Trace(dict[str, np.ndarray]):
+    """Named intermediates of one run, in the order they were computed.
+
+    Attributes:
+        ids: the tokens that were read.
+    """
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        super().__init__()
+        self.ids = list(ids)
+
+    def __missing__(self, name: str) -> np.ndarray:
+        stems = dict.fromkeys(known.partition("-")[0] for known in self)  # in order, each once
+        raise KeyError(f"{name!r}; there is {', '.join(stems)}, most of them followed by -LAYER")
+
+    def __repr__(self) -> str:
+        lines = [f"{name:<20} {array.shape}" for name, array in self.items()]
+        return "\n".join([f"Trace of {len(self.ids)} tokens", *lines])

@@ -1,0 +1,62 @@
+"""The tensor types of GGML, one record each: what their bits mean, and how to make them.
+
+    from llmlite import quants
+    q4 = quants.by_name("Q4_K")
+    blocks = q4.quantize(values)          # (n, 256) float32 -> (n, 144) uint8
+    weights = q4.dequantize(blocks)       # (n, 144) uint8 -> (n, 256) float32
+
+To add a type, write its record in its family's file and list it there.
+"""
+
+from __future__ import annotations
+
+from llmlite.errors import UnsupportedError
+from llmlite.quants.k import K_QUANTS
+from llmlite.quants.legacy import LEGACY
+from llmlite.quants.plain import PLAIN
+from llmlite.quants.record import Parts, QuantType
+
+__all__ = ["REMOVED", "TYPES", "Parts", "QuantType", "by_name", "get"]
+
+TYPES: dict[int, QuantType] = {t.id: t for t in sorted((*PLAIN, *LEGACY, *K_QUANTS), key=lambda t: t.id)}
+
+# ids that older files used; llama.cpp removed the types and reads none of them
+REMOVED: dict[int, str] = {
+    4: "Q4_2",
+    5: "Q4_3",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+}
+
+_BY_NAME = {t.name: t for t in TYPES.values()}
+
+
+def get(id: int) -> QuantType:  # noqa: A002 (the format's word)
+    """Look a type up by its number in a GGUF file.
+
+    Raises: UnsupportedError, naming the type if it is one that was removed.
+    """
+    if id in TYPES:
+        return TYPES[id]
+    if id in REMOVED:
+        raise UnsupportedError(
+            f"tensor type {id} ({REMOVED[id]}) was removed from GGML; requantize the model from its original"
+        )
+    raise UnsupportedError(f"tensor type {id} is unknown; known are {', '.join(map(str, TYPES))}")
+
+
+def by_name(name: str) -> QuantType:
+    """Look a type up by its name, in upper or lower case: "Q4_K", "f16".
+
+    Raises: UnsupportedError, naming the type if it is one that was removed.
+    """
+    record = _BY_NAME.get(name.upper())
+    if record is not None:
+        return record
+    if name.upper() in REMOVED.values():
+        raise UnsupportedError(f"{name} was removed from GGML; requantize the model from its original")
+    raise UnsupportedError(f"unknown tensor type {name!r}; known are {', '.join(_BY_NAME)}")

@@ -1,0 +1,151 @@
+"""Searching the scale that loses least, over many groups of weights at once.
+
+Every function takes groups as rows: values (m, k) float32, weights (m, k) float32 (what an error in each
+value costs), and loops over candidate scales, never over groups. Levels are float32 whole numbers until
+packed. The candidates are the ones ggml-quants.c tries, so errors come out alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmlite.quants.record import Array
+
+TINY = np.float32(1e-15)  # a group this small counts as all zero
+
+
+def largest(values: Array) -> Array:
+    """The value of largest magnitude in each row, sign kept: (m, k) -> (m, 1)."""
+    return np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
+
+
+def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Array]:
+    """Fit values to scale * (code - half), code in 0..2*half-1, least weighted squares.
+
+    For given levels q the best scale is sum(w x q) / sum(w q q), and it removes sum(w x q)^2 / sum(w q q)
+    from the error; the candidate that removes most wins. Returns scale (m, 1) float32, codes (m, k) uint8.
+    """
+    peak = largest(values)
+    empty = np.abs(peak) < TINY
+    weighted = weights * values
+    best_removed = np.full(peak.shape, -1, np.float32)
+    best_inverse, best_scale = np.zeros_like(peak), np.zeros_like(peak)
+    for step in (0, *range(-9, 0), *range(1, 10)):  # 0 first: a tie stays with the plain choice
+        inverse = -(np.float32(half) + np.float32(0.1) * np.float32(step)) / peak
+        levels = np.clip(np.rint(inverse * values), -half, half - 1)
+        along = np.einsum("mk,mk->m", weighted, levels)[:, None]
+        norm = np.einsum("mk,mk,mk->m", weights, levels, levels)[:, None]
+        scale = along / norm
+        better = (norm > 0) & (scale * along > best_removed)
+        np.copyto(best_removed, scale * along, where=better)
+        np.copyto(best_inverse, inverse, where=better)
+        np.copyto(best_scale, scale, where=better)
+    levels = np.clip(np.rint(best_inverse * values), -half, half - 1)
+    codes = np.where(empty, 0, levels + half).astype(np.uint8)
+    return np.where(empty, np.float32(0), best_scale), codes
+
+
+def fit_affine(
+    values: Array,
+    weights: Array,
+    top: int,
+    *,
+    start: float = -0.9,
+    step: float = 0.05,
+    n_steps: int = 36,
+    absolute: bool = False,
+) -> tuple[Array, Array, Array]:
+    """Fit values to scale * code + low, code in 0..top, low <= 0, least weighted squares.
+
+    Candidate spacings are (max - min) / (top + start + i * step), i = 0..n_steps; for each, scale and low
+    solve the weighted normal equations. `absolute` judges candidates by absolute instead of squared error.
+    Returns scale (m, 1), low (m, 1) float32, codes (m, k) uint8.
+    """
+    floor = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
+    span = values.max(axis=1, keepdims=True) - floor
+    above = values - floor  # (m, k)
+    sum_w = weights.sum(axis=1, keepdims=True)
+    sum_x = np.einsum("mk,mk->m", weights, values)[:, None]
+    weighted = weights * values
+
+    def error(scale: Array, low: Array, codes: Array) -> Array:
+        off = scale * codes
+        off += low - values
+        kind = np.abs(off) if absolute else off * off
+        return np.einsum("mk,mk->m", weights, kind)[:, None]
+
+    best_inverse = np.float32(top) / span
+    best_scale, best_low = 1 / best_inverse, floor.copy()
+    best_error = error(best_scale, best_low, np.clip(np.rint(best_inverse * above), 0, top))
+    for i in range(n_steps + 1):
+        inverse = np.float32(start + step * i + top) / span
+        codes = np.clip(np.rint(inverse * above), 0, top)
+        sum_l = np.einsum("mk,mk->m", weights, codes)[:, None]
+        sum_xl = np.einsum("mk,mk->m", weighted, codes)[:, None]
+        sum_l2 = np.einsum("mk,mk,mk->m", weights, codes, codes)[:, None]
+        determinant = sum_w * sum_l2 - sum_l * sum_l
+        scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+        low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+        # the format can only subtract: a positive low becomes none, and the scale is fitted alone
+        scale = np.where(low > 0, sum_xl / sum_l2, scale)
+        low = np.minimum(low, np.float32(0))
+        off = error(scale, low, codes)
+        better = (determinant > 0) & (off < best_error)
+        for kept, new in ((best_error, off), (best_inverse, inverse), (best_scale, scale), (best_low, low)):
+            np.copyto(kept, new, where=better)
+    flat = ~(span > 0)
+    codes = np.where(flat, 0, np.clip(np.rint(best_inverse * above), 0, top)).astype(np.uint8)
+    return np.where(flat, np.float32(0), best_scale), best_low, codes
+
+
+def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]:
+    """Fit values >= 0 to scale * code, code in 0..top: for scales of scales.
+
+    Returns scale (m, 1) float32, codes (m, k) uint8.
+    """
+    peak = values.max(axis=1, keepdims=True)
+    empty = ~(peak >= TINY)
+    best_inverse = np.float32(top) / peak
+    best_error = None
+    for step in (0, -4, -3, -2, -1, 1, 2, 3, 4):
+        inverse = (np.float32(0.1) * np.float32(step) + np.float32(top)) / peak
+        off = values - np.minimum(np.rint(inverse * values), top) / inverse
+        error = np.einsum("mk,mk,mk->m", weights, off, off)[:, None]
+        if best_error is None:
+            best_error = error
+        better = error < best_error
+        np.copyto(best_error, error, where=better)
+        np.copyto(best_inverse, inverse, where=better)
+    levels = np.minimum(np.rint(best_inverse * values), top)
+    scale, levels = refine(values, weights, levels, 0, top)
+    return np.where(empty, np.float32(0), scale), np.where(empty, 0, levels).astype(np.uint8)
+
+
+def refine(values: Array, weights: Array, levels: Array, low: int, high: int) -> tuple[Array, Array]:
+    """Improve levels one column at a time: move each to its best place given the others, five rounds at most.
+
+    Returns scale (m, 1) float32 and levels (m, k) float32.
+    """
+    x, w, q = (np.ascontiguousarray(a.T) for a in (values, weights, levels))  # (k, m): columns contiguous
+    along = (w * x * q).sum(axis=0)
+    norm = (w * q * q).sum(axis=0)
+    for _ in range(5):
+        changed = False
+        for i in range(len(x)):
+            wx = w[i] * x[i]
+            along_others = along - wx * q[i]
+            norm_others = norm - w[i] * q[i] * q[i]
+            moved = np.clip(np.rint(x[i] * norm_others / along_others), low, high)
+            new_along = along_others + wx * moved
+            new_norm = norm_others + w[i] * moved * moved
+            better = (along_others > 0) & (norm_others > 0) & (moved != q[i])
+            better &= new_along * new_along * norm > along * along * new_norm
+            if better.any():
+                changed = True
+                np.copyto(q[i], moved, where=better)
+                np.copyto(along, new_along, where=better)
+                np.copyto(norm, new_norm, where=better)
+        if not changed:
+            break
+    scale = np.where(norm > 0, along / norm, np.float32(0))
+    return scale[:, None], np.ascontiguousarray(q.T)

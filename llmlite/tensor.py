@@ -1,0 +1,219 @@
+"""QuantTensor: a named array kept in its file's own bits, dequantized only where asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+
+import numpy as np
+
+from llmlite.errors import UnsupportedError
+from llmlite.quants import QuantType, by_name
+from llmlite.quants.block import Block
+
+SLAB = 1 << 18  # weights taken at once: 1 MB of float32 and its temporaries stay near the caches
+Progress = Callable[[int, int], None]
+
+
+class QuantTensor:
+    """A tensor in one of GGML's types.
+
+    name: its name in the file, used in errors.
+    type: the QuantType record.
+    shape: NumPy order, rows first: the reverse of GGUF's dimensions.
+    blocks: (n_blocks, type_size) uint8, row after row; a view of the file's memory map, never copied.
+
+    Raises: UnsupportedError if rows aren't whole blocks, ValueError if the blocks don't fit the shape.
+    """
+
+    __slots__ = ("blocks", "name", "shape", "type")
+
+    def __init__(self, name: str, type: QuantType, shape: Sequence[int], blocks: np.ndarray) -> None:  # noqa: A002
+        self.name = name
+        self.type = type
+        self.shape = tuple(int(n) for n in shape)
+        check_row(name, self.n_columns, type)
+        expected = (self.n_elements // type.block_size, type.type_size)
+        if blocks.dtype != np.uint8 or blocks.shape != expected:
+            raise ValueError(
+                f"{name}: {type.name} of shape {self.shape} needs blocks {expected} uint8, "
+                f"got {blocks.shape} {blocks.dtype}"
+            )
+        self.blocks = blocks
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape in GGUF's order, fastest dimension first."""
+        return self.shape[::-1]
+
+    @property
+    def n_columns(self) -> int:
+        """Weights in one row."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows: the product of all dimensions but the last."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def n_elements(self) -> int:
+        """Weights in the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its blocks."""
+        return self.blocks.nbytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of storage per weight, scales included."""
+        return self.type.bits_per_weight
+
+    @property
+    def _blocks_per_row(self) -> int:
+        return self.n_columns // self.type.block_size
+
+    def dequantize(self, rows: slice | None = None) -> np.ndarray:
+        """Weights as float32: all of them in `shape`, or those rows as (n_selected, n_columns).
+
+        Rows are counted through all leading dimensions. The result is always a fresh array.
+        """
+        if rows is None:
+            return self._dequantize_rows(0, self.n_rows).reshape(self.shape)
+        start, stop, step = rows.indices(self.n_rows)
+        if step != 1:
+            return self.rows(range(start, stop, step))
+        return self._dequantize_rows(start, max(start, stop))
+
+    def _dequantize_rows(self, start: int, stop: int) -> np.ndarray:
+        per_row = self._blocks_per_row
+        out = np.empty(((stop - start) * per_row, self.type.block_size), np.float32)
+        per_slab = max(1, SLAB // self.type.block_size)
+        for at in range(0, len(out), per_slab):
+            chunk = self.blocks[start * per_row + at : min(start * per_row + at + per_slab, stop * per_row)]
+            out[at : at + len(chunk)] = self.type.dequantize(chunk)
+        return out.reshape(stop - start, self.n_columns)
+
+    def rows(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
+        """Chosen rows as float32 (len(ids), n_columns), in the order asked: an embedding lookup.
+
+        Raises: IndexError if an id is outside the tensor.
+        """
+        chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_rows):
+            raise IndexError(f"{self.name}: row ids must be in 0..{self.n_rows - 1}")
+        by_row = self.blocks.reshape(self.n_rows, self._blocks_per_row, self.type.type_size)
+        picked = by_row[chosen].reshape(-1, self.type.type_size)
+        return self.type.dequantize(picked).reshape(len(chosen), self.n_columns)
+
+    def block(self, i: int) -> Block:
+        """Block i, taken apart: bytes, fields, scales, levels, weights.
+
+        Raises: IndexError if there is no such block.
+        """
+        if not 0 <= i < len(self.blocks):
+            raise IndexError(f"{self.name}: block {i} asked, blocks are 0..{len(self.blocks) - 1}")
+        return Block(self.type, self.blocks[i])
+
+    @classmethod
+    def quantize(
+        cls,
+        array: np.ndarray,
+        type_name: str,
+        name: str = "",
+        importance: np.ndarray | None = None,
+        *,
+        n_threads: int = 1,
+        progress: Progress | None = None,
+    ) -> QuantTensor:
+        """Quantize an array of any float dtype, rows along its last axis. Deterministic, whatever n_threads.
+
+        importance: (n_columns,) or, for stacked experts, (n_experts, n_columns) float32: the mean square of
+            the activation each column meets. Types that can use it then lose less where it matters.
+        progress: called as progress(rows_done, n_rows) from the calling thread.
+
+        Raises: UnsupportedError for a type without a quantizer or a row that isn't whole blocks.
+        """
+        record = by_name(type_name)
+        array = np.asarray(array)
+        n_columns = array.shape[-1] if array.ndim else 1
+        check_row(name, n_columns, record)
+        if record.encode is None:
+            raise UnsupportedError(f"{name or 'tensor'}: {record.name} has no quantizer")
+        rows = array.reshape(-1, n_columns)
+        blocks = np.empty((array.size // record.block_size, record.type_size), np.uint8)
+        jobs = _RowJobs(record, rows, blocks, _per_row(importance, rows.shape, name))
+        step = max(1, SLAB // max(1, n_columns))
+        starts = range(0, len(rows), step)
+        with ThreadPoolExecutor(max_workers=max(1, n_threads)) as pool:
+            run = pool.map if n_threads > 1 else map
+            for done in run(jobs, starts, [step] * len(starts)):
+                if progress is not None:
+                    progress(done, len(rows))
+        return cls(name, record, array.shape, blocks)
+
+    def __repr__(self) -> str:
+        size = " × ".join(map(str, self.shape)) or "scalar"
+        return (
+            f"QuantTensor({self.name!r}, {self.type.name}, {size}, {self.bits_per_weight:g} bits per weight, "
+            f"{self.n_bytes:,} bytes)"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("type", f"{self.type.name}: {self.type.block_size} weights in {self.type.type_size} bytes"),
+            ("shape", " × ".join(map(str, self.shape))),
+            ("bits per weight", f"{self.bits_per_weight:g}"),
+            ("bytes", f"{self.n_bytes:,}"),
+        ]
+        body = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts)
+        first = self.block(0)._repr_html_() if len(self.blocks) else ""
+        return f"<table><caption>{escape(self.name)}</caption>{body}</table>{first}"
+
+
+class _RowJobs:
+    """Quantizes slabs of rows into their places; calls may run at the same time."""
+
+    def __init__(
+        self, record: QuantType, rows: np.ndarray, blocks: np.ndarray, importance: np.ndarray | None
+    ) -> None:
+        self.record, self.rows, self.blocks, self.importance = record, rows, blocks, importance
+
+    def __call__(self, start: int, n: int) -> int:
+        """Quantize rows start..start+n; return how many rows are done if slabs go in order."""
+        block_size = self.record.block_size
+        values = np.ascontiguousarray(self.rows[start : start + n], dtype=np.float32)
+        per_row = values.shape[1] // block_size
+        importance = self.importance
+        if importance is not None:
+            importance = importance[start : start + n].reshape(-1, block_size)
+        self.blocks[start * per_row : (start + len(values)) * per_row] = self.record.quantize(
+            values.reshape(-1, block_size), importance, blocks_per_row=per_row
+        )
+        return start + len(values)
+
+
+def _per_row(importance: np.ndarray | None, shape: tuple[int, int], name: str) -> np.ndarray | None:
+    """One importance vector per row, as a view without copies: (n_rows, n_columns)."""
+    if importance is None:
+        return None
+    importance = np.asarray(importance, dtype=np.float32)
+    vectors = importance.reshape(-1, importance.shape[-1])  # (1 or n_experts, n_columns)
+    if vectors.shape[1] != shape[1] or shape[0] % len(vectors):
+        raise ValueError(f"{name or 'tensor'}: importance {importance.shape} doesn't fit rows {shape}")
+    if len(vectors) == 1:
+        return np.broadcast_to(vectors, shape)
+    return np.repeat(vectors, shape[0] // len(vectors), axis=0)
+
+
+def check_row(name: str, n_columns: int, type: QuantType) -> None:  # noqa: A002 (the format's word)
+    """Raise UnsupportedError unless a row of n_columns weights is a whole number of the type's blocks."""
+    if n_columns % type.block_size:
+        raise UnsupportedError(
+            f"{name or 'tensor'}: row of {n_columns} values is not a multiple of the {type.name} block, "
+            f"{type.block_size}"
+        )

@@ -1,6 +1,12 @@
-"""Every exception a user can meet, under one base class."""
+"""Every exception a user can meet, under one base class.
+
+Each one's text is a single sentence: where, what was expected, what was found. The command line prints it and
+exits with code 2; a caller in Python catches LlmliteError, or the class that interests it.
+"""
 
 from __future__ import annotations
+
+import os
 
 
 class LlmliteError(Exception):
@@ -8,7 +14,45 @@ class LlmliteError(Exception):
 
 
 class GGUFError(LlmliteError):
-    """A GGUF file is malformed or cannot be read."""
+    """A model file is malformed, cut off, or of a kind that can't be read.
+
+    path: the file as the caller named it; None for bytes that never were a file.
+    field: what was being read, in the format's words: "n_tensors", "blk.0.attn_q.weight: offset".
+    offset: where that field begins, in bytes from the start of the file; None if it has no place there.
+    expected: what would have been right, as a phrase: "at most 64 bytes".
+    got: what was there instead.
+    hint: what to do about it, or None.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        field: str,
+        offset: int | None = None,
+        expected: str = "",
+        got: object = "",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(path, field, offset, expected, got, hint)
+        self.path = None if path is None else os.fspath(path)
+        self.field = field
+        self.offset = offset
+        self.expected = expected
+        self.got = got
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = "" if self.offset is None else f" at byte {self.offset}"
+        text = f"{self.path or 'GGUF'}: {self.field}{place}"
+        if self.expected:
+            text += f": expected {self.expected}"
+        if self.got != "":
+            text += f"{',' if self.expected else ':'} got {self.got}"
+        return text + (f" ({self.hint})" if self.hint else "")
+
+
+class GGUFWarning(UserWarning):
+    """A GGUF file can be read, but something about it is odd: bytes after the last tensor, for example."""
 
 
 class UnsupportedError(LlmliteError):
@@ -16,7 +60,11 @@ class UnsupportedError(LlmliteError):
 
 
 class TokenizerError(LlmliteError):
-    """A vocabulary or tokenizer is malformed or unknown."""
+    """A vocabulary or tokenizer is malformed or of an unknown kind."""
+
+
+class ChatTemplateError(LlmliteError):
+    """A chat template is malformed, reaches for what it must not, or runs or writes too much."""
 
 
 class ContextOverflowError(LlmliteError):

@@ -1,0 +1,170 @@
+"""Continue a text, or chat, with a model. The text goes to standard output, the figures to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from llmlite.errors import LlmliteError
+
+if TYPE_CHECKING:
+    from llmlite.generate import Generation
+    from llmlite.model import Model
+
+HELP = "continue a text, or chat"
+EXAMPLES = """\
+examples:
+  llmlite run                                     a tale by the bundled model
+  llmlite run -p "The fox" -n 50 --temperature 0  the likeliest continuation, the same every time
+  llmlite run tales:Q4_0 --seed 7                 the bundled model in 4 bits
+  llmlite run model.gguf --chat                   a conversation (/new begins again, /exit or Ctrl-D ends)
+  llmlite run model.gguf --chat -p "Who are you?" one question
+  cat story.txt | llmlite run -p -                the prompt from standard input
+
+what the figures mean: the prompt is read many tokens at a time, so it is faster per token than what follows.
+"""
+PROMPT = "Once upon a time"
+REPL_HELP = "/new begins a new conversation, /exit ends; Ctrl-C stops an answer"
+
+
+def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
+    """Return an argparse type: a number of this kind from low to high."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    convert.__name__ = f"{kind.__name__} of at least {low:g}" + ("" if high == float("inf") else f" and at most {high:g}")
+    return convert
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", default="tales", help='a GGUF file, or "tales" (default), or "tales:TYPE"')
+    parser.add_argument("-p", "--prompt", help=f'the beginning (default: "{PROMPT}"); "-" reads standard input')
+    parser.add_argument("--no-echo", action="store_true", help="print only what the model adds")
+    parser.add_argument("--chat", action="store_true", help="hold a conversation in the form the model was trained on")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before you speak")
+    parser.add_argument("-n", "--max-tokens", type=number(int, 0), default=256, metavar="N",
+                        help="at most so many tokens (default: %(default)s)")
+    choice = parser.add_argument_group("choosing the next token")
+    choice.add_argument("--temperature", type=number(float, 0), default=0.8, metavar="T",
+                        help="0 takes the likeliest; higher is more varied (default: %(default)s)")
+    choice.add_argument("--top-k", type=number(int, 0), default=40, metavar="K",
+                        help="among the K likeliest, 0 for all (default: %(default)s)")
+    choice.add_argument("--top-p", type=number(float, 0, 1), default=0.95, metavar="P",
+                        help="among the likeliest that together have probability P (default: %(default)s)")
+    choice.add_argument("--seed", type=number(int, 0), help="the same seed gives the same text")
+    choice.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end where this comes up (repeatable)")
+    engine = parser.add_argument_group("how it runs")
+    engine.add_argument("--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)")
+    engine.add_argument("--kv", choices=("f16", "f32"), default="f16", help="type of the KV cache (default: %(default)s)")
+    engine.add_argument("--executor", choices=("auto", "eager", "planned"), default="auto",
+                        help="eager is NumPy, planned is compiled (default: %(default)s)")
+    engine.add_argument("--threads", type=number(int, 1), metavar="N", help="threads of the planned executor")
+    engine.add_argument("--quiet", action="store_true", help="no figures on standard error")
+
+
+def run(options: argparse.Namespace) -> int:
+    if "" in options.stop:
+        raise LlmliteError("--stop: the text must not be empty")
+    prompt = sys.stdin.buffer.read().decode("utf-8", "replace") if options.prompt == "-" else options.prompt
+    from llmlite.model import load
+
+    begin = time.perf_counter()
+    model = load(options.model, n_ctx=options.ctx, kv_dtype=options.kv, executor=options.executor,
+                 n_threads=options.threads)
+    load_seconds = time.perf_counter() - begin
+    choices = {name: getattr(options, name) for name in ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")}
+    if options.chat and prompt is None:
+        converse(model, choices, system=options.system, quiet=options.quiet)
+        return 0
+    generation: Generation
+    if options.chat:
+        generation = model.chat(opening(options.system) + [message("user", prompt)], stream=True, **choices)
+    else:
+        prompt = PROMPT if prompt is None else prompt
+        if not model.tokenizer.encode(prompt):
+            raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
+        generation = model.generate(prompt, stream=True, **choices)
+        if not options.no_echo:
+            print(prompt, end="", flush=True)
+    stream(generation)
+    if not options.quiet:
+        print(f"[{model.gguf.path}: loaded in {load_seconds:.2f} s; {figures(generation)}]", file=sys.stderr)
+    return 0
+
+
+def stream(generation: Generation) -> str:
+    """Print the pieces as they come, then a line end; return the text."""
+    for piece in generation:
+        print(piece, end="", flush=True)
+    print(flush=True)
+    return generation.text
+
+
+def figures(generation: Generation) -> str:
+    """Return what the generation cost, in one line."""
+    ends = {"eos": "ended by the model", "stop": "a stop text came up", "length": "length reached"}
+    return (f"prompt {generation.n_prompt - generation.n_reused} tokens, {generation.prompt_tokens_per_second:.1f}/s; "
+            f"made {len(generation.ids)} tokens, {generation.decode_tokens_per_second:.1f}/s; "
+            f"{ends.get(generation.stop_reason or '', 'interrupted')}")
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def opening(system: str | None) -> list[dict[str, str]]:
+    return [message("system", system)] if system else []
+
+
+def converse(model: Model, choices: dict[str, Any], *, system: str | None, quiet: bool) -> None:
+    """Hold a conversation: a line from standard input, an answer, until the input ends."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        enable_line_editing()
+        print(REPL_HELP, file=sys.stderr)
+    _ = model.chat_template  # a model that can't chat says so before the first question
+    messages = opening(system)
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except EOFError:
+            return
+        if line == "/exit":
+            return
+        if line == "/new":
+            messages = opening(system)
+        elif line.startswith("/"):
+            print(REPL_HELP, file=sys.stderr)
+        elif line:
+            messages = answer(model, [*messages, message("user", line)], choices, quiet=quiet)
+
+
+def answer(model: Model, messages: list[dict[str, str]], choices: dict[str, Any], *, quiet: bool) -> list[dict[str, str]]:
+    """Print the model's answer and return the conversation with it; Ctrl-C keeps what was said so far."""
+    try:
+        generation = model.chat(messages, stream=True, **choices)
+    except LlmliteError as error:
+        print(f"llmlite: {error} (/new begins a new conversation)", file=sys.stderr)
+        return messages[:-1]
+    try:
+        stream(generation)
+    except KeyboardInterrupt:
+        print(flush=True)
+    if not quiet:
+        print(f"[{figures(generation)}]", file=sys.stderr)
+    return [*messages, message("assistant", generation.text)]
+
+
+def enable_line_editing() -> None:
+    """Give input() a history and arrow keys where the system has them."""
+    try:
+        import readline  # noqa: F401  importing is all it takes
+    except ImportError:
+        pass

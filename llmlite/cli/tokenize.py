@@ -1,0 +1,45 @@
+"""Show how a text becomes tokens: each id, its bytes, and what the vocabulary calls it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+HELP = "show how a text becomes tokens"
+EXAMPLES = """\
+examples:
+  llmlite tokenize "Once upon a time"
+  llmlite tokenize --model model.gguf "Straße 🙂"
+  llmlite tokenize --ids "Once upon a time"          ids only, one line
+  llmlite tokenize - < story.txt | tail -1           how many tokens a file has
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", help='the text, or "-" for standard input')
+    parser.add_argument("-m", "--model", default="tales", help="whose vocabulary (default: %(default)s)")
+    parser.add_argument("--ids", action="store_true", help="print only the ids")
+    parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    parser.add_argument("--no-special", action="store_true",
+                        help="don't add the begin and end tokens, and read markers such as <|im_start|> as plain text")
+
+
+def run(options: argparse.Namespace) -> int:
+    from llmlite import gguf, resources, tokenizers
+
+    text = sys.stdin.buffer.read().decode("utf-8", "replace") if options.text == "-" else options.text
+    with gguf.read(resources.model_path(options.model)) as file:
+        tokenizer = tokenizers.from_metadata(file.metadata)
+        special = not options.no_special
+        ids = tokenizer.encode(text, add_special=special, parse_special=special)
+        rows = [(id_, tokenizer.decode_bytes([id_]), tokenizer.token(id_)) for id_ in ids]
+    if options.ids:
+        print(" ".join(str(id_) for id_ in ids))
+    elif options.json:
+        print(json.dumps([{"id": i, "bytes": b.hex(), "token": t} for i, b, t in rows], ensure_ascii=False))
+    else:
+        for id_, piece, token in rows:
+            print(f"{id_:>7}  {piece.hex(' '):<24}  {token!r}")
+        print(f"{len(ids)} tokens, {len(text.encode())} bytes")
+    return 0

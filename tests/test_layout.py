@@ -1,0 +1,114 @@
+"""Who may import whom. A room imports only from floors below its own; heavy packages stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "llmlite"
+FLOORS = [  # the lowest first; rooms of one floor don't import each other
+    {"_version", "errors"},
+    {"quants"},
+    {"tensor"},
+    {"gguf"},
+    {"tokenizers", "chat", "sampling", "architectures", "quantize"},
+    {"resources"},
+    {"transformer", "kv_cache"},
+    {"engine"},
+    {"generate"},
+    {"model"},
+    {"bench"},
+    {"plots"},
+    {"widgets"},
+    {"cli"},
+    {"__main__"},
+]
+HOME = {  # a package -> where alone it may be imported
+    "torch": ("bench/backends/",),
+    "transformers": ("bench/backends/",),
+    "tensorflow": ("bench/backends/",),
+    "llama_cpp": ("bench/backends/",),
+    "matplotlib": ("plots",),
+    "ipywidgets": ("widgets/",),
+    "IPython": ("widgets/", "plots"),
+    "numba": ("engine/", "quants/"),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    """Return the room of a dotted name such as llmlite.engine.eager; "" for the package itself."""
+    return [*module.split("."), ""][1]
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield (absolute module name, line) of each import; those for type checkers only don't count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    ignored = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    package = ["llmlite", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(tree):
+        if id(node) in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module == "llmlite":  # from llmlite import gguf: each name is a room
+                yield from ((f"llmlite.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield module, node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_room_imports_only_from_floors_below(path: Path) -> None:
+    floor = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return  # the front door names every room; test_importing_llmlite holds it to laziness
+    assert own in floor, f"{own} stands on no floor: give it one in FLOORS"
+    for module, line in imports(path):
+        room = room_of(module) if module.partition(".")[0] == "llmlite" else ""
+        assert not room or room == own or floor.get(room, 0) < floor[own], f"{path.name}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_heavy_package_is_imported_only_at_home(path: Path) -> None:
+    where = path.relative_to(PACKAGE).as_posix()
+    for module, line in imports(path):
+        home = HOME.get(module.partition(".")[0])
+        assert home is None or where.startswith(home), f"{where}:{line} imports {module}"
+
+
+def third_party_after(statement: str) -> set[str]:
+    """Return the top-level modules outside the standard library that a fresh Python holds after the statement."""
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        f"{statement}\n"
+        "names = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(names - sys.stdlib_module_names - {'llmlite'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("statement", ["import llmlite", "import llmlite.cli; llmlite.cli.build_parser()"])
+def test_importing_llmlite_imports_no_third_party_module(statement: str) -> None:
+    assert third_party_after(statement) == set()
+
+
+def test_loading_a_model_class_imports_no_compiler_and_no_framework() -> None:
+    held = third_party_after("import llmlite; llmlite.Model; llmlite.gguf; llmlite.QuantTensor")
+    assert "numpy" in held
+    assert not held & {"numba", "llvmlite", "torch", "transformers", "matplotlib", "IPython", "pandas"}

@@ -80,7 +80,7 @@ class Generation:
 
     def _run(self) -> Iterator[str]:
         self._n_chosen = 0
-        decoder = self._model.tokenizer.stream()
+        decoder = self._model.tokenizer.stream(skip_special=True)
         while self.stop_reason is None:
             if len(self.ids) >= self._max_tokens or self.n_prompt + len(self.ids) > self._model.n_ctx:
                 self.stop_reason = "length"

@@ -93,7 +93,7 @@ class ModelConfig:
         if not keys.has("attention.key_length") and n_embd % n_head:
             keys.fail("embedding_length", f"a multiple of head_count, {n_head}", n_embd)
         head_size = keys.integer("attention.key_length", n_embd // n_head)
-        value_size = keys.integer("attention.value_length", head_size)
+        value_size = keys.integer("attention.value_length", n_embd // n_head)
         if value_size != head_size:
             raise UnsupportedError(f"values of another size ({value_size}) than keys ({head_size})")
         rope_dim = keys.integer("rope.dimension_count", head_size, at_most=head_size)

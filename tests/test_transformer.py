@@ -1,0 +1,184 @@
+"""Hyper-parameters and tensors: what fits is read, what doesn't is refused with key, expected and got."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmlite.engine.eager import EagerExecutor
+from llmlite.errors import LlmliteError, ModelError, UnsupportedError
+from llmlite.kv_cache import KVCache
+from llmlite.transformer import ModelConfig, Weights, rope_frequencies
+from tests.tiny_models import TinyModel, tiny_model
+
+
+def read(model: TinyModel) -> tuple[ModelConfig, Weights]:
+    tensors = model.tensors()
+    config = ModelConfig.from_metadata(model.metadata, tensors)
+    return config, Weights.from_tensors(tensors, config)
+
+
+def test_hyper_parameters_are_read() -> None:
+    config, _ = read(tiny_model("qwen2", n_layer=3, n_embd=96, n_head=6, n_head_kv=3, n_ff=160))
+    assert (config.n_layer, config.n_embd, config.n_head, config.n_head_kv) == (3, 96, 6, 3)
+    assert (config.head_size, config.n_ff, config.n_ctx, config.rope_dim) == (16, 160, 128, 16)
+    assert (config.n_embd_q, config.n_embd_kv) == (96, 48)
+    assert config.architecture.rope_pairs == "neox"
+    assert config.attention_scale == 0.25
+
+
+def test_absent_keys_take_llama_cpp_defaults() -> None:
+    model = tiny_model(n_head=4, n_head_kv=4)
+    for key in ("attention.head_count_kv", "rope.freq_base"):
+        del model.metadata[f"llama.{key}"]
+    config, _ = read(model)
+    assert (config.n_head_kv, config.rope_base, config.rope_scale, config.rope_dim) == (4, 10000.0, 1.0, 16)
+
+
+def test_a_value_for_each_layer_is_taken_where_all_are_equal() -> None:
+    model = tiny_model()
+    model.metadata["llama.attention.head_count_kv"] = np.array([2, 2], np.int32)
+    model.metadata["llama.feed_forward_length"] = [128, 128]
+    assert read(model)[0].n_head_kv == 2
+
+
+def test_embeddings_serve_as_output_where_it_is_absent() -> None:
+    _, tied = read(tiny_model(tied=True))
+    _, untied = read(tiny_model())
+    assert tied.output is tied.token_embd
+    assert untied.output is not untied.token_embd
+
+
+CASES = [
+    ("general.architecture", None, ModelError, "general.architecture: missing"),
+    ("general.architecture", "rwkv", UnsupportedError, "'rwkv' is not supported; supported are llama, qwen2"),
+    ("general.architecture", 7, ModelError, "expected a string, got 7"),
+    ("llama.block_count", None, ModelError, "llama.block_count: missing"),
+    ("llama.block_count", 0, ModelError, "llama.block_count: expected 1 to 512, got 0"),
+    ("llama.block_count", 513, ModelError, "expected 1 to 512, got 513"),
+    ("llama.block_count", "2", ModelError, "llama.block_count: expected an integer, got '2'"),
+    ("llama.block_count", 3, ModelError, "blk.2.attn_norm.weight: this tensor is missing"),
+    ("llama.block_count", 1, ModelError, "blk.1.attn_norm.weight: not a tensor of the llama architecture"),
+    ("llama.embedding_length", 66, ModelError, "expected a multiple of head_count, 4, got 66"),
+    (
+        "llama.embedding_length",
+        128,
+        ModelError,
+        "token_embd.weight: expected shape (267, 128), got (267, 64)",
+    ),
+    ("llama.embedding_length", True, ModelError, "expected an integer, got True"),
+    ("llama.embedding_length", -64, ModelError, "got -64"),
+    ("llama.attention.head_count", 0, ModelError, "llama.attention.head_count: expected 1 to"),
+    (
+        "llama.attention.head_count",
+        [4],
+        ModelError,
+        "expected one value or 2, one for each layer, got '1 values'",
+    ),
+    ("llama.attention.head_count", [4, 2], UnsupportedError, "layers that differ: [2, 4]"),
+    ("llama.attention.head_count", 8, ModelError, "attn_k.weight: expected shape (16, 64), got (32, 64)"),
+    ("llama.attention.head_count_kv", 3, ModelError, "expected a divisor of head_count, 4, got 3"),
+    ("llama.attention.key_length", 32, UnsupportedError, "values of another size"),
+    ("llama.attention.value_length", 8, UnsupportedError, "values of another size (8) than keys (16)"),
+    ("llama.attention.layer_norm_rms_epsilon", None, ModelError, "layer_norm_rms_epsilon: missing"),
+    (
+        "llama.attention.layer_norm_rms_epsilon",
+        float("nan"),
+        ModelError,
+        "expected a positive number, got nan",
+    ),
+    ("llama.feed_forward_length", 96, ModelError, "ffn_gate.weight: expected shape (96, 64), got (128, 64)"),
+    ("llama.context_length", 2**40, ModelError, "llama.context_length: expected 1 to 2147483647"),
+    ("llama.rope.dimension_count", 18, ModelError, "expected 1 to 16, got 18"),
+    ("llama.rope.dimension_count", 7, ModelError, "expected an even number, got 7"),
+    ("llama.rope.freq_base", -1.0, ModelError, "llama.rope.freq_base: expected a positive number"),
+    (
+        "llama.rope.scaling.type",
+        "yarn",
+        UnsupportedError,
+        "'yarn' is not supported; supported are none, linear",
+    ),
+    ("llama.expert_count", 8, UnsupportedError, "mixtures of experts"),
+    (
+        "tokenizer.ggml.tokens",
+        ["a", "b"],
+        ModelError,
+        "expected 2 rows, one for each of tokenizer.ggml.tokens",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "error", "message"), CASES, ids=lambda case: str(case)[:30])
+def test_a_wrong_key_is_refused(key: str, value: object, error: type[LlmliteError], message: str) -> None:
+    model = tiny_model()
+    model.metadata[key] = value
+    if value is None:
+        del model.metadata[key]
+    with pytest.raises(error) as caught:
+        read(model)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["token_embd.weight", "output_norm.weight", "blk.1.ffn_up.weight", "blk.0.attn_q.bias"]
+)
+def test_a_missing_tensor_is_named(name: str) -> None:
+    model = tiny_model("qwen2")
+    del model.arrays[name]
+    with pytest.raises(ModelError, match=f"^{name}: this tensor is missing$"):
+        read(model)
+
+
+def test_a_tensor_that_would_be_left_out_is_refused() -> None:
+    model = tiny_model()
+    model.arrays["blk.0.attn_q_norm.weight"] = np.ones(16, np.float32)
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_q_norm\.weight: not a tensor of the llama arch"):
+        read(model)
+
+
+def test_linear_scaling_divides_positions() -> None:
+    model = tiny_model()
+    plain = read(model)[1].frequencies
+    model.metadata |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    np.testing.assert_allclose(read(model)[1].frequencies, plain / 4, rtol=1e-6)
+    model.metadata["llama.rope.scaling.type"] = "none"
+    np.testing.assert_array_equal(read(model)[1].frequencies, plain)
+
+
+def test_rope_factors_divide_frequencies() -> None:
+    model = tiny_model(rope_freqs=True)
+    config, weights = read(model)
+    expected = 10000.0 ** (-np.arange(8) / 8) / model.arrays["rope_freqs.weight"]
+    np.testing.assert_allclose(weights.frequencies, expected, rtol=1e-6)
+    assert rope_frequencies(config).dtype == np.float32
+
+
+def test_a_bias_that_is_not_required_is_used_if_present() -> None:
+    model = tiny_model()
+    ids = [1, 2, 3]
+
+    def logits() -> np.ndarray:
+        config, weights = read(model)
+        return EagerExecutor(weights, config)(ids, KVCache(config, 8), n_outputs=3)
+
+    plain = logits()
+    model.arrays["blk.1.ffn_down.bias"] = np.full(64, 0.1, np.float32)
+    assert np.abs(logits() - plain).max() > 1e-2
+
+
+def test_cache_knows_a_common_prefix() -> None:
+    config, _ = read(tiny_model())
+    cache = KVCache(config, 16, np.float16)
+    cache.ids[:] = [1, 2, 3]
+    for ids, expected in (([1, 2, 3, 4], 3), ([1, 2], 2), ([1, 9, 3], 1), ([9], 0), ([], 0), ([1, 2, 3], 3)):
+        assert cache.common_prefix(ids) == expected, ids
+    cache.truncate(1)
+    assert cache.position == 1
+    assert cache.n_bytes == 2 * 2 * 2 * 16 * 16 * 2  # k and v, layers, heads, positions, head size, bytes
+
+
+@pytest.mark.parametrize(("n_ctx", "dtype"), [(0, np.float32), (8, np.float64), (8, np.int8)])
+def test_cache_refuses_what_it_cannot_be(n_ctx: int, dtype: type) -> None:
+    config, _ = read(tiny_model())
+    with pytest.raises(ValueError, match=r"n_ctx|float16 or float32"):
+        KVCache(config, n_ctx, dtype)

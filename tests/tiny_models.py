@@ -1,0 +1,117 @@
+"""Tiny models with random weights, for tests: any architecture, any type, in milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlite.architectures import ARCHITECTURES, MATRICES, NORMS
+from llmlite.tensor import QuantTensor
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass
+class TinyModel:
+    """Metadata and float32 arrays of a model, to change, to quantize and to write."""
+
+    metadata: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(repr=False)
+
+    def tensors(self, type_name: str = "F32") -> dict[str, QuantTensor]:
+        """The arrays as QuantTensors: matrices in the given type, vectors in F32."""
+        return {
+            name: QuantTensor.quantize(array, type_name if array.ndim > 1 else "F32", name)
+            for name, array in self.arrays.items()
+        }
+
+    def write(self, path: Path, type_name: str = "F32") -> Path:
+        """Write it as a GGUF file."""
+        from llmlite import gguf
+
+        gguf.write(path, self.metadata, self.tensors(type_name))
+        return path
+
+
+def tiny_model(
+    architecture: str = "llama",
+    *,
+    n_layer: int = 2,
+    n_embd: int = 64,
+    n_head: int = 4,
+    n_head_kv: int = 2,
+    n_ff: int = 128,
+    n_ctx: int = 128,
+    tied: bool = False,
+    rope_freqs: bool = False,
+    seed: int = 0,
+) -> TinyModel:
+    """Make a model with random weights, large enough that its logits are not all alike."""
+    random = np.random.default_rng(seed)
+    tokens, merges = vocabulary()
+    widths = {"n_embd": n_embd, "n_embd_q": n_embd, "n_embd_kv": n_embd // n_head * n_head_kv, "n_ff": n_ff}
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(tokens), n_embd)}
+    for layer in range(n_layer):
+        shapes |= {f"blk.{layer}.{name}.weight": (n_embd,) for name in NORMS}
+        for name, (rows, columns) in MATRICES.items():
+            shapes[f"blk.{layer}.{name}.weight"] = (widths[rows], widths[columns])
+            if name in ARCHITECTURES[architecture].biases:
+                shapes[f"blk.{layer}.{name}.bias"] = (widths[rows],)
+    shapes["output_norm.weight"] = (n_embd,)
+    if not tied:
+        shapes["output.weight"] = (len(tokens), n_embd)
+    arrays = {name: _random(random, name, shape) for name, shape in shapes.items()}
+    if rope_freqs:
+        arrays["rope_freqs.weight"] = np.linspace(1, 8, n_embd // n_head // 2, dtype=np.float32)
+    hyper = {
+        "block_count": n_layer,
+        "context_length": n_ctx,
+        "embedding_length": n_embd,
+        "feed_forward_length": n_ff,
+        "attention.head_count": n_head,
+        "attention.head_count_kv": n_head_kv,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 10000.0,
+    }
+    metadata = {"general.architecture": architecture} | {f"{architecture}.{k}": v for k, v in hyper.items()}
+    return TinyModel(metadata | _tokenizer(tokens, merges), arrays)
+
+
+def _random(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name.endswith("norm.weight"):
+        return random.uniform(0.5, 1.5, shape).astype(np.float32)
+    spread = 0.5 if name.endswith("bias") else 2 / np.sqrt(shape[-1])
+    return (random.standard_normal(shape) * spread).astype(np.float32)
+
+
+def vocabulary() -> tuple[list[str], list[str]]:
+    """Tokens and merges of a byte-level BPE: every byte, a few pairs, the special tokens of ChatML."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    letters = [chr(byte) for byte in visible] + [chr(256 + i) for i in range(len(hidden))]
+    return [*letters, *("".join(merge.split()) for merge in MERGES), *SPECIALS], list(MERGES)
+
+
+def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
+    normal, control = 1, 3
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.array(
+            [normal] * (len(tokens) - len(SPECIALS)) + [control] * len(SPECIALS), np.int32
+        ),
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": tokens.index("<|endoftext|>"),
+        "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": CHATML,
+    }

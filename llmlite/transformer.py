@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from llmlite.architectures import MATRICES, NORMS, Architecture, by_name
 from llmlite.errors import ModelError, UnsupportedError
 
 if TYPE_CHECKING:
-    from llmlite.kv_cache import KVCache
+    from llmlite.kv_cache import KVCache, LayerCache
     from llmlite.tensor import QuantTensor
 
+X = Any  # see Operations
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 
 
@@ -235,7 +236,7 @@ class Weights:
                 raise ModelError(f"{name}: not a tensor of the {config.architecture.name} architecture")
             if tuple(tensor.shape) != shapes[name]:
                 raise ModelError(f"{name}: expected shape {shapes[name]}, got {tuple(tensor.shape)}")
-        usable = {name: _usable(tensor) for name, tensor in tensors.items()}
+        usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
         return cls(
             token_embd=usable["token_embd.weight"],
             output=usable.get("output.weight", usable["token_embd.weight"]),
@@ -288,13 +289,52 @@ def rope_frequencies(config: ModelConfig, factors: np.ndarray | None = None) -> 
 
     Returns:
         float32 (rope_dim/2,), in radians.
+
+    Raises:
+        ModelError: a factor that isn't a positive number.
     """
+    if factors is not None and not (np.isfinite(factors) & (factors > 0)).all():
+        raise ModelError("rope_freqs.weight: expected positive numbers throughout")
     exponents = np.arange(0, config.rope_dim, 2) / config.rope_dim
     frequencies = config.rope_scale * config.rope_base**-exponents
     return (frequencies if factors is None else frequencies / factors).astype(np.float32)
 
 
-def forward(ops: Any, weights: Weights, config: ModelConfig, cache: KVCache, ids: Any) -> Any:
+class Operations(Protocol):
+    """What the forward pass is made of. X is an executor's own: an array, or a note of one to come.
+
+    Their formulas stand in llmlite/engine/eager.py. Each works on any number of tokens.
+    """
+
+    def embed(self, w: QuantTensor, ids: Any) -> X:
+        """Rows of w."""
+
+    def rms_norm(self, x: X, gain: np.ndarray, eps: float) -> X:
+        """Each row divided by its root mean square, times gain."""
+
+    def matmul(self, w: QuantTensor, x: X, bias: np.ndarray | None = None) -> X:
+        """x @ w.T + bias."""
+
+    def rope(self, x: X, n_head: int, frequencies: np.ndarray, pairs: str) -> X:
+        """Pairs of elements of each head turned by position * frequency."""
+
+    def attention(self, q: X, k: X, v: X, cache: LayerCache, n_head: int, scale: float) -> X:
+        """Store k and v; for each query the values, weighted by how well their keys answer it."""
+
+    def silu_mul(self, gate: X, up: X) -> X:
+        """gate * sigmoid(gate) * up."""
+
+    def add(self, a: X, b: X) -> X:
+        """a + b."""
+
+    def outputs(self, x: X) -> X:
+        """Only the rows of those tokens whose logits are wanted."""
+
+    def name(self, x: X, name: str, layer: int | None = None, heads: int | None = None) -> X:
+        """x itself, known from now on as "name-layer"."""
+
+
+def forward(ops: Operations, weights: Weights, config: ModelConfig, cache: KVCache, ids: Any) -> X:
     """Describe one step of the model: `ids` (T,) stand at the positions behind those in `cache`.
 
     Returns what `ops` makes of it: from the eager executor the logits, float32 (n_outputs, V), of the
@@ -313,7 +353,9 @@ def forward(ops: Any, weights: Weights, config: ModelConfig, cache: KVCache, ids
     return ops.name(ops.matmul(weights.output, x), "result_output")  # (n_outputs, V)
 
 
-def _attention(ops: Any, w: Mapping, frequencies: Any, config: ModelConfig, cache: Any, x: Any) -> Any:
+def _attention(
+    ops: Operations, w: Mapping, frequencies: np.ndarray, config: ModelConfig, cache: LayerCache, x: X
+) -> X:
     layer, H, K = cache.layer, config.n_head, config.n_head_kv
     pairs = config.architecture.rope_pairs
     x = ops.name(ops.rms_norm(x, w["attn_norm.weight"], config.rms_eps), "attn_norm", layer)
@@ -326,7 +368,7 @@ def _attention(ops: Any, w: Mapping, frequencies: Any, config: ModelConfig, cach
     return ops.name(_matmul(ops, w, "attn_output", ops.name(x, "kqv_out", layer)), "attn_out", layer)
 
 
-def _feed_forward(ops: Any, w: Mapping, config: ModelConfig, layer: int, x: Any) -> Any:
+def _feed_forward(ops: Operations, w: Mapping, config: ModelConfig, layer: int, x: X) -> X:
     x = ops.name(ops.rms_norm(x, w["ffn_norm.weight"], config.rms_eps), "ffn_norm", layer)
     gate = ops.name(_matmul(ops, w, "ffn_gate", x), "ffn_gate", layer)  # (T, F)
     up = ops.name(_matmul(ops, w, "ffn_up", x), "ffn_up", layer)
@@ -334,6 +376,6 @@ def _feed_forward(ops: Any, w: Mapping, config: ModelConfig, layer: int, x: Any)
     return ops.name(_matmul(ops, w, "ffn_down", x), "ffn_out", layer)  # (T, D)
 
 
-def _matmul(ops: Any, w: Mapping, name: str, x: Any) -> Any:
+def _matmul(ops: Operations, w: Mapping, name: str, x: X) -> X:
     """x @ W.T, plus the bias if the file has one: biases need no flag."""
     return ops.matmul(w[f"{name}.weight"], x, w.get(f"{name}.bias"))

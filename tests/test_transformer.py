@@ -151,6 +151,9 @@ def test_rope_factors_divide_frequencies() -> None:
     expected = 10000.0 ** (-np.arange(8) / 8) / model.arrays["rope_freqs.weight"]
     np.testing.assert_allclose(weights.frequencies, expected, rtol=1e-6)
     assert rope_frequencies(config).dtype == np.float32
+    model.arrays["rope_freqs.weight"][3] = 0
+    with pytest.raises(ModelError, match=r"rope_freqs\.weight: expected positive"):
+        read(model)
 
 
 def test_a_bias_that_is_not_required_is_used_if_present() -> None:

@@ -1,0 +1,83 @@
+"""Runs a model in llama.cpp, in a process of its own, and saves what it computed.
+
+    python llama_cpp_worker.py MODEL.gguf IDS.npy OUT.npz
+
+OUT.npz: "logits" float32 (T, V), and each intermediate of the graph under its name, after the last operation
+that gave it. Keys and values in F32, no flash attention, no repacking of weights.
+"""
+
+import ctypes
+import os
+import sys
+
+import llama_cpp
+import numpy as np
+from llama_cpp import llama_cpp as api
+
+N_THREADS = 2
+GGML_TYPE_F32 = 0
+WANTED = ("embd", "attn_norm", "Qcur", "Kcur", "Vcur", "kq_soft_max", "kqv_out", "attn_out", "ffn_inp",
+          "ffn_norm", "ffn_gate", "ffn_up", "ffn_swiglu", "ffn_out", "l_out", "result_norm")  # fmt: skip
+
+ggml = ctypes.CDLL(os.path.join(os.path.dirname(llama_cpp.__file__), "lib", "libggml-base.so"))
+for function, result in (("ggml_get_name", ctypes.c_char_p), ("ggml_get_data_f32", ctypes.c_void_p)):
+    getattr(ggml, function).restype = result
+    getattr(ggml, function).argtypes = [ctypes.c_void_p]
+ggml.ggml_is_contiguous.restype = ctypes.c_bool
+ggml.ggml_is_contiguous.argtypes = [ctypes.c_void_p]
+
+kept: dict[str, np.ndarray] = {}
+
+
+@ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+def keep(tensor, ask, _):
+    """llama.cpp asks for each tensor whether we want it, then shows it to us when it is computed."""
+    name = ggml.ggml_get_name(tensor).decode()
+    wanted = name.partition("-")[0] in WANTED and " " not in name and ggml.ggml_is_contiguous(tensor)
+    if wanted and not ask:
+        # struct ggml_tensor: type (4 bytes), padding, buffer pointer (8), then int64 ne[4]
+        ne = (ctypes.c_int64 * 4).from_address(tensor + 16)
+        shape = list(reversed(ne))
+        while len(shape) > 2 and shape[0] == 1:
+            shape = shape[1:]
+        data = (ctypes.c_float * int(np.prod(shape))).from_address(ggml.ggml_get_data_f32(tensor))
+        kept[name] = np.array(data, np.float32).reshape(shape)
+    return wanted or not ask  # after the data was shown: True to go on
+
+
+@api.llama_log_callback
+def silent(_level, _text, _data):
+    """Its progress is not ours to print."""
+
+
+def main(model_path: str, ids_path: str, out_path: str) -> None:
+    ids = np.load(ids_path).tolist()
+    api.llama_backend_init()
+    api.llama_log_set(silent, ctypes.c_void_p(0))
+    model_options = api.llama_model_default_params()
+    model_options.use_extra_bufts = False  # no repacking: the plain kernels
+    model = api.llama_model_load_from_file(model_path.encode(), model_options)
+    if not model:
+        sys.exit(f"llama.cpp cannot load {model_path}")
+    options = api.llama_context_default_params()
+    options.n_ctx = options.n_batch = options.n_ubatch = max(256, len(ids))
+    options.n_threads = options.n_threads_batch = N_THREADS
+    options.type_k = options.type_v = GGML_TYPE_F32
+    options.flash_attn_type = 0  # off
+    options.cb_eval = ctypes.cast(keep, type(options.cb_eval))
+    context = api.llama_init_from_model(model, options)
+    batch = api.llama_batch_init(len(ids), 0, 1)
+    batch.n_tokens = len(ids)
+    for i, token in enumerate(ids):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, i, 1, 0
+        batch.logits[i] = True
+    kept.clear()
+    if api.llama_decode(context, batch) != 0:
+        sys.exit("llama_decode failed")
+    n_vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+    logits = np.ctypeslib.as_array(api.llama_get_logits(context), (len(ids), n_vocab))
+    np.savez(out_path, logits=logits, **kept)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,98 @@
+"""Logits and every intermediate against llama.cpp.
+
+An F32 file is held to 1e-3. In any other type llama.cpp rounds the activations before each product (F16
+weights: to F16; quantized ones: to 8 bits), which the eager executor does not: there the difference is
+llama.cpp's rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llmlite as ll
+from llmlite import gguf
+from tests.tiny_models import tiny_model
+
+pytestmark = pytest.mark.conformance
+WORKER = Path(__file__).with_name("llama_cpp_worker.py")
+
+
+def run_llama_cpp(path: Path, ids: list[int], folder: Path) -> dict[str, np.ndarray]:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    np.save(folder / "ids.npy", np.array(ids, np.int32))
+    command = [sys.executable, str(WORKER), str(path), str(folder / "ids.npy"), str(folder / "out.npz")]
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, env=os.environ.copy())
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(folder / "out.npz") as arrays:
+        return dict(arrays)
+
+
+def as_f32(source: Path, target: Path) -> Path:
+    """Copy a model with every tensor in F32: the same values, so no rounding is left to differ in."""
+    file = gguf.read(source)
+    metadata = dict(file.metadata) | {"general.file_type": 0}
+    gguf.write(target, metadata, {name: tensor.dequantize() for name, tensor in file.tensors.items()})
+    return target
+
+
+def random_ids(n: int, n_vocab: int = 256) -> list[int]:
+    return np.random.default_rng(1).integers(0, n_vocab, n).tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"tied": True}, {"rope_freqs": True}], ids=str)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_tiny_model_agrees(architecture: str, options: dict, tmp_path: Path) -> None:
+    if architecture == "qwen2" and "rope_freqs" in options:
+        pytest.skip("qwen2 files have no rope_freqs tensor")
+    path = tiny_model(architecture, **options).write(tmp_path / "tiny.gguf")
+    ids = random_ids(60)
+    got = ll.load(path, kv_dtype="f32", executor="eager").logits(ids)
+    want = run_llama_cpp(path, ids, tmp_path)["logits"]
+    np.testing.assert_allclose(got, want, atol=1e-3, rtol=0)
+
+
+def test_linear_rope_scaling_agrees(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.metadata |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.5}
+    path, ids = model.write(tmp_path / "tiny.gguf"), random_ids(60)
+    got = ll.load(path, kv_dtype="f32", executor="eager").logits(ids)
+    np.testing.assert_allclose(got, run_llama_cpp(path, ids, tmp_path)["logits"], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_every_intermediate_agrees(architecture: str, tmp_path: Path) -> None:
+    path = tiny_model(architecture).write(tmp_path / "tiny.gguf")
+    ids = random_ids(30)
+    trace = ll.load(path, kv_dtype="f32", executor="eager").trace(ids)
+    compared = 0
+    for name, want in run_llama_cpp(path, ids, tmp_path).items():
+        if name == "logits":
+            continue
+        got = trace[name]
+        want = want[..., : got.shape[-1]] if name.startswith("kq") else want  # its cache is padded
+        np.testing.assert_allclose(got, want, atol=1e-3, rtol=0, err_msg=name)
+        compared += 1
+    assert compared == 2 + 14 * 2  # two without a layer, fourteen in each of two layers
+
+
+def test_bundled_model_agrees_in_f32(tales: Path, tmp_path: Path) -> None:
+    path = as_f32(tales, tmp_path / "tales-f32.gguf")
+    ids = random_ids(200, 2000)
+    got = ll.load(path, kv_dtype="f32", executor="eager").logits(ids)
+    np.testing.assert_allclose(got, run_llama_cpp(path, ids, tmp_path)["logits"], atol=1e-3, rtol=0)
+
+
+def test_bundled_model_in_f16_differs_by_rounded_activations(tales: Path, tmp_path: Path) -> None:
+    ids = ll.load(tales).tokenizer.encode("Once upon a time there was a fox who lived by the river.")
+    got = ll.load(tales, kv_dtype="f32", executor="eager").logits(ids)
+    want = run_llama_cpp(tales, ids, tmp_path)["logits"]
+    difference = np.abs(got - want)
+    print(f"F16 file: largest difference {difference.max():.2e}, mean {difference.mean():.2e}")
+    assert difference.max() < 2e-2  # measured 3e-3: F16 keeps 11 bits of each activation
+    np.testing.assert_array_equal(got.argmax(-1), want.argmax(-1))

@@ -1,0 +1,52 @@
+"""Tokenizers: text to token ids and back, as the metadata of a GGUF file describes it.
+
+    tokenizer = tokenizers.from_metadata(gguf.read(path).metadata)
+    ids = tokenizer.encode("Once upon a time")
+    tokenizer.decode(ids)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmlite.errors import TokenizerError
+from llmlite.tokenizers.base import Tokenizer
+from llmlite.tokenizers.bpe import BPETokenizer
+from llmlite.tokenizers.pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from llmlite.tokenizers.spm import SPMTokenizer
+from llmlite.tokenizers.stream import StreamDecoder
+from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
+from llmlite.tokenizers.wpm import WPMTokenizer
+
+__all__ = [
+    "MODELS",
+    "PRE_TOKENIZERS",
+    "BPETokenizer",
+    "PreTokenizer",
+    "SPMTokenizer",
+    "StreamDecoder",
+    "TokenType",
+    "Tokenizer",
+    "Vocabulary",
+    "WPMTokenizer",
+    "from_metadata",
+]
+
+MODELS: dict[str, type[Tokenizer]] = {kind.model: kind for kind in (BPETokenizer, SPMTokenizer, WPMTokenizer)}
+
+
+def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Build the tokenizer that a file's metadata describes (keys `tokenizer.ggml.*`).
+
+    Merges are read when something is first encoded.
+
+    Raises:
+        TokenizerError: no tokenizer in the metadata, one of an unknown kind, or contradictory tables.
+    """
+    model = metadata.get("tokenizer.ggml.model")
+    if model is None:
+        raise TokenizerError("tokenizer.ggml.model: missing; the file has no tokenizer")
+    if model not in MODELS:
+        raise TokenizerError(f"tokenizer.ggml.model: unknown tokenizer {model!r}; known: {', '.join(MODELS)}")
+    return MODELS[model](Vocabulary(metadata))

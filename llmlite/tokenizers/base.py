@@ -1,0 +1,221 @@
+"""What every tokenizer does alike: special tokens, BOS and EOS, and the way back to text."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import SupportsIndex
+
+from llmlite.errors import TokenizerError
+from llmlite.tokenizers.stream import StreamDecoder
+from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
+
+# Besides eos: end of turn, end of message, and the file separators of code models.
+_ENDING_ROLES = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back, as `tokenizer.ggml.*` of a GGUF file describes it.
+
+    Attributes:
+        model: the value of `tokenizer.ggml.model`.
+        n_vocab: number of tokens.
+        bos_id, eos_id, unk_id, pad_id: special ids, None where the file names none.
+        eog_ids: every id that ends a reply, `eos_id` among them.
+        add_bos, add_eos: whether `encode(add_special=True)` puts BOS before and EOS behind the text.
+    """
+
+    model: str
+    # what this kind of vocabulary has even where the metadata is silent
+    _default_add_bos = False
+    _default_ids: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.n_vocab = len(vocabulary)
+        special_id = vocabulary.special_id
+        default = self._default_ids.get
+        self.bos_id = special_id("bos_token_id", "cls_token_id", default=default("bos"))
+        self.eos_id = special_id("eos_token_id", default=default("eos"))
+        self.unk_id = special_id("unknown_token_id", default=default("unk"))
+        self.pad_id = special_id("padding_token_id")
+        self.eog_ids = vocabulary.end_of_generation_ids(
+            self.eos_id, *(special_id(f"{role}_token_id") for role in _ENDING_ROLES)
+        )
+        self.add_bos = vocabulary.flag("add_bos_token", self._default_add_bos)
+        self.add_eos = vocabulary.flag("add_eos_token", False)
+        for added, key, token_id in ((self.add_bos, "bos", self.bos_id), (self.add_eos, "eos", self.eos_id)):
+            if added and token_id is None:
+                raise TokenizerError(
+                    f"tokenizer.ggml.add_{key}_token is true, expected a {key}_token_id with it, got none"
+                )
+
+    def __repr__(self) -> str:
+        specials = f"bos_id={self.bos_id}, eos_id={self.eos_id}, eog_ids={sorted(self.eog_ids)}"
+        return f"{type(self).__name__}(model={self.model!r}, n_vocab={self.n_vocab}, {specials})"
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any string; bytes that are no UTF-8 may come as `surrogateescape` characters.
+            add_special: put BOS before and EOS behind where the file asks for it.
+            parse_special: read the texts of control tokens (`<|im_end|>`) as those tokens. Turn it off for
+                text from strangers. User-defined tokens are always read.
+
+        Raises:
+            TokenizerError: a lone surrogate, or a byte for which the vocabulary has no token.
+
+        Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::tokenize.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text: expected str, got {type(text).__name__}")
+        ids: list[int] = []
+        if add_special:
+            ids += self._prefix_ids()
+        at_start = True
+        for fragment in self._partition(text, parse_special):
+            if isinstance(fragment, int):
+                ids.append(fragment)
+                at_start = True
+            else:
+                self._encode_text(fragment, at_start, ids)
+                at_start = False
+        if add_special:
+            ids += self._suffix_ids()
+            self._warn_of_double_bos(ids)
+        return ids
+
+    def decode(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD.
+
+        `skip_special` leaves control and unknown tokens out.
+
+        Raises:
+            TokenizerError: an id is outside the vocabulary.
+        """
+        return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> bytes:
+        """The bytes of token ids, which need not be whole characters."""
+        return b"".join(self.piece(token_id, skip_special=skip_special) for token_id in ids)
+
+    def stream(self, *, skip_special: bool = False) -> StreamDecoder:
+        """A decoder for tokens that come one at a time."""
+        return StreamDecoder(lambda token_id: self.piece(token_id, skip_special=skip_special))
+
+    def piece(self, token_id: SupportsIndex, *, skip_special: bool = False) -> bytes:
+        """The bytes that one token stands for; none for an unused one.
+
+        Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::token_to_piece.
+        """
+        checked = self._check(token_id)
+        if skip_special and self.vocabulary.is_hidden(checked):
+            return b""
+        known = self._pieces.get(checked)
+        if known is None:
+            known = self._pieces[checked] = self._make_piece(checked)
+        return known
+
+    def token(self, token_id: SupportsIndex) -> str:
+        """The token's text as the vocabulary spells it: `Ġworld`, `▁world`, `<0x0A>`."""
+        return self.vocabulary.texts[self._check(token_id)]
+
+    def token_type(self, token_id: SupportsIndex) -> TokenType:
+        """What the token is for."""
+        return self.vocabulary.types[self._check(token_id)]
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token with exactly this text, None where there is none."""
+        return self.vocabulary.ids.get(text)
+
+    @abstractmethod
+    def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
+        """Append the ids of a text without special tokens; `at_start`: nothing or a special one before it."""
+
+    @abstractmethod
+    def _normal_piece(self, token_id: int) -> bytes:
+        """The bytes of a token of type NORMAL."""
+
+    def _prefix_ids(self) -> list[int]:
+        return [self.bos_id] if self.add_bos and self.bos_id is not None else []
+
+    def _suffix_ids(self) -> list[int]:
+        return [self.eos_id] if self.add_eos and self.eos_id is not None else []
+
+    @cached_property
+    def _pieces(self) -> dict[int, bytes]:
+        return {}
+
+    def _make_piece(self, token_id: int) -> bytes:
+        match self.vocabulary.types[token_id]:
+            case TokenType.NORMAL:
+                return self._normal_piece(token_id)
+            case TokenType.BYTE:
+                return bytes([self.vocabulary.byte_values[token_id]])
+            case TokenType.UNUSED | TokenType.UNDEFINED:
+                return b""
+            case _:
+                return self.vocabulary.texts[token_id].encode("utf-8", "surrogateescape")
+
+    def _check(self, token_id: SupportsIndex) -> int:
+        checked = operator.index(token_id)
+        if not 0 <= checked < self.n_vocab:
+            raise TokenizerError(f"token id {checked}: expected 0 to {self.n_vocab - 1}, the vocabulary's last")
+        return checked
+
+    @cached_property
+    def _special_tokens(self) -> list[tuple[str, int, bool]]:
+        """(text, id, whether only parse_special finds it), the longest first."""
+        types, texts = self.vocabulary.types, self.vocabulary.texts
+        kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+        special = [(texts[i], i, self.vocabulary.is_hidden(i)) for i, kind in enumerate(types) if kind in kinds]
+        return sorted(special, key=lambda entry: -len(entry[0].encode("utf-8", "surrogateescape")))
+
+    def _partition(self, text: str, parse_special: bool) -> Iterator[str | int]:
+        """The text cut at its special tokens: strings (never empty) and the special tokens' ids.
+
+        Longest first over the whole text, as llama.cpp does; `token in text` makes the usual case, no special
+        token at all, one fast search per special token.
+        """
+        fragments: list[str | int] = [text] if text else []
+        for token_text, token_id, hidden in self._special_tokens:
+            if (hidden and not parse_special) or token_text not in text:
+                continue
+            cut: list[str | int] = []
+            for fragment in fragments:
+                if isinstance(fragment, int):
+                    cut.append(fragment)
+                    continue
+                for i, between in enumerate(fragment.split(token_text)):
+                    if i:
+                        cut.append(token_id)
+                    if between:
+                        cut.append(between)
+            fragments = cut
+        return iter(fragments)
+
+    def _warn_of_double_bos(self, ids: list[int]) -> None:
+        if self.add_bos and len(ids) >= 2 and ids[0] == ids[1] == self.bos_id:
+            warnings.warn(
+                "the text begins with a BOS token and the model adds one, so two stand at the start; "
+                "encode with add_special=False to keep only the text's own",
+                stacklevel=3,
+            )
+
+
+def utf8(text: str) -> bytes:
+    """The text's bytes, with the raw bytes of `surrogateescape` restored.
+
+    Raises:
+        TokenizerError: a surrogate that stands for no byte.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        found = f"U+{ord(text[error.start]):04X}"
+        raise TokenizerError(f"text: character {error.start} is a lone surrogate, {found}; it has no bytes") from None

@@ -1,0 +1,119 @@
+"""Byte-level byte-pair encoding: GPT-2's scheme, used by Llama 3, Qwen and most others."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+from llmlite.errors import TokenizerError
+from llmlite.tokenizers import pretokenizers
+from llmlite.tokenizers.base import Tokenizer, utf8
+from llmlite.tokenizers.merging import merge
+from llmlite.tokenizers.vocabulary import Vocabulary
+
+# Words seen before keep their ids. Bounded, so that a long run over foreign text doesn't fill the memory.
+CACHE_WORDS = 65_536
+CACHE_WORD_LENGTH = 64
+
+
+def _byte_alphabet() -> list[str]:
+    """Byte -> the printable character that stands for it in token texts (space is Ġ, newline Ċ).
+
+    Printable Latin-1 characters stand for themselves; the other 68 bytes get U+0100 onwards in order.
+    Source: GPT-2's encoder.py, bytes_to_unicode.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(moved)) for byte in range(256)]
+
+
+BYTE_TO_CHAR = _byte_alphabet()
+CHAR_TO_BYTE = {char: byte for byte, char in enumerate(BYTE_TO_CHAR)}
+# Bytes read as Latin-1 are characters 0 to 255, and str.translate maps those in one go.
+_TO_ALPHABET = {byte: char for byte, char in enumerate(BYTE_TO_CHAR) if ord(char) != byte}
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level BPE (`tokenizer.ggml.model` = gpt2).
+
+    Raises:
+        TokenizerError: the pre-tokenizer is unknown, or the metadata contradicts itself.
+    """
+
+    model = "gpt2"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.pre = _pre_name(vocabulary)
+        self._pre = pretokenizers.by_name(self.pre)
+        self._default_add_bos = self._pre.add_bos
+        super().__init__(vocabulary)
+        self._words: dict[str, list[int]] = {}
+
+    def pretokens(self, text: str) -> list[str]:
+        """The words that merges never cross: the first step of encoding, to look at."""
+        return self._pre.split(text)
+
+    def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
+        words = self._words
+        known = words.get
+        for word in self._pre.split(text):
+            word_ids = known(word)
+            if word_ids is None:
+                word_ids = self._encode_word(word)
+                if len(word) <= CACHE_WORD_LENGTH:
+                    if len(words) >= CACHE_WORDS:
+                        words.clear()
+                    words[word] = word_ids
+            ids += word_ids
+
+    def _encode_word(self, word: str) -> list[int]:
+        spelled = utf8(word).decode("latin-1").translate(_TO_ALPHABET)
+        known = self.vocabulary.ids
+        if self._pre.ignore_merges and spelled in known:
+            return [known[spelled]]
+        parts = merge(list(spelled), self._ranks, " ")
+        try:
+            return [known[part] for part in parts]
+        except KeyError:
+            return [token_id for part in parts for token_id in self._ids_of_part(part)]
+
+    def _ids_of_part(self, part: str) -> list[int]:
+        """The ids of a merged part; its bytes' where the vocabulary lacks it."""
+        known = self.vocabulary.ids
+        if part in known:
+            return [known[part]]
+        ids = []
+        for char in part:
+            token_id = known.get(char, self.unk_id)
+            if token_id is None:
+                raise TokenizerError(
+                    f"text: byte 0x{CHAR_TO_BYTE[char]:02X} has no token in this vocabulary, and it has no "
+                    "unknown token either"
+                )
+            ids.append(token_id)
+        return ids
+
+    @cached_property
+    def _ranks(self) -> dict[str, int]:
+        """Rank of each merge under its own text "left right"; of two alike the first counts."""
+        merges = self.vocabulary.merges()
+        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
+
+    def _normal_piece(self, token_id: int) -> bytes:
+        text = self.vocabulary.texts[token_id]
+        try:
+            return bytes([CHAR_TO_BYTE[char] for char in text])
+        except KeyError:  # an added token in plain text, such as a CJK word
+            return text.encode("utf-8", "surrogateescape")
+
+
+def _pre_name(vocabulary: Vocabulary) -> str:
+    name = vocabulary.get("pre")
+    if name:
+        return str(name)
+    warnings.warn(
+        "tokenizer.ggml.pre is missing: the file doesn't say how to cut text into words; taking 'default', "
+        "which may give other tokens than the model was trained on",
+        stacklevel=5,
+    )
+    return "default"

@@ -1,0 +1,60 @@
+"""Merging neighbours by rank: the inner loop that BPE and SentencePiece share."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+_NONE = -1
+# A heap entry is one integer, rank * 2**40 + position: integers compare faster than tuples.
+_SHIFT = 40
+_POSITION = (1 << _SHIFT) - 1
+
+
+def merge(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
+    """Merge neighbouring parts, lowest rank first and leftmost among equals, until no pair has a rank.
+
+    O(n log n) in the number of parts, so that a megabyte without a space in it stays a matter of seconds.
+
+    Args:
+        parts: the text cut into characters.
+        ranks: rank of the pair (left, right), under the key `left + joint + right`.
+        joint: a space for BPE merges; empty for SentencePiece, which ranks the merged text.
+
+    Source: llama.cpp, src/llama-vocab.cpp, llm_tokenizer_bpe_session and llm_tokenizer_spm_session.
+    """
+    rank_of = ranks.get
+    # pair_rank[i]: rank of the pair that starts at part i; no merge left gives -1
+    pair_rank = [rank_of(left + joint + right, _NONE) for left, right in zip(parts, parts[1:])]
+    heap = [(rank << _SHIFT) | i for i, rank in enumerate(pair_rank) if rank != _NONE]
+    if not heap:
+        return parts
+    heapify(heap)
+    n_parts = len(parts)
+    pair_rank.append(_NONE)
+    texts: list[str | None] = list(parts)  # None where a part went into its left neighbour
+    following = list(range(1, n_parts + 1))
+    previous = list(range(-1, n_parts - 1))
+
+    while heap:
+        entry = heappop(heap)
+        i = entry & _POSITION
+        if pair_rank[i] != entry >> _SHIFT:
+            continue  # outdated: one of the two parts has grown or gone
+        right = following[i]
+        text = texts[i] = texts[i] + texts[right]  # type: ignore[operator]  # both alive: their pair has a rank
+        texts[right] = None
+        pair_rank[right] = _NONE
+        after = following[i] = following[right]
+        if after < n_parts:
+            previous[after] = i
+            rank = pair_rank[i] = rank_of(text + joint + texts[after], _NONE)  # type: ignore[operator]
+            if rank != _NONE:
+                heappush(heap, (rank << _SHIFT) | i)
+        else:
+            pair_rank[i] = _NONE
+        before = previous[i]
+        if before >= 0:
+            rank = pair_rank[before] = rank_of(texts[before] + joint + text, _NONE)  # type: ignore[operator]
+            if rank != _NONE:
+                heappush(heap, (rank << _SHIFT) | before)
+    return [text for text in texts if text is not None]

@@ -1,0 +1,151 @@
+"""Pre-tokenizers: the regular expressions that cut a text into words before any merge.
+
+One table, `PRE_TOKENIZERS`, keyed by the value of `tokenizer.ggml.pre`. Adding one is adding a line.
+
+The expressions are data: each was published with its model (`tokenizer.json`), the names are llama.cpp's
+(src/llama-vocab.cpp). Several expressions apply one after the other: each cuts the pieces that the one before
+it left, and what an expression doesn't match stays a piece of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llmlite.errors import TokenizerError
+
+# English contractions in either case. Spelled out, not (?i:…): ignoring case would let 'ſ pass for 's.
+_CONTRACTIONS = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_LLAMA3 = rf"(?:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}" + _TAIL
+_QWEN2 = rf"(?:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}" + _TAIL
+# as qwen2, with combining marks kept on their letters
+_QWEN35 = (
+    rf"(?:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+# a word that ends where an upper-case letter follows a lower-case one
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+", rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT4O = rf"{_CASED[0]}(?:{_CONTRACTIONS})?|{_CASED[1]}(?:{_CONTRACTIONS})?|\p{{N}}{{1,3}}" + _CASED_TAIL
+_TEKKEN = rf"{_CASED[0]}|{_CASED[1]}|\p{{N}}" + _CASED_TAIL
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+# Cased letters by ranges: the expression lists those of the Unicode version it was written for.
+_DEEPSEEK_LETTERS = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ"
+    "Ḁ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbeῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿ"
+    "ⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
+_CJK = "[一-龥ࠀ-一가-퟿]+"
+_DEEPSEEK_LLM = (
+    r"[\r\n]",
+    rf"\s?[{_DEEPSEEK_LETTERS}]+",
+    r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
+    r"\s+$",
+    _CJK,
+    r"\p{N}+",
+)
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreTokenizer:
+    """How one family of vocabularies cuts text into words.
+
+    Attributes:
+        expressions: regular expressions in the syntax of the `regex` package, applied one after the other.
+        ignore_merges: a word that is a token as a whole is taken at once, whatever the merges say.
+        add_bos: whether BOS is added where the file doesn't say.
+    """
+
+    expressions: tuple[str, ...]
+    ignore_merges: bool = False
+    add_bos: bool = False
+
+    @cached_property
+    def patterns(self) -> tuple[Any, ...]:
+        """The compiled expressions."""
+        import regex  # only when something is encoded: reading a file needs no regex
+
+        return tuple(regex.compile(expression) for expression in self.expressions)
+
+    def split(self, text: str) -> list[str]:
+        """The words of a text; joined, they are the text."""
+        pieces: Iterable[str] = [text]
+        for pattern in self.patterns:
+            pieces = [word for piece in pieces for word in _cut(pattern, piece)]
+        return list(pieces)
+
+
+def _cut(pattern: Any, piece: str) -> list[str]:
+    words: list[str] = pattern.findall(piece)
+    if sum(map(len, words)) == len(piece):
+        return words  # most expressions match everything
+    words = []
+    end = 0
+    for match in pattern.finditer(piece):
+        if match.start() > end:
+            words.append(piece[end : match.start()])
+        if match.end() > match.start():
+            words.append(match.group())
+        end = match.end()
+    if end < len(piece):
+        words.append(piece[end:])
+    return words
+
+
+def _table() -> dict[str, PreTokenizer]:
+    gpt2 = PreTokenizer(expressions=(_GPT2,))
+    llama3 = PreTokenizer(expressions=(_LLAMA3,), ignore_merges=True, add_bos=True)
+    qwen2 = PreTokenizer(expressions=(_QWEN2,))
+    single_digits = PreTokenizer(expressions=(r"\p{N}", _GPT2))
+    gpt4o = PreTokenizer(expressions=(_GPT4O,))
+    deepseek3 = PreTokenizer(expressions=_DEEPSEEK3)
+    groups = {
+        "gpt-2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert exaone4 mpt olmo "
+        "jais trillion granite-docling": gpt2,
+        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano": llama3,
+        "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2": qwen2,
+        "qwen35": PreTokenizer(expressions=(_QWEN35,)),
+        "dbrx smaug-bpe chatglm-bpe": PreTokenizer(expressions=(_LLAMA3,)),
+        "glm4 glm5": PreTokenizer(expressions=(_LLAMA3,), ignore_merges=True),
+        "gpt-4o llama4 kanana2 minimax-m2": gpt4o,
+        "tekken": PreTokenizer(expressions=(_TEKKEN,), ignore_merges=True, add_bos=True),
+        "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2": single_digits,
+        "deepseek-v3 hunyuan-dense joyai-llm hy_v4": deepseek3,
+        "deepseek-llm": PreTokenizer(expressions=_DEEPSEEK_LLM),
+        "deepseek-coder": PreTokenizer(expressions=_DEEPSEEK_CODER),
+        "falcon": PreTokenizer(expressions=(r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+        "default": PreTokenizer(expressions=(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    }
+    return {name: record for names, record in groups.items() for name in names.split()}
+
+
+PRE_TOKENIZERS: dict[str, PreTokenizer] = _table()
+
+
+def by_name(name: str) -> PreTokenizer:
+    """The pre-tokenizer that `tokenizer.ggml.pre` names.
+
+    Raises:
+        TokenizerError: the name is not in the table.
+    """
+    try:
+        return PRE_TOKENIZERS[name]
+    except (KeyError, TypeError):
+        known = ", ".join(sorted(PRE_TOKENIZERS))
+        raise TokenizerError(
+            f"tokenizer.ggml.pre: unknown pre-tokenizer {name!r}; guessing one would give wrong tokens. "
+            f"Known: {known}"
+        ) from None

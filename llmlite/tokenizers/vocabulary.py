@@ -1,0 +1,205 @@
+"""The tables of `tokenizer.ggml.*`, read from metadata and checked before anything relies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from functools import cached_property
+from typing import Any
+
+from llmlite.errors import TokenizerError
+
+PREFIX = "tokenizer.ggml."
+
+# Control tokens after which a model's turn is over, whatever `eos_token_id` says. Files seldom name them,
+# so they are known by their text (llama.cpp: llama-vocab.cpp, "end-of-generation").
+END_OF_GENERATION = frozenset(
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> "
+    "<|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> "
+    "<｜end▁of▁sentence｜> [e~[ "
+    "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> "
+    "<|file_sep|>".split()
+)
+# gpt-oss marks the parts of a reply with these; they belong to the text, so they are always parsed and shown.
+ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
+
+
+class TokenType(IntEnum):
+    """What a token is for (`tokenizer.ggml.token_type`; ids as in llama.h, enum llama_token_type)."""
+
+    UNDEFINED = 0
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+_TYPES = tuple(TokenType)
+_HIDDEN = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
+
+
+class Vocabulary:
+    """Token texts, types, scores and special ids of one file.
+
+    Raises:
+        TokenizerError: a table is missing, has the wrong length or kind, names an id outside the vocabulary,
+            or two tokens share a text.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self._metadata = metadata
+        self.texts = _texts(metadata)
+        self.ids = _ids_by_text(self.texts)
+        self.types = self._read_types()
+        self._mark_special_tokens()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The metadata value `tokenizer.ggml.<key>`."""
+        return self._metadata.get(PREFIX + key, default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A boolean metadata value."""
+        value = self.get(key, default)
+        if value not in (True, False):
+            raise TokenizerError(f"{PREFIX}{key}: expected a boolean, got {value!r}")
+        return bool(value)
+
+    def special_id(self, *keys: str, default: int | None = None) -> int | None:
+        """The first of the metadata keys that is present, checked against the vocabulary's size."""
+        for key in keys:
+            value = self.get(key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise TokenizerError(f"{PREFIX}{key}: expected a token id, got {value!r}")
+            if not 0 <= int(value) < len(self):
+                raise TokenizerError(
+                    f"{PREFIX}{key}: expected an id below the vocabulary's {len(self)} tokens, got {value}"
+                )
+            return int(value)
+        return default if default is not None and default < len(self) else None
+
+    def numbers(self, key: str, kind: str) -> list[Any] | None:
+        """A numeric array with one entry per token, as a list; None where the file has none.
+
+        `kind` is "integers" or "numbers".
+        """
+        values = self.get(key)
+        if values is None:
+            return None
+        _check_array(PREFIX + key, values)
+        if len(values) != len(self):
+            raise TokenizerError(f"{PREFIX}{key}: expected {len(self)} entries, one per token, got {len(values)}")
+        listed = values.tolist() if hasattr(values, "tolist") else list(values)
+        allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
+        for index, value in enumerate(listed):
+            if not isinstance(value, allowed) or value != value:
+                raise TokenizerError(f"{PREFIX}{key}[{index}]: expected {kind}, got {value!r}")
+        return listed
+
+    def merges(self) -> list[str]:
+        """The merges of a BPE vocabulary, best first, each "left right"."""
+        merges = self.get("merges")
+        if merges is None:
+            raise TokenizerError(f"{PREFIX}merges: missing; a BPE vocabulary needs its merges")
+        _check_array(PREFIX + "merges", merges)
+        listed = list(merges)
+        for index, merge in enumerate(listed):
+            # A token's own text never holds a space: byte 0x20 is spelled Ġ.
+            if not isinstance(merge, str) or merge.count(" ") != 1 or merge[0] == " " or merge[-1] == " ":
+                raise TokenizerError(
+                    f"{PREFIX}merges[{index}]: expected two texts separated by one space, got {merge!r:.80}"
+                )
+        return listed
+
+    @cached_property
+    def byte_values(self) -> dict[int, int]:
+        """Token id -> byte, for the tokens of type BYTE, which are spelled <0xNN>."""
+        values = {}
+        for token_id, token_type in enumerate(self.types):
+            if token_type == TokenType.BYTE:
+                values[token_id] = _byte_value(token_id, self.texts[token_id])
+        return values
+
+    def is_hidden(self, token_id: int) -> bool:
+        """Whether the token is a control or unknown token: no part of what a reader sees."""
+        return self.types[token_id] in _HIDDEN
+
+    def end_of_generation_ids(self, *special_ids: int | None) -> frozenset[int]:
+        """The ids that end a reply: the given special ids and every token known by its text."""
+        found = {self.ids[text] for text in END_OF_GENERATION if text in self.ids}
+        texts = {self.texts[token_id] for token_id in found}
+        # Two vocabularies reuse a common text for something else; llama.cpp makes the same exceptions.
+        if texts >= {"<|return|>", "<|call|>"} or texts >= {"<|calls|>", "<|flush|>"}:
+            found.discard(self.ids.get("<|end|>", -1))
+        if "<|tool_response>" in texts:
+            found.discard(self.ids.get("</s>", -1))
+        return frozenset(found.union(i for i in special_ids if i is not None))
+
+    def _read_types(self) -> list[TokenType]:
+        listed = self.numbers("token_type", "integers")
+        if listed is None:
+            return [TokenType.NORMAL] * len(self)
+        known = range(len(_TYPES))
+        return [_TYPES[value] if value in known else TokenType.UNDEFINED for value in listed]
+
+    def _mark_special_tokens(self) -> None:
+        """Correct the types of tokens that only their text gives away, as llama.cpp does."""
+        for text in END_OF_GENERATION:
+            token_id = self.ids.get(text)
+            if token_id is not None and self.types[token_id] in (TokenType.NORMAL, TokenType.USER_DEFINED):
+                self.types[token_id] = TokenType.CONTROL
+        for text in ALWAYS_SHOWN:
+            if text in self.ids:
+                self.types[self.ids[text]] = TokenType.USER_DEFINED
+
+
+def _texts(metadata: Mapping[str, Any]) -> list[str]:
+    key = PREFIX + "tokens"
+    tokens = metadata.get(key)
+    if tokens is None:
+        raise TokenizerError(f"{key}: missing; without it there is no vocabulary")
+    _check_array(key, tokens)
+    texts = list(tokens)
+    if not texts:
+        raise TokenizerError(f"{key}: expected at least one token, got none")
+    for token_id, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TokenizerError(f"{key}[{token_id}]: expected a string, got {type(text).__name__}")
+        if not text:
+            texts[token_id] = f"[EMPTY_{token_id}]"  # the name llama.cpp gives it
+    return texts
+
+
+def _ids_by_text(texts: list[str]) -> dict[str, int]:
+    ids = dict(zip(texts, range(len(texts))))
+    if len(ids) < len(texts):
+        seen: dict[str, int] = {}
+        for token_id, text in enumerate(texts):
+            first = seen.setdefault(text, token_id)
+            if first != token_id:
+                raise TokenizerError(
+                    f"{PREFIX}tokens[{token_id}]: expected a text of its own, got {text!r}, which is token {first}"
+                )
+    return ids
+
+
+def _byte_value(token_id: int, text: str) -> int:
+    digits = text[3:5]
+    if len(text) == 6 and text.startswith("<0x") and text.endswith(">") and digits.isascii():
+        try:
+            return int(digits, 16)
+        except ValueError:
+            pass
+    raise TokenizerError(f"{PREFIX}tokens[{token_id}]: a byte token, expected <0x00> to <0xFF>, got {text!r}")
+
+
+def _check_array(key: str, values: object) -> None:
+    is_array = isinstance(values, Sequence) or hasattr(values, "tolist")
+    if not is_array or isinstance(values, (str, bytes)):
+        raise TokenizerError(f"{key}: expected an array, got {type(values).__name__}")

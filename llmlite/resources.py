@@ -164,18 +164,26 @@ def _quantized(source: Path, model: str, type_name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{model}-{type_name}-{_key(source)}.gguf"
     if not target.exists():
-        from llmlite.quantize import quantize_file  # the floor above, for this one step
+        from tqdm import tqdm
+
+        from llmlite.quantize import quantize_file
 
         print(f"llmlite: making {target.name} (once)", file=sys.stderr)
-        with _replacing(target) as part:
-            quantize_file(source, part, type_name)
+        bar = tqdm(total=1, desc=type_name, leave=False, delay=1, disable=None, bar_format="{l_bar}{bar}| {postfix}")
+        with _replacing(target) as part, bar:
+
+            def advance(done: int, total: int, name: str) -> None:
+                bar.set_postfix_str(name, refresh=False)
+                bar.update(done / total - bar.n)
+
+            quantize_file(source, part, type_name, progress=advance)
     return target
 
 
 def _key(source: Path) -> str:
     """Return what the quantized file depends on, as 12 hex digits: the model, and the code that quantizes."""
     digest = hashlib.sha256(sha256(source).encode())
-    for code in sorted([*PACKAGE.glob("quants/*.py"), PACKAGE / "quantize.py"]):
+    for code in sorted([*PACKAGE.glob("quants/*.py"), PACKAGE / "mixes.py", PACKAGE / "quantize.py"]):
         digest.update(code.read_bytes())
     return digest.hexdigest()[:12]
 

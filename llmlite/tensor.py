@@ -30,7 +30,7 @@ class QuantTensor:
 
     __slots__ = ("blocks", "name", "shape", "type")
 
-    def __init__(self, name: str, type: QuantType, shape: Sequence[int], blocks: np.ndarray) -> None:  # noqa: A002
+    def __init__(self, name: str, type: QuantType, shape: Sequence[int], blocks: np.ndarray) -> None:
         self.name = name
         self.type = type
         self.shape = tuple(int(n) for n in shape)
@@ -122,7 +122,7 @@ class QuantTensor:
     @classmethod
     def quantize(
         cls,
-        array: np.ndarray,
+        array: np.ndarray | QuantTensor,
         type_name: str,
         name: str = "",
         importance: np.ndarray | None = None,
@@ -132,6 +132,7 @@ class QuantTensor:
     ) -> QuantTensor:
         """Quantize an array of any float dtype, rows along its last axis. Deterministic, whatever n_threads.
 
+        array: a tensor of another type works too: it is dequantized slab by slab, never whole.
         importance: (n_columns,) or, for stacked experts, (n_experts, n_columns) float32: the mean square of
             the activation each column meets. Types that can use it then lose less where it matters.
         progress: called as progress(rows_done, n_rows) from the calling thread.
@@ -139,22 +140,32 @@ class QuantTensor:
         Raises: UnsupportedError for a type without a quantizer or a row that isn't whole blocks.
         """
         record = by_name(type_name)
-        array = np.asarray(array)
-        n_columns = array.shape[-1] if array.ndim else 1
+        source = array if isinstance(array, QuantTensor) else np.asarray(array)
+        n_columns = source.shape[-1] if source.shape else 1
         check_row(name, n_columns, record)
         if record.encode is None:
             raise UnsupportedError(f"{name or 'tensor'}: {record.name} has no quantizer")
-        rows = array.reshape(-1, n_columns)
-        blocks = np.empty((array.size // record.block_size, record.type_size), np.uint8)
-        jobs = _RowJobs(record, rows, blocks, _per_row(importance, rows.shape, name))
+        n_rows = math.prod(source.shape[:-1])
+        per_row = n_columns // record.block_size
+        blocks = np.empty((n_rows * per_row, record.type_size), np.uint8)
+        weights = _per_row(importance, (n_rows, n_columns), name)
+
+        def quantize_slab(rows: slice) -> int:
+            values = _float_rows(source, rows)  # (n, n_columns)
+            cost = None if weights is None else weights[rows].reshape(-1, record.block_size)
+            blocks[rows.start * per_row : rows.stop * per_row] = record.quantize(
+                values.reshape(-1, record.block_size), cost, blocks_per_row=per_row
+            )
+            return rows.stop
+
         step = max(1, SLAB // max(1, n_columns))
-        starts = range(0, len(rows), step)
+        slabs = [slice(at, min(at + step, n_rows)) for at in range(0, n_rows, step)]
         with ThreadPoolExecutor(max_workers=max(1, n_threads)) as pool:
             run = pool.map if n_threads > 1 else map
-            for done in run(jobs, starts, [step] * len(starts)):
+            for done in run(quantize_slab, slabs):
                 if progress is not None:
-                    progress(done, len(rows))
-        return cls(name, record, array.shape, blocks)
+                    progress(done, n_rows)
+        return cls(name, record, source.shape, blocks)
 
     def __repr__(self) -> str:
         size = " × ".join(map(str, self.shape)) or "scalar"
@@ -175,26 +186,12 @@ class QuantTensor:
         return f"<table><caption>{escape(self.name)}</caption>{body}</table>{first}"
 
 
-class _RowJobs:
-    """Quantizes slabs of rows into their places; calls may run at the same time."""
-
-    def __init__(
-        self, record: QuantType, rows: np.ndarray, blocks: np.ndarray, importance: np.ndarray | None
-    ) -> None:
-        self.record, self.rows, self.blocks, self.importance = record, rows, blocks, importance
-
-    def __call__(self, start: int, n: int) -> int:
-        """Quantize rows start..start+n; return how many rows are done if slabs go in order."""
-        block_size = self.record.block_size
-        values = np.ascontiguousarray(self.rows[start : start + n], dtype=np.float32)
-        per_row = values.shape[1] // block_size
-        importance = self.importance
-        if importance is not None:
-            importance = importance[start : start + n].reshape(-1, block_size)
-        self.blocks[start * per_row : (start + len(values)) * per_row] = self.record.quantize(
-            values.reshape(-1, block_size), importance, blocks_per_row=per_row
-        )
-        return start + len(values)
+def _float_rows(source: np.ndarray | QuantTensor, rows: slice) -> np.ndarray:
+    """Some rows as float32 (n, n_columns), through all leading dimensions."""
+    if isinstance(source, QuantTensor):
+        return source.dequantize(rows)
+    chosen = source.reshape(-1, source.shape[-1] if source.shape else 1)[rows]
+    return np.ascontiguousarray(chosen, dtype=np.float32)
 
 
 def _per_row(importance: np.ndarray | None, shape: tuple[int, int], name: str) -> np.ndarray | None:
@@ -210,7 +207,7 @@ def _per_row(importance: np.ndarray | None, shape: tuple[int, int], name: str) -
     return np.repeat(vectors, shape[0] // len(vectors), axis=0)
 
 
-def check_row(name: str, n_columns: int, type: QuantType) -> None:  # noqa: A002 (the format's word)
+def check_row(name: str, n_columns: int, type: QuantType) -> None:
     """Raise UnsupportedError unless a row of n_columns weights is a whole number of the type's blocks."""
     if n_columns % type.block_size:
         raise UnsupportedError(

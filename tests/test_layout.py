@@ -16,7 +16,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"_version", "errors"},
     {"quants"},
     {"tensor"},
-    {"gguf"},
+    {"gguf", "mixes"},
     {"tokenizers", "chat", "sampling", "architectures", "quantize"},
     {"resources"},
     {"transformer", "kv_cache"},

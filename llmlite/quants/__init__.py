@@ -15,10 +15,14 @@ from llmlite.quants.k import K_QUANTS
 from llmlite.quants.legacy import LEGACY
 from llmlite.quants.plain import PLAIN
 from llmlite.quants.record import Parts, QuantType
+from llmlite.quants.ternary_fp4 import TERNARY_FP4
 
 __all__ = ["REMOVED", "TYPES", "Parts", "QuantType", "by_name", "get"]
 
-TYPES: dict[int, QuantType] = {t.id: t for t in sorted((*PLAIN, *LEGACY, *K_QUANTS), key=lambda t: t.id)}
+_FAMILIES = (PLAIN, LEGACY, K_QUANTS, TERNARY_FP4)
+TYPES: dict[int, QuantType] = {
+    t.id: t for t in sorted((t for family in _FAMILIES for t in family), key=lambda t: t.id)
+}
 
 # ids that older files used; llama.cpp removed the types and reads none of them
 REMOVED: dict[int, str] = {
@@ -35,7 +39,7 @@ REMOVED: dict[int, str] = {
 _BY_NAME = {t.name: t for t in TYPES.values()}
 
 
-def get(id: int) -> QuantType:  # noqa: A002 (the format's word)
+def get(id: int) -> QuantType:
     """Look a type up by its number in a GGUF file.
 
     Raises: UnsupportedError, naming the type if it is one that was removed.

@@ -28,7 +28,7 @@ class Block:
     weight = scale * level - minimum, group by group.
     """
 
-    def __init__(self, type: QuantType, raw: Array) -> None:  # noqa: A002 (the format's word)
+    def __init__(self, type: QuantType, raw: Array) -> None:
         self.type = type
         self.bytes = np.array(raw, dtype=np.uint8).reshape(type.type_size)
 
@@ -110,7 +110,7 @@ def _short(values: Array) -> str:
 
 
 @lru_cache
-def _level_bits(type: QuantType) -> Array:  # noqa: A002 (the format's word)
+def _level_bits(type: QuantType) -> Array:
     """Which bits (rows) change which levels (columns): (8 * type_size, block_size) bool.
 
     Found by flipping each bit of several arbitrary blocks, so no second description of the layout is needed.

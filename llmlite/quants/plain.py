@@ -7,7 +7,7 @@ import numpy as np
 from llmlite.quants.record import Array, Parts, QuantType
 
 
-def _plain(id: int, name: str, dtype: str, about: str) -> QuantType:  # noqa: A002 (the format's word)
+def _plain(id: int, name: str, dtype: str, about: str) -> QuantType:
     layout = np.dtype([("value", dtype)])
 
     def unpack(b: Array) -> Parts:

@@ -57,13 +57,13 @@ def fit_affine(
 ) -> tuple[Array, Array, Array]:
     """Fit values to scale * code + low, code in 0..top, low <= 0, least weighted squares.
 
-    Candidate spacings are (max - min) / (top + start + i * step), i = 0..n_steps; for each, scale and low
-    solve the weighted normal equations. `absolute` judges candidates by absolute instead of squared error.
-    Returns scale (m, 1), low (m, 1) float32, codes (m, k) uint8.
+    Candidate spacings are (max - low) / (top + start + i * step), i = 0..n_steps, from the best low so far;
+    for each, scale and low solve the weighted normal equations. `absolute` judges candidates by absolute
+    instead of squared error. Returns scale (m, 1), low (m, 1) float32, codes (m, k) uint8.
     """
+    peak = values.max(axis=1, keepdims=True)
     floor = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
-    span = values.max(axis=1, keepdims=True) - floor
-    above = values - floor  # (m, k)
+    flat = ~(peak > floor)  # also true where a NaN makes every comparison false
     sum_w = weights.sum(axis=1, keepdims=True)
     sum_x = np.einsum("mk,mk->m", weights, values)[:, None]
     weighted = weights * values
@@ -74,12 +74,17 @@ def fit_affine(
         kind = np.abs(off) if absolute else off * off
         return np.einsum("mk,mk->m", weights, kind)[:, None]
 
-    best_inverse = np.float32(top) / span
-    best_scale, best_low = 1 / best_inverse, floor.copy()
-    best_error = error(best_scale, best_low, np.clip(np.rint(best_inverse * above), 0, top))
+    def codes_for(inverse: Array, floor: Array) -> Array:
+        codes = values - floor
+        codes *= inverse
+        return np.clip(np.rint(codes, out=codes), 0, top, out=codes)
+
+    best_inverse, best_floor = np.float32(top) / (peak - floor), floor
+    best_scale, best_low = 1 / best_inverse, floor
+    best_error = error(best_scale, best_low, codes_for(best_inverse, floor))
     for i in range(n_steps + 1):
-        inverse = np.float32(start + step * i + top) / span
-        codes = np.clip(np.rint(inverse * above), 0, top)
+        inverse = np.float32(start + step * i + top) / (peak - best_low)
+        codes = codes_for(inverse, best_low)
         sum_l = np.einsum("mk,mk->m", weights, codes)[:, None]
         sum_xl = np.einsum("mk,mk->m", weighted, codes)[:, None]
         sum_l2 = np.einsum("mk,mk,mk->m", weights, codes, codes)[:, None]
@@ -91,10 +96,12 @@ def fit_affine(
         low = np.minimum(low, np.float32(0))
         off = error(scale, low, codes)
         better = (determinant > 0) & (off < best_error)
-        for kept, new in ((best_error, off), (best_inverse, inverse), (best_scale, scale), (best_low, low)):
-            np.copyto(kept, new, where=better)
-    flat = ~(span > 0)
-    codes = np.where(flat, 0, np.clip(np.rint(best_inverse * above), 0, top)).astype(np.uint8)
+        best_error = np.where(better, off, best_error)
+        best_inverse = np.where(better, inverse, best_inverse)
+        best_floor = np.where(better, best_low, best_floor)
+        best_scale = np.where(better, scale, best_scale)
+        best_low = np.where(better, low, best_low)
+    codes = np.where(flat, 0, codes_for(best_inverse, best_floor)).astype(np.uint8)
     return np.where(flat, np.float32(0), best_scale), best_low, codes
 
 

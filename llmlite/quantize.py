@@ -1,0 +1,171 @@
+"""Quantize a whole GGUF file: plan which tensor becomes what, then write the new file.
+
+    from llmlite.quantize import plan, quantize_file
+    for row in plan("model-f16.gguf", "Q4_K_M"):
+        print(row.name, row.source.name, "->", row.target.name, row.n_bytes)
+    quantize_file("model-f16.gguf", "model-q4_k_m.gguf", "Q4_K_M")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llmlite import gguf
+from llmlite.errors import UnsupportedError
+from llmlite.mixes import FILE_TYPES, assign, canonical, kind_of
+from llmlite.quants import QuantType
+from llmlite.tensor import QuantTensor
+
+QUANTIZATION_VERSION = 2  # `general.quantization_version`: the block layouts GGML uses since 2023
+Progress = Callable[[int, int, str], None]
+Overrides = Sequence[tuple[str, str]]
+Imatrix = Mapping[str, np.ndarray]
+
+
+class PlanRow(NamedTuple):
+    """What happens to one tensor: its type before and after, and its bytes after."""
+
+    name: str
+    source: QuantType
+    target: QuantType
+    n_bytes: int
+
+
+def plan(
+    source: str | os.PathLike[str] | gguf.GGUFFile,
+    file_type: str,
+    *,
+    pure: bool = False,
+    overrides: Overrides = (),
+    imatrix: Imatrix | None = None,
+) -> list[PlanRow]:
+    """Work out every tensor's new type and size, in file order, without quantizing anything.
+
+    file_type: a mix as llama-quantize names it: "Q8_0", "Q4_K_M", "Q2_K", ... ("Q4_K" means "Q4_K_M"). Output
+        and tied embedding keep more bits than the rest (Q6_K, or Q8_0 in a Q8_0 file).
+    pure: every weight gets the mix's main type, output and embedding too.
+    overrides: (regular expression, type) pairs, the first match deciding, before widths are considered.
+
+    Raises: UnsupportedError for an unknown type, or one that can't do without an importance matrix.
+    """
+    if not isinstance(source, gguf.GGUFFile):
+        with gguf.read(source) as file:
+            return plan(file, file_type, pure=pure, overrides=overrides, imatrix=imatrix)
+    targets = assign(
+        source.metadata,
+        source.tensors,
+        file_type,
+        pure=pure,
+        overrides=overrides,
+        has_importance=imatrix is not None,
+    )
+    rows = []
+    for name, tensor in source.tensors.items():
+        target = targets[name]
+        if target is not tensor.type:
+            _check(name, tensor, target, canonical(file_type), imatrix)
+        rows.append(
+            PlanRow(name, tensor.type, target, tensor.n_elements // target.block_size * target.type_size)
+        )
+    return rows
+
+
+def quantize_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    file_type: str,
+    *,
+    pure: bool = False,
+    overrides: Overrides = (),
+    imatrix: Imatrix | str | os.PathLike[str] | None = None,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[PlanRow]:
+    """Write `source` quantized to `target`; nothing of `target` appears until it is complete.
+
+    imatrix: tensor name -> importance (n_columns,) or (n_experts, n_columns) float32, or the path of an
+        importance-matrix file. Tensors it doesn't name are quantized without.
+    n_threads: threads that quantize slabs of rows (None: all this process may use); the result is the same.
+    progress: called as progress(bytes_done, bytes_total, tensor_name), bytes counted in the source.
+
+    Returns the plan it followed. Raises as `plan`, and GGUFError if the source can't be read.
+    """
+    importances = read_imatrix(imatrix) if isinstance(imatrix, (str, os.PathLike)) else imatrix
+    with gguf.read(source) as file:
+        rows = plan(file, file_type, pure=pure, overrides=overrides, imatrix=importances)
+        done, total = 0, sum(tensor.n_bytes for tensor in file.tensors.values())
+        tensors: dict[str, QuantTensor] = {}
+        for row in rows:
+            tensor = file.tensors[row.name]
+            importance = None if importances is None else importances.get(row.name)
+            if row.target is not tensor.type:
+                tensor = QuantTensor.quantize(
+                    tensor, row.target.name, row.name, importance, n_threads=n_threads or _cores()
+                )
+            tensors[row.name] = tensor
+            done += file.tensors[row.name].n_bytes
+            if progress is not None:
+                progress(done, total, row.name)
+        gguf.write(target, _metadata(file, canonical(file_type)), tensors, alignment=file.alignment)
+    return rows
+
+
+def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read an importance matrix in llama.cpp's GGUF form: tensor name -> mean squares float32.
+
+    For each weight the file holds `NAME.in_sum2` (n_matrices, n_columns), sums of squared activations, and
+    `NAME.counts`, how many were summed. One matrix gives (n_columns,), experts give (n_experts, n_columns).
+    """
+    found = {}
+    with gguf.read(path) as file:
+        for name, sums in file.tensors.items():
+            if not name.endswith(".in_sum2"):
+                continue
+            weight = name.removesuffix(".in_sum2")
+            total = sums.dequantize().reshape(-1, sums.n_columns)
+            counts = file.tensors[f"{weight}.counts"].dequantize().reshape(-1, 1)
+            # an expert that no token reached tells nothing: all its columns count alike
+            means = np.where(counts > 0, total / np.maximum(counts, 1), np.float32(1)).astype(np.float32)
+            found[weight] = means[0] if len(means) == 1 else means
+    if not found:
+        raise gguf.GGUFError(f"{os.fspath(path)}: not an importance matrix: no tensor ends in .in_sum2")
+    return found
+
+
+def _check(name: str, tensor: QuantTensor, target: QuantType, mix: str, imatrix: Imatrix | None) -> None:
+    if target.encode is None:
+        raise UnsupportedError(f"{name}: {target.name} has no quantizer")
+    if tensor.type.block_size > 1:
+        raise UnsupportedError(
+            f"{name} is {tensor.type.name} already, and quantizing twice adds both errors: "
+            "start from the F16 or F32 file"
+        )
+    needy = target.needs_importance or (target.name == "Q2_K" and mix == "Q2_K_S")
+    given = imatrix is not None and name in imatrix
+    if needy and not given and kind_of(name) not in ("embedding", "output"):
+        raise UnsupportedError(
+            f"{name}: {target.name} has too few bits to choose them without an importance matrix; give one"
+        )
+
+
+def _metadata(file: gguf.GGUFFile, mix: str) -> dict[str, object]:
+    kept = {
+        key: gguf.Typed(value, file.metadata_type(key))
+        for key, value in file.metadata.items()
+        if not key.startswith("split.")
+    }
+    return {
+        **kept,
+        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
+        "general.file_type": np.uint32(FILE_TYPES[mix][0]),
+    }
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

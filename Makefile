@@ -27,7 +27,7 @@ demo:
 	@$(PY) -m llmlite run tales -n 80 --temperature 0
 	@$(PY) -m llmlite run tales:Q8_0 -n 80 --temperature 0
 	@$(PY) -m llmlite run tales:Q4_0 -n 80 --temperature 0
-	@$(PY) -m llmlite compare --output $(RESULTS)
+	@$(PY) -m llmlite compare --quick --output $(RESULTS)
 
 test:
 	@$(call setup,$(TEST))

@@ -14,8 +14,10 @@ TYPE_CHECKING = False  # type checkers take the name for true; spares importing 
 if TYPE_CHECKING:
     from llmlite import bench, chat, errors, gguf, plots, quants, resources, tokenizers, widgets
     from llmlite.errors import (
+        ChatTemplateError,
         ContextOverflowError,
         GGUFError,
+        GGUFWarning,
         LlmliteError,
         ModelError,
         TokenizerError,
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
     from llmlite.sampling import Sampler
     from llmlite.tensor import QuantTensor
 
-_MODULES = frozenset(
-    "bench chat errors gguf plots quants resources tokenizers widgets".split()
-)
+_MODULES = frozenset("bench chat errors gguf plots quants resources tokenizers widgets".split())
 # public name -> the module that defines it
 _NAMES = {
     "load": "model",
@@ -43,13 +43,15 @@ _NAMES = {
     "model_path": "resources",
     "LlmliteError": "errors",
     "GGUFError": "errors",
+    "GGUFWarning": "errors",
+    "ChatTemplateError": "errors",
     "UnsupportedError": "errors",
     "TokenizerError": "errors",
     "ContextOverflowError": "errors",
     "ModelError": "errors",
 }
 
-__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]
 
 
 def __getattr__(name: str) -> object:

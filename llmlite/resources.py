@@ -38,7 +38,9 @@ def data_path(name: str = "") -> Path:
     """
     path = _bundled("data") / name
     if not path.exists():
-        raise LlmliteError(f"{path}: bundled data is missing; reinstall llmlite-kit, or check the name {name!r}")
+        raise LlmliteError(
+            f"{path}: bundled data is missing; reinstall llmlite-kit, or check the name {name!r}"
+        )
     return path
 
 
@@ -118,8 +120,11 @@ def _temporary_cache(wanted: Path, problem: str) -> Path:
         except (OSError, KeyError, ImportError):
             user = "user"
         _fallback = _private(Path(tempfile.gettempdir()) / f"llmlite-{user}")
-        print(f"llmlite: {wanted} can't be written ({problem}); using {_fallback} "
-              "(LLMLITE_CACHE chooses another folder)", file=sys.stderr)
+        print(
+            f"llmlite: {wanted} can't be written ({problem}); using {_fallback} "
+            "(LLMLITE_CACHE chooses another folder)",
+            file=sys.stderr,
+        )
     return _fallback
 
 
@@ -169,7 +174,9 @@ def _quantized(source: Path, model: str, type_name: str) -> Path:
         from llmlite.quantize import quantize_file
 
         print(f"llmlite: making {target.name} (once)", file=sys.stderr)
-        bar = tqdm(total=1, desc=type_name, leave=False, delay=1, disable=None, bar_format="{l_bar}{bar}| {postfix}")
+        bar = tqdm(
+            total=1, desc=type_name, leave=False, delay=1, disable=None, bar_format="{l_bar}{bar}| {postfix}"
+        )
         with _replacing(target) as part, bar:
 
             def advance(done: int, total: int, name: str) -> None:

@@ -80,7 +80,9 @@ def test_a_room_imports_only_from_floors_below(path: Path) -> None:
     assert own in floor, f"{own} stands on no floor: give it one in FLOORS"
     for module, line in imports(path):
         room = room_of(module) if module.partition(".")[0] == "llmlite" else ""
-        assert not room or room == own or floor.get(room, 0) < floor[own], f"{path.name}:{line} imports {module}"
+        assert not room or room == own or floor.get(room, 0) < floor[own], (
+            f"{path.name}:{line} imports {module}"
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -92,7 +94,7 @@ def test_a_heavy_package_is_imported_only_at_home(path: Path) -> None:
 
 
 def third_party_after(statement: str) -> set[str]:
-    """Return the top-level modules outside the standard library that a fresh Python holds after the statement."""
+    """Return the top-level modules outside the standard library that a Python holds after the statement."""
     code = (
         "import sys; before = set(sys.modules)\n"
         f"{statement}\n"

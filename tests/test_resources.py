@@ -36,14 +36,20 @@ def test_llmlite_cache_wins_and_is_created(monkeypatch: pytest.MonkeyPatch, tmp_
     assert resources.cache_dir().is_dir()
 
 
-def test_llmlite_cache_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch, blocked: Path) -> None:
+def test_llmlite_cache_that_cannot_be_written_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, blocked: Path
+) -> None:
     monkeypatch.setenv("LLMLITE_CACHE", str(blocked))
     with pytest.raises(LlmliteError, match="LLMLITE_CACHE=.*can't be written"):
         resources.cache_dir()
 
 
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG base directories are for the other systems")
-def test_xdg_cache_home_is_followed_only_when_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    sys.platform in ("win32", "darwin"), reason="XDG base directories are for the other systems"
+)
+def test_xdg_cache_home_is_followed_only_when_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("LLMLITE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert resources.cache_dir() == tmp_path / "xdg" / "llmlite"
@@ -88,7 +94,9 @@ def test_unwritable_home_falls_back_to_a_private_folder_and_says_so(
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="permission bits are POSIX")
-def test_a_fallback_that_others_may_write_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_fallback_that_others_may_write_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -142,7 +150,9 @@ def test_processes_that_race_for_a_sibling_all_get_a_whole_one(tmp_path: Path) -
     )
     environment = {**os.environ, "LLMLITE_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     racers = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
     answers = {racer.communicate(timeout=120)[0] for racer in racers}
@@ -154,7 +164,9 @@ def test_processes_that_race_for_a_sibling_all_get_a_whole_one(tmp_path: Path) -
 def test_the_list_of_checksums_fits_the_data_that_ships() -> None:
     assert resources.damaged_data() == []
     listed = {line.partition("  ")[2] for line in resources.data_path("SHA256SUMS").read_text().splitlines()}
-    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["include"]
+    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]["include"]
     patterns = [entry.removeprefix("/data/") for entry in include if entry.startswith("/data/*")]
     shipped = {path.name for pattern in patterns for path in resources.data_path().glob(pattern)}
     assert shipped <= listed, "run tools/checksums.py"
@@ -165,4 +177,7 @@ def test_a_damaged_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "data" / "model.gguf").write_bytes(b"changed")
     (tmp_path / "data" / "SHA256SUMS").write_text("0" * 64 + "  model.gguf\n" + "0" * 64 + "  lost.txt\n")
     monkeypatch.setattr(resources, "_bundled", lambda folder: tmp_path / folder)
-    assert resources.damaged_data() == ["model.gguf: its bytes differ from the ones shipped", "lost.txt: missing"]
+    assert resources.damaged_data() == [
+        "model.gguf: its bytes differ from the ones shipped",
+        "lost.txt: missing",
+    ]

@@ -1,4 +1,4 @@
-"""The set-up scripts decide rightly: where PyTorch comes from, when installing again is needed, which Python."""
+"""The set-up scripts decide rightly: where PyTorch comes from, when to install again, which Python."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_where_torch_comes_from(
         chosen, platform, lambda: probed.append(1) is None and answers, probing=probing
     )
     assert decision == expected
-    assert bool(probed) == (expected == "cpu-index" or (expected == "cuda" and probing)), "probed only where it matters"
+    assert bool(probed) == (expected == "cpu-index" or (expected == "cuda" and probing)), (
+        "probed only where it matters"
+    )
 
 
 def test_pips_report_is_read_and_an_installed_torch_recognised() -> None:
@@ -57,7 +59,9 @@ def test_pips_report_is_read_and_an_installed_torch_recognised() -> None:
     assert read({"install": []}) is None
 
 
-def fake_pip(monkeypatch: pytest.MonkeyPatch, module: ModuleType, chosen: object, cpu_index_works: bool) -> list[str]:
+def fake_pip(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, chosen: object, cpu_index_works: bool
+) -> list[str]:
     """Replace pip; return the list that its `install` commands are written to."""
     commands: list[str] = []
 
@@ -99,7 +103,9 @@ def test_a_local_wheel_is_taken_without_any_index(monkeypatch: pytest.MonkeyPatc
     assert commands == ["install -c constraints.txt torch"]
 
 
-def test_a_stamp_skips_installing_until_the_pins_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_stamp_skips_installing_until_the_pins_change(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     module = tool("setup_env")
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(TOOLS.parent / name, tmp_path)
@@ -129,8 +135,14 @@ def test_a_stamp_skips_installing_until_the_pins_change(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ('case "$2" in *version_info\\ *) exit 3;; esac', ["3.11 or newer", "apt install", "dnf install", "brew install"]),
-        ('case "$2" in *ensurepip*) exit 1;; *print*) echo 3.12;; esac', ["lacks ensurepip", "python3.12-venv"]),
+        (
+            'case "$2" in *version_info\\ *) exit 3;; esac',
+            ["3.11 or newer", "apt install", "dnf install", "brew install"],
+        ),
+        (
+            'case "$2" in *ensurepip*) exit 1;; *print*) echo 3.12;; esac',
+            ["lacks ensurepip", "python3.12-venv"],
+        ),
     ],
     ids=["too old", "no ensurepip"],
 )

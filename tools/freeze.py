@@ -1,6 +1,6 @@
 """Write constraints.txt from the environment that this runs in: every version, no addresses, no local tags.
 
-    .venv/bin/python tools/freeze.py     (after `make test-all` and `make lint` have installed every extra)
+.venv/bin/python tools/freeze.py     (after `make test-all` and `make lint` have installed every extra)
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def chosen_by_pip(report: dict) -> tuple[str, str] | None:
 
 
 def decide(chosen: tuple[str, str] | None, platform: str, probe: Callable[[], bool], *, probing: bool) -> str:
-    """Return "installed", "default" (pip's choice is fine), "cpu-index" or "cuda" (the default, with a warning)."""
+    """Return "installed", "default" (pip's choice is fine), "cpu-index", or "cuda" (default, with a warning)."""
     if chosen is None:
         return "installed"
     version, address = chosen
@@ -57,7 +57,18 @@ def pip(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[s
 
 def ask_pip() -> tuple[str, str] | None:
     """Ask pip which torch it would install, without installing it."""
-    answer = pip("install", "--quiet", "--dry-run", "--no-deps", "--report", "-", "-c", CONSTRAINTS, "torch", capture=True)
+    answer = pip(
+        "install",
+        "--quiet",
+        "--dry-run",
+        "--no-deps",
+        "--report",
+        "-",
+        "-c",
+        CONSTRAINTS,
+        "torch",
+        capture=True,
+    )
     if answer.returncode:
         raise SystemExit(answer.returncode)
     return chosen_by_pip(json.loads(answer.stdout))
@@ -65,7 +76,9 @@ def ask_pip() -> tuple[str, str] | None:
 
 def main() -> int:
     chosen = ask_pip()
-    choice = decide(chosen, sys.platform, cpu_index_answers, probing=os.environ.get("TORCH_PROBE", "1") != "0")
+    choice = decide(
+        chosen, sys.platform, cpu_index_answers, probing=os.environ.get("TORCH_PROBE", "1") != "0"
+    )
     if choice == "installed":
         return 0
     if choice == "cpu-index":
@@ -75,8 +88,11 @@ def main() -> int:
             return 0
         choice = "cuda"
     if choice == "cuda":
-        print(f"PyTorch's CPU index ({CPU_INDEX}) wasn't used: the default index brings PyTorch with CUDA, "
-              "about 3 GB to download. Ctrl-C stops it.", file=sys.stderr)
+        print(
+            f"PyTorch's CPU index ({CPU_INDEX}) wasn't used: the default index brings PyTorch with CUDA, "
+            "about 3 GB to download. Ctrl-C stops it.",
+            file=sys.stderr,
+        )
     return pip("install", "-c", CONSTRAINTS, "torch").returncode
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE_BUILD = {  # llama.cpp for this machine's CPU, and nothing but its library
-    "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF "
-    "-DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF",
+    "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "
+    "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF",
     "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
 }
 NEED_TORCH = {"torch", "transformers", "all"}
@@ -73,8 +73,11 @@ def install(folder: Path, extras: set[str]) -> None:
     if "llamacpp" in extras:
         print("setup: llama-cpp-python is compiled for this machine, which takes some minutes", flush=True)
     names = ",".join(sorted(extras))
-    step(f"llmlite-kit[{names}]", [*pip, "-e", f".[{names}]" if names else "."],
-         **(NATIVE_BUILD if "llamacpp" in extras else {}))
+    step(
+        f"llmlite-kit[{names}]",
+        [*pip, "-e", f".[{names}]" if names else "."],
+        **(NATIVE_BUILD if "llamacpp" in extras else {}),
+    )
 
 
 def main() -> int:

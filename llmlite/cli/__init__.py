@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that can't show a character gets "?", not a crash
             stream.reconfigure(errors="replace")
+    warnings.formatwarning = _plain_warning
     try:
         options = build_parser().parse_args(argv)
         code = options.run(options)
@@ -73,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"llmlite: {sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _plain_warning(message: Warning | str, *_: object) -> str:
+    """Return a warning without the line of source code that Python adds."""
+    return f"llmlite: warning: {message}\n"
 
 
 def sentence(error: Exception) -> str:

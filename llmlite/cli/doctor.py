@@ -25,7 +25,14 @@ examples:
   llmlite doctor
   llmlite doctor --json            for a bug report or a script
 """
-CORE = {"numpy": "numpy", "numba": "numba", "llvmlite": "llvmlite", "regex": "regex", "jinja2": "jinja2", "tqdm": "tqdm"}
+CORE = {
+    "numpy": "numpy",
+    "numba": "numba",
+    "llvmlite": "llvmlite",
+    "regex": "regex",
+    "jinja2": "jinja2",
+    "tqdm": "tqdm",
+}
 OPTIONAL = {  # import name -> (distribution, extra, what it is for)
     "torch": ("torch", "torch", "comparing with PyTorch"),
     "matplotlib": ("matplotlib", "plot", "figures"),
@@ -70,16 +77,24 @@ def machine() -> Iterator[Finding]:
     from llmlite.bench import environment, memory
     from llmlite.engine import cpu
 
-    yield Finding(topic="llmlite", found=f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield Finding(
+        topic="llmlite", found=f"{__version__}, Python {platform.python_version()}, {platform.platform()}"
+    )
     yield Finding(topic="processor", found=f"{environment.cpu_name()} ({platform.machine()})")
-    yield Finding(topic="CPU features", found=" ".join(environment.cpu_features()) or "not listed by this system")
+    yield Finding(
+        topic="CPU features", found=" ".join(environment.cpu_features()) or "not listed by this system"
+    )
     quota = cpu.cgroup_quota()
-    threads = (f"{cpu.usable_threads()} used; {os.cpu_count()} in the machine, {environment.n_cpu_allowed()} allowed "
-               f"to this process, quota {'none' if quota is None else f'{quota:g} CPUs'}")
+    threads = (
+        f"{cpu.usable_threads()} used; {os.cpu_count()} in the machine, {environment.n_cpu_allowed()} "
+        f"allowed to this process, quota {'none' if quota is None else f'{quota:g} CPUs'}"
+    )
     yield Finding(topic="threads", found=threads)
     total = environment.total_memory()
     resident = memory.now().resident
-    yield Finding(topic="memory", found=f"{_gigabytes(total)} in the machine, {_gigabytes(resident)} in this process")
+    yield Finding(
+        topic="memory", found=f"{_gigabytes(total)} in the machine, {_gigabytes(resident)} in this process"
+    )
 
 
 def _gigabytes(n_bytes: int | None) -> str:
@@ -94,8 +109,12 @@ def packages() -> Iterator[Finding]:
         if version is None:
             yield Finding(topic=module, found="missing", ok=False, remedy=f"{pip} {distribution}")
         elif module == "jinja2" and _numbers(version) < MIN_JINJA2:
-            yield Finding(topic=module, found=f"{version}: its sandbox can be left", ok=False,
-                          remedy=f"{pip} 'jinja2>=3.1.6'")
+            yield Finding(
+                topic=module,
+                found=f"{version}: its sandbox can be left",
+                ok=False,
+                remedy=f"{pip} 'jinja2>=3.1.6'",
+            )
         else:
             yield Finding(topic=module, found=version)
     for module, (distribution, extra, purpose) in OPTIONAL.items():
@@ -127,14 +146,22 @@ def folders() -> Iterator[Finding]:
         n_bytes = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
         yield Finding(topic="cache folder", found=f"{cache} ({n_bytes / 1e6:.1f} MB)")
     except (LlmliteError, OSError) as error:
-        yield Finding(topic="cache folder", found=str(error), ok=False,
-                      remedy="set LLMLITE_CACHE to a folder that you may write")
+        yield Finding(
+            topic="cache folder",
+            found=str(error),
+            ok=False,
+            remedy="set LLMLITE_CACHE to a folder that you may write",
+        )
     try:
         problems = resources.damaged_data()
     except LlmliteError as error:
         problems = [str(error)]
     if problems:
-        yield Finding(topic="bundled data", found="; ".join(problems), ok=False,
-                      remedy=f"{sys.executable} -m pip install --force-reinstall llmlite-kit (in a checkout: git status data)")
+        yield Finding(
+            topic="bundled data",
+            found="; ".join(problems),
+            ok=False,
+            remedy=f"{sys.executable} -m pip install --force-reinstall llmlite-kit (or: git status data)",
+        )
     else:
         yield Finding(topic="bundled data", found=f"{resources.data_path()} (checksums agree)")

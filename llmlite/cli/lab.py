@@ -24,14 +24,19 @@ examples:
   llmlite lab ~/lessons           another folder
   llmlite lab --copy-only         only copies
 """
-RECORD = ".llmlite-lessons.json"  # the checksum of each file as it was copied: tells a changed lesson from an old one
+# The checksum of each file as it was copied: tells a lesson that its reader changed from an old one.
+RECORD = ".llmlite-lessons.json"
 SKIPPED = {"__pycache__", ".ipynb_checkpoints", "conftest.py"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", default="llmlite-lessons", type=Path, help="where to (default: %(default)s)")
+    parser.add_argument(
+        "folder", nargs="?", default="llmlite-lessons", type=Path, help="where to (default: %(default)s)"
+    )
     parser.add_argument("--copy-only", action="store_true", help="don't start JupyterLab")
-    parser.add_argument("--no-browser", action="store_true", help="start JupyterLab, print its address, open nothing")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="start JupyterLab, print its address, open nothing"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -39,32 +40,73 @@ def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str]
             raise ValueError
         return value
 
-    convert.__name__ = f"{kind.__name__} of at least {low:g}" + ("" if high == float("inf") else f" and at most {high:g}")
+    convert.__name__ = f"{kind.__name__} of at least {low:g}" + (
+        "" if high == float("inf") else f" and at most {high:g}"
+    )
     return convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default="tales", help='a GGUF file, or "tales" (default), or "tales:TYPE"')
-    parser.add_argument("-p", "--prompt", help=f'the beginning (default: "{PROMPT}"); "-" reads standard input')
+    parser.add_argument(
+        "model", nargs="?", default="tales", help='a GGUF file, or "tales" (default), or "tales:TYPE"'
+    )
+    parser.add_argument(
+        "-p", "--prompt", help=f'the beginning (default: "{PROMPT}"); "-" reads standard input'
+    )
     parser.add_argument("--no-echo", action="store_true", help="print only what the model adds")
-    parser.add_argument("--chat", action="store_true", help="hold a conversation in the form the model was trained on")
-    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before you speak")
-    parser.add_argument("-n", "--max-tokens", type=number(int, 0), default=256, metavar="N",
-                        help="at most so many tokens (default: %(default)s)")
+    parser.add_argument(
+        "--chat", action="store_true", help="hold a conversation in the form the model was trained on"
+    )
+    parser.add_argument(
+        "--system", metavar="TEXT", help="with --chat: what the model is told before you speak"
+    )
+    parser.add_argument(
+        "-n",
+        "--max-tokens",
+        type=number(int, 0),
+        default=256,
+        metavar="N",
+        help="at most so many tokens (default: %(default)s)",
+    )
     choice = parser.add_argument_group("choosing the next token")
-    choice.add_argument("--temperature", type=number(float, 0), default=0.8, metavar="T",
-                        help="0 takes the likeliest; higher is more varied (default: %(default)s)")
-    choice.add_argument("--top-k", type=number(int, 0), default=40, metavar="K",
-                        help="among the K likeliest, 0 for all (default: %(default)s)")
-    choice.add_argument("--top-p", type=number(float, 0, 1), default=0.95, metavar="P",
-                        help="among the likeliest that together have probability P (default: %(default)s)")
+    choice.add_argument(
+        "--temperature",
+        type=number(float, 0),
+        default=0.8,
+        metavar="T",
+        help="0 takes the likeliest; higher is more varied (default: %(default)s)",
+    )
+    choice.add_argument(
+        "--top-k",
+        type=number(int, 0),
+        default=40,
+        metavar="K",
+        help="among the K likeliest, 0 for all (default: %(default)s)",
+    )
+    choice.add_argument(
+        "--top-p",
+        type=number(float, 0, 1),
+        default=0.95,
+        metavar="P",
+        help="among the likeliest that together have probability P (default: %(default)s)",
+    )
     choice.add_argument("--seed", type=number(int, 0), help="the same seed gives the same text")
-    choice.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end where this comes up (repeatable)")
+    choice.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end where this comes up (repeatable)"
+    )
     engine = parser.add_argument_group("how it runs")
-    engine.add_argument("--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)")
-    engine.add_argument("--kv", choices=("f16", "f32"), default="f16", help="type of the KV cache (default: %(default)s)")
-    engine.add_argument("--executor", choices=("auto", "eager", "planned"), default="auto",
-                        help="eager is NumPy, planned is compiled (default: %(default)s)")
+    engine.add_argument(
+        "--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)"
+    )
+    engine.add_argument(
+        "--kv", choices=("f16", "f32"), default="f16", help="type of the KV cache (default: %(default)s)"
+    )
+    engine.add_argument(
+        "--executor",
+        choices=("auto", "eager", "planned"),
+        default="auto",
+        help="eager is NumPy, planned is compiled (default: %(default)s)",
+    )
     engine.add_argument("--threads", type=number(int, 1), metavar="N", help="threads of the planned executor")
     engine.add_argument("--quiet", action="store_true", help="no figures on standard error")
 
@@ -76,10 +118,18 @@ def run(options: argparse.Namespace) -> int:
     from llmlite.model import load
 
     begin = time.perf_counter()
-    model = load(options.model, n_ctx=options.ctx, kv_dtype=options.kv, executor=options.executor,
-                 n_threads=options.threads)
+    model = load(
+        options.model,
+        n_ctx=options.ctx,
+        kv_dtype=options.kv,
+        executor=options.executor,
+        n_threads=options.threads,
+    )
     load_seconds = time.perf_counter() - begin
-    choices = {name: getattr(options, name) for name in ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")}
+    choices = {
+        name: getattr(options, name)
+        for name in ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")
+    }
     if options.chat and prompt is None:
         converse(model, choices, system=options.system, quiet=options.quiet)
         return 0
@@ -110,9 +160,12 @@ def stream(generation: Generation) -> str:
 def figures(generation: Generation) -> str:
     """Return what the generation cost, in one line."""
     ends = {"eos": "ended by the model", "stop": "a stop text came up", "length": "length reached"}
-    return (f"prompt {generation.n_prompt - generation.n_reused} tokens, {generation.prompt_tokens_per_second:.1f}/s; "
-            f"made {len(generation.ids)} tokens, {generation.decode_tokens_per_second:.1f}/s; "
-            f"{ends.get(generation.stop_reason or '', 'interrupted')}")
+    return (
+        f"prompt {generation.n_prompt - generation.n_reused} tokens, "
+        f"{generation.prompt_tokens_per_second:.1f}/s; "
+        f"made {len(generation.ids)} tokens, {generation.decode_tokens_per_second:.1f}/s; "
+        f"{ends.get(generation.stop_reason or '', 'interrupted')}"
+    )
 
 
 def message(role: str, content: str) -> dict[str, str]:
@@ -146,7 +199,9 @@ def converse(model: Model, choices: dict[str, Any], *, system: str | None, quiet
             messages = answer(model, [*messages, message("user", line)], choices, quiet=quiet)
 
 
-def answer(model: Model, messages: list[dict[str, str]], choices: dict[str, Any], *, quiet: bool) -> list[dict[str, str]]:
+def answer(
+    model: Model, messages: list[dict[str, str]], choices: dict[str, Any], *, quiet: bool
+) -> list[dict[str, str]]:
     """Print the model's answer and return the conversation with it; Ctrl-C keeps what was said so far."""
     try:
         generation = model.chat(messages, stream=True, **choices)
@@ -164,7 +219,5 @@ def answer(model: Model, messages: list[dict[str, str]], choices: dict[str, Any]
 
 def enable_line_editing() -> None:
     """Give input() a history and arrow keys where the system has them."""
-    try:
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401  importing is all it takes
-    except ImportError:
-        pass

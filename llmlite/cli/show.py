@@ -1,4 +1,4 @@
-"""Show what is in a GGUF file: header, metadata, tensors with their types and sizes; down to one block's bytes."""
+"""Show what is in a GGUF file: header, metadata, tensors with their types and sizes, one block's bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FILE", help='a GGUF file, or "tales", or "tales:TYPE"')
     parser.add_argument("--json", action="store_true", help="print everything as JSON, arrays whole")
     parser.add_argument("--tensor", metavar="NAME", help="show only this tensor")
-    parser.add_argument("--block", type=int, metavar="I", help="with --tensor: show this block's bytes, fields and weights")
+    parser.add_argument(
+        "--block", type=int, metavar="I", help="with --tensor: show this block's bytes, fields and weights"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,12 +77,16 @@ def show_file(file: GGUFFile) -> None:
     tensors = file.tensors
     n_weights = sum(tensor.n_elements for tensor in tensors.values())
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
-    print(f"\ntensors: {len(tensors)}, {n_weights:,} weights, {size(n_bytes)}"
-          + (f", {8 * n_bytes / n_weights:.2f} bits per weight" if n_weights else ""))
+    print(
+        f"\ntensors: {len(tensors)}, {n_weights:,} weights, {size(n_bytes)}"
+        + (f", {8 * n_bytes / n_weights:.2f} bits per weight" if n_weights else "")
+    )
     width = max((len(name) for name in tensors), default=0)
     for name, tensor in tensors.items():
-        print(f"  {name:<{width}}  {tensor.type.name:<7}  {shape(tensor):>14}  {size(tensor.n_bytes):>9}"
-              f"  {tensor.bits_per_weight:>7.4g} bits")
+        print(
+            f"  {name:<{width}}  {tensor.type.name:<7}  {shape(tensor):>14}  {size(tensor.n_bytes):>9}"
+            f"  {tensor.bits_per_weight:>7.4g} bits"
+        )
     print()
     for type_name, (count, n) in by_type(tensors).items():
         print(f"  {type_name:<7} {count:>4} tensor{'' if count == 1 else 's'}  {size(n):>9}")
@@ -106,8 +112,10 @@ def show_tensor(tensor: QuantTensor, block: int | None, *, as_json: bool) -> Non
         print(json.dumps(record, ensure_ascii=False))
         return
     kind = tensor.type
-    print(f"{tensor.name}: {kind.name}, {shape(tensor)}, {size(tensor.n_bytes)}, {len(tensor.blocks)} blocks "
-          f"of {kind.block_size} weights in {kind.type_size} bytes ({kind.bits_per_weight:g} bits per weight)")
+    print(
+        f"{tensor.name}: {kind.name}, {shape(tensor)}, {size(tensor.n_bytes)}, {len(tensor.blocks)} blocks "
+        f"of {kind.block_size} weights in {kind.type_size} bytes ({kind.bits_per_weight:g} bits per weight)"
+    )
     if block is not None:
         row, column = divmod(block * kind.block_size, tensor.shape[-1] if tensor.shape else 1)
         print(f"block {block}: row {row}, from column {column}")
@@ -131,20 +139,33 @@ def as_json(file: GGUFFile) -> dict[str, Any]:
 
 
 def tensor_record(tensor: QuantTensor) -> dict[str, Any]:
-    return {"name": tensor.name, "type": tensor.type.name, "shape": list(tensor.shape),
-            "n_bytes": tensor.n_bytes, "bits_per_weight": tensor.bits_per_weight}
+    return {
+        "name": tensor.name,
+        "type": tensor.type.name,
+        "shape": list(tensor.shape),
+        "n_bytes": tensor.n_bytes,
+        "bits_per_weight": tensor.bits_per_weight,
+    }
 
 
 def block_record(tensor: QuantTensor, i: int) -> dict[str, Any]:
     block = tensor.block(i)
-    fields = {name: {"bit_offset": field.bit_offset, "n_bits": field.n_bits, "value": plain(field.value)}
-              for name, field in block.fields.items()}
-    return {"index": i, "bytes": bytes(block.bytes).hex(), "fields": fields, "scales": plain(block.scales),
-            "minimums": plain(block.minimums), "weights": plain(block.weights)}
+    fields = {
+        name: {"bit_offset": field.bit_offset, "n_bits": field.n_bits, "value": plain(field.value)}
+        for name, field in block.fields.items()
+    }
+    return {
+        "index": i,
+        "bytes": bytes(block.bytes).hex(),
+        "fields": fields,
+        "scales": plain(block.scales),
+        "minimums": plain(block.minimums),
+        "weights": plain(block.weights),
+    }
 
 
 def plain(value: Any) -> Any:
-    """Turn arrays, NumPy scalars and lazy sequences into what JSON knows; NaN and infinity into their names."""
+    """Turn arrays, NumPy scalars and lazy sequences into what JSON knows; NaN and infinity to names."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, bytes):

@@ -21,8 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", default="tales", help="whose vocabulary (default: %(default)s)")
     parser.add_argument("--ids", action="store_true", help="print only the ids")
     parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
-    parser.add_argument("--no-special", action="store_true",
-                        help="don't add the begin and end tokens, and read markers such as <|im_start|> as plain text")
+    parser.add_argument(
+        "--no-special",
+        action="store_true",
+        help="don't add the begin and end tokens, and read markers such as <|im_start|> as plain text",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

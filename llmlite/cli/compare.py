@@ -1,0 +1,128 @@
+"""Compare llmlite with PyTorch (and llama.cpp, where it is installed) on this machine.
+
+Each backend runs in a process of its own, on the same weights, token ids and number of threads. What doesn't
+compute the same isn't timed. Raw samples, tables and a figure go to the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmlite.cli.run import number
+from llmlite.errors import LlmliteError
+
+if TYPE_CHECKING:
+    from llmlite.bench.compare import Options
+    from llmlite.bench.samples import Comparison
+
+HELP = "measure llmlite beside PyTorch, here"
+EXAMPLES = """\
+examples:
+  llmlite compare                                     the bundled model in F16, Q8_0 and Q4_0; some minutes
+  llmlite compare --quick                             about a minute
+  llmlite compare model.gguf --threads 4
+  llmlite compare --types F16,Q6_K --backends llmlite,torch-f32,llamacpp
+  llmlite compare --from results/comparison.jsonl     tables and figure again, nothing measured
+
+Run it on a quiet machine: the spread in the tables says how quiet it was.
+Exit code 1: llmlite itself computed something else than float32 arithmetic does.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", default="tales", help='a GGUF file, or "tales" (default)')
+    parser.add_argument(
+        "--types",
+        type=names,
+        metavar="A,B",
+        help="quantizations of the bundled model (default: F16,Q8_0,Q4_0)",
+    )
+    parser.add_argument(
+        "--backends",
+        type=names,
+        metavar="A,B",
+        help="llmlite, llmlite-eager, torch-f32, torch-bf16, llamacpp (default: the first, third and fourth)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=number(int, 1),
+        metavar="N",
+        help="for every backend (default: what can run at once)",
+    )
+    parser.add_argument(
+        "--blocks",
+        type=number(int, 1),
+        metavar="N",
+        help="rounds (default: 10; 5 are the least to call a difference)",
+    )
+    parser.add_argument("--quick", action="store_true", help="shorter prompts, fewer rounds")
+    parser.add_argument("--seed", type=number(int, 0), metavar="N", help="of the order of turns (default: 0)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--from",
+        dest="samples",
+        type=Path,
+        metavar="FILE",
+        help="read samples from here instead of measuring",
+    )
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def run(options: argparse.Namespace) -> int:
+    from llmlite.bench import compare
+    from llmlite.bench.samples import Comparison
+
+    if options.samples:
+        try:
+            result = Comparison.load(options.samples)
+        except (ValueError, KeyError, TypeError) as error:
+            raise LlmliteError(f"{options.samples}: not the samples of a comparison: {error}") from error
+        written = []
+    else:
+        result = compare.run(chosen(options), progress=sys.stderr.isatty())
+        written = [result.save(options.output / "comparison.jsonl")]
+    text = str(result)
+    print(text)
+    options.output.mkdir(parents=True, exist_ok=True)
+    tables = options.output / "comparison.txt"
+    tables.write_text(text + "\n", encoding="utf-8")
+    written += [tables, *figures(result, options.output)]
+    print("\nwritten:")
+    for path in written:
+        print(f"  {path}")
+    wrong = [r for r in result.agreement if r["backend"].startswith("llmlite") and not r["agrees"]]
+    return 1 if wrong else 0
+
+
+def chosen(options: argparse.Namespace) -> Options:
+    """Turn the command line into Options; what wasn't given keeps its default."""
+    from llmlite.bench.compare import Options
+
+    given = {name: getattr(options, name) for name in ("types", "backends", "threads", "blocks", "seed")}
+    try:
+        return Options(model=options.model, quick=options.quick,
+                       **{name: value for name, value in given.items() if value is not None})  # fmt: skip
+    except ValueError as error:
+        raise LlmliteError(str(error)) from error
+
+
+def figures(result: Comparison, folder: Path) -> list[Path]:
+    """Draw the comparison for light and for dark pages; return what was written."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print("\nno figure: matplotlib isn't installed (pip install 'llmlite-kit[plot]')", file=sys.stderr)
+        return []
+    from llmlite import plots
+
+    written = []
+    for theme in ("light", "dark"):
+        written += plots.save(plots.comparison(result, theme=theme), folder / f"comparison-{theme}.png")
+    return written

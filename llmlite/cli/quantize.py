@@ -1,0 +1,123 @@
+"""Quantize a model file: write its weights again in fewer bits. The source must be F32, F16 or BF16."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmlite.cli.show import size
+from llmlite.errors import LlmliteError
+
+if TYPE_CHECKING:
+    from llmlite.quantize import PlanRow
+
+HELP = "write a model in fewer bits"
+EXAMPLES = """\
+examples:
+  llmlite quantize model-f16.gguf model-q4.gguf Q4_K_M
+  llmlite quantize tales tales-q8.gguf Q8_0                               the bundled model
+  llmlite quantize tales small.gguf Q4_0 --dry-run                        what becomes what, and the sizes
+  llmlite quantize tales mixed.gguf Q4_0 --tensor-type 'ffn_down=Q6_K'    those tensors in another type
+  llmlite quantize model-f16.gguf small.gguf IQ2_XS --imatrix im.gguf     errors weighed by importance
+
+A type such as Q4_K_M is a mix: tensors that lose most keep more bits. --pure gives all of them the main type.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", help='a GGUF file in F32, F16 or BF16, or "tales"')
+    parser.add_argument("target", metavar="OUT", help="the file to write")
+    parser.add_argument("type", metavar="TYPE", help="Q8_0, Q4_K_M, Q4_0, ...")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    parser.add_argument(
+        "--tensor-type",
+        action="append",
+        default=[],
+        type=override,
+        metavar="REGEX=TYPE",
+        help="another type for tensors whose name matches (repeatable, the first match decides)",
+    )
+    parser.add_argument(
+        "--pure", action="store_true", help="one type for all weights, output and embedding too"
+    )
+    parser.add_argument("--imatrix", metavar="FILE", help="importance matrix, in llama.cpp's GGUF form")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads (default: all this process may use)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def override(text: str) -> tuple[str, str]:
+    """Split REGEX=TYPE at the last "="."""
+    pattern, equals, type_name = text.rpartition("=")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{pattern!r} is not a regular expression: {error}") from None
+    if not (equals and pattern and type_name):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected REGEX=TYPE, such as ffn_down=Q6_K")
+    return pattern, type_name
+
+
+def run(options: argparse.Namespace) -> int:
+    from llmlite import resources
+    from llmlite.quantize import plan, quantize_file, read_imatrix
+
+    if options.threads is not None and options.threads < 1:
+        raise LlmliteError(f"--threads: must be at least 1, got {options.threads}")
+    source = resources.model_path(options.source)
+    imatrix = read_imatrix(options.imatrix) if options.imatrix else None
+    choices = {"pure": options.pure, "overrides": options.tensor_type, "imatrix": imatrix}
+    if options.dry_run:
+        describe(plan(source, options.type, **choices))
+        return 0
+    check_target(source, options.target, force=options.force)
+    with bar() as progress:
+        rows = quantize_file(
+            source, options.target, options.type, n_threads=options.threads, progress=progress, **choices
+        )
+    types = Counter(row.target.name for row in rows)
+    print(
+        f"{options.target}: {size(os.path.getsize(options.target))} (from {size(source.stat().st_size)}), "
+        + ", ".join(f"{count} {name}" for name, count in types.most_common())
+    )
+    return 0
+
+
+def check_target(source: str | os.PathLike[str], target: str, *, force: bool) -> None:
+    if not os.path.exists(target):
+        return
+    if os.path.samefile(source, target):
+        raise LlmliteError(f"{target}: is the source itself; name another file to write")
+    if not force:
+        raise LlmliteError(f"{target}: exists already; --force replaces it")
+
+
+def describe(rows: list[PlanRow]) -> None:
+    """Print the plan: each tensor's type before and after, its bytes after, and the sum."""
+    width = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        print(f"  {row.name:<{width}}  {row.source.name:>7} -> {row.target.name:<7}  {size(row.n_bytes):>9}")
+    print(f"{len(rows)} tensors, {size(sum(row.n_bytes for row in rows))}; nothing written (dry run)")
+
+
+class bar:  # noqa: N801  used as a function
+    """A progress bar on standard error; entering gives what quantize_file calls."""
+
+    def __enter__(self) -> Callable[[int, int, str], None]:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit="B", unit_scale=True, leave=False, delay=1, desc="quantize")
+        return self._advance
+
+    def _advance(self, done: int, total: int, name: str) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+        self._bar.set_postfix_str(name, refresh=False)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -1,0 +1,353 @@
+"""Write GGUF files: whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from llmlite.errors import GGUFError
+from llmlite.gguf.file import Metadata, byte_swapped
+from llmlite.gguf.parse import (
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    MAX_ALIGNMENT,
+    MAX_DIMS,
+    MAX_NAME,
+    VERSIONS,
+    padded,
+    shown,
+)
+from llmlite.gguf.values import ARRAY, BY_NAME, STRING, StringArray, Typed, ValueType
+from llmlite.quants import QuantType, by_name
+from llmlite.tensor import QuantTensor
+
+Progress = Callable[[int, int], None]
+SLAB = 1 << 24  # bytes of a tensor written, or turned round, at once
+
+
+class _Spec(NamedTuple):
+    """How the numbers of a file are laid out."""
+
+    path: str
+    version: int
+    byte_order: str
+    alignment: int
+
+    @property
+    def order(self) -> str:
+        return "<" if self.byte_order == "little" else ">"
+
+    def pack(self, code: str, value: Any) -> bytes:
+        return struct.pack(self.order + code, value)
+
+    def length(self, n: int) -> bytes:
+        return self.pack("Q" if self.version > 1 else "I", n)
+
+    def count(self, n: int) -> bytes:
+        return self.pack("q" if self.version > 1 else "I", n)
+
+    def string(self, text: str | bytes) -> bytes:
+        raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+        return self.length(len(raw)) + raw
+
+    def fail(self, field: str, expected: str, got: object, hint: str | None = None) -> GGUFError:
+        return GGUFError(self.path, field, None, expected, got, hint)
+
+
+def write(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, QuantTensor | np.ndarray],
+    *,
+    version: int = 3,
+    byte_order: str = "little",
+    alignment: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write a GGUF file. The file at `path` is the old one or the whole new one at every moment.
+
+    metadata: key -> value. The metadata of a file that was read keeps its types (so does its `typed()`).
+        Otherwise bool -> bool, str -> string, int -> u32, or the first of i32, u64, i64 that holds it,
+        float -> f32, or f64 where f32 would overflow; NumPy scalars and 1-D arrays their own type; lists by
+        their elements, whole numbers as i32 where they fit. `Typed(value, "u16")` says it exactly.
+    tensors: name -> QuantTensor, or an array of floats (16, 32, 64 bits) or signed integers, stored as it is.
+        `blocks` of a tensor is taken when its turn to be written comes.
+    version: 1, 2 or 3. byte_order: "little" or "big".
+    alignment: of the tensors' data, a power of two; by default what metadata says, or 32.
+    progress: called as progress(bytes_done, n_bytes) while the tensors' data is written.
+
+    Raises:
+        GGUFError: something the format can't hold; it says which key or tensor. OSError: it can't be written.
+    Source: the GGUF specification in ggml's docs/gguf.md.
+    """
+    path = os.fspath(path)
+    values = metadata.typed() if isinstance(metadata, Metadata) else dict(metadata)
+    spec = _spec(path, values, version, byte_order, alignment)
+    records = [_Record.of(spec, name, tensor) for name, tensor in tensors.items()]
+    head = _head(spec, values, records)
+    n_bytes = sum(record.n_bytes for record in records)
+    with replacing(path) as file:
+        file.write(head)
+        file.write(bytes(padded(len(head), spec.alignment) - len(head)))
+        done = 0
+        for record in records:
+            for slab in record.slabs(tensors[record.name], spec):
+                file.write(slab)
+                done += len(slab)
+                if progress is not None:
+                    progress(done, n_bytes)
+            file.write(bytes(padded(record.n_bytes, spec.alignment) - record.n_bytes))
+
+
+def _spec(path: str, values: dict[str, Any], version: int, byte_order: str, alignment: int | None) -> _Spec:
+    """Check the options; settle the alignment, and note it among the values if it isn't the usual one."""
+    if version not in VERSIONS:
+        raise GGUFError(path, "version", None, "1, 2 or 3", version)
+    if byte_order not in ("little", "big"):
+        raise GGUFError(path, "byte_order", None, '"little" or "big"', repr(byte_order))
+    noted = values.get("general.alignment")
+    noted = noted.value if isinstance(noted, Typed) else noted
+    chosen = alignment if alignment is not None else DEFAULT_ALIGNMENT if noted is None else noted
+    if not isinstance(chosen, int | np.integer) or chosen & (chosen - 1) or not 0 < chosen <= MAX_ALIGNMENT:
+        raise GGUFError(path, "general.alignment", None, f"a power of two, at most {MAX_ALIGNMENT}", chosen)
+    if noted is not None or chosen != DEFAULT_ALIGNMENT:
+        values["general.alignment"] = Typed(int(chosen), "u32")
+    return _Spec(path, version, byte_order, int(chosen))
+
+
+class _Record(NamedTuple):
+    """What the head says of a tensor."""
+
+    name: str
+    dims: tuple[int, ...]
+    type: QuantType
+    n_bytes: int
+
+    @classmethod
+    def of(cls, spec: _Spec, name: str, tensor: QuantTensor | np.ndarray) -> _Record:
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise spec.fail("tensor name", "some letters, none of them NUL", ascii(name))
+        if len(_utf8(spec, name)) > MAX_NAME:
+            raise spec.fail("tensor name", f"at most {MAX_NAME} bytes", shown(name))
+        kind = tensor.type if not isinstance(tensor, np.ndarray) else _type_of(spec, name, tensor)
+        dims = tuple(int(n) for n in tensor.shape[::-1])
+        if not 1 <= len(dims) <= MAX_DIMS or min(dims) < 1:
+            expected = f"1 to {MAX_DIMS} dimensions of at least 1"
+            raise spec.fail(f"{name}: shape", expected, tuple(tensor.shape))
+        if dims[0] % kind.block_size:
+            expected = f"a multiple of the {kind.name} block, {kind.block_size}"
+            raise spec.fail(f"{name}: row", expected, dims[0])
+        n_elements = math.prod(dims)
+        return cls(name, dims, kind, n_elements // kind.block_size * kind.type_size)
+
+    def slabs(self, tensor: QuantTensor | np.ndarray, spec: _Spec) -> Iterator[memoryview]:
+        """The tensor's bytes in the file's byte order, some at a time."""
+        if isinstance(tensor, np.ndarray):
+            little = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
+            blocks = little.reshape(-1).view(np.uint8).reshape(-1, self.type.type_size)
+        else:
+            blocks = tensor.blocks
+        if blocks.nbytes != self.n_bytes:
+            raise spec.fail(f"{self.name}: blocks", f"{self.n_bytes} bytes", blocks.nbytes)
+        step = max(1, SLAB // self.type.type_size)
+        for at in range(0, len(blocks), step):
+            slab = blocks[at : at + step]
+            if spec.byte_order == "big":
+                slab = byte_swapped(slab, self.type)
+            yield memoryview(np.ascontiguousarray(slab)).cast("B")
+
+
+def _type_of(spec: _Spec, name: str, array: np.ndarray) -> QuantType:
+    names = {"f": "F", "i": "I"}
+    if array.dtype.kind not in names or array.dtype.itemsize > 8:
+        raise spec.fail(f"{name}: dtype", "float16, float32, float64 or a signed integer", array.dtype)
+    return by_name(f"{names[array.dtype.kind]}{8 * array.dtype.itemsize}")
+
+
+def _utf8(spec: _Spec, name: str) -> bytes:
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise spec.fail("name", "text that UTF-8 can hold", ascii(name)) from None
+
+
+def _head(spec: _Spec, values: Mapping[str, Any], records: Sequence[_Record]) -> bytes:
+    """Everything before the tensors' data."""
+    out = [MAGIC, spec.pack("I", spec.version), spec.count(len(records)), spec.count(len(values))]
+    for key, value in values.items():
+        if not isinstance(key, str) or not key:
+            raise spec.fail("key", "some letters", repr(key))
+        out.append(spec.string(_utf8(spec, key)))
+        try:
+            out.extend(_value(spec, key, value))
+        except (struct.error, OverflowError, TypeError, ValueError) as error:
+            raise spec.fail(shown(key), "a value that fits its type", f"{_short(value)}: {error}") from error
+    offset = 0
+    for record in records:
+        out += [spec.string(record.name), spec.pack("I", len(record.dims))]
+        out += [spec.count(n) for n in record.dims]
+        out += [spec.pack("i", record.type.id), spec.pack("Q", offset)]
+        offset = padded(offset + record.n_bytes, spec.alignment)
+    return b"".join(out)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _value(spec: _Spec, key: str, value: Any) -> Iterator[bytes]:
+    """Type and value of one entry."""
+    typed = value if isinstance(value, Typed) else Typed(value, infer_type(value))
+    is_array = typed.type.startswith("[")
+    kind = BY_NAME.get(typed.type.strip("[]"))
+    if kind is None or kind.id == ARRAY or typed.type not in (kind.name, f"[{kind.name}]"):
+        raise spec.fail(shown(key), f"a type among {', '.join(BY_NAME)} or an array [type]", repr(typed.type))
+    if not is_array:
+        yield spec.pack("i", kind.id)
+        yield _scalar(spec, kind, typed.value)
+        return
+    yield spec.pack("i", ARRAY) + spec.pack("i", kind.id) + spec.length(len(typed.value))
+    if kind is STRING:
+        if isinstance(typed.value, StringArray):
+            yield from (spec.string(typed.value.raw(i)) for i in range(len(typed.value)))
+        else:
+            yield from (spec.string(_text(text)) for text in typed.value)
+    else:
+        yield _numbers(kind, typed.value).astype(kind.dtype(spec.byte_order)).tobytes()
+
+
+def _scalar(spec: _Spec, kind: ValueType, value: Any) -> bytes:
+    if kind is STRING:
+        return spec.string(_text(value))
+    if np.ndim(value):
+        raise TypeError("not a single value")
+    return _numbers(kind, [value]).astype(kind.dtype(spec.byte_order)).tobytes()
+
+
+def _text(value: Any) -> str | bytes:
+    if not isinstance(value, str | bytes):
+        raise TypeError(f"{type(value).__name__} is not a string")
+    return value
+
+
+def _numbers(kind: ValueType, values: Any) -> np.ndarray:
+    """The values as an array of their type, each unchanged (floats but rounded)."""
+    source = np.asarray(values)
+    if source.size == 0:
+        return np.empty(0, kind.dtype())
+    if source.ndim != 1:
+        raise ValueError("arrays have one dimension")
+    wanted = "b" if kind.name == "bool" else "iu" if kind.code in "BbHhIiQq" else "iuf"
+    if source.dtype.kind not in wanted:
+        if source.dtype.kind == "O" and "i" in wanted and all(isinstance(v, int) for v in values):
+            return np.array([int(v) for v in values], kind.dtype())  # numbers of mixed size; checked by NumPy
+        raise TypeError(f"{source.dtype} is no {kind.name}")
+    if kind.code in "BbHhIiQq":
+        limits = np.iinfo(kind.dtype())
+        if int(source.min()) < limits.min or int(source.max()) > limits.max:
+            raise OverflowError(f"outside {limits.min} to {limits.max}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        out = source.astype(kind.dtype())
+    if kind.code == "f" and bool(np.any(np.isinf(out) & np.isfinite(source))):
+        raise OverflowError("too large for 32 bits")
+    return out
+
+
+def infer_type(value: Any) -> str:
+    """The type a Python or NumPy value is stored as, unless one is given.
+
+    Raises TypeError for what metadata can't hold, and for an empty list, whose type nothing tells.
+    """
+    if isinstance(value, StringArray):
+        return "[string]"
+    if isinstance(value, str | bytes | bool | np.bool_):
+        return "string" if isinstance(value, str | bytes) else "bool"
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        name = "bool" if value.dtype.kind == "b" else f"{value.dtype.kind}{8 * value.dtype.itemsize}"
+        if name not in BY_NAME:
+            raise TypeError(f"metadata has no type for {value.dtype}")
+        return f"[{name}]" if value.ndim else name
+    if isinstance(value, int):
+        return _integer_type((value,), ("u32", "i32", "u64", "i64"))
+    if isinstance(value, float):
+        return _float_type((value,))
+    if isinstance(value, Sequence | np.ndarray) and len(value):
+        return f"[{_element_type(value)}]"
+    raise TypeError("an empty list needs its type: Typed([], '[string]')" if isinstance(value, Sequence)
+                    else f"metadata has no type for {type(value).__name__}")
+
+
+def _element_type(values: Sequence[Any] | np.ndarray) -> str:
+    if all(isinstance(v, str | bytes) for v in values):
+        return "string"
+    if all(isinstance(v, bool | np.bool_) for v in values):
+        return "bool"
+    if not any(isinstance(v, bool | np.bool_) for v in values):
+        if all(isinstance(v, int | np.integer) for v in values):
+            return _integer_type(values, ("i32", "u32", "i64", "u64"))
+        if all(isinstance(v, int | float | np.integer | np.floating) for v in values):
+            return _float_type(values)
+    raise TypeError("a list needs elements of one type: numbers, bools or strings")
+
+
+def _integer_type(values: Sequence[int] | np.ndarray, candidates: Sequence[str]) -> str:
+    low, high = int(min(values)), int(max(values))
+    for name in candidates:
+        limits = np.iinfo(BY_NAME[name].dtype())
+        if limits.min <= low and high <= limits.max:
+            return name
+    raise TypeError("an integer of more than 64 bits")
+
+
+def _float_type(values: Sequence[float] | np.ndarray) -> str:
+    with np.errstate(over="ignore"):
+        wide = np.asarray(values, np.float64)
+        overflow = np.isinf(wide.astype(np.float32)) & np.isfinite(wide)
+    return "f64" if overflow.any() else "f32"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of the one at `path` when the block ends without an exception.
+
+    Until then, and if the process is killed, the file at `path` stays as it was: the new one has a name of
+    its own in the same folder, is flushed to the disk, then renamed. Raises OSError.
+    """
+    target = os.path.realpath(os.fspath(path))  # a link stays a link
+    folder, name = os.path.split(target)
+    part = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed below, before the rename)
+    try:
+        with file:
+            yield file
+            file.flush()
+            if os.path.exists(target):
+                os.chmod(part, os.stat(target).st_mode & 0o7777)
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:
+        os.unlink(part)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the rename itself last; not every system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some file systems refuse it for folders; the data itself is on the disk
+    finally:
+        os.close(handle)

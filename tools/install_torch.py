@@ -31,7 +31,7 @@ def chosen_by_pip(report: dict) -> tuple[str, str] | None:
 
 
 def decide(chosen: tuple[str, str] | None, platform: str, probe: Callable[[], bool], *, probing: bool) -> str:
-    """Return "installed", "default" (pip's choice is fine), "cpu-index", or "cuda" (default, with a warning)."""
+    """Return "installed", "default" (pip's choice is fine), "cpu-index", or "cuda" (with a warning)."""
     if chosen is None:
         return "installed"
     version, address = chosen

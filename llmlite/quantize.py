@@ -132,7 +132,9 @@ def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             means = np.where(counts > 0, total / np.maximum(counts, 1), np.float32(1)).astype(np.float32)
             found[weight] = means[0] if len(means) == 1 else means
     if not found:
-        raise gguf.GGUFError(f"{os.fspath(path)}: not an importance matrix: no tensor ends in .in_sum2")
+        raise gguf.GGUFError(
+            path, "tensors", None, "some that end in .in_sum2", "none", "this is not an importance matrix"
+        )
     return found
 
 
@@ -153,11 +155,7 @@ def _check(name: str, tensor: QuantTensor, target: QuantType, mix: str, imatrix:
 
 
 def _metadata(file: gguf.GGUFFile, mix: str) -> dict[str, object]:
-    kept = {
-        key: gguf.Typed(value, file.metadata_type(key))
-        for key, value in file.metadata.items()
-        if not key.startswith("split.")
-    }
+    kept = {key: value for key, value in file.metadata.typed().items() if not key.startswith("split.")}
     return {
         **kept,
         "general.quantization_version": np.uint32(QUANTIZATION_VERSION),

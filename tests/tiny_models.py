@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlite import gguf
 from llmlite.architectures import ARCHITECTURES, MATRICES, NORMS
 from llmlite.tensor import QuantTensor
 
@@ -35,8 +36,6 @@ class TinyModel:
 
     def write(self, path: Path, type_name: str = "F32") -> Path:
         """Write it as a GGUF file."""
-        from llmlite import gguf
-
         gguf.write(path, self.metadata, self.tensors(type_name))
         return path
 

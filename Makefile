@@ -32,7 +32,7 @@ demo:
 test:
 	@$(call setup,$(TEST))
 	$(PY) -m pytest -m "not slow and not conformance"
-	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=60 notebooks
+	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=60 notebooks
 
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp)

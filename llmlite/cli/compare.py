@@ -109,8 +109,11 @@ def chosen(options: argparse.Namespace) -> Options:
 
     given = {name: getattr(options, name) for name in ("types", "backends", "threads", "blocks", "seed")}
     try:
-        return Options(model=options.model, quick=options.quick,
-                       **{name: value for name, value in given.items() if value is not None})  # fmt: skip
+        return Options(
+            model=options.model,
+            quick=options.quick,
+            **{name: value for name, value in given.items() if value is not None},
+        )
     except ValueError as error:
         raise LlmliteError(str(error)) from error
 

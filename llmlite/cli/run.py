@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 HELP = "continue a text, or chat"
 EXAMPLES = """\
 examples:
-  llmlite run                                     a tale by the bundled model
-  llmlite run -p "The fox" -n 50 --temperature 0  the likeliest continuation, the same every time
-  llmlite run tales:Q4_0 --seed 7                 the bundled model in 4 bits
-  llmlite run model.gguf --chat                   a conversation (/new begins again, /exit or Ctrl-D ends)
-  llmlite run model.gguf --chat -p "Who are you?" one question
-  cat story.txt | llmlite run -p -                the prompt from standard input
+  llmlite run                                       a tale by the bundled model
+  llmlite run -p "The fox" -n 50 --temperature 0    the likeliest continuation, the same every time
+  llmlite run tales:Q4_0 --seed 7                   the bundled model in 4 bits
+  llmlite run model.gguf --chat                     a conversation (/new begins again, /exit or Ctrl-D ends)
+  llmlite run model.gguf --chat -p "Who are you?"   one question
+  cat story.txt | llmlite run -p -                  the prompt from standard input
 
 what the figures mean: the prompt is read many tokens at a time, so it is faster per token than what follows.
 """

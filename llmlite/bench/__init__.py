@@ -1,0 +1,41 @@
+"""Measurements: speed, memory, quality, each backend in a process of its own.
+
+    comparison = ll.bench.compare.run(ll.bench.Options(quick=True))
+    print(comparison)
+
+Names load on first use: a worker process imports this package before its clock starts, so it must stay light.
+"""
+
+TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
+if TYPE_CHECKING:
+    from llmlite.bench import backends, compare, environment, memory, quality, samples, summary
+    from llmlite.bench.options import Options
+    from llmlite.bench.samples import Comparison, Measurement
+    from llmlite.bench.summary import METRICS
+
+_MODULES = frozenset("backends compare environment memory quality samples summary".split())
+_NAMES = {"Options": "options", "Comparison": "samples", "Measurement": "samples", "METRICS": "summary"}
+
+__all__ = [
+    "METRICS",
+    "Comparison",
+    "Measurement",
+    "Options",
+    "backends",
+    "compare",
+    "environment",
+    "memory",
+    "quality",
+    "samples",
+    "summary",
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"llmlite.bench.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"llmlite.bench.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'llmlite.bench' has no attribute {name!r}")

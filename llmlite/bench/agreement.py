@@ -1,0 +1,50 @@
+"""Whether a backend computes the same as float32 arithmetic does: asked before anything is timed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llmlite.bench import quality
+from llmlite.bench.backends import BackendInfo
+
+REFERENCES = ("torch-f32", "llmlite-eager")  # float32 arithmetic throughout; the first that is installed
+EXACT = 1e-4  # float32 against float32: largest difference over the largest logit (at least 10)
+MAX_KL = 0.02  # lower precision, on the same file: mean divergence in nats
+MIN_TOP1 = 0.90  # and share of equal best tokens
+
+
+def judge(
+    logits: np.ndarray, reference: np.ndarray | None, best: np.ndarray | None, info: BackendInfo
+) -> dict[str, Any]:
+    """Decide whether an entry computes what float32 arithmetic computes on its file."""
+    if not np.isfinite(logits).all():
+        return {"agrees": False, "reason": "its logits aren't finite numbers"}
+    if reference is None or best is None:
+        return {"agrees": False, "reason": "there is no float32 reference to check it against"}
+    if logits.shape != reference.shape:
+        return {"agrees": False, "reason": f"logits {logits.shape}, the reference's {reference.shape}"}
+    same, quality_ = quality.divergence(logits, reference), quality.divergence(logits, best)
+    record: dict[str, Any] = {
+        "max_abs_diff": same.max_abs_diff,
+        "same_file_kl": same.kl,
+        "same_file_top1": same.top1,
+        "kl": quality_.kl,
+        "top1": quality_.top1,
+    }
+    if info.exact:
+        limit = EXACT * max(10.0, float(np.abs(reference).max()))
+        agrees = same.max_abs_diff <= limit
+        reason = "" if agrees else f"logits differ by {same.max_abs_diff:.2g}, more than {limit:.2g}"
+    else:
+        agrees = same.kl <= MAX_KL and same.top1 >= MIN_TOP1
+        reason = (
+            ""
+            if agrees
+            else (
+                f"KL {same.kl:.2g} nats (at most {MAX_KL}), "
+                f"same best token {same.top1:.0%} (at least {MIN_TOP1:.0%})"
+            )
+        )
+    return {**record, "agrees": agrees, "reason": reason}

@@ -1,0 +1,35 @@
+"""A fixed piece of work, timed beside every block: when it slows down, the machine did."""
+
+from __future__ import annotations
+
+from statistics import median
+from time import perf_counter_ns
+
+import numpy as np
+
+SIZE = 384  # of the square matrices multiplied: in the second-level cache, some milliseconds
+COPY_BYTES = 32 * 2**20  # more than most last-level caches share per core: main memory
+REPETITIONS = 5
+
+
+class Canary:
+    """Multiplies two float32 matrices (arithmetic) and copies 32 MiB (memory), the same every time."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        self._a = random.standard_normal((SIZE, SIZE), dtype=np.float32)
+        self._b = random.standard_normal((SIZE, SIZE), dtype=np.float32)
+        self._product = np.empty((SIZE, SIZE), np.float32)
+        self._source = np.ones(COPY_BYTES, np.uint8)
+        self._copy = np.empty_like(self._source)
+        self.sing()  # the first time pays for page faults and thread starts
+
+    def sing(self) -> int:
+        """Return the nanoseconds of one product and one copy together (median of five)."""
+        samples = []
+        for _ in range(REPETITIONS):
+            begin = perf_counter_ns()
+            np.matmul(self._a, self._b, out=self._product)
+            np.copyto(self._copy, self._source)
+            samples.append(perf_counter_ns() - begin)
+        return round(median(samples))

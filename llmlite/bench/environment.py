@@ -1,0 +1,103 @@
+"""Where a measurement was taken: versions, processor, limits, load. Without it a number can't be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from importlib import metadata
+from typing import Any
+
+from llmlite.engine import cpu
+
+PACKAGES = ("llmlite-kit", "numpy", "numba", "llvmlite", "torch", "transformers", "llama-cpp-python")
+# What changes from minute to minute says nothing about which machine this is, so the hash leaves it out.
+CHANGING = frozenset({"run_id", "test_time", "load_average", "env_hash"})
+# CPU features that decide how fast quantized arithmetic can be.
+FEATURES = frozenset(
+    "avx avx2 fma f16c avx512f avx512bw avx512_vnni avx_vnni avx512_bf16 amx_int8 amx_bf16 "
+    "asimd asimddp i8mm bf16 sve".split()
+)
+
+
+def record(run_id: str = "") -> dict[str, Any]:
+    """Return the environment as a JSON object with `env_hash`, the same for the same machine and versions."""
+    env: dict[str, Any] = {
+        "run_id": run_id,
+        "test_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cpu_info": cpu_name(),
+        "cpu_features": cpu_features(),
+        "n_cpu": os.cpu_count() or 1,
+        "n_cpu_allowed": n_cpu_allowed(),
+        "cpu_quota": cpu.cgroup_quota(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "memory_bytes": total_memory(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": versions(),
+    }
+    fixed = {key: value for key, value in env.items() if key not in CHANGING}
+    env["env_hash"] = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
+    return env
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of the packages that matter here."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """Return the processor's name, or the machine type where the system doesn't say."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """Return the features of FEATURES this processor has; empty where the system doesn't list them."""
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return sorted(FEATURES & set(value.split()))
+    return []
+
+
+def has_bf16() -> bool | None:
+    """Say whether the processor multiplies bfloat16 itself; None where it can't be known."""
+    features = cpu_features()
+    return any(name in features for name in ("avx512_bf16", "amx_bf16", "bf16")) if features else None
+
+
+def n_cpu_allowed() -> int:
+    """Return how many processors this process may run on (its affinity)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def total_memory() -> int | None:
+    """Return the machine's RAM in bytes; None where the system doesn't tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,93 @@
+"""What a comparison reads: the model's files, and the token ids that every backend gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmlite import gguf, resources, tokenizers
+from llmlite.errors import LlmliteError
+from llmlite.transformer import ModelConfig
+
+# Read where the bundled evaluation text isn't there or belongs to another vocabulary.
+TEXT = (
+    "A measurement is a promise that another can check. Write down what was measured, where, how often, "
+    "and how far apart the answers lay. Then do it again tomorrow and see what is left of it. "
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """One GGUF file of a comparison.
+
+    Args:
+        path: where it is. model_type: quantization of most of its weights, such as "Q4_0".
+        n_ctx: context length in tokens. n_params: number of weights. n_bytes: size of the file.
+    """
+
+    path: Path
+    model_type: str
+    n_ctx: int
+    n_params: int
+    n_bytes: int
+
+    def as_record(self) -> dict[str, Any]:
+        """Return llama-bench's fields; the name without its folder, so that results can be shared."""
+        return {
+            "model_filename": self.path.name,
+            "model_type": self.model_type,
+            "model_size": self.n_bytes,
+            "model_n_params": self.n_params,
+            "n_ctx": self.n_ctx,
+        }
+
+
+def open_models(model: str, types: tuple[str, ...]) -> list[ModelFile]:
+    """Return the files to compare: one per type for a bundled model, the file itself for a path.
+
+    Raises:
+        LlmliteError: a file is missing or can't be read as a model.
+    """
+    if model in resources.BUNDLED_MODELS:
+        paths = [resources.model_path(f"{model}:{name}") for name in types]
+    else:
+        paths = [resources.model_path(model)]
+    return [_open(path) for path in paths]
+
+
+def _open(path: Path) -> ModelFile:
+    with gguf.read(path) as file:
+        config = ModelConfig.from_metadata(file.metadata, file.tensors)
+        by_type: Counter[str] = Counter()
+        for tensor in file.tensors.values():
+            by_type[tensor.type.name] += tensor.n_elements
+    return ModelFile(
+        path=path,
+        model_type=by_type.most_common(1)[0][0],
+        n_ctx=config.n_ctx,
+        n_params=by_type.total(),
+        n_bytes=path.stat().st_size,
+    )
+
+
+def agreement_ids(file: ModelFile, n_tokens: int) -> list[int]:
+    """Return `n_tokens` token ids of running text in the model's own vocabulary, with BOS if it wants one."""
+    with gguf.read(file.path) as opened:
+        tokenizer = tokenizers.from_metadata(opened.metadata)
+        ids = list(tokenizer.encode(_text(), add_special=False))
+        if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
+            ids.insert(0, tokenizer.bos_id)
+    if not ids:
+        raise LlmliteError(f"{file.path}: its tokenizer made no tokens of an English text")
+    while len(ids) < n_tokens:
+        ids += ids
+    return [int(token) for token in ids[:n_tokens]]
+
+
+def _text() -> str:
+    try:
+        return resources.data_path("tales-eval.txt").read_text(encoding="utf-8")[:20_000]
+    except (LlmliteError, OSError):
+        return TEXT * 40

@@ -1,0 +1,157 @@
+"""How much memory this process holds, and of which kind.
+
+Memory of a process is of two kinds. *File-backed* pages mirror a file on disk: the system can drop them at
+any moment and read them again, and processes share them. *Private* (anonymous) pages exist nowhere else:
+they are what makes a machine swap. A memory-mapped model is file-backed, a dequantized copy of it is private,
+and one number for both (RSS) hides the difference.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """Bytes this process holds; a field is None where the system doesn't tell.
+
+    Args:
+        private: anonymous pages (Pss_Anon on Linux).
+        file_backed: mapped file pages in RAM, counted whole (RssFile on Linux).
+        file_share: this process's share of them (Pss_File on Linux): smaller whenever another process maps
+            the same library, so it says what this process costs here and now, not what it costs.
+        resident: everything in RAM, shared pages counted whole (RSS).
+        peak: the highest `resident` since the start or the last `reset_peak` (VmHWM on Linux).
+        note: what the numbers can't tell on this system; empty where they tell everything.
+    """
+
+    private: int | None
+    file_backed: int | None
+    resident: int | None
+    peak: int | None
+    file_share: int | None = None
+    note: str = ""
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields with their unit in the name."""
+        names = {
+            "private": "private_bytes",
+            "file_backed": "file_bytes",
+            "file_share": "file_share_bytes",
+            "resident": "resident_bytes",
+            "peak": "peak_bytes",
+            "note": "memory_note",
+        }
+        return {names[key]: value for key, value in asdict(self).items()}
+
+
+def parse_smaps_rollup(text: str) -> dict[str, int]:
+    """Return bytes by name from /proc/PID/smaps_rollup or /proc/PID/status (lines `Name:   123 kB`)."""
+    sizes = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if len(words) == 2 and words[1] == "kB":
+            sizes[name] = int(words[0]) * 1024
+    return sizes
+
+
+def now() -> MemoryUse:
+    """Measure this process."""
+    if sys.platform == "linux":
+        return _linux()
+    if sys.platform == "win32":
+        return _windows()
+    return _posix()
+
+
+def reset_peak() -> bool:
+    """Start a new peak from here (Linux: 5 to /proc/self/clear_refs); False where that isn't possible."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
+
+
+def _linux() -> MemoryUse:
+    status = parse_smaps_rollup(_read("/proc/self/status"))
+    rollup = parse_smaps_rollup(_read("/proc/self/smaps_rollup"))  # Pss_Anon, Pss_File: Linux 5.4 and later
+    return MemoryUse(
+        private=rollup.get("Pss_Anon", status.get("RssAnon")),
+        file_backed=status.get("RssFile"),
+        file_share=rollup.get("Pss_File"),
+        resident=status.get("VmRSS"),
+        peak=status.get("VmHWM"),
+        note="" if "Pss_File" in rollup else "the share of file pages isn't known on this kernel",
+    )
+
+
+def _posix() -> MemoryUse:
+    """macOS and others: `ps` tells what is resident, getrusage the peak; neither separates the two kinds."""
+    import resource
+
+    try:
+        shown = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, timeout=10
+        ).stdout
+        resident: int | None = int(shown) * 1024
+    except (OSError, ValueError, subprocess.SubprocessError):
+        resident = None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return MemoryUse(
+        private=None,
+        file_backed=None,
+        resident=resident,
+        peak=peak if sys.platform == "darwin" else peak * 1024,  # macOS counts bytes, the others KiB
+        note="this system doesn't separate private from file-backed memory; the peak can't be reset",
+    )
+
+
+class _ProcessMemoryCounters(ctypes.Structure):
+    _fields_ = (
+        ("cb", ctypes.c_uint32),
+        ("PageFaultCount", ctypes.c_uint32),
+        ("PeakWorkingSetSize", ctypes.c_size_t),
+        ("WorkingSetSize", ctypes.c_size_t),
+        ("QuotaPeakPagedPoolUsage", ctypes.c_size_t),
+        ("QuotaPagedPoolUsage", ctypes.c_size_t),
+        ("QuotaPeakNonPagedPoolUsage", ctypes.c_size_t),
+        ("QuotaNonPagedPoolUsage", ctypes.c_size_t),
+        ("PagefileUsage", ctypes.c_size_t),
+        ("PeakPagefileUsage", ctypes.c_size_t),
+        ("PrivateUsage", ctypes.c_size_t),
+    )
+
+
+def _windows() -> MemoryUse:
+    counters = _ProcessMemoryCounters(cb=ctypes.sizeof(_ProcessMemoryCounters))
+    kernel32 = getattr(ctypes, "WinDLL")("kernel32")  # noqa: B009 - the name exists on Windows only
+    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+    get = kernel32.K32GetProcessMemoryInfo
+    get.argtypes = (ctypes.c_void_p, ctypes.POINTER(_ProcessMemoryCounters), ctypes.c_uint32)
+    if not get(kernel32.GetCurrentProcess(), ctypes.byref(counters), counters.cb):
+        return MemoryUse(
+            private=None, file_backed=None, resident=None, peak=None, note="GetProcessMemoryInfo failed"
+        )
+    return MemoryUse(
+        private=counters.PrivateUsage,
+        file_backed=None,
+        resident=counters.WorkingSetSize,
+        peak=counters.PeakWorkingSetSize,
+        note="private counts committed memory, resident or not; file-backed pages aren't told apart here",
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,68 @@
+"""What a comparison may be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmlite.bench.backends import by_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compare and how long.
+
+    Args:
+        model: "tales", or the path of a GGUF file.
+        types: quantizations of the bundled model; a path is compared as it is.
+        backends: names of BACKENDS; empty for the default ones.
+        threads: for every backend; None for as many as can run at once.
+        blocks: rounds in which every backend has one turn; at least 5 to call a difference.
+        prompts: lengths of the prompts to read; longer ones than the context are left out.
+        depths: tokens in the cache before writing starts.
+        n_gen: tokens to write.
+        start_runs: fresh processes per backend for memory and start-up times, beside the living one.
+        budget_seconds: start no further block when the whole would take longer; None for no limit.
+        seed: of the order of turns.
+        quick: about a minute instead of several: shorter prompts, fewer tokens, a budget.
+        every_pair: also run backends that unpack weights to floats on every quantization.
+        timeout: seconds any one step of a backend may take.
+    """
+
+    model: str = "tales"
+    types: tuple[str, ...] = ("F16", "Q8_0", "Q4_0")
+    backends: tuple[str, ...] = ()
+    threads: int | None = None
+    blocks: int = 10
+    prompts: tuple[int, ...] = (64, 512)
+    depths: tuple[int, ...] = (1, 512)
+    n_gen: int = 128
+    start_runs: int = 2
+    budget_seconds: float | None = None
+    seed: int = 0
+    quick: bool = False
+    every_pair: bool = False
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in self.backends:
+            by_name(name)
+        if self.blocks < 1 or self.n_gen < 1 or min((*self.prompts, *self.depths)) < 1:
+            raise ValueError("blocks, n_gen, prompts and depths must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if not self.types:
+            raise ValueError("types: name at least one quantization, such as F16")
+
+    def shortened(self) -> Options:
+        """Return the quick form of these options, with what was asked for otherwise kept."""
+        defaults = Options()
+        short: dict[str, Any] = {
+            "blocks": 5,
+            "prompts": (64, 256),
+            "depths": (64,),
+            "n_gen": 24,
+            "start_runs": 1,
+            "budget_seconds": 55.0,
+        }
+        return replace(self, **{k: v for k, v in short.items() if getattr(self, k) == getattr(defaults, k)})

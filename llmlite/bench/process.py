@@ -1,0 +1,135 @@
+"""The parent's end of a worker: start it, ask, wait at most so long, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+from llmlite.errors import LlmliteError
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+# Read by the libraries when they are imported: too late from inside.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+class BackendError(LlmliteError):
+    """A backend's process failed, died or didn't answer in time; the message says which."""
+
+
+class WorkerProcess:
+    """One backend in a fresh interpreter.
+
+    Args:
+        backend: a name of BACKENDS.
+        n_threads: set in the environment before the interpreter starts; the backend sets it by API too.
+        timeout: seconds to wait for any one answer.
+
+    Raises:
+        BackendError: when the process doesn't start.
+    """
+
+    def __init__(self, backend: str, n_threads: int, *, timeout: float = 300.0) -> None:
+        self.backend = backend
+        self.timeout = timeout
+        environment = {**os.environ, **{name: str(n_threads) for name in THREAD_VARIABLES}}
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+        environment.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in close()
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        begin = perf_counter_ns()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "llmlite.bench.worker", backend],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+            bufsize=1,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        self._receive("start")
+        self.start_ns = perf_counter_ns() - begin
+
+    def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
+        """Send one request and return its answer.
+
+        Raises:
+            BackendError: when the backend fails, dies or takes longer than `timeout`.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise BackendError(self._epitaph(action)) from None
+        answer = self._receive(action)
+        if not answer["ok"]:
+            raise BackendError(f"{self.backend}, {action}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the process: ask first, then insist."""
+        process = self._process
+        if process.stdin and not process.stdin.closed:
+            with contextlib.suppress(OSError):  # it is gone already
+                process.stdin.close()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
+        self._errors.close()
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            for line in self._process.stdout:
+                self._answers.put(line)
+        except ValueError:
+            pass  # closed while waiting
+        self._answers.put(None)
+
+    def _receive(self, action: str) -> dict[str, Any]:
+        try:
+            line = self._answers.get(timeout=self.timeout)
+        except queue.Empty:
+            self._process.kill()
+            raise BackendError(f"{self.backend}, {action}: no answer in {self.timeout:g} seconds") from None
+        if line is None:
+            raise BackendError(self._epitaph(action))
+        return json.loads(line)
+
+    def _epitaph(self, action: str) -> str:
+        """Say how the process ended, with the last line it printed."""
+        code = self._process.wait(timeout=10)
+        self._errors.seek(0)
+        said = [line for line in self._errors.read().splitlines() if line.strip()]
+        last = said[-1] if said else "no message"
+        return f"{self.backend}, {action}: its process ended with code {code}; {last}"

@@ -1,0 +1,149 @@
+"""How much worse a model got: perplexity, Kullback-Leibler divergence and agreement of the best token.
+
+Perplexity follows llama.cpp's tools/perplexity: the text is cut into chunks of n_ctx tokens, each chunk's
+first token is replaced by BOS, and only the second half of a chunk is scored, so that every scored token has
+seen at least half a context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood.
+
+    Args:
+        value: the perplexity; a model that guesses among V equally likely tokens has V.
+        standard_error: of the value, from the spread of the tokens' likelihoods.
+        n_tokens: how many tokens were scored.
+    """
+
+    value: float
+    standard_error: float
+    n_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """How far one model's predictions are from a reference's, over the same positions.
+
+    Args:
+        kl: mean Kullback-Leibler divergence in nats; 0 for equal predictions.
+        kl_99: its 99th percentile.
+        top1: share of positions where both put the same token first.
+        max_abs_diff: largest difference of any logit.
+        n_tokens: how many positions were compared.
+    """
+
+    kl: float
+    kl_99: float
+    top1: float
+    max_abs_diff: float
+    n_tokens: int
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return log probabilities, float64, for logits (..., V): x - max - log(sum(exp(x - max)))."""
+    shifted = np.asarray(logits, np.float64)
+    shifted = shifted - shifted.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def negative_log_likelihoods(logits: np.ndarray, targets: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return -log p(target) in nats, float64 (T,), for logits (T, V) and targets (T,)."""
+    return -log_softmax(logits)[np.arange(len(targets)), np.asarray(targets)]
+
+
+def divergence(logits: np.ndarray, reference: np.ndarray) -> Divergence:
+    """Compare logits (T, V) with a reference's (T, V): KL(reference || logits) and its relatives.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    if logits.shape != reference.shape:
+        raise ValueError(f"logits: expected the reference's shape {reference.shape}, got {logits.shape}")
+    p, q = log_softmax(reference), log_softmax(logits)
+    kl = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)  # (T,); rounding may fall below 0
+    return Divergence(
+        kl=float(kl.mean()),
+        kl_99=float(np.percentile(kl, 99)),
+        top1=float((logits.argmax(axis=-1) == reference.argmax(axis=-1)).mean()),
+        max_abs_diff=float(np.abs(np.asarray(logits, np.float64) - reference).max()),
+        n_tokens=len(logits),
+    )
+
+
+def perplexity(
+    logits_of: Callable[[list[int]], np.ndarray],
+    ids: Sequence[int],
+    *,
+    n_ctx: int,
+    bos_id: int | None = None,
+    n_chunks: int | None = None,
+) -> Perplexity:
+    """Measure perplexity on the tokens of a text by llama.cpp's method.
+
+    Args:
+        logits_of: gives logits (T, V) for T token ids from an empty cache, such as `model.logits`.
+        ids: the whole text's tokens; what is left over after whole chunks isn't used.
+        n_ctx: tokens in a chunk.
+        bos_id: stands in each chunk's first place where the model wants one; None leaves the text's token.
+        n_chunks: score only so many chunks.
+
+    Raises:
+        ValueError: when the text is shorter than one chunk, or n_ctx < 4.
+    """
+    chunks = list(_chunks(ids, n_ctx, bos_id))[:n_chunks]
+    losses = np.concatenate([_second_half(logits_of(chunk), original) for chunk, original in chunks])
+    mean = float(losses.mean())
+    error = float(losses.std(ddof=1) / math.sqrt(len(losses)))
+    return Perplexity(value=math.exp(mean), standard_error=math.exp(mean) * error, n_tokens=len(losses))
+
+
+def text_divergence(
+    logits_of: Callable[[list[int]], np.ndarray],
+    reference_of: Callable[[list[int]], np.ndarray],
+    ids: Sequence[int],
+    *,
+    n_ctx: int,
+    bos_id: int | None = None,
+    n_chunks: int | None = None,
+) -> Divergence:
+    """Compare two models over a text, at the positions that `perplexity` scores; arguments as there."""
+    first = scored_from(n_ctx)
+    ours, theirs = [], []
+    for chunk, _ in list(_chunks(ids, n_ctx, bos_id))[:n_chunks]:
+        ours.append(logits_of(chunk)[first:-1])
+        theirs.append(reference_of(chunk)[first:-1])
+    return divergence(np.concatenate(ours), np.concatenate(theirs))
+
+
+def scored_from(n_ctx: int) -> int:
+    """Return the first position whose prediction is scored: the middle of a chunk."""
+    return n_ctx // 2
+
+
+def _chunks(ids: Sequence[int], n_ctx: int, bos_id: int | None) -> list[tuple[list[int], list[int]]]:
+    """Cut `ids` into (what the model reads, the original tokens) of n_ctx each."""
+    if n_ctx < 4:
+        raise ValueError(f"n_ctx must be at least 4, got {n_ctx}")
+    if len(ids) < n_ctx:
+        raise ValueError(f"the text has {len(ids)} tokens, fewer than one chunk of {n_ctx}")
+    pairs = []
+    for start in range(0, len(ids) - n_ctx + 1, n_ctx):
+        original = [int(token) for token in ids[start : start + n_ctx]]
+        read = original if bos_id is None else [bos_id, *original[1:]]
+        pairs.append((read, original))
+    return pairs
+
+
+def _second_half(logits: np.ndarray, original: list[int]) -> np.ndarray:
+    """Losses of the tokens after the middle: position i predicts token i + 1."""
+    first = scored_from(len(original))
+    return negative_log_likelihoods(logits[first:-1], original[first + 1 :])

@@ -1,0 +1,182 @@
+"""A comparison as tables, for a terminal and for a notebook."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from llmlite.bench.samples import Comparison
+from llmlite.bench.summary import METRICS, Summary, entry_label, ratio, selected, summarize
+
+Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows of cells
+NOTHING = "-"
+
+
+def tables(comparison: Comparison) -> str:
+    """Return all tables and notes as text, at most about 110 columns wide."""
+    parts = [headline(comparison), *(_text(*table) for table in all_tables(comparison) if table[2])]
+    notes = "\n".join(f"note: {note}" for note in comparison.notes)
+    return "\n\n".join([*parts, notes] if notes else parts)
+
+
+def html(comparison: Comparison) -> str:
+    """Return all tables and notes as HTML for a notebook."""
+    parts = [f"<p>{escape(headline(comparison))}</p>"]
+    for title, headings, rows in all_tables(comparison):
+        if rows:
+            head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in headings)
+            body = "".join(
+                f'<tr><th scope="row">{escape(first)}</th>' + _cells(rest) + "</tr>" for first, *rest in rows
+            )
+            parts.append(
+                f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead>"
+                f"<tbody>{body}</tbody></table>"
+            )
+    parts += [f"<p>Note: {escape(note)}</p>" for note in comparison.notes]
+    return "".join(parts)
+
+
+def _cells(cells: list[str]) -> str:
+    return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+
+
+def headline(comparison: Comparison) -> str:
+    """Say in one line what was compared where."""
+    env = comparison.environment
+    n_blocks = len({m.block for m in comparison.measurements if m.block >= 0})
+    return (
+        f"{env.get('cpu_info', 'unknown processor')}, {env.get('n_threads', '?')} threads, "
+        f"{n_blocks} interleaved blocks, run {env.get('run_id', '?')}"
+    )
+
+
+def all_tables(comparison: Comparison) -> list[Table]:
+    """Return the tables: agreement, speed, memory."""
+    return [agreement_table(comparison), speed_table(comparison), memory_table(comparison)]
+
+
+def agreement_table(comparison: Comparison) -> Table:
+    """Who computes the same, and what quantization costs in quality."""
+    rows = []
+    for r in comparison.agreement:
+        if "kl" in r:
+            numbers = [
+                f"{r['max_abs_diff']:.1e}",
+                f"{r['same_file_top1']:.1%}",
+                f"{r['kl']:.1e}",
+                f"{r['top1']:.1%}",
+            ]
+        else:
+            numbers = [NOTHING] * 4
+        rows.append(
+            [
+                entry_label(r["backend"], r["model_type"]),
+                *numbers,
+                "yes" if r["agrees"] else f"NO, not timed: {r['reason']}",
+            ]
+        )
+    rows += [[_skipped_label(r), *[NOTHING] * 4, f"not run: {r['reason']}"] for r in comparison.skipped]
+    best = comparison.models[0]["model_type"] if comparison.models else "the first file"
+    return (
+        f"Do they compute the same? Same file in float32: largest logit difference, same best token. "
+        f"Against float32 {best}: KL, same best token.",
+        ["", "max diff", "same top", "KL nats", "top vs f32", "agrees"],
+        rows,
+    )
+
+
+def _skipped_label(record: dict[str, Any]) -> str:
+    return entry_label(record["backend"], record.get("model_type", "")).strip()
+
+
+def speed_table(comparison: Comparison) -> Table:
+    """Medians over the blocks; the spread of the middle half for writing; ratio to the base."""
+    base = base_entry(comparison)
+    found = {
+        key: _by_entry(comparison, key)
+        for key in ("import", "load", "first_token", "prefill64", "prefill", "decode")
+    }
+    rows = []
+    for entry in found["decode"]:
+        long_prompt, decode = found["prefill"].get(entry), found["decode"][entry]
+        against = ratio(comparison, "decode", entry, base) if base and entry != base else None
+        rows.append(
+            [
+                decode.label,
+                *(_number(found[key].get(entry), ".2f") for key in ("import", "load", "first_token")),
+                _number(found["prefill64"].get(entry), ".0f"),
+                _number(long_prompt, ".0f"),
+                f"{decode.value:.1f} ({decode.low:.1f} to {decode.high:.1f})",
+                str(against) if against else "the base" if entry == base else NOTHING,
+                threads_that_ran(comparison, entry),
+            ]
+        )
+    lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
+    longest = f"read {lengths[-1]}" if lengths else "read"
+    return (
+        "Speed, medians. Seconds to import, load, first token; tokens per second read and written "
+        "(middle half of the blocks); ratio of writing speeds (95 % interval).",
+        ["", "import", "load", "first", "read 64", longest, "write", "writes against base", "threads"],
+        rows,
+    )
+
+
+def threads_that_ran(comparison: Comparison, entry: tuple[str, str]) -> str:
+    """Return how many threads worked while reading and while writing, as "2/1"."""
+    counts = []
+    for key in ("prefill", "decode"):
+        used = [m.n_threads for m in selected(comparison, METRICS[key], *entry)]
+        counts.append(str(max(used)) if used else "?")
+    return "/".join(counts)
+
+
+def memory_table(comparison: Comparison) -> Table:
+    """Private and file-backed memory after writing, the peak, and the file's size."""
+    found = {key: _by_entry(comparison, key) for key in ("private", "file", "peak", "size")}
+    entries = dict.fromkeys([*found["peak"], *found["private"]])
+    rows = [
+        [
+            entry_label(*entry),
+            *(_number(found[key].get(entry), ".0f") for key in ("private", "file", "peak")),
+            _number(found["size"].get(entry), ".1f"),
+        ]
+        for entry in entries
+    ]
+    return (
+        "Memory of a fresh process after writing, MB: private (can't be dropped), file-backed (can), peak; "
+        "the model file.",
+        ["", "private", "file-backed", "peak", "model file"],
+        rows,
+    )
+
+
+def base_entry(comparison: Comparison) -> tuple[str, str] | None:
+    """Return what the ratios refer to: PyTorch float32 where it was timed, else the first entry timed."""
+    timed = [(s.backend, s.model_type) for s in summarize(comparison, "decode")]
+    for entry in timed:
+        if entry[0] == "torch-f32":
+            return entry
+    return timed[0] if timed else None
+
+
+def _by_entry(comparison: Comparison, metric: str) -> dict[tuple[str, str], Summary]:
+    return {(s.backend, s.model_type): s for s in summarize(comparison, metric)}
+
+
+def _number(summary: Summary | None, form: str) -> str:
+    return NOTHING if summary is None else format(summary.value, form)
+
+
+def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
+    """Align columns: names to the left, the last column too when it is prose."""
+    columns = list(zip(headings, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    prose = len(headings) - 1 if headings[-1] == "agrees" else -1
+
+    def line(cells: list[str]) -> str:
+        aligned = [
+            c.ljust(w) if i in (0, prose) else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))
+        ]
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([title, line(headings), *map(line, rows)])

@@ -1,0 +1,266 @@
+"""From raw samples to numbers that can be compared: medians, spread, ratios with their uncertainty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmlite.bench.backends import BACKENDS
+from llmlite.bench.samples import Comparison, Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DRIFT = 0.05  # a block whose canary is further than this from the median canary is flagged
+MARGIN = 0.03  # differences smaller than this aren't called
+MIN_BLOCKS = 5  # with fewer, a bootstrap interval is too narrow to call anything
+N_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One thing to compare.
+
+    Args:
+        key: short name, as in the widget's result.
+        title: for axes and tables, with the unit.
+        more_is_better: which way is good.
+        phase, n_prompt: which measurements it comes from; "" for memory, size and quality.
+        deep: of several depths take the fullest cache instead of the emptiest.
+        live: True when it differs from run to run (time, memory), so that no test compares it.
+    """
+
+    key: str
+    title: str
+    more_is_better: bool
+    phase: str = ""
+    n_prompt: int = 0
+    deep: bool = False
+    live: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One metric of one backend and type.
+
+    Args:
+        values: one number per block (or per repetition outside the blocks), in the metric's unit.
+        value: their median. low, high: quartiles of the values.
+    """
+
+    backend: str
+    model_type: str
+    values: tuple[float, ...]
+    value: float
+    low: float
+    high: float
+
+    @property
+    def label(self) -> str:
+        """Name for axes: the backend's title and the quantization."""
+        return entry_label(self.backend, self.model_type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """How many times faster one entry is than another, with a 95 % interval from a bootstrap over blocks.
+
+    Args:
+        value: median of the ratios within blocks. low, high: the interval.
+        n_blocks: blocks it rests on.
+        verdict: "faster", "slower", "about equal" or "can't tell".
+    """
+
+    value: float
+    low: float
+    high: float
+    n_blocks: int
+    verdict: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f}), {self.verdict}"
+
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric(key="decode", title="writing, tokens per second", more_is_better=True, phase="decode"),
+        Metric(
+            key="decode_deep",
+            title="writing behind a long text, tokens per second",
+            more_is_better=True,
+            phase="decode",
+            deep=True,
+        ),
+        Metric(
+            key="prefill64",
+            title="reading 64 tokens, tokens per second",
+            more_is_better=True,
+            phase="prefill",
+            n_prompt=64,
+        ),
+        Metric(
+            key="prefill",
+            title="reading a long prompt, tokens per second",
+            more_is_better=True,
+            phase="prefill",
+        ),
+        Metric(key="start", title="interpreter start, seconds", more_is_better=False, phase="start"),
+        Metric(key="import", title="import, seconds", more_is_better=False, phase="import"),
+        Metric(key="load", title="load, seconds", more_is_better=False, phase="load"),
+        Metric(
+            key="first_token",
+            title="first token after loading, seconds",
+            more_is_better=False,
+            phase="first_token",
+        ),
+        Metric(key="private", title="private memory, MB", more_is_better=False),
+        Metric(key="file", title="file-backed memory, MB", more_is_better=False),
+        Metric(key="peak", title="peak memory, MB", more_is_better=False),
+        Metric(key="size", title="model file, MB", more_is_better=False, live=False),
+        Metric(key="kl", title="KL divergence from float32, nats", more_is_better=False, live=False),
+    )
+}
+
+
+def entry_label(backend: str, model_type: str) -> str:
+    """Return how an entry is called in tables and figures."""
+    title = BACKENDS[backend].title if backend in BACKENDS else backend
+    return f"{title} {model_type}"
+
+
+def summarize(comparison: Comparison, metric: str) -> list[Summary]:
+    """Return one Summary per backend and type that has the metric, in the comparison's order.
+
+    Args:
+        metric: a key of METRICS.
+
+    Raises:
+        ValueError: naming the metrics there are.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"no metric {metric!r}; there are: {', '.join(METRICS)}")
+    found = METRICS[metric]
+    values_of = _timed if found.phase else _FIELDS[metric]
+    out = []
+    for backend, model_type in comparison.entries():
+        values = values_of(comparison, found, backend, model_type)
+        if values:
+            low, high = np.percentile(values, [25, 75])
+            out.append(
+                Summary(
+                    backend=backend,
+                    model_type=model_type,
+                    values=tuple(values),
+                    value=median(values),
+                    low=float(low),
+                    high=float(high),
+                )
+            )
+    return out
+
+
+def selected(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[Measurement]:
+    """Return the measurements a metric rests on: of its phase, its prompt length, and not flagged."""
+    rows = [
+        m
+        for m in comparison.measurements
+        if (m.backend, m.model_type, m.phase) == (backend, model_type, metric.phase) and not m.flagged
+    ]
+    if metric.phase == "prefill" and rows:
+        wanted = metric.n_prompt or max(m.n_prompt for m in rows)
+        return [m for m in rows if m.n_prompt == wanted]
+    if metric.phase == "decode" and rows:
+        depths = [m.n_depth for m in rows]
+        wanted = max(depths) if metric.deep else min(depths)
+        return [m for m in rows if m.n_depth == wanted]
+    return rows
+
+
+def _timed(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+    rows = selected(comparison, metric, backend, model_type)
+    return [m.tokens_per_second if m.n_tokens and metric.more_is_better else m.median_ns / 1e9 for m in rows]
+
+
+def _memory(key: str) -> Callable[[Comparison, Metric, str, str], list[float]]:
+    def values(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+        return [
+            r[key] / 1e6
+            for r in comparison.memory
+            if (r["backend"], r["model_type"], r["stage"]) == (backend, model_type, "decode")
+            and r.get(key) is not None
+        ]
+
+    return values
+
+
+def _size(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+    return [m["model_size"] / 1e6 for m in comparison.models if m["model_type"] == model_type]
+
+
+def _kl(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+    return [
+        r["kl"]
+        for r in comparison.agreement
+        if (r["backend"], r["model_type"]) == (backend, model_type) and r.get("kl") is not None
+    ]
+
+
+_FIELDS = {
+    "private": _memory("private_bytes"),
+    "file": _memory("file_bytes"),
+    "peak": _memory("peak_bytes"),
+    "size": _size,
+    "kl": _kl,
+}
+
+
+def ratio(comparison: Comparison, metric: str, entry: tuple[str, str], base: tuple[str, str]) -> Ratio | None:
+    """Return how many times better `entry` is than `base`, from blocks that have both; None without any.
+
+    Args:
+        metric: a key of METRICS whose measurements come in blocks.
+        entry, base: (backend, model_type).
+    """
+    found = METRICS[metric]
+    ours = {m.block: m.median_ns / m.n_tokens for m in selected(comparison, found, *entry) if m.n_tokens}
+    theirs = {m.block: m.median_ns / m.n_tokens for m in selected(comparison, found, *base) if m.n_tokens}
+    blocks = sorted(ours.keys() & theirs.keys() - {-1})
+    if not blocks:
+        return None
+    ratios = [theirs[block] / ours[block] for block in blocks]
+    low, high = bootstrap_interval(ratios)
+    called = verdict(low, high, len(ratios))
+    return Ratio(value=median(ratios), low=low, high=high, n_blocks=len(ratios), verdict=called)
+
+
+def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the median (Efron 1979), the same for a seed."""
+    array = np.asarray(values, float)
+    draws = np.random.default_rng(seed).choice(array, (N_RESAMPLES, len(array)))
+    low, high = np.percentile(np.median(draws, axis=1), [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def verdict(low: float, high: float, n_blocks: int) -> str:
+    """Call a difference only when the interval clears 3 % to either side, on at least five blocks."""
+    if n_blocks < MIN_BLOCKS:
+        return "can't tell"
+    if low > 1 + MARGIN:
+        return "faster"
+    if high < 1 - MARGIN:
+        return "slower"
+    if low >= 1 - MARGIN and high <= 1 + MARGIN:
+        return "about equal"
+    return "can't tell"
+
+
+def drifted(canaries: Sequence[float]) -> list[bool]:
+    """Return for each block whether its canary is more than 5 % from the median canary."""
+    if not canaries:
+        return []
+    middle = median(canaries)
+    return [abs(value / middle - 1) > DRIFT for value in canaries]

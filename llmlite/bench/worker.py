@@ -1,0 +1,162 @@
+"""A backend in its own process: `python -m llmlite.bench.worker BACKEND`, JSON lines in, JSON lines out.
+
+Each line in is one request, {"do": "prefill", ...}; each line out its answer, {"ok": true, ...} or
+{"ok": false, "error": ...}. Only one library lives in the process, its threads are set by the environment
+before anything is imported, and this module imports next to nothing, so that the import it times is the
+backend's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from llmlite.bench.backends import Backend
+
+# CPU time below this share of the busiest thread's counts as idle when threads are counted.
+WORKING = 0.05
+
+
+class Worker:
+    """Answers requests with one backend; each public method is one request."""
+
+    def __init__(self, backend: str) -> None:
+        self.name = backend
+        self.backend: Backend | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run one request and return its answer; a failure is an answer too."""
+        arguments = dict(request)
+        action = arguments.pop("do", "")
+        if action not in ACTIONS:
+            return {"ok": False, "error": f"unknown request {action!r}"}
+        try:
+            return {"ok": True, **getattr(self, action)(**arguments)}
+        except Exception as error:  # the parent decides; this process must go on answering
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+    @property
+    def loaded(self) -> Backend:
+        if self.backend is None:
+            raise RuntimeError("asked to work before `start`")
+        return self.backend
+
+    def start(self) -> dict[str, Any]:
+        """Import what the backend needs; the time is the backend's import."""
+        begin = perf_counter_ns()
+        from llmlite.bench.backends import make
+
+        self.backend = make(self.name)
+        self.backend.start()
+        return {"ns": perf_counter_ns() - begin}
+
+    def load(self, model: str, n_ctx: int, n_threads: int) -> dict[str, Any]:
+        """Load a GGUF file, replacing the one before."""
+        begin = perf_counter_ns()
+        self.loaded.load(model, n_ctx, n_threads)
+        return {"ns": perf_counter_ns() - begin, "about": self.loaded.about()}
+
+    def first_token(self, ids: list[int]) -> dict[str, Any]:
+        """Read a prompt and choose the next token, once: compilation and first touches of memory included."""
+        begin = perf_counter_ns()
+        token = self.loaded.prefill(ids)
+        return {"ns": perf_counter_ns() - begin, "token": token}
+
+    def logits(self, ids: list[int], out: str) -> dict[str, Any]:
+        """Write the logits of every position, float32 (T, V), to the .npy file `out`."""
+        import numpy as np
+
+        values = np.asarray(self.loaded.logits(ids), np.float32)  # (T, V)
+        np.save(out, values)
+        return {"shape": list(values.shape)}
+
+    def prefill(self, ids: list[int], repetitions: int = 1) -> dict[str, Any]:
+        """Time reading `ids` into an empty cache, last position's logits only."""
+        samples, before = [], _thread_times()
+        for _ in range(repetitions):
+            begin = perf_counter_ns()
+            self.loaded.prefill(ids)
+            samples.append(perf_counter_ns() - begin)
+        return {"samples_ns": samples, "n_threads": self._threads_that_ran(before)}
+
+    def decode(self, ids: list[int], n_gen: int, repetitions: int = 1) -> dict[str, Any]:
+        """Time `n_gen` greedy steps after the prompt `ids`, whose reading isn't timed; nothing ends early."""
+        samples: list[int] = []
+        steps: list[int] = []
+        tokens: list[int] = []
+        before: dict[str, int] = {}
+        for _ in range(repetitions):
+            token = self.loaded.prefill(ids)
+            tokens, steps = [token], []
+            before = _thread_times()
+            for _ in range(n_gen):
+                begin = perf_counter_ns()
+                token = self.loaded.step(token)
+                steps.append(perf_counter_ns() - begin)
+                tokens.append(token)
+            samples.append(sum(steps))
+        return {
+            "samples_ns": samples,
+            "steps_ns": steps,
+            "ids": tokens[:-1],
+            "n_threads": self._threads_that_ran(before),
+        }
+
+    def memory(self) -> dict[str, Any]:
+        """Measure this process's memory."""
+        from llmlite.bench import memory
+
+        return memory.now().as_record()
+
+    def reset_peak(self) -> dict[str, Any]:
+        """Start a new memory peak."""
+        from llmlite.bench import memory
+
+        return {"reset": memory.reset_peak()}
+
+    def _threads_that_ran(self, before: dict[str, int]) -> int:
+        worked = [ns - before.get(tid, 0) for tid, ns in _thread_times().items()]
+        if not worked or max(worked) <= 0:
+            return int(self.loaded.about().get("n_threads", 0))  # the system doesn't tell: what was set
+        return sum(1 for ns in worked if ns >= WORKING * max(worked))
+
+
+ACTIONS = frozenset("start load first_token logits prefill decode memory reset_peak".split())
+
+
+def _thread_times() -> dict[str, int]:
+    """Return nanoseconds of CPU time by thread (/proc/self/task/*/schedstat); empty where there is none."""
+    times = {}
+    try:
+        for tid in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{tid}/schedstat") as file:
+                times[tid] = int(file.read().split()[0])
+    except (OSError, IndexError, ValueError):
+        return {}
+    return times
+
+
+def _take_stdout() -> TextIO:
+    """Keep the answers' channel for ourselves: what a library prints goes to stderr, not between."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return channel
+
+
+def main() -> int:
+    """Answer requests until the parent closes stdin."""
+    channel = _take_stdout()
+    worker = Worker(sys.argv[1])
+    channel.write(json.dumps({"ok": True, "ready": worker.name, "pid": os.getpid()}) + "\n")
+    for line in sys.stdin:
+        channel.write(json.dumps(worker.answer(json.loads(line))) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

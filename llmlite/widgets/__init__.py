@@ -1,0 +1,19 @@
+"""Things to move in a notebook. Each shows a static picture where no kernel runs, and works by keyboard.
+
+ipywidgets is imported in this folder only, on first use.
+"""
+
+TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
+if TYPE_CHECKING:
+    from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
+
+_NAMES = {"compare_dashboard": "dashboard", "ComparisonDashboard": "dashboard"}
+__all__ = ["ComparisonDashboard", "compare_dashboard"]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _NAMES:
+        return getattr(import_module(f"llmlite.widgets.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'llmlite.widgets' has no attribute {name!r}")

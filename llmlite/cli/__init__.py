@@ -77,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _plain_warning(message: Warning | str, *_: object) -> str:
+def _plain_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """Return a warning without the line of source code that Python adds."""
     return f"llmlite: warning: {message}\n"
 

@@ -90,6 +90,8 @@ def machine() -> Iterator[Finding]:
         f"allowed to this process, quota {'none' if quota is None else f'{quota:g} CPUs'}"
     )
     yield Finding(topic="threads", found=threads)
+    if importlib.util.find_spec("llvmlite"):
+        yield Finding(topic="kernels for", found=str(cpu.target()))
     total = environment.total_memory()
     resident = memory.now().resident
     yield Finding(

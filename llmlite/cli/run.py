@@ -133,20 +133,37 @@ def run(options: argparse.Namespace) -> int:
     if options.chat and prompt is None:
         converse(model, choices, system=options.system, quiet=options.quiet)
         return 0
-    generation: Generation
     if options.chat:
-        generation = model.chat(opening(options.system) + [message("user", prompt)], stream=True, **choices)
+        generation = reply(model, [*opening(options.system), message("user", prompt)], choices)
     else:
         prompt = PROMPT if prompt is None else prompt
-        if not model.tokenizer.encode(prompt):
-            raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
-        generation = model.generate(prompt, stream=True, **choices)
+        generation = continuation(model, prompt, choices)
         if not options.no_echo:
             print(prompt, end="", flush=True)
     stream(generation)
     if not options.quiet:
         print(f"[{model.gguf.path}: loaded in {load_seconds:.2f} s; {figures(generation)}]", file=sys.stderr)
     return 0
+
+
+def continuation(model: Model, prompt: str, choices: dict[str, Any]) -> Generation:
+    """Return the model's continuation of a text, to be streamed."""
+    from llmlite.generate import Generation
+
+    if not model.tokenizer.encode(prompt):
+        raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
+    generation = model.generate(prompt, stream=True, **choices)
+    assert isinstance(generation, Generation)
+    return generation
+
+
+def reply(model: Model, messages: list[dict[str, str]], choices: dict[str, Any]) -> Generation:
+    """Return the model's answer to a conversation, to be streamed."""
+    from llmlite.generate import Generation
+
+    generation = model.chat(messages, stream=True, **choices)
+    assert isinstance(generation, Generation)
+    return generation
 
 
 def stream(generation: Generation) -> str:
@@ -204,7 +221,7 @@ def answer(
 ) -> list[dict[str, str]]:
     """Print the model's answer and return the conversation with it; Ctrl-C keeps what was said so far."""
     try:
-        generation = model.chat(messages, stream=True, **choices)
+        generation = reply(model, messages, choices)
     except LlmliteError as error:
         print(f"llmlite: {error} (/new begins a new conversation)", file=sys.stderr)
         return messages[:-1]

@@ -91,11 +91,11 @@ class QuantTensor:
 
     def _dequantize_rows(self, start: int, stop: int) -> np.ndarray:
         per_row = self._blocks_per_row
-        out = np.empty(((stop - start) * per_row, self.type.block_size), np.float32)
+        blocks = self.blocks[start * per_row : stop * per_row]
+        out = np.empty((len(blocks), self.type.block_size), np.float32)
         per_slab = max(1, SLAB // self.type.block_size)
-        for at in range(0, len(out), per_slab):
-            chunk = self.blocks[start * per_row + at : min(start * per_row + at + per_slab, stop * per_row)]
-            out[at : at + len(chunk)] = self.type.dequantize(chunk)
+        for at in range(0, len(blocks), per_slab):
+            out[at : at + per_slab] = self.type.dequantize(blocks[at : at + per_slab])
         return out.reshape(stop - start, self.n_columns)
 
     def rows(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:

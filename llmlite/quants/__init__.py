@@ -11,6 +11,7 @@ To add a type, write its record in its family's file and list it there.
 from __future__ import annotations
 
 from llmlite.errors import UnsupportedError
+from llmlite.quants.iq import IQ
 from llmlite.quants.k import K_QUANTS
 from llmlite.quants.legacy import LEGACY
 from llmlite.quants.plain import PLAIN
@@ -19,7 +20,7 @@ from llmlite.quants.ternary_fp4 import TERNARY_FP4
 
 __all__ = ["REMOVED", "TYPES", "Parts", "QuantType", "by_name", "get"]
 
-_FAMILIES = (PLAIN, LEGACY, K_QUANTS, TERNARY_FP4)
+_FAMILIES = (PLAIN, LEGACY, K_QUANTS, IQ, TERNARY_FP4)
 TYPES: dict[int, QuantType] = {
     t.id: t for t in sorted((t for family in _FAMILIES for t in family), key=lambda t: t.id)
 }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         GGUFWarning,
         LlmliteError,
         ModelError,
+        SamplingError,
         TokenizerError,
         UnsupportedError,
     )
@@ -49,6 +50,7 @@ _NAMES = {
     "TokenizerError": "errors",
     "ContextOverflowError": "errors",
     "ModelError": "errors",
+    "SamplingError": "errors",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]

@@ -73,3 +73,7 @@ class ContextOverflowError(LlmliteError):
 
 class ModelError(LlmliteError):
     """A model's hyperparameters or tensors don't fit together."""
+
+
+class SamplingError(LlmliteError):
+    """Logits from which no token can be chosen: NaN, infinite, or all forbidden."""

@@ -68,7 +68,9 @@ class Tokenizer(ABC):
                 text from strangers. User-defined tokens are always read.
 
         Raises:
-            TokenizerError: a lone surrogate, or a byte for which the vocabulary has no token.
+            TokenizerError: the text holds a lone surrogate.
+
+        Warns where a byte has no token and is left out.
 
         Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::tokenize.
         """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from functools import cached_property
 
-from llmlite.errors import TokenizerError
 from llmlite.tokenizers import pretokenizers
 from llmlite.tokenizers.base import Tokenizer, utf8
 from llmlite.tokenizers.merging import merge
@@ -78,20 +77,19 @@ class BPETokenizer(Tokenizer):
             return [token_id for part in parts for token_id in self._ids_of_part(part)]
 
     def _ids_of_part(self, part: str) -> list[int]:
-        """The ids of a merged part; its bytes' where the vocabulary lacks it."""
+        """The ids of a merged part; its bytes' where the vocabulary lacks it.
+
+        Falcon's vocabulary, for one, has no token for some control characters. Such a byte becomes the unknown
+        token; without one it is left out, as in llama.cpp and in the tokenizers library, but not silently.
+        """
         known = self.vocabulary.ids
         if part in known:
             return [known[part]]
-        ids = []
-        for char in part:
-            token_id = known.get(char, self.unk_id)
-            if token_id is None:
-                raise TokenizerError(
-                    f"text: byte 0x{CHAR_TO_BYTE[char]:02X} has no token in this vocabulary, and it has no "
-                    "unknown token either"
-                )
-            ids.append(token_id)
-        return ids
+        ids = [known.get(char, self.unk_id) for char in part]
+        if None in ids:
+            lost = ", ".join(f"0x{CHAR_TO_BYTE[char]:02X}" for char, i in zip(part, ids) if i is None)
+            warnings.warn(f"this vocabulary has no token for byte {lost}: left out", stacklevel=2)
+        return [token_id for token_id in ids if token_id is not None]
 
     @cached_property
     def _ranks(self) -> dict[str, int]:

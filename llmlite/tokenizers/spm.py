@@ -6,7 +6,6 @@ import re
 from functools import cached_property
 from types import MappingProxyType
 
-from llmlite.errors import TokenizerError
 from llmlite.tokenizers.base import Tokenizer, utf8
 from llmlite.tokenizers.bpe import CACHE_WORD_LENGTH, CACHE_WORDS
 from llmlite.tokenizers.merging import merge
@@ -69,7 +68,7 @@ class SPMTokenizer(Tokenizer):
         for part in merge(list(word), self._ranks, ""):
             token_id = known.get(part)
             if token_id is None:
-                ids += [self._byte_id(byte) for byte in utf8(part)]
+                ids += self._ids_of_bytes(part)
             else:
                 ids.append(token_id)
         return ids
@@ -92,11 +91,12 @@ class SPMTokenizer(Tokenizer):
     def _byte_ids(self) -> dict[int, int]:
         return {byte: token_id for token_id, byte in reversed(self.vocabulary.byte_values.items())}
 
-    def _byte_id(self, byte: int) -> int:
-        token_id = self._byte_ids.get(byte, self.vocabulary.ids.get(f"<0x{byte:02X}>", self.unk_id))
-        if token_id is None:
-            raise TokenizerError(f"text: byte 0x{byte:02X} has no token in this vocabulary")
-        return token_id
+    def _ids_of_bytes(self, part: str) -> list[int]:
+        """A part without a token, byte by byte; without byte tokens the unknown token stands for it."""
+        ids = [self._byte_ids.get(byte) for byte in utf8(part)]
+        if None not in ids:
+            return [token_id for token_id in ids if token_id is not None]
+        return [] if self.unk_id is None else [self.unk_id]
 
     def _normal_piece(self, token_id: int) -> bytes:
         return self.vocabulary.texts[token_id].replace(SPACE, " ").encode("utf-8", "surrogateescape")

@@ -165,14 +165,18 @@ def model_path(name: str | os.PathLike[str] = "tales") -> Path:
 
 def _quantized(source: Path, model: str, type_name: str) -> Path:
     """Return the quantized sibling in the cache, making it if it isn't there."""
+    from llmlite.mixes import canonical  # brings NumPy
+
+    type_name = canonical(type_name)  # Q4_K and Q4_K_M are one file
     folder = cache_dir() / "models"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{model}-{type_name}-{_key(source)}.gguf"
     if not target.exists():
         from tqdm import tqdm
 
-        from llmlite.quantize import quantize_file
+        from llmlite.quantize import plan, quantize_file
 
+        plan(source, type_name)  # raises before anything is announced
         print(f"llmlite: making {target.name} (once)", file=sys.stderr)
         bar = tqdm(
             total=1, desc=type_name, leave=False, delay=1, disable=None, bar_format="{l_bar}{bar}| {postfix}"

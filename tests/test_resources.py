@@ -135,11 +135,16 @@ def test_a_quantized_sibling_is_made_once_and_whole(monkeypatch: pytest.MonkeyPa
     assert [path.name for path in first.parent.iterdir()] == [first.name], "no unfinished file stays behind"
 
 
+def test_two_names_of_one_mix_are_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path))
+    assert resources.model_path("tales:Q4_K") == resources.model_path("tales:q4_k_m")
+
+
 def test_a_failed_quantization_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path))
     with pytest.raises(LlmliteError):
         resources.model_path("tales:NOSUCH")
-    assert list((tmp_path / "models").iterdir()) == []
+    assert list(tmp_path.rglob("*.gguf*")) == list(tmp_path.rglob("*.part")) == []
 
 
 def test_processes_that_race_for_a_sibling_all_get_a_whole_one(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def get(id: int) -> QuantType:
         return TYPES[id]
     if id in REMOVED:
         raise UnsupportedError(
-            f"tensor type {id} ({REMOVED[id]}) was removed from GGML; requantize the model from its original"
+            f"tensor type {id} ({REMOVED[id]}) was removed from GGML; requantize from the original model"
         )
     raise UnsupportedError(f"tensor type {id} is unknown; known are {', '.join(map(str, TYPES))}")
 
@@ -63,5 +63,5 @@ def by_name(name: str) -> QuantType:
     if record is not None:
         return record
     if name.upper() in REMOVED.values():
-        raise UnsupportedError(f"{name} was removed from GGML; requantize the model from its original")
+        raise UnsupportedError(f"{name.upper()} was removed from GGML; requantize from the original model")
     raise UnsupportedError(f"unknown tensor type {name!r}; known are {', '.join(_BY_NAME)}")

@@ -90,6 +90,8 @@ class QuantType:
 
         Agrees bit for bit with `gguf.quants.dequantize`, NaN and infinity included.
         """
+        if not len(blocks):
+            return np.empty((0, self.block_size), np.float32)
         with np.errstate(all="ignore"):  # a file may hold any bits: infinities and NaN go through as they are
             levels, scales, minimums = self.parts(blocks)
             weights = levels.astype(np.float32, copy=scales is None)
@@ -116,6 +118,8 @@ class QuantType:
         if self.encode is None:
             raise UnsupportedError(f"{self.name} has no quantizer")
         values = np.ascontiguousarray(values, dtype=np.float32)
+        if not len(values):
+            return np.empty((0, self.type_size), np.uint8)
         with np.errstate(all="ignore"):
             weights = None if importance is None else self._weights(values, importance, blocks_per_row)
             blocks = np.ascontiguousarray(self.encode(values, weights), dtype=self.layout)

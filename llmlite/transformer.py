@@ -8,7 +8,7 @@ Shapes: T tokens, D n_embd, H heads, K key/value heads, Dh head size, F n_ff, V 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -144,46 +144,53 @@ class _Keys:
     ) -> int:
         """A count from 1 to `at_most`; given `n_layer`, also an array of one value for each layer."""
         value = self.required(name, default)
-        if n_layer is not None and not isinstance(value, (str, bytes)) and hasattr(value, "__len__"):
-            value = self.same_in_all_layers(name, value, n_layer)
+        if n_layer is None or isinstance(value, str) or not hasattr(value, "__len__"):
+            return self.count(name, value, at_most)
+        if len(value) != n_layer:
+            self.fail(name, f"one value or {n_layer}, one for each layer", f"{len(value)} values")
+        distinct = {self.count(name, value[layer], at_most) for layer in range(n_layer)}
+        if len(distinct) > 1:
+            raise UnsupportedError(f"{self.prefix}.{name}: layers that differ: {sorted(distinct)}")
+        return distinct.pop()
+
+    def count(self, name: str, value: Any, at_most: int) -> int:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
             self.fail(name, "an integer", value)
         if not 1 <= value <= at_most:
             self.fail(name, f"1 to {at_most}", int(value))
         return int(value)
 
-    def same_in_all_layers(self, name: str, values: Sequence[Any], n_layer: int) -> Any:
-        if len(values) != n_layer:
-            self.fail(name, f"one value or {n_layer}, one for each layer", f"{len(values)} values")
-        distinct = {values[i] for i in range(n_layer)}
-        if len(distinct) > 1:
-            raise UnsupportedError(f"{self.prefix}.{name}: layers that differ: {sorted(distinct)}")
-        return distinct.pop()
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.required(name, default)
+        is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < 0:
+            self.fail(name, "a number, 0 or more", value)
+        return float(value)
 
     def positive(self, name: str, default: float | None = None) -> float:
-        value = self.required(name, default)
-        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
-            self.fail(name, "a positive number", value)
-        return float(value)
+        value = self.number(name, default)
+        if value == 0:
+            self.fail(name, "a number above 0", value)
+        return value
 
 
 def _refuse_variants(keys: _Keys) -> None:
     """Refuse what would run but give wrong answers."""
-    if keys.get("expert_count", 0):
+    if keys.number("expert_count", 0) > 0:
         raise UnsupportedError(f"{keys.prefix}.expert_count: mixtures of experts are not supported yet")
     scaling = keys.get("rope.scaling.type", "none")
-    if scaling not in ("none", "linear"):
+    if not isinstance(scaling, str) or scaling not in ("none", "linear"):
         raise UnsupportedError(
             f"{keys.prefix}.rope.scaling.type: {scaling!r} is not supported; supported are none, linear"
         )
 
 
 def _rope_scale(keys: _Keys) -> float:
-    factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))  # the second is older
+    older = keys.number("rope.scale_linear", 1.0)
+    factor = keys.number("rope.scaling.factor", older)
     if keys.get("rope.scaling.type") == "none" or factor == 0:  # llama.cpp takes 0 for absent
         return 1.0
-    return 1 / keys.positive("rope.scaling.factor", factor)
+    return 1 / factor
 
 
 def _n_vocab(keys: _Keys, tensors: Mapping[str, QuantTensor]) -> int:
@@ -191,7 +198,11 @@ def _n_vocab(keys: _Keys, tensors: Mapping[str, QuantTensor]) -> int:
         raise ModelError("token_embd.weight: this tensor is missing")
     n_vocab = tensors["token_embd.weight"].shape[0]
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
-    if tokens is not None and len(tokens) != n_vocab:
+    if tokens is None:
+        return n_vocab
+    if isinstance(tokens, str) or not hasattr(tokens, "__len__"):
+        raise ModelError(f"tokenizer.ggml.tokens: expected an array of strings, got {tokens!r:.80}")
+    if len(tokens) != n_vocab:
         raise ModelError(
             f"token_embd.weight: expected {len(tokens)} rows, one for each of tokenizer.ggml.tokens, "
             f"got {n_vocab}"

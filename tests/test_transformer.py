@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -85,19 +87,27 @@ CASES = [
         "llama.attention.layer_norm_rms_epsilon",
         float("nan"),
         ModelError,
-        "expected a positive number, got nan",
+        "expected a number, 0 or more, got nan",
     ),
     ("llama.feed_forward_length", 96, ModelError, "ffn_gate.weight: expected shape (96, 64), got (128, 64)"),
     ("llama.context_length", 2**40, ModelError, "llama.context_length: expected 1 to 2147483647"),
     ("llama.rope.dimension_count", 18, ModelError, "expected 1 to 16, got 18"),
     ("llama.rope.dimension_count", 7, ModelError, "expected an even number, got 7"),
-    ("llama.rope.freq_base", -1.0, ModelError, "llama.rope.freq_base: expected a positive number"),
+    (
+        "llama.rope.freq_base",
+        -1.0,
+        ModelError,
+        "llama.rope.freq_base: expected a number, 0 or more, got -1.0",
+    ),
     (
         "llama.rope.scaling.type",
         "yarn",
         UnsupportedError,
         "'yarn' is not supported; supported are none, linear",
     ),
+    ("llama.rope.freq_base", 0, ModelError, "llama.rope.freq_base: expected a number above 0, got 0"),
+    ("llama.rope.scaling.factor", -2.0, ModelError, "expected a number, 0 or more, got -2.0"),
+    ("tokenizer.ggml.tokens", 5, ModelError, "tokenizer.ggml.tokens: expected an array of strings, got 5"),
     ("llama.expert_count", 8, UnsupportedError, "mixtures of experts"),
     (
         "tokenizer.ggml.tokens",
@@ -117,6 +127,22 @@ def test_a_wrong_key_is_refused(key: str, value: object, error: type[LlmliteErro
     with pytest.raises(error) as caught:
         read(model)
     assert message in str(caught.value)
+
+
+VALUES = [0, -1, 2**63, 1.5, float("nan"), "", "x", True, {}, [], [1, 2], ["a", "b"], [[1], [2]], [None, 1]]
+VALUES += [np.array([2, 2], np.int32), np.array([4.0, 4.0]), np.array([], np.int32), np.float32(1e-30)]
+OPTIONAL = ["attention.key_length", "attention.value_length", "rope.dimension_count", "rope.scaling.factor"]
+OPTIONAL += ["rope.scaling.type", "rope.scale_linear", "expert_count"]
+
+
+def test_no_value_of_any_key_escapes_as_another_error() -> None:
+    keys = [key for key in tiny_model().metadata if key.startswith(("general", "llama"))]
+    for key in [*keys, "tokenizer.ggml.tokens", *(f"llama.{name}" for name in OPTIONAL)]:
+        for value in VALUES:
+            model = tiny_model()
+            model.metadata[key] = value
+            with contextlib.suppress(LlmliteError):
+                read(model)
 
 
 @pytest.mark.parametrize(

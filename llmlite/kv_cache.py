@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmlite.errors import ModelError
+
 if TYPE_CHECKING:
     from llmlite.transformer import ModelConfig
 
@@ -37,6 +39,7 @@ class KVCache:
 
     Raises:
         ValueError: for another dtype or n_ctx < 1.
+        ModelError: the system has no memory for so many positions.
     """
 
     def __init__(self, config: ModelConfig, n_ctx: int, dtype: type = np.float32) -> None:
@@ -46,8 +49,11 @@ class KVCache:
             raise ValueError(f"n_ctx must be at least 1, got {n_ctx}")
         shape = (config.n_layer, config.n_head_kv, n_ctx, config.head_size)
         self.n_ctx = n_ctx
-        self.k = np.zeros(shape, dtype)
-        self.v = np.zeros(shape, dtype)
+        try:
+            self.k = np.zeros(shape, dtype)
+            self.v = np.zeros(shape, dtype)
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
+            raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
         self.ids: list[int] = []
 
     def __getitem__(self, layer: int) -> LayerCache:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -130,7 +130,7 @@ class _Keys:
     def get(self, name: str, default: Any = None) -> Any:
         return self.metadata.get(f"{self.prefix}.{name}", default)
 
-    def fail(self, name: str, expected: str, got: object) -> None:
+    def fail(self, name: str, expected: str, got: object) -> NoReturn:
         raise ModelError(f"{self.prefix}.{name}: expected {expected}, got {got!r}")
 
     def required(self, name: str, default: Any) -> Any:

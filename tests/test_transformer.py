@@ -206,6 +206,13 @@ def test_cache_knows_a_common_prefix() -> None:
     assert cache.n_bytes == 2 * 2 * 2 * 16 * 16 * 2  # k and v, layers, heads, positions, head size, bytes
 
 
+def test_a_cache_beyond_all_memory_is_a_model_error() -> None:
+    config, _ = read(tiny_model())
+    for n_ctx in (2**44, 2**62):
+        with pytest.raises(ModelError, match=f"no memory for the keys and values of a context of {n_ctx}"):
+            KVCache(config, n_ctx)
+
+
 @pytest.mark.parametrize(("n_ctx", "dtype"), [(0, np.float32), (8, np.float64), (8, np.int8)])
 def test_cache_refuses_what_it_cannot_be(n_ctx: int, dtype: type) -> None:
     config, _ = read(tiny_model())

@@ -85,8 +85,9 @@ def _data(reader: _Reader) -> Iterator[Field]:
     for info in head.tensors.values():
         start = head.data_offset + info.offset
         yield from _padding(reader, start)
-        yield Field(f"{shown(info.name)}: data", start, info.n_bytes, info.type.name,
-                    _tensor(reader.data, head, info))
+        yield Field(
+            f"{shown(info.name)}: data", start, info.n_bytes, info.type.name, _tensor(reader.data, head, info)
+        )
         reader.at = start + info.n_bytes
     yield from _padding(reader, min(size, -(-reader.at // head.alignment) * head.alignment))
     if reader.at < size:

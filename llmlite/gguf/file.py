@@ -135,7 +135,7 @@ class BigEndianTensor(QuantTensor):
     _little: np.ndarray | None
 
     @property
-    def blocks(self) -> np.ndarray:  # type: ignore[override] # the base class keeps it in a slot
+    def blocks(self) -> np.ndarray:
         """(n_blocks, type_size) uint8 as in a little-endian file."""
         if self._little is None:
             self._little = byte_swapped(self._big, self.type)
@@ -183,7 +183,7 @@ class GGUFFile:
         self.alignment = head.alignment
         self.data_offset = head.data_offset
         self.shards = shards or []
-        self.file_size = sum(shard.file_size for shard in self.shards) if self.shards else len(data)
+        self.file_size: int = sum(shard.file_size for shard in self.shards) if self.shards else len(data)
         self._data: np.ndarray | None = data
         self._head = head
         hidden = SPLIT_KEYS if self.shards else frozenset()
@@ -225,8 +225,9 @@ class GGUFFile:
         """Let go of the file. Arrays and tensors taken from it stay valid."""
         for shard in self.shards:
             shard.close()
-        self._data = None
-        del self._metadata, self._tensors
+        if self._data is not None:
+            self._data = None
+            del self._metadata, self._tensors
 
     def __enter__(self) -> GGUFFile:
         return self

@@ -129,8 +129,13 @@ class Cursor:
     def skip(self, n_bytes: int, field: str, offset: int) -> int:
         """Step over n_bytes that the number at `offset` announced; return where they begin."""
         if n_bytes > self.left:
-            self.fail(field, offset, f"at most {self.left} bytes, which is what the file has left",
-                      n_bytes, "the file is damaged or cut off")
+            self.fail(
+                field,
+                offset,
+                f"at most {self.left} bytes, which is what the file has left",
+                n_bytes,
+                "the file is damaged or cut off",
+            )
         start = self.at
         self.at += n_bytes
         return start
@@ -181,8 +186,13 @@ def _header(cursor: Cursor) -> Head:
         cursor.fail("magic", 0, "a GGUF file", "an empty file", CUT_OFF)
     magic = cursor.data[:4].tobytes()
     if magic in LEGACY_MAGICS:
-        cursor.fail("magic", 0, "GGUF", f"{LEGACY_MAGICS[magic]}, the format before GGUF",
-                    "llmlite convert makes a GGUF file of it")
+        cursor.fail(
+            "magic",
+            0,
+            "GGUF",
+            f"{LEGACY_MAGICS[magic]}, the format before GGUF",
+            "llmlite convert makes a GGUF file of it",
+        )
     if magic != MAGIC[: len(magic)]:
         cursor.fail("magic", 0, "the letters GGUF", repr(magic)[1:], "this is not a GGUF file")
     cursor.need(4, "magic")
@@ -193,8 +203,13 @@ def _header(cursor: Cursor) -> Head:
         version = int.from_bytes(cursor.data[4:8].tobytes(), "big")
     if version not in VERSIONS:
         newer = version > max(VERSIONS)
-        cursor.fail("version", 4, "version 1, 2 or 3", version,
-                    "a newer llmlite may read it" if newer and version < 0x10000 else DAMAGED)
+        cursor.fail(
+            "version",
+            4,
+            "version 1, 2 or 3",
+            version,
+            "a newer llmlite may read it" if newer and version < 0x10000 else DAMAGED,
+        )
     cursor.width = 4 if version == 1 else 8
     return Head(version, cursor.byte_order, cursor.width)
 
@@ -210,8 +225,13 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
         count = cursor.number(code, what)
         most = cursor.left // n_bytes
         if not 0 <= count <= most:
-            cursor.fail(what, offset, f"0 to {most}, for which the file has bytes", count,
-                        "the file is damaged or cut off")
+            cursor.fail(
+                what,
+                offset,
+                f"0 to {most}, for which the file has bytes",
+                count,
+                "the file is damaged or cut off",
+            )
         counts.append(count)
     return counts[0], counts[1]
 
@@ -249,14 +269,24 @@ def _array(cursor: Cursor, key: str, key_offset: int) -> Entry:
     offset = cursor.at
     kind = _value_type(cursor, f"{name}: element type")
     if kind.id == ARRAY:
-        cursor.fail(f"{name}: element type", offset, "numbers, bools or strings", "an array of arrays",
-                    "GGUF's arrays don't nest")
+        cursor.fail(
+            f"{name}: element type",
+            offset,
+            "numbers, bools or strings",
+            "an array of arrays",
+            "GGUF's arrays don't nest",
+        )
     offset = cursor.at
     n = cursor.length(f"{name}: count")
     most = cursor.left // (kind.size or cursor.width)
     if n > most:
-        cursor.fail(f"{name}: count", offset, f"at most {most}, for which the file has bytes", n,
-                    "the file is damaged or cut off")
+        cursor.fail(
+            f"{name}: count",
+            offset,
+            f"at most {most}, for which the file has bytes",
+            n,
+            "the file is damaged or cut off",
+        )
     entry = Entry(key, key_offset, kind, n, cursor.at)
     if kind is STRING:
         entry.starts = _strings(cursor, name, n)
@@ -352,8 +382,13 @@ def _dims(cursor: Cursor, name: str) -> tuple[tuple[int, ...], int]:
 def _refuse_type(cursor: Cursor, name: str, offset: int, type_id: int) -> NoReturn:
     field = f"{shown(name)}: type"
     if type_id in REMOVED:
-        cursor.fail(field, offset, "a tensor type that llmlite reads", f"type {type_id}, {REMOVED[type_id]}",
-                    "the type was removed from GGML; quantize the model again from its original")
+        cursor.fail(
+            field,
+            offset,
+            "a tensor type that llmlite reads",
+            f"type {type_id}, {REMOVED[type_id]}",
+            "the type was removed from GGML; quantize the model again from its original",
+        )
     known = ", ".join(kind.name for kind in TYPES.values())
     cursor.fail(field, offset, "a tensor type that llmlite reads", f"type {type_id}", f"it reads {known}")
 
@@ -364,8 +399,13 @@ def _check_data(cursor: Cursor, head: Head) -> None:
     for tensor in head.tensors.values():
         name, offset_at = shown(tensor.name), tensor.end - 8
         if tensor.offset % head.alignment:
-            cursor.fail(f"{name}: offset", offset_at, f"a multiple of the alignment, {head.alignment}",
-                        tensor.offset, DAMAGED)
+            cursor.fail(
+                f"{name}: offset",
+                offset_at,
+                f"a multiple of the alignment, {head.alignment}",
+                tensor.offset,
+                DAMAGED,
+            )
         if tensor.offset != expected:
             kind = "they overlap" if tensor.offset < expected else "there is a gap"
             hint = f"tensors lie one behind the other; here {kind}"
@@ -373,13 +413,21 @@ def _check_data(cursor: Cursor, head: Head) -> None:
             cursor.fail(f"{name}: offset", offset_at, where, tensor.offset, hint)
         left = cursor.size - head.data_offset - tensor.offset
         if tensor.n_bytes > left:
-            cursor.fail(f"{name}: data", head.data_offset + tensor.offset, f"{tensor.n_bytes} bytes",
-                        f"{max(0, left)} until the end of the file", CUT_OFF)
+            cursor.fail(
+                f"{name}: data",
+                head.data_offset + tensor.offset,
+                f"{tensor.n_bytes} bytes",
+                f"{max(0, left)} until the end of the file",
+                CUT_OFF,
+            )
         expected = padded(tensor.offset + tensor.n_bytes, head.alignment)
     end = head.data_offset + expected
     if cursor.size > end:
-        warnings.warn(f"{cursor.path}: {cursor.size - end} bytes follow the last tensor, from byte {end}",
-                      GGUFWarning, stacklevel=5)
+        warnings.warn(
+            f"{cursor.path}: {cursor.size - end} bytes follow the last tensor, from byte {end}",
+            GGUFWarning,
+            stacklevel=5,
+        )
 
 
 def padded(n: int, alignment: int) -> int:

@@ -8,6 +8,7 @@ import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ Progress = Callable[[int, int], None]
 SLAB = 1 << 24  # bytes of a tensor written, or turned round, at once
 
 
-class _Spec(NamedTuple):
+@dataclass(frozen=True)
+class _Spec:
     """How the numbers of a file are laid out."""
 
     path: str
@@ -136,7 +138,9 @@ class _Record(NamedTuple):
             raise spec.fail("tensor name", "some letters, none of them NUL", ascii(name))
         if len(_utf8(spec, name)) > MAX_NAME:
             raise spec.fail("tensor name", f"at most {MAX_NAME} bytes", shown(name))
-        kind = tensor.type if not isinstance(tensor, np.ndarray) else _type_of(spec, name, tensor)
+        if not isinstance(tensor, QuantTensor | np.ndarray):
+            raise spec.fail(name, "a QuantTensor or a NumPy array", type(tensor).__name__)
+        kind = tensor.type if isinstance(tensor, QuantTensor) else _type_of(spec, name, tensor)
         dims = tuple(int(n) for n in tensor.shape[::-1])
         if not 1 <= len(dims) <= MAX_DIMS or min(dims) < 1:
             expected = f"1 to {MAX_DIMS} dimensions of at least 1"
@@ -281,8 +285,11 @@ def infer_type(value: Any) -> str:
         return _float_type((value,))
     if isinstance(value, Sequence | np.ndarray) and len(value):
         return f"[{_element_type(value)}]"
-    raise TypeError("an empty list needs its type: Typed([], '[string]')" if isinstance(value, Sequence)
-                    else f"metadata has no type for {type(value).__name__}")
+    raise TypeError(
+        "an empty list needs its type: Typed([], '[string]')"
+        if isinstance(value, Sequence)
+        else f"metadata has no type for {type(value).__name__}"
+    )
 
 
 def _element_type(values: Sequence[Any] | np.ndarray) -> str:

@@ -208,7 +208,7 @@ def _header(cursor: Cursor) -> Head:
             4,
             "version 1, 2 or 3",
             version,
-            "a newer llmlite may read it" if newer and version < 0x10000 else DAMAGED,
+            "a newer llmlite may read it" if newer and version < 256 else DAMAGED,
         )
     cursor.width = 4 if version == 1 else 8
     return Head(version, cursor.byte_order, cursor.width)
@@ -219,20 +219,13 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
     code, width = ("I", 4) if cursor.width == 4 else ("q", 8)
     # at least a tensor takes a name of one letter, n_dims, one dimension, type, offset; a key, a type, a byte
     smallest = {"n_tensors": width + 1 + 4 + width + 4 + 8, "n_kv": width + 1 + 4 + 1}
-    counts = []
-    for what, n_bytes in smallest.items():
-        offset = cursor.at
-        count = cursor.number(code, what)
+    offsets = (cursor.at, cursor.at + width)
+    counts = tuple(cursor.number(code, what) for what in smallest)
+    for (what, n_bytes), offset, count in zip(smallest.items(), offsets, counts):
         most = cursor.left // n_bytes
         if not 0 <= count <= most:
-            cursor.fail(
-                what,
-                offset,
-                f"0 to {most}, for which the file has bytes",
-                count,
-                "the file is damaged or cut off",
-            )
-        counts.append(count)
+            expected = f"0 to {most}, for which the file has bytes"
+            cursor.fail(what, offset, expected, count, "the file is damaged or cut off")
     return counts[0], counts[1]
 
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Print the Python that can make llmlite's environment (3.11 or newer, with ensurepip); else say what to install.
-# $PYTHON is tried first, then the usual names.
+# $PYTHON names one; without it the usual names are tried.
 try='import sys; sys.exit(0 if sys.version_info >= (3, 11) else 3)'
 old=""
-for python in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python; do
+for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
     command -v "$python" >/dev/null 2>&1 || continue
     if ! "$python" -c "$try" 2>/dev/null; then
         old="$old $python"

@@ -48,6 +48,14 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
+def usable(python: Path) -> bool:
+    """Return whether the environment is whole: one whose making was interrupted has no pip."""
+    try:
+        return subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def step(title: str, command: list[str], **environment: str) -> None:
     """Run a command and say how long it took; end with its exit code where it fails."""
     print(f"setup: {title}", flush=True)
@@ -61,9 +69,9 @@ def step(title: str, command: list[str], **environment: str) -> None:
 
 def install(folder: Path, extras: set[str]) -> None:
     """Make the environment if it isn't there and install the checkout, editable, with the extras."""
-    if not python_of(folder).exists():
+    if not usable(python_of(folder)):
         print(f"setup: a new environment in {folder}", flush=True)
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=True, clear=True)
     python = str(python_of(folder))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", "constraints.txt"]
     # a recent pip first: older ones download a whole wheel to answer --dry-run

@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 
+from llmlite.architectures import ARCHITECTURES, Architecture
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import LlmliteError, ModelError, UnsupportedError
 from llmlite.kv_cache import KVCache
@@ -180,6 +181,23 @@ def test_rope_factors_divide_frequencies() -> None:
     model.arrays["rope_freqs.weight"][3] = 0
     with pytest.raises(ModelError, match=r"rope_freqs\.weight: expected positive"):
         read(model)
+
+
+def test_one_entry_adds_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A llama with RoPE's pairs in halves: with its rows reordered it must give llama's logits."""
+    llama = tiny_model()
+    monkeypatch.setitem(ARCHITECTURES, "halves", Architecture(name="halves", rope_pairs="neox"))
+    metadata = {key.replace("llama.", "halves."): value for key, value in llama.metadata.items()}
+    halves = TinyModel(metadata | {"general.architecture": "halves"}, dict(llama.arrays))
+    for name, array in llama.arrays.items():
+        if "attn_q." in name or "attn_k." in name:
+            pairs = array.reshape(-1, 8, 2, 64)  # (heads, Dh/2, 2, D)
+            halves.arrays[name] = pairs.swapaxes(1, 2).reshape(array.shape)
+    logits = []
+    for model in (llama, halves):
+        config, weights = read(model)
+        logits.append(EagerExecutor(weights, config)([1, 2, 3, 4], KVCache(config, 8), n_outputs=4))
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
 
 
 def test_a_bias_that_is_not_required_is_used_if_present() -> None:

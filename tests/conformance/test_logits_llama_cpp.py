@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite import gguf
+from llmlite import gguf, resources
+from llmlite.quantize import quantize_file
 from tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance
@@ -101,3 +102,25 @@ def test_bundled_model_in_f16_differs_by_rounded_activations(tales: Path, tmp_pa
     print(f"F16 file: largest difference {difference.max():.2e}, mean {difference.mean():.2e}")
     assert difference.max() < 2e-2  # measured 3e-3: F16 keeps 11 bits of each activation
     np.testing.assert_array_equal(got.argmax(-1), want.argmax(-1))
+
+
+@pytest.mark.parametrize("type_name", ["Q8_0", "Q4_0", "Q4_K_M", "Q6_K"])
+def test_quantized_bundled_model_predicts_alike(type_name: str, tales: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tales.gguf"
+    quantize_file(tales, path, type_name)
+    model = ll.load(path, kv_dtype="f32", executor="eager")
+    text = resources.data_path("tales-eval.txt").read_text(encoding="utf-8")[:2500]
+    ids = model.tokenizer.encode(text, add_special=False)[:500]
+    ours = log_softmax(model.logits(ids))
+    theirs = log_softmax(run_llama_cpp(path, ids, tmp_path)["logits"])
+    divergence = (np.exp(ours) * (ours - theirs)).sum(-1).mean()
+    same_top = (ours.argmax(-1) == theirs.argmax(-1)).mean()
+    print(f"{type_name}: mean KL divergence {divergence:.1e}, same top token {same_top:.1%}")
+    assert divergence < 2e-3  # measured 1e-4 and less: activations in 8 bits on their side
+    assert same_top > 0.97
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))

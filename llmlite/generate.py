@@ -60,6 +60,7 @@ class Generation:
         self.n_reused = 0
         self.prompt_seconds = 0.0
         self.decode_seconds = 0.0
+        self._n_chosen = 0  # tokens sampled, the one that ended the text included
         self._pieces = self._run()
 
     def __iter__(self) -> Iterator[str]:
@@ -79,7 +80,6 @@ class Generation:
         return max(0, self._n_chosen - 1) / self.decode_seconds if self.decode_seconds else 0.0
 
     def _run(self) -> Iterator[str]:
-        self._n_chosen = 0
         decoder = self._model.tokenizer.stream(skip_special=True)
         while self.stop_reason is None:
             if len(self.ids) >= self._max_tokens or self.n_prompt + len(self.ids) > self._model.n_ctx:

@@ -262,7 +262,7 @@ def tensor_cases() -> None:
     builder = new().tensor("good").tensor("good")
     case(34, "duplicate tensor", builder, "good", "tensor[1].name", "each tensor once", "again", DAMAGED)
     for number, n in ((35, 5), (35, 1 << 31), (36, 0)):
-        builder = weight(n_dims=n)
+        builder = weight(n_dims=n) if n else weight(dims=(), n_bytes=4)
         case(number, f"n_dims {n}", builder, "bad: n_dims", "tensor[1].n_dims", "1 to 4", n, DAMAGED)
     for number, dims, j in ((37, (0,), 0), (37, (32, 0), 1), (38, (-32,), 0), (38, (32, -1, 1), 1)):
         builder = weight(dims=dims)

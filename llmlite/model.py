@@ -85,7 +85,9 @@ class Model:
         self.weights = Weights.from_tensors(file.tensors, self.config)
         self.n_ctx = min(self.config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
         self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
-        self.executor = make_executor(executor, self.weights, self.config, n_threads=n_threads)
+        self.executor = make_executor(
+            executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]
+        )
         self._lock = threading.RLock()
 
     @cached_property

@@ -163,5 +163,5 @@ def test_half_precision_cache_stays_close() -> None:
 
 def test_an_unknown_executor_is_refused() -> None:
     executor = executor_of()
-    with pytest.raises(ValueError, match="executor must be one of auto, eager"):
+    with pytest.raises(ValueError, match="executor must be one of auto, planned, eager"):
         make_executor("fast", executor.weights, executor.config)

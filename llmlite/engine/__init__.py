@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from llmlite.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmlite.kv_cache import KVCache
     from llmlite.transformer import ModelConfig, Weights
 
-EXECUTORS = ("auto", "eager")
+EXECUTORS = ("auto", "planned", "eager")
 
 
 class Executor(Protocol):
@@ -37,15 +39,37 @@ class Executor(Protocol):
 
 
 def make_executor(
-    kind: str, weights: Weights, config: ModelConfig, *, n_threads: int | None = None
+    kind: str,
+    weights: Weights,
+    config: ModelConfig,
+    *,
+    n_threads: int | None = None,
+    kv_dtype: type = np.float16,
 ) -> Executor:
-    """Make the executor called `kind`: one of EXECUTORS; "auto" takes the fastest that can run the model.
+    """Make the executor called `kind`: one of EXECUTORS.
+
+    "auto" takes the planned one, or where that can't be had the eager one, whose repr says why.
+
+    Args:
+        n_threads: for the planned executor; by default the cores this process may use.
+        kv_dtype: of the caches it will be given first; others cost a plan of their own.
 
     Raises:
-        ValueError: for a name that is not in EXECUTORS.
+        ValueError: for a name that is not in EXECUTORS, or n_threads < 1.
+        UnsupportedError, KernelError: for "planned", where the model or the machine can't be served.
     """
     if kind not in EXECUTORS:
         raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}; got {kind!r}")
     from llmlite.engine.eager import EagerExecutor
 
-    return EagerExecutor(weights, config)
+    if kind == "eager":
+        return EagerExecutor(weights, config)
+    from llmlite.engine.jit import KernelError
+    from llmlite.engine.planned import PlannedExecutor
+
+    try:
+        return PlannedExecutor(weights, config, n_threads=n_threads, kv_dtype=kv_dtype)
+    except (UnsupportedError, KernelError) as error:
+        if kind == "planned":
+            raise
+        return EagerExecutor(weights, config, reason=str(error))

@@ -23,9 +23,10 @@ class EagerExecutor:
     name = "eager"
     max_tokens = 256  # bounds the scores, (T, positions) for each head of one key/value head
 
-    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+    def __init__(self, weights: Weights, config: ModelConfig, *, reason: str = "") -> None:
         self.weights = weights
         self.config = config
+        self.reason = reason  # why a faster executor could not be had, for those who look
 
     def __call__(
         self,
@@ -46,7 +47,8 @@ class EagerExecutor:
         return logits
 
     def __repr__(self) -> str:
-        return f"EagerExecutor(NumPy {np.__version__}, float32, slabs of {SLAB_BYTES >> 20} MB)"
+        text = f"EagerExecutor(NumPy {np.__version__}, float32, slabs of {SLAB_BYTES >> 20} MB"
+        return text + (f"; not planned: {self.reason})" if self.reason else ")")
 
 
 class Eager:

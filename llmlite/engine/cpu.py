@@ -1,0 +1,137 @@
+"""What this process may use of the machine: instruction set, cores, quota.
+
+Nothing here imports numba. `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` override the host, as they do for numba
+itself, so kernels for a smaller CPU can be compiled and run on a bigger one.
+"""
+
+import functools
+import os
+import pathlib
+import platform
+import sys
+from dataclasses import dataclass
+
+# What `generic` x86-64 code may assume; used when an override names a CPU without listing its features.
+_ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The CPU that kernels are compiled for."""
+
+    architecture: str
+    """"x86", "arm", or the machine name of anything else."""
+    name: str
+    """LLVM's CPU name, such as "znver4"."""
+    features: str
+    """LLVM's feature string, such as "+avx2,-avx512f"."""
+
+    @functools.cached_property
+    def enabled(self) -> frozenset[str]:
+        """Names of the features that are switched on."""
+        return frozenset(f[1:] for f in self.features.split(",") if f.startswith("+"))
+
+    @property
+    def dot_bits(self) -> int:
+        """Widest vector, in bits, that this CPU's int8 dot-product instruction (VNNI) takes; 0 without
+        one.
+        """
+        if self.architecture != "x86":
+            return 0
+        if {"avx512vnni", "avx512bw", "avx512vl"} <= self.enabled:
+            return 512
+        return 256 if {"avxvnni", "avx2"} <= self.enabled else 0
+
+    def has(self, *features: str) -> bool:
+        """Whether every one of `features` is switched on."""
+        return self.enabled.issuperset(features)
+
+    def __str__(self) -> str:
+        x86 = ("avx512vnni", "avxvnni", "avx512f", "avx2", "f16c", "sse4.1")
+        best = [f for f in (*x86, "dotprod", "i8mm") if f in self.enabled]
+        return f"{self.name} ({', '.join(best) or 'baseline'})"
+
+
+def target() -> Target:
+    """Return the CPU to compile for: the host, unless NUMBA_CPU_NAME / NUMBA_CPU_FEATURES say otherwise."""
+    return _target(os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES"))
+
+
+@functools.lru_cache(maxsize=4)
+def _target(name: str | None, features: str | None) -> Target:
+    import llvmlite.binding as llvm
+
+    if features is None:
+        # numba reads a "generic" CPU without a feature list as: no feature at all
+        features = "" if (name or "").lower() == "generic" else llvm.get_host_cpu_features().flatten()
+    machine = platform.machine().lower()
+    return Target(
+        architecture=_ARCHITECTURES.get(machine, machine),
+        name=name or llvm.get_host_cpu_name(),
+        features=features,
+    )
+
+
+def usable_threads() -> int:
+    """Return how many threads can really run at once: physical cores in our affinity mask, bounded by the
+    cgroup quota.
+
+    Two hardware threads of one core share its dot-product units and its path to memory, so a core counts
+    once.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cpus = os.sched_getaffinity(0)
+    else:
+        cpus = set(range(os.cpu_count() or 1))
+    n_cores = len({_siblings(cpu) for cpu in cpus}) or 1
+    quota = cgroup_quota()
+    return max(1, min(n_cores, round(quota))) if quota else n_cores
+
+
+def _siblings(cpu: int) -> str:
+    path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    try:
+        return pathlib.Path(path).read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def cgroup_quota(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float | None:
+    """Return the CPUs' worth of time per period our cgroup (or any above it) grants, or None without a limit.
+
+    Args:
+        root: where the cgroup file system is mounted.
+        membership: the file that names our cgroups, in the format of cgroups(7).
+
+    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`).
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        lines = pathlib.Path(membership).read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = pathlib.Path(root) if not controllers else pathlib.Path(root, controllers)
+        for folder in (path.strip("/"), *map(str, pathlib.PurePosixPath(path.strip("/")).parents)):
+            quotas.append(_quota_of(base / folder))
+    return min((q for q in quotas if q), default=None)
+
+
+def _quota_of(folder: pathlib.Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()[:2]
+    except (OSError, ValueError):
+        try:
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None

@@ -1,0 +1,278 @@
+"""LLVM instructions for the vector vocabulary: pure llvmlite, one function per operation that differs between
+CPUs.
+
+Each function takes the builder, values and, where it matters, the `Target`, whose features alone decide. An
+intrinsic of an extension that the target lacks aborts the process inside LLVM, so everything has a form in
+neutral IR.
+"""
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from llmlite.engine.cpu import Target, target
+
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+F32 = ir.FloatType()
+current_target = target
+
+
+def constant(kind: ir.VectorType, value) -> ir.Constant:
+    """Return a vector with `value` in every lane."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def shuffle(builder, a, b, indices):
+    """Return the lanes `indices` of a followed by b."""
+    indices = list(indices)
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(indices)), indices))
+
+
+def splat(builder, value, n: int):
+    """Return the scalar `value` in n lanes."""
+    empty = ir.Constant(ir.VectorType(value.type, n), ir.Undefined)
+    return shuffle(builder, builder.insert_element(empty, value, I32(0)), empty, [0] * n)
+
+
+def shift_right(builder, a, bits: int):
+    """Unsigned shift of every lane."""
+    return builder.lshr(a, constant(a.type, bits)) if bits else a
+
+
+def shift_left(builder, a, bits: int):
+    """Shift of every lane."""
+    return builder.shl(a, constant(a.type, bits)) if bits else a
+
+
+def _call(builder, name: str, result, *args):
+    kind = ir.FunctionType(result, [a.type for a in args])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, args)
+
+
+def prefetch(builder, address) -> None:
+    """Fetch the line of an integer address into every cache level, for reading."""
+    pointer = builder.inttoptr(address, I8.as_pointer())
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
+
+
+def fma(builder, a, b, c, cpu: Target):
+    """a·b + c. Without the instruction LLVM would call a library function per lane: multiply and add
+    instead.
+    """
+    if cpu.architecture == "x86" and not cpu.has("fma"):
+        return builder.fadd(builder.fmul(a, b), c)
+    return _call(builder, f"llvm.fma.{_suffix(a.type)}", a.type, a, b, c)
+
+
+def _suffix(kind) -> str:
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{_suffix(kind.element)}"
+    return "f32" if kind == F32 else f"i{kind.width}"
+
+
+def reduce(builder, a, operation: str):
+    """Fold the lanes by halves: "add", "fadd" or "max" (of floats)."""
+    n = a.type.count
+    while n > 1:
+        n //= 2
+        low, high = shuffle(builder, a, a, range(n)), shuffle(builder, a, a, range(n, 2 * n))
+        if operation == "max":
+            a = builder.select(builder.fcmp_ordered(">", low, high), low, high)
+        else:
+            a = getattr(builder, operation)(low, high)
+    return builder.extract_element(a, I32(0))
+
+
+# ---- int8 dot product --------------------------------------------------------------------------------------
+
+
+def dot4(builder, acc, unsigned, signed, cpu: Target, *, small: bool = False):
+    """acc[i] + Σⱼ unsigned[4i+j] · signed[4i+j], j < 4, exactly; `small` promises unsigned < 128.
+
+    Args:
+        acc: n × i32.
+        unsigned, signed: 4n × i8.
+        cpu: decides the instruction: VNNI's vpdpbusd, AVX2's vpmaddubsw / vpmaddwd, ARM's sdot / usdot, or
+            neutral IR.
+    """
+    n = acc.type.count
+    widest = _widest_dot(cpu)
+    if widest and n > widest:  # wider than the CPU's registers: two halves
+        parts = [
+            dot4(builder, *(_half(builder, v, side) for v in (acc, unsigned, signed)), cpu, small=small)
+            for side in (0, 1)
+        ]
+        return shuffle(builder, *parts, range(n))
+    if cpu.dot_bits and n >= 4:
+        operands = (acc, unsigned, signed)
+        if llvm.llvm_version_info[0] < 22:  # the byte operands were typed as i32 vectors before
+            operands = (acc, *(builder.bitcast(v, acc.type) for v in (unsigned, signed)))
+        return _call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * n}", acc.type, *operands)
+    if widest and cpu.architecture == "x86":
+        return builder.add(acc, _dot4_avx2(builder, unsigned, signed, small))
+    if widest:
+        return _dot4_arm(builder, acc, unsigned, signed, cpu, small)
+    return _dot4_neutral(builder, acc, unsigned, signed)
+
+
+def _widest_dot(cpu: Target) -> int:
+    """Lanes of int32 that the target's own instruction takes; 0: it has none that we use."""
+    if cpu.dot_bits:
+        return cpu.dot_bits // 32
+    if cpu.architecture == "x86":
+        return 16 if cpu.has("avx512bw") else 8 if cpu.has("avx2") else 0
+    return 4 if cpu.architecture == "arm" and cpu.has("dotprod") else 0
+
+
+def _half(builder, v, side: int):
+    n = v.type.count // 2
+    return shuffle(builder, v, v, range(side * n, side * n + n))
+
+
+def _dot4_avx2(builder, unsigned, signed, small: bool):
+    """Pairs of products by vpmaddubsw where they cannot saturate, else even and odd bytes by vpmaddwd."""
+    n = unsigned.type.count
+    words, sums = ir.VectorType(I16, n // 2), ir.VectorType(I32, n // 4)
+    madd_wd = "llvm.x86.avx512.pmaddw.d.512" if n == 64 else "llvm.x86.avx2.pmadd.wd"
+    if n < 32:
+        return _dot4_neutral(builder, constant(sums, 0), unsigned, signed)
+    if small:  # 127·127·2 < 2¹⁵
+        madd_ubsw = "llvm.x86.avx512.pmaddubs.w.512" if n == 64 else "llvm.x86.avx2.pmadd.ub.sw"
+        pairs = _call(builder, madd_ubsw, words, unsigned, signed)
+        return _call(builder, madd_wd, sums, pairs, constant(words, 1))
+    u, s = builder.bitcast(unsigned, words), builder.bitcast(signed, words)
+    eight = constant(words, 8)
+    even = _call(
+        builder,
+        madd_wd,
+        sums,
+        builder.and_(u, constant(words, 255)),
+        builder.ashr(builder.shl(s, eight), eight),
+    )
+    odd = _call(builder, madd_wd, sums, builder.lshr(u, eight), builder.ashr(s, eight))
+    return builder.add(even, odd)
+
+
+def _dot4_arm(builder, acc, unsigned, signed, cpu: Target, small: bool):
+    """sdot reads both sides as signed; usdot (i8mm) is ours; else u = (u − 128) + 128 in two sdots."""
+
+    def sdot(acc, a, b, name="sdot"):
+        return _call(builder, f"llvm.aarch64.neon.{name}.v4i32.v16i8", acc.type, acc, a, b)
+
+    if small:
+        return sdot(acc, unsigned, signed)
+    if cpu.has("i8mm"):
+        return sdot(acc, unsigned, signed, "usdot")
+    shifted = builder.xor(unsigned, constant(unsigned.type, -128))
+    sums = sdot(constant(acc.type, 0), constant(signed.type, 1), signed)
+    return sdot(builder.add(acc, shift_left(builder, sums, 7)), shifted, signed)
+
+
+def _dot4_neutral(builder, acc, unsigned, signed):
+    """Byte j of every 32-bit lane by shifts, in plain integer arithmetic."""
+    u, s = builder.bitcast(unsigned, acc.type), builder.bitcast(signed, acc.type)
+    for j in range(4):
+        u_j = builder.and_(shift_right(builder, u, 8 * j), constant(acc.type, 255))
+        s_j = builder.ashr(shift_left(builder, s, 24 - 8 * j), constant(acc.type, 24))
+        acc = builder.add(acc, builder.mul(u_j, s_j))
+    return acc
+
+
+# ---- table of 16 bytes -------------------------------------------------------------------------------------
+
+
+def lookup16(builder, table, index, cpu: Target):
+    """table[index] within each 16 bytes: pshufb where there is one, else a choice per bit of the index."""
+    n = index.type.count
+    if cpu.architecture == "x86" and cpu.has("ssse3"):
+        widest = 64 if cpu.has("avx512bw") else 32 if cpu.has("avx2") else 16
+        if n > widest:
+            parts = [
+                lookup16(builder, _half(builder, table, side), _half(builder, index, side), cpu)
+                for side in (0, 1)
+            ]
+            return shuffle(builder, *parts, range(n))
+        names = {
+            64: "llvm.x86.avx512.pshuf.b.512",
+            32: "llvm.x86.avx2.pshuf.b",
+            16: "llvm.x86.ssse3.pshuf.b.128",
+        }
+        return _call(builder, names[n], index.type, table, index)
+    level = [splat(builder, builder.extract_element(table, I32(i)), n) for i in range(16)]
+    for bit in range(4):
+        odd = builder.icmp_unsigned(
+            "!=", builder.and_(index, constant(index.type, 1 << bit)), constant(index.type, 0)
+        )
+        level = [builder.select(odd, level[i + 1], level[i]) for i in range(0, len(level), 2)]
+    return level[0]
+
+
+# ---- half precision ----------------------------------------------------------------------------------------
+
+
+def _has_half(cpu: Target) -> bool:
+    return cpu.architecture == "arm" or cpu.has("f16c") or cpu.has("avx512f")
+
+
+def _like(bits, scalar):
+    """The type `scalar`, with as many lanes as `bits`."""
+    return ir.VectorType(scalar, bits.type.count) if isinstance(bits.type, ir.VectorType) else scalar
+
+
+def _all(kind, value):
+    return constant(kind, value) if isinstance(kind, ir.VectorType) else kind(value)
+
+
+def half_to_float(builder, bits, cpu: Target):
+    """Half-precision bits (i16, scalar or vector) to float32.
+
+    Without F16C: move exponent and fraction into place, scale by 2¹¹² (which also makes subnormals right),
+    and give infinities and NaNs their exponent of ones.
+    """
+    floats = _like(bits, F32)
+    if _has_half(cpu):
+        return builder.fpext(builder.bitcast(bits, _like(bits, ir.HalfType())), floats)
+    words = _like(bits, I32)
+    wide = builder.zext(bits, words)
+    magnitude = builder.shl(builder.and_(wide, _all(words, 0x7FFF)), _all(words, 13))
+    scaled = builder.fmul(builder.bitcast(magnitude, floats), _all(floats, 2.0**112))
+    special = builder.icmp_unsigned(">=", builder.and_(wide, _all(words, 0x7C00)), _all(words, 0x7C00))
+    ones = builder.or_(magnitude, _all(words, 0x7F800000))
+    value = builder.select(special, ones, builder.bitcast(scaled, words))
+    sign = builder.shl(builder.and_(wide, _all(words, 0x8000)), _all(words, 16))
+    return builder.bitcast(builder.or_(value, sign), floats)
+
+
+def float_to_half(builder, value, cpu: Target):
+    """float32 to half-precision bits, to nearest even; too large becomes infinity.
+
+    Without F16C: a normal result adds half an even-breaking unit to the bits before the shift; a subnormal
+    one is rounded by adding 0.5, whose unit in the last place is the half format's smallest number.
+    """
+    halves = _like(value, I16)
+    if _has_half(cpu):
+        return builder.bitcast(builder.fptrunc(value, _like(value, ir.HalfType())), halves)
+    words, floats = _like(value, I32), value.type
+    bits = builder.bitcast(value, words)
+    sign = builder.lshr(builder.and_(bits, _all(words, 0x80000000)), _all(words, 16))
+    magnitude = builder.and_(bits, _all(words, 0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(magnitude, _all(words, 13)), _all(words, 1))
+    rebased = builder.add(builder.sub(magnitude, _all(words, (127 - 15) << 23)), _all(words, 0xFFF))
+    normal = builder.lshr(builder.add(rebased, odd), _all(words, 13))
+    shifted = builder.fadd(builder.bitcast(magnitude, floats), _all(floats, 0.5))
+    tiny = builder.sub(builder.bitcast(shifted, words), _all(words, 0x3F000000))
+    is_tiny = builder.icmp_unsigned("<", magnitude, _all(words, (127 - 14) << 23))
+    result = builder.select(is_tiny, tiny, normal)
+    result = builder.select(
+        builder.icmp_unsigned(">=", magnitude, _all(words, 0x477FF000)), _all(words, 0x7C00), result
+    )
+    result = builder.select(
+        builder.icmp_unsigned(">", magnitude, _all(words, 0x7F800000)), _all(words, 0x7E00), result
+    )
+    return builder.trunc(builder.or_(result, sign), halves)
+
+
+def pause(builder, cpu: Target) -> None:
+    """The waiting-loop hint: `pause` on x86, `isb`-free nothing elsewhere (sched_yield follows soon)."""
+    if cpu.architecture == "x86":
+        _call(builder, "llvm.x86.sse2.pause", ir.VoidType())

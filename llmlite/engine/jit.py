@@ -1,0 +1,300 @@
+"""Kernels: compiled by numba once, kept as object files, loaded by llvmlite alone afterwards.
+
+A kernel is a function of `llmlite.engine.kernels.<module>`. Those modules import numba, so they are imported
+only when
+an object file is missing: a process that finds all its kernels in the cache never imports numba.
+
+The key of a cached object is the text of the kernel's file and of every engine file it imports, the versions
+of numba and llvmlite, and the CPU with its features. A file that is torn, corrupt or foreign is compiled
+again; a folder that can't be written only costs the next process its head start.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import os
+import pathlib
+import platform
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from llmlite.engine.cpu import target
+from llmlite.errors import LlmliteError
+
+ENGINE = pathlib.Path(__file__).parent
+MAGIC = b"llmlite kernel 1\n"
+KEPT_VERSIONS = 4  # object files of one kernel that stay in the cache: several environments may share it
+# Object loading is proven where its tests ran; elsewhere numba's own in-memory code is used.
+OBJECTS_PROVEN = sys.platform == "linux" and platform.machine() == "x86_64"
+# numba's entry code names these in the path of a raised exception, which our kernels don't have.
+DEAD_SYMBOLS = (
+    "NRT_MemInfo_call_dtor", "NRT_Free", "NRT_incref", "NRT_decref", "numba_gil_ensure", "numba_gil_release",
+    "numba_unpickle", "numba_runtime_build_excinfo_struct", "numba_do_raise",
+)  # fmt: skip
+
+Progress = Callable[[int, int, str], None]
+
+
+class KernelError(LlmliteError):
+    """A kernel can't be compiled or loaded on this machine."""
+
+
+class Kernel:
+    """One compiled function; nothing is compiled, nor numba imported, before `address` is read."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+        self.symbol = f"llmlite_{name}"
+        self._address: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Kernel({self.module}.{self.name})"
+
+    @property
+    def address(self) -> int:
+        """Where the machine code starts; compiles or loads it on first use.
+
+        Raises:
+            KernelError: with the reason.
+        """
+        if self._address is None:
+            with _lock:
+                if self._address is None:
+                    self._address = _load(self)
+        return self._address
+
+    @property
+    def path(self) -> pathlib.Path | None:
+        """Its object file in the cache, existing or not; None where no cache folder can be had."""
+        folder = _cache_folder()
+        return folder and folder / f"{self.name}-{_key(self)}.o"
+
+    @property
+    def ready(self) -> bool:
+        """Whether reading `address` will not compile."""
+        return self._address is not None or (OBJECTS_PROVEN and _read(self) is not None)
+
+
+@functools.cache
+def kernel(module: str, name: str) -> Kernel:
+    """Return the kernel `name` of `llmlite.engine.kernels.<module>`."""
+    return Kernel(module, name)
+
+
+def prepare(kernels: Iterable[Kernel], progress: Progress | None = None) -> None:
+    """Make every kernel ready; tell `progress(done, total, name)` about those that must be compiled.
+
+    Without `progress`, a line goes to standard error when there is something to compile.
+
+    Raises:
+        KernelError: with the kernel's name and the reason.
+    """
+    kernels = list(dict.fromkeys(kernels))
+    missing = [k for k in kernels if not k.ready]
+    progress = progress or _say
+    for done, k in enumerate(missing):
+        progress(done, len(missing), k.name)
+        _ = k.address
+    if missing:
+        progress(len(missing), len(missing), "")
+    for k in kernels:
+        _ = k.address
+
+
+def _say(done: int, total: int, name: str) -> None:
+    if sys.stderr is None:
+        return
+    if sys.stderr.isatty():
+        text = f"compiling kernels, once: {done}/{total} {name}"
+        print(f"\r{text:<70}", end="" if done < total else "\n", file=sys.stderr, flush=True)
+    elif done == 0:
+        print(f"llmlite: compiling {total} kernels for this CPU, once", file=sys.stderr, flush=True)
+
+
+# ---- the cache ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _cache_folder() -> pathlib.Path | None:
+    from llmlite.resources import cache_dir
+
+    try:
+        folder = cache_dir() / "kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, LlmliteError):
+        return None
+    return folder
+
+
+@functools.cache
+def _key(k: Kernel) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(source_files(ENGINE / "kernels" / f"{k.module}.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    cpu = target()
+    versions = (_version("numba"), llvmlite.__version__, llvm.llvm_version_info, sys.byteorder)
+    digest.update(repr((k.module, k.name, versions, cpu.architecture, cpu.name, cpu.features)).encode())
+    return digest.hexdigest()[:32]
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+@functools.cache
+def source_files(path: pathlib.Path) -> frozenset[pathlib.Path]:
+    """Return `path`, this file, and every file of the engine that `path` imports, directly or not."""
+    found, waiting = {pathlib.Path(__file__)}, [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmlite.engine"):
+                base = ENGINE.joinpath(*(node.module or "").split(".")[2:])
+                places = [base.with_suffix(".py"), *(base / f"{name.name}.py" for name in node.names)]
+                waiting += [place for place in places if place.is_file()]
+    return frozenset(found)
+
+
+def _read(k: Kernel) -> bytes | None:
+    """Return the cached object, or None if there is none that can be trusted."""
+    path = k.path
+    try:
+        blob = path.read_bytes() if path else b""
+    except OSError:
+        return None
+    head = len(MAGIC) + 32
+    if not blob.startswith(MAGIC) or hashlib.sha256(blob[head:]).digest() != blob[len(MAGIC) : head]:
+        return None
+    return blob[head:]
+
+
+def _write(k: Kernel, code: bytes) -> None:
+    """Keep the object; by renaming, so that another process sees all of it or nothing."""
+    path = k.path
+    if path is None:
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.part")
+    try:
+        part.write_bytes(MAGIC + hashlib.sha256(code).digest() + code)
+        os.replace(part, path)
+        same = [
+            p
+            for p in path.parent.glob(f"{k.name}-*.o")
+            if re.fullmatch(r"[0-9a-f]{32}", p.stem[len(k.name) + 1 :])
+        ]
+        for old in sorted(same, key=lambda p: p.stat().st_mtime)[:-KEPT_VERSIONS]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        part.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+
+
+# ---- loading and compiling ---------------------------------------------------------------------------------
+
+_lock = threading.RLock()
+_alive: list[Any] = []  # libraries and cfuncs whose code our plans call: never freed
+
+
+@functools.cache
+def _machine() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    cpu = target()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=cpu.name, features=cpu.features, opt=3, jit=True, reloc="default"
+    )
+
+
+@functools.cache
+def _linker() -> Any:
+    return llvm.create_lljit_compiler(_machine())
+
+
+def _load(k: Kernel) -> int:
+    if not OBJECTS_PROVEN:
+        cfunc = _compile(k)
+        _alive.append(cfunc)
+        return cfunc.address
+    code = _read(k)
+    if code is None:
+        code = bytes(_machine().emit_object(llvm.parse_assembly(optimised_ir(k))))
+        _write(k, code)
+    try:
+        return _link(k, code)
+    except RuntimeError as error:
+        raise KernelError(f"kernel {k.name}: the compiled object can't be loaded: {error}") from error
+
+
+def _link(k: Kernel, code: bytes) -> int:
+    builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol(k.symbol).add_current_process()
+    trap = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+    for symbol in DEAD_SYMBOLS:
+        builder.import_symbol(symbol, trap)
+    library = builder.link(_linker(), f"{k.symbol}-{len(_alive)}")
+    _alive.append(library)
+    return library[k.symbol]
+
+
+def _compile(k: Kernel) -> Any:
+    """Return numba's cfunc of the kernel, entry code included."""
+    try:
+        import numba
+
+        if numba.config.DISABLE_JIT:
+            raise KernelError("NUMBA_DISABLE_JIT is set")
+        function = getattr(importlib.import_module(f"llmlite.engine.kernels.{k.module}"), k.name)
+        return function.llmlite_compile()
+    except KernelError:
+        raise
+    except Exception as error:  # numba's errors are many; the reason is what matters
+        raise KernelError(f"kernel {k.name}: {type(error).__name__}: {str(error)[:2000]}") from error
+
+
+def optimised_ir(k: Kernel) -> str:
+    """Compile the kernel and return its optimised LLVM IR, under its own symbol."""
+    cfunc = _compile(k)
+    return cfunc.inspect_llvm().replace(cfunc.native_name, k.symbol)
+
+
+def assembly(k: Kernel) -> str:
+    """Compile the kernel and return its assembly, as it stands in the object file."""
+    return _machine().emit_assembly(llvm.parse_assembly(optimised_ir(k)))
+
+
+# ---- the entry of a plan's kernel --------------------------------------------------------------------------
+
+
+def entry_source(body: Callable) -> str:
+    """Return the code of the function (record, rank, n_threads) that calls `body` with the record's values.
+
+    A record is an int64 array: the address of the step, then one value per parameter after (step, rank,
+    n_threads): an address or an integer as it is, a parameter annotated `float` as the bits of a float64.
+    """
+    parameters = list(inspect.signature(body).parameters.values())[3:]
+    loads = [
+        f"float32(load_f64(record + {8 * i}))"
+        if p.annotation in (float, "float")
+        else f"load_i64(record + {8 * i})"
+        for i, p in enumerate(parameters, 1)
+    ]
+    arguments = ", ".join(["load_i64(record)", "rank", "n_threads", *loads])
+    return f"def entry(record, rank, n_threads):\n    body({arguments})\n"

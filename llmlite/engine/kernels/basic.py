@@ -1,0 +1,192 @@
+"""Row operations: norms, RoPE, SwiGLU, sums, the key/value cache, and the quantizing of activations.
+
+Every buffer is (T, width) float32, contiguous; widths are multiples of 16. `rows` is where the step record
+holds T: it counts either all tokens of the step or those whose logits are wanted.
+"""
+
+import math
+
+from llmlite.engine.kernels.common import (
+    ANGLES,
+    K_CACHE,
+    N_CTX,
+    N_OUTPUTS,
+    N_TOKENS,
+    POSITION,
+    V_CACHE,
+    exp,
+    kernel,
+    share,
+    share_by,
+)  # fmt: skip
+from llmlite.engine.simd import (
+    absolute,
+    concat,
+    divide,
+    f32,
+    f32_to_half,
+    fma,
+    i32,
+    inline_exact,
+    load_f32,
+    load_f32x16,
+    load_i64,
+    maximum,
+    narrow_u8,
+    reduce_add,
+    reduce_max,
+    reinterpret,
+    splat_f32x16,
+    store,
+)  # fmt: skip
+
+MAGIC = 12582912.0  # 1.5 · 2²³: adding it rounds a float32 to an integer in its low bits
+
+
+@inline_exact
+def rounded(x, scale):
+    """round(x · scale), to even, as int32."""
+    magic = splat_f32x16(f32(MAGIC))
+    shifted = x * splat_f32x16(scale) + magic
+    return reinterpret(shifted, "i32") - reinterpret(magic, "i32")
+
+
+@inline_exact
+def scale_and_inverse(largest):
+    """max|x| / 127 and its inverse, each rounded once, so that NumPy gives the same bytes."""
+    if largest > f32(0):
+        return f32(largest / f32(127)), f32(f32(127) / largest)
+    return f32(0), f32(0)
+
+
+@kernel
+def rms_norm(step, rank, n_threads, rows, x, weight, out, width, eps: float):
+    """out[t] = x[t] / sqrt(mean(x[t]²) + eps) · weight."""
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    for t in range(low, high):
+        a, o = x + t * width * 4, out + t * width * 4
+        s0, s1 = splat_f32x16(f32(0)), splat_f32x16(f32(0))
+        for i in range(0, width * 4, 64):
+            v = load_f32x16(a + i)
+            s0, s1 = fma(v, v, s1), s0
+        scale = splat_f32x16(f32(1) / math.sqrt(reduce_add(s0 + s1) / f32(width) + eps))
+        for i in range(0, width * 4, 64):
+            store(o + i, load_f32x16(a + i) * scale * load_f32x16(weight + i))
+
+
+@kernel
+def add(step, rank, n_threads, rows, a, b, out, width):
+    """out = a + b."""
+    low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)
+    for i in range(low * 4, high * 4, 64):
+        store(out + i, load_f32x16(a + i) + load_f32x16(b + i))
+
+
+@kernel
+def add_bias(step, rank, n_threads, rows, a, bias, out, width):
+    """out[t] = a[t] + bias."""
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    for t in range(low, high):
+        o = t * width * 4
+        for i in range(0, width * 4, 64):
+            store(out + o + i, load_f32x16(a + o + i) + load_f32x16(bias + i))
+
+
+@kernel
+def silu_mul(step, rank, n_threads, rows, gate, up, out, width):
+    """out = gate / (1 + e^-gate) · up."""
+    low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)
+    one = splat_f32x16(f32(1))
+    for i in range(low * 4, high * 4, 64):
+        g = load_f32x16(gate + i)
+        store(out + i, divide(g, one + exp(splat_f32x16(f32(0)) - g)) * load_f32x16(up + i))
+
+
+@kernel
+def take_outputs(step, rank, n_threads, x, out, width):
+    """out = the last n_outputs rows of x."""
+    n = load_i64(step + N_OUTPUTS)
+    first = load_i64(step + N_TOKENS) - n
+    low, high = share(n, rank, n_threads)
+    for t in range(low, high):
+        for i in range(0, width * 4, 64):
+            store(out + t * width * 4 + i, load_f32x16(x + (first + t) * width * 4 + i))
+
+
+@kernel
+def rope(step, rank, n_threads, x, out, n_head, head_size, rope_dim, distance):
+    """Turn each pair (u, v) of a head by its angle a: (u·cos a - v·sin a, u·sin a + v·cos a).
+
+    A pair is (2i, 2i + 1) for distance 1 ("norm"), (i, i + rope_dim/2) for distance rope_dim/2 ("neox"). The
+    step's angles are cosines then sines, (T, 2, rope_dim/2). Elements from rope_dim on stay as they are.
+    """
+    low, high = share(load_i64(step + N_TOKENS) * n_head, rank, n_threads)
+    angles, half = load_i64(step + ANGLES), rope_dim // 2
+    stride = 2 if distance == 1 else 1
+    for row in range(low, high):
+        a, o = x + row * head_size * 4, out + row * head_size * 4
+        cosines = angles + row // n_head * rope_dim * 4
+        for i in range(half):
+            c, s = load_f32(cosines + i * 4), load_f32(cosines + (half + i) * 4)
+            first, second = i * stride * 4, (i * stride + distance) * 4
+            u, v = load_f32(a + first), load_f32(a + second)
+            store(o + first, u * c - v * s)
+            store(o + second, u * s + v * c)
+        for i in range(rope_dim * 4, head_size * 4, 4):
+            store(o + i, load_f32(a + i))
+
+
+@kernel
+def store_f32(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
+    """Write the step's keys and values (T, K, Dh) to the cache (n_layer, K, n_ctx, Dh), float32."""
+    n_ctx, position = load_i64(step + N_CTX), load_i64(step + POSITION)
+    low, high = share(load_i64(step + N_TOKENS) * n_head_kv, rank, n_threads)
+    for row in range(low, high):
+        t, h = row // n_head_kv, row % n_head_kv
+        place = ((layer * n_head_kv + h) * n_ctx + position + t) * head_size * 4
+        for i in range(0, head_size * 4, 64):
+            store(load_i64(step + K_CACHE) + place + i, load_f32x16(k + row * head_size * 4 + i))
+            store(load_i64(step + V_CACHE) + place + i, load_f32x16(v + row * head_size * 4 + i))
+
+
+@kernel
+def store_f16(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
+    """`store_f32` for a cache of half-precision numbers."""
+    n_ctx, position = load_i64(step + N_CTX), load_i64(step + POSITION)
+    low, high = share(load_i64(step + N_TOKENS) * n_head_kv, rank, n_threads)
+    for row in range(low, high):
+        t, h = row // n_head_kv, row % n_head_kv
+        place = ((layer * n_head_kv + h) * n_ctx + position + t) * head_size * 2
+        for i in range(0, head_size * 2, 32):
+            store(
+                load_i64(step + K_CACHE) + place + i,
+                f32_to_half(load_f32x16(k + row * head_size * 4 + 2 * i)),
+            )
+            store(
+                load_i64(step + V_CACHE) + place + i,
+                f32_to_half(load_f32x16(v + row * head_size * 4 + 2 * i)),
+            )
+
+
+@kernel
+def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, width):
+    """Quantize each 32 activations to bytes: d = max|x| / 127, q = round(x / d).
+
+    Args:
+        q: int8 (T, width). d: float32 (T, width/32).
+        sums32, sums16: int32 (T, width/32) and (T, width/16), the sums of q over 32 and 16: what weights that
+            are kept
+            with an offset need (Σ(w - z)·q = Σw·q - z·Σq).
+    """
+    low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
+    for b in range(low, high):
+        u, v = load_f32x16(x + b * 128), load_f32x16(x + b * 128 + 64)
+        largest = reduce_max(maximum(absolute(u), absolute(v)))
+        scale, inverse = scale_and_inverse(largest)
+        store(d + b * 4, scale)
+        i, j = rounded(u, inverse), rounded(v, inverse)
+        store(q + b * 32, concat(narrow_u8(i), narrow_u8(j)))
+        s, t = reduce_add(i), reduce_add(j)
+        store(sums16 + b * 8, s)
+        store(sums16 + b * 8 + 4, t)
+        store(sums32 + b * 4, i32(s + t))

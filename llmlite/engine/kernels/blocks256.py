@@ -1,0 +1,247 @@
+"""Types whose blocks hold 256 weights: Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS.
+
+For each: where the bytes are, how 64 quants come out of a super-block (`i` = 0…3 says which), its scales, and
+the three kernels made of that. Small numbers that belong to scales are packed over byte borders; they are
+unpacked eight or sixteen at once, in 32- or 64-bit words.
+"""
+
+from numba import types
+
+from llmlite.engine.kernels.blocks32 import iq4_numbers, nibbles
+from llmlite.engine.kernels.quantized import make_embed, make_matvec, make_matvec16, make_unpack, twice
+from llmlite.engine.simd import (
+    bytes8,
+    concat,
+    high_nibbles,
+    i64,
+    inline,
+    load_f16,
+    load_i32,
+    load_i64,
+    load_u8x16,
+    load_u8x32,
+    load_u8x64,
+    load_u16,
+    low_nibbles,
+    shift_any,
+    splat_f32x8,
+    splat_f32x16,
+    splat_i32x8,
+    splat_i32x16,
+    splat_u8x32,
+    splat_u8x64,
+    table16,
+    to_f32,
+    widen_i8,
+    widen_u8,
+)  # fmt: skip
+
+LOW32 = 0xFFFFFFFF
+
+
+@inline
+def word(p):
+    """Four bytes as an int64 below 2³²."""
+    return i64(load_i32(p)) & LOW32
+
+
+def family32(*, group_bytes, quants64, scales8, zero, mins8=None, small=True):
+    """Return (matvec, unpack, embed) of a type with sub-blocks of 32."""
+
+    @inline
+    def scales16(p):
+        s = scales8(p)
+        return twice(s, s)
+
+    @inline
+    def mins16(p):
+        m = mins8(p)
+        return twice(m, m)
+
+    group = {"quants64": quants64, "group_bytes": group_bytes}
+    return (
+        make_matvec(**group, scales8=scales8, mins8=mins8, zero=zero, small=small),
+        make_unpack(**group, scales=scales8, mins=mins8, n_scales=8),
+        make_embed(**group, scales16=scales16, mins16=mins16 if mins8 else None, zero=zero),
+    )
+
+
+def family16(*, group_bytes, quants64, scales16, zero, mins16=None):
+    """Return (matvec, unpack, embed) of a type with sub-blocks of 16."""
+    group = {"quants64": quants64, "group_bytes": group_bytes}
+    return (
+        make_matvec16(**group, scales16=scales16, mins16=mins16, zero=zero),
+        make_unpack(**group, scales=scales16, mins=mins16, n_scales=16),
+        make_embed(**group, scales16=scales16, mins16=mins16, zero=zero),
+    )
+
+
+# ---- Q4_K: d, dmin f16; 8 scales and 8 minimums of 6 bits in 12 bytes; 128 bytes of nibbles ----------------
+# Each 32 bytes of nibbles hold 64 weights: the low halves first.
+# Scale bytes: 0-3 mmSSSSSS and 4-7 mmMMMMMM are scales and minimums 0-3, whose top bits, with the nibbles of
+# 8-11 MMMMSSSS, make scales and minimums 4-7.
+
+
+@inline
+def six_bit_scales(p):
+    """Scales of the 12 bytes at p, as bytes."""
+    low, last = word(p), word(p + 8)
+    return bytes8((low & 0x3F3F3F3F) | ((last & 0x0F0F0F0F) | ((low >> 6 & 0x03030303) << 4)) << 32)
+
+
+@inline
+def six_bit_mins(p):
+    """Minimums of the 12 bytes at p, as bytes."""
+    middle, last = word(p + 4), word(p + 8)
+    return bytes8(
+        (middle & 0x3F3F3F3F) | ((last >> 4 & 0x0F0F0F0F) | ((middle >> 6 & 0x03030303) << 4)) << 32
+    )
+
+
+@inline
+def k_scales(p):
+    return to_f32(widen_u8(six_bit_scales(p + 4))) * splat_f32x8(load_f16(p))
+
+
+@inline
+def k_mins(p):
+    return to_f32(widen_u8(six_bit_mins(p + 4))) * splat_f32x8(load_f16(p + 2))
+
+
+@inline
+def q4_k_quants(p, i):
+    v = load_u8x32(p + 16 + 32 * i)
+    return concat(low_nibbles(v), high_nibbles(v))
+
+
+matvec_q4_k, unpack_q4_k, embed_q4_k = family32(
+    group_bytes=144, quants64=q4_k_quants, scales8=k_scales, mins8=k_mins, zero=0
+)
+
+
+# ---- Q5_K: as Q4_K, with 32 bytes of fifth bits before the nibbles: bit 2i (2i + 1) of byte j belongs to the
+# low (high) nibble j of chunk i -----------------------------------------------------------------------------
+
+
+@inline
+def q5_k_quants(p, i):
+    v, h = load_u8x32(p + 48 + 32 * i), load_u8x32(p + 16)
+    low, high = shift_any(h, 2 * i) & splat_u8x32(1), shift_any(h, 2 * i + 1) & splat_u8x32(1)
+    return concat(low_nibbles(v), high_nibbles(v)) | shift_any(concat(low, high), -4)
+
+
+matvec_q5_k, unpack_q5_k, embed_q5_k = family32(
+    group_bytes=176, quants64=q5_k_quants, scales8=k_scales, mins8=k_mins, zero=0
+)
+
+
+# ---- Q6_K: 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales, d f16; d·scale·(q − 32) ------
+# Half n (128 weights): bytes 0-63 of its nibbles hold weights 0-63 low and 64-127 high; bit pair j of byte l
+# of its 32 belongs to weight 32·j + l.
+
+
+@inline
+def q6_k_quants(p, i):
+    half, upper = i >> 1, i & 1
+    v = shift_any(load_u8x64(p + 64 * half), 4 * upper) & splat_u8x64(15)
+    h = load_u8x32(p + 128 + 32 * half)
+    pairs = concat(shift_any(h, 4 * upper), shift_any(h, 4 * upper + 2)) & splat_u8x64(3)
+    return v | shift_any(pairs, -4)
+
+
+@inline
+def q6_k_scales(p):
+    return to_f32(widen_i8(load_u8x16(p + 192))) * splat_f32x16(load_f16(p + 208))
+
+
+matvec_q6_k, unpack_q6_k, embed_q6_k = family16(
+    group_bytes=210, quants64=q6_k_quants, scales16=q6_k_scales, zero=32
+)
+
+
+# ---- Q3_K: 32 bytes of third bits, 64 of bit pairs, 16 scales of 6 bits in 12 bytes, d f16; d·(scale − 32)·(
+# Half n: bit pair j of byte l of its 32 belongs to weight 32·j + l, and so does bit 4n + j of third-bit byte
+# l.
+
+
+@inline
+def pairs64(p, i):
+    """Bit pairs of the 64 bytes at p for weights 64i…64i+63."""
+    v, j = load_u8x32(p + 32 * (i >> 1)), 4 * (i & 1)
+    return concat(shift_any(v, j), shift_any(v, j + 2)) & splat_u8x64(3)
+
+
+@inline
+def q3_k_quants(p, i):
+    h = load_u8x32(p)
+    third = concat(shift_any(h, 2 * i), shift_any(h, 2 * i + 1)) & splat_u8x64(1)
+    return pairs64(p + 32, i) | shift_any(third, -2)
+
+
+@inline
+def q3_k_scales(p):
+    """Low nibbles of 8 bytes, then their high nibbles; upper pairs from the 4 bytes behind."""
+    nibble_bytes, upper = load_i64(p + 96), word(p + 104)
+    low = (
+        (nibble_bytes & 0x0F0F0F0F0F0F0F0F) | ((upper & 0x03030303) << 4) | ((upper >> 2 & 0x03030303) << 36)
+    )
+    high = (
+        (nibble_bytes >> 4 & 0x0F0F0F0F0F0F0F0F)
+        | ((upper >> 4 & 0x03030303) << 4)
+        | ((upper >> 6 & 0x03030303) << 36)
+    )
+    scales = widen_u8(table16(low, high)) - splat_i32x16(types.int32(32))
+    return to_f32(scales) * splat_f32x16(load_f16(p + 108))
+
+
+matvec_q3_k, unpack_q3_k, embed_q3_k = family16(
+    group_bytes=110, quants64=q3_k_quants, scales16=q3_k_scales, zero=4
+)
+
+
+# ---- Q2_K: 16 bytes of scale (low nibble) and minimum (high), 64 of bit pairs, d, dmin f16; d·scale·q −
+# dmin·minimum --
+
+
+@inline
+def q2_k_quants(p, i):
+    return pairs64(p + 16, i)
+
+
+@inline
+def q2_k_scales(p):
+    return to_f32(widen_u8(low_nibbles(load_u8x16(p)))) * splat_f32x16(load_f16(p + 80))
+
+
+@inline
+def q2_k_mins(p):
+    return to_f32(widen_u8(high_nibbles(load_u8x16(p)))) * splat_f32x16(load_f16(p + 82))
+
+
+matvec_q2_k, unpack_q2_k, embed_q2_k = family16(
+    group_bytes=84, quants64=q2_k_quants, scales16=q2_k_scales, mins16=q2_k_mins, zero=0
+)
+
+
+# ---- IQ4_XS: d f16, 16 upper scale bits, 4 bytes of lower ones, 128 bytes of nibbles into IQ4_NL's table ---
+# d·(scale − 32)·number; 16 bytes of nibbles for each 32 weights, low halves first.
+
+
+@inline
+def iq4_xs_quants(p, i):
+    q = p + 8 + 32 * i
+    return concat(iq4_numbers(nibbles(q)), iq4_numbers(nibbles(q + 16)))
+
+
+@inline
+def iq4_xs_scales(p):
+    high, low = i64(load_u16(p + 2)), word(p + 4)
+    packed = i64(0)
+    for j in range(8):
+        packed |= ((low >> 4 * j & 15) | (high >> 2 * j & 3) << 4) << 8 * j
+    return to_f32(widen_u8(bytes8(packed)) - splat_i32x8(types.int32(32))) * splat_f32x8(load_f16(p))
+
+
+matvec_iq4_xs, unpack_iq4_xs, embed_iq4_xs = family32(
+    group_bytes=136, quants64=iq4_xs_quants, scales8=iq4_xs_scales, zero=128, small=False
+)

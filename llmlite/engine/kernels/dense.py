@@ -1,0 +1,161 @@
+"""Types without blocks: F32, F16, BF16. Products in float32, activations as they are.
+
+`make_matvec`: a row at a time, four sums side by side. `make_matmul`: 32 rows × 256 weights converted once to
+float32 in the order [k][row], then 2 × 16 rows × 4 tokens of sums.
+"""
+
+from llmlite.engine.kernels.common import IDS, N_TOKENS, kernel, share
+from llmlite.engine.kernels.quantized import clear, copy_out
+from llmlite.engine.simd import (
+    bfloat_to_f32,
+    f32,
+    fma,
+    half_to_f32,
+    inline,
+    load_f32,
+    load_f32x16,
+    load_i64,
+    load_u16x16,
+    prefetch,
+    reduce_add,
+    scatter_words,
+    splat_f32x16,
+    store,
+)  # fmt: skip
+
+TILE_ROWS, TILE_COLUMNS = 32, 128
+ACCUMULATORS = TILE_ROWS * TILE_COLUMNS * 4
+AHEAD = 2048
+
+
+@inline
+def sixteen_f32(p):
+    return load_f32x16(p)
+
+
+@inline
+def sixteen_f16(p):
+    return half_to_f32(load_u16x16(p))
+
+
+@inline
+def sixteen_bf16(p):
+    return bfloat_to_f32(load_u16x16(p))
+
+
+def make_matvec(sixteen, size):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t]; `sixteen(p)` gives 16 weights of `size` bytes."""
+
+    @kernel
+    def matvec(step, rank, n_threads, rows, w, x, out, n_rows, width):
+        low, high = share(n_rows, rank, n_threads)
+        for t in range(load_i64(step + rows)):
+            for r in range(low, high):
+                p, v = w + r * width * size, x + t * width * 4
+                a, b, c, d = (
+                    splat_f32x16(f32(0)),
+                    splat_f32x16(f32(0)),
+                    splat_f32x16(f32(0)),
+                    splat_f32x16(f32(0)),
+                )
+                for _ in range(width // 64):
+                    prefetch(p + AHEAD)
+                    if size == 4:
+                        prefetch(p + AHEAD + 64)
+                        prefetch(p + AHEAD + 128)
+                        prefetch(p + AHEAD + 192)
+                    else:
+                        prefetch(p + AHEAD + 64)
+                    a = fma(sixteen(p), load_f32x16(v), a)
+                    b = fma(sixteen(p + 16 * size), load_f32x16(v + 64), b)
+                    c = fma(sixteen(p + 32 * size), load_f32x16(v + 128), c)
+                    d = fma(sixteen(p + 48 * size), load_f32x16(v + 192), d)
+                    p, v = p + 64 * size, v + 256
+                for _ in range(width % 64 // 16):
+                    a = fma(sixteen(p), load_f32x16(v), a)
+                    p, v = p + 16 * size, v + 64
+                store(out + (t * n_rows + r) * 4, f32(reduce_add((a + b) + (c + d))))
+
+    return matvec
+
+
+def make_embed(sixteen, size):
+    """Return the kernel out[t] = row ids[t]."""
+
+    @kernel
+    def embed(step, rank, n_threads, w, out, width):
+        low, high = share(load_i64(step + N_TOKENS), rank, n_threads)
+        for t in range(low, high):
+            p = w + load_i64(load_i64(step + IDS) + t * 8) * width * size
+            for i in range(0, width, 16):
+                store(out + (t * width + i) * 4, sixteen(p + i * size))
+
+    return embed
+
+
+@inline
+def multiply(tile, acc, x, width, n):
+    """32 rows × 4 tokens × n weights, added to `acc` (4, 32)."""
+    a0, a1 = load_f32x16(acc), load_f32x16(acc + 64)
+    b0, b1 = load_f32x16(acc + 128), load_f32x16(acc + 192)
+    c0, c1 = load_f32x16(acc + 256), load_f32x16(acc + 320)
+    d0, d1 = load_f32x16(acc + 384), load_f32x16(acc + 448)
+    for k in range(n):
+        w0, w1 = load_f32x16(tile + k * 128), load_f32x16(tile + k * 128 + 64)
+        v = splat_f32x16(load_f32(x + k * 4))
+        a0, a1 = fma(w0, v, a0), fma(w1, v, a1)
+        v = splat_f32x16(load_f32(x + (width + k) * 4))
+        b0, b1 = fma(w0, v, b0), fma(w1, v, b1)
+        v = splat_f32x16(load_f32(x + (2 * width + k) * 4))
+        c0, c1 = fma(w0, v, c0), fma(w1, v, c1)
+        v = splat_f32x16(load_f32(x + (3 * width + k) * 4))
+        d0, d1 = fma(w0, v, d0), fma(w1, v, d1)
+    store(acc, a0)
+    store(acc + 64, a1)
+    store(acc + 128, b0)
+    store(acc + 192, b1)
+    store(acc + 256, c0)
+    store(acc + 320, c1)
+    store(acc + 384, d0)
+    store(acc + 448, d1)
+
+
+def make_matmul(sixteen, size):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for many tokens."""
+
+    @kernel
+    def matmul(step, rank, n_threads, rows, w, x, out, n_rows, width, scratch, scratch_bytes):
+        n_tokens = load_i64(step + rows)
+        if n_tokens == 0:
+            return
+        tile = scratch + rank * scratch_bytes
+        acc = tile + ACCUMULATORS
+        low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
+        for first in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
+            n = min(TILE_ROWS, n_rows - first)
+            clear(acc, (n_tokens + 3) // 4 * 4)
+            for start in range(0, width, TILE_COLUMNS):
+                columns = min(TILE_COLUMNS, width - start)
+                for row in range(TILE_ROWS):
+                    p = w + ((first + min(row, n - 1)) * width + start) * size
+                    for k in range(0, columns, 16):
+                        scatter_words(sixteen(p + k * size), tile + (k * TILE_ROWS + row) * 4, TILE_ROWS * 4)
+                for t in range(0, n_tokens, 4):
+                    multiply(tile, acc + t * TILE_ROWS * 4, x + (t * width + start) * 4, width, columns)
+            copy_out(acc, out + first * 4, n_tokens, n_rows * 4, n)
+
+    return matmul
+
+
+matvec_f32, matmul_f32, embed_f32 = (
+    make_matvec(sixteen_f32, 4),
+    make_matmul(sixteen_f32, 4),
+    make_embed(sixteen_f32, 4),
+)
+matvec_f16, matmul_f16, embed_f16 = (
+    make_matvec(sixteen_f16, 2),
+    make_matmul(sixteen_f16, 2),
+    make_embed(sixteen_f16, 2),
+)
+matvec_bf16, matmul_bf16 = make_matvec(sixteen_bf16, 2), make_matmul(sixteen_bf16, 2)
+embed_bf16 = make_embed(sixteen_bf16, 2)

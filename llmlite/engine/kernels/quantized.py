@@ -1,0 +1,403 @@
+"""Matrix products of quantized weights with activations quantized to bytes: the shapes all quant types share.
+
+A type describes 256 consecutive weights of a row (a "group": one super-block, or eight blocks of 32) as
+
+    weight[k] = scale[k // sub] · (quant[k] − zero) − minimum[k // sub],   quant in 0…255, sub = 32 or 16
+
+and its file gives functions of the group's address for quants (64 at a time), scales and minimums. With
+activations x[k] = d[k // 32] · q[k] the product is, over sub-blocks,
+
+    Σ scale·d · (Σ quant·q − zero·Σ q)  −  minimum·d · Σ q
+
+whose inner sums are exact integers.
+
+`make_matvec` streams rows in file order (decoding); `matmul*` unpacks 32 rows × 256 weights once, into bytes
+that stay in the first-level cache, and reuses them for every token (prefill).
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from llmlite.engine import emit
+from llmlite.engine.kernels.common import IDS, N_TOKENS, kernel, routine, share
+from llmlite.engine.simd import (
+    dot4,
+    dot4_small,
+    f32,
+    fma,
+    high_half,
+    i32,
+    i64,
+    inline,
+    lane_at,
+    load_f32,
+    load_f32x8,
+    load_f32x16,
+    load_i32,
+    load_i32x8,
+    load_i32x16,
+    load_i64,
+    load_u8x32,
+    load_u8x64,
+    low_half,
+    make_shuffle,
+    prefetch,
+    reduce_add,
+    repeat4_u8x64,
+    scatter_words,
+    splat_f32x8,
+    splat_f32x16,
+    splat_i32x8,
+    splat_i32x16,
+    store,
+    to_f32,
+    widen_u8,
+)  # fmt: skip
+
+AHEAD = 2048  # bytes between what is multiplied and what is prefetched
+TILE_ROWS = 32
+TILE_BYTES = TILE_ROWS * 256
+SCALES, MINIMUMS = TILE_BYTES, TILE_BYTES + 16 * TILE_ROWS * 4  # offsets in a thread's scratch
+ACCUMULATORS = MINIMUMS + 16 * TILE_ROWS * 4
+
+# lanes of a vector of 8 (16) scales, spread over the 16 sums of a 64-weight dot product
+pair0, pair1, pair2, pair3 = (make_shuffle([2 * i] * 8 + [2 * i + 1] * 8) for i in range(4))
+quad0, quad1, quad2, quad3 = (make_shuffle([4 * i + j // 4 for j in range(16)]) for i in range(4))
+twice = make_shuffle([i // 2 for i in range(16)])
+
+
+@inline
+def nothing(p):
+    """Stands for what a type does not have."""
+    return f32(0)
+
+
+# ---- decoding ----------------------------------------------------------------------------------------------
+
+
+def make_matvec(
+    *, quants64, scales8, group_bytes, zero, mins8=None, quants32=None, scale=None, minimum=None, small=True
+):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for a type with sub-blocks of 32.
+
+    Args:
+        quants64: (p, i) -> u8x64, quants 64i… of the group at address p. scales8, mins8: (p) -> f32x8.
+        group_bytes: of 256 weights. small: every quant is below 128.
+        quants32, scale, minimum: the same for one block of 32, for widths that are no multiple of 256.
+    """
+    dot = dot4_small if small else dot4
+    has_minimum, has_tail = mins8 is not None, quants32 is not None
+    mins8, quants32 = mins8 or nothing, quants32 or nothing
+    scale, minimum = scale or nothing, minimum or nothing
+    block_bytes = group_bytes // 8
+
+    @kernel
+    def matvec(step, rank, n_threads, rows, w, q, d, sums, out, n_rows, width):
+        low, high = share(n_rows, rank, n_threads)
+        row_bytes = (width // 32) * block_bytes
+        none = splat_i32x16(i32(0))
+        for t in range(load_i64(step + rows)):
+            p = w + low * row_bytes
+            for r in range(low, high):
+                a, b = splat_f32x16(f32(0)), splat_f32x16(f32(0))
+                offset = splat_f32x8(f32(0))
+                x, xd, xs = q + t * width, d + t * width // 8, sums + t * width // 8
+                for _ in range(width // 256):
+                    for line in range(0, group_bytes, 64):
+                        prefetch(p + AHEAD + line)
+                    xd8 = load_f32x8(xd)
+                    s = scales8(p) * xd8
+                    if has_minimum:
+                        offset = fma(mins8(p) * xd8, to_f32(load_i32x8(xs)), offset)
+                    else:
+                        offset = fma(s, to_f32(load_i32x8(xs)), offset)
+                    a = fma(to_f32(dot(none, quants64(p, 0), load_u8x64(x))), pair0(s, s), a)
+                    b = fma(to_f32(dot(none, quants64(p, 1), load_u8x64(x + 64))), pair1(s, s), b)
+                    a = fma(to_f32(dot(none, quants64(p, 2), load_u8x64(x + 128))), pair2(s, s), a)
+                    b = fma(to_f32(dot(none, quants64(p, 3), load_u8x64(x + 192))), pair3(s, s), b)
+                    p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + 32
+                total = reduce_add(a + b)
+                if has_minimum:
+                    total -= reduce_add(offset)
+                else:
+                    total -= f32(zero) * reduce_add(offset)
+                if has_tail:
+                    for _ in range(width % 256 // 32):
+                        products = reduce_add(dot(splat_i32x8(i32(0)), quants32(p), load_u8x32(x)))
+                        total += scale(p) * load_f32(xd) * f32(products - i32(zero) * load_i32(xs))
+                        if has_minimum:
+                            total -= minimum(p) * load_f32(xd) * f32(load_i32(xs))
+                        p, x, xd, xs = p + block_bytes, x + 32, xd + 4, xs + 4
+                store(out + (t * n_rows + r) * 4, f32(total))
+
+    return matvec
+
+
+def make_matvec16(*, quants64, scales16, group_bytes, zero, mins16=None):
+    """`make_matvec` for a type with sub-blocks of 16; `sums` are those over 16."""
+    has_minimum = mins16 is not None
+    mins16 = mins16 or nothing
+
+    @kernel
+    def matvec(step, rank, n_threads, rows, w, q, d, sums, out, n_rows, width):
+        low, high = share(n_rows, rank, n_threads)
+        n_groups = width // 256
+        none = splat_i32x16(i32(0))
+        for t in range(load_i64(step + rows)):
+            p = w + low * n_groups * group_bytes
+            for r in range(low, high):
+                a, b, offset = splat_f32x16(f32(0)), splat_f32x16(f32(0)), splat_f32x16(f32(0))
+                x, xd, xs = q + t * width, d + t * width // 8, sums + t * width // 4
+                for _ in range(n_groups):
+                    for line in range(0, group_bytes, 64):
+                        prefetch(p + AHEAD + line)
+                    xd8 = load_f32x8(xd)
+                    xd16 = twice(xd8, xd8)
+                    s = scales16(p) * xd16
+                    if has_minimum:
+                        offset = fma(mins16(p) * xd16, to_f32(load_i32x16(xs)), offset)
+                    else:
+                        offset = fma(s, to_f32(load_i32x16(xs)), offset)
+                    a = fma(to_f32(dot4_small(none, quants64(p, 0), load_u8x64(x))), quad0(s, s), a)
+                    b = fma(to_f32(dot4_small(none, quants64(p, 1), load_u8x64(x + 64))), quad1(s, s), b)
+                    a = fma(to_f32(dot4_small(none, quants64(p, 2), load_u8x64(x + 128))), quad2(s, s), a)
+                    b = fma(to_f32(dot4_small(none, quants64(p, 3), load_u8x64(x + 192))), quad3(s, s), b)
+                    p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + 64
+                total = reduce_add(a + b) - (f32(1) if has_minimum else f32(zero)) * reduce_add(offset)
+                store(out + (t * n_rows + r) * 4, f32(total))
+
+    return matvec
+
+
+# ---- embedding rows ----------------------------------------------------------------------------------------
+
+
+def make_embed(
+    *, quants64, scales16, group_bytes, zero, mins16=None, quants32=None, scale=None, minimum=None
+):
+    """Return the kernel out[t] = row ids[t] of the matrix, as floats.
+
+    Args: as for `make_matvec16`; `scales16` gives a scale for each 16 weights, whatever the type's sub-blocks
+    are.
+    """
+    has_minimum, has_tail = mins16 is not None, quants32 is not None
+    mins16, quants32 = mins16 or nothing, quants32 or nothing
+    scale, minimum = scale or nothing, minimum or nothing
+    block_bytes = group_bytes // 8
+
+    @inline
+    def put(out, quants, s, m):
+        numbers = to_f32(widen_u8(quants) - splat_i32x16(i32(zero)))
+        store(out, numbers * splat_f32x16(s) - splat_f32x16(m))
+
+    @kernel
+    def embed(step, rank, n_threads, w, out, width):
+        low, high = share(load_i64(step + N_TOKENS), rank, n_threads)
+        row_bytes = width // 256 * group_bytes + width % 256 // 32 * block_bytes
+        for t in range(low, high):
+            p, o = w + load_i64(load_i64(step + IDS) + t * 8) * row_bytes, out + t * width * 4
+            for _ in range(width // 256):
+                s = scales16(p)
+                m = mins16(p) if has_minimum else splat_f32x16(f32(0))
+                for i in range(4):
+                    v = quants64(p, i)
+                    put(o, low_half(low_half(v)), lane_at(s, 4 * i), lane_at(m, 4 * i))
+                    put(o + 64, high_half(low_half(v)), lane_at(s, 4 * i + 1), lane_at(m, 4 * i + 1))
+                    put(o + 128, low_half(high_half(v)), lane_at(s, 4 * i + 2), lane_at(m, 4 * i + 2))
+                    put(o + 192, high_half(high_half(v)), lane_at(s, 4 * i + 3), lane_at(m, 4 * i + 3))
+                    o += 256
+                p += group_bytes
+            if has_tail:
+                for _ in range(width % 256 // 32):
+                    v, m1 = quants32(p), f32(0)
+                    if has_minimum:
+                        m1 = minimum(p)
+                    put(o, low_half(v), scale(p), m1)
+                    put(o + 64, high_half(v), scale(p), m1)
+                    p, o = p + block_bytes, o + 128
+
+    return embed
+
+
+# ---- prefill -----------------------------------------------------------------------------------------------
+
+
+def make_unpack(
+    *, quants64, scales, group_bytes, n_scales, mins=None, quants32=None, scale=None, minimum=None
+):
+    """Return the routine that unpacks one group of 32 rows to bytes, in the order [k/4][row][k%4].
+
+    Its arguments: address of the first row, bytes per row, which group, how many blocks of 32 it has (fewer
+    than 8 at the end of a row), how many rows exist (the last is repeated), and a thread's scratch. Scales
+    and minimums go behind the bytes, as [sub-block][row].
+    """
+    has_minimum, has_tail = mins is not None, quants32 is not None
+    mins, quants32 = mins or nothing, quants32 or nothing
+    scale, minimum = scale or nothing, minimum or nothing
+    block_bytes = group_bytes // 8
+
+    @routine(6)
+    def unpack(w, row_bytes, group, n_blocks, n_rows, tile):
+        for row in range(TILE_ROWS):
+            p = w + min(row, n_rows - 1) * row_bytes + group * group_bytes
+            place = tile + row * 4
+            if n_blocks == 8:
+                for i in range(4):
+                    scatter_words(quants64(p, i), place + i * 16 * TILE_ROWS * 4, TILE_ROWS * 4)
+                scatter_words(scales(p), place + SCALES, TILE_ROWS * 4)
+                if has_minimum:
+                    scatter_words(mins(p), place + MINIMUMS, TILE_ROWS * 4)
+            elif has_tail:
+                for i in range(n_blocks):
+                    scatter_words(quants32(p), place + i * 8 * TILE_ROWS * 4, TILE_ROWS * 4)
+                    store(place + SCALES + i * TILE_ROWS * 4, f32(scale(p)))
+                    if has_minimum:
+                        store(place + MINIMUMS + i * TILE_ROWS * 4, f32(minimum(p)))
+                    p += block_bytes
+
+    return unpack
+
+
+@intrinsic
+def call_unpack(typing, function, w, row_bytes, group, n_blocks, n_rows, tile):
+    """Call the routine of `make_unpack` at address `function`."""
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * 6)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.none(*[i64] * 7), codegen
+
+
+def make_matmul(*, sub, has_minimum):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
+
+    Eight sums (2 × 16 rows, 4 tokens) run side by side: a dot product takes 4 or 5 cycles, and two can start
+    in one.
+    """
+    line = TILE_ROWS * 4  # bytes of one row of words, scales or minimums
+
+    @inline
+    def multiply(tile, acc, x, xd, xs, width, n_blocks, zero):
+        """32 rows × 4 tokens × one group, added to `acc` (4, 32)."""
+        dd, ds = width // 8, width * 4 // sub  # bytes from one token's scales (sums) to the next one's
+        a0, a1 = load_f32x16(acc), load_f32x16(acc + 64)
+        b0, b1 = load_f32x16(acc + 128), load_f32x16(acc + 192)
+        c0, c1 = load_f32x16(acc + 256), load_f32x16(acc + 320)
+        e0, e1 = load_f32x16(acc + 384), load_f32x16(acc + 448)
+        scales, words = tile + SCALES, tile
+        for j in range(n_blocks * 32 // sub):
+            ia0 = splat_i32x16(i32(-zero * load_i32(xs)))
+            ib0 = splat_i32x16(i32(-zero * load_i32(xs + ds)))
+            ic0 = splat_i32x16(i32(-zero * load_i32(xs + 2 * ds)))
+            ie0 = splat_i32x16(i32(-zero * load_i32(xs + 3 * ds)))
+            ia1, ib1, ic1, ie1 = ia0, ib0, ic0, ie0
+            for k in range(0, sub, 4):
+                w0, w1 = load_u8x64(words), load_u8x64(words + 64)
+                v = repeat4_u8x64(x + k)
+                ia0, ia1 = dot4(ia0, w0, v), dot4(ia1, w1, v)
+                v = repeat4_u8x64(x + width + k)
+                ib0, ib1 = dot4(ib0, w0, v), dot4(ib1, w1, v)
+                v = repeat4_u8x64(x + 2 * width + k)
+                ic0, ic1 = dot4(ic0, w0, v), dot4(ic1, w1, v)
+                v = repeat4_u8x64(x + 3 * width + k)
+                ie0, ie1 = dot4(ie0, w0, v), dot4(ie1, w1, v)
+                words += line
+            at = xd + j * sub // 32 * 4
+            da, db = load_f32(at), load_f32(at + dd)
+            dc, de = load_f32(at + 2 * dd), load_f32(at + 3 * dd)
+            s0, s1 = load_f32x16(scales), load_f32x16(scales + 64)
+            a0, a1 = fma(to_f32(ia0), s0 * splat_f32x16(da), a0), fma(to_f32(ia1), s1 * splat_f32x16(da), a1)
+            b0, b1 = fma(to_f32(ib0), s0 * splat_f32x16(db), b0), fma(to_f32(ib1), s1 * splat_f32x16(db), b1)
+            c0, c1 = fma(to_f32(ic0), s0 * splat_f32x16(dc), c0), fma(to_f32(ic1), s1 * splat_f32x16(dc), c1)
+            e0, e1 = fma(to_f32(ie0), s0 * splat_f32x16(de), e0), fma(to_f32(ie1), s1 * splat_f32x16(de), e1)
+            if has_minimum:
+                m0, m1 = load_f32x16(scales + MINIMUMS - SCALES), load_f32x16(scales + MINIMUMS - SCALES + 64)
+                na, nb = splat_f32x16(-da * f32(load_i32(xs))), splat_f32x16(-db * f32(load_i32(xs + ds)))
+                nc, ne = (
+                    splat_f32x16(-dc * f32(load_i32(xs + 2 * ds))),
+                    splat_f32x16(-de * f32(load_i32(xs + 3 * ds))),
+                )
+                a0, a1, b0, b1 = fma(m0, na, a0), fma(m1, na, a1), fma(m0, nb, b0), fma(m1, nb, b1)
+                c0, c1, e0, e1 = fma(m0, nc, c0), fma(m1, nc, c1), fma(m0, ne, e0), fma(m1, ne, e1)
+            scales += line
+            xs += 4
+            x += sub
+        store(acc, a0)
+        store(acc + 64, a1)
+        store(acc + 128, b0)
+        store(acc + 192, b1)
+        store(acc + 256, c0)
+        store(acc + 320, c1)
+        store(acc + 384, e0)
+        store(acc + 448, e1)
+
+    @kernel
+    def matmul(
+        step,
+        rank,
+        n_threads,
+        rows,
+        unpack,
+        w,
+        row_bytes,
+        q,
+        d,
+        sums,
+        out,
+        n_rows,
+        width,
+        zero,
+        scratch,
+        scratch_bytes,
+    ):
+        n_tokens = load_i64(step + rows)
+        if n_tokens == 0:
+            return
+        tile = scratch + rank * scratch_bytes
+        acc = tile + ACCUMULATORS
+        low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
+        for first in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
+            n = min(TILE_ROWS, n_rows - first)
+            clear(acc, (n_tokens + 3) // 4 * 4)
+            for group in range((width + 255) // 256):
+                n_blocks = min(8, width // 32 - group * 8)
+                call_unpack(unpack, w + first * row_bytes, row_bytes, group, n_blocks, n, tile)
+                for t in range(0, n_tokens, 4):
+                    x = q + t * width + group * 256
+                    xd, xs = (
+                        d + t * width // 8 + group * 32,
+                        sums + t * width * 4 // sub + group * 1024 // sub,
+                    )
+                    multiply(tile, acc + t * line, x, xd, xs, width, n_blocks, zero)
+            copy_out(acc, out + first * 4, n_tokens, n_rows * 4, n)
+
+    return matmul
+
+
+@inline
+def clear(acc, n_tokens):
+    """Zeros for n_tokens × 32 sums."""
+    for i in range(0, n_tokens * TILE_ROWS * 4, 64):
+        store(acc + i, splat_f32x16(f32(0)))
+
+
+@inline
+def copy_out(acc, out, n_tokens, row_bytes, n):
+    """The first n of 32 sums of every token to their place."""
+    for t in range(n_tokens):
+        source, target = acc + t * TILE_ROWS * 4, out + t * row_bytes
+        if n == TILE_ROWS:
+            store(target, load_f32x16(source))
+            store(target + 64, load_f32x16(source + 64))
+        else:
+            for i in range(0, n * 4, 4):
+                store(target + i, load_f32(source + i))
+
+
+matmul32 = make_matmul(sub=32, has_minimum=False)
+matmul32_min = make_matmul(sub=32, has_minimum=True)
+matmul16 = make_matmul(sub=16, has_minimum=False)
+matmul16_min = make_matmul(sub=16, has_minimum=True)

@@ -1,0 +1,199 @@
+"""A plan: recorded operations with addresses, run by a team of threads without returning to Python in
+between.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from llmlite.engine.jit import Kernel, Progress, prepare
+from llmlite.engine.recorder import IDS, N_OUTPUTS, N_TOKENS, STEP_WORDS, Buffer, Op, Recorder
+from llmlite.engine.team import RUN, STOP, WORK, renew_lock_after_fork, team
+
+ROW_WORDS = 3  # of the table: kernel, record, whether a barrier follows
+
+
+class Plan:
+    """One forward pass for steps of up to `max_tokens` tokens.
+
+    Args:
+        recorder: after `forward` has called its operations.
+        result: the Buffer of the logits.
+        keep_all: give every buffer its own place, so that all can be looked at after a run.
+        progress: see `jit.prepare`.
+
+    Raises:
+        KernelError: a kernel can't be compiled or loaded.
+    """
+
+    def __init__(
+        self, recorder: Recorder, result: Buffer, *, keep_all: bool = False, progress: Progress | None = None
+    ) -> None:
+        self.ops = recorder.ops
+        self.max_tokens, self.max_outputs = recorder.limits[N_TOKENS], recorder.limits[N_OUTPUTS]
+        self.n_threads = recorder.n_threads
+        self.lock = threading.Lock()
+        renew_lock_after_fork(self)
+        assign_stages(self.ops, result)
+        arena_bytes = place(buffers_of(self.ops), keep_all)
+        prepare([*kernels_of(self.ops), RUN, WORK, STOP], progress)
+        self._memory = np.empty(arena_bytes + 64, np.uint8)
+        self._base = -(-self._memory.ctypes.data // 64) * 64
+        self.step = np.zeros(STEP_WORDS, np.int64)
+        self.ids = np.zeros(self.max_tokens, np.int64)
+        self.step[IDS // 8] = self.ids.ctypes.data
+        self._records = [self._record(op) for op in self.ops]
+        self._table = self._make_table()
+        self._segments = segments_of(self.ops)
+        self._result = result
+
+    @property
+    def arena_bytes(self) -> int:
+        """Memory reserved for intermediate results; pages are touched as far as steps are long."""
+        return self._memory.nbytes
+
+    def array(self, buffer: Buffer, dtype: Any = np.float32) -> np.ndarray:
+        """The rows of `buffer` that the last step wrote: a view (n, width) into the arena."""
+        n = int(self.step[buffer.rows // 8])
+        start = self._base + buffer.offset - self._memory.ctypes.data
+        rows = self._memory[start : start + n * buffer.width * buffer.itemsize]
+        return rows.view(dtype).reshape(n, buffer.width)
+
+    def run(self, ids: Any, n_outputs: int, *, clock: np.ndarray | None = None, **step: int) -> np.ndarray:
+        """Run one step; call it with `lock` held, and copy the result before letting go.
+
+        Args:
+            ids: at most max_tokens. n_outputs: at most max_outputs.
+            clock: int64 (n_ops + 1, 2): seconds and nanoseconds before and after each operation.
+            step: the rest of the step record, by recorder's names in lower case ("position", "k_cache", …).
+
+        Returns:
+            Logits, a view (n_outputs, n_vocab) into the arena.
+        """
+        n = len(ids)
+        self.ids[:n] = ids
+        self.step[0], self.step[1] = n, n_outputs
+        self.step[2:6] = step["position"], step["n_ctx"], step["k_cache"], step["v_cache"]
+        self.step[7] = step["angles"]
+        workers = team(self.n_threads)
+        for first, last in self._segments:
+            if self.ops[first].kernel is None:
+                self._run_python(self.ops[first])
+                if clock is not None:
+                    clock[first + 1] = _now()
+                continue
+            at = 0 if clock is None else clock[first:].ctypes.data
+            workers.run(self._table[first:].ctypes.data, last - first, at)
+        return self.array(self._result)
+
+    def _run_python(self, op: Op) -> None:
+        w, *reads, out = op.args
+        n = int(self.step[out.rows // 8])
+        if n:
+            arrays = [self.array(x) for x in reads] or [self.ids[:n]]
+            op.function(w, *arrays, self.array(out))
+
+    def _make_table(self) -> np.ndarray:
+        table = np.zeros((len(self.ops), ROW_WORDS), np.int64)
+        for i, op in enumerate(self.ops):
+            if op.kernel is not None:
+                next_stage = self.ops[i + 1].stage if i + 1 < len(self.ops) else -1
+                table[i] = op.kernel.address, self._records[i].ctypes.data, op.stage != next_stage
+        return table
+
+    def _record(self, op: Op) -> np.ndarray:
+        """What the kernel reads: the step's address, then its arguments (`jit.entry_source`)."""
+        record = np.zeros(1 + len(op.args), np.int64)
+        record[0] = self.step.ctypes.data
+        if op.kernel is None:
+            return record
+        for i, value in enumerate(op.args, 1):
+            if isinstance(value, Buffer):
+                record[i] = self._base + value.offset
+            elif isinstance(value, np.ndarray):
+                record[i] = value.ctypes.data
+            elif isinstance(value, Kernel):
+                record[i] = value.address
+            elif isinstance(value, float):
+                record[i : i + 1].view(np.float64)[0] = value
+            else:
+                record[i] = value
+        return record
+
+    def __repr__(self) -> str:
+        slow = sorted({op.type for op in self.ops if op.kernel is None})
+        text = f"Plan({len(self.ops)} operations, up to {self.max_tokens} tokens, {self.n_threads} threads, "
+        text += f"arena {self.arena_bytes / 1e6:.1f} MB"
+        return text + (f"; slow, through NumPy: {', '.join(slow)})" if slow else ")")
+
+
+def _now() -> tuple[int, int]:
+    import time
+
+    return divmod(time.clock_gettime_ns(time.CLOCK_MONOTONIC), 10**9)
+
+
+def kernels_of(ops: list[Op]) -> list[Kernel]:
+    """Every kernel that the operations call, routines among their arguments included."""
+    found = [op.kernel for op in ops if op.kernel is not None]
+    return found + [value for op in ops for value in op.args if isinstance(value, Kernel)]
+
+
+def buffers_of(ops: list[Op]) -> list[Buffer]:
+    """Every buffer that needs a place."""
+    return [b for b in dict.fromkeys(b for op in ops for b in (*op.reads, *op.writes)) if b.n_bytes]
+
+
+def segments_of(ops: list[Op]) -> list[tuple[int, int]]:
+    """Ranges of operations to run at once: kernels together, each Python operation alone."""
+    segments: list[tuple[int, int]] = []
+    for i, op in enumerate(ops):
+        together = segments and op.kernel is not None and ops[i - 1].kernel is not None
+        if together:
+            segments[-1] = segments[-1][0], i + 1
+        else:
+            segments.append((i, i + 1))
+    return segments
+
+
+def assign_stages(ops: list[Op], result: Buffer) -> None:
+    """Number the stretches between barriers, and give every buffer its first and last.
+
+    An operation joins the one before if it neither touches what that stretch has written nor writes what it
+    reads.
+    """
+    stage, read, written = 0, set(), set()
+    for i, op in enumerate(ops):
+        clash = written.intersection((*op.reads, *op.writes)) or read.intersection(op.writes)
+        if i and (clash or op.kernel is None or ops[i - 1].kernel is None):
+            stage, read, written = stage + 1, set(), set()
+        op.stage = stage
+        read.update(op.reads)
+        written.update(op.writes)
+        for buffer in (*op.reads, *op.writes):
+            buffer.first = stage if buffer.first is None else buffer.first
+            buffer.last = stage
+    result.last = stage + 1
+
+
+def place(buffers: list[Buffer], keep_all: bool) -> int:
+    """First fit by lifetime: a byte of the arena serves many buffers, never two in one stage. Returns its
+    size.
+    """
+    placed: list[Buffer] = []
+    top = 0
+    for buffer in sorted(buffers, key=lambda b: b.first):
+        offset = 0
+        for other in sorted(
+            (p for p in placed if keep_all or p.last >= buffer.first), key=lambda p: p.offset
+        ):
+            if offset + buffer.n_bytes <= other.offset:
+                break
+            offset = max(offset, other.offset + other.n_bytes)
+        buffer.offset = offset
+        placed.append(buffer)
+        top = max(top, offset + buffer.n_bytes)
+    return top

@@ -1,0 +1,145 @@
+"""The planned executor: the speed. Records the forward pass once for each length of step, then runs plans."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from llmlite.engine.cpu import target, usable_threads
+from llmlite.engine.jit import Progress
+from llmlite.engine.plan import Plan
+from llmlite.engine.recorder import Recorder
+from llmlite.kv_cache import KVCache
+from llmlite.transformer import ModelConfig, Weights, forward
+
+PREFILL_TOKENS = 256
+SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
+
+
+class PlannedExecutor:
+    """Runs a model by compiled kernels on a team of threads; see llmlite.engine.Executor.
+
+    Args:
+        n_threads: by default the physical cores this process may use, within its cgroup's quota.
+        progress: called as progress(done, total, name) while kernels are compiled.
+
+    Raises:
+        UnsupportedError: something in the model that the kernels don't take.
+        KernelError: kernels can't be compiled or loaded on this machine.
+        ValueError: n_threads < 1.
+    """
+
+    name = "planned"
+    max_tokens = PREFILL_TOKENS
+
+    def __init__(
+        self,
+        weights: Weights,
+        config: ModelConfig,
+        *,
+        n_threads: int | None = None,
+        kv_dtype: Any = np.float16,
+        progress: Progress | None = None,
+    ) -> None:
+        if n_threads is not None and n_threads < 1:
+            raise ValueError(f"n_threads must be at least 1, got {n_threads}")
+        self.weights, self.config = weights, config
+        self.n_threads = n_threads or usable_threads()
+        self.progress = progress
+        self._plans: dict[tuple, Plan] = {}
+        self._lock = threading.Lock()
+        self._angles = np.empty((0, 2, len(weights.frequencies)), np.float32)
+        for n_tokens in (1, PREFILL_TOKENS):  # now: a model that can't be planned says so when it is made
+            self.plan(n_tokens, 1, kv_dtype)
+
+    def __call__(self, ids: Sequence[int], cache: KVCache, *, n_outputs: int) -> np.ndarray:
+        """Run `ids` behind the tokens in `cache`.
+
+        Returns:
+            float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens.
+        """
+        logits = np.empty((n_outputs, self.config.n_vocab), np.float32)
+        first_output = len(ids) - n_outputs
+        at = 0
+        while at < len(ids):
+            wanted_behind = at >= first_output
+            longest = SCORING_TOKENS if n_outputs > 1 and wanted_behind else PREFILL_TOKENS
+            end = min(at + longest, len(ids))
+            if (
+                n_outputs > 1 and at < first_output < end
+            ):  # the chunk of mere context stops where logits begin
+                end = first_output
+            self._step(ids[at:end], cache, logits[max(0, at - first_output) : max(0, end - first_output)])
+            at = end
+        return logits
+
+    def plan(self, n_tokens: int, n_outputs: int, kv_dtype: Any) -> Plan:
+        """Return the plan that runs a step of that size, recorded on first use."""
+        kind = (
+            (1, 1)
+            if n_tokens == 1
+            else (PREFILL_TOKENS, 1)
+            if n_outputs <= 1
+            else (SCORING_TOKENS, SCORING_TOKENS)
+        )
+        key = (*kind, np.dtype(kv_dtype).itemsize)
+        with self._lock:
+            if key not in self._plans:
+                self._plans[key] = self.record(*kind, kv_dtype)
+            return self._plans[key]
+
+    def record(self, max_tokens: int, max_outputs: int, kv_dtype: Any, *, keep_all: bool = False) -> Plan:
+        """Record a plan for steps of up to `max_tokens` tokens."""
+        recorder = Recorder(
+            max_tokens=max_tokens,
+            max_outputs=max_outputs,
+            n_threads=self.n_threads,
+            kv_itemsize=np.dtype(kv_dtype).itemsize,
+        )
+        shape_only = KVCache(
+            self.config, 1, np.dtype(kv_dtype).type
+        )  # where a cache lies is told at every step
+        result = forward(recorder, self.weights, self.config, shape_only, None)
+        return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
+
+    def _step(self, ids: Sequence[int], cache: KVCache, logits: np.ndarray) -> None:
+        plan = self.plan(len(ids), len(logits), cache.k.dtype)
+        with plan.lock:
+            logits[:] = self.run_plan(plan, ids, cache, len(logits))
+        cache.ids.extend(int(token) for token in ids)
+
+    def run_plan(
+        self, plan: Plan, ids: Sequence[int], cache: KVCache, n_outputs: int, clock: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Run one step of `plan`, whose lock is held; `cache` gets the keys and values, not the ids."""
+        position = cache.position
+        if position + len(ids) > cache.n_ctx:  # a kernel would write past the cache's end
+            raise ValueError(f"{len(ids)} tokens behind {position} do not fit in a cache of {cache.n_ctx}")
+        angles = self._angles_up_to(position + len(ids))
+        return plan.run(
+            ids,
+            n_outputs,
+            clock=clock,
+            position=position,
+            n_ctx=cache.n_ctx,
+            k_cache=cache.k.ctypes.data,
+            v_cache=cache.v.ctypes.data,
+            angles=angles.ctypes.data + position * angles[:1].nbytes,
+        )
+
+    def _angles_up_to(self, n: int) -> np.ndarray:
+        """Cosines and sines for positions 0…n−1 at least, float32 (n, 2, rope_dim/2)."""
+        angles = self._angles
+        if len(angles) < n:
+            positions = np.arange(max(n, 2 * len(angles), 256))
+            turns = positions[:, None] * self.weights.frequencies.astype(np.float64)
+            angles = self._angles = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+        return angles
+
+    def __repr__(self) -> str:
+        slow = sorted({op.type for plan in self._plans.values() for op in plan.ops if op.kernel is None})
+        text = f"PlannedExecutor({self.n_threads} threads, {target()}"
+        return text + (f"; slow, through NumPy: {', '.join(slow)})" if slow else ")")

@@ -1,0 +1,121 @@
+"""Threads that wait for plans to run: started once for the whole process, without a threading layer.
+
+The compiled side is `kernels/team.py`. Workers live in compiled code without the GIL; after `LINGER_NS`
+without a job they park on a semaphore. Plans of several models and several Python threads take turns.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import sys
+import threading
+import weakref
+
+from llmlite.engine.jit import kernel
+
+LINGER_NS = 2_000_000  # how long a worker yields before it sleeps: longer than sampling one token takes
+LINE = 64
+
+RUN, WORK, STOP = (kernel("team", name) for name in ("run", "work", "stop"))
+_INT64 = ctypes.c_int64
+
+
+class Team:
+    """`n_threads` threads, of which the calling one is rank 0.
+
+    Use `team(n_threads)`: a process needs one of each size.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._lock = threading.Lock()
+        self._run = ctypes.CFUNCTYPE(None, *[_INT64] * 5)(RUN.address)
+        self._memory = _shared_memory((8 + 4 * n_threads) * LINE + 4 * LINE * n_threads)
+        self._base = -(-ctypes.addressof(self._memory) // LINE) * LINE
+        self.n_threads = 1 + self._start_workers(n_threads - 1) if n_threads > 1 else 1
+
+    def run(self, table: int, n_ops: int, clock: int = 0) -> None:
+        """Run `n_ops` rows of the plan's table at address `table`; returns when all threads are through.
+
+        Args:
+            clock: 0, or the address where the time before and after each operation goes (profiling).
+        """
+        with self._lock:
+            self._run(self._base, table, n_ops, self.n_threads, clock)
+
+    def _start_workers(self, n: int) -> int:
+        """Start n threads; returns how many the system granted."""
+        work = ctypes.CFUNCTYPE(None, *[_INT64] * 4)(WORK.address)
+        scratch = self._base + (8 + 4 * (n + 1)) * LINE
+        _make_semaphores([self._base + 8 * LINE + rank * 2 * LINE + LINE for rank in range(n)])
+        for rank in range(1, n + 1):
+            arguments = (self._base, rank, LINGER_NS, scratch + rank * LINE)
+            thread = threading.Thread(target=work, args=arguments, name=f"llmlite-{rank}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system's limit of threads: go on with fewer
+                return rank - 1
+        return n
+
+    def close(self) -> None:
+        """Let the workers return; the team can't be used afterwards."""
+        if self.n_threads > 1 and self._lock.acquire(timeout=1):  # else a plan still runs: leave it alone
+            ctypes.CFUNCTYPE(None, _INT64, _INT64)(STOP.address)(self._base, self.n_threads)
+            self.n_threads = 1
+            self._lock.release()
+
+
+def _shared_memory(n_bytes: int) -> ctypes.Array:
+    """Zeroed memory that is never freed: a worker may still look at it while the interpreter ends."""
+    memory = (ctypes.c_char * n_bytes)()
+    _kept.append(memory)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
+    return memory
+
+
+def _make_semaphores(addresses: list[int]) -> None:
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        for address in addresses:
+            libc.sem_init(ctypes.c_void_p(address), 0, 0)
+
+
+_kept: list[ctypes.Array] = []
+_teams: dict[int, Team] = {}
+_teams_lock = threading.Lock()
+_plans: weakref.WeakSet = weakref.WeakSet()
+
+
+def team(n_threads: int) -> Team:
+    """Return the process's team of that size, started on first use (in a forked child: its own)."""
+    with _teams_lock:
+        if n_threads not in _teams:
+            _teams[n_threads] = Team(n_threads)
+        return _teams[n_threads]
+
+
+def renew_lock_after_fork(plan: object) -> None:
+    """Give `plan.lock` a fresh lock in forked children: the copy may be held by a thread that is not
+    there.
+    """
+    _plans.add(plan)
+
+
+def _after_fork() -> None:
+    """In the child there are no workers; new ones start with the next plan."""
+    global _teams_lock
+    _teams_lock = threading.Lock()
+    _teams.clear()
+    for plan in list(_plans):
+        plan.lock = threading.Lock()
+
+
+def _close_all() -> None:
+    for each in list(_teams.values()):
+        each.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_close_all)

@@ -7,9 +7,9 @@
 
 The steps come in llama.cpp's order: top-k, top-p, min-p, temperature; then a token is drawn.
 
-Two samplers with the same options and seed, given the same logits one after the other, draw the same tokens:
-on every machine, as NumPy guarantees the stream of PCG64. Logits themselves may differ in their last bits between
-executors, thread counts and machines, and then so may a draw that falls on an edge.
+Two samplers with the same options and seed, given the same logits one after the other, draw the same
+tokens: on every machine, as NumPy guarantees the stream of PCG64. Logits themselves may differ in their last
+bits between executors, thread counts and machines, and then so may a draw that falls on an edge.
 """
 
 from __future__ import annotations
@@ -171,12 +171,13 @@ class Sampler:
     ) -> None:
         if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0):
             raise ValueError(f"seed must be None or a whole number, 0 or more; got {seed!r}")
+        options: tuple[Option, ...]
         options = (TopK(k=top_k), TopP(p=top_p), MinP(p=min_p), Temperature(t=temperature))  # all checked
         if chain is not None:
             options = tuple(chain)
         elif temperature == 0:
             options = (Greedy(),)
-        self.chain: tuple[Option, ...] = options
+        self.chain = options
         self.seed = seed
         self._bits = np.random.PCG64(seed)
 
@@ -231,7 +232,7 @@ class Sampler:
 
 
 def _ranked(logits: np.ndarray, ids: np.ndarray | None = None) -> Candidates:
-    """Candidates in descending order, without the forbidden ones; the sort is stable, so ties keep id order."""
+    """Candidates in descending order without the forbidden ones; a stable sort, so ties keep id order."""
     if ids is None:
         ids = np.arange(len(logits))
     ids = ids[logits[ids] > -np.inf]
@@ -246,7 +247,9 @@ def _checked(logits: np.ndarray) -> np.ndarray:
     highest = logits.max()  # NaN wins every maximum, so this one pass finds it too
     if np.isnan(highest):
         place = int(np.flatnonzero(np.isnan(logits))[0])
-        raise SamplingError(f"logits[{place}] is NaN: the forward pass has gone wrong, no token can be chosen")
+        raise SamplingError(
+            f"logits[{place}] is NaN: the forward pass has gone wrong, no token can be chosen"
+        )
     if highest == np.inf:
         raise SamplingError(f"logits[{int(np.argmax(logits))}] is infinite: the forward pass has overflowed")
     if highest == -np.inf:

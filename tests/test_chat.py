@@ -49,7 +49,9 @@ HEADERS = """\
 
 STEPS = """\
 {%- for message in messages %}
-    {%- if loop.first and message.role != 'system' %}{{ '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}{% endif %}
+    {%- if loop.first and message.role != 'system' %}
+        {{- '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}
+    {%- endif %}
     {%- if message.role == 'tool' %}
         {%- if loop.previtem and loop.previtem.role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
         {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
@@ -65,7 +67,9 @@ STEPS = """\
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
 {%- endif %}"""
 
 TALK = [
@@ -76,7 +80,11 @@ TALK = [
 ]
 CALLS = [
     {"role": "user", "content": "Weather in Zürich?"},
-    {"role": "assistant", "content": "", "tool_calls": [{"arguments": {"city": "Zürich", "days": [1, 2.5, None]}}]},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"arguments": {"city": "Zürich", "days": [1, 2.5, None]}}],
+    },
     {"role": "tool", "content": "rain <1 mm"},
     {"role": "tool", "content": "wind"},
     {"role": "assistant", "content": "Take a coat."},
@@ -85,7 +93,9 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"ty
 
 
 def by_transformers(source: str, messages: list[dict[str, Any]], **variables: Any) -> str:
-    utils = pytest.importorskip("transformers.utils.chat_template_utils", reason="transformers is the oracle here")
+    utils = pytest.importorskip(
+        "transformers.utils.chat_template_utils", reason="transformers is the oracle here"
+    )
     texts, _ = utils.render_jinja_template([messages], chat_template=source, **variables)
     return str(texts[0])
 
@@ -99,7 +109,12 @@ def test_prompts_are_those_of_transformers(source, messages, add_generation_prom
         messages = [message for message in messages if message["role"] != "tool"]
     template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
     expected = by_transformers(
-        source, messages, tools=tools, add_generation_prompt=add_generation_prompt, bos_token="<s>", eos_token="</s>"
+        source,
+        messages,
+        tools=tools,
+        add_generation_prompt=add_generation_prompt,
+        bos_token="<s>",
+        eos_token="</s>",
     )
     assert template.render(messages, add_generation_prompt, tools=tools) == expected
 
@@ -114,7 +129,9 @@ def test_the_bundled_models_template_agrees_with_transformers(tales) -> None:
     from llmlite import gguf
 
     source = gguf.read(tales).metadata["tokenizer.chat_template"]
-    expected = by_transformers(source, TALK[1:], add_generation_prompt=True, bos_token="", eos_token="<|im_end|>")
+    expected = by_transformers(
+        source, TALK[1:], add_generation_prompt=True, bos_token="", eos_token="<|im_end|>"
+    )
     assert ChatTemplate(source, eos_token="<|im_end|>").render(TALK[1:]) == expected
 
 
@@ -132,16 +149,19 @@ def test_surrogates_pass_unharmed() -> None:
     assert "\udc80" in ChatTemplate(CHATML).render([{"role": "user", "content": "a\udc80b"}])
 
 
+TWO_LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}TEXT{% endfor %}{% endfor %}"
+TIMES = "{% for i in range(99) %}"
 ENDLESS = {
     "a range": "{% for i in range(10**9) %}x{% endfor %}",
-    "silent loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "loops that write": "{% for i in range(99999) %}{% for j in range(99999) %}0123456789{% endfor %}{% endfor %}",
+    "silent loops": TWO_LOOPS.replace("TEXT", ""),
+    "loops that write": TWO_LOOPS.replace("TEXT", "0123456789"),
     "a product": "{{ 'a' * 10**10 }}",
     "a power": "{{ 10**(10**9) }}",
     "a format": "{{ '%2000000000d' % 1 }}",
-    "a doubled text": "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-    "a doubled list": "{% set ns = namespace(x=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
-    "{{ ns.x | tojson }}",
+    "a doubled text": "{% set n = namespace(x='a') %}" + TIMES + "{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "a doubled list": "{% set n = namespace(x=[]) %}"
+    + TIMES
+    + "{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | string }}",
     "recursion": "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
     "deep brackets": "{{" + "(" * 3000 + "1" + ")" * 3000 + "}}",
 }

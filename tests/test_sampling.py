@@ -25,7 +25,9 @@ def kept_by(option: Option, logits: np.ndarray) -> set[int]:
 def kept_by_transformers(warper_name: str, argument: float, logits: np.ndarray) -> set[int]:
     """The ids that the warper of transformers leaves above -inf."""
     torch = pytest.importorskip("torch", reason="torch is the oracle here")
-    process = pytest.importorskip("transformers.generation.logits_process", reason="transformers is the oracle")
+    process = pytest.importorskip(
+        "transformers.generation.logits_process", reason="transformers is the oracle"
+    )
     scores = torch.from_numpy(logits.astype(np.float64))[None]
     left = getattr(process, warper_name)(argument)(None, scores)[0].numpy()
     return set(np.flatnonzero(left > -np.inf).tolist())
@@ -58,8 +60,12 @@ def test_the_whole_chain_gives_transformers_probabilities() -> None:
     for _ in range(20):
         logits = random_logits(500)
         scores = torch.from_numpy(logits.astype(np.float64))[None]
-        for warper in (process.TopKLogitsWarper(40), process.TopPLogitsWarper(0.9),
-                       process.MinPLogitsWarper(0.05), process.TemperatureLogitsWarper(0.7)):
+        for warper in (
+            process.TopKLogitsWarper(40),
+            process.TopPLogitsWarper(0.9),
+            process.MinPLogitsWarper(0.05),
+            process.TemperatureLogitsWarper(0.7),
+        ):
             scores = warper(None, scores)
         expected = torch.softmax(scores, -1)[0].numpy()
         last = Sampler(top_k=40, top_p=0.9, min_p=0.05, temperature=0.7).steps(logits)[-1]

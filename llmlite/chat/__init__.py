@@ -10,6 +10,7 @@ every template after that in about 0.3 ms; it ends with this one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -55,7 +56,9 @@ class ChatTemplate:
         max_chars: int = MAX_CHARS,
     ) -> None:
         if not isinstance(source, str):
-            raise ChatTemplateError(f"tokenizer.chat_template: expected a string, got {type(source).__name__}")
+            raise ChatTemplateError(
+                f"tokenizer.chat_template: expected a string, got {type(source).__name__}"
+            )
         if not seconds > 0 or not max_chars > 0:
             raise ValueError(f"seconds and max_chars must be positive, got {seconds} and {max_chars}")
         self.source = source
@@ -141,7 +144,9 @@ class _Worker:
 
     def __init__(self) -> None:
         if not sys.executable:
-            raise ChatTemplateError("chat templates run in a Python process of their own; sys.executable is unset")
+            raise ChatTemplateError(
+                "chat templates run in a Python process of their own; sys.executable is unset"
+            )
         try:
             # -P: the worker's folder stays off its path, where llmlite's modules would hide others
             self._process = subprocess.Popen(
@@ -175,10 +180,8 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):  # what was still to be written has nowhere to go
                 self._process.stdin.close()
-            except OSError:  # what was still to be written has nowhere to go
-                pass
 
     def _next_answer(self, seconds: float) -> dict[str, Any]:
         try:

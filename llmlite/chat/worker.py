@@ -60,8 +60,8 @@ def _answer(environment: _Environment, line: bytes) -> dict[str, Any]:
         _limit("RLIMIT_CPU", int(time.process_time() + request["seconds"]) + 5)
         return {"text": environment.render(request)}
     except Exception as error:  # whatever a template does wrong is its author's: say it in one line
-        line = getattr(error, "lineno", None)
-        where = f"line {line}: " if line else ""
+        number = getattr(error, "lineno", None)
+        where = f"line {number}: " if number else ""
         kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "
         text = " ".join(str(error)[:MAX_ERROR_CHARS].split())
         return {"error": (where + kind + text).rstrip(": ")}
@@ -89,7 +89,9 @@ class _Environment:
             """Refuses a forbidden attribute when it is named; Jinja's own waits until it is used."""
 
             def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-                raise jinja2.sandbox.SecurityError(f"attribute {attribute!r} of {type(obj).__name__} is forbidden")
+                raise jinja2.sandbox.SecurityError(
+                    f"attribute {attribute!r} of {type(obj).__name__} is forbidden"
+                )
 
         self._jinja = Sandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]

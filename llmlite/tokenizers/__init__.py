@@ -3,6 +3,8 @@
     tokenizer = tokenizers.from_metadata(gguf.read(path).metadata)
     ids = tokenizer.encode("Once upon a time")
     tokenizer.decode(ids)
+
+One module per kind: bpe, spm, wpm; `MODELS` chooses. One table of pre-tokenizers: `PRE_TOKENIZERS`.
 """
 
 from __future__ import annotations

@@ -76,6 +76,8 @@ class Tokenizer(ABC):
         """
         if not isinstance(text, str):
             raise TypeError(f"text: expected str, got {type(text).__name__}")
+        if not text.isascii():
+            utf8(text)  # a lone surrogate is refused here, where its place in the text is known
         ids: list[int] = []
         if add_special:
             ids += self._prefix_ids()
@@ -167,7 +169,9 @@ class Tokenizer(ABC):
     def _check(self, token_id: SupportsIndex) -> int:
         checked = operator.index(token_id)
         if not 0 <= checked < self.n_vocab:
-            raise TokenizerError(f"token id {checked}: expected 0 to {self.n_vocab - 1}, the vocabulary's last")
+            raise TokenizerError(
+                f"token id {checked}: expected 0 to {self.n_vocab - 1}, the vocabulary's last"
+            )
         return checked
 
     @cached_property
@@ -175,7 +179,9 @@ class Tokenizer(ABC):
         """(text, id, whether only parse_special finds it), the longest first."""
         types, texts = self.vocabulary.types, self.vocabulary.texts
         kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
-        special = [(texts[i], i, self.vocabulary.is_hidden(i)) for i, kind in enumerate(types) if kind in kinds]
+        special = [
+            (texts[i], i, self.vocabulary.is_hidden(i)) for i, kind in enumerate(types) if kind in kinds
+        ]
         return sorted(special, key=lambda entry: -len(entry[0].encode("utf-8", "surrogateescape")))
 
     def _partition(self, text: str, parse_special: bool) -> Iterator[str | int]:
@@ -220,4 +226,6 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         found = f"U+{ord(text[error.start]):04X}"
-        raise TokenizerError(f"text: character {error.start} is a lone surrogate, {found}; it has no bytes") from None
+        raise TokenizerError(
+            f"text: character {error.start} is a lone surrogate, {found}; it has no bytes"
+        ) from None

@@ -79,8 +79,9 @@ class BPETokenizer(Tokenizer):
     def _ids_of_part(self, part: str) -> list[int]:
         """The ids of a merged part; its bytes' where the vocabulary lacks it.
 
-        Falcon's vocabulary, for one, has no token for some control characters. Such a byte becomes the unknown
-        token; without one it is left out, as in llama.cpp and in the tokenizers library, but not silently.
+        Falcon's vocabulary, for one, has no token for some control characters. Such a byte becomes the
+        unknown token; without one it is left out, as in llama.cpp and in the tokenizers library, but not
+        silently.
         """
         known = self.vocabulary.ids
         if part in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 
 _NONE = -1
 # A heap entry is one integer, rank * 2**40 + position: integers compare faster than tuples.
@@ -24,7 +25,7 @@ def merge(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
     """
     rank_of = ranks.get
     # pair_rank[i]: rank of the pair that starts at part i; no merge left gives -1
-    pair_rank = [rank_of(left + joint + right, _NONE) for left, right in zip(parts, parts[1:])]
+    pair_rank = [rank_of(left + joint + right, _NONE) for left, right in pairwise(parts)]
     heap = [(rank << _SHIFT) | i for i, rank in enumerate(pair_rank) if rank != _NONE]
     if not heap:
         return parts

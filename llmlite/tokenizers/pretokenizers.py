@@ -113,8 +113,8 @@ def _table() -> dict[str, PreTokenizer]:
     gpt4o = PreTokenizer(expressions=(_GPT4O,))
     deepseek3 = PreTokenizer(expressions=_DEEPSEEK3)
     groups = {
-        "gpt-2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert exaone4 mpt olmo "
-        "jais trillion granite-docling": gpt2,
+        "gpt-2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert exaone4 mpt "
+        "olmo jais trillion granite-docling": gpt2,
         "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano": llama3,
         "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2": qwen2,
         "qwen35": PreTokenizer(expressions=(_QWEN35,)),

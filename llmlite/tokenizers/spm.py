@@ -74,7 +74,7 @@ class SPMTokenizer(Tokenizer):
         return ids
 
     def _cut(self, text: str) -> list[str]:
-        """Words, so that they can be kept: a cut before ▁ is safe if no token holds ▁ behind another letter."""
+        """Words, to be kept in the cache: a cut before ▁ is safe if no token holds ▁ behind a letter."""
         return _WORDS.findall(text) if self._tokens_keep_words else [text]
 
     @cached_property

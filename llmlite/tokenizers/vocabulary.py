@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -37,6 +38,7 @@ class TokenType(IntEnum):
 
 
 _TYPES = tuple(TokenType)
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _HIDDEN = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
 
 
@@ -94,7 +96,9 @@ class Vocabulary:
             return None
         _check_array(PREFIX + key, values)
         if len(values) != len(self):
-            raise TokenizerError(f"{PREFIX}{key}: expected {len(self)} entries, one per token, got {len(values)}")
+            raise TokenizerError(
+                f"{PREFIX}{key}: expected {len(self)} entries, one per token, got {len(values)}"
+            )
         listed = values.tolist() if hasattr(values, "tolist") else list(values)
         allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
         for index, value in enumerate(listed):
@@ -184,19 +188,19 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
             first = seen.setdefault(text, token_id)
             if first != token_id:
                 raise TokenizerError(
-                    f"{PREFIX}tokens[{token_id}]: expected a text of its own, got {text!r}, which is token {first}"
+                    f"{PREFIX}tokens[{token_id}]: expected a text of its own, got {text!r:.80}, "
+                    f"which is token {first}"
                 )
     return ids
 
 
 def _byte_value(token_id: int, text: str) -> int:
-    digits = text[3:5]
-    if len(text) == 6 and text.startswith("<0x") and text.endswith(">") and digits.isascii():
-        try:
-            return int(digits, 16)
-        except ValueError:
-            pass
-    raise TokenizerError(f"{PREFIX}tokens[{token_id}]: a byte token, expected <0x00> to <0xFF>, got {text!r}")
+    match = _BYTE.fullmatch(text)
+    if match is None:
+        raise TokenizerError(
+            f"{PREFIX}tokens[{token_id}]: a byte token, expected <0x00> to <0xFF>, got {text!r:.80}"
+        )
+    return int(match[1], 16)
 
 
 def _check_array(key: str, values: object) -> None:

@@ -32,7 +32,10 @@ class WPMTokenizer(Tokenizer):
     Raises:
         TokenizerError: the metadata contradicts itself.
 
-    Source: llama.cpp, src/llama-vocab.cpp, llm_tokenizer_wpm_session.
+    Source: BERT's tokenization.py; llama.cpp, src/llama-vocab.cpp, llm_tokenizer_wpm_session. Where they
+    differ, BERT's way is taken, as models were trained on it: a Hangul syllable becomes all of its letters
+    (llama.cpp keeps the first), vertical tab, form feed and U+0085 are dropped (llama.cpp cuts there), and
+    spacing marks (category Mc) stay (llama.cpp drops them).
     """
 
     model = "bert"
@@ -53,9 +56,9 @@ class WPMTokenizer(Tokenizer):
         words = [""]
         for char in text:
             category = unicodedata.category(char)
-            if char.isspace():
+            if char in "\t\n\r" or category[0] == "Z":
                 words.append("")
-            elif char in "\0\ufffd" or category in ("Cc", "Cf") or (self.strip_accents and category == "Mn"):
+            elif char in "\0\ufffd" or category[0] == "C" or (self.strip_accents and category == "Mn"):
                 continue
             elif _stands_alone(char, category):
                 words += [_lower(char) if self.lowercase else char, ""]

@@ -105,3 +105,19 @@ def test_whatever_libggml_refuses_we_refuse_too(library: Path, tmp_path: Path) -
         paths[-1].write_bytes(case.data)
     found = descriptions(library, *paths)
     assert {case.number for case, theirs in zip(CASES, found, strict=True) if theirs} == ONLY_WE_REFUSE
+
+
+def test_llama_cpp_loads_a_split_model_to_the_same_logits(tmp_path: Path, tales: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    first = gguf.split(tales, tmp_path / "tales", max_tensors=20)[0]
+    np.save(tmp_path / "ids.npy", np.array([5, 17, 300, 42], np.int32))
+    results = []
+    for i, path in enumerate((tales, first)):
+        out = tmp_path / f"{i}.npz"
+        command = [sys.executable, str(WORKER.with_name("llama_cpp_worker.py"))]
+        command += [str(path), str(tmp_path / "ids.npy"), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        with np.load(out) as arrays:
+            results.append(arrays["logits"])
+    np.testing.assert_array_equal(*results)

@@ -45,7 +45,7 @@ BACKEND_COLOURS = {
     "llamacpp": "green",
 }
 DPI = 110
-FONT = {"title": 15, "label": 13, "tick": 12}
+FONT = {"title": 15, "label": 14, "tick": 13}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +261,7 @@ def comparison(result: Comparison, *, theme: str = "light") -> Picture:
     """
     speeds = {key: summarize(result, key) for key in ("prefill", "decode")}
     rows = max(len(speeds["decode"]), 1)
-    drawn, axes = figure(15, 2.2 + 0.55 * rows, 3, theme=theme)
+    drawn, axes = figure(12.5, 2.2 + 0.5 * rows, 3, theme=theme)
     for ax, (key, found) in zip(axes, speeds.items()):
         _bars(ax, found, theme, names=ax is axes[0])
         title(ax, METRICS[key].title.replace(", ", "\n"), theme)
@@ -270,7 +270,7 @@ def comparison(result: Comparison, *, theme: str = "light") -> Picture:
     place = ", ".join(
         [str(result.environment.get("cpu_info")), f"{result.environment.get('n_threads')} threads"]
     )
-    drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=THEMES[theme].text, fontsize=11)
+    drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=THEMES[theme].text, fontsize=12)
     alt = " ".join([*(describe(found, key) for key, found in speeds.items()), describe_memory(memory)])
     y = {METRICS[key].title: [s.value for s in found] for key, found in speeds.items()}
     return Picture(

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from llmlite.bench.samples import Comparison, Measurement
 from llmlite.bench.summary import MIN_BLOCKS, drifted
 from llmlite.engine import cpu
 
+AGREEMENT_TOKENS = 128  # checked for agreement; a large vocabulary makes 80 MB of logits of them
+WARM_UP = (8, 4)  # tokens read and written
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 Ask = Callable[..., dict[str, Any]]
@@ -106,7 +109,8 @@ class _Run:
         self.prompts = tuple(n for n in options.prompts if n < longest) or (longest // 2,)
         self.depths = tuple(n for n in options.depths if n + options.n_gen < longest) or (1,)
         self.n_gen = min(options.n_gen, longest - max(self.depths) - 1)
-        self.n_ctx = min(longest, max(*self.prompts, *(d + self.n_gen for d in self.depths)) + 1)
+        writing = (depth + self.n_gen for depth in self.depths)
+        self.n_ctx = min(longest, max(sum(WARM_UP), *self.prompts, *writing) + 1)
         self.ids = agreement_ids(files[0], max(*self.prompts, *self.depths))
         self.result.models = [file.as_record() for file in files]
         names = options.backends or tuple(name for name, info in BACKENDS.items() if info.default)
@@ -126,11 +130,10 @@ class _Run:
     def _start(self, advance: Callable[[str], None]) -> None:
         for entry in list(self.entries):
             advance(f"start {entry.info.name} {entry.file.model_type}")
-            try:
-                entry.worker = self._launch(entry)
-            except BackendError as error:
-                self.result.skipped.append({**entry.key, "reason": str(error)})
-                self.entries.remove(entry)
+            self._or_drop(entry, self._become_alive)
+
+    def _become_alive(self, entry: Entry) -> None:
+        entry.worker = self._launch(entry)
 
     def _launch(
         self, entry: Entry, after_load: Callable[[WorkerProcess], None] | None = None
@@ -161,7 +164,7 @@ class _Run:
     def _agree(self, advance: Callable[[str], None]) -> None:
         """Compare logits with float32 arithmetic on the same file; drop the entries that differ."""
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        ids = self.ids[: max(self.prompts)]
+        ids = self.ids[: min(max(self.prompts), AGREEMENT_TOKENS)]
         references = self._references(folder, ids)
         best = references.get(self.files[0].model_type)
         for entry in list(self.entries):
@@ -175,13 +178,7 @@ class _Run:
             entry.agrees = record["agrees"]
             self.result.agreement.append(record)
             if not entry.agrees:
-                self._stop(entry)
-                self.entries.remove(entry)
-                self.result.measurements = [
-                    m
-                    for m in self.result.measurements
-                    if {"backend": m.backend, "model_type": m.model_type} != entry.key
-                ]
+                self._drop(entry)
 
     def _references(self, folder: Path, ids: list[int]) -> dict[str, np.ndarray]:
         """Return float32 logits (T, V) for each file, from the first reference that is installed."""
@@ -215,16 +212,16 @@ class _Run:
         """Give every entry one turn per block, in random order, a canary before and after each block."""
         order = random.Random(self.options.seed)
         canary = Canary()
-        for entry in self.entries:
-            self._warm_up(entry)
+        for entry in list(self.entries):
+            self._or_drop(entry, self._warm_up)
         canaries: list[float] = []
         for block in range(self.options.blocks):
             begin = time.monotonic()
             before = canary.sing()
-            for entry in order.sample(self.entries, len(self.entries)):
+            for entry in order.sample(self.entries, len(self.entries)):  # a copy: a failing one leaves
                 advance(f"block {block + 1}: {entry.info.name} {entry.file.model_type}")
                 time.sleep(SETTLE)
-                self._turn(entry, block)
+                self._or_drop(entry, partial(self._turn, block=block))
             time.sleep(SETTLE)
             canaries.append((before + canary.sing()) / 2)
             if self._out_of_time(time.monotonic() - begin) and block + 1 < self.options.blocks:
@@ -240,7 +237,7 @@ class _Run:
         samples: list[int] = []
         limit = time.monotonic() + (0.5 if self.options.quick else 3.0)
         while len(samples) < 20 and time.monotonic() < limit:
-            answer = entry.ask("decode", ids=self.ids[:8], n_gen=4)
+            answer = entry.ask("decode", ids=self.ids[: WARM_UP[0]], n_gen=WARM_UP[1])
             samples += answer["samples_ns"]
             recent = samples[-5:]
             if len(recent) == 5 and np.std(recent) < 0.02 * np.mean(recent):
@@ -324,6 +321,25 @@ class _Run:
             keep(worker, "decode")
         finally:
             worker.close()
+
+    # --- leaving ---
+
+    def _or_drop(self, entry: Entry, work: Callable[[Entry], None]) -> None:
+        """Do the work; an entry whose process fails leaves the comparison, with the reason in the tables."""
+        try:
+            work(entry)
+        except BackendError as error:
+            self.result.skipped.append({**entry.key, "reason": str(error)})
+            self._drop(entry)
+
+    def _drop(self, entry: Entry) -> None:
+        self._stop(entry)
+        self.entries.remove(entry)
+        self.result.measurements = [
+            m
+            for m in self.result.measurements
+            if {"backend": m.backend, "model_type": m.model_type} != entry.key
+        ]
 
     # --- keeping -----------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def record(run_id: str = "") -> dict[str, Any]:
     env: dict[str, Any] = {
         "run_id": run_id,
         "test_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "machine": platform.machine(),
         "cpu_info": cpu_name(),
         "cpu_features": cpu_features(),

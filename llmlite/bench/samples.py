@@ -108,7 +108,7 @@ def interquartile_range(values: Sequence[float]) -> float:
     return high - low
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Comparison:
     """What one run of `compare` found; `print(comparison)` shows its tables.
 
@@ -182,6 +182,10 @@ class Comparison:
         pairs = [(m.backend, m.model_type) for m in self.measurements]
         pairs += [(r["backend"], r["model_type"]) for r in self.agreement]
         return list(dict.fromkeys(pairs))
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{backend} {model_type}" for backend, model_type in self.entries())
+        return f"Comparison({names}; {len(self.measurements)} measurements; print it for its tables)"
 
     def __str__(self) -> str:
         from llmlite.bench.report import tables

@@ -25,7 +25,7 @@ class Metric:
     """One thing to compare.
 
     Args:
-        key: short name, as in the widget's result.
+        key: its name in METRICS. short: for buttons.
         title: for axes and tables, with the unit.
         more_is_better: which way is good.
         phase, n_prompt: which measurements it comes from; "" for memory, size and quality.
@@ -34,6 +34,7 @@ class Metric:
     """
 
     key: str
+    short: str
     title: str
     more_is_better: bool
     phase: str = ""
@@ -87,9 +88,16 @@ class Ratio:
 METRICS = {
     metric.key: metric
     for metric in (
-        Metric(key="decode", title="writing, tokens per second", more_is_better=True, phase="decode"),
+        Metric(
+            key="decode",
+            short="writing",
+            title="writing, tokens per second",
+            more_is_better=True,
+            phase="decode",
+        ),
         Metric(
             key="decode_deep",
+            short="writing, long text",
             title="writing behind a long text, tokens per second",
             more_is_better=True,
             phase="decode",
@@ -97,6 +105,7 @@ METRICS = {
         ),
         Metric(
             key="prefill64",
+            short="reading 64",
             title="reading 64 tokens, tokens per second",
             more_is_better=True,
             phase="prefill",
@@ -104,24 +113,38 @@ METRICS = {
         ),
         Metric(
             key="prefill",
+            short="reading, long",
             title="reading a long prompt, tokens per second",
             more_is_better=True,
             phase="prefill",
         ),
-        Metric(key="start", title="interpreter start, seconds", more_is_better=False, phase="start"),
-        Metric(key="import", title="import, seconds", more_is_better=False, phase="import"),
-        Metric(key="load", title="load, seconds", more_is_better=False, phase="load"),
+        Metric(
+            key="start",
+            short="start",
+            title="interpreter start, seconds",
+            more_is_better=False,
+            phase="start",
+        ),
+        Metric(key="import", short="import", title="import, seconds", more_is_better=False, phase="import"),
+        Metric(key="load", short="load", title="load, seconds", more_is_better=False, phase="load"),
         Metric(
             key="first_token",
+            short="first token",
             title="first token after loading, seconds",
             more_is_better=False,
             phase="first_token",
         ),
-        Metric(key="private", title="private memory, MB", more_is_better=False),
-        Metric(key="file", title="file-backed memory, MB", more_is_better=False),
-        Metric(key="peak", title="peak memory, MB", more_is_better=False),
-        Metric(key="size", title="model file, MB", more_is_better=False, live=False),
-        Metric(key="kl", title="KL divergence from float32, nats", more_is_better=False, live=False),
+        Metric(key="private", short="private memory", title="private memory, MB", more_is_better=False),
+        Metric(key="file", short="file-backed memory", title="file-backed memory, MB", more_is_better=False),
+        Metric(key="peak", short="peak memory", title="peak memory, MB", more_is_better=False),
+        Metric(key="size", short="file size", title="model file, MB", more_is_better=False, live=False),
+        Metric(
+            key="kl",
+            short="quality lost",
+            title="KL divergence from float32, nats",
+            more_is_better=False,
+            live=False,
+        ),
     )
 }
 

@@ -13,7 +13,7 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, summarize
 
-WIDE = {"description_width": "initial"}
+HEADING_WIDTH = "7.5em"
 
 
 def compare_dashboard(source: Comparison | str | os.PathLike[str]) -> ComparisonDashboard:
@@ -28,8 +28,9 @@ def compare_dashboard(source: Comparison | str | os.PathLike[str]) -> Comparison
 class ComparisonDashboard(ipywidgets.VBox):
     """A choice of metric, a box to tick per backend and per quantization, and the figure they give.
 
-    Everything is an ordinary form field: Tab moves on, arrows choose, the space bar ticks. The figure takes
-    its text colour from the page, so it follows a dark theme; below it stands what it shows, in words.
+    Everything works by keyboard: Tab moves on, the space bar presses or ticks. (A drop-down list would not:
+    JupyterLab takes the arrow keys for itself.) The figure takes its text colour from the page, so it follows
+    a dark theme; below it stands what it shows, in words.
 
     Attributes:
         picture: what is drawn now.
@@ -41,17 +42,17 @@ class ComparisonDashboard(ipywidgets.VBox):
             raise ValueError("nothing in this comparison was measured")
         self.comparison = comparison
         entries = comparison.entries()
-        self.metric = ipywidgets.Dropdown(
-            options=[(METRICS[key].title, key) for key in measured],
+        self.metric = ipywidgets.ToggleButtons(
+            options=[(METRICS[key].short, key) for key in measured],
+            tooltips=[METRICS[key].title for key in measured],
             description="Compare",
-            style=WIDE,
-            layout={"width": "min(100%, 30em)"},
+            style={"button_width": "auto", "description_width": HEADING_WIDTH},
         )
         self.backends = _boxes(dict.fromkeys(backend for backend, _ in entries), _backend_title)
         self.types = _boxes(dict.fromkeys(model_type for _, model_type in entries), str)
         self.figure = ipywidgets.HTML()
         self.words = ipywidgets.HTML()
-        rows = [_row("Backends", self.backends), _row("Quantizations", self.types)]
+        rows = [_row("Backends", self.backends), _row("Quantization", self.types)]
         super().__init__([self.metric, *rows, self.figure, self.words])
         for field in (self.metric, *self.backends.values(), *self.types.values()):
             field.observe(self._draw, names="value")
@@ -83,11 +84,16 @@ def _backend_title(name: str) -> str:
 
 def _boxes(names: Any, title: Any) -> dict[str, ipywidgets.Checkbox]:
     return {
-        name: ipywidgets.Checkbox(value=True, description=title(name), indent=False, layout={"width": "auto"})
+        name: ipywidgets.Checkbox(
+            value=True,
+            description=title(name),
+            indent=False,
+            layout={"width": "auto", "margin": "2px 1.5em 2px 0"},
+        )
         for name in names
     }
 
 
 def _row(heading: str, boxes: dict[str, ipywidgets.Checkbox]) -> ipywidgets.HBox:
-    label = ipywidgets.HTML(f"<b>{escape(heading)}</b>", layout={"width": "8em"})
+    label = ipywidgets.HTML(f"{escape(heading)}", layout={"width": HEADING_WIDTH})
     return ipywidgets.HBox([label, *boxes.values()], layout={"flex_flow": "row wrap"})

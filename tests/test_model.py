@@ -183,7 +183,7 @@ def test_a_bos_in_the_template_is_not_doubled(tmp_path: Path, monkeypatch: pytes
     tiny = tiny_model()
     tiny.metadata["tokenizer.ggml.add_bos_token"] = True
     tiny.metadata["tokenizer.chat_template"] = "{{ bos_token }}{{ messages[0]['content'] }}"
-    model = ll.load(tiny.write(tmp_path / "bos.gguf"))
+    model = ll.load(tiny.write(tmp_path / "bos.gguf"), executor="eager")
     seen: list[list[int]] = []
     monkeypatch.setattr(model, "generate", lambda ids, **_: seen.append(ids))
     model.chat("a")
@@ -205,7 +205,7 @@ def test_wrong_input_is_refused(model: Model, path: Path, tmp_path: Path) -> Non
     with pytest.raises(ContextOverflowError, match="129 tokens doesn't fit the context of 128"):
         model.logits([1] * 129)
     with pytest.raises(ContextOverflowError, match="doesn't fit the context of 4"):
-        ll.load(path, n_ctx=4).generate("the long inner sea")
+        ll.load(path, n_ctx=4, executor="eager").generate("the long inner sea")
     with pytest.raises(ValueError, match="at least one token"):
         model.logits([])
     with pytest.raises(ValueError, match="token 267 is not in the vocabulary, 0 to 266"):

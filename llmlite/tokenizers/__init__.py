@@ -49,6 +49,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
         raise TokenizerError("tokenizer.ggml.model: missing; the file has no tokenizer")
-    if model not in MODELS:
-        raise TokenizerError(f"tokenizer.ggml.model: unknown tokenizer {model!r}; known: {', '.join(MODELS)}")
+    if not isinstance(model, str) or model not in MODELS:
+        known = ", ".join(MODELS)
+        raise TokenizerError(f"tokenizer.ggml.model: unknown tokenizer {model!r:.80}; known: {known}")
     return MODELS[model](Vocabulary(metadata))

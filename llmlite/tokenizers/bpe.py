@@ -107,9 +107,9 @@ class BPETokenizer(Tokenizer):
 
 
 def _pre_name(vocabulary: Vocabulary) -> str:
-    name = vocabulary.get("pre")
+    name = vocabulary.text("pre")
     if name:
-        return str(name)
+        return name
     warnings.warn(
         "tokenizer.ggml.pre is missing: the file doesn't say how to cut text into words; taking 'default', "
         "which may give other tokens than the model was trained on",

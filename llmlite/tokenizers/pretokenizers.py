@@ -84,7 +84,9 @@ class PreTokenizer:
         """The words of a text; joined, they are the text."""
         pieces: Iterable[str] = [text]
         for pattern in self.patterns:
-            pieces = [word for piece in pieces for word in _cut(pattern, piece)]
+            pieces = [
+                word for piece in pieces for word in (_cut(pattern, piece) if len(piece) > 1 else (piece,))
+            ]
         return list(pieces)
 
 
@@ -141,11 +143,9 @@ def by_name(name: str) -> PreTokenizer:
     Raises:
         TokenizerError: the name is not in the table.
     """
-    try:
-        return PRE_TOKENIZERS[name]
-    except (KeyError, TypeError):
-        known = ", ".join(sorted(PRE_TOKENIZERS))
+    if name not in PRE_TOKENIZERS:
         raise TokenizerError(
-            f"tokenizer.ggml.pre: unknown pre-tokenizer {name!r}; guessing one would give wrong tokens. "
-            f"Known: {known}"
-        ) from None
+            f"tokenizer.ggml.pre: unknown pre-tokenizer {name!r:.80}; guessing one would give wrong tokens. "
+            f"Known: {', '.join(sorted(PRE_TOKENIZERS))}"
+        )
+    return PRE_TOKENIZERS[name]

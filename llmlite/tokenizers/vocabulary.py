@@ -61,14 +61,22 @@ class Vocabulary:
         return len(self.texts)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The metadata value `tokenizer.ggml.<key>`."""
-        return self._metadata.get(PREFIX + key, default)
+        """The metadata value `tokenizer.ggml.<key>`; a NumPy scalar as Python's."""
+        value = self._metadata.get(PREFIX + key, default)
+        return value.item() if getattr(value, "shape", None) == () else value
+
+    def text(self, key: str) -> str:
+        """A string of the metadata, empty where it is missing."""
+        value = self.get(key, "")
+        if not isinstance(value, str):
+            raise TokenizerError(f"{PREFIX}{key}: expected a string, got {type(value).__name__}")
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
         """A boolean metadata value."""
         value = self.get(key, default)
-        if value not in (True, False):
-            raise TokenizerError(f"{PREFIX}{key}: expected a boolean, got {value!r}")
+        if not isinstance(value, int) or value not in (0, 1):
+            raise TokenizerError(f"{PREFIX}{key}: expected a boolean, got {value!r:.80}")
         return bool(value)
 
     def special_id(self, *keys: str, default: int | None = None) -> int | None:
@@ -77,13 +85,13 @@ class Vocabulary:
             value = self.get(key)
             if value is None:
                 continue
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise TokenizerError(f"{PREFIX}{key}: expected a token id, got {value!r}")
-            if not 0 <= int(value) < len(self):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TokenizerError(f"{PREFIX}{key}: expected a token id, got {value!r:.80}")
+            if not 0 <= value < len(self):
                 raise TokenizerError(
                     f"{PREFIX}{key}: expected an id below the vocabulary's {len(self)} tokens, got {value}"
                 )
-            return int(value)
+            return value
         return default if default is not None and default < len(self) else None
 
     def numbers(self, key: str, kind: str) -> list[Any] | None:
@@ -103,7 +111,7 @@ class Vocabulary:
         allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
         for index, value in enumerate(listed):
             if not isinstance(value, allowed) or value != value:
-                raise TokenizerError(f"{PREFIX}{key}[{index}]: expected {kind}, got {value!r}")
+                raise TokenizerError(f"{PREFIX}{key}[{index}]: expected {kind}, got {value!r:.80}")
         return listed
 
     def merges(self) -> list[str]:

@@ -17,7 +17,7 @@ from importlib import import_module
 from llmlite._version import __version__
 from llmlite.errors import LlmliteError
 
-COMMANDS = ("run", "show", "compare", "quantize", "tokenize", "doctor", "lab")
+COMMANDS = ("run", "show", "compare", "quantize", "convert", "split", "merge", "tokenize", "doctor", "lab")
 EPILOG = """\
 start here:
   llmlite run                        a tale by the bundled model

@@ -1,4 +1,4 @@
-"""GGUF files: read, write, split and merge.
+"""GGUF files: read, write, split, merge, and convert what came before them.
 
 from llmlite import gguf
 file = gguf.read("model.gguf")
@@ -9,6 +9,7 @@ gguf.write("copy.gguf", file.metadata, file.tensors)
 
 from llmlite.errors import GGUFError, GGUFWarning
 from llmlite.gguf.file import Field, GGUFFile, Metadata, from_bytes, read
+from llmlite.gguf.legacy import LegacyFile, convert_legacy, read_legacy
 from llmlite.gguf.shards import merge, split
 from llmlite.gguf.values import StringArray, Typed
 from llmlite.gguf.writer import replacing, write
@@ -18,12 +19,15 @@ __all__ = [
     "GGUFError",
     "GGUFFile",
     "GGUFWarning",
+    "LegacyFile",
     "Metadata",
     "StringArray",
     "Typed",
+    "convert_legacy",
     "from_bytes",
     "merge",
     "read",
+    "read_legacy",
     "replacing",
     "split",
     "write",

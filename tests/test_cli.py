@@ -214,6 +214,23 @@ def test_show_names_every_tensor_and_key(capsys: pytest.CaptureFixture[str]) -> 
     assert "GGUF version 3" in text
 
 
+def test_show_lets_no_escape_sequence_of_a_file_pass(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from llmlite import gguf
+
+    path = tmp_path / "hostile.gguf"
+    weights = {"w\x1b[2J\u202e": np.zeros((1, 32), np.float32)}
+    gguf.write(path, {"general.name": "\x1b]0;name\x07", "k\x1b[31m": "v\x1b[0m\udc80"}, weights)
+    text = output(capsys, "show", str(path)) + output(
+        capsys, "show", str(path), "--tensor", next(iter(weights))
+    )
+    assert "w\\x1b[2J" in text
+    assert all(char.isprintable() or char == "\n" for char in text)
+
+
 def test_show_json_is_json_with_whole_arrays(capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads(output(capsys, "show", "tales", "--json"))
     assert record["metadata"]["general.architecture"] == "llama"

@@ -67,13 +67,15 @@ def tensor_named(file: GGUFFile, name: str) -> QuantTensor:
 
 
 def show_file(file: GGUFFile) -> None:
+    from llmlite.gguf.parse import shown  # keys and names are a stranger's: no escape sequence may pass
+
     order = f"{file.byte_order}-endian"
     print(f"{file.path}: GGUF version {file.version}, {order}, {size(file.file_size)}")
     print(f"tensor data from byte {file.data_offset}, aligned to {file.alignment}\n")
     print(f"metadata: {len(file.metadata)}")
-    width = max((len(key) for key in file.metadata), default=0)
+    width = max((len(shown(key)) for key in file.metadata), default=0)
     for key, value in file.metadata.items():
-        print(f"  {key:<{width}}  {file.metadata_type(key)!s:<10}  {shortened(value)}")
+        print(f"  {shown(key):<{width}}  {file.metadata_type(key)!s:<10}  {shortened(value)}")
     tensors = file.tensors
     n_weights = sum(tensor.n_elements for tensor in tensors.values())
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
@@ -81,10 +83,10 @@ def show_file(file: GGUFFile) -> None:
         f"\ntensors: {len(tensors)}, {n_weights:,} weights, {size(n_bytes)}"
         + (f", {8 * n_bytes / n_weights:.2f} bits per weight" if n_weights else "")
     )
-    width = max((len(name) for name in tensors), default=0)
+    width = max((len(shown(name)) for name in tensors), default=0)
     for name, tensor in tensors.items():
         print(
-            f"  {name:<{width}}  {tensor.type.name:<7}  {shape(tensor):>14}  {size(tensor.n_bytes):>9}"
+            f"  {shown(name):<{width}}  {tensor.type.name:<7}  {shape(tensor):>14}  {size(tensor.n_bytes):>9}"
             f"  {tensor.bits_per_weight:>7.4g} bits"
         )
     print()
@@ -111,10 +113,12 @@ def show_tensor(tensor: QuantTensor, block: int | None, *, as_json: bool) -> Non
             record["block"] = block_record(tensor, block)
         print(json.dumps(record, ensure_ascii=False))
         return
+    from llmlite.gguf.parse import shown
+
     kind = tensor.type
     print(
-        f"{tensor.name}: {kind.name}, {shape(tensor)}, {size(tensor.n_bytes)}, {len(tensor.blocks)} blocks "
-        f"of {kind.block_size} weights in {kind.type_size} bytes ({kind.bits_per_weight:g} bits per weight)"
+        f"{shown(tensor.name)}: {kind.name}, {shape(tensor)}, {size(tensor.n_bytes)}, "
+        f"{len(tensor.blocks)} blocks of {kind.block_size} weights in {kind.type_size} bytes ({kind.bits_per_weight:g} bits per weight)"
     )
     if block is not None:
         row, column = divmod(block * kind.block_size, tensor.shape[-1] if tensor.shape else 1)

@@ -117,8 +117,9 @@ def show_tensor(tensor: QuantTensor, block: int | None, *, as_json: bool) -> Non
 
     kind = tensor.type
     print(
-        f"{shown(tensor.name)}: {kind.name}, {shape(tensor)}, {size(tensor.n_bytes)}, "
-        f"{len(tensor.blocks)} blocks of {kind.block_size} weights in {kind.type_size} bytes ({kind.bits_per_weight:g} bits per weight)"
+        f"{shown(tensor.name)}: {kind.name}, {shape(tensor)}, {size(tensor.n_bytes)}, {len(tensor.blocks)} "
+        f"blocks of {kind.block_size} weights in {kind.type_size} bytes ({kind.bits_per_weight:g} bits per "
+        "weight)"
     )
     if block is not None:
         row, column = divmod(block * kind.block_size, tensor.shape[-1] if tensor.shape else 1)

@@ -8,6 +8,9 @@ export TORCH_PROBE
 
 setup = python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && "$$python" tools/setup_env.py --venv "$(VENV)" --extras $(1)
 
+# compiles the kernels that the lessons use, once, outside of any cell's time limit
+warm = for model in tales tales:Q8_0 tales:Q4_0; do $(PY) -m llmlite run $$model -n 2 --quiet >/dev/null; done
+
 DEMO := plot,torch
 TEST := lab,torch,transformers,test
 
@@ -34,6 +37,7 @@ demo:
 test:
 	@$(call setup,$(TEST))
 	$(PY) -m pytest -m "not slow and not conformance"
+	@$(warm)
 	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=60 notebooks
 
 test-all:
@@ -51,7 +55,7 @@ lab:
 
 warmup:
 	@$(call setup,$(DEMO))
-	@$(PY) -m llmlite run tales -n 2 --temperature 0
+	@$(warm)
 
 clean:
 	rm -rf $(RESULTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

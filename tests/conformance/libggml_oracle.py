@@ -4,9 +4,9 @@ libggml aborts the process on some inputs, so it runs in one of its own:
 
     python libggml_oracle.py JOBS.npz RESULTS.npz
 
-JOBS holds, per job name J: `J.type` (id), and either `J.values` float32 (n_rows, n_columns) with an optional
-`J.importance` (n_columns,), answered by `J` uint8; or `J.blocks` uint8 (n, type_size), answered by `J`
-float32.
+JOBS holds, per job J: `J.type` (id), and either `J.blocks` uint8 (n, type_size), answered by `J` float32,
+or an optional `J.importance` (n_columns,), answered by `J` uint8: the blocks that `values` float32 (n_rows,
+n_columns), common to all jobs, quantize to.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def main(jobs_path: str, results_path: str) -> None:
     """Answer every job of one file in another."""
     library, results = load(), {}
     with np.load(jobs_path) as jobs:
+        values = np.ascontiguousarray(jobs["values"], dtype=np.float32)
         for name in [key.removesuffix(".type") for key in jobs.files if key.endswith(".type")]:
             type_id = int(jobs[f"{name}.type"])
             if f"{name}.blocks" in jobs:
                 results[name] = dequantize(library, type_id, np.ascontiguousarray(jobs[f"{name}.blocks"]))
                 continue
             importance = jobs.get(f"{name}.importance")
-            values = np.ascontiguousarray(jobs[f"{name}.values"], dtype=np.float32)
             results[name] = quantize(library, type_id, values, importance)
     np.savez(results_path, **results)
 

@@ -1,0 +1,33 @@
+"""Every tensor type against libggml: reading bit for bit, writing with no larger error."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.quant_table import KINDS, Row, measure
+
+pytestmark = pytest.mark.conformance
+
+SAME_BYTES = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "Q1_0", "Q2_0"]
+every_type = pytest.mark.parametrize("name", [kind.name for kind in KINDS])
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Row]:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    return {row.kind.name: row for row in measure()}
+
+
+@every_type
+def test_any_bytes_dequantize_as_in_libggml(rows: dict[str, Row], name: str) -> None:
+    assert rows[name].same_as_libggml
+
+
+@pytest.mark.parametrize("name", SAME_BYTES)
+def test_weights_quantize_to_libggmls_bytes(rows: dict[str, Row], name: str) -> None:
+    assert rows[name].same_bytes["none"] == 1
+
+
+@every_type
+def test_the_weighted_error_is_at_most_a_fiftieth_above_libggmls(rows: dict[str, Row], name: str) -> None:
+    assert max(rows[name].ratio.values()) <= 1.02

@@ -17,7 +17,12 @@ from importlib import import_module
 from llmlite._version import __version__
 from llmlite.errors import LlmliteError
 
-COMMANDS = ("run", "show", "compare", "quantize", "convert", "split", "merge", "tokenize", "doctor", "lab")
+COMMANDS = (
+    *("run", "show", "compare", "tokenize"),
+    *("quantize", "imatrix", "perplexity", "kl"),
+    *("convert", "split", "merge"),
+    *("doctor", "lab"),
+)
 EPILOG = """\
 start here:
   llmlite run                        a tale by the bundled model

@@ -1,0 +1,34 @@
+"""Measure how well a model predicts a text: perplexity, by llama.cpp's method. Lower is better."""
+
+from __future__ import annotations
+
+import argparse
+
+from llmlite.cli.texts import add_text_arguments, bos_of, chunked_ids, counted
+
+HELP = "measure how well a model predicts a text"
+EXAMPLES = """\
+examples:
+  llmlite perplexity tales                       the bundled model on the bundled text
+  llmlite perplexity tales:Q4_0 --chunks 20
+  llmlite perplexity model.gguf wiki.test.raw -c 2048
+
+Chunks of --ctx-size tokens, the second half of each scored, as llama-perplexity does.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help='a GGUF file, "tales", or "tales:Q4_0"')
+    add_text_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from llmlite.bench.quality import perplexity
+    from llmlite.model import load
+
+    model = load(options.model, executor=options.executor)
+    ids, n_chunks = chunked_ids(model, options)
+    logits_of = counted(model.logits, n_chunks, "perplexity")
+    found = perplexity(logits_of, ids, n_ctx=options.ctx_size, bos_id=bos_of(model))
+    print(f"perplexity {found.value:.4f} ± {found.standard_error:.4f} ({found.n_tokens} tokens scored)")
+    return 0

@@ -1,0 +1,79 @@
+"""What the commands that read a text have in common: which text, how much of it, a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmlite.errors import LlmliteError
+
+if TYPE_CHECKING:
+    from llmlite.model import Model
+
+
+def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> None:
+    """Add TEXT, --ctx-size, --chunks and --executor."""
+    parser.add_argument("text", nargs="?", metavar="TEXT", help='a text file, "-" for standard input; '
+                        "by default the bundled evaluation text")  # fmt: skip
+    parser.add_argument("-c", "--ctx-size", type=int, default=n_ctx, metavar="N",
+                        help="tokens in a chunk (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--chunks", type=int, metavar="N", help="read only so many chunks")
+    parser.add_argument("--executor", choices=("auto", "planned", "eager"), default="auto",
+                        help="what runs the model (default: %(default)s)")  # fmt: skip
+
+
+def read_text(name: str | None) -> str:
+    """Return the text of a file, of standard input, or the bundled evaluation text."""
+    if name == "-":
+        return sys.stdin.buffer.read().decode("utf-8", "replace")
+    if name is None:
+        from llmlite import resources
+
+        return resources.data_path("tales-eval.txt").read_text(encoding="utf-8")
+    return Path(name).read_bytes().decode("utf-8", "replace")
+
+
+def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], int]:
+    """Return the text's token ids, cut to whole chunks, and the number of chunks.
+
+    Raises:
+        LlmliteError: sizes that can't be, or a text shorter than one chunk.
+    """
+    n_ctx = options.ctx_size
+    if not 4 <= n_ctx <= model.n_ctx:
+        raise LlmliteError(f"--ctx-size: expected 4 to {model.n_ctx}, the model's own; got {n_ctx}")
+    if options.chunks is not None and options.chunks < 1:
+        raise LlmliteError(f"--chunks: must be at least 1, got {options.chunks}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two BOS at the start: llama.cpp's method has them too
+        ids = model.tokenizer.encode(read_text(options.text))
+    n_chunks = len(ids) // n_ctx
+    if not n_chunks:
+        raise LlmliteError(f"the text has {len(ids)} tokens, fewer than one chunk of {n_ctx}")
+    n_chunks = min(n_chunks, options.chunks or n_chunks)
+    return ids[: n_chunks * n_ctx], n_chunks
+
+
+def bos_of(model: Model) -> int | None:
+    """Return the token that begins every chunk, if the model wants one."""
+    return model.tokenizer.bos_id if model.tokenizer.add_bos else None
+
+
+def counted(logits_of: Callable, n_chunks: int, what: str) -> Callable:
+    """Wrap `model.logits` so that each call moves a progress bar on standard error."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=n_chunks, desc=what, unit="chunk", leave=False, delay=1)
+
+    def call(ids: list[int]) -> object:
+        logits = logits_of(ids)
+        bar.update()
+        if bar.n >= n_chunks:
+            bar.close()
+        return logits
+
+    return call

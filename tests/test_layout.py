@@ -114,3 +114,13 @@ def test_loading_a_model_class_imports_no_compiler_and_no_framework() -> None:
     held = third_party_after("import llmlite; llmlite.Model; llmlite.gguf; llmlite.QuantTensor")
     assert "numpy" in held
     assert not held & {"numba", "llvmlite", "torch", "transformers", "matplotlib", "IPython", "pandas"}
+
+
+def test_every_public_name_loads_and_is_listed() -> None:
+    import llmlite
+
+    for name in llmlite.__all__:
+        assert getattr(llmlite, name) is not None
+    assert set(llmlite.__all__) <= set(dir(llmlite))
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        _ = llmlite.nosuch

@@ -55,11 +55,28 @@ class GGUFWarning(UserWarning):
     """A GGUF file can be read, but something about it is odd: bytes after the last tensor, for example."""
 
 
-class UnsupportedError(LlmliteError):
+class ContentError(LlmliteError):
+    """A file can be read, but what it says makes no sense. Its text begins with the key or tensor it's about.
+
+    path, field, offset: the file, the key or tensor, and where its value or entry begins, as far as known.
+    """
+
+    path: str | None = None
+    field: str | None = None
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.path is not None:
+            text = f"{self.path}: {text}"
+        return text if self.offset is None else f"{text} (at byte {self.offset})"
+
+
+class UnsupportedError(ContentError):
     """A tensor type, architecture or feature that this package doesn't support."""
 
 
-class TokenizerError(LlmliteError):
+class TokenizerError(ContentError):
     """A vocabulary or tokenizer is malformed or of an unknown kind."""
 
 
@@ -71,7 +88,7 @@ class ContextOverflowError(LlmliteError):
     """A prompt doesn't fit the model's context."""
 
 
-class ModelError(LlmliteError):
+class ModelError(ContentError):
     """A model's hyperparameters or tensors don't fit together."""
 
 

@@ -81,8 +81,9 @@ class Model:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
         self.gguf = file
         self.metadata = file.metadata
-        self.config = ModelConfig.from_metadata(file.metadata, file.tensors)
-        self.weights = Weights.from_tensors(file.tensors, self.config)
+        with file.located():
+            self.config = ModelConfig.from_metadata(file.metadata, file.tensors)
+            self.weights = Weights.from_tensors(file.tensors, self.config)
         self.n_ctx = min(self.config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
         self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
         self.executor = make_executor(
@@ -97,7 +98,8 @@ class Model:
         Raises:
             TokenizerError: the file has no vocabulary, or one of a kind that isn't supported.
         """
-        return from_metadata(self.metadata)
+        with self.gguf.located():
+            return from_metadata(self.metadata)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -204,7 +206,10 @@ class Model:
         return self.generate(self.tokenizer.encode(text, add_special=not has_bos), **options)
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
-        return self._checked(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        if not isinstance(prompt, str):
+            return self._checked(prompt)
+        with self.gguf.located():  # merges are read at the first text
+            return self._checked(self.tokenizer.encode(prompt))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         ids = [int(token) for token in ids]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmlite import cli, gguf
@@ -33,6 +34,16 @@ def test_convert_makes_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith(f"{new}: ")
     assert cli.main(["show", str(old)]) == 2
     assert "llmlite convert makes a GGUF file of it" in capsys.readouterr().err
+
+
+def test_show_check_finds_damaged_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.gguf"
+    for value, code in ((1.0, 0), (float("nan"), 2)):
+        gguf.write(path, {}, {"good": np.ones(40, np.float32), "w": np.full(40, value, np.float32)})
+        assert cli.main(["show", str(path), "--check"]) == code
+    captured = capsys.readouterr()
+    assert "all weights of its 2 tensors are finite" in captured.out
+    assert "w: block 0 at byte" in captured.err and captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ examples:
   llmlite show tales:Q4_0                                           the bundled model in 4 bits
   llmlite show tales --tensor blk.0.attn_q.weight                   one tensor
   llmlite show tales:Q4_0 --tensor blk.0.attn_q.weight --block 0    one block: bytes, scale, weights
+  llmlite show model.gguf --check                                   are all weights finite numbers?
   llmlite show model.gguf --json | jq '.metadata["general.name"]'
 
 Shapes are rows x columns, the reverse of the file's order.
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block", type=int, metavar="I", help="with --tensor: show this block's bytes, fields and weights"
     )
+    parser.add_argument(
+        "--check", action="store_true", help="look through all weights for NaN and infinity (reads the whole file)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,13 +50,25 @@ def run(options: argparse.Namespace) -> int:
     from llmlite import gguf, resources
 
     with gguf.read(resources.model_path(options.model)) as file:
-        if options.tensor is not None:
+        if options.check:
+            check(file)
+        elif options.tensor is not None:
             show_tensor(tensor_named(file, options.tensor), options.block, as_json=options.json)
         elif options.json:
             print(json.dumps(as_json(file), ensure_ascii=False))
         else:
             show_file(file)
     return 0
+
+
+def check(file: GGUFFile) -> None:
+    """Say that all weights are finite; a GGUFError says which isn't."""
+    from llmlite import gguf
+    from llmlite.cli.split import bar
+
+    with bar("check") as progress:
+        gguf.check_weights(file, progress=progress)
+    print(f"{file.path}: all weights of its {len(file.tensors)} tensors are finite")
 
 
 def tensor_named(file: GGUFFile, name: str) -> QuantTensor:

@@ -33,9 +33,10 @@ def run(options: argparse.Namespace) -> int:
 
     text = sys.stdin.buffer.read().decode("utf-8", "replace") if options.text == "-" else options.text
     with gguf.read(resources.model_path(options.model)) as file:
-        tokenizer = tokenizers.from_metadata(file.metadata)
         special = not options.no_special
-        ids = tokenizer.encode(text, add_special=special, parse_special=special)
+        with file.located():
+            tokenizer = tokenizers.from_metadata(file.metadata)
+            ids = tokenizer.encode(text, add_special=special, parse_special=special)
         rows = [(id_, tokenizer.decode_bytes([id_]), tokenizer.token(id_)) for id_ in ids]
     if options.ids:
         print(" ".join(str(id_) for id_ in ids))

@@ -8,6 +8,7 @@ gguf.write("copy.gguf", file.metadata, file.tensors)
 """
 
 from llmlite.errors import GGUFError, GGUFWarning
+from llmlite.gguf.check import check_weights
 from llmlite.gguf.file import Field, GGUFFile, Metadata, from_bytes, read
 from llmlite.gguf.legacy import LegacyFile, convert_legacy, read_legacy
 from llmlite.gguf.shards import merge, split
@@ -23,6 +24,7 @@ __all__ = [
     "Metadata",
     "StringArray",
     "Typed",
+    "check_weights",
     "convert_legacy",
     "from_bytes",
     "merge",

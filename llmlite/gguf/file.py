@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import mmap as mmap_module
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmlite.errors import GGUFError
+from llmlite.errors import ContentError, GGUFError
 from llmlite.gguf.parse import Entry, Head, TensorInfo, parse, shown
 from llmlite.gguf.values import STRING, StringArray, Typed, decode
 from llmlite.quants import QuantType
@@ -220,6 +222,38 @@ class GGUFFile:
         from llmlite.gguf.fields import fields
 
         return fields(self._bytes(), self._head)
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Tell errors about this file's content which file it is, and where what they complain of lies.
+
+        A ContentError that leaves the block gets its path, field and offset if it hasn't got them yet.
+        """
+        try:
+            yield
+        except ContentError as error:
+            if error.path is None:
+                error.path = self.path
+                error.field, error.offset = self._find(str(error.args[0]) if error.args else "")
+            raise
+
+    def _find(self, text: str) -> tuple[str | None, int | None]:
+        """The key, array element or tensor whose name a text begins with, and its offset in the file."""
+        match = re.match(r"(.+?)(?:\[(\d+)\])?:", text)
+        if match is None or self._data is None:
+            return None, None
+        name, index = match[1], match[2]
+        entry = self._metadata._entries.get(name)
+        if entry is not None:
+            i = int(index or 0)
+            if index is None or i >= (entry.n or 0):
+                return name, entry.offset
+            size = entry.type.size
+            return f"{name}[{i}]", int(
+                entry.starts[i]
+            ) if entry.starts is not None else entry.offset + i * size
+        place = self._tensors._places.get(name)
+        return name, place[2].name_offset if place else None
 
     def close(self) -> None:
         """Let go of the file. Arrays and tensors taken from it stay valid."""

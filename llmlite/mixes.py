@@ -285,15 +285,14 @@ def assign(
             chosen = manual or base
         else:
             counters[kind] = rank + 1
-            layer = re.match(r"blk\.(\d+)\.", name)
-            from_name = kind.startswith("ffn") and facts["n_expert"] > 1 and layer
+            by_name_only = kind.startswith("ffn") and facts["n_expert"] > 1  # experts may be out of order
             chosen = choose(
                 Situation(
                     mix=mix,
                     name=name,
                     n_columns=tensor.n_columns,
                     is_stacked=len(tensor.shape) > 2 and tensor.shape[-3] > 1,
-                    i=int(layer.group(1)) if from_name else rank,
+                    i=_layer_order(name)[0] if by_name_only else rank,
                     n=n_values if kind == "attn_v" else facts["n_layer"],
                     is_tied=is_tied,
                     has_importance=has_importance,

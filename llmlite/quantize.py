@@ -97,21 +97,43 @@ def quantize_file(
     importances = read_imatrix(imatrix) if isinstance(imatrix, (str, os.PathLike)) else imatrix
     with gguf.read(source) as file:
         rows = plan(file, file_type, pure=pure, overrides=overrides, imatrix=importances)
-        done, total = 0, sum(tensor.n_bytes for tensor in file.tensors.values())
-        tensors: dict[str, QuantTensor] = {}
-        for row in rows:
+        total = sum(tensor.n_bytes for tensor in file.tensors.values())
+        done = 0
+
+        def converted(row: PlanRow) -> np.ndarray:
+            nonlocal done
             tensor = file.tensors[row.name]
-            importance = None if importances is None else importances.get(row.name)
+            blocks = tensor.blocks
             if row.target is not tensor.type:
-                tensor = QuantTensor.quantize(
-                    tensor, row.target.name, row.name, importance, n_threads=n_threads or _cores()
-                )
-            tensors[row.name] = tensor
-            done += file.tensors[row.name].n_bytes
+                importance = None if importances is None else importances.get(row.name)
+                threads = n_threads or _cores()
+                blocks = QuantTensor.quantize(
+                    tensor, row.target.name, row.name, importance, n_threads=threads
+                ).blocks
+            done += tensor.n_bytes
             if progress is not None:
                 progress(done, total, row.name)
-        gguf.write(target, _metadata(file, canonical(file_type)), tensors, alignment=file.alignment)
+            return blocks
+
+        pending = {row.name: _Pending(row, file.tensors[row.name].shape, converted) for row in rows}
+        gguf.write(target, _metadata(file, canonical(file_type)), pending, alignment=file.alignment)
     return rows
+
+
+class _Pending(QuantTensor):
+    """A tensor that is quantized when the writer takes its blocks: one at a time stands in memory."""
+
+    __slots__ = ("_convert", "_row")
+
+    def __init__(
+        self, row: PlanRow, shape: tuple[int, ...], convert: Callable[[PlanRow], np.ndarray]
+    ) -> None:
+        self.name, self.type, self.shape = row.name, row.target, shape
+        self._row, self._convert = row, convert
+
+    @property
+    def blocks(self) -> np.ndarray:  # type: ignore[override] # the base class keeps them in a slot
+        return self._convert(self._row)
 
 
 def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

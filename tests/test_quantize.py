@@ -126,6 +126,7 @@ def test_progress_ends_with_everything_done(small: Path, tmp_path: Path) -> None
         total = sum(tensor.n_bytes for tensor in file.tensors.values())
     assert seen[-1][:2] == (total, total)
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+    assert [name for _, _, name in seen] == [row.name for row in plan(small, "Q8_0")]  # each tensor once
 
 
 def test_a_quantized_source_is_refused_and_nothing_written(small: Path, tmp_path: Path) -> None:

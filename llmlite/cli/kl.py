@@ -11,7 +11,7 @@ HELP = "measure how far a model is from its original"
 EXAMPLES = """\
 examples:
   llmlite kl tales:Q4_0                                the bundled model in Q4_0 against F16
-  llmlite kl model-q4.gguf --reference model-f16.gguf text.txt
+  llmlite kl model-q4.gguf text.txt --reference model-f16.gguf
 
 0 means equal predictions. The same positions are compared as `llmlite perplexity` scores.
 """

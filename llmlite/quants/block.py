@@ -37,8 +37,7 @@ class Block:
         """The block's fields in file order, by name."""
         record = self.type.structured(self.bytes[None])[0]
         found = {}
-        for name in self.type.layout.names:
-            dtype, offset = self.type.layout.fields[name][:2]
+        for name, (dtype, offset, *_) in (self.type.layout.fields or {}).items():
             kind = dtype.base.newbyteorder("=").name
             found[name] = Field(name, 8 * offset, 8 * dtype.itemsize, kind, np.array(record[name]))
         return found

@@ -14,13 +14,15 @@ warm = for model in tales tales:Q8_0 tales:Q4_0; do $(PY) -m llmlite run $$model
 DEMO := plot,torch
 TEST := lab,torch,transformers,test
 
-.PHONY: help demo test test-all lint lab warmup clean
+.PHONY: help demo test test-all lint lab notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
 	@echo "make lab       set up, open the lessons in JupyterLab"
+	@echo "make notebooks run the lessons and keep their outputs, which the tests compare with"
+	@echo "make browser-test  the first lesson in a real browser (needs Chromium); pictures in $(RESULTS)/browser"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
 	@echo "PYTHON=... chooses the interpreter, VENV=... the environment, TORCH_PROBE=0 skips PyTorch's CPU index"
@@ -38,7 +40,7 @@ test:
 	@$(call setup,$(TEST))
 	$(PY) -m pytest -m "not slow and not conformance"
 	@$(warm)
-	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=60 notebooks
+	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks
 
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp)
@@ -52,6 +54,17 @@ lint:
 lab:
 	@$(call setup,lab$(comma)torch)
 	$(PY) -m llmlite lab lessons
+
+notebooks:
+	@$(call setup,$(TEST))
+	@$(warm)
+	$(PY) tools/execute_notebooks.py
+
+browser-test:
+	@$(call setup,$(TEST))
+	@$(PY) -m pip install --quiet playwright
+	@$(warm)
+	$(PY) tests/browser/smoke.py --out $(RESULTS)/browser
 
 warmup:
 	@$(call setup,$(DEMO))

@@ -21,6 +21,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llmlite.bench.report import describe, describe_memory, short
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, Summary, summarize
 
@@ -101,7 +102,7 @@ class Picture:
         rows = [[self.labels.get("x", ""), *names]]
         for i, place in enumerate(self.x):
             values = [self.y[name] for name in names]
-            rows.append([str(place), *(_short(v[i]) if i < len(v) else "" for v in values)])
+            rows.append([str(place), *(short(v[i]) if i < len(v) else "" for v in values)])
         return rows
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -110,18 +111,22 @@ class Picture:
 
 def bundle(picture: Picture) -> dict[str, Any]:
     """Return what a notebook gets: the picture with its description, the data, and a summary in text."""
+    return {"text/html": html(picture), "text/plain": picture.alt, MIME: picture.series()}
+
+
+def html(picture: Picture) -> str:
+    """Return the picture as one HTML element: image, description, and its data as a table."""
     encoded = base64.b64encode(png(picture)).decode()
     table = "".join(
         "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
         for tag, row in zip(["th"] + ["td"] * len(picture.x), picture.table())
     )
-    html = (
+    return (
         f'<figure style="margin:0"><img alt="{escape(picture.alt, quote=True)}" '
         f'style="max-width:100%;height:auto" src="data:image/png;base64,{encoded}">'
         f"<figcaption><details><summary>In words and numbers</summary><p>{escape(picture.alt)}</p>"
         f"<table>{table}</table></details></figcaption></figure>"
     )
-    return {"text/html": html, "text/plain": picture.alt, MIME: picture.series()}
 
 
 def show(picture: Picture) -> None:
@@ -129,13 +134,14 @@ def show(picture: Picture) -> None:
     try:
         from IPython import get_ipython
         from IPython.display import publish_display_data
+
+        in_notebook = get_ipython() is not None
     except ImportError:
+        in_notebook = False
+    if in_notebook:
+        publish_display_data(bundle(picture))
+    else:
         print(picture.alt)
-        return
-    if get_ipython() is None:
-        print(picture.alt)
-        return
-    publish_display_data(bundle(picture))
 
 
 def png(picture: Picture) -> bytes:
@@ -242,11 +248,10 @@ def metric_bars(
     drawn, (ax,) = figure(9, 1.5 + 0.55 * max(len(found), 1), theme=theme)
     _bars(ax, found, theme)
     title(ax, about.title, theme)
-    labels = {"title": about.title, "x": "", "y": about.title}
     return Picture(
         figure=drawn,
         alt=describe(found, metric),
-        labels=labels,
+        labels={"title": about.title, "x": "", "y": about.title},
         x=[s.label for s in found],
         y={about.title: [s.value for s in found]},
         rtol=0.02,
@@ -298,8 +303,7 @@ def lines(
 
     Args:
         x: positions, shared by all series. y: numbers by name, each as long as `x`.
-        alt: a description; without one, the ends of each line are told.
-        rtol: how far tests let the numbers differ.
+        alt: a description; by default the ends of each line. rtol: how far tests let the numbers differ.
     """
     drawn, (ax,) = figure(9, 4.5, theme=theme)
     for (name, values), colour, marker in zip(y.items(), CYCLE, MARKERS):
@@ -314,7 +318,7 @@ def lines(
     if len(y) > 1:
         legend(ax, theme)
     if not alt:
-        ends = [f"{name} goes from {_short(v[0])} to {_short(v[-1])}" for name, v in y.items()]
+        ends = [f"{name} goes from {short(v[0])} to {short(v[-1])}" for name, v in y.items()]
         alt = f"{heading}. {y_label} over {x_label}: {'; '.join(ends)}."
     return Picture(
         figure=drawn, alt=alt, labels={"title": heading, "x": x_label, "y": y_label}, x=x, y=y, rtol=rtol
@@ -352,35 +356,13 @@ def bars(
         legend(ax, theme)
     if not alt:
         parts = [
-            f"{series}: " + ", ".join(f"{n} {_short(v)}" for n, v in zip(names, values))
+            f"{series}: " + ", ".join(f"{n} {short(v)}" for n, v in zip(names, values))
             for series, values in y.items()
         ]
         alt = f"{heading}. {y_label}. {'; '.join(parts)}."
     return Picture(
         figure=drawn, alt=alt, labels={"title": heading, "x": "", "y": y_label}, x=names, y=y, rtol=rtol
     )
-
-
-def describe(found: Sequence[Summary], metric: str) -> str:
-    """Say in words what a metric's bars show: each value, the best, and how far the points lie apart."""
-    about = METRICS[metric]
-    if not found:
-        return f"{about.title}: nothing was measured."
-    values = ", ".join(f"{s.label} {_short(s.value)}" for s in found)
-    best = (max if about.more_is_better else min)(found, key=lambda s: s.value)
-    words = f"{about.title}: {values}. Best: {best.label}."
-    spreads = [(s.high - s.low) / s.value for s in found if len(s.values) > 1 and s.value]
-    if spreads:
-        words += f" The middle half of the values spans at most {max(spreads):.0%} of the median."
-    return words
-
-
-def describe_memory(memory: Sequence[tuple[str, float, float]]) -> str:
-    """Say in words what the memory bars show."""
-    if not memory:
-        return "Memory: not measured."
-    parts = [f"{label} {private:.0f} private and {file:.0f} file-backed" for label, private, file in memory]
-    return f"Memory in MB: {', '.join(parts)}."
 
 
 def _bars(ax: Axes, found: Sequence[Summary], theme: str, *, names: bool = True) -> None:
@@ -397,7 +379,7 @@ def _bars(ax: Axes, found: Sequence[Summary], theme: str, *, names: bool = True)
             markeredgecolor=colour,
             markeredgewidth=0.8,
         )
-        _number_at(ax, max(s.value, *s.values), place, theme, text=_short(s.value))
+        _number_at(ax, max(s.value, *s.values), place, theme, text=short(s.value))
     _names(ax, [s.label for s in found] if names else [""] * len(found))
     ax.margins(x=0.18)
     ax.set_xlim(left=0)
@@ -430,13 +412,13 @@ def _memory_bars(ax: Axes, result: Comparison, theme: str) -> list[tuple[str, fl
 
 def _names(ax: Axes, names: Sequence[str]) -> None:
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()  # the first on top
+    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)  # the first on top
     ax.grid(False, axis="y")
 
 
 def _number_at(ax: Axes, value: float, place: float, theme: str, text: str = "") -> None:
     ax.annotate(
-        text or _short(value),
+        text or short(value),
         (value, place),
         xytext=(6, 0),
         textcoords="offset points",
@@ -444,8 +426,3 @@ def _number_at(ax: Axes, value: float, place: float, theme: str, text: str = "")
         color=THEMES[theme].text,
         fontsize=FONT["tick"],
     )
-
-
-def _short(value: float) -> str:
-    """Three digits, without exponents where they aren't needed."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

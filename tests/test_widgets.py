@@ -60,9 +60,17 @@ def test_only_metrics_that_were_measured_are_offered() -> None:
 def test_behind_the_widget_stands_a_picture_for_viewers_without_a_kernel(
     dashboard: widgets.ComparisonDashboard,
 ) -> None:
-    data = dashboard._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data
+    data = dashboard.static_view()
     assert "<img alt=" in data["text/html"] and plots.MIME in data
+
+
+def test_displaying_it_shows_the_widget_then_the_picture(
+    dashboard: widgets.ComparisonDashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, object]] = []
+    monkeypatch.setattr("llmlite.widgets.dashboard.publish_display_data", shown.append)
+    dashboard._ipython_display_()
+    assert "application/vnd.jupyter.widget-view+json" in shown[0] and plots.MIME in shown[1]
 
 
 def test_it_opens_the_file_that_compare_wrote(tmp_path: Path) -> None:

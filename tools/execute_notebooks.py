@@ -17,7 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
-CELL_SECONDS = 60
+CELL_SECONDS = 120
 
 
 def execute(path: Path) -> float:

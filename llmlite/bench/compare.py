@@ -45,7 +45,7 @@ class Entry:
     info: BackendInfo
     file: ModelFile
     worker: WorkerProcess | None = None
-    agrees: bool = False
+    type_k: str = "f32"
 
     @property
     def key(self) -> dict[str, Any]:
@@ -143,6 +143,7 @@ class _Run:
         self.stack.callback(worker.close)
         imported = worker.ask("start")
         loaded = self._load(worker.ask, entry.file)
+        entry.type_k = loaded["about"]["type_k"]
         if after_load:
             after_load(worker)
         prompt = self.ids[: self.prompts[0]]
@@ -155,7 +156,7 @@ class _Run:
         }
         for phase, ns in times.items():
             n_prompt = len(prompt) if phase == "first_token" else 0
-            self._keep(entry, phase, [ns], n_prompt=n_prompt, type_k=loaded["about"]["type_k"])
+            self._keep(entry, phase, [ns], n_prompt=n_prompt)
         note = loaded["about"].get("note")
         if note:
             self._note(f"{entry.info.title}: {note}")
@@ -175,9 +176,8 @@ class _Run:
                 record |= judge(logits, references.get(entry.file.model_type), best, entry.info)
             except BackendError as error:
                 record |= {"agrees": False, "reason": str(error)}
-            entry.agrees = record["agrees"]
             self.result.agreement.append(record)
-            if not entry.agrees:
+            if not record["agrees"]:
                 self._drop(entry)
 
     def _references(self, folder: Path, ids: list[int]) -> dict[str, np.ndarray]:
@@ -351,6 +351,7 @@ class _Run:
                 run_id=env["run_id"],
                 env_hash=env["env_hash"],
                 phase=phase,
+                type_k=entry.type_k,
                 samples_ns=tuple(samples_ns),
                 **entry.key,
                 **fields,
@@ -388,4 +389,9 @@ class _Progress:
         self._bar.update()
 
     def __exit__(self, *_: object) -> None:
+        self._bar.total = self._bar.n  # a time budget may have ended it early
+        self._bar.leave = hasattr(
+            self._bar, "container"
+        )  # a saved notebook keeps the bar; a terminal doesn't
+        self._bar.refresh()
         self._bar.close()

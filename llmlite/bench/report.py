@@ -1,7 +1,8 @@
-"""A comparison as tables, for a terminal and for a notebook."""
+"""A comparison as tables, for a terminal and for a notebook, and in words, for who doesn't see a figure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -106,7 +107,7 @@ def speed_table(comparison: Comparison) -> Table:
                 *(_number(found[key].get(entry), ".2f") for key in ("import", "load", "first_token")),
                 _number(found["prefill64"].get(entry), ".0f"),
                 _number(long_prompt, ".0f"),
-                f"{decode.value:.1f} ({decode.low:.1f} to {decode.high:.1f})",
+                _spread(decode),
                 str(against) if against else "the base" if entry == base else NOTHING,
                 threads_that_ran(comparison, entry),
             ]
@@ -167,6 +168,12 @@ def _number(summary: Summary | None, form: str) -> str:
     return NOTHING if summary is None else format(summary.value, form)
 
 
+def _spread(summary: Summary) -> str:
+    if len(summary.values) < 2:
+        return f"{summary.value:.1f} (one block)"
+    return f"{summary.value:.1f} ({summary.low:.1f} to {summary.high:.1f})"
+
+
 def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
     """Align columns: names to the left, the last column too when it is prose."""
     columns = list(zip(headings, *rows, strict=True))
@@ -180,3 +187,30 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
         return "  ".join(aligned).rstrip()
 
     return "\n".join([title, line(headings), *map(line, rows)])
+
+
+def describe(found: Sequence[Summary], metric: str) -> str:
+    """Say in words what a metric's bars show: each value, the best, and how far the points lie apart."""
+    about = METRICS[metric]
+    if not found:
+        return f"{about.title}: nothing was measured."
+    values = ", ".join(f"{s.label} {short(s.value)}" for s in found)
+    best = (max if about.more_is_better else min)(found, key=lambda s: s.value)
+    words = f"{about.title}: {values}." + (f" Best: {best.label}." if len(found) > 1 else "")
+    spreads = [(s.high - s.low) / s.value for s in found if len(s.values) > 1 and s.value]
+    if spreads:
+        words += f" The middle half of the values spans at most {max(spreads):.0%} of the median."
+    return words
+
+
+def describe_memory(memory: Sequence[tuple[str, float, float]]) -> str:
+    """Say in words what the memory bars show."""
+    if not memory:
+        return "Memory: not measured."
+    parts = [f"{label} {private:.0f} private and {file:.0f} file-backed" for label, private, file in memory]
+    return f"Memory in MB: {', '.join(parts)}."
+
+
+def short(value: float) -> str:
+    """Three digits, without exponents where they aren't needed."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -82,6 +82,8 @@ class Ratio:
     verdict: str
 
     def __str__(self) -> str:
+        if self.n_blocks < MIN_BLOCKS:  # an interval of so few would look surer than it is
+            return f"{self.value:.2f}x in {self.n_blocks} block{'s'[: self.n_blocks > 1]}, {self.verdict}"
         return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f}), {self.verdict}"
 
 

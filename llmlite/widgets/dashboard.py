@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 import ipywidgets
+from IPython.display import publish_display_data
 
 from llmlite import plots
 from llmlite.bench.backends import BACKENDS
@@ -69,13 +70,18 @@ class ComparisonDashboard(ipywidgets.VBox):
         self.figure.value = plots.svg(self.picture) if self.picture.x else ""
         self.words.value = f'<p role="status" aria-live="polite">{escape(self.picture.alt)}</p>'
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and behind it the whole comparison as a picture for viewers that run no widgets."""
-        shown = super()._repr_mimebundle_(**kwargs)
-        data, rest = (shown[0], shown[1:]) if isinstance(shown, tuple) else (shown, ())
-        if data is not None:
-            data.update(plots.bundle(plots.comparison(self.comparison)))
-        return (data, *rest) if rest else data
+    def static_view(self) -> dict[str, Any]:
+        """Return what stands under the widget and stays without a kernel: the comparison as a picture."""
+        picture = plots.comparison(self.comparison)
+        summary = "<summary>The whole comparison as a picture (it needs no running kernel)</summary>"
+        shown = plots.bundle(picture)
+        return shown | {"text/html": f"<details>{summary}{shown['text/html']}</details>"}
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, then the picture: without a kernel JupyterLab shows an error for a widget."""
+        data = self._repr_mimebundle_()
+        publish_display_data(data[0] if isinstance(data, tuple) else data)
+        publish_display_data(self.static_view())
 
 
 def _backend_title(name: str) -> str:

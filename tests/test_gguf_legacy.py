@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import llmlite as ll
 from llmlite import GGUFError, gguf
 from llmlite.tensor import QuantTensor
+from tests.fuzz_gguf import mutated
 from tests.tiny_models import tiny_model
 
 OLD_NAMES = {
@@ -217,3 +219,15 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(GGUFError):
             gguf.convert_legacy(path, tmp_path / "new.gguf")
     assert not (tmp_path / "new.gguf").exists()
+
+
+def test_random_damage_is_read_or_refused(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    good = [LegacyBuilder(magic, version, name).build() for magic, version, name in VARIANTS]
+    path = tmp_path / "old.bin"
+    for _ in range(300):
+        path.write_bytes(mutated(dice.choice(good)[: 1 << 14], good, dice))
+        try:
+            gguf.read_legacy(path)
+        except GGUFError as error:
+            assert "\n" not in str(error)

@@ -6,6 +6,8 @@ same errors must come whether the file is mapped or read, in little time and mem
 
 from __future__ import annotations
 
+import pickle
+import random
 import struct
 import time
 import tracemalloc
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from llmlite import GGUFError, gguf
+from tests.fuzz_gguf import mutated
 from tests.gguf_builder import GGUFBuilder
 
 CUT = "cut off"
@@ -544,3 +547,25 @@ def test_72_file_that_is_replaced_while_mapped_stays_the_old_one(tmp_path: Path)
     file = gguf.read(path)
     gguf.write(path, {}, {})
     assert file.tensors["t"].blocks.tobytes() == data[-4096:]
+
+
+def test_random_damage_to_a_shard_is_read_or_refused(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    files = [split_file(tmp_path, name, n, 2) for n, name in enumerate("ab")]
+    good = [path.read_bytes() for path in files]
+    for _ in range(200):
+        which = dice.randrange(2)
+        files[which].write_bytes(mutated(good[which], good, dice))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gguf.GGUFWarning)
+            try:
+                assert len(gguf.read(files[0]).tensors) in (0, 1, 2)
+            except GGUFError as error:
+                assert "\n" not in str(error)
+        files[which].write_bytes(good[which])
+
+
+def test_errors_travel_between_processes() -> None:
+    error = GGUFError("a.gguf", "n_kv", 16, "0 to 3", -1, "the file is damaged")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error) and (copy.field, copy.offset) == ("n_kv", 16)

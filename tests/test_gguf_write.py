@@ -262,7 +262,7 @@ def typed() -> st.SearchStrategy:
     return st.one_of(*one, *many).map(lambda pair: Typed(*pair))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     values=st.dictionaries(st.text(min_size=1, max_size=20), typed(), max_size=6),
     shapes=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), max_size=3),

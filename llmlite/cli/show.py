@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block", type=int, metavar="I", help="with --tensor: show this block's bytes, fields and weights"
     )
     parser.add_argument(
-        "--check", action="store_true", help="look through all weights for NaN and infinity (reads the whole file)"
+        "--check", action="store_true", help="look through all weights for NaN and infinity (reads it all)"
     )
 
 

@@ -80,7 +80,7 @@ def _value(data: np.ndarray, head: Head, entry: Entry) -> Any:
     """Decode a value that parsing has delimited."""
     if entry.type is STRING:
         if entry.starts is not None:
-            return StringArray(memoryview(data), entry.starts, head.width)
+            return StringArray(memoryview(data), entry.starts, head.width, head.byte_order)
         return decode(memoryview(data)[entry.offset + head.width : entry.end])
     dtype = entry.type.dtype(head.byte_order)
     if entry.n is None:

@@ -72,11 +72,11 @@ class StringArray(Sequence[str]):
     Equal to any sequence of the same strings. `list(array)` decodes them all: about 25 ms for 128k tokens.
     """
 
-    __slots__ = ("_data", "_starts", "_width")
+    __slots__ = ("_byte_order", "_data", "_starts", "_width")
 
-    def __init__(self, data: memoryview, starts: np.ndarray, width: int) -> None:
+    def __init__(self, data: memoryview, starts: np.ndarray, width: int, byte_order: str) -> None:
         # string i is data[starts[i] : starts[i + 1] - width]: the next one's length field lies between
-        self._data, self._starts, self._width = data, starts, width
+        self._data, self._starts, self._width, self._byte_order = data, starts, width, byte_order
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -114,6 +114,12 @@ class StringArray(Sequence[str]):
         index %= n
         start = int(self._starts[index])
         return start, int(self._starts[index + 1]) - self._width - start
+
+    def stored(self, width: int, byte_order: str) -> memoryview | None:
+        """The whole array as it lies in the file, if its lengths have that width and order there."""
+        if (width, byte_order) != (self._width, self._byte_order):
+            return None
+        return self._data[int(self._starts[0]) - width : int(self._starts[-1]) - width]
 
     def tolist(self) -> list[str]:
         """All of them decoded."""

@@ -7,7 +7,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -55,8 +55,7 @@ class _Spec:
     def count(self, n: int) -> bytes:
         return self.pack("q" if self.version > 1 else "I", n)
 
-    def string(self, text: str | bytes) -> bytes:
-        raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    def string(self, raw: bytes) -> bytes:
         return self.length(len(raw)) + raw
 
     def fail(self, field: str, expected: str, got: object, hint: str | None = None) -> GGUFError:
@@ -184,7 +183,12 @@ def _utf8(spec: _Spec, name: str) -> bytes:
 
 def _head(spec: _Spec, values: Mapping[str, Any], records: Sequence[_Record]) -> bytes:
     """Everything before the tensors' data."""
-    out = [MAGIC, spec.pack("I", spec.version), spec.count(len(records)), spec.count(len(values))]
+    out: list[bytes | memoryview] = [
+        MAGIC,
+        spec.pack("I", spec.version),
+        spec.count(len(records)),
+        spec.count(len(values)),
+    ]
     for key, value in values.items():
         if not isinstance(key, str) or not key:
             raise spec.fail("key", "some letters", repr(key))
@@ -195,7 +199,7 @@ def _head(spec: _Spec, values: Mapping[str, Any], records: Sequence[_Record]) ->
             raise spec.fail(shown(key), "a value that fits its type", f"{_short(value)}: {error}") from error
     offset = 0
     for record in records:
-        out += [spec.string(record.name), spec.pack("I", len(record.dims))]
+        out += [spec.string(record.name.encode()), spec.pack("I", len(record.dims))]
         out += [spec.count(n) for n in record.dims]
         out += [spec.pack("i", record.type.id), spec.pack("Q", offset)]
         offset = padded(offset + record.n_bytes, spec.alignment)
@@ -207,7 +211,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def _value(spec: _Spec, key: str, value: Any) -> Iterator[bytes]:
+def _value(spec: _Spec, key: str, value: Any) -> Iterator[bytes | memoryview]:
     """Type and value of one entry."""
     typed = value if isinstance(value, Typed) else Typed(value, infer_type(value))
     is_array = typed.type.startswith("[")
@@ -220,26 +224,41 @@ def _value(spec: _Spec, key: str, value: Any) -> Iterator[bytes]:
         return
     yield spec.pack("i", ARRAY) + spec.pack("i", kind.id) + spec.length(len(typed.value))
     if kind is STRING:
-        if isinstance(typed.value, StringArray):
-            yield from (spec.string(typed.value.raw(i)) for i in range(len(typed.value)))
-        else:
-            yield from (spec.string(_text(text)) for text in typed.value)
+        yield from _strings(spec, typed.value)
     else:
         yield _numbers(kind, typed.value).astype(kind.dtype(spec.byte_order)).tobytes()
 
 
+def _strings(spec: _Spec, values: Sequence[str | bytes]) -> Iterator[bytes | memoryview]:
+    """The elements of an array of strings; those of a file of the same form as one piece."""
+    width = 8 if spec.version > 1 else 4
+    if isinstance(values, StringArray):
+        stored = values.stored(width, spec.byte_order)
+        if stored is not None:
+            yield stored
+            return
+        values = [values.raw(i) for i in range(len(values))]
+    for text in values:
+        raw = _utf8_or_raw(text)
+        yield len(raw).to_bytes(width, spec.byte_order)  # type: ignore[arg-type]
+        yield raw
+
+
 def _scalar(spec: _Spec, kind: ValueType, value: Any) -> bytes:
     if kind is STRING:
-        return spec.string(_text(value))
+        return spec.string(_utf8_or_raw(value))
     if np.ndim(value):
         raise TypeError("not a single value")
     return _numbers(kind, [value]).astype(kind.dtype(spec.byte_order)).tobytes()
 
 
-def _text(value: Any) -> str | bytes:
-    if not isinstance(value, str | bytes):
+def _utf8_or_raw(value: Any) -> bytes:
+    """The bytes of a text; what wasn't UTF-8 when it was read goes back as it was."""
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} is not a string")
-    return value
+    return value.encode("utf-8", "surrogateescape")
 
 
 def _numbers(kind: ValueType, values: Any) -> np.ndarray:
@@ -341,7 +360,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(part, target)
     except BaseException:
-        os.unlink(part)
+        with suppress(
+            OSError
+        ):  # what went wrong is the thing to say, not that the rest of it can't be removed
+            os.unlink(part)
         raise
     _sync_folder(folder)
 

@@ -254,6 +254,16 @@ def _link(k: Kernel, code: bytes) -> int:
     return library[k.symbol]
 
 
+def compile_ir(text: str, symbol: str) -> tuple[int, Any]:
+    """Compile LLVM IR now, in memory: (the symbol's address, the library to keep for as long as it is
+    used).
+    """
+    with _lock:
+        builder = llvm.JITLibraryBuilder().add_ir(text).export_symbol(symbol).add_current_process()
+        library = builder.link(_linker(), symbol)
+    return library[symbol], library
+
+
 def _compile(k: Kernel) -> Any:
     """Return numba's cfunc of the kernel, entry code included."""
     try:

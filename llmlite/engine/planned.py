@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 
 from llmlite.engine.cpu import target, usable_threads
+from llmlite.engine.guard import Watch
 from llmlite.engine.jit import Progress
 from llmlite.engine.plan import Plan
-from llmlite.engine.recorder import Recorder
+from llmlite.engine.recorder import N_TOKENS, Recorder
 from llmlite.kv_cache import KVCache
 from llmlite.transformer import ModelConfig, Weights, forward
 
 PREFILL_TOKENS = 256
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
+
+
+def _matrices(weights: Weights) -> list[Any]:
+    layers = [tensor for layer in weights.layers for tensor in layer.values() if hasattr(tensor, "blocks")]
+    return [weights.token_embd, weights.output, *layers]
 
 
 class PlannedExecutor:
@@ -52,6 +58,7 @@ class PlannedExecutor:
         self._plans: dict[tuple, Plan] = {}
         self._lock = threading.Lock()
         self._angles = np.empty((0, 2, len(weights.frequencies)), np.float32)
+        self._watch = Watch(tensor.blocks for tensor in _matrices(weights))
         for n_tokens in (1, PREFILL_TOKENS):  # now: a model that can't be planned says so when it is made
             self.plan(n_tokens, 1, kv_dtype)
 
@@ -60,6 +67,9 @@ class PlannedExecutor:
 
         Returns:
             float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens.
+
+        Raises:
+            GGUFError: the model's file has been cut off since it was mapped.
         """
         logits = np.empty((n_outputs, self.config.n_vocab), np.float32)
         first_output = len(ids) - n_outputs
@@ -109,6 +119,7 @@ class PlannedExecutor:
         plan = self.plan(len(ids), len(logits), cache.k.dtype)
         with plan.lock:
             logits[:] = self.run_plan(plan, ids, cache, len(logits))
+        self._watch.check()
         cache.ids.extend(int(token) for token in ids)
 
     def run_plan(
@@ -129,6 +140,41 @@ class PlannedExecutor:
             v_cache=cache.v.ctypes.data,
             angles=angles.ctypes.data + position * angles[:1].nbytes,
         )
+
+    def profile(self, *, n_tokens: int = 1, depth: int = 0, repeat: int = 5) -> list[dict[str, Any]]:
+        """Time every operation of a step by itself, barrier included.
+
+        Args:
+            n_tokens: length of the step, at most PREFILL_TOKENS. depth: tokens that the cache holds before
+                it.
+            repeat: runs, of which each operation's median counts.
+
+        Returns:
+            One row per operation, in order, with the columns "operation" (the kernel), "label" (weight or
+            result), "type", "nanoseconds", "bytes" (of weights) and "operations" (multiplications and
+            additions with weights): what pandas.DataFrame takes.
+        """
+        plan = self.plan(n_tokens, 1, np.float16)
+        cache = KVCache(self.config, depth + n_tokens, np.float16)
+        cache.ids.extend([0] * depth)
+        clock = np.zeros((len(plan.ops) + 1, 2), np.int64)
+        runs = []
+        with plan.lock:
+            for _ in range(repeat):
+                self.run_plan(plan, [0] * n_tokens, cache, 1, clock)
+                runs.append(np.diff(clock @ np.array([10**9, 1])))
+        nanoseconds = np.median(runs, axis=0)
+        return [
+            {
+                "operation": op.name,
+                "label": op.label or op.writes[0].name,
+                "type": op.type,
+                "nanoseconds": float(spent),
+                "bytes": op.bytes_read,
+                "operations": op.work * (n_tokens if op.writes[0].rows == N_TOKENS else 1),
+            }
+            for op, spent in zip(plan.ops, nanoseconds)
+        ]
 
     def _angles_up_to(self, n: int) -> np.ndarray:
         """Cosines and sines for positions 0…n−1 at least, float32 (n, 2, rope_dim/2)."""

@@ -1,0 +1,383 @@
+"""Planned operations against NumPy on their own inputs, and planned models against the eager executor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmlite.engine import make_executor
+from llmlite.engine.eager import Eager, EagerExecutor
+from llmlite.engine.families import FAMILIES
+from llmlite.engine.plan import Plan
+from llmlite.engine.planned import PREFILL_TOKENS, PlannedExecutor
+from llmlite.engine.recorder import Buffer, Recorder
+from llmlite.errors import UnsupportedError
+from llmlite.kv_cache import KVCache
+from llmlite.quants import get
+from llmlite.tensor import QuantTensor
+from llmlite.transformer import ModelConfig, Weights, forward
+
+from .tiny_models import tiny_model
+
+FAST = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
+TYPES = [get(number).name for number in FAMILIES]
+EVERY_TYPE = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TYPES]
+rng = np.random.default_rng(7)
+
+
+# ---- one operation -----------------------------------------------------------------------------------------
+
+
+def computed(
+    build: Callable[..., Buffer],
+    *inputs: np.ndarray,
+    position: int = 0,
+    cache: Any = None,
+    n_outputs: int = 0,
+) -> np.ndarray:
+    """Run the operations that `build(recorder, *buffers)` records on these inputs, (T, width) each."""
+    T = len(inputs[0])
+    itemsize = cache.k.itemsize if cache is not None else 2
+    recorder = Recorder(max_tokens=T, max_outputs=max(1, n_outputs), n_threads=2, kv_itemsize=itemsize)
+    buffers = [recorder.embed(QuantTensor.quantize(x, "F32"), None) for x in inputs]
+    result = build(recorder, *buffers)
+    angles = np.zeros((1, 2, 1), np.float32)
+    if recorder.frequencies is not None:
+        turns = np.arange(position, position + T)[:, None] * recorder.frequencies.astype(np.float64)
+        angles = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+    plan = Plan(recorder, result)
+    keys = {"k_cache": 0, "v_cache": 0, "n_ctx": 0}
+    if cache is not None:
+        keys = {"k_cache": cache.k.ctypes.data, "v_cache": cache.v.ctypes.data, "n_ctx": cache.n_ctx}
+    with plan.lock:
+        return plan.run(np.arange(T), n_outputs, position=position, angles=angles.ctypes.data, **keys).copy()
+
+
+def quantized_activations(x: np.ndarray) -> np.ndarray:
+    """x as the engine's bytes spell it, in float64: what it multiplies with exactly."""
+    blocks = x.reshape(len(x), -1, 32)
+    largest = np.abs(blocks).max(2, keepdims=True)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(largest > 0, np.float32(127) / largest, 0).astype(np.float32)
+    levels = np.rint(blocks * inverse).astype(np.float64)
+    return (levels * (largest / np.float32(127))).reshape(x.shape)
+
+
+def random_weights(type_name: str, rows: int, columns: int) -> QuantTensor:
+    """A matrix whose codes use every bit, under scales of ordinary size."""
+    w = QuantTensor.quantize(rng.standard_normal((rows, columns)).astype(np.float32), type_name, "w")
+    layout = w.type.layout
+    if w.type.block_size == 1:
+        return w
+    fields = w.blocks.copy().view(layout)
+    for name in layout.names:
+        if layout[name].base != np.float16 and name != "e":
+            fields[name] = rng.integers(0, 256, fields[name].nbytes,
+            np.uint8).view(fields[name].dtype.base).reshape(
+                fields[name].shape
+            )  # fmt: skip
+    return QuantTensor("w", w.type, w.shape, fields.view(np.uint8).reshape(w.blocks.shape))
+
+
+def close(got: np.ndarray, want: np.ndarray, tolerance: float = 1e-5) -> None:
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
+
+
+@pytest.mark.parametrize("type_name", EVERY_TYPE)
+@pytest.mark.parametrize("T", [1, 2, 3, 9])
+def test_matmul_equals_numpy_on_the_same_bytes(type_name: str, T: int) -> None:
+    shapes = [(37, 512)] if get_block(type_name) == 256 else [(37, 512), (33, 288), (5, 32)]
+    for shape in shapes:
+        w, x = random_weights(type_name, *shape), rng.standard_normal((T, shape[1])).astype(np.float32)
+        x[0] += 1  # a mean: what offsets of the quants are multiplied with
+        exact = x if get_block(type_name) == 1 else quantized_activations(x)
+        want = exact.astype(np.float64) @ w.dequantize().astype(np.float64).T
+        close(computed(lambda ops, x, w=w: ops.matmul(w, x), x), want)
+
+
+def get_block(type_name: str) -> int:
+    from llmlite.quants import by_name
+
+    return by_name(type_name).block_size
+
+
+@pytest.mark.parametrize("type_name", EVERY_TYPE)
+def test_embedding_rows_are_the_dequantized_ones(type_name: str) -> None:
+    w = random_weights(type_name, 5, 512 if get_block(type_name) == 256 else 288)
+    recorder = Recorder(max_tokens=4, max_outputs=1, n_threads=2, kv_itemsize=2)
+    plan = Plan(recorder, recorder.embed(w, None))
+    with plan.lock:
+        got = plan.run([4, 0, 3, 3], 0, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0)
+        np.testing.assert_allclose(got, w.rows([4, 0, 3, 3]), rtol=1e-6, atol=1e-6)
+
+
+def test_a_type_without_kernels_runs_through_numpy_and_says_so() -> None:
+    w, x = QuantTensor.quantize(normal(16, 256), "TQ2_0", "w"), normal(3, 256)
+    recorder = Recorder(max_tokens=3, max_outputs=1, n_threads=2, kv_itemsize=2)
+    result = recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None))
+    plan = Plan(recorder, recorder.add(result, result))
+    assert "slow, through NumPy: TQ2_0" in repr(plan)
+    with plan.lock:
+        got = plan.run([0, 1, 2], 0, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0)
+        close(got, 2 * Eager(0, 0).matmul(w, x))
+
+
+def normal(*shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def test_rms_norm_equals_the_eager_one() -> None:
+    x, gain = normal(5, 192) * 3, normal(192)
+    close(computed(lambda ops, x: ops.rms_norm(x, gain, 1e-5), x), Eager(0, 0).rms_norm(x, gain, 1e-5))
+
+
+def test_silu_mul_equals_the_eager_one_also_far_out() -> None:
+    gate, up = normal(3, 64) * 10, normal(3, 64)
+    gate[0, :4] = -200, 200, -88, 0
+    close(computed(lambda ops, g, u: ops.silu_mul(g, u), gate, up), Eager(0, 0).silu_mul(gate, up))
+
+
+def test_sums_biases_and_outputs_are_exact() -> None:
+    a, b, bias = normal(5, 96), normal(5, 96), normal(96)
+    np.testing.assert_array_equal(computed(lambda ops, a, b: ops.add(a, b), a, b), a + b)
+    np.testing.assert_array_equal(computed(lambda ops, a: ops._biased(a, bias), a), a + bias)
+    np.testing.assert_array_equal(computed(lambda ops, a: ops.outputs(a), a, n_outputs=2), a[-2:])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "head_size", "n_pairs"), [("norm", 64, 32), ("neox", 64, 32), ("norm", 48, 8), ("neox", 48, 8)]
+)
+def test_rope_equals_the_eager_one(pairs: str, head_size: int, n_pairs: int) -> None:
+    x, frequencies = normal(4, 3 * head_size), (10000.0 ** (-np.arange(n_pairs) / n_pairs)).astype(np.float32)
+    got = computed(lambda ops, x: ops.rope(x, 3, frequencies, pairs), x, position=900)
+    close(got, Eager(900, 0).rope(x, 3, frequencies, pairs))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize(("n_head", "n_head_kv", "head_size"), [(4, 2, 64), (3, 3, 16), (6, 1, 80)])
+@pytest.mark.parametrize(("T", "position"), [(1, 0), (1, 31), (1, 100), (3, 0), (40, 0), (37, 75)])
+def test_attention_equals_the_eager_one(
+    dtype: type, n_head: int, n_head_kv: int, head_size: int, T: int, position: int
+) -> None:
+    config = SimpleNamespace(n_layer=2, n_head_kv=n_head_kv, head_size=head_size)
+    caches = [KVCache(config, 128, dtype) for _ in range(2)]
+    for cache in caches:
+        cache.k[1, :, :position], cache.v[1, :, :position] = (
+            np.random.default_rng(3).standard_normal((2, n_head_kv, position, head_size)).astype(dtype)
+        )
+        cache.k[1, :, position + T :], cache.v[1, :, position + T :] = np.nan, np.nan  # nobody may look there
+    q, k, v = (normal(T, n * head_size) for n in (n_head, n_head_kv, n_head_kv))
+    got = computed(
+        lambda ops, q, k, v: ops.attention(q, k, v, caches[0][1], n_head, 0.3),
+        q,
+        k,
+        v,
+        position=position,
+        cache=caches[0],
+    )
+    close(got, Eager(position, 0).attention(q, k, v, caches[1][1], n_head, 0.3))
+    np.testing.assert_array_equal(caches[0].k, caches[1].k)
+    np.testing.assert_array_equal(caches[0].v, caches[1].v)
+
+
+def test_quantizing_activations_gives_the_bytes_numpy_gives() -> None:
+    x = normal(50, 256) * np.exp(normal(50, 1) * 5)
+    x[3, 32:64] = 0
+    recorder = Recorder(max_tokens=50, max_outputs=1, n_threads=2, kv_itemsize=2)
+    source = recorder.embed(QuantTensor.quantize(x, "F32"), None)
+    q, d, sums32, sums16 = recorder._activations(source)
+    plan = Plan(recorder, source, keep_all=True)
+    with plan.lock:
+        plan.run(np.arange(50), 0, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0)
+        levels = plan.array(q, np.int8)
+        want = quantized_activations(x)
+        np.testing.assert_array_equal(np.repeat(plan.array(d), 32, axis=1).astype(np.float64) * levels, want)
+        np.testing.assert_array_equal(
+            plan.array(sums32, np.int32), levels.reshape(50, -1, 32).sum(2, dtype=int)
+        )
+        np.testing.assert_array_equal(
+            plan.array(sums16, np.int32), levels.reshape(50, -1, 16).sum(2, dtype=int)
+        )
+
+
+# ---- whole models ------------------------------------------------------------------------------------------
+
+
+def weights_of(type_name: str = "F32", **options: Any) -> tuple[Weights, ModelConfig]:
+    tiny = tiny_model(**{"n_ctx": 512, **options})
+    tensors = tiny.tensors(type_name)
+    config = ModelConfig.from_metadata(tiny.metadata, tensors)
+    return Weights.from_tensors(tensors, config), config
+
+
+class Twin(Eager):
+    """The eager operations, on activations rounded as the engine rounds them."""
+
+    def matmul(self, w: QuantTensor, x: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+        rounded = x if w.type.block_size == 1 else quantized_activations(x).astype(np.float32)
+        return super().matmul(w, rounded, bias)
+
+
+def ids_of(config: ModelConfig, n: int) -> list[int]:
+    return np.random.default_rng(n).integers(0, config.n_vocab, n).tolist()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_float_model_gives_the_eager_logits(architecture: str, dtype: type) -> None:
+    weights, config = weights_of(architecture=architecture, rope_freqs=architecture == "llama")
+    ids = ids_of(config, 70)
+    want = EagerExecutor(weights, config)(ids, KVCache(config, 128, dtype), n_outputs=70)
+    got = PlannedExecutor(weights, config, kv_dtype=dtype)(ids, KVCache(config, 128, dtype), n_outputs=70)
+    np.testing.assert_allclose(got, want, atol=1e-4 if dtype is np.float32 else 2e-3)
+
+
+def divergence(want: np.ndarray, got: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence of softmax(got) from softmax(want), in nats."""
+    p, q = (np.exp(x - x.max(1, keepdims=True)).astype(np.float64) for x in (want, got))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    return float((p * np.log(p / q)).sum(1).mean())
+
+
+@pytest.mark.parametrize("type_name", ["Q8_0", "Q4_0"])
+def test_a_quantized_model_loses_no_more_than_its_rounded_activations(type_name: str) -> None:
+    weights, config = weights_of(type_name, n_embd=128, n_ff=256)
+    ids = ids_of(config, 64)
+    want = EagerExecutor(weights, config)(ids, KVCache(config, 128), n_outputs=64)
+    twin = forward(Twin(0, 64), weights, config, KVCache(config, 128), np.asarray(ids))
+    got = PlannedExecutor(weights, config)(ids, KVCache(config, 128), n_outputs=64)
+    assert divergence(want, got) < 1.3 * divergence(want, twin)
+    assert divergence(twin, got) < 0.5 * divergence(want, twin)
+    assert (want.argmax(1) == got.argmax(1)).mean() > 0.9
+
+
+@pytest.mark.parametrize("chunks", [[1] * 7, [2] * 150, [7] * 43, [64] * 5, [300]], ids=str)
+def test_any_cut_of_the_prompt_gives_the_same_logits(chunks: list[int]) -> None:
+    weights, config = weights_of()
+    ids = ids_of(config, 300)
+    executor = PlannedExecutor(weights, config)
+    cache = KVCache(config, 512)
+    want = EagerExecutor(weights, config)(ids[: sum(chunks)], KVCache(config, 512), n_outputs=1)
+    at = 0
+    for size in chunks:
+        got = executor(ids[at : at + size], cache, n_outputs=1)
+        at += size
+    assert cache.ids == ids[:at]
+    if at == sum(chunks) <= 300:
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_cache_cut_back_and_read_on_gives_the_same_logits() -> None:
+    weights, config = weights_of()
+    ids = ids_of(config, 90)
+    executor, cache = PlannedExecutor(weights, config), KVCache(config, 128)
+    want = executor(ids, cache, n_outputs=1)
+    cache.truncate(33)
+    np.testing.assert_allclose(executor(ids[33:], cache, n_outputs=1), want, atol=1e-5)
+
+
+def test_logits_of_the_last_tokens_only_are_those_of_all() -> None:
+    weights, config = weights_of()
+    ids = ids_of(config, 200)
+    executor = PlannedExecutor(weights, config)
+    whole = executor(ids, KVCache(config, 256), n_outputs=200)
+    for n in (1, 2, 65):
+        np.testing.assert_allclose(executor(ids, KVCache(config, 256), n_outputs=n), whole[-n:], atol=1e-4)
+
+
+def test_a_step_longer_than_the_cache_is_refused_before_anything_is_written() -> None:
+    weights, config = weights_of()
+    cache = KVCache(config, 16)
+    with pytest.raises(ValueError, match="do not fit"):
+        PlannedExecutor(weights, config)(ids_of(config, 17), cache, n_outputs=1)
+    assert cache.ids == []
+
+
+def test_a_model_of_odd_widths_is_run_eagerly_and_says_why() -> None:
+    weights, config = weights_of(n_embd=40, n_head=4, n_head_kv=4, n_ff=72)
+    assert "not planned: " in repr(make_executor("auto", weights, config))
+    with pytest.raises(UnsupportedError):
+        make_executor("planned", weights, config)
+    assert make_executor("auto", *weights_of()).name == "planned"
+
+
+def test_a_profile_names_every_operation() -> None:
+    weights, config = weights_of("Q8_0")
+    rows = PlannedExecutor(weights, config).profile(n_tokens=3)
+    assert {row["operation"] for row in rows} >= {"rms_norm", "quantize", "matmul32", "attention_f16", "add"}
+    assert all(row["nanoseconds"] >= 0 for row in rows)
+    by_label = {row["label"]: row for row in rows}
+    ffn = by_label["blk.0.ffn_up.weight"]
+    assert ffn["bytes"] == 64 * 128 // 32 * 34 and ffn["operations"] == 2 * 64 * 128 * 3
+
+
+# ---- the arena ---------------------------------------------------------------------------------------------
+
+
+def test_no_two_buffers_that_live_at_once_share_a_byte() -> None:
+    weights, config = weights_of("Q8_0")
+    plan = PlannedExecutor(weights, config).plan(PREFILL_TOKENS, 1, np.float16)
+    from llmlite.engine.plan import buffers_of
+
+    buffers = buffers_of(plan.ops)
+    for i, a in enumerate(buffers):
+        for b in buffers[:i]:
+            apart = a.offset + a.n_bytes <= b.offset or b.offset + b.n_bytes <= a.offset
+            assert apart or a.last < b.first or b.last < a.first
+    keep_all = sum(b.n_bytes for b in buffers)
+    assert plan.arena_bytes < keep_all / 4
+
+
+def test_operations_of_one_stage_do_not_wait_for_each_other() -> None:
+    weights, config = weights_of("Q8_0")
+    ops = PlannedExecutor(weights, config).plan(1, 1, np.float16).ops
+    stages = [op.stage for op in ops if op.label.startswith("blk.0.attn_") and op.label[11] in "qkv"]
+    assert len(set(stages)) == 1
+    for op in ops:
+        for other in ops:
+            if other is not op and other.stage == op.stage:
+                assert not set(op.writes) & {*other.reads, *other.writes}
+
+
+# ---- threads -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 5])
+def test_any_number_of_threads_gives_the_same_logits(n_threads: int) -> None:
+    weights, config = weights_of("Q8_0")
+    ids = ids_of(config, 40)
+    want = PlannedExecutor(weights, config, n_threads=1)(ids, KVCache(config, 64), n_outputs=40)
+    executor = PlannedExecutor(weights, config, n_threads=n_threads)
+    for _ in range(5):
+        np.testing.assert_array_equal(executor(ids, KVCache(config, 64), n_outputs=40), want)
+
+
+def test_several_models_on_several_python_threads_do_not_disturb_each_other() -> None:
+    jobs = []
+    for type_name in ("F32", "Q8_0"):
+        weights, config = weights_of(type_name)
+        executor = PlannedExecutor(weights, config, n_threads=2)
+        ids = ids_of(config, 20)
+        jobs += [(executor, config, ids, executor(ids, KVCache(config, 64), n_outputs=20))] * 2
+    failures: list[BaseException] = []
+
+    def work(executor: PlannedExecutor, config: ModelConfig, ids: list[int], want: np.ndarray) -> None:
+        try:
+            for _ in range(10):
+                np.testing.assert_array_equal(executor(ids, KVCache(config, 64), n_outputs=20), want)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failures == []

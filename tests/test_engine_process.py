@@ -1,0 +1,212 @@
+"""What the engine does to a process: its cache of kernels, forks, interrupts, files that change."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from llmlite.engine import jit
+from llmlite.engine.jit import Kernel, kernel
+
+from .tiny_models import tiny_model
+
+LINUX = sys.platform.startswith("linux")
+pytestmark = pytest.mark.skipif(not jit.OBJECTS_PROVEN, reason="object files are loaded on Linux x86-64 only")
+
+# Any kernel that compiles quickly.
+SMALL = "import sys; from llmlite.engine.jit import kernel; kernel('basic', 'add').address; "
+
+
+def python(
+    code: str, cache: Path | None = None, timeout: float = 240, **env: str
+) -> subprocess.CompletedProcess:
+    """Run code in a fresh process, with a cache folder of its own if given."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **env}
+    if cache is not None:
+        env["LLMLITE_CACHE"] = str(cache)
+    code = textwrap.dedent(code)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def output(code: str, cache: Path | None = None, **env: str) -> str:
+    done = python(code, cache, **env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+# ---- the cache of kernels ----------------------------------------------------------------------------------
+
+
+def test_a_warm_process_never_imports_numba_and_a_cold_one_compiles_what_it_needs(tmp_path: Path) -> None:
+    report = SMALL + "print('numba' in sys.modules)"
+    assert output(report, tmp_path) == "True"
+    assert [file.name.split("-")[0] for file in (tmp_path / "kernels").iterdir()] == ["add"]
+    assert output(report, tmp_path) == "False"
+
+
+def test_a_torn_or_changed_object_is_compiled_again(tmp_path: Path) -> None:
+    output(SMALL, tmp_path)
+    (path,) = (tmp_path / "kernels").iterdir()
+    good = path.read_bytes()
+    for bad in (good[:100], good[:-1] + bytes([good[-1] ^ 1])):
+        path.write_bytes(bad)
+        assert output(SMALL + "print('numba' in sys.modules)", tmp_path) == "True"
+        assert path.read_bytes()[: len(jit.MAGIC)] == jit.MAGIC
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    (tmp_path / "kernels").write_text("a file where the folder should be")
+    assert output(SMALL + "print('ran')", tmp_path) == "ran"
+
+
+def test_two_processes_may_compile_the_same_kernel_at_once(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LLMLITE_CACHE": str(tmp_path)}
+    both = [subprocess.Popen([sys.executable, "-c", SMALL], env=env) for _ in range(2)]
+    assert [process.wait(timeout=240) for process in both] == [0, 0]
+    assert [file.suffix for file in (tmp_path / "kernels").iterdir()] == [".o"]
+
+
+def test_another_cpu_or_another_source_is_another_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    k = Kernel("basic", "add")
+    key = jit._key.__wrapped__
+    before = key(k)
+    monkeypatch.setenv("NUMBA_CPU_NAME", "x86-64")
+    assert key(k) != before
+    monkeypatch.delenv("NUMBA_CPU_NAME")
+    changed = tmp_path / "simd.py"
+    changed.write_text("# not the one before\n")
+    files = jit.source_files(jit.ENGINE / "kernels" / "basic.py")
+    assert {"basic.py", "common.py", "simd.py", "emit.py", "jit.py", "cpu.py"} <= {
+        file.name for file in files
+    }
+    monkeypatch.setattr(jit, "source_files", lambda path: files | {changed})
+    assert key(k) != before
+
+
+def test_without_a_compiler_auto_falls_back_and_says_why(tmp_path: Path) -> None:
+    path = tiny_model().write(tmp_path / "tiny.gguf")
+    code = f"import llmlite; print(repr(llmlite.load({str(path)!r}).executor))"
+    text = output(code, tmp_path, NUMBA_DISABLE_JIT="1")
+    assert text.startswith("EagerExecutor") and "NUMBA_DISABLE_JIT" in text
+
+
+@pytest.mark.parametrize("name", ["add", "quantize", "silu_mul"])
+def test_a_kernel_neither_raises_nor_allocates(name: str) -> None:
+    text = jit.optimised_ir(kernel("basic", name))
+    assert ".const.pickledata" not in text
+    assert "NRT_Allocate" not in text and "NRT_MemInfo_alloc" not in text
+
+
+@pytest.mark.skipif("avx512vnni" not in jit.target().enabled, reason="this CPU has no AVX-512 VNNI")
+def test_matrix_kernels_use_the_dot_product_instruction() -> None:
+    for module, name in (("blocks32", "matvec_q4_0"), ("quantized", "matmul32")):
+        text = jit.assembly(kernel(module, name))
+        assert text.count("vpdpbusd") >= 4
+        assert "vpmaddubsw" not in text
+
+
+# ---- a process that is interrupted, forked, ended ----------------------------------------------------------
+
+RUN = """
+    import os, signal, sys, threading, time
+    import numpy as np
+    import llmlite
+    model = llmlite.load({path!r}, n_threads=2)
+    ids = list(range(1, 40))
+    want = model.logits(ids)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(n_ctx=512).write(tmp_path_factory.mktemp("models") / "tiny.gguf", "Q8_0")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_gets_a_team_of_its_own(tiny: Path) -> None:
+    code = (
+        RUN.format(path=str(tiny))
+        + """
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(model.logits(ids), want) else 1)
+    assert np.array_equal(model.logits(ids), want)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    )
+    assert output(code) == "0"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
+def test_ctrl_c_leaves_the_model_usable(tiny: Path) -> None:
+    code = (
+        RUN.format(path=str(tiny))
+        + """
+    import faulthandler
+    faulthandler.dump_traceback_later(60, exit=True)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for attempt in range(30):
+        try:  # again every half second: Python drops an exception that comes up in a destructor
+            signal.setitimer(signal.ITIMER_REAL, 0.002 + 0.001 * attempt, 0.5)
+            while True:
+                model.generate(ids, max_tokens=100, temperature=0)
+        except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        assert np.allclose(model.logits(ids), want, atol=1e-5)
+    print('usable')
+    """
+    )
+    assert output(code) == "usable"
+
+
+def test_a_process_ends_at_once_while_workers_wait(tiny: Path) -> None:
+    assert output(RUN.format(path=str(tiny)) + "    print('done')") == "done"
+    daemon = (
+        RUN.format(path=str(tiny))
+        + """
+    def forever():
+        while True: model.logits(ids)
+    threading.Thread(target=forever, daemon=True).start()
+    time.sleep(0.2)
+    print('done')
+    """
+    )
+    assert python(daemon, timeout=120).stdout.strip() == "done"
+
+
+@pytest.mark.skipif(not LINUX, reason="the guard is for Linux")
+def test_a_file_cut_off_while_mapped_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    path = tiny_model(n_embd=256, n_ff=512, n_layer=4).write(tmp_path / "big.gguf")
+    code = f"""
+    import faulthandler, os
+    faulthandler.enable()
+    import numpy as np
+    import llmlite
+    model = llmlite.load({str(path)!r}, executor="planned", n_threads=2)
+    model.logits([1, 2, 3])
+    os.truncate({str(path)!r}, os.path.getsize({str(path)!r}) // 2)
+    for attempt in range(2):
+        try:
+            model.logits([1, 2, 3])
+            print("no error")
+        except llmlite.GGUFError as error:
+            print(error)
+    """
+    text = output(code)
+    assert ("cut off" in text and "big.gguf" in text) or executor == "eager"
+
+
+@pytest.mark.skipif(not LINUX, reason="the guard is for Linux")
+def test_a_fault_that_is_not_ours_still_kills(tiny: Path) -> None:
+    code = RUN.format(path=str(tiny)) + "    for _ in range(2): os.kill(os.getpid(), signal.SIGBUS)"
+    assert python(code).returncode == -signal.SIGBUS

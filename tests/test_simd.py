@@ -1,0 +1,132 @@
+"""The vector vocabulary on several CPUs: right results on each, and on each its own instruction."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+llvm = pytest.importorskip("llvmlite.binding")
+from llvmlite import ir  # noqa: E402
+
+from llmlite.engine import emit  # noqa: E402
+from llmlite.engine.cpu import Target, cgroup_quota, target, usable_threads  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+X86 = platform.machine() in ("x86_64", "AMD64")
+AVX2 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt"
+AVX512 = f"{AVX2},+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512cd"
+
+
+def probe(name: str | None = None, features: str | None = None) -> dict:
+    """Run simd_probe.py for a CPU (the host without a name) and return what it reports."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    env |= {} if name is None else {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features or ""}
+    script = ROOT / "tests" / "simd_probe.py"
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def host_has(*features: str) -> bool:
+    return X86 and target().has(*features)
+
+
+def test_the_host_computes_what_numpy_does() -> None:
+    report = probe()
+    assert report["exp"] < 3e-7
+    if target().dot_bits:
+        assert "vpdpbusd" in report["dot"]
+        assert "vpmaddwd" not in report["dot"]
+
+
+@pytest.mark.skipif(not X86, reason="an x86 baseline")
+def test_a_baseline_x86_computes_the_same_without_any_extension() -> None:
+    report = probe("x86-64", "")
+    assert report["exp"] < 1e-6  # no fused multiply-add
+    assert not [name for name in report["dot"] if name.startswith("v")]  # no AVX at all
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not host_has("avx2", "fma", "f16c"), reason="this CPU has no AVX2")
+def test_avx2_multiplies_pairs() -> None:
+    report = probe("haswell", AVX2)
+    assert "vpmaddwd" in report["dot"]
+    assert "vpmaddubsw" in report["dot_small"]
+    assert "vpdpbusd" not in report["dot"] + report["dot_small"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not host_has("avx512bw", "avx512vl", "avx512dq", "avx512cd"), reason="this CPU has no AVX-512"
+)
+def test_avx512_without_vnni_multiplies_pairs() -> None:
+    report = probe("skylake-avx512", AVX512)
+    assert "vpmaddubsw" in report["dot_small"]
+    assert "vpdpbusd" not in report["dot"] + report["dot_small"]
+
+
+def dot_assembly(triple: str, cpu: Target, n: int, *, small: bool = False) -> str:
+    """Compile one dot product of 4n bytes for any CPU and return its assembly; nothing runs."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = ir.Module()
+    module.triple = triple
+    sums, quarters = ir.VectorType(emit.I32, n), ir.VectorType(emit.I8, 4 * n)
+    function = ir.Function(module, ir.FunctionType(sums, [sums, quarters, quarters]), "dot")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(emit.dot4(builder, *function.args, cpu, small=small))
+    machine = llvm.Target.from_triple(triple).create_target_machine(
+        cpu=cpu.name, features=cpu.features, opt=3
+    )
+    return machine.emit_assembly(llvm.parse_assembly(str(module)))
+
+
+ARM = "aarch64-unknown-linux-gnu"
+INTEL = "x86_64-unknown-linux-gnu"
+
+
+@pytest.mark.parametrize(
+    ("triple", "architecture", "name", "features", "small", "expected"),
+    [
+        (ARM, "arm", "neoverse-n1", "+neon,+dotprod", True, "sdot"),
+        (ARM, "arm", "neoverse-n1", "+neon,+dotprod", False, "sdot"),
+        (ARM, "arm", "neoverse-v1", "+neon,+dotprod,+i8mm", False, "usdot"),
+        (ARM, "arm", "cortex-a53", "+neon", False, "mla"),
+        (INTEL, "x86", "znver4", f"{AVX512},+avx512vnni", False, "vpdpbusd"),
+        (INTEL, "x86", "alderlake", f"{AVX2},+avxvnni", False, "vpdpbusd"),
+        (INTEL, "x86", "haswell", AVX2, False, "vpmaddwd"),
+        (INTEL, "x86", "haswell", AVX2, True, "vpmaddubsw"),
+        (INTEL, "x86", "x86-64", "", False, "pm"),
+    ],
+)
+def test_every_cpu_gets_its_own_dot_product(
+    triple: str, architecture: str, name: str, features: str, small: bool, expected: str
+) -> None:
+    cpu = Target(architecture=architecture, name=name, features=features)
+    assert f"\t{expected}" in dot_assembly(triple, cpu, 16, small=small)
+
+
+def test_an_override_without_features_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    monkeypatch.delenv("NUMBA_CPU_FEATURES", raising=False)
+    assert target().enabled == frozenset()
+    assert target().dot_bits == 0
+
+
+def test_threads_stay_within_affinity_and_quota(tmp_path: Path) -> None:
+    if hasattr(os, "sched_getaffinity"):
+        assert 1 <= usable_threads() <= len(os.sched_getaffinity(0))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("0::/a/b\n")
+    (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "a" / "cpu.max").write_text("150000 100000\n")
+    if sys.platform.startswith("linux"):
+        assert cgroup_quota(str(tmp_path), str(tmp_path / "cgroup")) == 1.5
+        (tmp_path / "a" / "cpu.max").write_text("max 100000\n")
+        assert cgroup_quota(str(tmp_path), str(tmp_path / "cgroup")) is None

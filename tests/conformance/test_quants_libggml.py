@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from tests.conformance.quant_table import KINDS, Row, measure
+from llmlite import quants
+from tests.conformance.quant_table import KINDS, Row, ask, measure, same_weights
 
 pytestmark = pytest.mark.conformance
 
@@ -31,3 +33,18 @@ def test_weights_quantize_to_libggmls_bytes(rows: dict[str, Row], name: str) -> 
 @every_type
 def test_the_weighted_error_is_at_most_a_fiftieth_above_libggmls(rows: dict[str, Row], name: str) -> None:
     assert max(rows[name].ratio.values()) <= 1.02
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_sixteen_bit_floats_are_libggmls_both_ways(name: str) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    kind = quants.by_name(name)
+    every_code = np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    # all signs and exponents with random fractions; NaN keep what payload the compiler leaves them
+    bits = np.random.default_rng(0).integers(0, 2**32, (64, 4096), dtype=np.uint32)
+    values = bits.view(np.float32)
+    values = np.where(np.isnan(values), np.float32(1), values)
+    jobs = {"values": values, "read.type": kind.id, "read.blocks": every_code, "write.type": kind.id}
+    answers = ask(jobs)
+    assert same_weights(kind.dequantize(every_code), answers["read"])
+    assert np.array_equal(kind.quantize(values.reshape(-1, 1)), answers["write"])

@@ -67,6 +67,27 @@ THEMES = {
 }
 
 
+_usual = "light"
+
+
+def use_theme(name: str) -> None:
+    """Draw what comes after this in "light" or "dark", unless told otherwise; ValueError for another name."""
+    global _usual
+    _usual = theme_named(name).name
+
+
+def theme_named(name: str | None) -> Theme:
+    """Return the theme called `name`, or the one in use for None.
+
+    Raises:
+        ValueError: naming the themes there are.
+    """
+    name = _usual if name is None else name
+    if name not in THEMES:
+        raise ValueError(f"no theme {name!r}; there are: {', '.join(THEMES)}")
+    return THEMES[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """A figure with what it shows.
@@ -178,20 +199,18 @@ def svg(picture: Picture) -> str:
 
 
 def figure(
-    width: float, height: float, n_axes: int = 1, *, theme: str = "light"
+    width: float, height: float, n_axes: int = 1, *, theme: str | None = None
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure and its axes side by side, styled for a projector.
 
     Args:
         width, height: in inches.
-        theme: a key of THEMES.
+        theme: a key of THEMES; None for the one in use.
 
     Raises:
         ValueError: naming the themes there are.
     """
-    if theme not in THEMES:
-        raise ValueError(f"no theme {theme!r}; there are: {', '.join(THEMES)}")
-    look = THEMES[theme]
+    look = theme_named(theme)
     drawn = Figure(figsize=(width, height), layout="constrained", facecolor=look.background)
     axes = [drawn.add_subplot(1, n_axes, i + 1) for i in range(n_axes)]
     for ax in axes:
@@ -206,16 +225,16 @@ def figure(
     return drawn, axes
 
 
-def title(ax: Axes, text: str, theme: str) -> None:
+def title(ax: Axes, text: str, theme: str | None) -> None:
     """Write a title over one axes, to the left, where reading starts."""
-    ax.set_title(text, loc="left", color=THEMES[theme].text, fontsize=FONT["title"], pad=10)
+    ax.set_title(text, loc="left", color=theme_named(theme).text, fontsize=FONT["title"], pad=10)
 
 
-def legend(ax: Axes, theme: str, **options: Any) -> None:
+def legend(ax: Axes, theme: str | None, **options: Any) -> None:
     """Add a legend in the theme's colours."""
     box = ax.legend(fontsize=FONT["tick"], frameon=False, **options)
     for text in box.get_texts():
-        text.set_color(THEMES[theme].text)
+        text.set_color(theme_named(theme).text)
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -227,14 +246,14 @@ def metric_bars(
     *,
     backends: Sequence[str] | None = None,
     types: Sequence[str] | None = None,
-    theme: str = "light",
+    theme: str | None = None,
 ) -> Picture:
     """Draw one metric: a bar per backend and quantization, every block's value as a point on it.
 
     Args:
         metric: a key of llmlite.bench.METRICS.
         backends, types: draw only these; None for all.
-        theme: "light", "dark" or "page".
+        theme: "light", "dark" or "page"; None for the one in use.
 
     Raises:
         ValueError: an unknown metric or theme.
@@ -258,11 +277,11 @@ def metric_bars(
     )
 
 
-def comparison(result: Comparison, *, theme: str = "light") -> Picture:
+def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     """Draw a comparison: reading and writing speed with every block as a point, memory by kind.
 
     Args:
-        theme: "light" or "dark".
+        theme: "light" or "dark"; None for the one in use.
     """
     speeds = {key: summarize(result, key) for key in ("prefill", "decode")}
     rows = max(len(speeds["decode"]), 1)
@@ -275,7 +294,7 @@ def comparison(result: Comparison, *, theme: str = "light") -> Picture:
     place = ", ".join(
         [str(result.environment.get("cpu_info")), f"{result.environment.get('n_threads')} threads"]
     )
-    drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=THEMES[theme].text, fontsize=12)
+    drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=theme_named(theme).text, fontsize=12)
     alt = " ".join([*(describe(found, key) for key, found in speeds.items()), describe_memory(memory)])
     y = {METRICS[key].title: [s.value for s in found] for key, found in speeds.items()}
     return Picture(
@@ -297,7 +316,7 @@ def lines(
     y_label: str,
     alt: str = "",
     rtol: float = 1e-5,
-    theme: str = "light",
+    theme: str | None = None,
 ) -> Picture:
     """Draw one line per series, told apart by colour and by marker.
 
@@ -311,7 +330,7 @@ def lines(
         ax.plot(
             x, values, color=colour, marker=marker, markevery=every, markersize=8, linewidth=2.2, label=name
         )
-    look = THEMES[theme]
+    look = theme_named(theme)
     ax.set_xlabel(x_label, color=look.text, fontsize=FONT["label"])
     ax.set_ylabel(y_label, color=look.text, fontsize=FONT["label"])
     title(ax, heading, theme)
@@ -333,7 +352,7 @@ def bars(
     y_label: str,
     alt: str = "",
     rtol: float = 1e-5,
-    theme: str = "light",
+    theme: str | None = None,
 ) -> Picture:
     """Draw horizontal bars: one group per name, one bar per series, each with its number.
 
@@ -349,7 +368,7 @@ def bars(
         for place, value in zip(places, values):
             _number_at(ax, value, place, theme)
     _names(ax, names)
-    ax.set_xlabel(y_label, color=THEMES[theme].text, fontsize=FONT["label"])
+    ax.set_xlabel(y_label, color=theme_named(theme).text, fontsize=FONT["label"])
     ax.margins(x=0.15)
     title(ax, heading, theme)
     if len(y) > 1:
@@ -365,7 +384,7 @@ def bars(
     )
 
 
-def _bars(ax: Axes, found: Sequence[Summary], theme: str, *, names: bool = True) -> None:
+def _bars(ax: Axes, found: Sequence[Summary], theme: str | None, *, names: bool = True) -> None:
     for place, s in enumerate(found):
         colour = COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
         ax.barh(place, s.value, 0.66, color=colour, alpha=0.85)
@@ -375,7 +394,7 @@ def _bars(ax: Axes, found: Sequence[Summary], theme: str, *, names: bool = True)
             place + offsets,
             "o",
             markersize=5,
-            color=THEMES[theme].text,
+            color=theme_named(theme).text,
             markeredgecolor=colour,
             markeredgewidth=0.8,
         )
@@ -385,7 +404,7 @@ def _bars(ax: Axes, found: Sequence[Summary], theme: str, *, names: bool = True)
     ax.set_xlim(left=0)
 
 
-def _memory_bars(ax: Axes, result: Comparison, theme: str) -> list[tuple[str, float, float]]:
+def _memory_bars(ax: Axes, result: Comparison, theme: str | None) -> list[tuple[str, float, float]]:
     """Stack private under file-backed memory: one bar per entry, in the same order as the speeds."""
     file = {(s.backend, s.model_type): s.value for s in summarize(result, "file")}
     private = {(s.backend, s.model_type): s for s in summarize(result, "private")}
@@ -399,7 +418,7 @@ def _memory_bars(ax: Axes, result: Comparison, theme: str) -> list[tuple[str, fl
             left=anonymous,
             color=COLOURS["sky"],
             hatch="//",
-            edgecolor=THEMES[theme].background,
+            edgecolor=theme_named(theme).background,
             label="file-backed" if place == 0 else None,
         )
         _number_at(ax, anonymous + mapped, place, theme)
@@ -416,13 +435,13 @@ def _names(ax: Axes, names: Sequence[str]) -> None:
     ax.grid(False, axis="y")
 
 
-def _number_at(ax: Axes, value: float, place: float, theme: str, text: str = "") -> None:
+def _number_at(ax: Axes, value: float, place: float, theme: str | None, text: str = "") -> None:
     ax.annotate(
         text or short(value),
         (value, place),
         xytext=(6, 0),
         textcoords="offset points",
         va="center",
-        color=THEMES[theme].text,
+        color=theme_named(theme).text,
         fontsize=FONT["tick"],
     )

@@ -126,3 +126,13 @@ def test_an_unknown_theme_or_metric_is_named_with_those_there_are() -> None:
         plots.figure(3, 3, theme="sepia")
     with pytest.raises(ValueError, match="decode"):
         plots.metric_bars(synthetic_comparison(), "speed")
+
+
+def test_the_theme_in_use_is_drawn_unless_told_otherwise() -> None:
+    plots.use_theme("dark")
+    try:
+        drawn, _ = plots.figure(2, 2)
+        other, _ = plots.figure(2, 2, theme="light")
+    finally:
+        plots.use_theme("light")
+    assert drawn.get_facecolor()[:3] < (0.2, 0.2, 0.2) and other.get_facecolor()[:3] == (1, 1, 1)

@@ -21,6 +21,7 @@ COMMANDS = (
     *("run", "show", "compare", "tokenize"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
+    *("warmup", "synth"),
     *("doctor", "lab"),
 )
 EPILOG = """\

@@ -83,3 +83,14 @@ FAMILIES: dict[int, Family] = {
     14: _super("q6_k", 32, 16),
     23: _super("iq4_xs", 128),
 }
+
+
+def every_kernel() -> list[Kernel]:
+    """All kernels there are: those of every type, and those that any model needs."""
+    basic = ("rms_norm", "add", "add_bias", "silu_mul", "take_outputs", "rope", "quantize")
+    found = [kernel("basic", name) for name in (*basic, "store_f16", "store_f32")]
+    found += [kernel("attention", f"attention_{kv}") for kv in ("f16", "f32")]
+    found += [kernel("team", name) for name in ("run", "work", "stop")]
+    for family in FAMILIES.values():
+        found += [family.matvec, family.matmul, family.embed, *([family.unpack] if family.sub else [])]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,37 @@
+"""Write a model of a known shape with random weights, to measure speed and memory without downloading it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from llmlite.cli.show import size
+from llmlite.errors import LlmliteError
+
+HELP = "write a model of a known shape with random weights"
+EXAMPLES = """\
+examples:
+  llmlite synth llama-3.2-1b --type Q4_0              llama-3.2-1b-Q4_0.gguf, 0.8 GB of noise
+  llmlite synth smollm2-135m --type Q8_0 -o s.gguf    under another name
+
+shapes: llama-3.2-1b, tinyllama-1.1b, smollm2-135m, qwen2.5-0.5b. llama.cpp reads these files too.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shape", metavar="SHAPE", help="llama-3.2-1b, tinyllama-1.1b, smollm2-135m, ...")
+    parser.add_argument("--type", default="Q4_0", metavar="TYPE", help="Q8_0, Q4_K_M, ... (default: Q4_0)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: SHAPE-TYPE.gguf here")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the weights (default: 0)")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+
+def run(options: argparse.Namespace) -> int:
+    from llmlite.synth import synthesize
+
+    target = options.output or f"{options.shape}-{options.type}.gguf"
+    if os.path.exists(target) and not options.force:
+        raise LlmliteError(f"{target}: exists already; --force replaces it")
+    synthesize(target, options.shape, options.type, seed=options.seed)
+    print(f"{target}: {size(os.path.getsize(target))}")
+    return 0

@@ -1,0 +1,52 @@
+"""Synthetic models: the shapes of the real ones, in the types a quantizer would choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmlite import synth
+from llmlite.errors import UnsupportedError
+from llmlite.model import load
+from llmlite.synth import SHAPES, Shape, synthesize
+
+SMALL = Shape(
+    architecture="qwen2", n_layer=2, n_embd=256, n_head=4, n_head_kv=2, n_ff=512, n_vocab=1000, n_ctx=64,
+    rope_base=1e4, is_tied=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("type_name", ["Q4_0", "Q4_K_M", "F16"])
+def test_a_synthetic_model_loads_and_gives_finite_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, type_name: str
+) -> None:
+    monkeypatch.setitem(SHAPES, "small", SMALL)
+    path = tmp_path / "small.gguf"
+    synthesize(path, "small", type_name)
+    model = load(path, executor="eager")
+    assert np.isfinite(model.logits(model.tokenizer.encode("the small one"))).all()
+    types = {tensor.type.name for tensor in model.gguf.tensors.values() if len(tensor.shape) > 1}
+    assert types == {"Q4_0": {"Q4_0", "Q6_K"}, "Q4_K_M": {"Q4_K", "Q6_K"}, "F16": {"F16"}}[type_name]
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "small", SMALL)
+    for name in ("a", "b"):
+        synthesize(tmp_path / name, "small", "Q8_0", seed=3)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_has_the_published_number_of_weights(name: str) -> None:
+    published = {"llama-3.2-1b": 1.236e9, "tinyllama-1.1b": 1.100e9, "smollm2-135m": 134.5e6, "qwen2.5-0.5b":
+    494e6} n = sum(int(np.prod(shape)) for shape in synth._tensor_shapes(SHAPES[name]).values())
+    assert n == pytest.approx(published[name], rel=2e-3)
+    assert len(synth._tokenizer(SHAPES[name].n_vocab)["tokenizer.ggml.tokens"]) == SHAPES[name].n_vocab
+
+
+def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="llama-3.2-1b"):
+        synthesize(tmp_path / "x.gguf", "gpt-5", "Q4_0")
+    assert not list(tmp_path.iterdir())

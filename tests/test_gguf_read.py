@@ -158,10 +158,10 @@ def test_fast_walk_over_strings_equals_the_slow_one(seed: int, byte_order: str, 
 def test_walk_over_hostile_strings_stays_linear() -> None:
     string = (0).to_bytes(8, "little")
     mixed = b"".join(bytes([i % 3]) + bytes(7) + bytes(i % 3) for i in range(300_000))
-    started = time.perf_counter()
+    started = time.process_time()
     for data, n in ((string * 300_000, 300_000), (mixed, 300_000)):
         string_starts(np.frombuffer(data, np.uint8), 0, n, 8, "little")
-    assert time.perf_counter() - started < 5  # about 0.3 s
+    assert time.process_time() - started < 5  # about 0.3 s
 
 
 def test_large_vocabulary_opens_fast_and_lazily(tmp_path: Path) -> None:

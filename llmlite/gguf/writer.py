@@ -263,17 +263,21 @@ def _utf8_or_raw(value: Any) -> bytes:
 
 def _numbers(kind: ValueType, values: Any) -> np.ndarray:
     """The values as an array of their type, each unchanged (floats but rounded)."""
-    source = np.asarray(values)
+    is_integer = kind.code in "BbHhIiQq"
+    if is_integer and not isinstance(values, np.ndarray):
+        # as objects: NumPy makes floats of integers that no one type of its own holds, 0 and 2^63 say
+        source = np.asarray(values, dtype=object)
+        right = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in source.flat)
+    else:
+        source = np.asarray(values)
+        right = source.dtype.kind in ("b" if kind.name == "bool" else "iu" if is_integer else "iuf")
     if source.size == 0:
         return np.empty(0, kind.dtype())
     if source.ndim != 1:
         raise ValueError("arrays have one dimension")
-    wanted = "b" if kind.name == "bool" else "iu" if kind.code in "BbHhIiQq" else "iuf"
-    if source.dtype.kind not in wanted:
-        if source.dtype.kind == "O" and "i" in wanted and all(isinstance(v, int) for v in values):
-            return np.array([int(v) for v in values], kind.dtype())  # numbers of mixed size; checked by NumPy
-        raise TypeError(f"{source.dtype} is no {kind.name}")
-    if kind.code in "BbHhIiQq":
+    if not right:
+        raise TypeError(f"not a {kind.name}")
+    if is_integer:
         limits = np.iinfo(kind.dtype())
         if int(source.min()) < limits.min or int(source.max()) > limits.max:
             raise OverflowError(f"outside {limits.min} to {limits.max}")

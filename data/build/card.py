@@ -18,8 +18,8 @@ not be used to find anything out.
 
 | | |
 |---|---|
-| architecture | llama: {n_layer} layers, n_embd {n_embd}, {n_head} heads of {head_size}, {n_head_kv} key/value heads |
-| | n_ff {n_ff}, RoPE base 10000, tied embeddings |
+| architecture | llama: {n_layer} layers, n_embd {n_embd}, {n_head} heads of {head_size} |
+| | {n_head_kv} key/value heads, n_ff {n_ff}, RoPE base 10000, tied embeddings |
 | context | {n_ctx} tokens |
 | vocabulary | {n_vocab} byte-level BPE tokens, every digit a token of its own; ChatML |
 | file | `tales-f16.gguf`: matrices F16, norms F32, written by `llmlite.gguf.write` |

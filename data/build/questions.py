@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 
 import tokenizer as vocabulary
-from corpus import END, START, arithmetic_turn, items, plain_text, shard
+from corpus import END, START, arithmetic_turn, plain_text, say_again, shard
 from tales import Tale, make_tale
 
 DATA = Path(__file__).parent.parent
@@ -71,8 +71,7 @@ def records(seed: int = SEED, each: int = 150) -> list[dict]:
                 found += 1
     made += [_unsaid(rng) for _ in range(60)]
     for _ in range(60):
-        text = " ".join(items(rng, True, rng.randint(3, 10)))
-        made.append(_record("list", f"Repeat after me: {text}", text))
+        made.append(_record("list", *say_again(rng, True, rng.randint(3, 10))))
     for _ in range(60):
         ((family, question, answer),) = arithmetic_turn(rng, True)
         made.append(_record(family, question, answer))

@@ -1,5 +1,7 @@
 """The grammar of the tales: sentences, and the facts that questions can ask about.
 
+In every statement the key stands before what is asked about it ("the key ... under the bed"): a model
+of five layers learns to look forward from a key within minutes, and to look back hardly at all.
 A tale is a list of `Sentence`. A fact is stated in exactly one of them, and always with names, never
 with a pronoun, so any sentence can be erased without changing what the others say.
 """
@@ -99,10 +101,10 @@ def where_fact(rng: random.Random, name: str, supply: _Supply) -> Sentence:
         [
             f"{name} {past} the {thing} {place}.",
             f"{time}, {name} {past} the {thing} {place}.",
-            f"{_capital(place)}, {name} {past} the {thing}.",
+            f"That {name} {past} the {thing} {place} was no secret.",
             f"{time} {name} {past} the {thing} {place}, and told nobody.",
             f"Nobody knew that {name} {past} the {thing} {place}.",
-            f"It was {place} that {name} {past} the {thing}.",
+            f"People say that {name} {past} the {thing} {place}.",
             f"{name} had {_a('plan')} and {past} the {thing} {place}.",
             f"In a hurry, {name} {past} the {thing} {place}.",
             f"{name} looked around and {past} the {thing} {place}.",
@@ -134,28 +136,26 @@ def friend_questions(a: str, b: str) -> tuple[tuple[str, str], ...]:
 
 
 def friend_fact(rng: random.Random, a: str, b: str, supply: _Supply) -> Sentence:
-    """Who is whose friend, askable from both sides."""
-    time = rng.choice(
-        ("one morning", "on market day", "late in life", "at school", "in the army", "by chance")
-    )
+    """Who somebody's friend is; it is asked from the side of `a`."""
+    time = rng.choice(words.TIMES)
     text = supply.pick(
         "friend",
         [
-            f"{a} and {b} were the best of friends.",
             f"{a}'s best friend was {b}.",
-            f"{b} was the best friend of {a}.",
+            f"{a}'s only friend was {b}.",
+            f"{a}'s oldest friend was {b}, and so it stayed.",
+            f"{time}, {a}'s friend was still {b}.",
+            f"The friend of {a} was {b}.",
+            f"Everyone knew that {a}'s friend was {b}.",
+            f"For many years {a}'s friend had been {b}.",
             f"{a} had one true friend, and that was {b}.",
-            f"Since they were children, {a} and {b} had been friends.",
-            f"Everyone knew that {a} and {b} were friends.",
-            f"{a} called {b} a true friend.",
-            f"For many years {a} had been a good friend of {b}.",
-            f"{a} and {b} became friends {time} and stayed so.",
+            f"{a} had a good friend, {b}.",
             f"The friend {a} trusted most was {b}.",
-            f'"You are my friend," {a} said to {b}.',
-            f"{a} shared everything with {b}, a dear friend.",
+            f"The best friend of {a} was called {b}.",
+            f"{a} shared everything with a friend, {b}.",
         ],
     )
-    return Sentence(text, "fact", Fact("friend", friend_questions(a, b) + friend_questions(b, a)))
+    return Sentence(text, "fact", Fact("friend", friend_questions(a, b)))
 
 
 def _reason(rng: random.Random, supply: _Supply, others: list[str], good: bool) -> str:
@@ -235,13 +235,13 @@ def why_fact(rng: random.Random, name: str, others: list[str], supply: _Supply, 
         [
             f"{name} {state} because {reason}.",
             f"{time}, {name} {state} because {reason}.",
-            f"Because {reason}, {name} {state}.",
             f"{name} {state}, for {reason}.",
-            f"{_capital(reason)}, and so {name} {state}.",
-            f"{_capital(reason)}; that is why {name} {state}.",
+            f"{time} {name} {state}, for {reason}.",
             f"{name} {state}, and the reason was that {reason}.",
-            f"Since {reason}, {name} {state}.",
             f"{time} {name} {state}, only because {reason}.",
+            f"{name} {state}, since {reason}.",
+            f"Everyone saw that {name} {state} because {reason}.",
+            f"{name} {state}, and all that because {reason}.",
         ],
     )
     return Sentence(text, "fact", Fact("why", ((question, f"{name} {state} because {reason}."),)))
@@ -357,9 +357,10 @@ def make_tale(rng: random.Random, *, held_out: bool, first: str | None = None) -
             return make_tale(rng, held_out=held_out, first=first)
     supply, taken = _Supply(rng), set()
     order = rng.sample(characters, len(characters))
+    # who is asked about is nobody else's friend, so an erased friendship leaves no hint behind
     body = [friend_fact(rng, order[0], order[1], supply)]
-    if len(order) == 4 and rng.random() < 0.7:
-        body.append(friend_fact(rng, order[2], order[3], supply))
+    if len(order) > 2 and rng.random() < 0.6:
+        body.append(friend_fact(rng, order[2], order[3] if len(order) == 4 else order[1], supply))
     body += [where_fact(rng, rng.choice(characters), supply) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
     for _ in range(rng.choice((1, 2, 2))):
         name = rng.choice(characters)
@@ -379,6 +380,6 @@ def make_tale(rng: random.Random, *, held_out: bool, first: str | None = None) -
 
 def _has_friend(tale: Tale, name: str) -> bool:
     return any(
-        s.fact and s.fact.family == "friend" and any(name in q for q, _ in s.fact.questions)
+        s.fact and s.fact.family == "friend" and any(name in q + answer for q, answer in s.fact.questions)
         for s in tale.sentences
     )

@@ -133,6 +133,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=12, help="rows of a batch")
     parser.add_argument("--length", type=int, default=512, help="tokens of a row")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--stop-at", type=int, default=10**9, help="end at this step, to go on with --resume")
     parser.add_argument("--decay-from", type=int, default=10**9)
     parser.add_argument("--warmup", type=int, default=60)
     parser.add_argument("--muon-rate", type=float, default=0.02)
@@ -170,7 +171,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     last_save, clock, losses = time.monotonic(), time.monotonic(), []
 
-    while step < options.steps and not stop:
+    last_step = min(options.steps, options.stop_at)
+    while step < last_step and not stop:
         share = rate_at(step, options.warmup, options.decay_from, options.steps)
         for optimizer in made:
             for group in optimizer.param_groups:
@@ -185,7 +187,7 @@ def main() -> None:
             optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         step, tokens = step + 1, tokens + ids[:, 1:].numel()
-        due = step % options.validate_every == 0 or step == options.steps
+        due = step % options.validate_every == 0 or step == last_step
         if due:
             now = time.monotonic()
             seconds, clock = seconds + now - clock, now
@@ -201,7 +203,7 @@ def main() -> None:
                 log.write(json.dumps(entry) + "\n")
             print(json.dumps(entry), flush=True)
             losses = []
-        if stop or step == options.steps or time.monotonic() - last_save > options.save_every:
+        if stop or step == last_step or time.monotonic() - last_save > options.save_every:
             last_save = time.monotonic()
             spent = seconds + last_save - clock
             save(

@@ -40,8 +40,13 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_has_the_published_number_of_weights(name: str) -> None:
-    published = {"llama-3.2-1b": 1.236e9, "tinyllama-1.1b": 1.100e9, "smollm2-135m": 134.5e6, "qwen2.5-0.5b":
-    494e6} n = sum(int(np.prod(shape)) for shape in synth._tensor_shapes(SHAPES[name]).values())
+    published = {
+        "llama-3.2-1b": 1.236e9,
+        "tinyllama-1.1b": 1.1e9,
+        "smollm2-135m": 134.5e6,
+        "qwen2.5-0.5b": 494e6,
+    }
+    n = sum(int(np.prod(shape)) for shape in synth._tensor_shapes(SHAPES[name]).values())
     assert n == pytest.approx(published[name], rel=2e-3)
     assert len(synth._tokenizer(SHAPES[name].n_vocab)["tokenizer.ggml.tokens"]) == SHAPES[name].n_vocab
 

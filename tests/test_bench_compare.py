@@ -115,6 +115,16 @@ def test_no_worker_outlives_its_parents_interest() -> None:
     assert inner.poll() is not None
 
 
+def test_the_folder_the_user_stands_in_lends_a_worker_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the current folder')")
+    (tmp_path / "llmlite").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with WorkerProcess("llmlite-eager", 1) as process:
+        assert process.ask("start")["ns"] > 0
+
+
 def test_threads_are_set_before_the_interpreter_starts() -> None:
     if not os.path.isdir("/proc/self"):
         pytest.skip("needs /proc to look into another process")

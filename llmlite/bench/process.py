@@ -17,6 +17,14 @@ from typing import Any
 from llmlite.errors import LlmliteError
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+# This very llmlite, installed or not; and nothing from the folder the user stands in (-P).
+BOOT = """\
+import sys
+root = sys.argv[2]
+root in sys.path or sys.path.insert(0, root)
+from llmlite.bench.worker import main
+sys.exit(main())
+"""
 # Read by the libraries when they are imported: too late from inside.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -48,15 +56,12 @@ class WorkerProcess:
         self.backend = backend
         self.timeout = timeout
         environment = {**os.environ, **{name: str(n_threads) for name in THREAD_VARIABLES}}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
         environment.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1")
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in close()
         self._answers: queue.Queue[str | None] = queue.Queue()
         begin = perf_counter_ns()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "llmlite.bench.worker", backend],
+            [sys.executable, "-P", "-c", BOOT, backend, str(PACKAGE_ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

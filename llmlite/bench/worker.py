@@ -1,4 +1,4 @@
-"""A backend in its own process: `python -m llmlite.bench.worker BACKEND`, JSON lines in, JSON lines out.
+"""A backend in its own process: JSON lines in, JSON lines out (see process.py).
 
 Each line in is one request, {"do": "prefill", ...}; each line out its answer, {"ok": true, ...} or
 {"ok": false, "error": ...}. Only one library lives in the process, its threads are set by the environment
@@ -156,7 +156,3 @@ def main() -> int:
     for line in sys.stdin:
         channel.write(json.dumps(worker.answer(json.loads(line))) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -32,18 +32,26 @@ class Architecture:
         rope_pairs: which elements of a head RoPE turns together: "norm" (2i, 2i+1) or "neox"
             (i, i + rope_dim/2). `llama_model_rope_type` in llama.cpp's llama-model.cpp.
         biases: the matrices of MATRICES whose bias must be present; any other's may be.
+        classes: what config.json calls it, in `architectures`. Llama's Q and K rows are stored there for
+            pairs "neox"; conversion reorders them where `rope_pairs` is "norm".
     """
 
     name: str
     rope_pairs: str
     biases: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 ARCHITECTURES = {
     entry.name: entry
     for entry in (
-        Architecture(name="llama", rope_pairs="norm"),
-        Architecture(name="qwen2", rope_pairs="neox", biases=("attn_q", "attn_k", "attn_v")),
+        Architecture(name="llama", rope_pairs="norm", classes=("LlamaForCausalLM", "MistralForCausalLM")),
+        Architecture(
+            name="qwen2",
+            rope_pairs="neox",
+            biases=("attn_q", "attn_k", "attn_v"),
+            classes=("Qwen2ForCausalLM",),
+        ),
     )
 }
 
@@ -62,3 +70,16 @@ def by_name(name: object) -> Architecture:
             f"general.architecture: {name!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
+
+
+def by_class(name: object) -> Architecture:
+    """Return the entry for a class of transformers, as config.json names it.
+
+    Raises:
+        UnsupportedError: if no entry has it; the message lists those there are.
+    """
+    for entry in ARCHITECTURES.values():
+        if name in entry.classes:
+            return entry
+    known = ", ".join(known for entry in ARCHITECTURES.values() for known in entry.classes)
+    raise UnsupportedError(f"architectures: {name!r:.80} is not supported; supported are {known}")

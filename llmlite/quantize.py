@@ -1,15 +1,16 @@
 """Quantize a whole GGUF file: plan which tensor becomes what, then write the new file.
 
-    from llmlite.quantize import plan, quantize_file
-    for row in plan("model-f16.gguf", "Q4_K_M"):
-        print(row.name, row.source.name, "->", row.target.name, row.n_bytes)
-    quantize_file("model-f16.gguf", "model-q4_k_m.gguf", "Q4_K_M")
+from llmlite.quantize import plan, quantize_file
+for row in plan("model-f16.gguf", "Q4_K_M"):
+    print(row.name, row.source.name, "->", row.target.name, row.n_bytes)
+quantize_file("model-f16.gguf", "model-q4_k_m.gguf", "Q4_K_M")
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from llmlite import gguf
 from llmlite.errors import UnsupportedError
 from llmlite.mixes import FILE_TYPES, assign, canonical, kind_of
 from llmlite.quants import QuantType
-from llmlite.tensor import QuantTensor
+from llmlite.tensor import PendingTensor, QuantTensor
 
 QUANTIZATION_VERSION = 2  # `general.quantization_version`: the block layouts GGML uses since 2023
 Progress = Callable[[int, int, str], None]
@@ -115,25 +116,14 @@ def quantize_file(
                 progress(done, total, row.name)
             return blocks
 
-        pending = {row.name: _Pending(row, file.tensors[row.name].shape, converted) for row in rows}
+        pending = {
+            row.name: PendingTensor(
+                row.name, row.target, file.tensors[row.name].shape, partial(converted, row)
+            )
+            for row in rows
+        }
         gguf.write(target, _metadata(file, canonical(file_type)), pending, alignment=file.alignment)
     return rows
-
-
-class _Pending(QuantTensor):
-    """A tensor that is quantized when the writer takes its blocks: one at a time stands in memory."""
-
-    __slots__ = ("_convert", "_row")
-
-    def __init__(
-        self, row: PlanRow, shape: tuple[int, ...], convert: Callable[[PlanRow], np.ndarray]
-    ) -> None:
-        self.name, self.type, self.shape = row.name, row.target, shape
-        self._row, self._convert = row, convert
-
-    @property
-    def blocks(self) -> np.ndarray:  # type: ignore[override] # the base class keeps them in a slot
-        return self._convert(self._row)
 
 
 def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

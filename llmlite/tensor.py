@@ -186,6 +186,24 @@ class QuantTensor:
         return f"<table><caption>{escape(self.name)}</caption>{body}</table>{first}"
 
 
+class PendingTensor(QuantTensor):
+    """A tensor whose blocks are made each time they are asked for, and not kept.
+
+    A file is written from such tensors one at a time, so a model need not fit in memory.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(
+        self, name: str, type: QuantType, shape: Sequence[int], make: Callable[[], np.ndarray]
+    ) -> None:
+        self.name, self.type, self.shape, self._make = name, type, tuple(shape), make
+
+    @property
+    def blocks(self) -> np.ndarray:  # type: ignore[override]  # the base class keeps them in a slot
+        return self._make()
+
+
 def _float_rows(source: np.ndarray | QuantTensor, rows: slice) -> np.ndarray:
     """Some rows as float32 (n, n_columns), through all leading dimensions."""
     if isinstance(source, QuantTensor):

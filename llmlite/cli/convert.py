@@ -1,4 +1,5 @@
-"""Make a GGUF file of a LLaMA model in one of the formats before GGUF: GGML, GGMF, GGJT (".bin", 2023)."""
+"""Make a GGUF file of a model in another form: a folder from Hugging Face (config.json, safetensors,
+tokenizer.json), or a LLaMA file from before GGUF (GGML, GGMF, GGJT: ".bin", 2023)."""
 
 from __future__ import annotations
 
@@ -9,40 +10,56 @@ from llmlite.cli.quantize import check_target
 from llmlite.cli.show import size
 from llmlite.errors import LlmliteError
 
-HELP = "make a GGUF file of an older one"
+HELP = "make a GGUF file of a Hugging Face folder or an older file"
 EXAMPLES = """\
 examples:
+  llmlite convert SmolLM2-135M-Instruct smollm2.gguf                the weights as they are
+  llmlite convert Qwen2.5-0.5B-Instruct qwen.gguf --type Q8_0      quantized on the way
   llmlite convert ggml-model-q5_0.bin model.gguf
   llmlite convert llama-2.ggmlv3.q8_0.bin model.gguf --context 4096 --eps 1e-5     LLaMA 2
+
+Folders: models like Llama and Qwen2. Nothing in a folder is run.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="IN", help="a GGML, GGMF or GGJT file of a LLaMA model")
+    parser.add_argument("source", metavar="IN", help="a folder, or a GGML, GGMF or GGJT file")
     parser.add_argument("target", metavar="OUT", help="the GGUF file to write")
-    parser.add_argument(
+    folders = parser.add_argument_group("for a folder")
+    folders.add_argument(
+        "--type", metavar="TYPE", help="F32, F16, BF16, Q8_0, Q4_K_M, ... (default: matrices keep their type)"
+    )
+    folders.add_argument("--pre", metavar="NAME", help="how text is cut into words, where IN doesn't tell")
+    files = parser.add_argument_group("for a file, which doesn't say it")
+    files.add_argument(
         "--context", type=int, default=2048, metavar="N", help="context the model was trained for (2048)"
     )
-    parser.add_argument("--eps", type=float, default=5e-6, metavar="X", help="epsilon of its RMSNorm (5e-6)")
+    files.add_argument("--eps", type=float, default=5e-6, metavar="X", help="epsilon of its RMSNorm (5e-6)")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def run(options: argparse.Namespace) -> int:
-    from llmlite import gguf
     from llmlite.cli.split import bar
 
-    if os.path.isdir(options.source):
-        raise LlmliteError(
-            f"{options.source}: is a folder; llmlite converts GGML, GGMF and GGJT files "
-            "(for a folder from Hugging Face, llama.cpp has convert_hf_to_gguf.py)"
-        )
+    is_folder = os.path.isdir(options.source)
     if options.context < 1 or not options.eps > 0:
         raise LlmliteError("--context and --eps: must be above 0")
+    if not is_folder and (options.type or options.pre):
+        raise LlmliteError("--type and --pre: only for folders; a file's weights are copied as they are")
     if os.path.exists(options.source):
         check_target(options.source, options.target, force=options.force)
     with bar("convert") as progress:
-        gguf.convert_legacy(
-            options.source, options.target, n_ctx=options.context, rms_eps=options.eps, progress=progress
-        )
+        if is_folder:
+            from llmlite.huggingface import convert_folder
+
+            convert_folder(
+                options.source, options.target, file_type=options.type, pre=options.pre, progress=progress
+            )
+        else:
+            from llmlite import gguf
+
+            gguf.convert_legacy(
+                options.source, options.target, n_ctx=options.context, rms_eps=options.eps, progress=progress
+            )
     print(f"{options.target}: {size(os.path.getsize(options.target))}")
     return 0

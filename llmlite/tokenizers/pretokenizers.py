@@ -149,3 +149,18 @@ def by_name(name: str) -> PreTokenizer:
             f"Known: {', '.join(sorted(PRE_TOKENIZERS))}"
         )
     return PRE_TOKENIZERS[name]
+
+
+def name_of(expressions: Iterable[str], *, ignore_merges: bool) -> str | None:
+    """The first name in the table for these expressions as tokenizer.json files write them, or None."""
+    wanted = [_canonical(expression) for expression in expressions]
+    for name, record in PRE_TOKENIZERS.items():
+        if record.ignore_merges == ignore_merges and [*map(_canonical, record.expressions)] == wanted:
+            return name
+    return None
+
+
+def _canonical(expression: str) -> str:
+    """One spelling for expressions that cut alike."""
+    spelled_out = expression.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)", f"(?:{_CONTRACTIONS})")
+    return spelled_out.removesuffix(r"|\s+")  # blanks that nothing matches stay a piece as well

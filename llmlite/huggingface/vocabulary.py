@@ -1,0 +1,349 @@
+"""tokenizer.json, and the files beside it, as the `tokenizer.*` keys of a GGUF file.
+
+Two kinds can be converted: byte-level BPE (GPT-2, Llama 3, Qwen2, SmolLM2 …) where the expressions that cut
+words are in `PRE_TOKENIZERS`, and SentencePiece's BPE (Llama 2, TinyLlama), whose merges become scores.
+A normalizer to NFC is left out, as in llama.cpp: a GGUF file has no place for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from llmlite.errors import TokenizerError, UnsupportedError
+from llmlite.gguf import Typed
+from llmlite.huggingface.safetensors import read_json, shown
+from llmlite.tokenizers import PRE_TOKENIZERS, BPETokenizer, SPMTokenizer, TokenType
+from llmlite.tokenizers.pretokenizers import name_of
+from llmlite.tokenizers.spm import SPACE
+
+SPECIALS = {  # theirs -> ours, in tokenizer.ggml.*_token_id
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "pad_token": "padding",
+    "sep_token": "seperator",  # so spelled in the format
+    "mask_token": "mask",
+}
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+class TokenizerFiles:
+    """The tokenizer of a folder: `tokenizer` is tokenizer.json, `settings` what the smaller files say.
+
+    Raises: GGUFError for what isn't JSON, UnsupportedError where there is no tokenizer.json. OSError.
+    """
+
+    def __init__(self, folder: str, config: dict[str, Any]) -> None:
+        self.folder = folder
+        self.path = os.path.join(folder, "tokenizer.json")
+        if not os.path.exists(self.path):
+            raise UnsupportedError(
+                f"{folder}: has no tokenizer.json; transformers' save_pretrained writes one where it can"
+            )
+        self.tokenizer = read_json(self.path)
+        self.settings = self._optional("special_tokens_map.json") | self._optional("tokenizer_config.json")
+        self.config = config
+
+    def _optional(self, name: str) -> dict[str, Any]:
+        path = os.path.join(self.folder, name)
+        found = read_json(path) if os.path.exists(path) else {}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def fail(self, what: str, expected: str, got: object) -> NoReturn:
+        raise TokenizerError(f"{self.path}: {what}: expected {expected}, got {shown(got)}")
+
+    def refuse(self, what: str) -> NoReturn:
+        raise UnsupportedError(f"{self.path}: {what}")
+
+    def part(self, name: str) -> dict[str, Any]:
+        """One of tokenizer.json's objects; empty where it is absent or null."""
+        value = self.tokenizer.get(name)
+        if not isinstance(value, dict | None):
+            self.fail(name, "an object", value)
+        return value or {}
+
+
+def tokenizer_metadata(
+    folder: str, config: dict[str, Any], n_vocab: int, *, pre: str | None = None
+) -> dict[str, Any]:
+    """Read a folder's tokenizer as the `tokenizer.*` keys of a GGUF file.
+
+    config: the content of config.json, whose special ids stand in for those that the tokenizer doesn't name.
+    n_vocab: rows of the model's embedding; the rows that no token has become unused tokens.
+    pre: the `tokenizer.ggml.pre` to write; by default found from the expressions that cut words.
+
+    Raises:
+        UnsupportedError: a tokenizer that a GGUF file can't describe, or that llmlite doesn't know.
+        TokenizerError: contradictory tables. GGUFError: not JSON. OSError.
+    """
+    files = TokenizerFiles(folder, config)
+    model = files.part("model")
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind != "BPE":
+        files.refuse(f"a tokenizer of type {shown(kind)}; only BPE can be converted")
+    texts, types = _tokens(files, model, n_vocab)
+    merges = _merges(files, model)
+    if model.get("byte_fallback"):
+        found = _sentencepiece(files, model, texts, types, merges)
+    else:
+        found = _byte_level(files, model, pre) | {"tokenizer.ggml.merges": Typed(merges, "[string]")}
+    found["tokenizer.ggml.tokens"] = Typed(texts, "[string]")
+    found["tokenizer.ggml.token_type"] = Typed([int(t) for t in types], "[i32]")
+    return found | _special_ids(files, texts) | _chat_template(files)
+
+
+def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple[list[str], list[TokenType]]:
+    """Every token's text and type, by id."""
+    vocabulary, added = model.get("vocab"), files.tokenizer.get("added_tokens") or []
+    if not isinstance(vocabulary, dict) or not vocabulary:
+        files.fail("model.vocab", "texts and their ids", vocabulary)
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        files.fail("added_tokens", "a list of tokens", added)
+    by_id: dict[int, tuple[str, TokenType]] = {}
+    named = [(token.get("content"), token.get("id"), _added_type(token)) for token in added]
+    for text, token_id, kind in (*((text, i, TokenType.NORMAL) for text, i in vocabulary.items()), *named):
+        if type(token_id) is not int or not isinstance(text, str) or not text:
+            files.fail("model.vocab", "a text and its id", (text, token_id))
+        if not 0 <= token_id < n_vocab:
+            files.fail(f"token {shown(text)}", f"an id below the model's vocab_size, {n_vocab}", token_id)
+        if by_id.setdefault(token_id, (text, kind))[0] != text:
+            files.fail(f"token {token_id}", "one text", (by_id[token_id][0], text))
+        by_id[token_id] = (text, kind)  # an added token may be in the vocabulary too: its kind counts
+    _warn_of_stripping(files, added)
+    rows = [by_id.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(n_vocab)]
+    return [text for text, _ in rows], [kind for _, kind in rows]
+
+
+def _added_type(token: dict[str, Any]) -> TokenType:
+    return TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
+
+
+def _warn_of_stripping(files: TokenizerFiles, added: list[dict[str, Any]]) -> None:
+    options = ("lstrip", "rstrip", "single_word")
+    greedy = [token["content"] for token in added if any(token.get(option) for option in options)]
+    if greedy:
+        warnings.warn(
+            f"{files.path}: {shown(greedy[0])} takes the blanks beside it or needs them; "
+            "a GGUF file can't say that, so texts with it may give other tokens",
+            stacklevel=4,
+        )
+
+
+def _merges(files: TokenizerFiles, model: dict[str, Any]) -> list[str]:
+    """Merges as "left right", best first; both forms of tokenizer.json are read."""
+    merges = model.get("merges")
+    if not isinstance(merges, list):
+        files.fail("model.merges", "a list", merges)
+    out = []
+    for i, merge in enumerate(merges):
+        pair = merge if isinstance(merge, list) else merge.split(" ") if isinstance(merge, str) else ()
+        if len(pair) != 2 or not all(isinstance(part, str) and part and " " not in part for part in pair):
+            files.fail(f"model.merges[{i}]", "two texts", merge)
+        out.append(" ".join(pair))
+    return out
+
+
+# Byte-level BPE
+
+
+def _byte_level(files: TokenizerFiles, model: dict[str, Any], pre: str | None) -> dict[str, Any]:
+    """The model and pre-tokenizer of a byte-level BPE."""
+    for part in _flat(files.part("normalizer"), "normalizers"):
+        if part.get("type") not in ("NFC", None):
+            files.refuse(f"a normalizer {shown(part.get('type'))}, which a GGUF file can't describe")
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(option):
+            files.refuse(f"model.{option}, which a GGUF file can't describe")
+    expressions = list(_expressions(files))
+    if pre is None:
+        pre = name_of(expressions, ignore_merges=bool(model.get("ignore_merges")))
+    if pre is None:
+        files.refuse(
+            "words are cut by expressions that llmlite doesn't know under a name: "
+            f"{' then '.join(map(shown, expressions))}"
+        )
+    if pre not in PRE_TOKENIZERS:
+        known = ", ".join(sorted(PRE_TOKENIZERS))
+        raise UnsupportedError(f"unknown pre-tokenizer {pre!r}; known are {known}")
+    return {"tokenizer.ggml.model": BPETokenizer.model, "tokenizer.ggml.pre": pre}
+
+
+def _expressions(files: TokenizerFiles) -> Iterator[str]:
+    """What cuts words, as regular expressions, one applied after the other."""
+    parts = list(_flat(files.part("pre_tokenizer"), "pretokenizers"))
+    if not parts or parts[-1].get("type") != "ByteLevel":
+        files.refuse("its pre_tokenizer doesn't end in ByteLevel: it is no byte-level BPE")
+    for part in parts:
+        kind = part.get("type")
+        if kind == "Split" and isinstance(part.get("pattern"), dict):
+            # every piece stays: what the expression finds and what lies between
+            way = part.get("behavior"), bool(part.get("invert"))
+            kept = way in (("Isolated", False), ("Removed", True))
+            pattern = part["pattern"].get("Regex", re.escape(str(part["pattern"].get("String"))))
+            if not kept or not isinstance(pattern, str):
+                files.refuse(f"its pre_tokenizer drops or joins pieces: {shown(part)}")
+            yield pattern
+        elif kind == "Digits":
+            yield r"\p{N}" if part.get("individual_digits") else r"\p{N}+"
+        elif kind == "ByteLevel" and part is parts[-1] and not part.get("add_prefix_space"):
+            if part.get("use_regex", True):
+                yield PRE_TOKENIZERS["gpt-2"].expressions[0]
+        else:
+            files.refuse(f"its pre_tokenizer has a part that llmlite doesn't know: {shown(part)}")
+
+
+def _flat(part: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+    """The parts of a Sequence in order; anything else is its own only part."""
+    if part.get("type") != "Sequence":
+        if part:
+            yield part
+        return
+    for inner in part.get(key) or []:
+        if isinstance(inner, dict) and inner.get("type") != "Sequence":
+            yield inner
+        else:
+            yield {"type": f"Sequence of {shown(inner)}"}  # no reader knows this: it is refused by name
+
+
+# SentencePiece's BPE
+
+
+def _sentencepiece(
+    files: TokenizerFiles, model: dict[str, Any], texts: list[str], types: list[TokenType], merges: list[str]
+) -> dict[str, Any]:
+    """SentencePiece's form: a score for each token instead of merges. Corrects `types`."""
+    unknown = model.get("unk_token")
+    for i, text in enumerate(texts):
+        if text == unknown:
+            types[i] = TokenType.UNKNOWN
+        elif types[i] == TokenType.NORMAL and BYTE.fullmatch(text):
+            types[i] = TokenType.BYTE
+    return {
+        "tokenizer.ggml.model": SPMTokenizer.model,
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.scores": Typed(_scores(files, texts, types, merges), "[f32]"),
+        "tokenizer.ggml.add_space_prefix": _space_prefix(files),
+    }
+
+
+def _scores(
+    files: TokenizerFiles, texts: list[str], types: list[TokenType], merges: list[str]
+) -> list[float]:
+    """A score for each token: the earlier it is merged, the higher.
+
+    SentencePiece merges any two neighbours whose joined text is a token. Merges can say less than that; where
+    they do, scores can't express them.
+    """
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(merges):
+        ranks.setdefault(merge.replace(" ", ""), rank)
+    known, pairs = {t for t, kind in zip(texts, types) if kind == TokenType.NORMAL}, set(merges)
+    for text in known:
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in known and right in known and f"{left} {right}" not in pairs:
+                files.refuse(
+                    f"{shown(left)} and {shown(right)} don't merge, though {shown(text)} is a token: "
+                    "a GGUF file can't say that of a tokenizer with bytes for what has no token"
+                )
+    return [-float(ranks.get(text, len(merges))) for text in texts]
+
+
+def _space_prefix(files: TokenizerFiles) -> bool:
+    """Whether a text gets a space before it. Refuses what isn't SentencePiece's way with spaces."""
+    marks_spaces, prefix = False, False
+    for part in _flat(files.part("normalizer"), "normalizers"):
+        if part.get("type") == "Prepend" and part.get("prepend") == SPACE:
+            prefix = True
+        elif (
+            part.get("type") == "Replace"
+            and part.get("content") == SPACE
+            and part.get("pattern")
+            in (
+                {"String": " "},
+                {"Regex": " "},
+            )
+        ):
+            marks_spaces = True
+        else:
+            files.refuse(f"a normalizer that llmlite doesn't know: {shown(part)}")
+    for part in _flat(files.part("pre_tokenizer"), "pretokenizers"):
+        if part.get("type") != "Metaspace" or part.get("replacement") != SPACE:
+            files.refuse(f"its pre_tokenizer has a part that llmlite doesn't know: {shown(part)}")
+        marks_spaces = True
+        scheme = part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never")
+        prefix = prefix or scheme != "never"
+    if not marks_spaces:
+        files.refuse("a tokenizer with bytes for what has no token, but not SentencePiece's sign for spaces")
+    return prefix
+
+
+# What all have
+
+
+def _special_ids(files: TokenizerFiles, texts: list[str]) -> dict[str, Any]:
+    """The ids of BOS, EOS and the like, by the tokenizer's word or else config.json's; which are added."""
+    ids = {text: i for i, text in enumerate(texts)}
+    around = _around(files)
+    found: dict[str, Any] = {}
+    for theirs, ours in SPECIALS.items():
+        named, numbered = files.settings.get(theirs), files.config.get(f"{theirs}_id")
+        text = named.get("content") if isinstance(named, dict) else named
+        text = around.get(theirs) or text  # what is put around a text is what those ids are for
+        token_id = numbered[0] if isinstance(numbered, list) and numbered else numbered
+        if isinstance(text, str):
+            if text not in ids:
+                files.fail(theirs, "a token of the vocabulary", text)
+            token_id = ids[text]
+        if type(token_id) is int and 0 <= token_id < len(texts):
+            found[f"tokenizer.ggml.{ours}_token_id"] = Typed(token_id, "u32")
+    for name in ("bos", "eos"):
+        said = files.settings.get(f"add_{name}_token")
+        adds = said if isinstance(said, bool) else f"{name}_token" in around
+        if adds and f"tokenizer.ggml.{name}_token_id" not in found:
+            files.fail(f"add_{name}_token", f"a {name}_token with it", None)
+        found[f"tokenizer.ggml.add_{name}_token"] = adds
+    return found
+
+
+def _around(files: TokenizerFiles) -> dict[str, str]:
+    """What the post_processor puts around a text: the tokens under "bos_token" and "eos_token"."""
+    found: dict[str, str] = {}
+    for part in _flat(files.part("post_processor"), "processors"):
+        if part.get("type") == "ByteLevel":
+            continue  # it only moves the offsets
+        items = part.get("single")
+        if part.get("type") != "TemplateProcessing" or not isinstance(items, list):
+            files.refuse(f"a post_processor {shown(part.get('type'))}, which a GGUF file can't describe")
+        role = "bos_token"
+        for item in items:
+            name, value = next(iter(item.items())) if isinstance(item, dict) and item else ("", {})
+            if name == "Sequence":
+                role = "eos_token"
+            elif name != "SpecialToken" or role in found or not isinstance(value, dict):
+                files.refuse(f"a post_processor that adds more than a token on each side: {shown(items)}")
+            else:
+                found[role] = str(value.get("id"))
+    return found
+
+
+def _chat_template(files: TokenizerFiles) -> dict[str, Any]:
+    """The chat template, from a file of its own or from tokenizer_config.json; further ones by name."""
+    own = os.path.join(files.folder, "chat_template.jinja")
+    if os.path.exists(own):
+        with open(own, encoding="utf-8", errors="surrogateescape") as file:
+            return {"tokenizer.chat_template": file.read()}
+    given = files.settings.get("chat_template")
+    if isinstance(given, str):
+        return {"tokenizer.chat_template": given}
+    found = {}
+    for item in given if isinstance(given, list) else []:
+        name, text = (item.get("name"), item.get("template")) if isinstance(item, dict) else (None, None)
+        if isinstance(name, str) and isinstance(text, str):
+            suffix = "" if name == "default" else f".{name}"
+            found[f"tokenizer.chat_template{suffix}"] = text
+    return found

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmlite import bench, chat, errors, gguf, plots, quants, resources, tokenizers, widgets
     from llmlite.errors import (
         ChatTemplateError,
+        ContentError,
         ContextOverflowError,
         GGUFError,
         GGUFWarning,
@@ -49,6 +50,7 @@ _NAMES = {
     "UnsupportedError": "errors",
     "TokenizerError": "errors",
     "ContextOverflowError": "errors",
+    "ContentError": "errors",
     "ModelError": "errors",
     "SamplingError": "errors",
 }

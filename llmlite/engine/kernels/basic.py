@@ -30,6 +30,7 @@ from llmlite.engine.simd import (
     inline_exact,
     load_f32,
     load_f32x16,
+    load_i32x16,
     load_i64,
     maximum,
     narrow_u8,
@@ -37,6 +38,7 @@ from llmlite.engine.simd import (
     reduce_max,
     reinterpret,
     splat_f32x16,
+    splat_i32x16,
     store,
 )  # fmt: skip
 
@@ -190,3 +192,17 @@ def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, width):
         store(sums16 + b * 8, s)
         store(sums16 + b * 8 + 4, t)
         store(sums32 + b * 4, i32(s + t))
+
+
+@kernel
+def read_all(step, rank, n_threads, data, n_bytes, out):
+    """Read n_bytes (a multiple of 256) once, for their sums' sake: what memory gives when nothing else is to
+    do.
+    """
+    low, high = share_by(n_bytes, 256, rank, n_threads)
+    zero = splat_i32x16(i32(0))
+    a, b, c, d = zero, zero, zero, zero
+    for i in range(data + low, data + high, 256):
+        a, b = a + load_i32x16(i), b + load_i32x16(i + 64)
+        c, d = c + load_i32x16(i + 128), d + load_i32x16(i + 192)
+    store(out + rank * 64, (a + b) + (c + d))

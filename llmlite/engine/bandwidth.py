@@ -1,0 +1,38 @@
+"""How fast memory can be read here: the ceiling of decoding, which reads every weight once per token."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+
+from llmlite.engine.cpu import usable_threads
+from llmlite.engine.jit import kernel
+from llmlite.engine.plan import Plan
+from llmlite.engine.recorder import Recorder
+
+
+class ReadBandwidth:
+    """Reads a block of memory larger than the caches, with all threads of the team.
+
+    Args:
+        n_threads: by default those the executor would take. n_bytes: of the block.
+    """
+
+    def __init__(self, n_threads: int | None = None, n_bytes: int = 256 * 2**20) -> None:
+        self.n_threads = n_threads or usable_threads()
+        self._data = np.ones(n_bytes // 256 * 256, np.uint8)  # ones: untouched zeros would be one page
+        recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads, kv_itemsize=4)
+        sums = recorder._buffer(16 * self.n_threads)
+        recorder._op(kernel("basic", "read_all"), self._data, self._data.nbytes, sums, writes=(sums,))
+        self._plan = Plan(recorder, sums)
+
+    def measure(self, repeat: int = 5) -> float:
+        """Return the best of `repeat` readings, in bytes per second."""
+        best = 0.0
+        with self._plan.lock:
+            for _ in range(repeat):
+                begin = perf_counter()
+                self._plan.run([0], 0, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0)
+                best = max(best, self._data.nbytes / (perf_counter() - begin))
+        return best

@@ -282,6 +282,10 @@ def test_kl_divergence_has_its_textbook_value() -> None:
     found = quality.divergence(np.log(q)[None], np.log(p)[None])
     assert found.kl == pytest.approx(0.5 * math.log(2) - 0.25 * math.log(2))
     assert found.top1 == 0.0 and found.n_tokens == 1
+    assert found.delta_p_rms is None
+    found = quality.divergence(np.log([q, p]), np.log([p, p]), targets=[0, 1])
+    assert found.delta_p_rms == pytest.approx(0.25 / math.sqrt(2))  # 0.25 less, and the same
+    assert (found.kl_max, found.kl_50) == pytest.approx((0.25 * math.log(2), 0.125 * math.log(2)))
 
 
 def test_equal_logits_do_not_diverge_even_when_shifted() -> None:

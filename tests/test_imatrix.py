@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -92,13 +93,22 @@ def test_the_commands_measure_the_same_chain(
     assert cli.main(["quantize", str(tiny), small, "Q4_K_M", "--imatrix", imatrix]) == 0
     capsys.readouterr()
     assert cli.main(["kl", small, *shared, "--reference", str(tiny)]) == 0
-    apart = re.match(r"KL divergence (\S+) nats", capsys.readouterr().out)
+    apart = re.match(r"KL divergence (\S+) ± \S+ nats", capsys.readouterr().out)
     assert apart
     assert 0 < float(apart.group(1)) < 0.5
     assert cli.main(["kl", str(tiny), *shared, "--reference", str(tiny)]) == 0
-    assert capsys.readouterr().out.startswith("KL divergence 0.000000 nats")
+    assert capsys.readouterr().out.startswith("KL divergence 0.000000 ± 0.000000 nats")
+    assert cli.main(["kl", small, *shared, "--reference", str(tiny), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["model"], record["reference"], record["n_ctx"]) == (small, str(tiny), 32)
+    assert record["kl"] == pytest.approx(float(apart.group(1)), abs=1e-6)
+    assert 0 <= record["kl_50"] <= record["kl_90"] <= record["kl_99"] <= record["kl_max"]
+    assert 0 < record["delta_p_rms"] < 1
     assert cli.main(["perplexity", str(tiny), *shared, "--chunks", "2"]) == 0
     out = capsys.readouterr().out
+    assert cli.main(["perplexity", str(tiny), *shared, "--chunks", "2", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert out.startswith(f"perplexity {record['value']:.4f} ± {record['standard_error']:.4f}")
     assert re.match(r"perplexity \d+\.\d+ ± \d+\.\d+ \(30 tokens scored\)", out), out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,16 +35,23 @@ class Divergence:
     """How far one model's predictions are from a reference's, over the same positions.
 
     Args:
-        kl: mean Kullback-Leibler divergence in nats; 0 for equal predictions.
-        kl_99: its 99th percentile.
+        kl: mean Kullback-Leibler divergence in nats; 0 for equal predictions. kl_error: its standard error.
+        kl_50, kl_90, kl_99, kl_max: its median, percentiles and largest value.
         top1: share of positions where both put the same token first.
+        delta_p_rms: root mean square of the difference in the probability of the text's own next token,
+            0 to 1; None where the text wasn't given.
         max_abs_diff: largest difference of any logit.
         n_tokens: how many positions were compared.
     """
 
     kl: float
+    kl_error: float
+    kl_50: float
+    kl_90: float
     kl_99: float
+    kl_max: float
     top1: float
+    delta_p_rms: float | None
     max_abs_diff: float
     n_tokens: int
 
@@ -60,22 +68,57 @@ def negative_log_likelihoods(logits: np.ndarray, targets: Sequence[int] | np.nda
     return -log_softmax(logits)[np.arange(len(targets)), np.asarray(targets)]
 
 
-def divergence(logits: np.ndarray, reference: np.ndarray) -> Divergence:
+def divergence(
+    logits: np.ndarray, reference: np.ndarray, targets: Sequence[int] | np.ndarray | None = None
+) -> Divergence:
     """Compare logits (T, V) with a reference's (T, V): KL(reference || logits) and its relatives.
+
+    targets: (T,) the tokens that really came next, for `delta_p_rms`.
 
     Raises:
         ValueError: when the shapes differ.
     """
+    return _summary([_compare(logits, reference, targets)])
+
+
+class _Compared(NamedTuple):
+    """What one piece of a text gives, float64 (T,) each: small, unlike the logits it comes from."""
+
+    kl: np.ndarray
+    same_top: np.ndarray
+    delta_p: np.ndarray
+    abs_diff: np.ndarray
+
+
+def _compare(
+    logits: np.ndarray, reference: np.ndarray, targets: Sequence[int] | np.ndarray | None
+) -> _Compared:
     if logits.shape != reference.shape:
         raise ValueError(f"logits: expected the reference's shape {reference.shape}, got {logits.shape}")
     p, q = log_softmax(reference), log_softmax(logits)
-    kl = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)  # (T,); rounding may fall below 0
+    kl = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)  # rounding may fall below 0
+    delta_p = np.empty(0)
+    if targets is not None:
+        place = np.arange(len(targets)), np.asarray(targets)
+        delta_p = np.exp(q[place]) - np.exp(p[place])
+    abs_diff = np.abs(np.asarray(logits, np.float64) - reference).max(axis=-1)
+    return _Compared(kl, logits.argmax(axis=-1) == reference.argmax(axis=-1), delta_p, abs_diff)
+
+
+def _summary(pieces: Sequence[_Compared]) -> Divergence:
+    kl, same_top, delta_p, abs_diff = (np.concatenate(parts) for parts in zip(*pieces))
+    middle, high, highest = np.percentile(kl, (50, 90, 99))
     return Divergence(
         kl=float(kl.mean()),
-        kl_99=float(np.percentile(kl, 99)),
-        top1=float((logits.argmax(axis=-1) == reference.argmax(axis=-1)).mean()),
-        max_abs_diff=float(np.abs(np.asarray(logits, np.float64) - reference).max()),
-        n_tokens=len(logits),
+        kl_error=float(kl.std(ddof=1) / math.sqrt(len(kl))) if len(kl) > 1 else math.nan,
+        kl_50=float(middle),
+        kl_90=float(high),
+        kl_99=float(highest),
+        kl_max=float(kl.max()),
+        top1=float(same_top.mean()),
+        delta_p_rms=float(np.sqrt(np.mean(delta_p**2))) if len(delta_p) else None,
+        max_abs_diff=float(abs_diff.max()),
+        n_tokens=len(kl),
     )
 
 
@@ -115,13 +158,16 @@ def text_divergence(
     bos_id: int | None = None,
     n_chunks: int | None = None,
 ) -> Divergence:
-    """Compare two models over a text, at the positions that `perplexity` scores; arguments as there."""
+    """Compare two models over a text, at the positions that `perplexity` scores; arguments as there.
+
+    One chunk's logits stand in memory at a time.
+    """
     first = scored_from(n_ctx)
-    ours, theirs = [], []
-    for chunk, _ in list(_chunks(ids, n_ctx, bos_id))[:n_chunks]:
-        ours.append(logits_of(chunk)[first:-1])
-        theirs.append(reference_of(chunk)[first:-1])
-    return divergence(np.concatenate(ours), np.concatenate(theirs))
+    pieces = []
+    for chunk, original in list(_chunks(ids, n_ctx, bos_id))[:n_chunks]:
+        ours, theirs = logits_of(chunk)[first:-1], reference_of(chunk)[first:-1]
+        pieces.append(_compare(ours, theirs, original[first + 1 :]))
+    return _summary(pieces)
 
 
 def scored_from(n_ctx: int) -> int:

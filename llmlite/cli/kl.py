@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from llmlite.cli.texts import add_text_arguments, bos_of, chunked_ids, counted
+from llmlite.cli.texts import add_json_argument, add_text_arguments, as_json, bos_of, chunked_ids, counted
 from llmlite.errors import LlmliteError
 
 HELP = "measure how far a model is from its original"
@@ -12,6 +12,7 @@ EXAMPLES = """\
 examples:
   llmlite kl tales:Q4_0                                the bundled model in Q4_0 against F16
   llmlite kl model-q4.gguf text.txt --reference model-f16.gguf
+  llmlite kl tales:Q4_0 --chunks 20 --json
 
 0 means equal predictions. The same positions are compared as `llmlite perplexity` scores.
 """
@@ -20,6 +21,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help='a GGUF file, or "tales:Q4_0"')
     add_text_arguments(parser)
+    add_json_argument(parser)
     parser.add_argument("--reference", default="tales", metavar="MODEL",
                         help="what to compare with, usually the F16 file (default: %(default)s)")  # fmt: skip
 
@@ -43,9 +45,16 @@ def run(options: argparse.Namespace) -> int:
         n_ctx=options.ctx_size,
         bos_id=bos_of(reference),
     )
+    if options.json:
+        print(as_json(found, options, reference=options.reference))
+        return 0
+    print(f"KL divergence {found.kl:.6f} ± {found.kl_error:.6f} nats ({found.n_tokens} tokens compared)")
     print(
-        f"KL divergence {found.kl:.6f} nats (99th percentile {found.kl_99:.6f}), "
-        f"same best token {100 * found.top1:.2f} %, largest logit difference {found.max_abs_diff:.4f} "
-        f"({found.n_tokens} tokens)"
+        f"  median {found.kl_50:.6f}, 90th percentile {found.kl_90:.6f}, 99th {found.kl_99:.6f}, "
+        f"largest {found.kl_max:.6f}"
     )
+    print(f"same best token {100 * found.top1:.2f} %")
+    delta_p = 100 * (found.delta_p_rms or 0)
+    print(f"probability of the text's own token off by {delta_p:.3f} % (root mean square)")
+    print(f"largest difference of a logit {found.max_abs_diff:.4f}")
     return 0

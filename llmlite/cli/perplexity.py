@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from llmlite.cli.texts import add_text_arguments, bos_of, chunked_ids, counted
+from llmlite.cli.texts import add_json_argument, add_text_arguments, as_json, bos_of, chunked_ids, counted
 
 HELP = "measure how well a model predicts a text"
 EXAMPLES = """\
 examples:
   llmlite perplexity tales                       the bundled model on the bundled text
-  llmlite perplexity tales:Q4_0 --chunks 20
+  llmlite perplexity tales:Q4_0 --chunks 20 --json
   llmlite perplexity model.gguf wiki.test.raw -c 2048
 
 Chunks of --ctx-size tokens, the second half of each scored, as llama-perplexity does.
@@ -20,6 +20,7 @@ Chunks of --ctx-size tokens, the second half of each scored, as llama-perplexity
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help='a GGUF file, "tales", or "tales:Q4_0"')
     add_text_arguments(parser)
+    add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,5 +31,8 @@ def run(options: argparse.Namespace) -> int:
     ids, n_chunks = chunked_ids(model, options)
     logits_of = counted(model.logits, n_chunks, "perplexity")
     found = perplexity(logits_of, ids, n_ctx=options.ctx_size, bos_id=bos_of(model))
+    if options.json:
+        print(as_json(found, options))
+        return 0
     print(f"perplexity {found.value:.4f} ± {found.standard_error:.4f} ({found.n_tokens} tokens scored)")
     return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,20 @@ def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> 
     parser.add_argument("--chunks", type=int, metavar="N", help="read only so many chunks")
     parser.add_argument("--executor", choices=("auto", "planned", "eager"), default="auto",
                         help="what runs the model (default: %(default)s)")  # fmt: skip
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+
+
+def as_json(found: object, options: argparse.Namespace, **more: str) -> str:
+    """Return a measurement's figures, with what was measured on what, as a line of JSON."""
+    text = options.text or "tales-eval.txt"
+    about = {"model": options.model, **more, "text": text, "n_ctx": options.ctx_size}
+    figures = asdict(found)  # type: ignore[call-overload]  # one of quality's dataclasses
+    known = {name: None if value != value else value for name, value in figures.items()}  # JSON has no NaN
+    return json.dumps(about | known, ensure_ascii=False)
 
 
 def read_text(name: str | None) -> str:

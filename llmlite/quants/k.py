@@ -97,7 +97,7 @@ def _unpack_q8_k(b: Array) -> Parts:
 def _round_scales(values: Array, top: int) -> tuple[Array, Array]:
     """Largest scale -> code top, the others in proportion: (n, g) -> unit (n,) float16, codes (n, g)."""
     peak = np.maximum(values.max(axis=1, keepdims=True), np.float32(0))
-    codes = np.minimum(np.rint(inverse(peak) * np.float32(top) * values), top)
+    codes = np.minimum(np.rint(inverse(peak, top) * values), top)
     return (peak[:, 0] / np.float32(top)).astype(np.float16), codes.astype(np.uint8)
 
 
@@ -187,7 +187,7 @@ def _encode_q3_k(values: Array, weights: Array | None) -> Array:
         start = np.clip(np.rint(np.float32(-4) / largest(groups) * groups), -4, 3)
         start = np.where(np.abs(groups).max(axis=1, keepdims=True) < TINY, np.float32(0), start)
         scales = refine(groups, groups * groups, start, -4, 3)[0].reshape(-1, 16)
-        inverse_unit = np.float32(-32) * inverse(largest(scales))
+        inverse_unit = inverse(largest(scales), -32)
         codes = (np.clip(np.rint(inverse_unit * scales), -32, 31) + 32).astype(np.uint8)
         blocks["d"] = inverse(inverse_unit)[:, 0]
     else:
@@ -207,7 +207,7 @@ def _encode_q6_k(values: Array, weights: Array | None) -> Array:
     cost = groups * groups if weights is None else weights.reshape(-1, 16)
     scales = fit_symmetric(groups, cost, 32)[0].reshape(-1, 16)
     peak = largest(scales)
-    inverse_unit = np.float32(-128) * inverse(np.where(np.abs(peak) < TINY, np.float32(0), peak))
+    inverse_unit = inverse(np.where(np.abs(peak) < TINY, np.float32(0), peak), -128)
     blocks = np.empty(len(values), Q6_K.layout)
     blocks["d"] = inverse(inverse_unit)[:, 0]
     blocks["scales"] = np.minimum(np.rint(inverse_unit * scales), 127).astype(np.int8)
@@ -219,7 +219,7 @@ def _encode_q6_k(values: Array, weights: Array | None) -> Array:
 
 def _encode_q8_k(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), Q8_K.layout)
-    inverse_unit = np.float32(-127) * inverse(largest(values))
+    inverse_unit = inverse(largest(values), -127)
     blocks["d"] = inverse(inverse_unit)[:, 0]
     blocks["qs"] = np.minimum(np.rint(inverse_unit * values), 127).astype(np.int8)
     blocks["bsums"] = blocks["qs"].reshape(-1, 16, 16).sum(axis=2, dtype=np.int16)

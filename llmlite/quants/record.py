@@ -168,6 +168,6 @@ def float32(halves: Array) -> Array:
     return halves.astype(np.float32)[:, None]
 
 
-def inverse(scale: Array) -> Array:
-    """1 / scale, and 0 where scale is 0 (a block of zeros)."""
-    return np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+def inverse(scale: Array, numerator: float = 1) -> Array:
+    """numerator / scale, and 0 where scale is 0 (a block of zeros)."""
+    return np.where(scale == 0, np.float32(0), np.float32(numerator) / scale)

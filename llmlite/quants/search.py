@@ -64,15 +64,9 @@ def fit_affine(
     peak = values.max(axis=1, keepdims=True)
     floor = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
     flat = ~(peak > floor)  # also true where a NaN makes every comparison false
-    sum_w = weights.sum(axis=1, keepdims=True)
-    sum_x = np.einsum("mk,mk->m", weights, values)[:, None]
     weighted = weights * values
-
-    def error(scale: Array, low: Array, codes: Array) -> Array:
-        off = scale * codes
-        off += low - values
-        kind = np.abs(off) if absolute else off * off
-        return np.einsum("mk,mk->m", weights, kind)[:, None]
+    sum_w, sum_x = _rows(weights), _rows(weighted)
+    sum_x2 = _dot(weighted, values)
 
     def codes_for(inverse: Array, floor: Array) -> Array:
         codes = values - floor
@@ -81,20 +75,23 @@ def fit_affine(
 
     best_inverse, best_floor = np.float32(top) / (peak - floor), floor
     best_scale, best_low = 1 / best_inverse, floor
-    best_error = error(best_scale, best_low, codes_for(best_inverse, floor))
+    best_error = _residual(values, weights, best_scale, floor, codes_for(best_inverse, floor), absolute)
     for i in range(n_steps + 1):
         inverse = np.float32(start + step * i + top) / (peak - best_low)
         codes = codes_for(inverse, best_low)
-        sum_l = np.einsum("mk,mk->m", weights, codes)[:, None]
-        sum_xl = np.einsum("mk,mk->m", weighted, codes)[:, None]
-        sum_l2 = np.einsum("mk,mk,mk->m", weights, codes, codes)[:, None]
+        weighted_codes = weights * codes
+        sum_l, sum_xl, sum_l2 = _rows(weighted_codes), _dot(weighted, codes), _dot(weighted_codes, codes)
         determinant = sum_w * sum_l2 - sum_l * sum_l
         scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
         # the format can only subtract: a positive low becomes none, and the scale is fitted alone
         scale = np.where(low > 0, sum_xl / sum_l2, scale)
         low = np.minimum(low, np.float32(0))
-        off = error(scale, low, codes)
+        if absolute:
+            off = _residual(values, weights, scale, low, codes, absolute)
+        else:  # the squared error from the sums at hand, in double: its terms nearly cancel
+            s, b = scale.astype(np.float64), low.astype(np.float64)
+            off = s * (s * sum_l2 + 2 * (b * sum_l - sum_xl)) + b * (b * sum_w - 2 * sum_x) + sum_x2
         better = (determinant > 0) & (off < best_error)
         best_error = np.where(better, off, best_error)
         best_inverse = np.where(better, inverse, best_inverse)
@@ -103,6 +100,25 @@ def fit_affine(
         best_low = np.where(better, low, best_low)
     codes = np.where(flat, 0, codes_for(best_inverse, best_floor)).astype(np.uint8)
     return np.where(flat, np.float32(0), best_scale), best_low, codes
+
+
+def _rows(a: Array) -> Array:
+    """Sums of rows: (m, k) -> (m, 1)."""
+    return np.einsum("mk->m", a)[:, None]
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Dot products of rows: (m, k), (m, k) -> (m, 1)."""
+    return np.einsum("mk,mk->m", a, b)[:, None]
+
+
+def _residual(
+    values: Array, weights: Array, scale: Array, low: Array, codes: Array, absolute: bool
+) -> Array:
+    """Weighted sum of squared or absolute errors of scale * code + low: (m, 1)."""
+    off = scale * codes
+    off += low - values
+    return _dot(weights, np.abs(off) if absolute else off * off)
 
 
 def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]:

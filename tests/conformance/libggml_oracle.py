@@ -20,6 +20,7 @@ import numpy as np
 
 # without these, libggml's assertion ends the process
 NEEDS_IMPORTANCE = {16: "IQ2_XXS", 17: "IQ2_XS", 19: "IQ1_S"}
+ACTIVATIONS = {9: "q8_1", 15: "q8_K"}
 
 
 class TypeTraits(ctypes.Structure):
@@ -56,6 +57,11 @@ def quantize(
     traits = library.ggml_get_type_traits(type_id).contents
     n_rows, n_columns = values.shape
     blocks = np.zeros((values.size // traits.block_size, traits.type_size), np.uint8)
+    if type_id in ACTIVATIONS:  # never whole tensors: ggml_quantize_chunk doesn't know them
+        rounding = library[f"quantize_row_{ACTIVATIONS[type_id]}_ref"]
+        rounding.argtypes, rounding.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+        rounding(values.ctypes.data, blocks.ctypes.data, values.size)
+        return blocks
     pointer = None if importance is None else importance.ctypes.data
     library.ggml_quantize_chunk(
         type_id, values.ctypes.data, blocks.ctypes.data, 0, n_rows, n_columns, pointer

@@ -48,3 +48,14 @@ def test_sixteen_bit_floats_are_libggmls_both_ways(name: str) -> None:
     answers = ask(jobs)
     assert same_weights(kind.dequantize(every_code), answers["read"])
     assert np.array_equal(kind.quantize(values.reshape(-1, 1)), answers["write"])
+
+
+@pytest.mark.parametrize("name", ["Q8_1", "Q8_K"])
+def test_activations_quantize_to_libggmls_bytes(name: str) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    kind = quants.by_name(name)
+    values = np.random.default_rng(0).standard_normal((64, 4096)).astype(np.float32)
+    values[3] = 0
+    found = kind.quantize(values.reshape(-1, kind.block_size))
+    expected = ask({"values": values, "write.type": kind.id})["write"]
+    assert np.array_equal(found, expected)

@@ -172,9 +172,9 @@ def test_large_vocabulary_opens_fast_and_lazily(tmp_path: Path) -> None:
     path.write_bytes(builder.array("scores", "f32", [0.5] * 128_000).build())
     seconds = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.process_time()
         file = gguf.read(path)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     assert min(seconds) < 0.2  # about 0.01
     tracemalloc.start()
     gguf.read(path)
@@ -193,9 +193,9 @@ def test_hundreds_of_tensors_open_fast(tmp_path: Path) -> None:
     path.write_bytes(builder.build())
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         assert sum(tensor.n_elements for tensor in gguf.read(path).tensors.values()) == 512_000
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     assert min(seconds) < 0.3  # about 0.03
 
 

@@ -117,9 +117,9 @@ def test_opening_and_listing_hundreds_of_tensors_in_many_files_is_fast(tmp_path:
     first = gguf.split(tmp_path / "a.gguf", tmp_path / "part", max_tensors=50)[0]
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         rows = [(t.name, t.type.name, t.shape, t.n_bytes) for t in gguf.read(first).tensors.values()]
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     assert len(rows) == 800 and min(seconds) < 0.3  # about 0.03
 
 

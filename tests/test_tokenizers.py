@@ -201,17 +201,17 @@ def test_merging_follows_the_definition_whatever_the_ranks(data: st.DataObject) 
 
 
 def test_a_long_run_without_a_break_stays_fast(tiny: Any) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     ids = tiny.encode("a" * 200_000, add_special=False)
-    assert time.perf_counter() - start < 20  # about 0.3 s here; quadratic merging would take days
+    assert time.process_time() - start < 20  # about 0.3 s here; quadratic merging would take days
     assert ids == [tiny.token_id("aaaa")] * 50_000
 
 
 def test_a_large_vocabulary_is_ready_in_well_under_a_second(vocabs: Path) -> None:
     metadata = gguf.read(vocabulary_file(vocabs, "qwen2")).metadata
-    start = time.perf_counter()
+    start = time.process_time()
     tokenizers.from_metadata(metadata)
-    assert time.perf_counter() - start < 1  # 0.1 s here
+    assert time.process_time() - start < 1  # 0.1 s here
 
 
 def test_what_was_cached_gives_the_same_ids(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,3 +339,32 @@ def test_the_command_writes_samples_figures_and_descriptions(
 def test_a_wrong_backend_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--backends", "abacus"]) == 2
     assert capsys.readouterr().err.startswith("llmlite: no backend 'abacus'; there are: llmlite")
+
+
+def test_a_start_that_compiled_is_kept_but_not_mixed_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    ask = WorkerProcess.ask
+
+    def compiled_at_first(self: WorkerProcess, action: str, **arguments: Any) -> dict[str, Any]:
+        answer = ask(self, action, **arguments)
+        if action == "first_token":
+            launched.append(self)
+            answer["compiled"] = len(launched) == 1
+        return answer
+
+    monkeypatch.setattr(WorkerProcess, "ask", compiled_at_first)
+    found = compare.run(
+        Options(
+            backends=("llmlite-eager",),
+            types=("F16",),
+            threads=1,
+            blocks=1,
+            prompts=(8,),
+            depths=(4,),
+            n_gen=2,
+        ),
+        progress=False,
+    )
+    phases = [m.phase for m in found.measurements]
+    assert phases.count("load_cold") == 1 and phases.count("load") == 2
+    assert any("compiled its kernels" in note for note in found.notes)

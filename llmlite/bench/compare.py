@@ -154,9 +154,15 @@ class _Run:
             "load": loaded["ns"],
             "first_token": first["ns"],
         }
+        cold = "_cold" if first["compiled"] else ""
         for phase, ns in times.items():
             n_prompt = len(prompt) if phase == "first_token" else 0
-            self._keep(entry, phase, [ns], n_prompt=n_prompt)
+            self._keep(entry, phase + cold, [ns], n_prompt=n_prompt)
+        if cold:
+            self._note(
+                f"{entry.info.title} {entry.file.model_type} compiled its kernels in this run, which is done once: "
+                f"{(loaded['ns'] + first['ns']) / 1e9:.0f} s, not counted in the tables"
+            )
         note = loaded["about"].get("note")
         if note:
             self._note(f"{entry.info.title}: {note}")

@@ -29,7 +29,8 @@ class Measurement:
         env_hash: hash of the environment record it was taken in.
         backend: a name of `llmlite.bench.backends.BACKENDS`.
         model_type: the quantization of the file, such as "Q4_0".
-        phase: "start", "import", "load", "first_token", "prefill" or "decode".
+        phase: "start", "import", "load", "first_token", "prefill" or "decode"; with "_cold" behind the first
+            four, a start that had to compile its kernels.
         block: number of the block, or -1 outside the interleaved part.
         samples_ns: nanoseconds of each repetition.
         n_prompt, n_gen, n_depth: tokens read, made, already in the cache (llama-bench's meaning).

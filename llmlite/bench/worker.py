@@ -64,7 +64,8 @@ class Worker:
         """Read a prompt and choose the next token, once: compilation and first touches of memory included."""
         begin = perf_counter_ns()
         token = self.loaded.prefill(ids)
-        return {"ns": perf_counter_ns() - begin, "token": token}
+        ns = perf_counter_ns() - begin
+        return {"ns": ns, "token": token, "compiled": "numba" in sys.modules}  # warm starts don't need numba
 
     def logits(self, ids: list[int], out: str) -> dict[str, Any]:
         """Write the logits of every position, float32 (T, V), to the .npy file `out`."""

@@ -160,8 +160,8 @@ class _Run:
             self._keep(entry, phase + cold, [ns], n_prompt=n_prompt)
         if cold:
             self._note(
-                f"{entry.info.title} {entry.file.model_type} compiled its kernels in this run, which is done once: "
-                f"{(loaded['ns'] + first['ns']) / 1e9:.0f} s, not counted in the tables"
+                f"{entry.info.title} {entry.file.model_type} compiled its kernels in this run, which is done "
+                f"once: {(loaded['ns'] + first['ns']) / 1e9:.0f} s, not counted in the tables"
             )
         note = loaded["about"].get("note")
         if note:

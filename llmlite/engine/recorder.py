@@ -23,6 +23,7 @@ STEP_WORDS = 8
 FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
 TILE_SCRATCH = 32 * 256 + 2 * 16 * 32 * 4  # a thread's unpacked tile with scales and minimums
 FLOAT_TILE = 32 * 128 * 4
+TILE_TOKENS = 12  # matrix kernels take 6 (quantized) or 4 tokens at a time: a common multiple
 ATTENTION_BLOCK, ATTENTION_TILE = 32, 16
 
 
@@ -242,10 +243,10 @@ class Recorder:
     # ---- writing down --------------------------------------------------------------------------------------
 
     def _padded(self, rows: int) -> int:
-        return -(-self.limits[rows] // 4) * 4
+        return -(-self.limits[rows] // TILE_TOKENS) * TILE_TOKENS
 
     def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4) -> Buffer:
-        """A new buffer; kernels read whole groups of four tokens."""
+        """A new buffer; matrix kernels read whole groups of tokens."""
         n_rows = self.limits[rows]
         return Buffer(width, itemsize, rows, n_rows if n_rows <= FEW_TOKENS else self._padded(rows))
 

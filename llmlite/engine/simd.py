@@ -1,647 +1,202 @@
-"""A small vector vocabulary for kernels: numba types that are LLVM vectors, and the operations a formula
-needs.
-
-A vector lives in local variables, in registers. Addresses are plain integers, so `load_u8x32(w + 2)` reads 32
-bytes two bytes past `w`; no alignment is assumed anywhere. Operators `+ - * & | ^` work lane by lane on equal
-types.
-
-What a CPU lacks is decided while compiling, from the target's features alone: an intrinsic of a missing
-extension would abort the process, so every operation has a neutral form that any CPU runs (see `emit`).
+"""The vector vocabulary that kernels are written in: everything of `vectors`, `arithmetic` and `tiles`.
 
 Only files of `llmlite.engine.kernels` import this module: it imports numba.
 """
 
-import functools
-import operator
-
-import numba
-from llvmlite import ir
-from numba import types
-from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, lower_builtin, models, register_model
-
-from llmlite.engine import emit
-
-# Flags are not inherited by callees, so every helper is made with this decorator. No `nnan`/`ninf`: masks use
-# -inf.
-FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-inline = functools.partial(numba.njit, forceinline=True, error_model="numpy", fastmath=FASTMATH)
-# For code whose rounding steps are deliberate (x + 1.5·2²³ − 1.5·2²³), which `reassoc` would fold away: said
-# aloud, because numba hands the flags of the calling function down where a helper names none.
-inline_exact = functools.partial(numba.njit, forceinline=True, error_model="numpy", fastmath=False)
-
-_ELEMENTS = {
-    "u8": emit.I8, "u16": emit.I16, "i32": emit.I32, "f16": ir.HalfType(), "f32": emit.F32,
-}  # fmt: skip
-
-
-class Vec(types.Type):
-    """The numba type of a vector: `n` elements of kind "u8", "u16", "i32", "f16" or "f32"."""
-
-    def __init__(self, element: str, n: int) -> None:
-        self.element, self.n = element, n
-        super().__init__(name=f"{element}x{n}")
-
-    @property
-    def llvm(self) -> ir.VectorType:
-        return ir.VectorType(_ELEMENTS[self.element], self.n)
-
-
-@register_model(Vec)
-class _VecModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, fe_type.llvm)
-
-
-u8x4, u8x8, u8x16, u8x32, u8x64 = (Vec("u8", n) for n in (4, 8, 16, 32, 64))
-u16x8, u16x16, u16x32 = (Vec("u16", n) for n in (8, 16, 32))
-i32x8, i32x16 = Vec("i32", 8), Vec("i32", 16)
-f32x8, f32x16 = Vec("f32", 8), Vec("f32", 16)
-f32 = types.float32
-i32 = types.int32
-i64 = types.int64
-
-
-def _pointer(builder, address, pointee):
-    return builder.inttoptr(address, pointee.as_pointer())
-
-
-# ---- memory ------------------------------------------------------------------------------------------------
-
-
-def _make_load(vec: Vec):
-    @intrinsic
-    def load(typing, address):
-        def codegen(context, builder, sig, args):
-            return builder.load(_pointer(builder, args[0], vec.llvm), align=1)
-
-        return vec(i64), codegen
-
-    return load
-
-
-load_u8x8, load_u8x16, load_u8x32, load_u8x64 = map(_make_load, (u8x8, u8x16, u8x32, u8x64))
-load_u16x8, load_u16x16, load_u16x32 = map(_make_load, (u16x8, u16x16, u16x32))
-load_i32x8, load_i32x16 = map(_make_load, (i32x8, i32x16))
-load_f32x8, load_f32x16 = map(_make_load, (f32x8, f32x16))
-
-
-def _make_scalar_load(kind, llvm_type):
-    @intrinsic
-    def load(typing, address):
-        def codegen(context, builder, sig, args):
-            return builder.load(_pointer(builder, args[0], llvm_type), align=1)
-
-        return kind(i64), codegen
-
-    return load
-
-
-load_u8 = _make_scalar_load(types.uint8, emit.I8)
-load_i8 = _make_scalar_load(types.int8, emit.I8)
-load_u16 = _make_scalar_load(types.uint16, emit.I16)
-load_i32 = _make_scalar_load(types.int32, emit.I32)
-load_i64 = _make_scalar_load(i64, emit.I64)
-load_f32 = _make_scalar_load(f32, emit.F32)
-load_f64 = _make_scalar_load(types.float64, ir.DoubleType())
-
-
-@intrinsic
-def load_f16(typing, address):
-    """One half-precision number, as float32."""
-
-    def codegen(context, builder, sig, args):
-        bits = builder.load(_pointer(builder, args[0], emit.I16), align=1)
-        return emit.half_to_float(builder, bits, emit.current_target())
-
-    return f32(i64), codegen
-
-
-@intrinsic
-def store(typing, address, value):
-    """Write a vector or a scalar of its own width."""
-
-    def codegen(context, builder, sig, args):
-        builder.store(args[1], _pointer(builder, args[0], args[1].type), align=1)
-        return context.get_dummy_value()
-
-    return types.none(i64, value), codegen
-
-
-@intrinsic
-def prefetch(typing, address):
-    """Ask for the cache line of `address`; any address is allowed, also one past the end of a mapping."""
-
-    def codegen(context, builder, sig, args):
-        emit.prefetch(builder, args[0])
-        return context.get_dummy_value()
-
-    return types.none(i64), codegen
-
-
-# ---- making vectors ----------------------------------------------------------------------------------------
-
-
-def _make_splat(vec: Vec, scalar):
-    @intrinsic
-    def splat(typing, value):
-        def codegen(context, builder, sig, args):
-            value = context.cast(builder, args[0], sig.args[0], scalar)
-            return emit.splat(builder, value, vec.n)
-
-        return vec(value), codegen
-
-    return splat
-
-
-splat_f32x16, splat_f32x8 = _make_splat(f32x16, f32), _make_splat(f32x8, f32)
-splat_i32x16, splat_i32x8 = _make_splat(i32x16, i32), _make_splat(i32x8, i32)
-splat_u8x64, splat_u8x32 = _make_splat(u8x64, types.uint8), _make_splat(u8x32, types.uint8)
-splat_u8x16 = _make_splat(u8x16, types.uint8)
-splat_u16x16 = _make_splat(u16x16, types.uint16)
-
-
-@intrinsic
-def repeat4_u8x64(typing, address):
-    """The four bytes at `address`, sixteen times."""
-
-    def codegen(context, builder, sig, args):
-        word = builder.load(_pointer(builder, args[0], emit.I32), align=1)
-        return builder.bitcast(emit.splat(builder, word, 16), u8x64.llvm)
-
-    return u8x64(i64), codegen
-
-
-@intrinsic
-def repeat16_u8x64(typing, table):
-    """The 16 bytes of `table` in every quarter: the form in which `lookup16` wants it."""
-
-    def codegen(context, builder, sig, args):
-        return emit.shuffle(builder, args[0], args[0], list(range(16)) * 4)
-
-    return u8x64(u8x16), codegen
-
-
-def make_shuffle(indices):
-    """Return an operation (a, b) -> vector of the lanes `indices` of a followed by b."""
-    indices = list(indices)
-
-    @intrinsic
-    def shuffle(typing, a, b):
-        def codegen(context, builder, sig, args):
-            return emit.shuffle(builder, args[0], args[1], indices)
-
-        return Vec(a.element, len(indices))(a, b), codegen
-
-    return shuffle
-
-
-@intrinsic
-def concat(typing, a, b):
-    """Lanes of a, then lanes of b."""
-
-    def codegen(context, builder, sig, args):
-        return emit.shuffle(builder, args[0], args[1], range(2 * a.n))
-
-    return Vec(a.element, 2 * a.n)(a, b), codegen
-
-
-@intrinsic
-def low_half(typing, a):
-    """The first half of the lanes."""
-
-    def codegen(context, builder, sig, args):
-        return emit.shuffle(builder, args[0], args[0], range(a.n // 2))
-
-    return Vec(a.element, a.n // 2)(a), codegen
-
-
-@intrinsic
-def high_half(typing, a):
-    """The second half of the lanes."""
-
-    def codegen(context, builder, sig, args):
-        return emit.shuffle(builder, args[0], args[0], range(a.n // 2, a.n))
-
-    return Vec(a.element, a.n // 2)(a), codegen
-
-
-@intrinsic(prefer_literal=True)
-def lane(typing, a, index):
-    """Lane `index` (a literal) as a scalar."""
-    position = index.literal_value
-    kind = {"f32": f32, "i32": i32, "u8": types.uint8, "u16": types.uint16}[a.element]
-
-    def codegen(context, builder, sig, args):
-        return builder.extract_element(args[0], emit.I32(position))
-
-    return kind(a, index), codegen
-
-
-@intrinsic
-def lane_at(typing, a, index):
-    """Lane `index` (any int64) as a scalar; slower than `lane`."""
-    kind = {"f32": f32, "i32": i32, "u8": types.uint8, "u16": types.uint16}[a.element]
-
-    def codegen(context, builder, sig, args):
-        return builder.extract_element(args[0], args[1])
-
-    return kind(a, i64), codegen
-
-
-# ---- arithmetic --------------------------------------------------------------------------------------------
-
-_INTEGER = {operator.add: "add", operator.sub: "sub", operator.mul: "mul",
-            operator.and_: "and_", operator.or_: "or_", operator.xor: "xor"}  # fmt: skip
-_FLOAT = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul"}
-
-
-def _register_operator(op) -> None:
-    @infer_global(op)
-    class _SameVectors(AbstractTemplate):
-        def generic(self, args, kws):
-            if len(args) == 2 and isinstance(args[0], Vec) and args[0] == args[1]:
-                return signature(args[0], *args)
-
-    @lower_builtin(op, Vec, Vec)
-    def _lower(context, builder, sig, args):
-        names = _FLOAT if sig.return_type.element == "f32" else _INTEGER
-        return getattr(builder, names[op])(*args)
-
-
-for _op in _INTEGER:
-    _register_operator(_op)
-
-
-@infer_global(operator.neg)
-class _Negated(AbstractTemplate):
-    def generic(self, args, kws):
-        if len(args) == 1 and isinstance(args[0], Vec) and args[0].element == "f32":
-            return signature(args[0], *args)
-
-
-@lower_builtin(operator.neg, Vec)
-def _negate(context, builder, sig, args):
-    return builder.fneg(args[0])
-
-
-@intrinsic
-def divide(typing, a, b):
-    """a / b, lane by lane (float32)."""
-
-    def codegen(context, builder, sig, args):
-        return builder.fdiv(*args)
-
-    return a(a, b), codegen
-
-
-@intrinsic
-def fma(typing, a, b, c):
-    """a·b + c, rounded once where the CPU can, else twice."""
-
-    def codegen(context, builder, sig, args):
-        return emit.fma(builder, *args, emit.current_target())
-
-    return c(a, b, c), codegen
-
-
-@intrinsic
-def dot4(typing, acc, unsigned, signed):
-    """acc[i] + Σⱼ unsigned[4i+j] · signed[4i+j] over j < 4, exact for every byte."""
-
-    def codegen(context, builder, sig, args):
-        return emit.dot4(builder, *args, emit.current_target())
-
-    return acc(acc, unsigned, signed), codegen
-
-
-@intrinsic
-def dot4_small(typing, acc, unsigned, signed):
-    """`dot4` for unsigned bytes below 128 (nibbles, 6-bit numbers): cheaper without VNNI, and wrong above."""
-
-    def codegen(context, builder, sig, args):
-        return emit.dot4(builder, *args, emit.current_target(), small=True)
-
-    return acc(acc, unsigned, signed), codegen
-
-
-@intrinsic(prefer_literal=True)
-def shift_right(typing, a, bits):
-    """Unsigned shift of every lane by a literal number of bits."""
-    n = bits.literal_value
-
-    def codegen(context, builder, sig, args):
-        return emit.shift_right(builder, args[0], n)
-
-    return a(a, bits), codegen
-
-
-@intrinsic(prefer_literal=True)
-def shift_left(typing, a, bits):
-    """Shift of every lane by a literal number of bits."""
-    n = bits.literal_value
-
-    def codegen(context, builder, sig, args):
-        return emit.shift_left(builder, args[0], n)
-
-    return a(a, bits), codegen
-
-
-@intrinsic
-def low_nibbles(typing, a):
-    """a & 15, byte by byte."""
-
-    def codegen(context, builder, sig, args):
-        return builder.and_(args[0], emit.constant(a.llvm, 15))
-
-    return a(a), codegen
-
-
-@intrinsic
-def high_nibbles(typing, a):
-    """a >> 4, byte by byte."""
-
-    def codegen(context, builder, sig, args):
-        return emit.shift_right(builder, args[0], 4)
-
-    return a(a), codegen
-
-
-@intrinsic
-def lookup16(typing, table, index):
-    """table[index], byte by byte: `table` repeats 16 bytes (`repeat16_u8x64`), every index is below 16."""
-
-    def codegen(context, builder, sig, args):
-        return emit.lookup16(builder, *args, emit.current_target())
-
-    return index(table, index), codegen
-
-
-@intrinsic
-def widen_u8(typing, a):
-    """Bytes (0…255) to int32."""
-
-    def codegen(context, builder, sig, args):
-        return builder.zext(args[0], Vec("i32", a.n).llvm)
-
-    return Vec("i32", a.n)(a), codegen
-
-
-@intrinsic
-def widen_i8(typing, a):
-    """Bytes read as -128…127, to int32."""
-
-    def codegen(context, builder, sig, args):
-        return builder.sext(args[0], Vec("i32", a.n).llvm)
-
-    return Vec("i32", a.n)(a), codegen
-
-
-@intrinsic
-def narrow_u8(typing, a):
-    """The low byte of every int32."""
-
-    def codegen(context, builder, sig, args):
-        return builder.trunc(args[0], Vec("u8", a.n).llvm)
-
-    return Vec("u8", a.n)(a), codegen
-
-
-@intrinsic
-def to_f32(typing, a):
-    """int32 to float32, rounded to nearest."""
-
-    def codegen(context, builder, sig, args):
-        return builder.sitofp(args[0], Vec("f32", a.n).llvm)
-
-    return Vec("f32", a.n)(a), codegen
-
-
-@intrinsic
-def half_to_f32(typing, a):
-    """Half-precision bits (u16) to float32."""
-
-    def codegen(context, builder, sig, args):
-        return emit.half_to_float(builder, args[0], emit.current_target())
-
-    return Vec("f32", a.n)(a), codegen
-
-
-@intrinsic
-def f32_to_half(typing, a):
-    """float32 to half-precision bits (u16), rounded to nearest even."""
-
-    def codegen(context, builder, sig, args):
-        return emit.float_to_half(builder, args[0], emit.current_target())
-
-    return Vec("u16", a.n)(a), codegen
-
-
-@intrinsic
-def bfloat_to_f32(typing, a):
-    """bfloat16 bits (u16) to float32: the same bits, sixteen places higher."""
-
-    def codegen(context, builder, sig, args):
-        wide = builder.zext(args[0], Vec("i32", a.n).llvm)
-        return builder.bitcast(emit.shift_left(builder, wide, 16), Vec("f32", a.n).llvm)
-
-    return Vec("f32", a.n)(a), codegen
-
-
-@intrinsic(prefer_literal=True)
-def reinterpret(typing, a, kind):
-    """The same bits as another element kind ("i32", "f32", "u8", "u16")."""
-    element = kind.literal_value
-    bits = {"u8": 8, "u16": 16, "i32": 32, "f32": 32}
-    out = Vec(element, a.n * bits[a.element] // bits[element])
-
-    def codegen(context, builder, sig, args):
-        return builder.bitcast(args[0], out.llvm)
-
-    return out(a, kind), codegen
-
-
-def _make_compare(predicate):
-    @intrinsic
-    def choose(typing, a, b):
-        def codegen(context, builder, sig, args):
-            if a.element == "f32":
-                test = builder.fcmp_ordered(predicate, *args)
-            else:
-                test = builder.icmp_signed(predicate, *args)
-            return builder.select(test, *args)
-
-        return a(a, b), codegen
-
-    return choose
-
-
-maximum, minimum = _make_compare(">"), _make_compare("<")
-
-
-@intrinsic
-def choose_above(typing, a, b, yes, no):
-    """Lane by lane: yes where a > b (signed or float), else no."""
-
-    def codegen(context, builder, sig, args):
-        test = (builder.fcmp_ordered if a.element == "f32" else builder.icmp_signed)(">", args[0], args[1])
-        return builder.select(test, args[2], args[3])
-
-    return yes(a, b, yes, no), codegen
-
-
-@intrinsic
-def counting_i32x16(typing):
-    """0, 1, … 15."""
-
-    def codegen(context, builder, sig, args):
-        return ir.Constant(i32x16.llvm, list(range(16)))
-
-    return i32x16(), codegen
-
-
-@intrinsic
-def absolute(typing, a):
-    """|a| of float32 lanes: the sign bit cleared."""
-
-    def codegen(context, builder, sig, args):
-        bits = builder.bitcast(args[0], Vec("i32", a.n).llvm)
-        return builder.bitcast(builder.and_(bits, emit.constant(bits.type, 0x7FFFFFFF)), a.llvm)
-
-    return a(a), codegen
-
-
-@intrinsic
-def reduce_add(typing, a):
-    """The sum of all lanes."""
-
-    def codegen(context, builder, sig, args):
-        return emit.reduce(builder, args[0], "fadd" if a.element == "f32" else "add")
-
-    return (f32 if a.element == "f32" else i32)(a), codegen
-
-
-@intrinsic
-def reduce_max(typing, a):
-    """The largest of float32 lanes."""
-
-    def codegen(context, builder, sig, args):
-        return emit.reduce(builder, args[0], "max")
-
-    return f32(a), codegen
-
-
-# ---- helpers of quantized blocks ---------------------------------------------------------------------------
-
-
-@intrinsic
-def bytes8(typing, word):
-    """The eight bytes of an int64, lowest first."""
-
-    def codegen(context, builder, sig, args):
-        return builder.bitcast(args[0], u8x8.llvm)
-
-    return u8x8(i64), codegen
-
-
-@intrinsic(prefer_literal=True)
-def gather_half8(typing, address, stride):
-    """Eight half-precision numbers, `stride` (a literal) bytes apart, as f32x8."""
-    step = stride.literal_value
-
-    def codegen(context, builder, sig, args):
-        words = ir.Constant(u16x8.llvm, ir.Undefined)
-        for i in range(8):
-            place = builder.add(args[0], emit.I64(i * step))
-            words = builder.insert_element(
-                words, builder.load(_pointer(builder, place, emit.I16), align=1), emit.I32(i)
-            )
-        return emit.half_to_float(builder, words, emit.current_target())
-
-    return f32x8(i64, stride), codegen
-
-
-@intrinsic
-def scatter_words(typing, vector, address, stride):
-    """Write the 32-bit lanes of a vector, `stride` bytes apart."""
-
-    def codegen(context, builder, sig, args):
-        n = vector.n // 4 if vector.element == "u8" else vector.n
-        words = builder.bitcast(args[0], ir.VectorType(emit.I32, n))
-        place = args[1]
-        for i in range(words.type.count):
-            builder.store(
-                builder.extract_element(words, emit.I32(i)), _pointer(builder, place, emit.I32), align=4
-            )
-            place = builder.add(place, args[2])
-        return context.get_dummy_value()
-
-    return types.none(vector, i64, i64), codegen
-
-
-@intrinsic
-def table16(typing, low, high):
-    """Sixteen bytes from two int64: a table for `lookup16`, in the first u8x16."""
-
-    def codegen(context, builder, sig, args):
-        pair = ir.Constant(ir.VectorType(emit.I64, 2), ir.Undefined)
-        for i in (0, 1):
-            pair = builder.insert_element(pair, args[i], emit.I32(i))
-        return builder.bitcast(pair, u8x16.llvm)
-
-    return u8x16(i64, i64), codegen
-
-
-@intrinsic
-def spread_bits(typing, word):
-    """Bit j of an int32 as 0 or 255 in byte j."""
-
-    def codegen(context, builder, sig, args):
-        bits = builder.bitcast(args[0], ir.VectorType(ir.IntType(1), 32))
-        return builder.sext(bits, u8x32.llvm)
-
-    return u8x32(i32), codegen
-
-
-@intrinsic
-def float_of_bits(typing, bits):
-    """The float32 with these bits."""
-
-    def codegen(context, builder, sig, args):
-        return builder.bitcast(args[0], emit.F32)
-
-    return f32(i32), codegen
-
-
-@intrinsic
-def f32x8_of(typing, a, b, c, d, e, f, g, h):
-    """Eight scalars as a vector."""
-
-    def codegen(context, builder, sig, args):
-        vector = ir.Constant(f32x8.llvm, ir.Undefined)
-        for i, value in enumerate(args):
-            vector = builder.insert_element(vector, value, emit.I32(i))
-        return vector
-
-    return f32x8(*[f32] * 8), codegen
-
-
-@intrinsic
-def shift_any(typing, a, bits):
-    """Unsigned shift of bytes to the right by `bits` (to the left if negative), -7…7; also for a variable."""
-    words = ir.VectorType(emit.I16, a.n // 2)
-
-    def codegen(context, builder, sig, args):
-        # 16-bit lanes, because x86 shifts no bytes; what comes from the neighbour is masked off
-        n = context.cast(builder, args[1], sig.args[1], i64)
-        right = builder.select(builder.icmp_signed("<", n, emit.I64(0)), emit.I64(0), n)
-        left = builder.sub(right, n)
-        v = builder.bitcast(args[0], words)
-        v = builder.lshr(v, emit.splat(builder, builder.trunc(right, emit.I16), words.count))
-        v = builder.shl(v, emit.splat(builder, builder.trunc(left, emit.I16), words.count))
-        mask = builder.lshr(emit.I64(255), right)
-        mask = builder.trunc(builder.and_(builder.shl(mask, left), emit.I64(255)), emit.I8)
-        return builder.and_(builder.bitcast(v, a.llvm), emit.splat(builder, mask, a.n))
-
-    return a(a, bits), codegen
+from llmlite.engine.arithmetic import (
+    absolute,
+    bfloat_to_f32,
+    bytes8,
+    choose_above,
+    counting_i32x16,
+    divide,
+    dot4,
+    dot4_small,
+    f32_to_half,
+    f32x8_of,
+    float_of_bits,
+    fma,
+    gather_half8,
+    half_to_f32,
+    high_nibbles,
+    lookup16,
+    low_nibbles,
+    maximum,
+    minimum,
+    narrow_u8,
+    reduce_add,
+    reduce_max,
+    reinterpret,
+    scatter_words,
+    shift_any,
+    shift_left,
+    shift_right,
+    spread_bits,
+    table16,
+    to_f32,
+    widen_i8,
+    widen_u8,
+)
+from llmlite.engine.tiles import (
+    add_products,
+    add_scaled,
+    make_load_sums,
+    make_offset_products,
+    store_sums,
+    subtract_minimums,
+)
+from llmlite.engine.vectors import (
+    FASTMATH,
+    Vec,
+    concat,
+    f32,
+    f32x8,
+    f32x16,
+    high_half,
+    i32,
+    i32x8,
+    i32x16,
+    i64,
+    inline,
+    inline_exact,
+    lane,
+    lane_at,
+    load_f16,
+    load_f32,
+    load_f32x8,
+    load_f32x16,
+    load_f64,
+    load_i8,
+    load_i32,
+    load_i32x8,
+    load_i32x16,
+    load_i64,
+    load_u8,
+    load_u8x8,
+    load_u8x16,
+    load_u8x32,
+    load_u8x64,
+    load_u16,
+    load_u16x8,
+    load_u16x16,
+    load_u16x32,
+    low_half,
+    make_shuffle,
+    prefetch,
+    repeat4_u8x64,
+    repeat16_u8x64,
+    splat_f32x8,
+    splat_f32x16,
+    splat_i32x8,
+    splat_i32x16,
+    splat_u8x16,
+    splat_u8x32,
+    splat_u8x64,
+    splat_u16x16,
+    store,
+    u8x4,
+    u8x8,
+    u8x16,
+    u8x32,
+    u8x64,
+    u16x8,
+    u16x16,
+    u16x32,
+)
+
+__all__ = [
+    "FASTMATH",
+    "Vec",
+    "absolute",
+    "add_products",
+    "add_scaled",
+    "bfloat_to_f32",
+    "bytes8",
+    "choose_above",
+    "concat",
+    "counting_i32x16",
+    "divide",
+    "dot4",
+    "dot4_small",
+    "f32",
+    "f32_to_half",
+    "f32x8",
+    "f32x8_of",
+    "f32x16",
+    "float_of_bits",
+    "fma",
+    "gather_half8",
+    "half_to_f32",
+    "high_half",
+    "high_nibbles",
+    "i32",
+    "i32x8",
+    "i32x16",
+    "i64",
+    "inline",
+    "inline_exact",
+    "lane",
+    "lane_at",
+    "load_f16",
+    "load_f32",
+    "load_f32x8",
+    "load_f32x16",
+    "load_f64",
+    "load_i8",
+    "load_i32",
+    "load_i32x8",
+    "load_i32x16",
+    "load_i64",
+    "load_u8",
+    "load_u8x8",
+    "load_u8x16",
+    "load_u8x32",
+    "load_u8x64",
+    "load_u16",
+    "load_u16x8",
+    "load_u16x16",
+    "load_u16x32",
+    "lookup16",
+    "low_half",
+    "low_nibbles",
+    "make_load_sums",
+    "make_offset_products",
+    "make_shuffle",
+    "maximum",
+    "minimum",
+    "narrow_u8",
+    "prefetch",
+    "reduce_add",
+    "reduce_max",
+    "reinterpret",
+    "repeat4_u8x64",
+    "repeat16_u8x64",
+    "scatter_words",
+    "shift_any",
+    "shift_left",
+    "shift_right",
+    "splat_f32x8",
+    "splat_f32x16",
+    "splat_i32x8",
+    "splat_i32x16",
+    "splat_u8x16",
+    "splat_u8x32",
+    "splat_u8x64",
+    "splat_u16x16",
+    "spread_bits",
+    "store",
+    "store_sums",
+    "subtract_minimums",
+    "table16",
+    "to_f32",
+    "u8x4",
+    "u8x8",
+    "u8x16",
+    "u8x32",
+    "u8x64",
+    "u16x8",
+    "u16x16",
+    "u16x32",
+    "widen_i8",
+    "widen_u8",
+]

@@ -22,6 +22,8 @@ from numba.extending import intrinsic
 from llmlite.engine import emit
 from llmlite.engine.kernels.common import IDS, N_TOKENS, kernel, routine, share
 from llmlite.engine.simd import (
+    add_products,
+    add_scaled,
     dot4,
     dot4_small,
     f32,
@@ -41,25 +43,30 @@ from llmlite.engine.simd import (
     load_u8x32,
     load_u8x64,
     low_half,
+    make_load_sums,
+    make_offset_products,
     make_shuffle,
     prefetch,
     reduce_add,
-    repeat4_u8x64,
     scatter_words,
     splat_f32x8,
     splat_f32x16,
     splat_i32x8,
     splat_i32x16,
     store,
+    store_sums,
+    subtract_minimums,
     to_f32,
     widen_u8,
 )  # fmt: skip
 
 AHEAD = 2048  # bytes between what is multiplied and what is prefetched
-TILE_ROWS = 32
+TILE_ROWS, TILE_TOKENS = 32, 6
 TILE_BYTES = TILE_ROWS * 256
 SCALES, MINIMUMS = TILE_BYTES, TILE_BYTES + 16 * TILE_ROWS * 4  # offsets in a thread's scratch
 ACCUMULATORS = MINIMUMS + 16 * TILE_ROWS * 4
+
+load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
 
 # lanes of a vector of 8 (16) scales, spread over the 16 sums of a 64-weight dot product
 pair0, pair1, pair2, pair3 = (make_shuffle([2 * i] * 8 + [2 * i + 1] * 8) for i in range(4))
@@ -274,85 +281,36 @@ def call_unpack(typing, function, w, row_bytes, group, n_blocks, n_rows, tile):
 def make_matmul(*, sub, has_minimum):
     """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
 
-    Eight sums (2 × 16 rows, 4 tokens) run side by side: a dot product takes 4 or 5 cycles, and two can start
-    in one.
+    Twelve sums (2 × 16 rows, 6 tokens) run side by side: a dot product takes 4 or 5 cycles, two start in one.
     """
     line = TILE_ROWS * 4  # bytes of one row of words, scales or minimums
 
     @inline
     def multiply(tile, acc, x, xd, xs, width, n_blocks, zero):
-        """32 rows × 4 tokens × one group, added to `acc` (4, 32)."""
-        dd, ds = width // 8, width * 4 // sub  # bytes from one token's scales (sums) to the next one's
-        a0, a1 = load_f32x16(acc), load_f32x16(acc + 64)
-        b0, b1 = load_f32x16(acc + 128), load_f32x16(acc + 192)
-        c0, c1 = load_f32x16(acc + 256), load_f32x16(acc + 320)
-        e0, e1 = load_f32x16(acc + 384), load_f32x16(acc + 448)
+        """32 rows × 6 tokens × one group, added to `acc` (6, 32)."""
+        d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
+        sums = load_sums(acc)
         scales, words = tile + SCALES, tile
         for j in range(n_blocks * 32 // sub):
-            ia0 = splat_i32x16(i32(-zero * load_i32(xs)))
-            ib0 = splat_i32x16(i32(-zero * load_i32(xs + ds)))
-            ic0 = splat_i32x16(i32(-zero * load_i32(xs + 2 * ds)))
-            ie0 = splat_i32x16(i32(-zero * load_i32(xs + 3 * ds)))
-            ia1, ib1, ic1, ie1 = ia0, ib0, ic0, ie0
+            products = offset_products(xs, s_stride, zero)
             for k in range(0, sub, 4):
                 w0, w1 = load_u8x64(words), load_u8x64(words + 64)
-                v = repeat4_u8x64(x + k)
-                ia0, ia1 = dot4(ia0, w0, v), dot4(ia1, w1, v)
-                v = repeat4_u8x64(x + width + k)
-                ib0, ib1 = dot4(ib0, w0, v), dot4(ib1, w1, v)
-                v = repeat4_u8x64(x + 2 * width + k)
-                ic0, ic1 = dot4(ic0, w0, v), dot4(ic1, w1, v)
-                v = repeat4_u8x64(x + 3 * width + k)
-                ie0, ie1 = dot4(ie0, w0, v), dot4(ie1, w1, v)
+                products = add_products(products, w0, w1, x + k, width)
                 words += line
-            at = xd + j * sub // 32 * 4
-            da, db = load_f32(at), load_f32(at + dd)
-            dc, de = load_f32(at + 2 * dd), load_f32(at + 3 * dd)
+            d = xd + j * sub // 32 * 4
             s0, s1 = load_f32x16(scales), load_f32x16(scales + 64)
-            a0, a1 = fma(to_f32(ia0), s0 * splat_f32x16(da), a0), fma(to_f32(ia1), s1 * splat_f32x16(da), a1)
-            b0, b1 = fma(to_f32(ib0), s0 * splat_f32x16(db), b0), fma(to_f32(ib1), s1 * splat_f32x16(db), b1)
-            c0, c1 = fma(to_f32(ic0), s0 * splat_f32x16(dc), c0), fma(to_f32(ic1), s1 * splat_f32x16(dc), c1)
-            e0, e1 = fma(to_f32(ie0), s0 * splat_f32x16(de), e0), fma(to_f32(ie1), s1 * splat_f32x16(de), e1)
+            sums = add_scaled(sums, products, s0, s1, d, d_stride)
             if has_minimum:
                 m0, m1 = load_f32x16(scales + MINIMUMS - SCALES), load_f32x16(scales + MINIMUMS - SCALES + 64)
-                na, nb = splat_f32x16(-da * f32(load_i32(xs))), splat_f32x16(-db * f32(load_i32(xs + ds)))
-                nc, ne = (
-                    splat_f32x16(-dc * f32(load_i32(xs + 2 * ds))),
-                    splat_f32x16(-de * f32(load_i32(xs + 3 * ds))),
-                )
-                a0, a1, b0, b1 = fma(m0, na, a0), fma(m1, na, a1), fma(m0, nb, b0), fma(m1, nb, b1)
-                c0, c1, e0, e1 = fma(m0, nc, c0), fma(m1, nc, c1), fma(m0, ne, e0), fma(m1, ne, e1)
-            scales += line
-            xs += 4
-            x += sub
-        store(acc, a0)
-        store(acc + 64, a1)
-        store(acc + 128, b0)
-        store(acc + 192, b1)
-        store(acc + 256, c0)
-        store(acc + 320, c1)
-        store(acc + 384, e0)
-        store(acc + 448, e1)
+                sums = subtract_minimums(sums, m0, m1, d, d_stride, xs, s_stride)
+            scales, xs, x = scales + line, xs + 4, x + sub
+        store_sums(acc, sums)
 
     @kernel
     def matmul(
-        step,
-        rank,
-        n_threads,
-        rows,
-        unpack,
-        w,
-        row_bytes,
-        q,
-        d,
-        sums,
-        out,
-        n_rows,
-        width,
-        zero,
-        scratch,
+        step, rank, n_threads, rows, unpack, w, row_bytes, q, d, sums, out, n_rows, width, zero, scratch,
         scratch_bytes,
-    ):
+    ):  # fmt: skip
         n_tokens = load_i64(step + rows)
         if n_tokens == 0:
             return
@@ -361,11 +319,11 @@ def make_matmul(*, sub, has_minimum):
         low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
         for first in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
             n = min(TILE_ROWS, n_rows - first)
-            clear(acc, (n_tokens + 3) // 4 * 4)
+            clear(acc, (n_tokens + TILE_TOKENS - 1) // TILE_TOKENS * TILE_TOKENS)
             for group in range((width + 255) // 256):
                 n_blocks = min(8, width // 32 - group * 8)
                 call_unpack(unpack, w + first * row_bytes, row_bytes, group, n_blocks, n, tile)
-                for t in range(0, n_tokens, 4):
+                for t in range(0, n_tokens, TILE_TOKENS):
                     x = q + t * width + group * 256
                     xd, xs = (
                         d + t * width // 8 + group * 32,

@@ -1,0 +1,128 @@
+"""Tiles of a matrix product: many sums held in registers, as one variable.
+
+A tile keeps 2 × N vectors of sums: for token t, lanes are 32 rows of weights, in the vectors 2t and 2t + 1.
+As a tuple they are one variable; the loops over it run while compiling. Importing this module imports numba.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from llmlite.engine import emit
+from llmlite.engine.vectors import _pointer, f32x16, i32x16, i64
+
+
+def _each(builder, packed):
+    return [builder.extract_value(packed, i) for i in range(packed.type.count)]
+
+
+def _packed(builder, vectors):
+    array = ir.Constant(ir.ArrayType(vectors[0].type, len(vectors)), ir.Undefined)
+    for i, vector in enumerate(vectors):
+        array = builder.insert_value(array, vector, i)
+    return array
+
+
+def make_load_sums(n):
+    """Return an operation (address) -> 2n vectors of float32 behind each other."""
+
+    @intrinsic
+    def load_sums(typing, address):
+        def codegen(context, builder, sig, args):
+            base = _pointer(builder, args[0], f32x16.llvm)
+            vectors = [builder.load(builder.gep(base, [emit.I64(i)]), align=4) for i in range(2 * n)]
+            return _packed(builder, vectors)
+
+        return types.UniTuple(f32x16, 2 * n)(i64), codegen
+
+    return load_sums
+
+
+@intrinsic
+def store_sums(typing, address, sums):
+    """Write vectors of float32 behind each other."""
+
+    def codegen(context, builder, sig, args):
+        base = _pointer(builder, args[0], f32x16.llvm)
+        for i, vector in enumerate(_each(builder, args[1])):
+            builder.store(vector, builder.gep(base, [emit.I64(i)]), align=4)
+        return context.get_dummy_value()
+
+    return types.none(i64, sums), codegen
+
+
+def _load_at(builder, address, kind):
+    return builder.load(_pointer(builder, address, kind), align=1)
+
+
+def make_offset_products(n):
+    """Return an operation (sums, stride, zero) -> 2n vectors of int32: -zero · Σq of each token."""
+
+    @intrinsic
+    def offset_products(typing, sums, stride, zero):
+        def codegen(context, builder, sig, args):
+            factor = builder.neg(builder.trunc(args[2], emit.I32))
+            out = []
+            for t in range(n):
+                place = builder.add(args[0], builder.mul(args[1], emit.I64(t)))
+                start = emit.splat(builder, builder.mul(_load_at(builder, place, emit.I32), factor), 16)
+                out += [start, start]
+            return _packed(builder, out)
+
+        return types.UniTuple(i32x16, 2 * n)(i64, i64, i64), codegen
+
+    return offset_products
+
+
+@intrinsic
+def add_products(typing, products, w0, w1, x, stride):
+    """Add to each token's sums the dot product of four bytes: 32 rows' of w0, w1 with its own at x +
+    t·stride.
+    """
+    n = products.count // 2
+
+    def codegen(context, builder, sig, args):
+        sums, cpu = _each(builder, args[0]), emit.current_target()
+        for t in range(n):
+            place = builder.add(args[3], builder.mul(args[4], emit.I64(t)))
+            word = emit.splat(builder, _load_at(builder, place, emit.I32), 16)
+            four = builder.bitcast(word, args[1].type)
+            for side in (0, 1):
+                sums[2 * t + side] = emit.dot4(builder, sums[2 * t + side], args[1 + side], four, cpu)
+        return _packed(builder, sums)
+
+    return products(products, w0, w1, x, stride), codegen
+
+
+@intrinsic
+def add_scaled(typing, sums, products, s0, s1, scales, stride):
+    """Add products · weight scales (s0, s1) · the token's scale at scales + t·stride to each token's sums."""
+
+    def codegen(context, builder, sig, args):
+        totals, cpu = _each(builder, args[0]), emit.current_target()
+        for i, product in enumerate(_each(builder, args[1])):
+            place = builder.add(args[4], builder.mul(args[5], emit.I64(i // 2)))
+            scale = emit.splat(builder, _load_at(builder, place, emit.F32), 16)
+            both = builder.fmul(args[2 + i % 2], scale)
+            totals[i] = emit.fma(builder, builder.sitofp(product, both.type), both, totals[i], cpu)
+        return _packed(builder, totals)
+
+    return sums(sums, products, s0, s1, scales, stride), codegen
+
+
+@intrinsic
+def subtract_minimums(typing, sums, m0, m1, scales, stride, x_sums, x_stride):
+    """Subtract minimums (m0, m1) · scale · Σq of each token from its sums."""
+
+    def codegen(context, builder, sig, args):
+        totals, cpu = _each(builder, args[0]), emit.current_target()
+        for i, total in enumerate(totals):
+            t = emit.I64(i // 2)
+            scale = _load_at(builder, builder.add(args[3], builder.mul(args[4], t)), emit.F32)
+            count = _load_at(builder, builder.add(args[5], builder.mul(args[6], t)), emit.I32)
+            product = builder.fmul(scale, builder.sitofp(count, emit.F32))
+            factor = emit.splat(builder, builder.fneg(product), 16)
+            totals[i] = emit.fma(builder, args[1 + i % 2], factor, total, cpu)
+        return _packed(builder, totals)
+
+    return sums(sums, m0, m1, scales, stride, x_sums, x_stride), codegen

@@ -29,9 +29,9 @@ HEAD = """\
 
 Made by `python -m tests.conformance.imatrix_table docs/imatrix.md`; do not edit. The bundled model,
 quantized without and with an importance matrix (`llmlite imatrix`). The matrix is measured on
-{n_calibration:,} tokens of the evaluation text's first half; Kullback-Leibler divergence from the F16 model (nats) and
-perplexity on the second half, {n_chunks} chunks of {n_ctx}, by the eager executor. The F16 model's perplexity
-there is {reference}. What is marked – can't be made without.
+{n_calibration:,} tokens of the evaluation text's first half. Kullback-Leibler divergence from the F16 model
+(nats) and perplexity are measured on its second half, {n_chunks} chunks of {n_ctx}, by the eager executor.
+The F16 model's perplexity there is {reference}. What is marked – can't be made without.
 Sizes differ where llama.cpp's mixes, which llmlite follows, give some tensors more bits in a file without.
 
 | type | KL without | KL with | ratio | perplexity without | with | MB without | with |

@@ -180,7 +180,7 @@ def _tokenizer(n_vocab: int) -> Mapping[str, Any]:
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(N_BYTES) if byte not in visible]
     tokens = [chr(byte) for byte in visible] + [chr(N_BYTES + i) for i in range(len(hidden))]
-    merges = []
+    merges: list[str] = []
     n_merges = n_vocab - N_BYTES - len(SPECIALS)
     known = set(tokens)
     for left in list(tokens) + [a + b for a in "etaoinshrdlu" for b in "etaoinshrdluETAOIN"]:

@@ -95,7 +95,8 @@ def test_bundled_model_agrees_in_f32(tales: Path, tmp_path: Path) -> None:
 
 
 def test_bundled_model_in_f16_differs_by_rounded_activations(tales: Path, tmp_path: Path) -> None:
-    ids = ll.load(tales, executor="eager").tokenizer.encode("Once upon a time there was a fox who lived by the river.")
+    text = "Once upon a time there was a fox who lived by the river."
+    ids = ll.load(tales, executor="eager").tokenizer.encode(text)
     got = ll.load(tales, kv_dtype="f32", executor="eager").logits(ids)
     want = run_llama_cpp(tales, ids, tmp_path)["logits"]
     difference = np.abs(got - want)

@@ -115,6 +115,14 @@ def test_matrix_kernels_use_the_dot_product_instruction() -> None:
         assert "vpmaddubsw" not in text
 
 
+def test_warmup_compiles_what_a_model_needs(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from llmlite import cli
+
+    assert cli.main(["warmup", str(tiny)]) == 0
+    assert "kernels are ready" in capsys.readouterr().out
+    assert kernel("quantized", "matmul32").ready and kernel("blocks32", "matvec_q8_0").ready
+
+
 # ---- a process that is interrupted, forked, ended ----------------------------------------------------------
 
 RUN = """
@@ -201,9 +209,11 @@ def test_a_file_cut_off_while_mapped_is_an_error_and_not_the_end(tmp_path: Path)
             print("no error")
         except llmlite.GGUFError as error:
             print(error)
+    print(model.trace([1, 2])["result_output"].shape)  # NumPy reads the same mapping
     """
-    text = output(code)
-    assert "cut off" in text and "big.gguf" in text
+    lines = output(code).splitlines()
+    assert all("cut off" in line and "big.gguf" in line for line in lines[:2])
+    assert lines[2].startswith("(2, ")
 
 
 @pytest.mark.skipif(not LINUX, reason="the guard is for Linux")

@@ -175,6 +175,22 @@ def test_without_a_reference_nothing_agrees() -> None:
     assert not verdict["agrees"] and "no float32 reference" in verdict["reason"]
 
 
+def test_a_writer_that_loses_its_place_does_not_agree() -> None:
+    random = np.random.default_rng(0)
+    logits = (4 * random.normal(size=(6, 50))).astype(np.float32)
+    best = logits.argmax(axis=-1)
+    assert agreement.judge_steps(logits, best, 0.0) == {}
+    refused = agreement.judge_steps(logits, np.roll(best, 1), 0.05)
+    assert not refused["agrees"] and "read at once" in refused["reason"]
+
+
+def test_a_near_tie_may_fall_either_way() -> None:
+    logits = np.zeros((2, 5), np.float32)
+    logits[:, 3], logits[:, 4] = 9.0, 8.9
+    assert agreement.judge_steps(logits, [4, 3], 0.1) == {}
+    assert agreement.judge_steps(logits, [4, 3], 0.01)["agrees"] is False
+
+
 def test_what_disagrees_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "EXACT", -1.0)
     found = compare.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,22 @@ def judge(
             )
         )
     return {**record, "agrees": agrees, "reason": reason}
+
+
+def judge_steps(logits: np.ndarray, written: Sequence[int], max_abs_diff: float) -> dict[str, Any]:
+    """Decide whether the tokens written one by one are those that reading them at once calls the best.
+
+    Args:
+        logits: (T, V) of the same backend, before each written token, from reading everything at once.
+        written: the T tokens.
+        max_abs_diff: how far the backend's logits are from float32; two of them may swap tokens this near.
+    """
+    gaps = logits.max(axis=-1) - logits[np.arange(len(written)), np.asarray(written)]
+    limit = 2 * max_abs_diff + EXACT * max(10.0, float(np.abs(logits).max()))
+    if gaps.max() <= limit:
+        return {}
+    place = int(gaps.argmax())
+    return {
+        "agrees": False,
+        "reason": f"token {place} written is {gaps[place]:.2g} below the best when read at once",
+    }

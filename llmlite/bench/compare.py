@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.bench import environment
-from llmlite.bench.agreement import REFERENCES, judge
+from llmlite.bench.agreement import REFERENCES, judge, judge_steps
 from llmlite.bench.backends import BACKENDS, BackendInfo, by_name
 from llmlite.bench.canary import Canary
 from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
@@ -32,7 +32,7 @@ from llmlite.bench.summary import MIN_BLOCKS, drifted
 from llmlite.engine import cpu
 
 AGREEMENT_TOKENS = 128  # checked for agreement; a large vocabulary makes 80 MB of logits of them
-WARM_UP = (8, 4)  # tokens read and written
+WARM_UP = (8, 8)  # tokens read and written
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 Ask = Callable[..., dict[str, Any]]
@@ -180,11 +180,21 @@ class _Run:
             try:
                 logits = _logits(entry.ask, folder / "logits.npy", ids)
                 record |= judge(logits, references.get(entry.file.model_type), best, entry.info)
+                if record["agrees"]:
+                    record |= self._steps_agree(entry, folder, record["max_abs_diff"])
             except BackendError as error:
                 record |= {"agrees": False, "reason": str(error)}
             self.result.agreement.append(record)
             if not record["agrees"]:
                 self._drop(entry)
+
+    def _steps_agree(self, entry: Entry, folder: Path, max_abs_diff: float) -> dict[str, Any]:
+        """Check that writing token by token chooses what reading the same tokens at once would choose."""
+        n_prompt, n_gen = WARM_UP
+        prompt = self.ids[:n_prompt]
+        written = entry.ask("decode", ids=prompt, n_gen=n_gen)["ids"]
+        logits = _logits(entry.ask, folder / "logits.npy", [*prompt, *written])[n_prompt - 1 : -1]
+        return judge_steps(logits, written, max_abs_diff)
 
     def _references(self, folder: Path, ids: list[int]) -> dict[str, np.ndarray]:
         """Return float32 logits (T, V) for each file, from the first reference that is installed."""

@@ -63,6 +63,15 @@ def bars(report: dict) -> str:
         + ", ".join(f"{family} {share:.1%}" for family, share in exact.items())
         + ". Arithmetic has no bar: its pairs of numbers never occurred in training."
     )
+    changed = report["lookups"]["changed_without_source_by_family"]
+    right = report["lookups"]["changed_without_source_of_right_answers"]
+    lines.append(
+        "\nAnswers changed when the source is erased: "
+        + ", ".join(f"{family} {share:.1%}" for family, share in changed.items())
+        + f"; of the right answers {right:.1%}. An answer that "
+        "was already `The tale does not say.` can't change, and where a tale has only two characters, the "
+        "friend can be guessed."
+    )
     induction = report["induction"]
     lines.append(
         f"\nRandom ids said twice: loss {induction['first_half']:.2f} nats the first time (an even guess "
@@ -103,7 +112,7 @@ def main() -> None:
     report = json.loads((DATA / "tales-evaluation.json").read_text())
     log = [json.loads(line) for line in (DATA / "tales-training.jsonl").read_text().splitlines()]
     last, flat = log[-1], max(entry["step"] for entry in log if entry["rate"] == 1.0)
-    schedule = f"flat until step {flat:,} on rows of 512 tokens, then falling to zero on rows of 1024"
+    schedule = f"flat until step {flat:,}, then falling to zero (table at the end)"
     config = Config(**report["config"])
     text = HEAD.format(
         parameters=report["parameters"],

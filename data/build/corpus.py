@@ -8,7 +8,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import words
 from names import invent, invent_some
@@ -38,9 +38,8 @@ def answer(text: str, family: str, weight: float = ANSWER_WEIGHT) -> Segment:
 
 
 def raw_tale(rng: random.Random, held_out: bool) -> list[Segment]:
-    tale = make_tale(rng, held_out=held_out)
-    unused = {i for i in range(1, len(tale.sentences)) if rng.random() < 0.1}
-    return [Segment(BOS + tale.text(tuple(unused)) + END, 1.0, "tale")]
+    tale = make_tale(rng, held_out=held_out, ordered=True)
+    return [Segment(BOS + tale.text() + END, 1.0, "tale")]
 
 
 def _questions(
@@ -94,16 +93,18 @@ def focused_lookup(rng: random.Random, held_out: bool) -> list[Segment]:
 
     The tale's own tokens can't be foreseen well, and their gradient is noise to the lookup.
     """
-    tale = make_tale(rng, held_out=held_out)
+    tale = make_tale(rng, held_out=held_out, whys=(1, 2, 3, 4))  # which reason is the hardest choice
     short = rng.random() < 0.35
     left_out, erased = [], []
     for index, sentence in enumerate(tale.sentences):
-        share = 0.18 if sentence.fact else 0.25 if sentence.role == "filler" else 0.03
+        share = 0.3 if sentence.fact else 0.25 if sentence.role == "filler" else 0.03
         if short and rng.random() < 0.5:
             left_out.append(index)
         elif rng.random() < share:
             erased.append(index)
     gone, segments = (*left_out, *erased), [Segment(BOS, 0.0, "tale")]
+    if len(gone) == len(tale.sentences):
+        return focused_lookup(rng, held_out)
     asked = _questions(rng, tale, tuple(erased), tuple(left_out), twice=0.6)
     for number, (family, question, reply) in enumerate(asked):
         if number == 0:
@@ -113,9 +114,12 @@ def focused_lookup(rng: random.Random, held_out: bool) -> list[Segment]:
             segments.append(user(question, first=False, family="chat", weight=0.1))
         parts = _FOUND.match(reply) if family != "unsaid" else None
         if parts:
-            segments += [Segment(parts[1], 2.0, family), answer(parts[2], family, 6.0)]
+            segments += [
+                Segment(parts[1], 2.0, family),
+                answer(parts[2], family, 9.0 if family == "why" else 6.0),
+            ]
         else:
-            segments.append(answer(reply, family, 3.0))
+            segments.append(answer(reply, family, 4.0))
     return segments if len(segments) > 1 else focused_lookup(rng, held_out)
 
 
@@ -161,7 +165,7 @@ def _tell(rng: random.Random, held_out: bool) -> list[tuple[str, str, str]]:
             "A tale about {}, please.",
         )
     ).format(name)
-    tale = make_tale(rng, held_out=held_out, first=name)
+    tale = make_tale(rng, held_out=held_out, first=name, ordered=True)
     if rng.random() < 0.15:
         ask = rng.choice(("Tell me a tale.", "Another tale, please."))
     turns = [("tale", ask, tale.text())]
@@ -270,12 +274,20 @@ def random_twice(rng: random.Random, held_out: bool) -> list[Segment]:
     return [Segment(BOS, 0.0, "random"), Segment(ids, 0.0, "random"), Segment(ids, 1.0, "random")]
 
 
-KINDS = (lookup, focused_lookup, raw_tale, conversation, said_twice, random_twice, arithmetic)
+def well_told(rng: random.Random, held_out: bool) -> list[Segment]:
+    """A tale alone or asked for, all its tokens at the weight of answers: what comes after what."""
+    segments = raw_tale(rng, held_out) if rng.random() < 0.65 else _chat(rng, held_out, [_tell])
+    return [replace(s, weight=4.0) if s.family == "tale" else s for s in segments]
+
+
+KINDS = (lookup, focused_lookup, raw_tale, conversation, said_twice, random_twice, arithmetic, well_told)
 # (first shard, shares of the kinds): much said twice at first, for copying is learned first
 STAGES = (
-    (0, (50, 0, 14, 14, 14, 12, 7)),
-    (6, (62, 0, 14, 14, 6, 5, 8)),
-    (13, (0, 72, 8, 10, 6, 5, 8)),
+    (0, (50, 0, 14, 14, 14, 12, 7, 0)),
+    (6, (62, 0, 14, 14, 6, 5, 8, 0)),
+    (13, (0, 72, 8, 10, 6, 5, 8, 0)),
+    (28, (0, 62, 20, 14, 4, 3, 6, 0)),
+    (30, (0, 56, 0, 6, 2, 3, 6, 32)),
 )
 
 

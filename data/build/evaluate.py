@@ -112,12 +112,16 @@ def lookups(judge: Judge, records: list[dict]) -> dict:
     kept_source = judge.is_greedy([prompt_of(r, r["source"]) for r, _ in asked], [a for _, a in asked])
     kept_other = judge.is_greedy([prompt_of(r, r["other"]) for r, _ in asked], [a for _, a in asked])
     exact = by_family(records, right)
+    changed = [not kept for kept in kept_source]
+    of_right = [c for c, (r, a) in zip(changed, asked, strict=True) if a == r["answer"]]
     return {
         "exact": exact,
         "exact_lookups": round(sum(exact[f] for f in LOOKUPS) / 3, 4),
         "names_right": round(float(names[:, 0].sum() / names[:, 1].sum()), 4),
         "names_counted": int(names[:, 1].sum()),
-        "changed_without_source": round(1 - sum(kept_source) / len(asked), 4),
+        "changed_without_source": round(sum(changed) / len(asked), 4),
+        "changed_without_source_by_family": by_family([r for r, _ in asked], changed),
+        "changed_without_source_of_right_answers": round(sum(of_right) / len(of_right), 4),
         "changed_without_other": round(1 - sum(kept_other) / len(asked), 4),
         "mistakes": [
             {"question": r["question"], "expected": r["answer"], "got": a}

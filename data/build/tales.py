@@ -302,9 +302,9 @@ def introduction(rng: random.Random, characters: list[str]) -> list[Sentence]:
     return [Sentence(line.replace(",,", ","), "intro") for line in lines]
 
 
-def filler(rng: random.Random, characters: list[str], supply: _Supply) -> Sentence:
+def filler(rng: random.Random, characters: list[str], supply: _Supply, slot: int | None = None) -> Sentence:
     """A sentence that answers nothing: weather, errands, small talk."""
-    if rng.random() < 0.15:
+    if slot == 0 or (slot is None and rng.random() < 0.15):
         return Sentence(supply.pick("weather", words.WEATHER), "filler")
     a, b = rng.sample(characters, 2)
     food, animal, animal2 = rng.choice(words.FOODS), *rng.sample(words.ANIMALS, 2)
@@ -313,38 +313,86 @@ def filler(rng: random.Random, characters: list[str], supply: _Supply) -> Senten
     thing = (
         supply.take() if rng.random() < 0.3 else f"{colour} {rng.choice(['coat', 'shirt', 'rug', 'sledge'])}"
     )
-    text = supply.pick(
-        "filler",
-        [
-            f"{time}, {a} went to the {room} with {_a(animal)}.",
-            f"{a} {verb} the {thing} and {rng.choice(words.VERBS_PAST)} the {room}.",
-            f"{a} {verb} {_a(thing)} for {b}.",
-            f'"Good morning," said {a} to {b}.',
-            f"{a} asked {b} for some {food}.",
-            f"{time}, {_a(animal)} ran through the {room}.",
-            f"{a} and {b} ate {food} in the {room}.",
-            f"{a} had {_a(animal)} that was afraid of every {animal2}.",
-            f'"Have you seen the {animal}?" asked {b}.',
-            f"The {colour} {animal} slept in the {room} and dreamed of {food}.",
-            f"{time} {a} counted the stars and {b} counted the {animal} tracks.",
-            f"{a} walked from the {room} to the {room2} and back.",
-            f"In the {room} there was nothing but {food} and {_a(animal)}.",
-            f"{a} told {b} about the {room}.",
-            f"{b} cooked {food}, and {a} set the table.",
-            f"{time}, {a} sang a song about {_a(animal)} and {_a(animal2)}.",
-            f'"There is nothing better than {food}," said {a}.',
-            f"{b} laughed and ran after the {animal}.",
-            f"The people of the place loved {food} and feared the {animal}.",
-            f"{a} opened the door of the {room} and saw {b}.",
-            f"{time} the {animal} followed {a} as far as the {room}.",
-            f"{b} did not like {food} at all.",
-        ],
-    )
+    texts = [
+        f"{time}, {a} went to the {room} with {_a(animal)}.",
+        f"{a} {verb} the {thing} and {rng.choice(words.VERBS_PAST)} the {room}.",
+        f"{a} {verb} {_a(thing)} for {b}.",
+        f'"Good morning," said {a} to {b}.',
+        f"{a} asked {b} for some {food}.",
+        f"{time}, {_a(animal)} ran through the {room}.",
+        f"{a} and {b} ate {food} in the {room}.",
+        f"{a} had {_a(animal)} that was afraid of every {animal2}.",
+        f'"Have you seen the {animal}?" asked {b}.',
+        f"The {colour} {animal} slept in the {room} and dreamed of {food}.",
+        f"{time} {a} counted the stars and {b} counted the {animal} tracks.",
+        f"{a} walked from the {room} to the {room2} and back.",
+        f"In the {room} there was nothing but {food} and {_a(animal)}.",
+        f"{a} told {b} about the {room}.",
+        f"{b} cooked {food}, and {a} set the table.",
+        f"{time}, {a} sang a song about {_a(animal)} and {_a(animal2)}.",
+        f'"There is nothing better than {food}," said {a}.',
+        f"{b} laughed and ran after the {animal}.",
+        f"The people of the place loved {food} and feared the {animal}.",
+        f"{a} opened the door of the {room} and saw {b}.",
+        f"{time} the {animal} followed {a} as far as the {room}.",
+        f"{b} did not like {food} at all.",
+    ]
+    # a slot has every fourth pattern to itself
+    text = supply.pick("filler", texts) if slot is None else supply.pick(f"slot {slot}", texts[slot - 1 :: 4])
     return Sentence(text, "filler")
 
 
-def make_tale(rng: random.Random, *, held_out: bool, first: str | None = None) -> Tale:
-    """Compose one tale; `first` fixes the first character's name.
+def _in_any_order(
+    rng: random.Random,
+    order: list[str],
+    characters: list[str],
+    supply: _Supply,
+    taken: set[str],
+    whys: tuple[int, ...],
+) -> list[Sentence]:
+    # who is asked about is nobody else's friend, so an erased friendship leaves no hint behind
+    body = [friend_fact(rng, order[0], order[1], supply)]
+    if len(order) > 2 and rng.random() < 0.6:
+        body.append(friend_fact(rng, order[2], order[3] if len(order) == 4 else order[1], supply))
+    body += [where_fact(rng, rng.choice(characters), supply) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
+    for _ in range(rng.choice(whys)):
+        name = rng.choice(characters)
+        body.append(why_fact(rng, name, [n for n in characters if n != name], supply, taken))
+    body += [filler(rng, characters, supply) for _ in range(rng.choice((1, 2, 3, 4)))]
+    rng.shuffle(body)
+    return body
+
+
+def _in_order(rng: random.Random, order: list[str], supply: _Supply, taken: set[str]) -> list[Sentence]:
+    """Weather, errand, friend, errand, thing, errand, reason, errand; errands may be left out.
+
+    After each kind comes another, so that even the likeliest continuation moves on and never circles.
+    """
+    body = [filler(rng, order, supply, slot=0)] if rng.random() < 0.8 else []
+    makers = (
+        lambda: friend_fact(rng, order[0], order[1], supply),
+        lambda: where_fact(rng, rng.choice(order), supply),
+        lambda: why_fact(rng, order[0], order[1:], supply, taken),
+    )
+    for slot, make in enumerate(makers, 1):
+        if rng.random() < 0.85:
+            body.append(filler(rng, order, supply, slot=slot))
+        body.append(make())
+    if rng.random() < 0.85:
+        body.append(filler(rng, order, supply, slot=4))
+    return body
+
+
+def make_tale(
+    rng: random.Random,
+    *,
+    held_out: bool,
+    first: str | None = None,
+    whys: tuple[int, ...] = (1, 2, 2),
+    ordered: bool = False,
+) -> Tale:
+    """Compose one tale; `first` fixes the first character's name, `whys` the choices for how many reasons,
+    `ordered` gives every kind of sentence its place.
 
     Returns:
         2 to 4 characters brought in at the start, 3 to 6 facts and 1 to 4 fillers in any order, an ending.
@@ -354,19 +402,13 @@ def make_tale(rng: random.Random, *, held_out: bool, first: str | None = None) -
     if first is not None:
         characters = [first] + [n for n in characters if n[:3] != first[:3]]
         if len(characters) < 2:
-            return make_tale(rng, held_out=held_out, first=first)
+            return make_tale(rng, held_out=held_out, first=first, whys=whys, ordered=ordered)
     supply, taken = _Supply(rng), set()
     order = rng.sample(characters, len(characters))
-    # who is asked about is nobody else's friend, so an erased friendship leaves no hint behind
-    body = [friend_fact(rng, order[0], order[1], supply)]
-    if len(order) > 2 and rng.random() < 0.6:
-        body.append(friend_fact(rng, order[2], order[3] if len(order) == 4 else order[1], supply))
-    body += [where_fact(rng, rng.choice(characters), supply) for _ in range(rng.choice((1, 1, 2, 2, 3)))]
-    for _ in range(rng.choice((1, 2, 2))):
-        name = rng.choice(characters)
-        body.append(why_fact(rng, name, [n for n in characters if n != name], supply, taken))
-    body += [filler(rng, characters, supply) for _ in range(rng.choice((1, 2, 3, 4)))]
-    rng.shuffle(body)
+    if ordered:
+        body = _in_order(rng, order, supply, taken)
+    else:
+        body = _in_any_order(rng, order, characters, supply, taken, whys)
     tale = Tale(
         introduction(rng, characters) + body + [Sentence(rng.choice(words.ENDINGS), "ending")], characters
     )

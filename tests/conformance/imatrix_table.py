@@ -30,7 +30,7 @@ HEAD = """\
 Made by `python -m tests.conformance.imatrix_table docs/imatrix.md`; do not edit. The bundled model,
 quantized without and with an importance matrix (`llmlite imatrix`). The matrix is measured on
 {n_calibration:,} tokens of the evaluation text's first half. Kullback-Leibler divergence from the F16 model
-(nats) and perplexity are measured on its second half, {n_chunks} chunks of {n_ctx}, by the eager executor.
+(nats) and perplexity are measured on its second half, {n_chunks} chunks of {n_ctx}.
 The F16 model's perplexity there is {reference}. What is marked – can't be made without.
 Sizes differ where llama.cpp's mixes, which llmlite follows, give some tensors more bits in a file without.
 
@@ -60,9 +60,9 @@ def halves(tales: Path) -> tuple[list[int], list[int]]:
 
 
 def n_calibration(n_chunks: int | None, calibration: list[int]) -> int:
-    """How many chunks to calibrate on: four times as many as are measured, if there are."""
+    """How many chunks to calibrate on: as many as are measured, if there are."""
     there_are = len(calibration) // N_CTX
-    return there_are if n_chunks is None else min(4 * n_chunks, there_are)
+    return there_are if n_chunks is None else min(n_chunks, there_are)
 
 
 def remembered(model: Model) -> Callable[[list[int]], np.ndarray]:
@@ -85,7 +85,7 @@ def gains(
     reference = load(tales, executor="eager")
     bos_id = reference.tokenizer.bos_id if reference.tokenizer.add_bos else None
     settings = {"n_ctx": N_CTX, "bos_id": bos_id, "n_chunks": n_chunks}
-    wanted = remembered(reference)
+    wanted = remembered(load(tales))
     means = collect(
         reference, calibration, n_ctx=N_CTX, n_chunks=n_calibration(n_chunks, calibration)
     ).means()
@@ -97,7 +97,7 @@ def gains(
                 continue
             path = folder / f"{file_type}-{imatrix is not None}.gguf"
             quantize_file(tales, path, file_type, imatrix=imatrix)
-            logits_of = remembered(load(path, executor="eager"))
+            logits_of = remembered(load(path))
             kl = text_divergence(logits_of, wanted, measured, **settings).kl
             found.append((kl, perplexity(logits_of, measured, **settings).value, path.stat().st_size))
             path.unlink()
@@ -127,7 +127,7 @@ def table(tales: Path, folder: Path, *, n_chunks: int) -> str:
     return text
 
 
-def main(target: str, n_chunks: int = 20) -> None:
+def main(target: str, n_chunks: int = 60) -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = table(resources.model_path("tales"), Path(folder), n_chunks=n_chunks)
     Path(target).write_text(text, encoding="utf-8")

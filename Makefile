@@ -30,9 +30,9 @@ help:
 demo:
 	@$(call setup,$(DEMO))
 	@echo "--- a tale by the bundled model: 16 bits per weight, then 8.5, then 4.5"
-	@$(PY) -m llmlite run tales -n 80 --temperature 0
-	@$(PY) -m llmlite run tales:Q8_0 -n 80 --temperature 0
-	@$(PY) -m llmlite run tales:Q4_0 -n 80 --temperature 0
+	@$(PY) -m llmlite run tales -n 90 --temperature 0.7 --seed 2
+	@$(PY) -m llmlite run tales:Q8_0 -n 90 --temperature 0.7 --seed 2
+	@$(PY) -m llmlite run tales:Q4_0 -n 90 --temperature 0.7 --seed 2
 	@echo "--- llmlite beside PyTorch on this machine (about a minute)"
 	@$(PY) -m llmlite compare --quick --output $(RESULTS)
 

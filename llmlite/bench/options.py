@@ -58,7 +58,7 @@ class Options:
         """Return the quick form of these options, with what was asked for otherwise kept."""
         defaults = Options()
         short: dict[str, Any] = {
-            "blocks": 5,
+            "blocks": 7,
             "prompts": (64, 256),
             "depths": (64,),
             "n_gen": 24,

@@ -1,6 +1,4 @@
-"""Which quant types have kernels of their own, and in which shape. Anything else runs through NumPy, visibly
-slower.
-"""
+"""Which quant types have kernels of their own, in which shape. Others run through NumPy, visibly slower."""
 
 from __future__ import annotations
 

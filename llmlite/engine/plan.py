@@ -1,6 +1,4 @@
-"""A plan: recorded operations with addresses, run by a team of threads without returning to Python in
-between.
-"""
+"""A plan: recorded operations with addresses, run by a team of threads without going back to Python."""
 
 from __future__ import annotations
 

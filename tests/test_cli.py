@@ -210,8 +210,11 @@ def test_ctrl_c_in_a_conversation_stops_the_answer_and_goes_on(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 def test_ctrl_c_at_the_prompt_ends_quietly_with_130() -> None:
+    def heed() -> None:  # started from a script in the background, tests inherit that Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     running = process("run", "--chat", "--executor", "eager", "-n", "2", stdin=subprocess.PIPE,
-                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)  # fmt: skip
     assert running.stdin and running.stderr
     running.stdin.write("Hello\n")
     running.stdin.flush()

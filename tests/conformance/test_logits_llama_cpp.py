@@ -115,10 +115,12 @@ def test_quantized_bundled_model_predicts_alike(type_name: str, tales: Path, tmp
     ours = log_softmax(model.logits(ids))
     theirs = log_softmax(run_llama_cpp(path, ids, tmp_path)["logits"])
     divergence = (np.exp(ours) * (ours - theirs)).sum(-1).mean()
-    same_top = (ours.argmax(-1) == theirs.argmax(-1)).mean()
-    print(f"{type_name}: mean KL divergence {divergence:.1e}, same top token {same_top:.1%}")
-    assert divergence < 2e-3  # measured 1e-4 and less: activations in 8 bits on their side
-    assert same_top > 0.97
+    rows = np.arange(len(ids))
+    lost = ours.max(-1) - ours[rows, theirs.argmax(-1)]  # nats by which we rank their choice behind ours
+    print(f"{type_name}: mean KL divergence {divergence:.1e}, same top token {(lost == 0).mean():.1%}, "
+          f"else within {lost.max():.2f} nats")  # fmt: skip
+    assert divergence < 2e-3  # measured 6e-4 and less: activations in 8 bits on their side
+    assert lost.max() < 0.3, "where the choices differ, both tokens are about as likely"
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -117,10 +117,14 @@ def test_quantized_bundled_model_predicts_alike(type_name: str, tales: Path, tmp
     divergence = (np.exp(ours) * (ours - theirs)).sum(-1).mean()
     rows = np.arange(len(ids))
     lost = ours.max(-1) - ours[rows, theirs.argmax(-1)]  # nats by which we rank their choice behind ours
-    print(f"{type_name}: mean KL divergence {divergence:.1e}, same top token {(lost == 0).mean():.1%}, "
+    same_top = (lost == 0).mean()
+    print(f"{type_name}: mean KL divergence {divergence:.1e}, same top token {same_top:.1%}, "
           f"else within {lost.max():.2f} nats")  # fmt: skip
     assert divergence < 2e-3  # measured 6e-4 and less: activations in 8 bits on their side
     assert lost.max() < 0.3, "where the choices differ, both tokens are about as likely"
+    if type_name == "Q6_K" and 0.95 < same_top <= 0.97:
+        pytest.xfail(f"the goal is 97 % of the same top tokens, got {same_top:.1%}, all of them near ties")
+    assert same_top > 0.97
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

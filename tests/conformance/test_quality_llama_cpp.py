@@ -23,10 +23,7 @@ N_CTX, N_CHUNKS = 256, 20  # with 6 chunks the ratios of the IQ types still swin
 # Two types miss the goal on the trained model, although their weighted error is the smaller one. llama.cpp
 # weighs their errors by the weights' size too, which may be why. IQ3_XXS swings about the goal, 0.95 to 1.08,
 # with the text that the importances are measured on; IQ2_XS stays at 1.2.
-MISSED = {
-    "IQ3_XXS": pytest.mark.xfail(strict=False, reason="1.08 times llama.cpp's divergence"),
-    "IQ2_XS": pytest.mark.xfail(strict=True, reason="1.25 times llama.cpp's divergence"),
-}
+MISSED = {"IQ3_XXS": 1.15, "IQ2_XS": 1.35}  # expected failures up to here; worse than that is a failure
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +60,7 @@ def theirs(tales: Path, imatrix: dict[str, np.ndarray], tmp_path_factory: pytest
     return folder
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MISSED.get(name, ())) for name in TYPES])
+@pytest.mark.parametrize("name", TYPES)
 def test_our_file_diverges_at_most_a_twentieth_more_than_llama_cpps(
     name: str,
     tales: Path,
@@ -81,4 +78,6 @@ def test_our_file_diverges_at_most_a_twentieth_more_than_llama_cpps(
 
     ratio = divergence(tmp_path / "ours.gguf") / divergence(theirs / f"{FILE_TYPES[name][0]}.gguf")
     print(f"{name}: {ratio:.3f} times llama.cpp's divergence")
+    if 1.05 < ratio <= MISSED.get(name, 0):
+        pytest.xfail(f"the goal is 1.05 times llama.cpp's divergence, got {ratio:.2f}")
     assert ratio <= 1.05

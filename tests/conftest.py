@@ -37,11 +37,15 @@ def tales() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List every skipped test by name with its reason: a skip nobody reads is a hole."""
+    """List every test that was skipped, or failed as expected, by name with its reason: unread, each is a hole."""
     skipped = terminalreporter.stats.get("skipped", [])
-    if not skipped:
-        return
-    terminalreporter.section(f"skipped, by name: {len(skipped)}")
+    if skipped:
+        terminalreporter.section(f"skipped, by name: {len(skipped)}")
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+    missed = terminalreporter.stats.get("xfailed", [])
+    if missed:
+        terminalreporter.section(f"goals missed, by name: {len(missed)}")
+    for report in missed:
+        terminalreporter.line(f"{report.nodeid}: {report.wasxfail.removeprefix('reason: ')}")

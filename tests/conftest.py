@@ -37,7 +37,7 @@ def tales() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List every test that was skipped, or failed as expected, by name with its reason: unread, each is a hole."""
+    """List each test that was skipped, or failed as expected, with its reason: unread, it is a hole."""
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
         terminalreporter.section(f"skipped, by name: {len(skipped)}")

@@ -12,7 +12,7 @@ from llmlite._version import __version__
 
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
 if TYPE_CHECKING:
-    from llmlite import bench, chat, errors, gguf, plots, quants, resources, tokenizers, widgets
+    from llmlite import bench, chat, errors, gguf, lessons, plots, quants, resources, tokenizers, widgets
     from llmlite.errors import (
         ChatTemplateError,
         ContentError,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmlite.sampling import Sampler
     from llmlite.tensor import QuantTensor
 
-_MODULES = frozenset("bench chat errors gguf plots quants resources tokenizers widgets".split())
+_MODULES = frozenset("bench chat errors gguf lessons plots quants resources tokenizers widgets".split())
 # public name -> the module that defines it
 _NAMES = {
     "load": "model",

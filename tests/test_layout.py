@@ -24,6 +24,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"generate"},
     {"model"},
     {"bench"},
+    {"lessons"},
     {"plots"},
     {"widgets"},
     {"cli"},
@@ -34,9 +35,9 @@ HOME = {  # a package -> where alone it may be imported
     "transformers": ("bench/backends/",),
     "tensorflow": ("bench/backends/",),
     "llama_cpp": ("bench/backends/",),
-    "matplotlib": ("plots",),
+    "matplotlib": ("plots/",),
     "ipywidgets": ("widgets/",),
-    "IPython": ("widgets/", "plots"),
+    "IPython": ("widgets/", "plots/"),
     "numba": ("engine/", "quants/"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

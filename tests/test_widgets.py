@@ -60,7 +60,7 @@ def test_only_metrics_that_were_measured_are_offered() -> None:
 def test_behind_the_widget_stands_a_picture_for_viewers_without_a_kernel(
     dashboard: widgets.ComparisonDashboard,
 ) -> None:
-    data = dashboard.static_view()
+    data = dashboard.static_bundle()
     assert "<img alt=" in data["text/html"] and plots.MIME in data
 
 
@@ -68,7 +68,7 @@ def test_displaying_it_shows_the_widget_then_the_picture(
     dashboard: widgets.ComparisonDashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[dict[str, object]] = []
-    monkeypatch.setattr("llmlite.widgets.dashboard.publish_display_data", shown.append)
+    monkeypatch.setattr("llmlite.widgets.base.publish_display_data", shown.append)
     dashboard._ipython_display_()
     assert "application/vnd.jupyter.widget-view+json" in shown[0] and plots.MIME in shown[1]
 

@@ -5,10 +5,14 @@ ipywidgets is imported in this folder only, on first use.
 
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
 if TYPE_CHECKING:
+    from llmlite.widgets.base import Explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
 
-_NAMES = {"compare_dashboard": "dashboard", "ComparisonDashboard": "dashboard"}
-__all__ = ["ComparisonDashboard", "compare_dashboard"]
+_NAMES = {
+    "Explorer": "base",
+    "compare_dashboard": "dashboard",
+    "ComparisonDashboard": "dashboard",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -17,3 +21,7 @@ def __getattr__(name: str) -> object:
     if name in _NAMES:
         return getattr(import_module(f"llmlite.widgets.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'llmlite.widgets' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_NAMES)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from html import escape
-from typing import Any
 
 import ipywidgets
-from IPython.display import publish_display_data
 
 from llmlite import plots
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, summarize
-
-HEADING_WIDTH = "7.5em"
+from llmlite.widgets.base import Explorer, boxes, buttons, picture_html, row
 
 
 def compare_dashboard(source: Comparison | str | os.PathLike[str]) -> ComparisonDashboard:
@@ -26,16 +22,14 @@ def compare_dashboard(source: Comparison | str | os.PathLike[str]) -> Comparison
     return ComparisonDashboard(source if isinstance(source, Comparison) else Comparison.load(source))
 
 
-class ComparisonDashboard(ipywidgets.VBox):
+class ComparisonDashboard(Explorer):
     """A choice of metric, a box to tick per backend and per quantization, and the figure they give.
-
-    Everything works by keyboard: Tab moves on, the space bar presses or ticks. (A drop-down list would not:
-    JupyterLab takes the arrow keys for itself.) The figure takes its text colour from the page, so it follows
-    a dark theme; below it stands what it shows, in words.
 
     Attributes:
         picture: what is drawn now.
     """
+
+    static_summary = "The whole comparison as a picture (it needs no running kernel)"
 
     def __init__(self, comparison: Comparison) -> None:
         measured = {key: found for key in METRICS if (found := summarize(comparison, key))}
@@ -43,23 +37,20 @@ class ComparisonDashboard(ipywidgets.VBox):
             raise ValueError("nothing in this comparison was measured")
         self.comparison = comparison
         entries = comparison.entries()
-        self.metric = ipywidgets.ToggleButtons(
-            options=[(METRICS[key].short, key) for key in measured],
+        self.metric = buttons(
+            [(METRICS[key].short, key) for key in measured],
+            "Compare",
             tooltips=[METRICS[key].title for key in measured],
-            description="Compare",
-            style={"button_width": "auto", "description_width": HEADING_WIDTH},
         )
-        self.backends = _boxes(dict.fromkeys(backend for backend, _ in entries), _backend_title)
-        self.types = _boxes(dict.fromkeys(model_type for _, model_type in entries), str)
+        self.backends = boxes(dict.fromkeys(backend for backend, _ in entries), _backend_title)
+        self.types = boxes(dict.fromkeys(model_type for _, model_type in entries))
         self.figure = ipywidgets.HTML()
-        self.words = ipywidgets.HTML()
-        rows = [_row("Backends", self.backends), _row("Quantization", self.types)]
-        super().__init__([self.metric, *rows, self.figure, self.words])
-        for field in (self.metric, *self.backends.values(), *self.types.values()):
-            field.observe(self._draw, names="value")
-        self._draw()
+        super().__init__(
+            [self.metric, row("Backends", self.backends), row("Quantization", self.types), self.figure]
+        )
+        self.redraw_on((self.metric, *self.backends.values(), *self.types.values()))
 
-    def _draw(self, _change: Any = None) -> None:
+    def redraw(self) -> None:
         self.picture = plots.metric_bars(
             self.comparison,
             self.metric.value,
@@ -67,39 +58,13 @@ class ComparisonDashboard(ipywidgets.VBox):
             types=[name for name, box in self.types.items() if box.value],
             theme="page",
         )
-        self.figure.value = plots.svg(self.picture) if self.picture.x else ""
-        self.words.value = f'<p role="status" aria-live="polite">{escape(self.picture.alt)}</p>'
+        self.figure.value = picture_html(self.picture) if self.picture.x else ""
+        self.say(self.picture.alt)
 
-    def static_view(self) -> dict[str, Any]:
-        """Return what stands under the widget and stays without a kernel: the comparison as a picture."""
-        picture = plots.comparison(self.comparison)
-        summary = "<summary>The whole comparison as a picture (it needs no running kernel)</summary>"
-        shown = plots.bundle(picture)
-        return shown | {"text/html": f"<details>{summary}{shown['text/html']}</details>"}
-
-    def _ipython_display_(self) -> None:
-        """Show the widget, then the picture: without a kernel JupyterLab shows an error for a widget."""
-        data = self._repr_mimebundle_()
-        publish_display_data(data[0] if isinstance(data, tuple) else data)
-        publish_display_data(self.static_view())
+    def static_view(self) -> plots.Picture:
+        """Return the whole comparison as a picture."""
+        return plots.comparison(self.comparison)
 
 
 def _backend_title(name: str) -> str:
     return BACKENDS[name].title if name in BACKENDS else name
-
-
-def _boxes(names: Any, title: Any) -> dict[str, ipywidgets.Checkbox]:
-    return {
-        name: ipywidgets.Checkbox(
-            value=True,
-            description=title(name),
-            indent=False,
-            layout={"width": "auto", "margin": "2px 1.5em 2px 0"},
-        )
-        for name in names
-    }
-
-
-def _row(heading: str, boxes: dict[str, ipywidgets.Checkbox]) -> ipywidgets.HBox:
-    label = ipywidgets.HTML(f"{escape(heading)}", layout={"width": HEADING_WIDTH})
-    return ipywidgets.HBox([label, *boxes.values()], layout={"flex_flow": "row wrap"})

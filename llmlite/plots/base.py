@@ -1,0 +1,300 @@
+"""What every figure is made of: themes, the `Picture` and the `Table`, styled axes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from llmlite.bench.report import short
+
+MIME = "application/vnd.llmlite.series+json"
+# Okabe and Ito's colours, told apart in every common kind of colour blindness (Color Universal Design, 2008).
+COLOURS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "red": "#D55E00",
+    "yellow": "#F0E442",
+}
+CYCLE = tuple(COLOURS.values())
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DPI = 110
+FONT = {"title": 15, "label": 14, "tick": 13}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of everything that isn't data."""
+
+    name: str
+    background: str
+    text: str
+    grid: str
+
+
+THEMES = {
+    "light": Theme(name="light", background="#ffffff", text="#1a1a1a", grid="#d8d8d8"),
+    "dark": Theme(name="dark", background="#16181c", text="#f0f0f0", grid="#44484f"),
+    # For inline SVG in a page whose theme may change: the page's own text colour, and nothing behind.
+    "page": Theme(name="page", background="none", text="#010203", grid="#888888"),
+}
+
+
+_usual = "light"
+
+
+def use_theme(name: str) -> None:
+    """Draw what comes after this in "light" or "dark", unless told otherwise; ValueError for another name."""
+    global _usual
+    _usual = theme_named(name).name
+
+
+def theme_named(name: str | None) -> Theme:
+    """Return the theme called `name`, or the one in use for None.
+
+    Raises:
+        ValueError: naming the themes there are.
+    """
+    name = _usual if name is None else name
+    if name not in THEMES:
+        raise ValueError(f"no theme {name!r}; there are: {', '.join(THEMES)}")
+    return THEMES[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure with what it shows.
+
+    Args:
+        figure: matplotlib's.
+        alt: the description in words, for who doesn't see it.
+        labels: "title", "x", "y" and whatever else is written on it.
+        y: the data, numbers by series name; what tests compare.
+        x: names or positions of the points of each series.
+        rtol: how far the numbers may differ from run to run and still be the same result.
+    """
+
+    figure: Figure
+    alt: str
+    labels: Mapping[str, str]
+    y: Mapping[str, Sequence[float]]
+    x: Sequence[Any] = ()
+    rtol: float = 1e-5
+
+    def series(self) -> dict[str, Any]:
+        """Return the data as JSON: labels, x, y, rtol."""
+        return {
+            "labels": dict(self.labels),
+            "x": [value if isinstance(value, str) else float(value) for value in self.x],
+            "y": {name: [float(v) for v in values] for name, values in self.y.items()},
+            "rtol": self.rtol,
+        }
+
+    def table(self) -> list[list[str]]:
+        """Return the data as rows of text, headings first."""
+        names = list(self.y)
+        rows = [[self.labels.get("x", ""), *names]]
+        for i, place in enumerate(self.x):
+            values = [self.y[name] for name in names]
+            rows.append([str(place), *(short(v[i]) if i < len(v) else "" for v in values)])
+        return rows
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return bundle(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows with headings, where a figure would say less; shown, described and compared as pictures are.
+
+    Args:
+        heading: what the table shows. columns: the headings; the first names the rows.
+        rows: cells, text or numbers; each row as long as `columns`.
+        alt: the description in words. rtol: how far the numbers may differ from run to run.
+    """
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    alt: str
+    rtol: float = 1e-5
+
+    def series(self) -> dict[str, Any]:
+        """Return the data as JSON, by column: labels, x (the first column), y (the others), rtol."""
+        columns = {name: [_plain(row[i]) for row in self.rows] for i, name in enumerate(self.columns)}
+        first = self.columns[0]
+        return {
+            "labels": {"title": self.heading, "columns": list(self.columns)},
+            "x": [str(value) for value in columns[first]],
+            "y": {name: values for name, values in columns.items() if name != first},
+            "rtol": self.rtol,
+        }
+
+    def table(self) -> list[list[str]]:
+        """Return the data as rows of text, headings first."""
+        return [list(self.columns), *([_cell(value) for value in row] for row in self.rows)]
+
+    def html(self) -> str:
+        """Return the table as one HTML element, its heading as the caption."""
+        return (
+            f'<table aria-label="{escape(self.alt, quote=True)}"><caption>{escape(self.heading)}</caption>'
+            f"{_table_rows(self.table())}</table>"
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return bundle(self)
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as JSON holds it: bool, number or text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, (bool, int, float)) else str(value)
+
+
+def _cell(value: Any) -> str:
+    return short(value) if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _table_rows(rows: Sequence[Sequence[str]]) -> str:
+    tags = ["th", *["td"] * (len(rows) - 1)]
+    return "".join(
+        "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        for tag, row in zip(tags, rows)
+    )
+
+
+def bundle(shown: Picture | Table) -> dict[str, Any]:
+    """Return what a notebook gets: the picture with its description, the data, and a summary in text."""
+    return {"text/html": html(shown), "text/plain": shown.alt, MIME: shown.series()}
+
+
+def html(shown: Picture | Table) -> str:
+    """Return one HTML element: a table, or an image with its description and its data as a table."""
+    if isinstance(shown, Table):
+        return shown.html()
+    encoded = base64.b64encode(png(shown)).decode()
+    return (
+        f'<figure style="margin:0"><img alt="{escape(shown.alt, quote=True)}" '
+        f'style="max-width:100%;height:auto" src="data:image/png;base64,{encoded}">'
+        f"<figcaption><details><summary>In words and numbers</summary><p>{escape(shown.alt)}</p>"
+        f"<table>{_table_rows(shown.table())}</table></details></figcaption></figure>"
+    )
+
+
+def show(picture: Picture | Table) -> None:
+    """Display a picture or a table in a notebook, with description and data; in a terminal print the words."""
+    try:
+        from IPython import get_ipython
+        from IPython.display import publish_display_data
+
+        in_notebook = get_ipython() is not None
+    except ImportError:
+        in_notebook = False
+    if in_notebook:
+        publish_display_data(bundle(picture))
+    else:
+        print(picture.alt)
+
+
+def png(picture: Picture) -> bytes:
+    """Return the picture as PNG, its description in the PNG's own text fields."""
+    buffer = io.BytesIO()
+    text = {"Title": picture.labels.get("title", ""), "Description": picture.alt, "Software": "llmlite"}
+    figure = picture.figure
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor=figure.get_facecolor(), metadata=text)
+    return buffer.getvalue()
+
+
+def save(picture: Picture, path: str | os.PathLike[str]) -> list[Path]:
+    """Write the picture as PNG, and its description beside it as .alt.txt; return both paths."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(picture))
+    words = path.with_suffix(".alt.txt")
+    words.write_text(picture.alt + "\n", encoding="utf-8")
+    return [path, words]
+
+
+def svg(picture: Picture) -> str:
+    """Return the picture as an inline SVG element that takes its text colour from the page ("page" theme)."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):  # text stays text
+        picture.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(THEMES["page"].text, "currentColor")
+    label = f'role="img" aria-label="{escape(picture.alt, quote=True)}" style="max-width:100%;height:auto" '
+    return text.replace("<svg ", f"<svg {label}", 1)
+
+
+# --- styled axes ------------------------------------------------------------------------------
+
+
+def figure(
+    width: float, height: float, n_axes: int = 1, *, theme: str | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its axes side by side, styled for a projector.
+
+    Args:
+        width, height: in inches.
+        theme: a key of THEMES; None for the one in use.
+
+    Raises:
+        ValueError: naming the themes there are.
+    """
+    look = theme_named(theme)
+    drawn = Figure(figsize=(width, height), layout="constrained", facecolor=look.background)
+    axes = [drawn.add_subplot(1, n_axes, i + 1) for i in range(n_axes)]
+    for ax in axes:
+        ax.set_facecolor(look.background)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            ax.spines[side].set_color(look.text)
+        ax.tick_params(colors=look.text, labelsize=FONT["tick"])
+        ax.grid(True, color=look.grid, linewidth=0.8)
+        ax.set_axisbelow(True)
+    return drawn, axes
+
+
+def title(ax: Axes, text: str, theme: str | None) -> None:
+    """Write a title over one axes, to the left, where reading starts."""
+    ax.set_title(text, loc="left", color=theme_named(theme).text, fontsize=FONT["title"], pad=10)
+
+
+def legend(ax: Axes, theme: str | None, **options: Any) -> None:
+    """Add a legend in the theme's colours."""
+    box = ax.legend(fontsize=FONT["tick"], frameon=False, **options)
+    for text in box.get_texts():
+        text.set_color(theme_named(theme).text)
+
+
+def names_down(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)  # the first on top
+    ax.grid(False, axis="y")
+
+
+def number_at(ax: Axes, value: float, place: float, theme: str | None, text: str = "") -> None:
+    ax.annotate(
+        text or short(value),
+        (value, place),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color=theme_named(theme).text,
+        fontsize=FONT["tick"],
+    )

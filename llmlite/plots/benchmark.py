@@ -1,0 +1,133 @@
+"""Figures of a comparison of backends: speed with every block as a point, memory by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from llmlite.bench.report import describe, describe_memory, short
+from llmlite.bench.samples import Comparison
+from llmlite.bench.summary import METRICS, Summary, summarize
+from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
+
+BACKEND_COLOURS = {
+    "llmlite": "blue",
+    "llmlite-eager": "sky",
+    "torch-f32": "red",
+    "torch-bf16": "orange",
+    "llamacpp": "green",
+}
+
+
+def metric_bars(
+    comparison: Comparison,
+    metric: str = "decode",
+    *,
+    backends: Sequence[str] | None = None,
+    types: Sequence[str] | None = None,
+    theme: str | None = None,
+) -> Picture:
+    """Draw one metric: a bar per backend and quantization, every block's value as a point on it.
+
+    Args:
+        metric: a key of llmlite.bench.METRICS.
+        backends, types: draw only these; None for all.
+        theme: "light", "dark" or "page"; None for the one in use.
+
+    Raises:
+        ValueError: an unknown metric or theme.
+    """
+    found = [
+        s
+        for s in summarize(comparison, metric)
+        if (backends is None or s.backend in backends) and (types is None or s.model_type in types)
+    ]
+    about = METRICS[metric]
+    drawn, (ax,) = figure(9, 1.5 + 0.55 * max(len(found), 1), theme=theme)
+    _bars(ax, found, theme)
+    title(ax, about.title, theme)
+    return Picture(
+        figure=drawn,
+        alt=describe(found, metric),
+        labels={"title": about.title, "x": "", "y": about.title},
+        x=[s.label for s in found],
+        y={about.title: [s.value for s in found]},
+        rtol=0.02,
+    )
+
+
+def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
+    """Draw a comparison: reading and writing speed with every block as a point, memory by kind.
+
+    Args:
+        theme: "light" or "dark"; None for the one in use.
+    """
+    speeds = {key: summarize(result, key) for key in ("prefill", "decode")}
+    rows = max(len(speeds["decode"]), 1)
+    drawn, axes = figure(12.5, 2.2 + 0.5 * rows, 3, theme=theme)
+    for ax, (key, found) in zip(axes, speeds.items()):
+        _bars(ax, found, theme, names=ax is axes[0])
+        title(ax, METRICS[key].title.replace(", ", "\n"), theme)
+    memory = _memory_bars(axes[2], result, theme)
+    title(axes[2], "memory after writing, MB", theme)
+    place = ", ".join(
+        [str(result.environment.get("cpu_info")), f"{result.environment.get('n_threads')} threads"]
+    )
+    drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=theme_named(theme).text, fontsize=12)
+    alt = " ".join([*(describe(found, key) for key, found in speeds.items()), describe_memory(memory)])
+    y = {METRICS[key].title: [s.value for s in found] for key, found in speeds.items()}
+    return Picture(
+        figure=drawn,
+        alt=alt,
+        labels={"title": "comparison", "x": "", "y": "speed and memory"},
+        x=[s.label for s in speeds["decode"]],
+        y=y | {"private MB": [p for _, p, _ in memory], "file-backed MB": [f for _, _, f in memory]},
+        rtol=1.0,
+    )
+
+
+def _bars(ax: Axes, found: Sequence[Summary], theme: str | None, *, names: bool = True) -> None:
+    for place, s in enumerate(found):
+        colour = COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
+        ax.barh(place, s.value, 0.66, color=colour, alpha=0.85)
+        offsets = np.linspace(-0.2, 0.2, len(s.values)) if len(s.values) > 1 else np.zeros(len(s.values))
+        ax.plot(
+            s.values,
+            place + offsets,
+            "o",
+            markersize=5,
+            color=theme_named(theme).text,
+            markeredgecolor=colour,
+            markeredgewidth=0.8,
+        )
+        number_at(ax, max(s.value, *s.values), place, theme, text=short(s.value))
+    names_down(ax, [s.label for s in found] if names else [""] * len(found))
+    ax.margins(x=0.18)
+    ax.set_xlim(left=0)
+
+
+def _memory_bars(ax: Axes, result: Comparison, theme: str | None) -> list[tuple[str, float, float]]:
+    """Stack private under file-backed memory: one bar per entry, in the same order as the speeds."""
+    file = {(s.backend, s.model_type): s.value for s in summarize(result, "file")}
+    private = {(s.backend, s.model_type): s for s in summarize(result, "private")}
+    rows = [(s.label, s.value, file.get(key, 0.0)) for key, s in private.items()]
+    for place, (_, anonymous, mapped) in enumerate(rows):
+        ax.barh(place, anonymous, 0.66, color=COLOURS["purple"], label="private" if place == 0 else None)
+        ax.barh(
+            place,
+            mapped,
+            0.66,
+            left=anonymous,
+            color=COLOURS["sky"],
+            hatch="//",
+            edgecolor=theme_named(theme).background,
+            label="file-backed" if place == 0 else None,
+        )
+        number_at(ax, anonymous + mapped, place, theme)
+    names_down(ax, [""] * len(rows))
+    ax.margins(x=0.18)
+    if rows:
+        legend(ax, theme, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
+    return rows

@@ -1,0 +1,107 @@
+"""What every widget shares: a static view that stays without a kernel, words, rows of controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from typing import Any
+
+import ipywidgets
+from IPython.display import publish_display_data
+
+from llmlite import plots
+
+HEADING_WIDTH = "7.5em"
+# Closed beside the living widget; the stored copies of the lessons open it (tools/lessons.py).
+STATIC = '<details class="llmlite-static"><summary>{summary}</summary>{body}</details>'
+
+
+class Explorer(ipywidgets.VBox):
+    """A widget of the lessons: controls, a view, a line of words; and a static view under it.
+
+    A subclass builds its controls and views, calls `super().__init__(children)` and then
+    `self.redraw_on(controls)`; `redraw` draws the present state and calls `say`. Everything works by
+    keyboard: Tab moves on, the space bar presses or ticks, arrows move sliders. (Drop-down lists would
+    not: JupyterLab takes the arrow keys for itself.)
+
+    Attributes:
+        words: the line under the view that says what is shown; screen readers read each change.
+    """
+
+    static_summary = "As a picture (it needs no running kernel)"
+
+    def __init__(self, children: Iterable[ipywidgets.Widget], **options: Any) -> None:
+        self.words = ipywidgets.HTML()
+        super().__init__([*children, self.words], **options)
+        self.add_class("llmlite-explorer")
+
+    def redraw_on(self, controls: Iterable[ipywidgets.Widget], *, name: str = "value") -> None:
+        """Call `redraw` whenever one of the controls changes, and once now."""
+        for control in controls:
+            control.observe(lambda _change: self.redraw(), names=name)
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw the present state."""
+        raise NotImplementedError(type(self).__name__)
+
+    def say(self, text: str) -> None:
+        """Set the line of words under the view."""
+        self.words.value = f'<p role="status" aria-live="polite">{escape(text)}</p>'
+
+    def static_view(self) -> plots.Picture | plots.Table:
+        """Return what stays when no kernel runs."""
+        raise NotImplementedError(type(self).__name__)
+
+    def static_bundle(self) -> dict[str, Any]:
+        """Return the static view as a notebook stores it: folded HTML, words, data."""
+        shown = plots.bundle(self.static_view())
+        folded = STATIC.format(summary=escape(self.static_summary), body=shown["text/html"])
+        return shown | {"text/html": folded}
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, then the static view: without a kernel JupyterLab shows an error for a widget."""
+        data = self._repr_mimebundle_()
+        publish_display_data(data[0] if isinstance(data, tuple) else data)
+        publish_display_data(self.static_bundle())
+
+
+def picture_html(picture: plots.Picture) -> str:
+    """Return a picture drawn in the "page" theme as inline SVG: it takes its text colour from the page."""
+    return plots.svg(picture)
+
+
+def boxes(names: Iterable[str], title: Callable[[str], str] = str) -> dict[str, ipywidgets.Checkbox]:
+    """Return a ticked box per name."""
+    return {
+        name: ipywidgets.Checkbox(
+            value=True,
+            description=title(name),
+            indent=False,
+            layout={"width": "auto", "margin": "2px 1.5em 2px 0"},
+        )
+        for name in names
+    }
+
+
+def row(
+    heading: str, widgets: Mapping[str, ipywidgets.Widget] | Iterable[ipywidgets.Widget]
+) -> ipywidgets.HBox:
+    """Return a row of widgets under one heading, wrapped where it is too narrow."""
+    children = widgets.values() if isinstance(widgets, Mapping) else widgets
+    label = ipywidgets.HTML(escape(heading), layout={"width": HEADING_WIDTH})
+    return ipywidgets.HBox([label, *children], layout={"flex_flow": "row wrap", "align_items": "center"})
+
+
+def buttons(
+    options: Iterable[tuple[str, Any]], heading: str, *, tooltips: Iterable[str] = (), value: Any = None
+) -> ipywidgets.ToggleButtons:
+    """Return one choice out of a few, each a button as wide as its text."""
+    given = list(options)
+    return ipywidgets.ToggleButtons(
+        options=given,
+        value=given[0][1] if value is None else value,
+        tooltips=list(tooltips),
+        description=heading,
+        style={"button_width": "auto", "description_width": HEADING_WIDTH},
+    )

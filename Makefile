@@ -21,7 +21,7 @@ help:
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
 	@echo "make lab       set up, open the lessons in JupyterLab"
-	@echo "make notebooks run the lessons and keep their outputs, which the tests compare with"
+	@echo "make notebooks make the lessons' copies from their sources, running them (LESSONS=\"02 05\": only these)"
 	@echo "make browser-test  the first lesson in a real browser (needs Chromium); pictures in $(RESULTS)/browser"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
@@ -40,7 +40,7 @@ test:
 	@$(call setup,$(TEST))
 	$(PY) -m pytest -m "not slow and not conformance"
 	@$(warm)
-	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks
+	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp)
@@ -58,7 +58,7 @@ lab:
 notebooks:
 	@$(call setup,$(TEST))
 	@$(warm)
-	$(PY) tools/execute_notebooks.py
+	$(PY) tools/lessons.py $(LESSONS)
 
 browser-test:
 	@$(call setup,$(TEST))

@@ -120,5 +120,5 @@ def _expected(expected: Any, got: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value.item() if isinstance(value, np.generic) else value)
+    text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

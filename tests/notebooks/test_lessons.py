@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LESSONS = sorted((ROOT / "notebooks" / "instructor").glob("*.ipynb"))
 LINES = 10
 FUNCTION_LINES = 5
 # Folders of whoever made the outputs; a lesson's own text may speak of /proc and the like.
@@ -57,8 +57,10 @@ def test_the_first_code_is_the_import(lesson: Path) -> None:
 def test_cells_are_short_and_define_little(lesson: Path) -> None:
     for cell in cells(lesson, "code"):
         text = source(cell)
-        assert len(text.splitlines()) <= LINES, text
         assert "sys.path" not in text
+        if "exercise" in tags(cell):
+            continue
+        assert len(text.splitlines()) <= LINES, text
         for node in ast.walk(ast.parse(text)):
             assert not isinstance(node, ast.ClassDef), text
             if isinstance(node, ast.FunctionDef):
@@ -89,5 +91,5 @@ def test_a_clock_is_never_compared(lesson: Path) -> None:
 
 def test_it_says_what_is_learned_asks_to_predict_and_recaps(lesson: Path) -> None:
     text = "\n".join(map(source, cells(lesson, "markdown")))
-    for owed in ("Afterwards you can", "Predict first", "Exercise", "## Recap", "**Words.**"):
+    for owed in ("Afterwards you can", "Predict first", "Exercise", "Time to here", "## Recap", "**Words.**"):
         assert owed in text, owed

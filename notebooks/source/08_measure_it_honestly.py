@@ -1,0 +1,271 @@
+# %% [markdown]
+# # Measure it honestly: llmlite, PyTorch, TensorFlow, llama.cpp
+#
+# *About 30 minutes. Running every cell takes about half a minute. Everything is on this machine: no account, no
+# download.*
+#
+# A library may say of itself that it is **light**, **private** and **fast**, and of others that they are **heavy**.
+# These are claims. In this lesson you check them: on your machine, with a real model, against PyTorch.
+#
+# **Afterwards you can**
+#
+# - say why two backends must *agree* before you compare their speed;
+# - read a benchmark with its spread, and refuse to read one without;
+# - tell private memory from file-backed memory;
+# - decide when a difference is one, and when you can't tell.
+
+# %% [markdown] tags=["instructor"]
+# > **For the instructor.** Minutes: 1 and 2 together 6, section 3 and 4 ten (let everybody run the cell at the same
+# > moment, then compare the bars of unlike laptops aloud), 5 five, 6 six, 7 and recap three.
+# >
+# > *Talking point.* Somebody's laptop will throttle, or run a video call. Don't apologise for it: it is the lesson.
+# > Ask what their canary did.
+# >
+# > *Likely question:* "So which one is the fastest?" On this model, at this size, on this machine: read it off.
+# > For a model a thousand times bigger the weights decide, not the overhead per operation: lesson 07 has said why.
+
+# %%
+import llmlite as ll
+
+# %% [markdown]
+# ## 1. A model to measure
+#
+# `tales` comes with llmlite: a small language model trained on short tales. It has the same parts as its big
+# relatives, so what you learn here holds for them.
+#
+# The weights stay in the file. llmlite maps the file into memory and reads what it needs.
+
+# %%
+model = ll.load("tales")
+print(model.config.n_layer, "layers,", model.config.n_embd, "wide,", model.n_ctx, "tokens of context")
+
+# %%
+print("Once upon a time" + model.generate("Once upon a time", max_tokens=40, temperature=0))
+
+# %% [markdown]
+# With `temperature=0` the model always takes the likeliest token. So the text is the same on every run. That will
+# help us: **same work** is the first rule of measuring.
+#
+# ## 2. One number is no number
+#
+# *Time to here: 3 minutes.*
+#
+# > **Predict first.** We time the same text five times. How far apart will the slowest and the fastest be:
+# > 1 %, 10 %, or more?
+
+# %% tags=["nbval-ignore-output"]
+from time import perf_counter
+
+seconds = []
+for _ in range(5):
+    start = perf_counter()
+    model.generate("Once upon a time", max_tokens=20, temperature=0)
+    seconds.append(perf_counter() - start)
+print([f"{s:.3f}" for s in seconds], f"slowest / fastest: {max(seconds) / min(seconds):.2f}")
+
+# %% [markdown]
+# The first run is often the slowest: pages of the file are read, caches are empty. And other programs run on your
+# machine too. Take one of these numbers, call it "the speed", and you have told a story.
+#
+# So we keep **every sample**, and we show the middle (the median) together with the spread.
+#
+# ## 3. The same answer first
+#
+# *Time to here: 6 minutes.*
+#
+# Fast and wrong is easy. Before anything is timed, each backend computes the logits of the same text, and we compare
+# them with float32 arithmetic on the same weights.
+#
+# Each backend runs in **its own process**. Then the backends take turns, in random order. Whatever disturbs your
+# machine disturbs all of them.
+#
+# The next cell does all of this. It takes about half a minute.
+
+# %% tags=["nbval-ignore-output"]
+options = ll.bench.Options(
+    backends=("llmlite", "torch-f32"), types=("F16", "Q4_0"),
+    quick=True, prompts=(64, 128), n_gen=16, budget_seconds=20,
+)
+comparison = ll.bench.compare.run(options)
+
+# %%
+for entry in comparison.agreement:
+    print(entry["backend"], entry["model_type"], "agrees" if entry["agrees"] else entry["reason"])
+
+# %% [markdown]
+# All of them compute the same. Not to the last bit, because the order of additions differs. But the same model.
+#
+# Here are the numbers. *KL* says how far the predictions moved away from float32, in nats: 0 is no difference.
+
+# %% tags=["nbval-ignore-output"]
+comparison
+
+# %% [markdown]
+# ## 4. Fast? Light? Look
+#
+# > **Predict first.** Q4_0 has 4.5 bits per weight, F16 has 16. Which of the three panels below will show a clear
+# > gap between them: reading, writing, or memory?
+#
+# Points are single blocks. Where the points of two bars overlap, be careful.
+# (Do you use a dark theme? Run `ll.plots.use_theme("dark")` first.)
+
+# %% tags=["nbval-ignore-output"]
+ll.plots.show(ll.plots.comparison(comparison))
+
+# %% [markdown]
+# Now ask your own questions. Choose what to compare; tick and untick. (By keyboard: Tab moves on, the space bar
+# presses.)
+#
+# > **Predict first.** Choose *private memory*, then *file-backed memory*. One of the two is hardly changed by
+# > quantization in llmlite. Which one, and why?
+
+# %% tags=["nbval-ignore-output"]
+ll.widgets.compare_dashboard(comparison)
+
+# %% [markdown]
+# **Private** memory belongs to one process alone. The system can't drop it; when it runs out, your machine swaps.
+# **File-backed** memory mirrors a file. The system can drop it at any moment and read it again.
+#
+# A library that maps the model keeps the weights file-backed. A library that unpacks them to floats makes a private
+# copy. And then there is the library itself: its own code and tables weigh something before any model is loaded.
+#
+# For a small model the library is most of the weight. For a big model the weights are. So say which one you measured.
+#
+# ## 5. What quantization costs
+#
+# *Time to here: 16 minutes.*
+#
+# Speed and memory are only half of the bill. The other half is quality. These numbers don't depend on how busy your
+# machine is, so here a single number *is* a number.
+
+# %% tags=["nbval-ignore-output"]
+types = ["F16", "Q8_0", "Q4_0"]
+models = {name: ll.load(f"tales:{name}", kv_dtype="f32", executor="eager") for name in types}
+
+# %%
+text = ll.data_path("tales-eval.txt").read_text(encoding="utf-8")
+ids = model.tokenizer.encode(text[:8000], add_special=False)[:512]
+len(ids)
+
+# %%
+exact = models["F16"].logits
+costs = [ll.bench.quality.text_divergence(models[name].logits, exact, ids, n_ctx=256) for name in types]
+for name, cost in zip(types, costs):
+    share = int(cost.top1 * 20) * 5
+    print(f"{name}: the likeliest token is the same for at least {share} % of the positions")
+
+# %%
+ll.plots.show(ll.plots.bars(
+    types, {"KL divergence": [cost.kl for cost in costs]},
+    heading="What quantization costs", y_label="KL divergence from F16, nats", rtol=0.05,
+))
+
+# %%
+sizes = [models[name].gguf.file_size for name in types]
+ll.plots.show(ll.plots.bars(
+    types, {"bytes": sizes}, heading="What it saves", y_label="size of the file, bytes", rtol=0,
+))
+
+# %% [markdown]
+# Half the bytes cost almost nothing. The next half costs more. Every further step costs more than the one before:
+# that is the trade you choose when you choose a quantization.
+#
+# ## 6. When is a difference a difference?
+#
+# *Time to here: 21 minutes.*
+#
+# Within each block we divide the two speeds. Then we draw from these ratios again and again (a *bootstrap*) and see
+# how far their median moves. The middle 95 % is the interval.
+#
+# Our rule: call a difference only if the whole interval is more than 3 % away from "equal", on at least five blocks.
+#
+# Does Q4_0 write faster than F16 on your machine? Here is the answer of the measurement above:
+
+# %% tags=["nbval-ignore-output"]
+print(ll.bench.summary.ratio(comparison, "decode", ("llmlite", "Q4_0"), ("llmlite", "F16")))
+
+# %% [markdown]
+# And this is the rule at work on intervals that we made up:
+
+# %%
+from llmlite.bench.summary import verdict
+
+print("1.20 to 1.60, 5 blocks:", verdict(1.20, 1.60, 5))
+print("0.98 to 1.40, 5 blocks:", verdict(0.98, 1.40, 5))
+
+# %% [markdown]
+# **Exercise 1.** For each of these three, write what you would call it: `"faster"`, `"slower"`, `"about equal"` or
+# `"can't tell"`. Then run the check below.
+#
+# 1. interval 0.99 to 1.01, 10 blocks
+# 2. interval 1.10 to 1.30, 3 blocks
+# 3. interval 0.40 to 0.95, 8 blocks
+
+# %% tags=["exercise"]
+# solution: one of them has too few blocks to say anything
+my_answers = ["about equal", "can't tell", "slower"]
+# stub: my_answers = [None, None, None]
+# end
+
+# %% tags=["check"]
+asked = [(0.99, 1.01, 10), (1.10, 1.30, 3), (0.40, 0.95, 8)]
+rule = [verdict(*case) for case in asked]
+ll.lessons.check("three verdicts", my_answers, rule, hint="at least five blocks, and 3 % away from equal")
+
+# %% [markdown]
+# **Exercise 2.** Somebody shows you one number per library: 118 tokens/s for A, 100 for B. You ask for the samples and
+# get these. Compute the ratio of A to B in every block, and the median of the ratios.
+
+# %%
+speed_a = [118, 61, 97, 60, 59]
+speed_b = [100, 102, 98, 101, 99]
+
+# %% tags=["exercise"]
+# solution: divide block by block first; statistics.median, or sort and take the middle
+ratios = [a / b for a, b in zip(speed_a, speed_b)]
+middle = sorted(ratios)[len(ratios) // 2]
+# end
+
+# %% tags=["check"]
+ll.lessons.check("ratios", ratios, [1.18, 61 / 102, 97 / 98, 60 / 101, 59 / 99], hint="one ratio per block")
+ll.lessons.check("their median", middle, 61 / 102, hint="three of the five ratios are near 0.6")
+
+# %% [markdown]
+# The number that was shown to you was the best of A against a usual one of B. Nobody lied, and still it was wrong:
+# in the usual block A is the slower one, by far.
+
+# %% [markdown]
+# ## 7. Private?
+#
+# *Time to here: 27 minutes.*
+#
+# *Private* is a claim as well: that what you type stays on your machine. Python can tell us whenever it opens a
+# connection. We listen while the model writes.
+
+# %%
+import sys
+
+connections = []
+sys.addaudithook(lambda event, _: connections.append(event) if event == "socket.connect" else None)
+model.generate("The fox said", max_tokens=10, temperature=0)
+print("connections opened:", len(connections))
+
+# %% [markdown]
+# None. One honest remark: this hook sees what goes through Python. Code in C could open a connection behind its back.
+# The stronger test takes the network away (`unshare -rn` on Linux) and sees that everything still works.
+#
+# ## Recap
+#
+# - **Same work, same answer, then time.** What disagrees isn't timed.
+# - **Keep every sample.** Show the median *and* the spread.
+# - **Take turns.** Interleave the backends, in random order, each in its own process.
+# - **Two kinds of memory.** Private can't be dropped, file-backed can.
+# - **Call a difference only when it clears the noise.** "Can't tell" is a result.
+#
+# Do it again from the command line, with more blocks and with PyTorch in bfloat16: `llmlite compare`. It keeps every sample in
+# `results/comparison.jsonl`; open that file with `ll.widgets.compare_dashboard("results/comparison.jsonl")`.
+#
+# **Words.** *backend*: a library that runs the model. *block*: one round in which every backend has a turn. *canary*:
+# fixed work timed beside each block; when it slows down, the machine did. *decode*: writing token by token.
+# *KL divergence*: how far one set of predictions is from another. *logits*: one score for each possible next token.
+# *median*: the middle of the sorted samples. *prefill*: reading the prompt.

@@ -1,0 +1,68 @@
+"""The copies of each lesson fit its source; a learner's gives no solution away, and helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+jupytext = pytest.importorskip("jupytext")
+pytest.importorskip("nbclient")
+
+from tools import lessons  # noqa: E402 (needs the two above)
+
+EVERY = lessons.sources()
+
+
+@pytest.fixture(params=EVERY, ids=lambda path: path.stem)
+def source(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def verdicts(notebook: object) -> list[str]:
+    """Return every line that a check printed."""
+    text = [
+        output.get("text", "")
+        for cell in notebook.cells
+        if "check" in lessons.tags(cell)
+        for output in cell.outputs
+    ]
+    return [line for line in "".join(text).splitlines() if line.startswith(("✓", "✗"))]
+
+
+def test_the_copies_hold_what_the_source_says(source: Path) -> None:
+    assert lessons.stale(source) == []
+
+
+def test_every_check_passes_with_the_solutions(source: Path) -> None:
+    copy = lessons.nbformat.read(lessons.INSTRUCTOR / f"{source.stem}.ipynb", as_version=4)
+    lines = verdicts(copy)
+    assert lines and all(line.startswith("✓") for line in lines), lines
+
+
+def test_a_check_follows_every_exercise(source: Path) -> None:
+    kinds = [tag for cell in lessons.load(source).cells for tag in lessons.tags(cell)]
+    kinds = [tag for tag in kinds if tag in ("exercise", "check")]
+    assert "exercise" in kinds
+    assert "exercise exercise" not in " ".join(kinds), "each exercise needs its own check after it"
+    assert kinds[-1] == "check"
+
+
+def test_the_learners_copy_gives_no_solution_and_no_notes_away(source: Path) -> None:
+    notebook = lessons.load(source)
+    solved, open_ = lessons.instructor(notebook), lessons.learner(notebook)
+    assert any("instructor" in lessons.tags(cell) for cell in solved.cells), "no note for the instructor"
+    assert not any("instructor" in lessons.tags(cell) for cell in open_.cells)
+    for cell in open_.cells:
+        if "exercise" in lessons.tags(cell):
+            assert "your turn" in cell.source and "# solution" not in cell.source
+            assert not cell.outputs
+            compile(cell.source, source.stem, "exec")
+
+
+@pytest.mark.slow
+def test_every_check_fails_on_the_stubs_and_gives_a_hint(source: Path, tmp_path: Path) -> None:
+    notebook = lessons.learner(lessons.load(source))
+    lessons.execute(notebook, tmp_path)  # raises where a stub stops the notebook
+    lines = verdicts(notebook)
+    assert lines and all(line.startswith("✗") and "Hint: " in line for line in lines), lines

@@ -22,7 +22,7 @@ help:
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
 	@echo "make lab       set up, open the lessons in JupyterLab"
 	@echo "make notebooks make the lessons' copies from their sources, running them (LESSONS=\"02 05\": only these)"
-	@echo "make browser-test  the first lesson in a real browser (needs Chromium); pictures in $(RESULTS)/browser"
+	@echo "make browser-test  every lesson in a real browser (needs Chromium); pictures in $(RESULTS)/browser"
 	@echo "make lint      ruff and mypy"
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
 	@echo "PYTHON=... chooses the interpreter, VENV=... the environment, TORCH_PROBE=0 skips PyTorch's CPU index"
@@ -64,7 +64,7 @@ browser-test:
 	@$(call setup,$(TEST))
 	@$(PY) -m pip install --quiet playwright
 	@$(warm)
-	$(PY) tests/browser/smoke.py --out $(RESULTS)/browser
+	$(PY) tests/browser/round.py --out $(RESULTS)/browser $(LESSONS)
 
 warmup:
 	@$(call setup,$(DEMO))

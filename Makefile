@@ -43,7 +43,7 @@ test:
 	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 
 test-all:
-	@$(call setup,$(TEST)$(comma)llamacpp)
+	@$(call setup,$(TEST)$(comma)llamacpp$(comma)browser)
 	$(PY) -m pytest -m "slow or conformance"
 
 lint:
@@ -61,8 +61,7 @@ notebooks:
 	$(PY) tools/lessons.py $(LESSONS)
 
 browser-test:
-	@$(call setup,$(TEST))
-	@$(PY) -m pip install --quiet playwright
+	@$(call setup,$(TEST)$(comma)browser)
 	@$(warm)
 	$(PY) tests/browser/round.py --out $(RESULTS)/browser $(LESSONS)
 

@@ -1,8 +1,8 @@
-"""Plant a fault in a copy of the package and see a lesson turn red: what the lessons' regression test is worth.
+"""Plant a fault in a copy of the package and see a lesson turn red: what the lessons are worth as tests.
 
-Each fault is one change of one line, in the code that a lesson drives. The lesson's instructor copy runs under
-nbval as `make test` runs it, against the faulty copy; the same lesson must pass on an unchanged copy, or its
-failing would say nothing.
+Each fault is one change of one line, in the code that a lesson drives. The lesson's instructor copy runs
+under nbval as `make test` runs it, against the faulty copy; the same lesson must pass on an unchanged copy,
+or its failing would say nothing.
 """
 
 from __future__ import annotations

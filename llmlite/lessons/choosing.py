@@ -1,0 +1,119 @@
+"""Choosing the next token, looked at step by step: who is cut by which step, and how sure the rest is.
+
+The steps are those of `llmlite.sampling`; nothing here chooses by rules of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmlite.sampling import Greedy, MinP, Option, Sampler, Temperature, TopK, TopP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What stands after one step of the chain, and what the step took away.
+
+    Attributes:
+        name: of the step, with its setting: "top-k 40". off: the setting lets everything through.
+        ids: int64 (N,) tokens still in the running, the likeliest first.
+        probabilities: float64 (N,), they sum to 1.
+        cut: int64 (M,) tokens that this step took away, the likeliest first.
+        cut_share: how much probability those had before it.
+    """
+
+    name: str
+    ids: np.ndarray
+    probabilities: np.ndarray
+    cut: np.ndarray
+    cut_share: float
+    off: bool = False
+
+    @property
+    def entropy(self) -> float:
+        """How open the choice is, in bits; see `entropy`."""
+        return entropy(self.probabilities)
+
+
+def stages(sampler: Sampler, logits: np.ndarray) -> list[Stage]:
+    """Return what each step of a sampler's chain leaves, beginning with all tokens; draws nothing.
+
+    Args:
+        logits: float (V,).
+
+    Raises:
+        SamplingError: logits among which nothing can be chosen.
+    """
+    everything = Sampler(chain=[TopK(k=0)]).steps(logits)[0]
+    ids, probabilities = everything.ids, everything.probabilities
+    found = [
+        Stage(name="all tokens", ids=ids, probabilities=probabilities, cut=ids[:0], cut_share=0.0, off=True)
+    ]
+    for step in sampler.steps(logits):
+        n = len(step.ids)  # a step keeps the likeliest: what it cuts is the tail
+        found.append(
+            Stage(
+                name=name_of(step.option),
+                ids=step.ids,
+                probabilities=step.probabilities,
+                cut=ids[n:],
+                cut_share=float(probabilities[n:].sum()),
+                off=_is_off(step.option),
+            )
+        )
+        ids, probabilities = step.ids, step.probabilities
+    return found
+
+
+def cut_by(found: list[Stage]) -> dict[int, str]:
+    """Return for each token that is out of the running the name of the step that took it away."""
+    return {int(token): stage.name for stage in found for token in stage.cut}
+
+
+def entropy(probabilities: np.ndarray) -> float:
+    """How open a choice is, in bits: -Σ p log2 p. 0 for a sure one, b for an even one among 2**b."""
+    p = np.asarray(probabilities, dtype=np.float64)
+    p = p[p > 0]
+    return float(-(p * np.log2(p)).sum()) + 0.0  # not -0.0
+
+
+def even_choice(probabilities: np.ndarray) -> float:
+    """Among how many tokens an even choice would be as open: 2 to the power of the entropy."""
+    return 2.0 ** entropy(probabilities)
+
+
+def draws(sampler: Sampler, logits: np.ndarray, n: int) -> Counter[int]:
+    """Return how often each token comes up when a sampler chooses n times from the same logits."""
+    return Counter(sampler(logits) for _ in range(n))
+
+
+def name_of(option: Option) -> str:
+    """Return a step's name with its setting, as the command line spells them."""
+    match option:
+        case TopK():
+            return f"top-k {option.k}"
+        case TopP():
+            return f"top-p {option.p:g}"
+        case MinP():
+            return f"min-p {option.p:g}"
+        case Temperature():
+            return f"temperature {option.t:g}"
+        case Greedy():
+            return "greedy"
+    return type(option).__name__
+
+
+def _is_off(option: Option) -> bool:
+    match option:
+        case TopK():
+            return option.k == 0
+        case TopP():
+            return option.p >= 1
+        case MinP():
+            return option.p <= 0
+        case Temperature():
+            return option.t == 1
+    return False

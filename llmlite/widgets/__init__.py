@@ -6,12 +6,16 @@ ipywidgets is imported in this folder only, on first use.
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
 if TYPE_CHECKING:
     from llmlite.widgets.base import Explorer
+    from llmlite.widgets.choosing import sampling_explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
+    from llmlite.widgets.lens import logit_lens
 
 _NAMES = {
     "Explorer": "base",
     "compare_dashboard": "dashboard",
     "ComparisonDashboard": "dashboard",
+    "sampling_explorer": "choosing",
+    "logit_lens": "lens",
 }
 
 

@@ -1,0 +1,204 @@
+"""From logits to the next token, step by step: sliders for the chain, the same logits all the time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html import escape
+
+import ipywidgets
+import numpy as np
+
+from llmlite import plots
+from llmlite.errors import LlmliteError
+from llmlite.lessons import choosing
+from llmlite.lessons.tokens import visible
+from llmlite.model import Model
+from llmlite.sampling import MinP, Sampler, Temperature, TopK, TopP
+from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons, row
+
+N_SHOWN = 14
+N_DRAWS = 1000
+N_LISTED = 12  # of the draws, written out one by one
+LAST, FIRST = "temperature last", "temperature first"
+# Half transparent: text in the page's colour stays readable over them in light and dark.
+BEFORE, AFTER = "rgba(86,180,233,.55)", "rgba(0,114,178,.85)"
+
+
+def sampling_explorer(model: Model, prompt: str) -> SamplingExplorer:
+    """Return an explorer of how the token after a prompt is chosen; the model runs once per prompt.
+
+    Raises:
+        As `Model.logits`.
+    """
+    return SamplingExplorer(model, prompt)
+
+
+class SamplingExplorer(Explorer):
+    """Sliders for temperature, top-k, top-p and min-p; bars before and after; who was cut by which step.
+
+    Attributes:
+        logits: float32 (V,), of the prompt; sliders leave them as they are.
+        stages: what each step leaves, as `lessons.choosing.stages` gives it.
+        counts: how often each token came up in the last draws; empty when the settings have changed.
+    """
+
+    static_summary = "Before and after the chain, as a picture (it needs no running kernel)"
+
+    def __init__(self, model: Model, prompt: str) -> None:
+        self.model = model
+        self.prompt = ipywidgets.Text(
+            value=prompt,
+            description="Prompt",
+            continuous_update=False,
+            layout={"width": "36em"},
+            style={"description_width": HEADING_WIDTH},
+        )
+        self.temperature = _slider("Temperature", 0.8, 0.0, 2.0, 0.05)
+        self.top_k = _slider("Top-k (0: off)", 40, 0, 100, 1)
+        self.top_p = _slider("Top-p (1: off)", 0.95, 0.05, 1.0, 0.01)
+        self.min_p = _slider("Min-p (0: off)", 0.0, 0.0, 0.5, 0.01)
+        self.order = buttons([(LAST, LAST), (FIRST, FIRST)], "Order")
+        self.seed = ipywidgets.BoundedIntText(
+            value=1, min=0, max=10**6, description="Seed", layout={"width": "14em"}
+        )
+        self.draw = ipywidgets.Button(description=f"Draw {N_DRAWS} times", layout={"width": "auto"})
+        self.view = ipywidgets.HTML()
+        self.counts: Counter[int] = Counter()
+        self._read(prompt)
+        sliders = (self.temperature, self.top_k, self.top_p, self.min_p)
+        super().__init__([self.prompt, *sliders, self.order, row("Draw", [self.draw, self.seed]), self.view])
+        self.prompt.observe(lambda _change: self._reread(), names="value")
+        self.draw.on_click(lambda _button: self.draw_many())
+        self.redraw_on((*sliders, self.order, self.seed))
+
+    def sampler(self) -> Sampler:
+        """Return a fresh sampler with the settings of the controls."""
+        t, k, p, m = self.temperature.value, self.top_k.value, self.top_p.value, self.min_p.value
+        if self.order.value == LAST:
+            return Sampler(temperature=t, top_k=k, top_p=p, min_p=m, seed=self.seed.value)
+        steps = [Temperature(t=t), TopK(k=k), TopP(p=p), MinP(p=m)]
+        return Sampler(chain=steps, seed=self.seed.value)
+
+    def redraw(self) -> None:
+        self.counts = Counter()
+        self.first_draws: list[int] = []
+        self.stages = choosing.stages(self.sampler(), self.logits)
+        self._show()
+
+    def draw_many(self) -> None:
+        """Draw again and again from the same logits, with a fresh generator for the seed."""
+        sampler = self.sampler()
+        drawn = [sampler(self.logits) for _ in range(N_DRAWS)]
+        self.counts, self.first_draws = Counter(drawn), drawn[:N_LISTED]
+        self._show()
+
+    def static_view(self) -> plots.Picture:
+        """Return the bars before and after the chain as it is set now."""
+        texts = {int(token): self._text(int(token)) for token in self.stages[0].ids[:N_SHOWN]}
+        return plots.choosing.chain(self.stages, texts, n=N_SHOWN)
+
+    def _read(self, prompt: str) -> None:
+        self.logits = self.model.logits(self.model.tokenizer.encode(prompt), last_only=True)[0]
+
+    def _reread(self) -> None:
+        try:
+            self._read(self.prompt.value)
+        except (LlmliteError, ValueError) as error:
+            self.say(f"This prompt can't be read: {error}. The bars are those of the one before.")
+            return
+        self.redraw()
+
+    def _text(self, token: int) -> str:
+        return visible(self.model.tokenizer, token)
+
+    def _show(self) -> None:
+        self.view.value = self._bars() + self._steps() + self._drawn()
+        self.say(self._words())
+
+    def _bars(self) -> str:
+        """The likeliest tokens, one row each: bar before, bar after, fate, draws; the rest in one row."""
+        first, last, out = self.stages[0], self.stages[-1], choosing.cut_by(self.stages)
+        after = dict(zip(last.ids.tolist(), last.probabilities.tolist()))
+        widest = max(first.probabilities[0], last.probabilities[0])
+        rows = []
+        for token, before in zip(first.ids[:N_SHOWN].tolist(), first.probabilities):
+            fate = f"cut by {out[token]}" if token in out else "kept"
+            rows.append(self._row(self._text(token), before, after.get(token, 0), widest, fate, [token]))
+        rest = first.ids[N_SHOWN:].tolist()
+        kept = sum(token in after for token in rest)
+        left = sum(after.get(token, 0) for token in rest)
+        share = float(first.probabilities[N_SHOWN:].sum())
+        rows.append(self._row(f"{len(rest)} others", share, left, widest, f"{kept} kept", rest))
+        heads = ["token", "the model's", "after the chain", "what happened", f"of {N_DRAWS} draws"]
+        return _table([_cells(heads, "th"), *rows])
+
+    def _row(
+        self, name: str, before: float, after: float, widest: float, fate: str, tokens: list[int]
+    ) -> str:
+        drawn = str(sum(self.counts[token] for token in tokens)) if self.counts else "–"
+        bars = [_bar(before, widest, BEFORE), _bar(after, widest, AFTER)]
+        cells = [f"<b>{escape(name)}</b>", *bars, escape(fate), drawn]
+        return "".join(f"<td style='text-align:left;padding:1px 10px'>{cell}</td>" for cell in cells)
+
+    def _steps(self) -> str:
+        """One row per step: what it leaves, what it took away, how open the choice is then."""
+        rows = [_cells(["step", "tokens left", "probability cut", "as open as an even choice among"], "th")]
+        for stage in self.stages:
+            openness = choosing.even_choice(stage.probabilities)
+            name = stage.name + (" (off)" if stage.off and stage is not self.stages[0] else "")
+            cells = [name, str(len(stage.ids)), f"{stage.cut_share:.1%}", f"{openness:.1f} tokens"]
+            rows.append(_cells(cells, "td"))
+        return _table(rows)
+
+    def _drawn(self) -> str:
+        if not self.first_draws:
+            return ""
+        listed = " ".join(map(self._text, self.first_draws))
+        return f"<p>With seed {self.seed.value} the first {N_LISTED} are: {escape(listed)}</p>"
+
+    def _words(self) -> str:
+        last = self.stages[-1]
+        best = self._text(int(last.ids[0]))
+        n = len(last.ids)
+        if n == 1:
+            text = f"Only {best} is left: there is nothing to draw."
+        else:
+            openness = choosing.even_choice(last.probabilities)
+            text = (
+                f"{n} tokens are left, {best} the likeliest with {last.probabilities[0]:.1%}. "
+                f"The choice is as open as an even one among {openness:.1f} ({last.entropy:.1f} bits)."
+            )
+        cuts = [f"{stage.name} {len(stage.cut)}" for stage in self.stages if len(stage.cut)]
+        text += f" Cut: {', '.join(cuts)}." if cuts else " Nothing is cut."
+        if self.counts:
+            token, count = self.counts.most_common(1)[0]
+            text += f" In {N_DRAWS} draws {self._text(token)} came up {count} times."
+        return text
+
+
+def _slider(name: str, value: float, low: float, high: float, step: float) -> ipywidgets.Widget:
+    make = ipywidgets.IntSlider if isinstance(value, int) else ipywidgets.FloatSlider
+    return make(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=name,
+        layout={"width": "36em"},
+        style={"description_width": HEADING_WIDTH},
+    )
+
+
+def _bar(share: float, widest: float, colour: str) -> str:
+    width = 9 * float(share) / float(np.maximum(widest, 1e-9))
+    bar = f"<span style='display:inline-block;height:.8em;width:{min(width, 9):.2f}em;background:{colour}'>"
+    return f"<span style='display:inline-block;width:14em'>{bar}</span> {share:.1%}</span>"
+
+
+def _cells(texts: list[str], tag: str) -> str:
+    style = "text-align:left;padding:1px 10px"
+    return "".join(f"<{tag} style='{style}'>{escape(text)}</{tag}>" for text in texts)
+
+
+def _table(rows: list[str]) -> str:
+    return f"<table style='margin:6px 0'>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"

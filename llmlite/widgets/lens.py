@@ -1,0 +1,150 @@
+"""The logit lens: what the model would say after each layer, in a grid to click through."""
+
+from __future__ import annotations
+
+from html import escape
+
+import ipywidgets
+
+from llmlite import plots
+from llmlite.errors import LlmliteError
+from llmlite.lessons.lens import lens
+from llmlite.lessons.tokens import visible
+from llmlite.model import Model
+from llmlite.widgets.base import HEADING_WIDTH, Explorer
+
+N_SHOWN = 18  # positions; of a longer text the last
+N_TOP = 5
+CELL = {"width": "5.2em", "min_width": "5.2em", "height": "28px", "margin": "1px", "padding": "0"}
+NAME = {"width": "6em", "min_width": "6em", "height": "28px", "margin": "1px", "padding": "0"}
+
+
+def logit_lens(model: Model, text: str) -> LogitLens:
+    """Return the lens over a text; the model runs once per text.
+
+    Raises:
+        As `Model.trace`.
+    """
+    return LogitLens(model, text)
+
+
+class LogitLens(Explorer):
+    """Layers over positions: the likeliest next token, shaded by probability; a click shows the top 5.
+
+    The two sliders choose a cell as a click does.
+
+    Attributes:
+        lens: what is read, as `lessons.lens.lens` gives it. start: the first position shown.
+        cells: the buttons by (stage, position).
+    """
+
+    static_summary = "The grid as a picture (it needs no running kernel)"
+
+    def __init__(self, model: Model, text: str) -> None:
+        self.model = model
+        style = {"description_width": HEADING_WIDTH}
+        self.text = ipywidgets.Text(
+            value=text, description="Text", continuous_update=False, layout={"width": "46em"}, style=style
+        )
+        self.stage = ipywidgets.IntSlider(description="Layer (0: none)", min=0, max=1, style=style)
+        self.position = ipywidgets.IntSlider(description="Position", min=0, max=1, style=style)
+        self.grid = ipywidgets.VBox(layout={"overflow": "auto"})
+        self.detail = ipywidgets.HTML()
+        self._read(text)
+        super().__init__([self.text, self.grid, self.stage, self.position, self.detail])
+        self.text.observe(lambda _change: self._reread(), names="value")
+        self.redraw_on((self.stage, self.position))
+
+    def choose(self, stage: int, position: int) -> None:
+        """Choose a cell, as a click on it does."""
+        self.stage.value, self.position.value = stage, position
+
+    def redraw(self) -> None:
+        chosen = self.stage.value, self.position.value
+        for place, cell in self.cells.items():
+            cell.layout.border = "2px solid currentColor" if place == chosen else "1px solid transparent"
+        self.detail.value = self._top()
+        self.say(self._words())
+
+    def static_view(self) -> plots.Picture:
+        """Return the grid as a picture."""
+        texts = {token: self._text(token) for token in {*self.lens.ids, *self.lens.best.ravel().tolist()}}
+        return plots.choosing.lens_grid(self.lens, texts, start=self.start)
+
+    def _read(self, text: str) -> None:
+        self.lens = lens(self.model, text)
+        n_stages, n = self.lens.best.shape
+        self.start = max(0, n - N_SHOWN)
+        self.position.min = 0  # or the new end might lie before the old start
+        self.position.max, self.position.min = n - 1, self.start
+        self.stage.max = n_stages - 1
+        self.position.value, self.stage.value = n - 1, n_stages - 1
+        self._build()
+
+    def _reread(self) -> None:
+        try:
+            self._read(self.text.value)
+        except (LlmliteError, ValueError) as error:
+            self.say(f"This text can't be read: {error}. The grid is that of the one before.")
+            return
+        self.redraw()
+
+    def _build(self) -> None:
+        """One row of buttons per stage, the last layer on top; under them the tokens that were read."""
+        positions = range(self.start, len(self.lens.ids))
+        self.cells = {}
+        rows = []
+        for stage in reversed(range(len(self.lens.stages))):
+            for position in positions:
+                self.cells[stage, position] = self._cell(stage, position)
+            row = [self.cells[stage, position] for position in positions]
+            rows.append(_row(self.lens.stages[stage], row))
+        read = [_text_cell(f"<b>{escape(self._text(self.lens.ids[position]))}</b>") for position in positions]
+        self.grid.children = [*rows, _row("read so far", read)]
+
+    def _cell(self, stage: int, position: int) -> ipywidgets.Button:
+        token, p = int(self.lens.best[stage, position]), float(self.lens.confidence[stage, position])
+        cell = ipywidgets.Button(
+            description=self._text(token),
+            tooltip=f"{self.lens.stages[stage]}, position {position}: {self._text(token)} with {p:.0%}",
+            layout=CELL,
+        )
+        cell.style.button_color = f"rgba(0,114,178,{0.6 * p:.2f})"
+        cell.on_click(lambda _button: self.choose(stage, position))
+        return cell
+
+    def _top(self) -> str:
+        found = self.lens.top(self.stage.value, self.position.value, N_TOP)
+        rows = "".join(
+            f"<tr><td style='text-align:left'><b>{escape(self._text(token))}</b></td>"
+            f"<td style='text-align:left'><span style='display:inline-block;height:.8em;width:{12 * p:.2f}em;"
+            f"background:rgba(0,114,178,.7)'></span> {p:.1%}</td></tr>"
+            for token, p in found
+        )
+        return f"<table style='margin:6px 0'>{rows}</table>"
+
+    def _words(self) -> str:
+        stage, position = self.stage.value, self.position.value
+        found = self.lens
+        read = "".join(self._text(token) for token in found.ids[max(0, position - 3) : position + 1])
+        token, p = found.top(stage, position, 1)[0]
+        text = f"After {found.stages[stage]}" if stage else "Straight from the embedding"
+        text += f", having read …{read}, the model would say {self._text(token)} with {p:.0%}."
+        final, settled = int(found.best[-1, position]), found.settled(position)
+        text += f" In the end it says {self._text(final)}"
+        text += f", which is on top from {found.stages[settled]} on."
+        if position + 1 < len(found.ids):
+            text += f" The text goes on with {self._text(found.ids[position + 1])}."
+        return text
+
+    def _text(self, token: int) -> str:
+        return visible(self.model.tokenizer, int(token))
+
+
+def _row(name: str, cells: list[ipywidgets.Widget]) -> ipywidgets.HBox:
+    heading = ipywidgets.HTML(escape(name), layout=NAME)
+    return ipywidgets.HBox([heading, *cells], layout={"width": "max-content"})
+
+
+def _text_cell(html: str) -> ipywidgets.HTML:
+    return ipywidgets.HTML(f"<div style='text-align:center'>{html}</div>", layout=CELL)

@@ -358,6 +358,27 @@ def test_any_number_of_threads_gives_the_same_logits(n_threads: int) -> None:
         np.testing.assert_array_equal(executor(ids, KVCache(config, 64), n_outputs=40), want)
 
 
+@pytest.mark.parametrize("n_threads", [2, 3, 5])
+def test_any_number_of_threads_writes_the_same_token_by_token(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, config = weights_of("Q8_0")
+    monkeypatch.setattr("llmlite.engine.planned.BYTES_PER_THREAD", 1)  # else one thread would do it all
+    rows = []
+    for threads in (1, n_threads):
+        executor, cache = PlannedExecutor(weights, config, n_threads=threads), KVCache(config, 64)
+        assert executor.plan(1, 1, np.float16).n_threads == threads
+        rows.append([executor([token], cache, n_outputs=1)[0] for token in ids_of(config, 30)])
+    np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def test_a_step_with_little_work_runs_on_one_thread_and_a_longer_one_on_all() -> None:
+    weights, config = weights_of("Q8_0")
+    executor = PlannedExecutor(weights, config, n_threads=2)
+    assert executor.plan(1, 1, np.float16).n_threads == 1
+    assert executor.plan(PREFILL_TOKENS, 1, np.float16).n_threads == 2
+
+
 def test_several_models_on_several_python_threads_do_not_disturb_each_other() -> None:
     jobs = []
     for type_name in ("F32", "Q8_0"):

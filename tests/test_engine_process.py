@@ -129,6 +129,8 @@ RUN = """
     import os, signal, sys, threading, time
     import numpy as np
     import llmlite
+    import llmlite.engine.planned
+    llmlite.engine.planned.BYTES_PER_THREAD = 1  # two threads also for one token of a tiny model
     model = llmlite.load({path!r}, n_threads=2)
     ids = list(range(1, 40))
     want = model.logits(ids)
@@ -220,3 +222,26 @@ def test_a_file_cut_off_while_mapped_is_an_error_and_not_the_end(tmp_path: Path)
 def test_a_fault_that_is_not_ours_still_kills(tiny: Path) -> None:
     code = RUN.format(path=str(tiny)) + "    for _ in range(2): os.kill(os.getpid(), signal.SIGBUS)"
     assert python(code).returncode == -signal.SIGBUS
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads have no affinity on this system")
+def test_a_worker_leaves_the_core_of_the_thread_that_it_waits_for(tiny: Path) -> None:
+    code = (
+        RUN.format(path=str(tiny))
+        + """
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        print("moved")
+        sys.exit()
+    (worker,) = [thread.native_id for thread in threading.enumerate() if thread.name == "llmlite-1"]
+    core = min(allowed)
+    for task in (threading.get_native_id(), worker):
+        os.sched_setaffinity(task, {core})  # both on one core, though the worker may go
+    os.sched_setaffinity(worker, allowed)
+    assert np.array_equal(model.logits(ids), want)
+    assert int(open(f"/proc/self/task/{worker}/stat").read().rsplit(")", 1)[1].split()[36]) != core
+    assert os.sched_getaffinity(worker) == allowed  # its mask is as it was
+    print("moved")
+    """
+    )
+    assert output(code) == "moved"

@@ -17,6 +17,7 @@ from llmlite.kv_cache import KVCache
 from llmlite.transformer import ModelConfig, Weights, forward
 
 PREFILL_TOKENS = 256
+BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
 
 
@@ -29,7 +30,8 @@ class PlannedExecutor:
     """Runs a model by compiled kernels on a team of threads; see llmlite.engine.Executor.
 
     Args:
-        n_threads: by default the physical cores this process may use, within its cgroup's quota.
+        n_threads: at most so many; by default the physical cores this process may use, within its cgroup's
+            quota. A single token's step that has too little work for them runs on fewer (`step_threads`).
         progress: called as progress(done, total, name) while kernels are compiled.
 
     Raises:
@@ -101,12 +103,27 @@ class PlannedExecutor:
                 self._plans[key] = self.record(*kind, kv_dtype)
             return self._plans[key]
 
+    def step_threads(self, max_tokens: int) -> int:
+        """Return how many threads run a step of up to `max_tokens` tokens.
+
+        A barrier costs nothing while every thread has a core of its own, and a time slice of the system
+        (milliseconds) when another program holds one of them. Where the whole step takes less than that,
+        two threads win a tenth on a quiet machine and lose nine tenths on a busy one.
+        """
+        if max_tokens > 1:
+            return self.n_threads
+        matrices = {id(tensor.blocks): tensor for tensor in _matrices(self.weights)}
+        if self.weights.output is not self.weights.token_embd:
+            matrices.pop(id(self.weights.token_embd.blocks))  # one row of it is read
+        n_bytes = sum(tensor.n_bytes for tensor in matrices.values())
+        return max(1, min(self.n_threads, n_bytes // BYTES_PER_THREAD))
+
     def record(self, max_tokens: int, max_outputs: int, kv_dtype: Any, *, keep_all: bool = False) -> Plan:
         """Record a plan for steps of up to `max_tokens` tokens."""
         recorder = Recorder(
             max_tokens=max_tokens,
             max_outputs=max_outputs,
-            n_threads=self.n_threads,
+            n_threads=self.step_threads(max_tokens),
             kv_itemsize=np.dtype(kv_dtype).itemsize,
         )
         shape_only = KVCache(

@@ -17,6 +17,7 @@ from llmlite.engine.jit import kernel
 
 LINGER_NS = 2_000_000  # how long a worker yields before it sleeps: longer than sampling one token takes
 LINE = 64
+SCRATCH = 5 * LINE  # as in kernels/team.py
 
 RUN, WORK, STOP = (kernel("team", name) for name in ("run", "work", "stop"))
 _INT64 = ctypes.c_int64
@@ -30,9 +31,10 @@ class Team:
 
     def __init__(self, n_threads: int) -> None:
         self._lock = threading.Lock()
-        self._run = ctypes.CFUNCTYPE(None, *[_INT64] * 5)(RUN.address)
-        self._memory = _shared_memory((8 + 4 * n_threads) * LINE + 4 * LINE * n_threads)
+        self._run = ctypes.CFUNCTYPE(None, *[_INT64] * 6)(RUN.address)
+        self._memory = _shared_memory((9 + 4 * n_threads) * LINE + SCRATCH * n_threads)
         self._base = -(-ctypes.addressof(self._memory) // LINE) * LINE
+        self._scratch = self._base + (8 + 4 * n_threads) * LINE
         self.n_threads = 1 + self._start_workers(n_threads - 1) if n_threads > 1 else 1
 
     def run(self, table: int, n_ops: int, clock: int = 0) -> None:
@@ -42,15 +44,14 @@ class Team:
             clock: 0, or the address where the time before and after each operation goes (profiling).
         """
         with self._lock:
-            self._run(self._base, table, n_ops, self.n_threads, clock)
+            self._run(self._base, table, n_ops, self.n_threads, clock, self._scratch)
 
     def _start_workers(self, n: int) -> int:
         """Start n threads; returns how many the system granted."""
         work = ctypes.CFUNCTYPE(None, *[_INT64] * 4)(WORK.address)
-        scratch = self._base + (8 + 4 * (n + 1)) * LINE
         _make_semaphores([self._base + 8 * LINE + rank * 2 * LINE + LINE for rank in range(n)])
         for rank in range(1, n + 1):
-            arguments = (self._base, rank, LINGER_NS, scratch + rank * LINE)
+            arguments = (self._base, rank, LINGER_NS, self._scratch + rank * SCRATCH)
             thread = threading.Thread(target=work, args=arguments, name=f"llmlite-{rank}", daemon=True)
             try:
                 thread.start()

@@ -21,11 +21,18 @@ WORKERS = 512  # then for each worker a line "parked" and a line with its semaph
 SPINS = 200  # pauses before the first sched_yield: longer only helps where nothing else runs
 CLOCK_ID = getattr(time, "CLOCK_MONOTONIC", 1)
 SEMAPHORES = sys.platform.startswith("linux")
+AFFINITY = sys.platform.startswith("linux")
+# A thread's own lines, five of them: a clock, the core it runs on, two masks of 1,024 cores
+SCRATCH, CORE, MASK = 320, 32, 64
+MASK_BYTES = 128
 
 sched_yield = types.ExternalFunction("sched_yield", types.int32())
 clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, i64))
 sem_wait = types.ExternalFunction("sem_wait", types.int32(i64))
 sem_post = types.ExternalFunction("sem_post", types.int32(i64))
+sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
+sched_getaffinity = types.ExternalFunction("sched_getaffinity", types.int32(types.int32, i64, i64))
+sched_setaffinity = types.ExternalFunction("sched_setaffinity", types.int32(types.int32, i64, i64))
 usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
@@ -119,8 +126,8 @@ def execute(team, rank):
             barrier(team, n_threads)
 
 
-@routine(5)
-def run(team, table, n_ops, n_threads, clock):
+@routine(6)
+def run(team, table, n_ops, n_threads, clock, scratch):
     """Announce a job, wake who sleeps, take part as rank 0, return when everyone is done."""
     store(team + TABLE, table)
     store(team + N_OPS, n_ops)
@@ -129,6 +136,8 @@ def run(team, table, n_ops, n_threads, clock):
     if clock != 0:
         clock_gettime(CLOCK_ID, clock)
     if n_threads > 1:
+        if AFFINITY:
+            store(scratch + CORE, i64(sched_getcpu()))
         announce(team, n_threads)
     execute(team, 0)
 
@@ -153,7 +162,7 @@ def stop(team, n_threads):
 
 @routine(4)
 def work(team, rank, linger_ns, scratch):
-    """A worker's life: wait for the next job, run it, until stopped. `scratch`: 32 bytes for the clock."""
+    """A worker's life: wait for the next job, run it, until stopped. `scratch`: its own lines."""
     seen = 0
     line = team + WORKERS + (rank - 1) * 128
     while True:
@@ -161,7 +170,38 @@ def work(team, rank, linger_ns, scratch):
         seen += 1
         if atomic_load(team + STOP) != 0:
             return
+        if AFFINITY:
+            step_aside(rank, scratch)
         execute(team, rank)
+
+
+@inline
+def step_aside(rank, scratch):
+    """Move to another core where a lower rank has been put on ours.
+
+    Two threads that wait for each other by yielding can share a core for seconds while another one idles:
+    each has run so recently that the system's balancer takes its cache for hot and leaves it where it is.
+    To forbid ourselves the cores of the others, for a moment, makes the system move us at once.
+    """
+    core = i64(sched_getcpu())
+    store(scratch + CORE, core)
+    shared = False
+    for other in range(1, rank + 1):
+        shared |= load_i64(scratch - other * SCRATCH + CORE) == core
+    if not shared or sched_getaffinity(0, MASK_BYTES, scratch + MASK) < 0:
+        return
+    left = 0
+    for word in range(0, MASK_BYTES, 8):
+        mask = load_i64(scratch + MASK + word)
+        for other in range(1, rank + 1):
+            taken = load_i64(scratch - other * SCRATCH + CORE)
+            if taken >> 6 == word >> 3:
+                mask &= ~(i64(1) << (taken & 63))
+        store(scratch + MASK + MASK_BYTES + word, mask)
+        left |= mask
+    if left != 0 and sched_setaffinity(0, MASK_BYTES, scratch + MASK + MASK_BYTES) == 0:
+        store(scratch + CORE, i64(sched_getcpu()))
+        sched_setaffinity(0, MASK_BYTES, scratch + MASK)
 
 
 @inline

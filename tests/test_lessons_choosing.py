@@ -54,6 +54,14 @@ def test_the_first_stage_is_the_plain_softmax() -> None:
     np.testing.assert_allclose(first.probabilities, np.sort(softmax(LOGITS))[::-1], rtol=1e-5)
 
 
+def test_probabilities_by_token_are_0_for_those_that_are_cut() -> None:
+    sampler = Sampler(top_k=9, top_p=1, temperature=0.7)
+    last = sampler.steps(LOGITS)[-1]
+    found = choosing.probabilities(sampler, LOGITS)
+    np.testing.assert_array_equal(found[last.ids], last.probabilities)
+    assert np.count_nonzero(found) == 9 and found.shape == LOGITS.shape
+
+
 def test_what_a_step_cut_is_weighed_before_the_step() -> None:
     found = choosing.stages(Sampler(chain=[TopK(k=3)]), LOGITS)
     assert found[1].cut_share == pytest.approx(np.sort(softmax(LOGITS))[:-3].sum(), rel=1e-5)

@@ -68,6 +68,14 @@ def stages(sampler: Sampler, logits: np.ndarray) -> list[Stage]:
     return found
 
 
+def probabilities(sampler: Sampler, logits: np.ndarray) -> np.ndarray:
+    """Return what a sampler's chain gives every token, float64 (V,): 0 for those that are cut."""
+    steps = stages(sampler, logits)
+    everyone = np.zeros(len(logits))
+    everyone[steps[-1].ids] = steps[-1].probabilities
+    return everyone
+
+
 def cut_by(found: list[Stage]) -> dict[int, str]:
     """Return for each token that is out of the running the name of the step that took it away."""
     return {int(token): stage.name for stage in found for token in stage.cut}

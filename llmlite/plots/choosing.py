@@ -95,7 +95,8 @@ def lens_grid(
     ax.imshow(sure, cmap=SHADES, vmin=0, vmax=1, aspect="auto", origin="lower")
     for stage, position in np.ndindex(n_stages, n_positions):
         text = texts[int(best[stage, position])]
-        ax.text(position, stage, text[:9], ha="center", va="center", fontsize=12, color=look.text)
+        text = text if len(text) <= 9 else text[:8] + "…"
+        ax.text(position, stage, text, ha="center", va="center", fontsize=12, color=look.text)
     names = [texts[token] for token in found.ids[start:]]
     ax.set_xticks(range(n_positions), names)
     ax.set_yticks(range(n_stages), found.stages)

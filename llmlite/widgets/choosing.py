@@ -21,7 +21,7 @@ N_DRAWS = 1000
 N_LISTED = 12  # of the draws, written out one by one
 LAST, FIRST = "temperature last", "temperature first"
 # Half transparent: text in the page's colour stays readable over them in light and dark.
-BEFORE, AFTER = "rgba(86,180,233,.55)", "rgba(0,114,178,.85)"
+BEFORE, AFTER = "rgba(86,180,233,.75)", "rgba(0,114,178,.85)"
 
 
 def sampling_explorer(model: Model, prompt: str) -> SamplingExplorer:
@@ -138,7 +138,9 @@ class SamplingExplorer(Explorer):
         drawn = str(sum(self.counts[token] for token in tokens)) if self.counts else "–"
         bars = [_bar(before, widest, BEFORE), _bar(after, widest, AFTER)]
         cells = [f"<b>{escape(name)}</b>", *bars, escape(fate), drawn]
-        return "".join(f"<td style='text-align:left;padding:1px 10px'>{cell}</td>" for cell in cells)
+        return "".join(
+            f"<td style='text-align:left;padding:1px 10px;line-height:1.4'>{cell}</td>" for cell in cells
+        )
 
     def _steps(self) -> str:
         """One row per step: what it leaves, what it took away, how open the choice is then."""
@@ -196,7 +198,7 @@ def _bar(share: float, widest: float, colour: str) -> str:
 
 
 def _cells(texts: list[str], tag: str) -> str:
-    style = "text-align:left;padding:1px 10px"
+    style = "text-align:left;padding:1px 10px;line-height:1.4"
     return "".join(f"<{tag} style='{style}'>{escape(text)}</{tag}>" for text in texts)
 
 

@@ -15,7 +15,7 @@ from llmlite.widgets.base import HEADING_WIDTH, Explorer
 
 N_SHOWN = 18  # positions; of a longer text the last
 N_TOP = 5
-CELL = {"width": "5.2em", "min_width": "5.2em", "height": "28px", "margin": "1px", "padding": "0"}
+CELL = {"width": "4.7em", "min_width": "4.7em", "height": "28px", "margin": "1px", "padding": "0"}
 NAME = {"width": "6em", "min_width": "6em", "height": "28px", "margin": "1px", "padding": "0"}
 
 
@@ -46,7 +46,7 @@ class LogitLens(Explorer):
         self.text = ipywidgets.Text(
             value=text, description="Text", continuous_update=False, layout={"width": "46em"}, style=style
         )
-        self.stage = ipywidgets.IntSlider(description="Layer (0: none)", min=0, max=1, style=style)
+        self.stage = ipywidgets.IntSlider(description="Layer", min=0, max=1, style=style)
         self.position = ipywidgets.IntSlider(description="Position", min=0, max=1, style=style)
         self.grid = ipywidgets.VBox(layout={"overflow": "auto"})
         self.detail = ipywidgets.HTML()
@@ -99,7 +99,7 @@ class LogitLens(Explorer):
                 self.cells[stage, position] = self._cell(stage, position)
             row = [self.cells[stage, position] for position in positions]
             rows.append(_row(self.lens.stages[stage], row))
-        read = [_text_cell(f"<b>{escape(self._text(self.lens.ids[position]))}</b>") for position in positions]
+        read = [_text_cell(self._text(self.lens.ids[position])) for position in positions]
         self.grid.children = [*rows, _row("read so far", read)]
 
     def _cell(self, stage: int, position: int) -> ipywidgets.Button:
@@ -110,6 +110,7 @@ class LogitLens(Explorer):
             layout=CELL,
         )
         cell.style.button_color = f"rgba(0,114,178,{0.6 * p:.2f})"
+        cell.style.font_size = "12px"
         cell.on_click(lambda _button: self.choose(stage, position))
         return cell
 
@@ -146,5 +147,6 @@ def _row(name: str, cells: list[ipywidgets.Widget]) -> ipywidgets.HBox:
     return ipywidgets.HBox([heading, *cells], layout={"width": "max-content"})
 
 
-def _text_cell(html: str) -> ipywidgets.HTML:
-    return ipywidgets.HTML(f"<div style='text-align:center'>{html}</div>", layout=CELL)
+def _text_cell(text: str) -> ipywidgets.HTML:
+    style = "text-align:center;font-size:12px;font-weight:bold;overflow:hidden;text-overflow:ellipsis"
+    return ipywidgets.HTML(f"<div style='{style}'>{escape(text)}</div>", layout=CELL)

@@ -196,7 +196,7 @@ def html(shown: Picture | Table) -> str:
 
 
 def show(picture: Picture | Table) -> None:
-    """Display a picture or a table in a notebook, with description and data; in a terminal print the words."""
+    """Display a picture or a table in a notebook, with description and data; in a terminal the words."""
     try:
         from IPython import get_ipython
         from IPython.display import publish_display_data

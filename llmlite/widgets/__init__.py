@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from llmlite.widgets.base import Explorer
     from llmlite.widgets.choosing import sampling_explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
+    from llmlite.widgets.file_layout import byte_map
     from llmlite.widgets.lens import logit_lens
 
 _NAMES = {
     "Explorer": "base",
+    "byte_map": "file_layout",
     "compare_dashboard": "dashboard",
     "ComparisonDashboard": "dashboard",
     "sampling_explorer": "choosing",

@@ -1,0 +1,216 @@
+# %% [markdown]
+# # Anatomy of a GGUF file
+#
+# *About 20 minutes. Running every cell takes a few seconds.*
+#
+# A language model that you download is one file. Inside are numbers: millions of them, the *weights*. And in front of
+# them stands everything that a program must know to use them. The format is called **GGUF**. In this lesson you take
+# such a file apart, byte by byte, and write the beginning of a reader.
+#
+# **Afterwards you can**
+#
+# - name the four parts of a GGUF file and say how big each one is;
+# - read numbers out of bytes with Python alone;
+# - compute where a tensor lies in the file, and how many bytes it takes;
+# - say what a reader must check before it believes a file.
+
+# %% [markdown] tags=["instructor"]
+# > **For the instructor.** Minutes: section 1 three, section 2 with the map five, exercise 1 four, section 3 with
+# > exercise 2 five, section 4 three.
+# >
+# > *Talking point.* Nothing in this file is a program. Formats of the years before could carry code that ran on
+# > loading; a GGUF file can't. It can still lie, which is section 4.
+# >
+# > *Likely question:* "Why not JSON in front?" The older `safetensors` does that. GGUF's header can be read without
+# > any library, in any language, and weights start at a multiple of 32 so that they can be mapped into memory as they are.
+
+# %%
+import llmlite as ll
+
+# %% [markdown]
+# ## 1. From outside
+#
+# `tales` is the small model that comes with llmlite. Opening its file reads nothing but the list of contents.
+
+# %%
+path = ll.model_path("tales")
+file = ll.gguf.read(path)
+print(file.file_size, "bytes,", len(file.metadata), "entries of metadata,", len(file.tensors), "tensors")
+
+# %% [markdown]
+# There are two kinds of things in it. **Metadata** are named values: the architecture, how many layers, the vocabulary.
+# **Tensors** are named arrays of weights.
+
+# %%
+for key in ["general.architecture", "llama.block_count", "llama.embedding_length", "tokenizer.ggml.tokens"]:
+    print(f"{key:26}", file.metadata[key])
+
+# %%
+for name in list(file.tensors)[:4]:
+    print(f"{name:24}", file.tensors[name].type.name, file.tensors[name].shape)
+
+# %% [markdown]
+# > **Predict first.** The file has nearly nine million bytes. What share of them are weights: half, nine tenths, or more
+# > than 99 in 100?
+
+# %%
+from llmlite.lessons.byte_map import ByteMap
+
+ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
+
+# %% [markdown]
+# Mind the scale: each step to the right is ten times as much. So weights are more than 99 in 100, and the header is
+# 24 bytes. For a model a thousand times larger the picture is the same, with longer bars.
+#
+# That's why a program can open a file of many gigabytes at once. It reads the small parts in front and leaves the
+# weights where they are until they are needed.
+#
+# ## 2. Byte by byte
+#
+# *Time to here: 4 minutes.*
+#
+# Now from inside. Each button below is one byte, written in hexadecimal: two digits, from `00` to `ff`. The colour says
+# which part of the file it belongs to.
+#
+# Click a byte: the field that it belongs to is outlined, and you see what it says. *field after* steps on. With
+# *Byte* you can go to any place. (By keyboard: Tab moves on, the space bar presses.)
+#
+# > **Predict first.** The file has 47 tensors. This number stands in the bytes 8 to 15. In which of the eight bytes will
+# > you find it: the first or the last?
+
+# %%
+ll.widgets.byte_map(file)
+
+# %% [markdown]
+# In the first: `2f` is 2 · 16 + 15 = 47, and seven bytes of zero follow. Small end first: this order is called
+# **little-endian**. Nearly all processors of today keep numbers in memory this way.
+#
+# Three things to find on the map:
+#
+# - a text has no end mark: its length stands in front of it, in 8 bytes;
+# - each value has a type in front: 4 means a whole number in 4 bytes, 8 means a text, 9 an array;
+# - choose the region *tensor list*: for every tensor there is a name, its dimensions, a type and an **offset**.
+#
+# **Exercise 1.** Read the header yourself. `struct.unpack("<I", data[4:8])` makes a number of four bytes: `<` is
+# little-endian, `I` a whole number in 4 bytes. `q` is one in 8 bytes. The header is: 4 letters, the version (4 bytes),
+# the number of tensors (8), the number of metadata entries (8).
+
+# %%
+import struct
+
+data = path.read_bytes()
+
+# %% tags=["exercise"]
+def header(data):
+    """Return magic (bytes), version, number of tensors, number of entries."""
+    # solution: data[:4] is the magic; the other three are one struct.unpack each, or one with "<Iqq"
+    version, n_tensors, n_kv = struct.unpack("<Iqq", data[4:24])
+    return data[:4], version, n_tensors, n_kv
+    # end
+
+# %% tags=["check"]
+ll.lessons.check(
+    "header", lambda: list(header(data)), [b"GGUF", 3, len(file.tensors), len(file.metadata)],
+    hint="bytes 0-3, 4-7, 8-15 and 16-23",
+)
+
+# %% [markdown]
+# You have just read a file of nine megabytes with two lines. llmlite's own reader does the same, with checks:
+# `llmlite/gguf/parse.py`.
+#
+# ## 3. Where is a tensor?
+#
+# *Time to here: 13 minutes.*
+#
+# The tensor list gives an *offset* for each tensor. It counts from where the weights begin, not from the start of the
+# file. And the weights begin at the first multiple of 32 behind the list (the file may name another number than 32;
+# this one does not). The bytes between are padding.
+#
+# How long is a tensor? Its number of weights times the bytes per weight. `F16` takes 2 bytes per weight, `F32` takes 4.
+#
+# **Exercise 2.** The list of this file ends at the byte `end`. Where do the weights begin? And how many bytes does
+# `blk.0.ffn_down.weight` take, with its shape below?
+
+# %%
+byte_map = ByteMap(file)
+listed = [r for r in byte_map.regions if r.name == "tensor list"][0]
+end = listed.offset + listed.n_bytes
+print("end:", end, " ffn_down:", file.tensors["blk.0.ffn_down.weight"].type.name, file.tensors["blk.0.ffn_down.weight"].shape)
+
+# %% tags=["exercise"]
+# solution: round up: add 31, divide by 32 without rest, multiply by 32; 256 x 768 weights of 2 bytes
+start = (end + 31) // 32 * 32
+n_bytes = 256 * 768 * 2
+# end
+
+# %% tags=["check"]
+ll.lessons.check("start of the weights", start, file.data_offset, hint="the first multiple of 32 that is not before `end`")
+ll.lessons.check("bytes of ffn_down", n_bytes, file.tensors["blk.0.ffn_down.weight"].n_bytes, hint="rows x columns x 2")
+
+# %% [markdown]
+# With these two numbers the weights can be read without any library:
+
+# %%
+import numpy as np
+
+place = byte_map.fields[byte_map.named("blk.0.ffn_down.weight: data")].offset
+weights = np.frombuffer(data, dtype="<f2", count=256 * 768, offset=place).reshape(256, 768)
+bool((weights == file.tensors["blk.0.ffn_down.weight"].dequantize()).all())
+
+# %% [markdown]
+# Equal, to the last bit. That's all there is to an F16 file. How weights are stored in fewer bits is the next lesson.
+#
+# ## 4. A file that lies
+#
+# *Time to here: 17 minutes.*
+#
+# Files come from strangers. What if one says that it holds a billion billion tensors? A careless reader asks for the
+# memory, and that's the end of your notebook.
+#
+# > **Predict first.** We change one byte of the header, number 15, so that the number of tensors becomes enormous. What
+# > should a good reader say?
+
+# %%
+liar = bytearray(data)
+liar[15] = 0x10
+try:
+    ll.gguf.from_bytes(bytes(liar), "liar.gguf")
+except ll.GGUFError as error:
+    print(error)
+
+# %% [markdown]
+# It names the field, where it is, what it expected and what it found. And it didn't try to read them first: there are
+# fewer bytes in the file than so many tensors would take, so the number can't be true.
+#
+# **Exercise 3.** Change a byte yourself, so that the reader complains about the *version*. Which byte, and which value?
+# Versions 1, 2 and 3 are known.
+
+# %% tags=["exercise"]
+# solution: the version stands in the bytes 4 to 7, the small end first
+where, value = 4, 99
+# end
+
+# %% tags=["check"]
+def complaint(where, value):
+    try:
+        return ll.gguf.from_bytes(data[:where] + bytes([value]) + data[where + 1:]) and "nothing wrong"
+    except ll.GGUFError as error:
+        return error.field
+ll.lessons.check("a complaint about", lambda: complaint(where, value), "version", hint="byte 4, any value but 1, 2 and 3")
+
+# %% [markdown]
+# ## Recap
+#
+# - A GGUF file is a **header**, **metadata**, a **list of tensors** and the **weights**, in this order.
+# - The header's 24 bytes say how many entries and tensors follow.
+# - Numbers are little-endian. Texts and arrays have their length in front.
+# - Weights start at a multiple of 32, so they can be mapped into memory and used as they are.
+# - A reader believes no number before it has checked it against the bytes that are there.
+#
+# The same from the command line: `llmlite show tales`. The package's own map is `file.fields()` in
+# `llmlite/gguf/fields.py`.
+#
+# **Words.** *byte*: eight bits, a number from 0 to 255. *GGUF*: the file format of llama.cpp, also used by others.
+# *hexadecimal*: numbers written with 16 digits, 0 to 9 and a to f. *little-endian*: the small end of a number first.
+# *metadata*: named values in front of the weights. *offset*: distance in bytes from a starting point. *padding*: bytes
+# that only fill up. *tensor*: an array of numbers with a name. *weight*: one of the numbers that a model has learned.

@@ -47,6 +47,13 @@ def test_a_nan_or_a_missing_point_is_noticed() -> None:
     assert difference(SERIES, changed(lambda s: s["y"].update(bytes=[9.0])))
 
 
+def test_the_order_of_series_is_that_of_the_file_and_says_nothing() -> None:
+    one, other = [
+        changed(lambda s: s.update(y=y)) for y in ({"a": [1.0], "b": [2.0]}, {"b": [2.0], "a": [1.0]})
+    ]
+    assert not difference(one, other)
+
+
 def test_pictures_with_data_are_taken_out_and_the_rest_is_left_to_nbval() -> None:
     picture = {"output_type": "display_data", "data": {MIME: SERIES, "text/html": "<img>"}}
     text = {"output_type": "stream", "text": "hello"}

@@ -5,19 +5,30 @@ ipywidgets is imported in this folder only, on first use.
 
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
 if TYPE_CHECKING:
+    from llmlite.widgets.attention import attention_map, erase_sentence
     from llmlite.widgets.base import Explorer
+    from llmlite.widgets.block_explorer import block_explorer
     from llmlite.widgets.choosing import sampling_explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
     from llmlite.widgets.file_layout import byte_map
+    from llmlite.widgets.half_the_bits import half_the_bits
     from llmlite.widgets.lens import logit_lens
+    from llmlite.widgets.type_picker import type_picker
+    from llmlite.widgets.which_bit import which_bit
 
 _NAMES = {
     "Explorer": "base",
+    "block_explorer": "block_explorer",
+    "attention_map": "attention",
+    "erase_sentence": "attention",
     "byte_map": "file_layout",
     "compare_dashboard": "dashboard",
     "ComparisonDashboard": "dashboard",
     "sampling_explorer": "choosing",
     "logit_lens": "lens",
+    "half_the_bits": "half_the_bits",
+    "type_picker": "type_picker",
+    "which_bit": "which_bit",
 }
 
 

@@ -1,0 +1,119 @@
+"""Figures of attention: a heat map, all heads at once, sentences looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from llmlite.bench.report import short
+from llmlite.lessons.attention import Attention
+from llmlite.plots.base import COLOURS, FONT, Picture, figure, names_down, number_at, theme_named, title
+
+COLOUR_MAP = "cividis"  # the same order of lightness for every kind of colour vision
+
+
+def heat_map(weights: np.ndarray, texts: Sequence[str], *, heading: str, theme: str | None = None) -> Picture:
+    """Draw one head's weights: a row per token that looks, a column per token that is looked at.
+
+    Args:
+        weights: (T, T), rows sum to 1. texts: of the tokens, T of them.
+        theme: a key of plots.THEMES; None for the one in use.
+    """
+    n = len(texts)
+    side = min(4 + 0.32 * n, 12)
+    drawn, (ax,) = figure(side + 1, side, theme=theme)
+    look = theme_named(theme)
+    future = np.triu(np.ones((n, n), bool), 1)
+    ax.imshow(np.ma.masked_array(weights, future), cmap=COLOUR_MAP, vmin=0, vmax=1, aspect="equal")
+    ax.grid(False)
+    ax.set_xticks(range(n), texts, rotation=90)
+    ax.set_yticks(range(n), texts)
+    ax.tick_params(labelsize=min(FONT["tick"], 4 + 300 / (n + 20)))
+    ax.set_xlabel("is looked at", color=look.text, fontsize=FONT["label"])
+    ax.set_ylabel("looks", color=look.text, fontsize=FONT["label"])
+    title(ax, heading, theme)
+    heaviest = [(int(np.argmax(row)), float(np.max(row))) for row in weights]
+    said = [f"{texts[t]} at {texts[k]} ({share:.0%})" for t, (k, share) in enumerate(heaviest)]
+    return Picture(
+        figure=drawn,
+        alt=f"{heading}. Each token looks most: {', '.join(said)}.",
+        labels={"title": heading, "x": "is looked at", "y": "looks"},
+        x=[f"{i} {text}" for i, text in enumerate(texts)],
+        y={f"{t} {text}": list(weights[t]) for t, text in enumerate(texts)},
+        rtol=1e-3,
+    )
+
+
+def all_heads(found: Attention, *, theme: str | None = None) -> Picture:
+    """Draw every head of every layer small: a row of pictures per layer, a column per head.
+
+    Args:
+        theme: a key of plots.THEMES; None for the one in use.
+    """
+    n_layer, n_head, n, _ = found.weights.shape
+    look = theme_named(theme)
+    drawn = Figure(
+        figsize=(2.1 * n_head + 0.8, 2.1 * n_layer + 0.6), layout="constrained", facecolor=look.background
+    )
+    future = np.triu(np.ones((n, n), bool), 1)
+    for layer in range(n_layer):
+        for head in range(n_head):
+            ax = drawn.add_subplot(n_layer, n_head, layer * n_head + head + 1)
+            shown = np.ma.masked_array(found.weights[layer, head], future)
+            ax.imshow(shown, cmap=COLOUR_MAP, vmin=0, vmax=1, aspect="equal")
+            ax.set_facecolor(look.background)
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if layer == 0:
+                ax.set_title(f"head {head}", color=look.text, fontsize=FONT["tick"])
+            if head == 0:
+                ax.set_ylabel(f"layer {layer}", color=look.text, fontsize=FONT["tick"])
+    heading = "Every head of every layer"
+    # what a picture shows at a glance, as numbers: how far back each head looks on average, and how sharply
+    back = np.arange(n)[:, None] - np.arange(n)[None]
+    distance = (found.weights * np.where(future, 0, back)).sum(-1).mean(-1)  # (n_layer, n_head)
+    sharp = found.weights.max(-1).mean(-1)
+    far = np.unravel_index(int(distance.argmax()), distance.shape)
+    near = np.unravel_index(int(distance.argmin()), distance.shape)
+    return Picture(
+        figure=drawn,
+        alt=f"{heading}, {n_layer} rows of {n_head}. On average head {near[1]} of layer {near[0]} looks "
+        f"{distance[near]:.1f} tokens back, head {far[1]} of layer {far[0]} {distance[far]:.1f}.",
+        labels={"title": heading, "x": "layer.head", "y": "mean distance; mean largest weight"},
+        x=[f"{layer}.{head}" for layer in range(n_layer) for head in range(n_head)],
+        y={"distance": list(distance.ravel()), "largest weight": list(sharp.ravel())},
+        rtol=1e-3,
+    )
+
+
+def sentences(
+    texts: Sequence[str], shares: Sequence[float], *, erased: int | None = None, theme: str | None = None
+) -> Picture:
+    """Draw how much each sentence of a tale was looked at.
+
+    Args:
+        texts: the sentences. shares: as `lessons.erase.looked_at` gives them. erased: index of one left out.
+        theme: a key of plots.THEMES; None for the one in use.
+    """
+    drawn, (ax,) = figure(11, 1.4 + 0.42 * len(texts), theme=theme)
+    for i, share in enumerate(shares):
+        ax.barh(i, share, 0.7, color=COLOURS["blue"])
+        number_at(ax, share, i, theme, text="erased" if i == erased else f"{share:.0%}")
+    names = [text if len(text) <= 64 else text[:63] + "…" for text in texts]
+    names_down(ax, names)
+    ax.set_xlim(0, max(0.05, *shares) * 1.25)
+    heading, label = "Where the model looked while it answered", "share of attention, last layer"
+    ax.set_xlabel(label, color=theme_named(theme).text, fontsize=FONT["label"])
+    title(ax, heading, theme)
+    most = int(np.argmax(shares))
+    return Picture(
+        figure=drawn,
+        alt=f"{heading}: most at sentence {most + 1} of {len(texts)}, “{texts[most]}”, "
+        f"{short(100 * shares[most])} % of its attention.",
+        labels={"title": heading, "x": "", "y": label},
+        x=list(texts),
+        y={"share": list(map(float, shares))},
+        rtol=1e-3,
+    )

@@ -1,0 +1,198 @@
+"""Where a model looks: layers, heads and tokens to choose; a sentence of a tale to erase."""
+
+from __future__ import annotations
+
+from html import escape
+
+import ipywidgets
+import numpy as np
+
+from llmlite import plots
+from llmlite.errors import LlmliteError
+from llmlite.lessons import erase
+from llmlite.lessons.attention import Attention, attention
+from llmlite.model import Model
+from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
+
+MEAN = "mean"
+NOTHING = -1
+LOOKED_AT, LOOKS = "rgba(230,159,0,{:.2f})", "2px solid #0072B2"
+N_TOP = 4
+LONGEST = 160  # tokens that are shown as text; the last ones
+
+
+def attention_map(model: Model, text: str) -> AttentionMap:
+    """Return the map of a text's attention; the model runs once per text.
+
+    Raises:
+        As `Model.trace`.
+    """
+    return AttentionMap(model, text)
+
+
+class AttentionMap(Explorer):
+    """A layer, a head and a token to choose: the text, shaded by how much that token looks at each other.
+
+    Attributes:
+        found: the weights of the present text. picture: the head's heat map, for texts of up to 24 tokens.
+    """
+
+    static_summary = "All layers and heads as a picture (it needs no running kernel)"
+
+    def __init__(self, model: Model, text: str) -> None:
+        self.model = model
+        style = {"description_width": HEADING_WIDTH}
+        self.text = ipywidgets.Text(
+            value=text, description="Text", continuous_update=False, layout={"width": "46em"}, style=style
+        )
+        config = model.config
+        self.layer = buttons([(str(i), i) for i in range(config.n_layer)], "Layer", value=config.n_layer - 1)
+        self.head = buttons([*((str(i), i) for i in range(config.n_head)), (MEAN, MEAN)], "Head")
+        self.query = ipywidgets.IntSlider(description="Token that looks", min=0, max=1, style=style)
+        self.query.layout.width = "46em"
+        self.view, self.figure = ipywidgets.HTML(), ipywidgets.HTML()
+        self.picture: plots.Picture | None = None
+        self._read(text)
+        super().__init__([self.text, self.layer, self.head, self.query, self.view, self.figure])
+        self.text.observe(lambda _change: self._reread(), names="value")
+        self.redraw_on((self.layer, self.head, self.query))
+
+    def redraw(self) -> None:
+        layer, query = self.layer.value, self.query.value
+        head = None if self.head.value == MEAN else self.head.value
+        self.view.value = self._text(self.found.row(layer, head, query), query)
+        self.figure.value = ""
+        if len(self.found.ids) <= 24:
+            weights = self.found.weights[layer]
+            self.picture = plots.attention.heat_map(
+                weights.mean(axis=0) if head is None else weights[head],
+                self.found.texts,
+                heading=f"layer {layer}, {'mean of the heads' if head is None else f'head {head}'}",
+                theme="page",
+            )
+            self.figure.value = plots.svg(self.picture)
+        top = ", ".join(
+            f"{self.found.texts[i]} ({share:.0%})" for i, share in self.found.top(layer, head, query, N_TOP)
+        )
+        who = f"the mean of layer {layer}'s heads" if head is None else f"head {head} of layer {layer}"
+        self.say(f"Token {query}, {self.found.texts[query]}, in {who}, looks at: {top}.")
+
+    def static_view(self) -> plots.Picture:
+        """Return all heads of all layers, small."""
+        return plots.attention.all_heads(self.found)
+
+    def _read(self, text: str) -> None:
+        self.found: Attention = attention(self.model, text)
+        self.query.max = len(self.found.ids) - 1
+        self.query.value = self.query.max
+
+    def _reread(self) -> None:
+        try:
+            self._read(self.text.value)
+        except (LlmliteError, ValueError) as error:
+            self.say(f"This text can't be read: {error}. The map is that of the one before.")
+            return
+        self.redraw()
+
+    def _text(self, row: np.ndarray, query: int) -> str:
+        start = max(0, len(row) - LONGEST)
+        cells = []
+        for i in range(start, len(row)):
+            border = LOOKS if i == query else "2px solid transparent"
+            faded = "opacity:.45;" if i > query else ""  # what comes later can't be looked at
+            cells.append(
+                f"<span title='{row[i]:.1%}' style='background:{LOOKED_AT.format(min(1.0, row[i] * 1.2))};"
+                f"border:{border};{faded}padding:1px 3px;margin:1px;display:inline-block;border-radius:3px'>"
+                f"{escape(self.found.texts[i])}</span>"
+            )
+        return f"<div style='line-height:1.9em'>{''.join(cells)}</div>"
+
+
+def erase_sentence(model: Model, n_examples: int = 3) -> EraseSentence:
+    """Return tales with a question each, whose sentences can be erased one at a time.
+
+    Raises:
+        LlmliteError: the bundled questions are missing, or the model answers none of them.
+    """
+    return EraseSentence(model, erase.examples(model, n_examples))
+
+
+class EraseSentence(Explorer):
+    """A tale, a question, and a button per sentence that erases it: the answer, and where the model looked.
+
+    Attributes:
+        answers: the model's answer by erased sentence, None for the whole tale; filled as they are asked for.
+        picture: what is drawn now.
+    """
+
+    static_summary = "Where the model looked, as a picture (it needs no running kernel)"
+
+    def __init__(self, model: Model, examples: list[erase.Question]) -> None:
+        if not examples:
+            raise LlmliteError("this model answers none of the bundled questions: nothing to erase")
+        self.model, self.examples = model, examples
+        self.tale = buttons([(f"{i + 1}: {q.kind}", i) for i, q in enumerate(examples)], "Tale")
+        longest = max(len(q.sentences) for q in examples)
+        self.erased = buttons([("nothing", NOTHING), *((str(i + 1), i) for i in range(longest))], "Erase")
+        self.view, self.figure = ipywidgets.HTML(), ipywidgets.HTML()
+        self.answers: dict[tuple[int, int | None], str] = {}
+        super().__init__([self.tale, self.erased, self.view, self.figure])
+        self.tale.observe(lambda _change: self._other_tale(), names="value")
+        self._silent = False
+        self.redraw_on((self.erased,))
+
+    @property
+    def question(self) -> erase.Question:
+        """The question that is shown."""
+        return self.examples[self.tale.value]
+
+    def answer(self, erased: int | None) -> str:
+        """Return the model's answer without that sentence; asked once."""
+        key = (self.tale.value, erased)
+        if key not in self.answers:
+            self.answers[key] = erase.ask(self.model, self.question, erased)
+        return self.answers[key]
+
+    def redraw(self) -> None:
+        if self._silent:
+            return
+        question = self.question
+        erased = None if self.erased.value == NOTHING else self.erased.value
+        if erased is not None and erased >= len(question.sentences):
+            self.say(f"This tale has only {len(question.sentences)} sentences.")
+            return
+        whole, answer = self.answer(None), self.answer(erased)
+        shares = erase.looked_at(self.model, question, answer, erased)
+        self.view.value = self._tale(answer, shares)
+        self.picture = plots.attention.sentences(question.sentences, shares, erased=erased, theme="page")
+        self.figure.value = plots.svg(self.picture)
+        most = f"It looked most at sentence {int(np.argmax(shares)) + 1}."
+        if erased is None:
+            self.say(f"{question.question} The answer: {answer} {most}")
+        else:
+            same = "the same as before" if answer == whole else f"another one than before ({whole})"
+            self.say(f"Without sentence {erased + 1} the answer is {same}: {answer} {most}")
+
+    def static_view(self) -> plots.Picture:
+        """Return where the model looked with the whole tale."""
+        question = self.question
+        shares = erase.looked_at(self.model, question, self.answer(None))
+        return plots.attention.sentences(question.sentences, shares)
+
+    def _other_tale(self) -> None:
+        self._silent = True
+        self.erased.value = NOTHING
+        self._silent = False
+        self.redraw()
+
+    def _tale(self, answer: str, shares: np.ndarray) -> str:
+        lines = []
+        for i, sentence in enumerate(self.question.sentences):
+            gone = i == self.erased.value
+            style = "text-decoration:line-through;opacity:.5" if gone else ""
+            shade = LOOKED_AT.format(min(0.85, 1.6 * float(shares[i])))
+            lines.append(f"<li style='background:{shade};{style};padding:1px 4px'>{escape(sentence)}</li>")
+        return (
+            f"<ol style='line-height:1.6em'>{''.join(lines)}</ol>"
+            f"<p><b>{escape(self.question.question)}</b> {escape(answer)}</p>"
+        )

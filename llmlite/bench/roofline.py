@@ -1,0 +1,235 @@
+"""The roofline: what the machine can do at most, and where each operation of a model stands below it.
+
+An operation that does little work per byte it reads can't be faster than memory; one that does much can't be
+faster than the arithmetic units. The roof is the lower of the two lines:
+
+    operations/s ≤ min(peak, intensity · bandwidth),    intensity = operations / byte
+
+(Williams, Waterman, Patterson: Roofline, CACM 2009.) Only weights count as bytes here, and multiplications
+and additions with weights as operations: activations stay in the caches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlite import resources
+from llmlite.bench import environment
+from llmlite.engine.bandwidth import ReadBandwidth
+from llmlite.engine.cpu import usable_threads
+from llmlite.engine.matvec import PeakArithmetic
+from llmlite.errors import LlmliteError
+
+if TYPE_CHECKING:
+    from llmlite.model import Model
+
+SAMPLE = "samples/roofline.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roof:
+    """The machine's two limits, measured.
+
+    Args:
+        n_threads: that measured them. bytes_per_second: read from memory.
+        f32_per_second, int8_per_second: multiplications and additions, from registers alone.
+    """
+
+    n_threads: int
+    bytes_per_second: float
+    f32_per_second: float
+    int8_per_second: float
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            check_positive(f"roof: {name}", value)
+
+    def peak(self, kind: str = "int8") -> float:
+        """Return the peak of "int8" or "f32" arithmetic, in operations per second.
+
+        Raises:
+            ValueError: another kind.
+        """
+        peaks = {"int8": self.int8_per_second, "f32": self.f32_per_second}
+        if kind not in peaks:
+            raise ValueError(f"kind must be int8 or f32, got {kind!r}")
+        return peaks[kind]
+
+    def limit(self, intensity: float, kind: str = "int8") -> float:
+        """Return the most operations per second at so many operations per byte."""
+        return min(self.peak(kind), intensity * self.bytes_per_second)
+
+    def ridge(self, kind: str = "int8") -> float:
+        """Return the intensity (operations per byte) where the two lines meet."""
+        return self.peak(kind) / self.bytes_per_second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One operation of a model.
+
+    Args:
+        operation: the kernel. label: the weight's name. type: its quantization.
+        nanoseconds: of one run, barrier included. bytes: of weights read. operations: with weights.
+    """
+
+    operation: str
+    label: str
+    type: str
+    nanoseconds: float
+    bytes: int
+    operations: int
+
+    def __post_init__(self) -> None:
+        for name in ("nanoseconds", "bytes", "operations"):
+            check_positive(f"{self.label}: {name}", getattr(self, name))
+
+    @property
+    def intensity(self) -> float:
+        """Operations per byte."""
+        return self.operations / self.bytes
+
+    @property
+    def ops_per_second(self) -> float:
+        return self.operations * 1e9 / self.nanoseconds
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.bytes * 1e9 / self.nanoseconds
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields and what follows from them, as JSON values."""
+        return {
+            **asdict(self),
+            "intensity": self.intensity,
+            "ops_per_second": self.ops_per_second,
+            "bytes_per_second": self.bytes_per_second,
+        }
+
+
+def measure_roof(n_threads: int | None = None, repeat: int = 5) -> Roof:
+    """Measure memory and arithmetic of this machine, on the threads that a model would take by default.
+
+    Raises:
+        KernelError: kernels can't be compiled or loaded here.
+    """
+    n_threads = n_threads or usable_threads()
+    return Roof(
+        n_threads=n_threads,
+        bytes_per_second=ReadBandwidth(n_threads).measure(repeat),
+        f32_per_second=PeakArithmetic("f32", n_threads).measure(repeat),
+        int8_per_second=PeakArithmetic("int8", n_threads).measure(repeat),
+    )
+
+
+def roofline_points(model: Model, n_tokens: int = 1, depth: int = 0, repeat: int = 5) -> list[Point]:
+    """Time a step of `model` and return a point for each operation that reads weights.
+
+    Args:
+        model: one that runs on the planned executor. n_tokens: of the step: 1 is decoding, more is prefill.
+        depth: tokens in the cache before. repeat: runs, of which each operation's median counts.
+
+    Raises:
+        LlmliteError: the model runs on another executor, which has no operations to time.
+    """
+    profile = getattr(model.executor, "profile", None)
+    if profile is None:
+        raise LlmliteError(f"the {model.executor.name} executor has no profile: load with executor='planned'")
+    rows = profile(n_tokens=n_tokens, depth=depth, repeat=repeat)
+    return [Point(**row) for row in rows if row["operations"] and row["bytes"]]
+
+
+@dataclass(kw_only=True)
+class Roofline:
+    """A roof and the points below it, measured on one machine; `save` and `load` keep it as JSON.
+
+    Attributes:
+        environment: see `llmlite.bench.environment.record`. model: its name. roof: the limits.
+        points: name of the step, such as "decode" or "prefill 256" -> its operations.
+    """
+
+    environment: dict[str, Any]
+    model: str
+    roof: Roof
+    points: dict[str, list[Point]] = field(default_factory=dict)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one JSON object per point, with its step: what pandas.DataFrame takes."""
+        return [{"step": step, **p.as_record()} for step, points in self.points.items() for p in points]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write JSON and return the path."""
+        return write_json(path, {"kind": "roofline", **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Roofline:
+        """Read what `save` wrote.
+
+        Raises:
+            LlmliteError: the file holds something else, or figures that can't be.
+        """
+        return read_json(path, "roofline", cls._from_object)
+
+    @classmethod
+    def sample(cls) -> Roofline:
+        """Return the roofline that comes with llmlite; its `environment` says which machine it is of."""
+        return cls.load(resources.data_path(SAMPLE))
+
+    @classmethod
+    def _from_object(cls, found: Mapping[str, Any]) -> Roofline:
+        points = {step: [Point(**p) for p in rows] for step, rows in found["points"].items()}
+        return cls(
+            environment=dict(found["environment"]),
+            model=str(found["model"]),
+            roof=Roof(**found["roof"]),
+            points=points,
+        )
+
+
+def measure_roofline(model: Model, name: str, prefill: Iterable[int] = (64, 256)) -> Roofline:
+    """Measure the roof, then a decoding step and prefill steps of so many tokens of `model`."""
+    points = {"decode": roofline_points(model)}
+    points |= {f"prefill {n}": roofline_points(model, n_tokens=n) for n in prefill}
+    return Roofline(environment=environment.record(), model=name, roof=measure_roof(), points=points)
+
+
+# ---- one JSON object per file ------------------------------------------------------------------------------
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
+    """Write an object as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def read_json(path: str | os.PathLike[str], kind: str, build: Any) -> Any:
+    """Return `build(object)` of a file that holds an object of that kind.
+
+    Raises:
+        LlmliteError: the file can't be read, or what is in it isn't that.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or found.get("kind") != kind:
+            raise ValueError(f"its kind isn't {kind!r}")
+        return build(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no field {error}" if isinstance(error, KeyError) else error
+        raise LlmliteError(f"{path}: not a saved {kind}: {reason}") from None
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a positive, finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -103,7 +103,7 @@ def sentences(
         number_at(ax, share, i, theme, text="erased" if i == erased else f"{share:.0%}")
     names = [text if len(text) <= 64 else text[:63] + "…" for text in texts]
     names_down(ax, names)
-    ax.set_xlim(0, max(0.05, *shares) * 1.25)
+    ax.set_xlim(0, max(0.4, *shares) * 1.15)
     heading, label = "Where the model looked while it answered", "share of attention, last layer"
     ax.set_xlabel(label, color=theme_named(theme).text, fontsize=FONT["label"])
     title(ax, heading, theme)

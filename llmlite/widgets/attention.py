@@ -48,7 +48,7 @@ class AttentionMap(Explorer):
         config = model.config
         self.layer = buttons([(str(i), i) for i in range(config.n_layer)], "Layer", value=config.n_layer - 1)
         self.head = buttons([*((str(i), i) for i in range(config.n_head)), (MEAN, MEAN)], "Head")
-        self.query = ipywidgets.IntSlider(description="Token that looks", min=0, max=1, style=style)
+        self.query = ipywidgets.IntSlider(description="Token", min=0, max=1, style=style)
         self.query.layout.width = "46em"
         self.view, self.figure = ipywidgets.HTML(), ipywidgets.HTML()
         self.picture: plots.Picture | None = None

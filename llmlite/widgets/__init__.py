@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
     from llmlite.widgets.file_layout import byte_map
     from llmlite.widgets.half_the_bits import half_the_bits
+    from llmlite.widgets.kernels import kernel_ladder, roofline
     from llmlite.widgets.lens import logit_lens
     from llmlite.widgets.type_picker import type_picker
     from llmlite.widgets.which_bit import which_bit
@@ -26,6 +27,8 @@ _NAMES = {
     "ComparisonDashboard": "dashboard",
     "sampling_explorer": "choosing",
     "logit_lens": "lens",
+    "kernel_ladder": "kernels",
+    "roofline": "kernels",
     "half_the_bits": "half_the_bits",
     "type_picker": "type_picker",
     "which_bit": "which_bit",

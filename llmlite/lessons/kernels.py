@@ -1,0 +1,61 @@
+"""Kernels and what bounds them: bytes of a step, the fastest writing that memory allows, the code itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from llmlite.bench.roofline import Point, Roof
+from llmlite.engine.families import FAMILIES
+from llmlite.errors import UnsupportedError
+from llmlite.model import Model
+from llmlite.quants import by_name
+
+KERNELS = Path(__file__).resolve().parent.parent / "engine" / "kernels"
+
+
+def arithmetic(type_name: str) -> str:
+    """Return how the kernels multiply weights of a type: "int8" (as bytes) or "f32"."""
+    family = FAMILIES.get(by_name(type_name).id)
+    return "int8" if family and family.sub else "f32"
+
+
+def bound(point: Point, roof: Roof) -> str:
+    """Return which of the two roofs is the lower one for an operation: "memory" or "arithmetic"."""
+    return "memory" if point.intensity < roof.ridge(arithmetic(point.type)) else "arithmetic"
+
+
+def reached(point: Point, roof: Roof) -> float:
+    """Return an operation's speed as a share of its roof; above 1 where its weights came from a cache."""
+    return point.ops_per_second / roof.limit(point.intensity, arithmetic(point.type))
+
+
+def weight_bytes(model: Model) -> int:
+    """Return the bytes of weights that one decoding step reads: every matrix of the layers, and the output's.
+
+    Of the token embeddings a step reads one row; where they serve as the output matrix too, all of them.
+    """
+    matrices = [w for layer in model.weights.layers for w in layer.values()]
+    return sum(int(w.n_bytes if hasattr(w, "n_bytes") else w.nbytes) for w in matrices) + int(
+        model.weights.output.n_bytes
+    )
+
+
+def kind(point: Point) -> str:
+    """Return which matrix of a layer an operation multiplies by: "ffn_up", "attn_q", …; or "output"."""
+    name = point.label.removesuffix(".weight").rpartition(".")[2]
+    return "output" if name == "token_embd" else name
+
+
+def source(module: str, name: str) -> str:
+    """Return the text of a kernel, as it stands in llmlite/engine/kernels/MODULE.py.
+
+    Raises:
+        UnsupportedError: no such file, or no such function in it.
+    """
+    path = KERNELS / f"{module}.py"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_source_segment(text, node) or ""
+    raise UnsupportedError(f"no kernel {name!r} in llmlite/engine/kernels/{module}.py")

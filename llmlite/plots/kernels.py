@@ -1,0 +1,159 @@
+"""Figures of kernels: the ladder of one product, and a model's operations under the roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from llmlite.bench.ladder import Ladder, rungs
+from llmlite.bench.report import short
+from llmlite.bench.roofline import Point, Roof, Roofline
+from llmlite.lessons.kernels import arithmetic, bound, kind
+from llmlite.plots.base import (
+    COLOURS,
+    FONT,
+    Picture,
+    figure,
+    legend,
+    names_down,
+    number_at,
+    theme_named,
+    title,
+)
+
+TIMED = 1.0  # rtol of what a clock made: compared for its shape only
+ROOFS = {"int8": ("blue", "-"), "f32": ("orange", "--")}  # colour and line of each kind of arithmetic
+MARKS = {"int8": ("o", "blue"), "f32": ("s", "orange")}
+SPAN = (0.5, 2000.0)  # operations per byte that the figure shows
+
+
+def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: str | None = None) -> Picture:
+    """Draw the rungs of one type as bars on a logarithmic scale, every run as a point.
+
+    Args:
+        n_rungs: only the first so many; None for all. theme: "light", "dark" or "page".
+
+    Raises:
+        ValueError: a type that the ladder wasn't climbed with.
+    """
+    steps = found.of(type_name)
+    if not steps:
+        raise ValueError(f"this ladder has no {type_name}")
+    titles = {rung.name: rung.title for rung in rungs()}
+    shown = steps[:n_rungs]
+    names = [titles[step.rung] for step in steps]
+    drawn, (ax,) = figure(10, 1.9 + 0.62 * len(steps), theme=theme)
+    for place, step in enumerate(shown):
+        speeds = step.bytes / np.asarray(step.samples_ns)
+        ax.barh(place, step.gigabytes_per_second, 0.6, color=COLOURS["blue"], alpha=0.85)
+        ax.plot(speeds, np.full(len(speeds), place), "o", markersize=5, color=theme_named(theme).text)
+        number_at(
+            ax,
+            max(float(speeds.max()), step.gigabytes_per_second),
+            place,
+            theme,
+            short(step.gigabytes_per_second),
+        )
+    names_down(ax, names)
+    ax.set_xscale("log")
+    every = [step.bytes / ns for step in steps for ns in step.samples_ns]
+    ax.set_xlim(min(every) / 2, max(every) * 4)
+    wall = found.roof.bytes_per_second / 1e9 if found.roof else None
+    if wall:
+        ax.axvline(wall, color=COLOURS["red"], linewidth=2.2, linestyle="--", label="memory gives this much")
+        legend(ax, theme, loc="lower right")
+    ax.set_xlabel(
+        "GB of weights per second (logarithmic)", color=theme_named(theme).text, fontsize=FONT["label"]
+    )
+    heading = f"One {type_name} matrix times one vector"
+    title(ax, heading, theme)
+    said = [f"{titles[s.rung]} {short(s.gigabytes_per_second)} GB/s" for s in shown]
+    wall_said = f" Memory gives {short(wall)} GB/s." if wall else ""
+    return Picture(
+        figure=drawn,
+        alt=f"{heading}, {steps[0].n_rows} by {steps[0].width}: {', '.join(said)}.{wall_said}",
+        labels={"title": heading, "x": "", "y": "GB of weights per second"},
+        x=names[: len(shown)],
+        y={"GB/s": [step.gigabytes_per_second for step in shown]},
+        rtol=TIMED,
+    )
+
+
+def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: str | None = None) -> Picture:
+    """Draw a machine's roofs and every operation of one step of a model below them, both axes logarithmic.
+
+    Args:
+        step: a key of `found.points`. chosen: the operation to mark. theme: "light", "dark" or "page".
+
+    Raises:
+        ValueError: no such step.
+    """
+    if step not in found.points:
+        raise ValueError(f"no step {step!r}; there are: {', '.join(found.points)}")
+    points = found.points[step]
+    drawn, (ax,) = figure(10, 5.6, theme=theme)
+    _roofs(ax, found.roof, points)
+    for name, (marker, colour) in MARKS.items():
+        those = [p for p in points if arithmetic(p.type) == name]
+        if those:
+            x, y = [p.intensity for p in those], [p.ops_per_second / 1e9 for p in those]
+            label = f"operations, {name}"
+            ax.plot(x, y, marker, color=COLOURS[colour], markersize=8, alpha=0.6, label=label)
+    if chosen:
+        style = {"markersize": 17, "markerfacecolor": "none", "markeredgewidth": 3}
+        place = ([chosen.intensity], [chosen.ops_per_second / 1e9])
+        ax.plot(*place, "o", color=COLOURS["red"], label=chosen.label, **style)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(*SPAN)
+    look = theme_named(theme)
+    ax.set_xlabel("operations per byte of weights", color=look.text, fontsize=FONT["label"])
+    ax.set_ylabel("billion operations per second", color=look.text, fontsize=FONT["label"])
+    heading = f"{found.model}: {step}"
+    title(ax, heading, theme)
+    legend(ax, theme, loc="lower right")
+    return Picture(
+        figure=drawn,
+        alt=_roofline_in_words(found, step),
+        labels={"title": heading, "x": "operations per byte", "y": "billion operations per second"},
+        x=[p.label for p in points],
+        y={
+            "operations per byte": [p.intensity for p in points],
+            "billion operations per second": [p.ops_per_second / 1e9 for p in points],
+        },
+        rtol=TIMED,
+    )
+
+
+def _roofs(ax: Axes, roof: Roof, points: Sequence[Point]) -> None:
+    x = np.geomspace(*SPAN, 200)
+    for name in dict.fromkeys(arithmetic(p.type) for p in points):
+        colour, line = ROOFS[name]
+        y = [roof.limit(float(i), name) / 1e9 for i in x]
+        ax.plot(
+            x, y, line, color=COLOURS[colour], linewidth=2.5, label=f"roof: memory, then {name} arithmetic"
+        )
+
+
+def _roofline_in_words(found: Roofline, step: str) -> str:
+    roof, points = found.roof, found.points[step]
+    kinds = dict.fromkeys(arithmetic(p.type) for p in points)
+    tops = " and ".join(f"{roof.peak(name) / 1e9:.0f} billion {name} operations/s" for name in kinds)
+    by_kind: dict[str, list[Point]] = {}
+    for point in points:
+        by_kind.setdefault(kind(point), []).append(point)
+    said = [
+        f"{name} {those[0].intensity:.3g} per byte, {_middle(those) / 1e9:.0f} billion/s, "
+        f"bound by {bound(those[0], roof)}"
+        for name, those in by_kind.items()
+    ]
+    return (
+        f"Roofline of {found.model}, {step}. Memory gives {roof.bytes_per_second / 1e9:.3g} GB/s, arithmetic "
+        f"{tops}. Operations per byte and speed, the middle of all layers: {'; '.join(said)}."
+    )
+
+
+def _middle(points: Sequence[Point]) -> float:
+    return float(np.median([p.ops_per_second for p in points]))

@@ -1,0 +1,152 @@
+"""The kernel ladder, rung by rung; the roofline, operation by operation."""
+
+from __future__ import annotations
+
+import ipywidgets
+
+from llmlite import plots
+from llmlite.bench.ladder import Ladder, rungs
+from llmlite.bench.roofline import Point, Roofline
+from llmlite.lessons.kernels import arithmetic, bound, kind, reached
+from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons, picture_html
+
+
+def kernel_ladder(ladder: Ladder | None = None) -> KernelLadder:
+    """Return a ladder to climb: measured by `bench.ladder.measure_ladder`, or the shipped one."""
+    return KernelLadder(Ladder.sample() if ladder is None else ladder)
+
+
+def roofline(*rooflines: Roofline) -> RooflineExplorer:
+    """Return a roofline to walk along: measured by `bench.roofline`, one or several; or the shipped one."""
+    return RooflineExplorer(rooflines or (Roofline.sample(),))
+
+
+class KernelLadder(Explorer):
+    """One product, four ways: a slider climbs, each rung says what changed and what it gained.
+
+    Attributes:
+        picture: what is drawn now.
+    """
+
+    static_summary = "The whole ladder as a picture (it needs no running kernel)"
+
+    def __init__(self, ladder: Ladder) -> None:
+        self.ladder = ladder
+        types = list(dict.fromkeys(step.type for step in ladder.steps))
+        if not types:
+            raise ValueError("this ladder has no rungs")
+        self.type = buttons([(name, name) for name in types], "Type")
+        n = len(ladder.of(types[0]))
+        self.climb = ipywidgets.IntSlider(
+            value=1, min=1, max=n, description="Rung", style={"description_width": HEADING_WIDTH}
+        )
+        self.figure = ipywidgets.HTML()
+        super().__init__([self.type, self.climb, self.figure])
+        self.redraw_on((self.type, self.climb))
+
+    def redraw(self) -> None:
+        n = self.climb.value
+        self.picture = plots.kernels.ladder(self.ladder, self.type.value, n_rungs=n, theme="page")
+        self.figure.value = picture_html(self.picture)
+        self.say(self._words(n))
+
+    def static_view(self) -> plots.Picture:
+        """Return the whole ladder of the chosen type."""
+        return plots.kernels.ladder(self.ladder, self.type.value)
+
+    def _words(self, n: int) -> str:
+        steps = self.ladder.of(self.type.value)[:n]
+        about = {rung.name: rung for rung in rungs()}
+        newest = steps[-1]
+        text = f"Rung {n}, {about[newest.rung].title}: {about[newest.rung].about}"
+        text += f" {newest.gigabytes_per_second:.3g} GB of weights per second"
+        if n > 1:
+            gain = newest.gigabytes_per_second / steps[-2].gigabytes_per_second
+            whole = newest.gigabytes_per_second / steps[0].gigabytes_per_second
+            text += f", {gain:.2g} times the rung below, {whole:.3g} times the first"
+        if self.ladder.roof:
+            share = newest.gigabytes_per_second * 1e9 / self.ladder.roof.bytes_per_second
+            text += f"; {share:.0%} of what memory gives"
+        return text + "."
+
+
+class RooflineExplorer(Explorer):
+    """Model, step and operation to choose; where it stands, its bytes and operations, what bounds it.
+
+    Attributes:
+        picture: what is drawn now. point: the operation that is marked.
+    """
+
+    static_summary = "Decoding under the roofline, as a picture (it needs no running kernel)"
+
+    def __init__(self, rooflines: tuple[Roofline, ...]) -> None:
+        self.rooflines = rooflines
+        self.model = buttons([(r.model, i) for i, r in enumerate(rooflines)], "Model", value=0)
+        self.step = buttons([(name, name) for name in rooflines[0].points], "Step")
+        self.kind = buttons([(name, name) for name in self._kinds()], "Operation")
+        self.layer = ipywidgets.IntSlider(
+            value=0, min=0, max=1, description="Layer", style={"description_width": HEADING_WIDTH}
+        )
+        self.figure = ipywidgets.HTML()
+        self.facts = ipywidgets.HTML()
+        super().__init__([self.model, self.step, self.kind, self.layer, self.figure, self.facts])
+        self.model.observe(lambda _change: self._other_model(), names="value")
+        self.redraw_on((self.step, self.kind, self.layer))
+
+    @property
+    def chosen(self) -> Roofline:
+        """The roofline of the chosen model."""
+        return self.rooflines[self.model.value]
+
+    @property
+    def point(self) -> Point:
+        those = [p for p in self.chosen.points[self.step.value] if kind(p) == self.kind.value]
+        return those[min(self.layer.value, len(those) - 1)]
+
+    def redraw(self) -> None:
+        those = [p for p in self.chosen.points[self.step.value] if kind(p) == self.kind.value]
+        self.layer.disabled = len(those) == 1
+        self.layer.max = max(
+            len(those) - 1, self.layer.value, 1
+        )  # a lower end would move the slider by itself
+        self.picture = plots.kernels.roofline(self.chosen, self.step.value, chosen=self.point, theme="page")
+        self.figure.value = picture_html(self.picture)
+        self.say(self._words())
+
+    def static_view(self) -> plots.Picture:
+        """Return the chosen model's step with its roofs."""
+        return plots.kernels.roofline(self.chosen, self.step.value)
+
+    def _kinds(self) -> list[str]:
+        points = self.chosen.points[next(iter(self.chosen.points))]
+        return list(dict.fromkeys(kind(p) for p in points))
+
+    def _other_model(self) -> None:
+        steps = list(self.chosen.points)
+        kept = self.step.value if self.step.value in steps else steps[0]
+        self.step.options = [(name, name) for name in steps]
+        self.step.value = kept
+        self.redraw()
+
+    def _words(self) -> str:
+        p, roof = self.point, self.chosen.roof
+        name = arithmetic(p.type)
+        share, limit = reached(p, roof), bound(p, roof)
+        text = (
+            f"{p.label} ({p.type}), {self.step.value}: reads {_amount(p.bytes)}B of weights and does "
+            f"{_amount(p.operations)} operations, {p.intensity:.3g} per byte. It takes "
+            f"{p.nanoseconds / 1000:.3g} µs: {p.bytes_per_second / 1e9:.3g} GB/s and "
+            f"{p.ops_per_second / 1e9:.3g} billion operations/s. Memory and arithmetic would be equally "
+            f"fast at {roof.ridge(name):.0f} operations per byte, so it is bound by {limit}"
+        )
+        text += f"; it reaches {share:.0%} of its roof."
+        if share > 1 and limit == "memory":
+            text += " More than memory gave: its weights came from a cache, or the machine was busy then."
+        return text
+
+
+def _amount(number: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g} "

@@ -9,7 +9,7 @@ export TORCH_PROBE
 setup = python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && "$$python" tools/setup_env.py --venv "$(VENV)" --extras $(1)
 
 # compiles the kernels that the lessons use, once, outside of any cell's time limit
-warm = for model in tales tales:Q8_0 tales:Q4_0; do $(PY) -m llmlite run $$model -n 2 --quiet >/dev/null || exit 1; done
+warm = $(PY) -m llmlite warmup --lessons
 
 DEMO := plot,torch
 TEST := lab,torch,transformers,test

@@ -8,12 +8,22 @@ Names load on first use: a worker process imports this package before its clock 
 
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
 if TYPE_CHECKING:
-    from llmlite.bench import backends, compare, environment, imatrix, memory, quality, samples, summary
+    from llmlite.bench import (
+        backends,
+        checks,
+        compare,
+        environment,
+        imatrix,
+        memory,
+        quality,
+        samples,
+        summary,
+    )
     from llmlite.bench.options import Options
     from llmlite.bench.samples import Comparison, Measurement
     from llmlite.bench.summary import METRICS
 
-_MODULES = frozenset("backends compare environment imatrix memory quality samples summary".split())
+_MODULES = frozenset("backends checks compare environment imatrix memory quality samples summary".split())
 _NAMES = {"Options": "options", "Comparison": "samples", "Measurement": "samples", "METRICS": "summary"}
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "Measurement",
     "Options",
     "backends",
+    "checks",
     "compare",
     "environment",
     "imatrix",

@@ -95,6 +95,14 @@ def total_memory() -> int | None:
         return None
 
 
+def available_memory() -> int | None:
+    """Return the bytes of RAM that programs can still have; None where the system doesn't tell."""
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
 def _read(path: str) -> str:
     try:
         with open(path) as file:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 
-from llmlite.errors import LlmliteError
-
 HELP = "compile a model's kernels ahead of time"
 EXAMPLES = """\
 examples:
   llmlite warmup                       for the bundled model
   llmlite warmup model.gguf            for this one
+  llmlite warmup --lessons             for the models that the lessons run
   llmlite warmup --all                 for every type that has kernels (a minute or two)
 
 Compiled kernels stay in the cache folder; LLMLITE_CACHE chooses another one.
@@ -20,10 +19,12 @@ Compiled kernels stay in the cache folder; LLMLITE_CACHE chooses another one.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help='a GGUF file, or "tales" (the default)')
+    parser.add_argument("--lessons", action="store_true", help="the models that the lessons run")
     parser.add_argument("--all", action="store_true", help="the kernels of all types")
 
 
 def run(options: argparse.Namespace) -> int:
+    from llmlite.bench import checks
     from llmlite.engine.cpu import target
 
     started = time.perf_counter()
@@ -32,17 +33,7 @@ def run(options: argparse.Namespace) -> int:
         from llmlite.engine.jit import prepare
 
         prepare(every_kernel())
-    for name in options.models or ([] if options.all else ["tales"]):
-        _warm(name)
+    models = [*(checks.LESSON_MODELS if options.lessons else ()), *options.models]
+    checks.warm_up(models or ([] if options.all else ["tales"]))
     print(f"kernels are ready for {target()} ({time.perf_counter() - started:.1f} s)")
     return 0
-
-
-def _warm(name: str) -> None:
-    from llmlite import load
-
-    model = load(name, n_ctx=8)
-    if model.executor.name != "planned":
-        raise LlmliteError(f"{name}: {model.executor!r}")
-    model.logits([0, 1, 2])
-    model.logits([0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmlite.engine.jit import Kernel, kernel
@@ -83,12 +84,12 @@ FAMILIES: dict[int, Family] = {
 }
 
 
-def every_kernel() -> list[Kernel]:
-    """All kernels there are: those of every type, and those that any model needs."""
+def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:
+    """The kernels that any model needs, and those of the types, given by id: of all types by default."""
     basic = ("rms_norm", "add", "add_bias", "silu_mul", "take_outputs", "rope", "quantize")
     found = [kernel("basic", name) for name in (*basic, "store_f16", "store_f32")]
     found += [kernel("attention", f"attention_{kv}") for kv in ("f16", "f32")]
     found += [kernel("team", name) for name in ("run", "work", "stop")]
-    for family in FAMILIES.values():
+    for family in (FAMILIES[type_id] for type_id in types):
         found += [family.matvec, family.matmul, family.embed, *([family.unpack] if family.sub else [])]
     return list(dict.fromkeys(found))

@@ -1,0 +1,397 @@
+"""Is this machine ready? What llmlite and its lessons need, whether it is there, what to do where it isn't.
+
+    for finding in ll.bench.checks.examine():
+        print(finding.verdict, finding.topic, finding.found, finding.remedy)
+
+`llmlite doctor` and the first lesson's panel both show these. Importing this imports no third-party package:
+a missing one is a finding, not a crash.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from llmlite import resources
+from llmlite._version import __version__
+from llmlite.errors import LlmliteError
+
+if TYPE_CHECKING:
+    from llmlite.engine.jit import Kernel, Progress
+
+GROUPS = {
+    "machine": "the machine",
+    "packages": "what llmlite needs",
+    "lessons": "what the lessons need",
+    "files": "files and folders",
+    "kernels": "compiled kernels",
+    "peers": "for comparing with others",
+}
+# The models that lessons run with compiled kernels.
+LESSON_MODELS = ("tales", "tales:Q8_0", "tales:Q4_0")
+LESSON_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q6_K")  # of their tensors
+MIN_PYTHON = (3, 11)
+MIN_MEMORY = 500e6  # bytes: the largest lesson with PyTorch beside it
+MIN_DISK = 200e6  # bytes: the bundled model in every type, and the kernels
+FAST = frozenset({"avx2", "asimd"})  # one of these makes integer arithmetic on quantized weights fast
+PIP = "python -m pip install"  # in a finding the running interpreter stands for "python"
+
+
+class WrongError(Exception):
+    """A check found not what it needs, but `found`. remedy: in place of the check's own; "" for that."""
+
+    def __init__(self, found: str, remedy: str = "") -> None:
+        super().__init__(found)
+        self.found, self.remedy = found, remedy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing to look at.
+
+    Args:
+        group: a key of GROUPS. topic: its name. needs: what should be found, in words.
+        remedy: what to do where it isn't. look: returns what it found; raises WrongError.
+        optional: llmlite and the lessons work without it.
+    """
+
+    group: str
+    topic: str
+    needs: str
+    remedy: str
+    look: Callable[[], str]
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check found. remedy: what to do, "" where nothing is. ok: False where something must be done."""
+
+    group: str
+    topic: str
+    found: str
+    ok: bool = True
+    remedy: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """ "ready", "optional" (works, could be better or more) or "wrong"."""
+        if not self.ok:
+            return "wrong"
+        return "optional" if self.remedy else "ready"
+
+
+def examine(groups: Iterable[str] = tuple(GROUPS), *, needed: Iterable[str] = ()) -> list[Finding]:
+    """Return what every check of the groups found.
+
+    Args:
+        groups: keys of GROUPS.
+        needed: groups whose optional checks count as necessary; ("lessons",) in a lesson.
+    """
+    chosen, strict = set(groups), set(needed)
+    return [_look(check, check.group in strict) for check in CHECKS if check.group in chosen]
+
+
+def wrong(findings: Iterable[Finding]) -> list[str]:
+    """Return a line for each finding that something must be done about: topic, what was found, what to do."""
+    return [f"{f.topic}: {f.found} -> {f.remedy}" for f in findings if not f.ok]
+
+
+def _look(check: Check, strict: bool) -> Finding:
+    try:
+        return Finding(group=check.group, topic=check.topic, found=check.look())
+    except WrongError as error:
+        found, remedy = error.found, error.remedy or check.remedy
+    except ImportError as error:
+        found, remedy = f"can't be looked at: {error}", f"{PIP} llmlite-kit"
+    except (LlmliteError, OSError) as error:
+        found, remedy = str(error), check.remedy
+    remedy = remedy.replace(PIP, f"{sys.executable} -m pip install")
+    ok = check.optional and not strict
+    return Finding(group=check.group, topic=check.topic, found=found, ok=ok, remedy=remedy)
+
+
+# --- the machine ------------------------------------------------------------------------------
+
+
+def _python() -> str:
+    found = f"{platform.python_version()}, llmlite {__version__}, {platform.platform()}"
+    if sys.version_info < MIN_PYTHON:
+        raise WrongError(found)
+    return found
+
+
+def _processor() -> str:
+    from llmlite.bench import environment
+
+    return f"{environment.cpu_name()} ({platform.machine()})"
+
+
+def _features() -> str:
+    from llmlite.bench import environment
+
+    features = environment.cpu_features()
+    if not features:
+        return "not listed by this system"
+    if not FAST & set(features):
+        raise WrongError(" ".join(features))
+    return " ".join(features)
+
+
+def _threads() -> str:
+    from llmlite.bench import environment
+    from llmlite.engine import cpu
+
+    quota = cpu.cgroup_quota()
+    return (
+        f"{cpu.usable_threads()} used; {os.cpu_count()} in the machine, {environment.n_cpu_allowed()} "
+        f"allowed to this process, quota {'none' if quota is None else f'{quota:g} CPUs'}"
+    )
+
+
+def _memory() -> str:
+    from llmlite.bench import environment, memory
+
+    total, free = environment.total_memory(), environment.available_memory()
+    found = (
+        f"{_gigabytes(total)} in the machine, {_gigabytes(free)} to be had, "
+        f"{_gigabytes(memory.now().resident)} in this process"
+    )
+    if free is not None and free < MIN_MEMORY:
+        raise WrongError(found)
+    return found
+
+
+def _gigabytes(n_bytes: int | None) -> str:
+    return "unknown" if n_bytes is None else f"{n_bytes / 1e9:.3g} GB"
+
+
+# --- packages ---------------------------------------------------------------------------------
+
+
+def version(module: str, distribution: str) -> str | None:
+    """Return the version of an installed package without importing it; None where it isn't installed."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "present, version unknown"
+
+
+def _package(
+    group: str,
+    module: str,
+    distribution: str,
+    needs: str,
+    *,
+    install: str = "",
+    least: tuple[int, ...] = (),
+    too_old: str = "too old",
+    optional: bool = False,
+) -> Check:
+    """Return the check that a package is installed, `least` or newer."""
+    text = ".".join(map(str, least))
+    wanted = install or (f"'{distribution}>={text}'" if least else distribution)
+
+    def look() -> str:
+        found = version(module, distribution)
+        if found is None:
+            raise WrongError(f"not installed (for: {needs})" if optional else "missing")
+        if least and _numbers(found) and _numbers(found) < least:
+            raise WrongError(f"{found}: {too_old}")
+        return found
+
+    return Check(
+        group=group,
+        topic=module,
+        needs=f"{needs}{f'; {text} or newer' if least else ''}",
+        remedy=f"{PIP} {wanted}",
+        look=look,
+        optional=optional,
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _for_lessons(module: str, distribution: str, needs: str, **options: Any) -> Check:
+    return _package(
+        "lessons", module, distribution, needs, install="'llmlite-kit[lab]'", optional=True, **options
+    )
+
+
+def _peer(module: str, distribution: str, name: str, extra: str, note: str = "") -> Check:
+    return _package(
+        "peers",
+        module,
+        distribution,
+        f"comparing with {name}{note}",
+        install=f"'llmlite-kit[{extra}]'",
+        optional=True,
+    )
+
+
+# --- files, kernels ---------------------------------------------------------------------------
+
+
+def _cache() -> str:
+    folder = resources.cache_dir()
+    n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{folder} ({n_bytes / 1e6:.1f} MB)"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(resources.cache_dir()).free
+    if free < MIN_DISK:
+        raise WrongError(f"{free / 1e6:.0f} MB free where the cache folder is")
+    return f"{free / 1e9:.3g} GB free where the cache folder is"
+
+
+def _data() -> str:
+    problems = resources.damaged_data()
+    if problems:
+        raise WrongError("; ".join(problems))
+    return f"{resources.data_path()} (checksums agree)"
+
+
+def _compiler() -> str:
+    from llmlite.engine.cpu import target
+    from llmlite.engine.jit import kernel
+
+    _ = kernel("basic", "add").address  # raises KernelError, an LlmliteError
+    return f"compile and load, for {target()}"
+
+
+def _warm() -> str:
+    kernels = lesson_kernels()
+    n = sum(kernel.ready for kernel in kernels)
+    if n < len(kernels):
+        raise WrongError(f"{n} of {len(kernels)} compiled")
+    return f"all {n} compiled"
+
+
+def lesson_kernels() -> list[Kernel]:
+    """Return the kernels that LESSON_MODELS run with."""
+    from llmlite.engine.families import every_kernel
+    from llmlite.quants import by_name
+
+    return every_kernel(by_name(name).id for name in LESSON_TYPES)
+
+
+def warm_up(models: Sequence[str] = LESSON_MODELS, progress: Progress | None = None) -> None:
+    """Compile what the models need and run each once, so that nobody waits for it later.
+
+    Args:
+        models: what `llmlite.load` takes; the lessons' own by default.
+        progress: called with (done, total, kernel's name) while the lessons' kernels compile; without it a
+            line goes to standard error.
+
+    Raises:
+        LlmliteError: kernels can't be compiled here: NumPy runs the models then, more slowly.
+    """
+    from llmlite import load
+    from llmlite.engine.jit import prepare
+
+    if set(LESSON_MODELS) <= set(models):
+        prepare(lesson_kernels(), progress)
+    for name in models:
+        model = load(name, n_ctx=8)
+        if model.executor.name != "planned":
+            raise LlmliteError(f"{name}: {model.executor!r}")
+        model.logits([0, 1, 2])
+        model.logits([0])
+
+
+CHECKS = (
+    Check(
+        group="machine",
+        topic="Python",
+        needs="3.11 or newer",
+        remedy="install Python 3.11 or newer and make a new environment with it",
+        look=_python,
+    ),
+    Check(group="machine", topic="processor", needs="any", remedy="", look=_processor),
+    Check(
+        group="machine",
+        topic="CPU features",
+        needs="AVX2 on x86, or NEON on ARM",
+        remedy="nothing: all works, more slowly than the lessons say",
+        look=_features,
+        optional=True,
+    ),
+    Check(
+        group="machine", topic="threads", needs="any number; two or more are better", remedy="", look=_threads
+    ),
+    Check(
+        group="machine",
+        topic="memory",
+        needs="half a gigabyte to be had",
+        remedy="close other programs; in JupyterLab: Kernel, Shut Down All Kernels",
+        look=_memory,
+    ),
+    _package("packages", "numpy", "numpy", "arrays"),
+    _package("packages", "numba", "numba", "compiling kernels"),
+    _package("packages", "llvmlite", "llvmlite", "loading compiled kernels"),
+    _package("packages", "regex", "regex", "tokenizers"),
+    _package(
+        "packages",
+        "jinja2",
+        "jinja2",
+        "chat templates",
+        least=(3, 1, 6),
+        too_old="its sandbox can be left",
+    ),
+    _package("packages", "tqdm", "tqdm", "progress bars"),
+    _for_lessons("matplotlib", "matplotlib", "figures", least=(3, 9)),
+    _for_lessons("jupyterlab", "jupyterlab", "opening the lessons", least=(4, 2)),
+    _for_lessons("ipywidgets", "ipywidgets", "things to move in a lesson", least=(8, 1)),
+    _for_lessons("jupyterlab_widgets", "jupyterlab_widgets", "showing them in JupyterLab", least=(3,)),
+    Check(
+        group="files",
+        topic="cache folder",
+        needs="a folder that can be written",
+        remedy="set LLMLITE_CACHE to a folder that you may write",
+        look=_cache,
+    ),
+    Check(
+        group="files",
+        topic="disk",
+        needs="200 MB free where the cache folder is",
+        remedy="free some space, or set LLMLITE_CACHE to a folder on another disk",
+        look=_disk,
+    ),
+    Check(
+        group="files",
+        topic="bundled data",
+        needs="every file has the checksum it was shipped with",
+        remedy=f"{PIP} --force-reinstall llmlite-kit (in a clone: git status data)",
+        look=_data,
+    ),
+    Check(
+        group="kernels",
+        topic="compiler",
+        needs="a kernel can be compiled and loaded",
+        remedy=f"{PIP} --force-reinstall numba llvmlite (until then NumPy runs the models, more slowly)",
+        look=_compiler,
+    ),
+    Check(
+        group="kernels",
+        topic="lessons' kernels",
+        needs="compiled before the lessons ask for them",
+        remedy="llmlite warmup --lessons (a minute or two, once)",
+        look=_warm,
+        optional=True,
+    ),
+    _peer("torch", "torch", "PyTorch", "torch"),
+    _peer("transformers", "transformers", "Transformers", "transformers"),
+    _peer("llama_cpp", "llama-cpp-python", "llama.cpp", "llamacpp", note=" (it compiles for minutes)"),
+)

@@ -7,19 +7,22 @@ TYPE_CHECKING = False  # type checkers take the name for true; spares importing 
 if TYPE_CHECKING:
     from llmlite.widgets.attention import attention_map, erase_sentence
     from llmlite.widgets.base import Explorer
-    from llmlite.widgets.block_explorer import block_explorer
+    from llmlite.widgets.block_bits import block_explorer
+    from llmlite.widgets.caching import cache_grid
     from llmlite.widgets.choosing import sampling_explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
     from llmlite.widgets.file_layout import byte_map
-    from llmlite.widgets.half_the_bits import half_the_bits
+    from llmlite.widgets.fewer_bits import half_the_bits
     from llmlite.widgets.kernels import kernel_ladder, roofline
     from llmlite.widgets.lens import logit_lens
-    from llmlite.widgets.type_picker import type_picker
-    from llmlite.widgets.which_bit import which_bit
+    from llmlite.widgets.machine import machine_panel
+    from llmlite.widgets.picking import type_picker
+    from llmlite.widgets.one_bit import which_bit
 
 _NAMES = {
     "Explorer": "base",
-    "block_explorer": "block_explorer",
+    "cache_grid": "caching",
+    "block_explorer": "block_bits",
     "attention_map": "attention",
     "erase_sentence": "attention",
     "byte_map": "file_layout",
@@ -27,11 +30,12 @@ _NAMES = {
     "ComparisonDashboard": "dashboard",
     "sampling_explorer": "choosing",
     "logit_lens": "lens",
+    "machine_panel": "machine",
     "kernel_ladder": "kernels",
     "roofline": "kernels",
-    "half_the_bits": "half_the_bits",
-    "type_picker": "type_picker",
-    "which_bit": "which_bit",
+    "half_the_bits": "fewer_bits",
+    "type_picker": "picking",
+    "which_bit": "one_bit",
 }
 
 

@@ -1,0 +1,83 @@
+"""What the cache of keys and values saves, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmlite.kv_cache import KVCache
+from llmlite.lessons.tokens import visible
+from llmlite.model import Model
+
+
+def head_size(shape: Any) -> int:
+    """Return the length of a key: said by a ModelConfig, n_embd / n_head for a Shape."""
+    return int(getattr(shape, "head_size", 0) or shape.n_embd // shape.n_head)
+
+
+def cache_bytes(shape: Any, n_tokens: int, itemsize: int = 2) -> int:
+    """Return the bytes of keys and values: 2 × layers × heads × head size × itemsize for each token.
+
+    Args:
+        shape: a ModelConfig or a synth.Shape. itemsize: bytes per number, 2 for F16, 4 for F32.
+    """
+    return 2 * int(shape.n_layer) * int(shape.n_head_kv) * head_size(shape) * n_tokens * itemsize
+
+
+def tokens_processed(n_prompt: int, n_new: int, *, cached: bool) -> list[int]:
+    """Return how many tokens go through the model for each of `n_new` new ones.
+
+    With a cache: the prompt once, then one at a time. Without: the whole text each time.
+    """
+    if cached:
+        return [n_prompt] + [1] * (n_new - 1) if n_new else []
+    return [n_prompt + i for i in range(n_new)]
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A text's keys in the cache.
+
+    Args:
+        ids: the tokens, T of them. texts: as a reader sees them.
+        size: float32 (n_layer, n_head_kv, T), the length of each key relative to the longest of its head.
+    """
+
+    ids: list[int]
+    texts: list[str]
+    size: np.ndarray
+
+
+def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
+    """Run the model over a prompt and return what its cache then holds.
+
+    Raises:
+        As `Model.trace`.
+    """
+    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+    trace = model.trace(ids)
+    keys = np.stack([trace[f"Kcur-{layer}"] for layer in range(model.config.n_layer)])  # (L, T, K, Dh)
+    size = np.linalg.norm(keys, axis=-1).transpose(0, 2, 1)  # (L, K, T)
+    size = size / np.maximum(size.max(axis=-1, keepdims=True), 1e-30)
+    return Filling(ids, [visible(model.tokenizer, token) for token in ids], size.astype(np.float32))
+
+
+def logits_step_by_step(model: Model, ids: Sequence[int], *, cached: bool) -> tuple[np.ndarray, int]:
+    """Feed a text token by token, with the cache or as if there were none.
+
+    Returns:
+        The logits after each token, float32 (T, n_vocab), and how many tokens went through the model.
+    """
+    rows, processed = [], 0
+    cache = KVCache(model.config, len(ids), model.cache.k.dtype.type)
+    for n in range(1, len(ids) + 1):
+        chunk = ids[n - 1 : n]
+        if not cached:
+            cache.truncate(0)
+            chunk = ids[:n]
+        rows.append(model.executor(chunk, cache, n_outputs=1)[0])
+        processed += len(chunk)
+    return np.array(rows), processed

@@ -1,0 +1,87 @@
+"""The cache of keys and values, filling token by token."""
+
+from __future__ import annotations
+
+import ipywidgets
+
+from llmlite import plots
+from llmlite.errors import LlmliteError
+from llmlite.lessons.caching import Filling, cache_bytes, filling
+from llmlite.model import Model
+from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
+
+ITEMSIZE = {"F16": 2, "F32": 4}
+N_SHOWN = 32  # positions; of a longer text the first
+
+
+def cache_grid(model: Model, text: str) -> CacheGrid:
+    """Return the grid of a text's cache; the model runs once per text.
+
+    Raises:
+        As `Model.trace`.
+    """
+    return CacheGrid(model, text)
+
+
+class CacheGrid(Explorer):
+    """A slider over the tokens: a row per layer and head of keys, and the bytes that are taken so far.
+
+    Attributes:
+        filling: keys of the present text. picture: what is drawn now. n_bytes: taken so far.
+    """
+
+    static_summary = "The full cache as a picture (it needs no running kernel)"
+
+    def __init__(self, model: Model, text: str) -> None:
+        self.model = model
+        style = {"description_width": HEADING_WIDTH}
+        self.text = ipywidgets.Text(
+            value=text, description="Text", continuous_update=False, layout={"width": "46em"}, style=style
+        )
+        self.step = ipywidgets.IntSlider(description="Tokens read", min=0, max=1, style=style)
+        self.step.layout.width = "46em"
+        self.kind = buttons([(name, name) for name in ITEMSIZE], "Numbers in")
+        self.view, self.figure = ipywidgets.HTML(), ipywidgets.HTML()
+        self._read(text)
+        super().__init__([self.text, self.step, self.kind, self.figure, self.view])
+        self.text.observe(lambda _change: self._reread(), names="value")
+        self.redraw_on((self.step, self.kind))
+
+    def redraw(self) -> None:
+        config, n = self.model.config, self.step.value
+        itemsize = ITEMSIZE[self.kind.value]
+        self.n_bytes = cache_bytes(config, n, itemsize)
+        each = cache_bytes(config, 1, itemsize)
+        self.picture = plots.caching.grid(self.filling, n, n_head=config.n_head, theme="page")
+        self.figure.value = plots.svg(self.picture)
+        shared = config.n_head // config.n_head_kv
+        rows = {
+            "per token": f"2 (keys, values) × {config.n_layer} layers × {config.n_head_kv} heads × "
+            f"{config.head_size} numbers × {itemsize} bytes = {each} bytes",
+            "so far": f"{n} × {each} = {self.n_bytes} bytes",
+            "when full": f"{self.model.n_ctx} tokens, {self.model.n_ctx * each} bytes",
+            "without sharing": f"{shared} times as much: {config.n_head} heads of queries share "
+            f"{config.n_head_kv} of keys",
+        }
+        cells = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{v}</td></tr>" for k, v in rows.items())
+        self.view.value = f"<table>{cells}</table>"
+        last = f", the last one {self.filling.texts[n - 1]}" if n else ""
+        self.say(f"{n} tokens read{last}: {self.n_bytes} bytes of keys and values in {self.kind.value}.")
+
+    def static_view(self) -> plots.Picture:
+        """Return the full cache."""
+        return plots.caching.grid(self.filling, len(self.filling.ids), n_head=self.model.config.n_head)
+
+    def _read(self, text: str) -> None:
+        ids = self.model.tokenizer.encode(text)[:N_SHOWN]
+        self.filling: Filling = filling(self.model, ids)
+        self.step.max = len(ids)
+        self.step.value = min(3, len(ids))
+
+    def _reread(self) -> None:
+        try:
+            self._read(self.text.value)
+        except (LlmliteError, ValueError) as error:
+            self.say(f"This text can't be read: {error}. The grid is that of the one before.")
+            return
+        self.redraw()

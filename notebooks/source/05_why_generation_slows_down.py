@@ -1,0 +1,185 @@
+# %% [markdown]
+# # Why generation slows down, and the KV cache
+#
+# *About 25 minutes. Running every cell takes about ten seconds.*
+#
+# A model writes one token at a time, and each time it reads everything that stands there so far. Taken literally, that
+# would mean: the longer the text, the longer each further token takes. It isn't done that way. What was computed once is
+# kept, in the **KV cache**. It is what makes chatting possible, and it is what eats your memory.
+#
+# **Afterwards you can**
+#
+# - say how much work the cache saves, and write one;
+# - explain why only keys and values are kept, and not the queries;
+# - compute how many bytes a cache takes, for any model and any length of text;
+# - say why reading a prompt and writing an answer are two different kinds of work.
+
+# %% [markdown] tags=["instructor"]
+# > **For the instructor.** Minutes: section 1 six with exercise 1, section 2 seven with exercise 2, section 3 five,
+# > section 4 five with exercise 3, recap two.
+# >
+# > *Talking point.* Ask who has seen a chat become slow or fail after a long paste. The memory of section 4 is why.
+# >
+# > *Likely question:* "Why not keep the logits too?" Nothing later ever reads them again. Keys and values are read by
+# > every later token.
+
+# %%
+import llmlite as ll
+
+# %% [markdown]
+# ## 1. Reading it all again
+#
+# We let the model read a text of 40 tokens, and ask after each token what could come next. Once with a cache, once as if
+# there were none.
+
+# %%
+model = ll.load("tales", kv_dtype="f32")
+text = "Once upon a time there lived a fox and a hen in a small house at the end of the wood. " * 2
+ids = model.tokenizer.encode(text)[:40]
+
+# %% [markdown]
+# > **Predict first.** With a cache, 40 tokens go through the model. How many without: about 80, 800, or 8000?
+
+# %%
+from llmlite.lessons import caching
+
+with_cache, few = caching.logits_step_by_step(model, ids, cached=True)
+without, many = caching.logits_step_by_step(model, ids, cached=False)
+print(few, "tokens with a cache,", many, "without; the largest difference is below 0.001:", bool(abs(with_cache - without).max() < 1e-3))
+
+# %% [markdown]
+# The same answers, for a twentieth of the work. The first token is read 40 times without a cache, the second 39 times,
+# and so on: 40 + 39 + … + 1 = 820. Twice the text is four times the work.
+#
+# **Exercise 1.** A prompt has `n_prompt` tokens, and the model writes `n_new` more. The first new token comes out of
+# reading the prompt; each further one needs the one before it to be read. How many tokens go through the model in all,
+# with a cache and without?
+
+# %% tags=["exercise"]
+def work(n_prompt, n_new):
+    """Return (with a cache, without)."""
+    # solution: with: the prompt, then one for each further token; without: n_prompt, n_prompt + 1, ...
+    return n_prompt + n_new - 1, sum(n_prompt + i for i in range(n_new))
+    # end
+
+# %% tags=["check"]
+wanted = [sum(caching.tokens_processed(100, 50, cached=cached)) for cached in (True, False)]
+ll.lessons.check("100 tokens and 50 more", lambda: list(work(100, 50)), wanted, hint="without: 100 + 101 + ... + 149")
+ll.lessons.check("one new token", lambda: list(work(7, 1)), [7, 7], hint="the prompt is read once either way")
+
+# %%
+cached, uncached = (caching.tokens_processed(20, 200, cached=c) for c in (True, False))
+ll.plots.show(ll.plots.caching.work(cached, uncached))
+
+# %% [markdown]
+# ## 2. What must be kept?
+#
+# *Time to here: 6 minutes.*
+#
+# In the last lesson each token made a query, a key and a value. A new token looks back with **its** query at the
+# **keys** of all earlier tokens, and mixes their **values**. The queries of the earlier tokens are never needed again.
+#
+# And do the old keys change when a new token comes? No: a token looks only backwards, so nothing that comes later can
+# change it. That's why keeping them is allowed at all.
+#
+# **Exercise 2.** Write attention with a cache: one token comes in, its key and value are appended, and it looks at all
+# that is there. Fill in the function; it gets lists that grow.
+
+# %%
+import numpy as np
+
+trace = model.trace(ids)
+Q, K, V = (trace[f"{name}cur-0"][:, 0] for name in "QKV")
+
+# %% tags=["exercise"]
+def step(q, k, v, keys, values):
+    """Append k and v, each (d,), to the lists; return what q fetches, (d,)."""
+    # solution: append, then scores = stacked keys @ q / sqrt(d), softmax, shares @ stacked values; no mask
+    keys.append(k)
+    values.append(v)
+    scores = np.array(keys) @ q / np.sqrt(len(q))
+    shares = np.exp(scores - scores.max())
+    return shares / shares.sum() @ np.array(values)
+    # end
+
+# %% tags=["check"]
+def step_by_step():
+    keys, values = [], []
+    return [step(q, k, v, keys, values) for q, k, v in zip(Q, K, V)]
+hint = "no mask is needed: the later tokens are not in the lists yet"
+ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], rtol=1e-4, hint=hint)
+
+# %% [markdown]
+# That is a KV cache. The real one is `llmlite/kv_cache.py`: two arrays, filled from the left.
+#
+# ## 3. Watch it fill
+#
+# *Time to here: 13 minutes.*
+#
+# A row for each layer and each head of keys, a column for each token. Move the slider (or the arrow keys): with each
+# token a whole column is filled, in all layers. The stronger the colour, the longer the key.
+#
+# > **Predict first.** This model has 5 layers with 2 heads of keys and values, of 64 numbers each. How many bytes does
+# > one token take, at 2 bytes per number?
+
+# %%
+ll.widgets.cache_grid(model, "Once upon a time there lived a fox and a hen in a small house.")
+
+# %% [markdown]
+# 2 · 5 · 2 · 64 · 2 = 2560. The first 2 is for keys *and* values.
+#
+# Reading the prompt fills many columns at once, since all its tokens are there from the start. This is called
+# **prefill**. Writing fills one column after the other, because each token depends on the one before: **decode**.
+# Prefill can use each weight for many tokens as soon as it has been fetched from memory. Decode fetches all weights
+# for a single token. That's why reading is so much faster than writing, and lesson 07 measures it.
+#
+# ## 4. What it costs
+#
+# *Time to here: 18 minutes.*
+#
+# **Exercise 3.** Write the formula. `shape` has `n_layer`, `n_head_kv`, `n_head` and `n_embd`. The length of a key is
+# `n_embd // n_head`.
+
+# %%
+from llmlite.synth import SHAPES
+
+llama = SHAPES["llama-3.2-1b"]
+print(llama.n_layer, "layers,", llama.n_head, "heads of queries,", llama.n_head_kv, "of keys,", llama.n_embd, "wide")
+
+# %% tags=["exercise"]
+def cache_bytes(shape, n_tokens, bytes_per_number):
+    # solution: keys and values, layers, heads of keys, length of a key, tokens, bytes: six factors
+    length = shape.n_embd // shape.n_head
+    return 2 * shape.n_layer * shape.n_head_kv * length * n_tokens * bytes_per_number
+    # end
+
+# %% tags=["check"]
+for name, shape in SHAPES.items():
+    ll.lessons.check(name, lambda shape=shape: cache_bytes(shape, 8192, 2), caching.cache_bytes(shape, 8192, 2),
+                     hint="2 x layers x heads of keys x length x tokens x bytes")
+
+# %% [markdown]
+# > **Predict first.** The weights of Llama 3.2 1B take about 770 MB in Q4_0. From which length of text on does its cache
+# > take more than that: 2,000, 20,000 or 200,000 tokens?
+
+# %%
+contexts = [2048, 8192, 32768, 131072]
+ll.plots.show(ll.plots.caching.sizes(SHAPES, contexts))
+
+# %% [markdown]
+# 32 KB per token: at 24,000 tokens the cache is as large as the model. And look at the lines: a model's size hardly
+# decides. `smollm2-135m` has an eighth of the weights and nearly the same cache, because it has many layers and shares
+# less. `qwen2.5-0.5b` shares most: 14 heads of queries to 2 of keys.
+#
+# So if a chat doesn't fit into your memory, there are three ways: a shorter context (`ll.load(..., n_ctx=2048)`), smaller
+# numbers in the cache (`kv_dtype`), or a model that shares more.
+#
+# ## Recap
+#
+# - Without a cache twice the text is four times the work; with it, twice.
+# - Keys and values are kept, because every later token reads them and nothing later changes them.
+# - Bytes = 2 · layers · heads of keys · length of a key · tokens · bytes per number.
+# - Prefill reads many tokens at once, decode writes one at a time.
+#
+# **Words.** *context*: the tokens a model has before it; `n_ctx` is how many there is room for. *decode*: writing token by
+# token. *KV cache*: the kept keys and values of all tokens so far. *prefill*: reading the prompt.

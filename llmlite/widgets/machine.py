@@ -1,0 +1,92 @@
+"""The panel of the first lesson: what this machine has, what is wrong, what to do."""
+
+from __future__ import annotations
+
+from html import escape
+
+import ipywidgets
+
+from llmlite import plots
+from llmlite.bench import checks
+from llmlite.widgets.base import Explorer, buttons, row
+
+# Sign and background of each verdict: never the colour alone. Half transparent: the text keeps the page's colour.
+LOOKS = {
+    "ready": ("✓", "rgba(0,158,115,.25)"),
+    "optional": ("○", "rgba(230,159,0,.30)"),
+    "wrong": ("✗", "rgba(213,94,0,.45)"),
+}
+CELL = "text-align:left;vertical-align:top;padding:1px 1em 1px 0;white-space:normal"
+
+
+class MachinePanel(Explorer):
+    """Every check with its verdict; a button to look again, a choice to see only what needs doing.
+
+    Attributes:
+        findings: of the last look. looks: how often it looked.
+    """
+
+    static_summary = "The list of checks, and what to do where one fails (it needs no running kernel)"
+
+    def __init__(self) -> None:
+        self.show = buttons([("everything", "all"), ("what can be done", "open")], "Show")
+        self.again = ipywidgets.Button(description="Check again", layout={"width": "auto"})
+        self.view = ipywidgets.HTML()
+        self.looks = 0
+        super().__init__([self.show, row("", [self.again]), self.view])
+        self.again.on_click(lambda _button: self.look())
+        self.look(draw=False)
+        self.redraw_on([self.show])
+
+    def look(self, *, draw: bool = True) -> None:
+        """Examine the machine anew."""
+        self.findings = checks.examine(needed=("lessons",))
+        self.looks += 1
+        if draw:
+            self.redraw()
+
+    def redraw(self) -> None:
+        shown = [f for f in self.findings if self.show.value == "all" or f.verdict != "ready"]
+        self.view.value = _table(shown) if shown else "<p>Nothing: every check says ready.</p>"
+        number = {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in LOOKS}
+        times = "once" if self.looks == 1 else f"{self.looks} times: the button reaches Python, widgets work"
+        self.say(
+            f"{len(self.findings)} checks: {number['ready']} ready, {number['optional']} optional, "
+            f"{number['wrong']} wrong. Looked {times}."
+        )
+
+    def static_view(self) -> plots.Table:
+        """Return what is checked and what to do, the same on every machine."""
+        rows = [[check.topic, check.needs, check.remedy or "-"] for check in checks.CHECKS]
+        return plots.Table(
+            heading="What is checked",
+            columns=["check", "needed", "what to do where it isn't so"],
+            rows=rows,
+            alt=f"The {len(rows)} checks of this machine: what each needs, what to do where it isn't so.",
+        )
+
+
+def machine_panel() -> MachinePanel:
+    """Return the panel of what this machine has and lacks."""
+    return MachinePanel()
+
+
+def _table(findings: list[checks.Finding]) -> str:
+    lines = []
+    for group, title in checks.GROUPS.items():
+        mine = [f for f in findings if f.group == group]
+        if mine:
+            lines.append(f"<tr><th colspan='3' style='{CELL};padding-top:.6em'>{escape(title)}</th></tr>")
+        lines += [_line(finding) for finding in mine]
+    return f"<table style='border-collapse:collapse;line-height:1.5'>{''.join(lines)}</table>"
+
+
+def _line(finding: checks.Finding) -> str:
+    sign, background = LOOKS[finding.verdict]
+    todo = f"<br>→ <b>{escape(finding.remedy)}</b>" if finding.remedy else ""
+    return (
+        f"<tr><td style='{CELL};white-space:nowrap'><span style='background:{background};padding:0 .5em;"
+        f"border-radius:3px'>{sign} {finding.verdict}</span></td>"
+        f"<td style='{CELL};white-space:nowrap'>{escape(finding.topic)}</td>"
+        f"<td style='{CELL};overflow-wrap:anywhere'>{escape(finding.found)}{todo}</td></tr>"
+    )

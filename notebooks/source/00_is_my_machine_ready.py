@@ -1,0 +1,165 @@
+# %% [markdown]
+# # Is my machine ready?
+#
+# *About 10 minutes. Running every cell takes a few seconds; the first time a minute or two, for kernels are compiled.*
+#
+# These lessons run a real language model on your own machine, and measure it. Before that, this one looks whether
+# everything is there. Where something isn't, it says what to do.
+#
+# To run a cell, click into it and press Shift and Enter together. Run them from the top, one after the other.
+#
+# **Afterwards you can**
+#
+# - say whether your machine has what the lessons need, and what to do where it hasn't;
+# - do the exercises of these lessons: what to write, and how to check it;
+# - tell by its checksum whether a file is the one that it should be.
+
+# %% [markdown] tags=["instructor"]
+# > **For the instructor.** Minutes: section 1 three, section 2 two (more where kernels must be compiled: start it
+# > before you talk), section 3 five with both exercises.
+# >
+# > Before the course: `llmlite doctor` on each machine says the same as the panel. `llmlite warmup --lessons` compiles
+# > the kernels. Nothing in these lessons uses the network.
+# >
+# > *Likely question:* "My panel says optional for llama.cpp. Do I need it?" No. Lesson 08 leaves its bar out, or shows
+# > one that was measured elsewhere, and says so.
+
+# %%
+import llmlite as ll
+
+# %% [markdown]
+# Was that red, with `No module named 'llmlite'`? Then this notebook runs in another Python than the one that llmlite was
+# installed in. Close JupyterLab and open it with `llmlite lab`.
+#
+# ## 1. What is here, what is missing?
+#
+# First, only what must be put right.
+
+# %%
+findings = ll.bench.checks.examine(needed=("lessons",))
+print("\n".join(ll.bench.checks.wrong(findings)) or "nothing is wrong")
+
+# %% [markdown]
+# For each thing that is wrong there is a line here, with what to do behind the arrow. Do that, then choose *Restart
+# Kernel* in the menu *Kernel* and begin again.
+#
+# Now everything, in a panel. It knows three words. **ready**: all is well. **optional**: the lessons work, but something
+# could be added. **wrong**: something must be done.
+#
+# > **Predict first.** How many processor threads may this notebook use, and how much memory is free? Then look.
+
+# %%
+ll.widgets.machine_panel()
+
+# %% [markdown]
+# Press *Check again*. The line below the panel then says that it looked twice: your click went from the page to Python
+# and back. All moving parts of these lessons work that way.
+#
+# No button to press, but a list, or an error about a widget? Then JupyterLab runs from another Python than this
+# notebook. Close it and open it with `llmlite lab`. It may also be that the cell above hasn't been run yet.
+#
+# The checks are in `llmlite/bench/checks.py`; on the command line `llmlite doctor` prints the same.
+#
+# ## 2. Compile once, then a tale
+#
+# *Time to here: 3 minutes.*
+#
+# The work of a language model is arithmetic, a lot of it. llmlite does it in small functions that are compiled for
+# exactly your processor: **kernels**. This happens once. Then they are kept in the cache folder.
+#
+# > **Predict first.** Run the next cell twice. By which factor will the second time be shorter?
+
+# %% tags=["nbval-ignore-output"]
+import time
+
+begin = time.perf_counter()
+ll.bench.checks.warm_up(progress=lambda done, total, name: print(f"\r{done} of {total} {name:<20}", end=""))
+print(f"\nready after {time.perf_counter() - begin:.1f} s")
+
+# %% [markdown]
+# If the kernels were compiled before, both times are short. If not, compiling took most of the first.
+#
+# Now the model itself. It is small, it comes with llmlite, and it has learned to tell tales, nothing else.
+
+# %% tags=["nbval-ignore-output"]
+model = ll.load("tales")
+print(model.generate("Once upon a time", max_tokens=60, temperature=0.7, seed=2))
+
+# %% [markdown]
+# If you can read a tale here, the engine works on your machine.
+#
+# ## 3. Is this the right file?
+#
+# *Time to here: 5 minutes.*
+#
+# Each lesson has exercises. In the first you replace the `...` by your answer. The cell below it checks what you wrote:
+# ✓ is right, ✗ comes with a hint. An exercise that you leave open stops nothing.
+#
+# **Exercise 1.** The model is one file. How many megabytes has it? A megabyte is a million bytes.
+
+# %%
+path = ll.model_path("tales")
+n_bytes = path.stat().st_size
+n_bytes
+
+# %% tags=["exercise"]
+# solution: divide n_bytes by a million
+megabytes = n_bytes / 1_000_000
+# end
+
+# %% tags=["check"]
+ll.lessons.check("megabytes", megabytes, n_bytes / 1e6, hint="divide n_bytes by 1_000_000")
+
+# %% [markdown]
+# Files get damaged: a download breaks off, a disk fails. Nobody can compare millions of bytes by eye. So programs compute
+# a **checksum**: a short number made of all the bytes. llmlite comes with a list of the right ones, and *bundled data* in
+# the panel compares them. Now you do it.
+#
+# **Exercise 2.** Write a function that returns the SHA-256 checksum of some bytes as text. `hashlib.sha256(data)` makes
+# it; its method `hexdigest()` writes it as 64 digits.
+
+# %%
+import hashlib
+
+listed = dict(reversed(line.split()) for line in ll.data_path("SHA256SUMS").read_text().splitlines())
+listed[path.name]
+
+# %% tags=["exercise"]
+def checksum(data):
+    """Return the SHA-256 of bytes as 64 hexadecimal digits."""
+    # solution: two calls, one after the other: sha256(data), then hexdigest()
+    return hashlib.sha256(data).hexdigest()
+    # end
+
+# %% tags=["check"]
+ll.lessons.check("checksum of nothing", lambda: checksum(b"")[:8], "e3b0c442", hint="return hashlib.sha256(data).hexdigest()")
+ll.lessons.check("checksum of the model", lambda: checksum(path.read_bytes()), listed[path.name], hint="the same for any bytes")
+
+# %% [markdown]
+# > **Predict first.** We flip one single bit, in the middle of the file. How many of the 64 digits will be others: one,
+# > a few, half, nearly all?
+
+# %%
+data = bytearray(path.read_bytes())
+data[n_bytes // 2] ^= 1
+after = hashlib.sha256(data).hexdigest()
+differ = sum(a != b for a, b in zip(after, listed[path.name]))
+print(differ, "of 64 digits differ")
+
+# %% [markdown]
+# Nearly all: a good checksum is as if drawn anew for each change, however small. A digit stays the same only by chance,
+# one time in 16.
+#
+# ## Recap
+#
+# - The panel says what your machine has: *ready*, *optional* or *wrong*, and what to do. `llmlite doctor` says it too.
+# - Kernels are compiled once for your processor, then kept.
+# - An exercise: replace `...`, run the check below it.
+# - A checksum tells a damaged file from a whole one (`ll.resources.sha256`, `ll.resources.damaged_data`).
+#
+# Next: what is inside that file, byte by byte.
+#
+# **Words.** *bit*: a 0 or a 1. *cache folder*: where llmlite keeps what it makes for later. *checksum*: a short number
+# made of all the bytes of a file. *kernel*: a small compiled function that does one kind of arithmetic; also, in
+# JupyterLab, the Python that runs a notebook. *model*: the numbers that were learned, and how to use them. *widget*: a
+# part of a notebook that you can click.

@@ -10,7 +10,7 @@ from llmlite import plots
 from llmlite.bench import checks
 from llmlite.widgets.base import Explorer, buttons, row
 
-# Sign and background of each verdict: never the colour alone. Half transparent: the text keeps the page's colour.
+# Sign and background of each verdict: never colour alone. Half transparent: the text keeps the page's colour.
 LOOKS = {
     "ready": ("✓", "rgba(0,158,115,.25)"),
     "optional": ("○", "rgba(230,159,0,.30)"),

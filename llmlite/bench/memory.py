@@ -70,6 +70,14 @@ def now() -> MemoryUse:
     return _posix()
 
 
+def of(pid: int) -> MemoryUse | None:
+    """Measure another process of this user; None where the system doesn't tell, or it is gone."""
+    if sys.platform != "linux":
+        return None
+    found = _linux(str(pid))
+    return found if found.resident else None
+
+
 def reset_peak() -> bool:
     """Start a new peak from here (Linux: 5 to /proc/self/clear_refs); False where that isn't possible."""
     try:
@@ -80,9 +88,11 @@ def reset_peak() -> bool:
     return True
 
 
-def _linux() -> MemoryUse:
-    status = parse_smaps_rollup(_read("/proc/self/status"))
-    rollup = parse_smaps_rollup(_read("/proc/self/smaps_rollup"))  # Pss_Anon, Pss_File: Linux 5.4 and later
+def _linux(process: str = "self") -> MemoryUse:
+    status = parse_smaps_rollup(_read(f"/proc/{process}/status"))
+    rollup = parse_smaps_rollup(
+        _read(f"/proc/{process}/smaps_rollup")
+    )  # Pss_Anon, Pss_File: Linux 5.4 and later
     return MemoryUse(
         private=rollup.get("Pss_Anon", status.get("RssAnon")),
         file_backed=status.get("RssFile"),

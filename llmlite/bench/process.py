@@ -74,6 +74,11 @@ class WorkerProcess:
         self._receive("start")
         self.start_ns = perf_counter_ns() - begin
 
+    @property
+    def pid(self) -> int:
+        """The process's number, by which the system tells its memory."""
+        return self._process.pid
+
     def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and return its answer.
 

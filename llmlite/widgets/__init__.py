@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmlite.widgets.kernels import kernel_ladder, roofline
     from llmlite.widgets.lens import logit_lens
     from llmlite.widgets.machine import machine_panel
+    from llmlite.widgets.memory import memory_timeline
     from llmlite.widgets.picking import type_picker
     from llmlite.widgets.one_bit import which_bit
 
@@ -31,6 +32,7 @@ _NAMES = {
     "sampling_explorer": "choosing",
     "logit_lens": "lens",
     "machine_panel": "machine",
+    "memory_timeline": "memory",
     "kernel_ladder": "kernels",
     "roofline": "kernels",
     "half_the_bits": "fewer_bits",

@@ -1,0 +1,163 @@
+"""The memory of a backend's process over its life: started, loaded, reading, writing."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from llmlite.bench import environment, memory
+from llmlite.bench.process import WorkerProcess
+from llmlite.engine.cpu import usable_threads
+from llmlite.errors import LlmliteError
+
+SCHEMA = 1
+INTERVAL = 0.02  # seconds between two looks
+REST = 0.15  # seconds before and after the work, so that a flat piece shows what stays
+STAGES = ("start", "import", "load", "read", "write", "done")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """What a process held, look by look.
+
+    Args:
+        backend, model: names. machine: in general words.
+        seconds: of each look, from the process's start. private, file_backed: bytes at each look.
+        stages: (name, second at which it began), names from STAGES.
+        note: what this system can't tell; "" where it tells everything.
+    """
+
+    backend: str
+    model: str
+    machine: str
+    seconds: list[float]
+    private: list[int]
+    file_backed: list[int]
+    stages: list[tuple[str, float]]
+    note: str = ""
+
+    def stage_at(self, second: float) -> str:
+        """Return the stage that was under way."""
+        return [name for name, begin in self.stages if begin <= second][-1]
+
+    def at_end_of(self, stage: str) -> tuple[int, int]:
+        """Return (private, file-backed) bytes at the last look within a stage.
+
+        Raises:
+            KeyError: there was no such stage.
+        """
+        looks = [i for i, second in enumerate(self.seconds) if self.stage_at(second) == stage]
+        if not looks:
+            raise KeyError(stage)
+        return self.private[looks[-1]], self.file_backed[looks[-1]]
+
+
+def record(
+    backend: str,
+    model: str | os.PathLike[str],
+    ids: Sequence[int],
+    *,
+    n_gen: int = 64,
+    n_ctx: int = 512,
+    n_threads: int | None = None,
+) -> Timeline:
+    """Run a backend in a process of its own through all stages and watch its memory.
+
+    Args:
+        backend: a key of bench.backends.BACKENDS. ids: the prompt. n_gen: tokens to write.
+
+    Raises:
+        BackendError: it failed. LlmliteError: this system doesn't tell another process's memory.
+    """
+    threads = n_threads or usable_threads()
+    begin = perf_counter()
+    with WorkerProcess(backend, threads) as worker:
+        watch = _Watch(worker.pid, begin)
+        stages = [("start", 0.0)]
+        requests: list[tuple[str, dict[str, Any]]] = [
+            ("import", {"action": "start"}),
+            ("load", {"action": "load", "model": os.fspath(model), "n_ctx": n_ctx, "n_threads": threads}),
+            ("read", {"action": "prefill", "ids": list(ids)}),
+            ("write", {"action": "decode", "ids": list(ids), "n_gen": n_gen}),
+        ]
+        with watch:
+            for stage, arguments in requests:
+                watch.stop.wait(REST)
+                stages.append((stage, perf_counter() - begin))
+                worker.ask(arguments.pop("action"), **arguments)
+            stages.append(("done", perf_counter() - begin))
+            watch.stop.wait(2 * REST)
+    if not watch.looks:
+        raise LlmliteError("this system doesn't tell the memory of another process; Linux does")
+    seconds, private, file_backed = (list(column) for column in zip(*watch.looks))
+    return Timeline(
+        backend=backend,
+        model=Path(model).stem,
+        machine=f"{environment.cpu_name()}, {threads} threads",
+        seconds=[round(s, 3) for s in seconds],
+        private=private,
+        file_backed=file_backed,
+        stages=[(name, round(second, 3)) for name, second in stages],
+    )
+
+
+class _Watch:
+    """Looks at a process's memory at short intervals, on a thread of its own."""
+
+    def __init__(self, pid: int, begin: float) -> None:
+        self.pid, self.begin = pid, begin
+        self.looks: list[tuple[float, int, int]] = []
+        self.stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self.stop.is_set():
+            found = memory.of(self.pid)
+            if found is None:
+                return
+            second = perf_counter() - self.begin
+            self.looks.append((second, found.private or 0, found.file_backed or 0))
+            self.stop.wait(INTERVAL)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join()
+
+
+def save(timelines: Iterable[Timeline], path: str | os.PathLike[str]) -> None:
+    """Write timelines as JSON lines, one each."""
+    lines = [json.dumps({"schema": SCHEMA, **asdict(timeline)}) for timeline in timelines]
+    temporary = Path(f"{os.fspath(path)}.part")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def load(path: str | os.PathLike[str]) -> list[Timeline]:
+    """Read what `save` wrote.
+
+    Raises:
+        OSError: the file can't be read. ValueError: it holds something else; names the line.
+    """
+    found = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            fields = json.loads(line)
+            if fields.pop("schema") != SCHEMA:
+                raise ValueError(f"schema {SCHEMA} is expected")
+            timeline = Timeline(**{**fields, "stages": [(str(n), float(s)) for n, s in fields["stages"]]})
+            if not len(timeline.seconds) == len(timeline.private) == len(timeline.file_backed) > 0:
+                raise ValueError("seconds, private and file_backed differ in length, or are empty")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{os.fspath(path)}, line {number}: not a memory timeline: {error}") from None
+        found.append(timeline)
+    return found

@@ -133,13 +133,13 @@ def test_bound_and_reached_follow_from_the_roof() -> None:
     ] * 2
 
 
-def test_weight_bytes_are_what_the_plan_reads(tales: Path) -> None:
+def test_weight_bytes_are_what_the_plan_reads_and_the_norms(tales: Path) -> None:
     model = ll.load(tales)
     read = sum(row["bytes"] for row in model.executor.profile(repeat=1))
-    vectors = sum(
-        w.nbytes for layer in model.weights.layers for w in layer.values() if not hasattr(w, "blocks")
-    )
-    assert kernels.weight_bytes(model) == read + vectors
+    layers = [w for layer in model.weights.layers for w in layer.values()]
+    norms = sum(w.nbytes for w in layers if isinstance(w, np.ndarray)) + model.weights.output_norm.nbytes
+    assert kernels.weight_bytes(model) == read + norms
+    assert kernels.weight_bytes(model) == sum(t.n_bytes for t in model.gguf.tensors.values())  # tied
 
 
 def test_the_text_of_a_kernel_is_that_of_its_file() -> None:

@@ -31,14 +31,14 @@ def reached(point: Point, roof: Roof) -> float:
 
 
 def weight_bytes(model: Model) -> int:
-    """Return the bytes of weights that one decoding step reads: every matrix of the layers, and the output's.
+    """Return the bytes of weights that one decoding step reads: those of all layers, the norms, the output.
 
     Of the token embeddings a step reads one row; where they serve as the output matrix too, all of them.
     """
-    matrices = [w for layer in model.weights.layers for w in layer.values()]
-    return sum(int(w.n_bytes if hasattr(w, "n_bytes") else w.nbytes) for w in matrices) + int(
-        model.weights.output.n_bytes
-    )
+    weights = model.weights
+    tensors = [w for layer in weights.layers for w in layer.values()]
+    tensors += [weights.output_norm, weights.output]
+    return sum(int(w.n_bytes if hasattr(w, "n_bytes") else w.nbytes) for w in tensors)
 
 
 def kind(point: Point) -> str:

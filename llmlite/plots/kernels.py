@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from llmlite.bench.ladder import Ladder, rungs
 from llmlite.bench.report import short
@@ -49,21 +50,16 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
         speeds = step.bytes / np.asarray(step.samples_ns)
         ax.barh(place, step.gigabytes_per_second, 0.6, color=COLOURS["blue"], alpha=0.85)
         ax.plot(speeds, np.full(len(speeds), place), "o", markersize=5, color=theme_named(theme).text)
-        number_at(
-            ax,
-            max(float(speeds.max()), step.gigabytes_per_second),
-            place,
-            theme,
-            short(step.gigabytes_per_second),
-        )
+        farthest = max(float(speeds.max()), step.gigabytes_per_second)
+        number_at(ax, farthest, place, theme, f"median {short(step.gigabytes_per_second)}")
     names_down(ax, names)
-    ax.set_xscale("log")
+    _logarithmic(ax, "x")
     every = [step.bytes / ns for step in steps for ns in step.samples_ns]
-    ax.set_xlim(min(every) / 2, max(every) * 4)
+    ax.set_xlim(min(every) / 2, max(every) * 8)
     wall = found.roof.bytes_per_second / 1e9 if found.roof else None
     if wall:
         ax.axvline(wall, color=COLOURS["red"], linewidth=2.2, linestyle="--", label="memory gives this much")
-        legend(ax, theme, loc="lower right")
+        legend(ax, theme, loc="upper right")
     ax.set_xlabel(
         "GB of weights per second (logarithmic)", color=theme_named(theme).text, fontsize=FONT["label"]
     )
@@ -105,8 +101,7 @@ def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: 
         style = {"markersize": 17, "markerfacecolor": "none", "markeredgewidth": 3}
         place = ([chosen.intensity], [chosen.ops_per_second / 1e9])
         ax.plot(*place, "o", color=COLOURS["red"], label=chosen.label, **style)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    _logarithmic(ax, "xy")
     ax.set_xlim(*SPAN)
     look = theme_named(theme)
     ax.set_xlabel("operations per byte of weights", color=look.text, fontsize=FONT["label"])
@@ -125,6 +120,15 @@ def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: 
         },
         rtol=TIMED,
     )
+
+
+def _logarithmic(ax: Axes, which: str) -> None:
+    """Scale axes by powers of ten, written as plain numbers."""
+    for letter in which:
+        getattr(ax, f"set_{letter}scale")("log")
+        axis = getattr(ax, f"{letter}axis")
+        axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _roofs(ax: Axes, roof: Roof, points: Sequence[Point]) -> None:

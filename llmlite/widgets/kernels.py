@@ -135,7 +135,7 @@ class RooflineExplorer(Explorer):
         text = (
             f"{p.label} ({p.type}), {self.step.value}: reads {_amount(p.bytes)}B of weights and does "
             f"{_amount(p.operations)} operations, {p.intensity:.3g} per byte. It takes "
-            f"{p.nanoseconds / 1000:.3g} µs: {p.bytes_per_second / 1e9:.3g} GB/s and "
+            f"{_duration(p.nanoseconds)}: {p.bytes_per_second / 1e9:.3g} GB/s and "
             f"{p.ops_per_second / 1e9:.3g} billion operations/s. Memory and arithmetic would be equally "
             f"fast at {roof.ridge(name):.0f} operations per byte, so it is bound by {limit}"
         )
@@ -143,6 +143,10 @@ class RooflineExplorer(Explorer):
         if share > 1 and limit == "memory":
             text += " More than memory gave: its weights came from a cache, or the machine was busy then."
         return text
+
+
+def _duration(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e3:.3g} µs" if nanoseconds < 1e6 else f"{nanoseconds / 1e6:.3g} ms"
 
 
 def _amount(number: float) -> str:

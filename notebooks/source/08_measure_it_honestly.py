@@ -131,9 +131,33 @@ ll.widgets.compare_dashboard(comparison)
 #
 # For a small model the library is most of the weight. For a big model the weights are. So say which one you measured.
 #
+# *When* does the memory come? The next cell starts llmlite once more, in a process of its own, and looks at its memory
+# fifty times a second. Beside it stand llama.cpp and PyTorch: measured on **another machine** and shipped with the
+# lesson, as the words under the figure say.
+#
+# > **Predict first.** Three things happen: the library is imported, the model is loaded, a text is read and continued.
+# > Which of them takes the most private memory in PyTorch?
+
+# %% tags=["nbval-ignore-output"]
+from llmlite.bench import timeline
+
+shipped = timeline.load(ll.data_path("samples/memory-timeline.jsonl"))
+others = [each for each in shipped if each.backend != "llmlite"]
+mine = timeline.record("llmlite", ll.model_path("tales"), ids=range(100, 228))
+
+# %% tags=["nbval-ignore-output"]
+ll.widgets.memory_timeline([mine, *others])
+
+# %% [markdown]
+# The import. Before it has seen any model, the library holds most of what it will ever hold. That is what *heavy* means
+# here, and it is the same for a model a thousand times larger.
+#
+# llmlite's file-backed part is large too: it maps the compiler library that its kernels are loaded with. The system may
+# drop these pages when it needs room.
+#
 # ## 5. What quantization costs
 #
-# *Time to here: 16 minutes.*
+# *Time to here: 17 minutes.*
 #
 # Speed and memory are only half of the bill. The other half is quality. These numbers don't depend on how busy your
 # machine is, so here a single number *is* a number.
@@ -165,6 +189,15 @@ sizes = [models[name].gguf.file_size for name in types]
 ll.plots.show(ll.plots.bars(
     types, {"bytes": sizes}, heading="What it saves", y_label="size of the file, bytes", rtol=0,
 ))
+
+# %% [markdown]
+# Now all at once. The slider goes from 32 bits per weight down to 2. What llmlite shows is computed here and now; the bars
+# of PyTorch are shipped, from another machine.
+#
+# > **Predict first.** How far can you go down before the tale changes its first word? And before it becomes nonsense?
+
+# %% tags=["nbval-ignore-output"]
+ll.widgets.half_the_bits()
 
 # %% [markdown]
 # Half the bytes cost almost nothing. The next half costs more. Every further step costs more than the one before:

@@ -14,13 +14,14 @@ warm = $(PY) -m llmlite warmup --lessons
 DEMO := plot,torch
 TEST := lab,torch,transformers,test
 
-.PHONY: help demo test test-all lint lab notebooks browser-test warmup clean
+.PHONY: help demo test test-all lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
 	@echo "make lab       set up, open the lessons in JupyterLab"
+	@echo "make site      render the lessons to site/, to read without Python or a network (INSTRUCTOR=1: with solutions)"
 	@echo "make notebooks make the lessons' copies from their sources, running them (LESSONS=\"02 05\": only these)"
 	@echo "make browser-test  every lesson in a real browser (needs Chromium); pictures in $(RESULTS)/browser"
 	@echo "make lint      ruff and mypy"
@@ -54,6 +55,10 @@ lint:
 lab:
 	@$(call setup,lab$(comma)torch)
 	$(PY) -m llmlite lab lessons
+
+site:
+	@$(call setup,lab$(comma)test)
+	$(PY) tools/render_site.py --out site $(if $(INSTRUCTOR),--instructor)
 
 notebooks:
 	@$(call setup,$(TEST))

@@ -348,6 +348,26 @@ def test_lab_copies_whats_new_and_never_overwrites_a_changed_lesson(lessons: Pat
     assert lab.copy_lessons(lessons, folder) == (0, ["one.ipynb"]), "and it stays so"
 
 
+def test_lab_copies_no_sources_and_for_instructors_their_own_copies(lessons: Path, tmp_path: Path) -> None:
+    for name in ("source/one.py", "instructor/one.ipynb", "index.ipynb"):
+        (lessons / name).parent.mkdir(exist_ok=True)
+        (lessons / name).write_text(name)
+    learner, instructor = tmp_path / "mine", tmp_path / "theirs"
+    assert lab.copy_lessons(lessons, learner) == (3, [])
+    assert lab.copy_lessons(lessons, instructor, instructor=True) == (3, [])
+    assert lab.copy_lessons(lessons, instructor, instructor=True) == (0, [])
+    assert {p.name for p in learner.rglob("*.*")} >= {"one.ipynb", "index.ipynb", "a.svg"}
+    assert not (learner / "source").exists() and not (instructor / "instructor").exists()
+    assert (learner / "one.ipynb").read_text() == "one"
+    assert (instructor / "one.ipynb").read_text() == "instructor/one.ipynb"
+
+
+def test_lab_opens_at_the_index(tmp_path: Path) -> None:
+    assert lab.command(tmp_path, browser=True)[1:] == ["-m", "jupyterlab"]
+    (tmp_path / "index.ipynb").write_text("")
+    assert any(part.endswith("/lab/tree/index.ipynb") for part in lab.command(tmp_path, browser=False))
+
+
 def test_lab_without_jupyterlab_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lessons: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 
-from tools.lessons import LessonError, learner, load, solved, stubbed
+from tools.lessons import About, LessonError, about, index, learner, load, solved, stubbed
 
 FUNCTION = '''def nibbles(byte):
     """Return both."""
@@ -56,3 +56,45 @@ def test_notes_for_the_instructor_and_outputs_of_checks_stay_out_of_the_learners
     cells = learner(load(path)).cells
     assert not any("also secret" in cell.source for cell in cells)
     assert cells[-1].source == "import llmlite as ll"
+
+
+HEAD = """# %% [markdown]
+# # How bits add up
+#
+# *About 70 minutes. It is quick.*
+#
+# Some words.
+#
+# **Afterwards you can**
+#
+# - count them, also where the line
+#   is long;
+# - stop.
+#
+# More words - and a dash.
+"""
+
+
+def test_the_first_cell_says_title_minutes_and_objectives(tmp_path) -> None:
+    path = tmp_path / "03_bits.py"
+    path.write_text(HEAD)
+    found = about(path)
+    assert (found.number, found.title, found.minutes) == ("03", "How bits add up", 70)
+    assert found.objectives == ("count them, also where the line is long;", "stop.")
+
+
+@pytest.mark.parametrize("owed", ["# # How", "*About 70 minutes", "**Afterwards you can**"])
+def test_a_first_cell_without_one_of_them_is_refused(tmp_path, owed: str) -> None:
+    path = tmp_path / "03_bits.py"
+    path.write_text(HEAD.replace(owed, "x"))
+    with pytest.raises(LessonError, match=r"03_bits.py: its first cell has no"):
+        about(path)
+
+
+def test_the_index_links_every_lesson_and_adds_up_the_time() -> None:
+    lessons = [
+        About(name=f"0{i}_x", title=f"Title {i}", minutes=40, objectives=("do", "see")) for i in range(2)
+    ]
+    text = "\n".join(cell.source for cell in index(lessons).cells)
+    assert "2 lessons, about 1 hour and 20 minutes" in text
+    assert "[00 · Title 0](00_x.ipynb)" in text and "- do\n- see" in text

@@ -3,12 +3,14 @@
     python tools/lessons.py                 all of notebooks/source/
     python tools/lessons.py 02 05           those whose names begin so
     python tools/lessons.py --check         say whether the copies fit their sources; run nothing
+    python tools/lessons.py --index         write the index only; run nothing
 
 A source is a Python file in jupytext's percent format: it can be read, compared in git and linted,
 and holds no output. Made from it:
 
 - notebooks/instructor/NAME.ipynb: solutions, notes for the instructor, every output. nbval compares them.
 - notebooks/NAME.ipynb, the learner's: stubs instead of solutions, no notes, outputs except of exercises.
+- notebooks/index.ipynb, of all lessons: titles, minutes, what one can do afterwards.
 
 Copies are never edited by hand. What changes from run to run for no reason (timestamps, cell ids, the
 interpreter's exact version) is left out, so that a difference in git is a difference in a result.
@@ -22,6 +24,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,9 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 SOLUTION = re.compile(r"^(?P<indent> *)# solution: (?P<hint>.*)$")
 STUB = re.compile(r"^(?P<indent> *)# stub: ?(?P<code>.*)$")
 END = re.compile(r"^ *# end$")
+TITLE = re.compile(r"^# (?P<title>.+)$", re.M)
+MINUTES = re.compile(r"^\*About (?P<minutes>\d+) minutes\.", re.M)
+OBJECTIVES = re.compile(r"^\*\*Afterwards you can\*\*$(?P<list>.*?)(?=^$(?!\n- )|\Z)", re.M | re.S)
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_][\w, ]*?) = ")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -217,24 +223,118 @@ def _text(notebook: Any) -> list[tuple[str, str, list[str]]]:
     return [(cell.cell_type, cell.source, tags(cell)) for cell in notebook.cells]
 
 
+# --- the index --------------------------------------------------------------------------------
+
+INDEX = "index.ipynb"
+WELCOME = """# Lessons
+
+*{n} lessons, about {time} in all. They build on each other: start with the first.*
+
+A language model, taken apart. You look into its file, its weights, its attention and its memory; you write
+small parts of the machine yourself, and you measure it, on this computer. You need Python and what a matrix
+is; nothing of language models. No network, no account.
+
+Click a title to open the lesson. Run its cells from the top, each with Shift and Enter. What you see before
+that are the results of an earlier run."""
+LESSON = """## [{number} · {title}]({file})
+
+*{minutes} minutes.* Afterwards you can
+
+{objectives}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a lesson says of itself. name: its file's, without the ending. objectives: Markdown, one each."""
+
+    name: str
+    title: str
+    minutes: int
+    objectives: tuple[str, ...]
+
+    @property
+    def number(self) -> str:
+        return self.name[:2]
+
+
+def about(source: Path) -> About:
+    """Return what the first cell of a source says: title, minutes, objectives.
+
+    Raises:
+        LessonError: naming what isn't there.
+    """
+    text = load(source).cells[0].source
+    found = {"# Title": TITLE.search(text), "*About N minutes. ...*": MINUTES.search(text)}
+    found["**Afterwards you can** and a list"] = listed = OBJECTIVES.search(text)
+    missing = [wanted for wanted, match in found.items() if not match]
+    items = re.split(r"^- ", listed["list"], flags=re.M)[1:] if listed else []
+    if missing or not items:
+        raise LessonError(f"{source.name}: its first cell has no {' and no '.join(missing) or 'objective'}")
+    return About(
+        name=source.stem,
+        title=TITLE.search(text)["title"],
+        minutes=int(MINUTES.search(text)["minutes"]),
+        objectives=tuple(" ".join(item.split()) for item in items),
+    )
+
+
+def index(lessons: list[About]) -> Any:
+    """Return a notebook of links to all lessons, each with its minutes and objectives."""
+    minutes = sum(lesson.minutes for lesson in lessons)
+    texts = [WELCOME.format(n=len(lessons), time=_duration(minutes))]
+    for lesson in lessons:
+        texts.append(
+            LESSON.format(
+                number=lesson.number,
+                title=lesson.title,
+                file=f"{lesson.name}.ipynb",
+                minutes=lesson.minutes,
+                objectives="\n".join(f"- {objective}" for objective in lesson.objectives),
+            )
+        )
+    notebook = nbformat.v4.new_notebook(metadata=nbformat.from_dict(METADATA))
+    notebook.cells = [nbformat.v4.new_markdown_cell(text, id=f"index-{i:02}") for i, text in enumerate(texts)]
+    return notebook
+
+
+def _duration(minutes: int) -> str:
+    hours, rest = divmod(minutes, 60)
+    words = [f"{hours} hour{'s' if hours > 1 else ''}"] * (hours > 0) + [f"{rest} minutes"] * (rest > 0)
+    return " and ".join(words)
+
+
+def stale_index() -> list[str]:
+    """Return whether the index doesn't fit the sources: no line or one."""
+    path = NOTEBOOKS / INDEX
+    wanted = index([about(source) for source in sources()])
+    if path.is_file() and _text(nbformat.read(path, as_version=4)) == _text(wanted):
+        return []
+    return [f"{path.relative_to(ROOT)}: differs from the sources"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of lessons' names")
     parser.add_argument("--check", action="store_true", help="compare copies with sources, run nothing")
+    parser.add_argument("--index", action="store_true", help="write the index, run nothing")
     options = parser.parse_args()
     try:
-        chosen = sources(options.names)
+        return run(sources(options.names), check=options.check, index_only=options.index)
     except LessonError as error:
         print(error, file=sys.stderr)
         return 2
-    if options.check:
-        problems = [problem for source in chosen for problem in stale(source)]
+
+
+def run(chosen: list[Path], *, check: bool, index_only: bool) -> int:
+    if check:
+        problems = [problem for source in chosen for problem in stale(source)] + stale_index()
         print("\n".join(problems) or f"{len(chosen)} lessons: the copies fit their sources")
         return 1 if problems else 0
-    for source in chosen:
+    for source in [] if index_only else chosen:
         print(f"{source.stem}: {make(source):.1f} s", flush=True)
+    write(index([about(source) for source in sources()]), NOTEBOOKS / INDEX)
     return 0
 
 

@@ -335,7 +335,7 @@ CHECKS = (
         group="machine",
         topic="memory",
         needs="half a gigabyte to be had",
-        remedy="close other programs; in JupyterLab: Kernel, Shut Down All Kernels",
+        remedy="close other programs, and in JupyterLab the notebooks that you don't need",
         look=_memory,
     ),
     _package("packages", "numpy", "numpy", "arrays"),

@@ -20,19 +20,23 @@ from llmlite.errors import LlmliteError
 HELP = "copy the lessons to a folder and open them in JupyterLab"
 EXAMPLES = """\
 examples:
-  llmlite lab                     copies to ./llmlite-lessons and opens the browser
+  llmlite lab                     copies to ./llmlite-lessons and opens their index in the browser
   llmlite lab ~/lessons           another folder
   llmlite lab --copy-only         only copies
+  llmlite lab --instructor        with solutions and notes, to teach from (./llmlite-lessons-instructor)
 """
 # The checksum of each file as it was copied: tells a lesson that its reader changed from an old one.
 RECORD = ".llmlite-lessons.json"
-SKIPPED = {"__pycache__", ".ipynb_checkpoints", "conftest.py"}
+INSTRUCTOR = "instructor"
+SKIPPED = {"__pycache__", ".ipynb_checkpoints", "conftest.py", "source", INSTRUCTOR}
+INDEX = "index.ipynb"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", nargs="?", default="llmlite-lessons", type=Path, help="where to (default: %(default)s)"
+        "folder", nargs="?", type=Path, help="where to (default: llmlite-lessons, beside you)"
     )
+    parser.add_argument("--instructor", action="store_true", help="copies with solutions and notes")
     parser.add_argument("--copy-only", action="store_true", help="don't start JupyterLab")
     parser.add_argument(
         "--no-browser", action="store_true", help="start JupyterLab, print its address, open nothing"
@@ -40,10 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    copied, kept = copy_lessons(resources.notebooks_path(), options.folder)
-    print(f"{options.folder}: {copied} file{'' if copied == 1 else 's'} copied")
+    folder = options.folder or Path("llmlite-lessons" + ("-instructor" if options.instructor else ""))
+    copied, kept = copy_lessons(resources.notebooks_path(), folder, instructor=options.instructor)
+    print(f"{folder}: {copied} file{'' if copied == 1 else 's'} copied")
     for name in kept:
-        print(f"{options.folder / name}: changed by you, left as it is (delete it to get the new one)")
+        print(f"{folder / name}: changed by you, left as it is (delete it to get the new one)")
     if options.copy_only:
         return 0
     if importlib.util.find_spec("jupyterlab") is None:
@@ -51,19 +56,26 @@ def run(options: argparse.Namespace) -> int:
             "JupyterLab isn't installed here; install it with: "
             f"{Path(sys.executable).name} -m pip install 'llmlite-kit[lab]'"
         )
-    return open_lab(options.folder, browser=not options.no_browser)
+    return open_lab(folder, browser=not options.no_browser)
 
 
-def copy_lessons(source: Path, folder: Path) -> tuple[int, list[str]]:
+def shipped(source: Path, *, instructor: bool = False) -> dict[str, Path]:
+    """Return what to copy: name in the reader's folder -> file. instructor: with solutions and notes."""
+    found = {
+        path.relative_to(source).as_posix(): path for path in sorted(source.rglob("*")) if path.is_file()
+    }
+    if instructor:
+        found |= {path.name: path for path in sorted((source / INSTRUCTOR).glob("*.ipynb"))}
+    return {name: path for name, path in found.items() if not SKIPPED & set(name.split("/"))}
+
+
+def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tuple[int, list[str]]:
     """Copy what is new or outdated in the folder; return how many files, and the names left alone."""
     folder.mkdir(parents=True, exist_ok=True)
     record_file = folder / RECORD
     record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
     copied, kept = 0, []
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        name = path.relative_to(source).as_posix()
-        if SKIPPED & set(name.split("/")):
-            continue
+    for name, path in shipped(source, instructor=instructor).items():
         target = folder / name
         new = resources.sha256(path)
         present = resources.sha256(target) if target.exists() else None
@@ -79,9 +91,16 @@ def copy_lessons(source: Path, folder: Path) -> tuple[int, list[str]]:
     return copied, kept
 
 
+def command(folder: Path, *, browser: bool) -> list[str]:
+    """Return the command that starts JupyterLab; it opens the index where the folder has one."""
+    start = [sys.executable, "-m", "jupyterlab"]
+    if (folder / INDEX).is_file():
+        start.append(f"--LabApp.default_url=/lab/tree/{INDEX}")  # also in the address that it prints
+    return start if browser else [*start, "--no-browser"]
+
+
 def open_lab(folder: Path, *, browser: bool) -> int:
     """Start JupyterLab in the folder and wait for its end."""
-    command = [sys.executable, "-m", "jupyterlab", *([] if browser else ["--no-browser"])]
-    process = subprocess.Popen(command, cwd=folder)
+    process = subprocess.Popen(command(folder, browser=browser), cwd=folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is JupyterLab's question to answer
     return process.wait()

@@ -34,6 +34,13 @@ def test_the_copies_hold_what_the_source_says(source: Path) -> None:
     assert lessons.stale(source) == []
 
 
+def test_the_index_lists_every_lesson() -> None:
+    assert lessons.stale_index() == [], "make it with: python tools/lessons.py --index"
+    text = "".join(cell.source for cell in lessons.index([lessons.about(path) for path in EVERY]).cells)
+    for path in EVERY:
+        assert f"({path.stem}.ipynb)" in text
+
+
 def test_every_check_passes_with_the_solutions(source: Path) -> None:
     copy = lessons.nbformat.read(lessons.INSTRUCTOR / f"{source.stem}.ipynb", as_version=4)
     lines = verdicts(copy)

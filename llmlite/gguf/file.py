@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import mmap as mmap_module
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from typing import Any, NamedTuple
@@ -117,6 +118,16 @@ class Tensors(Mapping[str, QuantTensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
+    def replacing(self, changed: Iterable[QuantTensor]) -> Tensors:
+        """Return the same tensors, some of them replaced by those of their name. Raises KeyError."""
+        tensors = copy.copy(self)
+        tensors._made = dict(self._made)
+        for tensor in changed:
+            if tensor.name not in self:
+                raise KeyError(tensor.name)
+            tensors._made[tensor.name] = tensor
+        return tensors
+
     def __repr__(self) -> str:
         return f"<{len(self)} tensors: {', '.join(list(self)[:4])}{', …' if len(self) > 4 else ''}>"
 
@@ -209,6 +220,16 @@ class GGUFFile:
         """Name -> QuantTensor. Raises ValueError after close."""
         self._bytes()
         return self._tensors
+
+    def replacing(self, *changed: QuantTensor) -> GGUFFile:
+        """Return this file as if some tensors were other ones: for experiments; nothing is written.
+
+        Its metadata, and the places that `fields` tells, stay those of the file. Raises KeyError for a name
+        that the file hasn't got.
+        """
+        other = copy.copy(self)
+        other._tensors = self.tensors.replacing(changed)
+        return other
 
     def metadata_type(self, key: str) -> str:
         """The type of a value in the file: "u32", "string", "[f32]" … Raises KeyError."""

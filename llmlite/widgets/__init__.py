@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from llmlite.widgets.caching import cache_grid
     from llmlite.widgets.choosing import sampling_explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
-    from llmlite.widgets.file_layout import byte_map
     from llmlite.widgets.fewer_bits import half_the_bits
+    from llmlite.widgets.file_layout import byte_map
     from llmlite.widgets.kernels import kernel_ladder, roofline
     from llmlite.widgets.lens import logit_lens
     from llmlite.widgets.machine import machine_panel
     from llmlite.widgets.memory import memory_timeline
-    from llmlite.widgets.picking import type_picker
     from llmlite.widgets.one_bit import which_bit
+    from llmlite.widgets.picking import type_picker
 
 _NAMES = {
     "Explorer": "base",

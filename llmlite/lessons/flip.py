@@ -1,0 +1,220 @@
+"""Flip one bit of a model's weights and see what becomes of what it writes.
+
+Nothing is copied but the one tensor, and nothing is written to the file.
+
+    flips = FlipLab(ll.load("tales:Q4_0"))
+    print(flips.flip("blk.0.ffn_down.weight", block=0, bit=14))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmlite import gguf
+from llmlite.bench.quality import divergence
+from llmlite.model import Model
+from llmlite.quants.block import Block, Field
+from llmlite.quants.record import QuantType
+from llmlite.tensor import QuantTensor
+
+PROMPT = "Once there was Belinor, a lamplighter. Belinor left the silver watch next to the tent."
+N_TOKENS = 40
+TENSOR = "blk.0.ffn_down.weight"  # its outputs go to every layer after it
+
+# What the fields of the block layouts are, where the name alone doesn't say it.
+FIELDS = {
+    "d": "the scale",
+    "dmin": "the scale of the minimums",
+    "m": "the minimum",
+    "s": "the sum of the levels, times the scale",
+    "e": "the scale, as a power of two",
+    "qs": "the levels",
+    "ql": "the levels' lower bits",
+    "qh": "the levels' upper bits",
+    "hmask": "the levels' highest bits",
+    "bsums": "the sums of the levels",
+    "scales": "the groups' scales",
+    "scales_h": "the groups' scales, upper bits",
+    "scales_l": "the groups' scales, lower bits",
+    "scales_and_signs": "the groups' scales, and signs",
+    "signs": "the weights' signs",
+    "value": "the weight itself",
+}
+# float type -> (exponent bits, fraction bits); one sign bit before them
+FLOATS = {"float16": (5, 10), "bfloat16": (8, 7), "float32": (8, 23)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """What one changed bit did.
+
+    Attributes:
+        tensor, block, bit: which; bit 0 is the lowest bit of the block's first byte. meaning: in words.
+        kl: mean KL divergence from the unchanged model, in nats, over the prompt and the unchanged tale.
+        before, after: (block_size,) float32, the block's weights. n_changed: how many of them moved.
+        tale_before, tale_after: what the model writes, always taking the likeliest token.
+        n_same: how many tokens of the tale are the same before the first that isn't.
+        n_tokens: length of the unchanged tale.
+    """
+
+    tensor: str
+    block: int
+    bit: int
+    meaning: str
+    kl: float
+    before: np.ndarray
+    after: np.ndarray
+    tale_before: str
+    tale_after: str
+    n_same: int
+    n_tokens: int
+
+    @property
+    def n_changed(self) -> int:
+        return int(np.count_nonzero(~(self.before == self.after)))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tensor}, block {self.block}, bit {self.bit} ({self.meaning}): {self.n_changed} weights "
+            f"moved, KL {self.kl:.2g}, {self.n_same} of {self.n_tokens} tokens as before"
+        )
+
+
+def flipped_bytes(raw: np.ndarray, bits: Iterable[int]) -> np.ndarray:
+    """Return a copy of a block's bytes (type_size,) uint8 with these bits changed.
+
+    Raises:
+        ValueError: a bit outside the block.
+    """
+    changed = np.array(raw, dtype=np.uint8)
+    for bit in bits:
+        if not 0 <= bit < 8 * len(changed):
+            raise ValueError(f"bit {bit} asked, the block's bits are 0..{8 * len(changed) - 1}")
+        changed[bit // 8] ^= np.uint8(1 << (bit % 8))
+    return changed
+
+
+def flipped(tensor: QuantTensor, block: int, bits: Iterable[int]) -> QuantTensor:
+    """Return a copy of a tensor with some bits of one block changed.
+
+    Raises:
+        IndexError: no such block. ValueError: a bit outside the block.
+    """
+    raw = tensor.block(block).bytes
+    blocks = np.array(tensor.blocks)
+    blocks[block] = flipped_bytes(raw, bits)
+    return QuantTensor(tensor.name, tensor.type, tensor.shape, blocks)
+
+
+def field_at(block: Block, bit: int) -> Field:
+    """Return the field of a block that a bit belongs to."""
+    return next(f for f in block.fields.values() if f.bit_offset <= bit < f.bit_offset + f.n_bits)
+
+
+def number_format(type: QuantType, field: Field) -> str:
+    """Return the dtype of a field's numbers; "bfloat16" too, which NumPy hasn't got."""
+    return "bfloat16" if type.name == "BF16" else field.dtype
+
+
+def role(type: QuantType, field: Field, bit: int) -> str:
+    """Return what a bit is, in short words: "sign", "exponent, bit 4", "fraction, bit 0", "bit 3"."""
+    kind = number_format(type, field)
+    inside = (bit - field.bit_offset) % (8 * np.dtype(field.dtype).itemsize)
+    if kind not in FLOATS:
+        if field.name == "qs" and type.name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "IQ4_NL"):
+            half = "low" if bit % 8 < 4 else "high"
+            return f"{half} nibble, bit {bit % 4}"
+        return f"bit {inside}"
+    exponent, fraction = FLOATS[kind]
+    if inside == exponent + fraction:
+        return "sign"
+    return f"exponent, bit {inside - fraction}" if inside >= fraction else f"fraction, bit {inside}"
+
+
+def meaning(block: Block, bit: int) -> str:
+    """Return what a bit of a block is, in words: "the scale: exponent, bit 4"."""
+    field = field_at(block, bit)
+    kind = number_format(block.type, field)
+    what = FIELDS.get(field.name, field.name)
+    number = (bit - field.bit_offset) // 8
+    where = f", byte {number}" if field.n_bits > 8 and kind not in FLOATS else ""
+    return f"{what}{where}: {role(block.type, field, bit)}"
+
+
+class FlipLab:
+    """A model as it is, to hold against copies of it with one bit changed.
+
+    Divergences are measured on the eager executor with exact keys and values, so that a difference is the
+    bit's and not another order of additions. Tales are written by the usual executor, which is faster.
+
+    Attributes:
+        model: the unchanged one. tale: what it writes after the prompt. ids: prompt and tale as tokens.
+    """
+
+    def __init__(self, model: Model, *, prompt: str = PROMPT, n_tokens: int = N_TOKENS) -> None:
+        self.model = Model(model.gguf, kv_dtype="f32", executor="eager")
+        self.prompt = prompt
+        self.n_tokens = n_tokens
+        self.tale = self._tell(self.model.gguf)
+        self._written = self.model.tokenizer.encode(self.tale, add_special=False)
+        self.ids = [*self.model.tokenizer.encode(prompt), *self._written]
+        self._logits = self.model.logits(self.ids)
+
+    def changed(self, tensor: QuantTensor) -> Model:
+        """Return the model with one tensor replaced."""
+        return Model(self.model.gguf.replacing(tensor), kv_dtype="f32", executor="eager")
+
+    def kl(self, name: str, block: int, bit: int) -> float:
+        """Return how far one flipped bit moves the predictions: mean KL divergence in nats.
+
+        Raises:
+            KeyError, IndexError, ValueError: no such tensor, block or bit.
+        """
+        return self._kl(self._with(name, block, bit))
+
+    def flip(self, name: str = TENSOR, block: int = 0, bit: int = 0) -> Flip:
+        """Flip one bit, and return everything that came of it. Raises as `kl`."""
+        tensor = self.model.gguf.tensors[name]
+        model = self._with(name, block, bit)
+        before, after = tensor.block(block), model.gguf.tensors[name].block(block)
+        with np.errstate(all="ignore"):
+            tale = self._tell(model.gguf)
+        return Flip(
+            tensor=name,
+            block=block,
+            bit=bit,
+            meaning=meaning(before, bit),
+            kl=self._kl(model),
+            before=before.weights,
+            after=after.weights,
+            tale_before=self.tale,
+            tale_after=tale,
+            n_same=n_same(self._written, model.tokenizer.encode(tale, add_special=False)),
+            n_tokens=len(self._written),
+        )
+
+    def _with(self, name: str, block: int, bit: int) -> Model:
+        return self.changed(flipped(self.model.gguf.tensors[name], block, [bit]))
+
+    def _kl(self, model: Model) -> float:
+        with np.errstate(all="ignore"):
+            logits = model.logits(self.ids)
+            if not np.isfinite(logits).all():  # a scale of infinity: nothing can be predicted any more
+                return float("inf")
+            return divergence(logits, self._logits).kl
+
+    def _tell(self, file: gguf.GGUFFile) -> str:
+        return str(Model(file).generate(self.prompt, max_tokens=self.n_tokens, temperature=0))
+
+
+def n_same(first: Iterable[object], second: Iterable[object]) -> int:
+    """Return how many items two sequences have in common before they part."""
+    count = 0
+    for a, b in zip(first, second):
+        if a != b:
+            break
+        count += 1
+    return count

@@ -1,0 +1,151 @@
+"""One model at fewer and fewer bits: its weights in memory, its speed, and the tale it tells.
+
+Every matrix is put into the same type, in memory; the file stays as it is. Beside what runs live stands a
+sample, `sample()`, taken on one machine by tools/sample_half_the_bits.py: it has PyTorch's figures too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from llmlite import gguf, resources
+from llmlite.lessons.flip import n_same
+from llmlite.lessons.type_sweep import shipped
+from llmlite.mixes import is_quantized
+from llmlite.model import Model
+from llmlite.quants import by_name
+from llmlite.tensor import QuantTensor
+
+FILE = "samples/half_the_bits.json"
+LADDER = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
+PROMPT = "Once there was Munofix, a tailor. Munofix and Nerafin the miller lived by the sea. "
+PROMPT += "It was a warm evening."
+N_TOKENS = 48
+REPEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A tale as one rung of the ladder tells it, taking the likeliest token each time.
+
+    Attributes:
+        type: of all matrices. n_bytes: of all tensors. ids, text: the tale, without the prompt.
+        tokens_per_second: the fastest of a few tellings, reading the prompt included.
+        n_same: tokens that are the same as float32's before the first that isn't.
+    """
+
+    type: str
+    n_bytes: int
+    ids: tuple[int, ...]
+    text: str
+    tokens_per_second: float
+    n_same: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        return by_name(self.type).bits_per_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the shipped sample: what a backend was measured to do with every matrix in one type.
+
+    Attributes:
+        backend: "llmlite", "PyTorch float32" ... type: of the matrices as the backend holds them.
+        weight_bytes: of the tensors as it holds them. private_bytes: its process' own memory.
+        tokens_per_second: writing, the median over blocks. tale: what it wrote; "" where not kept.
+    """
+
+    backend: str
+    type: str
+    weight_bytes: int
+    private_bytes: int
+    tokens_per_second: float
+    tale: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The shipped measurements. machine: where and when. rows: of llmlite, then of others."""
+
+    machine: str
+    rows: tuple[Row, ...]
+
+    def llmlite(self, type_name: str) -> Row:
+        """Return llmlite's row for a type. Raises KeyError."""
+        for row in self.rows:
+            if (row.backend, row.type) == ("llmlite", type_name):
+                return row
+        raise KeyError(type_name)
+
+    @property
+    def others(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.backend != "llmlite")
+
+
+@cache
+def sample() -> Sample:
+    """Return the shipped measurements.
+
+    Raises:
+        LlmliteError: the file is missing.
+    """
+    stored: dict[str, Any] = json.loads(resources.data_path(FILE).read_text(encoding="utf-8"))
+    return Sample(machine=stored["machine"], rows=tuple(Row(**row) for row in stored["rows"]))
+
+
+class Ladder:
+    """The bundled model at every rung of LADDER, each made when it is asked for.
+
+    Attributes:
+        source: the model's file. prompt: what every tale begins with.
+    """
+
+    def __init__(self, *, prompt: str = PROMPT, n_tokens: int = N_TOKENS) -> None:
+        self.source = gguf.read(resources.model_path("tales"))
+        self.prompt, self.n_tokens = prompt, n_tokens
+        self._told: dict[str, Told] = {}
+
+    def file(self, type_name: str) -> gguf.GGUFFile:
+        """Return the model with every matrix in one type. Raises UnsupportedError as quantizing does."""
+        matrices = [t for t in self.source.tensors.values() if is_quantized(t.name, len(t.shape))]
+        changed = [t for t in matrices if t.type.name != type_name]
+        made = (QuantTensor.quantize(t, type_name, t.name, n_threads=2) for t in changed)
+        return self.source.replacing(*made)
+
+    def told(self, type_name: str) -> Told:
+        """Return the tale of one rung, told at the first call."""
+        if type_name not in self._told:
+            self._told[type_name] = self._tell(type_name)
+        return self._told[type_name]
+
+    def _tell(self, type_name: str) -> Told:
+        file = self.file(type_name)
+        model = Model(file)
+        prompt = model.tokenizer.encode(self.prompt)
+        best, ids = float("inf"), []
+        for _ in range(REPEATS):
+            model.cache.truncate(0)  # or the prompt would be read only once
+            begin = time.perf_counter()
+            generation = model.generate(prompt, max_tokens=self.n_tokens, temperature=0, stream=True)
+            text = "".join(generation)
+            best = min(best, time.perf_counter() - begin)
+            ids = model.tokenizer.encode(text, add_special=False)
+        exact = ids if type_name == LADDER[0] else self.told(LADDER[0]).ids
+        return Told(
+            type=type_name,
+            n_bytes=sum(tensor.n_bytes for tensor in file.tensors.values()),
+            ids=tuple(ids),
+            text=text,
+            tokens_per_second=len(ids) / best,
+            n_same=n_same(exact, ids),
+        )
+
+
+def divergence(type_name: str) -> float:
+    """Return the KL divergence that the shipped sweep has for a type. Raises KeyError."""
+    return shipped().find(type_name).kl

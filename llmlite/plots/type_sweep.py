@@ -1,0 +1,106 @@
+"""Types and mixes of types: what they cost against what they weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmlite.bench.report import short
+from llmlite.lessons.type_sweep import FAMILIES, Point, front
+from llmlite.plots.base import CYCLE, FONT, MARKERS, Picture, figure, legend, theme_named, title
+
+COSTS = {
+    "kl": "KL divergence from float32, nats",
+    "rms": "RMS error over RMS weight",
+    "perplexity": "perplexity on the evaluation text",
+}
+FLOORS = {"kl": 1e-6, "rms": 1e-3, "perplexity": 1.0}  # a cost of 0 has no place on a logarithmic scale
+NAMED = 14  # labels on the front, so that they can still be read
+
+
+def scatter(
+    points: Sequence[Point],
+    cost: str = "kl",
+    *,
+    budget: float | None = None,
+    heading: str = "",
+    theme: str | None = None,
+) -> Picture:
+    """Draw each point's cost over its bits per weight, and the front of those that none other beats.
+
+    Args:
+        cost: a key of COSTS. budget: bits per weight, drawn as a line.
+
+    Raises:
+        KeyError: another cost.
+    """
+    heading = heading or "What the bits buy"
+    label = COSTS[cost]
+    drawn, (ax,) = figure(9.5, 5.6, theme=theme)
+    look = theme_named(theme)
+    ax.set_yscale("log")
+    for family, colour, marker in zip(FAMILIES, CYCLE, MARKERS):
+        for filled in (False, True):
+            chosen = [p for p in points if p.family == family and p.imatrix == filled]
+            name = family if not filled else f"{family}, imatrix"
+            face = colour if filled else "none"
+            x, y = [p.bits_per_weight for p in chosen], [_cost(p, cost) for p in chosen]
+            if chosen:
+                ax.plot(x, y, marker, color=colour, mfc=face, mew=2, markersize=9, linestyle="", label=name)
+    best = front(points, cost)
+    if best:
+        x, y = [p.bits_per_weight for p in best], [_cost(p, cost) for p in best]
+        ax.plot(x, y, color=look.text, linewidth=1, linestyle=":", zorder=0)
+    _name_points(ax, best, cost, look.text)
+    if budget is not None:
+        ax.axvline(budget, color=look.text, linewidth=1.5, linestyle="--")
+    ax.set_xscale("log", base=2)
+    ticks = [1, 2, 3, 4, 6, 8, 16, 32]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(0.95, 40)
+    ax.set_xlabel("bits per weight", color=look.text, fontsize=FONT["label"])
+    ax.set_ylabel(label, color=look.text, fontsize=FONT["label"])
+    title(ax, heading, theme)
+    if points:
+        legend(ax, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ordered = sorted(points, key=lambda p: (p.bits_per_weight, p.label))
+    return Picture(
+        figure=drawn,
+        alt=_words(heading, label, ordered, best, cost),
+        labels={"title": heading, "x": "type", "y": label},
+        x=[p.label for p in ordered],
+        y={
+            "bits per weight": [p.bits_per_weight for p in ordered],
+            label: [getattr(p, cost) for p in ordered],
+        },
+    )
+
+
+def _cost(point: Point, cost: str) -> float:
+    return max(getattr(point, cost), FLOORS[cost])
+
+
+def _name_points(ax: object, best: Sequence[Point], cost: str, colour: str) -> None:
+    every = max(1, -(-len(best) // NAMED))
+    for i, point in enumerate(best[::every]):
+        ax.annotate(  # type: ignore[attr-defined]
+            point.name,
+            (point.bits_per_weight, _cost(point, cost)),
+            xytext=(7, 5) if i % 2 else (-7, -15),
+            ha="left" if i % 2 else "right",
+            textcoords="offset points",
+            color=colour,
+            fontsize=FONT["tick"] - 2,
+        )
+
+
+def _words(heading: str, label: str, points: Sequence[Point], best: Sequence[Point], cost: str) -> str:
+    if not points:
+        return f"{heading}. Nothing is chosen."
+    ends = (
+        f"{points[0].label} at {points[0].bits_per_weight:.3g} bits costs {short(getattr(points[0], cost))}"
+    )
+    last = f"{points[-1].label} at {points[-1].bits_per_weight:.3g} bits {short(getattr(points[-1], cost))}"
+    named = ", ".join(point.label for point in best)
+    many = f"{len(points)} points: {ends}, {last}"
+    return f"{heading}. {label} over bits per weight, {many}. On the front: {named}."

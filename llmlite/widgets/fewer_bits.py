@@ -1,0 +1,143 @@
+"""One slider from 32 bits per weight down to 2: the memory, the speed, and the tale itself."""
+
+from __future__ import annotations
+
+from html import escape
+
+import ipywidgets
+
+from llmlite import plots
+from llmlite.lessons import half_the_bits as rungs
+from llmlite.lessons.half_the_bits import LADDER, Ladder, Row, Sample, Told
+from llmlite.plots import COLOURS
+from llmlite.quants import by_name
+from llmlite.widgets.base import Explorer
+from llmlite.widgets.texts import beside, common_words, marked, panel
+
+STARTS_AT = "F16"
+
+
+def half_the_bits() -> HalfTheBits:
+    """Return the slider over the bundled model.
+
+    Raises:
+        LlmliteError: bundled data is missing.
+    """
+    return HalfTheBits(Ladder(), rungs.sample())
+
+
+class HalfTheBits(Explorer):
+    """A slider over the rungs of `llmlite.lessons.half_the_bits.LADDER`; bars and tales for the chosen one.
+
+    What llmlite shows is computed and timed here and now; PyTorch's bars come from the shipped sample.
+
+    Attributes:
+        type: the slider. told: what was computed for the chosen rung.
+    """
+
+    static_summary = "The shipped sample as a table (it needs no running kernel)"
+
+    def __init__(self, ladder: Ladder, sample: Sample) -> None:
+        self.ladder, self.sample = ladder, sample
+        self.type = ipywidgets.SelectionSlider(
+            options=[(f"{name}: {by_name(name).bits_per_weight:.3g} bits", name) for name in LADDER],
+            value=STARTS_AT,
+            description="Each weight",
+            continuous_update=False,
+            style={"description_width": "7.5em"},
+            layout={"width": "640px"},
+        )
+        self.view = ipywidgets.HTML()
+        super().__init__([self.type, self.view])
+        self.redraw_on((self.type,))
+
+    def redraw(self) -> None:
+        self.told = self.ladder.told(self.type.value)
+        exact = self.ladder.told(LADDER[0])
+        others = self.sample.others
+        bars = [
+            _bars(
+                "Weights in memory, MB",
+                [("llmlite", self.told.n_bytes / 1e6, True)]
+                + [(f"{row.backend} (sample)", row.weight_bytes / 1e6, False) for row in others],
+            ),
+            _bars(
+                "Tokens per second",
+                [("llmlite, just now", self.told.tokens_per_second, True)]
+                + [(f"{row.backend} (sample)", row.tokens_per_second, False) for row in others],
+            ),
+        ]
+        tales = [
+            panel("32 bits", escape(exact.text)),
+            panel(
+                f"{self.told.type}: {self.told.bits_per_weight:.3g} bits", marked(self.told.text, exact.text)
+            ),
+        ]
+        note = f"<small>Sample: taken on {escape(self.sample.machine)}. Times vary from run to run.</small>"
+        self.view.value = beside(*bars) + beside(*tales) + note
+        self.say(self._words(exact))
+
+    def _words(self, exact: Told) -> str:
+        told = self.told
+        share = told.n_bytes / exact.n_bytes
+        kl = rungs.divergence(told.type)
+        text = (
+            f"{told.type}: {told.n_bytes / 1e6:.2f} MB of weights, {share:.0%} of 32 bits. "
+            f"KL divergence {kl:.2g}. "
+        )
+        if told.n_same == len(exact.ids) == len(told.ids):
+            return text + "The tale is the same, token for token."
+        return text + f"The first {told.n_same} tokens of the tale are the same; the next one differs."
+
+    def static_view(self) -> plots.Table:
+        """Return the shipped sample: llmlite's rungs, then PyTorch."""
+        exact = self.sample.llmlite(LADDER[0]).tale
+        rows = [self._cells(row, exact) for row in self.sample.rows]
+        heading = f"Half the bits, the same tale? A sample taken on {self.sample.machine}"
+        last = self.sample.llmlite(LADDER[-1])
+        first = self.sample.llmlite(LADDER[0])
+        alt = (
+            f"{heading}. {len(rows)} rows. llmlite's weights go from {first.weight_bytes / 1e6:.1f} MB "
+            f"in {first.type} to {last.weight_bytes / 1e6:.1f} MB in {last.type}, whose tale shares "
+            f"{common_words(exact, last.tale)} words with that of {first.type} before they part."
+        )
+        columns = [
+            "who",
+            "type",
+            "bits",
+            "weights, MB",
+            "process alone, MB",
+            "tokens/s",
+            "same words",
+            "the tale",
+        ]
+        return plots.Table(heading=heading, columns=columns, rows=rows, alt=alt)
+
+    @staticmethod
+    def _cells(row: Row, exact: str) -> list[object]:
+        bits = by_name(row.type).bits_per_weight
+        sizes = [
+            f"{row.weight_bytes / 1e6:.2f}",
+            f"{row.private_bytes / 1e6:.0f}",
+            str(row.tokens_per_second),
+        ]
+        if not row.tale:
+            return [row.backend, row.type, f"{bits:.3g}", *sizes, "–", "–"]
+        n = common_words(exact, row.tale)
+        n_words = len(exact.split())
+        same = "all" if n == n_words else f"{n} of {n_words}"
+        return [row.backend, row.type, f"{bits:.3g}", *sizes, same, row.tale.strip()]
+
+
+def _bars(heading: str, values: list[tuple[str, float, bool]]) -> str:
+    """Return HTML bars, each with its number; those that were measured here in another colour."""
+    top = max(value for _, value, _ in values)
+    lines = []
+    for name, value, here in values:
+        colour = COLOURS["blue"] if here else COLOURS["orange"]
+        lines.append(
+            f'<div style="margin:3px 0">{escape(name)}: <b>{value:,.2f}</b>'.replace(".00</b>", "</b>")
+            + f'<div aria-hidden="true" style="height:14px;width:{100 * value / top:.1f}%;min-width:2px;'
+            f'background:{colour}"></div></div>'
+        )
+    return panel(heading, "".join(lines))

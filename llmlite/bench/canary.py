@@ -13,9 +13,14 @@ REPETITIONS = 5
 
 
 class Canary:
-    """Multiplies two float32 matrices (arithmetic) and copies 32 MiB (memory), the same every time."""
+    """Multiplies two float32 matrices (arithmetic) and copies 32 MiB (memory), the same every time.
 
-    def __init__(self) -> None:
+    Args:
+        repetitions: of both, in one song.
+    """
+
+    def __init__(self, repetitions: int = REPETITIONS) -> None:
+        self.repetitions = repetitions
         random = np.random.default_rng(0)
         self._a = random.standard_normal((SIZE, SIZE), dtype=np.float32)
         self._b = random.standard_normal((SIZE, SIZE), dtype=np.float32)
@@ -25,9 +30,9 @@ class Canary:
         self.sing()  # the first time pays for page faults and thread starts
 
     def sing(self) -> int:
-        """Return the nanoseconds of one product and one copy together (median of five)."""
+        """Return the nanoseconds of one product and one copy together (median of the repetitions)."""
         samples = []
-        for _ in range(REPETITIONS):
+        for _ in range(self.repetitions):
             begin = perf_counter_ns()
             np.matmul(self._a, self._b, out=self._product)
             np.copyto(self._copy, self._source)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -76,32 +76,36 @@ class Worker:
         return {"shape": list(values.shape)}
 
     def prefill(self, ids: list[int], repetitions: int = 1) -> dict[str, Any]:
-        """Time reading `ids` into an empty cache, last position's logits only."""
-        samples, before = [], _thread_times()
+        """Time reading `ids` into an empty cache, last position's logits only; `cpu_ns` is of all threads."""
+        samples, cpu, before = [], [], _thread_times()
         for _ in range(repetitions):
-            begin = perf_counter_ns()
+            begin, cpu_begin = perf_counter_ns(), process_time_ns()
             self.loaded.prefill(ids)
             samples.append(perf_counter_ns() - begin)
-        return {"samples_ns": samples, "n_threads": self._threads_that_ran(before)}
+            cpu.append(process_time_ns() - cpu_begin)
+        return {"samples_ns": samples, "cpu_ns": cpu, "n_threads": self._threads_that_ran(before)}
 
     def decode(self, ids: list[int], n_gen: int, repetitions: int = 1) -> dict[str, Any]:
         """Time `n_gen` greedy steps after the prompt `ids`, whose reading isn't timed; nothing ends early."""
         samples: list[int] = []
+        cpu: list[int] = []
         steps: list[int] = []
         tokens: list[int] = []
         before: dict[str, int] = {}
         for _ in range(repetitions):
             token = self.loaded.prefill(ids)
             tokens, steps = [token], []
-            before = _thread_times()
+            before, cpu_begin = _thread_times(), process_time_ns()
             for _ in range(n_gen):
                 begin = perf_counter_ns()
                 token = self.loaded.step(token)
                 steps.append(perf_counter_ns() - begin)
                 tokens.append(token)
             samples.append(sum(steps))
+            cpu.append(process_time_ns() - cpu_begin)
         return {
             "samples_ns": samples,
+            "cpu_ns": cpu,
             "steps_ns": steps,
             "ids": tokens[:-1],
             "n_threads": self._threads_that_ran(before),

@@ -88,6 +88,14 @@ BACKENDS = {
             options=(("executor", "auto"),),
         ),
         BackendInfo(
+            name="llmlite-f16",
+            title="llmlite, float16 cache",
+            module="llmlite_engine",
+            keeps_quantized=True,
+            options=(("executor", "auto"), ("kv_dtype", "f16")),
+            default=False,
+        ),
+        BackendInfo(
             name="llmlite-eager",
             title="llmlite, NumPy only",
             module="llmlite_engine",

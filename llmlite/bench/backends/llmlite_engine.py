@@ -10,16 +10,17 @@ import numpy as np
 from llmlite.model import Model, load
 
 
-def make(*, executor: str) -> LlmliteBackend:
-    """Return the backend running on the executor called `executor`."""
-    return LlmliteBackend(executor)
+def make(*, executor: str, kv_dtype: str = "f32") -> LlmliteBackend:
+    """Return the backend running on the executor called `executor`, with a cache of "f32" or "f16"."""
+    return LlmliteBackend(executor, kv_dtype)
 
 
 class LlmliteBackend:
-    """A model with a float32 cache, driven below its text interface: no tokenizing, no sampling is timed."""
+    """A model driven below its text interface: no tokenizing, no sampling is timed."""
 
-    def __init__(self, executor: str) -> None:
+    def __init__(self, executor: str, kv_dtype: str) -> None:
         self.executor = executor
+        self.kv_dtype = kv_dtype
         self.model: Model | None = None
         self.n_threads = 0
 
@@ -29,7 +30,9 @@ class LlmliteBackend:
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         self.model = None  # the old weights go before the new ones come
         self.n_threads = n_threads
-        self.model = load(path, n_ctx=n_ctx, kv_dtype="f32", executor=self.executor, n_threads=n_threads)
+        self.model = load(
+            path, n_ctx=n_ctx, kv_dtype=self.kv_dtype, executor=self.executor, n_threads=n_threads
+        )
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         return self._loaded.logits(ids)
@@ -47,4 +50,4 @@ class LlmliteBackend:
         return self.model
 
     def about(self) -> dict[str, Any]:
-        return {"n_threads": self.n_threads, "type_k": "f32", "executor": self._loaded.executor.name}
+        return {"n_threads": self.n_threads, "type_k": self.kv_dtype, "executor": self._loaded.executor.name}

@@ -1,0 +1,290 @@
+"""The rows of the engine's table: how each is measured. `engine.py` runs them, `engine_table.py` reads them.
+
+Every function takes a `Bench`, measures, and writes samples as it gets them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmlite import gguf
+from llmlite.bench.canary import Canary
+from llmlite.bench.process import PACKAGE_ROOT, WorkerProcess
+from llmlite.engine.bandwidth import ReadBandwidth
+from llmlite.resources import model_path
+from llmlite.synth import synthesize
+
+N_PROMPT, N_GEN, DEPTH = 512, 32, 2048
+SETTLE = 0.1  # seconds: the last backend's threads spin for a while, and would sing with the canary
+SONG = 25  # repetitions: some 60 ms
+FIRST_IDS = (1, 2, 3, 4, 5, 6, 7, 8)
+# What a user writes, up to the first token; the parent's clock stops at the line.
+FIRST_TOKEN = """
+import sys, llmlite
+model = llmlite.load(sys.argv[1], n_ctx=512)
+print(int(model.logits({ids}, last_only=True)[0].argmax()), flush=True)
+"""
+THIRD_PARTY = """
+import sys
+before = set(sys.modules)
+import llmlite
+found = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(found - sys.stdlib_module_names - {"llmlite"}))
+"""
+
+
+@dataclass
+class Bench:
+    """What all rows share: models, the canary, the clock, and the file of samples.
+
+    Args:
+        folder: of the models. threads: of every backend. blocks: clean ones wanted.
+        write: takes one sample, a JSON object.
+        deadline: time.monotonic() at which the row under way should end.
+    """
+
+    folder: Path
+    shape: str
+    threads: int
+    blocks: int
+    write: Callable[[dict[str, Any]], None]
+    deadline: float = 0.0
+    random: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def __post_init__(self) -> None:
+        self.canary = Canary(SONG)
+        self.bandwidth = ReadBandwidth(self.threads)
+
+    def model(self, type_name: str) -> Path:
+        """The synthetic model of that type, made on first use."""
+        path = self.folder / f"{self.shape}-{type_name}.gguf"
+        if not path.exists():
+            print(f"making {path.name}", file=sys.stderr)
+            synthesize(path, self.shape, type_name)
+        return path
+
+    def machine(self) -> tuple[int, float]:
+        """How the machine does now: the canary's nanoseconds, and read bandwidth in bytes per second."""
+        time.sleep(SETTLE)
+        return self.canary.sing(), self.bandwidth.measure(5)
+
+    def worker(self, backend: str, path: Path, n_ctx: int, stack: ExitStack, **options: Any) -> WorkerProcess:
+        """A backend that has loaded the model; it may take until the row's end and a minute more."""
+        timeout = max(60.0, self.deadline - time.monotonic() + 60)
+        worker = stack.enter_context(
+            WorkerProcess(backend, options.get("threads", self.threads), timeout=timeout)
+        )
+        worker.ask("start")
+        worker.ask("load", model=str(path), n_ctx=n_ctx, n_threads=options.get("threads", self.threads))
+        return worker
+
+    def rounds(self, row: str, one: Callable[[], dict[str, Any]]) -> None:
+        """Take blocks until enough are likely to be clean, twice as many at most, or time runs out."""
+        longest = 0.0
+        for block in range(2 * self.blocks):
+            begin = time.monotonic()
+            if block and begin + longest > self.deadline:
+                break
+            sample = {"row": row, "kind": "block", "block": block, **one()}
+            self.write(sample)
+            longest = max(longest, time.monotonic() - begin)
+
+
+def compare(
+    bench: Bench,
+    row: str,
+    path: Path,
+    peer: str,
+    *,
+    n_prompt: int = N_PROMPT,
+    n_gen: int = N_GEN,
+    repetitions: int = 1,
+) -> None:
+    """Prefill and decode of llmlite and a peer, in random order: canary, one, canary, the other, canary."""
+    names = ["llmlite", peer]
+    with ExitStack() as stack:
+        n_ctx = n_prompt + n_gen + 16
+        workers = {name: bench.worker(name, path, n_ctx, stack) for name in names}
+        for worker in workers.values():  # pages and kernels
+            worker.ask("prefill", ids=ids(n_prompt))
+            worker.ask("decode", ids=ids(8), n_gen=2)
+        facts = {"bytes": step_bytes(path), "n_prompt": n_prompt, "n_gen": n_gen, "peer": peer}
+
+        def block() -> dict[str, Any]:
+            songs, widths = zip(bench.machine())
+            sample: dict[str, Any] = {**facts, "order": bench.random.sample(names, 2)}
+            for name in sample["order"]:
+                ask = workers[name].ask
+                found = {"prefill": ask("prefill", ids=ids(n_prompt), repetitions=repetitions)}
+                if n_gen:
+                    found["decode"] = ask("decode", ids=ids(8), n_gen=n_gen, repetitions=repetitions)
+                sample[name] = {phase: timings(answer) for phase, answer in found.items()}
+                song, width = bench.machine()
+                songs, widths = (*songs, song), (*widths, width)
+            return {**sample, "canary_ns": songs, "bandwidth": widths}
+
+        bench.rounds(row, block)
+
+
+def timings(answer: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a worker's answer."""
+    kept = ("samples_ns", "cpu_ns", "steps_ns", "n_threads")
+    return {key: answer[key] for key in kept if key in answer}
+
+
+def against_llamacpp(type_name: str) -> Callable[[Bench, str], None]:
+    """The row of one type of the synthetic model."""
+    return lambda bench, row: compare(bench, row, bench.model(type_name), "llamacpp")
+
+
+def against_torch(bench: Bench, row: str) -> None:
+    """The whole forward pass against PyTorch's in bfloat16, on the same weights, prefill only."""
+    compare(bench, row, bench.model("Q4_0"), "torch-bf16", n_gen=0)
+
+
+def bundled(bench: Bench, row: str) -> None:
+    """The bundled model, small enough for the caches."""
+    compare(bench, row, model_path("tales:Q8_0"), "llamacpp", n_prompt=256, n_gen=128, repetitions=3)
+
+
+def depth(bench: Bench, row: str) -> None:
+    """Decoding behind nothing and behind 2048 tokens, with the cache a user gets."""
+    path = bench.model("Q4_0")
+    with ExitStack() as stack:
+        worker = bench.worker("llmlite-f16", path, DEPTH + N_GEN + 8, stack)
+        worker.ask("decode", ids=ids(8), n_gen=2)
+        facts = {"bytes": step_bytes(path), "kv_bytes": kv_bytes(path, DEPTH + N_GEN // 2), "n_gen": N_GEN}
+
+        def block() -> dict[str, Any]:
+            songs, widths = zip(bench.machine())
+            sample: dict[str, Any] = {}
+            for name, n in (("shallow", 1), ("deep", DEPTH)):
+                sample[name] = timings(worker.ask("decode", ids=ids(n), n_gen=N_GEN))
+                song, width = bench.machine()
+                songs, widths = (*songs, song), (*widths, width)
+            return {**facts, **sample, "canary_ns": songs, "bandwidth": widths}
+
+        bench.rounds(row, block)
+
+
+def memory(bench: Bench, row: str) -> None:
+    """Private memory behind the step at position 2047, kernels from the cache, n_ctx 2048."""
+    with ExitStack() as stack:
+        worker = bench.worker("llmlite-f16", bench.model("Q4_0"), DEPTH, stack)
+        worker.ask("decode", ids=ids(DEPTH - 8), n_gen=8)  # positions 2040 to 2047
+        bench.write({"row": row, "kind": "memory", **worker.ask("memory")})
+
+
+def imports(bench: Bench, row: str) -> None:
+    """`import llmlite` over a bare interpreter, in turns; and what it brings with it."""
+    found = subprocess.run(
+        [sys.executable, "-c", THIRD_PARTY], env=environment(), check=True, capture_output=True, text=True
+    )
+    for _ in range(3 * bench.blocks):
+        sample = {"bare": seconds_to_end("pass"), "import": seconds_to_end("import llmlite")}
+        bench.write({"row": row, "kind": "import", "third_party": found.stdout.split(), **sample})
+
+
+def first_token(bench: Bench, row: str) -> None:
+    """Process start to first token of given ids, the file in the page cache, kernels from the cache."""
+    path = bench.model("Q4_0")
+    with path.open("rb") as file:  # into the page cache
+        while file.read(1 << 24):
+            pass
+    seconds_to_token(path)
+    for _ in range(bench.blocks):
+        if time.monotonic() < bench.deadline:
+            bench.write({"row": row, "kind": "seconds", "seconds": seconds_to_token(path)["seconds"]})
+
+
+def first_use(bench: Bench, row: str) -> None:
+    """The first use ever: an empty cache of kernels."""
+    path, empty = bench.model("Q4_K_M"), bench.folder / "empty-cache"
+    for old in empty.glob("kernels/*.o"):
+        old.unlink()
+    bench.write({"row": row, "kind": "seconds", **seconds_to_token(path, LLMLITE_CACHE=str(empty))})
+
+
+def cpu_seconds(type_name: str) -> Callable[[Bench, str], None]:
+    """Tokens per CPU second of both programs on one thread each: what a busy neighbour spoils least.
+
+    With one thread nobody waits for anybody, so CPU time is work.
+    """
+
+    def measure(bench: Bench, row: str) -> None:
+        path = bench.model(type_name)
+        with ExitStack() as stack:
+            workers = {n: bench.worker(n, path, 512, stack, threads=1) for n in ("llmlite", "llamacpp")}
+            for worker in workers.values():
+                worker.ask("prefill", ids=ids(16))
+
+            def block() -> dict[str, Any]:
+                sample: dict[str, Any] = {"canary_ns": [bench.machine()[0]], "n_prompt": 128, "n_gen": 12}
+                for name in bench.random.sample(list(workers), 2):
+                    prefill = workers[name].ask("prefill", ids=ids(128))
+                    decode = workers[name].ask("decode", ids=ids(8), n_gen=12)
+                    sample[name] = {"prefill": timings(prefill), "decode": timings(decode)}
+                return sample
+
+            bench.rounds(row, block)
+
+    return measure
+
+
+# ---- pieces ------------------------------------------------------------------------------------------------
+
+
+def ids(n: int) -> list[int]:
+    return [1000 + i * 7 % 900 for i in range(n)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This llmlite for child processes, installed or not."""
+    path = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def seconds_to_end(code: str) -> float:
+    """Seconds a fresh interpreter takes for `code`, start and end included."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
+def seconds_to_token(path: Path, **more: str) -> dict[str, Any]:
+    """Seconds from starting an interpreter to its first token, and whether it told about compiling."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-c", FIRST_TOKEN.format(ids=list(FIRST_IDS)), str(path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(**more), text=True, **pipes) as process:
+        token = process.stdout.readline()
+        seconds = time.perf_counter() - begin
+        _, errors = process.communicate()
+    if not token.strip():
+        raise RuntimeError(f"no token came: {errors.strip().splitlines()[-1:]}")
+    return {"seconds": seconds, "progress": "compiling" in errors}
+
+
+def step_bytes(path: Path) -> int:
+    """Bytes of weights that a step reads: everything but an embedding table that is not also the output."""
+    with gguf.read(path) as file:
+        tied = "output.weight" not in file.tensors
+        return sum(t.n_bytes for name, t in file.tensors.items() if tied or name != "token_embd.weight")
+
+
+def kv_bytes(path: Path, n_tokens: int, itemsize: int = 2) -> int:
+    """Bytes of keys and values of n_tokens positions."""
+    with gguf.read(path) as file:
+        prefix = file.metadata["general.architecture"]
+        names = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
+        layers, width, heads, shared = (file.metadata[f"{prefix}.{name}"] for name in names)
+    return 2 * itemsize * layers * (width // heads) * shared * n_tokens

@@ -1,0 +1,316 @@
+"""From the raw samples of `engine.py` to its table, in Markdown.
+
+A block is flagged when any of its canaries (before, between, after) is more than 5 % slower than the median
+canary of the whole run: something else took the machine. Flagged blocks are left out; where nothing else is
+left, their figures stand with a mark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+DRIFT = 0.05
+MARK = "†"
+BEGIN, END = "<!-- figures: python benchmarks/engine.py --docs FILE -->", "<!-- end of figures -->"
+TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One line of the table.
+
+    Args:
+        title: what it is. row: whose samples. value: of one sample. must, aim: its bounds.
+        at_least: False where small is good. unit: behind the number. digits: behind the point.
+    """
+
+    title: str
+    row: str
+    value: Callable[[Sample], float]
+    must: float
+    aim: float | None = None
+    at_least: bool = True
+    unit: str = ""
+    digits: int = 2
+
+
+def rate(phase: str, clock: str = "samples_ns") -> Callable[[Sample, str], float]:
+    """Tokens per second of one backend in a block: the median of its repetitions."""
+    count = {"prefill": "n_prompt", "decode": "n_gen"}[phase]
+    return lambda sample, name: sample[count] * 1e9 / median(sample[name][phase][clock])
+
+
+def ratio(phase: str) -> Callable[[Sample], float]:
+    """llmlite's rate over its peer's, within a block."""
+    return lambda s: rate(phase)(s, "llmlite") / rate(phase)(s, s["peer"])
+
+
+def bandwidth_share(sample: Sample) -> float:
+    """Bytes of weights that decoding read per second, over the best reading of memory in the block."""
+    return sample["bytes"] * rate("decode")(sample, "llmlite") / max(sample["bandwidth"])
+
+
+def depth_share(sample: Sample) -> float:
+    """How much decoding slows down at depth, over what the bytes of keys and values explain."""
+    shallow, deep = (median(sample[name]["samples_ns"]) for name in ("shallow", "deep"))
+    return shallow / deep * (sample["bytes"] + sample["kv_bytes"]) / sample["bytes"]
+
+
+FIGURES = (
+    *(
+        Figure(title=f"decode, {t}, over llama.cpp", row=t, value=ratio("decode"), must=1.0, aim=1.4)
+        for t in TYPES
+    ),
+    *(
+        Figure(
+            title=f"share of read bandwidth in decode, {t}", row=t, value=bandwidth_share, must=0.65, aim=0.85
+        )
+        for t in ("Q8_0", "Q4_0")
+    ),
+    *(
+        Figure(title=f"prefill 512, {t}, over llama.cpp", row=t, value=ratio("prefill"), must=1.2, aim=2.0)
+        for t in TYPES
+    ),
+    Figure(
+        title="prefill 512, Q4_0, over PyTorch bfloat16",
+        row="torch",
+        value=ratio("prefill"),
+        must=1.0,
+        aim=1.4,
+    ),
+    Figure(
+        title="bundled model, Q8_0, decode over llama.cpp",
+        row="bundled",
+        value=ratio("decode"),
+        must=0.8,
+        aim=1.2,
+    ),
+    Figure(
+        title="decode at depth 2048 over depth 0, as a share of what the bytes allow, Q4_0",
+        row="depth",
+        value=depth_share,
+        must=0.8,
+        aim=0.95,
+    ),
+    Figure(
+        title="private memory behind position 2047, n_ctx 2048, Q4_0",
+        row="memory",
+        value=lambda s: s["private_bytes"] / 1e6,
+        must=200,
+        aim=120,
+        at_least=False,
+        unit=" MB",
+        digits=0,
+    ),
+    Figure(
+        title="`import llmlite` over a bare interpreter",
+        row="import",
+        value=lambda s: s["import"] - s["bare"],
+        must=0.05,
+        at_least=False,
+        unit=" s",
+        digits=3,
+    ),
+    Figure(
+        title="process start to first token, Q4_0",
+        row="first token",
+        value=lambda s: s["seconds"],
+        must=1.2,
+        aim=0.5,
+        at_least=False,
+        unit=" s",
+    ),
+    Figure(
+        title="first use ever (no kernels yet), Q4_K_M",
+        row="first use",
+        value=lambda s: s["seconds"],
+        must=40,
+        aim=15,
+        at_least=False,
+        unit=" s",
+        digits=1,
+    ),
+)
+
+
+def read(path: Path) -> list[Sample]:
+    """Read samples; a last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: a line that isn't JSON, other than the last.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    samples = []
+    for number, line in enumerate(lines, 1):
+        try:
+            samples.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+    return samples
+
+
+def flag(samples: list[Sample]) -> list[Sample]:
+    """Set "flagged" in every block, by the rule at the top of this file."""
+    blocks = [s for s in samples if s.get("kind") == "block"]
+    if blocks:
+        usual = median(song for s in blocks for song in s["canary_ns"])
+        for s in blocks:
+            s["flagged"] = max(s["canary_ns"]) > (1 + DRIFT) * usual
+    return samples
+
+
+def kept(blocks: list[Sample]) -> tuple[list[Sample], bool]:
+    """Return the blocks to count, and whether they are flagged ones for want of others."""
+    clean = [s for s in blocks if not s.get("flagged")]
+    return (clean, False) if clean else (blocks, True)
+
+
+def tables(samples: list[Sample]) -> str:
+    """Return the Markdown of everything: machine, goals, rates, and what went wrong."""
+    flag(samples)
+    return (
+        "\n\n".join(filter(None, (machine(samples), goals(samples), rates(samples), failures(samples))))
+        + "\n"
+    )
+
+
+def machine(samples: list[Sample]) -> str:
+    """One sentence about where and how."""
+    found = next((s for s in samples if s.get("kind") == "environment"), None)
+    if found is None:
+        return ""
+    e, blocks = found["environment"], [s for s in samples if s.get("kind") == "block"]
+    versions = ", ".join(
+        f"{k} {e['packages'][k]}" for k in ("llama-cpp-python", "torch") if k in e["packages"]
+    )
+    text = (
+        f"{found['threads']} threads of {e['cpu_info']} ({found['cpu']}); Python {e['python'].split()[-1]}, "
+    )
+    text += f"{versions}; {e['test_time'][:10]}."
+    if blocks:
+        width = max(w for s in blocks for w in s.get("bandwidth", [0]))
+        dropped = sum(s["flagged"] for s in blocks)
+        text += (
+            f" Read bandwidth up to {width / 1e9:.1f} GB/s. {dropped} of {len(blocks)} blocks were flagged:"
+        )
+        text += " a canary in them was more than 5 % slower than the median one."
+    return text
+
+
+def goals(samples: list[Sample]) -> str:
+    """The table of figures with what they must be and aim at."""
+    lines = [
+        "| figure | measured | lowest to highest | must | aim | | samples |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    by_row = rows_of(samples)
+    marked = False
+    for figure in FIGURES:
+        taken = by_row.get(figure.row, [])
+        if not taken:
+            lines.append(f"| {figure.title} | not measured | | {bound(figure, figure.must)} | "
+                         f"{bound(figure, figure.aim)} | | 0 |")  # fmt: skip
+            continue
+        counted, is_marked = kept(taken)
+        marked |= is_marked
+        values = sorted(figure.value(s) for s in counted)
+        middle = median(values)
+        shown, low, high = (f"{v:.{figure.digits}f}" for v in (middle, values[0], values[-1]))
+        lines.append(
+            f"| {figure.title} | {shown}{figure.unit}{MARK if is_marked else ''} | {low} to {high} | "
+            f"{bound(figure, figure.must)} | {bound(figure, figure.aim)} | {verdict(figure, middle)} | "
+            f"{len(counted)} of {len(taken)} |"
+        )
+    if marked:
+        lines.append(f"\n{MARK} every block of this row was flagged; the figure is theirs all the same.")
+    return "\n".join([*lines, *remarks(by_row)])
+
+
+def remarks(by_row: dict[str, list[Sample]]) -> list[str]:
+    """What two rows demand beside their number."""
+    found = []
+    if by_row.get("import"):
+        modules = by_row["import"][0]["third_party"]
+        found.append(f"`import llmlite` brings {', '.join(modules) or 'no third-party module'}.")
+    if by_row.get("first use"):
+        told = by_row["first use"][0]["progress"]
+        found.append(f"The first use {'says' if told else 'does not say'} that it compiles.")
+    return ["", " ".join(found)] if found else []
+
+
+def bound(figure: Figure, limit: float | None) -> str:
+    return "–" if limit is None else f"{'≥' if figure.at_least else '≤'} {limit:g}{figure.unit}"
+
+
+def verdict(figure: Figure, value: float) -> str:
+    """Return "aim", "must" or "missed"; with nothing to aim at, "must" is all there is."""
+
+    def reached(limit: float) -> bool:
+        return value >= limit if figure.at_least else value <= limit
+
+    if figure.aim is not None and reached(figure.aim):
+        return "aim"
+    return "must" if reached(figure.must) else "**missed**"
+
+
+def rates(samples: list[Sample]) -> str:
+    """Tokens per second by the wall and per second of CPU time, of every backend."""
+    lines = [
+        "| tokens per second | prefill | decode | prefill by CPU time | decode by CPU time | samples |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row, taken in rows_of(samples).items():
+        counted, is_marked = kept(taken)
+        for name in names_of(taken[0]):
+            cells = [
+                f"{median(rate(phase, clock)(s, name) for s in counted):.4g}"
+                if phase in taken[0][name]
+                else "–"
+                for clock in ("samples_ns", "cpu_ns")
+                for phase in ("prefill", "decode")
+            ]
+            title = f"{row}, {name}{MARK if is_marked else ''}"
+            lines.append(f"| {title} | {' | '.join(cells)} | {len(counted)} of {len(taken)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def names_of(sample: Sample) -> Iterable[str]:
+    """The backends in a block, llmlite first."""
+    names = [key for key, value in sample.items() if isinstance(value, dict) and "prefill" in value]
+    return sorted(names, key=lambda name: (name != "llmlite", name))
+
+
+def failures(samples: list[Sample]) -> str:
+    """Rows that failed or for which no time was left, by name."""
+    bad = [s for s in samples if s.get("kind") == "failed"]
+    return "\n".join(f"- {s['row']}: {s['reason']}" for s in bad)
+
+
+def rows_of(samples: list[Sample]) -> dict[str, list[Sample]]:
+    """Return the measured samples by row, in order."""
+    found: dict[str, list[Sample]] = {}
+    for s in samples:
+        if s.get("kind") in ("block", "memory", "import", "seconds"):
+            found.setdefault(s["row"], []).append(s)
+    return found
+
+
+def write_into(document: Path, text: str) -> None:
+    """Replace what stands between the two marks of `document`.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, found, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    _, found_end, after = rest.partition(END)
+    if not found or not found_end:
+        raise ValueError(f"{document}: no {BEGIN} … {END}")
+    document.write_text(f"{before}{BEGIN}\n{text}{END}{after}", encoding="utf-8")

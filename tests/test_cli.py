@@ -363,9 +363,16 @@ def test_lab_copies_no_sources_and_for_instructors_their_own_copies(lessons: Pat
 
 
 def test_lab_opens_at_the_index(tmp_path: Path) -> None:
-    assert lab.command(tmp_path, browser=True)[1:] == ["-m", "jupyterlab"]
+    assert not any("default_url" in part for part in lab.command(tmp_path, browser=True))
     (tmp_path / "index.ipynb").write_text("")
     assert any(part.endswith("/lab/tree/index.ipynb") for part in lab.command(tmp_path, browser=False))
+
+
+def test_jupyterlab_asks_the_network_for_nothing() -> None:
+    lab_app = pytest.importorskip("jupyterlab.labapp").LabApp(argv=[])
+    lab_app.parse_command_line(list(lab.QUIET))
+    assert lab_app.news_url is None
+    assert lab_app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
 
 
 def test_lab_without_jupyterlab_says_what_to_install(

@@ -30,6 +30,11 @@ RECORD = ".llmlite-lessons.json"
 INSTRUCTOR = "instructor"
 SKIPPED = {"__pycache__", ".ipynb_checkpoints", "conftest.py", "source", INSTRUCTOR}
 INDEX = "index.ipynb"
+# JupyterLab asks the network for news and newer versions: nothing here needs a network.
+QUIET = (
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +98,7 @@ def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tup
 
 def command(folder: Path, *, browser: bool) -> list[str]:
     """Return the command that starts JupyterLab; it opens the index where the folder has one."""
-    start = [sys.executable, "-m", "jupyterlab"]
+    start = [sys.executable, "-m", "jupyterlab", *QUIET]
     if (folder / INDEX).is_file():
         start.append(f"--LabApp.default_url=/lab/tree/{INDEX}")  # also in the address that it prints
     return start if browser else [*start, "--no-browser"]

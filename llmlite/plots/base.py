@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -31,6 +32,7 @@ COLOURS = {
 }
 CYCLE = tuple(COLOURS.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+NUMBER = re.compile(r"[-+−]?[\d,.]*(e[-+]?\d+)?( ?%)?")  # or nothing
 DPI = 110
 FONT = {"title": 15, "label": 14, "tick": 13}
 
@@ -170,10 +172,15 @@ def _cell(value: Any) -> str:
 
 
 def _table_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as HTML; columns of text stand to the left, where JupyterLab puts all to the right."""
+    styles = []
+    for column in zip(*rows):
+        is_text = any(not NUMBER.fullmatch(cell) for cell in column[1:])
+        styles.append(' style="text-align:left"' if is_text else "")
     tags = ["th", *["td"] * (len(rows) - 1)]
     return "".join(
-        "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
-        for tag, row in zip(tags, rows)
+        "<tr>" + "".join(f"<{tag}{s}>{escape(c)}</{tag}>" for s, c in zip(styles, row, strict=True)) + "</tr>"
+        for tag, row in zip(tags, rows, strict=True)
     )
 
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Is my machine ready?
 #
-# *About 10 minutes. Running every cell takes a few seconds; the first time a minute or two, for kernels are compiled.*
+# *About 10 minutes. Running every cell takes a few seconds, the first time about a minute.*
 #
 # These lessons run a real language model on your own machine, and measure it. Before that, this one looks whether
 # everything is there. Where something isn't, it says what to do.
@@ -67,7 +67,7 @@ ll.widgets.machine_panel()
 # The work of a language model is arithmetic, a lot of it. llmlite does it in small functions that are compiled for
 # exactly your processor: **kernels**. This happens once. Then they are kept in the cache folder.
 #
-# > **Predict first.** Run the next cell twice. By which factor will the second time be shorter?
+# > **Predict first.** Run the next cell, then run it once more. Will the second time be a little shorter, or much?
 
 # %% tags=["nbval-ignore-output"]
 import time
@@ -77,7 +77,8 @@ ll.bench.checks.warm_up(progress=lambda done, total, name: print(f"\r{done} of {
 print(f"\nready after {time.perf_counter() - begin:.1f} s")
 
 # %% [markdown]
-# If the kernels were compiled before, both times are short. If not, compiling took most of the first.
+# Much shorter: compiling takes about half a minute, loading what was compiled takes less than a second. (Both times short?
+# Then somebody has compiled them on this machine before.)
 #
 # Now the model itself. It is small, it comes with llmlite, and it has learned to tell tales, nothing else.
 

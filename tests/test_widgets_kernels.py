@@ -13,8 +13,8 @@ pytest.importorskip("matplotlib")
 import llmlite as ll
 from llmlite import plots
 from llmlite.bench.ladder import Ladder, Step, rungs
-from llmlite.bench.roofline import Point, Roof, Roofline
-from llmlite.errors import UnsupportedError
+from llmlite.bench.roofline import Point, Roof, Roofline, roofline_points
+from llmlite.errors import LlmliteError, UnsupportedError
 from llmlite.lessons import kernels
 from llmlite.widgets.kernels import KernelLadder, RooflineExplorer
 
@@ -131,6 +131,25 @@ def test_bound_and_reached_follow_from_the_roof() -> None:
     assert [kernels.arithmetic(name) for name in ("Q4_0", "Q6_K", "F16", "BF16")] == ["int8"] * 2 + [
         "f32"
     ] * 2
+
+
+@pytest.mark.parametrize("n_tokens", [1, 32])
+def test_every_operation_of_the_plan_has_a_point(tales: Path, n_tokens: int) -> None:
+    model = ll.load(tales, executor="planned")
+    points = roofline_points(model, n_tokens=n_tokens, repeat=1)
+    assert len(points) == len(model.executor.profile(n_tokens=n_tokens, repeat=1))
+    kinds = {kernels.kind(p) for p in points}
+    assert {"rms_norm", "attention", "rope", "store", "add", "silu_mul", "ffn_up", "output"} <= kinds
+    attention = next(p for p in points if kernels.kind(p) == "attention")
+    config, pairs = model.config, n_tokens * (n_tokens + 1) // 2
+    assert attention.type == "" and attention.operations == 4 * config.n_embd_q * pairs
+    add = next(p for p in points if kernels.kind(p) == "add")
+    assert (add.operations, add.bytes) == (n_tokens * config.n_embd, 3 * 4 * n_tokens * config.n_embd)
+
+
+def test_a_model_without_a_plan_is_refused(tales: Path) -> None:
+    with pytest.raises(LlmliteError, match="executor='planned'"):
+        roofline_points(ll.load(tales, executor="eager"))
 
 
 def test_weight_bytes_are_what_the_plan_reads_and_the_norms(tales: Path) -> None:

@@ -19,17 +19,23 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llmlite import resources
 from llmlite.bench import environment
 from llmlite.engine.bandwidth import ReadBandwidth
 from llmlite.engine.cpu import usable_threads
 from llmlite.engine.matvec import PeakArithmetic
+from llmlite.engine.planned import PlannedExecutor
+from llmlite.engine.recorder import N_TOKENS, Buffer, Op
 from llmlite.errors import LlmliteError
 
 if TYPE_CHECKING:
     from llmlite.model import Model
 
 SAMPLE = "samples/roofline.json"
+# Operations per number written, where there are no weights; a mere copy counts as one, to have a place.
+PER_NUMBER = {"rms_norm": 4, "silu_mul": 5, "rope": 3, "quantize": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +81,9 @@ class Point:
     """One operation of a model.
 
     Args:
-        operation: the kernel. label: the weight's name. type: its quantization.
-        nanoseconds: of one run, barrier included. bytes: of weights read. operations: with weights.
+        operation: the kernel. label: the weight's name, or the result's. type: its quantization; "" without.
+        nanoseconds: of one run, barrier included. bytes: of weights read; without weights, of all that is
+            read and written. operations: with weights; without, multiplications and additions, roughly.
     """
 
     operation: str
@@ -129,7 +136,7 @@ def measure_roof(n_threads: int | None = None, repeat: int = 5) -> Roof:
 
 
 def roofline_points(model: Model, n_tokens: int = 1, depth: int = 0, repeat: int = 5) -> list[Point]:
-    """Time a step of `model` and return a point for each operation that reads weights.
+    """Time a step of `model` and return a point for each operation of its plan.
 
     Args:
         model: one that runs on the planned executor. n_tokens: of the step: 1 is decoding, more is prefill.
@@ -138,11 +145,39 @@ def roofline_points(model: Model, n_tokens: int = 1, depth: int = 0, repeat: int
     Raises:
         LlmliteError: the model runs on another executor, which has no operations to time.
     """
-    profile = getattr(model.executor, "profile", None)
-    if profile is None:
-        raise LlmliteError(f"the {model.executor.name} executor has no profile: load with executor='planned'")
-    rows = profile(n_tokens=n_tokens, depth=depth, repeat=repeat)
-    return [Point(**row) for row in rows if row["operations"] and row["bytes"]]
+    executor = model.executor
+    if not isinstance(executor, PlannedExecutor):
+        raise LlmliteError(f"the {executor.name} executor has no profile: load with executor='planned'")
+    rows = executor.profile(n_tokens=n_tokens, depth=depth, repeat=repeat)
+    points = []
+    for op, row in zip(executor.plan(n_tokens, 1, np.float16).ops, rows, strict=True):
+        if not row["operations"]:
+            n_bytes, n_operations = _without_weights(op, n_tokens, depth, model)
+            row |= {
+                "type": "",
+                "bytes": n_bytes,
+                "operations": n_operations,
+                "label": row["label"] or op.name,
+            }
+        points.append(Point(**row | {"nanoseconds": max(row["nanoseconds"], 1.0)}))
+    return points
+
+
+def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[int, int]:
+    """Return the bytes that an operation without weights reads and writes, and its operations, roughly."""
+
+    def numbers(buffers: Iterable[Buffer]) -> list[tuple[int, int]]:
+        kept = [b for b in buffers if b.width and b.name not in ("cache", "scratch")]
+        return [(b.width * (n_tokens if b.rows == N_TOKENS else 1), b.itemsize) for b in kept]
+
+    moved = numbers((*op.reads, *op.writes))
+    n_bytes = sum(n * size for n, size in moved)
+    if op.name.startswith("attention"):
+        pairs = sum(depth + t + 1 for t in range(n_tokens))  # a token looks at itself and at all before it
+        cache = 2 * 2 * model.config.n_embd_kv * (depth + n_tokens)  # float16 keys and values
+        return n_bytes + cache, 4 * model.config.n_embd_q * pairs
+    written = sum(n for n, _ in numbers(op.writes)) or sum(n for n, _ in moved)  # or into the cache
+    return max(n_bytes, 1), max(PER_NUMBER.get(op.name, 1) * written, 1)
 
 
 @dataclass(kw_only=True)

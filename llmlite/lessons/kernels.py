@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from llmlite.bench.ladder import Step
 from llmlite.bench.roofline import Point, Roof
 from llmlite.engine.families import FAMILIES
 from llmlite.errors import UnsupportedError
@@ -15,9 +16,14 @@ KERNELS = Path(__file__).resolve().parent.parent / "engine" / "kernels"
 
 
 def arithmetic(type_name: str) -> str:
-    """Return how the kernels multiply weights of a type: "int8" (as bytes) or "f32"."""
-    family = FAMILIES.get(by_name(type_name).id)
+    """Return how the kernels multiply weights of a type: "int8" (as bytes) or "f32"; for no type "f32"."""
+    family = FAMILIES.get(by_name(type_name).id) if type_name else None
     return "int8" if family and family.sub else "f32"
+
+
+def best_speed(step: Step) -> float:
+    """Return GB of weights per second in the fastest run: what a busy neighbour spoils least."""
+    return step.bytes / step.best_ns
 
 
 def bound(point: Point, roof: Roof) -> str:
@@ -42,7 +48,10 @@ def weight_bytes(model: Model) -> int:
 
 
 def kind(point: Point) -> str:
-    """Return which matrix of a layer an operation multiplies by: "ffn_up", "attn_q", …; or "output"."""
+    """Return an operation's matrix ("ffn_up", …, "output"); without one what it does ("rms_norm", …)."""
+    if not point.type:
+        common = ("attention", "embed", "store")  # kernels of these are named by type too
+        return next((name for name in common if point.operation.startswith(name)), point.operation)
     name = point.label.removesuffix(".weight").rpartition(".")[2]
     return "output" if name == "token_embd" else name
 

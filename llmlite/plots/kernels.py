@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from llmlite.bench.ladder import Ladder, rungs
 from llmlite.bench.report import short
 from llmlite.bench.roofline import Point, Roof, Roofline
-from llmlite.lessons.kernels import arithmetic, bound, kind
+from llmlite.lessons.kernels import arithmetic, best_speed, bound, kind
 from llmlite.plots.base import (
     COLOURS,
     FONT,
@@ -26,12 +26,16 @@ from llmlite.plots.base import (
 
 TIMED = 1.0  # rtol of what a clock made: compared for its shape only
 ROOFS = {"int8": ("blue", "-"), "f32": ("orange", "--")}  # colour and line of each kind of arithmetic
-MARKS = {"int8": ("o", "blue"), "f32": ("s", "orange")}
-SPAN = (0.5, 2000.0)  # operations per byte that the figure shows
+MARKS = {
+    "weights as bytes": ("o", "blue"),
+    "weights as floats": ("s", "orange"),
+    "no weights": ("^", "purple"),
+}
+SPAN = (0.05, 3000.0)  # operations per byte that the figure shows
 
 
 def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: str | None = None) -> Picture:
-    """Draw the rungs of one type as bars on a logarithmic scale, every run as a point.
+    """Draw the fastest run of each rung as a bar on a logarithmic scale, every run as a point.
 
     Args:
         n_rungs: only the first so many; None for all. theme: "light", "dark" or "page".
@@ -47,32 +51,31 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
     names = [titles[step.rung] for step in steps]
     drawn, (ax,) = figure(10, 1.9 + 0.62 * len(steps), theme=theme)
     for place, step in enumerate(shown):
-        speeds = step.bytes / np.asarray(step.samples_ns)
-        ax.barh(place, step.gigabytes_per_second, 0.6, color=COLOURS["blue"], alpha=0.85)
+        best, speeds = best_speed(step), step.bytes / np.asarray(step.samples_ns)
+        ax.barh(place, best, 0.6, color=COLOURS["blue"], alpha=0.85)
         ax.plot(speeds, np.full(len(speeds), place), "o", markersize=5, color=theme_named(theme).text)
-        farthest = max(float(speeds.max()), step.gigabytes_per_second)
-        number_at(ax, farthest, place, theme, f"median {short(step.gigabytes_per_second)}")
+        number_at(ax, best, place, theme, short(best))
     names_down(ax, names)
     _logarithmic(ax, "x")
     every = [step.bytes / ns for step in steps for ns in step.samples_ns]
-    ax.set_xlim(min(every) / 2, max(every) * 8)
+    ax.set_xlim(min(every) / 2, max(every) * 4)
     wall = found.roof.bytes_per_second / 1e9 if found.roof else None
     if wall:
-        ax.axvline(wall, color=COLOURS["red"], linewidth=2.2, linestyle="--", label="memory gives this much")
-        legend(ax, theme, loc="upper right")
-    ax.set_xlabel(
-        "GB of weights per second (logarithmic)", color=theme_named(theme).text, fontsize=FONT["label"]
-    )
+        ax.axvline(wall, color=COLOURS["red"], linewidth=2.2, linestyle="--")
+        style = {"textcoords": "offset points", "xytext": (6, 0), "color": theme_named(theme).text}
+        ax.annotate(f"memory: {short(wall)}", (wall, -0.36), fontsize=FONT["tick"], **style)
+    x_label = "GB of weights per second (logarithmic); bar: the fastest run"
+    ax.set_xlabel(x_label, color=theme_named(theme).text, fontsize=FONT["label"])
     heading = f"One {type_name} matrix times one vector"
     title(ax, heading, theme)
-    said = [f"{titles[s.rung]} {short(s.gigabytes_per_second)} GB/s" for s in shown]
+    said = [f"{titles[s.rung]} {short(best_speed(s))} GB/s" for s in shown]
     wall_said = f" Memory gives {short(wall)} GB/s." if wall else ""
     return Picture(
         figure=drawn,
         alt=f"{heading}, {steps[0].n_rows} by {steps[0].width}: {', '.join(said)}.{wall_said}",
         labels={"title": heading, "x": "", "y": "GB of weights per second"},
         x=names[: len(shown)],
-        y={"GB/s": [step.gigabytes_per_second for step in shown]},
+        y={"GB/s": [best_speed(step) for step in shown]},
         rtol=TIMED,
     )
 
@@ -91,11 +94,10 @@ def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: 
     points = found.points[step]
     drawn, (ax,) = figure(10, 5.6, theme=theme)
     _roofs(ax, found.roof, points)
-    for name, (marker, colour) in MARKS.items():
-        those = [p for p in points if arithmetic(p.type) == name]
+    for label, (marker, colour) in MARKS.items():
+        those = [p for p in points if _group(p) == label]
         if those:
             x, y = [p.intensity for p in those], [p.ops_per_second / 1e9 for p in those]
-            label = f"operations, {name}"
             ax.plot(x, y, marker, color=COLOURS[colour], markersize=8, alpha=0.6, label=label)
     if chosen:
         style = {"markersize": 17, "markerfacecolor": "none", "markeredgewidth": 3}
@@ -104,7 +106,7 @@ def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: 
     _logarithmic(ax, "xy")
     ax.set_xlim(*SPAN)
     look = theme_named(theme)
-    ax.set_xlabel("operations per byte of weights", color=look.text, fontsize=FONT["label"])
+    ax.set_xlabel("operations per byte", color=look.text, fontsize=FONT["label"])
     ax.set_ylabel("billion operations per second", color=look.text, fontsize=FONT["label"])
     heading = f"{found.model}: {step}"
     title(ax, heading, theme)
@@ -120,6 +122,11 @@ def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: 
         },
         rtol=TIMED,
     )
+
+
+def _group(point: Point) -> str:
+    names = list(MARKS)
+    return names[("int8", "f32").index(arithmetic(point.type))] if point.type else names[2]
 
 
 def _logarithmic(ax: Axes, which: str) -> None:

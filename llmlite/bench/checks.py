@@ -280,11 +280,15 @@ def _warm() -> str:
 
 
 def lesson_kernels() -> list[Kernel]:
-    """Return the kernels that LESSON_MODELS run with."""
+    """Return the kernels that LESSON_MODELS run with, and the lesson on kernels measures."""
     from llmlite.engine.families import every_kernel
+    from llmlite.engine.jit import kernel
+    from llmlite.engine.matvec import PEAK_OPERATIONS, SCALAR
     from llmlite.quants import by_name
 
-    return every_kernel(by_name(name).id for name in LESSON_TYPES)
+    found = every_kernel(by_name(name).id for name in LESSON_TYPES)
+    found += [kernel("scalar", f"scalar_{name.lower()}") for name in SCALAR]
+    return [*found, *(kernel("peak", f"peak_{kind}") for kind in PEAK_OPERATIONS)]
 
 
 def warm_up(models: Sequence[str] = LESSON_MODELS, progress: Progress | None = None) -> None:

@@ -119,7 +119,7 @@ def test_the_quiet_bit_and_the_loud_one(which: WhichBit) -> None:
 
 def test_its_table_says_so_without_a_kernel(which: WhichBit) -> None:
     table = dict(which.static_view().rows)
-    assert table["a nibble's lowest bit"] == "below 1e-06"
+    assert table["a nibble's lowest bit"] == "below 1e-07"
     assert table["scale: highest exponent bit"] == "above 5"
 
 

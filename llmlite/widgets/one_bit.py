@@ -79,7 +79,7 @@ class WhichBit(Explorer):
 
 def _size(kl: float) -> str:
     """Return how large a divergence is in words that rounding on another machine doesn't change."""
-    for bound in (1e-6, 1e-3, 1.0, 5.0):
+    for bound in (1e-7, 1e-3, 1.0, 5.0):
         if kl < bound:
             return f"below {bound:g}"
     return "above 5"

@@ -148,3 +148,32 @@ def test_the_shipped_sample_has_every_rung_and_pytorch() -> None:
     assert sample.machine and all(sample.llmlite(name).tale for name in half_the_bits.LADDER)
     with pytest.raises(KeyError):
         sample.llmlite("nosuch")
+
+
+# --- what lesson 03 says in words -------------------------------------------------------------
+
+
+def test_the_tale_stays_down_to_8_bits_and_is_another_at_2() -> None:
+    sample = half_the_bits.sample()
+    exact = sample.llmlite("F32").tale
+    assert sample.llmlite("F16").tale == sample.llmlite("Q8_0").tale == exact != sample.llmlite("Q2_K").tale
+
+
+def test_some_types_have_a_lower_perplexity_than_float32() -> None:
+    points = [p for p in type_sweep.shipped().points if p.scope == "tensors" and not p.imatrix]
+    exact = type_sweep.shipped().find("F32").perplexity
+    assert any(p.perplexity < exact - 1e-4 for p in points)
+
+
+def test_an_iq_type_beats_the_k_type_at_three_and_a_half_bits() -> None:
+    shipped = type_sweep.shipped()
+    assert shipped.find("IQ3_S").bits_per_weight == shipped.find("Q3_K").bits_per_weight
+    assert shipped.find("IQ3_S").kl < shipped.find("Q3_K").kl
+
+
+def test_an_importance_matrix_helps_most_where_bits_are_few() -> None:
+    def gain(name: str) -> float:
+        shipped = type_sweep.shipped()
+        return shipped.find(name).kl - shipped.find(name, imatrix=True).kl
+
+    assert gain("Q2_K") > gain("Q4_K") > gain("Q6_K")

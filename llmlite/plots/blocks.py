@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from llmlite.bench.report import short
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, legend, theme_named, title
@@ -55,13 +56,16 @@ def weights(
     return Picture(figure=drawn, alt=alt, labels=labels, x=place.tolist(), y=y)
 
 
-def _stretch(ax: object, before: np.ndarray, after: np.ndarray) -> bool:
+def _stretch(ax: Axes, before: np.ndarray, after: np.ndarray) -> bool:
     """Make the scale logarithmic away from zero where a weight flew off; return whether."""
     usual = float(np.max(np.abs(before[np.isfinite(before)]), initial=0.0))
     far = float(np.nanmax(np.abs(after), initial=0.0))
     if not usual or far < 20 * usual:
         return False
-    ax.set_yscale("symlog", linthresh=usual)  # type: ignore[attr-defined]
+    ax.set_yscale("symlog", linthresh=usual)
+    powers = range(int(np.log10(far)), -1, -2)  # every second one, or they would run into each other
+    ax.set_yticks([sign * 10.0**power for power in powers for sign in (-1, 1)] + [0.0])
+    ax.minorticks_off()
     return True
 
 

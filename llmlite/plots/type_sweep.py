@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
+
 from llmlite.bench.report import short
 from llmlite.lessons.type_sweep import FAMILIES, Point, front
 from llmlite.plots.base import CYCLE, FONT, MARKERS, Picture, figure, legend, theme_named, title
@@ -80,10 +82,10 @@ def _cost(point: Point, cost: str) -> float:
     return max(getattr(point, cost), FLOORS[cost])
 
 
-def _name_points(ax: object, best: Sequence[Point], cost: str, colour: str) -> None:
+def _name_points(ax: Axes, best: Sequence[Point], cost: str, colour: str) -> None:
     every = max(1, -(-len(best) // NAMED))
     for i, point in enumerate(best[::every]):
-        ax.annotate(  # type: ignore[attr-defined]
+        ax.annotate(
             point.name,
             (point.bits_per_weight, _cost(point, cost)),
             xytext=(7, 5) if i % 2 else (-7, -15),

@@ -29,7 +29,8 @@ def half_the_bits() -> HalfTheBits:
 class HalfTheBits(Explorer):
     """A slider over the rungs of `llmlite.lessons.half_the_bits.LADDER`; bars and tales for the chosen one.
 
-    What llmlite shows is computed and timed here and now; PyTorch's bars come from the shipped sample.
+    Tales, bytes and one bar of speed are computed here and now. The other bars come from the shipped sample,
+    in which llmlite and PyTorch were measured beside each other.
 
     Attributes:
         type: the slider. told: what was computed for the chosen rung.
@@ -54,17 +55,21 @@ class HalfTheBits(Explorer):
     def redraw(self) -> None:
         self.told = self.ladder.told(self.type.value)
         exact = self.ladder.told(LADDER[0])
-        others = self.sample.others
+        sampled = [self.sample.llmlite(self.told.type), *self.sample.others]
         bars = [
             _bars(
                 "Weights in memory, MB",
-                [("llmlite", self.told.n_bytes / 1e6, True)]
-                + [(f"{row.backend} (sample)", row.weight_bytes / 1e6, False) for row in others],
+                [("llmlite", f"{self.told.n_bytes / 1e6:.2f}", True)]
+                + [(_sampled(row), f"{row.weight_bytes / 1e6:.2f}", False) for row in self.sample.others],
             ),
             _bars(
                 "Tokens per second",
-                [("llmlite, just now", self.told.tokens_per_second, True)]
-                + [(f"{row.backend} (sample)", row.tokens_per_second, False) for row in others],
+                [("llmlite, here and now", f"{self.told.tokens_per_second:.0f}", True)]
+                + [(_sampled(row), f"{row.tokens_per_second}", False) for row in sampled],
+            ),
+            _bars(
+                "The process's own memory, MB",
+                [(_sampled(row), f"{row.private_bytes / 1e6:.0f}", False) for row in sampled],
             ),
         ]
         tales = [
@@ -129,15 +134,19 @@ class HalfTheBits(Explorer):
         return [row.backend, row.type, f"{bits:.3g}", *sizes, same, row.tale.strip()]
 
 
-def _bars(heading: str, values: list[tuple[str, float, bool]]) -> str:
+def _sampled(row: Row) -> str:
+    return f"{row.backend} (sample)"
+
+
+def _bars(heading: str, values: list[tuple[str, str, bool]]) -> str:
     """Return HTML bars, each with its number; those that were measured here in another colour."""
-    top = max(value for _, value, _ in values)
+    top = max(float(value) for _, value, _ in values) or 1.0
     lines = []
     for name, value, here in values:
         colour = COLOURS["blue"] if here else COLOURS["orange"]
         lines.append(
-            f'<div style="margin:3px 0">{escape(name)}: <b>{value:,.2f}</b>'.replace(".00</b>", "</b>")
-            + f'<div aria-hidden="true" style="height:14px;width:{100 * value / top:.1f}%;min-width:2px;'
+            f'<div style="margin:3px 0">{escape(name)}: <b>{value}</b>'
+            f'<div aria-hidden="true" style="height:14px;width:{100 * float(value) / top:.1f}%;min-width:2px;'
             f'background:{colour}"></div></div>'
         )
     return panel(heading, "".join(lines))

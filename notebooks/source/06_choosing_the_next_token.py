@@ -253,8 +253,8 @@ for token, name in zip(top[:4], names):
 # *Time to here: 17 minutes.*
 #
 # The scores are made at the very end: the last layer's result is normalized and multiplied by the output matrix. But
-# each layer passes on a vector of the same width (lesson 04). Nothing keeps us from reading *those* with the same
-# matrix, as if the model had to answer early. That is the **logit lens**.
+# each layer passes on a vector of the same width, the **residual stream** (lesson 04). Nothing keeps us from reading
+# *that* with the same matrix, as if the model had to answer early. This is the **logit lens**.
 
 # %%
 text = "Rokan lived in a village. One day Rok"

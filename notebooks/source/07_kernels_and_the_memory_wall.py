@@ -76,7 +76,7 @@ x_parts.levels.shape, x_parts.scales.shape
 # `sum of (s·w[j]) · (t·x[j])  =  s·t · (sum of w[j]·x[j])`
 #
 # What is left in the sum are products of whole numbers. A sum of whole numbers has no rounding: it is **exact**. And
-# processors multiply bytes many at a time: a vector register holds 64 bytes, but only 16 floats.
+# processors multiply many numbers at a time, as many as fit into a register: 64 bytes, but only 16 floats.
 #
 # **Exercise 1.** Compute the sum of each block as integers, then the dot product. Mind the type: a sum of 32 products of
 # bytes doesn't fit into a byte.
@@ -140,7 +140,7 @@ print(ll.lessons.kernels.source("scalar", "row_q8_0"))
 # > **Predict first.** All four do the same multiplications. How many times faster is the last than the first: 3, 30,
 # > 300? And which single step gains the most?
 #
-# Climb with the slider. The points are single runs. The dashed line is what the memory of that machine gives when
+# Climb with the slider. The points are single runs, the bar is the fastest of them. The dashed line is what the memory of that machine gives when
 # nothing is computed at all. (By keyboard: Tab moves on, the arrows move the slider.)
 
 # %%
@@ -157,7 +157,8 @@ print(f"SIMD, one thread: {mine.best_ns / 1e6:.2f} ms, {mine.bytes / mine.best_n
 # NumPy has to write the floats to memory before it can multiply them, 32 bits for a weight that had 4. The compiled loop
 # leaves that out. SIMD does 64 weights where the loop does one.
 #
-# The last step gains least. It isn't the threads' fault: they run into something.
+# The last step can't gain more than the number of cores, two on that machine. And there is an end in sight: choose Q8_0,
+# and the fastest run comes close to the dashed line. Then more cores wouldn't help.
 #
 # ## 4. The wall
 #
@@ -187,8 +188,21 @@ ll.lessons.check("best possible speed", best_speed, 57.347670, hint="8 bits are 
 # Half the bits per weight: half the bytes, and the limit doubles. That is why quantized models *write* faster. Their
 # arithmetic isn't simpler; there is less to fetch.
 #
-# `tales` is so small that it stays in the processor's caches, small and fast memories on the chip. It is above this wall.
-# The model of the next figure has the shape of a real one with 1.2 billion weights.
+# How close do kernels come? Here is a step of a model of that size, every operation timed, on the machine of the ladder:
+
+# %%
+sample = roofline.Roofline.sample()
+step = sample.points["decode"]
+wall = sample.roof.bytes_per_second / sum(point.bytes for point in step if point.type)
+speed = 1e9 / sum(point.nanoseconds for point in step)
+print(f"{sample.model}: the wall is at {wall:.0f} tokens per second, the kernels reach {speed:.0f}")
+
+# %% [markdown]
+# No kernel gets all of it: unpacking and the operations in between take time too. But the order of magnitude is set by
+# the memory, before a line of code is written.
+#
+# `tales` is so small that it stays in the processor's *caches*, small and fast memories on the chip. It never meets this
+# wall.
 #
 # ## 5. The roofline
 #
@@ -220,12 +234,16 @@ ll.lessons.check("one token, F16", lambda: intensity(1, 16), 1.0, hint="16 bits 
 # > **Predict first.** Writing has about 4 operations per byte, reading 256 tokens about 900. Which of the two stands under
 # > the slope, which under the flat part? And would a processor with twice the arithmetic write any faster?
 #
-# The first model comes with the lesson. The second is `tales`, measured on your machine just now. Choose a step, an
-# operation and a layer; the words below say what it reads, what it does and what bounds it.
+# The first model comes with the lesson. The others are `tales`, measured on your machine just now. Every point is one
+# operation of the plan. Choose a step, an operation and a layer; the words below say what it reads, what it does and
+# what bounds it.
 
 # %% tags=["nbval-ignore-output"]
-here = roofline.measure_roofline(model, "tales Q8_0, here", prefill=(256,))
-ll.widgets.roofline(roofline.Roofline.sample(), here)
+here = []
+for name in ("Q4_0", "F16"):
+    tales = ll.load(f"tales:{name}", executor="planned")
+    here.append(roofline.measure_roofline(tales, f"tales {name}, here", prefill=(256,)))
+ll.widgets.roofline(roofline.Roofline.sample(), *here)
 
 # %% [markdown]
 # When writing, the operations stand under the slope: **bound by memory**. Twice the arithmetic would change nothing. When
@@ -234,14 +252,18 @@ ll.widgets.roofline(roofline.Roofline.sample(), here)
 # A few points stay on the left even then. In the last layer only the last token goes on: nobody needs a guess for what
 # follows the others. So its matrices meet one vector, not 256.
 #
+# The triangles are the operations without weights: norms, additions, attention. They do little per byte, and they are
+# short.
+#
 # Points *above* the slope? The roof is what main memory gives. Weights that stay in a cache come faster: those of
-# `tales` all do. And a roof that was measured while another program was busy is too low.
+# `tales` all do. And a roof that was measured while another program was busy is too low. F16 has a roof of its own, lower
+# on the right: floats are multiplied sixteen at a time, bytes sixty-four.
 #
 # The same as a table: for each operation of writing, how many operations per byte, and what bounds it.
 
 # %%
-sample = roofline.Roofline.sample()
-for point in sample.points["decode"][:7]:
+matrices = [point for point in sample.points["decode"] if point.type]
+for point in matrices[:7]:
     bound = ll.lessons.kernels.bound(point, sample.roof)
     print(f"{point.label:28} {point.type} {point.intensity:5.2f} operations per byte, bound by {bound}")
 

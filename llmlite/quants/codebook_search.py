@@ -20,6 +20,8 @@ CHUNK = 1 << 21  # products (vectors x entries) held at once: 8 MB
 MAGNITUDE_SHARES = (0.78, 0.86, 0.93, 1.0, 1.07, 1.15, 1.25, 1.4, 1.6)
 # With three values the best cut is far lower: most weights are small and want the 1.
 TERNARY_SHARES = (0.9, 1.1, 1.3, 1.5, 1.75, 2.0, 2.4, 3.0)
+TERNARY_UNSHRINK = 0.5  # how much of the shrinking is undone, see unshrunk
+MOST_UNSHRUNK = np.float32(1.5)  # a block that its entries fit this badly is better left small
 
 
 class Fit(NamedTuple):
@@ -44,17 +46,18 @@ def fit_blocks(
     n_scales: int,
     d_per_unit: int,
     even_signs: bool = False,
+    unshrink: float = 1,
 ) -> Fit:
     """Fit blocks (n, 256) to a codebook of magnitudes (n_entries, k) whose signs are stored apart.
 
     group: weights that share a scale. n_scales: how many scale codes there are.
     d_per_unit: the block's d is this times the smallest scale. even_signs: eight weights must have an even
-    number of minus signs.
+    number of minus signs. unshrink: see `unshrunk`.
     """
     weights = _even_handed(values) if weights is None else weights
     magnitudes, sign_bytes = split_signs(values, weights, even_signs)
     search = Search(magnitudes, weights, [entries], group, MAGNITUDE_SHARES)
-    return Fit(*fit_entries(search, n_scales, d_per_unit), sign_bytes)
+    return Fit(*fit_entries(search, n_scales, d_per_unit, unshrink), sign_bytes)
 
 
 def fit_ternary(values: Array, weights: Array | None, books: Sequence[Array], *, group: int) -> Fit:
@@ -64,7 +67,7 @@ def fit_ternary(values: Array, weights: Array | None, books: Sequence[Array], *,
     """
     weights = _even_handed(values) if weights is None else weights
     search = Search(values, weights, books, group, TERNARY_SHARES)
-    return Fit(*fit_entries(search, 8, 1), np.empty((len(values), 0), np.uint8))
+    return Fit(*fit_entries(search, 8, 1, TERNARY_UNSHRINK), np.empty((len(values), 0), np.uint8))
 
 
 def _even_handed(values: Array) -> Array:
@@ -88,7 +91,9 @@ def split_signs(values: Array, weights: Array, even: bool) -> tuple[Array, Array
     return np.where(negative, -values, values), np.packbits(negative, axis=1, bitorder="little")
 
 
-def fit_entries(search: Search, n_scales: int, d_per_unit: int) -> tuple[Array, Array, Array]:
+def fit_entries(
+    search: Search, n_scales: int, d_per_unit: int, unshrink: float
+) -> tuple[Array, Array, Array]:
     """Find d (n,) float16, scale codes (n, n_groups) uint8 and entry indices (n, 256 / k) uint16."""
     n = search.n_blocks
     scales = search.best_scales().reshape(n, -1)  # (n, n_groups)
@@ -104,9 +109,26 @@ def fit_entries(search: Search, n_scales: int, d_per_unit: int) -> tuple[Array, 
         scales = np.where(norm > 0, along / norm, scales)
     d = (unit * np.float32(d_per_unit)).astype(np.float16)
     unit = d.astype(np.float32) / np.float32(d_per_unit)  # as it will be read back
-    codes = _scale_codes(scales, unit, n_scales)
-    indices, _, _ = search.choose((unit * (2 * codes + 1)).reshape(-1))
-    return d[:, 0], codes.astype(np.uint8), indices.reshape(n, -1)
+    steps = 2 * _scale_codes(scales, unit, n_scales) + 1
+    indices, _, _ = search.choose((unit * steps).reshape(-1))
+    levels = search.levels(indices, steps)
+    d = unshrunk(d[:, 0], search.values.reshape(n, -1), levels / np.float32(d_per_unit), unshrink)
+    return d, ((steps - 1) / 2).astype(np.uint8), indices.reshape(n, -1)
+
+
+def unshrunk(d: Array, values: Array, levels: Array, share: float) -> Array:
+    """Enlarge d (n,) float16 so that the block read back, q = d * levels, falls less short of the values x.
+
+    The scale of least squared error shrinks: sum(x q) = (1 - error) sum(x x), with two bits a weight by a
+    tenth. Every layer's output shrinks alike, and that costs a model more divergence than the few per cent of
+    error that a larger scale adds. share: how much of the shrinking is undone. All of it lowers the
+    divergence most; where it would leave more error than llama.cpp's quantizer does, it is less.
+    """
+    energy = np.einsum("nk,nk->n", values, values)
+    kept = np.einsum("nk,nk->n", values, levels) * d.astype(np.float32)
+    sound = (kept > 0) & (energy < np.inf)
+    factor = np.where(sound, energy / kept, np.float32(1))
+    return (d * np.clip(factor, 1, MOST_UNSHRUNK) ** np.float32(share)).astype(np.float16)
 
 
 def _scale_codes(scales: Array, unit: Array, n_scales: int) -> Array:
@@ -143,6 +165,12 @@ class Search:
             best_removed = np.where(better, scale * along, best_removed)
             best = np.where(better, scale, best)
         return best
+
+    def levels(self, indices: Array, steps: Array) -> Array:
+        """Entries times the steps of their groups: (m, v), (n, n_groups) -> (n, 256) float32."""
+        k = self.values.shape[2]
+        entries = np.concatenate([book[:k].T for book in self.books])  # indices count on through the books
+        return (entries[indices] * steps.reshape(-1, 1, 1)).reshape(self.n_blocks, -1)
 
     def choose(self, scales: Array) -> tuple[Array, Array, Array]:
         """The best entries at given scales (m,): indices (m, v) uint16, and each group's sums A, B (m,)."""

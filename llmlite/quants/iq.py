@@ -69,7 +69,9 @@ def _unpack_iq2_xxs(b: Array) -> Parts:
 
 def _encode_iq2_xxs(values: Array, weights: Array | None) -> Array:
     book = codebook("IQ2_XXS")
-    fit = fit_blocks(values, weights, book, group=32, n_scales=16, d_per_unit=8, even_signs=True)
+    fit = fit_blocks(
+        values, weights, book, group=32, n_scales=16, d_per_unit=8, even_signs=True, unshrink=0.75
+    )
     blocks = np.empty(len(values), IQ2_XXS.layout)
     blocks["d"] = fit.d
     blocks["qs"][:, :, 0] = fit.indices.astype(np.uint8).view("<u4")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,17 @@ from llmlite.bench.quality import text_divergence
 from llmlite.mixes import FILE_TYPES
 from llmlite.model import Model, load
 from llmlite.quantize import quantize_file
+from tests.conformance.imatrix_table import remembered
 
 pytestmark = [pytest.mark.conformance, pytest.mark.slow]
 WORKER = Path(__file__).with_name("llama_quantize_worker.py")
-TYPES = ["Q4_K_M", "Q3_K_M", "Q2_K", "IQ3_XXS", "IQ2_XS"]
-N_CTX, N_CHUNKS = 256, 20  # with 6 chunks the ratios of the IQ types still swing by a fifth
-# Two types miss the goal on the trained model, although their weighted error is the smaller one. llama.cpp
-# weighs their errors by the weights' size too, which may be why. IQ3_XXS swings about the goal, 0.95 to 1.08,
-# with the text that the importances are measured on; IQ2_XS stays at 1.2.
-MISSED = {"IQ3_XXS": 1.15, "IQ2_XS": 1.35}  # expected failures up to here; worse than that is a failure
+Logits = Callable[[list[int]], np.ndarray]
+TYPES = ["Q4_K_M", "Q3_K_M", "Q2_K", "IQ3_XXS", "IQ2_M", "IQ2_XS", "IQ2_XXS"]
+N_CTX, N_CHUNKS = 256, 20
+# Which weight is rounded which way is chance, and moves a file's divergence by some per cent either way. So
+# importances are measured on several parts of the text, and the files made with each are taken together.
+N_CALIBRATIONS, CALIBRATION_CHUNKS = 3, 8
+MOST = 1.05
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def tales() -> Path:
 
 @pytest.fixture(scope="module")
 def reference(tales: Path) -> Model:
-    return load(tales, kv_dtype="f32")
+    return load(tales, kv_dtype="f32", executor="eager")
 
 
 @pytest.fixture(scope="module")
@@ -43,41 +47,57 @@ def ids(reference: Model) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def imatrix(reference: Model, ids: list[int]) -> dict[str, np.ndarray]:
-    after = ids[N_CTX * N_CHUNKS :]  # measured on another part of the text than is compared
-    return collect(reference, after, n_ctx=N_CTX, n_chunks=8).means()
+def wanted(reference: Model) -> Logits:
+    return remembered(reference)
 
 
 @pytest.fixture(scope="module")
-def theirs(tales: Path, imatrix: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imatrices(reference: Model, ids: list[int]) -> list[dict[str, np.ndarray]]:
+    """Measured on parts of the text that lie apart from each other and from what is compared."""
+    rest = ids[N_CTX * N_CHUNKS :]
+    apart = len(rest) // N_CALIBRATIONS
+    assert apart >= N_CTX * CALIBRATION_CHUNKS
+    parts = [rest[i * apart : (i + 1) * apart] for i in range(N_CALIBRATIONS)]
+    return [collect(reference, part, n_ctx=N_CTX, n_chunks=CALIBRATION_CHUNKS).means() for part in parts]
+
+
+@pytest.fixture(scope="module")
+def theirs(
+    tales: Path, imatrices: list[dict[str, np.ndarray]], tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
+    """A folder of llama.cpp's files for each importance matrix."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    folder = tmp_path_factory.mktemp("llama_cpp")
-    np.savez(folder / "imatrix.npz", **imatrix)
-    command = [sys.executable, str(WORKER), str(tales), str(folder), str(folder / "imatrix.npz")]
-    command += [str(FILE_TYPES[name][0]) for name in TYPES]
-    done = subprocess.run(command, timeout=600, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder
+    folders = []
+    for imatrix in imatrices:
+        folder = tmp_path_factory.mktemp("llama_cpp")
+        np.savez(folder / "imatrix.npz", **imatrix)
+        command = [sys.executable, str(WORKER), str(tales), str(folder), str(folder / "imatrix.npz")]
+        command += [str(FILE_TYPES[name][0]) for name in TYPES]
+        done = subprocess.run(command, timeout=600, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        folders.append(folder)
+    return folders
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_our_file_diverges_at_most_a_twentieth_more_than_llama_cpps(
+def test_our_files_diverge_at_most_a_twentieth_more_than_llama_cpps(
     name: str,
     tales: Path,
-    reference: Model,
     ids: list[int],
-    imatrix: dict[str, np.ndarray],
-    theirs: Path,
+    wanted: Logits,
+    imatrices: list[dict[str, np.ndarray]],
+    theirs: list[Path],
     tmp_path: Path,
 ) -> None:
-    quantize_file(tales, tmp_path / "ours.gguf", name, imatrix=imatrix)
-
     def divergence(path: Path) -> float:
         model = load(path, kv_dtype="f32", executor="eager")
-        return text_divergence(model.logits, reference.logits, ids, n_ctx=N_CTX, n_chunks=N_CHUNKS).kl
+        return text_divergence(model.logits, wanted, ids, n_ctx=N_CTX, n_chunks=N_CHUNKS).kl
 
-    ratio = divergence(tmp_path / "ours.gguf") / divergence(theirs / f"{FILE_TYPES[name][0]}.gguf")
-    print(f"{name}: {ratio:.3f} times llama.cpp's divergence")
-    if 1.05 < ratio <= MISSED.get(name, 0):
-        pytest.xfail(f"the goal is 1.05 times llama.cpp's divergence, got {ratio:.2f}")
-    assert ratio <= 1.05
+    ratios = []
+    for imatrix, folder in zip(imatrices, theirs):
+        quantize_file(tales, tmp_path / "ours.gguf", name, imatrix=imatrix)
+        ratios.append(divergence(tmp_path / "ours.gguf") / divergence(folder / f"{FILE_TYPES[name][0]}.gguf"))
+    mean = math.prod(ratios) ** (1 / len(ratios))
+    each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(f"{name}: {mean:.3f} times llama.cpp's divergence ({each})")
+    assert mean <= MOST

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> None:
-    """Add TEXT, --ctx-size, --chunks and --executor."""
+    """Add TEXT, --ctx-size, --chunks, --executor and --plain."""
     parser.add_argument("text", nargs="?", metavar="TEXT", help='a text file, "-" for standard input; '
                         "by default the bundled evaluation text")  # fmt: skip
     parser.add_argument("-c", "--ctx-size", type=int, default=n_ctx, metavar="N",
@@ -26,6 +26,8 @@ def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> 
     parser.add_argument("--chunks", type=int, metavar="N", help="read only so many chunks")
     parser.add_argument("--executor", choices=("auto", "planned", "eager"), default="auto",
                         help="what runs the model (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--plain", action="store_true", help="read <|im_start|> and the like as letters, not "
+                        "as special tokens, as llama-perplexity does")  # fmt: skip
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,7 @@ def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], i
         raise LlmliteError(f"--chunks: must be at least 1, got {options.chunks}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two BOS at the start: llama.cpp's method has them too
-        ids = model.tokenizer.encode(read_text(options.text))
+        ids = model.tokenizer.encode(read_text(options.text), parse_special=not options.plain)
     n_chunks = len(ids) // n_ctx
     if not n_chunks:
         raise LlmliteError(f"the text has {len(ids)} tokens, fewer than one chunk of {n_ctx}")

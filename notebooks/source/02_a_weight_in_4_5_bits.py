@@ -172,7 +172,8 @@ ll.plots.show(ll.plots.blocks.damage(names, kl))
 # small numbers, and it forgives a small error in any one of them. It doesn't forgive a number that is 65,536 times too
 # large: that drowns everything it is added to.
 #
-# It also says where bits are well spent: on scales, not on more levels for a lone weight.
+# It also says what has to be right: the scales. A level gets four bits, a scale sixteen. (The code of this experiment
+# is short: `llmlite/lessons/flip.py`. It copies the one matrix and leaves the file alone.)
 
 # %% [markdown] tags=["instructor"]
 # > *Likely question:* "Why is the second highest exponent bit so much less bad?" Look at which way it flips. It is 1
@@ -186,7 +187,7 @@ ll.plots.show(ll.plots.blocks.damage(names, kl))
 #
 # *Time to here: 25 minutes.*
 #
-# Q4_0 is from 2023. Its younger relative **Q4_K** also costs 4.5 bits per weight, and loses less. How?
+# Q4_0 is one of the oldest types. Its younger relative **Q4_K** also costs 4.5 bits per weight, and loses less. How?
 
 # %%
 q4_k = ll.QuantTensor.quantize(exact, "Q4_K", name)
@@ -214,6 +215,8 @@ for field in q4_k.block(0).fields.values():
 ll.widgets.block_explorer(q4_k, original=exact)
 
 # %% [markdown]
+# A bit of `scales` moves one group, 32 weights at most. A bit of `dmin` moves every group that has a minimum.
+#
 # Eight scales and eight minimums of six bits are 96 bits: 12 bytes. But six bits don't fill a byte, so the last four
 # pairs are spread over what is left. Each letter here is one bit, the highest to the left:
 #

@@ -34,14 +34,15 @@ import llmlite as ll
 ll.widgets.half_the_bits()
 
 # %% [markdown]
-# The orange marks the first word that differs. Three things to notice:
+# The marked word is the first that differs. Three things to notice:
 #
 # - For a long way down **nothing changes**. 32 bits, 16, 8.5: the weights shrink to less than a third, and the tale
 #   stays, word for word.
 # - When it changes, it becomes **another** tale, not at once a bad one. One word was a close call; it tipped, and
 #   everything after it follows from the other word.
-# - PyTorch's bars don't move. It unpacks weights to 16 or 32 bits, whatever the file had. (Its bars are a sample that
-#   comes with llmlite, taken on the machine named under it. Lesson 08 measures on yours.)
+# - PyTorch's bars don't move. It unpacks weights to 16 or 32 bits, whatever the file had. (Orange bars are a sample
+#   that comes with llmlite, taken on the machine named under it; compare them with each other only. Lesson 08
+#   measures all of it on yours.)
 #
 # So one tale is no measure: it can stay the same by luck or tip by bad luck. We need something finer.
 #
@@ -134,7 +135,7 @@ ll.plots.show(ll.plots.bars(
 # - **Perplexity**: how surprised is the model by a real text? 1 is "not at all"; lower is better.
 # - **KL divergence**: how far are its predictions from those of the 32-bit model, at every place of the text?
 #
-# llmlite comes with a sweep: every type, on the bundled model, measured by `tools/sweep_types.py`. Don't take it on
+# Both are in `llmlite/bench/quality.py`. llmlite comes with a sweep: every type, on the bundled model, measured by `tools/sweep_types.py`. Don't take it on
 # trust. The next cell measures one point again, here.
 
 # %%
@@ -172,9 +173,9 @@ print("a lower perplexity than float32:", ", ".join(better))
 # other beats in both: that is the **Pareto front**. Whatever isn't on it, don't take.
 #
 # - *Budget* says how many bits per weight you can afford; the words below say what to take.
-# - *mixes* are the files people really use: Q4_K_M keeps the delicate matrices in Q6_K.
+# - *mixes* are the files people really use: Q4_K_M keeps the delicate matrices in Q6_K (`llmlite/mixes.py`).
 # - *imatrix*: before quantizing, somebody let the model read a text and noted which columns of each matrix are used
-#   most (an **importance matrix**). The quantizer is then more careful there. Filled points have it.
+#   most (an **importance matrix**). The quantizer is then more careful there. Filled points have it. (`llmlite/bench/imatrix.py`)
 #
 # > **Predict first.** Set the cost to KL divergence and the budget to 3.5 bits. Will an IQ type beat the K type there?
 # > And does an importance matrix help more at 2 bits or at 6?
@@ -187,7 +188,7 @@ ll.widgets.type_picker()
 # such weights. Rounding a usual model to them leaves nothing.
 #
 # The IQ types choose whole groups of weights from a table of patterns. They win at the lowest sizes, take long to make,
-# and are slower to read on a CPU.
+# and are often slower to run on a CPU.
 #
 # **Exercise 3.** You have **2.6 megabytes** (millions of bytes) for the weights of this model, and no importance
 # matrix. From `points` (each has `name`, `n_bytes`, `kl`), take the one that fits with the least KL divergence.
@@ -210,18 +211,19 @@ ll.lessons.check("my pick", my_pick, fitting[min(fitting)], hint="first who fits
 #
 # | you have | take | because |
 # |---|---|---|
-# | room enough | Q8_0 | half of 16 bits, and you'd need thousands of words to notice |
+# | room enough | Q8_0 | half of 16 bits, and next to nothing lost |
 # | a normal laptop | Q4_K_M, or Q5_K_M if it fits | near the front, fast, everybody has them |
 # | too little memory | IQ3 or Q3_K_M with imatrix | before you go below 3 bits, try a smaller model at 4 |
 # | a doubt | `llmlite kl`, on *your* text | the front of this small model isn't the front of yours |
 #
-# Small models lose more per bit than large ones: each of their weights carries more. So what you saw here is on the
+# As a rule small models lose more per bit than large ones: each of their weights carries more. So what you saw here is on the
 # careful side for a model a thousand times larger.
 
 # %% [markdown]
 # ## Recap
 #
-# - Bits per weight = bytes of a block × 8 / weights in it. It decides the memory, and mostly the speed.
+# - Bits per weight = bytes of a block × 8 / weights in it. It decides the memory, and for
+#   large models most of the speed.
 # - RMS error looks at weights, perplexity at one text, KL divergence at every prediction. To compare a model with its
 #   own quantized copy, use the last.
 # - From 16 to about 5 bits little is lost. Below 4 every half bit costs more than the one before.

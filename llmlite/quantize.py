@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -19,8 +20,10 @@ from llmlite import gguf
 from llmlite.errors import UnsupportedError
 from llmlite.mixes import FILE_TYPES, assign, canonical, kind_of
 from llmlite.quants import QuantType
+from llmlite.quants.search import compiled_searches
 from llmlite.tensor import PendingTensor, QuantTensor
 
+COMPILED_FROM = 20_000_000  # weights: fewer are quantized before a compiler is imported
 QUANTIZATION_VERSION = 2  # `general.quantization_version`: the block layouts GGML uses since 2023
 Progress = Callable[[int, int, str], None]
 Overrides = Sequence[tuple[str, str]]
@@ -122,7 +125,9 @@ def quantize_file(
             )
             for row in rows
         }
-        gguf.write(target, _metadata(file, canonical(file_type)), pending, alignment=file.alignment)
+        n_weights = sum(tensor.n_elements for tensor in file.tensors.values())
+        with compiled_searches() if n_weights >= COMPILED_FROM else nullcontext():
+            gguf.write(target, _metadata(file, canonical(file_type)), pending, alignment=file.alignment)
     return rows
 
 

@@ -7,11 +7,51 @@ packed. The candidates are the ones ggml-quants.c tries, so errors come out alik
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 
 from llmlite.quants.record import Array
 
 TINY = np.float32(1e-15)  # a group this small counts as all zero
+_lock = threading.Lock()
+_users = 0  # of the compiled twins; above zero they are called
+
+
+@contextmanager
+def compiled_searches() -> Iterator[None]:
+    """Within, this process searches by the compiled twins (compiled.py): several times as fast.
+
+    They are worth their import, and where none is cached their compilation, for many millions of weights.
+    """
+    global _users
+    from llmlite.quants import compiled  # noqa: F401 - imported now, not on many threads at once
+
+    with _lock:
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+
+
+def _has_compiled_twin(function: Callable) -> Callable:
+    """Call compiled.py's function of this name instead, while anybody wants those."""
+
+    @functools.wraps(function)
+    def chosen(*arguments: Any, **options: Any) -> Any:
+        if not _users:
+            return function(*arguments, **options)
+        from llmlite.quants import compiled
+
+        return getattr(compiled, function.__name__)(*arguments, **options)
+
+    return chosen
 
 
 def largest(values: Array) -> Array:
@@ -19,6 +59,7 @@ def largest(values: Array) -> Array:
     return np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
 
 
+@_has_compiled_twin
 def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Array]:
     """Fit values to scale * (code - half), code in 0..2*half-1, least weighted squares.
 
@@ -45,6 +86,7 @@ def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Arra
     return np.where(empty, np.float32(0), best_scale), codes
 
 
+@_has_compiled_twin
 def fit_affine(
     values: Array,
     weights: Array,
@@ -112,9 +154,7 @@ def _dot(a: Array, b: Array) -> Array:
     return np.einsum("mk,mk->m", a, b)[:, None]
 
 
-def _residual(
-    values: Array, weights: Array, scale: Array, low: Array, codes: Array, absolute: bool
-) -> Array:
+def _residual(values: Array, weights: Array, scale: Array, low: Array, codes: Array, absolute: bool) -> Array:
     """Weighted sum of squared or absolute errors of scale * code + low: (m, 1)."""
     off = scale * codes
     off += low - values
@@ -144,6 +184,7 @@ def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]
     return np.where(empty, np.float32(0), scale), np.where(empty, 0, levels).astype(np.uint8)
 
 
+@_has_compiled_twin
 def refine(values: Array, weights: Array, levels: Array, low: int, high: int) -> tuple[Array, Array]:
     """Improve levels one column at a time: move each to its best place given the others, five rounds at most.
 

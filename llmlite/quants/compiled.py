@@ -1,0 +1,210 @@
+"""The searches of search.py, compiled by numba: one group after the other, for models of many weights.
+
+Each function is the twin of the one of its name there, and tests hold them together. They sum in another
+order, so where two candidates cost the same to the last bits, another one may win; the error is the same.
+
+numba keeps the machine code in its cache, so only the first process compiles (some seconds); where no cache
+can be written, each process does. Like NumPy's loops they let other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from llmlite.quants.record import Array
+
+# Sums may be taken in another order (that is what vectorising needs); NaN and infinity stay what they are.
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+TINY = np.float32(1e-15)
+F32 = np.float32
+
+
+def compiled(function: Callable) -> Any:
+    """Compile on first use, cached on disk where that is possible."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the cache can be written
+        return numba.njit(**options)(function)
+
+
+@functools.cache
+def _fit_symmetric(k: int) -> Any:
+    """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
+
+    @compiled
+    def loop(values, weights, half, scales, codes):  # type: ignore[no-untyped-def]
+        low, high = F32(-half), F32(half - 1)
+        weighted = np.empty(k, np.float32)
+        for g in range(len(values)):
+            x, w = values[g], weights[g]
+            peak, size = x[0], abs(x[0])
+            for i in range(k):
+                weighted[i] = w[i] * x[i]
+                if abs(x[i]) > size:
+                    peak, size = x[i], abs(x[i])
+            if size < TINY:
+                scales[g] = F32(0)
+                codes[g, :] = 0
+                continue
+            best_removed, best_inverse, best_scale = F32(-1), F32(0), F32(0)
+            for n in range(19):
+                step = 0 if n == 0 else n - 10 if n < 10 else n - 9  # 0, -9 … -1, 1 … 9
+                inverse = -(F32(half) + F32(0.1) * F32(step)) / peak
+                along, norm = F32(0), F32(0)
+                for i in range(k):
+                    level = min(max(np.rint(inverse * x[i]), low), high)
+                    along += weighted[i] * level
+                    norm += w[i] * level * level
+                # by products: a division takes as long as the rest of a candidate
+                if norm > 0 and along * along > best_removed * norm:
+                    best_scale = along / norm
+                    best_removed, best_inverse = best_scale * along, inverse
+            scales[g] = best_scale
+            for i in range(k):
+                level = min(max(np.rint(best_inverse * x[i]), low), high)
+                codes[g, i] = np.uint8(level + F32(half))
+
+    return loop
+
+
+@functools.cache
+def _fit_affine(k: int) -> Any:
+    """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
+
+    @compiled
+    def loop(values, weights, top, start, step, n_steps, absolute, scales, lows, codes):  # type: ignore[no-untyped-def]
+        limit, zero = F32(top), F32(0)
+        for g in range(len(values)):
+            x, w = values[g], weights[g]
+            peak, floor = x[0], zero
+            sum_w, sum_x, sum_x2 = zero, zero, zero
+            for i in range(k):
+                peak, floor = max(peak, x[i]), min(floor, x[i])
+                sum_w += w[i]
+                sum_x += w[i] * x[i]
+                sum_x2 += w[i] * x[i] * x[i]
+            if not peak > floor or np.isnan(sum_x):
+                scales[g], lows[g] = zero, floor
+                codes[g, :] = 0
+                continue
+            best_inverse, best_floor = limit / (peak - floor), floor
+            best_scale, best_low = F32(1) / best_inverse, floor
+            total = zero
+            for i in range(k):
+                level = min(max(np.rint((x[i] - floor) * best_inverse), zero), limit)
+                off = best_scale * level + (floor - x[i])
+                total += w[i] * (abs(off) if absolute else off * off)
+            best_error = np.float64(total)
+            for n in range(n_steps + 1):
+                inverse = F32(start + step * n + top) / (peak - best_low)
+                sum_l, sum_xl, sum_l2 = zero, zero, zero
+                for i in range(k):
+                    level = min(max(np.rint((x[i] - best_low) * inverse), zero), limit)
+                    weighted = w[i] * level
+                    sum_l += weighted
+                    sum_xl += weighted * x[i]
+                    sum_l2 += weighted * level
+                determinant = sum_w * sum_l2 - sum_l * sum_l
+                if not determinant > 0:
+                    continue
+                reciprocal = F32(1) / determinant
+                scale = (sum_w * sum_xl - sum_x * sum_l) * reciprocal
+                low = (sum_l2 * sum_x - sum_l * sum_xl) * reciprocal
+                if low > 0:  # the format can only subtract: no low, and the scale is fitted alone
+                    scale, low = sum_xl / sum_l2, zero
+                if absolute:
+                    total = zero
+                    for i in range(k):
+                        level = min(max(np.rint((x[i] - best_low) * inverse), zero), limit)
+                        total += w[i] * abs(scale * level + (low - x[i]))
+                    error = np.float64(total)
+                else:  # from the sums at hand, in double: its terms nearly cancel
+                    s, b = np.float64(scale), np.float64(low)
+                    error = s * (s * sum_l2 + 2 * (b * sum_l - sum_xl)) + b * (b * sum_w - 2 * sum_x)
+                    error += sum_x2
+                if error < best_error:
+                    best_error, best_inverse, best_floor = error, inverse, best_low
+                    best_scale, best_low = scale, low
+            scales[g], lows[g] = best_scale, best_low
+            for i in range(k):
+                level = min(max(np.rint((x[i] - best_floor) * best_inverse), zero), limit)
+                codes[g, i] = np.uint8(level)
+
+    return loop
+
+
+@functools.cache
+def _refine(k: int) -> Any:
+    """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
+
+    @compiled
+    def loop(values, weights, levels, low, high, scales):  # type: ignore[no-untyped-def]
+        m = len(values)
+        for g in range(m):
+            x, w, q = values[g], weights[g], levels[g]
+            along, norm = F32(0), F32(0)
+            for i in range(k):
+                along += w[i] * x[i] * q[i]
+                norm += w[i] * q[i] * q[i]
+            for _ in range(5):
+                changed = False
+                for i in range(k):
+                    wx = w[i] * x[i]
+                    along_others = along - wx * q[i]
+                    norm_others = norm - w[i] * q[i] * q[i]
+                    if not (along_others > 0 and norm_others > 0):
+                        continue
+                    moved = min(max(np.rint(x[i] * norm_others / along_others), low), high)
+                    new_along = along_others + wx * moved
+                    new_norm = norm_others + w[i] * moved * moved
+                    if moved != q[i] and new_along * new_along * norm > along * along * new_norm:
+                        q[i], along, norm, changed = moved, new_along, new_norm, True
+                if not changed:
+                    break
+            scales[g] = along / norm if norm > 0 else F32(0)
+
+    return loop
+
+
+def refine(values: Array, weights: Array, levels: Array, low: int, high: int) -> tuple[Array, Array]:
+    """As search.refine."""
+    found = np.array(levels, np.float32, order="C")  # a copy: it is improved in place
+    scales = np.empty(len(values), np.float32)
+    _refine(values.shape[1])(_contiguous(values), _contiguous(weights), found, F32(low), F32(high), scales)
+    return scales[:, None], found
+
+
+def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Array]:
+    """As search.fit_symmetric."""
+    m, k = values.shape
+    scales, codes = np.empty(m, np.float32), np.empty((m, k), np.uint8)
+    _fit_symmetric(k)(_contiguous(values), _contiguous(weights), half, scales, codes)
+    return scales[:, None], codes
+
+
+def fit_affine(
+    values: Array,
+    weights: Array,
+    top: int,
+    *,
+    start: float = -0.9,
+    step: float = 0.05,
+    n_steps: int = 36,
+    absolute: bool = False,
+) -> tuple[Array, Array, Array]:
+    """As search.fit_affine."""
+    m, k = values.shape
+    scales, lows, codes = np.empty(m, np.float32), np.empty(m, np.float32), np.empty((m, k), np.uint8)
+    options = (top, start, step, n_steps, absolute)
+    _fit_affine(k)(_contiguous(values), _contiguous(weights), *options, scales, lows, codes)
+    return scales[:, None], lows[:, None], codes
+
+
+def _contiguous(array: Array) -> Array:
+    return np.ascontiguousarray(array, dtype=np.float32)

@@ -111,6 +111,23 @@ def test_another_model_has_its_own_points_and_roof(explorer: RooflineExplorer) -
     assert "20 operations per byte" in explorer.words.value  # 400e9 / 20e9: the ridge of float32
 
 
+def test_a_model_without_the_chosen_step_or_operation_offers_its_own() -> None:
+    other = a_roofline("another")
+    other.points["prefill 64"] = other.points.pop("prefill 256")
+    norm = Point(operation="quantize", label="q", type="", nanoseconds=1e3, bytes=8, operations=2)
+    first = a_roofline()
+    for points in first.points.values():
+        points.append(norm)
+    explorer = ll.widgets.roofline(first, other)
+    explorer.step.value, explorer.kind.value = "prefill 256", "quantize"
+    assert "moves 8" in explorer.words.value
+    explorer.model.value = 1
+    assert (explorer.step.value, explorer.kind.value) == ("decode", "attn_q")
+    assert "another: decode" in explorer.picture.labels["title"]
+    explorer.model.value = 0
+    assert explorer.chosen.model == "made up"
+
+
 def test_the_rooflines_static_view_describes_every_kind(explorer: RooflineExplorer) -> None:
     picture = explorer.static_view()
     assert all(name in picture.alt for name in ("attn_q", "ffn_up", "output", "bound by memory"))

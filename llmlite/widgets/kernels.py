@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import ipywidgets
 
 from llmlite import plots
@@ -82,15 +85,15 @@ class RooflineExplorer(Explorer):
 
     def __init__(self, rooflines: tuple[Roofline, ...]) -> None:
         self.rooflines = rooflines
+        self._held = False
         self.model = buttons([(r.model, i) for i, r in enumerate(rooflines)], "Model", value=0)
         self.step = buttons([(name, name) for name in rooflines[0].points], "Step")
         self.kind = buttons([(name, name) for name in self._kinds()], "Operation")
         self.layer = ipywidgets.IntSlider(
-            value=0, min=0, max=1, description="Layer", style={"description_width": HEADING_WIDTH}
+            value=0, min=0, max=1, description="Which one", style={"description_width": HEADING_WIDTH}
         )
         self.figure = ipywidgets.HTML()
-        self.facts = ipywidgets.HTML()
-        super().__init__([self.model, self.step, self.kind, self.layer, self.figure, self.facts])
+        super().__init__([self.model, self.step, self.kind, self.layer, self.figure])
         self.model.observe(lambda _change: self._other_model(), names="value")
         self.redraw_on((self.step, self.kind, self.layer))
 
@@ -101,15 +104,16 @@ class RooflineExplorer(Explorer):
 
     @property
     def point(self) -> Point:
-        those = [p for p in self.chosen.points[self.step.value] if kind(p) == self.kind.value]
+        those = self._those()
         return those[min(self.layer.value, len(those) - 1)]
 
     def redraw(self) -> None:
-        those = [p for p in self.chosen.points[self.step.value] if kind(p) == self.kind.value]
+        if self._held:
+            return
+        those = self._those()
         self.layer.disabled = len(those) == 1
-        self.layer.max = max(
-            len(those) - 1, self.layer.value, 1
-        )  # a lower end would move the slider by itself
+        # never below the value: the slider would move by itself
+        self.layer.max = max(len(those) - 1, self.layer.value, 1)
         self.picture = plots.kernels.roofline(self.chosen, self.step.value, chosen=self.point, theme="page")
         self.figure.value = picture_html(self.picture)
         self.say(self._words())
@@ -123,12 +127,25 @@ class RooflineExplorer(Explorer):
         ordered = sorted(points, key=lambda p: not p.type)  # matrices first, else in the plan's order
         return list(dict.fromkeys(kind(p) for p in ordered))
 
+    def _those(self) -> list[Point]:
+        """The chosen operation in all layers."""
+        return [p for p in self.chosen.points[self.step.value] if kind(p) == self.kind.value]
+
     def _other_model(self) -> None:
-        steps = list(self.chosen.points)
-        kept = self.step.value if self.step.value in steps else steps[0]
-        self.step.options = [(name, name) for name in steps]
-        self.step.value = kept
+        """Offer the steps and operations of the chosen model; keep the choice where it has it."""
+        with self._mixed():
+            _offer(self.step, list(self.chosen.points))
+            _offer(self.kind, self._kinds())
         self.redraw()
+
+    @contextmanager
+    def _mixed(self) -> Iterator[None]:
+        """Draw nothing inside: choices of one model and of the next may be mixed there."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     def _words(self) -> str:
         p, roof = self.point, self.chosen.roof
@@ -152,6 +169,12 @@ class RooflineExplorer(Explorer):
         if share > 1 and p.type and limit == "memory":
             text += " More than memory gave: its weights came from a cache, or the machine was busy then."
         return text
+
+
+def _offer(choice: ipywidgets.ToggleButtons, names: list[str]) -> None:
+    kept = choice.value if choice.value in names else names[0]
+    choice.options = [(name, name) for name in names]
+    choice.value = kept
 
 
 def _duration(nanoseconds: float) -> str:

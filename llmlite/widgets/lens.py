@@ -15,7 +15,7 @@ from llmlite.widgets.base import HEADING_WIDTH, Explorer
 
 N_SHOWN = 18  # positions; of a longer text the last
 N_TOP = 5
-CELL = {"width": "4.7em", "min_width": "4.7em", "height": "28px", "margin": "1px", "padding": "0"}
+CELL = {"width": "58px", "min_width": "58px", "height": "28px", "margin": "1px", "padding": "0"}
 NAME = {"width": "6em", "min_width": "6em", "height": "28px", "margin": "1px", "padding": "0"}
 
 
@@ -149,4 +149,5 @@ def _row(name: str, cells: list[ipywidgets.Widget]) -> ipywidgets.HBox:
 
 def _text_cell(text: str) -> ipywidgets.HTML:
     style = "text-align:center;font-size:12px;font-weight:bold;overflow:hidden;text-overflow:ellipsis"
+    style += ";white-space:nowrap;width:56px"
     return ipywidgets.HTML(f"<div style='{style}'>{escape(text)}</div>", layout=CELL)

@@ -235,8 +235,8 @@ ll.lessons.check("one token, F16", lambda: intensity(1, 16), 1.0, hint="16 bits 
 # > the slope, which under the flat part? And would a processor with twice the arithmetic write any faster?
 #
 # The first model comes with the lesson. The others are `tales`, measured on your machine just now. Every point is one
-# operation of the plan. Choose a step, an operation and a layer; the words below say what it reads, what it does and
-# what bounds it.
+# operation of the plan. Choose a step, an operation, and which one (there is one per layer); the words below say what it
+# reads, what it does and what bounds it.
 
 # %% tags=["nbval-ignore-output"]
 here = []

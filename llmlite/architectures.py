@@ -64,10 +64,12 @@ def by_name(name: object) -> Architecture:
         UnsupportedError: if no entry has that name; the message lists those there are.
     """
     if not isinstance(name, str):
-        raise ModelError(f"general.architecture: expected a string, got {name!r}")
+        raise ModelError.at("general.architecture", "a string", repr(name))
     if name not in ARCHITECTURES:
         raise UnsupportedError(
-            f"general.architecture: {name!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
+            f"general.architecture: {name!r} is not supported; supported are {', '.join(ARCHITECTURES)}",
+            expected=f"one of {', '.join(ARCHITECTURES)}",
+            got=name,
         )
     return ARCHITECTURES[name]
 

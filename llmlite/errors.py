@@ -7,6 +7,10 @@ exits with code 2; a caller in Python catches LlmliteError, or the class that in
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class LlmliteError(Exception):
@@ -59,11 +63,37 @@ class ContentError(LlmliteError):
     """A file can be read, but what it says makes no sense. Its text begins with the key or tensor it's about.
 
     path, field, offset: the file, the key or tensor, and where its value or entry begins, as far as known.
+    expected: what would have been right, as a phrase; got: what was there instead. Both as in GGUFError, and
+        empty where an error isn't about one value.
     """
 
     path: str | None = None
     field: str | None = None
     offset: int | None = None
+
+    def __init__(self, text: str = "", *, expected: str = "", got: object = "") -> None:
+        super().__init__(text)
+        self.expected = expected
+        self.got = got
+
+    @classmethod
+    def at(cls, field: str, expected: str, got: object, note: str = "") -> Self:
+        """Make the error "FIELD: expected EXPECTED, got GOTNOTE".
+
+        got: a string stands as it is; of other values the representation, cut to 80 characters.
+        """
+        shown = got if isinstance(got, str) else f"{got!r:.80}"
+        return cls(f"{field}: expected {expected}, got {shown}{note}", expected=expected, got=got)
+
+    @classmethod
+    def missing(cls, field: str, why: str) -> Self:
+        """Make the error "FIELD: missing; WHY"."""
+        return cls(f"{field}: missing; {why}", expected="this key", got="nothing")
+
+    @classmethod
+    def absent(cls, tensor: str) -> Self:
+        """Make the error "TENSOR: this tensor is missing"."""
+        return cls(f"{tensor}: this tensor is missing", expected="this tensor", got="nothing")
 
     def __str__(self) -> str:
         text = super().__str__()

@@ -81,7 +81,7 @@ class ModelConfig:
             UnsupportedError: an architecture or a variant that llmlite doesn't run.
         """
         if "general.architecture" not in metadata:
-            raise ModelError("general.architecture: missing; without it this is not a model")
+            raise ModelError.missing("general.architecture", "without it this is not a model")
         architecture = by_name(metadata["general.architecture"])
         keys = _Keys(metadata, architecture.name)
         _refuse_variants(keys)
@@ -131,12 +131,12 @@ class _Keys:
         return self.metadata.get(f"{self.prefix}.{name}", default)
 
     def fail(self, name: str, expected: str, got: object) -> NoReturn:
-        raise ModelError(f"{self.prefix}.{name}: expected {expected}, got {got!r}")
+        raise ModelError.at(f"{self.prefix}.{name}", expected, repr(got))
 
     def required(self, name: str, default: Any) -> Any:
         value = self.get(name, default)
         if value is None:
-            raise ModelError(f"{self.prefix}.{name}: missing; a {self.prefix} model needs it")
+            raise ModelError.missing(f"{self.prefix}.{name}", f"a {self.prefix} model needs it")
         return value
 
     def integer(
@@ -150,7 +150,11 @@ class _Keys:
             self.fail(name, f"one value or {n_layer}, one for each layer", f"{len(value)} values")
         distinct = {self.count(name, value[layer], at_most) for layer in range(n_layer)}
         if len(distinct) > 1:
-            raise UnsupportedError(f"{self.prefix}.{name}: layers that differ: {sorted(distinct)}")
+            raise UnsupportedError(
+                f"{self.prefix}.{name}: layers that differ: {sorted(distinct)}",
+                expected="the same for every layer",
+                got=sorted(distinct),
+            )
         return distinct.pop()
 
     def count(self, name: str, value: Any, at_most: int) -> int:
@@ -195,17 +199,16 @@ def _rope_scale(keys: _Keys) -> float:
 
 def _n_vocab(keys: _Keys, tensors: Mapping[str, QuantTensor]) -> int:
     if "token_embd.weight" not in tensors:
-        raise ModelError("token_embd.weight: this tensor is missing")
+        raise ModelError.absent("token_embd.weight")
     n_vocab = tensors["token_embd.weight"].shape[0]
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
     if tokens is None:
         return n_vocab
     if isinstance(tokens, str) or not hasattr(tokens, "__len__"):
-        raise ModelError(f"tokenizer.ggml.tokens: expected an array of strings, got {tokens!r:.80}")
+        raise ModelError.at("tokenizer.ggml.tokens", "an array of strings", f"{tokens!r:.80}")
     if len(tokens) != n_vocab:
-        raise ModelError(
-            f"token_embd.weight: expected {len(tokens)} rows, one for each of tokenizer.ggml.tokens, "
-            f"got {n_vocab}"
+        raise ModelError.at(
+            "token_embd.weight", f"{len(tokens)} rows, one for each of tokenizer.ggml.tokens", n_vocab
         )
     return n_vocab
 
@@ -241,12 +244,16 @@ class Weights:
         required = _required(config)
         for name in shapes:
             if name not in tensors and name in required:
-                raise ModelError(f"{name}: this tensor is missing")
+                raise ModelError.absent(name)
         for name, tensor in tensors.items():
             if name not in shapes:
-                raise ModelError(f"{name}: not a tensor of the {config.architecture.name} architecture")
+                raise ModelError(
+                    f"{name}: not a tensor of the {config.architecture.name} architecture",
+                    expected=f"only tensors of the {config.architecture.name} architecture",
+                    got=name,
+                )
             if tuple(tensor.shape) != shapes[name]:
-                raise ModelError(f"{name}: expected shape {shapes[name]}, got {tuple(tensor.shape)}")
+                raise ModelError.at(name, f"shape {shapes[name]}", str(tuple(tensor.shape)))
         usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
         return cls(
             token_embd=usable["token_embd.weight"],

@@ -142,6 +142,9 @@ def test_malformed_model_is_refused(
     assert (caught.value.path, caught.value.field) == (str(path), field)
     assert str(caught.value).startswith(f"{path}: {field}")
     assert caught.value.offset == offset_of(path, field)
+    assert caught.value.expected and caught.value.got != ""
+    if "expected " in str(caught.value):
+        assert f"expected {caught.value.expected}, got {caught.value.got}" in str(caught.value)
 
 
 def offset_of(path: Path, name: str) -> int | None:

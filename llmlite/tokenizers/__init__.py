@@ -48,8 +48,12 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     """
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
-        raise TokenizerError("tokenizer.ggml.model: missing; the file has no tokenizer")
+        raise TokenizerError.missing("tokenizer.ggml.model", "the file has no tokenizer")
     if not isinstance(model, str) or model not in MODELS:
-        known = ", ".join(MODELS)
-        raise TokenizerError(f"tokenizer.ggml.model: unknown tokenizer {model!r:.80}; known: {known}")
+        known, got = ", ".join(MODELS), f"{model!r:.80}"
+        raise TokenizerError(
+            f"tokenizer.ggml.model: unknown tokenizer {got}; known: {known}",
+            expected=f"one of {known}",
+            got=got,
+        )
     return MODELS[model](Vocabulary(metadata))

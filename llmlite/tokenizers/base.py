@@ -51,7 +51,9 @@ class Tokenizer(ABC):
         for added, key, token_id in ((self.add_bos, "bos", self.bos_id), (self.add_eos, "eos", self.eos_id)):
             if added and token_id is None:
                 raise TokenizerError(
-                    f"tokenizer.ggml.add_{key}_token is true, expected a {key}_token_id with it, got none"
+                    f"tokenizer.ggml.add_{key}_token is true, expected a {key}_token_id with it, got none",
+                    expected=f"a {key}_token_id",
+                    got="none",
                 )
 
     def __repr__(self) -> str:

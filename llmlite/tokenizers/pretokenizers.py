@@ -146,7 +146,9 @@ def by_name(name: str) -> PreTokenizer:
     if name not in PRE_TOKENIZERS:
         raise TokenizerError(
             f"tokenizer.ggml.pre: unknown pre-tokenizer {name!r:.80}; guessing one would give wrong tokens. "
-            f"Known: {', '.join(sorted(PRE_TOKENIZERS))}"
+            f"Known: {', '.join(sorted(PRE_TOKENIZERS))}",
+            expected="the name of a known pre-tokenizer",
+            got=f"{name!r:.80}",
         )
     return PRE_TOKENIZERS[name]
 

@@ -69,14 +69,14 @@ class Vocabulary:
         """A string of the metadata, empty where it is missing."""
         value = self.get(key, "")
         if not isinstance(value, str):
-            raise TokenizerError(f"{PREFIX}{key}: expected a string, got {type(value).__name__}")
+            raise TokenizerError.at(f"{PREFIX}{key}", "a string", type(value).__name__)
         return value
 
     def flag(self, key: str, default: bool) -> bool:
         """A boolean metadata value."""
         value = self.get(key, default)
         if not isinstance(value, int) or value not in (0, 1):
-            raise TokenizerError(f"{PREFIX}{key}: expected a boolean, got {value!r:.80}")
+            raise TokenizerError.at(f"{PREFIX}{key}", "a boolean", f"{value!r:.80}")
         return bool(value)
 
     def special_id(self, *keys: str, default: int | None = None) -> int | None:
@@ -86,10 +86,10 @@ class Vocabulary:
             if value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
-                raise TokenizerError(f"{PREFIX}{key}: expected a token id, got {value!r:.80}")
+                raise TokenizerError.at(f"{PREFIX}{key}", "a token id", f"{value!r:.80}")
             if not 0 <= value < len(self):
-                raise TokenizerError(
-                    f"{PREFIX}{key}: expected an id below the vocabulary's {len(self)} tokens, got {value}"
+                raise TokenizerError.at(
+                    f"{PREFIX}{key}", f"an id below the vocabulary's {len(self)} tokens", value
                 )
             return value
         return default if default is not None and default < len(self) else None
@@ -104,28 +104,26 @@ class Vocabulary:
             return None
         _check_array(PREFIX + key, values)
         if len(values) != len(self):
-            raise TokenizerError(
-                f"{PREFIX}{key}: expected {len(self)} entries, one per token, got {len(values)}"
-            )
+            raise TokenizerError.at(f"{PREFIX}{key}", f"{len(self)} entries, one per token", len(values))
         listed = values.tolist() if hasattr(values, "tolist") else list(values)
         allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
         for index, value in enumerate(listed):
             if not isinstance(value, allowed) or value != value:
-                raise TokenizerError(f"{PREFIX}{key}[{index}]: expected {kind}, got {value!r:.80}")
+                raise TokenizerError.at(f"{PREFIX}{key}[{index}]", kind, f"{value!r:.80}")
         return listed
 
     def merges(self) -> list[str]:
         """The merges of a BPE vocabulary, best first, each "left right"."""
         merges = self.get("merges")
         if merges is None:
-            raise TokenizerError(f"{PREFIX}merges: missing; a BPE vocabulary needs its merges")
+            raise TokenizerError.missing(f"{PREFIX}merges", "a BPE vocabulary needs its merges")
         _check_array(PREFIX + "merges", merges)
         listed = list(merges)
         for index, merge in enumerate(listed):
             # A token's own text never holds a space: byte 0x20 is spelled Ġ.
             if not isinstance(merge, str) or merge.count(" ") != 1 or merge[0] == " " or merge[-1] == " ":
-                raise TokenizerError(
-                    f"{PREFIX}merges[{index}]: expected two texts separated by one space, got {merge!r:.80}"
+                raise TokenizerError.at(
+                    f"{PREFIX}merges[{index}]", "two texts separated by one space", f"{merge!r:.80}"
                 )
         return listed
 
@@ -175,14 +173,14 @@ def _texts(metadata: Mapping[str, Any]) -> list[str]:
     key = PREFIX + "tokens"
     tokens = metadata.get(key)
     if tokens is None:
-        raise TokenizerError(f"{key}: missing; without it there is no vocabulary")
+        raise TokenizerError.missing(key, "without it there is no vocabulary")
     _check_array(key, tokens)
     texts = list(tokens)
     if not texts:
-        raise TokenizerError(f"{key}: expected at least one token, got none")
+        raise TokenizerError.at(key, "at least one token", "none")
     for token_id, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TokenizerError(f"{key}[{token_id}]: expected a string, got {type(text).__name__}")
+            raise TokenizerError.at(f"{key}[{token_id}]", "a string", type(text).__name__)
         if not text:
             texts[token_id] = f"[EMPTY_{token_id}]"  # the name llama.cpp gives it
     return texts
@@ -195,9 +193,11 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
         for token_id, text in enumerate(texts):
             first = seen.setdefault(text, token_id)
             if first != token_id:
-                raise TokenizerError(
-                    f"{PREFIX}tokens[{token_id}]: expected a text of its own, got {text!r:.80}, "
-                    f"which is token {first}"
+                raise TokenizerError.at(
+                    f"{PREFIX}tokens[{token_id}]",
+                    "a text of its own",
+                    f"{text!r:.80}",
+                    f", which is token {first}",
                 )
     return ids
 
@@ -205,8 +205,11 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
 def _byte_value(token_id: int, text: str) -> int:
     match = _BYTE.fullmatch(text)
     if match is None:
+        expected, got = "<0x00> to <0xFF>", f"{text!r:.80}"
         raise TokenizerError(
-            f"{PREFIX}tokens[{token_id}]: a byte token, expected <0x00> to <0xFF>, got {text!r:.80}"
+            f"{PREFIX}tokens[{token_id}]: a byte token, expected {expected}, got {got}",
+            expected=expected,
+            got=got,
         )
     return int(match[1], 16)
 
@@ -214,4 +217,4 @@ def _byte_value(token_id: int, text: str) -> int:
 def _check_array(key: str, values: object) -> None:
     is_array = isinstance(values, Sequence) or hasattr(values, "tolist")
     if not is_array or isinstance(values, (str, bytes)):
-        raise TokenizerError(f"{key}: expected an array, got {type(values).__name__}")
+        raise TokenizerError.at(key, "an array", type(values).__name__)

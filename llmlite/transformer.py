@@ -181,7 +181,11 @@ class _Keys:
 def _refuse_variants(keys: _Keys) -> None:
     """Refuse what would run but give wrong answers."""
     if keys.number("expert_count", 0) > 0:
-        raise UnsupportedError(f"{keys.prefix}.expert_count: mixtures of experts are not supported yet")
+        raise UnsupportedError(
+            f"{keys.prefix}.expert_count: mixtures of experts are not supported yet",
+            expected="no experts",
+            got=keys.number("expert_count"),
+        )
     scaling = keys.get("rope.scaling.type", "none")
     if not isinstance(scaling, str) or scaling not in ("none", "linear"):
         raise UnsupportedError(

@@ -48,10 +48,9 @@ def chain(
     names = [texts[token] for token in shown]
     drawn, (ax,) = figure(10, 1.8 + 0.52 * len(shown), theme=theme)
     for place, (token, a, b) in enumerate(zip(shown, before, after)):
-        said = {"label": "the model's"} if place == 0 else {}
-        ax.barh(place - 0.19, a, 0.34, color=COLOURS["sky"], **said)
-        said = {"label": "after the chain"} if place == 0 else {}
-        ax.barh(place + 0.19, b, 0.34, color=COLOURS["blue"], **said)
+        labels = ("the model's", "after the chain") if place == 0 else (None, None)
+        ax.barh(place - 0.19, a, 0.34, color=COLOURS["sky"], label=labels[0])
+        ax.barh(place + 0.19, b, 0.34, color=COLOURS["blue"], label=labels[1])
         note = f"cut: {out[token]}" if token in out else f"{short(a)} → {short(b)}"
         number_at(ax, max(a, b), place, theme, text=note)
     names_down(ax, names)

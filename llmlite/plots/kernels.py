@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -62,7 +63,8 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
     wall = found.roof.bytes_per_second / 1e9 if found.roof else None
     if wall:
         ax.axvline(wall, color=COLOURS["red"], linewidth=2.2, linestyle="--")
-        style = {"textcoords": "offset points", "xytext": (6, 0), "color": theme_named(theme).text}
+        style: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, 0)}
+        style |= {"color": theme_named(theme).text}
         ax.annotate(f"memory: {short(wall)}", (wall, -0.36), fontsize=FONT["tick"], **style)
     x_label = "GB of weights per second (logarithmic); bar: the fastest run"
     ax.set_xlabel(x_label, color=theme_named(theme).text, fontsize=FONT["label"])
@@ -100,7 +102,7 @@ def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: 
             x, y = [p.intensity for p in those], [p.ops_per_second / 1e9 for p in those]
             ax.plot(x, y, marker, color=COLOURS[colour], markersize=8, alpha=0.6, label=label)
     if chosen:
-        style = {"markersize": 17, "markerfacecolor": "none", "markeredgewidth": 3}
+        style: dict[str, Any] = {"markersize": 17, "markerfacecolor": "none", "markeredgewidth": 3}
         place = ([chosen.intensity], [chosen.ops_per_second / 1e9])
         ax.plot(*place, "o", color=COLOURS["red"], label=chosen.label, **style)
     _logarithmic(ax, "xy")

@@ -13,7 +13,8 @@ from llmlite.errors import LlmliteError
 from llmlite.lessons import choosing
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
-from llmlite.sampling import MinP, Sampler, Temperature, TopK, TopP
+from llmlite.plots import choosing as figures
+from llmlite.sampling import MinP, Option, Sampler, Temperature, TopK, TopP
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons, row
 
 N_SHOWN = 14
@@ -76,7 +77,7 @@ class SamplingExplorer(Explorer):
         t, k, p, m = self.temperature.value, self.top_k.value, self.top_p.value, self.min_p.value
         if self.order.value == LAST:
             return Sampler(temperature=t, top_k=k, top_p=p, min_p=m, seed=self.seed.value)
-        steps = [Temperature(t=t), TopK(k=k), TopP(p=p), MinP(p=m)]
+        steps: list[Option] = [Temperature(t=t), TopK(k=k), TopP(p=p), MinP(p=m)]
         return Sampler(chain=steps, seed=self.seed.value)
 
     def redraw(self) -> None:
@@ -95,7 +96,7 @@ class SamplingExplorer(Explorer):
     def static_view(self) -> plots.Picture:
         """Return the bars before and after the chain as it is set now."""
         texts = {int(token): self._text(int(token)) for token in self.stages[0].ids[:N_SHOWN]}
-        return plots.choosing.chain(self.stages, texts, n=N_SHOWN)
+        return figures.chain(self.stages, texts, n=N_SHOWN)
 
     def _read(self, prompt: str) -> None:
         self.logits = self.model.logits(self.model.tokenizer.encode(prompt), last_only=True)[0]

@@ -11,6 +11,7 @@ from llmlite import plots
 from llmlite.bench.ladder import Ladder, rungs
 from llmlite.bench.roofline import Point, Roofline
 from llmlite.lessons.kernels import arithmetic, best_speed, bound, kind, reached
+from llmlite.plots import kernels as figures
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons, picture_html
 
 SHORT = 1000  # nanoseconds: not much more than the threads need to meet
@@ -51,13 +52,13 @@ class KernelLadder(Explorer):
 
     def redraw(self) -> None:
         n = self.climb.value
-        self.picture = plots.kernels.ladder(self.ladder, self.type.value, n_rungs=n, theme="page")
+        self.picture = figures.ladder(self.ladder, self.type.value, n_rungs=n, theme="page")
         self.figure.value = picture_html(self.picture)
         self.say(self._words(n))
 
     def static_view(self) -> plots.Picture:
         """Return the whole ladder of the chosen type."""
-        return plots.kernels.ladder(self.ladder, self.type.value)
+        return figures.ladder(self.ladder, self.type.value)
 
     def _words(self, n: int) -> str:
         steps = self.ladder.of(self.type.value)[:n]
@@ -114,13 +115,13 @@ class RooflineExplorer(Explorer):
         self.layer.disabled = len(those) == 1
         # never below the value: the slider would move by itself
         self.layer.max = max(len(those) - 1, self.layer.value, 1)
-        self.picture = plots.kernels.roofline(self.chosen, self.step.value, chosen=self.point, theme="page")
+        self.picture = figures.roofline(self.chosen, self.step.value, chosen=self.point, theme="page")
         self.figure.value = picture_html(self.picture)
         self.say(self._words())
 
     def static_view(self) -> plots.Picture:
         """Return the chosen model's step with its roofs."""
-        return plots.kernels.roofline(self.chosen, self.step.value)
+        return figures.roofline(self.chosen, self.step.value)
 
     def _kinds(self) -> list[str]:
         points = self.chosen.points[next(iter(self.chosen.points))]

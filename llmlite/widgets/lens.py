@@ -11,6 +11,7 @@ from llmlite.errors import LlmliteError
 from llmlite.lessons.lens import lens
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
+from llmlite.plots import choosing as figures
 from llmlite.widgets.base import HEADING_WIDTH, Explorer
 
 N_SHOWN = 18  # positions; of a longer text the last
@@ -69,7 +70,7 @@ class LogitLens(Explorer):
     def static_view(self) -> plots.Picture:
         """Return the grid as a picture."""
         texts = {token: self._text(token) for token in {*self.lens.ids, *self.lens.best.ravel().tolist()}}
-        return plots.choosing.lens_grid(self.lens, texts, start=self.start)
+        return figures.lens_grid(self.lens, texts, start=self.start)
 
     def _read(self, text: str) -> None:
         self.lens = lens(self.model, text)

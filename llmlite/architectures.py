@@ -21,6 +21,9 @@ MATRICES = {
     "ffn_down": ("n_embd", "n_ff"),
 }
 NORMS = ("attn_norm", "ffn_norm")
+FUSED = {"attn_qkv": ("attn_q", "attn_k", "attn_v")}  # matrices whose rows stand behind each other in one
+EXPERTS = ("ffn_gate", "ffn_up", "ffn_down")  # in a mixture, one of each for every expert: "ffn_gate_exps"
+HEAD_NORMS = ("attn_q_norm", "attn_k_norm")  # gains of a norm of every head by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,16 @@ class Architecture:
     Attributes:
         name: the value, which is also the prefix of the hyper-parameters' keys.
         rope_pairs: which elements of a head RoPE turns together: "norm" (2i, 2i+1) or "neox"
-            (i, i + rope_dim/2). `llama_model_rope_type` in llama.cpp's llama-model.cpp.
+            (i, i + rope_dim/2). `llama_model_rope_type` in llama.cpp's llama-model.cpp. "" for none:
+            positions are learned, rows of `position_embd`.
         biases: the matrices of MATRICES whose bias must be present; any other's may be.
+        norm: "rms", or "layer", which takes the mean off and has biases.
+        activation: of a feed-forward network without ffn_gate: "gelu". With one it is always "silu".
+        absent: the matrices of MATRICES that a file of this architecture does not have.
+        fused: the tensors of FUSED that stand for their parts.
+        head_norms: whether queries and keys are normalized head by head before RoPE.
+        expert_count_required: whether the feed-forward network is always a mixture of experts; it is one
+            in any architecture whose file gives `expert_count`.
         classes: what config.json calls it, in `architectures`. Llama's Q and K rows are stored there for
             pairs "neox"; conversion reorders them where `rope_pairs` is "norm".
     """
@@ -39,6 +50,12 @@ class Architecture:
     name: str
     rope_pairs: str
     biases: tuple[str, ...] = ()
+    norm: str = "rms"
+    activation: str = "silu"
+    absent: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
+    head_norms: bool = False
+    expert_count_required: bool = False
     classes: tuple[str, ...] = ()
 
 
@@ -51,6 +68,17 @@ ARCHITECTURES = {
             rope_pairs="neox",
             biases=("attn_q", "attn_k", "attn_v"),
             classes=("Qwen2ForCausalLM",),
+        ),
+        Architecture(name="qwen3", rope_pairs="neox", head_norms=True, classes=("Qwen3ForCausalLM",)),
+        Architecture(name="qwen3moe", rope_pairs="neox", head_norms=True, expert_count_required=True),
+        Architecture(
+            name="gpt2",
+            rope_pairs="",
+            biases=("attn_qkv", "attn_output", "ffn_up", "ffn_down"),
+            norm="layer",
+            activation="gelu",
+            absent=("ffn_gate",),
+            fused=("attn_qkv",),
         ),
     )
 }

@@ -85,6 +85,8 @@ class Model:
             self.config = ModelConfig.from_metadata(file.metadata, file.tensors)
             self.weights = Weights.from_tensors(file.tensors, self.config)
         self.n_ctx = min(self.config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
+        if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
+            raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]

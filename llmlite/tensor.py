@@ -110,6 +110,12 @@ class QuantTensor:
         picked = by_row[chosen].reshape(-1, self.type.type_size)
         return self.type.dequantize(picked).reshape(len(chosen), self.n_columns)
 
+    def slice_rows(self, start: int, stop: int) -> QuantTensor:
+        """Rows start to stop-1, counted through all leading dimensions, as a tensor over the same memory."""
+        per_row = self._blocks_per_row
+        shape = (stop - start, self.n_columns)
+        return QuantTensor(self.name, self.type, shape, self.blocks[start * per_row : stop * per_row])
+
     def block(self, i: int) -> Block:
         """Block i, taken apart: bytes, fields, scales, levels, weights.
 

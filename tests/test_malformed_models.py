@@ -57,7 +57,7 @@ def replaced(index: int, text: str) -> list[str]:
 IDS = [1, 2, 3]
 # number, name, what is changed, the key or tensor that the error names, a part of its text
 ARCH, HEADS, LENGTH = "general.architecture", "llama.attention.head_count", "llama.feed_forward_length"
-LAYERS, EXPERTS = "llama.block_count", "llama.expert_count"
+LAYERS, EXPERTS, EXPERTS_USED = "llama.block_count", "llama.expert_count", "llama.expert_used_count"
 TABLE: list[tuple[int, str, dict[str, Any], str, str]] = [
     (54, "no architecture", {ARCH: None}, ARCH, "missing"),
     (55, "unknown architecture", {ARCH: "quux"}, ARCH, "quux"),
@@ -68,7 +68,7 @@ TABLE: list[tuple[int, str, dict[str, Any], str, str]] = [
     (57, "no heads", {HEADS: 0}, HEADS, "got 0"),
     (57, "3 heads", {HEADS: 3, f"{HEADS}_kv": 3}, "llama.embedding_length", "a multiple of head_count, 3"),
     (57, "3 key heads of 4", {f"{HEADS}_kv": 3}, f"{HEADS}_kv", "a divisor"),
-    (58, "more experts used", {EXPERTS: 2, "llama.expert_used_count": 4}, EXPERTS, "experts"),
+    (58, "more experts used", {EXPERTS: 2, EXPERTS_USED: 4}, EXPERTS_USED, "1 to 2"),
     (58, "3 values for 2 layers", {LENGTH: [128, 128, 128]}, LENGTH, "one for each layer"),
     (59, "types short", {T + "token_type": np.ones(N - 1, np.int32)}, T + "token_type", f"expected {N}"),
     (59, "types as text", {T + "token_type": ["1"] * N}, T + "token_type[0]", "integers"),
@@ -133,7 +133,7 @@ def test_malformed_model_is_refused(
     }
     metadata = {key: value for key, value in changes.items() if key not in MODEL.arrays}
     error = TokenizerError if field.startswith(T) else ModelError
-    if name in ("unknown architecture", "more experts used"):
+    if name == "unknown architecture":
         error = UnsupportedError
     path = changed(metadata, arrays).write(tmp_path / "bad.gguf")
     with pytest.raises(error) as caught:

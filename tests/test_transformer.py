@@ -109,7 +109,7 @@ CASES = [
     ("llama.rope.freq_base", 0, ModelError, "llama.rope.freq_base: expected a number above 0, got 0"),
     ("llama.rope.scaling.factor", -2.0, ModelError, "expected a number, 0 or more, got -2.0"),
     ("tokenizer.ggml.tokens", 5, ModelError, "tokenizer.ggml.tokens: expected an array of strings, got 5"),
-    ("llama.expert_count", 8, UnsupportedError, "mixtures of experts"),
+    ("llama.expert_count", 8, ModelError, "expert_used_count: missing"),
     (
         "tokenizer.ggml.tokens",
         ["a", "b"],

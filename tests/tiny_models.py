@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from llmlite import gguf
-from llmlite.architectures import ARCHITECTURES, MATRICES, NORMS
-from llmlite.tensor import QuantTensor
+from llmlite.architectures import ARCHITECTURES
+from llmlite.quants import by_name
+from llmlite.tensor import PendingTensor, QuantTensor
+from llmlite.transformer import NORM_EPS, ModelConfig, _required, _shapes
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")
@@ -30,7 +32,7 @@ class TinyModel:
     def tensors(self, type_name: str = "F32") -> dict[str, QuantTensor]:
         """The arrays as QuantTensors: matrices in the given type, vectors in F32."""
         return {
-            name: QuantTensor.quantize(array, type_name if array.ndim > 1 else "F32", name)
+            name: QuantTensor.quantize(array, type_name if quantizable(name, array) else "F32", name)
             for name, array in self.arrays.items()
         }
 
@@ -38,6 +40,11 @@ class TinyModel:
         """Write it as a GGUF file."""
         gguf.write(path, self.metadata, self.tensors(type_name))
         return path
+
+
+def quantizable(name: str, array: np.ndarray) -> bool:
+    """Whether llama.cpp would keep it in anything but F32."""
+    return array.ndim > 1 and "ffn_gate_inp" not in name and "position_embd" not in name
 
 
 def tiny_model(
@@ -51,25 +58,13 @@ def tiny_model(
     n_ctx: int = 128,
     tied: bool = False,
     rope_freqs: bool = False,
+    n_expert: int = 0,
+    n_expert_used: int = 2,
     seed: int = 0,
 ) -> TinyModel:
     """Make a model with random weights, large enough that its logits are not all alike."""
     random = np.random.default_rng(seed)
     tokens, merges = vocabulary()
-    widths = {"n_embd": n_embd, "n_embd_q": n_embd, "n_embd_kv": n_embd // n_head * n_head_kv, "n_ff": n_ff}
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(tokens), n_embd)}
-    for layer in range(n_layer):
-        shapes |= {f"blk.{layer}.{name}.weight": (n_embd,) for name in NORMS}
-        for name, (rows, columns) in MATRICES.items():
-            shapes[f"blk.{layer}.{name}.weight"] = (widths[rows], widths[columns])
-            if name in ARCHITECTURES[architecture].biases:
-                shapes[f"blk.{layer}.{name}.bias"] = (widths[rows],)
-    shapes["output_norm.weight"] = (n_embd,)
-    if not tied:
-        shapes["output.weight"] = (len(tokens), n_embd)
-    arrays = {name: _random(random, name, shape) for name, shape in shapes.items()}
-    if rope_freqs:
-        arrays["rope_freqs.weight"] = np.linspace(1, 8, n_embd // n_head // 2, dtype=np.float32)
     hyper = {
         "block_count": n_layer,
         "context_length": n_ctx,
@@ -77,11 +72,29 @@ def tiny_model(
         "feed_forward_length": n_ff,
         "attention.head_count": n_head,
         "attention.head_count_kv": n_head_kv,
-        "attention.layer_norm_rms_epsilon": 1e-5,
+        NORM_EPS[ARCHITECTURES[architecture].norm]: 1e-5,
         "rope.freq_base": 10000.0,
     }
+    if n_expert:
+        hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
+        hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}
     metadata = {"general.architecture": architecture} | {f"{architecture}.{k}": v for k, v in hyper.items()}
+    shapes = _shapes_of(metadata, (len(tokens), n_embd), tied)
+    arrays = {name: _random(random, name, shape) for name, shape in shapes.items()}
+    if rope_freqs:
+        arrays["rope_freqs.weight"] = np.linspace(1, 8, n_embd // n_head // 2, dtype=np.float32)
     return TinyModel(metadata | _tokenizer(tokens, merges), arrays)
+
+
+def _shapes_of(
+    metadata: dict[str, Any], embedding: tuple[int, int], tied: bool
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that such a model must have, and of its output matrix."""
+    blank = PendingTensor("token_embd.weight", by_name("F32"), embedding, lambda: np.empty((0, 4), np.uint8))
+    config = ModelConfig.from_metadata(metadata, {"token_embd.weight": blank})
+    wanted = _required(config) | (set() if tied else {"output.weight"})
+    shapes = {name: shape for name, shape in _shapes(config).items() if name in wanted}
+    return dict(sorted(shapes.items(), key=lambda item: item[0].startswith("output")))
 
 
 def _random(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,6 +7,7 @@ dequantized a slab of rows at a time. BLAS chooses its own number of threads (OP
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,22 @@ from llmlite.tensor import QuantTensor
 from llmlite.transformer import ModelConfig, Weights, forward
 
 SLAB_BYTES = 16 * 2**20  # float32 rows of a matrix that stand in memory at a time
+
+
+GELU_SCALE = np.float32(np.sqrt(2 / np.pi))
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Which experts a step's tokens go through. S = T * n_used rows are sorted by expert.
+
+    Attributes:
+        weights: float32 (T, n_used). order: (S,), which t * n_used + j each row is. counts: (n_expert,).
+    """
+
+    weights: np.ndarray
+    order: np.ndarray
+    counts: np.ndarray
 
 
 class EagerExecutor:
@@ -63,6 +80,7 @@ class Eager:
     def __init__(self, position: int, n_outputs: int, trace: dict[str, np.ndarray] | None = None) -> None:
         self.position = position
         self.n_outputs = n_outputs
+        self.n_tokens = 0  # of the step, known once they are embedded
         self.trace = trace
 
     def name(
@@ -76,12 +94,28 @@ class Eager:
 
     def embed(self, w: QuantTensor, ids: np.ndarray) -> np.ndarray:
         """Rows of w (V, D), one for each id -> (T, D)."""
+        self.n_tokens = len(ids)
         return w.rows(ids)
 
     def rms_norm(self, x: np.ndarray, gain: np.ndarray, eps: float) -> np.ndarray:
-        """x / sqrt(mean(x²) + eps) * gain; squares are summed in double, as llama.cpp does."""
-        mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float64)
-        return x * (1 / np.sqrt(mean + eps)).astype(np.float32) * gain
+        """x / sqrt(mean(x²) + eps) * gain; squares are summed in double, as llama.cpp does.
+
+        Args:
+            x: (T, n*width). gain: (width,): each stretch of that width is normalized by itself.
+        """
+        parts = x.reshape(len(x), -1, len(gain))
+        mean = np.mean(parts * parts, axis=-1, keepdims=True, dtype=np.float64)
+        return (parts * (1 / np.sqrt(mean + eps)).astype(np.float32) * gain).reshape(x.shape)
+
+    def layer_norm(self, x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+        """(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) * gain + bias; sums in double."""
+        centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64)
+        variance = np.mean(centred * centred, axis=-1, keepdims=True)
+        return (centred / np.sqrt(variance + eps)).astype(np.float32) * gain + bias
+
+    def positions(self, table: np.ndarray) -> np.ndarray:
+        """Rows of table (n_ctx, D) for the step's positions -> (n, D)."""
+        return table[self.position : self.position + self.n_tokens]
 
     def matmul(self, w: QuantTensor, x: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         """x @ w.T + bias: (T, columns) by (rows, columns) -> (T, rows)."""
@@ -92,6 +126,40 @@ class Eager:
             rows = slice(start, min(start + slab, n_rows))
             np.matmul(x, w.dequantize(rows).T, out=out[:, rows])
         return out if bias is None else out + bias
+
+    def route(self, scores: np.ndarray, n_used: int) -> Routes:
+        """Choose experts: the n_used highest scores of each token; of equal ones the first.
+
+            weight[t, j] = e^score[t, j] / Σ e^score[t, j'] over the chosen j'
+
+        Args:
+            scores: (T, n_expert).
+        """
+        ids = np.argsort(-scores, axis=-1, kind="stable")[:, :n_used]  # (T, n_used)
+        weights = softmax(np.take_along_axis(scores, ids, axis=-1))
+        order = np.argsort(ids.ravel(), kind="stable")  # (S,): expert after expert
+        return Routes(weights, order, np.bincount(ids.ravel(), minlength=scores.shape[-1]))
+
+    def spread(self, x: np.ndarray, routes: Routes) -> np.ndarray:
+        """(T, D) -> (S, D), S = T * n_used: each token's row for each of its experts, expert after expert."""
+        return x[routes.order // routes.weights.shape[1]]
+
+    def expert_matmul(self, w: QuantTensor, x: np.ndarray, routes: Routes) -> np.ndarray:
+        """x[s] @ w[expert of s].T: (S, columns) by (n_expert, rows, columns) -> (S, rows)."""
+        _, n_rows, _ = w.shape
+        ends = np.cumsum(routes.counts)
+        return np.concatenate(
+            [
+                self.matmul(w.slice_rows(expert * n_rows, (expert + 1) * n_rows), x[end - count : end])
+                for expert, (end, count) in enumerate(zip(ends, routes.counts))
+            ]
+        )
+
+    def gather(self, x: np.ndarray, routes: Routes) -> np.ndarray:
+        """out[t] = Σ weight[t, j] * x[row of t and j]: (S, D) -> (T, D)."""
+        by_token = np.empty_like(x)
+        by_token[routes.order] = x
+        return np.einsum("tj,tjd->td", routes.weights, by_token.reshape(*routes.weights.shape, -1))
 
     def rope(self, x: np.ndarray, n_head: int, frequencies: np.ndarray, pairs: str) -> np.ndarray:
         """Turn each pair (a, b) of a head by position * frequency:
@@ -158,6 +226,10 @@ class Eager:
         """gate * sigmoid(gate) * up."""
         with np.errstate(over="ignore"):  # exp(-gate) may reach inf: the quotient is then 0, as it should be
             return gate / (1 + np.exp(-gate)) * up
+
+    def gelu(self, x: np.ndarray) -> np.ndarray:
+        """x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)."""
+        return 0.5 * x * (1 + np.tanh(GELU_SCALE * (x + np.float32(0.044715) * x * x * x)))
 
     def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a + b

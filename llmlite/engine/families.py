@@ -88,6 +88,9 @@ def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:
     """The kernels that any model needs, and those of the types, given by id: of all types by default."""
     basic = ("rms_norm", "add", "add_bias", "silu_mul", "take_outputs", "rope", "quantize")
     found = [kernel("basic", name) for name in (*basic, "store_f16", "store_f32")]
+    found += [kernel("basic", name) for name in ("layer_norm", "positions", "gelu")]
+    experts = ("choose_experts", "sort_rows", "spread", "each_expert", "gather")
+    found += [kernel("experts", name) for name in experts]
     found += [kernel("attention", f"attention_{kv}") for kv in ("f16", "f32")]
     found += [kernel("team", name) for name in ("run", "work", "stop")]
     for family in (FAMILIES[type_id] for type_id in types):

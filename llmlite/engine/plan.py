@@ -32,7 +32,7 @@ class Plan:
     ) -> None:
         self.ops = recorder.ops
         self.max_tokens, self.max_outputs = recorder.limits[N_TOKENS], recorder.limits[N_OUTPUTS]
-        self.n_threads = recorder.n_threads
+        self.n_threads, self.n_used = recorder.n_threads, recorder.n_used
         self.lock = threading.Lock()
         renew_lock_after_fork(self)
         assign_stages(self.ops, result)
@@ -75,7 +75,7 @@ class Plan:
         self.ids[:n] = ids
         self.step[0], self.step[1] = n, n_outputs
         self.step[2:6] = step["position"], step["n_ctx"], step["k_cache"], step["v_cache"]
-        self.step[7] = step["angles"]
+        self.step[7:10] = step["angles"], n * self.n_used, n_outputs * self.n_used
         workers = team(self.n_threads)
         for first, last in self._segments:
             if self.ops[first].kernel is None:

@@ -12,7 +12,7 @@ from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.guard import Watch
 from llmlite.engine.jit import Progress
 from llmlite.engine.plan import Plan
-from llmlite.engine.recorder import N_TOKENS, Recorder
+from llmlite.engine.recorder import Recorder
 from llmlite.kv_cache import KVCache
 from llmlite.transformer import ModelConfig, Weights, forward
 
@@ -146,6 +146,9 @@ class PlannedExecutor:
         position = cache.position
         if position + len(ids) > cache.n_ctx:  # a kernel would write past the cache's end
             raise ValueError(f"{len(ids)} tokens behind {position} do not fit in a cache of {cache.n_ctx}")
+        learned = self.weights.positions
+        if learned is not None and position + len(ids) > len(learned):
+            raise ValueError(f"{len(ids)} tokens behind {position}: the model knows {len(learned)} positions")
         angles = self._angles_up_to(position + len(ids))
         return plan.run(
             ids,
@@ -188,7 +191,7 @@ class PlannedExecutor:
                 "type": op.type,
                 "nanoseconds": float(spent),
                 "bytes": op.bytes_read,
-                "operations": op.work * (n_tokens if op.writes[0].rows == N_TOKENS else 1),
+                "operations": op.work * int(plan.step[op.writes[0].rows // 8]),
             }
             for op, spent in zip(plan.ops, nanoseconds)
         ]

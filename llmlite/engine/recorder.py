@@ -17,8 +17,9 @@ from llmlite.engine.jit import Kernel, kernel
 from llmlite.errors import UnsupportedError
 
 # The step record, int64 each, at these byte offsets (kernels/common.py has the same list).
-N_TOKENS, N_OUTPUTS, POSITION, N_CTX, K_CACHE, V_CACHE, IDS, ANGLES = range(0, 64, 8)
-STEP_WORDS = 8
+N_TOKENS, N_OUTPUTS, POSITION, N_CTX, K_CACHE, V_CACHE, IDS, ANGLES, N_SLOTS, N_OUTPUT_SLOTS = range(0, 80, 8)
+STEP_WORDS = 10
+SLOTS = {N_TOKENS: N_SLOTS, N_OUTPUTS: N_OUTPUT_SLOTS}  # rows -> rows times the experts that each uses
 
 FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
 TILE_SCRATCH = 32 * 256 + 2 * 16 * 32 * 4  # a thread's unpacked tile with scales and minimums
@@ -33,8 +34,8 @@ class Buffer:
     reads them.
 
     Attributes:
-        width, itemsize: of one row. rows: N_TOKENS or N_OUTPUTS, the step's count that says how many there
-            are.
+        width, itemsize: of one row. rows: N_TOKENS, N_OUTPUTS or one of SLOTS: the step's count that
+            says how many there are.
         n_rows: the most there can be.
         first, last: stages of the plan. offset: in the arena.
     """
@@ -51,6 +52,16 @@ class Buffer:
     @property
     def n_bytes(self) -> int:
         return -(-self.width * self.itemsize * self.n_rows // 64) * 64
+
+
+@dataclass(frozen=True)
+class RouteBuffers:
+    """Where a step's rows go among experts (kernels/experts.py)."""
+
+    counts: Buffer
+    token_of: Buffer
+    slot_of: Buffer
+    weights: Buffer
 
 
 @dataclass(eq=False)
@@ -97,6 +108,7 @@ class Recorder:
 
     def __init__(self, *, max_tokens: int, max_outputs: int, n_threads: int, kv_itemsize: int) -> None:
         self.limits = {N_TOKENS: max_tokens, N_OUTPUTS: max_outputs}
+        self.n_used = 0  # experts for each row, known when one is routed
         self.n_threads = n_threads
         self.kv = "f16" if kv_itemsize == 2 else "f32"
         self.ops: list[Op] = []
@@ -123,7 +135,19 @@ class Recorder:
 
     def rms_norm(self, x: Buffer, gain: np.ndarray, eps: float) -> Buffer:
         out = self._buffer(x.width, x.rows)
-        self._op(_basic("rms_norm"), x.rows, x, gain, out, x.width, float(eps), reads=(x,), writes=(out,))
+        args = (x.rows, x, gain, out, len(gain), x.width // len(gain), float(eps))
+        self._op(_basic("rms_norm"), *args, reads=(x,), writes=(out,))
+        return out
+
+    def layer_norm(self, x: Buffer, gain: np.ndarray, bias: np.ndarray, eps: float) -> Buffer:
+        out = self._buffer(x.width, x.rows)
+        args = (x.rows, x, gain, bias, out, x.width, float(eps))
+        self._op(_basic("layer_norm"), *args, reads=(x,), writes=(out,))
+        return out
+
+    def positions(self, table: np.ndarray) -> Buffer:
+        out = self._buffer(table.shape[1])
+        self._op(_basic("positions"), table, out, table.shape[1], writes=(out,), bytes_read=0)
         return out
 
     def matmul(self, w: Any, x: Buffer, bias: np.ndarray | None = None) -> Buffer:
@@ -146,6 +170,64 @@ class Recorder:
         out = self._buffer(gate.width, gate.rows)
         args = (gate.rows, gate, up, out, gate.width)
         self._op(_basic("silu_mul"), *args, reads=(gate, up), writes=(out,))
+        return out
+
+    def gelu(self, x: Buffer) -> Buffer:
+        out = self._buffer(x.width, x.rows)
+        self._op(_basic("gelu"), x.rows, x, out, x.width, reads=(x,), writes=(out,))
+        return out
+
+    def route(self, scores: Buffer, n_used: int) -> RouteBuffers:
+        n_expert, rows = scores.width, scores.rows
+        self.n_used = n_used
+        for counted, slots in SLOTS.items():
+            self.limits[slots] = self.limits[counted] * n_used
+        ids, token_of, slot_of = (self._buffer(n_used, rows, 8) for _ in range(3))
+        weights, counts = self._buffer(n_used, rows), Buffer(2 * n_expert, 8)
+        args = (rows, scores, ids, weights, n_expert, n_used)
+        self._op(kernel("experts", "choose_experts"), *args, reads=(scores,), writes=(ids, weights))
+        args = (rows, ids, counts, token_of, slot_of, n_expert, n_used)
+        self._op(kernel("experts", "sort_rows"), *args, reads=(ids,), writes=(counts, token_of, slot_of))
+        return RouteBuffers(counts, token_of, slot_of, weights)
+
+    def spread(self, x: Buffer, routes: RouteBuffers) -> Buffer:
+        out = self._buffer(x.width, SLOTS[x.rows])
+        args = (out.rows, x, routes.token_of, out, x.width)
+        self._op(kernel("experts", "spread"), *args, reads=(x, routes.token_of), writes=(out,))
+        return out
+
+    def expert_matmul(self, w: Any, x: Buffer, routes: RouteBuffers) -> Buffer:
+        n_expert, n_rows, _ = w.shape
+        family = self._family(w)
+        if family is None:
+            raise UnsupportedError(f"{w.name}: experts in {w.type.name}, which has no kernels of its own")
+        out = self._buffer(n_rows, x.rows)
+        matrix = w.slice_rows(0, n_rows)
+        plain = self._plain_matmul if not family.sub else self._quantized_matmul
+        before = len(self.ops)
+        plain(family, matrix, x, out)
+        one = self.ops.pop()  # the multiplication by a single matrix: what is left are the activations
+        assert len(self.ops) - before <= 1
+        strides = np.zeros((len(one.args), 2), np.int64)
+        for i, value in enumerate(one.args):
+            if value is matrix.blocks:
+                strides[i, 0] = matrix.n_bytes
+            elif isinstance(value, Buffer) and value.rows == x.rows and not value.name:
+                strides[i, 1] = value.width * value.itemsize
+        frames, size = self._scratch(8 * (1 + len(one.args)))
+        first = (0, *one.args[1:])  # the step that an expert sees begins with the count of its rows
+        args = (routes.counts, n_expert, one.kernel, len(first), frames, size, strides, *first)
+        used = min(n_expert, self.limits[x.rows]) / n_expert
+        facts = {"label": w.name, "type": w.type.name, "bytes_read": int(w.n_bytes * used), "work": one.work}
+        reads, writes = (*one.reads, routes.counts), (*one.writes, frames)
+        self._op(kernel("experts", "each_expert"), *args, reads=reads, writes=writes, **facts)
+        return out
+
+    def gather(self, x: Buffer, routes: RouteBuffers) -> Buffer:
+        out = self._buffer(x.width, routes.weights.rows)
+        args = (out.rows, x, routes.slot_of, routes.weights, out, x.width, self.n_used)
+        reads = (x, routes.slot_of, routes.weights)
+        self._op(kernel("experts", "gather"), *args, reads=reads, writes=(out,))
         return out
 
     def outputs(self, x: Buffer) -> Buffer:
@@ -184,11 +266,11 @@ class Recorder:
 
     def _family(self, w: Any) -> Family | None:
         family = FAMILIES.get(w.type.id)
-        return family if family and w.shape[1] % 32 == 0 else None
+        return family if family and w.shape[-1] % 32 == 0 else None
 
     def _plain_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
         facts = _facts(w)
-        if self.limits[x.rows] <= FEW_TOKENS:
+        if self._at_once(x.rows) <= FEW_TOKENS:
             args = (x.rows, w.blocks, x, out, *w.shape)
             self._op(family.matvec, *args, reads=(x,), writes=(out,), **facts)
             return
@@ -200,7 +282,7 @@ class Recorder:
         q, d, sums32, sums16 = self._activations(x)
         sums = sums32 if family.sub == 32 else sums16
         facts = _facts(w)
-        if self.limits[x.rows] <= FEW_TOKENS:
+        if self._at_once(x.rows) <= FEW_TOKENS:
             args = (x.rows, w.blocks, q, d, sums, out, *w.shape)
             self._op(family.matvec, *args, reads=(q, d, sums), writes=(out,), **facts)
             return
@@ -242,13 +324,21 @@ class Recorder:
 
     # ---- writing down --------------------------------------------------------------------------------------
 
+    def _at_once(self, rows: int) -> int:
+        """The most rows that one matrix may meet: a token uses an expert once."""
+        return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
+
     def _padded(self, rows: int) -> int:
-        return -(-self.limits[rows] // TILE_TOKENS) * TILE_TOKENS
+        return -(-self._at_once(rows) // TILE_TOKENS) * TILE_TOKENS
 
     def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4) -> Buffer:
         """A new buffer; matrix kernels read whole groups of tokens."""
         n_rows = self.limits[rows]
-        return Buffer(width, itemsize, rows, n_rows if n_rows <= FEW_TOKENS else self._padded(rows))
+        if rows in SLOTS.values():  # a group of rows may reach past the last expert's
+            n_rows += TILE_TOKENS
+        elif n_rows > FEW_TOKENS:
+            n_rows = self._padded(rows)
+        return Buffer(width, itemsize, rows, n_rows)
 
     def _scratch(self, bytes_per_thread: int) -> tuple[Buffer, int]:
         size = -(-bytes_per_thread // 64) * 64

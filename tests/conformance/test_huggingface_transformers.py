@@ -145,6 +145,8 @@ def logits_of(model: Any, ids: list[int]) -> np.ndarray:
         ("Qwen2ForCausalLM", {"shards": True}),
         ("Qwen2ForCausalLM", {"tie_word_embeddings": True, "dtype": "float16"}),
         ("MistralForCausalLM", {"sliding_window": 64}),
+        ("Qwen3ForCausalLM", {"head_dim": 16}),
+        ("Qwen3ForCausalLM", {"head_dim": 32, "tie_word_embeddings": True}),
     ],
 )
 def test_logits_equal_those_of_transformers(model_class: str, options: dict, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_logits_equal_those_of_transformers(model_class: str, options: dict, tmp
     assert model.chat_template.render([{"role": "user", "content": "hello"}]) == "hello"
 
 
-@pytest.mark.parametrize("model_class", ["LlamaForCausalLM", "Qwen2ForCausalLM"])
+@pytest.mark.parametrize("model_class", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])
 def test_llama_cpp_reads_the_converted_file(model_class: str, tmp_path: Path) -> None:
     reference = save(tmp_path / "model", model_class, byte_level_tokenizer("qwen2"))
     convert_folder(tmp_path / "model", tmp_path / "model.gguf", file_type="F32")

@@ -54,6 +54,9 @@ def random_ids(n: int, n_vocab: int = 256) -> list[int]:
         ("llama", {"rope_freqs": True}),  # as in Llama 3.x
         ("qwen2", {}),
         ("qwen2", {"tied": True}),
+        ("qwen3", {}),
+        ("llama", {"n_expert": 4}),  # as in Mixtral
+        ("qwen3moe", {"n_expert": 6, "n_expert_used": 3}),
     ],
 )
 def test_tiny_model_agrees(architecture: str, options: dict, tmp_path: Path) -> None:
@@ -62,6 +65,30 @@ def test_tiny_model_agrees(architecture: str, options: dict, tmp_path: Path) -> 
     got = ll.load(path, kv_dtype="f32", executor="eager").logits(ids)
     want = run_llama_cpp(path, ids, tmp_path)["logits"]
     np.testing.assert_allclose(got, want, atol=1e-3, rtol=0)
+
+
+def test_gpt2_agrees_as_far_as_llama_cpps_table_of_gelu(tmp_path: Path) -> None:
+    """llama.cpp looks GELU up by its argument in F16, 11 bits of it: transformers has the tighter bound."""
+    path, ids = tiny_model("gpt2", n_head_kv=4).write(tmp_path / "tiny.gguf"), random_ids(60)
+    got = ll.load(path, kv_dtype="f32", executor="eager").logits(ids)
+    want = run_llama_cpp(path, ids, tmp_path)["logits"]
+    assert np.abs(got - want).max() < 1e-3 * np.abs(want).max()  # measured 2e-4 of the largest logit
+
+
+@pytest.mark.parametrize("type_name", ["Q8_0", "Q4_0", "Q4_K"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3moe"])
+def test_quantized_experts_agree(architecture: str, type_name: str, tmp_path: Path) -> None:
+    """Both round activations to 8 bits, each in its own blocks, which moves a logit by a few per cent and
+    the choice of an expert now and then: the planned executor diverges from ours in float32 no more than
+    llama.cpp does."""
+    tiny = tiny_model(architecture, n_embd=256, n_ff=256, n_expert=4, seed=3)
+    path, ids = tiny.write(tmp_path / "tiny.gguf", type_name), random_ids(100)
+    exact = log_softmax(ll.load(path, kv_dtype="f32", executor="eager").logits(ids))
+    planned = log_softmax(ll.load(path, kv_dtype="f32", executor="planned").logits(ids))
+    theirs = log_softmax(run_llama_cpp(path, ids, tmp_path)["logits"])
+    kl_planned, kl_theirs = ((np.exp(exact) * (exact - q)).sum(-1).mean() for q in (planned, theirs))
+    print(f"{architecture} {type_name}: divergence {kl_planned:.1e}, llama.cpp's {kl_theirs:.1e}")
+    assert kl_planned < max(1.3 * kl_theirs, 1e-4)
 
 
 def test_linear_rope_scaling_agrees(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def scale_and_inverse(largest):
 
 
 @kernel
-def rms_norm(step, rank, n_threads, rows, x, weight, out, width, eps: float):
-    """out[t] = x[t] / sqrt(mean(x[t]²) + eps) · weight."""
-    low, high = share(load_i64(step + rows), rank, n_threads)
+def rms_norm(step, rank, n_threads, rows, x, weight, out, width, parts, eps: float):
+    """out[t] = x[t] / sqrt(mean(x[t]²) + eps) · weight; for each of the `parts` of a row by itself."""
+    low, high = share(load_i64(step + rows) * parts, rank, n_threads)
     for t in range(low, high):
         a, o = x + t * width * 4, out + t * width * 4
         s0, s1 = splat_f32x16(f32(0)), splat_f32x16(f32(0))
@@ -74,6 +74,45 @@ def rms_norm(step, rank, n_threads, rows, x, weight, out, width, eps: float):
         scale = splat_f32x16(f32(1) / math.sqrt(reduce_add(s0 + s1) / f32(width) + eps))
         for i in range(0, width * 4, 64):
             store(o + i, load_f32x16(a + i) * scale * load_f32x16(weight + i))
+
+
+@kernel
+def layer_norm(step, rank, n_threads, rows, x, weight, bias, out, width, eps: float):
+    """out[t] = (x[t] - m) / sqrt(mean((x[t] - m)²) + eps) · weight + bias, m = mean(x[t])."""
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    for t in range(low, high):
+        a, o = x + t * width * 4, out + t * width * 4
+        total, squares = splat_f32x16(f32(0)), splat_f32x16(f32(0))
+        for i in range(0, width * 4, 64):
+            total = total + load_f32x16(a + i)
+        mean = splat_f32x16(f32(reduce_add(total) / f32(width)))
+        for i in range(0, width * 4, 64):
+            v = load_f32x16(a + i) - mean
+            squares = fma(v, v, squares)
+        scale = splat_f32x16(f32(1) / math.sqrt(reduce_add(squares) / f32(width) + eps))
+        for i in range(0, width * 4, 64):
+            v = (load_f32x16(a + i) - mean) * scale
+            store(o + i, fma(v, load_f32x16(weight + i), load_f32x16(bias + i)))
+
+
+@kernel
+def positions(step, rank, n_threads, table, out, width):
+    """out[t] = table[position + t]."""
+    low, high = share(load_i64(step + N_TOKENS), rank, n_threads)
+    first = table + load_i64(step + POSITION) * width * 4
+    for i in range(low * width * 4, high * width * 4, 64):
+        store(out + i, load_f32x16(first + i))
+
+
+@kernel
+def gelu(step, rank, n_threads, rows, x, out, width):
+    """out = x/2 · (1 + tanh u), u = sqrt(2/π) · (x + 0.044715 x³); that is x / (1 + e^-2u)."""
+    low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)
+    one, cubic = splat_f32x16(f32(1)), splat_f32x16(f32(0.044715))
+    factor = splat_f32x16(f32(-2 * math.sqrt(2 / math.pi)))
+    for i in range(low * 4, high * 4, 64):
+        v = load_f32x16(x + i)
+        store(out + i, divide(v, one + exp(factor * fma(cubic * v * v, v, v))))
 
 
 @kernel

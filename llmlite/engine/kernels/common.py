@@ -22,7 +22,7 @@ from llmlite.engine.simd import (
 )  # fmt: skip
 
 # The step record: what changes from one run of a plan to the next, int64 each, at these byte offsets.
-N_TOKENS, N_OUTPUTS, POSITION, N_CTX, K_CACHE, V_CACHE, IDS, ANGLES = range(0, 64, 8)
+N_TOKENS, N_OUTPUTS, POSITION, N_CTX, K_CACHE, V_CACHE, IDS, ANGLES, N_SLOTS, N_OUTPUT_SLOTS = range(0, 80, 8)
 
 
 def kernel(body):

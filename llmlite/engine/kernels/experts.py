@@ -1,0 +1,146 @@
+"""Mixtures of experts: who goes where, and one matrix kernel called for each expert's rows.
+
+A step has T rows, each goes through n_used of n_expert experts: S = T · n_used rows, sorted by expert, so
+that an expert's weights are read once for all its rows. `counts` is int64 (2, n_expert): how many rows each
+expert has, and where they begin.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from llmlite.engine import emit
+from llmlite.engine.kernels.common import exp, kernel, routine, share
+from llmlite.engine.simd import (
+    f32,
+    fma,
+    i64,
+    inline,
+    lane,
+    load_f32,
+    load_f32x16,
+    load_i64,
+    splat_f32x16,
+    store,
+)  # fmt: skip
+
+
+@inline
+def exp_scalar(x):
+    """eˣ."""
+    return f32(lane(exp(splat_f32x16(f32(x))), 0))
+
+
+@kernel
+def choose_experts(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used):
+    """For each row the n_used highest scores, of equal ones the first:
+
+        weight[t, j] = e^score[t, j] / Σ e^score[t, j'] over the chosen j'
+
+    Args:
+        scores: float32 (T, n_expert). ids: int64 (T, n_used). weights: float32 (T, n_used).
+    """
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    for t in range(low, high):
+        row, chosen, out = scores + t * n_expert * 4, ids + t * n_used * 8, weights + t * n_used * 4
+        last, last_id, top, total = f32(0), i64(-1), f32(0), f32(0)
+        for j in range(n_used):
+            best, best_id = f32(0), i64(-1)
+            for e in range(n_expert):
+                s = load_f32(row + e * 4)
+                behind = j == 0 or s < last or (s == last and e > last_id)  # not chosen yet
+                if behind and (best_id < 0 or s > best):
+                    best, best_id = s, i64(e)
+            best_id = max(best_id, 0)  # scores that are not numbers choose the first expert
+            last, last_id = best, best_id
+            top = best if j == 0 else top
+            weight = exp_scalar(best - top)
+            total = f32(total + weight)
+            store(chosen + j * 8, best_id)
+            store(out + j * 4, weight)
+        for j in range(n_used):
+            store(out + j * 4, f32(load_f32(out + j * 4) / total))
+
+
+@kernel
+def sort_rows(step, rank, n_threads, rows, ids, counts, token_of, slot_of, n_expert, n_used):
+    """Give every (row, choice) its place among S, by expert: token_of[slot] and slot_of[row, choice]."""
+    n = load_i64(step + rows) * n_used
+    if rank == 0:
+        starts = counts + n_expert * 8
+        for e in range(n_expert):
+            store(counts + e * 8, i64(0))
+        for i in range(n):
+            count = counts + load_i64(ids + i * 8) * 8
+            store(count, i64(load_i64(count) + 1))
+        start = i64(0)
+        for e in range(n_expert):
+            store(starts + e * 8, start)
+            start += load_i64(counts + e * 8)
+        for i in range(n):
+            cursor = starts + load_i64(ids + i * 8) * 8
+            slot = load_i64(cursor)
+            store(token_of + slot * 8, i64(i // n_used))
+            store(slot_of + i * 8, slot)
+            store(cursor, i64(slot + 1))
+        for e in range(n_expert):
+            store(starts + e * 8, i64(load_i64(starts + e * 8) - load_i64(counts + e * 8)))
+
+
+@kernel
+def spread(step, rank, n_threads, slots, x, token_of, out, width):
+    """out[s] = x[token_of[s]]."""
+    low, high = share(load_i64(step + slots), rank, n_threads)
+    for s in range(low, high):
+        source = x + load_i64(token_of + s * 8) * width * 4
+        for i in range(0, width * 4, 64):
+            store(out + s * width * 4 + i, load_f32x16(source + i))
+
+
+@kernel
+def gather(step, rank, n_threads, rows, x, slot_of, weights, out, width, n_used):
+    """out[t] = Σ weight[t, j] · x[slot_of[t, j]]."""
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    for t in range(low, high):
+        for i in range(0, width * 4, 64):
+            total = splat_f32x16(f32(0))
+            for j in range(t * n_used, (t + 1) * n_used):
+                v = load_f32x16(x + load_i64(slot_of + j * 8) * width * 4 + i)
+                total = fma(splat_f32x16(load_f32(weights + j * 4)), v, total)
+            store(out + t * width * 4 + i, total)
+
+
+@intrinsic
+def call_kernel(typing, function, record, rank, n_threads):
+    """Call a kernel's entry at address `function`."""
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * 3)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.none(*[i64] * 4), codegen
+
+
+@routine(3)
+def each_expert(record, rank, n_threads):
+    """out[s] = weight[expert of s] · x[s]: a matrix kernel of the weights' type, once for each expert.
+
+    The record: step, counts, n_expert, the matrix kernel, how many arguments that has, where threads may
+    write its record, bytes for each, `strides` int64 (n_arguments, 2); then the arguments. For expert e,
+    whose rows begin at f, argument i is moved by e · strides[i, 0] + f · strides[i, 1]; the step it reads is
+    e's count, which for it is the number of rows.
+    """
+    counts, n_expert = load_i64(record + 8), load_i64(record + 16)
+    run, n_arguments = load_i64(record + 24), load_i64(record + 32)
+    frame = load_i64(record + 40) + rank * load_i64(record + 48)
+    strides = load_i64(record + 56)
+    for e in range(n_expert):
+        if load_i64(counts + e * 8) > 0:
+            first = load_i64(counts + (n_expert + e) * 8)
+            store(frame, i64(counts + e * 8))
+            for i in range(n_arguments):
+                by_expert, by_row = load_i64(strides + i * 16), load_i64(strides + i * 16 + 8)
+                argument = load_i64(record + 64 + i * 8)
+                store(frame + 8 + i * 8, i64(argument + e * by_expert + first * by_row))
+            call_kernel(run, frame, rank, n_threads)

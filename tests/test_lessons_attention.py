@@ -60,3 +60,23 @@ def test_an_erased_sentence_is_not_in_the_prompt_and_gets_no_attention(fast: ll.
     question = erase.questions()[0]
     assert question.sentences[question.source] not in question.prompt(question.source)
     assert erase.looked_at(fast, question, "It is here.", question.source)[question.source] == 0
+
+
+def test_a_head_of_layer_3_looks_behind_the_earlier_occurrence(model: ll.Model) -> None:
+    found = attention(model, "Miro, Talan, Besik, Miro, Talan,")
+    third = found.texts.index("␣Bes")  # what followed "Talan," the first time
+    (place, share), *_ = found.top(3, 3, len(found.ids) - 1, 1)
+    assert place == third and share > 0.5
+
+
+def test_every_layer_agrees_with_pytorch(model: ll.Model) -> None:
+    torch = pytest.importorskip("torch")
+    trace = model.trace("The fox was hungry, and the fox was")
+    shared = model.config.n_head // model.config.n_head_kv
+    for layer in range(model.config.n_layer):
+        q, k, v = (trace[f"{name}cur-{layer}"] for name in "QKV")  # (T, heads, d)
+        heads = [q, k.repeat(shared, axis=1), v.repeat(shared, axis=1)]
+        tensors = [torch.from_numpy(x.copy()).transpose(0, 1)[None] for x in heads]
+        out = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True)[0]
+        theirs = out.transpose(0, 1).reshape(len(q), -1).numpy()
+        np.testing.assert_allclose(trace[f"kqv_out-{layer}"], theirs, atol=1e-4)

@@ -167,9 +167,11 @@ contexts = [2048, 8192, 32768, 131072]
 ll.plots.show(ll.plots.caching.sizes(SHAPES, contexts))
 
 # %% [markdown]
-# 32 KB per token: at 24,000 tokens the cache is as large as the model. And look at the lines: a model's size hardly
-# decides. `smollm2-135m` has an eighth of the weights and nearly the same cache, because it has many layers and shares
-# less. `qwen2.5-0.5b` shares most: 14 heads of queries to 2 of keys.
+# 32 KB per token: at 24,000 tokens the cache is as large as the model.
+#
+# And look at the lines: a model's size hardly decides. `smollm2-135m` has an eighth of the weights of `tinyllama-1.1b`
+# and needs a little more cache, because it has more layers and shares less: 3 heads of queries to one of keys, against 8.
+# `qwen2.5-0.5b` needs least, with 7 to one.
 #
 # So if a chat doesn't fit into your memory, there are three ways: a shorter context (`ll.load(..., n_ctx=2048)`), smaller
 # numbers in the cache (`kv_dtype`), or a model that shares more.

@@ -14,12 +14,13 @@ warm = $(PY) -m llmlite warmup --lessons
 DEMO := plot,torch
 TEST := lab,torch,transformers,test
 
-.PHONY: help demo test test-all lint lab site notebooks browser-test warmup clean
+.PHONY: help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
+	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
 	@echo "make lab       set up, open the lessons in JupyterLab"
 	@echo "make site      render the lessons to site/, to read without Python or a network (INSTRUCTOR=1: with solutions)"
 	@echo "make notebooks make the lessons' copies from their sources, running them (LESSONS=\"02 05\": only these)"
@@ -46,6 +47,12 @@ test:
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp$(comma)browser)
 	$(PY) -m pytest -m "slow or conformance"
+
+# llama.cpp's programs take minutes to compile, so no other goal needs them
+peers:
+	@$(call setup,$(TEST))
+	bin=$$($(PY) tools/build_llama_cpp.py $(VENV)/llama.cpp) && \
+	LLAMA_CPP_BIN="$$bin" $(PY) -m pytest tests/conformance/test_programs_llama_cpp.py
 
 lint:
 	@$(call setup,dev)

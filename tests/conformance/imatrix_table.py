@@ -127,7 +127,7 @@ def table(tales: Path, folder: Path, *, n_chunks: int) -> str:
     return text
 
 
-def main(target: str, n_chunks: int = 60) -> None:
+def main(target: str, n_chunks: int = 40) -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = table(resources.model_path("tales"), Path(folder), n_chunks=n_chunks)
     Path(target).write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Compare every tensor type with libggml on a million weights, and write the table of it.
 
-    python -m tests.conformance.quant_table docs/quant-conformance.md
+python -m tests.conformance.quant_table docs/quant-conformance.md
 """
 
 from __future__ import annotations

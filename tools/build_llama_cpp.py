@@ -1,0 +1,52 @@
+"""Build llama-perplexity, llama-imatrix and llama-quantize, for tests that compare with them.
+
+    python tools/build_llama_cpp.py FOLDER
+
+The source is the llama.cpp that llama-cpp-python carries, in the version of constraints.txt. Prints the
+folder of the programs. Takes some minutes, and needs cmake and a C++ compiler; what is built stays.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("llama-perplexity", "llama-imatrix", "llama-quantize")
+SETTINGS = ("CMAKE_BUILD_TYPE=Release", "GGML_NATIVE=ON", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF",
+            "LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF", "LLAMA_BUILD_SERVER=OFF")  # fmt: skip
+
+
+def source(folder: Path) -> Path:
+    """Fetch and unpack the source package; returns llama.cpp's folder in it."""
+    pin = re.search(r"^llama-cpp-python==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
+    if pin is None:
+        raise SystemExit("constraints.txt: expected a line llama-cpp-python==VERSION, got none")
+    call(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python",
+         "--dest", folder, pin[0])  # fmt: skip
+    archive = max(folder.glob("llama_cpp_python-*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
+
+
+def call(*command: object) -> None:
+    """Run a command with its output on standard error; raises CalledProcessError."""
+    subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
+
+
+def main(target: str) -> None:
+    folder = Path(target).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    build = folder / "build"
+    if not all((build / "bin" / name).exists() for name in PROGRAMS):
+        call("cmake", "-S", source(folder), "-B", build, *(f"-D{setting}" for setting in SETTINGS))
+        call("cmake", "--build", build, "--parallel", "--target", *PROGRAMS)
+    print(build / "bin")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

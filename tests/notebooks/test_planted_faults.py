@@ -40,7 +40,41 @@ class Fault:
     lesson: str
 
 
-FAULTS: Mapping[str, Fault] = {}
+FAULTS: Mapping[str, Fault] = {
+    "a kernel is wrong by 1 %": Fault(
+        "engine/kernels/quantized.py",
+        "total -= f32(zero) * reduce_add(offset)",
+        "total = f32(1.01) * (total - f32(zero) * reduce_add(offset))",
+        "07",
+    ),
+    "an axis has another label": Fault(
+        "plots/caching.py", 'x_label="new tokens written"', 'x_label="tokens"', "05"
+    ),
+    "a default is another one": Fault(
+        "sampling.py", "        temperature: float = 0.8,", "        temperature: float = 1.0,", "06"
+    ),
+    "the nibbles of a byte are swapped": Fault(
+        "quants/legacy.py",
+        'Parts(spread(b["qs"], 4, 16).view(np.int8) - np.int8(8)',
+        'Parts(spread(b["qs"] >> 4 | b["qs"] << 4, 4, 16).view(np.int8) - np.int8(8)',
+        "02",
+    ),
+    "tensors are aligned otherwise": Fault(
+        "gguf/parse.py", "DEFAULT_ALIGNMENT = 32", "DEFAULT_ALIGNMENT = 64", "01"
+    ),
+    "a token looks one ahead": Fault(
+        "engine/eager.py",
+        "ahead = np.arange(end) > np.arange(self.position, end)[:, None]",
+        "ahead = np.arange(end) > np.arange(self.position + 1, end + 1)[:, None]",
+        "04",
+    ),
+    "keys are counted, values forgotten": Fault(
+        "lessons/caching.py", "return 2 * int(shape.n_layer)", "return int(shape.n_layer)", "05"
+    ),
+    "another checksum is computed": Fault(
+        "resources.py", 'file_digest(file, "sha256")', 'file_digest(file, "sha512")', "00"
+    ),
+}
 
 
 def package_copy(folder: Path, fault: Fault | None) -> Path:

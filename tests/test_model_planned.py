@@ -1,216 +1,108 @@
-"""The Model on the planned executor: any cut of a prompt, a cache used again, interrupts, texts in turns."""
+"""The Model on the planned executor: interrupts, threads, interleaved texts, a cache that is reused."""
 
 from __future__ import annotations
 
-import signal
+import _thread
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite.engine.plan import Plan
 from llmlite.model import Model
 from tests.tiny_models import tiny_model
 
-CUTS = (1, 2, 7, 64, 300)
-N_IDS = 300
-IDS = np.random.default_rng(5).integers(0, 267, N_IDS).tolist()
+PROMPTS = ["the sea", "on the", "inner", "a stone"]
+KINDS = {"dense": {}, "experts": {"n_expert": 4}}
 
 
-@pytest.fixture(scope="module", params=["F32", "Q8_0"])
+@pytest.fixture(scope="module", params=list(KINDS))
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    return tiny_model(n_ctx=512, seed=3).write(folder / "tiny.gguf", request.param)
+    tiny = tiny_model(seed=3, n_ctx=512, **KINDS[request.param])
+    return tiny.write(tmp_path_factory.mktemp("models") / "tiny.gguf", "Q8_0")
 
 
 @pytest.fixture
 def model(path: Path) -> Model:
-    model = ll.load(path, kv_dtype="f32", executor="planned")
-    assert model.executor.name == "planned"
-    return model
+    return ll.load(path, kv_dtype="f32", executor="planned", n_threads=2)
 
 
-def close(got: np.ndarray, want: np.ndarray) -> None:
-    np.testing.assert_allclose(got, want, atol=2e-4)
+def texts(model: Model) -> list[str]:
+    return [str(model.generate(prompt, max_tokens=10, temperature=0)) for prompt in PROMPTS]
 
 
-def in_cuts(model: Model, size: int) -> Callable[[list[int]], np.ndarray]:
-    """Read a prompt as a user does who adds `size` tokens each time: all but those come from the cache."""
+def test_an_interrupt_returns_within_one_token_and_leaves_the_model_usable(model: Model) -> None:
+    expected = texts(model)
+    running = [model.generate("the sea", max_tokens=1, temperature=0, stream=True)]
+    at_interrupt = []
 
-    def read(ids: list[int]) -> np.ndarray:
-        model.cache.truncate(0)
-        for end in [*range(size, len(ids), size), len(ids)]:
-            reused, logits = model._next_logits(ids[:end])
-            assert reused == (end - 1) // size * size
-        return logits
+    def interrupt() -> None:
+        time.sleep(0.3)
+        _thread.interrupt_main()
+        at_interrupt.append((running[-1], len(running[-1].ids)))
 
-    return read
-
-
-@pytest.mark.parametrize("size", CUTS)
-def test_a_prompt_read_in_any_cuts_gives_the_same_logits(model: Model, size: int) -> None:
-    close(in_cuts(model, size)(IDS), model.logits(IDS, last_only=True)[0])
-
-
-@pytest.mark.parametrize("size", CUTS)
-def test_a_prompt_read_in_any_cuts_is_continued_alike(model: Model, size: int) -> None:
-    expected = model.generate(IDS, max_tokens=20, temperature=0, stream=True)
-    list(expected)
-    in_cuts(model, size)(IDS)
-    again = model.generate(IDS, max_tokens=20, temperature=0, stream=True)
-    list(again)
-    assert len(again.ids) > 0
-    assert again.ids == expected.ids
+    thread = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        thread.start()
+        while True:
+            running.append(model.generate("the sea", max_tokens=400, temperature=1, stream=True))
+            for _ in running[-1]:
+                pass
+    thread.join()
+    generation, n_tokens = at_interrupt[0]
+    assert generation is running[-1]
+    assert len(generation.ids) - n_tokens <= 1
+    assert texts(model) == expected
 
 
-def test_logits_of_all_tokens_are_those_of_each_prefix(model: Model) -> None:
-    rows = model.logits(IDS)
-    for n in (1, 2, 7, 64, 65, 256, 257, 300):
-        close(model.logits(IDS[:n], last_only=True)[0], rows[n - 1])
-
-
-def test_a_float_model_gives_the_eager_logits_and_text(tmp_path: Path) -> None:
-    path = tiny_model(n_ctx=512, seed=3).write(tmp_path / "tiny.gguf", "F32")
-    eager, planned = (ll.load(path, kv_dtype="f32", executor=name) for name in ("eager", "planned"))
-    np.testing.assert_allclose(planned.logits(IDS), eager.logits(IDS), atol=1e-4)
-    texts = [model.generate(IDS, max_tokens=40, temperature=0) for model in (eager, planned)]
-    assert texts[0] == texts[1]
-
-
-def test_a_shared_beginning_is_not_read_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = {end: model.logits([*IDS[:end], 1, 2], last_only=True)[0] for end in (200, 40)}
-    model._next_logits(IDS)
-    read = []
-    run = Plan.run
-    monkeypatch.setattr(
-        Plan, "run", lambda self, ids, *a, **step: read.append(len(ids)) or run(self, ids, *a, **step)
-    )
-    for end, logits in fresh.items():
-        reused, got = model._next_logits([*IDS[:end], 1, 2])
-        assert (reused, read) == (end, [2])
-        close(got, logits)
-        read.clear()
-
-
-def test_a_longer_context_half_used_answers_like_a_full_one(path: Path) -> None:
-    models = [ll.load(path, n_ctx=n_ctx, kv_dtype="f32", executor="planned") for n_ctx in (N_IDS, 512)]
-    np.testing.assert_array_equal(models[0].logits(IDS), models[1].logits(IDS))
-
-
-def test_a_seed_repeats_a_text(model: Model) -> None:
-    first, again = (model.generate(IDS[:9], max_tokens=20, temperature=1.0, seed=1) for _ in range(2))
-    assert first == again != model.generate(IDS[:9], max_tokens=20, temperature=1.0, seed=2)
-
-
-def test_texts_made_in_turns_are_right(model: Model) -> None:
-    prompts = (IDS[:80], IDS[:40] + IDS[100:120], IDS[200:])
-    alone = [model.generate(prompt, max_tokens=8, temperature=0) for prompt in prompts]
-    turns = [model.generate(prompt, max_tokens=8, temperature=0, stream=True) for prompt in prompts]
-    for _ in range(9):
-        for generation in turns:
-            next(generation, None)
-    assert [generation.text for generation in turns] == alone
-
-
-def test_two_models_in_turns_keep_their_own_caches(path: Path) -> None:
-    models = [ll.load(path, kv_dtype=kv, executor="planned") for kv in ("f16", "f32")]
-    alone = [model.generate(IDS[:70], max_tokens=10, temperature=0) for model in models]
-    turns = [model.generate(IDS[:70], max_tokens=10, temperature=0, stream=True) for model in models]
-    for _ in range(11):
-        for generation in turns:
-            next(generation, None)
-    assert [generation.text for generation in turns] == alone
-
-
-def test_threads_take_turns(model: Model) -> None:
-    prompts = [IDS[i * 40 : i * 40 + 30 + i] for i in range(4)]
-    expected = [model.generate(prompt, max_tokens=10, temperature=0) for prompt in prompts]
-    got = [""] * 4
-
-    def run(i: int) -> None:
-        got[i] = str(model.generate(prompts[i], max_tokens=10, temperature=0))
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+def test_python_threads_take_turns(model: Model) -> None:
+    expected = texts(model)
+    got: list[list[str]] = [[], [], []]
+    threads = [threading.Thread(target=lambda out=out: out.extend(texts(model))) for out in got]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
-    assert got == expected
+        thread.join(timeout=60)
+    assert got == [expected] * 3
 
 
-# ---- interrupts --------------------------------------------------------------------------------------------
+def test_two_models_run_side_by_side_in_threads(path: Path, model: Model) -> None:
+    other = ll.load(path, kv_dtype="f32", executor="planned", n_threads=2)
+    expected = texts(model)
+    got: list[list[str]] = [[], []]
+    threads = [
+        threading.Thread(target=lambda m=m, out=out: out.extend(texts(m)))
+        for m, out in zip((model, other), got)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert got == [expected] * 2
 
 
-def interrupt(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
+def test_texts_made_in_turns_are_right(model: Model) -> None:
+    alone = texts(model)
+    both = [model.generate(prompt, max_tokens=10, temperature=0, stream=True) for prompt in PROMPTS]
+    for _ in range(10):
+        for generation in both:
+            next(generation, None)
+    assert [generation.text for generation in both] == alone
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_an_interrupt_around_a_step_leaves_the_model_usable(
-    model: Model, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    expected = model.generate(IDS, max_tokens=8, temperature=0)
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 300])
+def test_a_prompt_in_pieces_through_the_reused_cache_gives_the_same_logits(model: Model, size: int) -> None:
+    ids = np.random.default_rng(5).integers(0, 256, 300).tolist()
+    want = model.logits(ids, last_only=True)[0]
     model.cache.truncate(0)
-    generation = model.generate(IDS, max_tokens=8, temperature=0, stream=True)
-    next(generation)
-    held = list(model.cache.ids)
-    run = Plan.run
-
-    def late(*args: object, **step: int) -> None:
-        run(*args, **step)  # keys and values are written, the tokens not yet counted among the cache's
-        interrupt()
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Plan, "run", interrupt if when == "before" else late)
-        list(generation)
-    assert model.cache.ids == held
-    assert model.generate(IDS, max_tokens=8, temperature=0) == expected
-
-
-def test_an_interrupt_between_two_chunks_of_a_prompt_leaves_what_was_read(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = model.generate(IDS, max_tokens=8, temperature=0)
-    model.cache.truncate(0)
-    steps = []
-    run = Plan.run
-
-    def second_fails(self: Plan, ids: list[int], *args: object, **step: int) -> np.ndarray:
-        steps.append(len(ids))
-        if len(steps) == 2:
-            raise KeyboardInterrupt
-        return run(self, ids, *args, **step)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Plan, "run", second_fails)
-        model.generate(IDS, max_tokens=8, temperature=0)
-    assert model.cache.ids == IDS[: steps[0]]
-    assert model.generate(IDS, max_tokens=8, temperature=0) == expected
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this system")
-def test_a_real_signal_stops_within_a_token(model: Model) -> None:
-    expected = model.generate(IDS[:50], max_tokens=8, temperature=0)
-    sent: list[float] = []
-
-    def arrive(*_: object) -> None:
-        sent.append(time.perf_counter())
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, arrive)
-    try:
-        for delay in (0.003, 0.01, 0.03):
-            with pytest.raises(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                while True:
-                    model.generate(IDS[:50], max_tokens=400, temperature=1.0)
-            assert time.perf_counter() - sent[-1] < 1
-            assert model.generate(IDS[:50], max_tokens=8, temperature=0) == expected
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert len(sent) == 3
+    for end in range(size, 301, size):
+        reused, got = model._next_logits(ids[:end])
+        assert reused == end - size
+    if 300 % size:
+        reused, got = model._next_logits(ids)
+        assert reused == 300 - 300 % size
+    # activations are rounded to bytes: a last bit of a sum may tip one of them over
+    assert np.abs(got - want).max() <= 0.02 * np.abs(want).max()
+    assert got.argmax() == want.argmax()

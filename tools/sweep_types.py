@@ -1,6 +1,7 @@
 """Measure every type and every mix on the bundled model, with and without importance matrix; keep the points.
 
-    python tools/sweep_types.py      writes data/types.json (minutes; each run gives the same)
+    python tools/sweep_types.py            writes data/types.json (minutes; each run gives the same)
+    python tools/sweep_types.py IQ Q3_K    measures those whose names begin so again, keeps the other points
 
 Run it again whenever the model or a quantizer changes, then tools/checksums.py.
 """
@@ -11,36 +12,53 @@ import sys
 import time
 from pathlib import Path
 
-from llmlite.errors import UnsupportedError
+from llmlite import resources
+from llmlite.errors import LlmliteError, UnsupportedError
 from llmlite.lessons import type_sweep
+from llmlite.lessons.type_sweep import Point
 from llmlite.mixes import FILE_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
+Key = tuple[str, str, bool]
+ORDER = [("tensors", name) for name in type_sweep.sweep_types()] + [("mix", name) for name in FILE_TYPES]
 
 
-def main() -> int:
+def main(prefixes: list[str]) -> int:
+    points = kept() if prefixes else {}
     bench = type_sweep.Bench()
-    points = []
-    jobs = [(bench.measure_type, name) for name in type_sweep.sweep_types()]
-    jobs += [(bench.measure_mix, name) for name in FILE_TYPES]
-    for measure, name in jobs:
+    for scope, name in ORDER:
+        if prefixes and not name.startswith(tuple(prefixes)):
+            continue
         for imatrix in (False, True):
             if imatrix and name in ("F32", "F16", "BF16"):
                 continue  # nothing to choose
             begin = time.monotonic()
+            measure = bench.measure_type if scope == "tensors" else bench.measure_mix
             try:
                 point = measure(name, imatrix=imatrix)
             except UnsupportedError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
-            points.append(point)
+            points[scope, name, imatrix] = point
             print(
-                f"{point.scope:8}{point.label:24} KL {point.kl:.3g}  {time.monotonic() - begin:.1f} s",
-                flush=True,
+                f"{scope:8}{point.label:24} KL {point.kl:.3g}  {time.monotonic() - begin:.1f} s", flush=True
             )
-    (ROOT / "data" / type_sweep.FILE).write_text(type_sweep.write(points), encoding="utf-8")
+    keys = [(scope, name, imatrix) for scope, name in ORDER for imatrix in (False, True)]
+    text = type_sweep.write(points[key] for key in keys if key in points)
+    (ROOT / "data" / type_sweep.FILE).write_text(text, encoding="utf-8")
     return 0
 
 
+def kept() -> dict[Key, Point]:
+    """Return the points there are; none where they belong to another model."""
+    try:
+        stored = type_sweep.shipped()
+    except LlmliteError:
+        return {}
+    if stored.model != resources.sha256(resources.model_path("tales")):
+        return {}
+    return {(p.scope, p.name, p.imatrix): p for p in stored.points}
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ use (`plots.benchmark.metric_bars`). matplotlib is imported in this folder only.
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from llmlite.plots.base import (
     COLOURS,
@@ -37,7 +38,7 @@ from llmlite.plots.benchmark import BACKEND_COLOURS, comparison, metric_bars
 from llmlite.plots.general import bars, lines
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:  # a module: its builders are not known here
     if (Path(__file__).parent / f"{name}.py").is_file():
         return import_module(f"llmlite.plots.{name}")
     raise AttributeError(f"module 'llmlite.plots' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Lesson 08: the comparison dashboard, by keyboard alone."""
+"""Lesson 08: the comparison dashboard by keyboard alone, the memory timeline, the slider down to 2 bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.browser.lab import changes, explorer, picture, words
 def operate(page: Page, out: Path) -> None:
     figure = page.locator(".jp-OutputArea figure img").first
     assert figure.get_attribute("alt"), "the figure has no description"
-    dashboard = explorer(page)
+    dashboard = explorer(page, 0)
     picture(page, out / "dashboard.png")
     dashboard.locator(".widget-toggle-button").first.focus()
     while page.evaluate("() => document.activeElement.textContent") != "private memory":
@@ -27,3 +27,18 @@ def operate(page: Page, out: Path) -> None:
     assert said.count(",") < bars, "unticking a backend changed nothing"
     picture(page, out / "unticked.png")
     changes(dashboard, lambda: page.keyboard.press("Space"))
+
+    timeline = explorer(page, 1)
+    timeline.locator(".noUi-handle").focus()
+    said = changes(timeline, lambda: page.keyboard.press("Home"))
+    assert "start: " in said
+    buttons = timeline.locator(".widget-toggle-button")
+    said = changes(timeline, lambda: buttons.nth(1).click())
+    assert "MB private" in said
+    picture(page, out / "timeline.png")
+
+    bits = explorer(page, 2)
+    picture(page, out / "bits.png")
+    bits.locator(".noUi-handle").focus()
+    changes(bits, lambda: page.keyboard.press("End"))
+    picture(page, out / "two-bits.png")

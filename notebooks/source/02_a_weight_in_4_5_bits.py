@@ -88,6 +88,7 @@ block
 # %%
 import numpy as np
 
+
 # %% tags=["exercise"]
 def dequantize_q4_0(raw):
     """Turn 18 bytes (uint8) into 32 weights (float32)."""

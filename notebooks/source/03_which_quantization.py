@@ -54,7 +54,7 @@ ll.widgets.half_the_bits()
 
 # %%
 q4_k = ll.quants.by_name("Q4_K")
-for field, (dtype, offset) in q4_k.layout.fields.items():
+for field, (dtype, *_) in q4_k.layout.fields.items():
     print(f"{field:7} {dtype.itemsize:4} bytes")
 print(q4_k.block_size, "weights in a block")
 

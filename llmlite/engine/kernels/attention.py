@@ -121,6 +121,28 @@ def attend(q, o, keys, values, state, p, row_bytes, scale, visible, n):
     weigh(o, p, values, row_bytes, n, shrink)
 
 
+@inline
+def begin(o, stride, span, states, group, n_tokens):
+    """o ← 0, m ← masked, l ← 0 for the `group` queries of each token, whose outputs fill `span` bytes."""
+    for t in range(n_tokens):
+        for i in range(0, span, 64):
+            store(o + t * stride + i, splat_f32x16(f32(0)))
+    for row in range(n_tokens * group):
+        store(states + row * 8, f32(MASKED))
+        store(states + row * 8 + 4, f32(0))
+
+
+@inline
+def finish(o, stride, row_bytes, states, group, n_tokens):
+    """o ← o / l."""
+    for t in range(n_tokens):
+        for h in range(group):
+            at = o + t * stride + h * row_bytes
+            share_of_all = splat_f32x16(f32(1) / load_f32(states + (t * group + h) * 8 + 4))
+            for i in range(0, row_bytes, 64):
+                store(at + i, load_f32x16(at + i) * share_of_all)
+
+
 def make_attention(sixteen, size):
     """Return the kernel for a cache of numbers of `size` bytes, of which `sixteen(address)` reads 16."""
 
@@ -163,40 +185,24 @@ def make_attention(sixteen, size):
         for unit in range(rank, n_units, n_threads):
             first, head = unit // n_head_kv * TILE, unit % n_head_kv
             end = min(first + TILE, n_tokens)
-            for t in range(first, end):
-                o = out + (t * n_head + head * group) * row_bytes
-                for i in range(0, group * row_bytes, 64):
-                    store(o + i, splat_f32x16(f32(0)))
-            for row in range((end - first) * group):
-                store(states + row * 8, f32(MASKED))
-                store(states + row * 8 + 4, f32(0))
+            span, stride = (
+                group * row_bytes,
+                n_head * row_bytes,
+            )  # of one token's queries; from token to token
+            mine = (first * n_head + head * group) * row_bytes
+            begin(out + mine, stride, span, states, group, end - first)
             place = (layer * n_head_kv + head) * n_ctx
             for j in range(0, position + end, BLOCK):
                 n = min(BLOCK, position + end - j)
                 convert(load_i64(step + K_CACHE) + (place + j) * head_size * size, keys, n, head_size)
                 convert(load_i64(step + V_CACHE) + (place + j) * head_size * size, values, n, head_size)
                 for t in range(max(first, j - position), end):
+                    visible = position + t + 1 - j
                     for h in range(group):
-                        at = (t * n_head + head * group + h) * row_bytes
+                        at = mine + (t - first) * stride + h * row_bytes
                         state = states + ((t - first) * group + h) * 8
-                        attend(
-                            q + at,
-                            out + at,
-                            keys,
-                            values,
-                            state,
-                            p,
-                            row_bytes,
-                            scales,
-                            position + t + 1 - j,
-                            n,
-                        )
-            for t in range(first, end):
-                for h in range(group):
-                    o = out + (t * n_head + head * group + h) * row_bytes
-                    share_of_all = splat_f32x16(f32(1) / load_f32(states + ((t - first) * group + h) * 8 + 4))
-                    for i in range(0, row_bytes, 64):
-                        store(o + i, load_f32x16(o + i) * share_of_all)
+                        attend(q + at, out + at, keys, values, state, p, row_bytes, scales, visible, n)
+            finish(out + mine, stride, row_bytes, states, group, end - first)
 
     return attention
 

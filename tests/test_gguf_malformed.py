@@ -569,3 +569,17 @@ def test_errors_travel_between_processes() -> None:
     error = GGUFError("a.gguf", "n_kv", 16, "0 to 3", -1, "the file is damaged")
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error) and (copy.field, copy.offset) == ("n_kv", 16)
+
+
+@pytest.mark.parametrize(("field", "offset"), [("n_tensors", 8), ("n_kv", 16)])
+def test_a_file_of_countless_tiny_keys_or_tensors_is_refused_at_once(
+    tmp_path: Path, field: str, offset: int
+) -> None:
+    path = tmp_path / "many.gguf"
+    path.write_bytes(new(**{field: 600_000}).build() + bytes(30 * 600_000))  # bytes for all of them
+    start = time.process_time()
+    with pytest.raises(GGUFError) as caught:
+        gguf.read(path)
+    assert time.process_time() - start < 0.5
+    assert (caught.value.field, caught.value.offset) == (field, offset)
+    assert (caught.value.expected, caught.value.got) == ("0 to 65536, llmlite's limit", 600_000)

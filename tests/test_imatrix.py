@@ -68,8 +68,8 @@ def test_what_is_written_is_read_back(tiny: Path, tmp_path: Path) -> None:
         assert file.metadata["general.type"] == "imatrix"
         assert list(file.metadata["imatrix.datasets"]) == ["some text"]
         assert (file.metadata["imatrix.chunk_count"], file.metadata["imatrix.chunk_size"]) == (2, 32)
-        assert file.tensors["blk.0.attn_q.weight.in_sum2"].dims == (256, 1)
-        assert file.tensors["blk.0.attn_q.weight.counts"].dims == (1, 1)
+        assert file.tensors["blk.0.attn_q.weight.in_sum2"].dims == (256,)
+        assert file.tensors["blk.0.attn_q.weight.counts"].dims == (1,)
 
 
 def test_it_lets_very_low_bit_types_be_made(tiny: Path, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ class Imatrix:
         }
         tensors: dict[str, np.ndarray] = {}
         for name in sorted(self.squares):
-            tensors[f"{name}.in_sum2"] = self.squares[name][None]  # (1, n_columns): one matrix, no experts
-            tensors[f"{name}.counts"] = np.array([[self.counts[name]]], np.float32)
+            tensors[f"{name}.in_sum2"] = self.squares[name]  # one matrix, no experts: one dimension
+            tensors[f"{name}.counts"] = np.array([self.counts[name]], np.float32)
         gguf.write(path, metadata, tensors)
 
 

@@ -31,6 +31,7 @@ MAGIC = b"GGUF"
 VERSIONS = (1, 2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 24
+MAX_COUNT = 1 << 16  # keys, tensors: models have at most thousands, and each costs time and memory to list
 MAX_NAME = 63  # bytes of a tensor's name: ggml keeps it in 64, with a final NUL
 MAX_DIMS = 4
 LEGACY_MAGICS = {b"lmgg": "GGML", b"fmgg": "GGMF", b"tjgg": "GGJT"}
@@ -215,16 +216,17 @@ def _header(cursor: Cursor) -> Head:
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
-    """n_tensors and n_kv, each at most what could fit in the file."""
+    """n_tensors and n_kv, each at most what could fit in the file, and at most MAX_COUNT."""
     code, width = ("I", 4) if cursor.width == 4 else ("q", 8)
     # at least a tensor takes a name of one letter, n_dims, one dimension, type, offset; a key, a type, a byte
     smallest = {"n_tensors": width + 1 + 4 + width + 4 + 8, "n_kv": width + 1 + 4 + 1}
     offsets = (cursor.at, cursor.at + width)
     counts = tuple(cursor.number(code, what) for what in smallest)
     for (what, n_bytes), offset, count in zip(smallest.items(), offsets, counts):
-        most = cursor.left // n_bytes
+        most = min(cursor.left // n_bytes, MAX_COUNT)
         if not 0 <= count <= most:
-            expected = f"0 to {most}, for which the file has bytes"
+            why = "llmlite's limit" if most == MAX_COUNT else "for which the file has bytes"
+            expected = f"0 to {most}, {why}"
             cursor.fail(what, offset, expected, count, "the file is damaged or cut off")
     return counts[0], counts[1]
 

@@ -46,6 +46,7 @@ class Matrices(NamedTuple):
     common: set[str]
     only_ours: set[str]
     only_theirs: set[str]
+    same_shapes: bool
     same_counts: bool
     largest_difference: float  # of a column's sum, relative to the largest sum of its tensor
 
@@ -157,6 +158,7 @@ def compare_matrices(ours: Path, theirs: Path) -> Matrices:
             {name.removesuffix(".in_sum2") for name in sums},
             set(a.tensors) - common,
             set(b.tensors) - common,
+            all(a.tensors[name].dims == b.tensors[name].dims for name in common),
             all(difference(name) == 0 for name in counts),
             max(difference(name) for name in sums),
         )
@@ -219,7 +221,7 @@ def quantize_by_both(
 ) -> tuple[Path, Path]:
     """Quantize the model with both programs and one importance matrix; returns ours, theirs."""
     ours, theirs = folder / "by-llmlite.gguf", folder / "by-llama-quantize.gguf"
-    llmlite("quantize", tales, ours, file_type, "--imatrix", imatrix)
+    llmlite("quantize", tales, ours, file_type, "--imatrix", imatrix, "--force")
     run(programs / "llama-quantize", "--imatrix", imatrix, tales, theirs, file_type, 1)
     return ours, theirs
 

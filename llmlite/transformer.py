@@ -476,17 +476,17 @@ def forward(ops: Operations, weights: Weights, config: ModelConfig, cache: KVCac
         x = ops.name(x, "ffn_inp", layer)
         x = ops.add(x, _feed_forward(ops, w, config, layer, x))
         x = ops.name(x, "l_out", layer)
-    x = _norm(ops, weights.output_norm, weights.output_norm_bias, config.rms_eps, x)
+    x = norm(ops, weights.output_norm, weights.output_norm_bias, config.rms_eps, x)
     return ops.name(ops.matmul(weights.output, ops.name(x, "result_norm")), "result_output")  # (n_outputs, V)
 
 
-def _norm(ops: Operations, gain: np.ndarray, bias: np.ndarray | None, eps: float, x: X) -> X:
+def norm(ops: Operations, gain: np.ndarray, bias: np.ndarray | None, eps: float, x: X) -> X:
     """LayerNorm where the file has a bias for it, RMSNorm elsewhere."""
     return ops.rms_norm(x, gain, eps) if bias is None else ops.layer_norm(x, gain, bias, eps)
 
 
 def _layer_norm(ops: Operations, w: Mapping, name: str, config: ModelConfig, layer: int, x: X) -> X:
-    return ops.name(_norm(ops, w[f"{name}.weight"], w.get(f"{name}.bias"), config.rms_eps, x), name, layer)
+    return ops.name(norm(ops, w[f"{name}.weight"], w.get(f"{name}.bias"), config.rms_eps, x), name, layer)
 
 
 def _attention(

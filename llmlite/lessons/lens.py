@@ -15,6 +15,7 @@ import numpy as np
 
 from llmlite.engine.eager import Eager, softmax
 from llmlite.model import Model
+from llmlite.transformer import norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def lens(model: Model, text: str | Sequence[int]) -> Lens:
     ops = Eager(0, len(trace.ids))
     readings = []
     for name in ["embd", *(f"l_out-{layer}" for layer in layers)]:
-        x = ops.rms_norm(trace[name], weights.output_norm, config.rms_eps)  # (T, D)
+        x = norm(ops, weights.output_norm, weights.output_norm_bias, config.rms_eps, trace[name])  # (T, D)
         readings.append(softmax(ops.matmul(weights.output, x)))  # (T, V)
     names = ["embedding", *(f"layer {layer + 1}" for layer in layers)]
     return Lens(ids=trace.ids, stages=names, probabilities=np.stack(readings))

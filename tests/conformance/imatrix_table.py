@@ -21,7 +21,7 @@ from llmlite.model import Model, load
 from llmlite.quantize import quantize_file
 
 N_CTX = 256
-FILE_TYPES = tuple("Q2_K Q3_K_S Q3_K_M Q4_K_S Q4_K_M IQ2_XS IQ3_XXS IQ4_XS".split())
+FILE_TYPES = tuple("Q2_K Q3_K_S Q3_K_M Q4_K_S Q4_K_M Q5_K_M Q6_K IQ2_XXS IQ2_XS IQ3_XXS".split())
 HEAD = """\
 # What an importance matrix gains
 

@@ -64,10 +64,10 @@ def test_the_importance_matrix_is_that_of_llama_cpps_activations(tales: Path, tm
 
 
 def test_an_importance_matrix_lessens_the_loss_of_low_bit_types(tales: Path, tmp_path: Path) -> None:
-    rows = list(gains(tales, tmp_path, ("Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_XS"), n_chunks=40))
+    rows = list(gains(tales, tmp_path, ("Q2_K", "Q3_K_S", "Q3_K_M"), n_chunks=40))
     for row in rows:
         print(f"{row.file_type}: KL {row.without:.5f} without, {row.with_imatrix:.5f} with")
         assert row.n_bytes_with == row.n_bytes_without  # the same types: what differs is the choice of blocks
     ratios = [row.with_imatrix / row.without for row in rows]
-    assert max(ratios) < 1.1  # so few tokens leave some noise
-    assert math.prod(ratios) ** (1 / len(ratios)) < 0.99
+    assert max(ratios) < 1.0  # each gains
+    assert math.prod(ratios) ** (1 / len(ratios)) < 0.94

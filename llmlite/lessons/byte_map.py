@@ -132,7 +132,7 @@ class ByteMap:
         return "tensor list" if field.name.split(": ")[0] in self.file.tensors else "metadata"
 
     def _regions(self) -> tuple[Region, ...]:
-        totals = {}
+        totals: dict[str, tuple[int, int, int]] = {}
         for name, field in zip(self._region_of, self.fields):
             offset, n_bytes, n_fields = totals.get(name, (field.offset, 0, 0))
             totals[name] = (offset, n_bytes + field.n_bytes, n_fields + 1)

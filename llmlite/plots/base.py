@@ -168,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    return short(value) if isinstance(value, (float, np.floating)) else str(value)
+    return short(float(value)) if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _table_rows(rows: Sequence[Sequence[str]]) -> str:

@@ -38,7 +38,7 @@ def _fit_symmetric(k: int) -> Any:
     """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
 
     @compiled
-    def loop(values, weights, half, scales, codes):  # type: ignore[no-untyped-def]
+    def loop(values, weights, half, scales, codes):
         low, high = F32(-half), F32(half - 1)
         weighted = np.empty(k, np.float32)
         for g in range(len(values)):
@@ -78,7 +78,7 @@ def _fit_affine(k: int) -> Any:
     """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
 
     @compiled
-    def loop(values, weights, top, start, step, n_steps, absolute, scales, lows, codes):  # type: ignore[no-untyped-def]
+    def loop(values, weights, top, start, step, n_steps, absolute, scales, lows, codes):
         limit, zero = F32(top), F32(0)
         for g in range(len(values)):
             x, w = values[g], weights[g]
@@ -144,7 +144,7 @@ def _refine(k: int) -> Any:
     """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
 
     @compiled
-    def loop(values, weights, levels, low, high, scales):  # type: ignore[no-untyped-def]
+    def loop(values, weights, levels, low, high, scales):
         m = len(values)
         for g in range(m):
             x, w, q = values[g], weights[g], levels[g]

@@ -49,6 +49,7 @@ class ByteMapExplorer(Explorer):
 
     def __init__(self, map_: ByteMap) -> None:
         self.map = map_
+        self.field, self.top, self._silent = 0, 0, False
         self.region = buttons([(r.name, r.name) for r in map_.regions], "Region")
         self.back = ipywidgets.Button(description="◀ field before", layout={"width": "auto"})
         self.forward = ipywidgets.Button(description="field after ▶", layout={"width": "auto"})
@@ -66,7 +67,6 @@ class ByteMapExplorer(Explorer):
         self.grid = ipywidgets.VBox(lines)
         self.grid.add_class("llmlite-bytes")
         self.view = ipywidgets.HTML()
-        self.field, self.top, self._silent = 0, 0, False
         super().__init__(
             [
                 ipywidgets.HTML(STYLE),

@@ -49,7 +49,7 @@ def test_a_nan_or_a_missing_point_is_noticed() -> None:
 
 def test_the_order_of_series_is_that_of_the_file_and_says_nothing() -> None:
     one, other = [
-        changed(lambda s: s.update(y=y)) for y in ({"a": [1.0], "b": [2.0]}, {"b": [2.0], "a": [1.0]})
+        changed(lambda s, y=y: s.update(y=y)) for y in ({"a": [1.0], "b": [2.0]}, {"b": [2.0], "a": [1.0]})
     ]
     assert not difference(one, other)
 

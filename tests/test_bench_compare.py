@@ -300,7 +300,7 @@ def test_lengths_that_do_not_fit_the_context_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"backends": ("tensorflow",)}, "no backend 'tensorflow'"),
+        ({"backends": ("abacus",)}, "no backend 'abacus'"),
         ({"blocks": 0}, "at least 1"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"types": ()}, "types"),

@@ -12,7 +12,10 @@ from typing import Any
 
 from llmlite.engine import cpu
 
-PACKAGES = ("llmlite-kit", "numpy", "numba", "llvmlite", "torch", "transformers", "llama-cpp-python")
+PACKAGES = (
+    *("llmlite-kit", "numpy", "numba", "llvmlite"),
+    *("torch", "tensorflow-cpu", "tensorflow", "transformers", "llama-cpp-python"),
+)
 # What changes from minute to minute says nothing about which machine this is, so the hash leaves it out.
 CHANGING = frozenset({"run_id", "test_time", "load_average", "env_hash"})
 # CPU features that decide how fast quantized arithmetic can be.

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backends",
         type=names,
         metavar="A,B",
-        help="llmlite, llmlite-eager, torch-f32, torch-bf16, llamacpp (default: the first, third and fourth)",
+        help="llmlite, llmlite-f16, llmlite-eager, torch-f32, torch-bf16, tensorflow, tensorflow-eager, "
+        "llamacpp (default: llmlite, torch-f32, torch-bf16)",
     )
     parser.add_argument(
         "--threads",

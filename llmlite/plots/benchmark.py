@@ -14,9 +14,12 @@ from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, num
 
 BACKEND_COLOURS = {
     "llmlite": "blue",
+    "llmlite-f16": "blue",
     "llmlite-eager": "sky",
     "torch-f32": "red",
     "torch-bf16": "orange",
+    "tensorflow": "purple",
+    "tensorflow-eager": "yellow",
     "llamacpp": "green",
 }
 

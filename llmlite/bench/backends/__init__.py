@@ -121,6 +121,22 @@ BACKENDS = {
             extra="torch",
             options=(("dtype", "bfloat16"),),
         ),
+        *(
+            BackendInfo(
+                name=name,
+                title=title,
+                module="tensorflow_forward",
+                requires="tensorflow",
+                extra="tensorflow",
+                exact=True,
+                options=(("graph", graph),),
+                default=False,
+            )
+            for name, title, graph in (
+                ("tensorflow", "TensorFlow graph", True),
+                ("tensorflow-eager", "TensorFlow eager", False),
+            )
+        ),
         BackendInfo(
             name="llamacpp",
             title="llama.cpp",

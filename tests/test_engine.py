@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -343,6 +344,25 @@ def test_operations_of_one_stage_do_not_wait_for_each_other() -> None:
         for other in ops:
             if other is not op and other.stage == op.stage:
                 assert not set(op.writes) & {*other.reads, *other.writes}
+
+
+def test_an_arena_is_given_back_when_single_tokens_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, config = weights_of()
+    executor, ids = PlannedExecutor(weights, config), ids_of(config, 200)
+    many = executor.plan(PREFILL_TOKENS, 1, np.float32)
+    want = executor(ids, KVCache(config, 256), n_outputs=1)
+    cache = KVCache(config, 256)
+    for threshold in (many.arena_bytes + 1, many.arena_bytes):
+        monkeypatch.setattr("llmlite.engine.planned.RELEASED_BYTES", threshold)
+        cache.truncate(0)
+        np.testing.assert_array_equal(executor(ids, cache, n_outputs=1), want)
+        middle = many._memory[many.arena_bytes // 8 : many.arena_bytes // 2]  # its edges share pages
+        with many.lock:  # a step of another thread is under way
+            executor([1], cache, n_outputs=1)
+            assert middle.any()
+        executor([1], cache, n_outputs=1)
+        given_back = threshold == many.arena_bytes and sys.platform.startswith("linux")
+        assert middle.any() == (not given_back)
 
 
 # ---- threads -----------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 import threading
 from typing import Any
 
@@ -52,6 +55,18 @@ class Plan:
     def arena_bytes(self) -> int:
         """Memory reserved for intermediate results; pages are touched as far as steps are long."""
         return self._memory.nbytes
+
+    def release(self) -> None:
+        """Give the arena's pages back to the system; the next step gets new ones. Call it with `lock` held.
+
+        On Linux, where such pages come back as zeros; elsewhere nothing happens.
+        """
+        if sys.platform.startswith("linux"):
+            first = -(-self._memory.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (self._memory.ctypes.data + self._memory.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                address, n_bytes = ctypes.c_void_p(first), ctypes.c_size_t(last - first)
+                ctypes.CDLL(None).madvise(address, n_bytes, mmap.MADV_DONTNEED)
 
     def array(self, buffer: Buffer, dtype: Any = np.float32) -> np.ndarray:
         """The rows of `buffer` that the last step wrote: a view (n, width) into the arena."""

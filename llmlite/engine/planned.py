@@ -18,6 +18,7 @@ from llmlite.transformer import ModelConfig, Weights, forward
 
 PREFILL_TOKENS = 256
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
+RELEASED_BYTES = 16 << 20  # a larger arena is given back when single tokens follow; see docs/engine.md
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
 
 
@@ -58,6 +59,7 @@ class PlannedExecutor:
         self.n_threads = n_threads or usable_threads()
         self.progress = progress
         self._plans: dict[tuple, Plan] = {}
+        self._filled: set[Plan] = set()  # plans of many tokens whose arenas hold pages
         self._lock = threading.Lock()
         self._angles = np.empty((0, 2, len(weights.frequencies)), np.float32)
         self._watch = Watch(tensor.blocks for tensor in _matrices(weights))
@@ -138,6 +140,21 @@ class PlannedExecutor:
             logits[:] = self.run_plan(plan, ids, cache, len(logits))
         self._watch.check()
         cache.ids.extend(int(token) for token in ids)
+        if plan.max_tokens > 1:
+            if plan.arena_bytes >= RELEASED_BYTES:
+                self._filled.add(plan)
+        elif self._filled:
+            self._release()
+
+    def _release(self) -> None:
+        """While a text is written nobody needs what its prompt was read with."""
+        for plan in list(self._filled):
+            if plan.lock.acquire(blocking=False):  # else a step of another thread fills it right now
+                try:
+                    self._filled.discard(plan)
+                    plan.release()
+                finally:
+                    plan.lock.release()
 
     def run_plan(
         self, plan: Plan, ids: Sequence[int], cache: KVCache, n_outputs: int, clock: np.ndarray | None = None

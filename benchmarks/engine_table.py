@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 DRIFT = 0.05
@@ -53,8 +53,12 @@ def ratio(phase: str) -> Callable[[Sample], float]:
 
 
 def bandwidth_share(sample: Sample) -> float:
-    """Bytes of weights that decoding read per second, over the best reading of memory in the block."""
-    return sample["bytes"] * rate("decode")(sample, "llmlite") / max(sample["bandwidth"])
+    """Bytes of weights that decoding read per second, over what memory gave right before and after its turn.
+
+    The mean of the two, each the best of five readings: on shared hosts bandwidth moves between levels.
+    """
+    turn = sample["order"].index("llmlite")
+    return sample["bytes"] * rate("decode")(sample, "llmlite") / fmean(sample["bandwidth"][turn : turn + 2])
 
 
 def depth_share(sample: Sample) -> float:

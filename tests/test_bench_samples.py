@@ -307,3 +307,13 @@ def test_a_text_shorter_than_a_chunk_is_refused() -> None:
 def test_logits_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected the reference's shape \(2, 3\)"):
         quality.divergence(np.zeros((2, 4)), np.zeros((2, 3)))
+
+
+def test_the_comparison_that_is_shipped_has_the_slow_backends_and_all_of_them_agree() -> None:
+    shipped = Comparison.sample()
+    backends = {backend for backend, _ in shipped.entries()}
+    assert {"llmlite", "torch-bf16", "torch-f32", "tensorflow", "tensorflow-eager", "llamacpp"} <= backends
+    assert all(record["agrees"] for record in shipped.agreement)
+    assert {"prefill", "decode"} <= {m.phase for m in shipped.measurements}
+    assert shipped.environment["cpu_info"] and "Shipped with llmlite" in shipped.notes[-1]
+    assert "/" not in "".join(str(model["model_filename"]) for model in shipped.models)

@@ -14,6 +14,9 @@ from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
+from llmlite import resources
+
+SAMPLE = "samples/comparison-two-cores.jsonl"
 _LISTS = frozenset(
     ("model", "agreement", "memory", "skipped", "note")
 )  # what stands in lists of plain records
@@ -177,6 +180,15 @@ class Comparison:
     def load(cls, path: str | os.PathLike[str]) -> Comparison:
         """Read what `save` wrote."""
         return cls.from_records(read_jsonl(path))
+
+    @classmethod
+    def sample(cls) -> Comparison:
+        """Return the comparison that comes with llmlite; its `environment` says which machine it is of.
+
+        Raises:
+            LlmliteError: the installation carries no samples.
+        """
+        return cls.load(resources.data_path(SAMPLE))
 
     def entries(self) -> list[tuple[str, str]]:
         """Return the (backend, model_type) pairs that were measured, in order of first appearance."""

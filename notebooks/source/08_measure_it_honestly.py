@@ -123,6 +123,17 @@ ll.plots.show(ll.plots.comparison(comparison))
 ll.widgets.compare_dashboard(comparison)
 
 # %% [markdown]
+# TensorFlow and llama.cpp may not be on your machine. So a comparison with them is shipped. It was measured **on
+# another machine**, and the first line says on which. Don't put its bars beside yours.
+
+# %%
+sample = ll.bench.samples.Comparison.sample()
+print("measured on:", sample.environment["cpu_info"], "with", sample.environment["n_threads"], "threads")
+
+# %% tags=["nbval-ignore-output"]
+ll.widgets.compare_dashboard(sample)
+
+# %% [markdown]
 # **Private** memory belongs to one process alone. The system can't drop it; when it runs out, your machine swaps.
 # **File-backed** memory mirrors a file. The system can drop it at any moment and read it again.
 #

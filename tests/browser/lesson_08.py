@@ -28,7 +28,10 @@ def operate(page: Page, out: Path) -> None:
     picture(page, out / "unticked.png")
     changes(dashboard, lambda: page.keyboard.press("Space"))
 
-    timeline = explorer(page, 1)
+    shipped = explorer(page, 1)
+    assert "TensorFlow" in shipped.inner_text()
+
+    timeline = explorer(page, 2)
     timeline.locator(".noUi-handle").focus()
     said = changes(timeline, lambda: page.keyboard.press("Home"))
     assert "start: " in said
@@ -37,7 +40,7 @@ def operate(page: Page, out: Path) -> None:
     assert "MB private" in said
     picture(page, out / "timeline.png")
 
-    bits = explorer(page, 2)
+    bits = explorer(page, 3)
     picture(page, out / "bits.png")
     bits.locator(".noUi-handle").focus()
     changes(bits, lambda: page.keyboard.press("End"))

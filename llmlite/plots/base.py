@@ -29,6 +29,7 @@ COLOURS = {
     "sky": "#56B4E9",
     "red": "#D55E00",
     "yellow": "#F0E442",
+    "grey": "#666666",  # ours: between black and white, as theirs has black
 }
 CYCLE = tuple(COLOURS.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -18,7 +18,7 @@ BACKEND_COLOURS = {
     "llmlite-eager": "sky",
     "torch-f32": "red",
     "torch-bf16": "orange",
-    "tensorflow": "purple",
+    "tensorflow": "grey",
     "tensorflow-eager": "yellow",
     "llamacpp": "green",
 }

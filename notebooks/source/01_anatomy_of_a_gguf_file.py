@@ -179,8 +179,8 @@ except ll.GGUFError as error:
     print(error)
 
 # %% [markdown]
-# It names the field, where it is, what it expected and what it found. And it didn't try to read them first: there are
-# fewer bytes in the file than so many tensors would take, so the number can't be true.
+# It names the field, where it is, what it expected and what it found. And it didn't try to read them first: no model has
+# so many tensors, and the file has no room for them. So the number can't be true.
 #
 # **Exercise 3.** Change a byte yourself, so that the reader complains about the *version*. Which byte, and which value?
 # Versions 1, 2 and 3 are known.

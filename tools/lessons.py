@@ -237,8 +237,8 @@ is; nothing of language models. No network, no account.
 Click a title to open the lesson. Run its cells from the top, each with Shift and Enter. What you see before
 that are the results of an earlier run.
 
-Everything that moves works by keyboard, too: Tab moves on, the space bar presses or ticks, the arrow keys move
-a slider. (Notebook 7 takes the arrow keys for itself: there it is Page Up and Page Down.)"""
+Everything that moves works by keyboard, too: Tab moves on, the space bar presses or ticks, the arrow keys
+move a slider. (Notebook 7 takes the arrow keys for itself: there it is Page Up and Page Down.)"""
 LESSON = """## [{number} · {title}]({file})
 
 *{minutes} minutes.* Afterwards you can

@@ -19,7 +19,6 @@ from llmlite.engine.simd import (
     dot4,
     dot4_small,
     f32_to_half,
-    gather_half8,
     half_to_f32,
     i32,
     i64,
@@ -31,6 +30,9 @@ from llmlite.engine.simd import (
     load_u8x64,
     load_u16x16,
     lookup16,
+    make_half8,
+    make_pieces,
+    make_shift_words,
     repeat16_u8x64,
     shift_any,
     splat_i32x16,
@@ -39,6 +41,20 @@ from llmlite.engine.simd import (
 )
 
 ERROR_FREE = {"error_model": "numpy"}
+halves_4_apart = make_half8(0, 4)
+# Bytes from constant places: by one window, by three, at odd places (other permutations), without any
+PLACES = {
+    (8, (0,)): [2, 50, 34, 18, 18, 2, 56, 0],
+    (8, (4, 68, 100)): [4, 24, 44, 64, 84, 104, 124, 144],
+    (8, (1, 69)): [1, 18, 35, 52, 69, 86, 103, 120],
+    (1, (0, 68)): [17 * i for i in range(8)],
+    (8, ()): [3, 90, 27],
+}
+SHIFTS = [0, 4, -4, 1, -3, 7, 0, -1]
+one_window, three_windows, odd_windows, single_bytes, no_windows = (
+    make_pieces(starts, n, windows) for (n, windows), starts in PLACES.items()
+)
+shifted_words = make_shift_words(SHIFTS)
 
 
 def compiled(function, n_arguments: int):
@@ -90,7 +106,16 @@ def bytewise(v, table, out):
     store(out + 64, shift_any(words, 3))
     store(out + 128, shift_any(words, -5))
     store(out + 192, spread_bits(load_i32(v)))
-    store(out + 224, gather_half8(v, 4))
+    store(out + 224, halves_4_apart(v))
+
+
+def gathered(v, out):
+    store(out, one_window(v))
+    store(out + 64, three_windows(v))
+    store(out + 128, odd_windows(v))
+    store(out + 192, single_bytes(v))
+    store(out + 200, no_windows(v))
+    store(out + 224, shifted_words(load_u8x64(v)))
 
 
 def check_dots(rng: np.random.Generator) -> None:
@@ -147,6 +172,23 @@ def check_bytes(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(out[224:].view(np.float32), halves)
 
 
+def check_gathers(rng: np.random.Generator) -> None:
+    v, out = rng.integers(0, 256, 164, dtype=np.uint8), np.empty(288, np.uint8)
+    compiled(gathered, 2)[0](address(v), address(out))
+    at = 0
+    for (n, _), starts in PLACES.items():
+        expected = np.concatenate([v[start : start + n] for start in starts])
+        np.testing.assert_array_equal(out[at : at + len(expected)], expected)
+        at += len(expected)
+    words, bits = v[:64].view(np.uint64), np.array(SHIFTS)
+    expected = np.where(
+        bits < 0,
+        words << np.maximum(-bits, 0).astype(np.uint64),
+        words >> np.maximum(bits, 0).astype(np.uint64),
+    )
+    np.testing.assert_array_equal(out[224:].view(np.uint64), expected)
+
+
 def instructions(function) -> list[str]:
     """Return which instructions the assembly of `function` holds, sorted."""
     cpu = target()
@@ -162,5 +204,6 @@ if __name__ == "__main__":
     check_dots(random)
     check_halves(random)
     check_bytes(random)
+    check_gathers(random)
     report = {"exp": check_exp(), "dot": instructions(dot), "dot_small": instructions(dot_small)}
     print(json.dumps(report))

@@ -52,6 +52,63 @@ def test_a_baseline_x86_computes_the_same_without_any_extension() -> None:
     assert not [name for name in report["dot"] if name.startswith("v")]  # no AVX at all
 
 
+EVERY_MATVEC = """
+import ctypes, mmap
+import numpy as np
+from llmlite.tensor import QuantTensor
+from llmlite.bench.ladder import exact_activations, product, random_matrix
+from llmlite.engine.families import FAMILIES
+from llmlite.quants import get
+
+
+def at_the_brink(w, end):
+    # the same weights between two pages that nobody may read, against the later one or against the earlier one
+    page, n = mmap.PAGESIZE, w.blocks.nbytes
+    pages = -(-n // page)
+    memory = mmap.mmap(-1, (pages + 2) * page)
+    all_bytes = np.frombuffer(memory, np.uint8)
+    start = (pages + 1) * page - n if end else page
+    all_bytes[start : start + n] = w.blocks.reshape(-1)
+    for forbidden in (0, pages + 1):
+        address = ctypes.c_void_p(all_bytes.ctypes.data + forbidden * page)
+        assert ctypes.CDLL(None).mprotect(address, ctypes.c_size_t(page), 0) == 0
+    return QuantTensor(w.name, w.type, w.shape, all_bytes[start : start + n].reshape(w.blocks.shape))
+
+
+for type_id, family in FAMILIES.items():
+    width = 768 if family.block == 256 else 864  # whole groups of 256, and a rest where a type may have one
+    w, x = random_matrix(get(type_id).name, 37, width), exact_activations(width)
+    expected = product("numpy", w)(x)
+    for end in (True, False):
+        found = product("simd", at_the_brink(w, end))(x)
+        error = float(np.abs(found - expected).max() / np.abs(expected).max())
+        assert error < 1e-5, (w.type.name, error)
+print(len(FAMILIES), "types")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [
+        ("x86-64", ""),
+        ("haswell", AVX2),
+        ("alderlake", f"{AVX2},+avxvnni"),
+        ("skylake-avx512", AVX512),
+        ("cascadelake", f"{AVX512},+avx512vnni"),
+    ],
+    ids=["baseline", "avx2", "avx2-vnni", "avx512", "avx512-vnni"],
+)
+def test_every_type_multiplies_alike_on_smaller_cpus(name: str, features: str, tmp_path: Path) -> None:
+    if missing := [f for f in features.split(",") if f and not host_has(f.lstrip("+"))]:
+        pytest.skip(f"this CPU lacks {', '.join(missing)}")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LLMLITE_CACHE": str(tmp_path)}
+    env |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    done = subprocess.run([sys.executable, "-c", EVERY_MATVEC], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[0]) >= 16
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not host_has("avx2", "fma", "f16c"), reason="this CPU has no AVX2")
 def test_avx2_multiplies_pairs() -> None:

@@ -309,21 +309,55 @@ def bytes8(typing, word):
     return u8x8(i64), codegen
 
 
-@intrinsic(prefer_literal=True)
-def gather_half8(typing, address, stride):
-    """Eight half-precision numbers, `stride` (a literal) bytes apart, as f32x8."""
-    step = stride.literal_value
+def make_pieces(starts, n_bytes, windows):
+    """Return an operation (address) -> the `n_bytes` bytes at each of `starts`, side by side, as u8.
 
-    def codegen(context, builder, sig, args):
-        words = ir.Constant(u16x8.llvm, ir.Undefined)
-        for i in range(8):
-            place = builder.add(args[0], emit.I64(i * step))
-            words = builder.insert_element(
-                words, builder.load(_pointer(builder, place, emit.I16), align=1), emit.I32(i)
-            )
-        return emit.half_to_float(builder, words, emit.current_target())
+    `windows` are the places, from the address on, where 64 bytes may be read; every piece lies in one.
+    """
+    starts = list(starts)
+    out = Vec("u8", len(starts) * n_bytes)
 
-    return f32x8(i64, stride), codegen
+    @intrinsic
+    def pieces(typing, address):
+        def codegen(context, builder, sig, args):
+            return emit.load_pieces(builder, args[0], starts, n_bytes, windows, emit.current_target())
+
+        return out(i64), codegen
+
+    return pieces
+
+
+def make_half8(first, stride, windows=()):
+    """Return an operation (address) -> f32x8 of half-precision numbers, `stride` bytes apart from `first` on.
+
+    `windows`: see `make_pieces`; without any, each number is loaded for itself.
+    """
+    starts = [first + i * stride for i in range(8)]
+
+    @intrinsic
+    def half8(typing, address):
+        def codegen(context, builder, sig, args):
+            target = emit.current_target()
+            found = emit.load_pieces(builder, args[0], starts, 2, windows, target)
+            return emit.half_to_float(builder, builder.bitcast(found, u16x8.llvm), target)
+
+        return f32x8(i64), codegen
+
+    return half8
+
+
+def make_shift_words(bits):
+    """Return an operation: unsigned shift of each 64-bit word by a constant; right, or if < 0 left."""
+    bits = list(bits)
+
+    @intrinsic
+    def shift_words(typing, a):
+        def codegen(context, builder, sig, args):
+            return emit.shift_words(builder, args[0], bits)
+
+        return a(a), codegen
+
+    return shift_words
 
 
 @intrinsic
@@ -376,19 +410,6 @@ def float_of_bits(typing, bits):
         return builder.bitcast(args[0], emit.F32)
 
     return f32(i32), codegen
-
-
-@intrinsic
-def f32x8_of(typing, a, b, c, d, e, f, g, h):
-    """Eight scalars as a vector."""
-
-    def codegen(context, builder, sig, args):
-        vector = ir.Constant(f32x8.llvm, ir.Undefined)
-        for i, value in enumerate(args):
-            vector = builder.insert_element(vector, value, emit.I32(i))
-        return vector
-
-    return f32x8(*[f32] * 8), codegen
 
 
 @intrinsic

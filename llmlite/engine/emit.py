@@ -38,6 +38,19 @@ def shift_right(builder, a, bits: int):
     return builder.lshr(a, constant(a.type, bits)) if bits else a
 
 
+def shift_words(builder, a, bits):
+    """Unsigned shift of each 64-bit word by a constant of its own: to the right, if negative to the left."""
+    words = ir.VectorType(I64, len(bits))
+    value = builder.bitcast(a, words)
+    for shift, counts in (
+        (builder.lshr, [max(n, 0) for n in bits]),
+        (builder.shl, [max(-n, 0) for n in bits]),
+    ):
+        if any(counts):
+            value = shift(value, ir.Constant(words, counts))
+    return builder.bitcast(value, a.type)
+
+
 def shift_left(builder, a, bits: int):
     """Shift of every lane."""
     return builder.shl(a, constant(a.type, bits)) if bits else a
@@ -81,6 +94,50 @@ def reduce(builder, a, operation: str):
         else:
             a = getattr(builder, operation)(low, high)
     return builder.extract_element(a, I32(0))
+
+
+# ---- bytes gathered from constant places -------------------------------------------------------------------
+
+WINDOW = 64  # bytes of the widest register
+
+
+def load_pieces(builder, address, starts, n_bytes: int, windows, cpu: Target):
+    """Return `n_bytes` (1, 2, 4 or 8) bytes from address + start for each of `starts`, side by side.
+
+    Args:
+        windows: where 64 bytes may be read, from `address` on, so that every piece lies in one of them. With
+            AVX-512 these loads and permutations take the place of a load and an insertion for every piece.
+    """
+    origin = [start + i for start in starts for i in range(n_bytes)]  # of each byte of the result
+    even = n_bytes % 2 == 0 and all(place % 2 == 0 for place in (*starts, *windows))
+    unit = 2 if even and cpu.has("avx512bw") else 1 if cpu.has("avx512vbmi") else 0
+    if not unit or not windows or len(windows) > len(starts) // 2:
+        word = ir.IntType(8 * n_bytes)
+        vector = ir.Constant(ir.VectorType(word, len(starts)), ir.Undefined)
+        for i, start in enumerate(starts):
+            place = builder.inttoptr(builder.add(address, I64(start)), word.as_pointer())
+            vector = builder.insert_element(vector, builder.load(place, align=1), I32(i))
+        return builder.bitcast(vector, ir.VectorType(I8, len(starts) * n_bytes))
+    lanes = ir.VectorType(ir.IntType(8 * unit), WINDOW // unit)
+    origin = origin[::unit]
+    result, missing = None, set(range(len(origin)))
+    for place in windows:
+        pointer = builder.inttoptr(builder.add(address, I64(place)), lanes.as_pointer())
+        window = builder.load(pointer, align=1)
+        here = {i for i in missing if place <= origin[i] <= place + WINDOW - unit}
+        missing -= here
+        if result is None:
+            source = [(at - place) // unit if i in here else 0 for i, at in enumerate(origin)]
+            result = window
+        else:
+            source = [lanes.count + (at - place) // unit if i in here else i for i, at in enumerate(origin)]
+        source += [0] * (lanes.count - len(source))
+        result = shuffle(builder, result, window, source)
+    if missing:
+        raise ValueError(f"bytes {[origin[i] for i in sorted(missing)]} lie in none of the windows {windows}")
+    if len(origin) < lanes.count:
+        result = shuffle(builder, result, result, range(len(origin)))
+    return builder.bitcast(result, ir.VectorType(I8, len(starts) * n_bytes))
 
 
 # ---- int8 dot product --------------------------------------------------------------------------------------

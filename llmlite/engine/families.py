@@ -19,6 +19,7 @@ class Family:
         sub: weights that share a scale, 32 or 16; 0 for plain floats, whose activations stay floats.
         zero: what is subtracted from an unpacked quant.
         has_minimum: whether a sub-block subtracts a minimum.
+        mixed: its matvec reads activations in the order of `make_matvec_mixed`, too.
     """
 
     module: str
@@ -27,6 +28,7 @@ class Family:
     sub: int = 0
     zero: int = 0
     has_minimum: bool = False
+    mixed: bool = False
 
     @property
     def matvec(self) -> Kernel:
@@ -55,12 +57,14 @@ def _plain(suffix: str) -> Family:
     return Family(module="dense", suffix=suffix, block=16)
 
 
-def _blocks(suffix: str, zero: int, has_minimum: bool = False) -> Family:
-    return Family(module="blocks32", suffix=suffix, block=32, sub=32, zero=zero, has_minimum=has_minimum)
+def _blocks(suffix: str, zero: int, has_minimum: bool = False, mixed: bool = False) -> Family:
+    facts = {"zero": zero, "has_minimum": has_minimum, "mixed": mixed}
+    return Family(module="blocks32", suffix=suffix, block=32, sub=32, **facts)
 
 
 def _super(suffix: str, zero: int, sub: int = 32, has_minimum: bool = False) -> Family:
-    return Family(module="blocks256", suffix=suffix, block=256, sub=sub, zero=zero, has_minimum=has_minimum)
+    facts = {"zero": zero, "has_minimum": has_minimum, "mixed": sub == 32}
+    return Family(module="blocks256", suffix=suffix, block=256, sub=sub, **facts)
 
 
 # GGML's type id -> its kernels
@@ -68,13 +72,13 @@ FAMILIES: dict[int, Family] = {
     0: _plain("f32"),
     1: _plain("f16"),
     30: _plain("bf16"),
-    2: _blocks("q4_0", 8),
-    3: _blocks("q4_1", 0, True),
+    2: _blocks("q4_0", 8, mixed=True),
+    3: _blocks("q4_1", 0, True, mixed=True),
     6: _blocks("q5_0", 16),
     7: _blocks("q5_1", 0, True),
     8: _blocks("q8_0", 128),
-    20: _blocks("iq4_nl", 128),
-    39: _blocks("mxfp4", 12),
+    20: _blocks("iq4_nl", 128, mixed=True),
+    39: _blocks("mxfp4", 12, mixed=True),
     10: _super("q2_k", 0, 16, True),
     11: _super("q3_k", 4, 16),
     12: _super("q4_k", 0, 32, True),
@@ -86,7 +90,7 @@ FAMILIES: dict[int, Family] = {
 
 def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:
     """The kernels that any model needs, and those of the types, given by id: of all types by default."""
-    basic = ("rms_norm", "add", "add_bias", "silu_mul", "take_outputs", "rope", "quantize")
+    basic = ("rms_norm", "add", "add_bias", "silu_mul", "take_outputs", "rope", "quantize", "quantize_mixed")
     found = [kernel("basic", name) for name in (*basic, "store_f16", "store_f32")]
     found += [kernel("basic", name) for name in ("layer_norm", "positions", "gelu")]
     experts = ("choose_experts", "sort_rows", "spread", "each_expert", "gather")

@@ -114,7 +114,7 @@ class Recorder:
         self.ops: list[Op] = []
         self.cache = Buffer(0, name="cache")
         self.frequencies: np.ndarray | None = None
-        self._quantized: dict[Buffer, tuple[Buffer, Buffer, Buffer, Buffer]] = {}
+        self._quantized: dict[Buffer, tuple[Buffer, ...]] = {}
         self._helpers: list[Kernel] = []
 
     # ---- what forward calls --------------------------------------------------------------------------------
@@ -279,12 +279,13 @@ class Recorder:
         self._op(family.matmul, *args, reads=(x,), writes=(out, scratch), **facts)
 
     def _quantized_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
-        q, d, sums32, sums16 = self._activations(x)
+        q, d, sums32, sums16, *mixed = self._activations(x)
         sums = sums32 if family.sub == 32 else sums16
         facts = _facts(w)
         if self._at_once(x.rows) <= FEW_TOKENS:
-            args = (x.rows, w.blocks, q, d, sums, out, *w.shape)
-            self._op(family.matvec, *args, reads=(q, d, sums), writes=(out,), **facts)
+            bytes_read = (q, *mixed) if family.mixed else (q,)
+            args = (x.rows, w.blocks, *bytes_read, d, sums, out, *w.shape)
+            self._op(family.matvec, *args, reads=(*bytes_read, d, sums), writes=(out,), **facts)
             return
         scratch, size = self._scratch(TILE_SCRATCH + self._padded(x.rows) * 32 * 4)
         row_bytes = w.n_bytes // w.shape[0]
@@ -304,17 +305,24 @@ class Recorder:
         )
         self._op(family.matmul, *args, reads=(q, d, sums), writes=(out, scratch), **facts)
 
-    def _activations(self, x: Buffer) -> tuple[Buffer, Buffer, Buffer, Buffer]:
-        """x as bytes, with scales and sums: once, however many matrices read it."""
+    def _activations(self, x: Buffer) -> tuple[Buffer, ...]:
+        """x as bytes, scales, sums over 32 and over 16: once, however many matrices read it.
+
+        Where rows are streamed, also the bytes in a second order.
+        """
         if x not in self._quantized:
-            parts = (
+            parts = [
                 self._buffer(x.width, x.rows, 1),
                 self._buffer(x.width // 32, x.rows),
                 self._buffer(x.width // 32, x.rows),
                 self._buffer(x.width // 16, x.rows),
-            )
-            self._op(_basic("quantize"), x.rows, x, *parts, x.width, reads=(x,), writes=parts)
-            self._quantized[x] = parts
+            ]
+            run = "quantize"
+            if self._at_once(x.rows) <= FEW_TOKENS:
+                parts.append(self._buffer(x.width, x.rows, 1))
+                run = "quantize_mixed"
+            self._op(_basic(run), x.rows, x, *parts, x.width, reads=(x,), writes=parts)
+            self._quantized[x] = tuple(parts)
         return self._quantized[x]
 
     def _biased(self, x: Buffer, bias: np.ndarray) -> Buffer:
@@ -354,7 +362,7 @@ class Recorder:
         """Row operations take 16 numbers at a time; matrices may have any number of rows, scales any
         width.
         """
-        if run.module == "basic" and run.name != "quantize":
+        if run.module == "basic" and not run.name.startswith("quantize"):
             raise UnsupportedError(f"rows of {buffer.width} numbers: {run.name} takes multiples of 16")
 
     def _python(self, function: Any, w: Any, reads: tuple[Buffer, ...], out: Buffer) -> Buffer:

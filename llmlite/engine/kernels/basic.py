@@ -26,12 +26,15 @@ from llmlite.engine.simd import (
     f32,
     f32_to_half,
     fma,
+    high_half,
     i32,
+    inline,
     inline_exact,
     load_f32,
     load_f32x16,
     load_i32x16,
     load_i64,
+    low_half,
     maximum,
     narrow_u8,
     reduce_add,
@@ -209,6 +212,23 @@ def store_f16(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
             )
 
 
+@inline
+def quantize_block(x, q, d, sums32, sums16, b):
+    """Quantize 32 activations, the b-th ones; return their bytes."""
+    u, v = load_f32x16(x + b * 128), load_f32x16(x + b * 128 + 64)
+    largest = reduce_max(maximum(absolute(u), absolute(v)))
+    scale, inverse = scale_and_inverse(largest)
+    store(d + b * 4, scale)
+    i, j = rounded(u, inverse), rounded(v, inverse)
+    both = concat(narrow_u8(i), narrow_u8(j))
+    store(q + b * 32, both)
+    s, t = reduce_add(i), reduce_add(j)
+    store(sums16 + b * 8, s)
+    store(sums16 + b * 8 + 4, t)
+    store(sums32 + b * 4, i32(s + t))
+    return both
+
+
 @kernel
 def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, width):
     """Quantize each 32 activations to bytes: d = max|x| / 127, q = round(x / d).
@@ -216,21 +236,27 @@ def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, width):
     Args:
         q: int8 (T, width). d: float32 (T, width/32).
         sums32, sums16: int32 (T, width/32) and (T, width/16), the sums of q over 32 and 16: what weights that
-            are kept
-            with an offset need (Σ(w - z)·q = Σw·q - z·Σq).
+            are kept with an offset need (Σ(w - z)·q = Σw·q - z·Σq).
     """
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
-        u, v = load_f32x16(x + b * 128), load_f32x16(x + b * 128 + 64)
-        largest = reduce_max(maximum(absolute(u), absolute(v)))
-        scale, inverse = scale_and_inverse(largest)
-        store(d + b * 4, scale)
-        i, j = rounded(u, inverse), rounded(v, inverse)
-        store(q + b * 32, concat(narrow_u8(i), narrow_u8(j)))
-        s, t = reduce_add(i), reduce_add(j)
-        store(sums16 + b * 8, s)
-        store(sums16 + b * 8 + 4, t)
-        store(sums32 + b * 4, i32(s + t))
+        quantize_block(x, q, d, sums32, sums16, b)
+
+
+@kernel
+def quantize_mixed(step, rank, n_threads, rows, x, q, d, sums32, sums16, mixed, width):
+    """`quantize`, and every whole 256 bytes of q once more in the order of `make_matvec_mixed`."""
+    low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
+    for b in range(low, high):
+        both = quantize_block(x, q, d, sums32, sums16, b)
+        token, block = b // (width // 32), b % (width // 32)
+        if block // 8 < width // 256:
+            even_first = ((block & 7) >> 1) + 4 * (block & 1)
+            place = mixed + token * width + block // 8 * 256 + even_first * 8
+            store(place, low_half(low_half(both)))
+            store(place + 64, high_half(low_half(both)))
+            store(place + 128, low_half(high_half(both)))
+            store(place + 192, high_half(high_half(both)))
 
 
 @kernel

@@ -7,11 +7,19 @@ unpacked eight or sixteen at once, in 32- or 64-bit words.
 
 from numba import types
 
-from llmlite.engine.kernels.blocks32 import iq4_numbers, nibbles
-from llmlite.engine.kernels.quantized import make_embed, make_matvec, make_matvec16, make_unpack, twice
+from llmlite.engine.kernels.blocks32 import iq4_numbers, iq4_numbers64, make_nibble_vectors, nibbles
+from llmlite.engine.kernels.quantized import (
+    BLOCK_ORDER,
+    make_embed,
+    make_matvec16,
+    make_matvec_mixed,
+    make_unpack,
+    twice,
+)
 from llmlite.engine.simd import (
     bytes8,
     concat,
+    high_half,
     high_nibbles,
     i64,
     inline,
@@ -22,9 +30,13 @@ from llmlite.engine.simd import (
     load_u8x32,
     load_u8x64,
     load_u16,
+    low_half,
     low_nibbles,
+    make_half8,
+    make_pieces,
+    make_shift_words,
+    make_shuffle,
     shift_any,
-    splat_f32x8,
     splat_f32x16,
     splat_i32x8,
     splat_i32x16,
@@ -45,7 +57,7 @@ def word(p):
     return i64(load_i32(p)) & LOW32
 
 
-def family32(*, group_bytes, quants64, scales8, zero, mins8=None, small=True):
+def family32(*, group_bytes, quants64, vectors, scales8, zero, mins8=None, small=True):
     """Return (matvec, unpack, embed) of a type with sub-blocks of 32."""
 
     @inline
@@ -60,7 +72,9 @@ def family32(*, group_bytes, quants64, scales8, zero, mins8=None, small=True):
 
     group = {"quants64": quants64, "group_bytes": group_bytes}
     return (
-        make_matvec(**group, scales8=scales8, mins8=mins8, zero=zero, small=small),
+        make_matvec_mixed(
+            vectors=vectors, group_bytes=group_bytes, scales8=scales8, mins8=mins8, zero=zero, small=small
+        ),
         make_unpack(**group, scales=scales8, mins=mins8, n_scales=8),
         make_embed(**group, scales16=scales16, mins16=mins16 if mins8 else None, zero=zero),
     )
@@ -82,30 +96,30 @@ def family16(*, group_bytes, quants64, scales16, zero, mins16=None):
 # 8-11 MMMMSSSS, make scales and minimums 4-7.
 
 
-@inline
-def six_bit_scales(p):
-    """Scales of the 12 bytes at p, as bytes."""
-    low, last = word(p), word(p + 8)
-    return bytes8((low & 0x3F3F3F3F) | ((last & 0x0F0F0F0F) | ((low >> 6 & 0x03030303) << 4)) << 32)
+even_words = make_shuffle([0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15])
+half_at_0, half_at_2 = make_half8(0, 0), make_half8(2, 0)
 
 
 @inline
-def six_bit_mins(p):
-    """Minimums of the 12 bytes at p, as bytes."""
-    middle, last = word(p + 4), word(p + 8)
-    return bytes8(
-        (middle & 0x3F3F3F3F) | ((last >> 4 & 0x0F0F0F0F) | ((middle >> 6 & 0x03030303) << 4)) << 32
-    )
+def k_scales_and_mins(p):
+    """Eight scales and eight minimums."""
+    first, last = load_i64(p + 4), word(p + 12)
+    nibble_bytes = (last & 0x0F0F0F0F) | (last >> 4 & 0x0F0F0F0F) << 32
+    low, high = first & 0x3F3F3F3F3F3F3F3F, (first >> 2 & 0x3030303030303030) | nibble_bytes
+    packed = table16(low, high)  # four scales, four minimums, the other scales, the other minimums
+    packed = even_words(packed, packed)
+    scales, mins = to_f32(widen_u8(low_half(packed))), to_f32(widen_u8(high_half(packed)))
+    return scales * half_at_0(p), mins * half_at_2(p)
 
 
 @inline
 def k_scales(p):
-    return to_f32(widen_u8(six_bit_scales(p + 4))) * splat_f32x8(load_f16(p))
+    return k_scales_and_mins(p)[0]
 
 
 @inline
 def k_mins(p):
-    return to_f32(widen_u8(six_bit_mins(p + 4))) * splat_f32x8(load_f16(p + 2))
+    return k_scales_and_mins(p)[1]
 
 
 @inline
@@ -114,8 +128,30 @@ def q4_k_quants(p, i):
     return concat(low_nibbles(v), high_nibbles(v))
 
 
+def make_k_nibbles(first):
+    """Return (p) -> the four u8x64 of eight sub-blocks; each 32 bytes from `first` on hold two of them."""
+    load0, load1, load2, load3 = (
+        make_pieces([first + 8 * k + 32 * pair for pair in range(4)] * 2, 8, (first, first + 64))
+        for k in range(4)
+    )
+
+    @inline
+    def vectors(p):
+        a, b, c, d = load0(p), load1(p), load2(p), load3(p)
+        return (
+            low_nibbles(low_then_high(a)),
+            low_nibbles(low_then_high(b)),
+            low_nibbles(low_then_high(c)),
+            low_nibbles(low_then_high(d)),
+        )
+
+    return vectors
+
+
+low_then_high = make_shift_words([0] * 4 + [4] * 4)
+
 matvec_q4_k, unpack_q4_k, embed_q4_k = family32(
-    group_bytes=144, quants64=q4_k_quants, scales8=k_scales, mins8=k_mins, zero=0
+    group_bytes=144, quants64=q4_k_quants, vectors=make_k_nibbles(16), scales8=k_scales, mins8=k_mins, zero=0
 )
 
 
@@ -130,8 +166,30 @@ def q5_k_quants(p, i):
     return concat(low_nibbles(v), high_nibbles(v)) | shift_any(concat(low, high), -4)
 
 
+q5_k_nibbles = make_k_nibbles(48)
+fifth0, fifth1, fifth2, fifth3 = (make_pieces([16 + 8 * k] * 8, 8, (16,)) for k in range(4))
+to_bit_4 = make_shift_words([block - 4 for block in BLOCK_ORDER])
+
+
+@inline
+def fifth_at_4(v):
+    """Bit `block` of every byte in the word of that block, moved to bit 4."""
+    return to_bit_4(v) & splat_u8x64(16)
+
+
+@inline
+def q5_k_vectors(p):
+    a, b, c, d = q5_k_nibbles(p)
+    return (
+        a | fifth_at_4(fifth0(p)),
+        b | fifth_at_4(fifth1(p)),
+        c | fifth_at_4(fifth2(p)),
+        d | fifth_at_4(fifth3(p)),
+    )
+
+
 matvec_q5_k, unpack_q5_k, embed_q5_k = family32(
-    group_bytes=176, quants64=q5_k_quants, scales8=k_scales, mins8=k_mins, zero=0
+    group_bytes=176, quants64=q5_k_quants, vectors=q5_k_vectors, scales8=k_scales, mins8=k_mins, zero=0
 )
 
 
@@ -235,13 +293,22 @@ def iq4_xs_quants(p, i):
 
 @inline
 def iq4_xs_scales(p):
+    """Nibble i and bit pair i, each brought to byte i by moving ever smaller parts apart."""
     high, low = i64(load_u16(p + 2)), word(p + 4)
-    packed = i64(0)
-    for j in range(8):
-        packed |= ((low >> 4 * j & 15) | (high >> 2 * j & 3) << 4) << 8 * j
-    return to_f32(widen_u8(bytes8(packed)) - splat_i32x8(types.int32(32))) * splat_f32x8(load_f16(p))
+    low = (low | low << 16) & 0x0000FFFF0000FFFF
+    low = (low | low << 8) & 0x00FF00FF00FF00FF
+    low = (low | low << 4) & 0x0F0F0F0F0F0F0F0F
+    high = (high | high << 24) & 0x000000FF000000FF
+    high = (high | high << 12) & 0x000F000F000F000F
+    high = (high | high << 6) & 0x0303030303030303
+    return to_f32(widen_u8(bytes8(low | high << 4)) - splat_i32x8(types.int32(32))) * half_at_0(p)
 
 
 matvec_iq4_xs, unpack_iq4_xs, embed_iq4_xs = family32(
-    group_bytes=136, quants64=iq4_xs_quants, scales8=iq4_xs_scales, zero=128, small=False
+    group_bytes=136,
+    quants64=iq4_xs_quants,
+    vectors=make_nibble_vectors(8, 16, (8, 72), (8, 72), iq4_numbers64),
+    scales8=iq4_xs_scales,
+    zero=128,
+    small=False,
 )

@@ -4,12 +4,18 @@ For each: where the bytes are, how 32 quants come out of a block, and the three 
 type keeps weight j in the low half of byte j and weight j + 16 in the high half.
 """
 
-from llmlite.engine.kernels.quantized import make_embed, make_matvec, make_unpack, twice
+from llmlite.engine.kernels.quantized import (
+    BLOCK_ORDER,
+    make_embed,
+    make_matvec,
+    make_matvec_mixed,
+    make_unpack,
+    twice,
+)
 from llmlite.engine.simd import (
+    choose_above,
     concat,
-    f32x8_of,
     float_of_bits,
-    gather_half8,
     high_nibbles,
     i32,
     i64,
@@ -22,15 +28,26 @@ from llmlite.engine.simd import (
     lookup16,
     low_half,
     low_nibbles,
+    make_half8,
+    make_pieces,
+    reinterpret,
     repeat16_u8x64,
+    shift_left,
+    splat_i32x8,
     splat_u8x32,
     spread_bits,
     table16,
+    widen_u8,
 )  # fmt: skip
 
 
-def family(*, block_bytes, quants32, scale, scales8, zero, minimum=None, mins8=None, small=True):
-    """Return (matvec, unpack, embed) of a type, from its functions of one block of 32 and of eight blocks."""
+def family(
+    *, block_bytes, quants32, scale, scales8, zero, minimum=None, mins8=None, vectors=None, small=True
+):
+    """Return (matvec, unpack, embed) of a type, from its functions of one block of 32 and of eight blocks.
+
+    `vectors`: see `make_matvec_mixed`.
+    """
     has_minimum = minimum is not None
 
     @inline
@@ -50,11 +67,45 @@ def family(*, block_bytes, quants32, scale, scales8, zero, minimum=None, mins8=N
 
     one = {"quants32": quants32, "scale": scale, "minimum": minimum}
     group = {"quants64": quants64, "group_bytes": 8 * block_bytes}
+    streamed = {"scales8": scales8, "mins8": mins8, "zero": zero, "small": small, **one}
+    if vectors:
+        matvec = make_matvec_mixed(vectors=vectors, group_bytes=8 * block_bytes, **streamed)
+    else:
+        matvec = make_matvec(**group, **streamed)
     return (
-        make_matvec(**group, **one, scales8=scales8, mins8=mins8, zero=zero, small=small),
+        matvec,
         make_unpack(**group, **one, scales=scales8, mins=mins8, n_scales=8),
         make_embed(**group, **one, scales16=scales16, mins16=mins16 if has_minimum else None, zero=zero),
     )
+
+
+@inline
+def itself(v):
+    return v
+
+
+def make_nibble_vectors(first, block_bytes, front, back, number=itself):
+    """Return (p) -> the four u8x64 of eight blocks, whose 16 bytes of nibbles begin at `first`.
+
+    Args:
+        front, back: windows (`make_pieces`) for the first and last eight bytes of all blocks.
+        number: maps a u8x64 of nibbles to what they stand for.
+    """
+    places = [first + block * block_bytes for block in BLOCK_ORDER]
+    load_front = make_pieces(places, 8, front)
+    load_back = make_pieces([place + 8 for place in places], 8, back)
+
+    @inline
+    def vectors(p):
+        a, b = load_front(p), load_back(p)
+        return (
+            number(low_nibbles(a)),
+            number(low_nibbles(b)),
+            number(high_nibbles(a)),
+            number(high_nibbles(b)),
+        )
+
+    return vectors
 
 
 @inline
@@ -77,13 +128,16 @@ def q4_0_quants(p):
     return nibbles(p + 2)
 
 
-@inline
-def q4_0_scales(p):
-    return gather_half8(p, 18)
+q4_0_scales = make_half8(0, 18, (0, 72))
 
 
 matvec_q4_0, unpack_q4_0, embed_q4_0 = family(
-    block_bytes=18, quants32=q4_0_quants, scale=half_at_0, scales8=q4_0_scales, zero=8
+    block_bytes=18,
+    quants32=q4_0_quants,
+    scale=half_at_0,
+    scales8=q4_0_scales,
+    zero=8,
+    vectors=make_nibble_vectors(2, 18, (0, 72), (8, 80)),
 )
 
 
@@ -95,9 +149,7 @@ def q4_1_quants(p):
     return nibbles(p + 4)
 
 
-@inline
-def q4_1_scales(p):
-    return gather_half8(p, 20)
+q4_1_scales = make_half8(0, 20, (0, 80))
 
 
 @inline
@@ -105,14 +157,17 @@ def minus_half_at_2(p):
     return -load_f16(p + 2)
 
 
+q4_1_halves_at_2 = make_half8(2, 20, (0, 80))
+
+
 @inline
 def q4_1_mins(p):
-    return -gather_half8(p + 2, 20)
+    return -q4_1_halves_at_2(p)
 
 
 matvec_q4_1, unpack_q4_1, embed_q4_1 = family(
     block_bytes=20, quants32=q4_1_quants, scale=half_at_0, scales8=q4_1_scales, minimum=minus_half_at_2,
-    mins8=q4_1_mins, zero=0,
+    mins8=q4_1_mins, zero=0, vectors=make_nibble_vectors(4, 20, (0, 64, 96), (12, 76, 96)),
 )  # fmt: skip
 
 
@@ -130,9 +185,7 @@ def q5_0_quants(p):
     return nibbles(p + 6) | fifth_bits(p + 2)
 
 
-@inline
-def q5_0_scales(p):
-    return gather_half8(p, 22)
+q5_0_scales = make_half8(0, 22, (0, 66, 112))
 
 
 matvec_q5_0, unpack_q5_0, embed_q5_0 = family(
@@ -148,14 +201,15 @@ def q5_1_quants(p):
     return nibbles(p + 8) | fifth_bits(p + 4)
 
 
-@inline
-def q5_1_scales(p):
-    return gather_half8(p, 24)
+q5_1_scales = make_half8(0, 24, (0, 64, 128))
+
+
+q5_1_halves_at_2 = make_half8(2, 24, (0, 64, 128))
 
 
 @inline
 def q5_1_mins(p):
-    return -gather_half8(p + 2, 24)
+    return -q5_1_halves_at_2(p)
 
 
 matvec_q5_1, unpack_q5_1, embed_q5_1 = family(
@@ -172,9 +226,7 @@ def q8_0_quants(p):
     return load_u8x32(p + 2) ^ splat_u8x32(128)
 
 
-@inline
-def q8_0_scales(p):
-    return gather_half8(p, 34)
+q8_0_scales = make_half8(0, 34, (0, 68, 136, 204))
 
 
 matvec_q8_0, unpack_q8_0, embed_q8_0 = family(
@@ -195,12 +247,23 @@ def iq4_numbers(nibble_bytes):
 
 
 @inline
+def iq4_numbers64(nibble_bytes):
+    return lookup16(repeat16_u8x64(table16(i64(IQ4_LOW), i64(IQ4_HIGH))), nibble_bytes)
+
+
+@inline
 def iq4_nl_quants(p):
     return iq4_numbers(nibbles(p + 2))
 
 
 matvec_iq4_nl, unpack_iq4_nl, embed_iq4_nl = family(
-    block_bytes=18, quants32=iq4_nl_quants, scale=half_at_0, scales8=q4_0_scales, zero=128, small=False
+    block_bytes=18,
+    quants32=iq4_nl_quants,
+    scale=half_at_0,
+    scales8=q4_0_scales,
+    zero=128,
+    small=False,
+    vectors=make_nibble_vectors(2, 18, (0, 72), (8, 80), iq4_numbers64),
 )
 
 
@@ -223,14 +286,27 @@ def mxfp4_scale(p):
     return float_of_bits((e - 1) << 23 if e > 1 else i32(0x200000) << e)
 
 
+mxfp4_exponents = make_pieces([17 * i for i in range(8)], 1, (0, 68))
+
+
 @inline
 def mxfp4_scales(p):
-    return f32x8_of(
-        mxfp4_scale(p), mxfp4_scale(p + 17), mxfp4_scale(p + 34), mxfp4_scale(p + 51),
-        mxfp4_scale(p + 68), mxfp4_scale(p + 85), mxfp4_scale(p + 102), mxfp4_scale(p + 119),
-    )  # fmt: skip
+    """`mxfp4_scale` of eight blocks."""
+    e = widen_u8(mxfp4_exponents(p))
+    normal, subnormal = shift_left(e - splat_i32x8(i32(1)), 23), shift_left(e + splat_i32x8(i32(1)), 21)
+    return reinterpret(choose_above(e, splat_i32x8(i32(1)), normal, subnormal), "f32")
+
+
+@inline
+def mxfp4_numbers64(nibble_bytes):
+    return lookup16(repeat16_u8x64(table16(i64(MXFP4_LOW), i64(MXFP4_HIGH))), nibble_bytes)
 
 
 matvec_mxfp4, unpack_mxfp4, embed_mxfp4 = family(
-    block_bytes=17, quants32=mxfp4_quants, scale=mxfp4_scale, scales8=mxfp4_scales, zero=12
+    block_bytes=17,
+    quants32=mxfp4_quants,
+    scale=mxfp4_scale,
+    scales8=mxfp4_scales,
+    zero=12,
+    vectors=make_nibble_vectors(1, 17, (0, 68), (8, 72), mxfp4_numbers64),
 )

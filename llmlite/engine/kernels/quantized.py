@@ -95,8 +95,8 @@ def make_matvec(
     """
     dot = dot4_small if small else dot4
     has_minimum, has_tail = mins8 is not None, quants32 is not None
-    mins8, quants32 = mins8 or nothing, quants32 or nothing
-    scale, minimum = scale or nothing, minimum or nothing
+    mins8 = mins8 or nothing
+    tail = make_tail(quants32, scale, minimum, zero, group_bytes // 8) if has_tail else nothing
     block_bytes = group_bytes // 8
 
     @kernel
@@ -130,15 +130,92 @@ def make_matvec(
                 else:
                     total -= f32(zero) * reduce_add(offset)
                 if has_tail:
-                    for _ in range(width % 256 // 32):
-                        products = reduce_add(dot(splat_i32x8(i32(0)), quants32(p), load_u8x32(x)))
-                        total += scale(p) * load_f32(xd) * f32(products - i32(zero) * load_i32(xs))
-                        if has_minimum:
-                            total -= minimum(p) * load_f32(xd) * f32(load_i32(xs))
-                        p, x, xd, xs = p + block_bytes, x + 32, xd + 4, xs + 4
+                    n_blocks = width % 256 // 32
+                    total += tail(p, x, xd, xs, n_blocks)
+                    p += n_blocks * block_bytes
                 store(out + (t * n_rows + r) * 4, f32(total))
 
     return matvec
+
+
+# Activations in the order of `make_matvec_mixed`: of each 256, four vectors of 64 bytes; vector k holds bytes
+# 8k…8k+7 of the eight blocks of 32, the even blocks before the odd ones.
+BLOCK_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+in_order = make_shuffle([block for block in BLOCK_ORDER for _ in range(2)])
+
+
+def make_matvec_mixed(
+    *, vectors, scales8, group_bytes, zero, mins8=None, quants32=None, scale=None, minimum=None, small=True
+):
+    """`make_matvec` for types whose bytes are cheap to have in BLOCK_ORDER.
+
+    There every 32-bit sum belongs to one block in all four vectors, so four dot products add up as integers
+    and are scaled once.
+
+    Args:
+        vectors: (p) -> the four u8x64 of the group at address p, in BLOCK_ORDER. Others: see `make_matvec`.
+    """
+    dot = dot4_small if small else dot4
+    has_minimum, has_tail = mins8 is not None, quants32 is not None
+    mins8 = mins8 or nothing
+    tail = make_tail(quants32, scale, minimum, zero, group_bytes // 8) if has_tail else nothing
+    block_bytes = group_bytes // 8
+
+    @kernel
+    def matvec(step, rank, n_threads, rows, w, q, mixed, d, sums, out, n_rows, width):
+        low, high = share(n_rows, rank, n_threads)
+        row_bytes = (width // 32) * block_bytes
+        none = splat_i32x16(i32(0))
+        for t in range(load_i64(step + rows)):
+            p = w + low * row_bytes
+            for r in range(low, high):
+                a, offset = splat_f32x16(f32(0)), splat_f32x8(f32(0))
+                x, xd, xs = mixed + t * width, d + t * width // 8, sums + t * width // 8
+                for _ in range(width // 256):
+                    for line in range(0, group_bytes, 64):
+                        prefetch(p + AHEAD + line)
+                    xd8 = load_f32x8(xd)
+                    s = scales8(p) * xd8
+                    if has_minimum:
+                        offset = fma(mins8(p) * xd8, to_f32(load_i32x8(xs)), offset)
+                    else:
+                        offset = fma(s, to_f32(load_i32x8(xs)), offset)
+                    v0, v1, v2, v3 = vectors(p)
+                    products = dot(dot(none, v0, load_u8x64(x)), v1, load_u8x64(x + 64))
+                    products = dot(dot(products, v2, load_u8x64(x + 128)), v3, load_u8x64(x + 192))
+                    a = fma(to_f32(products), in_order(s, s), a)
+                    p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + 32
+                total = reduce_add(a)
+                if has_minimum:
+                    total -= reduce_add(offset)
+                else:
+                    total -= f32(zero) * reduce_add(offset)
+                if has_tail:
+                    n_blocks = width % 256 // 32
+                    total += tail(p, q + (t + 1) * width - n_blocks * 32, xd, xs, n_blocks)
+                    p += n_blocks * block_bytes
+                store(out + (t * n_rows + r) * 4, f32(total))
+
+    return matvec
+
+
+def make_tail(quants32, scale, minimum, zero, block_bytes):
+    """Return the function (p, x, xd, xs, n_blocks) -> the product of fewer than eight blocks of 32."""
+    has_minimum = minimum is not None
+    minimum = minimum or nothing
+
+    @inline
+    def tail(p, x, xd, xs, n_blocks):
+        total = f32(0)
+        for _ in range(n_blocks):
+            products = reduce_add(dot4(splat_i32x8(i32(0)), quants32(p), load_u8x32(x)))
+            total += scale(p) * load_f32(xd) * f32(products - i32(zero) * load_i32(xs))
+            if has_minimum:
+                total -= minimum(p) * load_f32(xd) * f32(load_i32(xs))
+            p, x, xd, xs = p + block_bytes, x + 32, xd + 4, xs + 4
+        return total
+
+    return tail
 
 
 def make_matvec16(*, quants64, scales16, group_bytes, zero, mins16=None):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from llmlite.engine.bandwidth import ReadBandwidth
 from llmlite.resources import model_path
 from llmlite.synth import synthesize
 
-N_PROMPT, N_GEN, DEPTH = 512, 32, 2048
+N_PROMPT, N_GEN, DEPTH = 512, 16, 2048
+TURNS = {"prefill": 1, "decode": 2}  # of each backend in a block: short ones, as near as can be
 SETTLE = 0.1  # seconds: the last backend's threads spin for a while, and would sing with the canary
 SONG = 25  # repetitions: some 60 ms
 FIRST_IDS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -87,16 +89,32 @@ class Bench:
         worker.ask("load", model=str(path), n_ctx=n_ctx, n_threads=options.get("threads", self.threads))
         return worker
 
-    def rounds(self, row: str, one: Callable[[], dict[str, Any]]) -> None:
+    def rounds(self, row: str, one: Callable[[], list[dict[str, Any]]]) -> None:
         """Take blocks until enough are likely to be clean, twice as many at most, or time runs out."""
         longest = 0.0
         for block in range(2 * self.blocks):
             begin = time.monotonic()
             if block and begin + longest > self.deadline:
                 break
-            sample = {"row": row, "kind": "block", "block": block, **one()}
-            self.write(sample)
+            for sample in one():
+                self.write({"row": row, "kind": "block", "block": block, **sample})
             longest = max(longest, time.monotonic() - begin)
+
+    def turns(self, sequence: list[tuple[str, Callable[[], dict[str, Any]]]]) -> dict[str, Any]:
+        """Take named turns; canary and bandwidth before, between and after them.
+
+        Returns:
+            "order" (names), "canary_ns", "bandwidth", and for each name its `timings`, turn behind turn.
+        """
+        found: dict[str, Any] = {"order": [name for name, _ in sequence]}
+        songs, widths = zip(self.machine())
+        for name, turn in sequence:
+            for key, value in timings(turn()).items():
+                kept = found.setdefault(name, {})
+                kept[key] = [*kept.get(key, []), *value] if isinstance(value, list) else value
+            song, width = self.machine()
+            songs, widths = (*songs, song), (*widths, width)
+        return {**found, "canary_ns": songs, "bandwidth": widths}
 
 
 def compare(
@@ -109,7 +127,7 @@ def compare(
     n_gen: int = N_GEN,
     repetitions: int = 1,
 ) -> None:
-    """Prefill and decode of llmlite and a peer, in random order: canary, one, canary, the other, canary."""
+    """A block of prefill and a block of decode in turns, by llmlite and a peer in random order."""
     names = ["llmlite", peer]
     with ExitStack() as stack:
         n_ctx = n_prompt + n_gen + 16
@@ -117,22 +135,17 @@ def compare(
         for worker in workers.values():  # pages and kernels
             worker.ask("prefill", ids=ids(n_prompt))
             worker.ask("decode", ids=ids(8), n_gen=2)
+        asked = {"prefill": {"ids": ids(n_prompt)}, "decode": {"ids": ids(8), "n_gen": n_gen}}
         facts = {"bytes": step_bytes(path), "n_prompt": n_prompt, "n_gen": n_gen, "peer": peer}
 
-        def block() -> dict[str, Any]:
-            songs, widths = zip(bench.machine())
-            sample: dict[str, Any] = {**facts, "order": bench.random.sample(names, 2)}
-            for name in sample["order"]:
-                ask = workers[name].ask
-                found = {"prefill": ask("prefill", ids=ids(n_prompt), repetitions=repetitions)}
-                if n_gen:
-                    found["decode"] = ask("decode", ids=ids(8), n_gen=n_gen, repetitions=repetitions)
-                sample[name] = {phase: timings(answer) for phase, answer in found.items()}
-                song, width = bench.machine()
-                songs, widths = (*songs, song), (*widths, width)
-            return {**sample, "canary_ns": songs, "bandwidth": widths}
+        def block(phase: str) -> dict[str, Any]:
+            order = bench.random.sample(names, 2) * TURNS[phase]
+            ask = {name: partial(workers[name].ask, phase, **asked[phase], repetitions=repetitions)
+                   for name in names}  # fmt: skip
+            return {**facts, "phase": phase, **bench.turns([(name, ask[name]) for name in order])}
 
-        bench.rounds(row, block)
+        phases = ("prefill", "decode") if n_gen else ("prefill",)
+        bench.rounds(row, lambda: [block(phase) for phase in phases])
 
 
 def timings(answer: dict[str, Any]) -> dict[str, Any]:
@@ -160,18 +173,15 @@ def depth(bench: Bench, row: str) -> None:
     """Decoding behind nothing and behind 2048 tokens, with the cache a user gets."""
     path = bench.model("Q4_0")
     with ExitStack() as stack:
-        worker = bench.worker("llmlite-f16", path, DEPTH + N_GEN + 8, stack)
+        worker = bench.worker("llmlite-f16", path, DEPTH + 2 * N_GEN + 8, stack)
         worker.ask("decode", ids=ids(8), n_gen=2)
-        facts = {"bytes": step_bytes(path), "kv_bytes": kv_bytes(path, DEPTH + N_GEN // 2), "n_gen": N_GEN}
+        n_gen = 2 * N_GEN
+        facts = {"bytes": step_bytes(path), "kv_bytes": kv_bytes(path, DEPTH + n_gen // 2), "n_gen": n_gen}
 
-        def block() -> dict[str, Any]:
-            songs, widths = zip(bench.machine())
-            sample: dict[str, Any] = {}
-            for name, n in (("shallow", 1), ("deep", DEPTH)):
-                sample[name] = timings(worker.ask("decode", ids=ids(n), n_gen=N_GEN))
-                song, width = bench.machine()
-                songs, widths = (*songs, song), (*widths, width)
-            return {**facts, **sample, "canary_ns": songs, "bandwidth": widths}
+        def block() -> list[dict[str, Any]]:
+            asked = {"shallow": ids(1), "deep": ids(DEPTH)}
+            turns = [(name, partial(worker.ask, "decode", ids=asked[name], n_gen=n_gen)) for name in asked]
+            return [{**facts, **bench.turns(turns)}]
 
         bench.rounds(row, block)
 
@@ -227,13 +237,13 @@ def cpu_seconds(type_name: str) -> Callable[[Bench, str], None]:
             for worker in workers.values():
                 worker.ask("prefill", ids=ids(16))
 
-            def block() -> dict[str, Any]:
-                sample: dict[str, Any] = {"canary_ns": [bench.machine()[0]], "n_prompt": 128, "n_gen": 12}
+            def block() -> list[dict[str, Any]]:
+                facts = {"canary_ns": [bench.machine()[0]], "n_prompt": 128, "n_gen": 12}
+                samples = [{**facts, "phase": phase} for phase in ("prefill", "decode")]
                 for name in bench.random.sample(list(workers), 2):
-                    prefill = workers[name].ask("prefill", ids=ids(128))
-                    decode = workers[name].ask("decode", ids=ids(8), n_gen=12)
-                    sample[name] = {"prefill": timings(prefill), "decode": timings(decode)}
-                return sample
+                    samples[0][name] = timings(workers[name].ask("prefill", ids=ids(128)))
+                    samples[1][name] = timings(workers[name].ask("decode", ids=ids(8), n_gen=12))
+                return samples
 
             bench.rounds(row, block)
 

@@ -27,7 +27,8 @@ class Figure:
     """One line of the table.
 
     Args:
-        title: what it is. row: whose samples. value: of one sample. must, aim: its bounds.
+        title: what it is. row: whose samples. phase: of which blocks, "prefill" or "decode"; None for all.
+        value: of one sample. must, aim: its bounds.
         at_least: False where small is good. unit: behind the number. digits: behind the point.
     """
 
@@ -36,29 +37,35 @@ class Figure:
     value: Callable[[Sample], float]
     must: float
     aim: float | None = None
+    phase: str | None = None
     at_least: bool = True
     unit: str = ""
     digits: int = 2
 
 
-def rate(phase: str, clock: str = "samples_ns") -> Callable[[Sample, str], float]:
-    """Tokens per second of one backend in a block: the median of its repetitions."""
-    count = {"prefill": "n_prompt", "decode": "n_gen"}[phase]
-    return lambda sample, name: sample[count] * 1e9 / median(sample[name][phase][clock])
+def rate(sample: Sample, name: str, clock: str = "samples_ns") -> float:
+    """Tokens per second of one backend in a block: the median of its turns."""
+    count = sample[{"prefill": "n_prompt", "decode": "n_gen"}[sample["phase"]]]
+    return count * 1e9 / median(sample[name][clock])
 
 
-def ratio(phase: str) -> Callable[[Sample], float]:
+def ratio(sample: Sample) -> float:
     """llmlite's rate over its peer's, within a block."""
-    return lambda s: rate(phase)(s, "llmlite") / rate(phase)(s, s["peer"])
+    return rate(sample, "llmlite") / rate(sample, sample["peer"])
 
 
 def bandwidth_share(sample: Sample) -> float:
-    """Bytes of weights that decoding read per second, over what memory gave right before and after its turn.
+    """Bytes of weights that decoding read per second, over what memory gave right before and after the turn.
 
-    The mean of the two, each the best of five readings: on shared hosts bandwidth moves between levels.
+    Of each turn the mean of the two, each the best of five readings: on shared hosts bandwidth moves between
+    levels. Of a block's turns the mean.
     """
-    turn = sample["order"].index("llmlite")
-    return sample["bytes"] * rate("decode")(sample, "llmlite") / fmean(sample["bandwidth"][turn : turn + 2])
+    ours = [i for i, name in enumerate(sample["order"]) if name == "llmlite"]
+    moved = sample["bytes"] * sample["n_gen"] * 1e9
+    return fmean(
+        moved / spent / fmean(sample["bandwidth"][i : i + 2])
+        for i, spent in zip(ours, sample["llmlite"]["samples_ns"], strict=True)
+    )
 
 
 def depth_share(sample: Sample) -> float:
@@ -69,30 +76,39 @@ def depth_share(sample: Sample) -> float:
 
 FIGURES = (
     *(
-        Figure(title=f"decode, {t}, over llama.cpp", row=t, value=ratio("decode"), must=1.0, aim=1.4)
+        Figure(title=f"decode, {t}, over llama.cpp", row=t, phase="decode", value=ratio, must=1.0, aim=1.4)
         for t in TYPES
     ),
     *(
         Figure(
-            title=f"share of read bandwidth in decode, {t}", row=t, value=bandwidth_share, must=0.65, aim=0.85
+            title=f"share of read bandwidth in decode, {t}",
+            row=t,
+            phase="decode",
+            value=bandwidth_share,
+            must=0.65,
+            aim=0.85,
         )
         for t in ("Q8_0", "Q4_0")
     ),
     *(
-        Figure(title=f"prefill 512, {t}, over llama.cpp", row=t, value=ratio("prefill"), must=1.2, aim=2.0)
+        Figure(
+            title=f"prefill 512, {t}, over llama.cpp", row=t, phase="prefill", value=ratio, must=1.2, aim=2.0
+        )
         for t in TYPES
     ),
     Figure(
         title="prefill 512, Q4_0, over PyTorch bfloat16",
         row="torch",
-        value=ratio("prefill"),
+        phase="prefill",
+        value=ratio,
         must=1.0,
         aim=1.4,
     ),
     Figure(
         title="bundled model, Q8_0, decode over llama.cpp",
         row="bundled",
-        value=ratio("decode"),
+        phase="decode",
+        value=ratio,
         must=0.8,
         aim=1.2,
     ),
@@ -174,7 +190,7 @@ def flag(samples: list[Sample]) -> list[Sample]:
 def kept(blocks: list[Sample]) -> tuple[list[Sample], bool]:
     """Return the blocks to count, and whether they are flagged ones for want of others."""
     clean = [s for s in blocks if not s.get("flagged")]
-    return (clean, False) if clean else (blocks, True)
+    return (clean, False) if clean else (blocks, bool(blocks))
 
 
 def tables(samples: list[Sample]) -> str:
@@ -218,7 +234,7 @@ def goals(samples: list[Sample]) -> str:
     by_row = rows_of(samples)
     marked = False
     for figure in FIGURES:
-        taken = by_row.get(figure.row, [])
+        taken = [s for s in by_row.get(figure.row, []) if figure.phase in (None, s.get("phase"))]
         if not taken:
             lines.append(f"| {figure.title} | not measured | | {bound(figure, figure.must)} | "
                          f"{bound(figure, figure.aim)} | | 0 |")  # fmt: skip
@@ -272,23 +288,25 @@ def rates(samples: list[Sample]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row, taken in rows_of(samples).items():
-        counted, is_marked = kept(taken)
+        phases = {phase: [s for s in taken if s.get("phase") == phase] for phase in ("prefill", "decode")}
+        counted = {phase: kept(of_phase) for phase, of_phase in phases.items()}
         for name in names_of(taken[0]):
             cells = [
-                f"{median(rate(phase, clock)(s, name) for s in counted):.4g}"
-                if phase in taken[0][name]
-                else "–"
+                f"{median(rate(s, name, clock) for s in counted[phase][0]):.4g}" if phases[phase] else "–"
                 for clock in ("samples_ns", "cpu_ns")
-                for phase in ("prefill", "decode")
+                for phase in phases
             ]
-            title = f"{row}, {name}{MARK if is_marked else ''}"
-            lines.append(f"| {title} | {' | '.join(cells)} | {len(counted)} of {len(taken)} |")
+            title = f"{row}, {name}{MARK if any(is_marked for _, is_marked in counted.values()) else ''}"
+            number = ", ".join(f"{len(counted[phase][0])} of {len(phases[phase])}" for phase in phases)
+            lines.append(f"| {title} | {' | '.join(cells)} | {number} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def names_of(sample: Sample) -> Iterable[str]:
     """The backends in a block, llmlite first."""
-    names = [key for key, value in sample.items() if isinstance(value, dict) and "prefill" in value]
+    if "phase" not in sample:
+        return []
+    names = [key for key, value in sample.items() if isinstance(value, dict) and "samples_ns" in value]
     return sorted(names, key=lambda name: (name != "llmlite", name))
 
 

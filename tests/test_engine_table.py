@@ -35,18 +35,23 @@ def engine() -> Any:
         sys.path.remove(str(BENCHMARKS))
 
 
-def phase(seconds: float) -> dict[str, Any]:
-    return {"samples_ns": [int(seconds * 1e9)], "cpu_ns": [int(2e9 * seconds)]}
+def timings(*seconds: float) -> dict[str, Any]:
+    return {"samples_ns": [int(s * 1e9) for s in seconds], "cpu_ns": [int(2e9 * s) for s in seconds]}
 
 
-def block(number: int, ours: float = 1.0, theirs: float = 2.0, canary: tuple = (100, 100, 100)) -> dict:
-    """512 tokens read in `ours` and `theirs` seconds, 32 written in as many."""
+def block(
+    number: int,
+    ours: float = 1.0,
+    theirs: float = 2.0,
+    canary: tuple = (100, 100, 100),
+    phase: str = "decode",
+) -> dict:
+    """512 tokens read, or 32 written, in `ours` and `theirs` seconds, in two turns each."""
     return {
-        "row": "Q4_0", "kind": "block", "block": number, "canary_ns": list(canary),
+        "row": "Q4_0", "kind": "block", "block": number, "phase": phase, "canary_ns": list(canary),
         "bytes": 10**9, "n_prompt": 512, "n_gen": 32, "peer": "llamacpp",
-        "order": ["llamacpp", "llmlite"], "bandwidth": [90e9, 24e9, 40e9],
-        "llmlite": {"prefill": phase(ours), "decode": phase(ours)},
-        "llamacpp": {"prefill": phase(theirs), "decode": phase(theirs)},
+        "order": ["llamacpp", "llmlite"] * 2, "bandwidth": [90e9, 24e9, 40e9, 56e9, 8e9],
+        "llmlite": timings(ours, ours), "llamacpp": timings(theirs, theirs),
     }  # fmt: skip
 
 
@@ -91,7 +96,7 @@ def test_a_row_whose_blocks_are_all_flagged_shows_them_with_a_mark(table: Any) -
 
 
 def test_depth_is_judged_by_what_the_bytes_allow(table: Any) -> None:
-    sample = {"bytes": 900, "kv_bytes": 100, "shallow": phase(0.9), "deep": phase(1.0)}
+    sample = {"bytes": 900, "kv_bytes": 100, "shallow": timings(0.9), "deep": timings(1.0)}
     assert table.depth_share(sample) == pytest.approx(1.0)
 
 
@@ -117,7 +122,14 @@ def test_small_is_good_for_memory_and_time(table: Any) -> None:
 
 
 def test_rates_stand_by_the_wall_and_by_cpu_time(table: Any) -> None:
-    assert line(table.tables([block(0)]), "Q4_0, llamacpp")[1:5] == ["256", "16", "128", "8"]
+    text = table.tables([block(0, phase="prefill"), block(0), block(1, canary=(100, 200, 100))])
+    assert line(text, "Q4_0, llamacpp")[1:6] == ["256", "16", "128", "8", "1 of 1, 1 of 2"]
+
+
+def test_prefill_and_decode_are_judged_by_their_own_blocks(table: Any) -> None:
+    text = table.tables([block(0, 1, 4, phase="prefill"), block(0, 1, 2)])
+    assert line(text, "prefill 512, Q4_0, over llama.cpp")[1] == "4.00"
+    assert line(text, FIRST)[1] == "2.00"
 
 
 def test_a_file_cut_off_by_a_kill_is_read_up_to_there(table: Any, tmp_path: Path) -> None:

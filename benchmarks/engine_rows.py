@@ -26,7 +26,7 @@ from llmlite.synth import synthesize
 
 N_PROMPT, N_GEN, DEPTH = 512, 16, 2048
 TURNS = {"prefill": 1, "decode": 2}  # of each backend in a block: short ones, as near as can be
-SETTLE = 0.1  # seconds: the last backend's threads spin for a while, and would sing with the canary
+SETTLE = 0.1  # seconds: threads of the last backend, and of the canary's BLAS, spin for a while
 SONG = 25  # repetitions: some 60 ms
 FIRST_IDS = (1, 2, 3, 4, 5, 6, 7, 8)
 # What a user writes, up to the first token; the parent's clock stops at the line.
@@ -77,7 +77,10 @@ class Bench:
     def machine(self) -> tuple[int, float]:
         """How the machine does now: the canary's nanoseconds, and read bandwidth in bytes per second."""
         time.sleep(SETTLE)
-        return self.canary.sing(), self.bandwidth.measure(5)
+        width = self.bandwidth.measure(5)
+        song = self.canary.sing()
+        time.sleep(SETTLE)
+        return song, width
 
     def worker(self, backend: str, path: Path, n_ctx: int, stack: ExitStack, **options: Any) -> WorkerProcess:
         """A backend that has loaded the model; it may take until the row's end and a minute more."""

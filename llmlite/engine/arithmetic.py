@@ -12,7 +12,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin
 
 from llmlite.engine import emit
-from llmlite.engine.vectors import Vec, _pointer, f32, f32x8, i32, i32x16, i64, u8x8, u8x16, u8x32, u16x8
+from llmlite.engine.vectors import Vec, f32, f32x8, i32, i32x16, i64, u8x8, u8x16, u8x32, u16x8
 
 # ---- arithmetic --------------------------------------------------------------------------------------------
 
@@ -370,7 +370,7 @@ def scatter_words(typing, vector, address, stride):
         place = args[1]
         for i in range(words.type.count):
             builder.store(
-                builder.extract_element(words, emit.I32(i)), _pointer(builder, place, emit.I32), align=4
+                builder.extract_element(words, emit.I32(i)), emit.pointer(builder, place, emit.I32), align=4
             )
             place = builder.add(place, args[2])
         return context.get_dummy_value()

@@ -62,10 +62,20 @@ def _call(builder, name: str, result, *args):
     return builder.call(function, args)
 
 
+def pointer(builder, address, pointee):
+    """Return the integer `address` as a pointer to the LLVM type `pointee`.
+
+    LLVM turns base + offset into a displacement by `base` from the "pointer" `offset`. Where the offset is 0
+    for certain (a loop's first round), it then meets a displacement from the null pointer, which no program
+    may follow, and deletes the access. The attribute says that address 0 is one like any other.
+    """
+    set.add(builder.function.attributes, "null_pointer_is_valid")  # llvmlite's own `add` doesn't know it
+    return builder.inttoptr(address, pointee.as_pointer())
+
+
 def prefetch(builder, address) -> None:
     """Fetch the line of an integer address into every cache level, for reading."""
-    pointer = builder.inttoptr(address, I8.as_pointer())
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer(builder, address, I8), I32(0), I32(3), I32(1))
 
 
 def fma(builder, a, b, c, cpu: Target):
@@ -115,15 +125,14 @@ def load_pieces(builder, address, starts, n_bytes: int, windows, cpu: Target):
         word = ir.IntType(8 * n_bytes)
         vector = ir.Constant(ir.VectorType(word, len(starts)), ir.Undefined)
         for i, start in enumerate(starts):
-            place = builder.inttoptr(builder.add(address, I64(start)), word.as_pointer())
+            place = pointer(builder, builder.add(address, I64(start)), word)
             vector = builder.insert_element(vector, builder.load(place, align=1), I32(i))
         return builder.bitcast(vector, ir.VectorType(I8, len(starts) * n_bytes))
     lanes = ir.VectorType(ir.IntType(8 * unit), WINDOW // unit)
     origin = origin[::unit]
     result, missing = None, set(range(len(origin)))
     for place in windows:
-        pointer = builder.inttoptr(builder.add(address, I64(place)), lanes.as_pointer())
-        window = builder.load(pointer, align=1)
+        window = builder.load(pointer(builder, builder.add(address, I64(place)), lanes), align=1)
         here = {i for i in missing if place <= origin[i] <= place + WINDOW - unit}
         missing -= here
         if result is None:

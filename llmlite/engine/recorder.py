@@ -26,6 +26,7 @@ TILE_SCRATCH = 32 * 256 + 2 * 16 * 32 * 4  # a thread's unpacked tile with scale
 FLOAT_TILE = 32 * 128 * 4
 TILE_TOKENS = 12  # matrix kernels take 6 (quantized) or 4 tokens at a time: a common multiple
 ATTENTION_BLOCK, ATTENTION_TILE = 32, 16
+ATTENTION_HEADS = (64, 128)  # head sizes that have a kernel of their own
 
 
 @dataclass(eq=False)
@@ -253,13 +254,22 @@ class Recorder:
             raise UnsupportedError(f"a head size of {head_size}: kernels take multiples of 16")
         sizes = (cache.layer, n_head_kv, head_size)
         self._op(_basic(f"store_{self.kv}"), k, v, *sizes, reads=(k, v), writes=(self.cache,))
-        out = self._buffer(q.width)
         per_thread = 2 * ATTENTION_BLOCK * head_size * 4 + ATTENTION_BLOCK * 4
         per_thread += ATTENTION_TILE * (n_head // n_head_kv) * 8
         scratch, size = self._scratch(per_thread)
-        args = (q, out, cache.layer, n_head, n_head_kv, head_size, float(scale), scratch, size)
-        run = kernel("attention", f"attention_{self.kv}")
-        self._op(run, *args, reads=(q, self.cache), writes=(out, scratch), label=f"layer {cache.layer}")
+        alone = self.limits[N_TOKENS] <= FEW_TOKENS  # no tiles of tokens to share, only heads
+        n_parts = self.n_threads if alone and n_head_kv % self.n_threads else 1
+        parts, states = self._buffer(q.width * n_parts), self._buffer(n_head * n_parts, itemsize=8)
+        sizes = (cache.layer, n_head, n_head_kv, head_size, float(scale), n_parts)
+        form = f"_{head_size}" if head_size in ATTENTION_HEADS else ""
+        run, label = kernel("attention", f"attention_{self.kv}{form}"), f"layer {cache.layer}"
+        args, writes = (q, parts, *sizes, states, scratch, size), (parts, states, scratch)
+        self._op(run, *args, reads=(q, self.cache), writes=writes, label=label)
+        if n_parts == 1:
+            return parts
+        out, merge = self._buffer(q.width), kernel("attention", "merge_parts")
+        args = (parts, states, out, n_head, head_size, n_parts)
+        self._op(merge, *args, reads=(parts, states), writes=(out,), label=label)
         return out
 
     # ---- matrices ------------------------------------------------------------------------------------------

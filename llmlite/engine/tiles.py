@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from llmlite.engine import emit
-from llmlite.engine.vectors import _pointer, f32x16, i32x16, i64
+from llmlite.engine.vectors import f32x16, i32x16, i64
 
 
 def _each(builder, packed):
@@ -29,7 +29,7 @@ def make_load_sums(n):
     @intrinsic
     def load_sums(typing, address):
         def codegen(context, builder, sig, args):
-            base = _pointer(builder, args[0], f32x16.llvm)
+            base = emit.pointer(builder, args[0], f32x16.llvm)
             vectors = [builder.load(builder.gep(base, [emit.I64(i)]), align=4) for i in range(2 * n)]
             return _packed(builder, vectors)
 
@@ -43,7 +43,7 @@ def store_sums(typing, address, sums):
     """Write vectors of float32 behind each other."""
 
     def codegen(context, builder, sig, args):
-        base = _pointer(builder, args[0], f32x16.llvm)
+        base = emit.pointer(builder, args[0], f32x16.llvm)
         for i, vector in enumerate(_each(builder, args[1])):
             builder.store(vector, builder.gep(base, [emit.I64(i)]), align=4)
         return context.get_dummy_value()
@@ -52,7 +52,7 @@ def store_sums(typing, address, sums):
 
 
 def _load_at(builder, address, kind):
-    return builder.load(_pointer(builder, address, kind), align=1)
+    return builder.load(emit.pointer(builder, address, kind), align=1)
 
 
 def make_offset_products(n):

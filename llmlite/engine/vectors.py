@@ -59,10 +59,6 @@ i32 = types.int32
 i64 = types.int64
 
 
-def _pointer(builder, address, pointee):
-    return builder.inttoptr(address, pointee.as_pointer())
-
-
 # ---- memory ------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +66,7 @@ def _make_load(vec: Vec):
     @intrinsic
     def load(typing, address):
         def codegen(context, builder, sig, args):
-            return builder.load(_pointer(builder, args[0], vec.llvm), align=1)
+            return builder.load(emit.pointer(builder, args[0], vec.llvm), align=1)
 
         return vec(i64), codegen
 
@@ -87,7 +83,7 @@ def _make_scalar_load(kind, llvm_type):
     @intrinsic
     def load(typing, address):
         def codegen(context, builder, sig, args):
-            return builder.load(_pointer(builder, args[0], llvm_type), align=1)
+            return builder.load(emit.pointer(builder, args[0], llvm_type), align=1)
 
         return kind(i64), codegen
 
@@ -108,7 +104,7 @@ def load_f16(typing, address):
     """One half-precision number, as float32."""
 
     def codegen(context, builder, sig, args):
-        bits = builder.load(_pointer(builder, args[0], emit.I16), align=1)
+        bits = builder.load(emit.pointer(builder, args[0], emit.I16), align=1)
         return emit.half_to_float(builder, bits, emit.current_target())
 
     return f32(i64), codegen
@@ -119,7 +115,7 @@ def store(typing, address, value):
     """Write a vector or a scalar of its own width."""
 
     def codegen(context, builder, sig, args):
-        builder.store(args[1], _pointer(builder, args[0], args[1].type), align=1)
+        builder.store(args[1], emit.pointer(builder, args[0], args[1].type), align=1)
         return context.get_dummy_value()
 
     return types.none(i64, value), codegen
@@ -163,7 +159,7 @@ def repeat4_u8x64(typing, address):
     """The four bytes at `address`, sixteen times."""
 
     def codegen(context, builder, sig, args):
-        word = builder.load(_pointer(builder, args[0], emit.I32), align=1)
+        word = builder.load(emit.pointer(builder, args[0], emit.I32), align=1)
         return builder.bitcast(emit.splat(builder, word, 16), u8x64.llvm)
 
     return u8x64(i64), codegen

@@ -7,8 +7,13 @@ For a query q and the blocks of keys K and values V behind each other,
 
 and o / l is softmax(scale · K q) · V in the end. (Milakov & Gimelshein 2018; Dao et al. 2022.)
 
-A unit of work is one key/value head and a tile of tokens; units go round robin, because later tiles see more
-positions. A block of keys and values is converted to float32 once for all queries of its unit.
+A unit of work is one key/value head, a tile of tokens and a part of the positions; units go round robin,
+because later tiles see more positions. A block of keys and values is converted to float32 once for all
+queries of its unit. Positions are cut into parts only where heads can't be shared evenly among the threads:
+`merge_parts` then puts the parts' o, m and l together.
+
+Kernels come in three forms: for heads of 64 and of 128 numbers, whose loops the compiler unrolls, and for any
+multiple of 16.
 """
 
 from llmlite.engine.kernels.common import (
@@ -19,11 +24,14 @@ from llmlite.engine.kernels.common import (
     V_CACHE,
     exp_or_zero,
     kernel,
+    share,
+    share_by,
 )  # fmt: skip
 from llmlite.engine.kernels.dense import sixteen_f16, sixteen_f32
 from llmlite.engine.simd import (
     choose_above,
     counting_i32x16,
+    divide,
     f32,
     fma,
     i32,
@@ -45,6 +53,7 @@ from llmlite.engine.simd import (
 BLOCK = 32  # positions
 TILE = 16  # tokens
 MASKED = -1e30
+AHEAD = 4096  # bytes between what is converted and what is prefetched: a block of 32 heads of 64 float16
 
 even_lanes, odd_lanes = make_shuffle(range(0, 32, 2)), make_shuffle(range(1, 32, 2))
 
@@ -122,89 +131,117 @@ def attend(q, o, keys, values, state, p, row_bytes, scale, visible, n):
 
 
 @inline
-def begin(o, stride, span, states, group, n_tokens):
-    """o ← 0, m ← masked, l ← 0 for the `group` queries of each token, whose outputs fill `span` bytes."""
-    for t in range(n_tokens):
-        for i in range(0, span, 64):
-            store(o + t * stride + i, splat_f32x16(f32(0)))
-    for row in range(n_tokens * group):
-        store(states + row * 8, f32(MASKED))
-        store(states + row * 8 + 4, f32(0))
+def begin(o, row_bytes, state):
+    """o ← 0, m ← masked, l ← 0 for one query."""
+    for i in range(0, row_bytes, 64):
+        store(o + i, splat_f32x16(f32(0)))
+    store(state, f32(MASKED))
+    store(state + 4, f32(0))
 
 
 @inline
-def finish(o, stride, row_bytes, states, group, n_tokens):
+def finish(o, row_bytes, state):
     """o ← o / l."""
-    for t in range(n_tokens):
-        for h in range(group):
-            at = o + t * stride + h * row_bytes
-            share_of_all = splat_f32x16(f32(1) / load_f32(states + (t * group + h) * 8 + 4))
-            for i in range(0, row_bytes, 64):
-                store(at + i, load_f32x16(at + i) * share_of_all)
+    share_of_all = splat_f32x16(f32(1) / load_f32(state + 4))
+    for i in range(0, row_bytes, 64):
+        store(o + i, load_f32x16(o + i) * share_of_all)
 
 
-def make_attention(sixteen, size):
-    """Return the kernel for a cache of numbers of `size` bytes, of which `sixteen(address)` reads 16."""
+def make_attention(sixteen, size, only=0):
+    """Return the kernel for a cache of numbers of `size` bytes, of which `sixteen(address)` reads 16.
+
+    `only`: the head size, if it is for one.
+    """
 
     @inline
     def convert(source, target, n, head_size):
         """n rows as float32, and zeros up to the block's end."""
+        for i in range(0, n * head_size * size, 64):
+            prefetch(source + AHEAD + i)
         for i in range(0, n * head_size, 16):
-            prefetch(source + i * size + 1024)
             store(target + i * 4, sixteen(source + i * size))
         for i in range(n * head_size, BLOCK * head_size, 16):
             store(target + i * 4, splat_f32x16(f32(0)))
 
     @kernel
     def attention(
-        step,
-        rank,
-        n_threads,
-        q,
-        out,
-        layer,
-        n_head,
-        n_head_kv,
-        head_size,
-        scale: float,
-        scratch,
-        scratch_bytes,
-    ):
-        n_tokens, position, n_ctx = (
-            load_i64(step + N_TOKENS),
-            load_i64(step + POSITION),
-            load_i64(step + N_CTX),
-        )
+        step, rank, n_threads, q, out, layer, n_head, n_head_kv, any_size, scale: float, n_parts, states,
+        scratch, scratch_bytes,
+    ):  # fmt: skip
+        """out[t, h, i]: of query row h of token t, what part i of the positions gives; states: its m and l.
+
+        With one part, `out` is the answer and `states` is not written.
+        """
+        head_size = only if only else any_size  # a constant, or not
+        n_tokens, position = load_i64(step + N_TOKENS), load_i64(step + POSITION)
         group, row_bytes = n_head // n_head_kv, head_size * 4
         keys = scratch + rank * scratch_bytes
         values = keys + BLOCK * row_bytes
         p = values + BLOCK * row_bytes
-        states = p + BLOCK * 4
+        mine = p + BLOCK * 4  # m and l of this unit's queries
         scales = splat_f32x16(scale)
-        n_units = (n_tokens + TILE - 1) // TILE * n_head_kv
+        n_units = (n_tokens + TILE - 1) // TILE * n_head_kv * n_parts
         for unit in range(rank, n_units, n_threads):
-            first, head = unit // n_head_kv * TILE, unit % n_head_kv
-            end = min(first + TILE, n_tokens)
-            span, stride = (
-                group * row_bytes,
-                n_head * row_bytes,
-            )  # of one token's queries; from token to token
-            mine = (first * n_head + head * group) * row_bytes
-            begin(out + mine, stride, span, states, group, end - first)
-            place = (layer * n_head_kv + head) * n_ctx
-            for j in range(0, position + end, BLOCK):
-                n = min(BLOCK, position + end - j)
-                convert(load_i64(step + K_CACHE) + (place + j) * head_size * size, keys, n, head_size)
-                convert(load_i64(step + V_CACHE) + (place + j) * head_size * size, values, n, head_size)
+            part, head, tile = unit % n_parts, unit // n_parts % n_head_kv, unit // n_parts // n_head_kv
+            first, end = tile * TILE, min(tile * TILE + TILE, n_tokens)
+            for t in range(first, end):
+                for h in range(group):
+                    row = (t * n_head + head * group + h) * n_parts + part
+                    begin(out + row * row_bytes, row_bytes, mine + ((t - first) * group + h) * 8)
+            cache = (layer * n_head_kv + head) * load_i64(step + N_CTX)
+            low, high = share_by(position + end, BLOCK, part, n_parts)
+            for j in range(low, high, BLOCK):
+                n = min(BLOCK, high - j)
+                place = (cache + j) * head_size * size
+                convert(load_i64(step + K_CACHE) + place, keys, n, head_size)
+                convert(load_i64(step + V_CACHE) + place, values, n, head_size)
                 for t in range(max(first, j - position), end):
-                    visible = position + t + 1 - j
                     for h in range(group):
-                        at = mine + (t - first) * stride + h * row_bytes
-                        state = states + ((t - first) * group + h) * 8
-                        attend(q + at, out + at, keys, values, state, p, row_bytes, scales, visible, n)
-            finish(out + mine, stride, row_bytes, states, group, end - first)
+                        row = t * n_head + head * group + h
+                        o, state = (
+                            out + (row * n_parts + part) * row_bytes,
+                            mine + ((t - first) * group + h) * 8,
+                        )
+                        visible = position + t + 1 - j
+                        attend(q + row * row_bytes, o, keys, values, state, p, row_bytes, scales, visible, n)
+            for t in range(first, end):
+                for h in range(group):
+                    row = (t * n_head + head * group + h) * n_parts + part
+                    state = mine + ((t - first) * group + h) * 8
+                    if n_parts == 1:
+                        finish(out + row * row_bytes, row_bytes, state)
+                    else:
+                        store(states + row * 8, load_i64(state))
 
     return attention
 
 
 attention_f32, attention_f16 = make_attention(sixteen_f32, 4), make_attention(sixteen_f16, 2)
+attention_f32_64, attention_f16_64 = make_attention(sixteen_f32, 4, 64), make_attention(sixteen_f16, 2, 64)
+attention_f32_128, attention_f16_128 = (
+    make_attention(sixteen_f32, 4, 128),
+    make_attention(sixteen_f16, 2, 128),
+)
+
+
+@kernel
+def merge_parts(step, rank, n_threads, parts, states, out, n_head, head_size, n_parts):
+    """out ← Σ oᵢ·e^(mᵢ−m) / Σ lᵢ·e^(mᵢ−m), m = max mᵢ, over the parts of every query row."""
+    low, high = share(load_i64(step + N_TOKENS) * n_head, rank, n_threads)
+    row_bytes = head_size * 4
+    for row in range(low, high):
+        state, target = states + row * n_parts * 8, out + row * row_bytes
+        m = load_f32(state)
+        for i in range(1, n_parts):
+            m = max(m, load_f32(state + i * 8))
+        total = splat_f32x16(f32(0))
+        for at in range(0, row_bytes, 64):
+            store(target + at, splat_f32x16(f32(0)))
+        for i in range(n_parts):
+            weight = exp_or_zero(splat_f32x16(load_f32(state + i * 8) - m))
+            total = fma(splat_f32x16(load_f32(state + i * 8 + 4)), weight, total)
+            source = parts + (row * n_parts + i) * row_bytes
+            for at in range(0, row_bytes, 64):
+                store(target + at, fma(load_f32x16(source + at), weight, load_f32x16(target + at)))
+        for at in range(0, row_bytes, 64):
+            store(target + at, divide(load_f32x16(target + at), total))

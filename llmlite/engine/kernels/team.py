@@ -37,7 +37,7 @@ usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 def _word(builder, address):
-    return builder.inttoptr(address, emit.I64.as_pointer())
+    return emit.pointer(builder, address, emit.I64)
 
 
 @intrinsic

@@ -2,8 +2,10 @@
 
     python llama_cpp_worker.py MODEL.gguf IDS.npy OUT.npz
 
-OUT.npz: "logits" float32 (T, V), and each intermediate of the graph under its name, after the last operation
-that gave it. Keys and values in F32, no flash attention, no repacking of weights.
+IDS.npy: int32 (T,), or (N, T) for N texts of T tokens that know nothing of each other.
+OUT.npz: "logits" float32 (T, V) or (N, T, V), and for a single text each intermediate of the graph under its
+name, after the last operation that gave it. Keys and values in F32, no flash attention, no repacking of
+weights.
 """
 
 import ctypes
@@ -50,8 +52,8 @@ def silent(_level, _text, _data):
     """Its progress is not ours to print."""
 
 
-def main(model_path: str, ids_path: str, out_path: str) -> None:
-    ids = np.load(ids_path).tolist()
+def load(model_path: str) -> int:
+    """The model's handle."""
     api.llama_backend_init()
     api.llama_log_set(silent, ctypes.c_void_p(0))
     model_options = api.llama_model_default_params()
@@ -59,13 +61,12 @@ def main(model_path: str, ids_path: str, out_path: str) -> None:
     model = api.llama_model_load_from_file(model_path.encode(), model_options)
     if not model:
         sys.exit(f"llama.cpp cannot load {model_path}")
-    options = api.llama_context_default_params()
-    options.n_ctx = options.n_batch = options.n_ubatch = max(256, len(ids))
-    options.n_threads = options.n_threads_batch = N_THREADS
-    options.type_k = options.type_v = GGML_TYPE_F32
-    options.flash_attn_type = 0  # off
-    options.cb_eval = ctypes.cast(keep, type(options.cb_eval))
-    context = api.llama_init_from_model(model, options)
+    return model
+
+
+def logits_of(context: int, ids: list[int], n_vocab: int) -> np.ndarray:
+    """Logits (T, V) of one text, from an empty cache."""
+    api.llama_memory_clear(api.llama_get_memory(context), True)
     batch = api.llama_batch_init(len(ids), 0, 1)
     batch.n_tokens = len(ids)
     for i, token in enumerate(ids):
@@ -74,9 +75,24 @@ def main(model_path: str, ids_path: str, out_path: str) -> None:
     kept.clear()
     if api.llama_decode(context, batch) != 0:
         sys.exit("llama_decode failed")
+    api.llama_batch_free(batch)
+    return np.ctypeslib.as_array(api.llama_get_logits(context), (len(ids), n_vocab)).copy()
+
+
+def main(model_path: str, ids_path: str, out_path: str) -> None:
+    ids = np.load(ids_path)
+    model = load(model_path)
+    options = api.llama_context_default_params()
+    options.n_ctx = options.n_batch = options.n_ubatch = max(256, ids.shape[-1])
+    options.n_threads = options.n_threads_batch = N_THREADS
+    options.type_k = options.type_v = GGML_TYPE_F32
+    options.flash_attn_type = 0  # off
+    if ids.ndim == 1:
+        options.cb_eval = ctypes.cast(keep, type(options.cb_eval))
+    context = api.llama_init_from_model(model, options)
     n_vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
-    logits = np.ctypeslib.as_array(api.llama_get_logits(context), (len(ids), n_vocab))
-    np.savez(out_path, logits=logits, **kept)
+    logits = [logits_of(context, text.tolist(), n_vocab) for text in np.atleast_2d(ids)]
+    np.savez(out_path, logits=logits[0] if ids.ndim == 1 else np.stack(logits), **kept)
 
 
 if __name__ == "__main__":

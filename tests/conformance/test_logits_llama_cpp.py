@@ -17,14 +17,15 @@ import pytest
 
 import llmlite as ll
 from llmlite import gguf, resources
-from llmlite.quantize import quantize_file
+from tests.conformance.torch_reference import torch_llama
 from tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance
 WORKER = Path(__file__).with_name("llama_cpp_worker.py")
 
 
-def run_llama_cpp(path: Path, ids: list[int], folder: Path) -> dict[str, np.ndarray]:
+def run_llama_cpp(path: Path, ids: list[int] | np.ndarray, folder: Path) -> dict[str, np.ndarray]:
+    """What llama_cpp_worker.py computes: "logits" (T, V), or (N, T, V) for ids (N, T), and intermediates."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     np.save(folder / "ids.npy", np.array(ids, np.int32))
     command = [sys.executable, str(WORKER), str(path), str(folder / "ids.npy"), str(folder / "out.npz")]
@@ -114,18 +115,60 @@ def test_every_intermediate_agrees(architecture: str, unnamed: set[str], tmp_pat
         np.testing.assert_allclose(got, want, atol=1e-3, rtol=0, err_msg=name)
 
 
-def test_bundled_model_agrees_in_f32(tales: Path, tmp_path: Path) -> None:
-    path = as_f32(tales, tmp_path / "tales-f32.gguf")
-    model = ll.load(path, kv_dtype="f32", executor="eager")
+@pytest.fixture
+def tales_f32(tales: Path, tmp_path: Path) -> Path:
+    return as_f32(tales, tmp_path / "tales-f32.gguf")
+
+
+def our_logits(path: Path, ids: list[int]) -> dict[str, np.ndarray]:
+    """Logits (T, V) of each of our executors."""
+    executors = ("eager", "planned")
+    return {name: ll.load(path, kv_dtype="f32", executor=name).logits(ids) for name in executors}
+
+
+def assert_within(bound: float, program: str, got: np.ndarray, want: np.ndarray) -> None:
+    """Hold logits (T, V) to `want`; a failure says which program, how far, where."""
+    off = np.abs(got - want)
+    place = np.unravel_index(off.argmax(), off.shape)
+    found = (
+        f"{program}: off by {off[place]:.1e} at position {place[0]}, token {place[1]}: "
+        f"logit {got[place]:.5f} for {want[place]:.5f}; "
+        f"half of the positions within {np.median(off.max(-1)):.0e}"
+    )
+    print(found)
+    assert off[place] <= bound, f"{found}; the bound is {bound:.0e}"
+
+
+def test_bundled_model_agrees_in_f32(tales_f32: Path) -> None:
+    """Measured 5.1e-4 for the eager executor, 5.8e-4 for the planned one."""
     text = resources.data_path("tales-eval.txt").read_text(encoding="utf-8")[:3000]
-    ids = model.tokenizer.encode(text, add_special=False)[:500]
-    want = run_llama_cpp(path, ids, tmp_path)["logits"]
-    np.testing.assert_allclose(model.logits(ids), want, atol=1e-3, rtol=0)
-    # random ids are nothing the model has seen: single positions amplify float32's rounding, so that our two
-    # executors differ by 6e-4 there; the bound is that of float32, 1e-4 of the largest logit
+    ids = ll.load(tales_f32, executor="eager").tokenizer.encode(text, add_special=False)[:500]
+    want = run_llama_cpp(tales_f32, ids, tales_f32.parent)["logits"]
+    for name, got in our_logits(tales_f32, ids).items():
+        assert_within(1e-3, f"{name} against llama.cpp", got, want)
+
+
+def test_bundled_model_agrees_with_float64_on_random_ids(tales_f32: Path) -> None:
+    """Ours and llama.cpp, each against the exact answer: what either is off by, not the sum of both.
+
+    Random ids are nothing the model has seen. Its attention copies names: scores run up to 500, where float32
+    numbers lie 3e-5 apart, and a head may have to choose between two positions about as good. There half a
+    unit in the last place of the weights, in exact arithmetic, moves the logits 6 to 17 times as far as at
+    the median position. Measured here: eager 3.3e-4 with one thread of BLAS, 8.9e-4 with two (it sums in
+    another order), planned 2.7e-4, llama.cpp 7.0e-4, where half of the positions are within 3e-5.
+
+    Other ids go beyond 1e-3: of 60 sets of 200 (seeds 0 to 59) eager on 1 (one thread) or 3 (two; 4.3e-3 at
+    most, where a head of the last layer weighs two positions 0.51 to 0.49), planned on 1 (1.6e-3), llama.cpp
+    on 7 (2.4e-3), PyTorch in float32 on none (9.7e-4). Ours do so only at the positions that are the first or
+    second most sensitive of their set to such a change of the weights.
+    """
+    pytest.importorskip("torch", reason="PyTorch is not installed")
     ids = random_ids(200, 2000)
-    want = run_llama_cpp(path, ids, tmp_path)["logits"]
-    np.testing.assert_allclose(model.logits(ids), want, atol=1e-4 * np.abs(want).max(), rtol=0)
+    exact = torch_llama(gguf.read(tales_f32), ids, "float64")
+    theirs = run_llama_cpp(tales_f32, ids, tales_f32.parent)["logits"]
+    for name, got in (our_logits(tales_f32, ids) | {"llama.cpp": theirs}).items():
+        assert_within(1e-3, f"{name} against float64", got, exact)
+        assert np.median(np.abs(got - exact).max(-1)) < 1e-4, f"{name} is off at most positions"
 
 
 def test_bundled_model_in_f16_differs_by_rounded_activations(tales: Path, tmp_path: Path) -> None:
@@ -137,29 +180,6 @@ def test_bundled_model_in_f16_differs_by_rounded_activations(tales: Path, tmp_pa
     print(f"F16 file: largest difference {difference.max():.2e}, mean {difference.mean():.2e}")
     assert difference.max() < 2e-2  # measured 3e-3: F16 keeps 11 bits of each activation
     np.testing.assert_array_equal(got.argmax(-1), want.argmax(-1))
-
-
-@pytest.mark.parametrize("type_name", ["Q8_0", "Q4_0", "Q4_K_M", "Q6_K"])
-def test_quantized_bundled_model_predicts_alike(type_name: str, tales: Path, tmp_path: Path) -> None:
-    path = tmp_path / "tales.gguf"
-    quantize_file(tales, path, type_name)
-    model = ll.load(path, kv_dtype="f32", executor="eager")
-    text = resources.data_path("tales-eval.txt").read_text(encoding="utf-8")[:2500]
-    ids = model.tokenizer.encode(text, add_special=False)[:500]
-    ours = log_softmax(model.logits(ids))
-    theirs = log_softmax(run_llama_cpp(path, ids, tmp_path)["logits"])
-    divergence = (np.exp(ours) * (ours - theirs)).sum(-1).mean()
-    rows = np.arange(len(ids))
-    lost = ours.max(-1) - ours[rows, theirs.argmax(-1)]  # nats by which we rank their choice behind ours
-    same_top = (lost == 0).mean()
-    print(f"{type_name}: mean KL divergence {divergence:.1e}, same top token {same_top:.1%}, "
-          f"else within {lost.max():.2f} nats")  # fmt: skip
-    assert divergence < 2e-3  # measured 6e-4 and less: activations in 8 bits on their side
-    assert lost.max() < 0.3, "where the choices differ, both tokens are about as likely"
-    # K types: their activations share one scale among 256, not among 32
-    if type_name in ("Q4_K_M", "Q6_K") and 0.95 < same_top <= 0.97:
-        pytest.xfail(f"the goal is 97 % of the same top tokens, got {same_top:.1%}, all of them near ties")
-    assert same_top > 0.97
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

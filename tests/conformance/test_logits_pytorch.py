@@ -1,4 +1,4 @@
-"""Logits against PyTorch: a plain llama written out here, and the classes of `transformers`."""
+"""Logits against PyTorch: a plain llama (torch_reference.py), and the classes of `transformers`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import llmlite as ll
 from llmlite import gguf
+from tests.conformance.torch_reference import torch_llama
 from tests.tiny_models import TinyModel, tiny_model
 
 pytestmark = pytest.mark.conformance
@@ -26,41 +27,6 @@ HF_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 TEXT = "Once upon a time there was a fox called Mirabel who kept a golden key under the old bridge."
-
-
-def torch_llama(file: gguf.GGUFFile, ids: list[int]) -> np.ndarray:
-    """Logits (T, V) of a llama in float32: nothing shared with llmlite but the file's values."""
-    m = {key.removeprefix("llama."): value for key, value in file.metadata.items()}
-    w = {name: torch.from_numpy(tensor.dequantize()) for name, tensor in file.tensors.items()}
-    H, K, T = m["attention.head_count"], m["attention.head_count_kv"], len(ids)
-    Dh = m["embedding_length"] // H
-    exponents = torch.arange(0, Dh, 2, dtype=torch.float64) / Dh
-    angles = torch.outer(torch.arange(T, dtype=torch.float64), m["rope.freq_base"] ** -exponents)
-    turn = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, None]  # (T, 1, Dh/2)
-
-    def norm(x, name):
-        return torch.nn.functional.rms_norm(x, x.shape[-1:], w[name], m["attention.layer_norm_rms_epsilon"])
-
-    def rope(x):  # (T, heads, Dh): elements 2i and 2i+1 are one complex number
-        pairs = torch.view_as_complex(x.reshape(*x.shape[:2], Dh // 2, 2))
-        return torch.view_as_real(pairs * turn).reshape(x.shape)
-
-    x = w["token_embd.weight"][ids]  # (T, D)
-    for layer in range(m["block_count"]):
-        b = f"blk.{layer}."
-        h = norm(x, b + "attn_norm.weight")
-        q = rope((h @ w[b + "attn_q.weight"].T).reshape(T, H, Dh)).transpose(0, 1)  # (H, T, Dh)
-        k = rope((h @ w[b + "attn_k.weight"].T).reshape(T, K, Dh)).transpose(0, 1)
-        v = (h @ w[b + "attn_v.weight"].T).reshape(T, K, Dh).transpose(0, 1)
-        a = torch.nn.functional.scaled_dot_product_attention(
-            q[None], k[None], v[None], is_causal=True, enable_gqa=True
-        )[0]
-        x = x + a.transpose(0, 1).reshape(T, -1) @ w[b + "attn_output.weight"].T
-        h = norm(x, b + "ffn_norm.weight")
-        h = torch.nn.functional.silu(h @ w[b + "ffn_gate.weight"].T) * (h @ w[b + "ffn_up.weight"].T)
-        x = x + h @ w[b + "ffn_down.weight"].T
-    output = w.get("output.weight", w["token_embd.weight"])
-    return (norm(x, "output_norm.weight") @ output.T).numpy()
 
 
 def transformers_logits(file: gguf.GGUFFile, ids: list[int]) -> np.ndarray:

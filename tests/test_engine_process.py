@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -91,6 +92,16 @@ def test_another_cpu_or_another_source_is_another_key(
     }
     monkeypatch.setattr(jit, "source_files", lambda path: files | {changed})
     assert key(k) != before
+
+
+@pytest.mark.parametrize("file", sorted(jit.ENGINE.rglob("*.py")), ids=lambda file: file.stem)
+def test_the_files_of_a_key_are_those_that_python_would_import(file: Path) -> None:
+    expected = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmlite.engine"):
+            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+                expected.add(jit.ENGINE.joinpath(*name.split(".")[2:]).with_suffix(".py"))
+    assert expected & set(jit.ENGINE.rglob("*.py")) <= jit.source_files(file)
 
 
 def test_without_a_compiler_auto_falls_back_and_says_why(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ again; a folder that can't be written only costs the next process its head start
 
 from __future__ import annotations
 
-import ast
 import ctypes
 import functools
 import hashlib
@@ -36,6 +35,7 @@ from llmlite.errors import LlmliteError
 
 ENGINE = pathlib.Path(__file__).parent
 MAGIC = b"llmlite kernel 1\n"
+IMPORT = re.compile(r"^\s*from (llmlite\.engine[.\w]*) import (\([^)]*\)|.+)$", re.MULTILINE)
 KEPT_VERSIONS = 4  # object files of one kernel that stay in the cache: several environments may share it
 # Object loading is proven where its tests ran; elsewhere numba's own in-memory code is used.
 OBJECTS_PROVEN = sys.platform == "linux" and platform.machine() == "x86_64"
@@ -141,9 +141,7 @@ def _cache_folder() -> pathlib.Path | None:
 
 @functools.cache
 def _key(k: Kernel) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(source_files(ENGINE / "kernels" / f"{k.module}.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest = _digest(source_files(ENGINE / "kernels" / f"{k.module}.py")).copy()
     cpu = target()
     versions = (_version("numba"), llvmlite.__version__, llvm.llvm_version_info, sys.byteorder)
     digest.update(repr((k.module, k.name, versions, cpu.architecture, cpu.name, cpu.features)).encode())
@@ -159,20 +157,35 @@ def _version(package: str) -> str:
 
 
 @functools.cache
+def _digest(files: frozenset[pathlib.Path]) -> Any:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest
+
+
+@functools.cache
 def source_files(path: pathlib.Path) -> frozenset[pathlib.Path]:
     """Return `path`, this file, and every file of the engine that `path` imports, directly or not."""
-    found, waiting = {pathlib.Path(__file__)}, [path]
+    found: set[pathlib.Path] = set()
+    waiting = [path, pathlib.Path(__file__)]
     while waiting:
         file = waiting.pop()
         if file in found:
             continue
         found.add(file)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmlite.engine"):
-                base = ENGINE.joinpath(*(node.module or "").split(".")[2:])
-                places = [base.with_suffix(".py"), *(base / f"{name.name}.py" for name in node.names)]
-                waiting += [place for place in places if place.is_file()]
+        waiting += _imports(file)
     return frozenset(found)
+
+
+@functools.cache
+def _imports(file: pathlib.Path) -> list[pathlib.Path]:
+    """Return the engine's files that `file` imports, by a pattern: Python's parser took 0.2 s for all."""
+    found = []
+    for module, names in IMPORT.findall(file.read_text(encoding="utf-8")):
+        base = ENGINE.joinpath(*module.split(".")[2:])
+        found += [base.with_suffix(".py"), *(base / f"{name}.py" for name in re.findall(r"\w+", names))]
+    return [place for place in found if place.is_file()]
 
 
 def _read(k: Kernel) -> bytes | None:

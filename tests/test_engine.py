@@ -161,7 +161,9 @@ def test_rope_equals_the_eager_one(pairs: str, head_size: int, n_pairs: int) -> 
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize(("n_head", "n_head_kv", "head_size"), [(4, 2, 64), (2, 2, 128), (3, 3, 16), (6, 1, 80)])
+@pytest.mark.parametrize(
+    ("n_head", "n_head_kv", "head_size"), [(4, 2, 64), (2, 2, 128), (3, 3, 16), (6, 1, 80)]
+)
 @pytest.mark.parametrize(("T", "position"), [(1, 0), (1, 31), (1, 100), (3, 0), (40, 0), (37, 75)])
 def test_attention_equals_the_eager_one(
     dtype: type, n_head: int, n_head_kv: int, head_size: int, T: int, position: int

@@ -10,7 +10,7 @@ import numpy as np
 from llmlite.errors import ModelError
 
 if TYPE_CHECKING:
-    from llmlite.transformer import ModelConfig
+    from llmlite.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from llmlite import gguf, resources
 from llmlite.chat import ChatTemplate
+from llmlite.config import ModelConfig
 from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
@@ -19,7 +20,7 @@ from llmlite.generate import Generation
 from llmlite.kv_cache import KVCache
 from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer, from_metadata
-from llmlite.transformer import ModelConfig, Weights
+from llmlite.transformer import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
 KV_DTYPES = {"f16": np.float16, "f32": np.float32}

@@ -14,19 +14,26 @@ from typing import Any
 import numpy as np
 
 from llmlite import gguf, mixes
-from llmlite.architectures import ARCHITECTURES, MATRICES, NORMS
+from llmlite.architectures import ARCHITECTURES
+from llmlite.config import NORM_EPS, ModelConfig, required_tensors, tensor_shapes
 from llmlite.errors import UnsupportedError
 from llmlite.quants import QuantType, by_name
 from llmlite.tensor import QuantTensor
 
 POOL_WEIGHTS = 1 << 17  # quantized once per type; rows are drawn from these blocks
 N_BYTES = 256
+_NONE = np.zeros((0, 1), np.uint8)  # blocks of a tensor that is only a name, a type and a shape
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The widths of a published model; names as in ModelConfig."""
+    """The widths of a published model; names as in ModelConfig.
+
+    Attributes:
+        head_size: 0 for n_embd / n_head. rope_base: 0 for learned positions.
+        n_expert, n_expert_used: of a mixture; n_ff is then the width of one expert.
+    """
 
     architecture: str
     n_layer: int
@@ -38,6 +45,9 @@ class Shape:
     n_ctx: int
     rope_base: float
     is_tied: bool
+    head_size: int = 0
+    n_expert: int = 0
+    n_expert_used: int = 0
 
 
 SHAPES = {
@@ -56,6 +66,19 @@ SHAPES = {
     "qwen2.5-0.5b": Shape(
         architecture="qwen2", n_layer=24, n_embd=896, n_head=14, n_head_kv=2, n_ff=4864, n_vocab=151936,
         n_ctx=32768, rope_base=1000000.0, is_tied=True,
+    ),
+    "qwen3-0.6b": Shape(
+        architecture="qwen3", n_layer=28, n_embd=1024, n_head=16, n_head_kv=8, head_size=128, n_ff=3072,
+        n_vocab=151936, n_ctx=40960, rope_base=1000000.0, is_tied=True,
+    ),
+    "gpt2": Shape(
+        architecture="gpt2", n_layer=12, n_embd=768, n_head=12, n_head_kv=12, n_ff=3072, n_vocab=50257,
+        n_ctx=1024, rope_base=0.0, is_tied=True,
+    ),
+    # The first 4 of 48 layers: the whole, 30 billion weights, would leave no memory for a second program
+    "qwen3-30b-a3b-4-layers": Shape(
+        architecture="qwen3moe", n_layer=4, n_embd=2048, n_head=32, n_head_kv=4, head_size=128, n_ff=768,
+        n_vocab=151936, n_ctx=40960, rope_base=1000000.0, is_tied=False, n_expert=128, n_expert_used=8,
     ),
 }  # fmt: skip
 
@@ -83,8 +106,7 @@ def synthesize(
     widths = SHAPES[shape]
     metadata = _metadata(shape, widths, type_name)
     shapes = _tensor_shapes(widths)
-    blank = np.zeros((0, 1), np.uint8)
-    plain = {name: _Random(name, by_name("F32"), size, lambda _: blank) for name, size in shapes.items()}
+    plain = {name: _Random(name, by_name("F32"), size, lambda _: _NONE) for name, size in shapes.items()}
     types = mixes.assign(metadata, plain, type_name)
     pools: dict[str, np.ndarray] = {}
     random = np.random.default_rng(seed)
@@ -132,45 +154,45 @@ def _draw(tensor: QuantTensor, pools: dict[str, np.ndarray], random: np.random.G
 
 
 def _tensor_shapes(widths: Shape) -> dict[str, tuple[int, ...]]:
-    head_size = widths.n_embd // widths.n_head
-    sizes = {
-        "n_embd": widths.n_embd,
-        "n_embd_q": widths.n_embd,
-        "n_embd_kv": widths.n_head_kv * head_size,
-        "n_ff": widths.n_ff,
-    }
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (widths.n_vocab, widths.n_embd)}
-    for layer in range(widths.n_layer):
-        for name in NORMS:
-            shapes[f"blk.{layer}.{name}.weight"] = (widths.n_embd,)
-        for name, (rows, columns) in MATRICES.items():
-            shapes[f"blk.{layer}.{name}.weight"] = (sizes[rows], sizes[columns])
-            if name in ARCHITECTURES[widths.architecture].biases:
-                shapes[f"blk.{layer}.{name}.bias"] = (sizes[rows],)
-    shapes["output_norm.weight"] = (widths.n_embd,)
-    if not widths.is_tied:
-        shapes["output.weight"] = (widths.n_vocab, widths.n_embd)
-    return shapes
+    prefix = widths.architecture
+    hyper = {"general.architecture": prefix}
+    hyper |= {f"{prefix}.{key}": value for key, value in _hyperparameters(widths).items()}
+    embeddings = _Random(
+        "token_embd.weight", by_name("F32"), (widths.n_vocab, widths.n_embd), lambda _: _NONE
+    )
+    config = ModelConfig.from_metadata(hyper, {embeddings.name: embeddings})
+    wanted = required_tensors(config) | (set() if widths.is_tied else {"output.weight"})
+    return {name: shape for name, shape in tensor_shapes(config).items() if name in wanted}
 
 
-def _metadata(name: str, widths: Shape, type_name: str) -> dict[str, Any]:
-    hyper = {
+def _hyperparameters(widths: Shape) -> dict[str, Any]:
+    head_size = widths.head_size or widths.n_embd // widths.n_head
+    found: dict[str, Any] = {
         "block_count": widths.n_layer,
         "context_length": widths.n_ctx,
         "embedding_length": widths.n_embd,
         "feed_forward_length": widths.n_ff,
         "attention.head_count": widths.n_head,
         "attention.head_count_kv": widths.n_head_kv,
-        "attention.layer_norm_rms_epsilon": 1e-5,
-        "rope.freq_base": widths.rope_base,
-        "rope.dimension_count": widths.n_embd // widths.n_head,
+        NORM_EPS[ARCHITECTURES[widths.architecture].norm]: 1e-5,
     }
+    if widths.rope_base:
+        found |= {"rope.freq_base": widths.rope_base, "rope.dimension_count": head_size}
+    if widths.head_size:
+        found |= {"attention.key_length": head_size, "attention.value_length": head_size}
+    if widths.n_expert:
+        found |= {"expert_count": widths.n_expert, "expert_used_count": widths.n_expert_used}
+        found |= {"expert_feed_forward_length": widths.n_ff}
+    return found
+
+
+def _metadata(name: str, widths: Shape, type_name: str) -> dict[str, Any]:
     prefix = widths.architecture
     return {
         "general.architecture": prefix,
         "general.name": f"{name} with random weights",
         "general.file_type": mixes.FILE_TYPES[mixes.canonical(type_name)][0],
-        **{f"{prefix}.{key}": value for key, value in hyper.items()},
+        **{f"{prefix}.{key}": value for key, value in _hyperparameters(widths).items()},
         **_tokenizer(widths.n_vocab),
     }
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llmlite.config import ModelConfig
 from llmlite.engine import eager, make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.kv_cache import KVCache, LayerCache
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import ModelConfig, Weights
+from llmlite.transformer import Weights
 from tests.tiny_models import tiny_model
 
 RANDOM = np.random.default_rng(0)

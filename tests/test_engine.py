@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmlite.config import ModelConfig
 from llmlite.engine import make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.engine.families import FAMILIES
@@ -21,7 +22,7 @@ from llmlite.errors import UnsupportedError
 from llmlite.kv_cache import KVCache
 from llmlite.quants import get
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import ModelConfig, Weights, forward
+from llmlite.transformer import Weights, forward
 
 from .tiny_models import tiny_model
 

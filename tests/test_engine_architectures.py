@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmlite.config import ModelConfig
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.engine.planned import PlannedExecutor
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.kv_cache import KVCache
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import ModelConfig, Weights
+from llmlite.transformer import Weights
 
 from .test_engine import close, computed, ids_of, normal, quantized_activations, random_weights, weights_of
 from .tiny_models import tiny_model

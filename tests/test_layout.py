@@ -18,6 +18,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"tensor"},
     {"gguf", "mixes"},
     {"tokenizers", "chat", "sampling", "architectures", "quantize"},
+    {"config"},
     {"resources", "synth"},
     {"transformer", "kv_cache"},
     {"engine", "huggingface"},

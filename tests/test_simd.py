@@ -62,7 +62,7 @@ from llmlite.quants import get
 
 
 def at_the_brink(w, end):
-    # the same weights between two pages that nobody may read, against the later one or against the earlier one
+    # the same weights between two pages that nobody may read, against the later one or the earlier one
     page, n = mmap.PAGESIZE, w.blocks.nbytes
     pages = -(-n // page)
     memory = mmap.mmap(-1, (pages + 2) * page)

@@ -45,6 +45,10 @@ def test_a_shape_has_the_published_number_of_weights(name: str) -> None:
         "tinyllama-1.1b": 1.1e9,
         "smollm2-135m": 134.5e6,
         "qwen2.5-0.5b": 494e6,
+        "qwen3-0.6b": 596e6,
+        "gpt2": 124.4e6,
+        # published for 48 layers: 30.53e9, of which 2 · 151936 · 2048 are embeddings and output
+        "qwen3-30b-a3b-4-layers": (30.53e9 - 622.3e6) / 12 + 622.3e6,
     }
     n = sum(int(np.prod(shape)) for shape in synth._tensor_shapes(SHAPES[name]).values())
     assert n == pytest.approx(published[name], rel=2e-3)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from llmlite.architectures import ARCHITECTURES, Architecture
+from llmlite.config import ModelConfig
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import LlmliteError, ModelError, UnsupportedError
 from llmlite.kv_cache import KVCache
-from llmlite.transformer import ModelConfig, Weights, rope_frequencies
+from llmlite.transformer import Weights, rope_frequencies
 from tests.tiny_models import TinyModel, tiny_model
 
 

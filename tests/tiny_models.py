@@ -10,9 +10,9 @@ import numpy as np
 
 from llmlite import gguf
 from llmlite.architectures import ARCHITECTURES
+from llmlite.config import NORM_EPS, ModelConfig, required_tensors, tensor_shapes
 from llmlite.quants import by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.transformer import NORM_EPS, ModelConfig, _required, _shapes
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")
@@ -92,8 +92,8 @@ def _shapes_of(
     """The shapes of the tensors that such a model must have, and of its output matrix."""
     blank = PendingTensor("token_embd.weight", by_name("F32"), embedding, lambda: np.empty((0, 4), np.uint8))
     config = ModelConfig.from_metadata(metadata, {"token_embd.weight": blank})
-    wanted = _required(config) | (set() if tied else {"output.weight"})
-    shapes = {name: shape for name, shape in _shapes(config).items() if name in wanted}
+    wanted = required_tensors(config) | (set() if tied else {"output.weight"})
+    shapes = {name: shape for name, shape in tensor_shapes(config).items() if name in wanted}
     return dict(sorted(shapes.items(), key=lambda item: item[0].startswith("output")))
 
 

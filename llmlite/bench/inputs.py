@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmlite import gguf, resources, tokenizers
+from llmlite.config import ModelConfig
 from llmlite.errors import LlmliteError
-from llmlite.transformer import ModelConfig
 
 # Read where the bundled evaluation text isn't there or belongs to another vocabulary.
 TEXT = (

@@ -17,8 +17,9 @@ from llmlite.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmlite.config import ModelConfig
     from llmlite.kv_cache import KVCache
-    from llmlite.transformer import ModelConfig, Weights
+    from llmlite.transformer import Weights
 
 EXECUTORS = ("auto", "planned", "eager")
 

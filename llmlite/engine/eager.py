@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmlite.config import ModelConfig
 from llmlite.kv_cache import KVCache, LayerCache
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import ModelConfig, Weights, forward
+from llmlite.transformer import Weights, forward
 
 SLAB_BYTES = 16 * 2**20  # float32 rows of a matrix that stand in memory at a time
 

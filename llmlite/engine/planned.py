@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.config import ModelConfig
 from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.guard import Watch
 from llmlite.engine.jit import Progress
 from llmlite.engine.plan import Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.kv_cache import KVCache
-from llmlite.transformer import ModelConfig, Weights, forward
+from llmlite.transformer import Weights, forward
 
 PREFILL_TOKENS = 256
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond

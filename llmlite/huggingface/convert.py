@@ -13,6 +13,7 @@ import numpy as np
 
 from llmlite import gguf
 from llmlite.architectures import Architecture, by_class
+from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.gguf.writer import Progress
 from llmlite.huggingface.safetensors import read_folder, read_json, shown
@@ -20,7 +21,7 @@ from llmlite.huggingface.vocabulary import tokenizer_metadata
 from llmlite.mixes import FILE_TYPES, assign, canonical
 from llmlite.quants import QuantType, by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.transformer import ModelConfig, Weights
+from llmlite.transformer import Weights
 
 OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 LAYER_NAMES = {

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmlite.config import ModelConfig
 from llmlite.engine.eager import EagerExecutor
 from llmlite.engine.planned import PlannedExecutor
 from llmlite.huggingface.convert import LAYER_NAMES, OUTER_NAMES, interleaved
 from llmlite.kv_cache import KVCache
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import ModelConfig, Weights
+from llmlite.transformer import Weights
 
 pytestmark = pytest.mark.conformance
 D, H, K, F, E, USED, N_CTX, V = 64, 4, 2, 96, 6, 3, 128, 300

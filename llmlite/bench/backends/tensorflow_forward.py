@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from llmlite import gguf
-from llmlite.transformer import ModelConfig
+from llmlite.config import ModelConfig
 
 
 def make(*, graph: bool) -> TensorFlowBackend:

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 
 from llmlite import gguf
 from llmlite.bench.environment import has_bf16
-from llmlite.transformer import ModelConfig
+from llmlite.config import ModelConfig
 
 
 def make(*, dtype: str) -> TorchBackend:

@@ -40,6 +40,7 @@ ROWS: dict[str, tuple[float, Callable[[rows.Bench, str], None]]] = {
     "import": (0.3, rows.imports),
     "first token": (0.5, rows.first_token),
     "bundled": (1, rows.bundled),
+    "experts": (2, rows.experts),
     "torch": (2.5, rows.against_torch),
     "depth": (2.5, rows.depth),
     "first use": (1, rows.first_use),
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--folder", type=Path, help="for the models and the samples; 3 GB")
+    parser.add_argument("--folder", type=Path, help="for the models and the samples; 5 GB")
     parser.add_argument("--report", type=Path, help="measure nothing: make the table of these samples")
     parser.add_argument("--docs", type=Path, help="also write the table into this document")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW",

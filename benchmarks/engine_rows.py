@@ -26,6 +26,7 @@ from llmlite.synth import synthesize
 
 N_PROMPT, N_GEN, DEPTH = 512, 16, 2048
 TURNS = {"prefill": 1, "decode": 2}  # of each backend in a block: short ones, as near as can be
+EXPERTS_SHAPE = "qwen3-30b-a3b-4-layers"
 SETTLE = 0.1  # seconds: threads of the last backend, and of the canary's BLAS, spin for a while
 SONG = 25  # repetitions: some 60 ms
 FIRST_IDS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -66,12 +67,13 @@ class Bench:
         self.canary = Canary(SONG)
         self.bandwidth = ReadBandwidth(self.threads)
 
-    def model(self, type_name: str) -> Path:
+    def model(self, type_name: str, shape: str | None = None) -> Path:
         """The synthetic model of that type, made on first use."""
-        path = self.folder / f"{self.shape}-{type_name}.gguf"
+        shape = shape or self.shape
+        path = self.folder / f"{shape}-{type_name}.gguf"
         if not path.exists():
             print(f"making {path.name}", file=sys.stderr)
-            synthesize(path, self.shape, type_name)
+            synthesize(path, shape, type_name)
         return path
 
     def machine(self) -> tuple[int, float]:
@@ -165,6 +167,11 @@ def against_llamacpp(type_name: str) -> Callable[[Bench, str], None]:
 def against_torch(bench: Bench, row: str) -> None:
     """The whole forward pass against PyTorch's in bfloat16, on the same weights, prefill only."""
     compare(bench, row, bench.model("Q4_0"), "torch-bf16", n_gen=0)
+
+
+def experts(bench: Bench, row: str) -> None:
+    """A mixture of 128 experts, of which every token takes 8 ways through each layer."""
+    compare(bench, row, bench.model("Q4_0", EXPERTS_SHAPE), "llamacpp")
 
 
 def bundled(bench: Bench, row: str) -> None:

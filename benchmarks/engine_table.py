@@ -97,6 +97,22 @@ FIGURES = (
         for t in TYPES
     ),
     Figure(
+        title="mixture of 128 experts, Q4_0, decode over llama.cpp",
+        row="experts",
+        phase="decode",
+        value=ratio,
+        must=1.0,
+        aim=1.4,
+    ),
+    Figure(
+        title="mixture of 128 experts, Q4_0, prefill 512 over llama.cpp",
+        row="experts",
+        phase="prefill",
+        value=ratio,
+        must=1.2,
+        aim=2.0,
+    ),
+    Figure(
         title="prefill 512, Q4_0, over PyTorch bfloat16",
         row="torch",
         phase="prefill",

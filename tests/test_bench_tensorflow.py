@@ -11,21 +11,17 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 import llmlite as ll
 from llmlite.bench.backends import tensorflow_forward
-from tests.tiny_models import tiny_model
+from llmlite.errors import UnsupportedError
+from tests.tiny_models import SMALL_MODELS, tiny_model
 
 IDS = [1, 5, 9, 3, 7, 7, 2, 30, 12, 4, 8]
 
 
-@pytest.fixture(params=["llama", "qwen2", "llama with rope factors", "one head each", "quantized"])
+@pytest.fixture(params=SMALL_MODELS)
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    made = {
-        "llama": lambda: tiny_model("llama", tied=True),
-        "qwen2": lambda: tiny_model("qwen2"),
-        "llama with rope factors": lambda: tiny_model("llama", rope_freqs=True),
-        "one head each": lambda: tiny_model("llama", n_head_kv=4),
-        "quantized": lambda: tiny_model("llama"),
-    }[request.param]()
-    return made.write(tmp_path / "m.gguf", "Q8_0" if request.param == "quantized" else "F32")
+    return SMALL_MODELS[request.param]().write(
+        tmp_path / "m.gguf", "Q8_0" if request.param == "quantized" else "F32"
+    )
 
 
 def backend(path: Path, graph: bool) -> tensorflow_forward.TensorFlowBackend:
@@ -49,3 +45,10 @@ def test_stepping_gives_the_tokens_that_reading_gives(path: Path, graph: bool) -
         ids.append(token)
         token = stepped.step(token)
         assert token == reading.prefill(ids)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "qwen3moe"])
+def test_what_it_does_not_run_is_refused_by_name(architecture: str, tmp_path: Path) -> None:
+    made = tiny_model(architecture, n_expert=4 if architecture == "qwen3moe" else 0)
+    with pytest.raises(UnsupportedError, match=f"not {architecture}"):
+        backend(made.write(tmp_path / "m.gguf"), graph=False)

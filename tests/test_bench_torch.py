@@ -11,21 +11,25 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import llmlite as ll
 from llmlite.bench.backends import torch_eager
-from tests.tiny_models import tiny_model
+from tests.tiny_models import SMALL_MODELS, tiny_model
 
 IDS = [1, 5, 9, 3, 7, 7, 2, 30, 12, 4, 8]
 
 
-@pytest.fixture(params=["llama", "qwen2", "llama with rope factors", "one head each", "quantized"])
+MORE = {
+    "qwen3": lambda: tiny_model("qwen3"),
+    "gpt2": lambda: tiny_model("gpt2", n_head_kv=4, tied=True),
+    "qwen3moe": lambda: tiny_model("qwen3moe", n_expert=6),
+    "llama with experts": lambda: tiny_model("llama", n_expert=4),
+}
+MODELS = SMALL_MODELS | MORE
+
+
+@pytest.fixture(params=MODELS)
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    made = {
-        "llama": lambda: tiny_model("llama", tied=True),
-        "qwen2": lambda: tiny_model("qwen2"),
-        "llama with rope factors": lambda: tiny_model("llama", rope_freqs=True),
-        "one head each": lambda: tiny_model("llama", n_head_kv=4),
-        "quantized": lambda: tiny_model("llama"),
-    }[request.param]()
-    return made.write(tmp_path / "m.gguf", "Q8_0" if request.param == "quantized" else "F32")
+    return MODELS[request.param]().write(
+        tmp_path / "m.gguf", "Q8_0" if request.param == "quantized" else "F32"
+    )
 
 
 def backend(path: Path, dtype: str = "float32") -> torch_eager.TorchBackend:

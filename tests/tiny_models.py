@@ -127,3 +127,13 @@ def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": CHATML,
     }
+
+
+# What every other program's side of a comparison must compute alike
+SMALL_MODELS = {
+    "llama": lambda: tiny_model("llama", tied=True),
+    "qwen2": lambda: tiny_model("qwen2"),
+    "llama with rope factors": lambda: tiny_model("llama", rope_freqs=True),
+    "one head each": lambda: tiny_model("llama", n_head_kv=4),
+    "quantized": lambda: tiny_model("llama"),
+}

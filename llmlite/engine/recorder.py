@@ -26,6 +26,7 @@ TILE_SCRATCH = 32 * 256 + 2 * 16 * 32 * 4  # a thread's unpacked tile with scale
 FLOAT_TILE = 32 * 128 * 4
 TILE_TOKENS = 12  # matrix kernels take 6 (quantized) or 4 tokens at a time: a common multiple
 ATTENTION_BLOCK, ATTENTION_TILE = 32, 16
+ATTENTION_UNITS = 8  # at least so many shares of a single token's attention
 ATTENTION_HEADS = (64, 128)  # head sizes that have a kernel of their own
 
 
@@ -257,8 +258,9 @@ class Recorder:
         per_thread = 2 * ATTENTION_BLOCK * head_size * 4 + ATTENTION_BLOCK * 4
         per_thread += ATTENTION_TILE * (n_head // n_head_kv) * 8
         scratch, size = self._scratch(per_thread)
-        alone = self.limits[N_TOKENS] <= FEW_TOKENS  # no tiles of tokens to share, only heads
-        n_parts = self.n_threads if alone and n_head_kv % self.n_threads else 1
+        # A single token has no tiles of tokens to share, only heads; where these are few, its positions are
+        # cut up: into as many parts whatever the number of threads, so that all add in the same order.
+        n_parts = -(-ATTENTION_UNITS // n_head_kv) if self.limits[N_TOKENS] <= FEW_TOKENS else 1
         parts, states = self._buffer(q.width * n_parts), self._buffer(n_head * n_parts, itemsize=8)
         sizes = (cache.layer, n_head, n_head_kv, head_size, float(scale), n_parts)
         form = f"_{head_size}" if head_size in ATTENTION_HEADS else ""

@@ -19,6 +19,9 @@ import tensorflow as tf
 
 from llmlite import gguf
 from llmlite.config import ModelConfig
+from llmlite.errors import UnsupportedError
+
+ARCHITECTURES = ("llama", "qwen2")
 
 
 def make(*, graph: bool) -> TensorFlowBackend:
@@ -128,6 +131,12 @@ class TensorFlowBackend:
         self.run, self.n_threads = None, tf.config.threading.get_intra_op_parallelism_threads()
         with gguf.read(path) as file:
             config = ModelConfig.from_metadata(file.metadata, file.tensors)
+            if config.architecture.name not in ARCHITECTURES or config.n_expert:
+                experts = " with experts" if config.n_expert else ""
+                raise UnsupportedError(
+                    f"TensorFlow's side of the comparison runs {' and '.join(ARCHITECTURES)} without "
+                    f"experts, not {config.architecture.name}{experts}"
+                )
             weights = {
                 name: tf.constant(np.array(tensor.dequantize(), np.float32))
                 for name, tensor in file.tensors.items()

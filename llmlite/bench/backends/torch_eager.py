@@ -1,4 +1,4 @@
-"""PyTorch as a good user of it would write a Llama: SDPA, a static cache, inference_mode, plain eager calls.
+"""PyTorch as a good user of it would write a model: SDPA, a static cache, inference_mode, plain eager calls.
 
 The weights come from the same GGUF file, turned into `dtype` on loading (PyTorch has no GGUF types), so
 a quantized file costs as much memory here as an unquantized one. Written independently of
@@ -24,8 +24,8 @@ def make(*, dtype: str) -> TorchBackend:
     return TorchBackend(getattr(torch, dtype))
 
 
-class TorchLlama:
-    """A Llama (or a relative whose tensors have the same names) for one sequence.
+class TorchTransformer:
+    """Any of llmlite's architectures, for one sequence.
 
     Args:
         weights: name in the GGUF file -> tensor of the dtype to compute in.
@@ -54,21 +54,20 @@ class TorchLlama:
         """Run `ids` (T,) at `position`; return logits (T, V), or (1, V) with `last_only`."""
         w = self.weights
         x = F.embedding(ids, w["token_embd.weight"])  # (T, D)
+        if "position_embd.weight" in w:
+            x = x + w["position_embd.weight"][position : position + len(ids)]
         for layer in range(self.config.n_layer):
             x = x + self._attention(layer, x, position)
             x = x + self._feed_forward(layer, x)
         if last_only:
             x = x[-1:]
-        x = self._norm(x, "output_norm.weight")
+        x = self._norm(x, "output_norm")
         return F.linear(x, w.get("output.weight", w["token_embd.weight"]))
 
     def _attention(self, layer: int, x: torch.Tensor, position: int) -> torch.Tensor:
         c, n_tokens = self.config, len(x)
         end = position + n_tokens
-        x = self._norm(x, f"blk.{layer}.attn_norm.weight")
-        q = self._linear(f"blk.{layer}.attn_q", x).view(n_tokens, c.n_head, -1)  # (T, H, Dh)
-        k = self._linear(f"blk.{layer}.attn_k", x).view(n_tokens, c.n_head_kv, -1)  # (T, K, Dh)
-        v = self._linear(f"blk.{layer}.attn_v", x).view(n_tokens, c.n_head_kv, -1)
+        q, k, v = self._queries_keys_values(f"blk.{layer}.", self._norm(x, f"blk.{layer}.attn_norm"))
         self.keys[layer, :, position:end] = self._rotate(k, position).transpose(0, 1)
         self.values[layer, :, position:end] = v.transpose(0, 1)
         mask = None
@@ -85,14 +84,47 @@ class TorchLlama:
         x = x[0].transpose(0, 1).reshape(n_tokens, -1)  # (T, H*Dh)
         return self._linear(f"blk.{layer}.attn_output", x)
 
+    def _queries_keys_values(self, layer: str, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(T, H, Dh), (T, K, Dh), (T, K, Dh)."""
+        c = self.config
+        if f"{layer}attn_qkv.weight" in self.weights:
+            widths = (c.n_embd_q, c.n_embd_kv, c.n_embd_kv)
+            q, k, v = self._linear(f"{layer}attn_qkv", x).split(widths, dim=-1)
+        else:
+            q, k, v = (self._linear(f"{layer}attn_{name}", x) for name in "qkv")
+        q, k, v = (each.reshape(len(x), -1, c.head_size) for each in (q, k, v))
+        if c.architecture.head_norms:
+            q, k = self._norm(q, f"{layer}attn_q_norm"), self._norm(k, f"{layer}attn_k_norm")
+        return q, k, v
+
     def _feed_forward(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        x = self._norm(x, f"blk.{layer}.ffn_norm.weight")
-        gate = F.silu(self._linear(f"blk.{layer}.ffn_gate", x))
-        return self._linear(f"blk.{layer}.ffn_down", gate * self._linear(f"blk.{layer}.ffn_up", x))
+        x, name = self._norm(x, f"blk.{layer}.ffn_norm"), f"blk.{layer}.ffn_"
+        if self.config.n_expert:
+            return self._experts(name, x)
+        if f"{name}gate.weight" in self.weights:
+            x = F.silu(self._linear(f"{name}gate", x)) * self._linear(f"{name}up", x)
+        else:
+            x = F.gelu(self._linear(f"{name}up", x), approximate="tanh")
+        return self._linear(f"{name}down", x)
+
+    def _experts(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Each token through the experts its scores are highest for, those of one expert together."""
+        gate, up, down = (self.weights[f"{name}{part}_exps.weight"] for part in ("gate", "up", "down"))
+        scores = self._linear(f"{name}gate_inp", x).float()  # (T, n_expert)
+        scores, chosen = scores.topk(self.config.n_expert_used)
+        shares = scores.softmax(dim=-1).to(x.dtype)
+        out = torch.zeros_like(x)
+        for expert in chosen.unique().tolist():
+            tokens, place = (chosen == expert).nonzero(as_tuple=True)
+            inner = F.silu(F.linear(x[tokens], gate[expert])) * F.linear(x[tokens], up[expert])
+            out.index_add_(0, tokens, F.linear(inner, down[expert]) * shares[tokens, place, None])
+        return out
 
     def _rotate(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """RoPE on (T, heads, Dh): pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"; in float32."""
         n = self.config.rope_dim
+        if not n:
+            return x
         turned, rest = x[..., :n].float(), x[..., n:]
         if self.config.architecture.rope_pairs == "neox":
             a, b = turned.chunk(2, dim=-1)
@@ -108,18 +140,21 @@ class TorchLlama:
         return torch.cat((turned.to(x.dtype), rest), dim=-1)
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weights[name], self.config.rms_eps)
+        gain, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        if bias is not None:
+            return F.layer_norm(x, x.shape[-1:], gain, bias, self.config.rms_eps)
+        return F.rms_norm(x, x.shape[-1:], gain, self.config.rms_eps)
 
     def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
 
 class TorchBackend:
-    """One TorchLlama and how far its cache is filled."""
+    """One TorchTransformer and how far its cache is filled."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.model: TorchLlama | None = None
+        self.model: TorchTransformer | None = None
         self.position = 0
 
     def start(self) -> None:
@@ -134,7 +169,7 @@ class TorchBackend:
                 name: torch.from_numpy(np.array(tensor.dequantize(), np.float32)).to(self.dtype)
                 for name, tensor in file.tensors.items()
             }
-        self.model = TorchLlama(weights, config, n_ctx)
+        self.model = TorchTransformer(weights, config, n_ctx)
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> np.ndarray:

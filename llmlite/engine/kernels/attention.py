@@ -9,8 +9,8 @@ and o / l is softmax(scale · K q) · V in the end. (Milakov & Gimelshein 2018; 
 
 A unit of work is one key/value head, a tile of tokens and a part of the positions; units go round robin,
 because later tiles see more positions. A block of keys and values is converted to float32 once for all
-queries of its unit. Positions are cut into parts only where heads can't be shared evenly among the threads:
-`merge_parts` then puts the parts' o, m and l together.
+queries of its unit. Positions are cut into parts only where a single token's heads are few: `merge_parts`
+then puts the parts' o, m and l together.
 
 Kernels come in three forms: for heads of 64 and of 128 numbers, whose loops the compiler unrolls, and for any
 multiple of 16.

@@ -12,7 +12,7 @@ from llmlite.errors import LlmliteError
 from llmlite.lessons import erase
 from llmlite.lessons.attention import Attention, attention
 from llmlite.model import Model
-from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
+from llmlite.widgets.base import HEADING_WIDTH, Explorer, TextExplorer, buttons, text_field
 
 MEAN = "mean"
 NOTHING = -1
@@ -30,7 +30,7 @@ def attention_map(model: Model, text: str) -> AttentionMap:
     return AttentionMap(model, text)
 
 
-class AttentionMap(Explorer):
+class AttentionMap(TextExplorer):
     """A layer, a head and a token to choose: the text, shaded by how much that token looks at each other.
 
     Attributes:
@@ -38,13 +38,12 @@ class AttentionMap(Explorer):
     """
 
     static_summary = "All layers and heads as a picture (it needs no running kernel)"
+    kept = "The map is that of the one before."
 
     def __init__(self, model: Model, text: str) -> None:
         self.model = model
         style = {"description_width": HEADING_WIDTH}
-        self.text = ipywidgets.Text(
-            value=text, description="Text", continuous_update=False, layout={"width": "46em"}, style=style
-        )
+        self.text = text_field(text)
         config = model.config
         self.layer = buttons([(str(i), i) for i in range(config.n_layer)], "Layer", value=config.n_layer - 1)
         self.head = buttons([*((str(i), i) for i in range(config.n_head)), (MEAN, MEAN)], "Head")
@@ -54,7 +53,7 @@ class AttentionMap(Explorer):
         self.picture: plots.Picture | None = None
         self._read(text)
         super().__init__([self.text, self.layer, self.head, self.query, self.view, self.figure])
-        self.text.observe(lambda _change: self._reread(), names="value")
+        self.reread_on(self.text)
         self.redraw_on((self.layer, self.head, self.query))
 
     def redraw(self) -> None:
@@ -85,14 +84,6 @@ class AttentionMap(Explorer):
         self.found: Attention = attention(self.model, text)
         self.query.max = len(self.found.ids) - 1
         self.query.value = self.query.max
-
-    def _reread(self) -> None:
-        try:
-            self._read(self.text.value)
-        except (LlmliteError, ValueError) as error:
-            self.say(f"This text can't be read: {error}. The map is that of the one before.")
-            return
-        self.redraw()
 
     def _text(self, row: np.ndarray, query: int) -> str:
         start = max(0, len(row) - LONGEST)

@@ -10,6 +10,7 @@ import ipywidgets
 from IPython.display import publish_display_data
 
 from llmlite import plots
+from llmlite.errors import LlmliteError
 
 HEADING_WIDTH = "7.5em"
 # Closed beside the living widget; the stored copies of the lessons open it (tools/lessons.py).
@@ -64,6 +65,42 @@ class Explorer(ipywidgets.VBox):
         data = self._repr_mimebundle_()
         publish_display_data(data[0] if isinstance(data, tuple) else data)
         publish_display_data(self.static_bundle())
+
+
+class TextExplorer(Explorer):
+    """An Explorer of what a model makes of a text, which the user may change.
+
+    A subclass has a method `_read(text)`, and calls `self.reread_on(field)`.
+    """
+
+    kept = "What is shown is that of the text before."
+
+    def reread_on(self, field: ipywidgets.Text) -> None:
+        """Read the field's text whenever it changes; say so where that can't be done, and show what was."""
+
+        def reread(_change: Any) -> None:
+            try:
+                self._read(field.value)
+            except (LlmliteError, ValueError) as error:
+                self.say(f"This {field.description.lower()} can't be read: {error}. {self.kept}")
+                return
+            self.redraw()
+
+        field.observe(reread, names="value")
+
+    def _read(self, text: str) -> None:
+        raise NotImplementedError(type(self).__name__)
+
+
+def text_field(text: str, heading: str = "Text") -> ipywidgets.Text:
+    """Return a line to write in; what is written counts when Enter is pressed."""
+    return ipywidgets.Text(
+        value=text,
+        description=heading,
+        continuous_update=False,
+        layout={"width": "46em"},
+        style={"description_width": HEADING_WIDTH},
+    )
 
 
 def picture_html(picture: plots.Picture) -> str:

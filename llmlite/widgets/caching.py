@@ -5,10 +5,9 @@ from __future__ import annotations
 import ipywidgets
 
 from llmlite import plots
-from llmlite.errors import LlmliteError
 from llmlite.lessons.caching import Filling, cache_bytes, filling
 from llmlite.model import Model
-from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
+from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, buttons, text_field
 
 ITEMSIZE = {"F16": 2, "F32": 4}
 N_SHOWN = 32  # positions; of a longer text the first
@@ -23,7 +22,7 @@ def cache_grid(model: Model, text: str) -> CacheGrid:
     return CacheGrid(model, text)
 
 
-class CacheGrid(Explorer):
+class CacheGrid(TextExplorer):
     """A slider over the tokens: a row per layer and head of keys, and the bytes that are taken so far.
 
     Attributes:
@@ -31,20 +30,19 @@ class CacheGrid(Explorer):
     """
 
     static_summary = "The full cache as a picture (it needs no running kernel)"
+    kept = "The grid is that of the one before."
 
     def __init__(self, model: Model, text: str) -> None:
         self.model = model
         style = {"description_width": HEADING_WIDTH}
-        self.text = ipywidgets.Text(
-            value=text, description="Text", continuous_update=False, layout={"width": "46em"}, style=style
-        )
+        self.text = text_field(text)
         self.step = ipywidgets.IntSlider(description="Tokens read", min=0, max=1, style=style)
         self.step.layout.width = "46em"
         self.kind = buttons([(name, name) for name in ITEMSIZE], "Numbers in")
         self.view, self.figure = ipywidgets.HTML(), ipywidgets.HTML()
         self._read(text)
         super().__init__([self.text, self.step, self.kind, self.figure, self.view])
-        self.text.observe(lambda _change: self._reread(), names="value")
+        self.reread_on(self.text)
         self.redraw_on((self.step, self.kind))
 
     def redraw(self) -> None:
@@ -77,11 +75,3 @@ class CacheGrid(Explorer):
         self.filling: Filling = filling(self.model, ids)
         self.step.max = len(ids)
         self.step.value = min(3, len(ids))
-
-    def _reread(self) -> None:
-        try:
-            self._read(self.text.value)
-        except (LlmliteError, ValueError) as error:
-            self.say(f"This text can't be read: {error}. The grid is that of the one before.")
-            return
-        self.redraw()

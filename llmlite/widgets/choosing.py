@@ -9,13 +9,12 @@ import ipywidgets
 import numpy as np
 
 from llmlite import plots
-from llmlite.errors import LlmliteError
 from llmlite.lessons import choosing
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.plots import choosing as figures
 from llmlite.sampling import MinP, Option, Sampler, Temperature, TopK, TopP
-from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons, row
+from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, buttons, row, text_field
 
 N_SHOWN = 14
 N_DRAWS = 1000
@@ -34,7 +33,7 @@ def sampling_explorer(model: Model, prompt: str) -> SamplingExplorer:
     return SamplingExplorer(model, prompt)
 
 
-class SamplingExplorer(Explorer):
+class SamplingExplorer(TextExplorer):
     """Sliders for temperature, top-k, top-p and min-p; bars before and after; who was cut by which step.
 
     Attributes:
@@ -44,16 +43,11 @@ class SamplingExplorer(Explorer):
     """
 
     static_summary = "Before and after the chain, as a picture (it needs no running kernel)"
+    kept = "The bars are those of the one before."
 
     def __init__(self, model: Model, prompt: str) -> None:
         self.model = model
-        self.prompt = ipywidgets.Text(
-            value=prompt,
-            description="Prompt",
-            continuous_update=False,
-            layout={"width": "36em"},
-            style={"description_width": HEADING_WIDTH},
-        )
+        self.prompt = text_field(prompt, "Prompt")
         self.temperature = _slider("Temperature", 0.8, 0.0, 2.0, 0.05)
         self.top_k = _slider("Top-k (0: off)", 40, 0, 100, 1)
         self.top_p = _slider("Top-p (1: off)", 0.95, 0.05, 1.0, 0.01)
@@ -68,7 +62,7 @@ class SamplingExplorer(Explorer):
         self._read(prompt)
         sliders = (self.temperature, self.top_k, self.top_p, self.min_p)
         super().__init__([self.prompt, *sliders, self.order, row("Draw", [self.draw, self.seed]), self.view])
-        self.prompt.observe(lambda _change: self._reread(), names="value")
+        self.reread_on(self.prompt)
         self.draw.on_click(lambda _button: self.draw_many())
         self.redraw_on((*sliders, self.order, self.seed))
 
@@ -100,14 +94,6 @@ class SamplingExplorer(Explorer):
 
     def _read(self, prompt: str) -> None:
         self.logits = self.model.logits(self.model.tokenizer.encode(prompt), last_only=True)[0]
-
-    def _reread(self) -> None:
-        try:
-            self._read(self.prompt.value)
-        except (LlmliteError, ValueError) as error:
-            self.say(f"This prompt can't be read: {error}. The bars are those of the one before.")
-            return
-        self.redraw()
 
     def _text(self, token: int) -> str:
         return visible(self.model.tokenizer, token)

@@ -7,12 +7,11 @@ from html import escape
 import ipywidgets
 
 from llmlite import plots
-from llmlite.errors import LlmliteError
 from llmlite.lessons.lens import lens
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.plots import choosing as figures
-from llmlite.widgets.base import HEADING_WIDTH, Explorer
+from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, text_field
 
 N_SHOWN = 18  # positions; of a longer text the last
 N_TOP = 5
@@ -29,7 +28,7 @@ def logit_lens(model: Model, text: str) -> LogitLens:
     return LogitLens(model, text)
 
 
-class LogitLens(Explorer):
+class LogitLens(TextExplorer):
     """Layers over positions: the likeliest next token, shaded by probability; a click shows the top 5.
 
     The two sliders choose a cell as a click does.
@@ -40,20 +39,19 @@ class LogitLens(Explorer):
     """
 
     static_summary = "The grid as a picture (it needs no running kernel)"
+    kept = "The grid is that of the one before."
 
     def __init__(self, model: Model, text: str) -> None:
         self.model = model
         style = {"description_width": HEADING_WIDTH}
-        self.text = ipywidgets.Text(
-            value=text, description="Text", continuous_update=False, layout={"width": "46em"}, style=style
-        )
+        self.text = text_field(text)
         self.stage = ipywidgets.IntSlider(description="Layer", min=0, max=1, style=style)
         self.position = ipywidgets.IntSlider(description="Position", min=0, max=1, style=style)
         self.grid = ipywidgets.VBox(layout={"overflow": "auto"})
         self.detail = ipywidgets.HTML()
         self._read(text)
         super().__init__([self.text, self.grid, self.stage, self.position, self.detail])
-        self.text.observe(lambda _change: self._reread(), names="value")
+        self.reread_on(self.text)
         self.redraw_on((self.stage, self.position))
 
     def choose(self, stage: int, position: int) -> None:
@@ -81,14 +79,6 @@ class LogitLens(Explorer):
         self.stage.max = n_stages - 1
         self.position.value, self.stage.value = n - 1, n_stages - 1
         self._build()
-
-    def _reread(self) -> None:
-        try:
-            self._read(self.text.value)
-        except (LlmliteError, ValueError) as error:
-            self.say(f"This text can't be read: {error}. The grid is that of the one before.")
-            return
-        self.redraw()
 
     def _build(self) -> None:
         """One row of buttons per stage, the last layer on top; under them the tokens that were read."""

@@ -1,20 +1,37 @@
 """Write constraints.txt from the environment that this runs in: every version, no addresses, no local tags.
 
-.venv/bin/python tools/freeze.py     (after `make test-all` and `make lint` have installed every extra)
+.venv/bin/python tools/freeze.py          (after `make test-all` and `make lint` have installed every extra)
+.venv/bin/python tools/freeze.py --check  (then, with a network: does the default index have every pin?)
+
+The environment may be newer than another reader's Python, or filled from a mirror, a folder of wheels or a
+private index. So --check asks the default index alone, once for the first release of each Python that
+pyproject.toml names (3.11.0, say: a pin that wants 3.11.5 is none for Debian's 3.11.2). pip runs isolated, blind
+to its configuration files and its environment variables, and each pin that isn't there is named. Nothing is
+downloaded but descriptions. It needs a network, so no test runs it. Exit code 1: pins are missing.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 TARGET = Path(__file__).resolve().parent.parent / "constraints.txt"
 HEADER = """\
 # Every version that the tests ran with; regenerate with tools/freeze.py. Constraints, not requirements:
 # pip installs none of these for being listed here.
 """
+PROJECT = TARGET.with_name("pyproject.toml")
 OWN = "llmlite-kit"
+Pip = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pins() -> list[str]:
@@ -27,11 +44,85 @@ def pins() -> list[str]:
     return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
-def main() -> None:
+def isolated_pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", *arguments]
+    # --isolated leaves the system's configuration in force; this turns it off too
+    environment = {**os.environ, "PIP_CONFIG_FILE": os.devnull}
+    return subprocess.run(command, text=True, capture_output=True, env=environment)
+
+
+def pythons() -> list[str]:
+    """Return the first release of every Python that pyproject.toml's classifiers name, oldest first."""
+    classifiers = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["classifiers"]
+    named = re.findall(r":: (3\.\d+)$", "\n".join(classifiers), flags=re.MULTILINE)
+    return [f"{version}.0" for version in named]
+
+
+def without_wheel(wanted: list[str], python: str, pip: Pip) -> list[str]:
+    """Return the pins that the index has no wheel of for that Python on this machine.
+
+    Raises: SystemExit where pip fails for another reason, the lack of a network for one.
+    """
+    wanted, refused = list(wanted), []
+    options = ["--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"]
+    with TemporaryDirectory() as folder:
+        options += ["--python-version", python, "--target", folder]
+        file = Path(folder) / "requirements.txt"
+        while wanted:
+            file.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+            done = pip("install", *options, "-r", str(file))
+            if done.returncode == 0:
+                break
+            # pip stops at the first that it can't find: strike it out and ask for the rest
+            found = re.search(r"No matching distribution found for (\S+)", done.stderr)
+            # without a network pip retries, then calls every version missing
+            if not found or found[1] not in wanted or "Retrying" in done.stderr:
+                raise SystemExit(f"pip failed, and not for want of a version:\n{done.stderr}")
+            wanted.remove(found[1])
+            refused.append(found[1])
+    return refused
+
+
+def missing(wanted: list[str], python: str, pip: Pip = isolated_pip) -> list[str]:
+    """Return the pins that the default index has neither as a wheel nor as source for that Python."""
+    gone = []
+    for pin in without_wheel(wanted, python, pip):
+        name, _, version = pin.partition("==")
+        done = pip("index", "versions", name, "--json", "--python-version", python)
+        # an unknown name is an error to pip; the network was there a moment ago
+        if done.returncode or version not in json.loads(done.stdout)["versions"]:
+            gone.append(pin)
+    return gone
+
+
+def check() -> int:
+    lines = TARGET.read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    complete = True
+    for python in pythons():
+        gone = missing(wanted, python)
+        complete &= not gone
+        answer = (
+            f"lacks {len(gone)} of {len(wanted)}: {', '.join(gone)}" if gone else f"has all {len(wanted)}"
+        )
+        print(f"{TARGET.name}: for Python {python} the default index {answer}", flush=True)
+    if not complete:
+        print("Put versions there that it has, install them, run the tests.")
+    return 0 if complete else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write or check constraints.txt.")
+    parser.add_argument(
+        "--check", action="store_true", help="ask the default index for every pin; write nothing"
+    )
+    if parser.parse_args().check:
+        return check()
     lines = pins()
     TARGET.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"{TARGET.name}: {len(lines)} versions")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

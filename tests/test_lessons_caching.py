@@ -51,8 +51,8 @@ def test_filling_is_relative_to_the_longest_key_of_a_head(model: ll.Model) -> No
 
 
 def test_what_lesson_05_says_of_known_shapes() -> None:
-    per_token = {name: caching.cache_bytes(shape, 1, 2) for name, shape in SHAPES.items()}
-    sharing = {name: shape.n_head // shape.n_head_kv for name, shape in SHAPES.items()}
+    per_token = {name: caching.cache_bytes(shape, 1, 2) for name, shape in caching.known_shapes().items()}
+    sharing = {name: shape.n_head // shape.n_head_kv for name, shape in caching.known_shapes().items()}
     assert per_token["llama-3.2-1b"] == 32 * 1024  # times 24,000: the 770 MB of its weights in Q4_0
     assert 1 < per_token["smollm2-135m"] / per_token["tinyllama-1.1b"] < 1.05
     assert min(per_token, key=per_token.__getitem__) == "qwen2.5-0.5b"

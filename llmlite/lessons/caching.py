@@ -11,6 +11,14 @@ import numpy as np
 from llmlite.kv_cache import KVCache
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
+from llmlite.synth import SHAPES, Shape
+
+KNOWN = ("llama-3.2-1b", "tinyllama-1.1b", "smollm2-135m", "qwen2.5-0.5b")
+
+
+def known_shapes() -> dict[str, Shape]:
+    """Return the models whose caches the lesson compares; their heads are n_embd / n_head long."""
+    return {name: SHAPES[name] for name in KNOWN}
 
 
 def head_size(shape: Any) -> int:

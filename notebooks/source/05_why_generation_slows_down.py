@@ -141,9 +141,8 @@ ll.widgets.cache_grid(model, "Once upon a time there lived a fox and a hen in a 
 # `n_embd // n_head`.
 
 # %%
-from llmlite.synth import SHAPES
-
-llama = SHAPES["llama-3.2-1b"]
+shapes = caching.known_shapes()
+llama = shapes["llama-3.2-1b"]
 print(llama.n_layer, "layers,", llama.n_head, "heads of queries,", llama.n_head_kv, "of keys,", llama.n_embd, "wide")
 
 # %% tags=["exercise"]
@@ -154,7 +153,7 @@ def cache_bytes(shape, n_tokens, bytes_per_number):
     # end
 
 # %% tags=["check"]
-for name, shape in SHAPES.items():
+for name, shape in shapes.items():
     ll.lessons.check(name, lambda shape=shape: cache_bytes(shape, 8192, 2), caching.cache_bytes(shape, 8192, 2),
                      hint="2 x layers x heads of keys x length x tokens x bytes")
 
@@ -164,7 +163,7 @@ for name, shape in SHAPES.items():
 
 # %%
 contexts = [2048, 8192, 32768, 131072]
-ll.plots.show(ll.plots.caching.sizes(SHAPES, contexts))
+ll.plots.show(ll.plots.caching.sizes(shapes, contexts))
 
 # %% [markdown]
 # 32 KB per token: at 24,000 tokens the cache is as large as the model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -175,3 +176,41 @@ def test_constraints_carry_neither_addresses_nor_local_tags() -> None:
     assert pins
     for pin in pins:
         assert "@" not in pin and "+" not in pin and pin.count("==") == 1, pin
+
+
+def fake_index(stock: dict[str, list[str]], wheels: set[str], broken: bool = False) -> object:
+    """Return a pip that knows the index `stock`, of which `wheels` are no source; strikes at the first lack."""
+
+    def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+        if arguments[:2] == ("index", "versions"):
+            name = arguments[2]
+            answer = json.dumps({"versions": stock.get(name, [])})
+            return subprocess.CompletedProcess(arguments, int(name not in stock), answer, "")
+        for pin in Path(arguments[-1]).read_text().split():
+            if pin not in wheels or broken:
+                noise = "WARNING: Retrying after connection broken\n" if broken else ""
+                words = f"{noise}ERROR: No matching distribution found for {pin}\n"
+                return subprocess.CompletedProcess(arguments, 1, "", words)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    return pip
+
+
+def test_the_check_of_pins_names_each_that_the_index_lacks() -> None:
+    freeze = tool("freeze")
+    stock = {"wheel": ["1.0"], "source": ["2.0", "1.9"], "older": ["2.10"]}
+    pins = ["older==4.1.2", "source==2.0", "unknown==1.0", "wheel==1.0"]
+    pip = fake_index(stock, {"wheel==1.0"})
+    assert freeze.missing(pins, "3.11.0", pip) == ["older==4.1.2", "unknown==1.0"]
+    assert freeze.missing(["wheel==1.0"], "3.11.0", pip) == []
+
+
+def test_the_check_of_pins_calls_a_broken_network_by_its_name() -> None:
+    with pytest.raises(SystemExit, match="not for want of a version"):
+        tool("freeze").missing(["wheel==1.0"], "3.11.0", fake_index({}, {"wheel==1.0"}, broken=True))
+
+
+def test_the_check_of_pins_starts_at_the_oldest_python_that_is_supported() -> None:
+    freeze = tool("freeze")
+    project = (TOOLS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'requires-python = ">={freeze.pythons()[0].removesuffix(".0")}"' in project

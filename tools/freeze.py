@@ -3,11 +3,11 @@
 .venv/bin/python tools/freeze.py          (after `make test-all` and `make lint` have installed every extra)
 .venv/bin/python tools/freeze.py --check  (then, with a network: does the default index have every pin?)
 
-The environment may be newer than another reader's Python, or filled from a mirror, a folder of wheels or a
-private index. So --check asks the default index alone, once for the first release of each Python that
-pyproject.toml names (3.11.0, say: a pin that wants 3.11.5 is none for Debian's 3.11.2). pip runs isolated, blind
-to its configuration files and its environment variables, and each pin that isn't there is named. Nothing is
-downloaded but descriptions. It needs a network, so no test runs it. Exit code 1: pins are missing.
+The environment may be newer than another reader's Python, or filled from a mirror, a folder of wheels or
+a private index. So --check asks the default index alone, once for the first release of each Python that
+pyproject.toml names (3.11.0, say: a pin that wants 3.11.5 is none for Debian's 3.11.2). pip runs isolated,
+blind to its configuration files and its environment variables, and each pin that isn't there is named.
+Nothing is downloaded but descriptions. It needs a network, so no test runs it. Exit code 1: pins are missing.
 """
 
 from __future__ import annotations

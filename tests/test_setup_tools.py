@@ -179,7 +179,7 @@ def test_constraints_carry_neither_addresses_nor_local_tags() -> None:
 
 
 def fake_index(stock: dict[str, list[str]], wheels: set[str], broken: bool = False) -> object:
-    """Return a pip that knows the index `stock`, of which `wheels` are no source; strikes at the first lack."""
+    """Return a pip whose index has `stock`, `wheels` of it built; it stops at the first pin that lacks."""
 
     def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
         if arguments[:2] == ("index", "versions"):

@@ -10,20 +10,18 @@ matrix is larger than the caches, as a model is: the last rungs meet the limit o
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from time import perf_counter_ns, sleep
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from llmlite import resources
 from llmlite.bench import environment
-from llmlite.bench.roofline import Roof, check_positive, measure_roof, read_json, write_json
+from llmlite.bench.roofline import Roof, measure_roof
+from llmlite.bench.saved import Saved, check_positive
 from llmlite.engine.cpu import usable_threads
 from llmlite.engine.eager import Eager
 from llmlite.engine.matvec import SCALAR, MatVec
@@ -31,7 +29,6 @@ from llmlite.errors import LlmliteError
 from llmlite.tensor import QuantTensor
 
 TYPES = ("Q4_0", "Q8_0", "Q4_K")
-SAMPLE = "samples/ladder.json"
 AGREE = 1e-5  # largest difference over the largest answer: float32 sums in another order
 SETTLE = 0.05  # seconds until the last rung's threads (a BLAS's spin for a while) leave the cores
 POOL_ROWS = 512  # rows quantized; a longer matrix repeats them in random order
@@ -145,15 +142,17 @@ class Step:
 
 
 @dataclass(kw_only=True)
-class Ladder:
-    """Rungs measured in one run; `save` and `load` keep it as JSON.
+class Ladder(Saved):
+    """Rungs measured in one run.
 
     Attributes:
-        environment: see `llmlite.bench.environment.record`. steps: in climbing order within each type.
+        steps: in climbing order within each type.
         roof: the machine's limits at the time, or None where they weren't measured.
     """
 
-    environment: dict[str, Any]
+    KIND: ClassVar[str] = "ladder"
+    SAMPLE: ClassVar[str] = "samples/ladder.json"
+
     steps: list[Step] = field(default_factory=list)
     roof: Roof | None = None
 
@@ -165,26 +164,8 @@ class Ladder:
         """Return one JSON object per step: what pandas.DataFrame takes."""
         return [step.as_record() for step in self.steps]
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write JSON and return the path."""
-        return write_json(path, {"kind": "ladder", **asdict(self)})
-
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Ladder:
-        """Read what `save` wrote.
-
-        Raises:
-            LlmliteError: the file holds something else, or figures that can't be.
-        """
-        return read_json(path, "ladder", cls._from_object)
-
-    @classmethod
-    def sample(cls) -> Ladder:
-        """Return the ladder that comes with llmlite; its `environment` says which machine it is of."""
-        return cls.load(resources.data_path(SAMPLE))
-
-    @classmethod
-    def _from_object(cls, found: Mapping[str, Any]) -> Ladder:
+    def _from_object(cls, found: Mapping[str, Any]) -> Self:
         return cls(
             environment=dict(found["environment"]),
             steps=[Step(**step) for step in found["steps"]],

@@ -11,18 +11,14 @@ and additions with weights as operations: activations stay in the caches.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from llmlite import resources
 from llmlite.bench import environment
+from llmlite.bench.saved import Saved, check_positive
 from llmlite.engine.bandwidth import ReadBandwidth
 from llmlite.engine.cpu import usable_threads
 from llmlite.engine.matvec import PeakArithmetic
@@ -33,7 +29,6 @@ from llmlite.errors import LlmliteError
 if TYPE_CHECKING:
     from llmlite.model import Model
 
-SAMPLE = "samples/roofline.json"
 # Operations per number written, where there are no weights; a mere copy counts as one, to have a place.
 PER_NUMBER = {"rms_norm": 4, "silu_mul": 5, "rope": 3, "quantize": 3}
 
@@ -181,15 +176,17 @@ def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[i
 
 
 @dataclass(kw_only=True)
-class Roofline:
-    """A roof and the points below it, measured on one machine; `save` and `load` keep it as JSON.
+class Roofline(Saved):
+    """A roof and the points below it, measured on one machine.
 
     Attributes:
-        environment: see `llmlite.bench.environment.record`. model: its name. roof: the limits.
+        model: its name. roof: the limits.
         points: name of the step, such as "decode" or "prefill 256" -> its operations.
     """
 
-    environment: dict[str, Any]
+    KIND: ClassVar[str] = "roofline"
+    SAMPLE: ClassVar[str] = "samples/roofline.json"
+
     model: str
     roof: Roof
     points: dict[str, list[Point]] = field(default_factory=dict)
@@ -198,26 +195,8 @@ class Roofline:
         """Return one JSON object per point, with its step: what pandas.DataFrame takes."""
         return [{"step": step, **p.as_record()} for step, points in self.points.items() for p in points]
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write JSON and return the path."""
-        return write_json(path, {"kind": "roofline", **asdict(self)})
-
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Roofline:
-        """Read what `save` wrote.
-
-        Raises:
-            LlmliteError: the file holds something else, or figures that can't be.
-        """
-        return read_json(path, "roofline", cls._from_object)
-
-    @classmethod
-    def sample(cls) -> Roofline:
-        """Return the roofline that comes with llmlite; its `environment` says which machine it is of."""
-        return cls.load(resources.data_path(SAMPLE))
-
-    @classmethod
-    def _from_object(cls, found: Mapping[str, Any]) -> Roofline:
+    def _from_object(cls, found: Mapping[str, Any]) -> Self:
         points = {step: [Point(**p) for p in rows] for step, rows in found["points"].items()}
         return cls(
             environment=dict(found["environment"]),
@@ -232,39 +211,3 @@ def measure_roofline(model: Model, name: str, prefill: Iterable[int] = (64, 256)
     points = {"decode": roofline_points(model)}
     points |= {f"prefill {n}": roofline_points(model, n_tokens=n) for n in prefill}
     return Roofline(environment=environment.record(), model=name, roof=measure_roof(), points=points)
-
-
-# ---- one JSON object per file ------------------------------------------------------------------------------
-
-
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
-    """Write an object as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
-
-
-def read_json(path: str | os.PathLike[str], kind: str, build: Any) -> Any:
-    """Return `build(object)` of a file that holds an object of that kind.
-
-    Raises:
-        LlmliteError: the file can't be read, or what is in it isn't that.
-    """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.get("kind") != kind:
-            raise ValueError(f"its kind isn't {kind!r}")
-        return build(found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"no field {error}" if isinstance(error, KeyError) else error
-        raise LlmliteError(f"{path}: not a saved {kind}: {reason}") from None
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a positive, finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -1,0 +1,71 @@
+"""Measurements kept as one JSON object per file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from llmlite import resources
+from llmlite.errors import LlmliteError
+
+
+@dataclass(kw_only=True)
+class Saved:
+    """What `save` and `load` keep: a subclass's fields, the machine among them.
+
+    Attributes:
+        KIND: what the file says it holds. SAMPLE: the bundled file, below data/.
+        environment: see `llmlite.bench.environment.record`.
+    """
+
+    KIND: ClassVar[str]
+    SAMPLE: ClassVar[str]
+
+    environment: dict[str, Any]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write JSON, whole or not at all, and return the path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        content = {"kind": self.KIND, **asdict(self)}
+        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            LlmliteError: the file holds something else, or figures that can't be.
+        """
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or found.get("kind") != cls.KIND:
+                raise ValueError(f"its kind isn't {cls.KIND!r}")
+            return cls._from_object(found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"no field {error}" if isinstance(error, KeyError) else error
+            raise LlmliteError(f"{path}: not a saved {cls.KIND}: {reason}") from None
+
+    @classmethod
+    def sample(cls) -> Self:
+        """Return the one that comes with llmlite; its `environment` says which machine it is of."""
+        return cls.load(resources.data_path(cls.SAMPLE))
+
+    @classmethod
+    def _from_object(cls, found: Mapping[str, Any]) -> Self:
+        raise NotImplementedError
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a positive, finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

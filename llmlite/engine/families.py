@@ -19,7 +19,6 @@ class Family:
         sub: weights that share a scale, 32 or 16; 0 for plain floats, whose activations stay floats.
         zero: what is subtracted from an unpacked quant.
         has_minimum: whether a sub-block subtracts a minimum.
-        mixed: its matvec reads activations in the order of `make_matvec_mixed`, too.
     """
 
     module: str
@@ -28,7 +27,6 @@ class Family:
     sub: int = 0
     zero: int = 0
     has_minimum: bool = False
-    mixed: bool = False
 
     @property
     def matvec(self) -> Kernel:
@@ -57,14 +55,12 @@ def _plain(suffix: str) -> Family:
     return Family(module="dense", suffix=suffix, block=16)
 
 
-def _blocks(suffix: str, zero: int, has_minimum: bool = False, mixed: bool = False) -> Family:
-    facts = {"zero": zero, "has_minimum": has_minimum, "mixed": mixed}
-    return Family(module="blocks32", suffix=suffix, block=32, sub=32, **facts)
+def _blocks(suffix: str, zero: int, has_minimum: bool = False) -> Family:
+    return Family(module="blocks32", suffix=suffix, block=32, sub=32, zero=zero, has_minimum=has_minimum)
 
 
 def _super(suffix: str, zero: int, sub: int = 32, has_minimum: bool = False) -> Family:
-    facts = {"zero": zero, "has_minimum": has_minimum, "mixed": sub == 32}
-    return Family(module="blocks256", suffix=suffix, block=256, sub=sub, **facts)
+    return Family(module="blocks256", suffix=suffix, block=256, sub=sub, zero=zero, has_minimum=has_minimum)
 
 
 # GGML's type id -> its kernels
@@ -72,13 +68,13 @@ FAMILIES: dict[int, Family] = {
     0: _plain("f32"),
     1: _plain("f16"),
     30: _plain("bf16"),
-    2: _blocks("q4_0", 8, mixed=True),
-    3: _blocks("q4_1", 0, True, mixed=True),
+    2: _blocks("q4_0", 8),
+    3: _blocks("q4_1", 0, True),
     6: _blocks("q5_0", 16),
     7: _blocks("q5_1", 0, True),
     8: _blocks("q8_0", 128),
-    20: _blocks("iq4_nl", 128, mixed=True),
-    39: _blocks("mxfp4", 12, mixed=True),
+    20: _blocks("iq4_nl", 128),
+    39: _blocks("mxfp4", 12),
     10: _super("q2_k", 0, 16, True),
     11: _super("q3_k", 4, 16),
     12: _super("q4_k", 0, 32, True),

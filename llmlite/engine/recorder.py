@@ -295,9 +295,8 @@ class Recorder:
         sums = sums32 if family.sub == 32 else sums16
         facts = _facts(w)
         if self._at_once(x.rows) <= FEW_TOKENS:
-            bytes_read = (q, *mixed) if family.mixed else (q,)
-            args = (x.rows, w.blocks, *bytes_read, d, sums, out, *w.shape)
-            self._op(family.matvec, *args, reads=(*bytes_read, d, sums), writes=(out,), **facts)
+            args = (x.rows, w.blocks, q, *mixed, d, sums, out, *w.shape)
+            self._op(family.matvec, *args, reads=(q, *mixed, d, sums), writes=(out,), **facts)
             return
         scratch, size = self._scratch(TILE_SCRATCH + self._padded(x.rows) * 32 * 4)
         row_bytes = w.n_bytes // w.shape[0]

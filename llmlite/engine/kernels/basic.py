@@ -245,7 +245,7 @@ def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, width):
 
 @kernel
 def quantize_mixed(step, rank, n_threads, rows, x, q, d, sums32, sums16, mixed, width):
-    """`quantize`, and every whole 256 bytes of q once more in the order of `make_matvec_mixed`."""
+    """`quantize`, and every whole 256 bytes of q once more in the order of `side_by_side`."""
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
         both = quantize_block(x, q, d, sums32, sums16, b)

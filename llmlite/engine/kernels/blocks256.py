@@ -10,11 +10,11 @@ from numba import types
 from llmlite.engine.kernels.blocks32 import iq4_numbers, iq4_numbers64, make_nibble_vectors, nibbles
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
+    doubled,
     make_embed,
+    make_matvec,
     make_matvec16,
-    make_matvec_mixed,
     make_unpack,
-    twice,
 )
 from llmlite.engine.simd import (
     bytes8,
@@ -59,24 +59,12 @@ def word(p):
 
 def family32(*, group_bytes, quants64, vectors, scales8, zero, mins8=None, small=True):
     """Return (matvec, unpack, embed) of a type with sub-blocks of 32."""
-
-    @inline
-    def scales16(p):
-        s = scales8(p)
-        return twice(s, s)
-
-    @inline
-    def mins16(p):
-        m = mins8(p)
-        return twice(m, m)
-
     group = {"quants64": quants64, "group_bytes": group_bytes}
+    numbers16 = {"scales16": doubled(scales8), "mins16": doubled(mins8) if mins8 else None}
     return (
-        make_matvec_mixed(
-            vectors=vectors, group_bytes=group_bytes, scales8=scales8, mins8=mins8, zero=zero, small=small
-        ),
+        make_matvec(**group, vectors=vectors, scales8=scales8, mins8=mins8, zero=zero, small=small),
         make_unpack(**group, scales=scales8, mins=mins8, n_scales=8),
-        make_embed(**group, scales16=scales16, mins16=mins16 if mins8 else None, zero=zero),
+        make_embed(**group, **numbers16, zero=zero),
     )
 
 

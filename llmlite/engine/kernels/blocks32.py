@@ -6,11 +6,10 @@ type keeps weight j in the low half of byte j and weight j + 16 in the high half
 
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
+    doubled,
     make_embed,
     make_matvec,
-    make_matvec_mixed,
     make_unpack,
-    twice,
 )
 from llmlite.engine.simd import (
     choose_above,
@@ -46,36 +45,21 @@ def family(
 ):
     """Return (matvec, unpack, embed) of a type, from its functions of one block of 32 and of eight blocks.
 
-    `vectors`: see `make_matvec_mixed`.
+    `vectors`: see `side_by_side`.
     """
-    has_minimum = minimum is not None
 
     @inline
     def quants64(p, i):
         q = p + i * (2 * block_bytes)
         return concat(quants32(q), quants32(q + block_bytes))
 
-    @inline
-    def scales16(p):
-        s = scales8(p)
-        return twice(s, s)
-
-    @inline
-    def mins16(p):
-        m = mins8(p)
-        return twice(m, m)
-
     one = {"quants32": quants32, "scale": scale, "minimum": minimum}
     group = {"quants64": quants64, "group_bytes": 8 * block_bytes}
-    streamed = {"scales8": scales8, "mins8": mins8, "zero": zero, "small": small, **one}
-    if vectors:
-        matvec = make_matvec_mixed(vectors=vectors, group_bytes=8 * block_bytes, **streamed)
-    else:
-        matvec = make_matvec(**group, **streamed)
+    numbers16 = {"scales16": doubled(scales8), "mins16": doubled(mins8) if mins8 else None}
     return (
-        matvec,
+        make_matvec(**group, **one, vectors=vectors, scales8=scales8, mins8=mins8, zero=zero, small=small),
         make_unpack(**group, **one, scales=scales8, mins=mins8, n_scales=8),
-        make_embed(**group, **one, scales16=scales16, mins16=mins16 if has_minimum else None, zero=zero),
+        make_embed(**group, **one, **numbers16, zero=zero),
     )
 
 

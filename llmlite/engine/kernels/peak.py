@@ -6,6 +6,7 @@ from llmlite.engine.simd import (
     f32,
     fma,
     i32,
+    inline,
     load_f32x16,
     load_u8x64,
     reduce_add,
@@ -14,32 +15,38 @@ from llmlite.engine.simd import (
     store,
 )  # fmt: skip
 
-UNROLL = 12  # independent sums: more than the units' latency times their number
+
+def make_peak(load, zero, step_of):
+    """Return the kernel that does `repeats` rounds of twelve `step_of(sum, x, y)`, by every thread.
+
+    Twelve independent sums are more than the units' latency times their number. x and y are two vectors of
+    64 bytes that `load` reads; `zero()` is an empty sum.
+    """
+
+    @kernel
+    def peak(step, rank, n_threads, numbers, repeats, out):
+        x, y = load(numbers), load(numbers + 64)
+        a = b = c = d = e = f = g = h = i = j = k = m = zero()
+        for _ in range(repeats):
+            a, b, c = step_of(a, x, y), step_of(b, x, y), step_of(c, x, y)
+            d, e, f = step_of(d, y, x), step_of(e, y, x), step_of(f, y, x)
+            g, h, i = step_of(g, x, x), step_of(h, x, x), step_of(i, x, x)
+            j, k, m = step_of(j, y, y), step_of(k, y, y), step_of(m, y, y)
+        total = ((a + b) + (c + d)) + ((e + f) + (g + h)) + ((i + j) + (k + m))
+        store(out + rank * 64, reduce_add(total))
+
+    return peak
 
 
-@kernel
-def peak_f32(step, rank, n_threads, numbers, repeats, out):
-    """`repeats` rounds of twelve fused multiply-adds on sixteen float32 each, by every thread."""
-    x, y = load_f32x16(numbers), load_f32x16(numbers + 64)
-    a = b = c = d = e = f = g = h = i = j = k = m = splat_f32x16(f32(0))
-    for _ in range(repeats):
-        a, b, c = fma(a, x, y), fma(b, x, y), fma(c, x, y)
-        d, e, f = fma(d, y, x), fma(e, y, x), fma(f, y, x)
-        g, h, i = fma(g, x, x), fma(h, x, x), fma(i, x, x)
-        j, k, m = fma(j, y, y), fma(k, y, y), fma(m, y, y)
-    total = ((a + b) + (c + d)) + ((e + f) + (g + h)) + ((i + j) + (k + m))
-    store(out + rank * 64, reduce_add(total))
+@inline
+def zero_f32():
+    return splat_f32x16(f32(0))
 
 
-@kernel
-def peak_int8(step, rank, n_threads, numbers, repeats, out):
-    """`repeats` rounds of twelve dot products of 64 bytes by 64 bytes, by every thread."""
-    x, y = load_u8x64(numbers), load_u8x64(numbers + 64)
-    a = b = c = d = e = f = g = h = i = j = k = m = splat_i32x16(i32(0))
-    for _ in range(repeats):
-        a, b, c = dot4(a, x, y), dot4(b, x, y), dot4(c, x, y)
-        d, e, f = dot4(d, y, x), dot4(e, y, x), dot4(f, y, x)
-        g, h, i = dot4(g, x, x), dot4(h, x, x), dot4(i, x, x)
-        j, k, m = dot4(j, y, y), dot4(k, y, y), dot4(m, y, y)
-    total = ((a + b) + (c + d)) + ((e + f) + (g + h)) + ((i + j) + (k + m))
-    store(out + rank * 64, reduce_add(total))
+@inline
+def zero_i32():
+    return splat_i32x16(i32(0))
+
+
+# multiply-adds of sixteen float32; dot products of 64 bytes by 64 bytes
+peak_f32, peak_int8 = make_peak(load_f32x16, zero_f32, fma), make_peak(load_u8x64, zero_i32, dot4)

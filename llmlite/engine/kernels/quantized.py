@@ -83,79 +83,62 @@ def nothing(p):
 # ---- decoding ----------------------------------------------------------------------------------------------
 
 
-def make_matvec(
-    *, quants64, scales8, group_bytes, zero, mins8=None, quants32=None, scale=None, minimum=None, small=True
-):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] for a type with sub-blocks of 32.
-
-    Args:
-        quants64: (p, i) -> u8x64, quants 64i… of the group at address p. scales8, mins8: (p) -> f32x8.
-        group_bytes: of 256 weights. small: every quant is below 128.
-        quants32, scale, minimum: the same for one block of 32, for widths that are no multiple of 256.
-    """
-    dot = dot4_small if small else dot4
-    has_minimum, has_tail = mins8 is not None, quants32 is not None
-    mins8 = mins8 or nothing
-    tail = make_tail(quants32, scale, minimum, zero, group_bytes // 8) if has_tail else nothing
-    block_bytes = group_bytes // 8
-
-    @kernel
-    def matvec(step, rank, n_threads, rows, w, q, d, sums, out, n_rows, width):
-        low, high = share(n_rows, rank, n_threads)
-        row_bytes = (width // 32) * block_bytes
-        none = splat_i32x16(i32(0))
-        for t in range(load_i64(step + rows)):
-            p = w + low * row_bytes
-            for r in range(low, high):
-                a, b = splat_f32x16(f32(0)), splat_f32x16(f32(0))
-                offset = splat_f32x8(f32(0))
-                x, xd, xs = q + t * width, d + t * width // 8, sums + t * width // 8
-                for _ in range(width // 256):
-                    for line in range(0, group_bytes, 64):
-                        prefetch(p + AHEAD + line)
-                    xd8 = load_f32x8(xd)
-                    s = scales8(p) * xd8
-                    if has_minimum:
-                        offset = fma(mins8(p) * xd8, to_f32(load_i32x8(xs)), offset)
-                    else:
-                        offset = fma(s, to_f32(load_i32x8(xs)), offset)
-                    a = fma(to_f32(dot(none, quants64(p, 0), load_u8x64(x))), pair0(s, s), a)
-                    b = fma(to_f32(dot(none, quants64(p, 1), load_u8x64(x + 64))), pair1(s, s), b)
-                    a = fma(to_f32(dot(none, quants64(p, 2), load_u8x64(x + 128))), pair2(s, s), a)
-                    b = fma(to_f32(dot(none, quants64(p, 3), load_u8x64(x + 192))), pair3(s, s), b)
-                    p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + 32
-                total = reduce_add(a + b)
-                if has_minimum:
-                    total -= reduce_add(offset)
-                else:
-                    total -= f32(zero) * reduce_add(offset)
-                if has_tail:
-                    n_blocks = width % 256 // 32
-                    total += tail(p, x, xd, xs, n_blocks)
-                    p += n_blocks * block_bytes
-                store(out + (t * n_rows + r) * 4, f32(total))
-
-    return matvec
-
-
-# Activations in the order of `make_matvec_mixed`: of each 256, four vectors of 64 bytes; vector k holds bytes
-# 8k…8k+7 of the eight blocks of 32, the even blocks before the odd ones.
+# A second order of activations: of each 256, four vectors of 64 bytes; vector k holds bytes 8k…8k+7 of the
+# eight blocks of 32, the even blocks before the odd ones.
 BLOCK_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 in_order = make_shuffle([block for block in BLOCK_ORDER for _ in range(2)])
 
 
-def make_matvec_mixed(
-    *, vectors, scales8, group_bytes, zero, mins8=None, quants32=None, scale=None, minimum=None, small=True
-):
-    """`make_matvec` for types whose bytes are cheap to have in BLOCK_ORDER.
+def in_file_order(quants64, small):
+    """Return (p, x, s, a, b) -> a and b, plus the products of 256 weights at p and bytes at x, scaled by s.
+
+    `quants64`: (p, i) -> u8x64, quants 64i… of the group at address p.
+    """
+    dot = dot4_small if small else dot4
+
+    @inline
+    def multiply(p, x, s, a, b):
+        none = splat_i32x16(i32(0))
+        a = fma(to_f32(dot(none, quants64(p, 0), load_u8x64(x))), pair0(s, s), a)
+        b = fma(to_f32(dot(none, quants64(p, 1), load_u8x64(x + 64))), pair1(s, s), b)
+        a = fma(to_f32(dot(none, quants64(p, 2), load_u8x64(x + 128))), pair2(s, s), a)
+        b = fma(to_f32(dot(none, quants64(p, 3), load_u8x64(x + 192))), pair3(s, s), b)
+        return a, b
+
+    return multiply
+
+
+def side_by_side(vectors, small):
+    """`in_file_order` for types whose bytes are cheap to have in BLOCK_ORDER: (p) -> four u8x64.
 
     There every 32-bit sum belongs to one block in all four vectors, so four dot products add up as integers
     and are scaled once.
-
-    Args:
-        vectors: (p) -> the four u8x64 of the group at address p, in BLOCK_ORDER. Others: see `make_matvec`.
     """
     dot = dot4_small if small else dot4
+
+    @inline
+    def multiply(p, x, s, a, b):
+        v0, v1, v2, v3 = vectors(p)
+        products = dot(dot(splat_i32x16(i32(0)), v0, load_u8x64(x)), v1, load_u8x64(x + 64))
+        products = dot(dot(products, v2, load_u8x64(x + 128)), v3, load_u8x64(x + 192))
+        return fma(to_f32(products), in_order(s, s), a), b
+
+    return multiply
+
+
+def make_matvec(
+    *, scales8, group_bytes, zero, quants64=None, vectors=None, mins8=None, quants32=None, scale=None,
+    minimum=None, small=True,
+):  # fmt: skip
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for a type with sub-blocks of 32.
+
+    Args:
+        vectors: see `side_by_side`; without it quants64: see `in_file_order`. scales8, mins8: (p) -> f32x8.
+        group_bytes: of 256 weights. small: every quant is below 128.
+        quants32, scale, minimum: the same for one block of 32, for widths that are no multiple of 256.
+    """
+    multiply = side_by_side(vectors, small) if vectors else in_file_order(quants64, small)
+    takes_mixed = vectors is not None
     has_minimum, has_tail = mins8 is not None, quants32 is not None
     mins8 = mins8 or nothing
     tail = make_tail(quants32, scale, minimum, zero, group_bytes // 8) if has_tail else nothing
@@ -165,12 +148,13 @@ def make_matvec_mixed(
     def matvec(step, rank, n_threads, rows, w, q, mixed, d, sums, out, n_rows, width):
         low, high = share(n_rows, rank, n_threads)
         row_bytes = (width // 32) * block_bytes
-        none = splat_i32x16(i32(0))
+        activations = mixed if takes_mixed else q
         for t in range(load_i64(step + rows)):
             p = w + low * row_bytes
             for r in range(low, high):
-                a, offset = splat_f32x16(f32(0)), splat_f32x8(f32(0))
-                x, xd, xs = mixed + t * width, d + t * width // 8, sums + t * width // 8
+                a, b = splat_f32x16(f32(0)), splat_f32x16(f32(0))
+                offset = splat_f32x8(f32(0))
+                x, xd, xs = activations + t * width, d + t * width // 8, sums + t * width // 8
                 for _ in range(width // 256):
                     for line in range(0, group_bytes, 64):
                         prefetch(p + AHEAD + line)
@@ -180,12 +164,9 @@ def make_matvec_mixed(
                         offset = fma(mins8(p) * xd8, to_f32(load_i32x8(xs)), offset)
                     else:
                         offset = fma(s, to_f32(load_i32x8(xs)), offset)
-                    v0, v1, v2, v3 = vectors(p)
-                    products = dot(dot(none, v0, load_u8x64(x)), v1, load_u8x64(x + 64))
-                    products = dot(dot(products, v2, load_u8x64(x + 128)), v3, load_u8x64(x + 192))
-                    a = fma(to_f32(products), in_order(s, s), a)
+                    a, b = multiply(p, x, s, a, b)
                     p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + 32
-                total = reduce_add(a)
+                total = reduce_add(a + b)
                 if has_minimum:
                     total -= reduce_add(offset)
                 else:
@@ -219,12 +200,12 @@ def make_tail(quants32, scale, minimum, zero, block_bytes):
 
 
 def make_matvec16(*, quants64, scales16, group_bytes, zero, mins16=None):
-    """`make_matvec` for a type with sub-blocks of 16; `sums` are those over 16."""
+    """`make_matvec` in file order for a type with sub-blocks of 16; `sums` are those over 16."""
     has_minimum = mins16 is not None
     mins16 = mins16 or nothing
 
     @kernel
-    def matvec(step, rank, n_threads, rows, w, q, d, sums, out, n_rows, width):
+    def matvec(step, rank, n_threads, rows, w, q, mixed, d, sums, out, n_rows, width):
         low, high = share(n_rows, rank, n_threads)
         n_groups = width // 256
         none = splat_i32x16(i32(0))
@@ -252,6 +233,17 @@ def make_matvec16(*, quants64, scales16, group_bytes, zero, mins16=None):
                 store(out + (t * n_rows + r) * 4, f32(total))
 
     return matvec
+
+
+def doubled(numbers8):
+    """Return (p) -> f32x16: each of the eight numbers that `numbers8` gives, twice."""
+
+    @inline
+    def numbers16(p):
+        v = numbers8(p)
+        return twice(v, v)
+
+    return numbers16
 
 
 # ---- embedding rows ----------------------------------------------------------------------------------------

@@ -74,11 +74,27 @@ def depth_share(sample: Sample) -> float:
     return shallow / deep * (sample["bytes"] + sample["kv_bytes"]) / sample["bytes"]
 
 
+def over(title: str, row: str, phase: str, must: float, aim: float) -> Figure:
+    """llmlite's rate over its peer's in the blocks of a row."""
+    return Figure(title=title, row=row, phase=phase, value=ratio, must=must, aim=aim)
+
+
+def seconds(title: str, row: str, must: float, aim: float, digits: int) -> Figure:
+    """How long something takes: small is good."""
+    return Figure(
+        title=title,
+        row=row,
+        value=lambda s: s["seconds"],
+        must=must,
+        aim=aim,
+        at_least=False,
+        unit=" s",
+        digits=digits,
+    )
+
+
 FIGURES = (
-    *(
-        Figure(title=f"decode, {t}, over llama.cpp", row=t, phase="decode", value=ratio, must=1.0, aim=1.4)
-        for t in TYPES
-    ),
+    *(over(f"decode, {t}, over llama.cpp", t, "decode", 1.0, 1.4) for t in TYPES),
     *(
         Figure(
             title=f"share of read bandwidth in decode, {t}",
@@ -90,44 +106,11 @@ FIGURES = (
         )
         for t in ("Q8_0", "Q4_0")
     ),
-    *(
-        Figure(
-            title=f"prefill 512, {t}, over llama.cpp", row=t, phase="prefill", value=ratio, must=1.2, aim=2.0
-        )
-        for t in TYPES
-    ),
-    Figure(
-        title="mixture of 128 experts, Q4_0, decode over llama.cpp",
-        row="experts",
-        phase="decode",
-        value=ratio,
-        must=1.0,
-        aim=1.4,
-    ),
-    Figure(
-        title="mixture of 128 experts, Q4_0, prefill 512 over llama.cpp",
-        row="experts",
-        phase="prefill",
-        value=ratio,
-        must=1.2,
-        aim=2.0,
-    ),
-    Figure(
-        title="prefill 512, Q4_0, over PyTorch bfloat16",
-        row="torch",
-        phase="prefill",
-        value=ratio,
-        must=1.0,
-        aim=1.4,
-    ),
-    Figure(
-        title="bundled model, Q8_0, decode over llama.cpp",
-        row="bundled",
-        phase="decode",
-        value=ratio,
-        must=0.8,
-        aim=1.2,
-    ),
+    *(over(f"prefill 512, {t}, over llama.cpp", t, "prefill", 1.2, 2.0) for t in TYPES),
+    over("mixture of 128 experts, Q4_0, decode over llama.cpp", "experts", "decode", 1.0, 1.4),
+    over("mixture of 128 experts, Q4_0, prefill 512 over llama.cpp", "experts", "prefill", 1.2, 2.0),
+    over("prefill 512, Q4_0, over PyTorch bfloat16", "torch", "prefill", 1.0, 1.4),
+    over("bundled model, Q8_0, decode over llama.cpp", "bundled", "decode", 0.8, 1.2),
     Figure(
         title="decode at depth 2048 over depth 0, as a share of what the bytes allow, Q4_0",
         row="depth",
@@ -154,25 +137,8 @@ FIGURES = (
         unit=" s",
         digits=3,
     ),
-    Figure(
-        title="process start to first token, Q4_0",
-        row="first token",
-        value=lambda s: s["seconds"],
-        must=1.2,
-        aim=0.5,
-        at_least=False,
-        unit=" s",
-    ),
-    Figure(
-        title="first use ever (no kernels yet), Q4_K_M",
-        row="first use",
-        value=lambda s: s["seconds"],
-        must=40,
-        aim=15,
-        at_least=False,
-        unit=" s",
-        digits=1,
-    ),
+    seconds("process start to first token, Q4_0", "first token", 1.2, 0.5, digits=2),
+    seconds("first use ever (no kernels yet), Q4_K_M", "first use", 40, 15, digits=1),
 )
 
 

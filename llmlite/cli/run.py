@@ -68,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most so many tokens (default: %(default)s)",
     )
+    _add_choice(parser)
+    _add_engine(parser)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_argument_group("choosing the next token")
     choice.add_argument(
         "--temperature",
@@ -94,6 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end where this comes up (repeatable)"
     )
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("how it runs")
     engine.add_argument(
         "--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)"

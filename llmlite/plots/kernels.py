@@ -32,6 +32,7 @@ MARKS = {
     "weights as floats": ("s", "orange"),
     "no weights": ("^", "purple"),
 }
+BESIDE = 1.8  # as much of a logarithmic axis as a number behind its bar takes
 SPAN = (0.05, 3000.0)  # operations per byte that the figure shows
 
 
@@ -51,16 +52,17 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
     shown = steps[:n_rungs]
     names = [titles[step.rung] for step in steps]
     drawn, (ax,) = figure(10, 1.9 + 0.62 * len(steps), theme=theme)
+    wall = found.roof.bytes_per_second / 1e9 if found.roof else None
     for place, step in enumerate(shown):
         best, speeds = best_speed(step), step.bytes / np.asarray(step.samples_ns)
         ax.barh(place, best, 0.6, color=COLOURS["blue"], alpha=0.85)
         ax.plot(speeds, np.full(len(speeds), place), "o", markersize=5, color=theme_named(theme).text)
-        number_at(ax, best, place, theme, short(best))
+        struck = wall and best < wall < BESIDE * best  # the wall would go through the number
+        number_at(ax, wall if struck else best, place, theme, short(best))
     names_down(ax, names)
     _logarithmic(ax, "x")
     every = [step.bytes / ns for step in steps for ns in step.samples_ns]
     ax.set_xlim(min(every) / 2, max(every) * 4)
-    wall = found.roof.bytes_per_second / 1e9 if found.roof else None
     if wall:
         ax.axvline(wall, color=COLOURS["red"], linewidth=2.2, linestyle="--")
         style: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, 0)}

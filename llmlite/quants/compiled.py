@@ -33,6 +33,11 @@ def compiled(function: Callable) -> Any:
         return numba.njit(**options)(function)
 
 
+def inlined(function: Callable) -> Any:
+    """Compile into its callers, under their rules of arithmetic."""
+    return numba.njit(inline="always")(function)
+
+
 @functools.cache
 def _fit_symmetric(k: int) -> Any:
     """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
@@ -73,6 +78,34 @@ def _fit_symmetric(k: int) -> Any:
     return loop
 
 
+@inlined
+def _code(x, low, inverse, top):
+    return min(max(np.rint((x - low) * inverse), F32(0)), top)
+
+
+@inlined
+def _affine_error(k, x, w, inverse, floor, top, scale, low, absolute):
+    """What is off where x is coded by `inverse` and `floor`, and read by `scale` and `low`."""
+    total = F32(0)
+    for i in range(k):
+        off = scale * _code(x[i], floor, inverse, top) + (low - x[i])
+        total += w[i] * (abs(off) if absolute else off * off)
+    return np.float64(total)
+
+
+@inlined
+def _affine_sums(k, x, w, inverse, low, top):
+    """Sums of w l, w x l and w l l, where l are the codes."""
+    sum_l, sum_xl, sum_l2 = F32(0), F32(0), F32(0)
+    for i in range(k):
+        level = _code(x[i], low, inverse, top)
+        weighted = w[i] * level
+        sum_l += weighted
+        sum_xl += weighted * x[i]
+        sum_l2 += weighted * level
+    return sum_l, sum_xl, sum_l2
+
+
 @functools.cache
 def _fit_affine(k: int) -> Any:
     """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
@@ -95,21 +128,10 @@ def _fit_affine(k: int) -> Any:
                 continue
             best_inverse, best_floor = limit / (peak - floor), floor
             best_scale, best_low = F32(1) / best_inverse, floor
-            total = zero
-            for i in range(k):
-                level = min(max(np.rint((x[i] - floor) * best_inverse), zero), limit)
-                off = best_scale * level + (floor - x[i])
-                total += w[i] * (abs(off) if absolute else off * off)
-            best_error = np.float64(total)
+            best_error = _affine_error(k, x, w, best_inverse, floor, limit, best_scale, floor, absolute)
             for n in range(n_steps + 1):
                 inverse = F32(start + step * n + top) / (peak - best_low)
-                sum_l, sum_xl, sum_l2 = zero, zero, zero
-                for i in range(k):
-                    level = min(max(np.rint((x[i] - best_low) * inverse), zero), limit)
-                    weighted = w[i] * level
-                    sum_l += weighted
-                    sum_xl += weighted * x[i]
-                    sum_l2 += weighted * level
+                sum_l, sum_xl, sum_l2 = _affine_sums(k, x, w, inverse, best_low, limit)
                 determinant = sum_w * sum_l2 - sum_l * sum_l
                 if not determinant > 0:
                     continue
@@ -119,11 +141,7 @@ def _fit_affine(k: int) -> Any:
                 if low > 0:  # the format can only subtract: no low, and the scale is fitted alone
                     scale, low = sum_xl / sum_l2, zero
                 if absolute:
-                    total = zero
-                    for i in range(k):
-                        level = min(max(np.rint((x[i] - best_low) * inverse), zero), limit)
-                        total += w[i] * abs(scale * level + (low - x[i]))
-                    error = np.float64(total)
+                    error = _affine_error(k, x, w, inverse, best_low, limit, scale, low, True)
                 else:  # from the sums at hand, in double: its terms nearly cancel
                     s, b = np.float64(scale), np.float64(low)
                     error = s * (s * sum_l2 + 2 * (b * sum_l - sum_xl)) + b * (b * sum_w - 2 * sum_x)
@@ -133,8 +151,7 @@ def _fit_affine(k: int) -> Any:
                     best_scale, best_low = scale, low
             scales[g], lows[g] = best_scale, best_low
             for i in range(k):
-                level = min(max(np.rint((x[i] - best_floor) * best_inverse), zero), limit)
-                codes[g, i] = np.uint8(level)
+                codes[g, i] = np.uint8(_code(x[i], best_floor, best_inverse, limit))
 
     return loop
 

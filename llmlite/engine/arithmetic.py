@@ -402,6 +402,21 @@ def spread_bits(typing, word):
     return u8x32(i32), codegen
 
 
+def make_bit_of_byte(value):
+    """Return an operation on bytes: `value` where bit i % 8 of lane i is set, 0 elsewhere."""
+
+    @intrinsic
+    def bit_of_byte(typing, a):
+        def codegen(context, builder, sig, args):
+            own = ir.Constant(a.llvm, [1 << i % 8 for i in range(a.n)])
+            found = builder.icmp_unsigned("!=", builder.and_(args[0], own), emit.constant(a.llvm, 0))
+            return builder.select(found, emit.constant(a.llvm, value), emit.constant(a.llvm, 0))
+
+        return a(a), codegen
+
+    return bit_of_byte
+
+
 @intrinsic
 def float_of_bits(typing, bits):
     """The float32 with these bits."""

@@ -27,8 +27,10 @@ from llmlite.engine.simd import (
     lookup16,
     low_half,
     low_nibbles,
+    make_bit_of_byte,
     make_half8,
     make_pieces,
+    make_shuffle,
     reinterpret,
     repeat16_u8x64,
     shift_left,
@@ -169,11 +171,42 @@ def q5_0_quants(p):
     return nibbles(p + 6) | fifth_bits(p + 2)
 
 
+fifth_bit = make_bit_of_byte(16)
+fifth0, fifth1, fifth2, fifth3 = (
+    make_shuffle([4 * block + k for block in range(8) for _ in range(8)]) for k in range(4)
+)
+
+
+def make_five_bit_vectors(nibbles_of, first, block_bytes, windows):
+    """Return `make_nibble_vectors`'s `nibbles_of` with the fifth bits, whose four bytes begin at `first`."""
+    load_bits = make_pieces([first + block * block_bytes for block in BLOCK_ORDER], 4, windows)
+
+    @inline
+    def vectors(p):
+        a, b, c, d = nibbles_of(p)
+        bits = load_bits(p)
+        return (
+            a | fifth_bit(fifth0(bits, bits)),
+            b | fifth_bit(fifth1(bits, bits)),
+            c | fifth_bit(fifth2(bits, bits)),
+            d | fifth_bit(fifth3(bits, bits)),
+        )
+
+    return vectors
+
+
 q5_0_scales = make_half8(0, 22, (0, 66, 112))
 
 
 matvec_q5_0, unpack_q5_0, embed_q5_0 = family(
-    block_bytes=22, quants32=q5_0_quants, scale=half_at_0, scales8=q5_0_scales, zero=16
+    block_bytes=22,
+    quants32=q5_0_quants,
+    scale=half_at_0,
+    scales8=q5_0_scales,
+    zero=16,
+    vectors=make_five_bit_vectors(
+        make_nibble_vectors(6, 22, (6, 72, 112), (14, 80, 112)), 2, 22, (2, 68, 112)
+    ),
 )
 
 
@@ -199,6 +232,9 @@ def q5_1_mins(p):
 matvec_q5_1, unpack_q5_1, embed_q5_1 = family(
     block_bytes=24, quants32=q5_1_quants, scale=half_at_0, scales8=q5_1_scales, minimum=minus_half_at_2,
     mins8=q5_1_mins, zero=0,
+    vectors=make_five_bit_vectors(
+        make_nibble_vectors(8, 24, (8, 80, 128), (16, 88, 128)), 4, 24, (4, 76, 128)
+    ),
 )  # fmt: skip
 
 

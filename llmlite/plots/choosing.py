@@ -100,7 +100,7 @@ def lens_grid(
     ax.set_xticks(range(n_positions), names)
     ax.set_yticks(range(n_stages), found.stages)
     ax.set_xlabel("token read last", color=look.text, fontsize=FONT["label"])
-    title(ax, "What would come next, read after each layer (darker: surer)", theme)
+    title(ax, "What would come next, read after each layer (bluer: surer)", theme)
     rows = []
     for stage in reversed(range(n_stages)):
         said = " ".join(

@@ -57,8 +57,9 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
         best, speeds = best_speed(step), step.bytes / np.asarray(step.samples_ns)
         ax.barh(place, best, 0.6, color=COLOURS["blue"], alpha=0.85)
         ax.plot(speeds, np.full(len(speeds), place), "o", markersize=5, color=theme_named(theme).text)
-        struck = wall and best < wall < BESIDE * best  # the wall would go through the number
-        number_at(ax, wall if struck else best, place, theme, short(best))
+        # behind the wall where that would go through the number
+        at = wall if wall and best < wall < BESIDE * best else best
+        number_at(ax, at, place, theme, short(best))
     names_down(ax, names)
     _logarithmic(ax, "x")
     every = [step.bytes / ns for step in steps for ns in step.samples_ns]

@@ -92,6 +92,8 @@ class HalfTheBits(Explorer):
         )
         if told.n_same == len(exact.ids) == len(told.ids):
             return text + "The tale is the same, token for token."
+        if not told.n_same:
+            return text + "Already the first token of the tale differs."
         return text + f"The first {told.n_same} tokens of the tale are the same; the next one differs."
 
     def static_view(self) -> plots.Table:

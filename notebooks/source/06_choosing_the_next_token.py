@@ -267,7 +267,7 @@ print(model.tokenizer.decode([scores.argmax()]))
 # %% [markdown]
 # The tale has a name that the model has never seen. After the second `Rok` it must copy the rest. In the grid, each
 # column is a token that was read, each row a layer; a cell shows what the model would say if it stopped there. The
-# darker, the surer. Click on a cell (or move the sliders) to see its five likeliest.
+# bluer, the surer. Click on a cell (or move the sliders) to see its five likeliest.
 #
 # > **Predict first.** The bottom row reads the embedding, before any layer. What will it say? And from which layer on
 # > will the last column say `an`?

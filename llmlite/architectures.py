@@ -43,7 +43,8 @@ class Architecture:
         head_norms: whether queries and keys are normalized head by head before RoPE.
         expert_count_required: whether the feed-forward network is always a mixture of experts; it is one
             in any architecture whose file gives `expert_count`.
-        classes: what config.json calls it, in `architectures`. Llama's Q and K rows are stored there for
+        classes: what config.json calls it, in `architectures`; its tensors' names there stand in
+            huggingface/names.py. Llama's Q and K rows are stored there for
             pairs "neox"; conversion reorders them where `rope_pairs` is "norm".
     """
 
@@ -62,7 +63,11 @@ class Architecture:
 ARCHITECTURES = {
     entry.name: entry
     for entry in (
-        Architecture(name="llama", rope_pairs="norm", classes=("LlamaForCausalLM", "MistralForCausalLM")),
+        Architecture(
+            name="llama",
+            rope_pairs="norm",
+            classes=("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+        ),
         Architecture(
             name="qwen2",
             rope_pairs="neox",
@@ -70,7 +75,13 @@ ARCHITECTURES = {
             classes=("Qwen2ForCausalLM",),
         ),
         Architecture(name="qwen3", rope_pairs="neox", head_norms=True, classes=("Qwen3ForCausalLM",)),
-        Architecture(name="qwen3moe", rope_pairs="neox", head_norms=True, expert_count_required=True),
+        Architecture(
+            name="qwen3moe",
+            rope_pairs="neox",
+            head_norms=True,
+            expert_count_required=True,
+            classes=("Qwen3MoeForCausalLM",),
+        ),
         Architecture(
             name="gpt2",
             rope_pairs="",
@@ -79,6 +90,7 @@ ARCHITECTURES = {
             activation="gelu",
             absent=("ffn_gate",),
             fused=("attn_qkv",),
+            classes=("GPT2LMHeadModel",),
         ),
     )
 }

@@ -16,6 +16,7 @@ from llmlite.architectures import Architecture, by_class
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.gguf.writer import Progress
+from llmlite.huggingface.names import BY_CLASS, LLAMA, Names, renamed
 from llmlite.huggingface.safetensors import read_folder, read_json, shown
 from llmlite.huggingface.vocabulary import tokenizer_metadata
 from llmlite.mixes import FILE_TYPES, assign, canonical
@@ -23,21 +24,12 @@ from llmlite.quants import QuantType, by_name
 from llmlite.tensor import PendingTensor, QuantTensor
 from llmlite.transformer import Weights
 
-OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-DERIVED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias)$")  # old files hold what follows from config.json
+GPT2_REFUSED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}  # the only values that GPT-2's own weights have, and that a GGUF file can say
+ACTIVATIONS = {"silu": ("silu", "swish"), "gelu": ("gelu_new", "gelu_pytorch_tanh")}  # ours -> theirs
 LARGEST_F16 = 65504.0
 
 
@@ -72,17 +64,20 @@ def convert_folder(
     config = Config(path)
     architecture = config.architecture()
     sources = read_folder(folder)
-    tensors = _renamed(folder, sources, tied=config.flag("tie_word_embeddings"))
+    names = BY_CLASS.get(config.class_name, LLAMA)
+    tied = config.flag("tie_word_embeddings", architecture.name == "gpt2")
+    tensors = renamed(folder, sources, names, tied=tied)
+    hyperparameters = config.hyperparameters(architecture)
     metadata: dict[str, Any] = {
         "general.architecture": architecture.name,
         "general.type": "model",
         "general.name": os.path.basename(os.path.realpath(folder)),
-        **{f"{architecture.name}.{key}": value for key, value in config.hyperparameters().items()},
+        **{f"{architecture.name}.{key}": value for key, value in hyperparameters.items()},
     }
     factors = config.rope_factors()
     if factors is not None:
         tensors["rope_freqs.weight"] = QuantTensor.quantize(factors, "F32", "rope_freqs.weight")
-    checked = _check(folder, metadata, tensors)
+    checked = _check(folder, metadata, tensors, names)
     metadata |= tokenizer_metadata(folder, config.values, checked.n_vocab, pre=pre)
     types = _types(metadata, tensors, file_type)
     metadata |= _type_metadata(tensors, types, file_type)
@@ -117,8 +112,11 @@ class Config:
             self.refuse(str(error))
         if self.values.get("quantization_config"):
             self.refuse("quantization_config: only models that are not quantized can be converted")
-        if self.values.get("hidden_act", "silu") not in ("silu", "swish"):
-            self.refuse(f"hidden_act: {shown(self.values['hidden_act'])} is not supported, only 'silu' is")
+        self.class_name = named[0]
+        key = "activation_function" if architecture.name == "gpt2" else "hidden_act"
+        usual = ACTIVATIONS[architecture.activation]
+        if self.values.get(key, usual[0]) not in usual:
+            self.refuse(f"{key}: {shown(self.values[key])} is not supported, only {usual[0]!r} is")
         if self.values.get("partial_rotary_factor", 1) != 1:
             self.refuse("partial_rotary_factor: only 1 is supported")
         return architecture
@@ -143,8 +141,10 @@ class Config:
             self.fail(key, "a number above 0", "nothing" if value is None else value)
         return float(value)
 
-    def hyperparameters(self) -> dict[str, Any]:
+    def hyperparameters(self, architecture: Architecture) -> dict[str, Any]:
         """The keys of a GGUF file, without the architecture's prefix."""
+        if architecture.name == "gpt2":
+            return self._gpt2()
         n_head, head_size = self.integer("num_attention_heads"), self.head_size()
         found: dict[str, Any] = {
             "block_count": self.integer("num_hidden_layers"),
@@ -163,7 +163,39 @@ class Config:
         if self._rope_type() == "linear":
             found["rope.scaling.type"] = "linear"
             found["rope.scaling.factor"] = self.number(self.rope(), "factor")
+        if architecture.expert_count_required or self.class_name == "MixtralForCausalLM":
+            found |= self._experts()
         return found
+
+    def _experts(self) -> dict[str, Any]:
+        """A mixture's keys, and a refusal of what would run but give wrong answers."""
+        count = "num_local_experts" if self.values.get("num_local_experts") is not None else "num_experts"
+        found = {
+            "expert_count": self.integer(count),
+            "expert_used_count": self.integer("num_experts_per_tok"),
+        }
+        if self.class_name == "MixtralForCausalLM":
+            return found
+        if not self.flag("norm_topk_prob"):
+            self.refuse("norm_topk_prob: only true is supported: weights of the chosen experts that add to 1")
+        if self.integer("decoder_sparse_step", 1) != 1 or self.values.get("mlp_only_layers"):
+            self.refuse("decoder_sparse_step, mlp_only_layers: only mixtures in every layer are supported")
+        return found | {"expert_feed_forward_length": self.integer("moe_intermediate_size")}
+
+    def _gpt2(self) -> dict[str, Any]:
+        for key, usual in GPT2_REFUSED.items():
+            if self.flag(key, usual) != usual:
+                self.refuse(f"{key}: only {str(usual).lower()} is supported")
+        n_embd = self.integer("n_embd")
+        return {
+            "block_count": self.integer("n_layer"),
+            "context_length": self.integer("n_positions"),
+            "embedding_length": n_embd,
+            "feed_forward_length": self.integer("n_inner", 4 * n_embd),
+            "attention.head_count": self.integer("n_head"),
+            "attention.layer_norm_epsilon": self.number(self.values, "layer_norm_epsilon", 1e-5),
+            "vocab_size": self.integer("vocab_size"),
+        }
 
     def head_size(self) -> int:
         n_embd, n_head = self.integer("hidden_size"), self.integer("num_attention_heads")
@@ -216,46 +248,30 @@ class Config:
         return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
 
 
-def _renamed(folder: str, sources: Mapping[str, QuantTensor], *, tied: bool) -> dict[str, QuantTensor]:
-    """The tensors under GGUF's names."""
-    found: dict[str, QuantTensor] = {}
-    for name, tensor in sources.items():
-        if DERIVED.search(name) or (tied and name == "lm_head.weight"):
-            continue
-        match = re.fullmatch(r"(?:model\.layers\.(\d{1,4})\.)?(.+)\.(weight|bias)", name)
-        new = (LAYER_NAMES if match and match[1] else OUTER_NAMES).get(match[2]) if match else None
-        if match is None or new is None:
-            raise ModelError(f"{folder}: {shown(name)}: not a tensor of this architecture")
-        layer = f"blk.{int(match[1])}." if match[1] else ""
-        found[f"{layer}{new}.{match[3]}"] = tensor
-    if not tied and "output.weight" not in found:
-        raise ModelError(f"{folder}: lm_head.weight: this tensor is missing; tie_word_embeddings isn't true")
-    return found
-
-
-def _check(folder: str, metadata: Mapping[str, Any], tensors: Mapping[str, QuantTensor]) -> ModelConfig:
+def _check(
+    folder: str, metadata: Mapping[str, Any], tensors: Mapping[str, QuantTensor], names: Names
+) -> ModelConfig:
     """Check that all tensors are there and have the shapes that the hyper-parameters give them."""
     try:
         config = ModelConfig.from_metadata(metadata, tensors)
         given = metadata[f"{config.architecture.name}.vocab_size"]
         if config.n_vocab != given:
             raise ModelError(f"token_embd.weight: expected vocab_size, {given}, rows, got {config.n_vocab}")
-        Weights.from_tensors(tensors, config)
+        Weights.from_tensors({name: _blank(tensor) for name, tensor in tensors.items()}, config)
     except ModelError as error:
         name, colon, rest = str(error).partition(":")
-        raise ModelError(f"{folder}: {_old_name(name)}{colon}{rest}") from None
+        raise ModelError(f"{folder}: {names.old(name)}{colon}{rest}") from None
     return config
 
 
-def _old_name(name: str) -> str:
-    """The name that a tensor has in the folder: what its owner knows it by."""
-    match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-    if match is None:
-        return name
-    old = {new: old for old, new in (LAYER_NAMES if match[1] else OUTER_NAMES).items()}.get(match[2])
-    if old is None:
-        return name
-    return f"model.layers.{match[1]}.{old}.{match[3]}" if match[1] else f"{old}.{match[3]}"
+def _blank(tensor: QuantTensor) -> QuantTensor:
+    """A matrix of the same shape, all of whose blocks are one: none is made to be checked. A vector as is."""
+    if len(tensor.shape) < 2:
+        return tensor
+    n_blocks = tensor.n_elements // tensor.type.block_size
+    block = np.zeros((1, tensor.type.type_size), np.uint8)
+    blocks = np.broadcast_to(block, (n_blocks, tensor.type.type_size))
+    return QuantTensor(tensor.name, tensor.type, tensor.shape, blocks)
 
 
 def _types(
@@ -266,7 +282,8 @@ def _types(
     types = {}
     for name, tensor in tensors.items():
         kept = by_name("F32") if tensor.type.name == "F64" else tensor.type
-        types[name] = chosen.get(name, kept) if len(tensor.shape) > 1 else by_name("F32")
+        is_matrix = len(tensor.shape) > 1 and not name.startswith("position_embd") and "gate_inp" not in name
+        types[name] = chosen.get(name, kept) if is_matrix else by_name("F32")
         if types[name].needs_importance or types[name].encode is None:
             raise UnsupportedError(
                 f"{name}: can't become {types[name].name} while it is converted: convert to F16 or BF16, "

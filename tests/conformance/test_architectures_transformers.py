@@ -1,4 +1,4 @@
-"""Architectures that no folder is converted from, against transformers: its weights under GGUF's names."""
+"""Executors against transformers without a file between: its weights in memory under GGUF's names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from llmlite.config import ModelConfig
 from llmlite.engine.eager import EagerExecutor
 from llmlite.engine.planned import PlannedExecutor
-from llmlite.huggingface.convert import LAYER_NAMES, OUTER_NAMES, interleaved
+from llmlite.huggingface.convert import interleaved
+from llmlite.huggingface.names import LAYER_NAMES, OUTER_NAMES
 from llmlite.kv_cache import KVCache
 from llmlite.tensor import QuantTensor
 from llmlite.transformer import Weights

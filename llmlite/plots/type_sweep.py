@@ -40,14 +40,7 @@ def scatter(
     drawn, (ax,) = figure(9.5, 5.6, theme=theme)
     look = theme_named(theme)
     ax.set_yscale("log")
-    for family, colour, marker in zip(FAMILIES, CYCLE, MARKERS):
-        for filled in (False, True):
-            chosen = [p for p in points if p.family == family and p.imatrix == filled]
-            name = family if not filled else f"{family}, imatrix"
-            face = colour if filled else "none"
-            x, y = [p.bits_per_weight for p in chosen], [_cost(p, cost) for p in chosen]
-            if chosen:
-                ax.plot(x, y, marker, color=colour, mfc=face, mew=2, markersize=9, linestyle="", label=name)
+    _draw_points(ax, points, cost)
     best = front(points, cost)
     if best:
         x, y = [p.bits_per_weight for p in best], [_cost(p, cost) for p in best]
@@ -55,12 +48,7 @@ def scatter(
     _name_points(ax, best, cost, look.text)
     if budget is not None:
         ax.axvline(budget, color=look.text, linewidth=1.5, linestyle="--")
-    ax.set_xscale("log", base=2)
-    ticks = [1, 2, 3, 4, 6, 8, 16, 32]
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
-    ax.minorticks_off()
-    ax.set_xlim(0.95, 40)
-    ax.set_xlabel("bits per weight", color=look.text, fontsize=FONT["label"])
+    _bits_axis(ax, look.text)
     ax.set_ylabel(label, color=look.text, fontsize=FONT["label"])
     title(ax, heading, theme)
     if points:
@@ -76,6 +64,27 @@ def scatter(
             label: [getattr(p, cost) for p in ordered],
         },
     )
+
+
+def _draw_points(ax: Axes, points: Sequence[Point], cost: str) -> None:
+    """One colour and marker per family, filled where an importance matrix was used."""
+    for family, colour, marker in zip(FAMILIES, CYCLE, MARKERS):
+        for filled in (False, True):
+            chosen = [p for p in points if p.family == family and p.imatrix == filled]
+            name = family if not filled else f"{family}, imatrix"
+            face = colour if filled else "none"
+            x, y = [p.bits_per_weight for p in chosen], [_cost(p, cost) for p in chosen]
+            if chosen:
+                ax.plot(x, y, marker, color=colour, mfc=face, mew=2, markersize=9, linestyle="", label=name)
+
+
+def _bits_axis(ax: Axes, colour: str) -> None:
+    ticks = [1, 2, 3, 4, 6, 8, 16, 32]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(0.95, 40)
+    ax.set_xlabel("bits per weight", color=colour, fontsize=FONT["label"])
 
 
 def _cost(point: Point, cost: str) -> float:

@@ -1,0 +1,28 @@
+"""Synthetic models of real shapes: both programs load the file and mean the same by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llmlite as ll
+from llmlite.synth import synthesize
+from tests.conformance.test_logits_llama_cpp import log_softmax, random_ids, run_llama_cpp
+
+pytestmark = pytest.mark.conformance
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3-0.6b", "qwen3-30b-a3b-4-layers"])
+def test_llama_cpp_agrees_on_a_synthetic_model(shape: str, tmp_path: Path) -> None:
+    """As for quantized tiny models: we diverge from our own float32 no more than llama.cpp does."""
+    path, ids = tmp_path / "synthetic.gguf", random_ids(16)
+    synthesize(path, shape, "Q4_0")
+    exact = log_softmax(ll.load(path, n_ctx=32, kv_dtype="f32", executor="eager").logits(ids))
+    planned = log_softmax(ll.load(path, n_ctx=32, kv_dtype="f32", executor="planned").logits(ids))
+    theirs = log_softmax(run_llama_cpp(path, ids, tmp_path)["logits"])
+    kl_planned, kl_theirs = ((np.exp(exact) * (exact - q)).sum(-1).mean() for q in (planned, theirs))
+    print(f"{shape}: divergence {kl_planned:.1e}, llama.cpp's {kl_theirs:.1e}")
+    assert kl_planned < max(1.3 * kl_theirs, 1e-4)
+    path.unlink()

@@ -191,21 +191,24 @@ def test_a_near_tie_may_fall_either_way() -> None:
     assert agreement.judge_steps(logits, [4, 3], 0.01)["agrees"] is False
 
 
+def small(**changes: Any) -> Options:
+    """The smallest comparison there is, of NumPy alone, but for `changes`."""
+    options: dict[str, Any] = {
+        "backends": ("llmlite-eager",),
+        "types": ("F16",),
+        "threads": 1,
+        "blocks": 1,
+        "prompts": (8,),
+        "depths": (4,),
+        "n_gen": 2,
+        "start_runs": 1,
+    }
+    return Options(**options | changes)
+
+
 def test_what_disagrees_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "EXACT", -1.0)
-    found = compare.run(
-        Options(
-            backends=("llmlite-eager",),
-            types=("F16",),
-            threads=1,
-            blocks=1,
-            prompts=(8,),
-            depths=(4,),
-            n_gen=2,
-            start_runs=1,
-        ),
-        progress=False,
-    )
+    found = compare.run(small(), progress=False)
     assert [record["agrees"] for record in found.agreement] == [False]
     assert found.measurements == [] and found.memory == []
     assert "NO, not timed" in str(found)
@@ -273,20 +276,7 @@ def test_every_backend_has_a_colour_for_figures() -> None:
 
 
 def test_the_time_budget_ends_the_blocks_and_says_so() -> None:
-    found = compare.run(
-        Options(
-            backends=("llmlite-eager",),
-            types=("F16",),
-            threads=1,
-            blocks=50,
-            prompts=(8,),
-            depths=(4,),
-            n_gen=2,
-            start_runs=1,
-            budget_seconds=0.001,
-        ),
-        progress=False,
-    )
+    found = compare.run(small(blocks=50, budget_seconds=0.001), progress=False)
     assert {m.block for m in found.measurements} == {-1, 0}
     assert any("stopped after 1 of 50 blocks" in note for note in found.notes)
 

@@ -30,6 +30,7 @@ from engine_table import read, tables, write_into
 
 from llmlite.bench.environment import record
 from llmlite.engine.cpu import target, usable_threads
+from llmlite.synth import SHAPES
 
 # row -> (share of the time, how to measure it); the order is that of importance
 ROWS: dict[str, tuple[float, Callable[[rows.Bench, str], None]]] = {
@@ -80,8 +81,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.report and not options.folder:
         parser.error("--folder says where the models and the samples go")
-    if options.minutes <= 0 or options.blocks < 1:
-        parser.error("--minutes must be above 0 and --blocks at least 1")
+    if not 0 < options.minutes < 1e6 or options.blocks < 1 or options.threads < 1:  # false for nan, too
+        parser.error("--minutes must be above 0, --blocks and --threads at least 1")
+    if not options.report and options.shape not in SHAPES:
+        parser.error(f"--shape: no {options.shape!r}; there are: {', '.join(SHAPES)}")
+    for path in (options.report, options.docs):
+        if path and not path.is_file():
+            parser.error(f"{path}: no such file")
+    if options.folder and options.folder.exists() and not options.folder.is_dir():
+        parser.error(f"{options.folder}: expected a folder, found a file")
     return options
 
 

@@ -25,6 +25,8 @@ from typing import Any
 
 from llmlite.bench import environment, memory
 from llmlite.engine.cpu import usable_threads
+from llmlite.errors import LlmliteError
+from llmlite.mixes import FILE_TYPES
 from llmlite.synth import synthesize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +43,6 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), params
 
 def commands(source: Path, target: Path, type_name: str, n_threads: int) -> dict[str, list[str]]:
     """Return what is run, by program."""
-    from llmlite.mixes import FILE_TYPES
-
     number = str(FILE_TYPES[type_name][0])
     return {
         "llmlite": [
@@ -136,8 +136,21 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=usable_threads())
     parser.add_argument("--report", type=Path, metavar="FILE", help="only print the table of these samples")
     options = parser.parse_args()
-    samples = options.report or measure(options)
-    print(report(samples))
+    if options.threads < 1 or options.rounds < 1:
+        parser.error("--threads and --rounds must be at least 1")
+    unknown = [name for name in options.types if name not in FILE_TYPES]
+    if unknown:
+        parser.error(f"--types: no {', '.join(unknown)}; there are: {', '.join(FILE_TYPES)}")
+    try:
+        samples = options.report or measure(options)
+    except (OSError, LlmliteError) as error:
+        parser.exit(2, f"quantize: {error}\n")
+    try:
+        print(report(samples))
+    except OSError as error:
+        parser.exit(2, f"quantize: {error}\n")
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        parser.exit(2, f"quantize: {samples}: expected samples of this program, got {error!r}\n")
     if not options.report:
         print(f"\nraw samples: {samples}", file=sys.stderr)
     return 0

@@ -8,6 +8,7 @@ folder of the programs. Takes some minutes, and needs cmake and a C++ compiler; 
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -38,15 +39,34 @@ def call(*command: object) -> None:
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
 
 
-def main(target: str) -> None:
-    folder = Path(target).resolve()
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where source and programs go; half a gigabyte")
+    try:
+        print(build_in(parser.parse_args().folder.resolve()))
+    except OSError as error:
+        print(f"build_llama_cpp: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        print(f"build_llama_cpp: this failed: {' '.join(error.cmd)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_in(folder: Path) -> Path:
+    """Build what is missing and return the folder of the programs.
+
+    Raises: OSError where the folder can't be written or cmake is missing; CalledProcessError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     build = folder / "build"
     if not all((build / "bin" / name).exists() for name in PROGRAMS):
         call("cmake", "-S", source(folder), "-B", build, *(f"-D{setting}" for setting in SETTINGS))
         call("cmake", "--build", build, "--parallel", "--target", *PROGRAMS)
-    print(build / "bin")
+    return build / "bin"
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main())

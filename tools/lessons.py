@@ -31,6 +31,7 @@ from typing import Any
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -325,8 +326,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         return run(sources(options.names), check=options.check, index_only=options.index)
-    except LessonError as error:
-        print(error, file=sys.stderr)
+    except (LessonError, CellExecutionError, OSError, ValueError) as error:  # nbformat's are ValueErrors
+        print(f"lessons: {error}", file=sys.stderr)
         return 2
 
 

@@ -22,7 +22,7 @@ from pygments.formatters import HtmlFormatter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.lessons import INDEX, INSTRUCTOR, NOTEBOOKS, About, about, index, sources
+from tools.lessons import INDEX, INSTRUCTOR, NOTEBOOKS, About, LessonError, about, index, sources
 
 STYLE = "style.css"
 LINK = re.compile(r'href="(?P<name>[^":#]+)\.ipynb(?P<place>#[^"]*)?"')
@@ -172,7 +172,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("site"), help="folder (default: %(default)s)")
     parser.add_argument("--instructor", action="store_true", help="with solutions and notes")
     options = parser.parse_args()
-    written = render(options.out, instructor=options.instructor)
+    try:
+        written = render(options.out, instructor=options.instructor)
+    except (OSError, ValueError, LessonError) as error:  # nbformat's and the decoder's are ValueErrors
+        print(f"render_site: {error}", file=sys.stderr)
+        return 2
     n_bytes = sum(path.stat().st_size for path in written)
     print(f"{options.out / 'index.html'}: {len(written) - 2} lessons, {n_bytes / 1e6:.1f} MB")
     return 0

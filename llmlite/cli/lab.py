@@ -78,7 +78,7 @@ def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tup
     """Copy what is new or outdated in the folder; return how many files, and the names left alone."""
     folder.mkdir(parents=True, exist_ok=True)
     record_file = folder / RECORD
-    record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
+    record = read_record(record_file)
     copied, kept = 0, []
     for name, path in shipped(source, instructor=instructor).items():
         target = folder / name
@@ -94,6 +94,18 @@ def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tup
         record[name] = new
     record_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return copied, kept
+
+
+def read_record(file: Path) -> dict[str, str]:
+    """Return the checksums of an earlier copy; none where the record is missing or damaged.
+
+    Without them a lesson that differs counts as changed by its reader, so nothing of theirs is overwritten.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def command(folder: Path, *, browser: bool) -> list[str]:

@@ -55,10 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, or report what was measured; print the table."""
     options = parse(argv)
     samples = options.report or measure(options)
-    text = tables(read(samples))
+    try:
+        text = tables(read(samples))
+        if options.docs:
+            write_into(options.docs, text)
+    except ValueError as error:  # what a user may have named is another kind of file
+        print(f"engine.py: {error}", file=sys.stderr)
+        return 2
     print(text)
-    if options.docs:
-        write_into(options.docs, text)
     if not options.report:
         print(f"raw samples: {samples}")
     return 0

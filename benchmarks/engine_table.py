@@ -146,7 +146,7 @@ def read(path: Path) -> list[Sample]:
     """Read samples; a last line that a kill cut short is left out.
 
     Raises:
-        ValueError: a line that isn't JSON, other than the last.
+        ValueError: a line that isn't JSON, other than the last, or isn't a sample of this benchmark.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     samples = []
@@ -156,6 +156,8 @@ def read(path: Path) -> list[Sample]:
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+    if not samples or not all(isinstance(sample, dict) and "kind" in sample for sample in samples):
+        raise ValueError(f"{path}: not the samples that engine.py writes: JSON objects with a \"kind\"")
     return samples
 
 

@@ -182,3 +182,11 @@ def test_a_failing_row_leaves_the_others_their_turn(
     assert Bench.written[0]["reason"] == "RuntimeError: on purpose"
     engine.run(Bench, ["memory"], engine.time.monotonic())
     assert Bench.written[-1]["reason"] == "not measured: no time was left"
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"name": "another file"}', "3"])
+def test_another_file_is_no_samples(table: Any, engine: Any, tmp_path: Path, text: str, capsys: Any) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text(text)
+    assert engine.main(["--report", str(path)]) == 2
+    assert "not the samples" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from llmlite import GGUFError, gguf
 from llmlite.gguf import Typed
 from llmlite.gguf.values import VALUE_TYPES
+from llmlite.gguf.writer import replacing
 from llmlite.quants import TYPES
 from llmlite.tensor import QuantTensor
 
@@ -336,3 +337,18 @@ def test_killed_at_random_moments_leaves_the_old_file_or_the_new_one(tmp_path: P
             seen.add("cut off")
             part.unlink()
     assert {"new", "cut off"} <= seen  # moments before and after a rename were hit
+
+
+def test_a_folder_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "folder", Path("/dev/null")):
+        with pytest.raises(OSError, match="expected a file"), replacing(target) as file:
+            file.write(b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"] and not Path("/dev/null").is_file()
+
+
+def test_what_cannot_be_written_is_named_as_the_user_named_it(tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "x.gguf"
+    with pytest.raises(FileNotFoundError, match=r"nowhere.x\.gguf") as caught, replacing(target):
+        pass
+    assert ".part" not in str(caught.value)

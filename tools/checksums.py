@@ -1,11 +1,13 @@
 """Write data/SHA256SUMS: what the bundled files are, so that `llmlite doctor` can tell a damaged one.
 
-python tools/checksums.py      (after every change under data/)
+python tools/checksums.py      (after every change under data/; takes no arguments)
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import sys
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -20,6 +22,9 @@ SHIPPED = (
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    if not any(DATA.glob("*.gguf")):
+        sys.exit(f"{DATA}: no model (*.gguf) there; get it back (git checkout data) before taking sums")
     files = sorted(path for pattern in SHIPPED for path in DATA.glob(pattern) if path.is_file())
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(DATA).as_posix()}"

@@ -75,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
+    return found
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
             raise LlmliteError(f"{options.samples}: not the samples of a comparison: {error}") from error
         written = []
     else:
+        options.output.mkdir(parents=True, exist_ok=True)  # now: what can't be kept isn't measured
         result = compare.run(chosen(options), progress=sys.stderr.isatty())
         written = [result.save(options.output / "comparison.jsonl")]
     text = str(result)

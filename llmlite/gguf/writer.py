@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import secrets
@@ -349,12 +350,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of the one at `path` when the block ends without an exception.
 
     Until then, and if the process is killed, the file at `path` stays as it was: the new one has a name of
-    its own in the same folder, is flushed to the disk, then renamed. Raises OSError.
+    its own in the same folder, is flushed to the disk, then renamed.
+
+    Raises:
+        OSError: it can't be written; also where `path` is something else than a file, which would be gone.
     """
     target = os.path.realpath(os.fspath(path))  # a link stays a link
+    if os.path.exists(target) and not os.path.isfile(target):
+        reason = "expected a file, or nothing yet; this is a folder or a device"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
     folder, name = os.path.split(target)
     part = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed below, before the rename)
+    try:
+        file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed below, before the rename)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None  # the name the user knows
     try:
         with file:
             yield file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -56,3 +57,18 @@ def test_a_damaged_record_of_copied_lessons_loses_no_ones_work(tmp_path: Path, r
     (folder / lab.RECORD).write_bytes(record.encode("utf-8", "surrogateescape"))
     assert lab.copy_lessons(source, folder) == (0, ["lesson.ipynb"])
     assert (folder / "lesson.ipynb").read_text() == "my work"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tools/*.py")), ids=lambda path: path.stem)
+def test_every_tool_can_be_imported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tool takes from the package may have moved; tools that measure for minutes run seldom."""
+    spec = importlib.util.spec_from_file_location(f"tool_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "llmlite":
+            raise
+        pytest.skip(f"{error.name} is not installed")

@@ -15,9 +15,7 @@ from dataclasses import asdict, replace
 
 from llmlite import load
 from llmlite.bench import environment
-from llmlite.bench.ladder import SAMPLE as LADDER
 from llmlite.bench.ladder import Ladder, measure_ladder
-from llmlite.bench.roofline import SAMPLE as ROOFLINE
 from llmlite.bench.roofline import Point, Roof, Roofline, measure_roof, roofline_points
 from llmlite.resources import data_path
 
@@ -58,8 +56,8 @@ def main() -> None:
         print(f"round {number + 1}: memory {roof.bytes_per_second / 1e9:.1f} GB/s", flush=True)
         time.sleep(options.pause)
     place = environment.record()
-    Ladder(environment=place, steps=ladder.steps, roof=roof).save(data_path() / LADDER)
-    Roofline(environment=place, model=options.name, roof=roof, points=points).save(data_path() / ROOFLINE)
+    Ladder(environment=place, steps=ladder.steps, roof=roof).save(data_path() / Ladder.SAMPLE)
+    Roofline(environment=place, model=options.name, roof=roof, points=points).save(data_path() / Roofline.SAMPLE)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from llvmlite import ir  # noqa: E402
 
 from llmlite.engine import emit  # noqa: E402
 from llmlite.engine.cpu import Target, cgroup_quota, target, usable_threads  # noqa: E402
+from llmlite.errors import LlmliteError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -167,6 +168,15 @@ def test_every_cpu_gets_its_own_dot_product(
 ) -> None:
     cpu = Target(architecture=architecture, name=name, features=features)
     assert f"\t{expected}" in dot_assembly(triple, cpu, 16, small=small)
+
+
+@pytest.mark.parametrize("features", ["avx2", "+avx2,,+fma", "+", "+avx2 +fma", "-,+avx2"])
+def test_features_that_llvm_would_abort_over_are_refused(
+    features: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+    with pytest.raises(LlmliteError, match="NUMBA_CPU_FEATURES: expected"):
+        target()
 
 
 def test_an_override_without_features_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,14 @@ import functools
 import os
 import pathlib
 import platform
+import re
 import sys
 from dataclasses import dataclass
 
+from llmlite.errors import LlmliteError
+
 # What `generic` x86-64 code may assume; used when an override names a CPU without listing its features.
+FEATURE = re.compile(r"[+-][A-Za-z0-9][A-Za-z0-9_.-]*")
 _ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
 
 
@@ -53,7 +57,11 @@ class Target:
 
 
 def target() -> Target:
-    """Return the CPU to compile for: the host, unless NUMBA_CPU_NAME / NUMBA_CPU_FEATURES say otherwise."""
+    """Return the CPU to compile for: the host, unless NUMBA_CPU_NAME / NUMBA_CPU_FEATURES say otherwise.
+
+    Raises:
+        LlmliteError: NUMBA_CPU_FEATURES is no list of features.
+    """
     return _target(os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES"))
 
 
@@ -61,6 +69,12 @@ def target() -> Target:
 def _target(name: str | None, features: str | None) -> Target:
     import llvmlite.binding as llvm
 
+    if features and (wrong := [item for item in features.split(",") if not FEATURE.fullmatch(item)]):
+        # LLVM ends the process over one of these
+        raise LlmliteError(
+            f"NUMBA_CPU_FEATURES: expected features with a sign and commas between, such as +avx2,-avx512f; "
+            f"got {wrong[0]!r} among them"
+        )
     if features is None:
         # numba reads a "generic" CPU without a feature list as: no feature at all
         features = "" if (name or "").lower() == "generic" else llvm.get_host_cpu_features().flatten()

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from llmlite.errors import LlmliteError
 
-# What `generic` x86-64 code may assume; used when an override names a CPU without listing its features.
 FEATURE = re.compile(r"[+-][A-Za-z0-9][A-Za-z0-9_.-]*")
+# platform.machine() -> what kernels ask for
 _ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
 
 

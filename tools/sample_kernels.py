@@ -57,7 +57,8 @@ def main() -> None:
         time.sleep(options.pause)
     place = environment.record()
     Ladder(environment=place, steps=ladder.steps, roof=roof).save(data_path() / Ladder.SAMPLE)
-    Roofline(environment=place, model=options.name, roof=roof, points=points).save(data_path() / Roofline.SAMPLE)
+    roofline = Roofline(environment=place, model=options.name, roof=roof, points=points)
+    roofline.save(data_path() / Roofline.SAMPLE)
 
 
 if __name__ == "__main__":

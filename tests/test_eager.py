@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from llmlite.config import ModelConfig
 from llmlite.engine import eager, make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
-from llmlite.kv_cache import KVCache, LayerCache
+from llmlite.kv_cache import KVCache
 from llmlite.tensor import QuantTensor
 from llmlite.transformer import Weights
 from tests.tiny_models import tiny_model
@@ -89,7 +91,7 @@ def test_rope_turns_pairs(pairs: str, n: int) -> None:
 def test_attention_is_softmax_over_the_past() -> None:
     T, H, K, Dh = 6, 4, 2, 8
     q, k, v = normal(T, H * Dh), normal(T, K * Dh), normal(T, K * Dh)
-    cache = LayerCache(0, np.zeros((K, T, Dh), np.float32), np.zeros((K, T, Dh), np.float32))
+    cache = KVCache(SimpleNamespace(n_layer=1, n_head_kv=K, head_size=Dh), T)[0]
     trace: dict[str, np.ndarray] = {}
     got = Eager(0, 1, trace).attention(q, k, v, cache, H, 0.5).reshape(T, H, Dh)
     for t in range(T):

@@ -18,8 +18,9 @@ def model() -> ll.Model:
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_the_formula_is_what_a_cache_really_takes(model: ll.Model, itemsize: int) -> None:
-    real = KVCache(model.config, 100, {2: np.float16, 4: np.float32}[itemsize])
-    assert caching.cache_bytes(model.config, 100, itemsize) == real.n_bytes
+    real = KVCache(model.config, 128, {2: np.float16, 4: np.float32}[itemsize])
+    assert caching.cache_bytes(model.config, 128, itemsize) == real.n_bytes
+    assert KVCache(model.config, 100).n_bytes == KVCache(model.config, 128).n_bytes  # blocks of 32 positions
 
 
 def test_a_shape_without_a_head_size_gets_it_from_its_widths() -> None:

@@ -217,13 +217,13 @@ def test_a_bias_that_is_not_required_is_used_if_present() -> None:
 
 def test_cache_knows_a_common_prefix() -> None:
     config, _ = read(tiny_model())
-    cache = KVCache(config, 16, np.float16)
+    cache = KVCache(config, 32, np.float16)
     cache.ids[:] = [1, 2, 3]
     for ids, expected in (([1, 2, 3, 4], 3), ([1, 2], 2), ([1, 9, 3], 1), ([9], 0), ([], 0), ([1, 2, 3], 3)):
         assert cache.common_prefix(ids) == expected, ids
     cache.truncate(1)
     assert cache.position == 1
-    assert cache.n_bytes == 2 * 2 * 2 * 16 * 16 * 2  # k and v, layers, heads, positions, head size, bytes
+    assert cache.n_bytes == 2 * 2 * 2 * 32 * 16 * 2  # k and v, layers, heads, positions, head size, bytes
 
 
 def test_a_cache_beyond_all_memory_is_a_model_error() -> None:

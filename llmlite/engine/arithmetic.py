@@ -360,18 +360,32 @@ def make_shift_words(bits):
     return shift_words
 
 
+def make_turn_words(bits):
+    """Return an operation: rotation of each 64-bit word by a constant; right, or if < 0 left."""
+    bits = list(bits)
+
+    @intrinsic
+    def turn_words(typing, a):
+        def codegen(context, builder, sig, args):
+            return emit.turn_words(builder, args[0], bits)
+
+        return a(a), codegen
+
+    return turn_words
+
+
 @intrinsic
 def scatter_words(typing, vector, address, stride):
-    """Write the 32-bit lanes of a vector, `stride` bytes apart."""
+    """Write the 32-bit words of a vector of bytes, or the lanes of any other, `stride` bytes apart."""
 
     def codegen(context, builder, sig, args):
-        n = vector.n // 4 if vector.element == "u8" else vector.n
-        words = builder.bitcast(args[0], ir.VectorType(emit.I32, n))
-        place = args[1]
+        words = args[0]
+        if vector.element == "u8":
+            words = builder.bitcast(words, ir.VectorType(emit.I32, vector.n // 4))
+        place, kind = args[1], words.type.element
         for i in range(words.type.count):
-            builder.store(
-                builder.extract_element(words, emit.I32(i)), emit.pointer(builder, place, emit.I32), align=4
-            )
+            word = builder.extract_element(words, emit.I32(i))
+            builder.store(word, emit.pointer(builder, place, kind), align=1)
             place = builder.add(place, args[2])
         return context.get_dummy_value()
 

@@ -202,16 +202,14 @@ class Eager:
             (T, H*Dh)
         """
         T, end = len(q), self.position + len(q)
-        K, _, Dh = cache.k.shape
-        cache.k[:, self.position : end] = k.reshape(T, K, Dh).swapaxes(0, 1)  # (K, T, Dh)
-        cache.v[:, self.position : end] = v.reshape(T, K, Dh).swapaxes(0, 1)
+        K, _, Dh = cache.v.shape
+        cache.write(self.position, k.reshape(T, K, Dh), v.reshape(T, K, Dh))
         ahead = np.arange(end) > np.arange(self.position, end)[:, None]  # (T, end): the future
         queries = q.reshape(T, K, n_head // K, Dh).transpose(1, 2, 0, 3)  # (K, G, T, Dh)
         out = np.empty_like(queries)
         scores, weights = [], []
         for head in range(K):
-            keys = cache.k[head, :end].astype(np.float32, copy=False)  # (end, Dh)
-            values = cache.v[head, :end].astype(np.float32, copy=False)
+            keys, values = cache.keys(head, end), cache.values(head, end)  # (end, Dh)
             score = queries[head] @ keys.T  # (G, T, end)
             weight = softmax(np.where(ahead, -np.inf, score * np.float32(scale)))
             out[head] = weight @ values

@@ -51,6 +51,13 @@ def shift_words(builder, a, bits):
     return builder.bitcast(value, a.type)
 
 
+def turn_words(builder, a, bits):
+    """Rotation of each 64-bit word to the right by a constant of its own; one instruction with AVX-512."""
+    words = ir.VectorType(I64, len(bits))
+    value, counts = builder.bitcast(a, words), ir.Constant(words, [n % 64 for n in bits])
+    return builder.bitcast(_call(builder, f"llvm.fshr.{_suffix(words)}", words, value, value, counts), a.type)
+
+
 def shift_left(builder, a, bits: int):
     """Shift of every lane."""
     return builder.shl(a, constant(a.type, bits)) if bits else a

@@ -91,8 +91,9 @@ def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:
     found += [kernel("basic", name) for name in ("layer_norm", "positions", "gelu")]
     experts = ("choose_experts", "sort_rows", "spread", "each_expert", "gather")
     found += [kernel("experts", name) for name in experts]
-    forms = [f"{kv}{head}" for kv in ("f16", "f32") for head in ("", "_64", "_128")]
-    found += [kernel("attention", name) for name in (*(f"attention_{form}" for form in forms), "merge_parts")]
+    kinds = ("attention_f16", "attention_f32", "prompt_f16")
+    forms = [kind + head for kind in kinds for head in ("", "_64", "_128")]
+    found += [kernel("attention", name) for name in (*forms, "merge_parts")]
     found += [kernel("team", name) for name in ("run", "work", "stop")]
     for family in (FAMILIES[type_id] for type_id in types):
         found += [family.matvec, family.matmul, family.embed, *([family.unpack] if family.sub else [])]

@@ -173,7 +173,7 @@ class PlannedExecutor:
             n_outputs,
             clock=clock,
             position=position,
-            n_ctx=cache.n_ctx,
+            n_ctx=cache.v.shape[2],  # n_ctx as it is laid out: whole blocks
             k_cache=cache.k.ctypes.data,
             v_cache=cache.v.ctypes.data,
             angles=angles.ctypes.data + position * angles[:1].nbytes,
@@ -194,6 +194,7 @@ class PlannedExecutor:
         """
         plan = self.plan(n_tokens, 1, np.float16)
         cache = KVCache(self.config, depth + n_tokens, np.float16)
+        cache.k[:], cache.v[:] = 0.01, 0.01  # of pages never written, the system keeps only one
         cache.ids.extend([0] * depth)
         clock = np.zeros((len(plan.ops) + 1, 2), np.int64)
         runs = []

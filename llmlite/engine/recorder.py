@@ -26,6 +26,7 @@ TILE_SCRATCH = 32 * 256 + 2 * 16 * 32 * 4  # a thread's unpacked tile with scale
 FLOAT_TILE = 32 * 128 * 4
 TILE_TOKENS = 12  # matrix kernels take 6 (quantized) or 4 tokens at a time: a common multiple
 ATTENTION_BLOCK, ATTENTION_TILE = 32, 16
+ATTENTION_ROWS = 4  # queries at a time, at most (`tiles.ROWS`)
 ATTENTION_UNITS = 8  # at least so many shares of a single token's attention
 ATTENTION_HEADS = (64, 128)  # head sizes that have a kernel of their own
 
@@ -250,21 +251,27 @@ class Recorder:
         return out
 
     def attention(self, q: Buffer, k: Buffer, v: Buffer, cache: Any, n_head: int, scale: float) -> Buffer:
-        n_head_kv, _, head_size = cache.k.shape
+        n_head_kv, _, head_size = cache.v.shape
         if head_size % 16:
             raise UnsupportedError(f"a head size of {head_size}: kernels take multiples of 16")
         sizes = (cache.layer, n_head_kv, head_size)
         self._op(_basic(f"store_{self.kv}"), k, v, *sizes, reads=(k, v), writes=(self.cache,))
-        per_thread = 2 * ATTENTION_BLOCK * head_size * 4 + ATTENTION_BLOCK * 4
-        per_thread += ATTENTION_TILE * (n_head // n_head_kv) * 8
+        few = self.limits[N_TOKENS] <= FEW_TOKENS
+        convert_first = self.kv == "f16" and not few
+        queries = min(ATTENTION_TILE, self.limits[N_TOKENS]) * (n_head // n_head_kv)
+        queries = -(-queries // ATTENTION_ROWS) * ATTENTION_ROWS
+        per_thread = ATTENTION_ROWS * ATTENTION_BLOCK * 4 + 64  # scores, then what shrinks older sums
+        per_thread += queries * (head_size * 4 + -(-head_size // 32) * 128 + 8)  # queries, outputs, m and l
+        per_thread += 2 * ATTENTION_BLOCK * head_size * 4 if convert_first else 0
         scratch, size = self._scratch(per_thread)
         # A single token has no tiles of tokens to share, only heads; where these are few, its positions are
         # cut up: into as many parts whatever the number of threads, so that all add in the same order.
-        n_parts = -(-ATTENTION_UNITS // n_head_kv) if self.limits[N_TOKENS] <= FEW_TOKENS else 1
+        n_parts = -(-ATTENTION_UNITS // n_head_kv) if few else 1
         parts, states = self._buffer(q.width * n_parts), self._buffer(n_head * n_parts, itemsize=8)
         sizes = (cache.layer, n_head, n_head_kv, head_size, float(scale), n_parts)
         form = f"_{head_size}" if head_size in ATTENTION_HEADS else ""
-        run, label = kernel("attention", f"attention_{self.kv}{form}"), f"layer {cache.layer}"
+        name = f"{'prompt' if convert_first else 'attention'}_{self.kv}{form}"
+        run, label = kernel("attention", name), f"layer {cache.layer}"
         args, writes = (q, parts, *sizes, states, scratch, size), (parts, states, scratch)
         self._op(run, *args, reads=(q, self.cache), writes=writes, label=label)
         if n_parts == 1:

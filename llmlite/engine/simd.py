@@ -23,6 +23,7 @@ from llmlite.engine.arithmetic import (
     make_half8,
     make_pieces,
     make_shift_words,
+    make_turn_words,
     maximum,
     minimum,
     narrow_u8,
@@ -40,10 +41,14 @@ from llmlite.engine.arithmetic import (
     widen_u8,
 )
 from llmlite.engine.tiles import (
+    ROWS,
+    add_outer,
     add_products,
     add_scaled,
     make_load_sums,
     make_offset_products,
+    make_zero_sums,
+    scale_sums,
     store_sums,
     subtract_minimums,
 )
@@ -108,8 +113,10 @@ from llmlite.engine.vectors import (
 
 __all__ = [
     "FASTMATH",
+    "ROWS",
     "Vec",
     "absolute",
+    "add_outer",
     "add_products",
     "add_scaled",
     "bfloat_to_f32",
@@ -166,6 +173,8 @@ __all__ = [
     "make_pieces",
     "make_shift_words",
     "make_shuffle",
+    "make_turn_words",
+    "make_zero_sums",
     "maximum",
     "minimum",
     "narrow_u8",
@@ -175,6 +184,7 @@ __all__ = [
     "reinterpret",
     "repeat4_u8x64",
     "repeat16_u8x64",
+    "scale_sums",
     "scatter_words",
     "shift_any",
     "shift_left",

@@ -2,6 +2,9 @@
 
 A tile keeps 2 × N vectors of sums: for token t, lanes are 32 rows of weights, in the vectors 2t and 2t + 1.
 As a tuple they are one variable; the loops over it run while compiling. Importing this module imports numba.
+
+In a matrix product the lanes are rows of weights; in attention they are positions or columns of the cache,
+and queries take the place of tokens.
 """
 
 from llvmlite import ir
@@ -10,6 +13,9 @@ from numba.extending import intrinsic
 
 from llmlite.engine import emit
 from llmlite.engine.vectors import f32x16, i32x16, i64
+
+# Queries of attention at a time: as many sums as 32 registers of 512 bits hold, or 16 of 256.
+ROWS = 4 if emit.current_target().has("avx512f") else 2
 
 
 def _each(builder, packed):
@@ -36,6 +42,19 @@ def make_load_sums(n):
         return types.UniTuple(f32x16, 2 * n)(i64), codegen
 
     return load_sums
+
+
+def make_zero_sums(n):
+    """Return an operation () -> 2n vectors of float32, all zero."""
+
+    @intrinsic
+    def zero_sums(typing):
+        def codegen(context, builder, sig, args):
+            return _packed(builder, [emit.constant(f32x16.llvm, 0.0)] * (2 * n))
+
+        return types.UniTuple(f32x16, 2 * n)(), codegen
+
+    return zero_sums
 
 
 @intrinsic
@@ -92,6 +111,35 @@ def add_products(typing, products, w0, w1, x, stride):
         return _packed(builder, sums)
 
     return products(products, w0, w1, x, stride), codegen
+
+
+@intrinsic
+def add_outer(typing, sums, v0, v1, x, stride):
+    """Add v0, v1 (float32) times each token's number at x + t·stride to its sums."""
+
+    def codegen(context, builder, sig, args):
+        totals, cpu = _each(builder, args[0]), emit.current_target()
+        for i, total in enumerate(totals):
+            place = builder.add(args[3], builder.mul(args[4], emit.I64(i // 2)))
+            factor = emit.splat(builder, _load_at(builder, place, emit.F32), 16)
+            totals[i] = emit.fma(builder, args[1 + i % 2], factor, total, cpu)
+        return _packed(builder, totals)
+
+    return sums(sums, v0, v1, x, stride), codegen
+
+
+@intrinsic
+def scale_sums(typing, sums, x, stride):
+    """Multiply each token's sums by its number at x + t·stride."""
+
+    def codegen(context, builder, sig, args):
+        totals = _each(builder, args[0])
+        for i, total in enumerate(totals):
+            place = builder.add(args[1], builder.mul(args[2], emit.I64(i // 2)))
+            totals[i] = builder.fmul(total, emit.splat(builder, _load_at(builder, place, emit.F32), 16))
+        return _packed(builder, totals)
+
+    return sums(sums, x, stride), codegen
 
 
 @intrinsic

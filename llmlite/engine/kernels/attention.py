@@ -2,18 +2,22 @@
 
 For a query q and the blocks of keys K and values V behind each other,
 
-    s = scale · K q,   m' = max(m, max s),   l ← l·e^(m−m') + Σ e^(s−m'),   o ← o·e^(m−m') + Σ e^(s−m') V,   m
-    ← m'
+    s = scale · K q,   m' = max(m, max s),   l ← l·e^(m−m') + Σ e^(s−m'),   o ← o·e^(m−m') + Σ e^(s−m') V
 
 and o / l is softmax(scale · K q) · V in the end. (Milakov & Gimelshein 2018; Dao et al. 2022.)
 
 A unit of work is one key/value head, a tile of tokens and a part of the positions; units go round robin,
-because later tiles see more positions. A block of keys and values is converted to float32 once for all
-queries of its unit. Positions are cut into parts only where a single token's heads are few: `merge_parts`
-then puts the parts' o, m and l together.
+because later tiles see more positions. Positions are cut into parts only where a single token's heads are
+few: `merge_parts` then puts the parts' o, m and l together.
 
-Kernels come in three forms: for heads of 64 and of 128 numbers, whose loops the compiler unrolls, and for any
-multiple of 16.
+The queries of a unit (all tokens and heads that share the key/value head) are taken ROWS at a time, so a key
+or value that has been loaded serves ROWS of them. The cache keeps keys transposed within each block
+(`KVCache`): element i of 32 keys lies side by side, so scores are multiples of whole vectors and no lanes are
+summed up.
+
+A single token reads the cache as it is; for a prompt, whose queries are many, each block is converted to
+float32 once. Kernels come in three forms: for heads of 64 and of 128 numbers, whose loops the compiler
+unrolls, and for any multiple of 16.
 """
 
 from llmlite.engine.kernels.common import (
@@ -29,6 +33,8 @@ from llmlite.engine.kernels.common import (
 )  # fmt: skip
 from llmlite.engine.kernels.dense import sixteen_f16, sixteen_f32
 from llmlite.engine.simd import (
+    ROWS,
+    add_outer,
     choose_above,
     counting_i32x16,
     divide,
@@ -40,128 +46,96 @@ from llmlite.engine.simd import (
     load_f32,
     load_f32x16,
     load_i64,
-    make_shuffle,
+    make_load_sums,
+    make_zero_sums,
     maximum,
     prefetch,
     reduce_add,
     reduce_max,
+    scale_sums,
     splat_f32x16,
     splat_i32x16,
     store,
+    store_sums,
 )  # fmt: skip
 
 BLOCK = 32  # positions
+LINE = BLOCK * 4  # bytes of one row of scores, and of 32 columns of an output row
 TILE = 16  # tokens
 MASKED = -1e30
-AHEAD = 4096  # bytes between what is converted and what is prefetched: a block of 32 heads of 64 float16
 
-even_lanes, odd_lanes = make_shuffle(range(0, 32, 2)), make_shuffle(range(1, 32, 2))
-
-
-@inline
-def fold(a, b):
-    """Sums of neighbouring lanes: of a in the first half, of b in the second."""
-    return even_lanes(a, b) + odd_lanes(a, b)
+load_sums, zero_sums = make_load_sums(ROWS), make_zero_sums(ROWS)
 
 
 @inline
-def eight_dots(q, k, row_bytes):
-    """Dot products of q with 8 rows of k, each as two neighbouring partial sums."""
-    zero = splat_f32x16(f32(0))
-    a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
-    for i in range(0, row_bytes, 64):
-        v, p = load_f32x16(q + i), k + i
-        a, b = fma(v, load_f32x16(p), a), fma(v, load_f32x16(p + row_bytes), b)
-        c, d = fma(v, load_f32x16(p + 2 * row_bytes), c), fma(v, load_f32x16(p + 3 * row_bytes), d)
-        e, f = fma(v, load_f32x16(p + 4 * row_bytes), e), fma(v, load_f32x16(p + 5 * row_bytes), f)
-        g, h = fma(v, load_f32x16(p + 6 * row_bytes), g), fma(v, load_f32x16(p + 7 * row_bytes), h)
-    return fold(fold(fold(a, b), fold(c, d)), fold(fold(e, f), fold(g, h)))
+def softmax_step(scores, state, shrink, visible):
+    """One query's scores of a block become e^(s−m), in place; `state` holds m and l, `shrink` gets e^(m−m').
 
-
-@inline
-def sixteen_dots(q, k, row_bytes):
-    """Dot products of q with 16 rows of k."""
-    return fold(eight_dots(q, k, row_bytes), eight_dots(q, k + 8 * row_bytes, row_bytes))
-
-
-@inline
-def weigh(o, p, v, row_bytes, n, shrink):
-    """o ← o·shrink + Σ p[j]·v[j] over j < n."""
-    for c in range(0, row_bytes - 255, 256):
-        a, b = load_f32x16(o + c) * shrink, load_f32x16(o + c + 64) * shrink
-        d, e = load_f32x16(o + c + 128) * shrink, load_f32x16(o + c + 192) * shrink
-        for j in range(n):
-            w, u = splat_f32x16(load_f32(p + j * 4)), v + j * row_bytes + c
-            a, b = fma(w, load_f32x16(u), a), fma(w, load_f32x16(u + 64), b)
-            d, e = fma(w, load_f32x16(u + 128), d), fma(w, load_f32x16(u + 192), e)
-        store(o + c, a)
-        store(o + c + 64, b)
-        store(o + c + 128, d)
-        store(o + c + 192, e)
-    for c in range(row_bytes // 256 * 256, row_bytes, 64):
-        a = load_f32x16(o + c) * shrink
-        for j in range(n):
-            a = fma(splat_f32x16(load_f32(p + j * 4)), load_f32x16(v + j * row_bytes + c), a)
-        store(o + c, a)
-
-
-@inline
-def attend(q, o, keys, values, state, p, row_bytes, scale, visible, n):
-    """One query and one block: `state` holds m and l, `visible` is how many positions of the block q may
-    see.
+    `visible`: how many positions of the block the query may see.
     """
-    low = splat_f32x16(f32(MASKED))
-    s0, s1 = (
-        sixteen_dots(q, keys, row_bytes) * scale,
-        sixteen_dots(q, keys + 16 * row_bytes, row_bytes) * scale,
-    )
-    seen = splat_i32x16(i32(visible))
-    s0 = choose_above(seen, counting_i32x16(), s0, low)
-    s1 = choose_above(seen, counting_i32x16() + splat_i32x16(i32(16)), s1, low)
+    seen, low = splat_i32x16(i32(visible)), splat_f32x16(f32(MASKED))
+    s0 = choose_above(seen, counting_i32x16(), load_f32x16(scores), low)
+    s1 = choose_above(seen, counting_i32x16() + splat_i32x16(i32(16)), load_f32x16(scores + 64), low)
     before, total = load_f32(state), load_f32(state + 4)
     m = max(before, reduce_max(maximum(s0, s1)))
     top = splat_f32x16(m)
     e0, e1 = exp_or_zero(s0 - top), exp_or_zero(s1 - top)
-    store(p, e0)
-    store(p + 64, e1)
-    shrink = exp_or_zero(splat_f32x16(before) - top)
+    store(scores, e0)
+    store(scores + 64, e1)
+    factor = lane(exp_or_zero(splat_f32x16(before) - top), 0)
+    store(shrink, factor)
     store(state, f32(m))
-    store(state + 4, f32(total * lane(shrink, 0) + reduce_add(e0 + e1)))
-    weigh(o, p, values, row_bytes, n, shrink)
+    store(state + 4, f32(total * factor + reduce_add(e0 + e1)))
 
 
-@inline
-def begin(o, row_bytes, state):
-    """o ← 0, m ← masked, l ← 0 for one query."""
-    for i in range(0, row_bytes, 64):
-        store(o + i, splat_f32x16(f32(0)))
-    store(state, f32(MASKED))
-    store(state + 4, f32(0))
-
-
-@inline
-def finish(o, row_bytes, state):
-    """o ← o / l."""
-    share_of_all = splat_f32x16(f32(1) / load_f32(state + 4))
-    for i in range(0, row_bytes, 64):
-        store(o + i, load_f32x16(o + i) * share_of_all)
-
-
-def make_attention(sixteen, size, only=0):
+def make_attention(sixteen, size, only=0, convert_first=False):
     """Return the kernel for a cache of numbers of `size` bytes, of which `sixteen(address)` reads 16.
 
-    `only`: the head size, if it is for one.
+    `only`: the head size, if it is for one. `convert_first`: every block to float32, before its queries come.
     """
+    read, width = (sixteen_f32, 4) if convert_first else (sixteen, size)
 
     @inline
-    def convert(source, target, n, head_size):
-        """n rows as float32, and zeros up to the block's end."""
-        for i in range(0, n * head_size * size, 64):
-            prefetch(source + AHEAD + i)
-        for i in range(0, n * head_size, 16):
+    def convert(source, target, n):
+        """n numbers as float32; the block behind it is asked for."""
+        for i in range(0, n * size, 64):
+            prefetch(source + n * size + i)
+        for i in range(0, n, 16):
             store(target + i * 4, sixteen(source + i * size))
-        for i in range(n * head_size, BLOCK * head_size, 16):
-            store(target + i * 4, splat_f32x16(f32(0)))
+
+    @inline
+    def ask_for(address):
+        """A line per 16 or 32 numbers that are read, a block ahead."""
+        if not convert_first:
+            prefetch(address)
+            if width == 4:
+                prefetch(address + 64)
+
+    @inline
+    def score(q, keys, scores, head_size):
+        """scores[r, j] = q[r] · key j, of ROWS queries and a block."""
+        sums = zero_sums()
+        for i in range(head_size):
+            k = keys + i * BLOCK * width
+            ask_for(k + head_size * BLOCK * width)
+            sums = add_outer(sums, read(k), read(k + 16 * width), q + i * 4, head_size * 4)
+        store_sums(scores, sums)
+
+    @inline
+    def weigh(o, scores, shrink, values, head_size, n):
+        """o[r] ← o[r]·shrink[r] + Σ scores[r, j]·value j, j < n, of ROWS queries.
+
+        o is laid out as [columns/32][r][32].
+        """
+        for c in range(0, head_size, 32):
+            second = 16 * width if c + 16 < head_size else 0  # past an odd 16 the same again, read by nobody
+            place = o + c * ROWS * 4
+            sums = scale_sums(load_sums(place), shrink, 4)
+            for j in range(n):
+                v = values + (j * head_size + c) * width
+                ask_for(v + head_size * BLOCK * width)
+                sums = add_outer(sums, read(v), read(v + second), scores + j * 4, LINE)
+            store_sums(place, sums)
 
     @kernel
     def attention(
@@ -174,44 +148,59 @@ def make_attention(sixteen, size, only=0):
         """
         head_size = only if only else any_size  # a constant, or not
         n_tokens, position = load_i64(step + N_TOKENS), load_i64(step + POSITION)
-        group, row_bytes = n_head // n_head_kv, head_size * 4
-        keys = scratch + rank * scratch_bytes
-        values = keys + BLOCK * row_bytes
-        p = values + BLOCK * row_bytes
-        mine = p + BLOCK * 4  # m and l of this unit's queries
+        group, row_bytes, o_bytes = n_head // n_head_kv, head_size * 4, (head_size + 31) // 32 * LINE
+        scores = scratch + rank * scratch_bytes
+        shrink = scores + ROWS * LINE
+        floats = shrink + 64
+        queries = floats + (2 * BLOCK * row_bytes if convert_first else 0)
         scales = splat_f32x16(scale)
         n_units = (n_tokens + TILE - 1) // TILE * n_head_kv * n_parts
         for unit in range(rank, n_units, n_threads):
             part, head, tile = unit % n_parts, unit // n_parts % n_head_kv, unit // n_parts // n_head_kv
             first, end = tile * TILE, min(tile * TILE + TILE, n_tokens)
-            for t in range(first, end):
-                for h in range(group):
-                    row = (t * n_head + head * group + h) * n_parts + part
-                    begin(out + row * row_bytes, row_bytes, mine + ((t - first) * group + h) * 8)
+            n_rows = (end - first) * group
+            n_padded = (n_rows + ROWS - 1) // ROWS * ROWS
+            outputs = queries + n_padded * row_bytes
+            mine = outputs + n_padded * o_bytes  # m and l of this unit's queries
+            for r in range(n_padded):
+                row = min(r, n_rows - 1)
+                source = q + ((first + row // group) * n_head + head * group + row % group) * row_bytes
+                for i in range(0, row_bytes, 64):
+                    store(queries + r * row_bytes + i, load_f32x16(source + i) * scales)
+                for i in range(0, o_bytes, 64):
+                    store(outputs + r * o_bytes + i, splat_f32x16(f32(0)))
+                store(mine + r * 8, f32(MASKED))
+                store(mine + r * 8 + 4, f32(0))
             cache = (layer * n_head_kv + head) * load_i64(step + N_CTX)
             low, high = share_by(position + end, BLOCK, part, n_parts)
             for j in range(low, high, BLOCK):
                 n = min(BLOCK, high - j)
                 place = (cache + j) * head_size * size
-                convert(load_i64(step + K_CACHE) + place, keys, n, head_size)
-                convert(load_i64(step + V_CACHE) + place, values, n, head_size)
-                for t in range(max(first, j - position), end):
-                    for h in range(group):
-                        row = t * n_head + head * group + h
-                        o, state = (
-                            out + (row * n_parts + part) * row_bytes,
-                            mine + ((t - first) * group + h) * 8,
-                        )
-                        visible = position + t + 1 - j
-                        attend(q + row * row_bytes, o, keys, values, state, p, row_bytes, scales, visible, n)
-            for t in range(first, end):
-                for h in range(group):
-                    row = (t * n_head + head * group + h) * n_parts + part
-                    state = mine + ((t - first) * group + h) * 8
-                    if n_parts == 1:
-                        finish(out + row * row_bytes, row_bytes, state)
-                    else:
-                        store(states + row * 8, load_i64(state))
+                keys, values = load_i64(step + K_CACHE) + place, load_i64(step + V_CACHE) + place
+                if convert_first:
+                    convert(keys, floats, BLOCK * head_size)
+                    convert(values, floats + BLOCK * row_bytes, n * head_size)
+                    keys, values = floats, floats + BLOCK * row_bytes
+                for r in range(0, n_rows, ROWS):
+                    visible = position + first + 1 - j  # to the unit's first token; one more to each next
+                    if visible + min(r + ROWS - 1, n_rows - 1) // group > 0:
+                        score(queries + r * row_bytes, keys, scores, head_size)
+                        for i in range(ROWS):
+                            token = min(r + i, n_rows - 1) // group
+                            state = mine + (r + i) * 8
+                            softmax_step(scores + i * LINE, state, shrink + i * 4, visible + token)
+                        weigh(outputs + r * o_bytes, scores, shrink, values, head_size, n)
+            for r in range(n_rows):
+                row = ((first + r // group) * n_head + head * group + r % group) * n_parts + part
+                o, state = outputs + r // ROWS * ROWS * o_bytes + r % ROWS * LINE, mine + r * 8
+                factor = splat_f32x16(f32(1))
+                if n_parts == 1:
+                    factor = splat_f32x16(f32(1) / load_f32(state + 4))
+                else:
+                    store(states + row * 8, load_i64(state))
+                for i in range(0, head_size, 16):
+                    v = load_f32x16(o + i // 32 * ROWS * LINE + i % 32 * 4)
+                    store(out + row * row_bytes + i * 4, v * factor)
 
     return attention
 
@@ -221,6 +210,9 @@ attention_f32_64, attention_f16_64 = make_attention(sixteen_f32, 4, 64), make_at
 attention_f32_128, attention_f16_128 = (
     make_attention(sixteen_f32, 4, 128),
     make_attention(sixteen_f16, 2, 128),
+)
+prompt_f16, prompt_f16_64, prompt_f16_128 = (
+    make_attention(sixteen_f16, 2, only, convert_first=True) for only in (0, 64, 128)
 )
 
 

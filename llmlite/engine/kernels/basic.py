@@ -40,6 +40,7 @@ from llmlite.engine.simd import (
     reduce_add,
     reduce_max,
     reinterpret,
+    scatter_words,
     splat_f32x16,
     splat_i32x16,
     store,
@@ -180,36 +181,35 @@ def rope(step, rank, n_threads, x, out, n_head, head_size, rope_dim, distance):
             store(o + i, load_f32(a + i))
 
 
-@kernel
-def store_f32(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
-    """Write the step's keys and values (T, K, Dh) to the cache (n_layer, K, n_ctx, Dh), float32."""
-    n_ctx, position = load_i64(step + N_CTX), load_i64(step + POSITION)
-    low, high = share(load_i64(step + N_TOKENS) * n_head_kv, rank, n_threads)
-    for row in range(low, high):
-        t, h = row // n_head_kv, row % n_head_kv
-        place = ((layer * n_head_kv + h) * n_ctx + position + t) * head_size * 4
-        for i in range(0, head_size * 4, 64):
-            store(load_i64(step + K_CACHE) + place + i, load_f32x16(k + row * head_size * 4 + i))
-            store(load_i64(step + V_CACHE) + place + i, load_f32x16(v + row * head_size * 4 + i))
+def make_store(of_f32, size):
+    """Return the kernel that writes a step's keys and values (T, K, Dh) to a cache of `size` bytes a number.
+
+    Values go to (n_layer, K, n_ctx, Dh), keys to (n_layer, K, n_ctx/32, Dh, 32): see `KVCache`.
+    """
+
+    @kernel
+    def store_kv(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
+        n_ctx, position = load_i64(step + N_CTX), load_i64(step + POSITION)
+        low, high = share(load_i64(step + N_TOKENS) * n_head_kv, rank, n_threads)
+        for row in range(low, high):
+            at = position + row // n_head_kv
+            head = (layer * n_head_kv + row % n_head_kv) * n_ctx
+            block, source = (head + at // 32 * 32) * head_size + at % 32, row * head_size * 4
+            keys = load_i64(step + K_CACHE) + block * size
+            values = load_i64(step + V_CACHE) + (head + at) * head_size * size
+            for i in range(0, head_size, 16):
+                scatter_words(of_f32(load_f32x16(k + source + i * 4)), keys + i * 32 * size, 32 * size)
+                store(values + i * size, of_f32(load_f32x16(v + source + i * 4)))
+
+    return store_kv
 
 
-@kernel
-def store_f16(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
-    """`store_f32` for a cache of half-precision numbers."""
-    n_ctx, position = load_i64(step + N_CTX), load_i64(step + POSITION)
-    low, high = share(load_i64(step + N_TOKENS) * n_head_kv, rank, n_threads)
-    for row in range(low, high):
-        t, h = row // n_head_kv, row % n_head_kv
-        place = ((layer * n_head_kv + h) * n_ctx + position + t) * head_size * 2
-        for i in range(0, head_size * 2, 32):
-            store(
-                load_i64(step + K_CACHE) + place + i,
-                f32_to_half(load_f32x16(k + row * head_size * 4 + 2 * i)),
-            )
-            store(
-                load_i64(step + V_CACHE) + place + i,
-                f32_to_half(load_f32x16(v + row * head_size * 4 + 2 * i)),
-            )
+@inline
+def as_it_is(v):
+    return v
+
+
+store_f32, store_f16 = make_store(as_it_is, 4), make_store(f32_to_half, 2)
 
 
 @inline

@@ -11,6 +11,7 @@ from llmlite.engine.kernels.blocks32 import iq4_numbers, iq4_numbers64, make_nib
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
     doubled,
+    if_wide,
     make_embed,
     make_matvec,
     make_matvec16,
@@ -36,6 +37,7 @@ from llmlite.engine.simd import (
     make_pieces,
     make_shift_words,
     make_shuffle,
+    make_turn_words,
     shift_any,
     splat_f32x16,
     splat_i32x8,
@@ -68,11 +70,11 @@ def family32(*, group_bytes, quants64, vectors, scales8, zero, mins8=None, small
     )
 
 
-def family16(*, group_bytes, quants64, scales16, zero, mins16=None):
+def family16(*, group_bytes, quants64, vectors, scales16, zero, mins16=None):
     """Return (matvec, unpack, embed) of a type with sub-blocks of 16."""
     group = {"quants64": quants64, "group_bytes": group_bytes}
     return (
-        make_matvec16(**group, scales16=scales16, mins16=mins16, zero=zero),
+        make_matvec16(**group, vectors=vectors, scales16=scales16, mins16=mins16, zero=zero),
         make_unpack(**group, scales=scales16, mins=mins16, n_scales=16),
         make_embed(**group, scales16=scales16, mins16=mins16, zero=zero),
     )
@@ -156,7 +158,7 @@ def q5_k_quants(p, i):
 
 q5_k_nibbles = make_k_nibbles(48)
 fifth0, fifth1, fifth2, fifth3 = (make_pieces([16 + 8 * k] * 8, 8, (16,)) for k in range(4))
-to_bit_4 = make_shift_words([block - 4 for block in BLOCK_ORDER])
+to_bit_4 = make_turn_words([block - 4 for block in BLOCK_ORDER])
 
 
 @inline
@@ -177,7 +179,12 @@ def q5_k_vectors(p):
 
 
 matvec_q5_k, unpack_q5_k, embed_q5_k = family32(
-    group_bytes=176, quants64=q5_k_quants, vectors=q5_k_vectors, scales8=k_scales, mins8=k_mins, zero=0
+    group_bytes=176,
+    quants64=q5_k_quants,
+    vectors=if_wide(q5_k_vectors),
+    scales8=k_scales,
+    mins8=k_mins,
+    zero=0,
 )
 
 
@@ -200,8 +207,37 @@ def q6_k_scales(p):
     return to_f32(widen_i8(load_u8x16(p + 192))) * splat_f32x16(load_f16(p + 208))
 
 
+halves = [block // 4 for block in BLOCK_ORDER]  # which 128 weights a block of 32 belongs to
+quarters = [block % 4 for block in BLOCK_ORDER]  # which of their bit pairs
+low0, low1, low2, low3 = (
+    make_pieces([64 * n + 32 * (j % 2) + 8 * k for n, j in zip(halves, quarters)], 8, (0, 64))
+    for k in range(4)
+)
+
+
+def make_halves(first):
+    """Return four operations: bytes 8k…8k+7 of the 32 from `first` on, or of the next 32, for every block."""
+    return [make_pieces([first + 32 * n + 8 * k for n in halves], 8, (first,)) for k in range(4)]
+
+
+upper0, upper1, upper2, upper3 = make_halves(128)
+own_nibble = make_shift_words([j // 2 * 4 for j in quarters])
+own_pair_at_4 = make_turn_words([2 * j - 4 for j in quarters])
+
+
+@inline
+def q6_k_vectors(p):
+    bits = splat_u8x64(0x30)
+    return (
+        low_nibbles(own_nibble(low0(p))) | (own_pair_at_4(upper0(p)) & bits),
+        low_nibbles(own_nibble(low1(p))) | (own_pair_at_4(upper1(p)) & bits),
+        low_nibbles(own_nibble(low2(p))) | (own_pair_at_4(upper2(p)) & bits),
+        low_nibbles(own_nibble(low3(p))) | (own_pair_at_4(upper3(p)) & bits),
+    )
+
+
 matvec_q6_k, unpack_q6_k, embed_q6_k = family16(
-    group_bytes=210, quants64=q6_k_quants, scales16=q6_k_scales, zero=32
+    group_bytes=210, quants64=q6_k_quants, vectors=if_wide(q6_k_vectors), scales16=q6_k_scales, zero=32
 )
 
 
@@ -240,8 +276,43 @@ def q3_k_scales(p):
     return to_f32(scales) * splat_f32x16(load_f16(p + 108))
 
 
+def make_pair_vectors(first):
+    """Return (p) -> the four u8x64 of the bit pairs in the 64 bytes from `first` on."""
+    load0, load1, load2, load3 = make_halves(first)
+
+    @inline
+    def vectors(p):
+        bits = splat_u8x64(3)
+        return (
+            own_pair(load0(p)) & bits,
+            own_pair(load1(p)) & bits,
+            own_pair(load2(p)) & bits,
+            own_pair(load3(p)) & bits,
+        )
+
+    return vectors
+
+
+own_pair = make_shift_words([2 * j for j in quarters])
+third0, third1, third2, third3 = (make_pieces([8 * k] * 8, 8, (0,)) for k in range(4))
+own_third_at_2 = make_turn_words([block - 2 for block in BLOCK_ORDER])
+q3_k_pairs = make_pair_vectors(32)
+
+
+@inline
+def q3_k_vectors(p):
+    a, b, c, d = q3_k_pairs(p)
+    bit = splat_u8x64(4)
+    return (
+        a | (own_third_at_2(third0(p)) & bit),
+        b | (own_third_at_2(third1(p)) & bit),
+        c | (own_third_at_2(third2(p)) & bit),
+        d | (own_third_at_2(third3(p)) & bit),
+    )
+
+
 matvec_q3_k, unpack_q3_k, embed_q3_k = family16(
-    group_bytes=110, quants64=q3_k_quants, scales16=q3_k_scales, zero=4
+    group_bytes=110, quants64=q3_k_quants, vectors=if_wide(q3_k_vectors), scales16=q3_k_scales, zero=4
 )
 
 
@@ -265,7 +336,12 @@ def q2_k_mins(p):
 
 
 matvec_q2_k, unpack_q2_k, embed_q2_k = family16(
-    group_bytes=84, quants64=q2_k_quants, scales16=q2_k_scales, mins16=q2_k_mins, zero=0
+    group_bytes=84,
+    quants64=q2_k_quants,
+    vectors=if_wide(make_pair_vectors(16)),
+    scales16=q2_k_scales,
+    mins16=q2_k_mins,
+    zero=0,
 )
 
 

@@ -7,6 +7,7 @@ type keeps weight j in the low half of byte j and weight j + 16 in the high half
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
     doubled,
+    if_wide,
     make_embed,
     make_matvec,
     make_unpack,
@@ -178,7 +179,10 @@ fifth0, fifth1, fifth2, fifth3 = (
 
 
 def make_five_bit_vectors(nibbles_of, first, block_bytes, windows):
-    """Return `make_nibble_vectors`'s `nibbles_of` with the fifth bits, whose four bytes begin at `first`."""
+    """Return `make_nibble_vectors`'s `nibbles_of` with the fifth bits, whose four bytes begin at `first`.
+
+    None where `if_wide` says so.
+    """
     load_bits = make_pieces([first + block * block_bytes for block in BLOCK_ORDER], 4, windows)
 
     @inline
@@ -192,7 +196,7 @@ def make_five_bit_vectors(nibbles_of, first, block_bytes, windows):
             d | fifth_bit(fifth3(bits, bits)),
         )
 
-    return vectors
+    return if_wide(vectors)
 
 
 q5_0_scales = make_half8(0, 22, (0, 66, 112))

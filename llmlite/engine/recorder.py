@@ -270,7 +270,7 @@ class Recorder:
         parts, states = self._buffer(q.width * n_parts), self._buffer(n_head * n_parts, itemsize=8)
         sizes = (cache.layer, n_head, n_head_kv, head_size, float(scale), n_parts)
         form = f"_{head_size}" if head_size in ATTENTION_HEADS else ""
-        name = f"{'prompt' if convert_first else 'attention'}_{self.kv}{form}"
+        name = f"attention_{'prompt_' if convert_first else ''}{self.kv}{form}"
         run, label = kernel("attention", name), f"layer {cache.layer}"
         args, writes = (q, parts, *sizes, states, scratch, size), (parts, states, scratch)
         self._op(run, *args, reads=(q, self.cache), writes=writes, label=label)

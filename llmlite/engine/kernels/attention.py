@@ -211,7 +211,7 @@ attention_f32_128, attention_f16_128 = (
     make_attention(sixteen_f32, 4, 128),
     make_attention(sixteen_f16, 2, 128),
 )
-prompt_f16, prompt_f16_64, prompt_f16_128 = (
+attention_prompt_f16, attention_prompt_f16_64, attention_prompt_f16_128 = (
     make_attention(sixteen_f16, 2, only, convert_first=True) for only in (0, 64, 128)
 )
 

@@ -180,18 +180,26 @@ def bundled(bench: Bench, row: str) -> None:
 
 
 def depth(bench: Bench, row: str) -> None:
-    """Decoding behind nothing and behind 2048 tokens, with the cache a user gets."""
-    path = bench.model("Q4_0")
+    """Decoding behind nothing and behind 2048 tokens and a few, in turns, with the cache a user gets."""
+    path, n_turns = bench.model("Q4_0"), TURNS["decode"]
+    grown = 2  # steps of the deep worker: it goes on where it was, so that no prompt stands between turns
     with ExitStack() as stack:
-        worker = bench.worker("llmlite-f16", path, DEPTH + 2 * N_GEN + 8, stack)
-        worker.ask("decode", ids=ids(8), n_gen=2)
-        n_gen = 2 * N_GEN
-        facts = {"bytes": step_bytes(path), "kv_bytes": kv_bytes(path, DEPTH + n_gen // 2), "n_gen": n_gen}
+        n_ctx = DEPTH + grown + 2 * bench.blocks * n_turns * N_GEN
+        deep, shallow = (bench.worker("llmlite-f16", path, n_ctx, stack) for _ in range(2))
+        deep.ask("decode", ids=ids(DEPTH), n_gen=grown)
+        shallow.ask("decode", ids=ids(1), n_gen=grown)
+        asked = {
+            "deep": partial(deep.ask, "decode", ids=[], n_gen=N_GEN),
+            "shallow": partial(shallow.ask, "decode", ids=ids(1), n_gen=N_GEN),
+        }
 
         def block() -> list[dict[str, Any]]:
-            asked = {"shallow": ids(1), "deep": ids(DEPTH)}
-            turns = [(name, partial(worker.ask, "decode", ids=asked[name], n_gen=n_gen)) for name in asked]
-            return [{**facts, **bench.turns(turns)}]
+            nonlocal grown
+            deeper = kv_bytes(path, DEPTH + grown + n_turns * N_GEN // 2) - kv_bytes(path, N_GEN // 2)
+            grown += n_turns * N_GEN
+            order = bench.random.sample(sorted(asked), 2) * n_turns
+            facts = {"bytes": step_bytes(path), "kv_bytes": deeper, "n_gen": N_GEN}
+            return [{**facts, **bench.turns([(name, asked[name]) for name in order])}]
 
         bench.rounds(row, block)
 

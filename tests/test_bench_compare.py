@@ -73,6 +73,12 @@ def test_decoding_reads_the_prompt_then_makes_one_token_per_step(counting: worke
     assert sum(answer["steps_ns"]) == answer["samples_ns"][-1]
 
 
+def test_decoding_without_ids_goes_on_behind_the_last_step(counting: worker.Worker) -> None:
+    counting.answer({"do": "decode", "ids": [1, 2, 3], "n_gen": 2})
+    answer = counting.answer({"do": "decode", "ids": [], "n_gen": 3})
+    assert answer["ok"] and answer["ids"] == [6, 7, 8]
+
+
 def test_a_failing_backend_answers_with_its_error_and_goes_on(counting: worker.Worker) -> None:
     failed = counting.answer({"do": "load", "model": "missing", "n_ctx": 8, "n_threads": 1})
     assert failed == {"ok": False, "error": "FileNotFoundError: missing"}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmlite import synth
+from llmlite.cli.synth import EXAMPLES
 from llmlite.errors import UnsupportedError
 from llmlite.model import load
 from llmlite.synth import SHAPES, Shape, synthesize
@@ -53,6 +54,11 @@ def test_a_shape_has_the_published_number_of_weights(name: str) -> None:
     n = sum(int(np.prod(shape)) for shape in synth._tensor_shapes(SHAPES[name]).values())
     assert n == pytest.approx(published[name], rel=2e-3)
     assert len(synth._tokenizer(SHAPES[name].n_vocab)["tokenizer.ggml.tokens"]) == SHAPES[name].n_vocab
+
+
+def test_the_help_names_every_shape() -> None:
+    listed = EXAMPLES.partition("shapes: ")[2].replace("\n", " ")
+    assert all(f" {name}" in f" {listed}" for name in SHAPES)
 
 
 def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:

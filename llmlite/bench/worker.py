@@ -27,6 +27,7 @@ class Worker:
     def __init__(self, backend: str) -> None:
         self.name = backend
         self.backend: Backend | None = None
+        self.last_token = 0
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run one request and return its answer; a failure is an answer too."""
@@ -86,14 +87,17 @@ class Worker:
         return {"samples_ns": samples, "cpu_ns": cpu, "n_threads": self._threads_that_ran(before)}
 
     def decode(self, ids: list[int], n_gen: int, repetitions: int = 1) -> dict[str, Any]:
-        """Time `n_gen` greedy steps after the prompt `ids`, whose reading isn't timed; nothing ends early."""
+        """Time `n_gen` greedy steps after the prompt `ids`, whose reading isn't timed; nothing ends early.
+
+        Without `ids` it goes on behind the last step.
+        """
         samples: list[int] = []
         cpu: list[int] = []
         steps: list[int] = []
         tokens: list[int] = []
         before: dict[str, int] = {}
         for _ in range(repetitions):
-            token = self.loaded.prefill(ids)
+            token = self.loaded.prefill(ids) if ids else self.last_token
             tokens, steps = [token], []
             before, cpu_begin = _thread_times(), process_time_ns()
             for _ in range(n_gen):
@@ -101,6 +105,7 @@ class Worker:
                 token = self.loaded.step(token)
                 steps.append(perf_counter_ns() - begin)
                 tokens.append(token)
+            self.last_token = token
             samples.append(sum(steps))
             cpu.append(process_time_ns() - cpu_begin)
         return {

@@ -14,7 +14,8 @@ examples:
   llmlite synth llama-3.2-1b --type Q4_0              llama-3.2-1b-Q4_0.gguf, 0.8 GB of noise
   llmlite synth smollm2-135m --type Q8_0 -o s.gguf    under another name
 
-shapes: llama-3.2-1b, tinyllama-1.1b, smollm2-135m, qwen2.5-0.5b. llama.cpp reads these files too.
+shapes: llama-3.2-1b, tinyllama-1.1b, smollm2-135m, qwen2.5-0.5b, qwen3-0.6b, gpt2, and the first layers of a
+mixture of 128 experts, qwen3-30b-a3b-4-layers. llama.cpp reads these files too.
 """
 
 

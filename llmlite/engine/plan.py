@@ -40,7 +40,7 @@ class Plan:
         renew_lock_after_fork(self)
         assign_stages(self.ops, result)
         arena_bytes = place(buffers_of(self.ops), keep_all)
-        prepare([*kernels_of(self.ops), RUN, WORK, STOP], progress)
+        prepare(kernels_of(self.ops), progress)
         self._memory = np.empty(arena_bytes + 64, np.uint8)
         self._base = -(-self._memory.ctypes.data // 64) * 64
         self.step = np.zeros(STEP_WORDS, np.int64)
@@ -150,9 +150,9 @@ def _now() -> tuple[int, int]:
 
 
 def kernels_of(ops: list[Op]) -> list[Kernel]:
-    """Every kernel that the operations call, routines among their arguments included."""
+    """Every kernel that a run of the operations takes: theirs, routines among their arguments, the team's."""
     found = [op.kernel for op in ops if op.kernel is not None]
-    return found + [value for op in ops for value in op.args if isinstance(value, Kernel)]
+    return [*found, *(value for op in ops for value in op.args if isinstance(value, Kernel)), RUN, WORK, STOP]
 
 
 def buffers_of(ops: list[Op]) -> list[Buffer]:

@@ -11,9 +11,9 @@ import numpy as np
 from llmlite.config import ModelConfig
 from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.guard import Watch
-from llmlite.engine.jit import Progress
-from llmlite.engine.plan import Plan
-from llmlite.engine.recorder import Recorder
+from llmlite.engine.jit import Progress, prepare
+from llmlite.engine.plan import Plan, kernels_of
+from llmlite.engine.recorder import Buffer, Recorder
 from llmlite.kv_cache import KVCache
 from llmlite.transformer import Weights, forward
 
@@ -64,8 +64,11 @@ class PlannedExecutor:
         self._lock = threading.Lock()
         self._angles = np.empty((0, 2, len(weights.frequencies)), np.float32)
         self._watch = Watch(tensor.blocks for tensor in _matrices(weights))
-        for n_tokens in (1, PREFILL_TOKENS):  # now: a model that can't be planned says so when it is made
-            self.plan(n_tokens, 1, kv_dtype)
+        # Now: a model that can't be planned says so when it is made, and its kernels are compiled at one go.
+        recorded = {kind: self._recorded(*kind, kv_dtype) for kind in ((1, 1), (PREFILL_TOKENS, 1))}
+        prepare([k for recorder, _ in recorded.values() for k in kernels_of(recorder.ops)], progress)
+        for kind, (recorder, result) in recorded.items():
+            self._plans[*kind, np.dtype(kv_dtype).itemsize] = Plan(recorder, result, progress=progress)
 
     def __call__(self, ids: Sequence[int], cache: KVCache, *, n_outputs: int) -> np.ndarray:
         """Run `ids` behind the tokens in `cache`.
@@ -123,6 +126,11 @@ class PlannedExecutor:
 
     def record(self, max_tokens: int, max_outputs: int, kv_dtype: Any, *, keep_all: bool = False) -> Plan:
         """Record a plan for steps of up to `max_tokens` tokens."""
+        recorder, result = self._recorded(max_tokens, max_outputs, kv_dtype)
+        return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
+
+    def _recorded(self, max_tokens: int, max_outputs: int, kv_dtype: Any) -> tuple[Recorder, Buffer]:
+        """The operations of such a step and the buffer of its logits."""
         recorder = Recorder(
             max_tokens=max_tokens,
             max_outputs=max_outputs,
@@ -132,8 +140,7 @@ class PlannedExecutor:
         shape_only = KVCache(
             self.config, 1, np.dtype(kv_dtype).type
         )  # where a cache lies is told at every step
-        result = forward(recorder, self.weights, self.config, shape_only, None)
-        return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
+        return recorder, forward(recorder, self.weights, self.config, shape_only, None)
 
     def _step(self, ids: Sequence[int], cache: KVCache, logits: np.ndarray) -> None:
         plan = self.plan(len(ids), len(logits), cache.k.dtype)

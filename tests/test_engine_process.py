@@ -131,7 +131,7 @@ def test_warmup_compiles_what_a_model_needs(tiny: Path, capsys: pytest.CaptureFi
 
     assert cli.main(["warmup", str(tiny)]) == 0
     assert "kernels are ready" in capsys.readouterr().out
-    assert kernel("quantized", "matmul32").ready and kernel("blocks32", "matvec_q8_0").ready
+    assert kernel("quantized", "matmul32_bytes").ready and kernel("blocks32", "matvec_q8_0").ready
 
 
 # ---- a process that is interrupted, forked, ended ----------------------------------------------------------

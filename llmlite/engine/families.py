@@ -19,6 +19,7 @@ class Family:
         sub: weights that share a scale, 32 or 16; 0 for plain floats, whose activations stay floats.
         zero: what is subtracted from an unpacked quant.
         has_minimum: whether a sub-block subtracts a minimum.
+        full_bytes: whether quants use all of a byte; else they are below 128.
     """
 
     module: str
@@ -27,6 +28,7 @@ class Family:
     sub: int = 0
     zero: int = 0
     has_minimum: bool = False
+    full_bytes: bool = False
 
     @property
     def matvec(self) -> Kernel:
@@ -38,7 +40,8 @@ class Family:
         """out = X Wᵀ for many tokens."""
         if not self.sub:
             return kernel(self.module, f"matmul_{self.suffix}")
-        return kernel("quantized", f"matmul{self.sub}{'_min' if self.has_minimum else ''}")
+        form = "_min" if self.has_minimum else "_bytes" if self.full_bytes else ""
+        return kernel("quantized", f"matmul{self.sub}{form}")
 
     @property
     def unpack(self) -> Kernel:
@@ -55,12 +58,12 @@ def _plain(suffix: str) -> Family:
     return Family(module="dense", suffix=suffix, block=16)
 
 
-def _blocks(suffix: str, zero: int, has_minimum: bool = False) -> Family:
-    return Family(module="blocks32", suffix=suffix, block=32, sub=32, zero=zero, has_minimum=has_minimum)
+def _blocks(suffix: str, zero: int, **facts: bool) -> Family:
+    return Family(module="blocks32", suffix=suffix, block=32, sub=32, zero=zero, **facts)
 
 
-def _super(suffix: str, zero: int, sub: int = 32, has_minimum: bool = False) -> Family:
-    return Family(module="blocks256", suffix=suffix, block=256, sub=sub, zero=zero, has_minimum=has_minimum)
+def _super(suffix: str, zero: int, sub: int = 32, **facts: bool) -> Family:
+    return Family(module="blocks256", suffix=suffix, block=256, sub=sub, zero=zero, **facts)
 
 
 # GGML's type id -> its kernels
@@ -69,18 +72,18 @@ FAMILIES: dict[int, Family] = {
     1: _plain("f16"),
     30: _plain("bf16"),
     2: _blocks("q4_0", 8),
-    3: _blocks("q4_1", 0, True),
+    3: _blocks("q4_1", 0, has_minimum=True),
     6: _blocks("q5_0", 16),
-    7: _blocks("q5_1", 0, True),
-    8: _blocks("q8_0", 128),
-    20: _blocks("iq4_nl", 128),
+    7: _blocks("q5_1", 0, has_minimum=True),
+    8: _blocks("q8_0", 128, full_bytes=True),
+    20: _blocks("iq4_nl", 128, full_bytes=True),
     39: _blocks("mxfp4", 12),
-    10: _super("q2_k", 0, 16, True),
+    10: _super("q2_k", 0, 16, has_minimum=True),
     11: _super("q3_k", 4, 16),
-    12: _super("q4_k", 0, 32, True),
-    13: _super("q5_k", 0, 32, True),
+    12: _super("q4_k", 0, has_minimum=True),
+    13: _super("q5_k", 0, has_minimum=True),
     14: _super("q6_k", 32, 16),
-    23: _super("iq4_xs", 128),
+    23: _super("iq4_xs", 128, full_bytes=True),
 }
 
 

@@ -22,11 +22,11 @@ STEP_WORDS = 10
 SLOTS = {N_TOKENS: N_SLOTS, N_OUTPUTS: N_OUTPUT_SLOTS}  # rows -> rows times the experts that each uses
 
 FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
-TILE_SCRATCH = 32 * 256 + 2 * 16 * 32 * 4  # a thread's unpacked tile with scales and minimums
+TILE_SCRATCH = 2 * (32 * 256 + 2 * 16 * 32 * 4)  # a thread's tile with scales and minimums, and as unpacked
 FLOAT_TILE = 32 * 128 * 4
-TILE_TOKENS = 12  # matrix kernels take 6 (quantized) or 4 tokens at a time: a common multiple
+TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
 ATTENTION_BLOCK, ATTENTION_TILE = 32, 16
-ATTENTION_ROWS = 4  # queries at a time, at most (`tiles.ROWS`)
+ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
 ATTENTION_UNITS = 8  # at least so many shares of a single token's attention
 ATTENTION_HEADS = (64, 128)  # head sizes that have a kernel of their own
 
@@ -259,8 +259,8 @@ class Recorder:
         few = self.limits[N_TOKENS] <= FEW_TOKENS
         convert_first = self.kv == "f16" and not few
         queries = min(ATTENTION_TILE, self.limits[N_TOKENS]) * (n_head // n_head_kv)
-        queries = -(-queries // ATTENTION_ROWS) * ATTENTION_ROWS
-        per_thread = ATTENTION_ROWS * ATTENTION_BLOCK * 4 + 64  # scores, then what shrinks older sums
+        queries = -(-queries // ATTENTION_QUERIES) * ATTENTION_QUERIES
+        per_thread = ATTENTION_QUERIES * ATTENTION_BLOCK * 4 + 64  # scores, then what shrinks older sums
         per_thread += queries * (head_size * 4 + -(-head_size // 32) * 128 + 8)  # queries, outputs, m and l
         per_thread += 2 * ATTENTION_BLOCK * head_size * 4 if convert_first else 0
         scratch, size = self._scratch(per_thread)

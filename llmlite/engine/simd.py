@@ -41,16 +41,19 @@ from llmlite.engine.arithmetic import (
     widen_u8,
 )
 from llmlite.engine.tiles import (
-    ROWS,
+    FLOAT_TOKENS,
+    QUANTIZED_TOKENS,
+    QUERIES,
     add_outer,
-    add_products,
     add_scaled,
+    make_add_products,
     make_load_sums,
     make_offset_products,
     make_zero_sums,
     scale_sums,
     store_sums,
     subtract_minimums,
+    transpose16,
 )
 from llmlite.engine.vectors import (
     FASTMATH,
@@ -113,11 +116,12 @@ from llmlite.engine.vectors import (
 
 __all__ = [
     "FASTMATH",
-    "ROWS",
+    "FLOAT_TOKENS",
+    "QUANTIZED_TOKENS",
+    "QUERIES",
     "Vec",
     "absolute",
     "add_outer",
-    "add_products",
     "add_scaled",
     "bfloat_to_f32",
     "bytes8",
@@ -166,6 +170,7 @@ __all__ = [
     "lookup16",
     "low_half",
     "low_nibbles",
+    "make_add_products",
     "make_bit_of_byte",
     "make_half8",
     "make_load_sums",
@@ -203,6 +208,7 @@ __all__ = [
     "subtract_minimums",
     "table16",
     "to_f32",
+    "transpose16",
     "u8x4",
     "u8x8",
     "u8x16",

@@ -14,8 +14,51 @@ from numba.extending import intrinsic
 from llmlite.engine import emit
 from llmlite.engine.vectors import f32x16, i32x16, i64
 
-# Queries of attention at a time: as many sums as 32 registers of 512 bits hold, or 16 of 256.
-ROWS = 4 if emit.current_target().has("avx512f") else 2
+
+@intrinsic
+def transpose16(typing, source, stride, target, target_stride):
+    """Write 16 rows of 16 words of 32 bits, `stride` bytes apart, as columns.
+
+    Words, then pairs of words, are woven together within 128 bits; then these change places.
+    """
+
+    def codegen(context, builder, sig, args):
+        kind = ir.VectorType(emit.I32, 16)
+        address, step, out, out_step = args
+
+        def weave(a, b, unit):  # low, then high halves of each 128 bits of a and b, `unit` words in turn
+            low = [lane + i + side for lane in (0, 4, 8, 12) for i in range(0, 2, unit)
+                   for side in (*range(unit), *range(16, 16 + unit))]  # fmt: skip
+            return emit.shuffle(builder, a, b, low), emit.shuffle(builder, a, b, [i + 2 for i in low])
+
+        def quarters(a, b, *of):  # two quarters of a, two of b
+            places = [4 * q + i + side for side, q in zip((0, 0, 16, 16), of) for i in range(4)]
+            return emit.shuffle(builder, a, b, places)
+
+        places = [builder.add(address, builder.mul(step, emit.I64(r))) for r in range(16)]
+        rows = [_load_at(builder, place, kind) for place in places]
+        groups = []  # of four rows: vector j holds columns j, 4 + j, 8 + j, 12 + j of them
+        for r in range(0, 16, 4):
+            (a, b), (c, d) = weave(rows[r], rows[r + 1], 1), weave(rows[r + 2], rows[r + 3], 1)
+            groups.append([*weave(a, c, 2), *weave(b, d, 2)])
+        for j in range(4):
+            first, second, third, fourth = (group[j] for group in groups)
+            for half in (0, 2):
+                p = quarters(first, second, half, half + 1, half, half + 1)
+                q = quarters(third, fourth, half, half + 1, half, half + 1)
+                for i in (0, 1):
+                    column = 4 * (half + i) + j
+                    place = builder.add(out, builder.mul(out_step, emit.I64(column)))
+                    found = quarters(p, q, i, i + 2, i, i + 2)
+                    builder.store(found, emit.pointer(builder, place, kind), align=4)
+        return context.get_dummy_value()
+
+    return types.none(*[i64] * 4), codegen
+
+
+# Tokens of a product of quantized or of plain weights, queries of attention: as many as 32 registers of 512
+# bits hold sums of, or 16 of 256. Spilled sums cost AVX2 a third of its speed, and more than half with VNNI.
+QUANTIZED_TOKENS, FLOAT_TOKENS, QUERIES = (6, 4, 4) if emit.current_target().has("avx512f") else (2, 2, 2)
 
 
 def _each(builder, packed):
@@ -93,24 +136,26 @@ def make_offset_products(n):
     return offset_products
 
 
-@intrinsic
-def add_products(typing, products, w0, w1, x, stride):
-    """Add to each token's sums the dot product of four bytes: 32 rows' of w0, w1 with its own at x +
-    t·stride.
+def make_add_products(small):
+    """Return an operation (products, w0, w1, x, stride): dot products of four bytes, added up.
+
+    The bytes are 32 rows' in w0 and w1, and the token's own at x + t·stride. `small`: see `emit.dot4`.
     """
-    n = products.count // 2
 
-    def codegen(context, builder, sig, args):
-        sums, cpu = _each(builder, args[0]), emit.current_target()
-        for t in range(n):
-            place = builder.add(args[3], builder.mul(args[4], emit.I64(t)))
-            word = emit.splat(builder, _load_at(builder, place, emit.I32), 16)
-            four = builder.bitcast(word, args[1].type)
-            for side in (0, 1):
-                sums[2 * t + side] = emit.dot4(builder, sums[2 * t + side], args[1 + side], four, cpu)
-        return _packed(builder, sums)
+    @intrinsic
+    def add_products(typing, products, w0, w1, x, stride):
+        def codegen(context, builder, sig, args):
+            sums, cpu = _each(builder, args[0]), emit.current_target()
+            for i, total in enumerate(sums):
+                place = builder.add(args[3], builder.mul(args[4], emit.I64(i // 2)))
+                word = emit.splat(builder, _load_at(builder, place, emit.I32), 16)
+                four = builder.bitcast(word, args[1].type)
+                sums[i] = emit.dot4(builder, total, args[1 + i % 2], four, cpu, small=small)
+            return _packed(builder, sums)
 
-    return products(products, w0, w1, x, stride), codegen
+        return products(products, w0, w1, x, stride), codegen
+
+    return add_products
 
 
 @intrinsic

@@ -10,8 +10,8 @@ A unit of work is one key/value head, a tile of tokens and a part of the positio
 because later tiles see more positions. Positions are cut into parts only where a single token's heads are
 few: `merge_parts` then puts the parts' o, m and l together.
 
-The queries of a unit (all tokens and heads that share the key/value head) are taken ROWS at a time, so a key
-or value that has been loaded serves ROWS of them. The cache keeps keys transposed within each block
+The queries of a unit (all tokens and heads that share the key/value head) are taken QUERIES at a time, so a key
+or value that has been loaded serves QUERIES of them. The cache keeps keys transposed within each block
 (`KVCache`): element i of 32 keys lies side by side, so scores are multiples of whole vectors and no lanes are
 summed up.
 
@@ -33,7 +33,7 @@ from llmlite.engine.kernels.common import (
 )  # fmt: skip
 from llmlite.engine.kernels.dense import sixteen_f16, sixteen_f32
 from llmlite.engine.simd import (
-    ROWS,
+    QUERIES,
     add_outer,
     choose_above,
     counting_i32x16,
@@ -64,7 +64,7 @@ LINE = BLOCK * 4  # bytes of one row of scores, and of 32 columns of an output r
 TILE = 16  # tokens
 MASKED = -1e30
 
-load_sums, zero_sums = make_load_sums(ROWS), make_zero_sums(ROWS)
+load_sums, zero_sums = make_load_sums(QUERIES), make_zero_sums(QUERIES)
 
 
 @inline
@@ -113,7 +113,7 @@ def make_attention(sixteen, size, only=0, convert_first=False):
 
     @inline
     def score(q, keys, scores, head_size):
-        """scores[r, j] = q[r] · key j, of ROWS queries and a block."""
+        """scores[r, j] = q[r] · key j, of QUERIES queries and a block."""
         sums = zero_sums()
         for i in range(head_size):
             k = keys + i * BLOCK * width
@@ -123,13 +123,13 @@ def make_attention(sixteen, size, only=0, convert_first=False):
 
     @inline
     def weigh(o, scores, shrink, values, head_size, n):
-        """o[r] ← o[r]·shrink[r] + Σ scores[r, j]·value j, j < n, of ROWS queries.
+        """o[r] ← o[r]·shrink[r] + Σ scores[r, j]·value j, j < n, of QUERIES queries.
 
         o is laid out as [columns/32][r][32].
         """
         for c in range(0, head_size, 32):
             second = 16 * width if c + 16 < head_size else 0  # past an odd 16 the same again, read by nobody
-            place = o + c * ROWS * 4
+            place = o + c * QUERIES * 4
             sums = scale_sums(load_sums(place), shrink, 4)
             for j in range(n):
                 v = values + (j * head_size + c) * width
@@ -150,7 +150,7 @@ def make_attention(sixteen, size, only=0, convert_first=False):
         n_tokens, position = load_i64(step + N_TOKENS), load_i64(step + POSITION)
         group, row_bytes, o_bytes = n_head // n_head_kv, head_size * 4, (head_size + 31) // 32 * LINE
         scores = scratch + rank * scratch_bytes
-        shrink = scores + ROWS * LINE
+        shrink = scores + QUERIES * LINE
         floats = shrink + 64
         queries = floats + (2 * BLOCK * row_bytes if convert_first else 0)
         scales = splat_f32x16(scale)
@@ -159,7 +159,7 @@ def make_attention(sixteen, size, only=0, convert_first=False):
             part, head, tile = unit % n_parts, unit // n_parts % n_head_kv, unit // n_parts // n_head_kv
             first, end = tile * TILE, min(tile * TILE + TILE, n_tokens)
             n_rows = (end - first) * group
-            n_padded = (n_rows + ROWS - 1) // ROWS * ROWS
+            n_padded = (n_rows + QUERIES - 1) // QUERIES * QUERIES
             outputs = queries + n_padded * row_bytes
             mine = outputs + n_padded * o_bytes  # m and l of this unit's queries
             for r in range(n_padded):
@@ -181,25 +181,25 @@ def make_attention(sixteen, size, only=0, convert_first=False):
                     convert(keys, floats, BLOCK * head_size)
                     convert(values, floats + BLOCK * row_bytes, n * head_size)
                     keys, values = floats, floats + BLOCK * row_bytes
-                for r in range(0, n_rows, ROWS):
+                for r in range(0, n_rows, QUERIES):
                     visible = position + first + 1 - j  # to the unit's first token; one more to each next
-                    if visible + min(r + ROWS - 1, n_rows - 1) // group > 0:
+                    if visible + min(r + QUERIES - 1, n_rows - 1) // group > 0:
                         score(queries + r * row_bytes, keys, scores, head_size)
-                        for i in range(ROWS):
+                        for i in range(QUERIES):
                             token = min(r + i, n_rows - 1) // group
                             state = mine + (r + i) * 8
                             softmax_step(scores + i * LINE, state, shrink + i * 4, visible + token)
                         weigh(outputs + r * o_bytes, scores, shrink, values, head_size, n)
             for r in range(n_rows):
                 row = ((first + r // group) * n_head + head * group + r % group) * n_parts + part
-                o, state = outputs + r // ROWS * ROWS * o_bytes + r % ROWS * LINE, mine + r * 8
+                o, state = outputs + r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE, mine + r * 8
                 factor = splat_f32x16(f32(1))
                 if n_parts == 1:
                     factor = splat_f32x16(f32(1) / load_f32(state + 4))
                 else:
                     store(states + row * 8, load_i64(state))
                 for i in range(0, head_size, 16):
-                    v = load_f32x16(o + i // 32 * ROWS * LINE + i % 32 * 4)
+                    v = load_f32x16(o + i // 32 * QUERIES * LINE + i % 32 * 4)
                     store(out + row * row_bytes + i * 4, v * factor)
 
     return attention

@@ -65,7 +65,7 @@ def family32(*, group_bytes, quants64, vectors, scales8, zero, mins8=None, small
     numbers16 = {"scales16": doubled(scales8), "mins16": doubled(mins8) if mins8 else None}
     return (
         make_matvec(**group, vectors=vectors, scales8=scales8, mins8=mins8, zero=zero, small=small),
-        make_unpack(**group, scales=scales8, mins=mins8, n_scales=8),
+        make_unpack(**group, scales=scales8, mins=mins8),
         make_embed(**group, **numbers16, zero=zero),
     )
 
@@ -75,7 +75,7 @@ def family16(*, group_bytes, quants64, vectors, scales16, zero, mins16=None):
     group = {"quants64": quants64, "group_bytes": group_bytes}
     return (
         make_matvec16(**group, vectors=vectors, scales16=scales16, mins16=mins16, zero=zero),
-        make_unpack(**group, scales=scales16, mins=mins16, n_scales=16),
+        make_unpack(**group, scales=scales16, mins=mins16),
         make_embed(**group, scales16=scales16, mins16=mins16, zero=zero),
     )
 

@@ -61,7 +61,7 @@ def family(
     numbers16 = {"scales16": doubled(scales8), "mins16": doubled(mins8) if mins8 else None}
     return (
         make_matvec(**group, **one, vectors=vectors, scales8=scales8, mins8=mins8, zero=zero, small=small),
-        make_unpack(**group, **one, scales=scales8, mins=mins8, n_scales=8),
+        make_unpack(**group, **one, scales=scales8, mins=mins8),
         make_embed(**group, **one, **numbers16, zero=zero),
     )
 

@@ -1,31 +1,36 @@
 """Types without blocks: F32, F16, BF16. Products in float32, activations as they are.
 
 `make_matvec`: a row at a time, four sums side by side. `make_matmul`: 32 rows × 256 weights converted once to
-float32 in the order [k][row], then 2 × 16 rows × 4 tokens of sums.
+float32 in the order [k][row], then sums of 2 × 16 rows × FLOAT_TOKENS.
 """
 
 from llmlite.engine.kernels.common import IDS, N_TOKENS, kernel, share
 from llmlite.engine.kernels.quantized import clear, copy_out
 from llmlite.engine.simd import (
+    FLOAT_TOKENS,
+    add_outer,
     bfloat_to_f32,
     f32,
     fma,
     half_to_f32,
     inline,
-    load_f32,
     load_f32x16,
     load_i64,
     load_u16x16,
+    make_load_sums,
     prefetch,
     reduce_add,
     scatter_words,
     splat_f32x16,
     store,
+    store_sums,
 )  # fmt: skip
 
 TILE_ROWS, TILE_COLUMNS = 32, 128
 ACCUMULATORS = TILE_ROWS * TILE_COLUMNS * 4
 AHEAD = 2048
+
+load_sums = make_load_sums(FLOAT_TOKENS)
 
 
 @inline
@@ -95,29 +100,12 @@ def make_embed(sixteen, size):
 
 @inline
 def multiply(tile, acc, x, width, n):
-    """32 rows × 4 tokens × n weights, added to `acc` (4, 32)."""
-    a0, a1 = load_f32x16(acc), load_f32x16(acc + 64)
-    b0, b1 = load_f32x16(acc + 128), load_f32x16(acc + 192)
-    c0, c1 = load_f32x16(acc + 256), load_f32x16(acc + 320)
-    d0, d1 = load_f32x16(acc + 384), load_f32x16(acc + 448)
+    """32 rows × FLOAT_TOKENS × n weights, added to `acc` (FLOAT_TOKENS, 32)."""
+    sums = load_sums(acc)
     for k in range(n):
         w0, w1 = load_f32x16(tile + k * 128), load_f32x16(tile + k * 128 + 64)
-        v = splat_f32x16(load_f32(x + k * 4))
-        a0, a1 = fma(w0, v, a0), fma(w1, v, a1)
-        v = splat_f32x16(load_f32(x + (width + k) * 4))
-        b0, b1 = fma(w0, v, b0), fma(w1, v, b1)
-        v = splat_f32x16(load_f32(x + (2 * width + k) * 4))
-        c0, c1 = fma(w0, v, c0), fma(w1, v, c1)
-        v = splat_f32x16(load_f32(x + (3 * width + k) * 4))
-        d0, d1 = fma(w0, v, d0), fma(w1, v, d1)
-    store(acc, a0)
-    store(acc + 64, a1)
-    store(acc + 128, b0)
-    store(acc + 192, b1)
-    store(acc + 256, c0)
-    store(acc + 320, c1)
-    store(acc + 384, d0)
-    store(acc + 448, d1)
+        sums = add_outer(sums, w0, w1, x + k * 4, width * 4)
+    store_sums(acc, sums)
 
 
 def make_matmul(sixteen, size):
@@ -133,14 +121,14 @@ def make_matmul(sixteen, size):
         low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
         for first in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
             n = min(TILE_ROWS, n_rows - first)
-            clear(acc, (n_tokens + 3) // 4 * 4)
+            clear(acc, (n_tokens + FLOAT_TOKENS - 1) // FLOAT_TOKENS * FLOAT_TOKENS)
             for start in range(0, width, TILE_COLUMNS):
                 columns = min(TILE_COLUMNS, width - start)
                 for row in range(TILE_ROWS):
                     p = w + ((first + min(row, n - 1)) * width + start) * size
                     for k in range(0, columns, 16):
                         scatter_words(sixteen(p + k * size), tile + (k * TILE_ROWS + row) * 4, TILE_ROWS * 4)
-                for t in range(0, n_tokens, 4):
+                for t in range(0, n_tokens, FLOAT_TOKENS):
                     multiply(tile, acc + t * TILE_ROWS * 4, x + (t * width + start) * 4, width, columns)
             copy_out(acc, out + first * 4, n_tokens, n_rows * 4, n)
 

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from llmlite.engine import emit
 from llmlite.engine.kernels.common import IDS, N_TOKENS, kernel, routine, share
 from llmlite.engine.simd import (
-    add_products,
+    QUANTIZED_TOKENS,
     add_scaled,
     dot4,
     dot4_small,
@@ -43,12 +43,12 @@ from llmlite.engine.simd import (
     load_u8x32,
     load_u8x64,
     low_half,
+    make_add_products,
     make_load_sums,
     make_offset_products,
     make_shuffle,
     prefetch,
     reduce_add,
-    scatter_words,
     splat_f32x8,
     splat_f32x16,
     splat_i32x8,
@@ -57,14 +57,16 @@ from llmlite.engine.simd import (
     store_sums,
     subtract_minimums,
     to_f32,
+    transpose16,
     widen_u8,
 )  # fmt: skip
 
 AHEAD = 4096  # bytes between what is multiplied and what is prefetched: 3 to 6 % faster than 2048
-TILE_ROWS, TILE_TOKENS = 32, 6
+TILE_ROWS, TILE_TOKENS = 32, QUANTIZED_TOKENS
 TILE_BYTES = TILE_ROWS * 256
 SCALES, MINIMUMS = TILE_BYTES, TILE_BYTES + 16 * TILE_ROWS * 4  # offsets in a thread's scratch
-ACCUMULATORS = MINIMUMS + 16 * TILE_ROWS * 4
+ROWS = MINIMUMS + 16 * TILE_ROWS * 4  # bytes, scales, minimums again, not transposed yet
+ACCUMULATORS = 2 * ROWS
 
 load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
 
@@ -337,14 +339,12 @@ def make_embed(
 # ---- prefill -----------------------------------------------------------------------------------------------
 
 
-def make_unpack(
-    *, quants64, scales, group_bytes, n_scales, mins=None, quants32=None, scale=None, minimum=None
-):
+def make_unpack(*, quants64, scales, group_bytes, mins=None, quants32=None, scale=None, minimum=None):
     """Return the routine that unpacks one group of 32 rows to bytes, in the order [k/4][row][k%4].
 
     Its arguments: address of the first row, bytes per row, which group, how many blocks of 32 it has (fewer
     than 8 at the end of a row), how many rows exist (the last is repeated), and a thread's scratch. Scales
-    and minimums go behind the bytes, as [sub-block][row].
+    and minimums go behind the bytes, as [sub-block][row]. All of it is put down row by row, then transposed.
     """
     has_minimum, has_tail = mins is not None, quants32 is not None
     mins, quants32 = mins or nothing, quants32 or nothing
@@ -353,22 +353,31 @@ def make_unpack(
 
     @routine(6)
     def unpack(w, row_bytes, group, n_blocks, n_rows, tile):
+        rows = tile + ROWS
         for row in range(TILE_ROWS):
             p = w + min(row, n_rows - 1) * row_bytes + group * group_bytes
-            place = tile + row * 4
+            bytes_place, place = rows + row * 256, rows + TILE_BYTES + row * 64
             if n_blocks == 8:
                 for i in range(4):
-                    scatter_words(quants64(p, i), place + i * 16 * TILE_ROWS * 4, TILE_ROWS * 4)
-                scatter_words(scales(p), place + SCALES, TILE_ROWS * 4)
+                    store(bytes_place + i * 64, quants64(p, i))
+                store(place, scales(p))
                 if has_minimum:
-                    scatter_words(mins(p), place + MINIMUMS, TILE_ROWS * 4)
+                    store(place + TILE_ROWS * 64, mins(p))
             elif has_tail:
                 for i in range(n_blocks):
-                    scatter_words(quants32(p), place + i * 8 * TILE_ROWS * 4, TILE_ROWS * 4)
-                    store(place + SCALES + i * TILE_ROWS * 4, f32(scale(p)))
+                    store(bytes_place + i * 32, quants32(p))
+                    store(place + i * 4, f32(scale(p)))
                     if has_minimum:
-                        store(place + MINIMUMS + i * TILE_ROWS * 4, f32(minimum(p)))
+                        store(place + TILE_ROWS * 64 + i * 4, f32(minimum(p)))
                     p += block_bytes
+        line = TILE_ROWS * 4
+        for half in range(2):
+            bytes_place, place = rows + half * 16 * 256, rows + TILE_BYTES + half * 16 * 64
+            for i in range(4):
+                transpose16(bytes_place + i * 64, 256, tile + i * 16 * line + half * 64, line)
+            transpose16(place, 64, tile + SCALES + half * 64, line)
+            if has_minimum:
+                transpose16(place + TILE_ROWS * 64, 64, tile + MINIMUMS + half * 64, line)
 
     return unpack
 
@@ -385,16 +394,18 @@ def call_unpack(typing, function, w, row_bytes, group, n_blocks, n_rows, tile):
     return types.none(*[i64] * 7), codegen
 
 
-def make_matmul(*, sub, has_minimum):
+def make_matmul(*, sub, has_minimum, small=True):
     """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
 
-    Twelve sums (2 × 16 rows, 6 tokens) run side by side: a dot product takes 4 or 5 cycles, two start in one.
+    With AVX-512 twelve sums (2 × 16 rows, 6 tokens) run side by side: a dot product takes 4 or 5 cycles, two
+    start in one. `small`: every quant is below 128.
     """
+    add_products = make_add_products(small)
     line = TILE_ROWS * 4  # bytes of one row of words, scales or minimums
 
     @inline
     def multiply(tile, acc, x, xd, xs, width, n_blocks, zero):
-        """32 rows × 6 tokens × one group, added to `acc` (6, 32)."""
+        """32 rows × TILE_TOKENS × one group, added to `acc` (TILE_TOKENS, 32)."""
         d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
         sums = load_sums(acc)
         scales, words = tile + SCALES, tile
@@ -463,6 +474,7 @@ def copy_out(acc, out, n_tokens, row_bytes, n):
 
 
 matmul32 = make_matmul(sub=32, has_minimum=False)
+matmul32_bytes = make_matmul(sub=32, has_minimum=False, small=False)
 matmul32_min = make_matmul(sub=32, has_minimum=True)
 matmul16 = make_matmul(sub=16, has_minimum=False)
 matmul16_min = make_matmul(sub=16, has_minimum=True)

@@ -53,12 +53,14 @@ def test_a_baseline_x86_computes_the_same_without_any_extension() -> None:
     assert not [name for name in report["dot"] if name.startswith("v")]  # no AVX at all
 
 
-EVERY_MATVEC = """
+EVERY_PRODUCT = """
 import ctypes, mmap
 import numpy as np
 from llmlite.tensor import QuantTensor
 from llmlite.bench.ladder import exact_activations, product, random_matrix
 from llmlite.engine.families import FAMILIES
+from llmlite.engine.plan import Plan
+from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 
 
@@ -76,6 +78,14 @@ def at_the_brink(w, end):
     return QuantTensor(w.name, w.type, w.shape, all_bytes[start : start + n].reshape(w.blocks.shape))
 
 
+def of_many(w, x):
+    # as a prompt is read: rows unpacked into tiles, one token more than some of these take at a time
+    recorder = Recorder(max_tokens=len(x), max_outputs=1, n_threads=2, kv_itemsize=4)
+    plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
+    with plan.lock:
+        return plan.run(range(len(x)), 1, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0).copy()
+
+
 for type_id, family in FAMILIES.items():
     width = 768 if family.block == 256 else 864  # whole groups of 256, and a rest where a type may have one
     w, x = random_matrix(get(type_id).name, 37, width), exact_activations(width)
@@ -84,6 +94,11 @@ for type_id, family in FAMILIES.items():
         found = product("simd", at_the_brink(w, end))(x)
         error = float(np.abs(found - expected).max() / np.abs(expected).max())
         assert error < 1e-5, (w.type.name, error)
+    x = np.stack([np.roll(x, 32 * t) for t in range(7)])
+    expected = np.stack([product("numpy", w)(row) for row in x])
+    for end in (True, False):
+        error = float(np.abs(of_many(at_the_brink(w, end), x) - expected).max() / np.abs(expected).max())
+        assert error < 1e-5, (w.type.name, "of many", error)
 print(len(FAMILIES), "types")
 """
 
@@ -105,7 +120,7 @@ def test_every_type_multiplies_alike_on_smaller_cpus(name: str, features: str, t
         pytest.skip(f"this CPU lacks {', '.join(missing)}")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LLMLITE_CACHE": str(tmp_path)}
     env |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    done = subprocess.run([sys.executable, "-c", EVERY_MATVEC], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", EVERY_PRODUCT], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[0]) >= 16
 
@@ -129,7 +144,7 @@ def test_avx512_without_vnni_multiplies_pairs() -> None:
     assert "vpdpbusd" not in report["dot"] + report["dot_small"]
 
 
-def dot_assembly(triple: str, cpu: Target, n: int, *, small: bool = False) -> str:
+def dot_assembly(triple: str, cpu: Target, n: int, *, small: bool = False, signed: bool = False) -> str:
     """Compile one dot product of 4n bytes for any CPU and return its assembly; nothing runs."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -138,7 +153,8 @@ def dot_assembly(triple: str, cpu: Target, n: int, *, small: bool = False) -> st
     sums, quarters = ir.VectorType(emit.I32, n), ir.VectorType(emit.I8, 4 * n)
     function = ir.Function(module, ir.FunctionType(sums, [sums, quarters, quarters]), "dot")
     builder = ir.IRBuilder(function.append_basic_block())
-    builder.ret(emit.dot4(builder, *function.args, cpu, small=small))
+    found = None if signed else emit.dot4(builder, *function.args, cpu, small=small)
+    builder.ret(found or emit.dot4_signed(builder, *function.args, cpu))
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=cpu.name, features=cpu.features, opt=3
     )
@@ -168,6 +184,21 @@ def test_every_cpu_gets_its_own_dot_product(
 ) -> None:
     cpu = Target(architecture=architecture, name=name, features=features)
     assert f"\t{expected}" in dot_assembly(triple, cpu, 16, small=small)
+
+
+@pytest.mark.parametrize(
+    ("triple", "architecture", "name", "features", "expected", "times"),
+    [
+        (ARM, "arm", "neoverse-n1", "+neon,+dotprod", "sdot", 4),
+        (INTEL, "x86", "haswell", AVX2, "vpsignb", 2),
+    ],
+)
+def test_bytes_that_stand_for_signed_numbers_are_multiplied_as_such(
+    triple: str, architecture: str, name: str, features: str, expected: str, times: int
+) -> None:
+    cpu = Target(architecture=architecture, name=name, features=features)
+    assert emit.dots_signed(cpu)
+    assert dot_assembly(triple, cpu, 16, signed=True).count(f"\t{expected}") == times
 
 
 @pytest.mark.parametrize("features", ["avx2", "+avx2,,+fma", "+", "+avx2 +fma", "-,+avx2"])

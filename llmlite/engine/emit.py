@@ -188,6 +188,33 @@ def dot4(builder, acc, unsigned, signed, cpu: Target, *, small: bool = False):
     return _dot4_neutral(builder, acc, unsigned, signed)
 
 
+def dots_signed(cpu: Target) -> bool:
+    """Whether `dot4_signed` is the cheaper way for quants that use all of a byte."""
+    if cpu.architecture == "x86":
+        return cpu.has("avx2") and not cpu.has("avx512bw") and not cpu.dot_bits
+    return cpu.architecture == "arm" and cpu.has("dotprod") and not cpu.has("i8mm")
+
+
+def dot4_signed(builder, acc, shifted, signed, cpu: Target):
+    """acc[i] + Σⱼ (shifted[4i+j] − 128) · signed[4i+j], j < 4, exactly, for signed ≥ −127; see `dots_signed`.
+
+    AVX2 multiplies unsigned with signed bytes: |w| with x·sign(w), at most 128·127·2 < 2¹⁵ in a pair.
+    """
+    n, widest = acc.type.count, _widest_dot(cpu)
+    if n > widest:
+        parts = [
+            dot4_signed(builder, *(_half(builder, v, side) for v in (acc, shifted, signed)), cpu)
+            for side in (0, 1)
+        ]
+        return shuffle(builder, *parts, range(n))
+    w = builder.xor(shifted, constant(shifted.type, -128))
+    if cpu.architecture == "arm":
+        return _call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", acc.type, acc, w, signed)
+    size = builder.select(builder.icmp_signed("<", w, constant(w.type, 0)), builder.neg(w), w)
+    turned = _call(builder, "llvm.x86.avx2.psign.b", w.type, signed, w)
+    return builder.add(acc, _dot4_avx2(builder, size, turned, small=True))
+
+
 def _widest_dot(cpu: Target) -> int:
     """Lanes of int32 that the target's own instruction takes; 0: it has none that we use."""
     if cpu.dot_bits:

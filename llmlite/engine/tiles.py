@@ -87,15 +87,15 @@ def make_load_sums(n):
     return load_sums
 
 
-def make_zero_sums(n):
-    """Return an operation () -> 2n vectors of float32, all zero."""
+def make_zero_sums(n, kind=f32x16):
+    """Return an operation () -> 2n vectors of float32 (or another kind), all zero."""
 
     @intrinsic
     def zero_sums(typing):
         def codegen(context, builder, sig, args):
-            return _packed(builder, [emit.constant(f32x16.llvm, 0.0)] * (2 * n))
+            return _packed(builder, [emit.constant(kind.llvm, 0)] * (2 * n))
 
-        return types.UniTuple(f32x16, 2 * n)(), codegen
+        return types.UniTuple(kind, 2 * n)(), codegen
 
     return zero_sums
 
@@ -136,10 +136,11 @@ def make_offset_products(n):
     return offset_products
 
 
-def make_add_products(small):
+def make_add_products(small, signed=False):
     """Return an operation (products, w0, w1, x, stride): dot products of four bytes, added up.
 
     The bytes are 32 rows' in w0 and w1, and the token's own at x + t·stride. `small`: see `emit.dot4`.
+    `signed`: bytes of rows stand for numbers smaller by 128.
     """
 
     @intrinsic
@@ -150,7 +151,11 @@ def make_add_products(small):
                 place = builder.add(args[3], builder.mul(args[4], emit.I64(i // 2)))
                 word = emit.splat(builder, _load_at(builder, place, emit.I32), 16)
                 four = builder.bitcast(word, args[1].type)
-                sums[i] = emit.dot4(builder, total, args[1 + i % 2], four, cpu, small=small)
+                w = args[1 + i % 2]
+                if signed:
+                    sums[i] = emit.dot4_signed(builder, total, w, four, cpu)
+                else:
+                    sums[i] = emit.dot4(builder, total, w, four, cpu, small=small)
             return _packed(builder, sums)
 
         return products(products, w0, w1, x, stride), codegen

@@ -10,8 +10,8 @@ A unit of work is one key/value head, a tile of tokens and a part of the positio
 because later tiles see more positions. Positions are cut into parts only where a single token's heads are
 few: `merge_parts` then puts the parts' o, m and l together.
 
-The queries of a unit (all tokens and heads that share the key/value head) are taken QUERIES at a time, so a key
-or value that has been loaded serves QUERIES of them. The cache keeps keys transposed within each block
+The queries of a unit (all tokens and heads that share the key/value head) are taken QUERIES at a time, so a
+key or value that has been loaded serves as many. The cache keeps keys transposed within each block
 (`KVCache`): element i of 32 keys lies side by side, so scores are multiples of whole vectors and no lanes are
 summed up.
 

@@ -30,6 +30,7 @@ from llmlite.engine.simd import (
     fma,
     high_half,
     i32,
+    i32x16,
     i64,
     inline,
     lane_at,
@@ -47,6 +48,7 @@ from llmlite.engine.simd import (
     make_load_sums,
     make_offset_products,
     make_shuffle,
+    make_zero_sums,
     prefetch,
     reduce_add,
     splat_f32x8,
@@ -69,6 +71,7 @@ ROWS = MINIMUMS + 16 * TILE_ROWS * 4  # bytes, scales, minimums again, not trans
 ACCUMULATORS = 2 * ROWS
 
 load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
+no_products = make_zero_sums(TILE_TOKENS, i32x16)
 
 # lanes of a vector of 8 (16) scales, spread over the 16 sums of a 64-weight dot product
 pair0, pair1, pair2, pair3 = (make_shuffle([2 * i] * 8 + [2 * i + 1] * 8) for i in range(4))
@@ -398,9 +401,10 @@ def make_matmul(*, sub, has_minimum, small=True):
     """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
 
     With AVX-512 twelve sums (2 × 16 rows, 6 tokens) run side by side: a dot product takes 4 or 5 cycles, two
-    start in one. `small`: every quant is below 128.
+    start in one. `small`: every quant is below 128; else `zero` is 128, so bytes are signed numbers shifted.
     """
-    add_products = make_add_products(small)
+    signed = not small and emit.dots_signed(emit.current_target())
+    add_products = make_add_products(small, signed)
     line = TILE_ROWS * 4  # bytes of one row of words, scales or minimums
 
     @inline
@@ -410,7 +414,7 @@ def make_matmul(*, sub, has_minimum, small=True):
         sums = load_sums(acc)
         scales, words = tile + SCALES, tile
         for j in range(n_blocks * 32 // sub):
-            products = offset_products(xs, s_stride, zero)
+            products = no_products() if signed else offset_products(xs, s_stride, zero)
             for k in range(0, sub, 4):
                 w0, w1 = load_u8x64(words), load_u8x64(words + 64)
                 products = add_products(products, w0, w1, x + k, width)

@@ -34,15 +34,18 @@ REPL_HELP = "/new begins a new conversation, /exit ends; Ctrl-C stops an answer"
 def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
     """Return an argparse type: a number of this kind from low to high."""
 
+    expected = "a whole number" if kind is int else "a number"
+    expected += f" of at least {low:g}" + ("" if high == float("inf") else f" and at most {high:g}")
+
     def convert(text: str) -> Any:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
         if not low <= value <= high:
-            raise ValueError
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
         return value
 
-    convert.__name__ = f"{kind.__name__} of at least {low:g}" + (
-        "" if high == float("inf") else f" and at most {high:g}"
-    )
     return convert
 
 

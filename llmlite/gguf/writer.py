@@ -363,8 +363,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     part = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed below, before the rename)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None  # the name the user knows
+    except OSError as error:  # said of the name that the user knows
+        why = error.strerror if os.path.isdir(folder) else f"there is no folder {folder}"
+        raise type(error)(error.errno, why, os.fspath(path)) from None
     try:
         with file:
             yield file

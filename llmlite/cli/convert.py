@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from llmlite.cli.files import bar, size
 from llmlite.cli.quantize import check_target
-from llmlite.cli.show import size
 from llmlite.errors import LlmliteError
 
 HELP = "make a GGUF file of a Hugging Face folder or an older file"
@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from llmlite.cli.split import bar
 
     is_folder = os.path.isdir(options.source)
     if options.context < 1 or not options.eps > 0:

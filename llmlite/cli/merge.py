@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from llmlite.cli.files import bar, size
 from llmlite.cli.quantize import check_target
-from llmlite.cli.show import size
-from llmlite.cli.split import bar
 
 HELP = "merge the files of a split model"
 EXAMPLES = """\

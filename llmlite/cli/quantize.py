@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmlite.cli.show import size
+from llmlite.cli.files import size
 from llmlite.errors import LlmliteError
 
 if TYPE_CHECKING:

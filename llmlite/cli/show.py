@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import llmlite
+from llmlite.cli.files import bar, size
 from llmlite.errors import LlmliteError
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def run(options: argparse.Namespace) -> int:
 def check(file: GGUFFile) -> None:
     """Say that all weights are finite; a GGUFError says which isn't."""
     from llmlite import gguf
-    from llmlite.cli.split import bar
 
     with bar("check") as progress:
         gguf.check_weights(file, progress=progress)
@@ -212,11 +212,3 @@ def shortened(value: Any) -> str:
 
 def shape(tensor: QuantTensor) -> str:
     return " x ".join(str(n) for n in tensor.shape) or "one value"
-
-
-def size(n_bytes: int) -> str:
-    """Return bytes in the unit that reads best (powers of ten)."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.3g} {unit}"
-    return f"{n_bytes} B"

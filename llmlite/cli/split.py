@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
-from llmlite.cli.show import size
+from llmlite.cli.files import bar, size
 from llmlite.errors import LlmliteError
 
 HELP = "split a model into several files"
@@ -57,17 +55,3 @@ def run(options: argparse.Namespace) -> int:
     for path in paths:
         print(f"{path}: {size(os.path.getsize(path))}")
     return 0
-
-
-@contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, shown from the second second on."""
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, leave=False, delay=1, desc=what) as shown:
-
-        def advance(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done - shown.n)
-
-        yield advance

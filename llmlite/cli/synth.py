@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from llmlite.cli.show import size
+from llmlite.cli.files import size
 from llmlite.errors import LlmliteError
 
 HELP = "write a model of a known shape with random weights"

@@ -346,32 +346,26 @@ def make_half8(first, stride, windows=()):
     return half8
 
 
-def make_shift_words(bits):
-    """Return an operation: unsigned shift of each 64-bit word by a constant; right, or if < 0 left."""
-    bits = list(bits)
+def _make_word_operation(emitted):
+    """Return a maker (bits) -> operation that does with each 64-bit word what its own constant says."""
 
-    @intrinsic
-    def shift_words(typing, a):
-        def codegen(context, builder, sig, args):
-            return emit.shift_words(builder, args[0], bits)
+    def make(bits):
+        bits = list(bits)
 
-        return a(a), codegen
+        @intrinsic
+        def each_word(typing, a):
+            def codegen(context, builder, sig, args):
+                return emitted(builder, args[0], bits)
 
-    return shift_words
+            return a(a), codegen
+
+        return each_word
+
+    return make
 
 
-def make_turn_words(bits):
-    """Return an operation: rotation of each 64-bit word by a constant; right, or if < 0 left."""
-    bits = list(bits)
-
-    @intrinsic
-    def turn_words(typing, a):
-        def codegen(context, builder, sig, args):
-            return emit.turn_words(builder, args[0], bits)
-
-        return a(a), codegen
-
-    return turn_words
+# Unsigned shift, and rotation, by so many bits: to the right, or if they are negative to the left.
+make_shift_words, make_turn_words = map(_make_word_operation, (emit.shift_words, emit.turn_words))
 
 
 @intrinsic

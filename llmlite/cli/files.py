@@ -1,0 +1,28 @@
+"""What the commands that read and write large files have in common: sizes in words, a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def size(n_bytes: int) -> str:
+    """Return bytes in the unit that reads best (powers of ten)."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes} B"
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, shown from the second second on."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, leave=False, delay=1, desc=what) as shown:
+
+        def advance(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        yield advance

@@ -69,14 +69,27 @@ def test_a_head_of_layer_3_looks_behind_the_earlier_occurrence(model: ll.Model) 
     assert place == third and share > 0.5
 
 
-def test_every_layer_agrees_with_pytorch(model: ll.Model) -> None:
+@pytest.mark.parametrize("text", ["The fox was hungry, and the fox was", "Miro, Talan, Besik, Miro, Talan,"])
+def test_every_layer_agrees_with_pytorch(model: ll.Model, text: str) -> None:
+    """Each operation on the inputs that it had, then the whole against PyTorch's own in float64.
+
+    Scores reach thousands here: their last bit alone moves an output of 20 by up to 2e-4, PyTorch's in float32
+    as ours: an absolute bound on the whole would hold or not by the order in which a BLAS adds.
+    """
     torch = pytest.importorskip("torch")
-    trace = model.trace("The fox was hungry, and the fox was")
+    trace = model.trace(text)
     shared = model.config.n_head // model.config.n_head_kv
     for layer in range(model.config.n_layer):
         q, k, v = (trace[f"{name}cur-{layer}"] for name in "QKV")  # (T, heads, d)
         heads = [q, k.repeat(shared, axis=1), v.repeat(shared, axis=1)]
-        tensors = [torch.from_numpy(x.copy()).transpose(0, 1)[None] for x in heads]
-        out = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True)[0]
-        theirs = out.transpose(0, 1).reshape(len(q), -1).numpy()
-        np.testing.assert_allclose(trace[f"kqv_out-{layer}"], theirs, atol=1e-4)
+        q, k, v = (torch.from_numpy(x).transpose(0, 1).double() for x in heads)  # (heads, T, d)
+        scores, weights = (torch.from_numpy(trace[f"{name}-{layer}"]) for name in ("kq", "kq_soft_max"))
+        terms = q.abs() @ k.abs().transpose(1, 2)  # what a score's rounding is relative to
+        assert ((scores - q @ k.transpose(1, 2)).abs() <= 2e-6 * terms).all()
+        seen = scores.masked_fill(torch.ones(len(heads[0]), len(heads[0])).triu(1).bool(), -torch.inf)
+        expected = torch.softmax(seen.double() * model.config.attention_scale, dim=-1)
+        torch.testing.assert_close(weights.double(), expected, atol=2e-6, rtol=0)
+        ours = torch.from_numpy(trace[f"kqv_out-{layer}"].reshape(heads[0].shape)).transpose(0, 1).double()
+        torch.testing.assert_close(ours, weights.double() @ v, atol=2e-6 * float(v.abs().max()), rtol=0)
+        whole = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+        torch.testing.assert_close(ours, whole, atol=5e-5 * float(whole.abs().max()), rtol=0)

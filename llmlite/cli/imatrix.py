@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from llmlite.cli.quantize import check_target
 from llmlite.cli.texts import add_text_arguments, chunked_ids
 
 HELP = "measure which weights matter on a text"
@@ -22,11 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help='a GGUF file in F32, F16 or BF16, or "tales"')
     add_text_arguments(parser)
     parser.add_argument("-o", "--output", default="imatrix.gguf", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 
 def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from llmlite import resources
+
+    check_target(resources.model_path(options.model), options.output, force=options.force)
+    if options.text not in (None, "-") and os.path.exists(options.text):
+        check_target(options.text, options.output, force=options.force)
     from llmlite.bench.imatrix import collect
     from llmlite.model import load
 

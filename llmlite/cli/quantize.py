@@ -91,8 +91,13 @@ def run(options: argparse.Namespace) -> int:
 def check_target(source: str | os.PathLike[str], target: str, *, force: bool) -> None:
     if not os.path.exists(target):
         return
+    from llmlite.gguf.shards import NAME
+
     if os.path.samefile(source, target):
         raise LlmliteError(f"{target}: is the source itself; name another file to write")
+    parts = [NAME.fullmatch(os.path.realpath(path)) for path in (source, target)]
+    if all(parts) and len({(part["prefix"], part["count"]) for part in parts if part}) == 1:
+        raise LlmliteError(f"{target}: is a part of the source; name another file to write")
     if not force:
         raise LlmliteError(f"{target}: exists already; --force replaces it")
 

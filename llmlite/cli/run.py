@@ -42,7 +42,7 @@ def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str]
             value = kind(text)
         except ValueError:
             value = float("nan")
-        if not low <= value <= high:
+        if not low <= value <= high or value == float("inf"):
             raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
         return value
 

@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from llmlite.synth import synthesize
 
+    if options.seed < 0:
+        raise LlmliteError(f"--seed: must be 0 or more, got {options.seed}")
     target = options.output or f"{options.shape}-{options.type}.gguf"
     if os.path.exists(target) and not options.force:
         raise LlmliteError(f"{target}: exists already; --force replaces it")

@@ -45,5 +45,5 @@ def run(options: argparse.Namespace) -> int:
     else:
         for id_, piece, token in rows:
             print(f"{id_:>7}  {piece.hex(' '):<24}  {token!r}")
-        print(f"{len(ids)} tokens, {len(text.encode())} bytes")
+        print(f"{len(ids)} tokens, {len(text.encode(errors='surrogateescape'))} bytes")
     return 0

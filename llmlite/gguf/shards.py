@@ -148,7 +148,8 @@ def split(
     progress: called as progress(bytes_done, n_bytes).
 
     The first file is written last: without it nothing can be opened, so an interrupted split is no model.
-    Raises: ValueError without a limit or with one below 1; GGUFError, OSError as `read` and `write`.
+    Raises: ValueError without a limit, with one below 1, or for a prefix of the source's own files;
+        GGUFError, OSError as `read` and `write`.
     """
     for name, limit in (("max_tensors", max_tensors), ("max_bytes", max_bytes)):
         if limit is not None and limit < 1:
@@ -160,6 +161,10 @@ def split(
         groups = list(_groups(file, max_tensors, max_bytes))
         if len(groups) > MAX_SHARDS:
             raise GGUFError(file.path, "tensors", None, f"at most {MAX_SHARDS} files", len(groups))
+        sources = [file.path, *(shard.path for shard in file.shards)]
+        for target in (shard_path(prefix, index, len(groups)) for index in range(len(groups))):
+            if os.path.exists(target) and any(os.path.samefile(target, source) for source in sources):
+                raise ValueError(f"{target}: is a file of the source itself; choose another prefix")
         total = sum(tensor.n_bytes for tensor in file.tensors.values())
         done = 0
         for index in reversed(range(len(groups))):

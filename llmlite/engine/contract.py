@@ -1,0 +1,108 @@
+"""The contract between recorder, plan and kernels: what memory holds, written once and without numba.
+
+A kernel is called as (record, rank, n_threads). Its record is an array of int64 words: the address of the
+step record, then one word for each argument. Where an operation has many arguments, one of them is the
+address of a record of its own; both kinds are declared here as dataclasses, whose fields are words in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import namedtuple
+from dataclasses import dataclass
+from typing import Any
+
+WORD = 8  # bytes
+
+# ---- sizes that both sides must agree on -------------------------------------------------------------------
+
+FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
+TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
+TILE_SCRATCH = 2 * (32 * 256 + 2 * 16 * 32 * 4)  # a thread's tile with scales and minimums, and as unpacked
+FLOAT_TILE = 32 * 128 * 4
+
+CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
+ATTENTION_TILE = 16  # tokens whose queries one unit of work takes
+ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
+ATTENTION_PART = 256  # positions summed together, counted from position 0: parts are merged in order
+
+
+# ---- records -----------------------------------------------------------------------------------------------
+
+
+def offsets(record: type) -> Any:
+    """Return the byte offset of each field of a record, as a named tuple: numba reads it as constants."""
+    names = [f.name for f in dataclasses.fields(record)]
+    return namedtuple(f"{record.__name__}Offsets", names)(*(WORD * i for i in range(len(names))))
+
+
+@dataclass
+class Step:
+    """What changes from one run of a plan to the next.
+
+    Attributes:
+        n_tokens: rows of the step, of all its sequences together.
+        n_outputs: rows whose logits are wanted.
+        n_slots, n_output_slots: the same times the experts that each row uses.
+        ids: address of the token ids, int64 (n_tokens,).
+        positions: address of each row's position in its sequence, int64 (n_tokens,).
+        outputs: address of the rows whose logits are wanted, int64 (n_outputs,).
+        n_sequences: how many sequences the rows belong to.
+        sequences: address of their `Sequence` records behind each other.
+        angles: address of the addresses of the RoPE tables, int64 (n_tables,): table i holds, for each
+            position from 0 on, cosines then sines, float32 (2, dim/2).
+        faults: address of int64 (n_threads, 8): in the first word of each line the number of the first
+            operation that met a number that is not finite, plus 1; 0 if there was none.
+    """
+
+    n_tokens: int = 0
+    n_outputs: int = 0
+    n_slots: int = 0
+    n_output_slots: int = 0
+    ids: int = 0
+    positions: int = 0
+    outputs: int = 0
+    n_sequences: int = 0
+    sequences: int = 0
+    angles: int = 0
+    faults: int = 0
+
+
+@dataclass
+class Sequence:
+    """One sequence's share of a step.
+
+    Attributes:
+        first, end: its rows. position: of its first row.
+        states: address of its cache's `LayerWords`, one record for each layer.
+    """
+
+    first: int = 0
+    end: int = 0
+    position: int = 0
+    states: int = 0
+
+
+@dataclass
+class LayerWords:
+    """Where a layer's state lies (`llmlite.kv_cache`).
+
+    Attributes:
+        k, v: addresses of keys and values. size: positions there is room for, a multiple of CACHE_BLOCK:
+            position p is stored at p % size.
+        k_scales, v_scales: addresses of the scales of a quantized cache, else 0.
+        conv, state: addresses of a recurrent mixer's convolution tail and state, else 0.
+    """
+
+    k: int = 0
+    v: int = 0
+    size: int = 0
+    k_scales: int = 0
+    v_scales: int = 0
+    conv: int = 0
+    state: int = 0
+    spare: int = 0
+
+
+STEP, SEQUENCE, LAYER = offsets(Step), offsets(Sequence), offsets(LayerWords)
+SEQUENCE_BYTES, LAYER_BYTES = WORD * len(SEQUENCE), WORD * len(LAYER)

@@ -122,5 +122,37 @@ class ModelError(ContentError):
     """A model's hyperparameters or tensors don't fit together."""
 
 
+class NumericsError(LlmliteError):
+    """The forward pass met a number that is not finite: weights of the model are damaged.
+
+    Attributes:
+        operation: the first result that held such a number, by its name in a trace ("attn_norm").
+        layer: its layer, or None outside the layers.
+    """
+
+    def __init__(self, text: str = "", *, operation: str = "", layer: int | None = None) -> None:
+        super().__init__(text)
+        self.operation = operation
+        self.layer = layer
+
+    @classmethod
+    def at(cls, operation: str, layer: int | None) -> Self:
+        """Make the error for the result `operation` of a layer."""
+        where = operation if layer is None else f"{operation} of layer {layer}"
+        return cls(
+            f"{where}: holds a number that is not finite; the model's weights are damaged (llmlite show --check FILE looks "
+            "for the tensor)",
+            operation=operation,
+            layer=layer,
+        )
+
+
+    @classmethod
+    def of_input(cls, name: str, label: str = "") -> Self:
+        """Make the error for an operation's input, called "name-layer" as in a trace."""
+        stem, dash, layer = name.rpartition("-")
+        return cls.at(stem, int(layer)) if dash and layer.isdigit() else cls.at(name or label, None)
+
+
 class SamplingError(LlmliteError):
     """Logits from which no token can be chosen: NaN, infinite, or all forbidden."""

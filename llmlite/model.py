@@ -17,13 +17,13 @@ from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
-from llmlite.kv_cache import KVCache
+from llmlite.kv_cache import DTYPES, KVCache
 from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer, from_metadata
-from llmlite.transformer import Weights
+from llmlite.weights import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
-KV_DTYPES = {"f16": np.float16, "f32": np.float32}
+KV_DTYPES = DTYPES
 
 
 def load(
@@ -83,9 +83,10 @@ class Model:
         self.gguf = file
         self.metadata = file.metadata
         with file.located():
-            self.config = ModelConfig.from_metadata(file.metadata, file.tensors)
+            config = ModelConfig.from_metadata(file.metadata, file.tensors)
+            self.n_ctx = min(config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
+            self.config = config.for_context(self.n_ctx)
             self.weights = Weights.from_tensors(file.tensors, self.config)
-        self.n_ctx = min(self.config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
@@ -153,7 +154,7 @@ class Model:
             As `logits`; TokenizerError as `tokenizer`.
         """
         ids = self._ids(prompt)
-        cache = KVCache(self.config, len(ids), self.cache.k.dtype.type)
+        cache = KVCache(self.config, len(ids), self.cache.dtype.type, chunk=len(ids))
         trace = Trace(ids)
         EagerExecutor(self.weights, self.config)(ids, cache, n_outputs=len(ids), trace=trace)
         return trace
@@ -230,8 +231,7 @@ class Model:
     def _next_logits(self, ids: list[int]) -> tuple[int, np.ndarray]:
         """Return the logits (V,) after `ids`, and how many of `ids` were in the cache already."""
         with self._lock:
-            reused = min(self.cache.common_prefix(ids), len(ids) - 1)  # one must run to give logits
-            self.cache.truncate(reused)
+            reused = self.cache.reuse(ids, len(ids) - 1)  # one must run to give logits
             return reused, self._evaluate(ids[reused:], last_only=True)[0]
 
     def _evaluate(self, ids: list[int], *, last_only: bool) -> np.ndarray:

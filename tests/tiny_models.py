@@ -10,9 +10,10 @@ import numpy as np
 
 from llmlite import gguf
 from llmlite.architectures import ARCHITECTURES
-from llmlite.config import NORM_EPS, ModelConfig, required_tensors, tensor_shapes
+from llmlite.config import NORM_EPS, ModelConfig
 from llmlite.quants import by_name
 from llmlite.tensor import PendingTensor, QuantTensor
+from llmlite.weights import required_tensors, tensor_shapes
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llmlite.config import ModelConfig
     from llmlite.kv_cache import KVCache
-    from llmlite.transformer import Weights
+    from llmlite.weights import Weights
 
 EXECUTORS = ("auto", "planned", "eager")
 

@@ -288,12 +288,12 @@ def reduce_add(typing, a):
 
 @intrinsic
 def reduce_max(typing, a):
-    """The largest of float32 lanes."""
+    """The largest of float32 or int32 lanes."""
 
     def codegen(context, builder, sig, args):
-        return emit.reduce(builder, args[0], "max")
+        return emit.reduce(builder, args[0], "max" if a.element == "f32" else "imax")
 
-    return f32(a), codegen
+    return (f32 if a.element == "f32" else i32)(a), codegen
 
 
 # ---- helpers of quantized blocks ---------------------------------------------------------------------------

@@ -49,8 +49,8 @@ class Step:
         outputs: address of the rows whose logits are wanted, int64 (n_outputs,).
         n_sequences: how many sequences the rows belong to.
         sequences: address of their `Sequence` records behind each other.
-        angles: address of the addresses of the RoPE tables, int64 (n_tables,): table i holds, for each
-            position from 0 on, cosines then sines, float32 (2, dim/2).
+        tables: address of the addresses of what depends on the position alone, int64 (n_tables,): each table
+            has a row of float32 for each position from 0 on (RoPE: cosines, then sines).
         faults: address of int64 (n_threads, 8): in the first word of each line the number of the first
             operation that met a number that is not finite, plus 1; 0 if there was none.
     """
@@ -64,7 +64,7 @@ class Step:
     outputs: int = 0
     n_sequences: int = 0
     sequences: int = 0
-    angles: int = 0
+    tables: int = 0
     faults: int = 0
 
 

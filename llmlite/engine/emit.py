@@ -101,13 +101,15 @@ def _suffix(kind) -> str:
 
 
 def reduce(builder, a, operation: str):
-    """Fold the lanes by halves: "add", "fadd" or "max" (of floats)."""
+    """Fold the lanes by halves: "add", "fadd", "max" (of floats) or "imax" (of signed integers)."""
     n = a.type.count
     while n > 1:
         n //= 2
         low, high = shuffle(builder, a, a, range(n)), shuffle(builder, a, a, range(n, 2 * n))
         if operation == "max":
             a = builder.select(builder.fcmp_ordered(">", low, high), low, high)
+        elif operation == "imax":
+            a = builder.select(builder.icmp_signed(">", low, high), low, high)
         else:
             a = getattr(builder, operation)(low, high)
     return builder.extract_element(a, I32(0))

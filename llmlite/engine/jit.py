@@ -55,8 +55,8 @@ class KernelError(LlmliteError):
 class Kernel:
     """One compiled function; nothing is compiled, nor numba imported, before `address` is read."""
 
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
+    def __init__(self, module: str, name: str, parameters: tuple[str, ...] | None = None) -> None:
+        self.module, self.name, self.parameters = module, name, parameters
         self.symbol = f"llmlite_{name}"
         self._address: int | None = None
 
@@ -88,10 +88,30 @@ class Kernel:
         return self._address is not None or (OBJECTS_PROVEN and _read(self) is not None)
 
 
-@functools.cache
+DECLARED: dict[tuple[str, str], Kernel] = {}
+
+
+def declare(module: str, name: str, parameters: str | None) -> Kernel:
+    """Return the kernel `name` of `llmlite.engine.kernels.<module>`; a second declaration must be the same.
+
+    Args:
+        parameters: its parameters after (step, rank, n_threads), in order, with spaces between; None for a
+            routine, whose caller is compiled code.
+    """
+    names = None if parameters is None else tuple(parameters.split())
+    found = DECLARED.setdefault((module, name), Kernel(module, name, names))
+    assert found.parameters == names, f"{module}.{name} is declared twice, with unlike parameters"
+    return found
+
+
 def kernel(module: str, name: str) -> Kernel:
-    """Return the kernel `name` of `llmlite.engine.kernels.<module>`."""
-    return Kernel(module, name)
+    """Return a declared kernel by the name of its file and its own.
+
+    Raises: KeyError if nothing declares it.
+    """
+    import llmlite.engine.signatures  # declares all  # noqa: F401
+
+    return DECLARED[module, name]
 
 
 def prepare(kernels: Iterable[Kernel], progress: Progress | None = None) -> None:
@@ -285,6 +305,9 @@ def _compile(k: Kernel) -> Any:
         if numba.config.DISABLE_JIT:
             raise KernelError("NUMBA_DISABLE_JIT is set")
         function = getattr(importlib.import_module(f"llmlite.engine.kernels.{k.module}"), k.name)
+        taken = getattr(function, "llmlite_parameters", None)
+        if k.parameters is not None and taken != list(k.parameters):
+            raise KernelError(f"declared with the parameters {' '.join(k.parameters)}, but takes {taken}")
         return function.llmlite_compile()
     except KernelError:
         raise

@@ -13,13 +13,12 @@ import sys
 import threading
 import weakref
 
-from llmlite.engine.jit import kernel
+from llmlite.engine.signatures import RUN, STOP, WORK
 
 LINGER_NS = 2_000_000  # how long a worker yields before it sleeps: longer than sampling one token takes
 LINE = 64
 SCRATCH = 5 * LINE  # as in kernels/team.py
 
-RUN, WORK, STOP = (kernel("team", name) for name in ("run", "work", "stop"))
 _INT64 = ctypes.c_int64
 
 

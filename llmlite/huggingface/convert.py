@@ -12,17 +12,17 @@ from typing import Any, NoReturn
 import numpy as np
 
 from llmlite import gguf
-from llmlite.architectures import Architecture, by_class
+from llmlite.architectures import Architecture, Names, by_class
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.gguf.writer import Progress
-from llmlite.huggingface.names import BY_CLASS, LLAMA, Names, renamed
+from llmlite.huggingface.names import renamed
 from llmlite.huggingface.safetensors import read_folder, read_json, shown
 from llmlite.huggingface.vocabulary import tokenizer_metadata
 from llmlite.mixes import FILE_TYPES, assign, canonical
 from llmlite.quants import QuantType, by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.transformer import Weights
+from llmlite.weights import Weights
 
 GPT2_REFUSED = {
     "scale_attn_weights": True,
@@ -64,7 +64,7 @@ def convert_folder(
     config = Config(path)
     architecture = config.architecture()
     sources = read_folder(folder)
-    names = BY_CLASS.get(config.class_name, LLAMA)
+    names = architecture.class_names.get(config.class_name, architecture.names)
     tied = config.flag("tie_word_embeddings", architecture.name == "gpt2")
     tensors = renamed(folder, sources, names, tied=tied)
     hyperparameters = config.hyperparameters(architecture)

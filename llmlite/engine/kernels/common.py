@@ -1,8 +1,11 @@
-"""How a kernel is declared, and what all of them use."""
+"""How a kernel's body is marked, and what all of them use."""
+
+import inspect
 
 import numba
 from numba import types
 
+from llmlite.engine.contract import STEP
 from llmlite.engine.jit import entry_source
 from llmlite.engine.simd import (
     FASTMATH,
@@ -19,10 +22,10 @@ from llmlite.engine.simd import (
     reinterpret,
     shift_left,
     splat_f32x16,
+    store,
 )  # fmt: skip
 
-# The step record: what changes from one run of a plan to the next, int64 each, at these byte offsets.
-N_TOKENS, N_OUTPUTS, POSITION, N_CTX, K_CACHE, V_CACHE, IDS, ANGLES, N_SLOTS, N_OUTPUT_SLOTS = range(0, 80, 8)
+FAULT_LINE = 64  # bytes of a thread's own line in the step's `faults`
 
 
 def kernel(body):
@@ -30,6 +33,7 @@ def kernel(body):
     (`jit.entry_source`).
     """
     compiled = inline(body)
+    compiled.llmlite_parameters = list(inspect.signature(body).parameters)[3:]
 
     def compile_entry():
         scope = {"body": compiled, "load_i64": load_i64, "load_f64": load_f64, "float32": types.float32}
@@ -65,6 +69,20 @@ def share_by(n, unit, rank, n_threads):
     """This thread's part of n things, cut only at multiples of `unit`."""
     low, high = share((n + unit - 1) // unit, rank, n_threads)
     return low * unit, min(high * unit, n)
+
+
+@inline
+def report(step, rank, number):
+    """Note that operation `number` met a number that is not finite; a thread keeps its first."""
+    line = load_i64(step + STEP.faults) + rank * FAULT_LINE
+    if load_i64(line) == 0:
+        store(line, i64(number))
+
+
+@inline
+def position_of(step, row):
+    """The position of a row in its sequence."""
+    return load_i64(load_i64(step + STEP.positions) + row * 8)
 
 
 # exp(x) = 2ⁿ·exp(r), n = round(x / ln 2), |r| ≤ ln 2 / 2; the polynomial is the Taylor series to r⁷ (error

@@ -1,4 +1,4 @@
-"""Row operations: norms, RoPE, SwiGLU, sums, the key/value cache, and the quantizing of activations.
+"""Row operations: norms, RoPE, SwiGLU, sums, and the quantizing of activations.
 
 Every buffer is (T, width) float32, contiguous; widths are multiples of 16. `rows` is where the step record
 holds T: it counts either all tokens of the step or those whose logits are wanted.
@@ -8,12 +8,9 @@ import math
 
 from llmlite.engine.kernels.common import (
     ANGLES,
-    K_CACHE,
-    N_CTX,
     N_OUTPUTS,
     N_TOKENS,
     POSITION,
-    V_CACHE,
     exp,
     kernel,
     share,
@@ -24,7 +21,6 @@ from llmlite.engine.simd import (
     concat,
     divide,
     f32,
-    f32_to_half,
     fma,
     high_half,
     i32,
@@ -40,7 +36,6 @@ from llmlite.engine.simd import (
     reduce_add,
     reduce_max,
     reinterpret,
-    scatter_words,
     splat_f32x16,
     splat_i32x16,
     store,
@@ -179,37 +174,6 @@ def rope(step, rank, n_threads, x, out, n_head, head_size, rope_dim, distance):
             store(o + second, u * s + v * c)
         for i in range(rope_dim * 4, head_size * 4, 4):
             store(o + i, load_f32(a + i))
-
-
-def make_store(of_f32, size):
-    """Return the kernel that writes a step's keys and values (T, K, Dh) to a cache of `size` bytes a number.
-
-    Values go to (n_layer, K, n_ctx, Dh), keys to (n_layer, K, n_ctx/32, Dh, 32): see `KVCache`.
-    """
-
-    @kernel
-    def store_kv(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
-        n_ctx, position = load_i64(step + N_CTX), load_i64(step + POSITION)
-        low, high = share(load_i64(step + N_TOKENS) * n_head_kv, rank, n_threads)
-        for row in range(low, high):
-            at = position + row // n_head_kv
-            head = (layer * n_head_kv + row % n_head_kv) * n_ctx
-            block, source = (head + at // 32 * 32) * head_size + at % 32, row * head_size * 4
-            keys = load_i64(step + K_CACHE) + block * size
-            values = load_i64(step + V_CACHE) + (head + at) * head_size * size
-            for i in range(0, head_size, 16):
-                scatter_words(of_f32(load_f32x16(k + source + i * 4)), keys + i * 32 * size, 32 * size)
-                store(values + i * size, of_f32(load_f32x16(v + source + i * 4)))
-
-    return store_kv
-
-
-@inline
-def as_it_is(v):
-    return v
-
-
-store_f32, store_f16 = make_store(as_it_is, 4), make_store(f32_to_half, 2)
 
 
 @inline

@@ -131,7 +131,11 @@ class KVCache:
         try:
             for layer in config.layers:
                 shared = layer.mixer.shared
-                own = AttentionState(layer.mixer, n_ctx, dtype, chunk) if shared is None else self.states[shared]
+                own = (
+                    AttentionState(layer.mixer, n_ctx, dtype, chunk)
+                    if shared is None
+                    else self.states[shared]
+                )
                 self.states.append(own)
         except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
             raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
@@ -204,8 +208,11 @@ class KVCache:
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """np.zeros at an address that vector loads like; a page is taken when it is first written, not before."""
+    """np.zeros at an address that vector loads like; a page is taken when it is first written, not before.
+
+    Kernels may read a vector that begins in the last row and reaches past the end.
+    """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(n_bytes + ALIGNMENT, np.uint8)
+    raw = np.zeros(n_bytes + 2 * ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + n_bytes].view(dtype).reshape(shape)

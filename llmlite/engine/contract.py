@@ -22,9 +22,11 @@ TILE_SCRATCH = 2 * (32 * 256 + 2 * 16 * 32 * 4)  # a thread's tile with scales a
 FLOAT_TILE = 32 * 128 * 4
 
 CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
-ATTENTION_TILE = 16  # tokens whose queries one unit of work takes
 ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
 ATTENTION_PART = 256  # positions summed together, counted from position 0: parts are merged in order
+ATTENTION_PARTS = 128  # parts of a few tokens that threads may share; beyond that a thread takes whole rows
+ATTENTION_FORMS = (64, 128, 256)  # sizes of keys and values that have a kernel of their own
+ATTENTION_ROW_BYTES = 64 << 10  # of queries and sums that one unit of work holds, about
 
 
 # ---- records -----------------------------------------------------------------------------------------------
@@ -104,5 +106,58 @@ class LayerWords:
     spare: int = 0
 
 
+@dataclass
+class AttentionRecord:
+    """What `attention` and `merge_parts` read beside the step; T tokens, H heads, Dk and Dv key and value sizes.
+
+    Attributes:
+        q: float32 (T, H·Dk). out: float32 (T, H·Dv).
+        parts, states: where parts of positions are kept that threads share: float32
+            (n_parts, T, H, Dv rounded up to 16), and (n_parts, T, H, 2). n_parts: how many there is room for;
+            0: none is shared, and `merge_parts` has nothing to do.
+        scratch: `scratch_bytes` for each thread (`attention_scratch`). tile_rows: queries of a unit of work.
+        layer: which of a sequence's `LayerWords`.
+        scale, window, causal, softcap: as in `llmlite.layers.Attention`.
+        sinks, slopes: addresses of float32 (H,): logits that count in the denominator only, and what a score
+            loses for each position of distance (ALiBi); 0: none.
+    """
+
+    q: Any = 0
+    out: Any = 0
+    parts: Any = 0
+    states: Any = 0
+    n_parts: int = 0
+    scratch: Any = 0
+    scratch_bytes: int = 0
+    tile_rows: int = 0
+    layer: int = 0
+    n_head: int = 0
+    n_head_kv: int = 0
+    key_size: int = 0
+    value_size: int = 0
+    scale: float = 1.0
+    window: int = 0
+    causal: int = 1
+    softcap: float = 0.0
+    sinks: Any = 0
+    slopes: Any = 0
+
+
+def attention_tile(n_rows: int, key_size: int, value_size: int) -> int:
+    """Return how many queries a unit of work takes, if a sequence may bring n_rows for a key/value head."""
+    rows = max(32, min(256, ATTENTION_ROW_BYTES // (4 * (key_size + value_size)) // 16 * 16))
+    return min(rows, -(-n_rows // ATTENTION_QUERIES) * ATTENTION_QUERIES)
+
+
+def attention_scratch(tile_rows: int, key_size: int, value_size: int) -> int:
+    """Return the bytes that a thread of the attention kernel works in."""
+    n_bytes = ATTENTION_QUERIES * CACHE_BLOCK * 4 + 64  # scores, then what shrinks older sums
+    n_bytes += CACHE_BLOCK * (key_size + value_size) * 4 + 64  # a block as float32; reads past its end
+    q_bytes, o_bytes = -(-key_size // 16) * 64, -(-value_size // 32) * 128
+    n_bytes += tile_rows * (q_bytes + 2 * o_bytes + 16)  # queries, sums of a part and of all, their m and l
+    return -(-n_bytes // 64) * 64
+
+
 STEP, SEQUENCE, LAYER = offsets(Step), offsets(Sequence), offsets(LayerWords)
 SEQUENCE_BYTES, LAYER_BYTES = WORD * len(SEQUENCE), WORD * len(LAYER)
+ATTENTION = offsets(AttentionRecord)

@@ -15,7 +15,7 @@ import numpy as np
 from llmlite.config import ModelConfig
 from llmlite.errors import NumericsError
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Experts
+from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
 from llmlite.tensor import QuantTensor
 from llmlite.transformer import forward
 from llmlite.weights import RopeTable, Weights
@@ -365,20 +365,6 @@ def hidden_positions(distance: np.ndarray, spec: Attention) -> np.ndarray:
         return np.abs(distance) > spec.window // 2 if spec.window else np.zeros(distance.shape, bool)
     hidden = distance < 0
     return hidden | (distance >= spec.window) if spec.window else hidden
-
-
-def alibi_slopes(spec: Attention) -> np.ndarray:
-    """What each head's scores lose per position of distance, float32 (H,); Press et al. 2022."""
-    n = 1 << int(math.log2(spec.n_head))  # the largest power of two up to the number of heads
-    even, odd = 2 ** (-spec.alibi / n), 2 ** (-spec.alibi / 2 / n)
-    slopes = [even ** (h + 1) if h < n else odd ** (2 * (h - n) + 1) for h in range(spec.n_head)]
-    return np.array(slopes, np.float32)
-
-
-def temperatures(positions: np.ndarray, spec: Attention) -> np.ndarray:
-    """What queries at `positions` are multiplied by, float32."""
-    steps = np.floor((positions + 1) / spec.temperature_length)
-    return (1 + spec.temperature_scale * np.log(steps + 1)).astype(np.float32)
 
 
 _erf = np.frompyfunc(math.erf, 1, 1)

@@ -146,7 +146,6 @@ class NumericsError(LlmliteError):
             layer=layer,
         )
 
-
     @classmethod
     def of_input(cls, name: str, label: str = "") -> Self:
         """Make the error for an operation's input, called "name-layer" as in a trace."""

@@ -152,9 +152,7 @@ def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any)
     return outer_norm(ops, weights, config, "token_embd_norm", "inp_norm", x)
 
 
-def outer_norm(
-    ops: Operations, weights: Weights, config: ModelConfig, tensor: str, name: str, x: X
-) -> X:
+def outer_norm(ops: Operations, weights: Weights, config: ModelConfig, tensor: str, name: str, x: X) -> X:
     """A norm outside the layers; x itself if the model has none of that name."""
     if f"{tensor}.weight" not in weights.outer:
         return x
@@ -177,13 +175,17 @@ def block(b: Block, x: X) -> X:
     """One layer: what mixes tokens, then what works on each alone; each is added to what came in."""
     ops, layer = b.ops, b.layer
     inner = b.norm("attn_norm", x)
-    mixed = MIXERS[type(layer.mixer)](b, b.norm("attn_norm_2", inner if "attn_norm_2.weight" not in b.w else x))
+    mixed = MIXERS[type(layer.mixer)](
+        b, b.norm("attn_norm_2", inner if "attn_norm_2.weight" not in b.w else x)
+    )
     mixed = _branch(b, "post_attention_norm", mixed)
     if b.is_last:  # nothing after this mixes tokens: keep those whose logits are wanted
         x, mixed = ops.outputs(x), ops.outputs(mixed)
         inner = ops.outputs(inner) if layer.parallel else inner
     if layer.parallel:
-        after = _branch(b, "post_ffw_norm", feed_forward(b, b.norm("ffn_norm", x) if _has(b, "ffn_norm") else inner))
+        after = _branch(
+            b, "post_ffw_norm", feed_forward(b, b.norm("ffn_norm", x) if _has(b, "ffn_norm") else inner)
+        )
         return b.name(ops.add(ops.add(x, mixed), after), "l_out")
     x = b.name(b.norm("attn_output_norm", ops.add(x, mixed)), "ffn_inp")
     if layer.feed_forward is not None:

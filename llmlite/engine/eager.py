@@ -189,7 +189,10 @@ class Eager:
     def expert_matmul(
         self, w: QuantTensor, x: np.ndarray, routes: Routes, bias: np.ndarray | None = None
     ) -> np.ndarray:
-        """x[s] @ w[expert of s].T + bias[expert of s]: (S, columns) by (n_expert, rows, columns) -> (S, rows)."""
+        """x[s] @ w[expert of s].T + bias[expert of s].
+
+        (S, columns) by (n_expert, rows, columns) -> (S, rows)
+        """
         _, n_rows, _ = w.shape
         ends = np.cumsum(routes.counts)
         parts = []
@@ -283,11 +286,11 @@ class Eager:
     def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
         """An activation of x, times up if it is given:
 
-            silu        x * sigmoid(x)
-            gelu        x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)
-            gelu_erf    x/2 * (1 + erf(x / sqrt(2)))
-            relu2       max(x, 0)²
-            swiglu_oai  g * sigmoid(1.702 g) * (u + 1), g = min(x, 7), u = up between -7 and 7
+        silu        x * sigmoid(x)
+        gelu        x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)
+        gelu_erf    x/2 * (1 + erf(x / sqrt(2)))
+        relu2       max(x, 0)²
+        swiglu_oai  g * sigmoid(1.702 g) * (u + 1), g = min(x, 7), u = up between -7 and 7
         """
         with np.errstate(over="ignore"):  # exp(-x) may reach inf: the quotient is then 0, as it should be
             if kind == "silu":

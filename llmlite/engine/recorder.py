@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.engine import signatures as K
+from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import (
     ATTENTION_PART,
     ATTENTION_PARTS,
@@ -170,8 +170,8 @@ class Recorder:
         """See eager.Eager.layer_norm."""
         out = self._buffer(x.width, x.rows)
         self._op(
-            K.LAYER_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, bias=0 if bias is None else bias, out=out,
-            width=x.width, eps=float(eps), number=self._number(),
+            K.LAYER_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, bias=0 if bias is None else bias,
+            out=out, width=x.width, eps=float(eps), number=self._number(),
         )  # fmt: skip
         return out
 
@@ -407,9 +407,7 @@ class Recorder:
             self._op(family.matvec, (x,), (out,), _facts(w), **same)
             return
         scratch, size = self._scratch(FLOAT_TILE + self._padded(x.rows) * 32 * 4)
-        self._op(
-            family.matmul, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size
-        )
+        self._op(family.matmul, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size)
 
     def _quantized_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
         q, d, sums32, sums16, *mixed = self._activations(x)

@@ -49,7 +49,9 @@ GATED_ACTIVATIONS: dict[str, Kernel] = {
 
 # ---- attention -----------------------------------------------------------------------------------------------
 
-STORE = {kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in ("f16", "f32")}
+STORE = {
+    kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in ("f16", "f32")
+}
 _FORMS = {size: f"_{size}" for size in ATTENTION_FORMS} | {0: ""}
 ATTENTION = {
     (kv, size): declare("attention", f"attention_{kv}{form}", "spec")
@@ -81,9 +83,7 @@ EACH_EXPERT = declare("experts", "each_expert", None)  # a routine: its record h
 # ---- measuring ---------------------------------------------------------------------------------------------
 
 PEAK = {kind: declare("peak", f"peak_{kind}", "numbers rounds out") for kind in ("f32", "int8")}
-SCALAR_MATVEC = {
-    kind: declare("scalar", f"scalar_{kind}", PLAIN_MATVEC) for kind in ("q4_0", "q8_0", "q4_k")
-}
+SCALAR_MATVEC = {kind: declare("scalar", f"scalar_{kind}", PLAIN_MATVEC) for kind in ("q4_0", "q8_0", "q4_k")}
 
 # ---- the team ----------------------------------------------------------------------------------------------
 

@@ -197,6 +197,6 @@ def alibi_slopes(spec: Attention) -> np.ndarray:
 
 
 def temperatures(positions: np.ndarray, spec: Attention) -> np.ndarray:
-    """Return what queries at `positions` are multiplied by, float32: 1 + scale · ln(⌊(p + 1) / length⌋ + 1)."""
+    """Return what queries at `positions` p are multiplied by: 1 + scale · ln(⌊(p + 1) / length⌋ + 1)."""
     steps = np.floor((positions + 1) / spec.temperature_length)
     return (1 + spec.temperature_scale * np.log(steps + 1)).astype(np.float32)

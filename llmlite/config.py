@@ -115,17 +115,17 @@ class ModelConfig:
     @property
     def n_expert(self) -> int:
         """Feed-forward networks of a layer that a token may go through; 0 in a model without a mixture."""
-        return max((layer.feed_forward.n_expert for layer in self.mixtures), default=0)
+        return max((mixture.n_expert for mixture in self.mixtures), default=0)
 
     @property
     def n_expert_used(self) -> int:
         """How many of them each token goes through."""
-        return max((layer.feed_forward.n_used for layer in self.mixtures), default=0)
+        return max((mixture.n_used for mixture in self.mixtures), default=0)
 
     @property
-    def mixtures(self) -> tuple[Layer, ...]:
-        """The layers that are mixtures of experts."""
-        return tuple(layer for layer in self.layers if isinstance(layer.feed_forward, Experts))
+    def mixtures(self) -> tuple[Experts, ...]:
+        """The mixtures of experts among the layers' feed-forward networks."""
+        return tuple(layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Experts))
 
     @property
     def is_uniform(self) -> bool:
@@ -305,10 +305,7 @@ class _Layers:
                 keys.fail("attention.sliding_window_pattern", f"{n_layer} values", f"{len(pattern)} values")
             return tuple(size if windowed else 0 for windowed in pattern)
         period = keys.integer("attention.sliding_window_pattern", rule.pattern, at_least=0)
-        if period == 0:
-            return (size,) * n_layer
-        dense = 0 if rule.dense_first else period - 1
-        return tuple(0 if i % period == dense else size for i in range(n_layer))
+        return tuple(size if windowed else 0 for windowed in rule.layers(n_layer, period))
 
     # ---- experts ---------------------------------------------------------------------------------------
 

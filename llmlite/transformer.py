@@ -229,6 +229,7 @@ def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
 def feed_forward(b: Block, x: X) -> X:
     """What works on each token alone: (T, D) -> (T, D)."""
     spec = b.layer.feed_forward
+    assert spec is not None
     return experts(b, spec, x) if isinstance(spec, Experts) else dense(b, spec, x)
 
 

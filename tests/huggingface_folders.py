@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.architectures import ARCHITECTURES
-from llmlite.huggingface.names import LAYER_NAMES, OUTER_NAMES
+from llmlite.architectures.entry import LAYER_NAMES, OUTER_NAMES
 from tests.tiny_models import CHATML, SPECIALS, TinyModel, vocabulary
 
 QWEN2_SPLIT = (

@@ -11,6 +11,7 @@ from llmlite.architectures.entry import (
     llama_names,
     mixture_names,
 )
+from llmlite.tensor import QuantTensor
 
 QWEN_MIXTURE = mixture_names("mlp.gate", "mlp.experts.", ("gate_proj", "up_proj", "down_proj"))
 GEMMA_NAMES = {
@@ -21,13 +22,32 @@ GEMMA_NAMES = {
 GEMMA_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 
 
+GPT2_REFUSED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}  # the only values that GPT-2's own weights have, and that a GGUF file can say
+
+
+def _gpt2(config: Any) -> dict[str, Any]:
+    for key, usual in GPT2_REFUSED.items():
+        if config.flag(key, usual) != usual:
+            config.refuse(f"{key}: only {str(usual).lower()} is supported")
+    return {"attention.head_count_kv": None}
+
+
 def _gemma2(config: Any) -> dict[str, Any]:
-    """The keys that Gemma 2 has beyond llama's."""
     return {
-        "attn_logit_softcapping": config.number(config.values, "attn_logit_softcapping"),
-        "final_logit_softcapping": config.number(config.values, "final_logit_softcapping"),
-        "attention.sliding_window": config.integer("sliding_window"),
-        "attention.scale": None,
+        f"{kind}_logit_softcapping": config.number(config.values, f"{kind}_logit_softcapping")
+        for kind in ("attn", "final")
+    }
+
+
+def _gains_plus_one(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Gemma's norms multiply by 1 + gain; a GGUF file holds the sum."""
+    return {
+        name: QuantTensor.quantize(tensor.dequantize() + 1, "F32", name) if "norm" in name else tensor
+        for name, tensor in tensors.items()
     }
 
 
@@ -75,6 +95,8 @@ DECODERS = (
         gated=False,
         fused=("attn_qkv",),
         classes=("GPT2LMHeadModel",),
+        hyperparameters=_gpt2,
+        tied=True,
         names=Names(
             layers="transformer.h.",
             optional="transformer.",
@@ -107,6 +129,8 @@ DECODERS = (
         classes=("Gemma2ForCausalLM",),
         names=llama_names(GEMMA_NAMES),
         hyperparameters=_gemma2,
+        tensors=_gains_plus_one,
+        tied=True,
     ),
     Architecture(
         name="gemma3",
@@ -117,7 +141,9 @@ DECODERS = (
         windows=Windows(pattern=6, rope_base=10000.0),
         embedding_scale=lambda n_embd: n_embd**0.5,
         attention_scale=_gemma_scale,
-        classes=("Gemma3ForCausalLM", "Gemma3TextModel"),
+        classes=("Gemma3ForCausalLM",),
         names=llama_names(GEMMA_NAMES),
+        tensors=_gains_plus_one,
+        tied=True,
     ),
 )

@@ -120,6 +120,12 @@ class Windows:
     rope_base: float = 0.0
     scaled: bool = False
 
+    def layers(self, n_layer: int, period: int | None = None) -> list[bool]:
+        """Return whether each layer is windowed, with the default period or another."""
+        period = self.pattern if period is None else period
+        dense = 0 if self.dense_first else period - 1
+        return [period == 0 or i % period != dense for i in range(n_layer)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -158,6 +164,9 @@ class Architecture:
         names: the names of its tensors there; for single classes in `class_names`.
         hyperparameters: (config.json as huggingface.config.Config) -> more keys of the GGUF file, without
             the prefix; a key with None is left out.
+        tied: whether embeddings serve as the output matrix if config.json doesn't say.
+        reordered: whether transformers keeps the rows of Q and K for pairs "neox" although `rope_pairs` is
+            "norm": conversion reorders them.
         tensors: (folder's tensors under GGUF's names, config) -> the tensors as GGUF lays them out, if
             renaming isn't enough.
     """
@@ -192,5 +201,7 @@ class Architecture:
     classes: tuple[str, ...] = ()
     names: Names = field(default_factory=Names)
     class_names: Mapping[str, Names] = field(default_factory=dict)
+    tied: bool = False
+    reordered: bool = True
     hyperparameters: Callable[[Any], dict[str, Any]] = lambda config: {}
     tensors: Callable[[dict[str, Any], Any], dict[str, Any]] = lambda tensors, config: tensors

@@ -47,7 +47,7 @@ GATED_ACTIVATIONS: dict[str, Kernel] = {
     for kind in ("silu", "gelu", "gelu_erf", "relu2", "swiglu_oai")
 }
 
-# ---- attention -----------------------------------------------------------------------------------------------
+# ---- attention ---------------------------------------------------------------------------------------------
 
 STORE = {
     kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in ("f16", "f32")

@@ -1,0 +1,141 @@
+"""Tiny random models by transformers' own classes, one line for each form an architecture comes in.
+
+A line is added here with an architecture's entry; `test_architectures.py` holds all executors to it, and
+`tools/architectures_table.py` writes docs/architectures.md of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+    "initializer_range": 0.2,
+}
+V = 400
+WINDOW = 16  # prompts are longer than three windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyModel:
+    """One form of an architecture.
+
+    Attributes:
+        name: what the table calls it. model_class: of transformers. options: of its config class, over SIZES.
+        without: names of SIZES that the config class doesn't take.
+        llama_cpp: None if llama.cpp must agree within 1e-3; else the reason why it doesn't (it rounds, or
+            leaves something out), and the model's own definition wins.
+        prepare: (model) -> None, before it is saved: for example ternary weights.
+        n_ids: tokens of the prompt.
+    """
+
+    name: str
+    model_class: str
+    options: dict[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    llama_cpp: str | None = None
+    prepare: Any = None
+    n_ids: int = 100
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+GELU_TABLE = "llama.cpp looks GELU up by its argument in F16"
+MODELS = (
+    TinyModel(name="llama", model_class="LlamaForCausalLM"),
+    TinyModel(name="llama, RoPE factors", model_class="LlamaForCausalLM", options={"rope_parameters": LLAMA3_ROPE}),
+    TinyModel(
+        name="llama, linear RoPE",
+        model_class="LlamaForCausalLM",
+        options={"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4}},
+    ),
+    TinyModel(name="mistral", model_class="MistralForCausalLM", options={"sliding_window": None}),
+    TinyModel(
+        name="mixtral",
+        model_class="MixtralForCausalLM",
+        options={"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": None},
+    ),
+    TinyModel(name="qwen2", model_class="Qwen2ForCausalLM"),
+    TinyModel(name="qwen3", model_class="Qwen3ForCausalLM", options={"head_dim": 32}),
+    TinyModel(
+        name="qwen3moe",
+        model_class="Qwen3MoeForCausalLM",
+        options={"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+                 "norm_topk_prob": True, "head_dim": 16},
+    ),  # fmt: skip
+    TinyModel(
+        name="gpt2",
+        model_class="GPT2LMHeadModel",
+        options={"n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4},
+        without=("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                 "num_key_value_heads", "max_position_embeddings"),
+        llama_cpp=GELU_TABLE,
+    ),  # fmt: skip
+    TinyModel(
+        name="gemma2",
+        model_class="Gemma2ForCausalLM",
+        options={"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW,
+                 "num_hidden_layers": 4},
+        llama_cpp=GELU_TABLE,
+    ),  # fmt: skip
+    TinyModel(
+        name="gemma3",
+        model_class="Gemma3ForCausalLM",
+        options={"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": WINDOW,
+                 "num_hidden_layers": 7},
+        llama_cpp=GELU_TABLE,
+    ),  # fmt: skip
+)
+
+
+def save(tiny: TinyModel, folder: Path, tokenizer: Any) -> Any:
+    """Make the model with transformers, save it with a tokenizer, and return it as it is loaded again."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model_class = getattr(transformers, tiny.model_class)
+    sizes = {key: value for key, value in SIZES.items() if key not in tiny.without}
+    config = model_class.config_class(**{**sizes, "vocab_size": V, **tiny.options})
+    config._attn_implementation = "eager"  # soft caps and sinks need it
+    model = model_class(config).eval()
+    with torch.no_grad():  # norms and biases begin as ones and zeros: no test of where they go
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter += (0.3 if "norm" in name or "ln" in name else 0.5) * torch.randn_like(parameter)
+        if tiny.prepare is not None:
+            tiny.prepare(model)
+    model.save_pretrained(folder)
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    wrapped.save_pretrained(folder)
+    loaded = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return loaded.eval()
+
+
+def prompt(tiny: TinyModel) -> list[int]:
+    """The ids that all programs read."""
+    return np.random.default_rng(0).integers(3, 300, tiny.n_ids).tolist()
+
+
+def logits_of(model: Any, ids: list[int]) -> np.ndarray:
+    """What transformers computes, float32 (T, V)."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].numpy()

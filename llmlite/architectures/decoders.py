@@ -146,4 +146,19 @@ DECODERS = (
         tensors=_gains_plus_one,
         tied=True,
     ),
+    Architecture(
+        name="olmo2",
+        rope_pairs="neox",
+        norms=("post_attention_norm", "post_ffw_norm"),
+        head_norms="full",
+        windows=Windows(pattern=4),  # of OLMo 3
+        classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+        names=llama_names(
+            {
+                "input_layernorm": None,
+                "post_attention_layernorm": "post_attention_norm",
+                "post_feedforward_layernorm": "post_ffw_norm",
+            }
+        ),
+    ),
 )

@@ -100,6 +100,12 @@ MODELS = (
                  "num_hidden_layers": 7},
         llama_cpp=GELU_TABLE,
     ),  # fmt: skip
+    TinyModel(name="olmo2", model_class="Olmo2ForCausalLM"),
+    TinyModel(
+        name="olmo3",
+        model_class="Olmo3ForCausalLM",
+        options={"sliding_window": WINDOW, "num_hidden_layers": 5},
+    ),
 )
 
 

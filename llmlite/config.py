@@ -238,6 +238,8 @@ class _Layers:
         self.residual_scale = keys.feature("residual_scale") or 1.0
         self.alibi = keys.feature("attention.max_alibi_bias")
         self.parallel = self._parallel()
+        self.temperature_scale = keys.feature("attention.temperature_scale")
+        self.temperature_length = self._temperature_length()
         self.ropes = {windowed: self._rope(windowed) for windowed in (False, True)}
 
     def layer(self, i: int) -> Layer:
@@ -250,12 +252,14 @@ class _Layers:
             key_size=self.key_size,
             value_size=self.value_size,
             scale=self.scale,
-            rope=self.ropes[windowed] if entry.rope_at(i, windowed) else None,
+            rope=self.ropes[windowed] if entry.rope_at(i, windowed, any(self.windows)) else None,
             window=self.windows[i],
             causal=entry.causal,
             softcap=self.softcap,
             alibi=self.alibi,
             sinks=entry.sinks,
+            temperature_scale=self.temperature_scale,
+            temperature_length=self.temperature_length,
         )
         feed_forward = self._experts() if self.is_mixture[i] else self._dense(self.n_ff[i])
         return Layer(
@@ -276,14 +280,22 @@ class _Layers:
         return self.keys.per_layer("feed_forward_length", self.n_layer)
 
     def _parallel(self) -> bool:
-        if "use_parallel_residual" not in self.architecture.features:
-            self.keys.feature("use_parallel_residual")
-            return self.architecture.parallel
-        if not self.keys.has("use_parallel_residual"):
-            raise ModelError.missing(
-                f"{self.keys.prefix}.use_parallel_residual", f"a {self.keys.prefix} model needs it"
-            )
-        return self.keys.flag("use_parallel_residual", True)
+        """Whether attention and feed-forward network read the same input."""
+        entry, keys = self.architecture, self.keys
+        if "use_parallel_residual" not in entry.features:
+            keys.feature("use_parallel_residual")
+            return entry.parallel
+        if keys.has("use_parallel_residual"):
+            return keys.flag("use_parallel_residual", True)
+        if "ffn_norm" in entry.optional:  # it has no norm of its own if it reads the attention's
+            return "blk.0.ffn_norm.weight" not in self.tensors
+        raise ModelError.missing(f"{keys.prefix}.use_parallel_residual", f"a {keys.prefix} model needs it")
+
+    def _temperature_length(self) -> int:
+        if not self.temperature_scale:
+            return 0
+        original = self.keys.integer("rope.scaling.original_context_length", self.n_ctx)
+        return int(self.keys.feature("attention.temperature_length")) or original
 
     # ---- windows ---------------------------------------------------------------------------------------
 
@@ -363,6 +375,8 @@ class _Layers:
         """How queries and keys are turned in windowed layers, or in the others."""
         entry, keys, rule = self.architecture, self.keys, self.architecture.windows
         if not entry.rope_pairs:
+            return None
+        if "rope.scaling.finetuned" in entry.features and not keys.flag("rope.scaling.finetuned", True):
             return None
         dim = keys.integer("rope.dimension_count", self.key_size, at_most=self.key_size)
         if dim % 2:

@@ -73,7 +73,7 @@ class Attention:
         sinks: whether each head has a logit that counts in the softmax's denominator only.
         alibi: the largest slope exponent of ALiBi (scores lose slope · distance); 0: none.
         temperature_scale, temperature_length: queries are multiplied by
-            1 + scale · ln(floor((position + 1) / length) + 1); 0: they stay.
+            1 + scale · ln(floor(position / length) + 1); 0: they stay.
         norm_after_rope: whether per-head norms of queries and keys come after the rotation.
         norm_values: whether values are divided by their root mean square.
         output_gate: whether `attn_q` holds, for each head, a query and a gate whose sigmoid multiplies the
@@ -197,6 +197,6 @@ def alibi_slopes(spec: Attention) -> np.ndarray:
 
 
 def temperatures(positions: np.ndarray, spec: Attention) -> np.ndarray:
-    """Return what queries at `positions` p are multiplied by: 1 + scale · ln(⌊(p + 1) / length⌋ + 1)."""
-    steps = np.floor((positions + 1) / spec.temperature_length)
+    """Return what queries at `positions` p are multiplied by: 1 + scale · ln(⌊p / length⌋ + 1)."""
+    steps = np.floor(positions / spec.temperature_length)
     return (1 + spec.temperature_scale * np.log(steps + 1)).astype(np.float32)

@@ -82,7 +82,7 @@ class Operations(Protocol):
         """cap · tanh(x / cap)."""
 
     def temperature(self, x: X, spec: Attention) -> X:
-        """Each row times 1 + scale · ln(floor(position + 1) / length) + 1)."""
+        """Each row times 1 + scale · ln(floor(position / length) + 1)."""
 
     def columns(self, x: X, start: int, width: int, stride: int = 0) -> X:
         """Columns `start` … `start + width - 1` of each row, or of each stretch of `stride` columns."""

@@ -94,11 +94,19 @@ def llama_names(changes: Mapping[str, str | None], **options: Any) -> Names:
     return Names(layer=layer | {old: new for old, new in changes.items() if new}, **options)
 
 
-def mixture_names(router: str, experts: str, stems: tuple[str, str, str]) -> Names:
-    """Llama's names with experts in place of the one feed-forward network; stems in the order of EXPERTS."""
+def mixture_names(
+    router: str, experts: str, stems: tuple[str, str, str], more: Mapping[str, str] | None = None
+) -> Names:
+    """Llama's names with experts in place of the one feed-forward network; stems in the order of EXPERTS.
+
+    Args:
+        more: further names in a layer.
+    """
     layer = {old: new for old, new in LAYER_NAMES.items() if new not in EXPERTS}
     return Names(
-        layer=layer | {router: "ffn_gate_inp"}, experts=experts, expert=dict(zip(stems, EXPERTS, strict=True))
+        layer=layer | {router: "ffn_gate_inp"} | dict(more or {}),
+        experts=experts,
+        expert=dict(zip(stems, EXPERTS, strict=True)),
     )
 
 
@@ -135,7 +143,8 @@ class Architecture:
         name: the value, which is also the prefix of the hyper-parameters' keys.
         rope_pairs: which elements of a head RoPE turns together: "norm" (2i, 2i+1) or "neox"
             (i, i + rope_dim/2). `llama_model_rope_type` in llama.cpp's llama-model.cpp. "" for none.
-        rope_at: (layer, whether it is windowed) -> whether RoPE turns its queries and keys.
+        rope_at: (layer, whether it is windowed, whether any layer is) -> whether RoPE turns its queries
+            and keys.
         learned_positions: whether positions are learned vectors, rows of `position_embd`.
         norm: "rms", or "layer", which takes the mean off. norms: those of NORMS that a layer must have.
         optional: those of NORMS that a layer may have.
@@ -167,13 +176,15 @@ class Architecture:
         tied: whether embeddings serve as the output matrix if config.json doesn't say.
         reordered: whether transformers keeps the rows of Q and K for pairs "neox" although `rope_pairs` is
             "norm": conversion reorders them.
+        sources: (folder's tensors under their own names, config) -> the same, as `names` knows them, if the
+            folder stacks or names them in a way of its own.
         tensors: (folder's tensors under GGUF's names, config) -> the tensors as GGUF lays them out, if
             renaming isn't enough.
     """
 
     name: str
     rope_pairs: str
-    rope_at: Callable[[int, bool], bool] = lambda layer, windowed: True
+    rope_at: Callable[[int, bool, bool], bool] = lambda layer, windowed, any_windowed: True
     learned_positions: bool = False
     norm: str = "rms"
     norms: tuple[str, ...] = ("attn_norm", "ffn_norm")
@@ -204,4 +215,5 @@ class Architecture:
     tied: bool = False
     reordered: bool = True
     hyperparameters: Callable[[Any], dict[str, Any]] = lambda config: {}
+    sources: Callable[[dict[str, Any], Any], dict[str, Any]] = lambda tensors, config: tensors
     tensors: Callable[[dict[str, Any], Any], dict[str, Any]] = lambda tensors, config: tensors

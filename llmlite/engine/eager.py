@@ -331,7 +331,7 @@ class Eager:
         return np.float32(cap) * np.tanh(x / np.float32(cap))
 
     def temperature(self, x: np.ndarray, spec: Attention) -> np.ndarray:
-        """Each row times 1 + scale · ln(floor((position + 1) / length) + 1)."""
+        """Each row times 1 + scale · ln(floor(position / length) + 1)."""
         positions = np.arange(self.position, self.position + len(x))
         return x * temperatures(positions, spec)[:, None]
 

@@ -120,10 +120,45 @@ class Config:
             "rope.freq_base": self.number(rope | self.values, "rope_theta", 10000.0),
             "rope.dimension_count": int(self.head_size() * share),
         }
-        if self._rope_type() == "linear":
-            found["rope.scaling.type"] = "linear"
-            found["rope.scaling.factor"] = self.number(rope, "factor")
+        return found | self._rope_scaling(rope)
+
+    def _rope_scaling(self, rope: dict[str, Any]) -> dict[str, Any]:
+        """The keys that say how RoPE's frequencies are scaled."""
+        kind = self._rope_type()
+        if kind == "linear":
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": self.number(rope, "factor")}
+        if kind not in ("yarn", "longrope"):
+            return {}
+        n_ctx = self.integer(("max_position_embeddings", "n_positions"))
+        original = self.integer("original_max_position_embeddings", n_ctx)
+        if rope.get("original_max_position_embeddings") is not None:
+            original = int(self.number(rope, "original_max_position_embeddings"))
+        factor = self.number(rope, "factor", n_ctx / original)
+        found: dict[str, Any] = {"rope.scaling.original_context_length": original}
+        if kind == "longrope":
+            usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+            return found | {"rope.scaling.attn_factor": self.number(rope, "attention_factor", usual)}
+        found |= {"rope.scaling.type": "yarn", "rope.scaling.factor": factor}
+        for theirs, ours in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+            if rope.get(theirs) is not None:
+                found[f"rope.scaling.{ours}"] = self.number(rope, theirs)
+        usual = 1 + 0.1 * math.log(factor) if factor > 1 else 1.0  # what readers of the file take
+        wanted = self._yarn_magnitude(rope, factor, usual)
+        if abs(wanted - usual) > 1e-9:
+            found["rope.scaling.attn_factor"] = wanted / usual
         return found
+
+    def _yarn_magnitude(self, rope: dict[str, Any], factor: float, usual: float) -> float:
+        """What cosines and sines are multiplied by. Source: transformers, _compute_yarn_parameters."""
+        if rope.get("attention_factor") is not None:
+            return self.number(rope, "attention_factor")
+        if not (rope.get("mscale") and rope.get("mscale_all_dim")):
+            return usual
+
+        def scale(m: float) -> float:
+            return 0.1 * m * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+        return scale(self.number(rope, "mscale")) / scale(self.number(rope, "mscale_all_dim"))
 
     def _windows(self, architecture: Architecture) -> dict[str, Any]:
         """The keys of a model that has windows: the pattern only if it isn't the architecture's own."""
@@ -157,13 +192,16 @@ class Config:
             "expert_count": self.integer(count),
             "expert_used_count": self.integer("num_experts_per_tok"),
         }
-        if self.class_name == "MixtralForCausalLM":
-            return found
-        if not self.flag("norm_topk_prob"):
-            self.refuse("norm_topk_prob: only true is supported: weights of the chosen experts that add to 1")
         if self.integer("decoder_sparse_step", 1) != 1 or self.values.get("mlp_only_layers"):
             self.refuse("decoder_sparse_step, mlp_only_layers: only mixtures in every layer are supported")
-        return found | {"expert_feed_forward_length": self.integer("moe_intermediate_size")}
+        if self.values.get("moe_intermediate_size") is not None:
+            found["expert_feed_forward_length"] = self.integer("moe_intermediate_size")
+        return found
+
+    def shares_add_up(self, wanted: bool) -> None:
+        """Refuse a mixture whose chosen experts' weights are, or are not, made to add up to 1."""
+        if self.flag("norm_topk_prob") != wanted:
+            self.refuse(f"norm_topk_prob: only {str(wanted).lower()} is supported in this architecture")
 
     def head_size(self) -> int:
         n_embd = self.integer(("hidden_size", "n_embd"))
@@ -199,19 +237,25 @@ class Config:
 
     def _rope_type(self) -> str:
         kind = self.rope().get("rope_type", self.rope().get("type", "default"))
-        if kind not in ("default", "linear", "llama3"):
-            self.refuse(f"rope_type: {shown(kind)} is not supported; supported are default, linear, llama3")
+        known = ("default", "linear", "llama3", "yarn", "longrope")
+        if kind not in known:
+            self.refuse(f"rope_type: {shown(kind)} is not supported; supported are {', '.join(known)}")
         return kind
 
-    def rope_factors(self) -> np.ndarray | None:
-        """What RoPE's frequencies are divided by in Llama 3.x, float32 (head_size/2,); None elsewhere.
+    def rope_factors(self) -> dict[str, np.ndarray]:
+        """What RoPE's frequencies are divided by: name of the tensor -> float32 (dim/2,).
 
-        Long waves are stretched by `factor`, short ones stay, those between are blended.
+        In Llama 3.x long waves are stretched by `factor`, short ones stay, those between are blended; with
+        longrope there are factors for contexts as long as the original, and for longer ones.
         Source: transformers' modeling_rope_utils.py, _compute_llama3_parameters.
         """
-        if self._rope_type() != "llama3":
-            return None
         rope = self.rope()
+        if self._rope_type() == "longrope":
+            return {
+                f"rope_factors_{kind}": self._factors(rope, f"{kind}_factor") for kind in ("long", "short")
+            }
+        if self._rope_type() != "llama3":
+            return {}
         factor, low, high, n_ctx = (
             self.number(rope, key)
             for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -222,4 +266,13 @@ class Config:
         exponents = np.arange(0, self.head_size(), 2) / self.head_size()
         wavelengths = 2 * math.pi * base**exponents  # in tokens
         blend = np.clip((n_ctx / wavelengths - low) / (high - low), 0, 1)  # 0: stretched, 1: as it is
-        return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
+        return {"rope_freqs": (1 / ((1 - blend) / factor + blend)).astype(np.float32)}
+
+    def _factors(self, rope: dict[str, Any], key: str) -> np.ndarray:
+        """A list of positive numbers."""
+        values = rope.get(key)
+        if not isinstance(values, list) or not all(
+            isinstance(each, int | float) and 0 < each < 1e30 for each in values
+        ):
+            self.fail(key, "a list of positive numbers", values)
+        return np.array(values, np.float32)

@@ -61,7 +61,9 @@ def convert_folder(
     sources = read_folder(folder)
     names = architecture.class_names.get(config.class_name, architecture.names)
     tied = config.flag("tie_word_embeddings", architecture.tied)
-    tensors = renamed(folder, sources, names, tied=tied or not architecture.causal)
+    tensors = renamed(
+        folder, architecture.sources(sources, config), names, tied=tied or not architecture.causal
+    )
     tensors = architecture.tensors(tensors, config)
     hyperparameters = config.hyperparameters(architecture)
     metadata: dict[str, Any] = {
@@ -70,9 +72,8 @@ def convert_folder(
         "general.name": os.path.basename(os.path.realpath(folder)),
         **{f"{architecture.name}.{key}": value for key, value in hyperparameters.items()},
     }
-    factors = config.rope_factors()
-    if factors is not None:
-        tensors["rope_freqs.weight"] = QuantTensor.quantize(factors, "F32", "rope_freqs.weight")
+    for name, factors in config.rope_factors().items():
+        tensors[f"{name}.weight"] = QuantTensor.quantize(factors, "F32", f"{name}.weight")
     checked = _check(folder, metadata, tensors, names)
     metadata |= tokenizer_metadata(folder, config.values, checked.n_vocab, pre=pre)
     types = _types(metadata, tensors, file_type)

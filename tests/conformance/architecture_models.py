@@ -55,10 +55,34 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
 }  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+    "beta_fast": 32.0, "beta_slow": 1.0,
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+    "short_factor": [1.0 + i / 10 for i in range(6)], "long_factor": [2.0 + i for i in range(6)],
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+GRANITE = {
+    "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0, "attention_multiplier": 0.2,
+}  # fmt: skip
+
+
+def make_ternary(model: Any) -> None:
+    """BitNet's matrices hold three values: scale · -1, 0, 1."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "embed" not in name:
+            scale = parameter.abs().mean()
+            parameter.copy_((parameter / scale).round().clamp(-1, 1) * scale)
+
+
 GELU_TABLE = "llama.cpp looks GELU up by its argument in F16"
 MODELS = (
     TinyModel(name="llama", model_class="LlamaForCausalLM"),
-    TinyModel(name="llama, RoPE factors", model_class="LlamaForCausalLM", options={"rope_parameters": LLAMA3_ROPE}),
+    TinyModel(
+        name="llama, RoPE factors", model_class="LlamaForCausalLM", options={"rope_parameters": LLAMA3_ROPE}
+    ),
     TinyModel(
         name="llama, linear RoPE",
         model_class="LlamaForCausalLM",
@@ -75,29 +99,48 @@ MODELS = (
     TinyModel(
         name="qwen3moe",
         model_class="Qwen3MoeForCausalLM",
-        options={"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
-                 "norm_topk_prob": True, "head_dim": 16},
+        options={
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "head_dim": 16,
+        },
     ),  # fmt: skip
     TinyModel(
         name="gpt2",
         model_class="GPT2LMHeadModel",
         options={"n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4},
-        without=("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                 "num_key_value_heads", "max_position_embeddings"),
+        without=(
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+        ),
         llama_cpp=GELU_TABLE,
     ),  # fmt: skip
     TinyModel(
         name="gemma2",
         model_class="Gemma2ForCausalLM",
-        options={"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW,
-                 "num_hidden_layers": 4},
+        options={
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 4,
+        },
         llama_cpp=GELU_TABLE,
     ),  # fmt: skip
     TinyModel(
         name="gemma3",
         model_class="Gemma3ForCausalLM",
-        options={"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": WINDOW,
-                 "num_hidden_layers": 7},
+        options={
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 7,
+        },
         llama_cpp=GELU_TABLE,
     ),  # fmt: skip
     TinyModel(name="olmo2", model_class="Olmo2ForCausalLM"),
@@ -105,6 +148,160 @@ MODELS = (
         name="olmo3",
         model_class="Olmo3ForCausalLM",
         options={"sliding_window": WINDOW, "num_hidden_layers": 5},
+    ),
+    TinyModel(name="gemma", model_class="GemmaForCausalLM", options={"head_dim": 32}, llama_cpp=GELU_TABLE),
+    TinyModel(
+        name="phi2",
+        model_class="PhiForCausalLM",
+        options={"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="phi3, windows",
+        model_class="Phi3ForCausalLM",
+        options={"sliding_window": WINDOW},
+        llama_cpp="llama.cpp leaves the windows out",
+    ),
+    TinyModel(
+        name="phi3, longrope",
+        model_class="Phi3ForCausalLM",
+        options={
+            "sliding_window": None,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": LONGROPE,
+        },
+    ),
+    TinyModel(name="smollm3", model_class="SmolLM3ForCausalLM", options={"num_hidden_layers": 5}),
+    TinyModel(name="granite", model_class="GraniteForCausalLM", options=GRANITE),
+    TinyModel(
+        name="granitemoe",
+        model_class="GraniteMoeForCausalLM",
+        options=GRANITE | {"num_local_experts": 6, "num_experts_per_tok": 3},
+    ),
+    TinyModel(
+        name="granitemoe, shared expert",
+        model_class="GraniteMoeSharedForCausalLM",
+        options=GRANITE | {"num_local_experts": 6, "num_experts_per_tok": 3, "shared_intermediate_size": 64},
+    ),
+    TinyModel(
+        name="ministral3",
+        model_class="Ministral3ForCausalLM",
+        options={
+            "head_dim": 16,
+            "sliding_window": None,
+            "rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1},
+        },
+    ),
+    TinyModel(
+        name="llama, yarn",
+        model_class="LlamaForCausalLM",
+        options={"rope_parameters": YARN},
+    ),
+    TinyModel(
+        name="qwen2moe",
+        model_class="Qwen2MoeForCausalLM",
+        options={
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+            "norm_topk_prob": False,
+        },
+    ),
+    TinyModel(
+        name="olmoe",
+        model_class="OlmoeForCausalLM",
+        options={
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "norm_topk_prob": False,
+            "num_key_value_heads": 4,
+        },
+    ),
+    TinyModel(
+        name="cohere2",
+        model_class="Cohere2ForCausalLM",
+        options={"sliding_window": WINDOW, "num_hidden_layers": 5, "logit_scale": 0.25},
+    ),
+    TinyModel(name="command-r", model_class="CohereForCausalLM", options={"logit_scale": 0.25}),
+    TinyModel(
+        name="starcoder2",
+        model_class="Starcoder2ForCausalLM",
+        options={"sliding_window": None},
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="starcoder2, windows",
+        model_class="Starcoder2ForCausalLM",
+        options={"sliding_window": WINDOW},
+        llama_cpp="llama.cpp leaves the windows out; " + GELU_TABLE,
+    ),
+    TinyModel(name="stablelm", model_class="StableLmForCausalLM", options={"partial_rotary_factor": 0.5}),
+    TinyModel(
+        name="stablelm, parallel",
+        model_class="StableLmForCausalLM",
+        options={"use_parallel_residual": True, "use_qkv_bias": True},
+    ),
+    TinyModel(
+        name="falcon",
+        model_class="FalconForCausalLM",
+        options={"new_decoder_architecture": False, "multi_query": True, "bias": False, "alibi": False},
+        without=("num_key_value_heads", "intermediate_size"),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="falcon, two norms",
+        model_class="FalconForCausalLM",
+        options={"new_decoder_architecture": True, "num_kv_heads": 2, "bias": False, "alibi": False},
+        without=("num_key_value_heads", "intermediate_size"),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="gptneox",
+        model_class="GPTNeoXForCausalLM",
+        options={"rotary_pct": 0.5},
+        without=("num_key_value_heads",),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="gptneox, sequential",
+        model_class="GPTNeoXForCausalLM",
+        options={"use_parallel_residual": False},
+        without=("num_key_value_heads",),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="gpt-oss",
+        model_class="GptOssForCausalLM",
+        options={
+            "head_dim": 32,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 3,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 4,
+            "rope_parameters": YARN | {"truncate": False},
+        },
+        llama_cpp="llama.cpp rounds where yarn's ramp begins and ends",
+    ),
+    TinyModel(
+        name="bitnet",
+        model_class="BitNetForCausalLM",
+        options={"tie_word_embeddings": True},
+        prepare=make_ternary,
+        llama_cpp="llama.cpp takes SiLU for the squared ReLU",
+    ),
+    TinyModel(name="glm4", model_class="Glm4ForCausalLM", options={"head_dim": 32}),
+    TinyModel(
+        name="exaone4",
+        model_class="Exaone4ForCausalLM",
+        options={"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    ),
+    TinyModel(
+        name="exaone4, windows",
+        model_class="Exaone4ForCausalLM",
+        options={"sliding_window": WINDOW, "num_hidden_layers": 5},
+        llama_cpp="llama.cpp knows windows only in models of 64 layers",
     ),
 )
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmlite.architectures.entry import LAYER_NAMES, OUTER_NAMES
 from llmlite.config import ModelConfig
 from llmlite.engine.eager import EagerExecutor
 from llmlite.engine.planned import PlannedExecutor
 from llmlite.huggingface.convert import interleaved
-from llmlite.architectures.entry import LAYER_NAMES, OUTER_NAMES
 from llmlite.kv_cache import KVCache
 from llmlite.tensor import QuantTensor
 from llmlite.transformer import Weights

@@ -4,8 +4,8 @@
     python benchmarks/tokenizers.py --megabytes 0.25 …       less text: a first look
 
 "Ready" is the time of `from_metadata` and the first `encode` of a short text in English and Chinese, from
-metadata that is already in memory. Every speed is that of a new tokenizer, whose cache of words is empty, over
-one text of the given size in UTF-8. All figures are CPU seconds of this process, the least of `--rounds`.
+metadata that is already in memory. Every speed is that of a new tokenizer, whose cache of words is empty,
+over one text of the given size in UTF-8. All are CPU seconds of this process, the least of `--rounds`.
 
 The texts need no data: English is the project's own prose, code its own source. German and Chinese are drawn
 from made-up words with the frequencies of Zipf's law, so that words repeat as they do in a language. The two
@@ -32,7 +32,11 @@ def sample(kind: str, n_bytes: int) -> str:
     """A text of one kind, cut to `n_bytes` bytes of UTF-8."""
     draw = random.Random(kind)
     if kind == "English":
-        paths = [*sorted(ROOT.glob("data/*.txt")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*.md"))]
+        paths = [
+            *sorted(ROOT.glob("data/*.txt")),
+            *sorted(ROOT.glob("docs/*.md")),
+            *sorted(ROOT.glob("*.md")),
+        ]
         text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     elif kind == "code":
         text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("llmlite/**/*.py")))
@@ -121,7 +125,9 @@ def main() -> None:
         speeds = [megabytes_per_second(metadata, text, options.rounds) for text in texts.values()]
         n_tokens = len(metadata["tokenizer.ggml.tokens"])
         name = Path(path).stem.removeprefix("ggml-vocab-")
-        print(f"| {name} | {n_tokens:,} | {ready:.2f} | {' | '.join(f'{s:.2f}' for s in speeds)} |", flush=True)
+        print(
+            f"| {name} | {n_tokens:,} | {ready:.2f} | {' | '.join(f'{s:.2f}' for s in speeds)} |", flush=True
+        )
 
 
 if __name__ == "__main__":

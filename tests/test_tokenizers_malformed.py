@@ -25,7 +25,7 @@ def metadata(**changes: Any) -> dict[str, Any]:
     ("changes", "words"),
     [
         ({"model": None}, "tokenizer.ggml.model: missing"),
-        ({"model": "rwkv"}, "unknown tokenizer 'rwkv'; known: gpt2, llama, bert"),
+        ({"model": "rwkv"}, "unknown tokenizer 'rwkv'; known: gpt2, llama, bert, t5, gemma4"),
         ({"pre": "klingon"}, "unknown pre-tokenizer 'klingon'.*gpt-2.*llama-bpe.*qwen2"),
         ({"pre": 7}, "tokenizer.ggml.pre: expected a string, got int"),
         ({"pre": np.zeros(2)}, "tokenizer.ggml.pre: expected a string, got ndarray"),

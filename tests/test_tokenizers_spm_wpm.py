@@ -70,7 +70,6 @@ def test_a_stream_keeps_the_space_that_a_continuation_begins_with() -> None:
 CUT, WHOLE = spm(), spm()
 
 
-
 class NoCuts:
     def split(self, text: str) -> list[str]:
         return [text]

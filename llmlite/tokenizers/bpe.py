@@ -81,9 +81,7 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _ranks(self) -> dict[str, int]:
-        """Rank of each merge under its own text "left right"; of two alike the first counts."""
-        merges = self.vocabulary.merges()
-        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
+        return self.vocabulary.merge_ranks()
 
     def _normal_piece(self, token_id: int) -> bytes:
         text = self.vocabulary.texts[token_id]

@@ -15,9 +15,10 @@ _SCANNED_FROM = 32  # so many under one head: its places in the text are looked 
 class SpecialTokens:
     """The control, user-defined and unknown tokens of a vocabulary.
 
-    A text is cut at the longest tokens first, over its whole length, as llama.cpp does (tokenizer_st_partition).
-    That is the same as the longest at each place, from left to right, unless the end of one token is the start
-    of another; so a single expression does it wherever no two tokens of a text are like that.
+    A text is cut at the longest tokens first, over its whole length, as llama.cpp does
+    (tokenizer_st_partition). That is the same as the longest at each place, from left to right, unless the
+    end of one token is the start of another; so a single expression does it if no two tokens of a
+    text are like that.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -53,7 +54,9 @@ class SpecialTokens:
             return self._longest_first(text, present)
         ids = self._ids
         return [
-            ids[part] if i % 2 else part for i, part in enumerate(pattern.split(text)) if part  # odd: tokens
+            ids[part] if i % 2 else part
+            for i, part in enumerate(pattern.split(text))
+            if part  # odd: tokens
         ]
 
     def _present(self, text: str, hidden: bool) -> tuple[str, ...]:
@@ -62,8 +65,10 @@ class SpecialTokens:
         for head, tokens in self._by_head.items():
             if head not in text:
                 continue
-            if len(tokens) < _SCANNED_FROM or not hidden and self._hidden.issuperset(tokens):
-                found += [token for token in tokens if (hidden or token not in self._hidden) and token in text]
+            if len(tokens) < _SCANNED_FROM or (not hidden and self._hidden.issuperset(tokens)):
+                found += [
+                    token for token in tokens if (hidden or token not in self._hidden) and token in text
+                ]
             else:
                 found += self._scan(text, head, tokens, hidden)
         return tuple(sorted(found, key=self._order.__getitem__))

@@ -18,8 +18,8 @@ SPACE = "▁"
 class SentencePiece(Tokenizer):
     """What SentencePiece's vocabularies share: ▁ for a space, byte tokens, scores.
 
-    `decode` takes away the space that `encode` puts before a text. A stream keeps it: what a model writes after
-    a prompt may well begin with a space.
+    `decode` takes away the space that `encode` puts before a text. A stream keeps it: what a model writes
+    after a prompt may well begin with a space.
     """
 
     _default_add_space_prefix = True

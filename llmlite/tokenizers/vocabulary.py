@@ -83,8 +83,8 @@ class Vocabulary:
     def special_id(self, *keys: str, default: int | None = None) -> int | None:
         """The id under the first of the metadata keys that holds one.
 
-        Some files write 4294967295 for "none", and some keep the ids of a larger vocabulary: an id outside the
-        vocabulary is passed over with a warning, as in llama.cpp.
+        Some files write 4294967295 for "none", and some keep the ids of a larger vocabulary: an id outside
+        the vocabulary is passed over with a warning, as in llama.cpp.
         """
         default = default if default is not None and default < len(self) else None
         for key in keys:
@@ -114,6 +114,17 @@ class Vocabulary:
         _check_array(PREFIX + key, values)
         if len(values) != len(self):
             raise TokenizerError.at(f"{PREFIX}{key}", f"{len(self)} entries, one per token", len(values))
+        return self._checked(key, values, kind)
+
+    def integers(self, key: str) -> list[int] | None:
+        """An array of whole numbers of any length, as a list; None where the file has none."""
+        values = self.get(key)
+        if values is None:
+            return None
+        _check_array(PREFIX + key, values)
+        return self._checked(key, values, "integers")
+
+    def _checked(self, key: str, values: Any, kind: str) -> list[Any]:
         listed = values.tolist() if hasattr(values, "tolist") else list(values)
         allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
         for index, value in enumerate(listed):
@@ -135,6 +146,11 @@ class Vocabulary:
                     f"{PREFIX}merges[{index}]", "two texts separated by one space", f"{merge!r:.80}"
                 )
         return listed
+
+    def merge_ranks(self) -> dict[str, int]:
+        """Rank of each merge under its own text "left right"; of two alike the first counts."""
+        merges = self.merges()
+        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
 
     @cached_property
     def byte_values(self) -> dict[int, int]:

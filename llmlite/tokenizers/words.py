@@ -1,4 +1,4 @@
-"""Words that were encoded before, and places where a text may be cut into words without changing its tokens."""
+"""Words that were encoded before, and places at which cutting a text doesn't change its tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class WordCache:
 class SafeCuts:
     """Cuts a text between two characters that no token holds side by side.
 
-    No token reaches across such a place, so what is left of it and what is right of it are encoded on their own.
+    No token reaches across such a place, so both sides of it are encoded on their own.
     The pairs are kept by a hash of 22 bits: two pairs may share a place in the table, which only costs a cut.
 
     Args:

@@ -53,6 +53,16 @@ class SentencePiece(Tokenizer):
             return [token_id for token_id in ids if token_id is not None]
         return [] if self.unk_id is None else [self.unk_id]
 
+    def _join_unknown(self, ids: list[int], start: int) -> None:
+        """Make one unknown token of each run of them, from index `start` on."""
+        unk = self.unk_id
+        if unk in ids[start:]:
+            ids[start:] = [
+                token_id
+                for i, token_id in enumerate(ids[start:], start)
+                if token_id != unk or i == start or ids[i - 1] != unk
+            ]
+
     def _normal_piece(self, token_id: int) -> bytes:
         return self.vocabulary.texts[token_id].replace(SPACE, " ").encode("utf-8", "surrogateescape")
 
@@ -78,7 +88,9 @@ class SPMTokenizer(SentencePiece):
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
         if at_start and self.add_space_prefix:
             text = " " + text
+        start = len(ids)
         self._words.extend(ids, self._cuts.split(text.replace(" ", SPACE)))
+        self._join_unknown(ids, start)
 
     def _encode_word(self, word: str) -> list[int]:
         known = self.vocabulary.ids

@@ -27,7 +27,8 @@ class UGMTokenizer(SentencePiece):
         TokenizerError: the metadata contradicts itself.
 
     Source: SentencePiece, src/unigram_model.cc; llama.cpp, src/llama-vocab.cpp, llm_tokenizer_ugm_session,
-    which knows no byte tokens here.
+    which knows no byte tokens here, and puts no
+    space before a text of nothing but spaces.
     """
 
     model = "t5"
@@ -55,20 +56,14 @@ class UGMTokenizer(SentencePiece):
             text = self._charsmap.apply(text)
         if self.remove_extra_whitespaces:
             return "".join(SPACE + word for word in text.split(" ") if word)
-        if self.add_space_prefix and text.strip(" "):
+        if self.add_space_prefix and text:
             text = " " + text
         return text.replace(" ", SPACE)
 
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
         start = len(ids)
         self._words.extend(ids, self._cuts.split(self.normalize(text)))
-        unk = self.unk_id
-        if unk in ids[start:]:  # a run of unknown characters may have been cut
-            ids[start:] = [
-                token_id
-                for i, token_id in enumerate(ids[start:], start)
-                if token_id != unk or i == start or ids[i - 1] != unk
-            ]
+        self._join_unknown(ids, start)
 
     def _encode_word(self, word: str) -> list[int]:
         """The best path, one step per character: the sum so far, and the token that led there."""

@@ -75,8 +75,8 @@ _YOUTU = (
     "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+",
     rf"{_CASED[0]}(?:{_CONTRACTIONS})?|{_CASED[1]}(?:{_CONTRACTIONS})?|\p{{N}}" + _CASED_TAIL,
 )
-# A number cut from its end, as it is written with commas. The published \b is Oniguruma's: all of \p{N} belongs
-# to words there, superscripts as well, which the `regex` package leaves out.
+# A number cut from its end, as it is written with commas. The published \b is Oniguruma's: all of \p{N}
+# belongs to words there, superscripts as well, which the `regex` package leaves out.
 _THOUSANDS = r"\d{1,3}(?=(?:\d{3})*(?![\p{L}\p{M}\p{N}\p{Pc}]))"
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 _BAILING = (

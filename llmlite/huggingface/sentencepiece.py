@@ -56,7 +56,9 @@ def metadata(files: TokenizerFiles, n_vocab: int) -> dict[str, Any]:
         files.refuse(f"a model of type {trainer[3]}; BPE and Unigram can be converted")
     if trainer.get(24):
         files.refuse("spaces come after words in its tokens: a GGUF file can't say that")
-    texts, scores, types = ([entry[i] for entry in pieces] for i in range(3))
+    texts = [text for text, _, _ in pieces]
+    scores = [score for _, score, _ in pieces]
+    types = [kind for _, _, kind in pieces]
     _add(files, n_vocab, texts, scores, types)
     return {
         "tokenizer.ggml.model": kind,

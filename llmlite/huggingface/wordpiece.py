@@ -62,17 +62,13 @@ def metadata(files: TokenizerFiles, n_vocab: int) -> dict[str, Any]:
     types = [TokenType.CONTROL if text in SPECIALS else TokenType.NORMAL for text in texts]
     texts += [f"[PAD{i}]" for i in range(len(texts), n_vocab)]
     types += [TokenType.UNUSED] * (n_vocab - len(types))
-    found = _keys(
+    return _keys(
         texts,
         types,
         unknown="[UNK]",
         lowercase=files.settings.get("do_lower_case", True) is not False,
         strip_accents=files.settings.get("strip_accents"),
-    )
-    for text, name in SPECIALS.items():
-        if text in texts:
-            found[f"tokenizer.ggml.{name}_token_id"] = Typed(texts.index(text), "u32")
-    return found | {"tokenizer.ggml.add_bos_token": True}
+    ) | {"tokenizer.ggml.add_bos_token": True}
 
 
 def _keys(
@@ -80,12 +76,17 @@ def _keys(
 ) -> dict[str, Any]:
     if unknown in texts:
         types[texts.index(unknown)] = TokenType.UNKNOWN
+    # Ids that no other file names: without them a reader would take those of BERT's own vocabulary.
+    ids = {name: texts.index(text) for text, name in SPECIALS.items() if text in texts}
+    if unknown in texts:
+        ids["unknown"] = texts.index(unknown)
     spelled = [_spelled(text) if kind == TokenType.NORMAL else text for text, kind in zip(texts, types)]
     return {
         "tokenizer.ggml.model": WPMTokenizer.model,
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": Typed(spelled, "[string]"),
         "tokenizer.ggml.token_type": Typed([int(kind) for kind in types], "[i32]"),
+        **{f"tokenizer.ggml.{name}_token_id": Typed(token_id, "u32") for name, token_id in ids.items()},
         "tokenizer.ggml.normalizer.lowercase": lowercase,
         "tokenizer.ggml.normalizer.strip_accents": lowercase
         if strip_accents is None

@@ -12,7 +12,7 @@ def charsmap(replacements: dict[str, str]) -> bytes:
     starts = dict(zip(keys, _running(len(value) + 1 for value in keys.values())))
     units: dict[int, int] = {0: 0}
     _place(b"", 0, starts, units, set())
-    n_units = max(units) + 1
+    n_units = (max(units) | 255) + 1  # whole blocks, so that no label leads out of the array
     array = struct.pack(f"<{n_units}I", *(units.get(i, 0) for i in range(n_units)))
     return struct.pack("<I", len(array)) + array + texts
 

@@ -37,8 +37,8 @@ def load(
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
     Args:
-        path_or_name: a GGUF file, or "tales" (the bundled model), or "tales:Q4_0" and the like: the
-            bundled model in another type, made on first use.
+        path_or_name: a GGUF file; "tales" (the bundled model) or "smollm2" (pulled with `llmlite pull`),
+            also in another type, "tales:Q4_0", made on first use; or any name that `llmlite models` lists.
         n_ctx: how many tokens the context holds; by default what the model was trained for, at most 4096.
         kv_dtype: keys and values are kept as "f16", or as "f32" to compare exactly.
         executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).

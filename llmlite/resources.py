@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llmlite import catalog
 from llmlite.errors import LlmliteError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -145,39 +146,68 @@ def _private(folder: Path) -> Path:
 
 
 def model_path(name: str | os.PathLike[str] = "tales") -> Path:
-    """Return the file of a model: a path as it is, "tales", or "tales:Q4_0" (made on first use).
+    """Return the file of a model.
+
+    A path as it is; "tales" (bundled) or "smollm2" (pulled), or with a type, as "tales:Q4_0" (made on first
+    use); what other programs keep: "OWNER/REPO:FILE", "ollama:NAME:TAG", and so on.
 
     Raises:
-        LlmliteError: no such file and no such bundled model, or the type can't be quantized to.
+        LlmliteError: no such file and no such model here, or the type can't be quantized to.
     """
     text = os.fspath(name)
-    if os.path.exists(text):
-        return Path(text)
     model, _, type_name = text.partition(":")
-    if model not in BUNDLED_MODELS:
-        known = ", ".join(f"{known!r}" for known in BUNDLED_MODELS)
-        raise LlmliteError(f"{text}: no such file, and no bundled model of that name (there is: {known})")
-    source = data_path(BUNDLED_MODELS[model])
-    if type_name.upper() in ("", "F16"):
+    known = model in BUNDLED_MODELS or model in catalog.PACKAGED
+    if os.path.exists(text) and not (known and os.path.isdir(text)):
+        return Path(text)
+    if not known:
+        return _found(text)
+    if model in BUNDLED_MODELS:
+        source, own_type = data_path(BUNDLED_MODELS[model]), "F16"
+    else:
+        source, own_type = catalog.pulled_path(model, cache_dir()), catalog.PACKAGED[model].type
+    if type_name.upper() in ("", own_type):
         return source
-    return _quantized(source, model, type_name.upper())
+    return _quantized(source, model, type_name.upper(), own_type)
 
 
-def _quantized(source: Path, model: str, type_name: str) -> Path:
+def _found(text: str) -> Path:
+    """Return the file that another program keeps under this name."""
+    repository = catalog.REPOSITORY.fullmatch(text)
+    is_path = repository and text.endswith(".gguf") and ":" not in text  # folder/model.gguf
+    if text.partition(":")[0] in catalog.PREFIXES or (repository and not is_path):
+        return catalog.find(text)
+    names = ", ".join(f"{name!r}" for name in (*BUNDLED_MODELS, *catalog.PACKAGED))
+    raise LlmliteError(
+        f"{text}: no such file, and no bundled model or package of that name (there are: {names})"
+    )
+
+
+def sibling_path(source: Path, model: str, type_name: str) -> Path:
+    """Return where the sibling of a model in a canonical type is kept, made already or not."""
+    return cache_dir() / "models" / f"{model}-{type_name}-{_key(source)}.gguf"
+
+
+def _quantized(source: Path, model: str, type_name: str, own_type: str) -> Path:
     """Return the quantized sibling in the cache, making it if it isn't there."""
     from llmlite.mixes import canonical  # brings NumPy
 
     type_name = canonical(type_name)  # Q4_K and Q4_K_M are one file
-    folder = cache_dir() / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{model}-{type_name}-{_key(source)}.gguf"
+    target = sibling_path(source, model, type_name)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         from tqdm import tqdm
 
-        from llmlite.quantize import plan, quantize_file
+        from llmlite.quantize import UNQUANTIZED, plan, quantize_file
 
-        plan(source, type_name)  # raises before anything is announced
+        again = own_type not in UNQUANTIZED
+        plan(source, type_name, requantize=again)  # raises before anything is announced
         print(f"llmlite: making {target.name} (once)", file=sys.stderr)
+        if again:
+            print(
+                f"llmlite: {model} comes in {own_type}: {type_name} adds its own rounding to that of "
+                f"{own_type}, and brings back nothing that {own_type} has lost",
+                file=sys.stderr,
+            )
         bar = tqdm(
             total=1, desc=type_name, leave=False, delay=1, disable=None, bar_format="{l_bar}{bar}| {postfix}"
         )
@@ -187,7 +217,7 @@ def _quantized(source: Path, model: str, type_name: str) -> Path:
                 bar.set_postfix_str(name, refresh=False)
                 bar.update(done / total - bar.n)
 
-            quantize_file(source, part, type_name, progress=advance)
+            quantize_file(source, part, type_name, requantize=again, progress=advance)
     return target
 
 

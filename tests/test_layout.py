@@ -19,12 +19,13 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"gguf", "mixes"},
     {"tokenizers", "chat", "sampling", "architectures", "quantize"},
     {"config"},
+    {"catalog"},
     {"resources", "synth"},
     {"transformer", "kv_cache"},
     {"engine", "huggingface"},
     {"generate"},
     {"model"},
-    {"bench"},
+    {"bench", "downloads", "inventory"},
     {"lessons"},
     {"plots"},
     {"widgets"},
@@ -40,6 +41,7 @@ HOME = {  # a package -> where alone it may be imported
     "ipywidgets": ("widgets/",),
     "IPython": ("widgets/", "plots/"),
     "numba": ("engine/", "quants/"),
+    "huggingface_hub": ("downloads/",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -19,6 +19,7 @@ from llmlite.errors import LlmliteError
 
 COMMANDS = (
     *("run", "show", "compare", "tokenize"),
+    *("pull", "models"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
     *("warmup", "synth"),
@@ -28,11 +29,13 @@ EPILOG = """\
 start here:
   llmlite run                        a tale by the bundled model
   llmlite run -p "The fox" -n 50     your own beginning
+  llmlite pull smollm2               a model that can chat (93 MB)
   llmlite show model.gguf            what is in a file
   llmlite compare                    llmlite beside PyTorch, on this machine
   llmlite lab                        the lessons, in JupyterLab
 
-MODEL is a path to a GGUF file, "tales" (bundled), or "tales:Q4_0" (bundled, quantized on first use).
+MODEL is a path to a GGUF file, "tales" (bundled), "smollm2" (pulled), either with
+a type, as in "tales:Q4_0" (made on first use), or any name that `llmlite models` lists.
 `llmlite COMMAND --help` explains each command with examples.
 """
 

@@ -1,10 +1,14 @@
-"""Quantize a model file: write its weights again in fewer bits. The source must be F32, F16 or BF16."""
+"""Quantize a model file: write its weights again in fewer bits.
+
+The source should be F32, F16 or BF16: quantizing twice adds both errors.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -44,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pure", action="store_true", help="one type for all weights, output and embedding too"
     )
+    parser.add_argument(
+        "--requantize", action="store_true", help="accept a source that is quantized already, with its errors"
+    )
     parser.add_argument("--imatrix", metavar="FILE", help="importance matrix, in llama.cpp's GGUF form")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads (default: all this process may use)"
@@ -71,7 +78,12 @@ def run(options: argparse.Namespace) -> int:
         raise LlmliteError(f"--threads: must be at least 1, got {options.threads}")
     source = resources.model_path(options.source)
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
-    choices = {"pure": options.pure, "overrides": options.tensor_type, "imatrix": imatrix}
+    choices = {
+        "pure": options.pure,
+        "overrides": options.tensor_type,
+        "imatrix": imatrix,
+        "requantize": options.requantize,
+    }
     if options.dry_run:
         describe(plan(source, options.type, **choices))
         return 0
@@ -79,6 +91,13 @@ def run(options: argparse.Namespace) -> int:
     with bar() as progress:
         rows = quantize_file(
             source, options.target, options.type, n_threads=options.threads, progress=progress, **choices
+        )
+    again = Counter(row.source.name for row in rows if row.source.block_size > 1 and row.source != row.target)
+    if again:
+        names = ", ".join(f"{count} tensors from {name}" for name, count in again.most_common())
+        print(
+            f"llmlite: warning: quantized twice: {names}; the new rounding comes on top of the old",
+            file=sys.stderr,
         )
     types = Counter(row.target.name for row in rows)
     print(

@@ -96,7 +96,7 @@ def hub(model_bytes: bytes) -> Iterator[Hub]:
         yield running
 
 
-def llmlite(hub: Hub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def llmlite(hub: Hub, home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command against the server, in a process: huggingface_hub reads its variables on import."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))
@@ -110,7 +110,7 @@ def llmlite(hub: Hub, home: Path, *arguments: str) -> subprocess.CompletedProces
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
         "LLMLITE_CACHE": str(home / "llmlite"),
-    }
+    } | variables
     return subprocess.run(
         [sys.executable, "-m", "llmlite", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120,
@@ -203,8 +203,9 @@ def test_what_the_hub_refuses_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     assert "acme/nosuch: " in error_of(llmlite(hub, tmp_path, "pull", "acme/nosuch"))
     hub.files = {"README.md": b""}
     assert "has no GGUF file" in error_of(llmlite(hub, tmp_path, "pull", "acme/tiny"))
-    hub.address = "http://127.0.0.1:9"
-    assert "acme/tiny: " in error_of(llmlite(hub, tmp_path, "pull", "acme/tiny"))
+    hub.sent = 0
+    assert "acme/tiny: " in error_of(llmlite(hub, tmp_path, "pull", "acme/tiny", HF_HUB_OFFLINE="1"))
+    assert hub.sent == 0, "offline is offline"
 
 
 def test_without_huggingface_hub_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         print("\nnot here yet:")
     for model in missing:
         print(f"  llmlite pull {model.name:<12} {size(model.n_bytes_to_fetch)}, {model.licence}")
-        print(f"  {'':<25} {model.purpose}")
+        print(f"      {model.purpose}")
     return 0
 
 

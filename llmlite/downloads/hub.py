@@ -1,8 +1,9 @@
 """Get a GGUF file from the Hugging Face hub with huggingface_hub: its settings, its cache, its resuming.
 
 huggingface_hub goes on from where a connection broke, gives up after some tries without progress, and then
-removes what it had. It checks the size of what arrives. It names each file in its cache by the hash that the hub
-gave: SHA-256 for large files, Git's blob hash for small ones. So the hash is checked here against that name.
+removes what it had. It checks the size of what arrives. It names each file in its cache by the hash that the
+hub gave: SHA-256 for large files, Git's blob hash for small ones. So the hash is checked here against that
+name.
 """
 
 from __future__ import annotations

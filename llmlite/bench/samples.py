@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
-from llmlite import resources
+from llmlite import files, resources
 
 SAMPLE = "samples/comparison-two-cores.jsonl"
 _LISTS = frozenset(
@@ -215,10 +215,8 @@ def write_jsonl(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any
     """Write one JSON object per line, whole or not at all (temporary name, then rename)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     lines = [json.dumps(record, allow_nan=False) for record in records]
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from llmlite import files
 from llmlite.bench import environment, memory
 from llmlite.bench.process import WorkerProcess
 from llmlite.engine.cpu import usable_threads
@@ -137,9 +138,7 @@ class _Watch:
 def save(timelines: Iterable[Timeline], path: str | os.PathLike[str]) -> None:
     """Write timelines as JSON lines, one each."""
     lines = [json.dumps({"schema": SCHEMA, **asdict(timeline)}) for timeline in timelines]
-    temporary = Path(f"{os.fspath(path)}.part")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(path, "\n".join(lines) + "\n")
 
 
 def load(path: str | os.PathLike[str]) -> list[Timeline]:

@@ -130,6 +130,10 @@ class ChatTemplateError(LlmliteError):
     """A chat template is malformed, reaches for what it must not, or runs or writes too much."""
 
 
+class ResultsError(LlmliteError, ValueError):
+    """A file of measurements is damaged or of another kind; the text names file, line and field."""
+
+
 class ContextOverflowError(LlmliteError):
     """A prompt doesn't fit the model's context."""
 

@@ -48,7 +48,7 @@ class Saved:
             if not isinstance(found, dict) or found.get("kind") != cls.KIND:
                 raise ValueError(f"its kind isn't {cls.KIND!r}")
             return cls._from_object(found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else error
             raise LlmliteError(f"{path}: not a saved {cls.KIND}: {reason}") from None
 

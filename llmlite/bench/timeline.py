@@ -156,7 +156,7 @@ def load(path: str | os.PathLike[str]) -> list[Timeline]:
             timeline = Timeline(**{**fields, "stages": [(str(n), float(s)) for n, s in fields["stages"]]})
             if not len(timeline.seconds) == len(timeline.private) == len(timeline.file_backed) > 0:
                 raise ValueError("seconds, private and file_backed differ in length, or are empty")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}, line {number}: not a memory timeline: {error}") from None
         found.append(timeline)
     return found

@@ -90,10 +90,7 @@ def run(options: argparse.Namespace) -> int:
     from llmlite.bench.samples import Comparison
 
     if options.samples:
-        try:
-            result = Comparison.load(options.samples)
-        except ValueError as error:
-            raise LlmliteError(f"not the samples of a comparison: {error}") from error
+        result = Comparison.load(options.samples)
         written = []
     else:
         options.output.mkdir(parents=True, exist_ok=True)  # now: what can't be kept isn't measured

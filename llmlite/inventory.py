@@ -22,7 +22,8 @@ from llmlite.kv_cache import KVCache
 from llmlite.mixes import FILE_TYPES
 from llmlite.model import DEFAULT_N_CTX, KV_DTYPES
 
-SIBLING = re.compile(r"(?P<model>.+)-(?P<type>[A-Z0-9_]+)-[0-9a-f]{12}\.gguf")
+BUNDLED_LICENCE = "MIT"  # data/tales-card.md
+SIBLING = re.compile(r"(?P<stem>(?P<model>.+)-(?P<type>[A-Z0-9_]+)-[0-9a-f]{12})-[0-9a-f]{16}\.gguf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +61,10 @@ class Entry:
 def models() -> list[Entry]:
     """Return the models that are here: bundled, pulled, cached siblings, then those of other programs.
 
-    A file that can't be read is listed with the reason. Nothing is downloaded, and no weight is read.
+    A file that can't be read is listed with the reason. Nothing is downloaded.
     """
     entries = [
-        examine(name, "bundled", resources.model_path(name), licence=_bundled_licence())
+        examine(name, "bundled", resources.model_path(name), licence=BUNDLED_LICENCE)
         for name in resources.BUNDLED_MODELS
     ]
     cache = resources.cache_dir()
@@ -140,10 +141,6 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _bundled_licence() -> str:
-    return "MIT"  # data/tales-card.md
-
-
 def _siblings(folder: Path, sources: list[Entry]) -> list[Entry]:
     """Return the quantized siblings that are up to date; older ones are never used again."""
     by_name = {entry.name: entry for entry in sources}
@@ -153,7 +150,7 @@ def _siblings(folder: Path, sources: list[Entry]) -> list[Entry]:
         source = by_name.get(match["model"]) if match else None
         if match is None or source is None:
             continue
-        if resources.sibling_path(source.path, source.name, match["type"]) == path:
+        if resources.sibling_stem(source.path, source.name, match["type"]) == match["stem"]:
             name = f"{source.name}:{match['type']}"
             found.append(examine(name, "cached", path, licence=source.licence))
     return found

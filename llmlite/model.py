@@ -19,6 +19,7 @@ from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
 from llmlite.kv_cache import KVCache
 from llmlite.sampling import Sampler
+from llmlite.threads import fork_safe
 from llmlite.tokenizers import Tokenizer, from_metadata
 from llmlite.transformer import Weights
 
@@ -92,7 +93,7 @@ class Model:
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]
         )
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -208,8 +208,9 @@ def test_siblings_are_listed_by_the_name_that_loads_them_until_they_are_out_of_d
     (entry,) = [entry for entry in models() if entry.owner == "cached"]
     assert (entry.name, entry.type, entry.path) == ("tales:Q4_K_M", "Q4_K_M", path)
     assert resources.model_path(entry.name) == path
-    path.rename(path.with_name("tales-Q4_K_M-0123456789ab.gguf"))
-    put(path.with_name("tales-Q4_K_M-0123456789ab.gguf"), path.with_name("note.gguf"))
+    stale = path.with_name(path.name.replace(path.stem.split("-")[2], "0123456789ab"))
+    path.rename(stale)
+    put(stale, path.with_name("note.gguf"))
     assert [entry.owner for entry in models()] == ["bundled"]
 
 
@@ -262,7 +263,7 @@ def test_json_has_everything(capsys: pytest.CaptureFixture[str], tales: Path) ->
     assert {row["name"] for row in found["to_pull"]} == set(catalog.PACKAGED)
 
 
-def test_listing_reads_no_weight_and_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_uses_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     monkeypatch.setattr(socket, "socket", None)

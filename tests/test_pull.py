@@ -104,7 +104,7 @@ def test_a_damaged_model_is_fetched_again(tiny: Packaged, cache: Path, model_byt
     path.write_bytes(model_bytes[:-1] + bytes([model_bytes[-1] ^ 1]))
     assert pull("tiny").read_bytes() == model_bytes
     path.write_bytes(model_bytes[:-1])
-    with pytest.raises(LlmliteError, match="tiny: the model is not whole; `llmlite pull tiny` gets it"):
+    with pytest.raises(LlmliteError, match="tiny: the model is not whole, .*; `llmlite pull tiny` gets it"):
         resources.model_path("tiny")
     assert pull("tiny").read_bytes() == model_bytes
     assert left_in(cache) == WHOLE
@@ -363,7 +363,7 @@ def test_a_sibling_is_requantized_once_and_says_what_that_loses(
     capsys.readouterr()
     sibling = resources.model_path("tiny:q8_0")
     said = capsys.readouterr().err
-    assert "tiny comes in Q4_1: Q8_0 adds its own rounding to that of Q4_1" in said
+    assert "the source is Q4_1 already: Q8_0 adds its own rounding to that" in said
     assert resources.model_path("tiny:Q8_0") == sibling
     assert capsys.readouterr().err == ""
     assert resources.model_path("tiny:Q4_1") == source, "its own type is the file itself"

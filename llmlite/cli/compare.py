@@ -38,7 +38,9 @@ with --backends did not run.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default="tales", help='a GGUF file, or "tales" (default)')
+    parser.add_argument(
+        "model", nargs="?", default="tales", help='a GGUF file, or a name such as "tales" (default)'
+    )
     parser.add_argument(
         "--types",
         type=names,

@@ -23,7 +23,7 @@ examples:
   llmlite run                                       a tale by the bundled model
   llmlite run -p "The fox" -n 50 --temperature 0    the likeliest continuation, the same every time
   llmlite run tales:Q4_0 --seed 7                   the bundled model in 4 bits
-  llmlite run model.gguf --chat                     a conversation (/new begins again, /exit or Ctrl-D ends)
+  llmlite run smollm2 --chat                        a conversation (/new begins again, /exit or Ctrl-D ends)
   llmlite run model.gguf --chat -p "Who are you?"   one question
   cat story.txt | llmlite run -p -                  the prompt from standard input
 
@@ -54,7 +54,10 @@ def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", default="tales", help='a GGUF file, or "tales" (default), or "tales:TYPE"'
+        "model",
+        nargs="?",
+        default="tales",
+        help='a GGUF file, or a name: "tales" (default), "tales:Q4_0", "smollm2", or what `models` lists',
     )
     parser.add_argument(
         "-p", "--prompt", help=f'the beginning (default: "{PROMPT}"); "-" reads standard input'

@@ -34,7 +34,7 @@ WIDEST = 90  # characters of a value shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="FILE", help='a GGUF file, or "tales", or "tales:TYPE"')
+    parser.add_argument("model", metavar="FILE", help='a GGUF file, or a name such as "tales:Q4_0"')
     parser.add_argument("--json", action="store_true", help="print everything as JSON, arrays whole")
     parser.add_argument("--tensor", metavar="NAME", help="show only this tensor")
     parser.add_argument(

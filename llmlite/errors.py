@@ -66,6 +66,9 @@ class GGUFError(LlmliteError):
 class GGUFWarning(UserWarning):
     """A GGUF file can be read, but something about it is odd: bytes after the last tensor, for example."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class ContentError(LlmliteError):
     """A file can be read, but what it says makes no sense. Its text begins with the key or tensor it's about.

@@ -17,6 +17,7 @@ from typing import Any
 from llmlite.errors import ResultsError
 
 LARGEST = 2**62  # nanoseconds, bytes and tokens: far beyond any machine, and sums stay finite
+SHORTEST = 1e-3  # nanoseconds; a speed of less time would overflow
 MAX_ENTRIES = 200  # backends times types: a figure has a row for each
 NAME = re.compile(r"[\w .:+()/,-]{1,100}")  # no "$": figures would read it as mathematics
 MISSING = object()
@@ -50,7 +51,7 @@ def _is_block(value: Any) -> bool:
 
 
 def _is_nanoseconds(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_number(item) and item > 0 for item in value)
+    return isinstance(value, list) and all(_is_number(item) and item >= SHORTEST for item in value)
 
 
 def _is_samples(value: Any) -> bool:

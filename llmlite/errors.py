@@ -9,12 +9,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from llmlite.terminal import printable
+
 if TYPE_CHECKING:
     from typing import Self
 
 
 class LlmliteError(Exception):
-    """Base of all of them: one sentence that says where, what was expected and what was found."""
+    """Base of all of them: one sentence that says where, what was expected and what was found.
+
+    The text may quote a file; `str` makes it fit for a terminal.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class GGUFError(LlmliteError):
@@ -52,11 +60,14 @@ class GGUFError(LlmliteError):
             text += f": expected {self.expected}"
         if self.got != "":
             text += f"{',' if self.expected else ':'} got {self.got}"
-        return text + (f" ({self.hint})" if self.hint else "")
+        return printable(text + (f" ({self.hint})" if self.hint else ""))
 
 
 class GGUFWarning(UserWarning):
     """A GGUF file can be read, but something about it is odd: bytes after the last tensor, for example."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ContentError(LlmliteError):
@@ -98,8 +109,16 @@ class ContentError(LlmliteError):
     def __str__(self) -> str:
         text = super().__str__()
         if self.path is not None:
-            text = f"{self.path}: {text}"
+            text = f"{printable(self.path)}: {text}"
         return text if self.offset is None else f"{text} (at byte {self.offset})"
+
+
+class KernelError(LlmliteError):
+    """A kernel can't be compiled or loaded on this machine."""
+
+
+class FallbackWarning(UserWarning):
+    """The compiled executor can't be had, so the slow one runs the model: why, and what to do."""
 
 
 class UnsupportedError(ContentError):
@@ -112,6 +131,10 @@ class TokenizerError(ContentError):
 
 class ChatTemplateError(LlmliteError):
     """A chat template is malformed, reaches for what it must not, or runs or writes too much."""
+
+
+class ResultsError(LlmliteError, ValueError):
+    """A file of measurements is damaged or of another kind; the text names file, line and field."""
 
 
 class ContextOverflowError(LlmliteError):

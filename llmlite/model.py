@@ -19,6 +19,7 @@ from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
 from llmlite.kv_cache import DTYPES, KVCache
 from llmlite.sampling import Sampler
+from llmlite.threads import fork_safe
 from llmlite.tokenizers import Tokenizer, from_metadata
 from llmlite.weights import Weights
 
@@ -37,8 +38,8 @@ def load(
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
     Args:
-        path_or_name: a GGUF file, or "tales" (the bundled model), or "tales:Q4_0" and the like: the
-            bundled model in another type, made on first use.
+        path_or_name: a GGUF file; "tales" (the bundled model) or "smollm2" (pulled with `llmlite pull`),
+            also in another type, "tales:Q4_0", made on first use; or any name that `llmlite models` lists.
         n_ctx: how many tokens the context holds; by default what the model was trained for, at most 4096.
         kv_dtype: keys and values are kept as "f16", or as "f32" to compare exactly.
         executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
@@ -93,7 +94,7 @@ class Model:
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]
         )
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

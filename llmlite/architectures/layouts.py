@@ -1,4 +1,4 @@
-"""How folders lay tensors out, brought to GGUF's layout: stacked experts, interleaved rows, norms of 1 + gain.
+"""How folders lay tensors out, brought to GGUF's layout: experts, rows in turn, norms of 1 + gain.
 
 Each function has the form of `Architecture.sources` or `Architecture.tensors`: (tensors by name, config.json)
 -> tensors by name. Nothing is copied before its blocks are asked for.
@@ -81,6 +81,11 @@ def shared_gate_as_vector(tensors: Tensors, config: Any) -> Tensors:
     }
 
 
+def half_of(axis: int, i: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that takes the first (0) or second (1) half of an array along `axis`."""
+    return lambda w: np.split(w, 2, axis)[i]
+
+
 def granite_experts(sources: Tensors, config: Any) -> Tensors:
     """Granite stacks experts, gate over up: (n_expert, 2 F, D)."""
     found: Tensors = {}
@@ -94,13 +99,8 @@ def granite_experts(sources: Tensors, config: Any) -> Tensors:
         if part == "output_linear":
             found[f"{prefix}{kind}.down.weight"] = tensor
             continue
-        F = tensor.shape[-2] // 2
-        found[f"{prefix}{kind}.gate.weight"] = part_of(tensor, name, lambda w, F=F, n=len(tensor.shape): (
-            w[:, :F] if n == 3 else w[:F]
-        ))  # fmt: skip
-        found[f"{prefix}{kind}.up.weight"] = part_of(tensor, name, lambda w, F=F, n=len(tensor.shape): (
-            w[:, F:] if n == 3 else w[F:]
-        ))  # fmt: skip
+        for i, half in enumerate(("gate", "up")):
+            found[f"{prefix}{kind}.{half}.weight"] = part_of(tensor, name, half_of(len(tensor.shape) - 2, i))
     return found
 
 

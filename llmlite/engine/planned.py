@@ -13,12 +13,13 @@ import numpy as np
 from llmlite.config import ModelConfig
 from llmlite.engine.contract import WORD, LayerWords
 from llmlite.engine.cpu import target, usable_threads
-from llmlite.engine.guard import Watch
 from llmlite.engine.jit import Progress, prepare
 from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
 from llmlite.engine.recorder import Buffer, PositionTable, Recorder
 from llmlite.errors import ContextOverflowError, NumericsError
+from llmlite.guard import Watch
 from llmlite.kv_cache import CHUNK, DTYPES, KVCache
+from llmlite.threads import MAX_THREADS, fork_safe
 from llmlite.transformer import forward
 from llmlite.weights import Weights
 
@@ -46,7 +47,7 @@ class PlannedExecutor:
     Raises:
         UnsupportedError: something in the model that the kernels don't take.
         KernelError: kernels can't be compiled or loaded on this machine.
-        ValueError: n_threads < 1.
+        ValueError: n_threads below 1 or above MAX_THREADS.
     """
 
     name = "planned"
@@ -61,14 +62,14 @@ class PlannedExecutor:
         kv_dtype: Any = np.float16,
         progress: Progress | None = None,
     ) -> None:
-        if n_threads is not None and n_threads < 1:
-            raise ValueError(f"n_threads must be at least 1, got {n_threads}")
+        if n_threads is not None and not 1 <= n_threads <= MAX_THREADS:
+            raise ValueError(f"n_threads must be at least 1 and at most {MAX_THREADS}, got {n_threads}")
         self.weights, self.config = weights, config
         self.n_threads = n_threads or usable_threads()
         self.progress = progress
         self._plans: dict[tuple, Plan] = {}
         self._filled: set[Plan] = set()  # plans of many tokens whose arenas hold pages
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._tables: dict[Any, np.ndarray] = {}  # what depends on positions alone, by PositionTable.key
         self._words: weakref.WeakKeyDictionary[KVCache, np.ndarray] = weakref.WeakKeyDictionary()
         self._watch = Watch(tensor.blocks for tensor in _matrices(weights))

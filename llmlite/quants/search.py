@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from llmlite.quants.record import Array
+from llmlite.threads import fork_safe
 
 TINY = np.float32(1e-15)  # a group this small counts as all zero
-_lock = threading.Lock()
+_lock = fork_safe(threading.Lock())
 _users = 0  # of the compiled twins; above zero they are called
 
 

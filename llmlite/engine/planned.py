@@ -15,7 +15,8 @@ from llmlite.engine.plan import Plan, kernels_of
 from llmlite.engine.recorder import Buffer, Recorder
 from llmlite.guard import Watch
 from llmlite.kv_cache import KVCache
-from llmlite.threads import MAX_THREADS, fork_safe
+from llmlite.limits import MAX_THREADS
+from llmlite.locks import fork_safe
 from llmlite.transformer import Weights, forward
 
 PREFILL_TOKENS = 256

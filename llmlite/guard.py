@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from llmlite.errors import GGUFError
+from llmlite.limits import require_llvm
+from llmlite.locks import fork_safe
 from llmlite.terminal import complain_once
-from llmlite.threads import fork_safe
 
 SUPPORTED = sys.platform.startswith("linux") and ctypes.sizeof(ctypes.c_void_p) == 8
 CAPACITY = 4096  # mappings watched at a time
@@ -156,7 +157,7 @@ def arm() -> None:
                 _armed = False
                 complain_once(
                     f"a model file that is cut off while it is read will end this process: "
-                    f"llvmlite can't be used ({type(error).__name__}: {str(error)[:200]})"
+                    f"llvmlite can't be used ({type(error).__name__}: {str(error).split('. ')[0][:160]})"
                 )
 
 
@@ -181,6 +182,7 @@ def _install() -> None:
 
 def _compile(text: str, symbol: str) -> int:
     """Compile LLVM IR, in memory, for any CPU of this architecture; return the symbol's address."""
+    require_llvm()
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()

@@ -18,8 +18,8 @@ from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
 from llmlite.kv_cache import DTYPES, KVCache
+from llmlite.locks import fork_safe
 from llmlite.sampling import Sampler
-from llmlite.threads import fork_safe
 from llmlite.tokenizers import Tokenizer, from_metadata
 from llmlite.weights import Weights
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "llmlite"
 FLOORS = [  # the lowest first; rooms of one floor don't import each other
-    {"_version", "terminal", "threads", "files"},
+    {"_version", "terminal", "limits", "locks", "files"},
     {"errors"},
     {"guard", "cache"},
     {"quants"},

@@ -21,6 +21,7 @@ from llmlite import catalog, cli, gguf, resources
 from llmlite.catalog import PACKAGED, Packaged, store
 from llmlite.downloads import pull, wheels
 from llmlite.errors import LlmliteError, UnsupportedError
+from llmlite.terminal import HARMFUL
 from tests.fake_packages import LICENCE, reply, row, server, write_wheel
 from tests.huggingface_folders import write_folder
 from tests.tiny_models import tiny_model
@@ -439,15 +440,25 @@ def test_the_command_names_size_and_licence_then_the_file(
     assert capsys.readouterr().err == "", "nothing is announced that is here already"
 
 
-@pytest.mark.parametrize("command", ["pull", "models", "quantize"])
+def test_a_name_that_steers_a_terminal_is_shown_as_escapes(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # nothing is asked of a network
+    for name in ("\x1b[31m", "ollama:\x1b]0;title\x07", "tales:\u202e"):
+        assert cli.main(["pull", name]) == 2
+        shown = capsys.readouterr()
+        assert not HARMFUL.search(shown.out + shown.err)
+        assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["pull", "models"])
 def test_help_fits_in_80_columns(command: str) -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     done = subprocess.run(
         [sys.executable, "-m", "llmlite", command, "--help"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    if command != "quantize":
-        assert max(map(len, done.stdout.splitlines())) <= 80
+    assert max(map(len, done.stdout.splitlines())) <= 80
     for model in PACKAGED.values() if command == "pull" else ():
         assert model.name in done.stdout and model.licence in done.stdout and model.purpose in done.stdout
 

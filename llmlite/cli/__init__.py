@@ -12,15 +12,16 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import IO
 
 from llmlite._version import __version__
+from llmlite.cli.process import Ended, discard_output, ending_by_signal, is_expected, open_streams
 from llmlite.errors import FallbackWarning, LlmliteError
+from llmlite.limits import spare_blas
 from llmlite.terminal import Lossy, complain, flush_output, printable, say
 
 COMMANDS = (
@@ -74,23 +75,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Ended(BaseException):
-    """A signal asked the process to end; what was begun is cleaned up on the way out."""
-
-    def __init__(self, number: int) -> None:
-        self.code = 128 + number
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit code."""
     messages = sys.stderr
     try:
         return _main(argv)
+    except KeyboardInterrupt:
+        say(file=sys.stderr)
+        return 130
     finally:
+        if argv is None:  # the process ends: Ctrl-C while it does has nothing to say
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.stderr = messages
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    spare_blas()
     lost = open_streams()
     if lost:
         complain("standard output is closed, so nothing was done")
@@ -107,9 +107,6 @@ def _main(argv: Sequence[str] | None) -> int:
             code = options.run(options)
             flush_output()
             return code
-    except KeyboardInterrupt:
-        say(file=sys.stderr)
-        return 130
     except Ended as end:
         return end.code
     except BrokenPipeError:
@@ -126,60 +123,6 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2
 
 
-def open_streams() -> bool:
-    """Put the null device where standard input, output or error is closed; return whether output was.
-
-    Otherwise the next file that is opened would get its number, and what libraries print would be written
-    into a model.
-    """
-    lost = sys.stdout is None
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            lost = lost or number == 1
-            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # takes the lowest free number
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (until the exit)
-    return lost
-
-
-def discard_output() -> None:
-    """Let what Python still writes to standard output at its exit go nowhere."""
-    with suppress(OSError, ValueError):  # a stream without a number of its own, as in tests
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def ending_by_signal() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception, so that unfinished files are removed. A second one kills."""
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        names = []
-
-    def end(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Ended(number)
-
-    changed = {}
-    for number in (getattr(signal, name) for name in names):
-        if signal.getsignal(number) is signal.SIG_DFL:  # else somebody else's, or ignored as by nohup
-            changed[number] = signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, before in changed.items():
-            signal.signal(number, before)
-
-
-def is_expected(error: BaseException) -> bool:
-    """Whether an error is about the machine or the request; any other is a fault of llmlite's own."""
-    if isinstance(error, RuntimeError):
-        return "start new thread" in str(error)  # Python's own words for the system's limit
-    return True
-
-
 def _plain_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
@@ -193,7 +136,7 @@ def sentence(error: Exception) -> str:
         about = " ".join(str(error).split())
         return f"not enough memory{': ' + about if about else ''}"
     if isinstance(error, RuntimeError):
-        return "the system grants no more threads; --threads takes fewer (ulimit -u shows the limit)"
+        return "the system grants no more threads (ulimit -u shows the limit); --threads 1 needs fewest"
     if isinstance(error, ImportError):
         first = str(error).strip().splitlines() or [""]
         return f"a library can't be loaded: {first[0]} (`llmlite doctor` says what is missing)"

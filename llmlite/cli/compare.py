@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from llmlite import files
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
+from llmlite.limits import MAX_THREADS
 from llmlite.terminal import complain, say
-from llmlite.threads import MAX_THREADS
 
 if TYPE_CHECKING:
     from llmlite.bench.compare import Options

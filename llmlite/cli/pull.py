@@ -9,7 +9,7 @@ import sys
 
 from llmlite.catalog import PACKAGED
 from llmlite.cli.files import bar, size
-from llmlite.terminal import say
+from llmlite.terminal import printable, say
 
 HELP = "get a model, by name or from the Hugging Face hub"
 EXAMPLES = """\
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         )
         if model.terms:
             say(f"Using it means agreeing to its terms: {model.terms}", file=sys.stderr)
-    with bar(f"pull {options.model}") as progress:
+    with bar(printable(f"pull {options.model}")) as progress:
         path = pull(options.model, source=options.source, progress=progress)
     say(f"{options.model}: {path}")
     return 0

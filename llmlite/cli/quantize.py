@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from llmlite.cli.files import size
 from llmlite.errors import LlmliteError
+from llmlite.limits import MAX_THREADS
 from llmlite.terminal import complain, printable, say
-from llmlite.threads import MAX_THREADS
 
 if TYPE_CHECKING:
     from llmlite.quantize import PlanRow

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from llmlite.errors import LlmliteError
+from llmlite.limits import MAX_THREADS
 from llmlite.terminal import complain, say, say_text
-from llmlite.threads import MAX_THREADS
 
 if TYPE_CHECKING:
     from llmlite.generate import Generation

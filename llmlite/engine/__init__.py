@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from llmlite.errors import FallbackWarning, KernelError, UnsupportedError
+from llmlite.limits import require_llvm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,8 +89,9 @@ def _planned() -> type[PlannedExecutor]:
         KernelError: llvmlite is missing or can't be loaded.
     """
     try:
+        require_llvm()
         from llmlite.engine.planned import PlannedExecutor
     except (ImportError, OSError, MemoryError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        reason = f"{type(error).__name__}: {str(error).split('. ')[0][:160]}"
         raise KernelError(f"the compiler's library, llvmlite, can't be loaded: {reason}") from error
     return PlannedExecutor

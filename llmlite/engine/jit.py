@@ -33,7 +33,8 @@ import llvmlite.binding as llvm
 from llmlite import cache, files, terminal
 from llmlite.engine.cpu import target
 from llmlite.errors import KernelError, LlmliteError
-from llmlite.threads import wait_before_fork
+from llmlite.limits import COMPILE, require_memory
+from llmlite.locks import wait_before_fork
 
 ENGINE = pathlib.Path(__file__).parent
 MAGIC = b"llmlite kernel 1\n"
@@ -284,6 +285,7 @@ def _link(k: Kernel, code: bytes) -> int:
 def _compile(k: Kernel) -> Any:
     """Return numba's cfunc of the kernel, entry code included."""
     try:
+        require_memory(COMPILE, "compiling")
         import numba
 
         if numba.config.DISABLE_JIT:

@@ -19,7 +19,8 @@ from llmlite.engine.recorder import Buffer, PositionTable, Recorder
 from llmlite.errors import ContextOverflowError, NumericsError
 from llmlite.guard import Watch
 from llmlite.kv_cache import CHUNK, DTYPES, KVCache
-from llmlite.threads import MAX_THREADS, fork_safe
+from llmlite.limits import MAX_THREADS
+from llmlite.locks import fork_safe
 from llmlite.transformer import forward
 from llmlite.weights import Weights
 

@@ -1,4 +1,4 @@
-"""Threads: how many at most, and locks that a forked child finds free, whoever held them at the fork."""
+"""Locks that a forked child finds free, although another thread held them when the process forked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import threading
 import weakref
 from typing import TypeVar
-
-MAX_THREADS = 1024  # more than any machine this runs on has cores: a slip of the finger, not a wish
 
 Lock = TypeVar("Lock")
 _locks: weakref.WeakSet = weakref.WeakSet()

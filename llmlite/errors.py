@@ -140,12 +140,11 @@ class NumericsError(LlmliteError):
         """Make the error for the result `operation` of a layer."""
         where = operation if layer is None else f"{operation} of layer {layer}"
         return cls(
-            f"{where}: holds a number that is not finite; the model's weights are damaged (llmlite show --check FILE looks "
-            "for the tensor)",
+            f"{where}: holds a number that is not finite; the model's weights are damaged "
+            "(llmlite show --check FILE looks for the tensor)",
             operation=operation,
             layer=layer,
         )
-
 
     @classmethod
     def of_input(cls, name: str, label: str = "") -> Self:

@@ -7,7 +7,10 @@ metadata and from which tensors it holds (config.py); no record knows an archite
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu2", "swiglu_oai")
 
@@ -183,3 +186,17 @@ class Layer:
     eps: float = 1e-5
     parallel: bool = False
     residual_scale: float = 1.0
+
+
+def alibi_slopes(spec: Attention) -> np.ndarray:
+    """Return what each head's scores lose per position of distance, float32 (H,); Press et al. 2022."""
+    n = 1 << int(math.log2(spec.n_head))  # the largest power of two up to the number of heads
+    even, odd = 2 ** (-spec.alibi / n), 2 ** (-spec.alibi / 2 / n)
+    slopes = [even ** (h + 1) if h < n else odd ** (2 * (h - n) + 1) for h in range(spec.n_head)]
+    return np.array(slopes, np.float32)
+
+
+def temperatures(positions: np.ndarray, spec: Attention) -> np.ndarray:
+    """Return what queries at `positions` p are multiplied by: 1 + scale · ln(⌊(p + 1) / length⌋ + 1)."""
+    steps = np.floor((positions + 1) / spec.temperature_length)
+    return (1 + spec.temperature_scale * np.log(steps + 1)).astype(np.float32)

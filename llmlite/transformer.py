@@ -113,9 +113,13 @@ class Block:
         """x @ W.T, plus the bias if the file has one: biases need no flag."""
         return self.ops.matmul(self.w[f"{name}.weight"], x, self.w.get(f"{name}.bias"))
 
+    def has(self, name: str) -> bool:
+        """Whether the layer has a tensor of that name."""
+        return f"{name}.weight" in self.w
+
     def norm(self, name: str, x: X) -> X:
         """The norm of that name; x itself if the layer has none."""
-        if f"{name}.weight" not in self.w:
+        if not self.has(name):
             return x
         gain, bias = self.w[f"{name}.weight"], self.w.get(f"{name}.bias")
         return self.name(normed(self.ops, self.layer.norm, gain, bias, self.layer.eps, x), name)
@@ -152,9 +156,7 @@ def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any)
     return outer_norm(ops, weights, config, "token_embd_norm", "inp_norm", x)
 
 
-def outer_norm(
-    ops: Operations, weights: Weights, config: ModelConfig, tensor: str, name: str, x: X
-) -> X:
+def outer_norm(ops: Operations, weights: Weights, config: ModelConfig, tensor: str, name: str, x: X) -> X:
     """A norm outside the layers; x itself if the model has none of that name."""
     if f"{tensor}.weight" not in weights.outer:
         return x
@@ -177,23 +179,20 @@ def block(b: Block, x: X) -> X:
     """One layer: what mixes tokens, then what works on each alone; each is added to what came in."""
     ops, layer = b.ops, b.layer
     inner = b.norm("attn_norm", x)
-    mixed = MIXERS[type(layer.mixer)](b, b.norm("attn_norm_2", inner if "attn_norm_2.weight" not in b.w else x))
-    mixed = _branch(b, "post_attention_norm", mixed)
+    read = b.norm("attn_norm_2", x) if b.has("attn_norm_2") else inner
+    mixed = _branch(b, "post_attention_norm", MIXERS[type(layer.mixer)](b, read))
     if b.is_last:  # nothing after this mixes tokens: keep those whose logits are wanted
         x, mixed = ops.outputs(x), ops.outputs(mixed)
         inner = ops.outputs(inner) if layer.parallel else inner
     if layer.parallel:
-        after = _branch(b, "post_ffw_norm", feed_forward(b, b.norm("ffn_norm", x) if _has(b, "ffn_norm") else inner))
+        read = b.norm("ffn_norm", x) if b.has("ffn_norm") else inner
+        after = _branch(b, "post_ffw_norm", feed_forward(b, read))
         return b.name(ops.add(ops.add(x, mixed), after), "l_out")
     x = b.name(b.norm("attn_output_norm", ops.add(x, mixed)), "ffn_inp")
     if layer.feed_forward is not None:
         after = _branch(b, "post_ffw_norm", feed_forward(b, b.norm("ffn_norm", x)))
         x = b.norm("layer_output_norm", ops.add(x, after))
     return b.name(x, "l_out")
-
-
-def _has(b: Block, norm: str) -> bool:
-    return f"{norm}.weight" in b.w
 
 
 def _branch(b: Block, norm: str, x: X) -> X:

@@ -13,8 +13,8 @@ from llmlite.errors import ModelError, UnsupportedError
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in DECODERS}
 
 __all__ = [
-    "ARCHITECTURES", "EXPERTS", "FUSED", "HEAD_NORMS", "NORMS", "Architecture", "Names", "Windows", "by_class",
-    "by_name",
+    "ARCHITECTURES", "EXPERTS", "FUSED", "HEAD_NORMS", "NORMS", "Architecture", "Names", "Windows",
+    "by_class", "by_name",
 ]  # fmt: skip
 
 

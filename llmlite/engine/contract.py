@@ -108,7 +108,9 @@ class LayerWords:
 
 @dataclass
 class AttentionRecord:
-    """What `attention` and `merge_parts` read beside the step. T tokens, H heads, Dk, Dv sizes of key and value.
+    """What `attention` and `merge_parts` read beside the step.
+
+    T tokens, H heads, Dk and Dv the sizes of keys and values.
 
     Attributes:
         q: float32 (T, H·Dk). out: float32 (T, H·Dv).

@@ -15,7 +15,7 @@ import numpy as np
 from llmlite.config import ModelConfig
 from llmlite.errors import NumericsError
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Experts
+from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
 from llmlite.tensor import QuantTensor
 from llmlite.transformer import forward
 from llmlite.weights import RopeTable, Weights
@@ -189,7 +189,10 @@ class Eager:
     def expert_matmul(
         self, w: QuantTensor, x: np.ndarray, routes: Routes, bias: np.ndarray | None = None
     ) -> np.ndarray:
-        """x[s] @ w[expert of s].T + bias[expert of s]: (S, columns) by (n_expert, rows, columns) -> (S, rows)."""
+        """x[s] @ w[expert of s].T + bias[expert of s].
+
+        (S, columns) by (n_expert, rows, columns) -> (S, rows)
+        """
         _, n_rows, _ = w.shape
         ends = np.cumsum(routes.counts)
         parts = []
@@ -283,11 +286,11 @@ class Eager:
     def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
         """An activation of x, times up if it is given:
 
-            silu        x * sigmoid(x)
-            gelu        x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)
-            gelu_erf    x/2 * (1 + erf(x / sqrt(2)))
-            relu2       max(x, 0)²
-            swiglu_oai  g * sigmoid(1.702 g) * (u + 1), g = min(x, 7), u = up between -7 and 7
+        silu        x * sigmoid(x)
+        gelu        x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)
+        gelu_erf    x/2 * (1 + erf(x / sqrt(2)))
+        relu2       max(x, 0)²
+        swiglu_oai  g * sigmoid(1.702 g) * (u + 1), g = min(x, 7), u = up between -7 and 7
         """
         with np.errstate(over="ignore"):  # exp(-x) may reach inf: the quotient is then 0, as it should be
             if kind == "silu":
@@ -365,20 +368,6 @@ def hidden_positions(distance: np.ndarray, spec: Attention) -> np.ndarray:
         return np.abs(distance) > spec.window // 2 if spec.window else np.zeros(distance.shape, bool)
     hidden = distance < 0
     return hidden | (distance >= spec.window) if spec.window else hidden
-
-
-def alibi_slopes(spec: Attention) -> np.ndarray:
-    """What each head's scores lose per position of distance, float32 (H,); Press et al. 2022."""
-    n = 1 << int(math.log2(spec.n_head))  # the largest power of two up to the number of heads
-    even, odd = 2 ** (-spec.alibi / n), 2 ** (-spec.alibi / 2 / n)
-    slopes = [even ** (h + 1) if h < n else odd ** (2 * (h - n) + 1) for h in range(spec.n_head)]
-    return np.array(slopes, np.float32)
-
-
-def temperatures(positions: np.ndarray, spec: Attention) -> np.ndarray:
-    """What queries at `positions` are multiplied by, float32."""
-    steps = np.floor((positions + 1) / spec.temperature_length)
-    return (1 + spec.temperature_scale * np.log(steps + 1)).astype(np.float32)
 
 
 _erf = np.frompyfunc(math.erf, 1, 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llmlite.engine.jit import Kernel, kernel
+from llmlite.engine import signatures
+from llmlite.engine.jit import DECLARED, Kernel, declare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,25 +34,31 @@ class Family:
     @property
     def matvec(self) -> Kernel:
         """out = W x for few tokens."""
-        return kernel(self.module, f"matvec_{self.suffix}")
+        parameters = signatures.MATVEC if self.sub else signatures.PLAIN_MATVEC
+        return declare(self.module, f"matvec_{self.suffix}", parameters)
 
     @property
     def matmul(self) -> Kernel:
         """out = X Wᵀ for many tokens."""
         if not self.sub:
-            return kernel(self.module, f"matmul_{self.suffix}")
+            return declare(self.module, f"matmul_{self.suffix}", signatures.PLAIN_MATMUL)
         form = "_min" if self.has_minimum else "_bytes" if self.full_bytes else ""
-        return kernel("quantized", f"matmul{self.sub}{form}")
+        return declare("quantized", f"matmul{self.sub}{form}", signatures.MATMUL)
 
     @property
     def unpack(self) -> Kernel:
         """The routine by which `matmul` of a quantized type reads 32 rows."""
-        return kernel(self.module, f"unpack_{self.suffix}")
+        return declare(self.module, f"unpack_{self.suffix}", None)
 
     @property
     def embed(self) -> Kernel:
         """Rows as floats."""
-        return kernel(self.module, f"embed_{self.suffix}")
+        return declare(self.module, f"embed_{self.suffix}", signatures.EMBED)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """All of them."""
+        return self.matvec, self.matmul, self.embed, *((self.unpack,) if self.sub else ())
 
 
 def _plain(suffix: str) -> Family:
@@ -87,17 +94,13 @@ FAMILIES: dict[int, Family] = {
 }
 
 
+for _family in FAMILIES.values():
+    _ = _family.kernels  # declared once, so that `jit.kernel` finds each by its name
+
+
 def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:
     """The kernels that any model needs, and those of the types, given by id: of all types by default."""
-    basic = ("rms_norm", "add", "add_bias", "silu_mul", "take_outputs", "rope", "quantize", "quantize_mixed")
-    found = [kernel("basic", name) for name in (*basic, "store_f16", "store_f32")]
-    found += [kernel("basic", name) for name in ("layer_norm", "positions", "gelu")]
-    experts = ("choose_experts", "sort_rows", "spread", "each_expert", "gather")
-    found += [kernel("experts", name) for name in experts]
-    kinds = ("attention_f16", "attention_f32", "attention_prompt_f16")
-    forms = [kind + head for kind in kinds for head in ("", "_64", "_128")]
-    found += [kernel("attention", name) for name in (*forms, "merge_parts")]
-    found += [kernel("team", name) for name in ("run", "work", "stop")]
-    for family in (FAMILIES[type_id] for type_id in types):
-        found += [family.matvec, family.matmul, family.embed, *([family.unpack] if family.sub else [])]
-    return list(dict.fromkeys(found))
+    measuring = {*signatures.PEAK.values(), *signatures.SCALAR_MATVEC.values(), signatures.READ_ALL}
+    of_types = {k for family in FAMILIES.values() for k in family.kernels}
+    found = [k for k in DECLARED.values() if k not in measuring and k not in of_types]
+    return [*found, *dict.fromkeys(k for type_id in types for k in FAMILIES[type_id].kernels)]

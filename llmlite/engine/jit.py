@@ -109,7 +109,7 @@ def kernel(module: str, name: str) -> Kernel:
 
     Raises: KeyError if nothing declares it.
     """
-    import llmlite.engine.signatures  # declares all  # noqa: F401
+    import llmlite.engine.families  # it and `signatures` declare all  # noqa: F401
 
     return DECLARED[module, name]
 

@@ -183,7 +183,7 @@ class PlannedExecutor:
             return self._plans[key]
 
     def step_threads(self, max_tokens: int) -> int:
-        """Return how many threads a step of that size runs on: a small model's token is over too soon for many."""
+        """Return how many threads a step of that size runs on: few if a token is soon over."""
         if max_tokens > 1:
             return self.n_threads
         n_bytes = sum(tensor.n_bytes for tensor in _matrices(self.weights))
@@ -218,9 +218,7 @@ class PlannedExecutor:
                 finally:
                     plan.lock.release()
 
-    def run_plan(
-        self, plan: Plan, pieces: Sequence[Piece], clock: np.ndarray | None = None
-    ) -> np.ndarray:
+    def run_plan(self, plan: Plan, pieces: Sequence[Piece], clock: np.ndarray | None = None) -> np.ndarray:
         """Run one step of `plan`, whose lock is held; caches get the keys and values, not the ids.
 
         Raises:

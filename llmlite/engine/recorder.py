@@ -12,12 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.engine import signatures as K
-from llmlite.engine.contract import FEW_TOKENS, FLOAT_TILE, STEP, TILE_SCRATCH, TILE_TOKENS
+from llmlite.engine import signatures as K  # noqa: N812  (kernels)
+from llmlite.engine.contract import (
+    ATTENTION_PART,
+    ATTENTION_PARTS,
+    FEW_TOKENS,
+    FLOAT_TILE,
+    STEP,
+    TILE_SCRATCH,
+    TILE_TOKENS,
+    AttentionRecord,
+    attention_scratch,
+    attention_tile,
+)
 from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
-from llmlite.layers import Attention, Experts
+from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
 from llmlite.weights import RopeTable
 
 # What a buffer's rows are counted by: fields of the step record. SLOTS: rows -> rows times experts used.
@@ -159,8 +170,8 @@ class Recorder:
         """See eager.Eager.layer_norm."""
         out = self._buffer(x.width, x.rows)
         self._op(
-            K.LAYER_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, bias=0 if bias is None else bias, out=out,
-            width=x.width, eps=float(eps), number=self._number(),
+            K.LAYER_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, bias=0 if bias is None else bias,
+            out=out, width=x.width, eps=float(eps), number=self._number(),
         )  # fmt: skip
         return out
 
@@ -247,14 +258,50 @@ class Recorder:
 
     def temperature(self, x: Buffer, spec: Attention) -> Buffer:
         """See eager.Eager.temperature."""
-        from llmlite.engine.eager import temperatures
-
         key = ("temperature", spec.temperature_scale, spec.temperature_length)
         number = self._table(key, 1, lambda at: temperatures(at, spec)[:, None])
         out = self._buffer(x.width)
         self._whole_vectors(x.width, K.TEMPERATURE)
         self._op(K.TEMPERATURE, (x,), (out,), x=x, out=out, table=number, width=x.width)
         return out
+
+    def attention(
+        self, q: Buffer, k: Buffer | None, v: Buffer | None, layer: int, spec: Attention,
+        sinks: np.ndarray | None = None,
+    ) -> Buffer:  # fmt: skip
+        """See eager.Eager.attention."""
+        sizes = {"n_head_kv": spec.n_head_kv, "key_size": spec.key_size, "value_size": spec.value_size}
+        if k is not None and v is not None:
+            self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **sizes)
+        tile = attention_tile(self.limits[N_TOKENS] * spec.group, spec.key_size, spec.value_size)
+        scratch, size = self._scratch(attention_scratch(tile, spec.key_size, spec.value_size))
+        out, label = self._buffer(spec.out_width), f"layer {layer}"
+        n_parts = self._n_parts(spec)
+        record = AttentionRecord(
+            q=q, out=out, n_parts=n_parts, scratch=scratch, scratch_bytes=size, tile_rows=tile, layer=layer,
+            n_head=spec.n_head, **sizes, scale=float(spec.scale), window=spec.window, causal=int(spec.causal),
+            softcap=float(spec.softcap), sinks=0 if sinks is None else sinks,
+            slopes=alibi_slopes(spec) if spec.alibi else 0,
+        )  # fmt: skip
+        writes = [out, scratch]
+        if n_parts:  # of a few tokens: threads share parts, which are merged in order after that
+            whole = -(-spec.value_size // 16) * 16
+            record.parts = self._buffer(n_parts * spec.n_head * whole)
+            record.states = self._buffer(n_parts * spec.n_head * 2)
+            writes += [record.parts, record.states]
+        self._op(K.attention(self.kv, spec), (q, self.cache), writes, {"label": label}, spec=record)
+        if n_parts:
+            reads = (record.parts, record.states, out)
+            self._op(K.MERGE_PARTS, reads, (out, scratch), {"label": label}, spec=record)
+        return out
+
+    def _n_parts(self, spec: Attention) -> int:
+        """How many parts of positions threads may share; 0 in a prompt, whose tokens they share."""
+        if self.limits[N_TOKENS] > FEW_TOKENS:
+            return 0
+        if spec.window and spec.causal:
+            return min(ATTENTION_PARTS, (spec.window + FEW_TOKENS) // ATTENTION_PART + 2)
+        return ATTENTION_PARTS
 
     def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
         """The number of the table with this key; it is added if it is new."""
@@ -360,9 +407,7 @@ class Recorder:
             self._op(family.matvec, (x,), (out,), _facts(w), **same)
             return
         scratch, size = self._scratch(FLOAT_TILE + self._padded(x.rows) * 32 * 4)
-        self._op(
-            family.matmul, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size
-        )
+        self._op(family.matmul, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size)
 
     def _quantized_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
         q, d, sums32, sums16, *mixed = self._activations(x)

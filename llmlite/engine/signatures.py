@@ -7,7 +7,9 @@ it compiles. Bodies are in `llmlite/engine/kernels/<module>.py`, under the kerne
 
 from __future__ import annotations
 
+from llmlite.engine.contract import ATTENTION_FORMS
 from llmlite.engine.jit import Kernel, declare
+from llmlite.layers import Attention
 
 # ---- matrices: one of each for every family (engine/families.py) -------------------------------------------
 
@@ -45,6 +47,26 @@ GATED_ACTIVATIONS: dict[str, Kernel] = {
     for kind in ("silu", "gelu", "gelu_erf", "relu2", "swiglu_oai")
 }
 
+# ---- attention -----------------------------------------------------------------------------------------------
+
+STORE = {
+    kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in ("f16", "f32")
+}
+_FORMS = {size: f"_{size}" for size in ATTENTION_FORMS} | {0: ""}
+ATTENTION = {
+    (kv, size): declare("attention", f"attention_{kv}{form}", "spec")
+    for kv in ("f16", "f32")
+    for size, form in _FORMS.items()
+}
+MERGE_PARTS = declare("attention", "merge_parts", "spec")
+
+
+def attention(kv: str, spec: Attention) -> Kernel:
+    """Return the kernel for a kind of cache ("f16", "f32"): one for the head size, or the one for any."""
+    size = spec.key_size if spec.key_size == spec.value_size else 0
+    return ATTENTION[kv, size if size in ATTENTION_FORMS else 0]
+
+
 # ---- experts -----------------------------------------------------------------------------------------------
 
 ROUTE_SOFTMAX = declare("experts", "route_softmax", "rows scores ids weights n_expert n_used factor")
@@ -61,9 +83,7 @@ EACH_EXPERT = declare("experts", "each_expert", None)  # a routine: its record h
 # ---- measuring ---------------------------------------------------------------------------------------------
 
 PEAK = {kind: declare("peak", f"peak_{kind}", "numbers rounds out") for kind in ("f32", "int8")}
-SCALAR_MATVEC = {
-    kind: declare("scalar", f"scalar_{kind}", PLAIN_MATVEC) for kind in ("q4_0", "q8_0", "q4_k")
-}
+SCALAR_MATVEC = {kind: declare("scalar", f"scalar_{kind}", PLAIN_MATVEC) for kind in ("q4_0", "q8_0", "q4_k")}
 
 # ---- the team ----------------------------------------------------------------------------------------------
 

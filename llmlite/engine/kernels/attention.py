@@ -73,8 +73,8 @@ LINE = BLOCK * 4  # bytes of one row of scores, and of 32 columns of an output r
 PART = ATTENTION_PART
 LOWEST = -3e38  # the maximum of no scores
 UNSEEN = -np.inf
-# A unit keeps a line for each of its rows: m and l of a part, m and l of the parts before, which positions the
-# row sees, its own, and what a score loses for each position of distance.
+# A unit keeps a line for each of its rows: m and l of a part, m and l of the parts before, which positions
+# the row sees, its own, and what a score loses for each position of distance.
 ROW, MERGED, LOW, HIGH, PLACE, SLOPE = 64, 8, 16, 24, 32, 40
 
 load_sums, zero_sums = make_load_sums(QUERIES), make_zero_sums(QUERIES)
@@ -106,7 +106,7 @@ def parts_of(position, n, end, window, causal):
 
 @inline
 def is_shared(n_parts, room, n_units, n_threads):
-    """Whether parts are units of their own: not if rows alone occupy all threads, or parts have no room."""
+    """Whether parts are units: not if whole rows occupy all threads, or the parts have no room."""
     return 1 < n_parts <= room and n_units < 8 * n_threads and n_units % n_threads != 0
 
 
@@ -387,7 +387,7 @@ def make_attention(sixteen, size, only=0):
 
     @kernel
     def attention(step, rank, n_threads, spec):
-        """out[t, h] = Σ softmax(scale · q[t, h] · k) v; or of each part of the positions, if parts are shared."""
+        """out[t, h] = Σ softmax(scale · q[t, h] · k) v; if parts are shared, each part's share of it."""
         key_size = only if only else load_i64(spec + ATTENTION.key_size)  # a constant, or not
         value_size = only if only else load_i64(spec + ATTENTION.value_size)
         n_head, n_head_kv = load_i64(spec + ATTENTION.n_head), load_i64(spec + ATTENTION.n_head_kv)
@@ -480,7 +480,7 @@ attention_f32_256, attention_f16_256 = (
 
 @kernel
 def merge_parts(step, rank, n_threads, spec):
-    """Fold the parts of every row whose sequence has shared them among threads; its record is `attention`'s."""
+    """Fold the parts of every row that threads have shared; the record is that of `attention`."""
     value_size, tile = load_i64(spec + ATTENTION.value_size), load_i64(spec + ATTENTION.tile_rows)
     n_head, n_head_kv = load_i64(spec + ATTENTION.n_head), load_i64(spec + ATTENTION.n_head_kv)
     window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)

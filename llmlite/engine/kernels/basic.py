@@ -61,7 +61,7 @@ def scale_and_inverse(largest):
 
 @inline
 def sum_of_squares(a, mean, width):
-    """Σ (a[i] - mean)²: 2 × 16 lanes in turn, added up by halves; what is left of 16 one by one after that."""
+    """Σ (a[i] - mean)²: 2 × 16 lanes in turn, added up by halves; the rest of 16 one by one after that."""
     whole = width // 16 * 64
     s0, s1 = splat_f32x16(f32(0)), splat_f32x16(f32(0))
     for i in range(0, whole, 64):

@@ -4,7 +4,8 @@
 float32 in the order [k][row], then sums of 2 × 16 rows × FLOAT_TOKENS.
 """
 
-from llmlite.engine.kernels.common import IDS, N_TOKENS, kernel, share
+from llmlite.engine.contract import STEP
+from llmlite.engine.kernels.common import kernel, share
 from llmlite.engine.kernels.quantized import clear, copy_out
 from llmlite.engine.simd import (
     FLOAT_TOKENS,
@@ -89,9 +90,9 @@ def make_embed(sixteen, size):
 
     @kernel
     def embed(step, rank, n_threads, w, out, width):
-        low, high = share(load_i64(step + N_TOKENS), rank, n_threads)
+        low, high = share(load_i64(step + STEP.n_tokens), rank, n_threads)
         for t in range(low, high):
-            p = w + load_i64(load_i64(step + IDS) + t * 8) * width * size
+            p = w + load_i64(load_i64(step + STEP.ids) + t * 8) * width * size
             for i in range(0, width, 16):
                 store(out + (t * width + i) * 4, sixteen(p + i * size))
 

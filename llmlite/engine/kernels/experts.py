@@ -24,7 +24,6 @@ from llmlite.engine.simd import (
     store,
 )  # fmt: skip
 
-
 SMALLEST_SUM = 6.103515625e-5  # llama.cpp divides by no less: F16's smallest normal number
 
 

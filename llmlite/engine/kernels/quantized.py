@@ -20,7 +20,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from llmlite.engine import emit
-from llmlite.engine.kernels.common import IDS, N_TOKENS, kernel, routine, share
+from llmlite.engine.contract import STEP
+from llmlite.engine.kernels.common import kernel, routine, share
 from llmlite.engine.simd import (
     QUANTIZED_TOKENS,
     add_scaled,
@@ -312,10 +313,10 @@ def make_embed(
 
     @kernel
     def embed(step, rank, n_threads, w, out, width):
-        low, high = share(load_i64(step + N_TOKENS), rank, n_threads)
+        low, high = share(load_i64(step + STEP.n_tokens), rank, n_threads)
         row_bytes = width // 256 * group_bytes + width % 256 // 32 * block_bytes
         for t in range(low, high):
-            p, o = w + load_i64(load_i64(step + IDS) + t * 8) * row_bytes, out + t * width * 4
+            p, o = w + load_i64(load_i64(step + STEP.ids) + t * 8) * row_bytes, out + t * width * 4
             for _ in range(width // 256):
                 s = scales16(p)
                 m = mins16(p) if has_minimum else splat_f32x16(f32(0))

@@ -74,8 +74,8 @@ PART = ATTENTION_PART
 LOWEST = -3e38  # the maximum of no scores
 UNSEEN = -np.inf
 # A unit keeps a line for each of its rows: m and l of a part, m and l of the parts before, which positions
-# the row sees, its own, and what a score loses for each position of distance.
-ROW, MERGED, LOW, HIGH, PLACE, SLOPE = 64, 8, 16, 24, 32, 40
+# the row sees, its own, what a score loses for each position of distance, and the query's number in the step.
+ROW, MERGED, LOW, HIGH, PLACE, SLOPE, QUERY = 64, 8, 16, 24, 32, 40, 48
 
 load_sums, zero_sums = make_load_sums(QUERIES), make_zero_sums(QUERIES)
 
@@ -232,13 +232,12 @@ def finish(outputs, state, out, size, jump):
 
 
 @inline_exact
-def add_sink(state, sinks, head):
-    """Fold a sink in: a position that has the head's own score, and no value.
-
-    Returns what sums are multiplied by.
-    """
-    old, _ = fold_state(state, load_f32(sinks + head * 4), f32(1))
-    return old
+def add_sink(outputs, state, sink, size, jump):
+    """Fold a sink in: a position that has the score at `sink`, and no value."""
+    old, _ = fold_state(state, load_f32(sink), f32(1))
+    for c in range(0, size, 16):
+        at = c // 32 * jump + c % 32 * 4
+        store(outputs + at, load_f32x16(outputs + at) * old)
 
 
 def make_products(read, width):
@@ -285,6 +284,12 @@ def make_products(read, width):
     return score, weigh
 
 
+@inline
+def place_of(r, o_bytes):
+    """Where row r begins among sums that are laid out as [rows/QUERIES][columns/32][QUERIES][32]."""
+    return r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE
+
+
 # ---- kernels -----------------------------------------------------------------------------------------------
 
 
@@ -308,19 +313,19 @@ def make_attention(sixteen, size, only=0):
         return target
 
     @inline
-    def take_rows(spec, position, q, queries, facts, first, end, head, group, key_size, q_bytes):
-        """Copy the queries of rows `first` … `end[0] - 1` of a head, times the scale, and note their facts.
+    def take_rows(spec, sequence, queries, facts, first, last, head, group, key_size, q_bytes):
+        """Copy the queries of rows `first` … `last - 1` of a head, times the scale, and note their facts.
 
-        The last row once more up to whole QUERIES. `end`: of the unit's rows, and of the sequence.
+        The last row once more up to whole QUERIES. `sequence`: its first row, position, and end.
         """
-        last, end = end
-        scale, n_head = f32(load_f64(spec + ATTENTION.scale)), load_i64(spec + ATTENTION.n_head)
+        begin, position, end = sequence
+        q, scale = load_i64(spec + ATTENTION.q), f32(load_f64(spec + ATTENTION.scale))
         window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
-        slopes = load_i64(spec + ATTENTION.slopes)
+        slopes, n_head = load_i64(spec + ATTENTION.slopes), load_i64(spec + ATTENTION.n_head)
         token, member, whole = first // group, first % group, key_size // 16 * 16
         for r in range((last - first + QUERIES - 1) // QUERIES * QUERIES):
-            source = q + (token * n_head + head * group + member) * key_size * 4
-            target, fact = queries + r * q_bytes, facts + r * ROW
+            query = (begin + token) * n_head + head * group + member
+            source, target, fact = q + query * key_size * 4, queries + r * q_bytes, facts + r * ROW
             for i in range(0, whole, 16):
                 store(target + i * 4, scaled(load_f32x16(source + i * 4), scale))
             for i in range(whole, key_size):
@@ -330,6 +335,7 @@ def make_attention(sixteen, size, only=0):
             store(fact + HIGH, high)
             store(fact + PLACE, position + token)
             store(fact + SLOPE, load_f32(slopes + (head * group + member) * 4) if slopes else f32(0))
+            store(fact + QUERY, query)
             if first + r + 1 < last:
                 member += 1
                 if member == group:
@@ -394,6 +400,7 @@ def make_attention(sixteen, size, only=0):
         window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
         tile, group = load_i64(spec + ATTENTION.tile_rows), n_head // n_head_kv
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
+        out = load_i64(spec + ATTENTION.out)
         scores = load_i64(spec + ATTENTION.scratch) + rank * load_i64(spec + ATTENTION.scratch_bytes)
         queries = scores + QUERIES * LINE + 64 + BLOCK * (key_size + value_size) * 4 + 64
         outputs = queries + tile * q_bytes
@@ -405,7 +412,6 @@ def make_attention(sixteen, size, only=0):
             n_tokens = load_i64(sequence + SEQUENCE.end) - begin
             words = load_i64(sequence + SEQUENCE.states) + load_i64(spec + ATTENTION.layer) * LAYER_BYTES
             sequence += SEQUENCE_BYTES
-            q = load_i64(spec + ATTENTION.q) + begin * n_head * key_size * 4
             n_rows, end = n_tokens * group, position + n_tokens
             n_units = (n_rows + tile - 1) // tile * n_head_kv
             first_part, end_part = parts_of(position, n_tokens, end, window, causal)
@@ -419,51 +425,39 @@ def make_attention(sixteen, size, only=0):
                 last = min(first + tile, n_rows)
                 padded = (last - first + QUERIES - 1) // QUERIES * QUERIES
                 take_rows(
-                    spec, position, q, queries, facts, first, (last, end), head, group, key_size, q_bytes
+                    spec, (begin, position, end), queries, facts, first, last, head, group, key_size, q_bytes
                 )
                 low = load_i64(facts + LOW) // PART
                 high = (load_i64(facts + (padded - 1) * ROW + HIGH) + PART - 1) // PART
                 if shared:
                     low = first_part + unit // n_units
                     high = low + 1
-                one_part = low + 1 == high
-                if not one_part:
-                    clear(merged, facts + MERGED, padded, o_bytes)
                 for part in range(low, high):
-                    clear(outputs, facts, padded, o_bytes)
+                    target = merged if part == low else outputs
+                    clear(target, facts, padded, o_bytes)
                     attend(
-                        spec, words, head, part, padded, key_size, value_size, scores, queries, outputs, facts
+                        spec, words, head, part, padded, key_size, value_size, scores, queries, target, facts
                     )
-                    if not one_part:
-                        for r in range(last - first):
-                            o, fact = r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE, facts + r * ROW
-                            m, added = load_f32(fact), load_f32(fact + 4)
+                    for r in range(last - first):
+                        fact = facts + r * ROW
+                        if part == low:
+                            store(fact + MERGED, load_i64(fact))
+                        else:
+                            o, m, added = place_of(r, o_bytes), load_f32(fact), load_f32(fact + 4)
                             fold(merged + o, fact + MERGED, outputs + o, m, added, value_size, QUERIES * LINE)
-                results, state = (outputs, facts) if one_part else (merged, facts + MERGED)
                 for r in range(last - first):
-                    o = results + r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE
-                    member = head * group + (first + r) % group
-                    row = (begin + load_i64(facts + r * ROW + PLACE) - position) * n_head + member
+                    o, fact = merged + place_of(r, o_bytes), facts + r * ROW
+                    query = load_i64(fact + QUERY)
                     if shared:
-                        row += (low - first_part) * load_i64(step + STEP.n_tokens) * n_head
-                        keep_part(spec, o, facts + r * ROW, row, value_size)
+                        query += (low - first_part) * load_i64(step + STEP.n_tokens) * n_head
+                        keep_part(spec, o, fact, query, value_size)
                     else:
-                        to = load_i64(spec + ATTENTION.out) + row * value_size * 4
-                        sinks = load_i64(spec + ATTENTION.sinks)
-                        finish_row(o, state + r * ROW, to, value_size, QUERIES * LINE, sinks, member)
+                        to, sinks = out + query * value_size * 4, load_i64(spec + ATTENTION.sinks)
+                        if sinks:
+                            add_sink(o, fact + MERGED, sinks + query % n_head * 4, value_size, QUERIES * LINE)
+                        finish(o, fact + MERGED, to, value_size, QUERIES * LINE)
 
     return attention
-
-
-@inline_exact
-def finish_row(outputs, state, out, size, jump, sinks, head):
-    """Fold the head's sink in, if there is one, and write out = o / l."""
-    if sinks:
-        old = add_sink(state, sinks, head)
-        for c in range(0, size, 16):
-            at = c // 32 * jump + c % 32 * 4
-            store(outputs + at, load_f32x16(outputs + at) * old)
-    finish(outputs, state, out, size, jump)
 
 
 attention_f32, attention_f16 = make_attention(sixteen_f32, 4), make_attention(sixteen_f16, 2)
@@ -510,4 +504,7 @@ def merge_parts(step, rank, n_threads, spec):
                     source = load_i64(spec + ATTENTION.parts) + place * part_bytes
                     fold(outputs, state, source, load_f32(mine), load_f32(mine + 4), value_size, LINE)
                 to = load_i64(spec + ATTENTION.out) + row * value_size * 4
-                finish_row(outputs, state, to, value_size, LINE, load_i64(spec + ATTENTION.sinks), head)
+                sinks = load_i64(spec + ATTENTION.sinks)
+                if sinks:
+                    add_sink(outputs, state, sinks + head * 4, value_size, LINE)
+                finish(outputs, state, to, value_size, LINE)

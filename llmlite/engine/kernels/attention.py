@@ -303,11 +303,11 @@ def make_attention(sixteen, size, only=0):
 
     @inline
     def as_floats(source, target, n):
-        """Where n numbers of the cache lie as float32, if need be at `target`; the next n are asked for."""
-        for i in range(0, n * size, 64):
-            prefetch(source + n * size + i)
+        """Where n numbers lie as float32: at `target` unless they are; the next n are fetched."""
         if size == 4:
             return source
+        for i in range(0, n * size, 64):
+            prefetch(source + n * size + i)
         for i in range(0, n, 16):
             store(target + i * 4, sixteen(source + i * size))
         return target
@@ -372,13 +372,14 @@ def make_attention(sixteen, size, only=0):
                 first = max(load_i64(fact + LOW) - j, 0)
                 end = min(load_i64(fact + (QUERIES - 1) * ROW + HIGH) - j, BLOCK)
                 if first < end:
-                    if many:
+                    near = many and (size != 4 or r > 0)  # in the first-level cache already
+                    if near:
                         score_floats(queries + r * q_bytes, q_bytes, keys, scores, key_size)
                     else:
                         score(queries + r * q_bytes, q_bytes, keys, scores, key_size)
                     for i in range(QUERIES):
                         softmax_step(scores + i * LINE, fact + i * ROW, shrink + i * 4, j, softcap)
-                    if many:
+                    if near:
                         weigh_floats(outputs + r * o_bytes, scores, shrink, values, value_size, first, end)
                     else:
                         weigh(outputs + r * o_bytes, scores, shrink, values, value_size, first, end)

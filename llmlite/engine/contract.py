@@ -156,7 +156,7 @@ def attention_scratch(tile_rows: int, key_size: int, value_size: int) -> int:
     n_bytes = ATTENTION_QUERIES * CACHE_BLOCK * 4 + 64  # scores, then what shrinks older sums
     n_bytes += CACHE_BLOCK * (key_size + value_size) * 4 + 64  # a block as float32; reads past its end
     q_bytes, o_bytes = -(-key_size // 16) * 64, -(-value_size // 32) * 128
-    n_bytes += tile_rows * (q_bytes + 2 * o_bytes + 16)  # queries, sums of a part and of all, their m and l
+    n_bytes += tile_rows * (q_bytes + 2 * o_bytes + 64)  # queries, sums of a part and of all, a line of facts
     return -(-n_bytes // 64) * 64
 
 

@@ -73,7 +73,9 @@ LINE = BLOCK * 4  # bytes of one row of scores, and of 32 columns of an output r
 PART = ATTENTION_PART
 LOWEST = -3e38  # the maximum of no scores
 UNSEEN = -np.inf
-STATE = 16  # bytes: m and l of a part, m and l of the parts before
+# A unit keeps a line for each of its rows: m and l of a part, m and l of the parts before, which positions
+# the row sees, its own, what a score loses for each position of distance, and the query's number in the step.
+ROW, MERGED, LOW, HIGH, PLACE, SLOPE, QUERY = 64, 8, 16, 24, 32, 40, 48
 
 load_sums, zero_sums = make_load_sums(QUERIES), make_zero_sums(QUERIES)
 
@@ -163,16 +165,19 @@ def changed(s, distance, softcap, slope):
 
 
 @inline_exact
-def softmax_step(scores, state, shrink, low, high, distance, softcap, slope):
-    """One query's scores of a block become e^(s−m), in place; `state` holds m and l, `shrink` gets e^(m−m').
+def softmax_step(scores, fact, shrink, block, softcap):
+    """One query's scores of a block become e^(s−m), in place; `shrink` gets e^(m−m').
 
-    The query sees positions `low` … `high - 1` of the block.
+    `fact`: the query's line. `block`: the first position of the block.
     """
     s0, s1 = load_f32x16(scores), load_f32x16(scores + 64)
+    slope, low, high = load_f32(fact + SLOPE), load_i64(fact + LOW) - block, load_i64(fact + HIGH) - block
     if softcap != f32(0) or slope != f32(0):
+        distance = load_i64(fact + PLACE) - block
         s0, s1 = changed(s0, distance, softcap, slope), changed(s1, distance - 16, softcap, slope)
-    s0, s1 = only_seen(s0, low, high), only_seen(s1, low - 16, high - 16)
-    before, total = load_f32(state), load_f32(state + 4)
+    if low > 0 or high < BLOCK:
+        s0, s1 = only_seen(s0, low, high), only_seen(s1, low - 16, high - 16)
+    before, total = load_f32(fact), load_f32(fact + 4)
     m = max(before, reduce_max(maximum(s0, s1)))
     top = splat_f32x16(m)
     e0, e1 = exp_or_zero(s0 - top), exp_or_zero(s1 - top)
@@ -180,8 +185,8 @@ def softmax_step(scores, state, shrink, low, high, distance, softcap, slope):
     store(scores + 64, e1)
     factor = lane(exp_or_zero(splat_f32x16(before) - top), 0)
     store(shrink, factor)
-    store(state, f32(m))
-    store(state + 4, f32(f32(total * factor) + reduce_add(e0 + e1)))
+    store(fact, f32(m))
+    store(fact + 4, f32(f32(total * factor) + reduce_add(e0 + e1)))
 
 
 @inline_exact
@@ -209,24 +214,30 @@ def fold(outputs, state, part, m, added, size, jump):
 
 
 @inline_exact
+def times(v, factor):
+    """v · factor; a zero loses its sign, which depends on how often a zero was added to it."""
+    return fma(v, splat_f32x16(factor), splat_f32x16(f32(0)))
+
+
+@inline_exact
 def finish(outputs, state, out, size, jump):
     """out ← o / l, `size` numbers."""
     factor = inverse(load_f32(state + 4))
     whole = size // 16 * 16
     for c in range(0, whole, 16):
-        store(out + c * 4, load_f32x16(outputs + c // 32 * jump + c % 32 * 4) * splat_f32x16(factor))
+        store(out + c * 4, times(load_f32x16(outputs + c // 32 * jump + c % 32 * 4), factor))
     for c in range(whole, size):
-        store(out + c * 4, f32(load_f32(outputs + c // 32 * jump + c % 32 * 4) * factor))
+        one = splat_f32x16(load_f32(outputs + c // 32 * jump + c % 32 * 4))
+        store(out + c * 4, lane(times(one, factor), 0))
 
 
 @inline_exact
-def add_sink(state, sinks, head):
-    """Fold a sink in: a position that has the head's own score, and no value.
-
-    Returns what sums are multiplied by.
-    """
-    old, _ = fold_state(state, load_f32(sinks + head * 4), f32(1))
-    return old
+def add_sink(outputs, state, sink, size, jump):
+    """Fold a sink in: a position that has the score at `sink`, and no value."""
+    old, _ = fold_state(state, load_f32(sink), f32(1))
+    for c in range(0, size, 16):
+        at = c // 32 * jump + c % 32 * 4
+        store(outputs + at, load_f32x16(outputs + at) * old)
 
 
 def make_products(read, width):
@@ -273,6 +284,12 @@ def make_products(read, width):
     return score, weigh
 
 
+@inline
+def place_of(r, o_bytes):
+    """Where row r begins among sums that are laid out as [rows/QUERIES][columns/32][QUERIES][32]."""
+    return r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE
+
+
 # ---- kernels -----------------------------------------------------------------------------------------------
 
 
@@ -283,117 +300,120 @@ def make_attention(sixteen, size, only=0):
     """
     score, weigh = make_products(sixteen, size)
     score_floats, weigh_floats = make_products(sixteen_f32, 0)
-    converts = size != 4
 
     @inline
-    def convert(source, target, n):
-        """n numbers as float32; the block after it is asked for."""
+    def as_floats(source, target, n):
+        """Where n numbers lie as float32: at `target` unless they are; the next n are fetched."""
+        if size == 4:
+            return source
         for i in range(0, n * size, 64):
             prefetch(source + n * size + i)
         for i in range(0, n, 16):
             store(target + i * 4, sixteen(source + i * size))
+        return target
 
     @inline
-    def take_queries(spec, q, target, first, end, head, group, key_size, q_bytes):
-        """Copy the queries of rows `first` … `end - 1` of a head, times the scale; up to whole QUERIES."""
-        scale, n_head = f32(load_f64(spec + ATTENTION.scale)), load_i64(spec + ATTENTION.n_head)
-        whole = key_size // 16 * 16
-        for r in range((end - first + QUERIES - 1) // QUERIES * QUERIES):
-            row = min(first + r, end - 1)
-            source = q + (row // group * n_head + head * group + row % group) * key_size * 4
-            place = target + r * q_bytes
+    def take_rows(spec, sequence, queries, facts, first, last, head, group, key_size, q_bytes):
+        """Copy the queries of rows `first` … `last - 1` of a head, times the scale, and note their facts.
+
+        The last row once more up to whole QUERIES. `sequence`: its first row, position, and end.
+        """
+        begin, position, end = sequence
+        q, scale = load_i64(spec + ATTENTION.q), f32(load_f64(spec + ATTENTION.scale))
+        window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
+        slopes, n_head = load_i64(spec + ATTENTION.slopes), load_i64(spec + ATTENTION.n_head)
+        token, member, whole = first // group, first % group, key_size // 16 * 16
+        for r in range((last - first + QUERIES - 1) // QUERIES * QUERIES):
+            query = (begin + token) * n_head + head * group + member
+            source, target, fact = q + query * key_size * 4, queries + r * q_bytes, facts + r * ROW
             for i in range(0, whole, 16):
-                store(place + i * 4, scaled(load_f32x16(source + i * 4), scale))
+                store(target + i * 4, scaled(load_f32x16(source + i * 4), scale))
             for i in range(whole, key_size):
-                store(place + i * 4, lane(scaled(splat_f32x16(load_f32(source + i * 4)), scale), 0))
+                store(target + i * 4, lane(scaled(splat_f32x16(load_f32(source + i * 4)), scale), 0))
+            low, high = sees(position + token, end, window, causal)
+            store(fact + LOW, low)
+            store(fact + HIGH, high)
+            store(fact + PLACE, position + token)
+            store(fact + SLOPE, load_f32(slopes + (head * group + member) * 4) if slopes else f32(0))
+            store(fact + QUERY, query)
+            if first + r + 1 < last:
+                member += 1
+                if member == group:
+                    token, member = token + 1, i64(0)
 
     @inline
-    def clear(outputs, states, n_rows, o_bytes, at):
-        """No positions yet: o = 0, m = LOWEST and l = 0, these `at` bytes from each row's state on."""
+    def clear(outputs, states, n_rows, o_bytes):
+        """No positions yet: o = 0, m = LOWEST and l = 0."""
         for i in range(outputs, outputs + n_rows * o_bytes, 64):
             store(i, splat_f32x16(f32(0)))
         for r in range(n_rows):
-            store(states + r * STATE + at, f32(LOWEST))
-            store(states + r * STATE + at + 4, f32(0))
+            store(states + r * ROW, f32(LOWEST))
+            store(states + r * ROW + 4, f32(0))
 
     @inline
-    def attend(
-        spec, words, rows, position, end, head, group, part, key_size, value_size, scores, queries, outputs,
-        states, many,
-    ):  # fmt: skip
-        """One part of the positions for a unit's rows, whose o, m and l begin empty.
-
-        Args:
-            rows: their number's begin and end. position: of the first token of the step.
-        """
-        first, last = rows
-        window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
-        softcap, slopes = f32(load_f64(spec + ATTENTION.softcap)), load_i64(spec + ATTENTION.slopes)
+    def attend(spec, words, head, part, n_rows, key_size, value_size, scores, queries, outputs, facts):
+        """One part of the positions for a unit's rows, whose o, m and l begin empty."""
+        softcap = f32(load_f64(spec + ATTENTION.softcap))
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
         shrink = scores + QUERIES * LINE
         floats = shrink + 64
-        n_places = load_i64(words + LAYER.size)
-        low, _ = sees(position + first // group, end, window, causal)
-        _, high = sees(position + (last - 1) // group, end, window, causal)
-        low, high = max(low // BLOCK * BLOCK, part * PART), min(high, part * PART + PART)
+        n_places, many = load_i64(words + LAYER.size), n_rows > 2 * QUERIES
+        low = max(load_i64(facts + LOW) // BLOCK * BLOCK, part * PART)
+        high = min(load_i64(facts + (n_rows - 1) * ROW + HIGH), part * PART + PART)
         for j in range(low, high, BLOCK):
             place = head * n_places + j % n_places
             keys = load_i64(words + LAYER.k) + place * key_size * size
             values = load_i64(words + LAYER.v) + place * value_size * size
-            if many and converts:
-                convert(keys, floats, BLOCK * key_size)
-                convert(values, floats + BLOCK * key_size * 4, min(BLOCK, high - j) * value_size)
-            for r in range(0, last - first, QUERIES):
-                row = first + r
-                begin, _ = sees(position + row // group, end, window, causal)
-                _, stop = sees(position + min(row + QUERIES - 1, last - 1) // group, end, window, causal)
-                begin, stop = max(begin - j, 0), min(stop - j, BLOCK)
-                if begin < stop:
-                    if many and converts:
-                        score_floats(queries + r * q_bytes, q_bytes, floats, scores, key_size)
+            if many:
+                keys = as_floats(keys, floats, BLOCK * key_size)
+                values = as_floats(values, floats + BLOCK * key_size * 4, min(BLOCK, high - j) * value_size)
+            for r in range(0, n_rows, QUERIES):
+                fact = facts + r * ROW
+                first = max(load_i64(fact + LOW) - j, 0)
+                end = min(load_i64(fact + (QUERIES - 1) * ROW + HIGH) - j, BLOCK)
+                if first < end:
+                    near = many and (size != 4 or r > 0)  # in the first-level cache already
+                    if near:
+                        score_floats(queries + r * q_bytes, q_bytes, keys, scores, key_size)
                     else:
                         score(queries + r * q_bytes, q_bytes, keys, scores, key_size)
                     for i in range(QUERIES):
-                        one = min(row + i, last - 1)
-                        at, slope = position + one // group, f32(0)
-                        if slopes:
-                            slope = load_f32(slopes + (head * group + one % group) * 4)
-                        from_, to = sees(at, end, window, causal)
-                        softmax_step(
-                            scores + i * LINE, states + (r + i) * STATE, shrink + i * 4, max(from_ - j, 0),
-                            min(to - j, BLOCK), at - j, softcap, slope,
-                        )  # fmt: skip
-                    o = outputs + r * o_bytes
-                    if many and converts:
-                        behind = floats + BLOCK * key_size * 4
-                        weigh_floats(o, scores, shrink, behind, value_size, begin, stop)
+                        softmax_step(scores + i * LINE, fact + i * ROW, shrink + i * 4, j, softcap)
+                    if near:
+                        weigh_floats(outputs + r * o_bytes, scores, shrink, values, value_size, first, end)
                     else:
-                        weigh(o, scores, shrink, values, value_size, begin, stop)
+                        weigh(outputs + r * o_bytes, scores, shrink, values, value_size, first, end)
+
+    @inline
+    def keep_part(spec, outputs, fact, place, value_size):
+        """Write a row's o, m and l of a part to the place that has its number."""
+        store(load_i64(spec + ATTENTION.states) + place * 8, load_i64(fact))
+        target = load_i64(spec + ATTENTION.parts) + place * ((value_size + 15) // 16 * 64)
+        for c in range(0, value_size, 16):
+            store(target + c * 4, load_f32x16(outputs + c // 32 * QUERIES * LINE + c % 32 * 4))
 
     @kernel
     def attention(step, rank, n_threads, spec):
         """out[t, h] = Σ softmax(scale · q[t, h] · k) v; if parts are shared, each part's share of it."""
         key_size = only if only else load_i64(spec + ATTENTION.key_size)  # a constant, or not
         value_size = only if only else load_i64(spec + ATTENTION.value_size)
-        q, out = load_i64(spec + ATTENTION.q), load_i64(spec + ATTENTION.out)
         n_head, n_head_kv = load_i64(spec + ATTENTION.n_head), load_i64(spec + ATTENTION.n_head_kv)
         window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
-        sinks, tile = load_i64(spec + ATTENTION.sinks), load_i64(spec + ATTENTION.tile_rows)
-        group = n_head // n_head_kv
+        tile, group = load_i64(spec + ATTENTION.tile_rows), n_head // n_head_kv
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
-        part_bytes = (value_size + 15) // 16 * 64
+        out = load_i64(spec + ATTENTION.out)
         scores = load_i64(spec + ATTENTION.scratch) + rank * load_i64(spec + ATTENTION.scratch_bytes)
         queries = scores + QUERIES * LINE + 64 + BLOCK * (key_size + value_size) * 4 + 64
         outputs = queries + tile * q_bytes
-        folded = outputs + tile * o_bytes
-        states = folded + tile * o_bytes
+        merged = outputs + tile * o_bytes
+        facts = merged + tile * o_bytes
         sequence, turn = load_i64(step + STEP.sequences), i64(0)
         for _ in range(load_i64(step + STEP.n_sequences)):
             begin, position = load_i64(sequence + SEQUENCE.first), load_i64(sequence + SEQUENCE.position)
             n_tokens = load_i64(sequence + SEQUENCE.end) - begin
             words = load_i64(sequence + SEQUENCE.states) + load_i64(spec + ATTENTION.layer) * LAYER_BYTES
             sequence += SEQUENCE_BYTES
-            end, n_rows = position + n_tokens, n_tokens * group
+            n_rows, end = n_tokens * group, position + n_tokens
             n_units = (n_rows + tile - 1) // tile * n_head_kv
             first_part, end_part = parts_of(position, n_tokens, end, window, causal)
             n_parts = end_part - first_part
@@ -405,67 +425,40 @@ def make_attention(sixteen, size, only=0):
                 head, first = unit % n_head_kv, unit % n_units // n_head_kv * tile
                 last = min(first + tile, n_rows)
                 padded = (last - first + QUERIES - 1) // QUERIES * QUERIES
-                take_queries(
-                    spec, q + begin * n_head * key_size * 4, queries, first, last, head, group, key_size,
-                    q_bytes,
-                )  # fmt: skip
-                low, high = parts_of(
-                    position + first // group, (last - 1) // group - first // group + 1, end, window, causal
+                take_rows(
+                    spec, (begin, position, end), queries, facts, first, last, head, group, key_size, q_bytes
                 )
+                low = load_i64(facts + LOW) // PART
+                high = (load_i64(facts + (padded - 1) * ROW + HIGH) + PART - 1) // PART
                 if shared:
                     low = first_part + unit // n_units
                     high = low + 1
-                else:
-                    clear(folded, states, padded, o_bytes, 8)
                 for part in range(low, high):
-                    clear(outputs, states, padded, o_bytes, 0)
+                    target = merged if part == low else outputs
+                    clear(target, facts, padded, o_bytes)
                     attend(
-                        spec, words, (first, last), position, end, head, group, part, key_size, value_size,
-                        scores, queries, outputs, states, last - first > 2 * QUERIES,
-                    )  # fmt: skip
+                        spec, words, head, part, padded, key_size, value_size, scores, queries, target, facts
+                    )
                     for r in range(last - first):
-                        place, mine = (
-                            r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE,
-                            states + r * STATE,
-                        )
-                        m, added = load_f32(mine), load_f32(mine + 4)
-                        if not shared:
-                            fold(
-                                folded + place, mine + 8, outputs + place, m, added, value_size,
-                                QUERIES * LINE,
-                            )  # fmt: skip
+                        fact = facts + r * ROW
+                        if part == low:
+                            store(fact + MERGED, load_i64(fact))
                         else:
-                            row = first + r
-                            row = (begin + row // group) * n_head + head * group + row % group
-                            row += (part - first_part) * load_i64(step + STEP.n_tokens) * n_head
-                            store(load_i64(spec + ATTENTION.states) + row * 8, load_i64(mine))
-                            to = load_i64(spec + ATTENTION.parts) + row * part_bytes
-                            for c in range(0, value_size, 16):
-                                source = outputs + place + c // 32 * QUERIES * LINE + c % 32 * 4
-                                store(to + c * 4, load_f32x16(source))
-                if not shared:
-                    for r in range(last - first):
-                        place, mine = (
-                            r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE,
-                            states + r * STATE,
-                        )
-                        row = first + r
-                        one = head * group + row % group
-                        to = out + ((begin + row // group) * n_head + one) * value_size * 4
-                        finish_row(folded + place, mine + 8, to, value_size, QUERIES * LINE, sinks, one)
+                            o, m, added = place_of(r, o_bytes), load_f32(fact), load_f32(fact + 4)
+                            fold(merged + o, fact + MERGED, outputs + o, m, added, value_size, QUERIES * LINE)
+                for r in range(last - first):
+                    o, fact = merged + place_of(r, o_bytes), facts + r * ROW
+                    query = load_i64(fact + QUERY)
+                    if shared:
+                        query += (low - first_part) * load_i64(step + STEP.n_tokens) * n_head
+                        keep_part(spec, o, fact, query, value_size)
+                    else:
+                        to, sinks = out + query * value_size * 4, load_i64(spec + ATTENTION.sinks)
+                        if sinks:
+                            add_sink(o, fact + MERGED, sinks + query % n_head * 4, value_size, QUERIES * LINE)
+                        finish(o, fact + MERGED, to, value_size, QUERIES * LINE)
 
     return attention
-
-
-@inline_exact
-def finish_row(outputs, state, out, size, jump, sinks, head):
-    """Fold the head's sink in, if there is one, and write out = o / l."""
-    if sinks:
-        old = add_sink(state, sinks, head)
-        for c in range(0, size, 16):
-            at = c // 32 * jump + c % 32 * 4
-            store(outputs + at, load_f32x16(outputs + at) * old)
-    finish(outputs, state, out, size, jump)
 
 
 attention_f32, attention_f16 = make_attention(sixteen_f32, 4), make_attention(sixteen_f16, 2)
@@ -512,4 +505,7 @@ def merge_parts(step, rank, n_threads, spec):
                     source = load_i64(spec + ATTENTION.parts) + place * part_bytes
                     fold(outputs, state, source, load_f32(mine), load_f32(mine + 4), value_size, LINE)
                 to = load_i64(spec + ATTENTION.out) + row * value_size * 4
-                finish_row(outputs, state, to, value_size, LINE, load_i64(spec + ATTENTION.sinks), head)
+                sinks = load_i64(spec + ATTENTION.sinks)
+                if sinks:
+                    add_sink(outputs, state, sinks + head * 4, value_size, LINE)
+                finish(outputs, state, to, value_size, LINE)

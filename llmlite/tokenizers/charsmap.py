@@ -36,38 +36,42 @@ class CharsMap:
         """The text with every match replaced."""
         if self._pattern is None:
             return text
-        search, known = self._pattern.search, self.replacements.get
         out: list[str] = []
         end = 0
-        found = search(text)
+        found = self._pattern.search(text)
         while found is not None:
-            start = found.start()
-            for length in range(min(self._longest, len(text) - start), 0, -1):
-                replacement = known(text[start : start + length])
-                if replacement is not None:
-                    out += (text[end:start], replacement)
-                    end = start + length
-                    break
-            found = search(text, max(end, start + 1))
+            at = found.start()
+            # What was found stands alone, or is the second character of a match.
+            start, length = at - 1, self._match(text, at - 1) if at > end else 0
+            if not length:
+                start, length = at, self._match(text, at)
+            if length:
+                out += (text[end:start], self.replacements[text[start : start + length]])
+                end = start + length
+            found = self._pattern.search(text, max(end, at + 1))
         out.append(text[end:])
         return "".join(out)
 
+    def _match(self, text: str, start: int) -> int:
+        """Length of the longest match at one place, 0 if there is none."""
+        for length in range(min(self._longest, len(text) - start), 0, -1):
+            if text[start : start + length] in self.replacements:
+                return length
+        return 0
+
 
 def _candidates(replacements: dict[str, str]) -> re.Pattern[str] | None:
-    """An expression that matches wherever a replacement may start."""
-    if not replacements:
+    """An expression for every character that is replaced alone or comes second in a match."""
+    codes = sorted({ord(key[len(key) > 1]) for key in replacements})
+    if not codes:
         return None
-    single = [key for key in replacements if len(key) == 1]
-    firsts = sorted({key[0] for key in replacements if len(key) > 1})
-    seconds = sorted({key[1] for key in replacements if len(key) > 1})
-    parts = [_class(single)] if single else []
-    if firsts:
-        parts.append(_class(firsts) + _class(seconds))
-    return re.compile("|".join(parts))
-
-
-def _class(characters: list[str]) -> str:
-    return f"[{''.join(map(re.escape, characters))}]"
+    ranges: list[list[int]] = []
+    for code in codes:
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return re.compile(f"[{''.join(f'{re.escape(chr(a))}-{re.escape(chr(b))}' for a, b in ranges)}]")
 
 
 def _read(table: bytes) -> dict[str, str]:

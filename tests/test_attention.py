@@ -1,4 +1,4 @@
-"""The attention kernels alone: against a plain twin in double precision, and bit for bit against themselves."""
+"""The attention kernels alone: against a plain twin in double precision, and bit for bit by themselves."""
 
 import ctypes
 import dataclasses
@@ -34,7 +34,7 @@ def entry(module: str, name: str):
 
 
 def words(record) -> np.ndarray:
-    """A record as the kernels read it: addresses and integers as they are, floats as the bits of a float64."""
+    """A record as the kernels read it: addresses and integers as they are, floats as bits of a float64."""
     out = np.zeros(len(dataclasses.fields(record)), np.int64)
     for i, field in enumerate(dataclasses.fields(record)):
         value = getattr(record, field.name)
@@ -110,7 +110,7 @@ class Layer:
 
 
 def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarray:
-    """The formula in double precision: q (T, H·Dk) from `position` on; k and v of every position from 0 on."""
+    """The formula in double precision: q (T, H·Dk) from `position` on; k and v of all positions from 0 on."""
     T, end = len(q), len(k)
     q = q.reshape(T, spec.n_head, spec.key_size).astype(np.float64) * spec.scale
     k = k.reshape(end, spec.n_head_kv, spec.key_size).astype(np.float64).repeat(spec.group, axis=1)

@@ -111,9 +111,9 @@ def test_without_a_compiler_auto_falls_back_and_says_why(tmp_path: Path) -> None
     assert text.startswith("EagerExecutor") and "NUMBA_DISABLE_JIT" in text
 
 
-@pytest.mark.parametrize("name", ["add", "quantize", "silu_mul"])
+@pytest.mark.parametrize("name", ["basic.add", "basic.quantize", "activations.silu_mul"])
 def test_a_kernel_neither_raises_nor_allocates(name: str) -> None:
-    text = jit.optimised_ir(kernel("basic", name))
+    text = jit.optimised_ir(kernel(*name.split(".")))
     assert ".const.pickledata" not in text
     assert "NRT_Allocate" not in text and "NRT_MemInfo_alloc" not in text
 

@@ -159,9 +159,9 @@ def test_without_a_compiler_auto_falls_back_and_says_why_each_time_and_planned_r
     assert done.returncode == 0 and "slow executor" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["add", "quantize", "silu_mul"])
+@pytest.mark.parametrize("name", ["basic.add", "basic.quantize", "activations.silu_mul"])
 def test_a_kernel_neither_raises_nor_allocates(name: str) -> None:
-    text = jit.optimised_ir(kernel("basic", name))
+    text = jit.optimised_ir(kernel(*name.split(".")))
     assert ".const.pickledata" not in text
     assert "NRT_Allocate" not in text and "NRT_MemInfo_alloc" not in text
 

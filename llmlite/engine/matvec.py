@@ -74,7 +74,7 @@ class PeakArithmetic:
         self._numbers = np.full(32, 0.5, np.float32)
         recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
         sums = recorder._buffer(16 * self.n_threads)
-        recorder._op(PEAK[kind], (), (sums,), numbers=self._numbers, rounds=rounds, out=sums)
+        recorder._op(PEAK[kind], (), (sums,), numbers=self._numbers, repeats=rounds, out=sums)
         self._plan = Plan(recorder, sums)
 
     def measure(self, repeat: int = 5) -> float:

@@ -82,7 +82,7 @@ EACH_EXPERT = declare("experts", "each_expert", None)  # a routine: its record h
 
 # ---- measuring ---------------------------------------------------------------------------------------------
 
-PEAK = {kind: declare("peak", f"peak_{kind}", "numbers rounds out") for kind in ("f32", "int8")}
+PEAK = {kind: declare("peak", f"peak_{kind}", "numbers repeats out") for kind in ("f32", "int8")}
 SCALAR_MATVEC = {kind: declare("scalar", f"scalar_{kind}", PLAIN_MATVEC) for kind in ("q4_0", "q8_0", "q4_k")}
 
 # ---- the team ----------------------------------------------------------------------------------------------

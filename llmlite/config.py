@@ -382,8 +382,6 @@ class _Layers:
         if dim % 2:
             keys.fail("rope.dimension_count", "an even number", dim)
         rope = Rope(dim=dim, pairs=entry.rope_pairs, base=keys.positive("rope.freq_base", 10000.0))
-        if "rope_freqs.weight" in self.tensors:
-            rope = replace(rope, factors="rope_freqs")
         if windowed and rule is not None:
             base = keys.positive("rope.freq_base_swa", rule.rope_base or rope.base)
             rope = replace(rope, base=base)
@@ -402,6 +400,8 @@ class _Layers:
         if kind == "none" or factor == 0:  # llama.cpp takes 0 for absent
             factor = 1.0
         rope = replace(rope, scale=1 / factor, magnitude=magnitude)
+        if "rope_freqs.weight" in self.tensors:
+            rope = replace(rope, factors="rope_freqs")
         if "rope_factors_short.weight" in self.tensors:
             self.n_ctx_original = keys.integer("rope.scaling.original_context_length", self.n_ctx)
             rope = replace(rope, factors="rope_factors_short", scale=1.0)

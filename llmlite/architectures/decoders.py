@@ -198,7 +198,7 @@ DECODERS = (
         rope_pairs="neox",
         norms=GEMMA_NORMS,
         activation="gelu",
-        windows=Windows(pattern=2, size=4096, scaled=True),
+        windows=Windows(pattern=2, size=4096),
         features=("attn_logit_softcapping", "final_logit_softcapping"),
         embedding_scale=lambda n_embd: n_embd**0.5,
         attention_scale=_gemma_scale,
@@ -214,7 +214,7 @@ DECODERS = (
         norms=GEMMA_NORMS,
         head_norms="head",
         activation="gelu",
-        windows=Windows(pattern=6, rope_base=10000.0),
+        windows=Windows(pattern=6, rope_base=10000.0, scaled=False),
         embedding_scale=lambda n_embd: n_embd**0.5,
         attention_scale=_gemma_scale,
         classes=("Gemma3ForCausalLM",),
@@ -227,7 +227,7 @@ DECODERS = (
         rope_pairs="neox",
         norms=("post_attention_norm", "post_ffw_norm"),
         head_norms="full",
-        windows=Windows(pattern=4),  # of OLMo 3
+        windows=Windows(pattern=4, scaled=False),  # of OLMo 3
         classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
         names=llama_names(
             {
@@ -477,7 +477,7 @@ DECODERS = (
         ),
         activation="swiglu_oai",
         sinks=True,
-        windows=Windows(pattern=2, size=128, scaled=True),
+        windows=Windows(pattern=2, size=128),
         experts={"gating": "softmax_chosen", "activation": "swiglu_oai"},
         expert_count_required=True,
         yarn_rounded=False,

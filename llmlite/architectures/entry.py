@@ -119,14 +119,14 @@ class Windows:
         dense_first: the first of every n layers sees everything instead of the last.
         size: the default size of the window; 0: the file must give it, or has none.
         rope_base: RoPE's base in windowed layers if the file gives none; 0: that of the others.
-        scaled: whether RoPE's scaling counts in windowed layers too.
+        scaled: whether RoPE's scaling and factors count in windowed layers too.
     """
 
     pattern: int = 0
     dense_first: bool = False
     size: int = 0
     rope_base: float = 0.0
-    scaled: bool = False
+    scaled: bool = True
 
     def layers(self, n_layer: int, period: int | None = None) -> list[bool]:
         """Return whether each layer is windowed, with the default period or another."""

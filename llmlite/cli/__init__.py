@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import IO
+from typing import Any
 
 from llmlite._version import __version__
 from llmlite.cli.process import Ended, discard_output, ending_by_signal, is_expected, open_streams
@@ -47,7 +47,7 @@ MODEL is a path to a GGUF file, "tales" (bundled), or "tales:Q4_0" (bundled, qua
 class Parser(argparse.ArgumentParser):
     """A parser whose messages may quote file names."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message), file)
 
 
@@ -92,7 +92,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if lost:
         complain("standard output is closed, so nothing was done")
         return 2
-    sys.stderr = Lossy(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = Lossy(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that can't show a character gets "?", not a crash
             stream.reconfigure(errors="replace")

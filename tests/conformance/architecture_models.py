@@ -65,7 +65,8 @@ LONGROPE = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 GRANITE = {
-    "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0, "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
+    "attention_multiplier": 0.2,
 }  # fmt: skip
 
 
@@ -106,7 +107,7 @@ MODELS = (
             "norm_topk_prob": True,
             "head_dim": 16,
         },
-    ),  # fmt: skip
+    ),
     TinyModel(
         name="gpt2",
         model_class="GPT2LMHeadModel",
@@ -120,7 +121,7 @@ MODELS = (
             "max_position_embeddings",
         ),
         llama_cpp=GELU_TABLE,
-    ),  # fmt: skip
+    ),
     TinyModel(
         name="gemma2",
         model_class="Gemma2ForCausalLM",
@@ -131,7 +132,7 @@ MODELS = (
             "num_hidden_layers": 4,
         },
         llama_cpp=GELU_TABLE,
-    ),  # fmt: skip
+    ),
     TinyModel(
         name="gemma3",
         model_class="Gemma3ForCausalLM",
@@ -142,7 +143,7 @@ MODELS = (
             "num_hidden_layers": 7,
         },
         llama_cpp=GELU_TABLE,
-    ),  # fmt: skip
+    ),
     TinyModel(name="olmo2", model_class="Olmo2ForCausalLM"),
     TinyModel(
         name="olmo3",

@@ -1,4 +1,4 @@
-"""Each key of a file is obeyed, known to change nothing, or refused by name and value, in any architecture."""
+"""Each key of a file is obeyed, known to change nothing, or refused by name and value, in every entry."""
 
 from __future__ import annotations
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from llmlite.architectures import Architecture, by_name
 from llmlite.errors import ModelError
 from llmlite.hyperparameters import Keys
-from llmlite.layers import Attention, Experts, FeedForward, Layer, Rope, Yarn
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Rope, ShortConvolution, Yarn
 
 if TYPE_CHECKING:
     from llmlite.tensor import QuantTensor
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_EXPERTS = 512  # llama.cpp's LLAMA_MAX_EXPERTS
+MAX_TAPS = 64  # of a convolution over the latest tokens; models have 3 or 4
 GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # llama.cpp's llama_expert_gating_func_type
 POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama.cpp's llama_pooling_type
 NORM_EPS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
@@ -35,8 +36,8 @@ class ModelConfig:
         n_ctx_original: the context before it was extended (longrope), else n_ctx.
         pooling: of an encoder: "none", "mean", "cls", "last" or "rank". n_token_types: its kinds of tokens.
 
-    `n_head`, `n_head_kv`, `head_size`, `n_ff` and the like are those of the first layer: of all layers in
-    most models; `layers` has each one's own.
+    `n_head`, `n_head_kv`, `head_size` and the like are those of the first layer with attention, `n_ff` of the
+    first layer: of all layers in most models; `layers` has each one's own.
     """
 
     architecture: Architecture
@@ -58,9 +59,14 @@ class ModelConfig:
         return len(self.layers)
 
     @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The mixers of the layers that have attention."""
+        return tuple(layer.mixer for layer in self.layers if isinstance(layer.mixer, Attention))
+
+    @property
     def attention(self) -> Attention:
-        """The first layer's attention."""
-        return self.layers[0].mixer
+        """The attention of the first layer that has it."""
+        return self.attentions[0]
 
     @property
     def n_head(self) -> int:
@@ -197,7 +203,7 @@ def _pooling(keys: Keys) -> str:
 
 
 def _with_long_factors(layer: Layer) -> Layer:
-    rope = layer.mixer.rope
+    rope = layer.mixer.rope if isinstance(layer.mixer, Attention) else None
     if rope is None or rope.factors != "rope_factors_short":
         return layer
     return replace(layer, mixer=replace(layer.mixer, rope=replace(rope, factors="rope_factors_long")))
@@ -220,9 +226,10 @@ class _Layers:
         self.n_layer, self.n_embd, self.n_ctx, self.eps = n_layer, n_embd, n_ctx, eps
         self.n_ctx_original = 0
         self.n_head = keys.per_layer("attention.head_count", n_layer)
-        self.n_head_kv = keys.per_layer("attention.head_count_kv", n_layer, self.n_head)
+        least = 0 if architecture.recurrent else 1
+        self.n_head_kv = keys.per_layer("attention.head_count_kv", n_layer, self.n_head, at_least=least)
         for n_head, n_head_kv in zip(self.n_head, self.n_head_kv):
-            if n_head % n_head_kv:
+            if n_head_kv and n_head % n_head_kv:
                 keys.fail("attention.head_count_kv", f"a divisor of head_count, {n_head}", n_head_kv)
             if not keys.has("attention.key_length") and n_embd % n_head:
                 keys.fail("embedding_length", f"a multiple of head_count, {n_head}", n_embd)
@@ -244,9 +251,20 @@ class _Layers:
 
     def layer(self, i: int) -> Layer:
         """Return the record of layer `i`."""
+        feed_forward = self._experts() if self.is_mixture[i] else self._dense(self.n_ff[i])
+        return Layer(
+            mixer=self._attention(i) if self.n_head_kv[i] else RECURRENT[self.architecture.recurrent](self),
+            feed_forward=feed_forward,
+            norm=self.architecture.norm,
+            eps=self.eps,
+            parallel=self.parallel,
+            residual_scale=self.residual_scale,
+        )
+
+    def _attention(self, i: int) -> Attention:
         entry = self.architecture
         windowed = self.windows[i] > 0
-        mixer = Attention(
+        return Attention(
             n_head=self.n_head[i],
             n_head_kv=self.n_head_kv[i],
             key_size=self.key_size,
@@ -261,15 +279,11 @@ class _Layers:
             temperature_scale=self.temperature_scale,
             temperature_length=self.temperature_length,
         )
-        feed_forward = self._experts() if self.is_mixture[i] else self._dense(self.n_ff[i])
-        return Layer(
-            mixer=mixer,
-            feed_forward=feed_forward,
-            norm=entry.norm,
-            eps=self.eps,
-            parallel=self.parallel,
-            residual_scale=self.residual_scale,
-        )
+
+    def short_convolution(self) -> ShortConvolution:
+        """Return the record of a layer of LFM2 that has no attention."""
+        n_taps = self.keys.integer("shortconv.l_cache", at_least=2, at_most=MAX_TAPS)
+        return ShortConvolution(width=self.n_embd, n_taps=n_taps)
 
     def _dense(self, n_ff: int) -> FeedForward:
         return FeedForward(n_ff=n_ff, activation=self.architecture.activation, gated=self.architecture.gated)
@@ -426,6 +440,9 @@ class _Layers:
             if multiplier:
                 magnitude /= (1 + 0.1 * multiplier * math.log(factor)) if factor > 1 else 1.0
         return replace(rope, yarn=yarn, magnitude=magnitude)
+
+
+RECURRENT = {"short_convolution": _Layers.short_convolution}  # what an entry calls it -> its record
 
 
 def _n_vocab(keys: Keys, tensors: Mapping[str, QuantTensor]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -126,6 +127,30 @@ class Attention:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShortConvolution:
+    """A gated convolution over the latest tokens (LFM2): out(c · conv(b · x)), with b, c, x = in(input).
+
+    Its state is the last `n_taps - 1` rows of b · x, whatever the length of the text.
+
+    Attributes:
+        width: numbers of a token, n_embd. n_taps: tokens that the convolution sees, this one included.
+    """
+
+    width: int
+    n_taps: int
+
+    @property
+    def tail_shape(self) -> tuple[int, int]:
+        """Rows that the next token needs of earlier ones, and their width."""
+        return self.n_taps - 1, self.width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """It has no other state."""
+        return (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeedForward:
     """One network for every token: down(activation(gate(x)) · up(x)), or down(activation(up(x))).
 
@@ -180,7 +205,7 @@ class Layer:
         residual_scale: multiplies both branches' outputs.
     """
 
-    mixer: Attention
+    mixer: Any  # the record of one of transformer.MIXERS
     feed_forward: FeedForward | Experts | None
     norm: str = "rms"
     eps: float = 1e-5

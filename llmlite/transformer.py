@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.layers import Attention, Experts, FeedForward, Layer
+from llmlite.layers import Attention, Experts, FeedForward, Layer, ShortConvolution
 from llmlite.weights import RopeTable, Weights
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ class Operations(Protocol):
 
     def attention(self, q: X, k: X, v: X, layer: int, spec: Attention, sinks: np.ndarray | None) -> X:
         """Store k and v; for each query the values, weighted by how well their keys answer it."""
+
+    def convolve(self, x: X, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> X:
+        """Each column's latest values weighed by its taps; the layer's state keeps the last of them."""
+
+    def multiply(self, a: X, b: X) -> X:
+        """a · b, number by number."""
 
     def activate(self, kind: str, x: X, up: X | None = None) -> X:
         """An activation (layers.ACTIVATIONS) of x, times up if it is given."""
@@ -203,7 +209,8 @@ def _branch(b: Block, norm: str, x: X) -> X:
 
 def attention(b: Block, x: X) -> X:
     """Softmax attention: (T, D) -> (T, D)."""
-    ops, spec = b.ops, b.layer.mixer
+    ops = b.ops
+    spec: Attention = b.layer.mixer
     H, K = spec.n_head, spec.n_head_kv
     q = b.matmul("attn_q", x)  # (T, H*Dk)
     k = b.matmul("attn_k", x)  # (T, K*Dk)
@@ -267,4 +274,14 @@ def experts(b: Block, spec: Experts, x: X) -> X:
     return b.name(ops.add(x, shared), "ffn_out")
 
 
-MIXERS = {Attention: attention}  # a layer's record -> the function that mixes its tokens
+def short_convolution(b: Block, x: X) -> X:
+    """A gated convolution over the latest tokens: (T, D) -> (T, D)."""
+    ops = b.ops
+    before, after, x = (b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x"))  # (T, D) each
+    x = ops.convolve(ops.multiply(before, x), b.w["shortconv.conv.weight"], None, b.i)
+    x = ops.multiply(after, b.name(x, "conv.conv"))
+    return b.name(b.matmul("shortconv.out_proj", x), "conv.out_proj")
+
+
+# a layer's record -> the function that mixes its tokens
+MIXERS = {Attention: attention, ShortConvolution: short_convolution}

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from llmlite.architectures import FUSED, HEAD_NORMS
+from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError
-from llmlite.layers import Attention, Experts, Rope
+from llmlite.layers import Attention, Experts, Rope, ShortConvolution
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
@@ -32,13 +32,24 @@ def tensor_shapes(config: ModelConfig, fused: frozenset[str] | None = None) -> d
         fused: which tensors of FUSED stand for their parts; by default all that the architecture may fuse.
     """
     fused = frozenset(config.architecture.fused) if fused is None else fused
-    shapes = _outer_shapes(config)
-    renamed = {new: old for old, new in config.architecture.renamed.items()}
+    shapes = {_in_file(name, config): shape for name, shape in _outer_shapes(config).items()}
     for i in range(config.n_layer):
         for name, shape in _layer_shapes(config, i, fused).items():
-            stem, dot, kind = name.rpartition(".")
-            shapes[f"blk.{i}.{renamed.get(stem, stem)}{dot}{kind}"] = shape
+            shapes[f"blk.{i}.{_in_file(name, config)}"] = shape
     return shapes
+
+
+def _in_file(name: str, config: ModelConfig) -> str:
+    """A tensor's name in the file, from the one that says what it does."""
+    renamed = {new: old for old, new in config.architecture.renamed.items()}
+    stem, dot, kind = name.rpartition(".")
+    return f"{renamed.get(stem, stem)}{dot}{kind}"
+
+
+def _inside(name: str, config: ModelConfig) -> str:
+    """The name that says what a tensor does, from the one in the file."""
+    stem, dot, kind = name.rpartition(".")
+    return f"{config.architecture.renamed.get(stem, stem)}{dot}{kind}"
 
 
 def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -> set[str]:
@@ -50,17 +61,15 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     if entry.norm_bias:
         biases |= {f"{name}.bias" for name in (*entry.norms, *entry.outer)}
     optional = {f"{name}.weight" for name in entry.optional} | OPTIONAL
-    renamed = {new: old for old, new in entry.renamed.items()}
     found = {
-        name
+        _in_file(name, config)
         for name in _outer_shapes(config)
         if (name.endswith(".weight") or name in biases) and name not in OPTIONAL
     }
     for i in range(config.n_layer):
         for name in _layer_shapes(config, i, fused):
-            stem, _, kind = name.rpartition(".")
-            if (kind == "weight" and name not in optional) or name in biases:
-                found.add(f"blk.{i}.{renamed.get(stem, stem)}.{kind}")
+            if (name.endswith(".weight") and name not in optional) or name in biases:
+                found.add(f"blk.{i}.{_in_file(name, config)}")
     return found
 
 
@@ -83,7 +92,7 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["position_embd.weight"] = (config.n_ctx, D)
     if config.n_token_types:
         shapes["token_types.weight"] = (config.n_token_types, D)
-    ropes = {layer.mixer.rope for layer in config.layers if layer.mixer.rope}
+    ropes = {mixer.rope for mixer in config.attentions if mixer.rope}
     for name in ("rope_freqs", "rope_factors_long", "rope_factors_short") if ropes else ():
         shapes[f"{name}.weight"] = (max(rope.dim for rope in ropes) // 2,)
     return shapes
@@ -94,12 +103,14 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
     entry, layer, D = config.architecture, config.layers[i], config.n_embd
     mixer, after = layer.mixer, layer.feed_forward
     shapes: dict[str, Shape] = {}
-    widths = {"attn_sub_norm": mixer.out_width, "ffn_sub_norm": after.n_ff if after else 0}
+    widths = {"ffn_sub_norm": after.n_ff if after else 0}
+    if isinstance(mixer, Attention):
+        widths["attn_sub_norm"] = mixer.out_width
     for name in (*entry.norms, *entry.optional):
         shapes[f"{name}.weight"] = (widths.get(name, D),)
         if entry.norm == "layer":
             shapes[f"{name}.bias"] = (widths.get(name, D),)
-    matrices = dict(_attention_matrices(mixer, D))
+    matrices = dict(MATRICES[type(mixer)](mixer, D))
     if isinstance(after, Experts):
         shapes |= dict(_expert_shapes(after, D))
     elif after is not None:
@@ -112,13 +123,16 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
     for name, (rows, columns) in matrices.items():
         shapes[f"{name}.weight"] = (rows, columns)
         shapes[f"{name}.bias"] = (rows,)
+    return shapes | dict(VECTORS[type(mixer)](mixer, entry))
+
+
+def _attention_vectors(mixer: Attention, entry: Architecture) -> Iterator[tuple[str, Shape]]:
     if entry.head_norms:
         full = entry.head_norms == "full"
         sizes = (mixer.q_width, mixer.k_width) if full else (mixer.key_size, mixer.key_size)
-        shapes |= {f"{name}.weight": (size,) for name, size in zip(HEAD_NORMS, sizes)}
+        yield from ((f"{name}.weight", (size,)) for name, size in zip(HEAD_NORMS, sizes))
     if mixer.sinks:
-        shapes["attn_sinks.weight"] = (mixer.n_head,)
-    return shapes
+        yield "attn_sinks.weight", (mixer.n_head,)
 
 
 def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -127,6 +141,23 @@ def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[i
         yield "attn_k", (mixer.k_width, D)
         yield "attn_v", (mixer.v_width, D)
     yield "attn_output", (D, mixer.out_width)
+
+
+def _short_convolution_matrices(mixer: ShortConvolution, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    for part in ("b", "c", "x"):
+        yield f"shortconv.{part}", (mixer.width, D)
+    yield "shortconv.out_proj", (D, mixer.width)
+
+
+def _short_convolution_vectors(mixer: ShortConvolution, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    yield "shortconv.conv.weight", (mixer.width, mixer.n_taps)
+
+
+# A mixer's record -> its matrices, which may have a bias and be fused, and its other tensors
+Makers = dict[type, Callable[..., Iterator]]
+MATRICES: Makers = {Attention: _attention_matrices, ShortConvolution: _short_convolution_matrices}
+VECTORS: Makers = {Attention: _attention_vectors, ShortConvolution: _short_convolution_vectors}
+TAPS = ("shortconv.conv.weight",)  # of convolutions: (columns, taps) in a file, always F32
 
 
 def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
@@ -152,7 +183,7 @@ def fused_in(tensors: Mapping[str, Any], config: ModelConfig) -> frozenset[str]:
     found = set()
     for whole in entry.fused:
         others = [part for part in FUSED[whole] if part != whole]
-        if not any(f"blk.0.{part}.weight" in tensors for part in others):
+        if not any(f"blk.{i}.{part}.weight" in tensors for part in others for i in range(config.n_layer)):
             found.add(whole)
     return frozenset(found)
 
@@ -265,11 +296,13 @@ class Weights:
         usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
         positions = tensors.get("position_embd.weight")
         token_embd = usable["token_embd.weight"]
-        specs = dict.fromkeys(layer.mixer.rope for layer in config.layers if layer.mixer.rope)
+        specs = dict.fromkeys(mixer.rope for mixer in config.attentions if mixer.rope)
         return cls(
             token_embd=token_embd,
             output=usable.get("output.weight", token_embd) if config.causal else None,
-            outer={name: value for name, value in usable.items() if not name.startswith("blk.")},
+            outer={
+                _inside(name, config): value for name, value in usable.items() if not name.startswith("blk.")
+            },
             positions=None if positions is None else np.ascontiguousarray(positions.dequantize()),
             ropes={spec: rope_table(spec, _factors(spec, usable)) for spec in specs},
             layers=tuple(_layer(usable, i, config, fused) for i in range(config.n_layer)),
@@ -307,18 +340,18 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
     """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
     if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
+    if tensor.name.endswith(TAPS):
+        return np.ascontiguousarray(tensor.dequantize().T)  # (taps, columns)
     if len(tensor.shape) > 1 and not tensor.name.endswith(".bias"):
         return tensor
     return np.ascontiguousarray(tensor.dequantize())
 
 
 def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozenset[str]) -> dict[str, Any]:
-    prefix, renamed = f"blk.{i}.", config.architecture.renamed
-    found = {}
+    prefix, found = f"blk.{i}.", {}
     for name, value in usable.items():
         if name.startswith(prefix):
-            stem, dot, kind = name.removeprefix(prefix).rpartition(".")
-            found[f"{renamed.get(stem, stem)}{dot}{kind}"] = value
+            found[_inside(name.removeprefix(prefix), config)] = value
     for whole in fused:
         for kind in ("weight", "bias"):
             if f"{whole}.{kind}" in found:

@@ -13,7 +13,7 @@ from llmlite.architectures import ARCHITECTURES
 from llmlite.config import NORM_EPS, ModelConfig
 from llmlite.quants import by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.weights import required_tensors, tensor_shapes
+from llmlite.weights import TAPS, required_tensors, tensor_shapes
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")
@@ -45,7 +45,8 @@ class TinyModel:
 
 def quantizable(name: str, array: np.ndarray) -> bool:
     """Whether llama.cpp would keep it in anything but F32."""
-    return array.ndim > 1 and "ffn_gate_inp" not in name and "position_embd" not in name
+    kept = name.endswith(TAPS) or "ffn_gate_inp" in name or "position_embd" in name
+    return array.ndim > 1 and not kept
 
 
 def tiny_model(
@@ -78,6 +79,9 @@ def tiny_model(
     }
     if "use_parallel_residual" in ARCHITECTURES[architecture].features:
         hyper["use_parallel_residual"] = True
+    if ARCHITECTURES[architecture].recurrent == "short_convolution":
+        hyper["attention.head_count_kv"] = [n_head_kv if i % 3 == 1 else 0 for i in range(n_layer)]
+        hyper["shortconv.l_cache"] = 3
     if n_expert:
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from llmlite.architectures.decoders import DECODERS
 from llmlite.architectures.entry import EXPERTS, FUSED, HEAD_NORMS, NORMS, Architecture, Names, Windows
+from llmlite.architectures.recurrent import RECURRENT_DECODERS
 from llmlite.errors import ModelError, UnsupportedError
 
-ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in DECODERS}
+ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*DECODERS, *RECURRENT_DECODERS)}
 
 __all__ = [
     "ARCHITECTURES", "EXPERTS", "FUSED", "HEAD_NORMS", "NORMS", "Architecture", "Names", "Windows",

@@ -93,7 +93,8 @@ class LayerWords:
         k, v: addresses of keys and values. size: positions there is room for, a multiple of CACHE_BLOCK:
             position p is stored at p % size.
         k_scales, v_scales: addresses of the scales of a quantized cache, else 0.
-        conv, state: addresses of a recurrent mixer's convolution tail and state, else 0.
+        conv, state: addresses of a recurrent mixer's convolution tail and state, else 0: a step reads them.
+        flip: bytes from there to where the step writes the tail and state that follow.
     """
 
     k: int = 0
@@ -103,7 +104,7 @@ class LayerWords:
     v_scales: int = 0
     conv: int = 0
     state: int = 0
-    spare: int = 0
+    flip: int = 0
 
 
 @dataclass

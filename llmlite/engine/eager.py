@@ -283,6 +283,26 @@ class Eager:
             self.name(np.concatenate(weights), "kq_soft_max", layer)
         return out.transpose(2, 0, 1, 3).reshape(T, -1)
 
+    def convolve(self, x: np.ndarray, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> np.ndarray:
+        """Weigh each column's latest values, and keep the last of them for the next step:
+
+            out[t, c] = Σ taps[j, c] · x[t - n + 1 + j, c] + bias[c]
+
+        Args:
+            x: (T, C). taps: (n, C): the last one meets the token itself. Rows before the step come from the
+                layer's state. bias: (C,) or None.
+        """
+        assert self.cache is not None
+        state, turn, n = self.cache[layer], self.cache.recurrent.turn, len(taps)
+        rows = np.concatenate([state.tail(turn), x])
+        out = sum(taps[j] * rows[j : j + len(x)] for j in range(n))
+        state.tail(1 - turn)[:] = rows[len(rows) - n + 1 :]
+        return out if bias is None else out + bias
+
+    def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """a · b."""
+        return a * b
+
     def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
         """An activation of x, times up if it is given:
 

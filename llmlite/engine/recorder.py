@@ -295,6 +295,20 @@ class Recorder:
             self._op(K.MERGE_PARTS, reads, (out, scratch), {"label": label}, spec=record)
         return out
 
+    def multiply(self, a: Buffer, b: Buffer) -> Buffer:
+        """a · b."""
+        return self._elements(K.MULTIPLY, a, a=a, b=b)
+
+    def convolve(self, x: Buffer, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> Buffer:
+        """See eager.Eager.convolve."""
+        self._whole_vectors(x.width, K.CONVOLVE)
+        out = self._buffer(x.width)
+        self._op(
+            K.CONVOLVE, (x,), (out,), {"label": f"layer {layer}"}, x=x, taps=taps,
+            bias=0 if bias is None else bias, out=out, layer=layer, n_taps=len(taps), width=x.width,
+        )  # fmt: skip
+        return out
+
     def _n_parts(self, spec: Attention) -> int:
         """How many parts of positions threads may share; 0 in a prompt, whose tokens they share."""
         if self.limits[N_TOKENS] > FEW_TOKENS:

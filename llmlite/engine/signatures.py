@@ -67,6 +67,11 @@ def attention(kv: str, spec: Attention) -> Kernel:
     return ATTENTION[kv, size if size in ATTENTION_FORMS else 0]
 
 
+# ---- recurrent mixers --------------------------------------------------------------------------------------
+
+MULTIPLY = declare("recurrent", "multiply", "rows a b out width")
+CONVOLVE = declare("recurrent", "convolve", "x taps bias out layer n_taps width")
+
 # ---- experts -----------------------------------------------------------------------------------------------
 
 ROUTE_SOFTMAX = declare("experts", "route_softmax", "rows scores ids weights n_expert n_used factor")

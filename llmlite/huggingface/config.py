@@ -22,7 +22,7 @@ ACTIVATIONS = {
 }
 ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")
 EPS_KEYS = {
-    "rms": ("rms_norm_eps",),
+    "rms": ("rms_norm_eps", "norm_eps"),
     "layer": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
 }
 EPS_NAMES = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 from llmlite.architectures import Architecture, by_name
 from llmlite.errors import ModelError
 from llmlite.hyperparameters import Keys
-from llmlite.layers import Attention, Experts, FeedForward, Layer, Rope, ShortConvolution, Yarn
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba2, Rope, ShortConvolution, Yarn
 
 if TYPE_CHECKING:
     from llmlite.tensor import QuantTensor
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_EXPERTS = 512  # llama.cpp's LLAMA_MAX_EXPERTS
+MAX_STATE = 4096  # rows of a head's state; models have up to 256
 MAX_TAPS = 64  # of a convolution over the latest tokens; models have 3 or 4
+NO_ATTENTION = Attention(n_head=0, n_head_kv=0, key_size=0, value_size=0, scale=1.0)
 GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # llama.cpp's llama_expert_gating_func_type
 POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama.cpp's llama_pooling_type
 NORM_EPS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
@@ -65,8 +67,8 @@ class ModelConfig:
 
     @property
     def attention(self) -> Attention:
-        """The attention of the first layer that has it."""
-        return self.attentions[0]
+        """The attention of the first layer that has it; one without heads if none has."""
+        return self.attentions[0] if self.attentions else NO_ATTENTION
 
     @property
     def n_head(self) -> int:
@@ -225,16 +227,17 @@ class _Layers:
         self.keys, self.architecture, self.tensors = keys, architecture, tensors
         self.n_layer, self.n_embd, self.n_ctx, self.eps = n_layer, n_embd, n_ctx, eps
         self.n_ctx_original = 0
-        self.n_head = keys.per_layer("attention.head_count", n_layer)
         least = 0 if architecture.recurrent else 1
+        self.n_head = keys.per_layer("attention.head_count", n_layer, at_least=least)
         self.n_head_kv = keys.per_layer("attention.head_count_kv", n_layer, self.n_head, at_least=least)
         for n_head, n_head_kv in zip(self.n_head, self.n_head_kv):
             if n_head_kv and n_head % n_head_kv:
                 keys.fail("attention.head_count_kv", f"a divisor of head_count, {n_head}", n_head_kv)
-            if not keys.has("attention.key_length") and n_embd % n_head:
+            if not keys.has("attention.key_length") and n_head and n_embd % n_head:
                 keys.fail("embedding_length", f"a multiple of head_count, {n_head}", n_embd)
-        self.key_size = keys.integer("attention.key_length", n_embd // self.n_head[0])
-        self.value_size = keys.integer("attention.value_length", n_embd // self.n_head[0])
+        head_size = n_embd // (max(self.n_head) or 1)
+        self.key_size = keys.integer("attention.key_length", head_size)
+        self.value_size = keys.integer("attention.value_length", head_size)
         self.windows = self._windows()
         self.is_mixture = self._mixtures()
         self.n_ff = self._n_ff()
@@ -251,7 +254,11 @@ class _Layers:
 
     def layer(self, i: int) -> Layer:
         """Return the record of layer `i`."""
-        feed_forward = self._experts() if self.is_mixture[i] else self._dense(self.n_ff[i])
+        feed_forward: FeedForward | Experts | None = None
+        if self.is_mixture[i]:
+            feed_forward = self._experts()
+        elif self.n_ff[i]:
+            feed_forward = self._dense(self.n_ff[i])
         return Layer(
             mixer=self._attention(i) if self.n_head_kv[i] else RECURRENT[self.architecture.recurrent](self),
             feed_forward=feed_forward,
@@ -285,13 +292,34 @@ class _Layers:
         n_taps = self.keys.integer("shortconv.l_cache", at_least=2, at_most=MAX_TAPS)
         return ShortConvolution(width=self.n_embd, n_taps=n_taps)
 
+    def mamba2(self) -> Mamba2:
+        """Return the record of a layer of Mamba-2."""
+        keys = self.keys
+        inner = keys.integer("ssm.inner_size")
+        n_head = keys.integer("ssm.time_step_rank", at_most=inner)
+        n_group = keys.integer("ssm.group_count", 1, at_most=n_head)
+        if inner % n_head or n_head % n_group:
+            keys.fail(
+                "ssm.time_step_rank",
+                f"a divisor of inner_size, {inner}, and a multiple of group_count",
+                n_head,
+            )
+        return Mamba2(
+            n_head=n_head,
+            head_size=inner // n_head,
+            n_group=n_group,
+            state_size=keys.integer("ssm.state_size", at_most=MAX_STATE),
+            n_taps=keys.integer("ssm.conv_kernel", at_least=2, at_most=MAX_TAPS),
+        )
+
     def _dense(self, n_ff: int) -> FeedForward:
         return FeedForward(n_ff=n_ff, activation=self.architecture.activation, gated=self.architecture.gated)
 
     def _n_ff(self) -> tuple[int, ...]:
         if all(self.is_mixture) and not self.keys.has("feed_forward_length"):
             return (0,) * self.n_layer
-        return self.keys.per_layer("feed_forward_length", self.n_layer)
+        least = 0 if self.architecture.recurrent else 1
+        return self.keys.per_layer("feed_forward_length", self.n_layer, at_least=least)
 
     def _parallel(self) -> bool:
         """Whether attention and feed-forward network read the same input."""
@@ -442,7 +470,10 @@ class _Layers:
         return replace(rope, yarn=yarn, magnitude=magnitude)
 
 
-RECURRENT = {"short_convolution": _Layers.short_convolution}  # what an entry calls it -> its record
+RECURRENT = {  # what an entry calls a mixer -> its record
+    "short_convolution": _Layers.short_convolution,
+    "mamba2": _Layers.mamba2,
+}
 
 
 def _n_vocab(keys: Keys, tensors: Mapping[str, QuantTensor]) -> int:

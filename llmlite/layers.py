@@ -151,6 +151,45 @@ class ShortConvolution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mamba2:
+    """A state-space model whose heads forget at a rate that each token sets (Dao and Gu, 2024).
+
+    Its state is a matrix for each head, and the last rows that its convolution needs.
+
+    Attributes:
+        n_head, head_size: heads, and the numbers of a token that each takes.
+        n_group: groups of heads that share what writes to the state (b) and what reads it (c).
+        state_size: numbers of b and c. n_taps: tokens that the convolution sees, this one included.
+    """
+
+    n_head: int
+    head_size: int
+    n_group: int
+    state_size: int
+    n_taps: int
+
+    @property
+    def inner_width(self) -> int:
+        """Width of all heads."""
+        return self.n_head * self.head_size
+
+    @property
+    def conv_width(self) -> int:
+        """Width of the convolution's rows: the heads, then b and c of every group."""
+        return self.inner_width + 2 * self.n_group * self.state_size
+
+    @property
+    def tail_shape(self) -> tuple[int, int]:
+        """Rows that the next token needs of earlier ones, and their width."""
+        return self.n_taps - 1, self.conv_width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """For each head and each number of b a row as long as the head."""
+        return self.n_head, self.state_size, self.head_size
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeedForward:
     """One network for every token: down(activation(gate(x)) · up(x)), or down(activation(up(x))).
 

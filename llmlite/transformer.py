@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.layers import Attention, Experts, FeedForward, Layer, ShortConvolution
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba2, ShortConvolution
 from llmlite.weights import RopeTable, Weights
 
 if TYPE_CHECKING:
@@ -68,6 +68,14 @@ class Operations(Protocol):
 
     def multiply(self, a: X, b: X) -> X:
         """a · b, number by number."""
+
+    def multiply_row(self, x: X, row: np.ndarray) -> X:
+        """x · row, for every row of x."""
+
+    def scan(
+        self, x: X, dt: X, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int, spec: Mamba2
+    ) -> X:
+        """Token by token the state forgets, takes up x by b and is read by c: rows of x are heads | b | c."""
 
     def activate(self, kind: str, x: X, up: X | None = None) -> X:
         """An activation (layers.ACTIVATIONS) of x, times up if it is given."""
@@ -283,5 +291,22 @@ def short_convolution(b: Block, x: X) -> X:
     return b.name(b.matmul("shortconv.out_proj", x), "conv.out_proj")
 
 
+def mamba2(b: Block, x: X) -> X:
+    """A state-space model: (T, D) -> (T, D). E is the width of all heads."""
+    ops, w = b.ops, b.w
+    spec: Mamba2 = b.layer.mixer
+    z, x, dt = (b.matmul(f"ssm_in_{part}", x) for part in ("z", "xbc", "dt"))  # (T, E), (T, C), (T, H)
+    x = ops.convolve(x, w["ssm_conv1d.weight"], w.get("ssm_conv1d.bias"), b.i)
+    x = b.name(ops.activate("silu", x), "ssm_conv")
+    x = ops.scan(x, dt, w["ssm_a"], w["ssm_d"], w["ssm_dt.bias"], b.i, spec)
+    x = ops.activate("silu", z, b.name(x, "mamba2_y_add_d"))
+    if spec.n_group == 1:
+        x = ops.rms_norm(x, w["ssm_norm.weight"], b.layer.eps)
+    else:  # each group by itself
+        x = ops.rms_norm(x, None, b.layer.eps, width=spec.inner_width // spec.n_group)
+        x = ops.multiply_row(x, w["ssm_norm.weight"])
+    return b.name(b.matmul("ssm_out", b.name(x, "ssm_norm")), "mamba_out")
+
+
 # a layer's record -> the function that mixes its tokens
-MIXERS = {Attention: attention, ShortConvolution: short_convolution}
+MIXERS = {Attention: attention, ShortConvolution: short_convolution, Mamba2: mamba2}

@@ -16,7 +16,7 @@ import numpy as np
 from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError
-from llmlite.layers import Attention, Experts, Rope, ShortConvolution
+from llmlite.layers import Attention, Experts, Mamba2, Rope, ShortConvolution
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
@@ -68,7 +68,7 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     }
     for i in range(config.n_layer):
         for name in _layer_shapes(config, i, fused):
-            if (name.endswith(".weight") and name not in optional) or name in biases:
+            if (not name.endswith(".bias") and name not in optional) or name in biases:
                 found.add(f"blk.{i}.{_in_file(name, config)}")
     return found
 
@@ -154,10 +154,34 @@ def _short_convolution_vectors(mixer: ShortConvolution, entry: Architecture) -> 
 
 
 # A mixer's record -> its matrices, which may have a bias and be fused, and its other tensors
-Makers = dict[type, Callable[..., Iterator]]
-MATRICES: Makers = {Attention: _attention_matrices, ShortConvolution: _short_convolution_matrices}
-VECTORS: Makers = {Attention: _attention_vectors, ShortConvolution: _short_convolution_vectors}
-TAPS = ("shortconv.conv.weight",)  # of convolutions: (columns, taps) in a file, always F32
+def _mamba2_matrices(mixer: Mamba2, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield "ssm_in_z", (mixer.inner_width, D)
+    yield "ssm_in_xbc", (mixer.conv_width, D)
+    yield "ssm_in_dt", (mixer.n_head, D)
+    yield "ssm_out", (D, mixer.inner_width)
+
+
+def _mamba2_vectors(mixer: Mamba2, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    yield "ssm_conv1d.weight", (mixer.conv_width, mixer.n_taps)
+    yield "ssm_conv1d.bias", (mixer.conv_width,)
+    yield "ssm_dt.bias", (mixer.n_head,)
+    yield "ssm_a", (mixer.n_head, 1)
+    yield "ssm_d", (mixer.n_head, 1)
+    yield "ssm_norm.weight", (mixer.n_group, mixer.inner_width // mixer.n_group)
+
+
+MATRICES: dict[type, Callable[..., Iterator]] = {
+    Attention: _attention_matrices,
+    ShortConvolution: _short_convolution_matrices,
+    Mamba2: _mamba2_matrices,
+}
+VECTORS: dict[type, Callable[..., Iterator]] = {
+    Attention: _attention_vectors,
+    ShortConvolution: _short_convolution_vectors,
+    Mamba2: _mamba2_vectors,
+}
+TAPS = ("shortconv.conv.weight", "ssm_conv1d.weight")  # (columns, taps) in a file, always F32
+FLAT = ("ssm_a", "ssm_d", "ssm_norm.weight")  # vectors that a file keeps as matrices, always F32
 
 
 def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
@@ -340,6 +364,8 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
     """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
     if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
+    if tensor.name.endswith(FLAT):
+        return np.ascontiguousarray(tensor.dequantize().reshape(-1))
     if tensor.name.endswith(TAPS):
         return np.ascontiguousarray(tensor.dequantize().T)  # (taps, columns)
     if len(tensor.shape) > 1 and not tensor.name.endswith(".bias"):

@@ -16,7 +16,7 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.planned import layer_words
 from llmlite.engine.recorder import Buffer, Recorder
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Layer, ShortConvolution
+from llmlite.layers import Attention, Layer, Mamba2, ShortConvolution
 from llmlite.recurrent import RecurrentMemory
 from tests.tiny_models import tiny_model
 
@@ -157,13 +157,81 @@ def test_the_eager_convolution_is_the_same_from_any_cut() -> None:
     np.testing.assert_array_equal(np.concatenate(rows), whole)
 
 
+# ---- state-space models ------------------------------------------------------------------------------------
+
+MAMBA2 = Mamba2(n_head=4, head_size=32, n_group=2, state_size=24, n_taps=4)
+
+
+def scan_inputs(n: int) -> tuple[np.ndarray, ...]:
+    """x, dt; then a, d and the bias of dt for each head. Rates are such that some heads forget slowly."""
+    random = np.random.default_rng(2)
+    x, dt, d, bias = (
+        random.standard_normal(shape).astype(np.float32) for shape in ((n, MAMBA2.conv_width), (n, 4), 4, 4)
+    )
+    return x, 3 * dt, np.array([-0.01, -0.5, -2, -16], np.float32), d, bias
+
+
+def exact_scan(x: np.ndarray, dt: np.ndarray, a: np.ndarray, d: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """The sum over all earlier tokens, without a state, in float64: y[t] = Σ c·b e^(a Σ δ) δ x + d x."""
+    x, dt = x.astype(np.float64), np.log1p(np.exp(dt.astype(np.float64) + bias))
+    out = np.zeros((len(x), 4, 32))
+    for head in range(4):
+        group = head // 2 * 24
+        tokens, b = x[:, head * 32 : head * 32 + 32], x[:, 128 + group : 152 + group]
+        c, passed = x[:, 176 + group : 200 + group], np.cumsum(dt[:, head])
+        kept = np.tril(np.exp(np.minimum(0, a[head] * (passed[:, None] - passed))))  # (T, T)
+        out[:, head] = (c @ b.T * kept * dt[:, head]) @ tokens + d[head] * tokens
+    return out.reshape(len(x), -1)
+
+
+def planned_scan(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
+    x, dt, *vectors = inputs
+    cache, rows, at = cache_of(MAMBA2), [], 0
+    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
+    sources = Buffer(x.shape[1], n_rows=256), Buffer(4, n_rows=256)
+    plan = Plan(recorder, recorder.scan(*sources, *vectors, 0, MAMBA2), keep_all=True)
+    for n in cuts:
+        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
+        piece = Piece([0] * n, at, words.ctypes.data, 0)
+        plan._describe([piece], [])
+        plan.array(sources[0])[:], plan.array(sources[1])[:] = x[at : at + n], dt[at : at + n]
+        rows.append(plan.run([piece]).copy())
+        cache.extend([0] * n)
+        at += n
+    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_any_cut_of_a_scan_gives_the_same_bits(n_threads: int) -> None:
+    inputs = scan_inputs(60)
+    want, state = planned_scan([60], 1, inputs)
+    exact = exact_scan(*inputs)
+    np.testing.assert_allclose(want, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
+    for cuts in ([1] * 60, [2] * 30, [7] * 8 + [4], [59, 1]):
+        got, left = planned_scan(cuts, n_threads, inputs)
+        np.testing.assert_array_equal(got, want, err_msg=str(cuts))
+        np.testing.assert_array_equal(left, state)
+
+
+def test_the_eager_scan_is_the_sum_over_all_tokens_from_any_cut() -> None:
+    x, dt, *vectors = scan_inputs(40)
+    whole = Eager(0, 0, None, cache_of(MAMBA2)).scan(x, dt, *vectors, 0, MAMBA2)
+    exact = exact_scan(x, dt, *vectors)
+    np.testing.assert_allclose(whole, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
+    cache, rows = cache_of(MAMBA2), []
+    for at, n in ((0, 1), (1, 2), (3, 37)):
+        rows.append(Eager(at, 0, None, cache).scan(x[at : at + n], dt[at : at + n], *vectors, 0, MAMBA2))
+        cache.extend([0] * n)
+    np.testing.assert_array_equal(np.concatenate(rows), whole)
+
+
 # ---- whole models ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tiny_model("lfm2", n_layer=4, n_ctx=512, seed=3)
-    return made.write(tmp_path_factory.mktemp("models") / "lfm2.gguf", "Q8_0")
+@pytest.fixture(scope="module", params=["lfm2", "mamba2"])
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tiny_model(request.param, n_layer=4, n_ctx=512, seed=3)
+    return made.write(tmp_path_factory.mktemp("models") / "tiny.gguf", "Q8_0")
 
 
 @pytest.mark.parametrize("executor", ["eager", "planned"])
@@ -179,8 +247,9 @@ def test_a_text_that_shares_a_beginning_is_read_on_from_a_snapshot(path: Path, e
     assert executor == "eager" or np.array_equal(got, want)
 
 
-def test_the_planned_executor_agrees_with_the_eager_one(tmp_path: Path) -> None:
-    plain = tiny_model("lfm2", n_layer=4, n_ctx=512, seed=3).write(tmp_path / "lfm2.gguf")
+@pytest.mark.parametrize("architecture", ["lfm2", "mamba2"])
+def test_the_planned_executor_agrees_with_the_eager_one(tmp_path: Path, architecture: str) -> None:
+    plain = tiny_model(architecture, n_layer=4, n_ctx=512, seed=3).write(tmp_path / "tiny.gguf")
     planned, eager = (
         ll.load(plain, executor=executor, kv_dtype="f32").logits(IDS) for executor in ("planned", "eager")
     )
@@ -226,17 +295,21 @@ def test_neighbours_in_a_step_change_nothing(path: Path) -> None:
 
 def test_a_states_memory_is_the_same_for_any_context(path: Path) -> None:
     config = ll.load(path).config
-    sizes = [
-        sum(cache[i].n_bytes for i in (0, 2, 3))
-        for cache in (KVCache(config, n_ctx, np.float16) for n_ctx in (32, 8192))
-    ]
-    assert sizes[0] == sizes[1] == 3 * (2 + 4) * 2 * 64 * 4  # layers, rows, tail, width, float32
+    for i, layer in enumerate(config.layers):
+        if not isinstance(layer.mixer, Attention):
+            small, large = (KVCache(config, n_ctx, np.float16)[i].n_bytes for n_ctx in (32, 8192))
+            numbers = np.prod(layer.mixer.tail_shape) + np.prod(layer.mixer.state_shape)
+            assert small == large == (2 + 4) * numbers * 4  # rows of float32
 
 
 def test_keys_that_no_model_can_have_are_refused() -> None:
     made = tiny_model("lfm2", n_layer=4)
     made.metadata["lfm2.shortconv.l_cache"] = 1
     with pytest.raises(ll.errors.ModelError, match="lfm2.shortconv.l_cache: expected 2 to 64, got 1"):
+        ModelConfig.from_metadata(made.metadata, made.tensors())
+    made = tiny_model("mamba2")
+    made.metadata["mamba2.ssm.time_step_rank"] = 3
+    with pytest.raises(ll.errors.ModelError, match="ssm.time_step_rank: expected a divisor of inner_size"):
         ModelConfig.from_metadata(made.metadata, made.tensors())
     plain = tiny_model("llama")
     plain.metadata["llama.attention.head_count_kv"] = 0

@@ -13,6 +13,7 @@ FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
 FUSED = {  # a tensor -> the matrices whose rows it holds behind each other
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_up": ("ffn_gate", "ffn_up"),
+    "ssm_in": ("ssm_in_z", "ssm_in_xbc", "ssm_in_dt"),
     "shortconv.in_proj": ("shortconv.b", "shortconv.c", "shortconv.x"),
 }
 NORMS = (  # the norms a layer may have; where each is applied: transformer.block

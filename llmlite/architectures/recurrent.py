@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
+
 from llmlite.architectures.entry import Architecture, Names
 from llmlite.architectures.layouts import part_of
+from llmlite.tensor import QuantTensor
 
 LFM2_NAMES = {
     "operator_norm": "attn_norm",
@@ -91,6 +94,61 @@ def expert_bias_as_bias(sources: dict[str, Any], config: Any) -> dict[str, Any]:
     }
 
 
+MAMBA2_NAMES = {
+    "norm": "attn_norm",
+    "mixer.in_proj": "ssm_in",
+    "mixer.conv1d": "ssm_conv1d",
+    "mixer.A_log": "ssm_a",
+    "mixer.D": "ssm_d",
+    "mixer.dt_bias": "ssm_dt",
+    "mixer.norm": "ssm_norm",
+    "mixer.out_proj": "ssm_out",
+}
+
+
+def _mamba2(config: Any) -> dict[str, Any]:
+    if config.flag("use_bias") or not config.flag("use_conv_bias", True):
+        config.refuse("use_bias, use_conv_bias: only a bias of the convolution is supported")
+    if str(config.values.get("time_step_limit", NO_LIMIT[0])) not in NO_LIMIT:
+        config.refuse("time_step_limit: only [0, Infinity] is supported")
+    n_head, head_size = config.integer("num_heads"), config.integer("head_dim")
+    return {
+        "ssm.conv_kernel": config.integer("conv_kernel", 4),
+        "ssm.inner_size": n_head * head_size,
+        "ssm.state_size": config.integer("state_size"),
+        "ssm.time_step_rank": n_head,
+        "ssm.group_count": config.integer("n_groups", 1),
+    }
+
+
+NO_LIMIT = ("[0.0, inf]", "[0.0, {'__float__': 'Infinity'}]")  # as JSON's readers give it
+
+
+def mamba2_names(sources: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Some vectors are stored under names without a kind."""
+    kinds = {"A_log": ".weight", "D": ".weight", "dt_bias": ".bias"}
+    return {name + kinds.get(name.rpartition(".")[2], ""): tensor for name, tensor in sources.items()}
+
+
+def mamba2_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Rates become -e^A_log; vectors of heads and of groups become matrices, as llama.cpp keeps them."""
+    n_group, found = config.integer("n_groups", 1), {}
+    for name, tensor in taps_as_matrix(tensors, config).items():
+        stem = name.removesuffix(".weight")
+        if stem.endswith(("ssm_a", "ssm_d")):
+            numbers = tensor.dequantize().reshape(-1, 1)
+            numbers = -np.exp(numbers) if stem.endswith("ssm_a") else numbers
+            found[stem] = QuantTensor.quantize(numbers, "F32", stem)
+        elif stem.endswith("ssm_norm"):
+            numbers = tensor.dequantize()
+            if len(numbers) % n_group:
+                config.fail("n_groups", f"a divisor of {len(numbers)}, the width of all heads", n_group)
+            found[name] = QuantTensor.quantize(numbers.reshape(n_group, -1), "F32", name)
+        else:
+            found[name] = tensor
+    return found
+
+
 RECURRENT_DECODERS = (
     Architecture(
         name="lfm2",
@@ -127,5 +185,26 @@ RECURRENT_DECODERS = (
         hyperparameters=_lfm2_experts,
         sources=expert_bias_as_bias,
         tensors=taps_as_matrix,
+    ),
+    Architecture(
+        name="mamba2",
+        rope_pairs="",
+        norms=("attn_norm",),
+        recurrent="mamba2",
+        biases=("ssm_conv1d", "ssm_dt"),
+        fused=("ssm_in",),
+        classes=("Mamba2ForCausalLM",),
+        names=Names(
+            layers="backbone.layers.",
+            outer={
+                "backbone.embeddings": "token_embd",
+                "backbone.norm_f": "output_norm",
+                "lm_head": "output",
+            },
+            layer=MAMBA2_NAMES,
+        ),
+        hyperparameters=_mamba2,
+        sources=mamba2_names,
+        tensors=mamba2_tensors,
     ),
 )

@@ -15,7 +15,7 @@ import numpy as np
 from llmlite.config import ModelConfig
 from llmlite.errors import NumericsError
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
+from llmlite.layers import Attention, Experts, Mamba2, alibi_slopes, temperatures
 from llmlite.tensor import QuantTensor
 from llmlite.transformer import forward
 from llmlite.weights import RopeTable, Weights
@@ -302,6 +302,40 @@ class Eager:
     def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """a · b."""
         return a * b
+
+    def multiply_row(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """x · row, for every row of x."""
+        return x * row
+
+    def scan(
+        self, x: np.ndarray, dt: np.ndarray, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int,
+        spec: Mamba2,
+    ) -> np.ndarray:  # fmt: skip
+        """Let each head's state S (N, P) forget, take up the token x (P,) by b (N,), and read it by c (N,):
+
+            δ = ln(1 + e^(dt + dt_bias)),  S ← e^(δ·a) · S + b ⊗ δ·x,  out = Sᵀ·c + d·x
+
+        Args:
+            x: (T, H*P + 2*G*N): the heads' tokens, then b and c of each group. dt: (T, H).
+            a, d, dt_bias: (H,).
+
+        Returns:
+            (T, H*P)
+        """
+        assert self.cache is not None
+        held, turn = self.cache[layer], self.cache.recurrent.turn
+        T, H, G, N = len(x), spec.n_head, spec.n_group, spec.state_size
+        tokens, b, c = np.split(x, (spec.inner_width, spec.inner_width + G * N), axis=1)
+        tokens = tokens.reshape(T, H, -1)  # (T, H, P)
+        b, c = (part.reshape(T, G, N).repeat(H // G, axis=1) for part in (b, c))  # (T, H, N)
+        delta = np.logaddexp(0, dt + dt_bias).astype(np.float32)  # (T, H)
+        state, out = held.state(turn), np.empty_like(tokens)
+        for t in range(T):
+            added = b[t, :, :, None] * (delta[t, :, None] * tokens[t])[:, None]  # (H, N, P)
+            state = np.exp(delta[t] * a)[:, None, None] * state + added
+            out[t] = np.einsum("hn,hnp->hp", c[t], state) + d[:, None] * tokens[t]
+        held.state(1 - turn)[:] = state
+        return out.reshape(T, -1)
 
     def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
         """An activation of x, times up if it is given:

@@ -28,7 +28,7 @@ from llmlite.engine.contract import (
 from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
-from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
+from llmlite.layers import Attention, Experts, Mamba2, alibi_slopes, temperatures
 from llmlite.weights import RopeTable
 
 # What a buffer's rows are counted by: fields of the step record. SLOTS: rows -> rows times experts used.
@@ -306,6 +306,25 @@ class Recorder:
         self._op(
             K.CONVOLVE, (x,), (out,), {"label": f"layer {layer}"}, x=x, taps=taps,
             bias=0 if bias is None else bias, out=out, layer=layer, n_taps=len(taps), width=x.width,
+        )  # fmt: skip
+        return out
+
+    def multiply_row(self, x: Buffer, row: np.ndarray) -> Buffer:
+        """x · row, for every row of x."""
+        self._whole_vectors(x.width, K.MULTIPLY_ROW)
+        return self._elements(K.MULTIPLY_ROW, x, x=x, row=row)
+
+    def scan(
+        self, x: Buffer, dt: Buffer, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int,
+        spec: Mamba2,
+    ) -> Buffer:  # fmt: skip
+        """See eager.Eager.scan."""
+        self._whole_vectors(spec.head_size, K.SCAN)
+        out = self._buffer(spec.inner_width)
+        self._op(
+            K.SCAN, (x, dt), (out,), {"label": f"layer {layer}"}, x=x, dt=dt, a=a, d=d, dt_bias=dt_bias,
+            out=out, layer=layer, n_head=spec.n_head, head_size=spec.head_size, n_group=spec.n_group,
+            state_size=spec.state_size,
         )  # fmt: skip
         return out
 

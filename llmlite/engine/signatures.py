@@ -70,6 +70,8 @@ def attention(kv: str, spec: Attention) -> Kernel:
 # ---- recurrent mixers --------------------------------------------------------------------------------------
 
 MULTIPLY = declare("recurrent", "multiply", "rows a b out width")
+MULTIPLY_ROW = declare("recurrent", "multiply_row", "rows x row out width")
+SCAN = declare("recurrent", "scan", "x dt a d dt_bias out layer n_head head_size n_group state_size")
 CONVOLVE = declare("recurrent", "convolve", "x taps bias out layer n_taps width")
 
 # ---- experts -----------------------------------------------------------------------------------------------

@@ -85,6 +85,10 @@ def choose_unevenly(model: Any) -> None:
             buffer.copy_(0.2 * buffer.new_tensor(range(len(buffer))) - 0.5)
 
 
+MAMBA2 = {"expand": 2, "num_heads": 8, "head_dim": 16, "state_size": 32, "conv_kernel": 4, "chunk_size": 32}
+NO_ATTENTION = (
+    "intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+)  # fmt: skip
 GELU_TABLE = "llama.cpp looks GELU up by its argument in F16"
 MODELS = (
     TinyModel(name="llama", model_class="LlamaForCausalLM"),
@@ -332,6 +336,18 @@ MODELS = (
             "num_dense_layers": 2,
         },
         prepare=choose_unevenly,
+    ),
+    TinyModel(
+        name="mamba2",
+        model_class="Mamba2ForCausalLM",
+        options=MAMBA2 | {"n_groups": 1},
+        without=NO_ATTENTION,
+    ),
+    TinyModel(
+        name="mamba2, groups",
+        model_class="Mamba2ForCausalLM",
+        options=MAMBA2 | {"n_groups": 2},
+        without=NO_ATTENTION,
     ),
 )
 

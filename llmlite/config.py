@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmlite.architectures import Architecture, by_name
 from llmlite.errors import ModelError
 from llmlite.hyperparameters import Keys
-from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba2, Rope, ShortConvolution, Yarn
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, Rope, ShortConvolution, Yarn
 
 if TYPE_CHECKING:
     from llmlite.tensor import QuantTensor
@@ -292,6 +292,18 @@ class _Layers:
         n_taps = self.keys.integer("shortconv.l_cache", at_least=2, at_most=MAX_TAPS)
         return ShortConvolution(width=self.n_embd, n_taps=n_taps)
 
+    def mamba(self) -> Mamba:
+        """Return the record of a layer of Mamba."""
+        keys = self.keys
+        if keys.flag("ssm.dt_b_c_rms", False):
+            keys.refuse("ssm.dt_b_c_rms", True, "only false is")
+        return Mamba(
+            width=keys.integer("ssm.inner_size"),
+            rank=keys.integer("ssm.time_step_rank"),
+            state_size=keys.integer("ssm.state_size", at_most=MAX_STATE),
+            n_taps=keys.integer("ssm.conv_kernel", at_least=2, at_most=MAX_TAPS),
+        )
+
     def mamba2(self) -> Mamba2:
         """Return the record of a layer of Mamba-2."""
         keys = self.keys
@@ -472,6 +484,7 @@ class _Layers:
 
 RECURRENT = {  # what an entry calls a mixer -> its record
     "short_convolution": _Layers.short_convolution,
+    "mamba": _Layers.mamba,
     "mamba2": _Layers.mamba2,
 }
 

@@ -190,6 +190,32 @@ class Mamba2:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mamba:
+    """A state-space model whose every number forgets at rates of its own (Gu and Dao, 2023).
+
+    Attributes:
+        width: numbers of a token in the state-space model.
+        rank: numbers from which a token's time steps come.
+        state_size: numbers that the state keeps for each. n_taps: as in Mamba2.
+    """
+
+    width: int
+    rank: int
+    state_size: int
+    n_taps: int
+
+    @property
+    def tail_shape(self) -> tuple[int, int]:
+        """Rows that the next token needs of earlier ones, and their width."""
+        return self.n_taps - 1, self.width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Rows as wide as a token."""
+        return self.state_size, self.width
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeedForward:
     """One network for every token: down(activation(gate(x)) · up(x)), or down(activation(up(x))).
 

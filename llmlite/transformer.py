@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba2, ShortConvolution
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, ShortConvolution
 from llmlite.weights import RopeTable, Weights
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class Operations(Protocol):
         self, x: X, dt: X, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int, spec: Mamba2
     ) -> X:
         """Token by token the state forgets, takes up x by b and is read by c: rows of x are heads | b | c."""
+
+    def project(self, x: X, w: np.ndarray, bias: np.ndarray) -> X:
+        """The first columns of x, as many as w has rows, times w, plus bias."""
+
+    def scan_columns(self, x: X, dt: X, db: X, a: np.ndarray, d: np.ndarray, layer: int, spec: Mamba) -> X:
+        """As `scan`, each column with rates of its own; b and c are the last columns of db."""
 
     def activate(self, kind: str, x: X, up: X | None = None) -> X:
         """An activation (layers.ACTIVATIONS) of x, times up if it is given."""
@@ -308,5 +314,20 @@ def mamba2(b: Block, x: X) -> X:
     return b.name(b.matmul("ssm_out", b.name(x, "ssm_norm")), "mamba_out")
 
 
+def mamba(b: Block, x: X) -> X:
+    """A state-space model of single columns: (T, D) -> (T, D). E is the mixer's width."""
+    ops, w = b.ops, b.w
+    spec: Mamba = b.layer.mixer
+    both = b.matmul("ssm_in", x)  # (T, 2 E)
+    x, z = ops.columns(both, 0, spec.width), ops.columns(both, spec.width, spec.width)
+    x = ops.convolve(x, w["ssm_conv1d.weight"], w.get("ssm_conv1d.bias"), b.i)
+    x = b.name(ops.activate("silu", x), "ssm_conv")
+    db = b.matmul("ssm_x", x)  # (T, rank + 2 N): what the time step comes from, b and c
+    dt = ops.project(db, w["ssm_dt.weight"], w["ssm_dt.bias"])  # (T, E)
+    x = ops.scan_columns(x, dt, db, w["ssm_a"], w["ssm_d"], b.i, spec)
+    x = ops.activate("silu", z, b.name(x, "mamba_y_add_d"))
+    return b.name(b.matmul("ssm_out", x), "mamba_out")
+
+
 # a layer's record -> the function that mixes its tokens
-MIXERS = {Attention: attention, ShortConvolution: short_convolution, Mamba2: mamba2}
+MIXERS = {Attention: attention, ShortConvolution: short_convolution, Mamba: mamba, Mamba2: mamba2}

@@ -16,7 +16,7 @@ import numpy as np
 from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError
-from llmlite.layers import Attention, Experts, Mamba2, Rope, ShortConvolution
+from llmlite.layers import Attention, Experts, Mamba, Mamba2, Rope, ShortConvolution
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
@@ -170,18 +170,36 @@ def _mamba2_vectors(mixer: Mamba2, entry: Architecture) -> Iterator[tuple[str, S
     yield "ssm_norm.weight", (mixer.n_group, mixer.inner_width // mixer.n_group)
 
 
+def _mamba_matrices(mixer: Mamba, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield "ssm_in", (2 * mixer.width, D)
+    yield "ssm_x", (mixer.rank + 2 * mixer.state_size, mixer.width)
+    yield "ssm_dt", (mixer.width, mixer.rank)
+    yield "ssm_out", (D, mixer.width)
+
+
+def _mamba_vectors(mixer: Mamba, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    yield "ssm_conv1d.weight", (mixer.width, mixer.n_taps)
+    yield "ssm_conv1d.bias", (mixer.width,)
+    yield "ssm_a", (mixer.width, mixer.state_size)
+    yield "ssm_d", (mixer.width,)
+
+
 MATRICES: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_matrices,
     ShortConvolution: _short_convolution_matrices,
+    Mamba: _mamba_matrices,
     Mamba2: _mamba2_matrices,
 }
 VECTORS: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_vectors,
     ShortConvolution: _short_convolution_vectors,
+    Mamba: _mamba_vectors,
     Mamba2: _mamba2_vectors,
 }
-TAPS = ("shortconv.conv.weight", "ssm_conv1d.weight")  # (columns, taps) in a file, always F32
-FLAT = ("ssm_a", "ssm_d", "ssm_norm.weight")  # vectors that a file keeps as matrices, always F32
+# Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
+ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
+# … and those that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
+TURNED = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_dt.weight")
 
 
 def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
@@ -364,10 +382,11 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
     """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
     if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
-    if tensor.name.endswith(FLAT):
+    if tensor.name.endswith("ssm_norm.weight"):  # the gains of each group, behind each other
         return np.ascontiguousarray(tensor.dequantize().reshape(-1))
-    if tensor.name.endswith(TAPS):
-        return np.ascontiguousarray(tensor.dequantize().T)  # (taps, columns)
+    if tensor.name.endswith(TURNED):
+        numbers = tensor.dequantize()
+        return np.ascontiguousarray(numbers.reshape(-1) if numbers.shape[-1] == 1 else numbers.T)
     if len(tensor.shape) > 1 and not tensor.name.endswith(".bias"):
         return tensor
     return np.ascontiguousarray(tensor.dequantize())

@@ -16,7 +16,7 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.planned import layer_words
 from llmlite.engine.recorder import Buffer, Recorder
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Layer, Mamba2, ShortConvolution
+from llmlite.layers import Attention, Layer, Mamba, Mamba2, ShortConvolution
 from llmlite.recurrent import RecurrentMemory
 from tests.tiny_models import tiny_model
 
@@ -225,10 +225,64 @@ def test_the_eager_scan_is_the_sum_over_all_tokens_from_any_cut() -> None:
     np.testing.assert_array_equal(np.concatenate(rows), whole)
 
 
+MAMBA = Mamba(width=48, rank=5, state_size=7, n_taps=4)
+
+
+def column_inputs(n: int) -> tuple[np.ndarray, ...]:
+    """x, dt, and db; then the rates (N, E) and d."""
+    random = np.random.default_rng(3)
+    x, dt, db, d = (
+        random.standard_normal(shape).astype(np.float32) for shape in ((n, 48), (n, 48), (n, 5 + 14), 48)
+    )
+    return x, 3 * dt, db, -random.uniform(0.01, 4, (7, 48)).astype(np.float32), d
+
+
+def exact_columns(x: np.ndarray, dt: np.ndarray, db: np.ndarray, a: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """The sum over all earlier tokens, without a state, in float64."""
+    delta, b, c = np.log1p(np.exp(dt.astype(np.float64))), db[:, 5:12], db[:, 12:]
+    passed = np.cumsum(delta, axis=0)
+    out = d * x.astype(np.float64)
+    for t in range(len(x)):
+        kept = np.exp(a * (passed[t] - passed[: t + 1])[:, None])  # (t + 1, N, E)
+        out[t] += np.einsum("n,sn,sne,se->e", c[t], b[: t + 1], kept, (delta * x)[: t + 1])
+    return out
+
+
+def planned_columns(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
+    cache, rows, at = cache_of(MAMBA), [], 0
+    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
+    sources = [Buffer(each.shape[1], n_rows=256) for each in inputs[:3]]
+    plan = Plan(recorder, recorder.scan_columns(*sources, *inputs[3:], 0, MAMBA), keep_all=True)
+    for n in cuts:
+        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
+        piece = Piece([0] * n, at, words.ctypes.data, 0)
+        plan._describe([piece], [])
+        for source, values in zip(sources, inputs):
+            plan.array(source)[:] = values[at : at + n]
+        rows.append(plan.run([piece]).copy())
+        cache.extend([0] * n)
+        at += n
+    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_any_cut_of_a_scan_of_columns_gives_the_same_bits(n_threads: int) -> None:
+    inputs = column_inputs(40)
+    want, state = planned_columns([40], 1, inputs)
+    exact = exact_columns(*inputs)
+    np.testing.assert_allclose(want, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
+    eager = Eager(0, 0, None, cache_of(MAMBA)).scan_columns(*inputs, 0, MAMBA)
+    np.testing.assert_allclose(eager, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
+    for cuts in ([1] * 40, [2] * 20, [7] * 5 + [5], [39, 1]):
+        got, left = planned_columns(cuts, n_threads, inputs)
+        np.testing.assert_array_equal(got, want, err_msg=str(cuts))
+        np.testing.assert_array_equal(left, state)
+
+
 # ---- whole models ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["lfm2", "mamba2"])
+@pytest.fixture(scope="module", params=["lfm2", "mamba", "mamba2"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tiny_model(request.param, n_layer=4, n_ctx=512, seed=3)
     return made.write(tmp_path_factory.mktemp("models") / "tiny.gguf", "Q8_0")
@@ -247,7 +301,7 @@ def test_a_text_that_shares_a_beginning_is_read_on_from_a_snapshot(path: Path, e
     assert executor == "eager" or np.array_equal(got, want)
 
 
-@pytest.mark.parametrize("architecture", ["lfm2", "mamba2"])
+@pytest.mark.parametrize("architecture", ["lfm2", "mamba", "mamba2"])
 def test_the_planned_executor_agrees_with_the_eager_one(tmp_path: Path, architecture: str) -> None:
     plain = tiny_model(architecture, n_layer=4, n_ctx=512, seed=3).write(tmp_path / "tiny.gguf")
     planned, eager = (

@@ -29,6 +29,7 @@ KINDS = {
     "gemma2 Q4_1": ({"architecture": "gemma2"}, "Q4_1"),
     "gemma3 Q8_0": ({"architecture": "gemma3", "n_layer": 7}, "Q8_0"),
     "lfm2 Q8_0": ({"architecture": "lfm2", "n_layer": 4}, "Q8_0"),
+    "mamba Q8_0": ({"architecture": "mamba"}, "Q8_0"),
     "mamba2 Q8_0": ({"architecture": "mamba2"}, "Q8_0"),
     "phi2 Q5_0": ({"architecture": "phi2", "n_head_kv": 4}, "Q5_0"),
 }

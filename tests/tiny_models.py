@@ -13,7 +13,7 @@ from llmlite.architectures import ARCHITECTURES
 from llmlite.config import NORM_EPS, ModelConfig
 from llmlite.quants import by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.weights import FLAT, TAPS, required_tensors, tensor_shapes
+from llmlite.weights import ALWAYS_F32, required_tensors, tensor_shapes
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")
@@ -45,7 +45,7 @@ class TinyModel:
 
 def quantizable(name: str, array: np.ndarray) -> bool:
     """Whether llama.cpp would keep it in anything but F32."""
-    kept = name.endswith((*TAPS, *FLAT)) or "ffn_gate_inp" in name or "position_embd" in name
+    kept = name.endswith((*ALWAYS_F32, "ssm_dt.weight")) or "ffn_gate_inp" in name or "position_embd" in name
     return array.ndim > 1 and not kept
 
 
@@ -86,6 +86,10 @@ def tiny_model(
         hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
         hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
         hyper |= {"ssm.time_step_rank": n_head, "ssm.group_count": n_head_kv}
+    if ARCHITECTURES[architecture].recurrent == "mamba":
+        hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
+        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 16}
+        hyper["ssm.time_step_rank"] = -(-n_embd // 16)
     if n_expert:
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}

@@ -94,6 +94,11 @@ def expert_bias_as_bias(sources: dict[str, Any], config: Any) -> dict[str, Any]:
     }
 
 
+MAMBA_OUTER = {
+    "backbone.embeddings": "token_embd",
+    "backbone.norm_f": "output_norm",
+    "lm_head": "output",
+}
 MAMBA2_NAMES = {
     "norm": "attn_norm",
     "mixer.in_proj": "ssm_in",
@@ -121,6 +126,33 @@ def _mamba2(config: Any) -> dict[str, Any]:
     }
 
 
+def _mamba(config: Any) -> dict[str, Any]:
+    if config.flag("use_bias") or not config.flag("use_conv_bias", True):
+        config.refuse("use_bias, use_conv_bias: only a bias of the convolution is supported")
+    n_embd = config.integer("hidden_size")
+    is_auto = config.values.get("time_step_rank", "auto") == "auto"
+    return {
+        "ssm.conv_kernel": config.integer("conv_kernel", 4),
+        "ssm.inner_size": config.integer("intermediate_size", config.integer("expand", 2) * n_embd),
+        "ssm.state_size": config.integer("state_size", 16),
+        "ssm.time_step_rank": -(-n_embd // 16) if is_auto else config.integer("time_step_rank"),
+    }
+
+
+def mamba_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Rates become -e^A_log, under a name without a kind."""
+    found = {}
+    for name, tensor in taps_as_matrix(tensors, config).items():
+        stem = name.removesuffix(".weight")
+        if stem.endswith(("ssm_a", "ssm_d")):
+            numbers = tensor.dequantize()
+            numbers = -np.exp(numbers) if stem.endswith("ssm_a") else numbers
+            found[stem] = QuantTensor.quantize(numbers, "F32", stem)
+        else:
+            found[name] = tensor
+    return found
+
+
 NO_LIMIT = ("[0.0, inf]", "[0.0, {'__float__': 'Infinity'}]")  # as JSON's readers give it
 
 
@@ -131,21 +163,16 @@ def mamba2_names(sources: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def mamba2_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Rates become -e^A_log; vectors of heads and of groups become matrices, as llama.cpp keeps them."""
-    n_group, found = config.integer("n_groups", 1), {}
-    for name, tensor in taps_as_matrix(tensors, config).items():
-        stem = name.removesuffix(".weight")
-        if stem.endswith(("ssm_a", "ssm_d")):
-            numbers = tensor.dequantize().reshape(-1, 1)
-            numbers = -np.exp(numbers) if stem.endswith("ssm_a") else numbers
-            found[stem] = QuantTensor.quantize(numbers, "F32", stem)
-        elif stem.endswith("ssm_norm"):
+    """As Mamba's; vectors of heads and of groups become matrices, as llama.cpp keeps them."""
+    n_group, found = config.integer("n_groups", 1), mamba_tensors(tensors, config)
+    for name, tensor in found.items():
+        if name.endswith(("ssm_a", "ssm_d")):
+            found[name] = QuantTensor.quantize(tensor.dequantize().reshape(-1, 1), "F32", name)
+        elif name.endswith("ssm_norm.weight"):
             numbers = tensor.dequantize()
             if len(numbers) % n_group:
                 config.fail("n_groups", f"a divisor of {len(numbers)}, the width of all heads", n_group)
             found[name] = QuantTensor.quantize(numbers.reshape(n_group, -1), "F32", name)
-        else:
-            found[name] = tensor
     return found
 
 
@@ -196,15 +223,37 @@ RECURRENT_DECODERS = (
         classes=("Mamba2ForCausalLM",),
         names=Names(
             layers="backbone.layers.",
-            outer={
-                "backbone.embeddings": "token_embd",
-                "backbone.norm_f": "output_norm",
-                "lm_head": "output",
-            },
+            outer=MAMBA_OUTER,
             layer=MAMBA2_NAMES,
         ),
         hyperparameters=_mamba2,
         sources=mamba2_names,
         tensors=mamba2_tensors,
+    ),
+    Architecture(
+        name="mamba",
+        rope_pairs="",
+        norms=("attn_norm",),
+        recurrent="mamba",
+        biases=("ssm_conv1d", "ssm_dt"),
+        tied=True,
+        classes=("MambaForCausalLM",),
+        names=Names(
+            layers="backbone.layers.",
+            outer=MAMBA_OUTER,
+            layer={
+                "norm": "attn_norm",
+                "mixer.in_proj": "ssm_in",
+                "mixer.conv1d": "ssm_conv1d",
+                "mixer.x_proj": "ssm_x",
+                "mixer.dt_proj": "ssm_dt",
+                "mixer.A_log": "ssm_a",
+                "mixer.D": "ssm_d",
+                "mixer.out_proj": "ssm_out",
+            },
+        ),
+        hyperparameters=_mamba,
+        sources=mamba2_names,
+        tensors=mamba_tensors,
     ),
 )

@@ -15,7 +15,7 @@ import numpy as np
 from llmlite.config import ModelConfig
 from llmlite.errors import NumericsError
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Experts, Mamba2, alibi_slopes, temperatures
+from llmlite.layers import Attention, Experts, Mamba, Mamba2, alibi_slopes, temperatures
 from llmlite.tensor import QuantTensor
 from llmlite.transformer import forward
 from llmlite.weights import RopeTable, Weights
@@ -336,6 +336,35 @@ class Eager:
             out[t] = np.einsum("hn,hnp->hp", c[t], state) + d[:, None] * tokens[t]
         held.state(1 - turn)[:] = state
         return out.reshape(T, -1)
+
+    def project(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """x[:, :n] @ w + bias: (T, n or more) by (n, E) -> (T, E)."""
+        return x[:, : len(w)] @ w + bias
+
+    def scan_columns(
+        self, x: np.ndarray, dt: np.ndarray, db: np.ndarray, a: np.ndarray, d: np.ndarray, layer: int,
+        spec: Mamba,
+    ) -> np.ndarray:  # fmt: skip
+        """As `scan`, but the state (N, E) has a rate a[n, e] for each of its numbers:
+
+            δ = ln(1 + e^dt),  S ← e^(δ·a) · S + b ⊗ δ·x,  out = Σₙ c[n] · S[n] + d·x
+
+        Args:
+            x, dt: (T, E). db: (T, rank + 2*N): after `rank` columns b and c. a: (N, E). d: (E,).
+
+        Returns:
+            (T, E)
+        """
+        assert self.cache is not None
+        held, turn = self.cache[layer], self.cache.recurrent.turn
+        b, c = np.split(db[:, spec.rank :], 2, axis=1)  # (T, N)
+        delta = np.logaddexp(0, dt).astype(np.float32)
+        state, out = held.state(turn), np.empty_like(x)
+        for t in range(len(x)):
+            state = np.exp(delta[t] * a) * state + b[t, :, None] * (delta[t] * x[t])
+            out[t] = c[t] @ state + d * x[t]
+        held.state(1 - turn)[:] = state
+        return out
 
     def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
         """An activation of x, times up if it is given:

@@ -72,6 +72,8 @@ def attention(kv: str, spec: Attention) -> Kernel:
 MULTIPLY = declare("recurrent", "multiply", "rows a b out width")
 MULTIPLY_ROW = declare("recurrent", "multiply_row", "rows x row out width")
 SCAN = declare("recurrent", "scan", "x dt a d dt_bias out layer n_head head_size n_group state_size")
+SCAN_COLUMNS = declare("recurrent", "scan_columns", "x dt db a d out layer width rank state_size")
+PROJECT = declare("recurrent", "project", "x x_width w bias out n_columns width")
 CONVOLVE = declare("recurrent", "convolve", "x taps bias out layer n_taps width")
 
 # ---- experts -----------------------------------------------------------------------------------------------

@@ -349,6 +349,12 @@ MODELS = (
         options=MAMBA2 | {"n_groups": 2},
         without=NO_ATTENTION,
     ),
+    TinyModel(
+        name="mamba",
+        model_class="MambaForCausalLM",
+        options={"state_size": 16, "conv_kernel": 4},
+        without=NO_ATTENTION,
+    ),
 )
 
 

@@ -108,6 +108,55 @@ def scan(
 
 
 @kernel
+def project(step, rank, n_threads, x, x_width, w, bias, out, n_columns, width):
+    """out[t] = Σ x[t, k] · w[k] + bias over the first n_columns of x, one by one; w is (n_columns, width)."""
+    low, high = share_by(width, 16, rank, n_threads)
+    for t in range(load_i64(step + STEP.n_tokens)):
+        for i in range(low * 4, high * 4, 64):
+            total = load_f32x16(bias + i)
+            for k in range(n_columns):
+                factor = splat_f32x16(load_f32(x + (t * x_width + k) * 4))
+                total = fma(factor, load_f32x16(w + k * width * 4 + i), total)
+            store(out + t * width * 4 + i, total)
+
+
+@kernel
+def scan_columns(
+    step, rank_of_thread, n_threads, x, dt, db, a, d, out, layer, width, rank, state_size
+):  # fmt: skip
+    """Mamba, token by token: S ← e^(δ·a) · S + b ⊗ δ·x, out = Σ c[n]·S[n] + d·x; see eager.scan_columns.
+
+    The state and a are (state_size, width). A unit of work is 16 columns, from the first token of a sequence
+    to its last.
+    """
+    low, high = share_by(width, 16, rank_of_thread, n_threads)
+    row_bytes, db_bytes = width * 4, (rank + 2 * state_size) * 4
+    sequence = load_i64(step + STEP.sequences)
+    for _ in range(load_i64(step + STEP.n_sequences)):
+        first, end = load_i64(sequence + SEQUENCE.first), load_i64(sequence + SEQUENCE.end)
+        words = load_i64(sequence + SEQUENCE.states) + layer * LAYER_BYTES
+        state, flip = load_i64(words + LAYER.state), load_i64(words + LAYER.flip)
+        for i in range(low * 4, high * 4, 64):
+            before, after = state + i, state + flip + i
+            skip = load_f32x16(d + i)
+            for row in range(first, end):
+                delta = softplus(load_f32x16(dt + row * row_bytes + i))
+                token = load_f32x16(x + row * row_bytes + i)
+                added, total = token * delta, token * skip
+                b = db + row * db_bytes + rank * 4
+                for n in range(state_size):
+                    at = n * row_bytes
+                    decay = exp(delta * load_f32x16(a + at + i))
+                    new = added * splat_f32x16(load_f32(b + n * 4))
+                    new = fma(load_f32x16(before + at), decay, new)
+                    store(after + at, new)
+                    total = fma(new, splat_f32x16(load_f32(b + (state_size + n) * 4)), total)
+                store(out + row * row_bytes + i, total)
+                before = after
+        sequence += SEQUENCE_BYTES
+
+
+@kernel
 def convolve(step, rank, n_threads, x, taps, bias, out, layer, n_taps, width):
     """out[t] = Σ taps[j] · x[t - n_taps + 1 + j] + bias, column by column; bias 0: none.
 

@@ -295,6 +295,24 @@ class Recorder:
             self._op(K.MERGE_PARTS, reads, (out, scratch), {"label": label}, spec=record)
         return out
 
+    def _n_parts(self, spec: Attention) -> int:
+        """How many parts of positions threads may share; 0 in a prompt, whose tokens they share."""
+        if self.limits[N_TOKENS] > FEW_TOKENS:
+            return 0
+        if spec.window and spec.causal:
+            return min(ATTENTION_PARTS, (spec.window + FEW_TOKENS) // ATTENTION_PART + 2)
+        return ATTENTION_PARTS
+
+    def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
+        """The number of the table with this key; it is added if it is new."""
+        for number, table in enumerate(self.tables):
+            if table.key == key:
+                return number
+        self.tables.append(PositionTable(key, width, rows))
+        return len(self.tables) - 1
+
+    # ---- recurrent mixers ----------------------------------------------------------------------------------
+
     def multiply(self, a: Buffer, b: Buffer) -> Buffer:
         """a · b."""
         return self._elements(K.MULTIPLY, a, a=a, b=b)
@@ -350,22 +368,6 @@ class Recorder:
             out=out, layer=layer, width=spec.width, rank=spec.rank, state_size=spec.state_size,
         )  # fmt: skip
         return out
-
-    def _n_parts(self, spec: Attention) -> int:
-        """How many parts of positions threads may share; 0 in a prompt, whose tokens they share."""
-        if self.limits[N_TOKENS] > FEW_TOKENS:
-            return 0
-        if spec.window and spec.causal:
-            return min(ATTENTION_PARTS, (spec.window + FEW_TOKENS) // ATTENTION_PART + 2)
-        return ATTENTION_PARTS
-
-    def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
-        """The number of the table with this key; it is added if it is new."""
-        for number, table in enumerate(self.tables):
-            if table.key == key:
-                return number
-        self.tables.append(PositionTable(key, width, rows))
-        return len(self.tables) - 1
 
     # ---- experts -------------------------------------------------------------------------------------------
 

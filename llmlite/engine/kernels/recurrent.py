@@ -70,7 +70,7 @@ def softplus(x):
 def scan(
     step, rank, n_threads, x, dt, a, d, dt_bias, out, layer, n_head, head_size, n_group, state_size
 ):  # fmt: skip
-    """Mamba-2, token by token: S ← e^(δ·a) · S + b ⊗ δ·x, out = Sᵀ·c + d·x; see eager.Eager.scan.
+    """Mamba-2, token by token: S ← e^(δ·a) · S + b ⊗ δ·x, out = Sᵀ·c + d·x; see eager_recurrent.py.
 
     The state is (n_head, state_size, head_size). A unit of work is 16 columns of a head, from the first token
     of a sequence to its last: no thread reads what another writes, and sums over the state have one order.
@@ -124,7 +124,7 @@ def project(step, rank, n_threads, x, x_width, w, bias, out, n_columns, width):
 def scan_columns(
     step, rank_of_thread, n_threads, x, dt, db, a, d, out, layer, width, rank, state_size
 ):  # fmt: skip
-    """Mamba, token by token: S ← e^(δ·a) · S + b ⊗ δ·x, out = Σ c[n]·S[n] + d·x; see eager.scan_columns.
+    """Mamba, token by token: S ← e^(δ·a) · S + b ⊗ δ·x, out = Σ c[n]·S[n] + d·x; see eager_recurrent.py.
 
     The state and a are (state_size, width). A unit of work is 16 columns, from the first token of a sequence
     to its last.

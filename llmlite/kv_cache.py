@@ -158,7 +158,7 @@ class KVCache:
             raise ValueError(f"n_ctx must be at least 1, got {n_ctx}")
         if n_snapshots < 0 or snapshot_every < 1:
             raise ValueError(
-                f"n_snapshots must be at least 0 and snapshot_every 1, got {n_snapshots}, {snapshot_every}"
+                f"n_snapshots must be at least 0 and snapshot_every 1, got {n_snapshots} and {snapshot_every}"
             )
         self.n_ctx = n_ctx
         self.dtype = np.dtype(dtype)

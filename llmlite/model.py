@@ -17,7 +17,7 @@ from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
-from llmlite.kv_cache import DTYPES, KVCache
+from llmlite.kv_cache import DTYPES, SNAPSHOTS, KVCache
 from llmlite.locks import fork_safe
 from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer, from_metadata
@@ -34,6 +34,7 @@ def load(
     kv_dtype: str = "f16",
     executor: str = "auto",
     n_threads: int | None = None,
+    n_snapshots: int = SNAPSHOTS,
 ) -> Model:
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
@@ -44,6 +45,8 @@ def load(
         kv_dtype: keys and values are kept as "f16", or as "f32" to compare exactly.
         executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
         n_threads: for the planned executor; by default all cores this process may use.
+        n_snapshots: of recurrent layers' states (LFM2, Mamba), from which a text that shares only its
+            beginning with the last one is read on. Each takes as much memory as the states.
 
     Raises:
         LlmliteError: no such model (also OSError), or not a valid file (GGUFError), hyper-parameters or
@@ -52,7 +55,9 @@ def load(
         ValueError: an option outside its range.
     """
     file = gguf.read(resources.model_path(path_or_name))
-    return Model(file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads)
+    return Model(
+        file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads, n_snapshots=n_snapshots
+    )
 
 
 class Model:
@@ -78,6 +83,7 @@ class Model:
         kv_dtype: str = "f16",
         executor: str = "auto",
         n_threads: int | None = None,
+        n_snapshots: int = SNAPSHOTS,
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
@@ -90,7 +96,7 @@ class Model:
             self.weights = Weights.from_tensors(file.tensors, self.config)
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
-        self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
+        self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype], n_snapshots=n_snapshots)
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]
         )

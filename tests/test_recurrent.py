@@ -356,6 +356,17 @@ def test_a_states_memory_is_the_same_for_any_context(path: Path) -> None:
             assert small == large == (2 + 4) * numbers * 4  # rows of float32
 
 
+def test_how_many_snapshots_are_kept_is_an_option(path: Path) -> None:
+    for n in (0, 2):
+        model = ll.load(path, n_snapshots=n)
+        assert len(model.cache.recurrent.rows) == 2 + n
+        model.logits(IDS[:50])
+        assert len(model.cache.recurrent.kept) == min(n, 1)
+    for options in ({"n_snapshots": -1}, {"snapshot_every": 0}):
+        with pytest.raises(ValueError, match="n_snapshots must be at least 0 and snapshot_every 1"):
+            KVCache(model.config, 64, **options)
+
+
 def test_keys_that_no_model_can_have_are_refused() -> None:
     made = tiny_model("lfm2", n_layer=4)
     made.metadata["lfm2.shortconv.l_cache"] = 1

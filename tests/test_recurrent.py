@@ -17,6 +17,7 @@ from llmlite.engine.planned import layer_words
 from llmlite.engine.recorder import Buffer, Recorder
 from llmlite.kv_cache import KVCache
 from llmlite.layers import Attention, Layer, Mamba, Mamba2, ShortConvolution
+from llmlite.lessons.caching import cache_bytes, filling
 from llmlite.recurrent import RecurrentMemory
 from tests.tiny_models import tiny_model
 
@@ -380,3 +381,13 @@ def test_keys_that_no_model_can_have_are_refused() -> None:
     plain.metadata["llama.attention.head_count_kv"] = 0
     with pytest.raises(ll.errors.ModelError, match="head_count_kv: expected 1"):
         ModelConfig.from_metadata(plain.metadata, plain.tensors())
+
+
+def test_a_cache_is_shown_for_layers_with_attention_only(tmp_path: Path) -> None:
+    hybrid = ll.load(tiny_model("lfm2", n_layer=4).write(tmp_path / "lfm2.gguf"))
+    assert filling(hybrid, IDS[:9]).size.shape == (1, 2, 9)
+    assert cache_bytes(hybrid.config, 10) == 2 * 2 * 16 * 10 * 2  # keys and values, heads, head size, F16
+    recurrent = ll.load(tiny_model("mamba").write(tmp_path / "mamba.gguf"))
+    assert cache_bytes(recurrent.config, 10) == 0
+    with pytest.raises(ll.errors.UnsupportedError, match="a mamba model keeps no keys"):
+        filling(recurrent, IDS[:9])

@@ -18,8 +18,6 @@ WORD = 8  # bytes
 
 FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
 TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
-TILE_SCRATCH = 2 * (32 * 256 + 2 * 16 * 32 * 4)  # a thread's tile with scales and minimums, and as unpacked
-FLOAT_TILE = 32 * 128 * 4
 
 CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
 ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)

@@ -35,8 +35,10 @@ COLUMNS = declare("basic", "columns", "rows x out parts stride start width")
 TAKE_OUTPUTS = declare("basic", "take_outputs", "x out width")
 ROPE = declare("basic", "rope", "x out table n_head head_size rope_dim distance")
 TEMPERATURE = declare("basic", "temperature", "x out table width")
-QUANTIZE = declare("basic", "quantize", "rows x q d sums32 sums16 width number")
-QUANTIZE_MIXED = declare("basic", "quantize_mixed", "rows x q d sums32 sums16 mixed width number")
+QUANTIZE = declare("basic", "quantize", "rows x q d sums32 sums16 offsets32 offsets16 width number")
+QUANTIZE_MIXED = declare(
+    "basic", "quantize_mixed", "rows x q d sums32 sums16 offsets32 offsets16 mixed width number"
+)
 READ_ALL = declare("basic", "read_all", "data n_bytes out")
 
 ACTIVATIONS: dict[str, Kernel] = {

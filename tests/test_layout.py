@@ -25,7 +25,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"resources", "synth"},
     {"transformer"},
     {"engine", "huggingface"},
-    {"generate"},
+    {"generate", "embed"},
     {"model"},
     {"bench", "downloads", "inventory"},
     {"lessons"},

@@ -53,6 +53,7 @@ class Step:
             has a row of float32 for each position from 0 on (RoPE: cosines, then sines).
         faults: address of int64 (n_threads, 8): in the first word of each line the number of the first
             operation that met a number that is not finite, plus 1; 0 if there was none.
+        types: address of each row's token type, int64 (n_tokens,).
     """
 
     n_tokens: int = 0
@@ -66,6 +67,7 @@ class Step:
     sequences: int = 0
     tables: int = 0
     faults: int = 0
+    types: int = 0
 
 
 @dataclass

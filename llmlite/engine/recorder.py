@@ -180,6 +180,13 @@ class Recorder:
         self._op(K.POSITIONS, (), (out,), table=table, out=out, width=table.shape[1])
         return out
 
+    def token_types(self, table: np.ndarray) -> Buffer:
+        """See eager.Eager.token_types."""
+        out = self._buffer(table.shape[1])
+        self._whole_vectors(out.width, K.TOKEN_TYPES)
+        self._op(K.TOKEN_TYPES, (), (out,), table=table, out=out, width=table.shape[1])
+        return out
+
     def matmul(self, w: Any, x: Buffer, bias: np.ndarray | None = None) -> Buffer:
         """See eager.Eager.matmul."""
         out = self._buffer(w.shape[0], x.rows)

@@ -161,6 +161,16 @@ def positions(step, rank, n_threads, table, out, width):
 
 
 @kernel
+def token_types(step, rank, n_threads, table, out, width):
+    """out[t] = table[token type of t]."""
+    low, high = share(load_i64(step + STEP.n_tokens), rank, n_threads)
+    for t in range(low, high):
+        source = table + load_i64(load_i64(step + STEP.types) + t * 8) * width * 4
+        for i in range(0, width * 4, 64):
+            store(out + t * width * 4 + i, load_f32x16(source + i))
+
+
+@kernel
 def add(step, rank, n_threads, rows, a, b, out, width):
     """out = a + b."""
     low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)

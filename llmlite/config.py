@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmlite.architectures import Architecture, by_name
-from llmlite.errors import ModelError
+from llmlite.errors import ModelError, UnsupportedError
 from llmlite.hyperparameters import Keys
 from llmlite.layers import Attention, Experts, FeedForward, Layer, Rope, Yarn
 
@@ -158,6 +158,8 @@ class ModelConfig:
         """
         if "general.architecture" not in metadata:
             raise ModelError.missing("general.architecture", "without it this is not a model")
+        if metadata.get("general.type") == "adapter":
+            raise UnsupportedError("general.type: an adapter alone is no model; load its base with lora=FILE")
         architecture = by_name(metadata["general.architecture"])
         keys = Keys(metadata, architecture.name, architecture.features)
         n_layer = keys.integer("block_count", at_most=MAX_LAYERS)

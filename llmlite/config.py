@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlite.architectures import Architecture, by_name
-from llmlite.errors import ModelError
+from llmlite.errors import ModelError, UnsupportedError
 from llmlite.hyperparameters import Keys
 from llmlite.layers import Attention, Experts, FeedForward, Layer, Rope, Yarn
 
@@ -167,6 +167,8 @@ class ModelConfig:
         """
         if "general.architecture" not in metadata:
             raise ModelError.missing("general.architecture", "without it this is not a model")
+        if metadata.get("general.type") == "adapter":
+            raise UnsupportedError("general.type: an adapter alone is no model; load its base with lora=FILE")
         architecture = by_name(metadata["general.architecture"])
         keys = Keys(metadata, architecture.name, architecture.features)
         n_layer = keys.integer("block_count", at_most=MAX_LAYERS)

@@ -20,6 +20,8 @@ from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
 from llmlite.kv_cache import DTYPES, KVCache
 from llmlite.locks import fork_safe
+from llmlite.lora import Adapters, listed
+from llmlite.lora import read as read_adapters
 from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer, from_metadata
 from llmlite.weights import Weights
@@ -35,6 +37,7 @@ def load(
     kv_dtype: str = "f16",
     executor: str = "auto",
     n_threads: int | None = None,
+    lora: Adapters | None = None,
 ) -> Model:
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
@@ -45,6 +48,7 @@ def load(
         kv_dtype: keys and values are kept as "f16", or as "f32" to compare exactly.
         executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
         n_threads: for the planned executor; by default all cores this process may use.
+        lora: a LoRA adapter (GGUF), or a list of them, each a path or (path, scale).
 
     Raises:
         LlmliteError: no such model (also OSError), or not a valid file (GGUFError), hyper-parameters or
@@ -53,7 +57,7 @@ def load(
         ValueError: an option outside its range.
     """
     file = gguf.read(resources.model_path(path_or_name))
-    return Model(file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads)
+    return Model(file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads, lora=lora)
 
 
 class Model:
@@ -63,6 +67,7 @@ class Model:
         gguf: the file. metadata: its keys and values.
         config: hyper-parameters. weights: tensors as the forward pass reads them.
         n_ctx: the size of the context in tokens.
+        adapters: (path, scale) of each LoRA adapter.
         executor: what runs the forward pass.
         cache: keys and values of the tokens read last. A new prompt that begins with the same tokens
             is not read again from the start.
@@ -79,6 +84,7 @@ class Model:
         kv_dtype: str = "f16",
         executor: str = "auto",
         n_threads: int | None = None,
+        lora: Adapters | None = None,
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
@@ -88,7 +94,9 @@ class Model:
             config = ModelConfig.from_metadata(file.metadata, file.tensors)
             self.n_ctx = min(config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
             self.config = config.for_context(self.n_ctx)
-            self.weights = Weights.from_tensors(file.tensors, self.config)
+            self.adapters = listed(lora)
+            corrections = read_adapters(self.adapters, config.architecture.name, file.tensors)
+            self.weights = Weights.from_tensors(file.tensors, self.config, corrections)
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
@@ -317,10 +325,13 @@ class Model:
         config = self.config
         n_weights = sum(tensor.n_elements for tensor in self.gguf.tensors.values())
         n_bytes = sum(tensor.n_bytes for tensor in self.gguf.tensors.values())
+        adapters = "".join(
+            f"adapter {os.path.basename(path)} times {scale:g}, " for path, scale in self.adapters
+        )
         return (
             f"Model({os.path.basename(self.gguf.path)}: {config.architecture.name}, {config.n_layer} layers, "
             f"n_embd {config.n_embd}, {n_weights / 1e6:.1f} M weights, {n_bytes / 1e6:.1f} MB, "
-            f"n_ctx {self.n_ctx}, {self.executor!r})"
+            f"n_ctx {self.n_ctx}, {adapters}{self.executor!r})"
         )
 
 

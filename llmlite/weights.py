@@ -261,8 +261,16 @@ class Weights:
         return self.outer["output_norm.weight"]
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Weights:
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, QuantTensor],
+        config: ModelConfig,
+        corrections: Mapping[str, Any] | None = None,
+    ) -> Weights:
         """Check every tensor's name and shape against `config`, and sort them by layer.
+
+        Args:
+            corrections: what adapters add to matrices, as "blk.0.attn_q.lora" (`lora.read`).
 
         Raises:
             ModelError: a tensor is missing, has another shape than the hyper-parameters give it, or
@@ -272,6 +280,7 @@ class Weights:
         fused = fused_in(tensors, config)
         _check(tensors, config, fused)
         usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
+        usable |= corrections or {}
         tables = [tensors.get(f"{name}.weight") for name in ("position_embd", "token_types")]
         positions, token_types = (
             None if table is None else np.ascontiguousarray(table.dequantize()) for table in tables
@@ -333,14 +342,14 @@ def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozen
             stem, dot, kind = name.removeprefix(prefix).rpartition(".")
             found[f"{renamed.get(stem, stem)}{dot}{kind}"] = value
     for whole in fused:
-        for kind in ("weight", "bias"):
+        for kind in ("weight", "bias", "lora"):
             if f"{whole}.{kind}" in found:
                 found |= _split(whole, kind, found.pop(f"{whole}.{kind}"), config, i)
     return found
 
 
 def _split(whole: str, kind: str, tensor: Any, config: ModelConfig, i: int) -> dict[str, Any]:
-    """The rows of a fused tensor as the matrices or biases they stand for: views, no copies."""
+    """The rows of a fused tensor, or of what adapters add to it, as its parts: views, no copies."""
     parts = _layer_shapes(config, i, frozenset())
     found, at = {}, 0
     for name in FUSED[whole]:
@@ -348,6 +357,6 @@ def _split(whole: str, kind: str, tensor: Any, config: ModelConfig, i: int) -> d
         if kind == "bias":
             found[f"{name}.bias"] = np.ascontiguousarray(tensor[at:end])
         else:
-            found[f"{name}.weight"] = tensor.slice_rows(at, end)
+            found[f"{name}.{kind}"] = tensor.slice_rows(at, end)
         at = end
     return found

@@ -19,7 +19,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"quants"},
     {"tensor"},
     {"gguf", "mixes"},
-    {"tokenizers", "chat", "sampling", "architectures", "hyperparameters", "quantize"},
+    {"tokenizers", "chat", "sampling", "architectures", "hyperparameters", "quantize", "lora"},
     {"config"},
     {"weights", "kv_cache", "catalog"},
     {"resources", "synth"},

@@ -10,18 +10,24 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 from llmlite.errors import LlmliteError
 
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-# This very llmlite, installed or not; and nothing from the folder the user stands in (-P).
+PACKAGE = Path(__file__).resolve().parents[1]
+# This very llmlite, installed or not, and nothing else that lies beside it: another interpreter must not see
+# this one's packages. Nothing from the folder the user stands in either (-P).
 BOOT = """\
-import sys
+import importlib.util, sys
 root = sys.argv[2]
-root in sys.path or sys.path.insert(0, root)
+spec = importlib.util.spec_from_file_location(
+    "llmlite", root + "/__init__.py", submodule_search_locations=[root]
+)
+sys.modules["llmlite"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
 from llmlite.bench.worker import main
 sys.exit(main())
 """
@@ -34,6 +40,14 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+# No library asks a hub, and none reports home.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
 
 
 class BackendError(LlmliteError):
@@ -47,21 +61,37 @@ class WorkerProcess:
         backend: a name of BACKENDS.
         n_threads: set in the environment before the interpreter starts; the backend sets it by API too.
         timeout: seconds to wait for any one answer.
+        python: the interpreter; None for this one.
+        variables: more of the environment, such as {"OMP_WAIT_POLICY": "passive"}.
+        prefix: a command that starts the interpreter, such as ("unshare", "-rn").
 
     Raises:
         BackendError: when the process doesn't start.
     """
 
-    def __init__(self, backend: str, n_threads: int, *, timeout: float = 300.0) -> None:
+    def __init__(
+        self,
+        backend: str,
+        n_threads: int,
+        *,
+        timeout: float = 300.0,
+        python: str | None = None,
+        variables: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.backend = backend
         self.timeout = timeout
         environment = {**os.environ, **{name: str(n_threads) for name in THREAD_VARIABLES}}
-        environment.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1")
+        environment.update(OFFLINE, PYTHONUNBUFFERED="1")
+        environment.update(variables or {})
+        if python and python != sys.executable:
+            for name in ("PYTHONPATH", "PYTHONHOME"):
+                environment.pop(name, None)
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in close()
         self._answers: queue.Queue[str | None] = queue.Queue()
         begin = perf_counter_ns()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", BOOT, backend, str(PACKAGE_ROOT)],
+            [*prefix, python or sys.executable, "-P", "-c", BOOT, backend, str(PACKAGE)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

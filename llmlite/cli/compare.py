@@ -1,4 +1,4 @@
-"""Compare llmlite with PyTorch (and llama.cpp, where it is installed) on this machine.
+"""Compare llmlite with PyTorch, llama.cpp and others on this machine.
 
 Each backend runs in a process of its own, on the same weights, token ids and number of threads. What doesn't
 compute the same isn't timed. Raw samples, tables and a figure go to the output folder.
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
 
@@ -24,7 +25,9 @@ EXAMPLES = """\
 examples:
   llmlite compare                                     the bundled model in F16, Q8_0 and Q4_0; some minutes
   llmlite compare --quick                             about a minute
-  llmlite compare model.gguf --threads 4
+  llmlite compare smollm2                             a real model, in Q8_0, Q4_0 and Q4_1; 15 minutes
+  llmlite compare smollm2 --backends all --time 3600
+  llmlite compare model.gguf --types Q8_0,Q4_0 --threads 4
   llmlite compare --types F16,Q6_K --backends llmlite,torch-f32,llamacpp
   llmlite compare --from results/comparison.jsonl     tables and figure again, nothing measured
 
@@ -34,19 +37,22 @@ Exit code 1: llmlite itself computed something else than float32 arithmetic does
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default="tales", help='a GGUF file, or "tales" (default)')
+    parser.add_argument(
+        "model", nargs="?", default="tales", help='a GGUF file, "smollm2", or "tales" (default)'
+    )
     parser.add_argument(
         "--types",
         type=names,
         metavar="A,B",
-        help="quantizations of the bundled model (default: F16,Q8_0,Q4_0)",
+        help="quantizations (default: F16,Q8_0,Q4_0 of tales, Q8_0,Q4_0,Q4_1 of smollm2, a file as it is); "
+        "a file's siblings are quantized anew from its weights",
     )
     parser.add_argument(
         "--backends",
         type=names,
         metavar="A,B",
-        help="llmlite, llmlite-f16, llmlite-eager, torch-f32, torch-bf16, tensorflow, tensorflow-eager, "
-        "llamacpp (default: llmlite, torch-f32, torch-bf16)",
+        help=f"{', '.join(BACKENDS)}; all of them: all "
+        f"(default: {', '.join(name for name, info in BACKENDS.items() if info.default)})",
     )
     parser.add_argument(
         "--threads",
@@ -59,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(int, 1),
         metavar="N",
         help="rounds (default: 10; 5 are the least to call a difference)",
+    )
+    parser.add_argument(
+        "--time",
+        type=number(float, 1),
+        metavar="SECONDS",
+        help="for the whole (default: 900, and 55 with --quick): blocks are planned to fit it",
     )
     parser.add_argument("--quick", action="store_true", help="shorter prompts, fewer rounds")
     parser.add_argument("--seed", type=number(int, 0), metavar="N", help="of the order of turns (default: 0)")
@@ -113,6 +125,9 @@ def chosen(options: argparse.Namespace) -> Options:
     from llmlite.bench.compare import Options
 
     given = {name: getattr(options, name) for name in ("types", "backends", "threads", "blocks", "seed")}
+    if given["backends"] == ("all",):
+        given["backends"] = tuple(BACKENDS)
+    given["budget_seconds"] = options.time
     try:
         return Options(
             model=options.model,

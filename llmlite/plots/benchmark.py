@@ -7,21 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from llmlite.bench.backends import BACKENDS
 from llmlite.bench.report import describe, describe_memory, short
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, Summary, summarize
 from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
 
-BACKEND_COLOURS = {
-    "llmlite": "blue",
-    "llmlite-f16": "blue",
-    "llmlite-eager": "sky",
-    "torch-f32": "red",
-    "torch-bf16": "orange",
-    "tensorflow": "grey",
-    "tensorflow-eager": "yellow",
-    "llamacpp": "green",
-}
+BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 
 
 def metric_bars(

@@ -56,15 +56,15 @@ def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
 
     Args:
         model: "tales", "smollm2", or the path of a GGUF file.
-        types: quantizations; None for TYPES of a bundled model, and for any other the file as it is. Siblings
-            of a file are quantized anew from its weights and kept in the cache.
+        types: quantizations; None for those of TYPES, and for any other model the file as it is, as with ().
+            Siblings of a file are quantized anew from its weights and kept in the cache.
 
     Raises:
         LlmliteError: a file is missing or can't be read as a model.
     """
     if types is None:
         types = TYPES.get(model, ())
-    if model in resources.BUNDLED_MODELS:
+    if model in resources.BUNDLED_MODELS and types:
         return [_open(resources.model_path(f"{model}:{name}")) for name in types]
     source = _open(resources.model_path(model))
     if not types:

@@ -34,6 +34,7 @@ from llmlite.engine import cpu
 
 AGREEMENT_TOKENS = 128  # checked for agreement; a large vocabulary makes 80 MB of logits of them
 WARM_UP = (8, 8)  # tokens read and written
+LATE = 0.3  # share of the time after which no further backend is started; twice that for the usual ones
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 Ask = Callable[..., dict[str, Any]]
@@ -122,9 +123,22 @@ class _Run:
     # --- start and agreement -----------------------------------------------------------------
 
     def _start(self, advance: Callable[[str], None]) -> None:
-        for entry in list(self.entries):
+        for entry in sorted(self.entries, key=lambda entry: not entry.info.default):
+            if self._too_late_to_start(entry):
+                reason = f"not started: more than {LATE:.0%} of {self.options.budget_seconds:g} s were gone"
+                self.result.skipped.append({**entry.key, "reason": reason})
+                self._drop(entry)
+                continue
             advance(f"start {entry.label}")
             self._or_drop(entry, self._become_alive)
+
+    def _too_late_to_start(self, entry: Entry) -> bool:
+        """Whether starting and checking have eaten so much time that only what is essential may follow."""
+        budget = self.options.budget_seconds
+        if budget is None or (entry.info.default and self.result.backends == []):
+            return False
+        spent = (time.monotonic() - self.begin) / budget
+        return spent > (2 * LATE if entry.info.default else LATE)
 
     def _become_alive(self, entry: Entry) -> None:
         self._keep_start(entry, self.launcher.start(entry, self.stack))

@@ -18,7 +18,7 @@ from llmlite._version import __version__
 from llmlite.errors import LlmliteError
 
 COMMANDS = (
-    *("run", "show", "compare", "bench", "tokenize"),
+    *("run", "show", "compare", "bench", "claims", "tokenize"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
     *("warmup", "synth"),

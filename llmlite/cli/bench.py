@@ -140,7 +140,8 @@ def difference(words: list[str], options: argparse.Namespace) -> int:
 
     if len(words) != 2:
         raise LlmliteError("expected: diff BEFORE.jsonl AFTER.jsonl")
-    found = diff.compare(*map(_comparison, words), base=options.base)
+    before, after = map(_comparison, words)
+    found = diff.compare(before, after, options.base)
     print(found.text())
     for path, text in ((options.junit, found.junit()), (options.markdown, found.markdown())):
         if path:

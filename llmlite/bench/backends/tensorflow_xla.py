@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
-from llmlite.bench.backends import tensorflow_forward  # sets TensorFlow's environment: before its import
+from llmlite.bench.backends import tensorflow_forward
 from llmlite.bench.backends.weights import cached, floats, opened, refuse
 
 

@@ -215,14 +215,41 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
     return "\n".join([title, line(headings), *map(line, rows)])
 
 
-def describe(found: Sequence[Summary], metric: str) -> str:
-    """Say in words what a metric's bars show: each value, the best, and how far the points lie apart."""
+def best_of(comparison: Comparison, found: Sequence[Summary], metric: str) -> str:
+    """Name the best entry of a metric, or those that can't be told apart: by the rule of the tables.
+
+    A speed is the best only if it is faster than every other for certain. What is measured once, such as
+    memory or the size of a file, has no interval, and the best value is the best.
+    """
+    about = METRICS[metric]
+    first = (max if about.more_is_better else min)(found, key=lambda s: s.value)
+    if not about.more_is_better:
+        return f"Best: {first.label}."
+    entry = (first.backend, first.model_type)
+    rivals = []
+    for other in found:
+        if other is not first:
+            against = ratio(comparison, metric, entry, (other.backend, other.model_type))
+            if against is None or against.verdict != "faster":
+                rivals.append(other.label)
+    if not rivals:
+        return f"Best: {first.label}."
+    return f"Which is best can't be told: {', '.join([first.label, *rivals])}."
+
+
+def describe(found: Sequence[Summary], metric: str, comparison: Comparison | None = None) -> str:
+    """Say in words what a metric's bars show: each value, the best, and how far the points lie apart.
+
+    Args:
+        comparison: that `found` is from; without it nothing is called the best.
+    """
     about = METRICS[metric]
     if not found:
         return f"{about.title}: nothing was measured."
     values = ", ".join(f"{s.label} {short(s.value)}" for s in found)
-    best = (max if about.more_is_better else min)(found, key=lambda s: s.value)
-    words = f"{about.title}: {values}." + (f" Best: {best.label}." if len(found) > 1 else "")
+    words = f"{about.title}: {values}."
+    if comparison is not None and len(found) > 1:
+        words += f" {best_of(comparison, found, metric)}"
     spreads = [(s.high - s.low) / s.value for s in found if len(s.values) > 1 and s.value]
     if spreads:
         words += f" The middle half of the values spans at most {max(spreads):.0%} of the median."

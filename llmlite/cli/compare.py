@@ -30,6 +30,7 @@ examples:
   llmlite compare model.gguf --types Q8_0,Q4_0 --threads 4
   llmlite compare --types F16,Q6_K --backends llmlite,torch-f32,llamacpp
   llmlite compare --from results/comparison.jsonl     tables and figure again, nothing measured
+  llmlite compare --report comparison.html            one page with everything in it, to send or to print
 
 Run it on a quiet machine: the spread in the tables says how quiet it was.
 Exit code 1: llmlite itself computed something else than float32 arithmetic does.
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: %(default)s)"
     )
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="also write one self-contained page")
     parser.add_argument(
         "--from",
         dest="samples",
@@ -97,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     from llmlite.bench import compare
     from llmlite.bench.samples import Comparison
 
+    if options.report and importlib.util.find_spec("matplotlib") is None:
+        raise LlmliteError("--report needs matplotlib: pip install 'llmlite-kit[plot]'")
     if options.samples:
         try:
             result = Comparison.load(options.samples)
@@ -113,6 +117,8 @@ def run(options: argparse.Namespace) -> int:
     tables = options.output / "comparison.txt"
     tables.write_text(text + "\n", encoding="utf-8")
     written += [tables, *figures(result, options.output)]
+    if options.report:
+        written.append(page(result, options.report))
     print("\nwritten:")
     for path in written:
         print(f"  {path}")
@@ -136,6 +142,19 @@ def chosen(options: argparse.Namespace) -> Options:
         )
     except ValueError as error:
         raise LlmliteError(str(error)) from error
+
+
+def page(result: Comparison, path: Path) -> Path:
+    """Write the comparison as one page and return its path."""
+    from llmlite import plots
+
+    try:
+        text = plots.page.comparison_page(result)
+    except ValueError as error:
+        raise LlmliteError(f"--report: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def figures(result: Comparison, folder: Path) -> list[Path]:

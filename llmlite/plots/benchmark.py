@@ -45,7 +45,7 @@ def metric_bars(
     title(ax, about.title, theme)
     return Picture(
         figure=drawn,
-        alt=describe(found, metric),
+        alt=describe(found, metric, comparison),
         labels={"title": about.title, "x": "", "y": about.title},
         x=[s.label for s in found],
         y={about.title: [s.value for s in found]},
@@ -71,7 +71,9 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
         [str(result.environment.get("cpu_info")), f"{result.environment.get('n_threads')} threads"]
     )
     drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=theme_named(theme).text, fontsize=12)
-    alt = " ".join([*(describe(found, key) for key, found in speeds.items()), describe_memory(memory)])
+    alt = " ".join(
+        [*(describe(found, key, result) for key, found in speeds.items()), describe_memory(memory)]
+    )
     y = {METRICS[key].title: [s.value for s in found] for key, found in speeds.items()}
     return Picture(
         figure=drawn,

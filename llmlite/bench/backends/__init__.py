@@ -217,7 +217,7 @@ _LINES = (
         "openvino",
         "OpenVINO GenAI",
         "openvino_genai_gguf",
-        "purple",
+        "sky",
         requires="openvino_genai",
         extra="openvino",
         keeps_quantized=True,

@@ -135,7 +135,7 @@ class _Run:
     def _too_late_to_start(self, entry: Entry) -> bool:
         """Whether starting and checking have eaten so much time that only what is essential may follow."""
         budget = self.options.budget_seconds
-        if budget is None or (entry.info.default and self.result.backends == []):
+        if budget is None or not self.result.backends:  # the first one always starts
             return False
         spent = (time.monotonic() - self.begin) / budget
         return spent > (2 * LATE if entry.info.default else LATE)

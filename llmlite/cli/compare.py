@@ -73,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for the whole (default: 900, and 55 with --quick): blocks are planned to fit it",
     )
+    parser.add_argument("--prompts", type=lengths, metavar="N,..", help="tokens read (default: 64,512)")
+    parser.add_argument(
+        "--depths", type=lengths, metavar="N,..", help="tokens in the cache before writing (default: 1,512)"
+    )
+    parser.add_argument(
+        "--gen", type=number(int, 1), metavar="N", help="tokens written in a turn (default: 128)"
+    )
     parser.add_argument("--quick", action="store_true", help="shorter prompts, fewer rounds")
     parser.add_argument("--seed", type=number(int, 0), metavar="N", help="of the order of turns (default: 0)")
     parser.add_argument(
@@ -86,6 +93,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read samples from here instead of measuring",
     )
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """Read "64,512": whole numbers from 1 on."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = (0,)
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"expected numbers from 1 on with commas between, got {text!r}")
+    return found
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -133,6 +151,7 @@ def chosen(options: argparse.Namespace) -> Options:
     given = {name: getattr(options, name) for name in ("types", "backends", "threads", "blocks", "seed")}
     if given["backends"] == ("all",):
         given["backends"] = tuple(BACKENDS)
+    given |= {"prompts": options.prompts, "depths": options.depths, "n_gen": options.gen}
     given["budget_seconds"] = options.time
     try:
         return Options(

@@ -35,10 +35,15 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"__main__"},
 ]
 HOME = {  # a package -> where alone it may be imported
-    "torch": ("bench/backends/",),
+    "torch": ("bench/backends/", "bench/experiments/"),
     "transformers": ("bench/backends/",),
-    "tensorflow": ("bench/backends/",),
+    "tensorflow": ("bench/backends/", "bench/experiments/"),
+    "tensorflow_hub": ("bench/backends/",),
     "llama_cpp": ("bench/backends/",),
+    "xllamacpp": ("bench/backends/",),
+    "openvino": ("bench/backends/",),
+    "openvino_genai": ("bench/backends/",),
+    "ctranslate2": ("bench/backends/",),
     "matplotlib": ("plots/",),
     "ipywidgets": ("widgets/",),
     "IPython": ("widgets/", "plots/", "terminal.py"),

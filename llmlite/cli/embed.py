@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from llmlite.errors import LlmliteError
 from llmlite.terminal import json_text, say
@@ -83,7 +84,7 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
-def _save(path: str, found: object) -> None:
+def _save(path: str, found: Any) -> None:
     import io
 
     import numpy as np

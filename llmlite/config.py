@@ -96,7 +96,10 @@ class ModelConfig:
         head_size = keys.integer("attention.key_length", n_embd // n_head)
         value_size = keys.integer("attention.value_length", n_embd // n_head)
         if value_size != head_size:
-            raise UnsupportedError(f"values of another size ({value_size}) than keys ({head_size})")
+            raise UnsupportedError.about(
+                f"{keys.prefix}.attention.value_length",
+                f"values of another size ({value_size}) than keys ({head_size})",
+            )
         rope_dim = 0
         if architecture.rope_pairs:
             rope_dim = keys.integer("rope.dimension_count", head_size, at_most=head_size)
@@ -158,8 +161,9 @@ class _Keys:
             self.fail(name, f"one value or {n_layer}, one for each layer", f"{len(value)} values")
         distinct = {self.count(name, value[layer], at_most) for layer in range(n_layer)}
         if len(distinct) > 1:
-            raise UnsupportedError(
-                f"{self.prefix}.{name}: layers that differ: {sorted(distinct)}",
+            raise UnsupportedError.about(
+                f"{self.prefix}.{name}",
+                f"layers that differ: {sorted(distinct)}",
                 expected="the same for every layer",
                 got=sorted(distinct),
             )
@@ -194,11 +198,13 @@ def _refuse_variants(keys: _Keys) -> None:
     ):  # fmt: skip
         value = keys.number(name, usual)
         if value not in (usual, 0):
-            raise UnsupportedError(f"{keys.prefix}.{name}: {value:g} is not supported, only {usual} is")
+            raise UnsupportedError.about(
+                f"{keys.prefix}.{name}", f"{value:g} is not supported, only {usual} is"
+            )
     scaling = keys.get("rope.scaling.type", "none")
     if not isinstance(scaling, str) or scaling not in ("none", "linear"):
-        raise UnsupportedError(
-            f"{keys.prefix}.rope.scaling.type: {scaling!r} is not supported; supported are none, linear"
+        raise UnsupportedError.about(
+            f"{keys.prefix}.rope.scaling.type", f"{scaling!r} is not supported; supported are none, linear"
         )
 
 

@@ -45,13 +45,18 @@ def load(
         n_threads: for the planned executor; by default all cores this process may use.
 
     Raises:
-        LlmliteError: no such model (also OSError), or not a valid file (GGUFError), hyper-parameters or
-            tensors that don't fit together (ModelError), something llmlite doesn't support
-            (UnsupportedError).
+        LlmliteError: no such model (MissingFileError, also an OSError), or not a valid file (GGUFError),
+            hyper-parameters or tensors that don't fit together (ModelError), something llmlite doesn't
+            support (UnsupportedError).
         ValueError: an option outside its range.
     """
     file = gguf.read(resources.model_path(path_or_name))
     return Model(file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads)
+
+
+def _again(file: gguf.GGUFFile, options: dict[str, Any]) -> Model:
+    """Make the model that a pickle describes."""
+    return Model(file, **options)
 
 
 class Model:
@@ -67,6 +72,8 @@ class Model:
 
     One model may be used from several threads: steps take turns. Texts generated at the same time push
     each other out of the cache, so they come out right but slower.
+
+    A pickle or a deep copy of a model opens its file again with the same options, and has a cache of its own.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Model:
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
+        self._options = {"n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads}
         self.gguf = file
         self.metadata = file.metadata
         with file.located():
@@ -113,7 +121,7 @@ class Model:
         """
         source = self.metadata.get("tokenizer.chat_template")
         if source is None:
-            raise ModelError("tokenizer.chat_template: missing; this model has no form for a conversation")
+            raise ModelError.missing("tokenizer.chat_template", "this model has no form for a conversation")
         return ChatTemplate(source, bos_token=self._text_of("bos_id"), eos_token=self._text_of("eos_id"))
 
     def _text_of(self, special: str) -> str:
@@ -242,6 +250,10 @@ class Model:
             chunk = ids[start : start + size]
             rows.append(self.executor(chunk, self.cache, n_outputs=1 if last_only else len(chunk)))
         return rows[-1] if last_only else np.concatenate(rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle, or a deep copy: the file is opened again with the same options, the cache begins empty.
+        return _again, (self.gguf, self._options)
 
     def __repr__(self) -> str:
         config = self.config

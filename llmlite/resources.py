@@ -7,6 +7,7 @@ stay in the cache folder, under names that change when the model or the quantizi
 
 from __future__ import annotations
 
+import errno
 import getpass
 import hashlib
 import os
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmlite.errors import LlmliteError
+from llmlite.errors import LlmliteError, MissingFileError
 
 PACKAGE = Path(__file__).resolve().parent
 BUNDLED_MODELS = {"tales": "tales-f16.gguf"}
@@ -34,13 +35,12 @@ def data_path(name: str = "") -> Path:
     """Return the path of a bundled data file, or of the data folder.
 
     Raises:
-        LlmliteError: the file isn't there (an incomplete installation, or a wrong name).
+        MissingFileError: the file isn't there (an incomplete installation, or a wrong name).
     """
     path = _bundled("data") / name
     if not path.exists():
-        raise LlmliteError(
-            f"{path}: bundled data is missing; reinstall llmlite-kit, or check the name {name!r}"
-        )
+        what = f"bundled data is missing; reinstall llmlite-kit, or check the name {name!r}"
+        raise MissingFileError(errno.ENOENT, what, str(path))
     return path
 
 
@@ -48,11 +48,11 @@ def notebooks_path() -> Path:
     """Return the folder of the lessons.
 
     Raises:
-        LlmliteError: the installation carries no notebooks.
+        MissingFileError: the installation carries no notebooks.
     """
     path = _bundled("notebooks")
     if not path.is_dir():
-        raise LlmliteError(f"{path}: the notebooks are missing; reinstall llmlite-kit")
+        raise MissingFileError(errno.ENOENT, "the notebooks are missing; reinstall llmlite-kit", str(path))
     return path
 
 
@@ -148,7 +148,8 @@ def model_path(name: str | os.PathLike[str] = "tales") -> Path:
     """Return the file of a model: a path as it is, "tales", or "tales:Q4_0" (made on first use).
 
     Raises:
-        LlmliteError: no such file and no such bundled model, or the type can't be quantized to.
+        MissingFileError: no such file and no such bundled model.
+        UnsupportedError: the type is unknown or can't be quantized to.
     """
     text = os.fspath(name)
     if os.path.exists(text):
@@ -156,7 +157,8 @@ def model_path(name: str | os.PathLike[str] = "tales") -> Path:
     model, _, type_name = text.partition(":")
     if model not in BUNDLED_MODELS:
         known = ", ".join(f"{known!r}" for known in BUNDLED_MODELS)
-        raise LlmliteError(f"{text}: no such file, and no bundled model of that name (there is: {known})")
+        reason = f"no such file, and no bundled model of that name (there is: {known})"
+        raise MissingFileError(errno.ENOENT, reason, text)
     source = data_path(BUNDLED_MODELS[model])
     if type_name.upper() in ("", "F16"):
         return source

@@ -150,7 +150,7 @@ class QuantTensor:
         n_columns = source.shape[-1] if source.shape else 1
         check_row(name, n_columns, record)
         if record.encode is None:
-            raise UnsupportedError(f"{name or 'tensor'}: {record.name} has no quantizer")
+            raise UnsupportedError.about(name or "tensor", f"{record.name} has no quantizer")
         n_rows = math.prod(source.shape[:-1])
         per_row = n_columns // record.block_size
         blocks = np.empty((n_rows * per_row, record.type_size), np.uint8)
@@ -172,6 +172,10 @@ class QuantTensor:
                 if progress is not None:
                     progress(done, n_rows)
         return cls(name, record, source.shape, blocks)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # what a subclass makes when it is asked is made now: a pickle holds the blocks themselves
+        return QuantTensor, (self.name, self.type, self.shape, np.ascontiguousarray(self.blocks))
 
     def __repr__(self) -> str:
         size = " × ".join(map(str, self.shape)) or "scalar"
@@ -234,7 +238,7 @@ def _per_row(importance: np.ndarray | None, shape: tuple[int, int], name: str) -
 def check_row(name: str, n_columns: int, type: QuantType) -> None:
     """Raise UnsupportedError unless a row of n_columns weights is a whole number of the type's blocks."""
     if n_columns % type.block_size:
-        raise UnsupportedError(
-            f"{name or 'tensor'}: row of {n_columns} values is not a multiple of the {type.name} block, "
-            f"{type.block_size}"
+        raise UnsupportedError.about(
+            name or "tensor",
+            f"row of {n_columns} values is not a multiple of the {type.name} block, {type.block_size}",
         )

@@ -61,8 +61,9 @@ class Weights:
                 raise ModelError.absent(name)
         for name, tensor in tensors.items():
             if name not in shapes:
-                raise ModelError(
-                    f"{name}: not a tensor of the {config.architecture.name} architecture",
+                raise ModelError.about(
+                    name,
+                    f"not a tensor of the {config.architecture.name} architecture",
                     expected=f"only tensors of the {config.architecture.name} architecture",
                     got=name,
                 )
@@ -122,7 +123,7 @@ def rope_frequencies(config: ModelConfig, factors: np.ndarray | None = None) -> 
         ModelError: a factor that isn't a positive number.
     """
     if factors is not None and not (np.isfinite(factors) & (factors > 0)).all():
-        raise ModelError("rope_freqs.weight: expected positive numbers throughout")
+        raise ModelError.about("rope_freqs.weight", "expected positive numbers throughout")
     exponents = np.arange(0, config.rope_dim, 2) / config.rope_dim
     frequencies = config.rope_scale * config.rope_base**-exponents
     return (frequencies if factors is None else frequencies / factors).astype(np.float32)

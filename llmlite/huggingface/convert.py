@@ -256,11 +256,13 @@ def _check(
         config = ModelConfig.from_metadata(metadata, tensors)
         given = metadata[f"{config.architecture.name}.vocab_size"]
         if config.n_vocab != given:
-            raise ModelError(f"token_embd.weight: expected vocab_size, {given}, rows, got {config.n_vocab}")
+            raise ModelError.at("token_embd.weight", f"vocab_size, {given}, rows", config.n_vocab)
         Weights.from_tensors({name: _blank(tensor) for name, tensor in tensors.items()}, config)
     except ModelError as error:
-        name, colon, rest = str(error).partition(":")
-        raise ModelError(f"{folder}: {names.old(name)}{colon}{rest}") from None
+        if error.key is None:
+            raise
+        rest = str(error.args[0]).removeprefix(error.key)
+        raise ModelError(f"{folder}: {names.old(error.key)}{rest}") from None
     return config
 
 

@@ -51,8 +51,9 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError.missing("tokenizer.ggml.model", "the file has no tokenizer")
     if not isinstance(model, str) or model not in MODELS:
         known, got = ", ".join(MODELS), f"{model!r:.80}"
-        raise TokenizerError(
-            f"tokenizer.ggml.model: unknown tokenizer {got}; known: {known}",
+        raise TokenizerError.about(
+            "tokenizer.ggml.model",
+            f"unknown tokenizer {got}; known: {known}",
             expected=f"one of {known}",
             got=got,
         )

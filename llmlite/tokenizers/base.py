@@ -50,8 +50,9 @@ class Tokenizer(ABC):
         self.add_eos = vocabulary.flag("add_eos_token", False)
         for added, key, token_id in ((self.add_bos, "bos", self.bos_id), (self.add_eos, "eos", self.eos_id)):
             if added and token_id is None:
-                raise TokenizerError(
-                    f"tokenizer.ggml.add_{key}_token is true, expected a {key}_token_id with it, got none",
+                raise TokenizerError.about(
+                    f"tokenizer.ggml.add_{key}_token",
+                    f"true, expected a {key}_token_id with it, got none",
                     expected=f"a {key}_token_id",
                     got="none",
                 )

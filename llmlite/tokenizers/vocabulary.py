@@ -57,6 +57,11 @@ class Vocabulary:
         self.types = self._read_types()
         self._mark_special_tokens()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the tokenizer's own keys as plain values, not the file they came from."""
+        kept = {key: _plain(self._metadata[key]) for key in self._metadata if key.startswith(PREFIX)}
+        return {**self.__dict__, "_metadata": kept}
+
     def __len__(self) -> int:
         return len(self.texts)
 
@@ -109,7 +114,7 @@ class Vocabulary:
         allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
         for index, value in enumerate(listed):
             if not isinstance(value, allowed) or value != value:
-                raise TokenizerError.at(f"{PREFIX}{key}[{index}]", kind, f"{value!r:.80}")
+                raise TokenizerError.at(f"{PREFIX}{key}", kind, f"{value!r:.80}", index=index)
         return listed
 
     def merges(self) -> list[str]:
@@ -123,7 +128,7 @@ class Vocabulary:
             # A token's own text never holds a space: byte 0x20 is spelled Ġ.
             if not isinstance(merge, str) or merge.count(" ") != 1 or merge[0] == " " or merge[-1] == " ":
                 raise TokenizerError.at(
-                    f"{PREFIX}merges[{index}]", "two texts separated by one space", f"{merge!r:.80}"
+                    f"{PREFIX}merges", "two texts separated by one space", f"{merge!r:.80}", index=index
                 )
         return listed
 
@@ -180,7 +185,7 @@ def _texts(metadata: Mapping[str, Any]) -> list[str]:
         raise TokenizerError.at(key, "at least one token", "none")
     for token_id, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TokenizerError.at(f"{key}[{token_id}]", "a string", type(text).__name__)
+            raise TokenizerError.at(key, "a string", type(text).__name__, index=token_id)
         if not text:
             texts[token_id] = f"[EMPTY_{token_id}]"  # the name llama.cpp gives it
     return texts
@@ -194,10 +199,11 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
             first = seen.setdefault(text, token_id)
             if first != token_id:
                 raise TokenizerError.at(
-                    f"{PREFIX}tokens[{token_id}]",
+                    f"{PREFIX}tokens",
                     "a text of its own",
                     f"{text!r:.80}",
                     f", which is token {first}",
+                    index=token_id,
                 )
     return ids
 
@@ -206,12 +212,20 @@ def _byte_value(token_id: int, text: str) -> int:
     match = _BYTE.fullmatch(text)
     if match is None:
         expected, got = "<0x00> to <0xFF>", f"{text!r:.80}"
-        raise TokenizerError(
-            f"{PREFIX}tokens[{token_id}]: a byte token, expected {expected}, got {got}",
+        raise TokenizerError.about(
+            f"{PREFIX}tokens",
+            f"a byte token, expected {expected}, got {got}",
+            index=token_id,
             expected=expected,
             got=got,
         )
     return int(match[1], 16)
+
+
+def _plain(value: Any) -> Any:
+    """A metadata value without ties to its file: an array of strings as a list."""
+    is_strings = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return list(value) if is_strings else value
 
 
 def _check_array(key: str, values: object) -> None:

@@ -19,7 +19,7 @@ from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
 from llmlite.kv_cache import KVCache
 from llmlite.sampling import Sampler
-from llmlite.tokenizers import Tokenizer, from_metadata
+from llmlite.tokenizers import Tokenizer, as_ids, from_metadata
 from llmlite.transformer import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
@@ -140,6 +140,7 @@ class Model:
 
         Raises:
             ContextOverflowError: more ids than n_ctx. ValueError: no ids, or one outside the vocabulary.
+            TypeError: something that isn't a whole number, or bytes.
         """
         ids = self._checked(ids)
         with self._lock:
@@ -200,30 +201,38 @@ class Model:
         generation = Generation(self, ids, max_tokens=max_tokens, sampler=sampler, stop=stop)
         return generation if stream else "".join(generation)
 
-    def chat(self, messages: str | Sequence[Mapping[str, str]], **options: Any) -> str | Generation:
+    def chat(
+        self, messages: str | Sequence[Mapping[str, Any]], *, parse_special: bool = False, **options: Any
+    ) -> str | Generation:
         """Answer a conversation, in the form the model was trained on.
 
         Args:
             messages: {"role": "user" | "assistant" | "system", "content": text} each; or one user message.
+                A content may also be None, or a list of parts {"type": "text", "text": text}.
+            parse_special: read control tokens spelled in the messages as those tokens. By default they are
+                only text: whoever writes a message can't end it and begin another in someone else's name.
             options: as for `generate`.
 
         Raises:
-            As `generate`; ModelError: the model's file has no chat template.
+            As `generate`; ModelError: the model's file has no chat template; ChatTemplateError: these are no
+            messages, or the template refuses them.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        text = self.chat_template.render(list(messages), add_generation_prompt=True)
+        text = self.chat_template.render(messages, add_generation_prompt=True)
         has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
-        return self.generate(self.tokenizer.encode(text, add_special=not has_bos), **options)
+        plain = () if parse_special else text.plain
+        ids = self.tokenizer.encode(text, add_special=not has_bos, add_eos=False, plain=plain)
+        return self.generate(ids, **options)
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
             return self._checked(prompt)
         with self.gguf.located():  # merges are read at the first text
-            return self._checked(self.tokenizer.encode(prompt))
+            return self._checked(self.tokenizer.encode(prompt, add_eos=False))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        ids = [int(token) for token in ids]
+        ids = as_ids(ids, "prompt")
         if not ids:
             raise ValueError("a prompt needs at least one token")
         if len(ids) > self.n_ctx:

@@ -103,9 +103,12 @@ class QuantTensor:
     def rows(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
         """Chosen rows as float32 (len(ids), n_columns), in the order asked: an embedding lookup.
 
-        Raises: IndexError if an id is outside the tensor.
+        Raises: IndexError if an id is outside the tensor, TypeError if one isn't a whole number.
         """
-        chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
+        chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        if chosen.size and chosen.dtype.kind not in "iu":  # texts of digits and fractions would be taken
+            raise TypeError(f"{self.name}: row ids must be whole numbers, got {chosen.flat[0].item()!r:.80}")
+        chosen = chosen.astype(np.int64, copy=False)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_rows):
             raise IndexError(f"{self.name}: row ids must be in 0..{self.n_rows - 1}")
         by_row = self.blocks.reshape(self.n_rows, self._blocks_per_row, self.type.type_size)

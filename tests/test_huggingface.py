@@ -87,7 +87,7 @@ def test_numbers_beyond_f16_are_refused_and_nothing_is_written(folder: Path, tmp
     arrays = their_arrays(tiny_model())
     arrays["lm_head.weight"][3, 3] = 1e5
     (folder / "model.safetensors").write_bytes(safetensors(arrays))
-    with pytest.raises(ModelError, match=r"output.weight: the weight in row 3, column 3 is 100000, .*BF16 can"):
+    with pytest.raises(ModelError, match=r"output.weight: .* row 3, column 3 is 100000, .*BF16 can"):
         convert_folder(folder, tmp_path / "out.gguf", file_type="F16")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -239,7 +239,7 @@ def test_what_a_type_takes_it_gives_back(type_name: str, value: float) -> None:
     try:
         made = QuantTensor.quantize(weights, type_name, "x").dequantize()
     except ModelError as error:
-        assert "row 1, column 300" in str(error)  # noqa: PT017
+        assert "row 1, column 300" in str(error)
     else:
         if type_name == "F16":
             np.testing.assert_array_equal(made, weights.astype(np.float16).astype(np.float32))

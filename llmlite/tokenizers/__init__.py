@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmlite.errors import TokenizerError
-from llmlite.tokenizers.base import Tokenizer
+from llmlite.tokenizers.base import Tokenizer, as_ids
 from llmlite.tokenizers.bpe import BPETokenizer
 from llmlite.tokenizers.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from llmlite.tokenizers.spm import SPMTokenizer
@@ -32,6 +32,7 @@ __all__ = [
     "Tokenizer",
     "Vocabulary",
     "WPMTokenizer",
+    "as_ids",
     "from_metadata",
 ]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from types import MappingProxyType
 from typing import SupportsIndex
 
 from llmlite.errors import TokenizerError
 from llmlite.tokenizers.stream import StreamDecoder
-from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
+from llmlite.tokenizers.vocabulary import ALWAYS_SHOWN, TokenType, Vocabulary
 
 # Besides eos: end of turn, end of message, and the file separators of code models.
 _ENDING_ROLES = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
@@ -61,7 +62,15 @@ class Tokenizer(ABC):
         specials = f"bos_id={self.bos_id}, eos_id={self.eos_id}, eog_ids={sorted(self.eog_ids)}"
         return f"{type(self).__name__}(model={self.model!r}, n_vocab={self.n_vocab}, {specials})"
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        add_eos: bool = True,
+        plain: Sequence[tuple[int, int]] = (),
+    ) -> list[int]:
         """Token ids of a text.
 
         Args:
@@ -69,6 +78,9 @@ class Tokenizer(ABC):
             add_special: put BOS before and EOS behind where the file asks for it.
             parse_special: read the texts of control tokens (`<|im_end|>`) as those tokens. Turn it off for
                 text from strangers. User-defined tokens are always read.
+            add_eos: turn it off for a prompt to be continued: a model has nothing to say after its end token.
+            plain: parts of the text, (begin, end) in characters each, in order, that come from strangers: a
+                control token that reaches into one is read as text.
 
         Raises:
             TokenizerError: the text holds a lone surrogate.
@@ -85,7 +97,7 @@ class Tokenizer(ABC):
         if add_special:
             ids += self._prefix_ids()
         at_start = True
-        for fragment in self._partition(text, parse_special):
+        for fragment in self._partition(text, parse_special, plain):
             if isinstance(fragment, int):
                 ids.append(fragment)
                 at_start = True
@@ -93,7 +105,8 @@ class Tokenizer(ABC):
                 self._encode_text(fragment, at_start, ids)
                 at_start = False
         if add_special:
-            ids += self._suffix_ids()
+            if add_eos:
+                ids += self._suffix_ids()
             self._warn_of_double_bos(ids)
         return ids
 
@@ -103,12 +116,13 @@ class Tokenizer(ABC):
         `skip_special` leaves control and unknown tokens out.
 
         Raises:
-            TokenizerError: an id is outside the vocabulary.
+            TokenizerError: an id is outside the vocabulary. TypeError: something that isn't a whole number.
         """
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> bytes:
         """The bytes of token ids, which need not be whole characters."""
+        ids = as_ids(ids, "ids")
         return b"".join(self.piece(token_id, skip_special=skip_special) for token_id in ids)
 
     def stream(self, *, skip_special: bool = False) -> StreamDecoder:
@@ -178,37 +192,49 @@ class Tokenizer(ABC):
         return checked
 
     @cached_property
-    def _special_tokens(self) -> list[tuple[str, int, bool]]:
-        """(text, id, whether only parse_special finds it), the longest first."""
+    def _special_tokens(self) -> list[tuple[str, int, bool, bool]]:
+        """(text, id, whether only parse_special finds it, whether it is markup of a conversation).
+
+        The longest come first.
+        """
         types, texts = self.vocabulary.types, self.vocabulary.texts
         kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+        hidden = self.vocabulary.is_hidden
         special = [
-            (texts[i], i, self.vocabulary.is_hidden(i)) for i, kind in enumerate(types) if kind in kinds
+            (texts[i], i, hidden(i), hidden(i) or texts[i] in ALWAYS_SHOWN)
+            for i, kind in enumerate(types)
+            if kind in kinds
         ]
         return sorted(special, key=lambda entry: -len(entry[0].encode("utf-8", "surrogateescape")))
 
-    def _partition(self, text: str, parse_special: bool) -> Iterator[str | int]:
+    def _partition(
+        self, text: str, parse_special: bool, plain: Sequence[tuple[int, int]] = ()
+    ) -> Iterator[str | int]:
         """The text cut at its special tokens: strings (never empty) and the special tokens' ids.
 
         Longest first over the whole text, as llama.cpp does; `token in text` makes the usual case, no special
         token at all, one fast search per special token.
         """
-        fragments: list[str | int] = [text] if text else []
-        for token_text, token_id, hidden in self._special_tokens:
+        # (where it begins in the text, a string or a special token's id)
+        fragments: list[tuple[int, str | int]] = [(0, text)] if text else []
+        for token_text, token_id, hidden, markup in self._special_tokens:
             if (hidden and not parse_special) or token_text not in text:
                 continue
-            cut: list[str | int] = []
-            for fragment in fragments:
+            cut: list[tuple[int, str | int]] = []
+            for begin, fragment in fragments:
                 if isinstance(fragment, int):
-                    cut.append(fragment)
+                    cut.append((begin, fragment))
                     continue
-                for i, between in enumerate(fragment.split(token_text)):
-                    if i:
-                        cut.append(token_id)
-                    if between:
-                        cut.append(between)
+                done = 0
+                for at in _places(fragment, token_text, begin, plain if markup else ()):
+                    if at > done:
+                        cut.append((begin + done, fragment[done:at]))
+                    cut.append((begin + at, token_id))
+                    done = at + len(token_text)
+                if done < len(fragment):
+                    cut.append((begin + done, fragment[done:]))
             fragments = cut
-        return iter(fragments)
+        return (fragment for _, fragment in fragments)
 
     def _warn_of_double_bos(self, ids: list[int]) -> None:
         if self.add_bos and len(ids) >= 2 and ids[0] == ids[1] == self.bos_id:
@@ -217,6 +243,36 @@ class Tokenizer(ABC):
                 "encode with add_special=False to keep only the text's own",
                 stacklevel=3,
             )
+
+
+def as_ids(ids: object, name: str) -> list[int]:
+    """A list of token ids from any sequence or array of whole numbers.
+
+    Raises: TypeError naming the argument, for text, bytes, sets, fractions, texts of digits and the like.
+    """
+    no_sequences = (str, bytes, bytearray, memoryview, Mapping, Set)
+    if isinstance(ids, no_sequences) or not isinstance(ids, Iterable) or getattr(ids, "shape", None) == ():
+        raise TypeError(f"{name}: expected token ids, whole numbers, got {type(ids).__name__}")
+    found = []
+    for index, token in enumerate(ids):  # type: ignore[arg-type]
+        try:
+            found.append(operator.index(None if isinstance(token, bool) else token))
+        except TypeError:
+            what = "expected a token id, a whole number"
+            raise TypeError(f"{name}[{index}]: {what}, got {token!r:.80}") from None
+    return found
+
+
+def _places(text: str, token: str, begin: int, plain: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Where a token is in a text that begins at `begin`, from left to right, none of it in a plain part."""
+    at = text.find(token)
+    while at >= 0:
+        first = bisect_right(plain, begin + at, key=lambda part: part[1])  # the first part to end after it
+        if first < len(plain) and plain[first][0] < begin + at + len(token):
+            at = text.find(token, at + 1)
+        else:
+            yield at
+            at = text.find(token, at + len(token))
 
 
 def utf8(text: str) -> bytes:

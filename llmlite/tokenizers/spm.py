@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 from types import MappingProxyType
 
-from llmlite.tokenizers.base import Tokenizer, utf8
+from llmlite.tokenizers.base import Tokenizer, as_ids, utf8
 from llmlite.tokenizers.bpe import CACHE_WORD_LENGTH, CACHE_WORDS
 from llmlite.tokenizers.merging import merge
 from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
@@ -40,7 +40,7 @@ class SPMTokenizer(Tokenizer):
         """The bytes of token ids, without the spaces that `encode` puts before a text."""
         pieces = []
         at_start = True
-        for token_id in ids:  # type: ignore[attr-defined]  # Iterable[SupportsIndex], as in the base class
+        for token_id in as_ids(ids, "ids"):
             piece = self.piece(token_id, skip_special=skip_special)
             if at_start and self.add_space_prefix and piece.startswith(b" "):
                 piece = piece[1:]

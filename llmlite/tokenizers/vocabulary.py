@@ -21,6 +21,7 @@ END_OF_GENERATION = frozenset(
     "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> "
     "<|file_sep|>".split()
 )
+END_IDS = "eog_token_ids"  # further ids that end a reply: llmlite's own key, written by `llmlite convert`
 # gpt-oss marks the parts of a reply with these; they belong to the text, so they are always parsed and shown.
 ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 
@@ -146,7 +147,7 @@ class Vocabulary:
         return self.types[token_id] in _HIDDEN
 
     def end_of_generation_ids(self, *special_ids: int | None) -> frozenset[int]:
-        """The ids that end a reply: the given special ids and every token known by its text."""
+        """The ids that end a reply: those given, those that the file lists, tokens known by their text."""
         found = {self.ids[text] for text in END_OF_GENERATION if text in self.ids}
         texts = {self.texts[token_id] for token_id in found}
         # Two vocabularies reuse a common text for something else; llama.cpp makes the same exceptions.
@@ -154,7 +155,20 @@ class Vocabulary:
             found.discard(self.ids.get("<|end|>", -1))
         if "<|tool_response>" in texts:
             found.discard(self.ids.get("</s>", -1))
-        return frozenset(found.union(i for i in special_ids if i is not None))
+        found.update(i for i in special_ids if i is not None)
+        return frozenset(found.union(self._listed_ends()))
+
+    def _listed_ends(self) -> list[int]:
+        listed = self.get(END_IDS)
+        if listed is None:
+            return []
+        _check_array(PREFIX + END_IDS, listed)
+        ids = listed.tolist() if hasattr(listed, "tolist") else list(listed)
+        for index, token_id in enumerate(ids):
+            if type(token_id) is not int or not 0 <= token_id < len(self):
+                expected = f"an id below the vocabulary's {len(self)} tokens"
+                raise TokenizerError.at(PREFIX + END_IDS, expected, f"{token_id!r:.80}", index=index)
+        return ids
 
     def _read_types(self) -> list[TokenType]:
         listed = self.numbers("token_type", "integers")

@@ -133,6 +133,9 @@ _EXACT_FILTERS = frozenset(
     "attr batch capitalize count d default dictsort first format groupby items join last length list lower "
     "map max min reject rejectattr replace select selectattr slice sort string sum trim unique upper".split()
 )
+# Those of them that make a text of whatever they get first
+_OF_TEXT = frozenset({"capitalize", "lower", "string", "trim", "upper"})
+_HOLD_NOTHING = frozenset({"Sandbox", "Context", "EvalContext", "Undefined", "LoopContext"})  # Jinja's own
 _MARK = re.compile("\x00([0-9]+)\x01")
 
 
@@ -158,12 +161,14 @@ def _shown(value: Any) -> str:
 
 
 def _is_given(value: Any) -> bool:
-    """Whether a value holds something of the request's."""
+    """Whether a value holds something of the request's, or may: other objects print what they hold."""
     if isinstance(value, dict):
         return any(map(_is_given, value)) or any(map(_is_given, value.values()))
     if isinstance(value, list | tuple):
         return any(map(_is_given, value))
-    return isinstance(value, Text)
+    if isinstance(value, str):
+        return isinstance(value, Text)
+    return not isinstance(value, int | float | None) and type(value).__name__ not in _HOLD_NOTHING
 
 
 def _whole(result: Any, *inputs: Any) -> Any:
@@ -218,6 +223,16 @@ def _replaced(text: Any, old: Any, new: Any, count: int | None = None) -> str:
     """Jinja's filter `replace`."""
     text = _shown(text)
     return Text(text, _own(text)).replace(_shown(old), _shown(new), -1 if count is None else count)
+
+
+def _of_text(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that works on what a template would print for its argument."""
+
+    @functools.wraps(function)
+    def filtered(value: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(_shown(value), *args, **kwargs)
+
+    return filtered
 
 
 def _accounted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -285,12 +300,11 @@ def _variables(request: dict[str, Any], *, flat: bool) -> dict[str, Any]:
 
 
 def _message(message: dict[str, Any], flat: bool) -> dict[str, Any]:
-    found = {key: _given(value) for key, value in message.items()}
+    found: dict[str, Any] = _given(message)
     found["role"] = _word(message["role"])
     content = message.get("content", "")
     if isinstance(content, list):
-        parts = [{key: _word(value) if key == "type" else _given(value) for key, value in part.items()}
-                 for part in content]  # fmt: skip
+        parts = [_given(part) | {"type": _word(part["type"])} for part in content]
         found["content"] = _flat(parts) if flat else _Parts(parts)
     elif content is None:
         found["content"] = Text("") if flat else _Nothing()
@@ -440,6 +454,8 @@ class _Environment:
         for name, function in list(self._jinja.filters.items()):
             if name not in _EXACT_FILTERS:
                 self._jinja.filters[name] = _accounted(function)
+            elif name in _OF_TEXT:
+                self._jinja.filters[name] = _of_text(function)
         runtime.str_join = functools.partial(_joined, "")  # what `~` compiles to
         self._jinja.globals["raise_exception"] = _raise_exception
         self._jinja.globals.pop("lipsum", None)

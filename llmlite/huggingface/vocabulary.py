@@ -205,7 +205,8 @@ def _flat(part: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
         if part:
             yield part
         return
-    for inner in part.get(key) or []:
+    parts = part.get(key)
+    for inner in parts if isinstance(parts, list) else [parts]:
         if isinstance(inner, dict) and inner.get("type") != "Sequence":
             yield inner
         else:

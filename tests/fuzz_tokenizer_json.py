@@ -1,4 +1,4 @@
-"""Throw damaged tokenizer.json, and the files beside it, at the converter: converted or refused, nothing else.
+"""Throw damaged tokenizer.json, and the files beside it, at the converter: it converts or refuses.
 
 What is converted must make a tokenizer that gives a text back, or is refused as one.
 

@@ -1,4 +1,4 @@
-"""What the fuzzers share: a refusal is one sentence of ours; anything else is a failure, kept with its input."""
+"""What the fuzzers share: a refusal is one sentence of ours; anything else is a failure."""
 
 from __future__ import annotations
 

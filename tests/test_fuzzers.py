@@ -1,4 +1,4 @@
-"""A few thousand inputs of each fuzzer: read or refused in one sentence, nothing else. The scripts do more."""
+"""A few thousand inputs of each fuzzer: read, or refused in one sentence. The scripts do more."""
 
 from __future__ import annotations
 

@@ -79,8 +79,13 @@ floats32 = arrays(np.float32, st.lists(st.integers(1, 4), min_size=1, max_size=3
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.dictionaries(keys, scalars, max_size=5), st.dictionaries(names, floats32, max_size=5),
-       st.sampled_from([1, 2, 3]), st.sampled_from(["little", "big"]), st.sampled_from([8, 32, 256]))  # fmt: skip
+@given(
+    st.dictionaries(keys, scalars, max_size=5),
+    st.dictionaries(names, floats32, max_size=5),
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from(["little", "big"]),
+    st.sampled_from([8, 32, 256]),
+)
 def test_what_is_written_is_read_back(
     metadata: dict[str, Typed], tensors: dict[str, Any], version: int, byte_order: str, alignment: int
 ) -> None:

@@ -82,10 +82,10 @@ class Text(str):
         ends = str.splitlines(self, keepends)
         return [line[: len(end)] for line, end in zip(whole, ends)]
 
-    def partition(self, sep: str) -> tuple[Text, Text, Text]:  # type: ignore[override]
+    def partition(self, sep: str) -> tuple[Text, Text, Text]:
         return tuple(self._cuts(str.partition(self, sep), 0))  # type: ignore[return-value]
 
-    def rpartition(self, sep: str) -> tuple[Text, Text, Text]:  # type: ignore[override]
+    def rpartition(self, sep: str) -> tuple[Text, Text, Text]:
         return tuple(self._cuts(str.rpartition(self, sep), 0))  # type: ignore[return-value]
 
     def lstrip(self, chars: str | None = None) -> Text:
@@ -103,7 +103,7 @@ class Text(str):
     def removesuffix(self, suffix: str) -> Text:
         return self[: len(self) - len(suffix)] if suffix and str.endswith(self, suffix) else self
 
-    def replace(self, old: str, new: str, count: Any = -1) -> Text:  # type: ignore[override]
+    def replace(self, old: str, new: str, count: Any = -1) -> Text:
         if not old:
             return Text(str.replace(self, old, new, count))
         return _joined(new, self.split(old, count))
@@ -410,12 +410,12 @@ class _Environment:
                 return _whole(super().call_binop(context, operator, left, right), left, right)
 
             def wrap_str_format(self, value: Any) -> Any:
-                wrapped = super().wrap_str_format(value)
+                wrapped: Any = super().wrap_str_format(value)
                 if wrapped is None:
                     return None
                 form, name = value.__self__, value.__name__
                 if isinstance(form, Text):
-                    plain = super().wrap_str_format(getattr("".join([form]), name))
+                    plain: Any = super().wrap_str_format(getattr("".join([form]), name))
                     return lambda *args, **kwargs: Text(plain(*args, **kwargs))
                 if name == "format_map":
                     return lambda values: _whole(wrapped(values), values)

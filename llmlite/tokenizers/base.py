@@ -254,9 +254,11 @@ def as_ids(ids: object, name: str) -> list[int]:
     if isinstance(ids, no_sequences) or not isinstance(ids, Iterable) or getattr(ids, "shape", None) == ():
         raise TypeError(f"{name}: expected token ids, whole numbers, got {type(ids).__name__}")
     found = []
-    for index, token in enumerate(ids):  # type: ignore[arg-type]
+    for index, token in enumerate(ids):
         try:
-            found.append(operator.index(None if isinstance(token, bool) else token))
+            if isinstance(token, bool):
+                raise TypeError
+            found.append(operator.index(token))
         except TypeError:
             what = "expected a token id, a whole number"
             raise TypeError(f"{name}[{index}]: {what}, got {token!r:.80}") from None

@@ -590,3 +590,13 @@ def test_an_end_token_outside_the_vocabulary_is_warned_of(folder: Path, tmp_path
     with pytest.warns(UserWarning, match="eos_token_id: .* is no token of the vocabulary: left out"):
         convert_folder(folder, tmp_path / "out.gguf")
     assert 65 in load(tmp_path / "out.gguf", executor="eager").tokenizer.eog_ids
+
+
+def test_a_token_that_is_half_a_character_is_refused(folder: Path, tmp_path: Path) -> None:
+    values = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    values["added_tokens"][0]["content"] = "\ud800"
+    write_json(folder / "tokenizer.json", values)
+    with pytest.raises(
+        TokenizerError, match=r"model.vocab: expected texts that UTF-8 can hold, got '.ud800'"
+    ):
+        convert_folder(folder, tmp_path / "out.gguf")

@@ -375,7 +375,7 @@ def _again(
     else:
         file = read(location[0], mmap=location[1])
         if file.file_size != content:
-            raise GGUFError(path, "file", None, f"{content} bytes, as when it was pickled", file.file_size)
+            raise GGUFError(path, "file", None, f"{content!r} bytes, as when it was pickled", file.file_size)
         file.path = path
     return file.replacing(*changed) if changed else file
 

@@ -111,6 +111,8 @@ def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple
     for text, token_id, kind in (*((text, i, TokenType.NORMAL) for text, i in vocabulary.items()), *named):
         if type(token_id) is not int or not isinstance(text, str) or not text:
             files.fail("model.vocab", "a text and its id", (text, token_id))
+        if not text.isascii() and not _is_utf8(text):
+            files.fail("model.vocab", "texts that UTF-8 can hold", text)
         if not 0 <= token_id < n_vocab:
             files.fail(f"token {shown(text)}", f"an id below the model's vocab_size, {n_vocab}", token_id)
         if by_id.setdefault(token_id, (text, kind))[0] != text:
@@ -119,6 +121,15 @@ def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple
     _warn_of_stripping(files, added)
     rows = [by_id.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(n_vocab)]
     return [text for text, _ in rows], [kind for _, kind in rows]
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text has bytes: JSON can spell half of a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _added_type(token: dict[str, Any]) -> TokenType:

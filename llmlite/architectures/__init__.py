@@ -29,8 +29,9 @@ def by_name(name: object) -> Architecture:
     if not isinstance(name, str):
         raise ModelError.at("general.architecture", "a string", repr(name))
     if name not in ARCHITECTURES:
-        raise UnsupportedError(
-            f"general.architecture: {name!r} is not supported; supported are {', '.join(ARCHITECTURES)}",
+        raise UnsupportedError.about(
+            "general.architecture",
+            f"{name!r} is not supported; supported are {', '.join(ARCHITECTURES)}",
             expected=f"one of {', '.join(ARCHITECTURES)}",
             got=name,
         )
@@ -47,4 +48,4 @@ def by_class(name: object) -> Architecture:
         if name in entry.classes:
             return entry
     known = ", ".join(known for entry in ARCHITECTURES.values() for known in entry.classes)
-    raise UnsupportedError(f"architectures: {name!r:.80} is not supported; supported are {known}")
+    raise UnsupportedError.about("architectures", f"{name!r:.80} is not supported; supported are {known}")

@@ -35,13 +35,29 @@ def cache_dir() -> Path:
     Raises:
         LlmliteError: not even a temporary folder can be had.
     """
+    folder, problem = _wanted()
+    return _temporary_cache(folder, problem) if problem else folder
+
+
+def refused() -> str:
+    """Return why the folder that `cache_dir` documents isn't used, with its name; "" if it is used."""
+    folder, problem = _wanted()
+    return f"{_named(folder)}: the folder {problem}" if problem else ""
+
+
+def _wanted() -> tuple[Path, str]:
+    """The folder for the cache, made if it can be, and what is wrong with it, or ""."""
     chosen = os.environ.get("LLMLITE_CACHE")
     try:
         folder = Path(os.path.abspath(Path(chosen).expanduser())) if chosen else _usual_cache()
-        problem = _unwritable(folder) or tightened(folder)
     except RuntimeError as error:  # Path.home() on a system that knows no home
-        folder, problem = Path("~"), str(error)
-    return _temporary_cache(folder, chosen, problem) if problem else folder
+        return Path("~"), str(error)
+    return folder, _unwritable(folder) or tightened(folder)
+
+
+def _named(folder: Path) -> str:
+    chosen = os.environ.get("LLMLITE_CACHE")
+    return f"LLMLITE_CACHE={chosen}" if chosen else str(folder)
 
 
 def subfolder(name: str) -> Path:
@@ -189,7 +205,7 @@ def trusted_bytes(path: Path) -> bytes | None:
 _fallback: Path | None = None
 
 
-def _temporary_cache(wanted: Path, chosen: str | None, problem: str) -> Path:
+def _temporary_cache(wanted: Path, problem: str) -> Path:
     """Return a private folder for this user under the temporary one; say so once."""
     global _fallback
     if _fallback is None or not _fallback.is_dir():
@@ -198,9 +214,8 @@ def _temporary_cache(wanted: Path, chosen: str | None, problem: str) -> Path:
         except (OSError, KeyError, ImportError):
             user = "user"
         _fallback = _private(Path(tempfile.gettempdir()) / f"llmlite-{user}")
-    named = f"LLMLITE_CACHE={chosen}" if chosen else str(wanted)
-    todo = "name another folder" if chosen else "LLMLITE_CACHE chooses another folder"
-    complain_once(f"{named}: the folder {problem}; using {_fallback} ({todo})")
+    todo = "name" if os.environ.get("LLMLITE_CACHE") else "LLMLITE_CACHE chooses"
+    complain_once(f"{_named(wanted)}: the folder {problem}; using {_fallback} ({todo} another folder)")
     return _fallback
 
 

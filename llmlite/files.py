@@ -124,8 +124,12 @@ def _open_part(target: str) -> tuple[str, BinaryIO]:
     while True:
         short = name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
         part = os.path.join(folder, f".{short}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed by the caller, before the rename)
-        _pending[part] = os.getpid()
+        _pending[part] = os.getpid()  # first: a signal may raise as soon as the file is there
+        try:
+            file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed by the caller)
+        except OSError:
+            del _pending[part]
+            raise
         if fcntl is None:
             return part, file
         with suppress(OSError):  # some network file systems have no locks
@@ -133,7 +137,7 @@ def _open_part(target: str) -> tuple[str, BinaryIO]:
         if os.fstat(file.fileno()).st_nlink:
             return part, file
         file.close()  # another process, for which ours has no number, took it for abandoned
-        del _pending[part]
+        _pending.pop(part, None)
 
 
 def _rename(part: str, target: str, named: str) -> None:

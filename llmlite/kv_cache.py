@@ -76,7 +76,16 @@ class AttentionState:
         return n == 0 or not self.window or max(0, n - self.window + 1) >= self.intact
 
     def reserve(self, position: int, n: int) -> None:
-        """Note that the next step writes `n` positions from `position` on."""
+        """Note that the next step writes `n` positions from `position` on.
+
+        Raises:
+            ValueError: so many would overwrite positions that the step itself must see.
+        """
+        if self.window and n > self.size - self.window + 1 and position + n > self.size:
+            raise ValueError(
+                f"a step of {n} tokens: a ring of {self.size} positions and a window of {self.window} take "
+                f"at most {self.size - self.window + 1}; make the cache with a larger chunk"
+            )
         self.intact = max(self.intact, position + n - self.size)
 
     def truncate(self, n: int) -> None:
@@ -172,7 +181,13 @@ class KVCache:
         self.ids.extend(int(token) for token in ids)
 
     def truncate(self, n_tokens: int) -> None:
-        """Forget all but the first `n_tokens` tokens."""
+        """Forget all but the first `n_tokens` tokens.
+
+        Raises:
+            ValueError: a layer has lost what the next token would need; ask `reusable` first.
+        """
+        if n_tokens < self.position and not self.reusable(n_tokens):
+            raise ValueError(f"the cache can't go on after {n_tokens} of its {self.position} tokens")
         del self.ids[n_tokens:]
         for state in self.states:
             state.truncate(n_tokens)

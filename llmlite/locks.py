@@ -27,11 +27,11 @@ def _renew() -> None:
         lock._at_fork_reinit()  # the standard library's own way, as in threading and logging
 
 
-def wait_before_fork(lock: threading.RLock) -> None:  # type: ignore[valid-type]  # a function in typeshed
+def wait_before_fork(lock: threading.RLock) -> None:
     """Let fork() wait until nobody else holds the lock: for what can't be left half done in a child."""
     fork_safe(lock)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release)  # type: ignore[attr-defined]
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release)
 
 
 if hasattr(os, "register_at_fork"):

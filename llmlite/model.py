@@ -13,6 +13,7 @@ import numpy as np
 from llmlite import gguf, resources
 from llmlite.chat import ChatTemplate
 from llmlite.config import ModelConfig
+from llmlite.embed import Embedder, Text
 from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
@@ -98,9 +99,10 @@ class Model:
             self.weights = Weights.from_tensors(file.tensors, self.config, corrections)
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
-        self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
+        dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
+        self.cache = KVCache(self.config, self.n_ctx, dtype)
         self.executor = make_executor(
-            executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]
+            executor, self.weights, self.config, n_threads=n_threads, kv_dtype=dtype
         )
         self._lock = fork_safe(threading.RLock())
 
@@ -130,6 +132,69 @@ class Model:
         token = getattr(self.tokenizer, special)
         return "" if token is None else self.tokenizer.token(token)
 
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self)
+
+    def embed(
+        self,
+        texts: str | Sequence[Text],
+        *,
+        normalize: bool = True,
+        pooling: str | None = None,
+        truncate: bool = False,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Turn texts into vectors: the more alike two texts are, the larger the product of theirs.
+
+        Short texts are read several at a time. A model that writes text can do it too.
+
+        Args:
+            texts: one text, or several; each a string, which gets the tokens that belong around it, or
+                token ids, which are taken as they are.
+            normalize: bring each vector to length 1, so that a product of two is their cosine.
+            pooling: how the last states of a text's tokens become one vector: "mean", "cls" (the first
+                token's), "last" (the last token's), or "none". By default what the file says.
+            truncate: cut texts that are longer than n_ctx instead of refusing them.
+
+        Returns:
+            float32 (n, n_embd), one row for each text, also if it is one. With pooling "none" a list of n
+            arrays (T, n_embd).
+
+        Raises:
+            ContextOverflowError: a text has more tokens than n_ctx. TokenizerError: as `tokenizer`.
+            ValueError: no tokens, an id outside the vocabulary, or no pooling in file and call.
+        """
+        return self._embedder.embed(
+            [texts] if isinstance(texts, str) else texts,
+            normalize=normalize,
+            pooling=pooling,
+            truncate=truncate,
+        )
+
+    def score(self, query: str, texts: str | Sequence[str], *, truncate: bool = False) -> np.ndarray:
+        """Score how well each text answers a query, with the head that rerankers have.
+
+        Args:
+            texts: one text, or several.
+            truncate: cut texts so that each pair fits n_ctx, instead of refusing them.
+
+        Returns:
+            float32 (n,), the head's own numbers: the higher, the better. (n, n_class) if it has several.
+
+        Raises:
+            ModelError: the file has no such head. ContextOverflowError: a pair is longer than n_ctx.
+        """
+        return self._embedder.score(query, [texts] if isinstance(texts, str) else texts, truncate=truncate)
+
+    def _writes_text(self) -> None:
+        """Refuse what an encoder can't do.
+
+        Raises:
+            ModelError: this is one.
+        """
+        if not self.config.causal:
+            raise ModelError("an encoder doesn't write text, so it has no logits; use embed")
+
     def logits(self, ids: Sequence[int], *, last_only: bool = False) -> np.ndarray:
         """Run the model over `ids` and return a score for every possible next token.
 
@@ -142,7 +207,9 @@ class Model:
 
         Raises:
             ContextOverflowError: more ids than n_ctx. ValueError: no ids, or one outside the vocabulary.
+            ModelError: the model is an encoder, which has none.
         """
+        self._writes_text()
         ids = self._checked(ids)
         with self._lock:
             self.cache.truncate(0)
@@ -197,6 +264,7 @@ class Model:
         Raises:
             As `logits`; TokenizerError as `tokenizer`; ValueError for an option outside its range.
         """
+        self._writes_text()
         sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         ids = self._ids(prompt)
         generation = Generation(self, ids, max_tokens=max_tokens, sampler=sampler, stop=stop)
@@ -212,6 +280,7 @@ class Model:
         Raises:
             As `generate`; ModelError: the model's file has no chat template.
         """
+        self._writes_text()
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         text = self.chat_template.render(list(messages), add_generation_prompt=True)

@@ -43,6 +43,9 @@ class Operations(Protocol):
     def positions(self, table: np.ndarray) -> X:
         """Rows of table for the positions of the step's tokens."""
 
+    def token_types(self, table: np.ndarray) -> X:
+        """Rows of table for the types of the step's tokens: 0, or 1 in the second text of a pair."""
+
     def matmul(self, w: QuantTensor, x: X, bias: np.ndarray | None = None) -> X:
         """x @ w.T + bias."""
 
@@ -159,8 +162,8 @@ def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any)
     x = ops.name(x, "embd")
     if config.embedding_scale != 1:
         x = ops.name(ops.scale(x, config.embedding_scale), "inp_scaled")
-    if config.n_token_types:  # of the first kind, as in a single text
-        x = ops.add_row(x, weights.outer["token_types.weight"].rows(np.array([0]))[0])
+    if weights.token_types is not None:
+        x = ops.add(x, ops.token_types(weights.token_types))
     if weights.positions is not None:
         x = ops.name(ops.add(x, ops.positions(weights.positions)), "inpL")
     return outer_norm(ops, weights, config, "token_embd_norm", "inp_norm", x)

@@ -50,7 +50,7 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     biases |= {f"{whole}.bias" for whole in fused if set(FUSED[whole]) <= set(entry.biases)}
     if entry.norm_bias:
         biases |= {f"{name}.bias" for name in (*entry.norms, *entry.outer)}
-    optional = {f"{name}.weight" for name in entry.optional} | OPTIONAL
+    optional = {f"{name}.weight" for name in (*entry.optional, *entry.from_second)} | OPTIONAL
     renamed = {new: old for old, new in entry.renamed.items()}
     found = {
         name
@@ -60,6 +60,8 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     for i in range(config.n_layer):
         for name in _layer_shapes(config, i, fused):
             stem, _, kind = name.rpartition(".")
+            if i and stem in entry.from_second and kind == "weight":
+                found.add(f"blk.{i}.{name}")
             if (kind == "weight" and name not in optional) or name in biases:
                 found.add(f"blk.{i}.{renamed.get(stem, stem)}.{kind}")
     return found
@@ -84,6 +86,11 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["position_embd.weight"] = (config.n_ctx, D)
     if config.n_token_types:
         shapes["token_types.weight"] = (config.n_token_types, D)
+    shapes |= {f"{name}.weight": shape for name, shape in config.dense.items()}
+    if config.n_class:
+        shapes |= {"cls.weight": (D, D), "cls.bias": (D,)}
+        shapes |= {"cls.output.weight": (config.n_class, D), "cls.output.bias": (config.n_class,)}
+        shapes |= {"cls.norm.weight": (D,), "cls.norm.bias": (D,)} if entry.head == "norm" else {}
     ropes = {layer.mixer.rope for layer in config.layers if layer.mixer.rope}
     for name in ("rope_freqs", "rope_factors_long", "rope_factors_short") if ropes else ():
         shapes[f"{name}.weight"] = (max(rope.dim for rope in ropes) // 2,)
@@ -96,7 +103,7 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
     mixer, after = layer.mixer, layer.feed_forward
     shapes: dict[str, Shape] = {}
     widths = {"attn_sub_norm": mixer.out_width, "ffn_sub_norm": after.n_ff if after else 0}
-    for name in (*entry.norms, *entry.optional):
+    for name in (*entry.norms, *entry.optional, *entry.from_second):
         shapes[f"{name}.weight"] = (widths.get(name, D),)
         if entry.norm == "layer":
             shapes[f"{name}.bias"] = (widths.get(name, D),)
@@ -236,6 +243,7 @@ class Weights:
         token_embd: (V, D). output: (V, D), the same tensor when the embeddings are tied; None in an encoder.
         outer: the other tensors outside the layers by name.
         positions: float32 (n_ctx, D), a learned vector for each position, or None.
+        token_types: float32 (n_token_types, D), a learned vector for each kind of token, or None.
         ropes: the angles of each kind of RoPE that a layer has.
         layers: for each layer its tensors by their names without "blk.N.".
     """
@@ -244,6 +252,7 @@ class Weights:
     output: QuantTensor | None
     outer: Mapping[str, Any]
     positions: np.ndarray | None
+    token_types: np.ndarray | None
     ropes: Mapping[Rope, RopeTable]
     layers: tuple[dict[str, Any], ...]
 
@@ -273,14 +282,18 @@ class Weights:
         _check(tensors, config, fused)
         usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
         usable |= corrections or {}
-        positions = tensors.get("position_embd.weight")
+        tables = [tensors.get(f"{name}.weight") for name in ("position_embd", "token_types")]
+        positions, token_types = (
+            None if table is None else np.ascontiguousarray(table.dequantize()) for table in tables
+        )
         token_embd = usable["token_embd.weight"]
         specs = dict.fromkeys(layer.mixer.rope for layer in config.layers if layer.mixer.rope)
         return cls(
             token_embd=token_embd,
             output=usable.get("output.weight", token_embd) if config.causal else None,
             outer={name: value for name, value in usable.items() if not name.startswith("blk.")},
-            positions=None if positions is None else np.ascontiguousarray(positions.dequantize()),
+            positions=positions,
+            token_types=token_types,
             ropes={spec: rope_table(spec, _factors(spec, usable)) for spec in specs},
             layers=tuple(_layer(usable, i, config, fused) for i in range(config.n_layer)),
         )

@@ -126,7 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMANDS = {
-    "run": "run MODEL -n 5 --no-echo --executor eager",
+    "run": "run MODEL -n 0 --executor eager",
     "run-chat": "run MODEL --chat -p hello --executor eager",
     "run-names": "run NAMES --executor eager",
     "show": "show MODEL",

@@ -76,6 +76,8 @@ def tiny_model(
         NORM_EPS[ARCHITECTURES[architecture].norm]: 1e-5,
         "rope.freq_base": 10000.0,
     }
+    if "use_parallel_residual" in ARCHITECTURES[architecture].features:
+        hyper["use_parallel_residual"] = True
     if n_expert:
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}

@@ -7,10 +7,11 @@ tied embeddings, RoPE factors). An entry says only what a file does not.
 from __future__ import annotations
 
 from llmlite.architectures.decoders import DECODERS
+from llmlite.architectures.encoders import ENCODERS
 from llmlite.architectures.entry import EXPERTS, FUSED, HEAD_NORMS, NORMS, Architecture, Names, Windows
 from llmlite.errors import ModelError, UnsupportedError
 
-ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in DECODERS}
+ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*DECODERS, *ENCODERS)}
 
 NO_DECODERS = {  # other values of general.architecture that GGUF files carry, and what they are
     "clip": "a vision tower or projector; load the file of the text model that it belongs to",

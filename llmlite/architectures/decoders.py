@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llmlite.architectures.entry import (
+    GEMMA_NAMES,
+    GEMMA_NORMS,
     Architecture,
     Names,
     Windows,
@@ -20,12 +22,6 @@ from llmlite.architectures.layouts import (
 )
 
 QWEN_MIXTURE = mixture_names("mlp.gate", "mlp.experts.", ("gate_proj", "up_proj", "down_proj"))
-GEMMA_NAMES = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
-GEMMA_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 
 
 GPT2_REFUSED = {
@@ -198,7 +194,7 @@ DECODERS = (
         rope_pairs="neox",
         norms=GEMMA_NORMS,
         activation="gelu",
-        windows=Windows(pattern=2, size=4096, scaled=True),
+        windows=Windows(pattern=2, size=4096),
         features=("attn_logit_softcapping", "final_logit_softcapping"),
         embedding_scale=lambda n_embd: n_embd**0.5,
         attention_scale=_gemma_scale,
@@ -214,7 +210,7 @@ DECODERS = (
         norms=GEMMA_NORMS,
         head_norms="head",
         activation="gelu",
-        windows=Windows(pattern=6, rope_base=10000.0),
+        windows=Windows(pattern=6, rope_base=10000.0, scaled=False),
         embedding_scale=lambda n_embd: n_embd**0.5,
         attention_scale=_gemma_scale,
         classes=("Gemma3ForCausalLM",),
@@ -227,7 +223,7 @@ DECODERS = (
         rope_pairs="neox",
         norms=("post_attention_norm", "post_ffw_norm"),
         head_norms="full",
-        windows=Windows(pattern=4),  # of OLMo 3
+        windows=Windows(pattern=4, scaled=False),  # of OLMo 3
         classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
         names=llama_names(
             {
@@ -477,7 +473,7 @@ DECODERS = (
         ),
         activation="swiglu_oai",
         sinks=True,
-        windows=Windows(pattern=2, size=128, scaled=True),
+        windows=Windows(pattern=2, size=128),
         experts={"gating": "softmax_chosen", "activation": "swiglu_oai"},
         expert_count_required=True,
         yarn_rounded=False,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from llmlite import resources
+from llmlite import cache, resources
 from llmlite._version import __version__
 from llmlite.errors import LlmliteError
 
@@ -244,6 +244,8 @@ def _peer(module: str, distribution: str, name: str, extra: str, note: str = "")
 
 
 def _cache() -> str:
+    if reason := cache.refused():
+        raise WrongError(f"{reason}; {resources.cache_dir()} is used")
     folder = resources.cache_dir()
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder} ({n_bytes / 1e6:.1f} MB)"

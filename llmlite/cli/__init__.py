@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import IO
+from typing import Any
 
 from llmlite._version import __version__
 from llmlite.cli.process import Ended, discard_output, ending_by_signal, is_expected, open_streams
@@ -25,7 +25,7 @@ from llmlite.limits import spare_blas
 from llmlite.terminal import Lossy, complain, flush_output, printable, say
 
 COMMANDS = (
-    *("run", "show", "compare", "tokenize"),
+    *("run", "embed", "show", "compare", "bench", "claims", "tokenize"),
     *("pull", "models"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
@@ -37,6 +37,7 @@ start here:
   llmlite run                        a tale by the bundled model
   llmlite run -p "The fox" -n 50     your own beginning
   llmlite pull smollm2               a model that can chat (93 MB)
+  llmlite embed minilm "A" "B"       how alike texts are (after llmlite pull minilm)
   llmlite show model.gguf            what is in a file
   llmlite compare                    llmlite beside PyTorch, on this machine
   llmlite lab                        the lessons, in JupyterLab
@@ -50,7 +51,7 @@ a type, as in "tales:Q4_0" (made on first use), or any name that `llmlite models
 class Parser(argparse.ArgumentParser):
     """A parser whose messages may quote file names."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message), file)
 
 
@@ -95,7 +96,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if lost:
         complain("standard output is closed, so nothing was done")
         return 2
-    sys.stderr = Lossy(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = Lossy(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that can't show a character gets "?", not a crash
             stream.reconfigure(errors="replace")

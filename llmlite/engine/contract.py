@@ -18,8 +18,6 @@ WORD = 8  # bytes
 
 FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
 TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
-TILE_SCRATCH = 2 * (32 * 256 + 2 * 16 * 32 * 4)  # a thread's tile with scales and minimums, and as unpacked
-FLOAT_TILE = 32 * 128 * 4
 
 CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
 ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
@@ -55,6 +53,7 @@ class Step:
             has a row of float32 for each position from 0 on (RoPE: cosines, then sines).
         faults: address of int64 (n_threads, 8): in the first word of each line the number of the first
             operation that met a number that is not finite, plus 1; 0 if there was none.
+        types: address of each row's token type, int64 (n_tokens,).
     """
 
     n_tokens: int = 0
@@ -68,6 +67,7 @@ class Step:
     sequences: int = 0
     tables: int = 0
     faults: int = 0
+    types: int = 0
 
 
 @dataclass

@@ -28,6 +28,7 @@ PREFILL_TOKENS = CHUNK
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
 RELEASED_BYTES = 16 << 20  # a larger arena is given back when single tokens follow; see docs/engine.md
 KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+ENCODER_TOKENS = 512  # of several texts in one step of an encoder
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
 
 
@@ -87,8 +88,13 @@ class PlannedExecutor:
         """Numbers in a result: n_vocab, or of an encoder n_embd."""
         return self.config.n_vocab if self.weights.output is not None else self.config.n_embd
 
-    def __call__(self, ids: Sequence[int], cache: KVCache, *, n_outputs: int) -> np.ndarray:
+    def __call__(
+        self, ids: Sequence[int], cache: KVCache, *, n_outputs: int, types: Sequence[int] | None = None
+    ) -> np.ndarray:
         """Run `ids` after the tokens in `cache`.
+
+        Args:
+            types: each id's token type; by default 0.
 
         Returns:
             float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens; of an encoder their last
@@ -99,14 +105,20 @@ class PlannedExecutor:
             NumericsError: a number that is not finite; names the first operation that met one.
             ContextOverflowError: the tokens don't fit the cache.
         """
-        return self.batch([(ids, cache, n_outputs)])[0]
+        return self.batch([(ids, cache, n_outputs)], types=[types])[0]
 
-    def batch(self, requests: Sequence[tuple[Sequence[int], KVCache, int]]) -> list[np.ndarray]:
+    def batch(
+        self,
+        requests: Sequence[tuple[Sequence[int], KVCache, int]],
+        *,
+        types: Sequence[Sequence[int] | None] | None = None,
+    ) -> list[np.ndarray]:
         """Run several sequences at once: weights are read once for all of their tokens.
 
         Args:
             requests: for each sequence its next ids, its own cache, and how many of the last ids' results
                 are wanted.
+            types: for each sequence its ids' token types, or None: all are 0.
 
         Returns:
             The results of each, float32 (n_outputs, n_vocab): the same bits as if it had run alone.
@@ -119,7 +131,7 @@ class PlannedExecutor:
             (i, chunk) for i, (ids, _, n) in enumerate(requests) for chunk in self._chunks(len(ids), n)
         ]
         while waiting:
-            waiting = self._step(requests, waiting, results)
+            waiting = self._step(requests, waiting, results, types or [None] * len(requests))
         return results
 
     def _chunks(self, n: int, n_outputs: int) -> list[tuple[int, int]]:
@@ -136,14 +148,14 @@ class PlannedExecutor:
             at = end
         return cuts
 
-    def _step(self, requests: Any, waiting: list, results: list[np.ndarray]) -> list:
+    def _step(self, requests: Any, waiting: list, results: list[np.ndarray], types: Any) -> list:
         """Run as many of the waiting chunks as fit a step, one of each sequence; return the others."""
         taken, left, n_tokens, n_outputs = {}, [], 0, 0
         for i, (at, end) in waiting:
             first_output = len(requests[i][0]) - requests[i][2]
             outputs = max(0, end - max(at, first_output))
             fits = n_outputs + outputs <= 1 and n_tokens + end - at <= PREFILL_TOKENS
-            fits |= n_tokens + end - at <= SCORING_TOKENS
+            fits |= n_tokens + end - at <= (SCORING_TOKENS if self.config.causal else ENCODER_TOKENS)
             if not taken or (i not in taken and not any(i == j for j, _ in left) and fits):
                 taken[i] = at, end, outputs
                 n_tokens, n_outputs = n_tokens + end - at, n_outputs + outputs
@@ -154,7 +166,8 @@ class PlannedExecutor:
         pieces = []
         for (i, (at, end, outputs)), cache in zip(taken.items(), caches):
             cache.reserve(end - at)
-            pieces.append(Piece(requests[i][0][at:end], cache.position, self._states(cache), outputs))
+            kinds = None if types[i] is None else types[i][at:end]
+            pieces.append(Piece(requests[i][0][at:end], cache.position, self._states(cache), outputs, kinds))
         with plan.lock:
             found, row = self.run_plan(plan, pieces), 0
             for i, (at, _, outputs) in taken.items():

@@ -327,8 +327,9 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
     """Open a GGUF file: version 1 to 3, little- or big-endian; the first file of a split model opens all.
 
     mmap: map the file into memory, so that only what is touched is read from the disk. Don't cut the file
-        short while it is in use; replacing it by another under the same name is fine. With False the whole
-        file is read at once, and what happens to it afterwards doesn't matter.
+        short while it is in use (on Linux, reading weights raises a GGUFError then); replacing it by another
+        under the same name is fine. With False the whole file is read at once, and what happens to it
+        afterwards doesn't matter.
 
     Raises:
         GGUFError: the file is malformed or cut off. OSError: it can't be read.

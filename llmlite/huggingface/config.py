@@ -14,7 +14,7 @@ from llmlite.huggingface.safetensors import read_json, shown
 
 # an activation of layers.ACTIVATIONS -> what config.json calls it
 ACTIVATIONS = {
-    "silu": ("silu", "swish"),
+    "silu": ("silu", "swish", "swiglu"),
     "gelu": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
     "gelu_erf": ("gelu",),
     "relu2": ("relu2",),
@@ -105,6 +105,8 @@ class Config:
             found |= self._windows(architecture)
         if architecture.expert_count_required or self.class_name == "MixtralForCausalLM":
             found |= self._experts()
+        if not architecture.causal:
+            found["attention.causal"] = False
         found |= architecture.hyperparameters(self)
         return {key: value for key, value in found.items() if value is not None}
 

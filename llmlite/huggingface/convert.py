@@ -16,6 +16,7 @@ from llmlite.architectures import Names
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.gguf.writer import Progress
+from llmlite.huggingface import sentences
 from llmlite.huggingface.config import Config
 from llmlite.huggingface.names import renamed
 from llmlite.huggingface.safetensors import read_folder
@@ -26,6 +27,7 @@ from llmlite.tensor import PendingTensor, QuantTensor
 from llmlite.weights import Weights
 
 LARGEST_F16 = 65504.0
+PLAIN = ("position_embd", "token_types")  # tables that readers want in F32
 
 
 def convert_folder(
@@ -65,12 +67,17 @@ def convert_folder(
         folder, architecture.sources(sources, config), names, tied=tied or not architecture.causal
     )
     tensors = architecture.tensors(tensors, config)
-    hyperparameters = config.hyperparameters(architecture)
+    hyperparameters = config.hyperparameters(architecture) | sentences.pooling(folder)
+    keys, matrices = sentences.dense(folder, architecture.dense)
+    hyperparameters, tensors = hyperparameters | keys, tensors | matrices
     metadata: dict[str, Any] = {
         "general.architecture": architecture.name,
         "general.type": "model",
         "general.name": os.path.basename(os.path.realpath(folder)),
-        **{f"{architecture.name}.{key}": value for key, value in hyperparameters.items()},
+        **{
+            key if key.startswith("tokenizer.") else f"{architecture.name}.{key}": value
+            for key, value in hyperparameters.items()
+        },
     }
     for name, factors in config.rope_factors().items():
         tensors[f"{name}.weight"] = QuantTensor.quantize(factors, "F32", f"{name}.weight")
@@ -119,7 +126,7 @@ def _types(
     types = {}
     for name, tensor in tensors.items():
         kept = by_name("F32") if tensor.type.name == "F64" else tensor.type
-        is_matrix = len(tensor.shape) > 1 and not name.startswith("position_embd") and "gate_inp" not in name
+        is_matrix = len(tensor.shape) > 1 and not name.startswith(PLAIN) and "gate_inp" not in name
         types[name] = chosen.get(name, kept) if is_matrix else by_name("F32")
         if types[name].needs_importance or types[name].encode is None:
             raise UnsupportedError(

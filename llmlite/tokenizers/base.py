@@ -156,6 +156,10 @@ class Tokenizer(ABC):
     def _normal_piece(self, token_id: int) -> bytes:
         """The bytes of a token of type NORMAL."""
 
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """The ids that `encode` puts before a text, and those after it."""
+        return self._prefix_ids(), self._suffix_ids()
+
     def _prefix_ids(self) -> list[int]:
         return [self.bos_id] if self.add_bos and self.bos_id is not None else []
 

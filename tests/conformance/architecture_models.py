@@ -65,7 +65,8 @@ LONGROPE = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 GRANITE = {
-    "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0, "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
+    "attention_multiplier": 0.2,
 }  # fmt: skip
 
 
@@ -106,7 +107,7 @@ MODELS = (
             "norm_topk_prob": True,
             "head_dim": 16,
         },
-    ),  # fmt: skip
+    ),
     TinyModel(
         name="gpt2",
         model_class="GPT2LMHeadModel",
@@ -120,7 +121,7 @@ MODELS = (
             "max_position_embeddings",
         ),
         llama_cpp=GELU_TABLE,
-    ),  # fmt: skip
+    ),
     TinyModel(
         name="gemma2",
         model_class="Gemma2ForCausalLM",
@@ -131,7 +132,7 @@ MODELS = (
             "num_hidden_layers": 4,
         },
         llama_cpp=GELU_TABLE,
-    ),  # fmt: skip
+    ),
     TinyModel(
         name="gemma3",
         model_class="Gemma3ForCausalLM",
@@ -142,7 +143,7 @@ MODELS = (
             "num_hidden_layers": 7,
         },
         llama_cpp=GELU_TABLE,
-    ),  # fmt: skip
+    ),
     TinyModel(name="olmo2", model_class="Olmo2ForCausalLM"),
     TinyModel(
         name="olmo3",
@@ -342,3 +343,37 @@ def logits_of(model: Any, ids: list[int]) -> np.ndarray:
 
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].numpy()
+
+
+HEADLESS = ("num_key_value_heads",)  # every query head of theirs has its own keys and values
+GEMMA_ENCODER = {
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "sliding_window": WINDOW,
+    "num_hidden_layers": 7,
+    "use_bidirectional_attention": True,
+}
+GELU_TANH = "llama.cpp takes the tanh form of GELU for the erf form"
+ENCODERS = (  # their results are the states of the last layer, not logits
+    TinyModel(name="bert", model_class="BertModel", without=HEADLESS),
+    TinyModel(name="nomic-bert", model_class="NomicBertModel", without=HEADLESS),
+    TinyModel(
+        name="modern-bert",
+        model_class="ModernBertModel",
+        options={"local_attention": WINDOW, "num_hidden_layers": 7},
+        without=HEADLESS,
+        llama_cpp=GELU_TANH,
+    ),
+    TinyModel(
+        name="gemma-embedding", model_class="Gemma3TextModel", options=GEMMA_ENCODER, llama_cpp=GELU_TABLE
+    ),
+    TinyModel(name="eurobert", model_class="EuroBertModel"),
+)
+
+
+def states_of(model: Any, ids: list[int]) -> np.ndarray:
+    """What transformers computes, float32 (T, D)."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([ids])).last_hidden_state[0].numpy()

@@ -26,7 +26,7 @@ def test_llama_cpp_means_the_same_by_adapters(architecture: str, rank: int, tmp_
         (write_adapter(tmp_path / "first.gguf", base, first, alpha=4), 0.5),
         (write_adapter(tmp_path / "second.gguf", base, second, alpha=0), -0.25),
     )
-    want = run_llama_cpp(path, ids, tmp_path, adapters)["logits"]
+    want = run_llama_cpp(path, ids, tmp_path, adapters=adapters)["logits"]
     without = run_llama_cpp(path, ids, tmp_path)["logits"]
     for executor in ("eager", "planned"):
         model = ll.load(path, lora=list(adapters), kv_dtype="f32", executor=executor)

@@ -38,6 +38,7 @@ HARMLESS = {
     "expert_weights_scale": "a model without experts has no use for it",
     "feed_forward_length": "a model whose every layer is a mixture reads expert_feed_forward_length",
 }
+TOWERS = ("vision.", "audio.", "mm.")  # keys of towers for images and sound, which text never passes
 # Keys that ask for something: the value that asks for nothing.
 FEATURES: dict[str, Any] = {
     "attn_logit_softcapping": 0.0,
@@ -186,6 +187,8 @@ class Keys:
         for key, value in self.metadata.items():
             name = key.removeprefix(start)
             if not key.startswith(start) or name in self._read or name in HARMLESS:
+                continue
+            if name.startswith(TOWERS):
                 continue
             if name in FEATURES:
                 self.feature(name)

@@ -20,6 +20,7 @@ from llmlite.layers import Attention, Experts, Rope
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
+TOWERS = r"(v|a|mm)\."  # tensors of vision and audio towers and their projectors; text never passes them
 
 
 # ---- names and shapes --------------------------------------------------------------------------------------
@@ -303,9 +304,8 @@ def _factors(spec: Rope, usable: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Mapping[str, QuantTensor]:
-    pattern = config.architecture.skipped
-    if not pattern:
-        return tensors
+    """What the text model consists of: without towers, and without what its architecture skips."""
+    pattern = "|".join(filter(None, (TOWERS, config.architecture.skipped)))
     return {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
 
 

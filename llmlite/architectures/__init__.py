@@ -13,6 +13,17 @@ from llmlite.errors import ModelError, UnsupportedError
 
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*DECODERS, *ENCODERS)}
 
+NO_DECODERS = {  # other values of general.architecture that GGUF files carry, and what they are
+    "clip": "a vision tower or projector; load the file of the text model that it belongs to",
+    "t5": "an encoder-decoder",
+    "t5encoder": "the encoder of an encoder-decoder",
+    "wavtokenizer-dec": "a decoder of audio",
+    "dream": "a diffusion model",
+    "llada": "a diffusion model",
+    "llada-moe": "a diffusion model",
+    "rnd1": "a diffusion model",
+}
+
 __all__ = [
     "ARCHITECTURES", "EXPERTS", "FUSED", "HEAD_NORMS", "NORMS", "Architecture", "Names", "Windows",
     "by_class", "by_name",
@@ -29,9 +40,10 @@ def by_name(name: object) -> Architecture:
     if not isinstance(name, str):
         raise ModelError.at("general.architecture", "a string", repr(name))
     if name not in ARCHITECTURES:
+        kind = f" ({NO_DECODERS[name]})" if name in NO_DECODERS else ""
         raise UnsupportedError.about(
             "general.architecture",
-            f"{name!r} is not supported; supported are {', '.join(ARCHITECTURES)}",
+            f"{name!r}{kind} is not supported; supported are {', '.join(ARCHITECTURES)}",
             expected=f"one of {', '.join(ARCHITECTURES)}",
             got=name,
         )

@@ -175,7 +175,8 @@ class Architecture:
         sinks: whether each head has a logit that counts only in the softmax's denominator.
         yarn_rounded: whether the ends of yarn's ramp are rounded to whole pairs.
         renamed: a tensor's stem in a layer of the file -> the stem that says what it does here.
-        skipped: a pattern of tensors that text doesn't need (a vision tower, layers that predict ahead).
+        skipped: a pattern of further tensors that text doesn't need (layers that predict ahead); vision and
+            audio towers (weights.TOWERS) are skipped in any case.
         causal: whether a token sees only those before it; an encoder's see all.
         token_types: whether a learned vector for the kind of each token is added, a row of `token_types`.
         from_second: those of NORMS that every layer but the first must have.

@@ -18,7 +18,7 @@ from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
 from llmlite.engine.recorder import Buffer, PositionTable, Recorder
 from llmlite.errors import ContextOverflowError, NumericsError
 from llmlite.guard import Watch
-from llmlite.kv_cache import CHUNK, DTYPES, KVCache
+from llmlite.kv_cache import CHUNK, KV_NAMES, KVCache
 from llmlite.limits import MAX_THREADS
 from llmlite.locks import fork_safe
 from llmlite.transformer import forward
@@ -27,7 +27,6 @@ from llmlite.weights import Weights
 PREFILL_TOKENS = CHUNK
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
 RELEASED_BYTES = 16 << 20  # a larger arena is given back when single tokens follow; see docs/engine.md
-KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
 
 
@@ -192,7 +191,7 @@ class PlannedExecutor:
         return max(1, min(self.n_threads, n_bytes // BYTES_PER_THREAD))
 
     def record(self, max_tokens: int, max_outputs: int, kv: str, *, keep_all: bool = False) -> Plan:
-        """Record a plan for steps of up to `max_tokens` tokens; kv: "f16" or "f32"."""
+        """Record a plan for steps of up to `max_tokens` tokens; kv: one of `kv_cache.DTYPES`."""
         recorder, result = self._recorded(max_tokens, max_outputs, kv)
         return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
 
@@ -299,5 +298,10 @@ class PlannedExecutor:
 
 def layer_words(state: Any) -> tuple[int, ...]:
     """What kernels read of a layer's state, in the order of `contract.LayerWords`."""
-    words = LayerWords(k=state.k.ctypes.data, v=state.v.ctypes.data, size=state.size)
+    scales = {
+        name: getattr(state, name).ctypes.data
+        for name in ("k_scales", "v_scales")
+        if getattr(state, name) is not None
+    }
+    words = LayerWords(k=state.k.ctypes.data, v=state.v.ctypes.data, size=state.size, **scales)
     return dataclasses.astuple(words)

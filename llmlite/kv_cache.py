@@ -202,6 +202,7 @@ class KVCache:
                 self.states.append(own)
         except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
             raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
+        self._rings = [state for state in self.states if state.window]  # others never overwrite a position
         self.ids: list[int] = []
 
     def __getitem__(self, layer: int) -> AttentionState:
@@ -223,12 +224,11 @@ class KVCache:
         Raises:
             ContextOverflowError: they do not fit; nothing is changed then.
         """
-        if self.position + n > self.n_ctx:
-            raise ContextOverflowError(
-                f"{n} tokens after {self.position} do not fit in a context of {self.n_ctx}"
-            )
-        for state in self.states:
-            state.reserve(self.position, n)
+        position = self.position
+        if position + n > self.n_ctx:
+            raise ContextOverflowError(f"{n} tokens after {position} do not fit in a context of {self.n_ctx}")
+        for state in self._rings:
+            state.reserve(position, n)
 
     def extend(self, ids: Sequence[int]) -> None:
         """Note that all layers have seen `ids`."""

@@ -134,7 +134,7 @@ def test_texts_made_in_turns_are_right(model: Model) -> None:
 
 
 def test_two_models_in_turns_keep_their_own_caches(path: Path) -> None:
-    models = [ll.load(path, kv_dtype=kv, executor="planned") for kv in ("f16", "f32", "q8_0")]
+    models = [ll.load(path, kv_dtype=kv, executor="planned") for kv in ("f16", "f32")]
     alone = [model.generate(IDS[:70], max_tokens=10, temperature=0) for model in models]
     turns = [model.generate(IDS[:70], max_tokens=10, temperature=0, stream=True) for model in models]
     for _ in range(11):

@@ -136,20 +136,25 @@ class PlannedExecutor:
         return cuts
 
     def _step(self, requests: Any, waiting: list, results: list[np.ndarray]) -> list:
-        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others."""
+        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others.
+
+        A step's caches are of one type, the first one's.
+        """
         taken, left, n_tokens, n_outputs = {}, [], 0, 0
+        dtype = requests[waiting[0][0]][1].dtype
         for i, (at, end) in waiting:
             first_output = len(requests[i][0]) - requests[i][2]
             outputs = max(0, end - max(at, first_output))
             fits = n_outputs + outputs <= 1 and n_tokens + end - at <= PREFILL_TOKENS
             fits |= n_tokens + end - at <= SCORING_TOKENS
+            fits &= requests[i][1].dtype == dtype
             if not taken or (i not in taken and not any(i == j for j, _ in left) and fits):
                 taken[i] = at, end, outputs
                 n_tokens, n_outputs = n_tokens + end - at, n_outputs + outputs
             else:
                 left.append((i, (at, end)))
         caches = [requests[i][1] for i in taken]
-        plan = self.plan(n_tokens, n_outputs, caches[0].dtype)
+        plan = self.plan(n_tokens, n_outputs, dtype)
         pieces = []
         for (i, (at, end, outputs)), cache in zip(taken.items(), caches):
             cache.reserve(end - at)

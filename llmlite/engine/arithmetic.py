@@ -421,6 +421,20 @@ def scatter_words(typing, vector, address, stride):
 
 
 @intrinsic
+def scatter_bytes(typing, vector, address, stride):
+    """Write the lanes of a vector of bytes, `stride` bytes apart."""
+
+    def codegen(context, builder, sig, args):
+        for i in range(vector.n):
+            place = builder.add(args[1], builder.mul(args[2], emit.I64(i)))
+            byte = builder.extract_element(args[0], emit.I32(i))
+            builder.store(byte, emit.pointer(builder, place, emit.I8), align=1)
+        return context.get_dummy_value()
+
+    return types.none(vector, i64, i64), codegen
+
+
+@intrinsic
 def table16(typing, low, high):
     """Sixteen bytes from two int64: a table for `lookup16`, in the first u8x16."""
 

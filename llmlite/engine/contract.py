@@ -92,7 +92,8 @@ class LayerWords:
     Attributes:
         k, v: addresses of keys and values. size: positions there is room for, a multiple of CACHE_BLOCK:
             position p is stored at p % size.
-        k_scales, v_scales: addresses of the scales of a quantized cache, else 0.
+        k_scales, v_scales: addresses of the scales of a quantized cache, float16 (K, size/32, D/32, 32), else
+            0.
         conv, state: addresses of a recurrent mixer's convolution tail and state, else 0.
     """
 
@@ -154,6 +155,7 @@ def attention_tile(n_rows: int, key_size: int, value_size: int) -> int:
 def attention_scratch(tile_rows: int, key_size: int, value_size: int) -> int:
     """Return the bytes that a thread of the attention kernel works in."""
     n_bytes = ATTENTION_QUERIES * CACHE_BLOCK * 4 + 64  # scores, then what shrinks older sums
+    n_bytes += CACHE_BLOCK * 4  # scales of a quantized cache
     n_bytes += CACHE_BLOCK * (key_size + value_size) * 4 + 64  # a block as float32; reads past its end
     q_bytes, o_bytes = -(-key_size // 16) * 64, -(-value_size // 32) * 128
     n_bytes += tile_rows * (q_bytes + 2 * o_bytes + 64)  # queries, sums of a part and of all, a line of facts

@@ -18,7 +18,7 @@ from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
 from llmlite.engine.recorder import Buffer, PositionTable, Recorder
 from llmlite.errors import ContextOverflowError, NumericsError
 from llmlite.guard import Watch
-from llmlite.kv_cache import CHUNK, DTYPES, KVCache
+from llmlite.kv_cache import CHUNK, KV_NAMES, KVCache
 from llmlite.limits import MAX_THREADS
 from llmlite.locks import fork_safe
 from llmlite.transformer import forward
@@ -27,7 +27,6 @@ from llmlite.weights import Weights
 PREFILL_TOKENS = CHUNK
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
 RELEASED_BYTES = 16 << 20  # a larger arena is given back when single tokens follow; see docs/engine.md
-KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 ENCODER_TOKENS = 512  # of several texts in one step of an encoder
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
 
@@ -149,20 +148,25 @@ class PlannedExecutor:
         return cuts
 
     def _step(self, requests: Any, waiting: list, results: list[np.ndarray], types: Any) -> list:
-        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others."""
+        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others.
+
+        A step's caches are of one type, the first one's.
+        """
         taken, left, n_tokens, n_outputs = {}, [], 0, 0
+        dtype = requests[waiting[0][0]][1].dtype
         for i, (at, end) in waiting:
             first_output = len(requests[i][0]) - requests[i][2]
             outputs = max(0, end - max(at, first_output))
             fits = n_outputs + outputs <= 1 and n_tokens + end - at <= PREFILL_TOKENS
             fits |= n_tokens + end - at <= (SCORING_TOKENS if self.config.causal else ENCODER_TOKENS)
+            fits &= requests[i][1].dtype == dtype
             if not taken or (i not in taken and not any(i == j for j, _ in left) and fits):
                 taken[i] = at, end, outputs
                 n_tokens, n_outputs = n_tokens + end - at, n_outputs + outputs
             else:
                 left.append((i, (at, end)))
         caches = [requests[i][1] for i in taken]
-        plan = self.plan(n_tokens, n_outputs, caches[0].dtype)
+        plan = self.plan(n_tokens, n_outputs, dtype)
         pieces = []
         for (i, (at, end, outputs)), cache in zip(taken.items(), caches):
             cache.reserve(end - at)
@@ -205,7 +209,7 @@ class PlannedExecutor:
         return max(1, min(self.n_threads, n_bytes // BYTES_PER_THREAD))
 
     def record(self, max_tokens: int, max_outputs: int, kv: str, *, keep_all: bool = False) -> Plan:
-        """Record a plan for steps of up to `max_tokens` tokens; kv: "f16" or "f32"."""
+        """Record a plan for steps of up to `max_tokens` tokens; kv: one of `kv_cache.DTYPES`."""
         recorder, result = self._recorded(max_tokens, max_outputs, kv)
         return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
 
@@ -312,5 +316,10 @@ class PlannedExecutor:
 
 def layer_words(state: Any) -> tuple[int, ...]:
     """What kernels read of a layer's state, in the order of `contract.LayerWords`."""
-    words = LayerWords(k=state.k.ctypes.data, v=state.v.ctypes.data, size=state.size)
+    scales = {
+        name: getattr(state, name).ctypes.data
+        for name in ("k_scales", "v_scales")
+        if getattr(state, name) is not None
+    }
+    words = LayerWords(k=state.k.ctypes.data, v=state.v.ctypes.data, size=state.size, **scales)
     return dataclasses.astuple(words)

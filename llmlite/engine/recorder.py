@@ -26,6 +26,7 @@ from llmlite.engine.contract import (
 from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
+from llmlite.kv_cache import require_blocks
 from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
 from llmlite.weights import RopeTable
 
@@ -120,7 +121,7 @@ class Recorder:
     Args:
         max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
         n_threads: scratch memory is for so many.
-        kv: how keys and values are kept: "f16" or "f32".
+        kv: how keys and values are kept, one of `llmlite.kv_cache.DTYPES`.
 
     Raises (from any operation):
         UnsupportedError: a width, or something else, that the kernels don't take.
@@ -275,6 +276,8 @@ class Recorder:
         sinks: np.ndarray | None = None,
     ) -> Buffer:  # fmt: skip
         """See eager.Eager.attention."""
+        if self.kv == "q8_0":
+            require_blocks(spec)
         sizes = {"n_head_kv": spec.n_head_kv, "key_size": spec.key_size, "value_size": spec.value_size}
         if k is not None and v is not None:
             self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **sizes)

@@ -50,22 +50,22 @@ GATED_ACTIVATIONS: dict[str, Kernel] = {
     for kind in ("silu", "gelu", "gelu_erf", "relu2", "swiglu_oai")
 }
 
+KV_KINDS = ("f16", "f32", "q8_0")  # as `kv_cache.DTYPES` names them
+
 # ---- attention ---------------------------------------------------------------------------------------------
 
-STORE = {
-    kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in ("f16", "f32")
-}
+STORE = {kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in KV_KINDS}
 _FORMS = {size: f"_{size}" for size in ATTENTION_FORMS} | {0: ""}
 ATTENTION = {
     (kv, size): declare("attention", f"attention_{kv}{form}", "spec")
-    for kv in ("f16", "f32")
+    for kv in KV_KINDS
     for size, form in _FORMS.items()
 }
 MERGE_PARTS = declare("attention", "merge_parts", "spec")
 
 
 def attention(kv: str, spec: Attention) -> Kernel:
-    """Return the kernel for a kind of cache ("f16", "f32"): one for the head size, or the one for any."""
+    """Return the kernel for a kind of cache: one for the head size, or the one for any."""
     size = spec.key_size if spec.key_size == spec.value_size else 0
     return ATTENTION[kv, size if size in ATTENTION_FORMS else 0]
 

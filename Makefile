@@ -3,6 +3,7 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 RESULTS ?= results
+MODEL ?= tales
 TORCH_PROBE ?= 1
 export TORCH_PROBE
 
@@ -18,6 +19,7 @@ TEST := lab,torch,transformers,test
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
+	@echo "make demo MODEL=smollm2  the same with a model that is pulled first (93 MB)"
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
 	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
@@ -29,14 +31,21 @@ help:
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
 	@echo "PYTHON=... chooses the interpreter, VENV=... the environment, TORCH_PROBE=0 skips PyTorch's CPU index"
 
+# The bundled model by default, and nothing is downloaded; MODEL=smollm2 pulls that one first.
 demo:
 	@$(call setup,$(DEMO))
+ifeq ($(MODEL),tales)
 	@echo "--- a tale by the bundled model: 16 bits per weight, then 8.5, then 4.5"
 	@$(PY) -m llmlite run tales -n 90 --temperature 0.7 --seed 2
-	@$(PY) -m llmlite run tales:Q8_0 -n 90 --temperature 0.7 --seed 2
-	@$(PY) -m llmlite run tales:Q4_0 -n 90 --temperature 0.7 --seed 2
+else
+	@$(PY) -m llmlite pull $(MODEL)
+	@echo "--- a tale by $(MODEL) as it comes, then at 8.5 bits per weight, then at 4.5"
+	@$(PY) -m llmlite run $(MODEL) -n 90 --temperature 0.7 --seed 2
+endif
+	@$(PY) -m llmlite run $(MODEL):Q8_0 -n 90 --temperature 0.7 --seed 2
+	@$(PY) -m llmlite run $(MODEL):Q4_0 -n 90 --temperature 0.7 --seed 2
 	@echo "--- llmlite beside PyTorch on this machine (about a minute)"
-	@$(PY) -m llmlite compare --quick --output $(RESULTS)
+	@$(PY) -m llmlite compare $(MODEL) --quick --output $(RESULTS)
 
 test:
 	@$(call setup,$(TEST))

@@ -13,6 +13,7 @@ from llmlite._version import __version__
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
 if TYPE_CHECKING:
     from llmlite import bench, chat, errors, gguf, lessons, plots, quants, resources, tokenizers, widgets
+    from llmlite.downloads import pull
     from llmlite.errors import (
         ChatTemplateError,
         ContentError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         TokenizerError,
         UnsupportedError,
     )
+    from llmlite.inventory import models
     from llmlite.model import Model, load
     from llmlite.quantize import quantize_file
     from llmlite.resources import cache_dir, data_path, model_path, notebooks_path
@@ -42,6 +44,8 @@ _NAMES = {
     "data_path": "resources",
     "notebooks_path": "resources",
     "cache_dir": "resources",
+    "pull": "downloads",
+    "models": "inventory",
     "model_path": "resources",
     "LlmliteError": "errors",
     "GGUFError": "errors",

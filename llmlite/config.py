@@ -1,23 +1,24 @@
-"""A model's hyper-parameters, and the names and shapes of its tensors, which follow from them."""
+"""A model's hyper-parameters: its layers, described one by one, and what surrounds them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from llmlite.architectures import EXPERTS, FUSED, HEAD_NORMS, MATRICES, NORMS, Architecture, by_name
-from llmlite.errors import ModelError, UnsupportedError
+from llmlite.architectures import Architecture, by_name
+from llmlite.errors import ModelError
+from llmlite.hyperparameters import Keys
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Rope, Yarn
 
 if TYPE_CHECKING:
     from llmlite.tensor import QuantTensor
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_EXPERTS = 512  # llama.cpp's LLAMA_MAX_EXPERTS
-SOFTMAX_GATING = 1  # llama.cpp's LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX
+GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # llama.cpp's llama_expert_gating_func_type
+POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama.cpp's llama_pooling_type
 NORM_EPS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
 
 
@@ -26,46 +27,121 @@ class ModelConfig:
     """The hyper-parameters of a model, under llama.cpp's names.
 
     Attributes:
-        n_head, n_head_kv: query heads, and the key/value heads that groups of them share.
-        n_embd, n_ff, head_size, n_vocab: widths.
-        n_ctx: the context length the model was trained for.
+        layers: one record for each layer (llmlite.layers).
+        n_embd, n_vocab: widths. n_ctx: the context length the model was trained for.
         rms_eps: added to the mean of squares in RMSNorm, to the variance in LayerNorm.
-        rope_dim: how many elements of each head RoPE turns; rope_base: its lowest frequency's base.
-        rope_scale: every position is multiplied by it (linear scaling of the context).
-        n_expert, n_expert_used: feed-forward networks of a layer, and how many of them each token goes
-            through; 0 where a layer has a single one. n_ff is then the width of one expert.
+        embedding_scale: embeddings are multiplied by it. logit_scale: logits are multiplied by it.
+        final_softcap: logits become final_softcap · tanh(logit / final_softcap); 0: they stay.
+        n_ctx_original: the context before it was extended (longrope), else n_ctx.
+        pooling: of an encoder: "none", "mean", "cls", "last" or "rank". n_token_types: its kinds of tokens.
+
+    `n_head`, `n_head_kv`, `head_size`, `n_ff` and the like are those of the first layer: of all layers in
+    most models; `layers` has each one's own.
     """
 
     architecture: Architecture
-    n_layer: int
+    layers: tuple[Layer, ...]
     n_embd: int
-    n_head: int
-    n_head_kv: int
-    head_size: int
-    n_ff: int
     n_ctx: int
     n_vocab: int
     rms_eps: float
-    rope_dim: int
-    rope_base: float
-    rope_scale: float
-    n_expert: int = 0
-    n_expert_used: int = 0
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    final_softcap: float = 0.0
+    n_ctx_original: int = 0
+    pooling: str = "none"
+    n_token_types: int = 0
+
+    @property
+    def n_layer(self) -> int:
+        """How many layers there are."""
+        return len(self.layers)
+
+    @property
+    def attention(self) -> Attention:
+        """The first layer's attention."""
+        return self.layers[0].mixer
+
+    @property
+    def n_head(self) -> int:
+        """Query heads."""
+        return self.attention.n_head
+
+    @property
+    def n_head_kv(self) -> int:
+        """Key/value heads, which groups of query heads share."""
+        return self.attention.n_head_kv
+
+    @property
+    def head_size(self) -> int:
+        """Numbers in a key."""
+        return self.attention.key_size
 
     @property
     def n_embd_q(self) -> int:
         """Width of all query heads together, H * Dh."""
-        return self.n_head * self.head_size
+        return self.attention.q_width
 
     @property
     def n_embd_kv(self) -> int:
         """Width of all key/value heads together, K * Dh."""
-        return self.n_head_kv * self.head_size
+        return self.attention.k_width
 
     @property
     def attention_scale(self) -> float:
-        """What scores are multiplied by before the softmax: 1/sqrt(Dh)."""
-        return 1 / math.sqrt(self.head_size)
+        """What scores are multiplied by before the softmax."""
+        return self.attention.scale
+
+    @property
+    def rope_dim(self) -> int:
+        """How many elements of each head RoPE turns; 0 without RoPE."""
+        return self.attention.rope.dim if self.attention.rope else 0
+
+    @property
+    def rope_base(self) -> float:
+        """The base of RoPE's lowest frequency."""
+        return self.attention.rope.base if self.attention.rope else 10000.0
+
+    @property
+    def rope_scale(self) -> float:
+        """What every position is multiplied by (linear scaling of the context)."""
+        return self.attention.rope.scale if self.attention.rope else 1.0
+
+    @property
+    def n_ff(self) -> int:
+        """The inner width of the feed-forward network, or of one expert."""
+        return self.layers[0].feed_forward.n_ff if self.layers[0].feed_forward else 0
+
+    @property
+    def n_expert(self) -> int:
+        """Feed-forward networks of a layer that a token may go through; 0 in a model without a mixture."""
+        return max((mixture.n_expert for mixture in self.mixtures), default=0)
+
+    @property
+    def n_expert_used(self) -> int:
+        """How many of them each token goes through."""
+        return max((mixture.n_used for mixture in self.mixtures), default=0)
+
+    @property
+    def mixtures(self) -> tuple[Experts, ...]:
+        """The mixtures of experts among the layers' feed-forward networks."""
+        return tuple(layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Experts))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers are alike."""
+        return len(set(self.layers)) == 1
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it: the model can write text."""
+        return self.architecture.causal
+
+    def for_context(self, n_ctx: int) -> ModelConfig:
+        """Return the configuration for a context of `n_ctx` tokens: longrope has factors for long ones."""
+        if not self.n_ctx_original or n_ctx <= self.n_ctx_original:
+            return self
+        return replace(self, layers=tuple(_with_long_factors(layer) for layer in self.layers))
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], tensors: Mapping[str, QuantTensor]) -> ModelConfig:
@@ -78,147 +154,281 @@ class ModelConfig:
 
         Raises:
             ModelError: a key is missing or its value impossible; names key, expected and got.
-            UnsupportedError: an architecture or a variant that llmlite doesn't run.
+            UnsupportedError: an architecture, a variant or a key that llmlite doesn't know.
         """
         if "general.architecture" not in metadata:
             raise ModelError.missing("general.architecture", "without it this is not a model")
         architecture = by_name(metadata["general.architecture"])
-        keys = _Keys(metadata, architecture.name)
-        _refuse_variants(keys)
+        keys = Keys(metadata, architecture.name, architecture.features)
         n_layer = keys.integer("block_count", at_most=MAX_LAYERS)
         n_embd = keys.integer("embedding_length")
-        n_head = keys.integer("attention.head_count", n_layer=n_layer)
-        n_head_kv = keys.integer("attention.head_count_kv", n_head, n_layer=n_layer)
-        if n_head % n_head_kv:
-            keys.fail("attention.head_count_kv", f"a divisor of head_count, {n_head}", n_head_kv)
-        if not keys.has("attention.key_length") and n_embd % n_head:
-            keys.fail("embedding_length", f"a multiple of head_count, {n_head}", n_embd)
-        head_size = keys.integer("attention.key_length", n_embd // n_head)
-        value_size = keys.integer("attention.value_length", n_embd // n_head)
-        if value_size != head_size:
-            raise UnsupportedError(f"values of another size ({value_size}) than keys ({head_size})")
-        rope_dim = 0
-        if architecture.rope_pairs:
-            rope_dim = keys.integer("rope.dimension_count", head_size, at_most=head_size)
-        if rope_dim % 2:
-            keys.fail("rope.dimension_count", "an even number", rope_dim)
-        n_expert, n_expert_used = _n_experts(keys, architecture)
-        n_ff = keys.integer("feed_forward_length", n_layer=n_layer)
-        if n_expert:
-            n_ff = keys.integer("expert_feed_forward_length", n_ff)
-        return cls(
+        n_ctx = keys.integer("context_length")
+        eps = keys.positive(NORM_EPS[architecture.norm])
+        build = _Layers(keys, architecture, tensors, n_layer, n_embd, n_ctx, eps)
+        layers = tuple(build.layer(i) for i in range(n_layer))
+        found = cls(
             architecture=architecture,
-            n_layer=n_layer,
+            layers=layers,
             n_embd=n_embd,
-            n_head=n_head,
-            n_head_kv=n_head_kv,
-            head_size=head_size,
-            n_ff=n_ff,
-            n_ctx=keys.integer("context_length"),
+            n_ctx=n_ctx,
             n_vocab=_n_vocab(keys, tensors),
-            rms_eps=keys.positive(NORM_EPS[architecture.norm]),
-            rope_dim=rope_dim,
-            rope_base=keys.positive("rope.freq_base", 10000.0),
-            rope_scale=_rope_scale(keys),
-            n_expert=n_expert,
-            n_expert_used=n_expert_used,
+            rms_eps=eps,
+            embedding_scale=_unless_zero(keys.feature("embedding_scale"), 1.0)
+            * architecture.embedding_scale(n_embd),
+            logit_scale=architecture.logit_scale(_unless_zero(keys.feature("logit_scale"), 1.0)),
+            final_softcap=keys.feature("final_logit_softcapping"),
+            n_ctx_original=build.n_ctx_original,
+            pooling=_pooling(keys),
+            n_token_types=int(keys.feature("token_type_count")),
+        )
+        keys.refuse_unread()
+        return found
+
+
+def _unless_zero(value: float, default: float) -> float:
+    return value or default
+
+
+def _pooling(keys: Keys) -> str:
+    number = int(keys.feature("pooling_type"))
+    if number not in POOLING:
+        keys.fail("pooling_type", f"one of {', '.join(map(str, POOLING))}", number)
+    return POOLING[number]
+
+
+def _with_long_factors(layer: Layer) -> Layer:
+    rope = layer.mixer.rope
+    if rope is None or rope.factors != "rope_factors_short":
+        return layer
+    return replace(layer, mixer=replace(layer.mixer, rope=replace(rope, factors="rope_factors_long")))
+
+
+class _Layers:
+    """Builds the layers' records from keys that may have one value for all or one for each."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        architecture: Architecture,
+        tensors: Mapping[str, QuantTensor],
+        n_layer: int,
+        n_embd: int,
+        n_ctx: int,
+        eps: float,
+    ) -> None:
+        self.keys, self.architecture, self.tensors = keys, architecture, tensors
+        self.n_layer, self.n_embd, self.n_ctx, self.eps = n_layer, n_embd, n_ctx, eps
+        self.n_ctx_original = 0
+        self.n_head = keys.per_layer("attention.head_count", n_layer)
+        self.n_head_kv = keys.per_layer("attention.head_count_kv", n_layer, self.n_head)
+        for n_head, n_head_kv in zip(self.n_head, self.n_head_kv):
+            if n_head % n_head_kv:
+                keys.fail("attention.head_count_kv", f"a divisor of head_count, {n_head}", n_head_kv)
+            if not keys.has("attention.key_length") and n_embd % n_head:
+                keys.fail("embedding_length", f"a multiple of head_count, {n_head}", n_embd)
+        self.key_size = keys.integer("attention.key_length", n_embd // self.n_head[0])
+        self.value_size = keys.integer("attention.value_length", n_embd // self.n_head[0])
+        self.windows = self._windows()
+        self.is_mixture = self._mixtures()
+        self.n_ff = self._n_ff()
+        self.softcap = keys.feature("attn_logit_softcapping")
+        self.scale = keys.feature("attention.scale") or architecture.attention_scale(
+            self.key_size, n_embd, self.n_head[0], n_layer
+        )
+        self.residual_scale = keys.feature("residual_scale") or 1.0
+        self.alibi = keys.feature("attention.max_alibi_bias")
+        self.parallel = self._parallel()
+        self.temperature_scale = keys.feature("attention.temperature_scale")
+        self.temperature_length = self._temperature_length()
+        self.ropes = {windowed: self._rope(windowed) for windowed in (False, True)}
+
+    def layer(self, i: int) -> Layer:
+        """Return the record of layer `i`."""
+        entry = self.architecture
+        windowed = self.windows[i] > 0
+        mixer = Attention(
+            n_head=self.n_head[i],
+            n_head_kv=self.n_head_kv[i],
+            key_size=self.key_size,
+            value_size=self.value_size,
+            scale=self.scale,
+            rope=self.ropes[windowed] if entry.rope_at(i, windowed, any(self.windows)) else None,
+            window=self.windows[i],
+            causal=entry.causal,
+            softcap=self.softcap,
+            alibi=self.alibi,
+            sinks=entry.sinks,
+            temperature_scale=self.temperature_scale,
+            temperature_length=self.temperature_length,
+        )
+        feed_forward = self._experts() if self.is_mixture[i] else self._dense(self.n_ff[i])
+        return Layer(
+            mixer=mixer,
+            feed_forward=feed_forward,
+            norm=entry.norm,
+            eps=self.eps,
+            parallel=self.parallel,
+            residual_scale=self.residual_scale,
         )
 
+    def _dense(self, n_ff: int) -> FeedForward:
+        return FeedForward(n_ff=n_ff, activation=self.architecture.activation, gated=self.architecture.gated)
 
-class _Keys:
-    """Hyper-parameters by name, without the architecture's prefix, checked as they are read."""
+    def _n_ff(self) -> tuple[int, ...]:
+        if all(self.is_mixture) and not self.keys.has("feed_forward_length"):
+            return (0,) * self.n_layer
+        return self.keys.per_layer("feed_forward_length", self.n_layer)
 
-    def __init__(self, metadata: Mapping[str, Any], prefix: str) -> None:
-        self.metadata = metadata
-        self.prefix = prefix
+    def _parallel(self) -> bool:
+        """Whether attention and feed-forward network read the same input."""
+        entry, keys = self.architecture, self.keys
+        if "use_parallel_residual" not in entry.features:
+            keys.feature("use_parallel_residual")
+            return entry.parallel
+        if keys.has("use_parallel_residual"):
+            return keys.flag("use_parallel_residual", True)
+        if "ffn_norm" in entry.optional:  # it has no norm of its own if it reads the attention's
+            return "blk.0.ffn_norm.weight" not in self.tensors
+        raise ModelError.missing(f"{keys.prefix}.use_parallel_residual", f"a {keys.prefix} model needs it")
 
-    def has(self, name: str) -> bool:
-        return f"{self.prefix}.{name}" in self.metadata
+    def _temperature_length(self) -> int:
+        if not self.temperature_scale:
+            return 0
+        original = self.keys.integer("rope.scaling.original_context_length", self.n_ctx)
+        return int(self.keys.feature("attention.temperature_length")) or original
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.metadata.get(f"{self.prefix}.{name}", default)
+    # ---- windows ---------------------------------------------------------------------------------------
 
-    def fail(self, name: str, expected: str, got: object) -> NoReturn:
-        raise ModelError.at(f"{self.prefix}.{name}", expected, repr(got))
+    def _windows(self) -> tuple[int, ...]:
+        """Each layer's window; 0 where it sees everything."""
+        rule, keys, n_layer = self.architecture.windows, self.keys, self.n_layer
+        if rule is None:
+            if keys.has("attention.sliding_window"):
+                size = keys.number("attention.sliding_window")
+                if 0 < size < self.n_ctx:
+                    keys.refuse("attention.sliding_window", size, "only windows as long as the context are")
+            return (0,) * n_layer
+        size = keys.integer("attention.sliding_window", rule.size, at_least=0)
+        if size == 0:
+            return (0,) * n_layer
+        pattern = keys.get("attention.sliding_window_pattern", rule.pattern)
+        if hasattr(pattern, "__len__") and not isinstance(pattern, str):
+            if len(pattern) != n_layer:
+                keys.fail("attention.sliding_window_pattern", f"{n_layer} values", f"{len(pattern)} values")
+            return tuple(size if windowed else 0 for windowed in pattern)
+        period = keys.integer("attention.sliding_window_pattern", rule.pattern, at_least=0)
+        return tuple(size if windowed else 0 for windowed in rule.layers(n_layer, period))
 
-    def required(self, name: str, default: Any) -> Any:
-        value = self.get(name, default)
-        if value is None:
-            raise ModelError.missing(f"{self.prefix}.{name}", f"a {self.prefix} model needs it")
-        return value
+    # ---- experts ---------------------------------------------------------------------------------------
 
-    def integer(
-        self, name: str, default: int | None = None, *, at_most: int = 2**31 - 1, n_layer: int | None = None
-    ) -> int:
-        """A count from 1 to `at_most`; given `n_layer`, also an array of one value for each layer."""
-        value = self.required(name, default)
-        if n_layer is None or isinstance(value, str) or not hasattr(value, "__len__"):
-            return self.count(name, value, at_most)
-        if len(value) != n_layer:
-            self.fail(name, f"one value or {n_layer}, one for each layer", f"{len(value)} values")
-        distinct = {self.count(name, value[layer], at_most) for layer in range(n_layer)}
-        if len(distinct) > 1:
-            raise UnsupportedError(
-                f"{self.prefix}.{name}: layers that differ: {sorted(distinct)}",
-                expected="the same for every layer",
-                got=sorted(distinct),
-            )
-        return distinct.pop()
+    def _mixtures(self) -> tuple[bool, ...]:
+        """Whether each layer is a mixture of experts."""
+        keys, entry = self.keys, self.architecture
+        if entry.experts is None:
+            keys.feature("expert_count")
+            return (False,) * self.n_layer
+        if not entry.expert_count_required and keys.number("expert_count", 0) == 0:
+            return (False,) * self.n_layer
+        self.n_expert = keys.integer("expert_count", at_most=MAX_EXPERTS)
+        self.n_used = keys.integer("expert_used_count", at_most=self.n_expert)
+        keys.feature("expert_group_count")
+        n_dense = int(keys.feature("leading_dense_block_count"))
+        return tuple(i >= n_dense for i in range(self.n_layer))
 
-    def count(self, name: str, value: Any, at_most: int) -> int:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-            self.fail(name, "an integer", value)
-        if not 1 <= value <= at_most:
-            self.fail(name, f"1 to {at_most}", int(value))
-        return int(value)
+    def _experts(self) -> Experts:
+        keys, routing = self.keys, dict(self.architecture.experts or {})
+        n_ff = keys.integer("expert_feed_forward_length", self.n_ff[0] or None)
+        number = int(keys.number("expert_gating_func", 0))
+        if number not in (0, *GATING):
+            keys.fail("expert_gating_func", f"one of {', '.join(map(str, GATING))}", number)
+        usual = routing.get("gating", "softmax")
+        gating = GATING[number] if number else usual
+        if gating != usual and not routing.pop("any_gating", False):
+            keys.refuse("expert_gating_func", gating, f"only {usual} is")
+        routing.pop("any_gating", None)
+        shared = routing.pop("shared", False)
+        n_ff_shared = self._shared_width(n_ff) if shared else 0
+        if not shared:
+            keys.feature("expert_shared_count")
+            keys.feature("expert_shared_feed_forward_length")
+        normalized = keys.flag("expert_weights_norm", routing.pop("normalized", True))
+        weight_scale = self._weight_scale(routing.pop("any_scale", False))
+        return Experts(
+            **{"n_expert": self.n_expert, "n_used": self.n_used, "n_ff": n_ff} | routing
+            | {"gating": gating, "normalized": normalized, "weight_scale": weight_scale,
+               "n_ff_shared": n_ff_shared}
+        )  # fmt: skip
 
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.required(name, default)
-        is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0:
-            self.fail(name, "a number, 0 or more", value)
-        return float(value)
+    def _weight_scale(self, obeyed: bool) -> float:
+        scale = self.keys.number("expert_weights_scale", 1.0) or 1.0
+        if scale != 1 and not obeyed:
+            self.keys.refuse("expert_weights_scale", scale, "only 1 is")
+        return scale
 
-    def positive(self, name: str, default: float | None = None) -> float:
-        value = self.number(name, default)
-        if value == 0:
-            self.fail(name, "a number above 0", value)
-        return value
+    def _shared_width(self, n_ff: int) -> int:
+        count = self.keys.integer("expert_shared_count", 0, at_least=0)
+        return self.keys.integer("expert_shared_feed_forward_length", count * n_ff, at_least=0)
 
+    # ---- positions -------------------------------------------------------------------------------------
 
-def _refuse_variants(keys: _Keys) -> None:
-    """Refuse what would run but give wrong answers."""
-    for name, usual in (
-        ("expert_gating_func", SOFTMAX_GATING), ("expert_weights_scale", 1), ("expert_shared_count", 0),
-        ("expert_group_count", 1),
-    ):  # fmt: skip
-        value = keys.number(name, usual)
-        if value not in (usual, 0):
-            raise UnsupportedError(f"{keys.prefix}.{name}: {value:g} is not supported, only {usual} is")
-    scaling = keys.get("rope.scaling.type", "none")
-    if not isinstance(scaling, str) or scaling not in ("none", "linear"):
-        raise UnsupportedError(
-            f"{keys.prefix}.rope.scaling.type: {scaling!r} is not supported; supported are none, linear"
+    def _rope(self, windowed: bool) -> Rope | None:
+        """How queries and keys are turned in windowed layers, or in the others."""
+        entry, keys, rule = self.architecture, self.keys, self.architecture.windows
+        if not entry.rope_pairs:
+            return None
+        if "rope.scaling.finetuned" in entry.features and not keys.flag("rope.scaling.finetuned", True):
+            return None
+        dim = keys.integer("rope.dimension_count", self.key_size, at_most=self.key_size)
+        if dim % 2:
+            keys.fail("rope.dimension_count", "an even number", dim)
+        rope = Rope(dim=dim, pairs=entry.rope_pairs, base=keys.positive("rope.freq_base", 10000.0))
+        if windowed and rule is not None:
+            base = keys.positive("rope.freq_base_swa", rule.rope_base or rope.base)
+            rope = replace(rope, base=base)
+            if not rule.scaled:
+                return rope
+        return self._scaled(rope)
+
+    def _scaled(self, rope: Rope) -> Rope:
+        """`rope` with the scaling that the file asks for."""
+        keys = self.keys
+        kind = keys.get("rope.scaling.type", "linear")
+        if not isinstance(kind, str) or kind not in ("none", "linear", "yarn", "longrope"):
+            keys.refuse("rope.scaling.type", kind, "supported are none, linear, yarn, longrope")
+        magnitude = keys.number("rope.scaling.attn_factor", 1.0) or 1.0
+        factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0))
+        if kind == "none" or factor == 0:  # llama.cpp takes 0 for absent
+            factor = 1.0
+        rope = replace(rope, scale=1 / factor, magnitude=magnitude)
+        if "rope_freqs.weight" in self.tensors:
+            rope = replace(rope, factors="rope_freqs")
+        if "rope_factors_short.weight" in self.tensors:
+            self.n_ctx_original = keys.integer("rope.scaling.original_context_length", self.n_ctx)
+            rope = replace(rope, factors="rope_factors_short", scale=1.0)
+        if kind == "yarn":
+            return self._yarn(rope, factor)
+        return rope
+
+    def _yarn(self, rope: Rope, factor: float) -> Rope:
+        keys = self.keys
+        mix = keys.number("rope.scaling.yarn_ext_factor", 1.0)
+        yarn = Yarn(
+            n_ctx=keys.integer("rope.scaling.original_context_length", self.n_ctx),
+            beta_fast=keys.positive("rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=keys.positive("rope.scaling.yarn_beta_slow", 1.0),
+            mix=mix,
+            rounded=self.architecture.yarn_rounded,
         )
+        magnitude = rope.magnitude * (keys.number("rope.scaling.yarn_attn_factor", 1.0) or 1.0)
+        multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0)
+        if mix:
+            magnitude *= (1 + 0.1 * math.log(factor)) if factor > 1 else 1.0
+            if multiplier:
+                magnitude /= (1 + 0.1 * multiplier * math.log(factor)) if factor > 1 else 1.0
+        return replace(rope, yarn=yarn, magnitude=magnitude)
 
 
-def _n_experts(keys: _Keys, architecture: Architecture) -> tuple[int, int]:
-    """How many experts a layer has, and how many of them a token uses; 0, 0 without a mixture."""
-    if not architecture.expert_count_required and keys.number("expert_count", 0) == 0:
-        return 0, 0
-    n_expert = keys.integer("expert_count", at_most=MAX_EXPERTS)
-    return n_expert, keys.integer("expert_used_count", at_most=n_expert)
-
-
-def _rope_scale(keys: _Keys) -> float:
-    older = keys.number("rope.scale_linear", 1.0)
-    factor = keys.number("rope.scaling.factor", older)
-    if keys.get("rope.scaling.type") == "none" or factor == 0:  # llama.cpp takes 0 for absent
-        return 1.0
-    return 1 / factor
-
-
-def _n_vocab(keys: _Keys, tensors: Mapping[str, QuantTensor]) -> int:
+def _n_vocab(keys: Keys, tensors: Mapping[str, QuantTensor]) -> int:
     if "token_embd.weight" not in tensors:
         raise ModelError.absent("token_embd.weight")
     n_vocab = tensors["token_embd.weight"].shape[0]
@@ -232,63 +442,3 @@ def _n_vocab(keys: _Keys, tensors: Mapping[str, QuantTensor]) -> int:
             "token_embd.weight", f"{len(tokens)} rows, one for each of tokenizer.ggml.tokens", n_vocab
         )
     return n_vocab
-
-
-def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor a model of this configuration may have -> its shape, (rows, columns)."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (config.n_vocab, config.n_embd),
-        "output_norm.weight": (config.n_embd,),
-        "output.weight": (config.n_vocab, config.n_embd),
-    }
-    if config.architecture.rope_pairs:
-        shapes["rope_freqs.weight"] = (config.rope_dim // 2,)
-    else:
-        shapes["position_embd.weight"] = (config.n_ctx, config.n_embd)
-    if config.architecture.norm == "layer":
-        shapes["output_norm.bias"] = (config.n_embd,)
-    layer_shapes = _layer_shapes(config)
-    return shapes | {
-        f"blk.{i}.{part}": size for i in range(config.n_layer) for part, size in layer_shapes.items()
-    }
-
-
-def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in NORMS:
-        shapes[f"{name}.weight"] = (config.n_embd,)
-        if config.architecture.norm == "layer":
-            shapes[f"{name}.bias"] = (config.n_embd,)
-    if config.architecture.head_norms:
-        shapes |= {f"{name}.weight": (config.head_size,) for name in HEAD_NORMS}
-    for name, (rows, columns) in _matrices(config).items():
-        if config.n_expert and name in EXPERTS:
-            shapes[f"{name}_exps.weight"] = (config.n_expert, rows, columns)
-        else:
-            shapes[f"{name}.weight"] = (rows, columns)
-            shapes[f"{name}.bias"] = (rows,)
-    if config.n_expert:
-        shapes["ffn_gate_inp.weight"] = (config.n_expert, config.n_embd)
-    return shapes
-
-
-def _matrices(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """The matrices of a layer as its file names them -> rows, columns."""
-    sizes = {
-        name: (getattr(config, rows), getattr(config, columns)) for name, (rows, columns) in MATRICES.items()
-    }
-    for name in config.architecture.absent:
-        del sizes[name]
-    for whole in config.architecture.fused:
-        parts = [sizes.pop(part) for part in FUSED[whole]]
-        sizes[whole] = sum(rows for rows, _ in parts), parts[0][1]
-    return sizes
-
-
-def required_tensors(config: ModelConfig) -> set[str]:
-    """The names of the tensors that such a model must have; for `output.weight` the embeddings may stand."""
-    always = {"token_embd.weight", "output_norm.weight", "output_norm.bias", "position_embd.weight"}
-    biases = {f"{name}.bias" for name in (*config.architecture.biases, *NORMS)}
-    parts = [part for part in _layer_shapes(config) if part.endswith(".weight") or part in biases]
-    layers = {f"blk.{layer}.{part}" for layer in range(config.n_layer) for part in parts}
-    return always | layers

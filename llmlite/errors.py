@@ -9,12 +9,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from llmlite.terminal import printable
+
 if TYPE_CHECKING:
     from typing import Self
 
 
 class LlmliteError(Exception):
-    """Base of all of them: one sentence that says where, what was expected and what was found."""
+    """Base of all of them: one sentence that says where, what was expected and what was found.
+
+    The text may quote a file; `str` makes it fit for a terminal.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class GGUFError(LlmliteError):
@@ -52,11 +60,14 @@ class GGUFError(LlmliteError):
             text += f": expected {self.expected}"
         if self.got != "":
             text += f"{',' if self.expected else ':'} got {self.got}"
-        return text + (f" ({self.hint})" if self.hint else "")
+        return printable(text + (f" ({self.hint})" if self.hint else ""))
 
 
 class GGUFWarning(UserWarning):
     """A GGUF file can be read, but something about it is odd: bytes after the last tensor, for example."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ContentError(LlmliteError):
@@ -98,8 +109,16 @@ class ContentError(LlmliteError):
     def __str__(self) -> str:
         text = super().__str__()
         if self.path is not None:
-            text = f"{self.path}: {text}"
+            text = f"{printable(self.path)}: {text}"
         return text if self.offset is None else f"{text} (at byte {self.offset})"
+
+
+class KernelError(LlmliteError):
+    """A kernel can't be compiled or loaded on this machine."""
+
+
+class FallbackWarning(UserWarning):
+    """The compiled executor can't be had, so the slow one runs the model: why, and what to do."""
 
 
 class UnsupportedError(ContentError):
@@ -114,12 +133,47 @@ class ChatTemplateError(LlmliteError):
     """A chat template is malformed, reaches for what it must not, or runs or writes too much."""
 
 
+class ResultsError(LlmliteError, ValueError):
+    """A file of measurements is damaged or of another kind; the text names file, line and field."""
+
+
 class ContextOverflowError(LlmliteError):
     """A prompt doesn't fit the model's context."""
 
 
 class ModelError(ContentError):
     """A model's hyperparameters or tensors don't fit together."""
+
+
+class NumericsError(LlmliteError):
+    """The forward pass met a number that is not finite: weights of the model are damaged.
+
+    Attributes:
+        operation: the first result that held such a number, by its name in a trace ("attn_norm").
+        layer: its layer, or None outside the layers.
+    """
+
+    def __init__(self, text: str = "", *, operation: str = "", layer: int | None = None) -> None:
+        super().__init__(text)
+        self.operation = operation
+        self.layer = layer
+
+    @classmethod
+    def at(cls, operation: str, layer: int | None) -> Self:
+        """Make the error for the result `operation` of a layer."""
+        where = operation if layer is None else f"{operation} of layer {layer}"
+        return cls(
+            f"{where}: holds a number that is not finite; the model's weights are damaged "
+            "(llmlite show --check FILE looks for the tensor)",
+            operation=operation,
+            layer=layer,
+        )
+
+    @classmethod
+    def of_input(cls, name: str, label: str = "") -> Self:
+        """Make the error for an operation's input, called "name-layer" as in a trace."""
+        stem, dash, layer = name.rpartition("-")
+        return cls.at(stem, int(layer)) if dash and layer.isdigit() else cls.at(name or label, None)
 
 
 class SamplingError(LlmliteError):

@@ -17,13 +17,14 @@ from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
-from llmlite.kv_cache import KVCache
+from llmlite.kv_cache import DTYPES, KVCache
+from llmlite.locks import fork_safe
 from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer, from_metadata
-from llmlite.transformer import Weights
+from llmlite.weights import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
-KV_DTYPES = {"f16": np.float16, "f32": np.float32}
+KV_DTYPES = DTYPES
 
 
 def load(
@@ -37,8 +38,8 @@ def load(
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
     Args:
-        path_or_name: a GGUF file, or "tales" (the bundled model), or "tales:Q4_0" and the like: the
-            bundled model in another type, made on first use.
+        path_or_name: a GGUF file; "tales" (the bundled model) or "smollm2" (pulled with `llmlite pull`),
+            also in another type, "tales:Q4_0", made on first use; or any name that `llmlite models` lists.
         n_ctx: how many tokens the context holds; by default what the model was trained for, at most 4096.
         kv_dtype: keys and values are kept as "f16", or as "f32" to compare exactly.
         executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
@@ -83,16 +84,17 @@ class Model:
         self.gguf = file
         self.metadata = file.metadata
         with file.located():
-            self.config = ModelConfig.from_metadata(file.metadata, file.tensors)
+            config = ModelConfig.from_metadata(file.metadata, file.tensors)
+            self.n_ctx = min(config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
+            self.config = config.for_context(self.n_ctx)
             self.weights = Weights.from_tensors(file.tensors, self.config)
-        self.n_ctx = min(self.config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype])
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]
         )
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -153,7 +155,7 @@ class Model:
             As `logits`; TokenizerError as `tokenizer`.
         """
         ids = self._ids(prompt)
-        cache = KVCache(self.config, len(ids), self.cache.k.dtype.type)
+        cache = KVCache(self.config, len(ids), self.cache.dtype.type, chunk=len(ids))
         trace = Trace(ids)
         EagerExecutor(self.weights, self.config)(ids, cache, n_outputs=len(ids), trace=trace)
         return trace
@@ -230,8 +232,7 @@ class Model:
     def _next_logits(self, ids: list[int]) -> tuple[int, np.ndarray]:
         """Return the logits (V,) after `ids`, and how many of `ids` were in the cache already."""
         with self._lock:
-            reused = min(self.cache.common_prefix(ids), len(ids) - 1)  # one must run to give logits
-            self.cache.truncate(reused)
+            reused = self.cache.reuse(ids, len(ids) - 1)  # one must run to give logits
             return reused, self._evaluate(ids[reused:], last_only=True)[0]
 
     def _evaluate(self, ids: list[int], *, last_only: bool) -> np.ndarray:

@@ -24,6 +24,7 @@ from llmlite.quants.search import compiled_searches
 from llmlite.tensor import PendingTensor, QuantTensor
 
 COMPILED_FROM = 20_000_000  # weights: fewer are quantized before a compiler is imported
+UNQUANTIZED = ("F32", "F16", "BF16")
 QUANTIZATION_VERSION = 2  # `general.quantization_version`: the block layouts GGML uses since 2023
 Progress = Callable[[int, int, str], None]
 Overrides = Sequence[tuple[str, str]]
@@ -46,6 +47,7 @@ def plan(
     pure: bool = False,
     overrides: Overrides = (),
     imatrix: Imatrix | None = None,
+    requantize: bool = False,
 ) -> list[PlanRow]:
     """Work out every tensor's new type and size, in file order, without quantizing anything.
 
@@ -53,12 +55,16 @@ def plan(
         and tied embedding keep more bits than the rest (Q6_K, or Q8_0 in a Q8_0 file).
     pure: every weight gets the mix's main type, output and embedding too.
     overrides: (regular expression, type) pairs, the first match deciding, before widths are considered.
+    requantize: accept weights that are quantized already: the new rounding comes on top of the old.
 
-    Raises: UnsupportedError for an unknown type, or one that can't do without an importance matrix.
+    Raises: UnsupportedError for an unknown type, one that can't do without an importance matrix, or quantized
+        weights without `requantize`.
     """
     if not isinstance(source, gguf.GGUFFile):
         with gguf.read(source) as file:
-            return plan(file, file_type, pure=pure, overrides=overrides, imatrix=imatrix)
+            return plan(
+                file, file_type, pure=pure, overrides=overrides, imatrix=imatrix, requantize=requantize
+            )
     targets = assign(
         source.metadata,
         source.tensors,
@@ -71,7 +77,7 @@ def plan(
     for name, tensor in source.tensors.items():
         target = targets[name]
         if target is not tensor.type:
-            _check(name, tensor, target, canonical(file_type), imatrix)
+            _check(name, tensor, target, canonical(file_type), imatrix, requantize)
         rows.append(
             PlanRow(name, tensor.type, target, tensor.n_elements // target.block_size * target.type_size)
         )
@@ -86,6 +92,7 @@ def quantize_file(
     pure: bool = False,
     overrides: Overrides = (),
     imatrix: Imatrix | str | os.PathLike[str] | None = None,
+    requantize: bool = False,
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[PlanRow]:
@@ -93,6 +100,7 @@ def quantize_file(
 
     imatrix: tensor name -> importance (n_columns,) or (n_experts, n_columns) float32, or the path of an
         importance-matrix file. Tensors it doesn't name are quantized without.
+    requantize: as for `plan`.
     n_threads: threads that quantize slabs of rows (None: all this process may use); the result is the same.
     progress: called as progress(bytes_done, bytes_total, tensor_name), bytes counted in the source.
 
@@ -100,7 +108,9 @@ def quantize_file(
     """
     importances = read_imatrix(imatrix) if isinstance(imatrix, (str, os.PathLike)) else imatrix
     with gguf.read(source) as file:
-        rows = plan(file, file_type, pure=pure, overrides=overrides, imatrix=importances)
+        rows = plan(
+            file, file_type, pure=pure, overrides=overrides, imatrix=importances, requantize=requantize
+        )
         total = sum(tensor.n_bytes for tensor in file.tensors.values())
         done = 0
 
@@ -155,13 +165,15 @@ def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def _check(name: str, tensor: QuantTensor, target: QuantType, mix: str, imatrix: Imatrix | None) -> None:
+def _check(
+    name: str, tensor: QuantTensor, target: QuantType, mix: str, imatrix: Imatrix | None, requantize: bool
+) -> None:
     if target.encode is None:
         raise UnsupportedError(f"{name}: {target.name} has no quantizer")
-    if tensor.type.block_size > 1:
+    if tensor.type.block_size > 1 and not requantize:
         raise UnsupportedError(
             f"{name} is {tensor.type.name} already, and quantizing twice adds both errors: "
-            "start from the F16 or F32 file"
+            "start from the F16 or F32 file, or say that you want it with requantize"
         )
     needy = target.needs_importance or (target.name == "Q2_K" and mix == "Q2_K_S")
     given = imatrix is not None and name in imatrix

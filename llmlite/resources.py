@@ -2,25 +2,27 @@
 
 The bundled folders are `data/` and `notebooks/` beside the package in a checkout, and
 `llmlite/_bundled/` in a wheel. Quantized siblings of the bundled model are made on first use and
-stay in the cache folder, under names that change when the model or the quantizing code changes.
+stay in the cache folder (see llmlite.cache), under names that change when the model or the quantizing
+code changes, and that tell whether their bytes are still the ones written.
 """
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
+from llmlite import catalog
+from llmlite.cache import cache_dir, distrust, subfolder
 from llmlite.errors import LlmliteError
+from llmlite.terminal import complain, progress
 
 PACKAGE = Path(__file__).resolve().parent
 BUNDLED_MODELS = {"tales": "tales-f16.gguf"}
 CHECKSUMS = "SHA256SUMS"
+CONTENT_DIGITS = 16  # of the hash in a made model's name
+__all__ = ["cache_dir", "damaged_data", "data_path", "model_path", "notebooks_path", "sha256"]
 
 
 def _bundled(folder: str) -> Path:
@@ -56,138 +58,110 @@ def notebooks_path() -> Path:
     return path
 
 
-# --- the cache folder -------------------------------------------------------------------------
-
-
-def cache_dir() -> Path:
-    """Return the folder for what llmlite makes for later (created, writable).
-
-    `LLMLITE_CACHE` where it is set; else the system's place for caches (`$XDG_CACHE_HOME` or
-    `~/.cache`, `~/Library/Caches`, `%LOCALAPPDATA%`); where that can't be written, a private folder
-    under the system's temporary one, with a message on stderr.
-
-    Raises:
-        LlmliteError: `LLMLITE_CACHE` names a folder that can't be written.
-    """
-    chosen = os.environ.get("LLMLITE_CACHE")
-    if chosen:
-        folder = Path(chosen).expanduser()
-        problem = _unwritable(folder)
-        if problem:
-            raise LlmliteError(f"LLMLITE_CACHE={chosen}: the folder can't be written ({problem})")
-        return folder
-    try:
-        folder = _usual_cache()
-        problem = _unwritable(folder)
-    except RuntimeError as error:  # Path.home() on a system that knows no home
-        folder, problem = Path("~"), str(error)
-    return _temporary_cache(folder, problem) if problem else folder
-
-
-def _usual_cache() -> Path:
-    """Return the system's place for this program's caches (XDG base directories, Apple, Windows)."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-        return (Path(base) if base else Path.home() / "AppData" / "Local") / "llmlite" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "llmlite"
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification: a relative path is invalid and to be ignored
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "llmlite"
-
-
-def _unwritable(folder: Path) -> str:
-    """Return why nothing can be written in the folder, or "" (it exists then)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".writable-", dir=folder)
-        os.close(handle)
-        os.unlink(name)
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
-_fallback: Path | None = None
-
-
-def _temporary_cache(wanted: Path, problem: str) -> Path:
-    """Return a private folder for this user under the temporary one; say so once."""
-    global _fallback
-    if _fallback is None or not _fallback.is_dir():
-        try:
-            user = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
-        except (OSError, KeyError, ImportError):
-            user = "user"
-        _fallback = _private(Path(tempfile.gettempdir()) / f"llmlite-{user}")
-        print(
-            f"llmlite: {wanted} can't be written ({problem}); using {_fallback} "
-            "(LLMLITE_CACHE chooses another folder)",
-            file=sys.stderr,
-        )
-    return _fallback
-
-
-def _private(folder: Path) -> Path:
-    """Return the folder if it is ours alone, else a new one: cached kernels are code that we'll run."""
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        info = os.lstat(folder)
-        ours = not hasattr(os, "getuid") or (info.st_uid == os.getuid() and not info.st_mode & 0o022)
-        if ours and not folder.is_symlink() and not _unwritable(folder):
-            return folder
-    except OSError:
-        pass  # somebody else's file has the name
-    return Path(tempfile.mkdtemp(prefix="llmlite-"))
-
-
 # --- models -----------------------------------------------------------------------------------
 
 
 def model_path(name: str | os.PathLike[str] = "tales") -> Path:
-    """Return the file of a model: a path as it is, "tales", or "tales:Q4_0" (made on first use).
+    """Return the file of a model.
+
+    A path as it is; "tales" (bundled) or "smollm2" (pulled), or with a type, as "tales:Q4_0" (made on first
+    use); what other programs keep: "OWNER/REPO:FILE", "ollama:NAME:TAG", and so on.
 
     Raises:
-        LlmliteError: no such file and no such bundled model, or the type can't be quantized to.
+        LlmliteError: no such file and no such model here, or the type can't be quantized to.
     """
     text = os.fspath(name)
-    if os.path.exists(text):
-        return Path(text)
     model, _, type_name = text.partition(":")
-    if model not in BUNDLED_MODELS:
-        known = ", ".join(f"{known!r}" for known in BUNDLED_MODELS)
-        raise LlmliteError(f"{text}: no such file, and no bundled model of that name (there is: {known})")
-    source = data_path(BUNDLED_MODELS[model])
-    if type_name.upper() in ("", "F16"):
+    known = model in BUNDLED_MODELS or model in catalog.PACKAGED
+    if os.path.exists(text) and not (known and os.path.isdir(text)):
+        return Path(text)
+    if not known:
+        return _found(text)
+    if model in BUNDLED_MODELS:
+        source, own_type = data_path(BUNDLED_MODELS[model]), "F16"
+    else:
+        source, own_type = catalog.pulled_path(model, cache_dir()), catalog.PACKAGED[model].type
+    if type_name.upper() in ("", own_type):
         return source
-    return _quantized(source, model, type_name.upper())
+    return _quantized(source, model, type_name.upper(), own_type)
 
 
-def _quantized(source: Path, model: str, type_name: str) -> Path:
+def _found(text: str) -> Path:
+    """Return the file that another program keeps under this name."""
+    repository = catalog.REPOSITORY.fullmatch(text)
+    is_path = repository and text.endswith(".gguf") and ":" not in text  # folder/model.gguf
+    if text.partition(":")[0] in catalog.PREFIXES or (repository and not is_path):
+        return catalog.find(text)
+    names = ", ".join(f"{name!r}" for name in (*BUNDLED_MODELS, *catalog.PACKAGED))
+    raise LlmliteError(
+        f"{text}: no such file, and no bundled model or package of that name (there are: {names})"
+    )
+
+
+def sibling_stem(source: Path, model: str, type_name: str) -> str:
+    """Return what the name of a model's sibling in a canonical type begins with, if it is up to date."""
+    return f"{model}-{type_name}-{_key(source)}"
+
+
+def _quantized(source: Path, model: str, type_name: str, own_type: str) -> Path:
     """Return the quantized sibling in the cache, making it if it isn't there."""
     from llmlite.mixes import canonical  # brings NumPy
 
     type_name = canonical(type_name)  # Q4_K and Q4_K_M are one file
-    folder = cache_dir() / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{model}-{type_name}-{_key(source)}.gguf"
-    if not target.exists():
-        from tqdm import tqdm
+    folder = subfolder("models")
+    stem = sibling_stem(source, model, type_name)
+    return _verified(folder, stem) or _make(source, folder, stem, type_name, own_type)
 
-        from llmlite.quantize import plan, quantize_file
 
-        plan(source, type_name)  # raises before anything is announced
-        print(f"llmlite: making {target.name} (once)", file=sys.stderr)
-        bar = tqdm(
-            total=1, desc=type_name, leave=False, delay=1, disable=None, bar_format="{l_bar}{bar}| {postfix}"
+def _verified(folder: Path, stem: str) -> Path | None:
+    """Return the file of that stem whose bytes are those that were written; remove damaged ones.
+
+    Its name ends in a hash of its content: STEM-HASH.gguf.
+    """
+    for path in sorted(folder.glob(f"{stem}-*.gguf")):
+        problem = distrust(path)
+        if not problem:
+            if path.is_file() and sha256(path).startswith(path.stem.removeprefix(f"{stem}-")):
+                return path
+            problem = "is damaged"
+        complain(f"{path}: {problem}; it is made again")
+        with suppress(OSError):
+            path.unlink()
+    return None
+
+
+def _make(source: Path, folder: Path, stem: str, type_name: str, own_type: str) -> Path:
+    """Quantize a bundled or pulled model into the folder; say what that loses if it is quantized already.
+
+    Two processes may do it at once: each writes its own file, and the last rename wins, over equal bytes.
+    """
+    from llmlite.quantize import UNQUANTIZED, plan, quantize_file
+
+    again = own_type not in UNQUANTIZED
+    plan(source, type_name, requantize=again)  # raises before anything is announced
+    part = folder / f".{stem}.{os.getpid()}-{os.urandom(4).hex()}.part"  # a name that files.py sweeps away
+    if again:
+        complain(
+            f"the source is {own_type} already: {type_name} adds its own rounding to that, and brings back "
+            f"nothing that {own_type} has lost"
         )
-        with _replacing(target) as part, bar:
+    try:
+        with progress() as shown:
 
             def advance(done: int, total: int, name: str) -> None:
-                bar.set_postfix_str(name, refresh=False)
-                bar.update(done / total - bar.n)
+                percent = f": {done / total:.0%}" if shown.is_live else ""
+                shown.show(f"making {stem}.gguf (once){percent}")
 
-            quantize_file(source, part, type_name, progress=advance)
+            advance(0, 1, "")
+            quantize_file(source, part, type_name, requantize=again, progress=advance)
+        target = folder / f"{stem}-{sha256(part)[:CONTENT_DIGITS]}.gguf"
+        try:
+            os.replace(part, target)
+        except PermissionError:  # Windows: the other process' file is there, and mapped
+            if not target.exists():
+                raise
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 
@@ -197,25 +171,6 @@ def _key(source: Path) -> str:
     for code in sorted([*PACKAGE.glob("quants/*.py"), PACKAGE / "mixes.py", PACKAGE / "quantize.py"]):
         digest.update(code.read_bytes())
     return digest.hexdigest()[:12]
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Yield a name of our own to write; rename it to the target when all went well.
-
-    Two processes may do the same work at once: each writes its own file and the last rename wins,
-    over equal bytes. A reader never sees half a file.
-    """
-    part = target.with_name(f"{target.stem}.{os.getpid()}-{os.urandom(3).hex()}.part")
-    try:
-        yield part
-        try:
-            os.replace(part, target)
-        except PermissionError:  # Windows: the other process' file is there, and mapped
-            if not target.exists():
-                raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

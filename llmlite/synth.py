@@ -15,10 +15,11 @@ import numpy as np
 
 from llmlite import gguf, mixes
 from llmlite.architectures import ARCHITECTURES
-from llmlite.config import NORM_EPS, ModelConfig, required_tensors, tensor_shapes
+from llmlite.config import NORM_EPS, ModelConfig
 from llmlite.errors import UnsupportedError
 from llmlite.quants import QuantType, by_name
 from llmlite.tensor import QuantTensor
+from llmlite.weights import required_tensors, tensor_shapes
 
 POOL_WEIGHTS = 1 << 17  # quantized once per type; rows are drawn from these blocks
 N_BYTES = 256

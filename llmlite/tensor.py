@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from llmlite import guard
 from llmlite.errors import UnsupportedError
 from llmlite.quants import QuantType, by_name
 from llmlite.quants.block import Block
@@ -81,6 +82,8 @@ class QuantTensor:
         """Weights as float32: all of them in `shape`, or those rows as (n_selected, n_columns).
 
         Rows are counted through all leading dimensions. The result is always a fresh array.
+
+        Raises: GGUFError if the file that they lie in has been cut off since it was opened.
         """
         if rows is None:
             return self._dequantize_rows(0, self.n_rows).reshape(self.shape)
@@ -91,23 +94,28 @@ class QuantTensor:
 
     def _dequantize_rows(self, start: int, stop: int) -> np.ndarray:
         per_row = self._blocks_per_row
+        guard.arm()
         blocks = self.blocks[start * per_row : stop * per_row]
         out = np.empty((len(blocks), self.type.block_size), np.float32)
         per_slab = max(1, SLAB // self.type.block_size)
         for at in range(0, len(blocks), per_slab):
             out[at : at + per_slab] = self.type.dequantize(blocks[at : at + per_slab])
+        guard.check(blocks)
         return out.reshape(stop - start, self.n_columns)
 
     def rows(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
         """Chosen rows as float32 (len(ids), n_columns), in the order asked: an embedding lookup.
 
-        Raises: IndexError if an id is outside the tensor.
+        Raises: IndexError if an id is outside the tensor; GGUFError as `dequantize`.
         """
         chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_rows):
             raise IndexError(f"{self.name}: row ids must be in 0..{self.n_rows - 1}")
-        by_row = self.blocks.reshape(self.n_rows, self._blocks_per_row, self.type.type_size)
+        guard.arm()
+        blocks = self.blocks
+        by_row = blocks.reshape(self.n_rows, self._blocks_per_row, self.type.type_size)
         picked = by_row[chosen].reshape(-1, self.type.type_size)
+        guard.check(blocks)
         return self.type.dequantize(picked).reshape(len(chosen), self.n_columns)
 
     def slice_rows(self, start: int, stop: int) -> QuantTensor:
@@ -123,7 +131,10 @@ class QuantTensor:
         """
         if not 0 <= i < len(self.blocks):
             raise IndexError(f"{self.name}: block {i} asked, blocks are 0..{len(self.blocks) - 1}")
-        return Block(self.type, self.blocks[i])
+        guard.arm()
+        block = Block(self.type, self.blocks[i])
+        guard.check(self.blocks[i])
+        return block
 
     @classmethod
     def quantize(
@@ -215,7 +226,10 @@ def _float_rows(source: np.ndarray | QuantTensor, rows: slice) -> np.ndarray:
     if isinstance(source, QuantTensor):
         return source.dequantize(rows)
     chosen = source.reshape(-1, source.shape[-1] if source.shape else 1)[rows]
-    return np.ascontiguousarray(chosen, dtype=np.float32)
+    guard.arm()
+    values = np.array(chosen, dtype=np.float32)
+    guard.check(source)
+    return values
 
 
 def _per_row(importance: np.ndarray | None, shape: tuple[int, int], name: str) -> np.ndarray | None:

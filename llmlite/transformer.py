@@ -1,7 +1,8 @@
-"""The transformer: its weights and its forward pass, written once.
+"""The transformer's forward pass, written once.
 
-`forward` calls a small set of operations. What they do is the executor's business: the eager one computes
-each at once in NumPy (llmlite/engine/eager.py), the planned one writes each down to run it later.
+`forward` walks the layers of a model (llmlite.layers) and calls a small set of operations. What they do is
+the executor's business: the eager one computes each at once in NumPy (llmlite/engine/eager.py), the planned
+one writes each down to run it later. No line here asks for an architecture's name.
 Shapes: T tokens, D n_embd, H heads, K key/value heads, Dh head size, F n_ff, V vocabulary.
 """
 
@@ -13,134 +14,29 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from llmlite.architectures import FUSED, MATRICES
-from llmlite.config import ModelConfig, required_tensors, tensor_shapes
-from llmlite.errors import ModelError
+from llmlite.config import ModelConfig
+from llmlite.layers import Attention, Experts, FeedForward, Layer
+from llmlite.weights import RopeTable, Weights
 
 if TYPE_CHECKING:
-    from llmlite.kv_cache import KVCache, LayerCache
     from llmlite.tensor import QuantTensor
 
 X = Any  # see Operations
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A model's weights as the forward pass reads them.
-
-    Matrices are QuantTensors over the mapped file; vectors (norm gains, biases) float32 arrays.
-
-    Attributes:
-        token_embd: (V, D). output: (V, D), the same tensor when the embeddings are tied.
-        output_norm: (D,) gains of the last norm. output_norm_bias: (D,), or None.
-        frequencies: (rope_dim/2,) angles in radians by which one position turns each pair.
-        positions: float32 (n_ctx, D), a learned vector for each position, or None.
-        layers: for each layer its tensors by their names without "blk.N.".
-    """
-
-    token_embd: QuantTensor
-    output: QuantTensor
-    output_norm: np.ndarray
-    frequencies: np.ndarray
-    layers: tuple[dict[str, Any], ...]
-    output_norm_bias: np.ndarray | None = None
-    positions: np.ndarray | None = None
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Weights:
-        """Check every tensor's name and shape against `config`, and sort them by layer.
-
-        Raises:
-            ModelError: a tensor is missing, has another shape than the hyper-parameters give it, or
-                isn't one of this architecture: leaving it out would give wrong answers.
-        """
-        shapes = tensor_shapes(config)
-        required = required_tensors(config)
-        for name in shapes:
-            if name not in tensors and name in required:
-                raise ModelError.absent(name)
-        for name, tensor in tensors.items():
-            if name not in shapes:
-                raise ModelError(
-                    f"{name}: not a tensor of the {config.architecture.name} architecture",
-                    expected=f"only tensors of the {config.architecture.name} architecture",
-                    got=name,
-                )
-            if tuple(tensor.shape) != shapes[name]:
-                raise ModelError.at(name, f"shape {shapes[name]}", str(tuple(tensor.shape)))
-        usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
-        positions = tensors.get("position_embd.weight")
-        return cls(
-            token_embd=usable["token_embd.weight"],
-            output=usable.get("output.weight", usable["token_embd.weight"]),
-            output_norm=usable["output_norm.weight"],
-            frequencies=rope_frequencies(config, usable.get("rope_freqs.weight")),
-            layers=tuple(_layer(usable, f"blk.{i}.", config) for i in range(config.n_layer)),
-            output_norm_bias=usable.get("output_norm.bias"),
-            positions=None if positions is None else np.ascontiguousarray(positions.dequantize()),
-        )
-
-
-def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
-    """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
-    return tensor if len(tensor.shape) > 1 else np.ascontiguousarray(tensor.dequantize())
-
-
-def _layer(usable: Mapping[str, Any], prefix: str, config: ModelConfig) -> dict[str, Any]:
-    found = {name.removeprefix(prefix): value for name, value in usable.items() if name.startswith(prefix)}
-    for whole in config.architecture.fused:
-        for part in ("weight", "bias"):
-            found |= _split(whole, part, found.pop(f"{whole}.{part}"), config)
-    return found
-
-
-def _split(whole: str, part: str, tensor: Any, config: ModelConfig) -> dict[str, Any]:
-    """The rows of a fused tensor as the matrices or biases they stand for: views, no copies."""
-    found, at = {}, 0
-    for name in FUSED[whole]:
-        end = at + getattr(config, MATRICES[name][0])
-        if part == "bias":
-            found[f"{name}.bias"] = np.ascontiguousarray(tensor[at:end])
-        else:
-            found[f"{name}.weight"] = tensor.slice_rows(at, end)
-        at = end
-    return found
-
-
-def rope_frequencies(config: ModelConfig, factors: np.ndarray | None = None) -> np.ndarray:
-    """Return the angle by which RoPE turns each pair of elements from one position to the next.
-
-        frequency[i] = rope_scale * rope_base ** (-2i / rope_dim) / factors[i]
-
-    Args:
-        factors: the tensor `rope_freqs` of Llama 3.x, (rope_dim/2,) float32, or None.
-
-    Returns:
-        float32 (rope_dim/2,), in radians.
-
-    Raises:
-        ModelError: a factor that isn't a positive number.
-    """
-    if factors is not None and not (np.isfinite(factors) & (factors > 0)).all():
-        raise ModelError("rope_freqs.weight: expected positive numbers throughout")
-    exponents = np.arange(0, config.rope_dim, 2) / config.rope_dim
-    frequencies = config.rope_scale * config.rope_base**-exponents
-    return (frequencies if factors is None else frequencies / factors).astype(np.float32)
-
-
 class Operations(Protocol):
     """What the forward pass is made of. X is an executor's own: an array, or a note of one to come.
 
-    Their formulas stand in llmlite/engine/eager.py. Each works on any number of tokens.
+    Their formulas are in llmlite/engine/eager.py. Each works on any number of tokens.
     """
 
     def embed(self, w: QuantTensor, ids: Any) -> X:
         """Rows of w."""
 
-    def rms_norm(self, x: X, gain: np.ndarray, eps: float) -> X:
-        """Each row divided by its root mean square, times gain."""
+    def rms_norm(self, x: X, gain: np.ndarray | None, eps: float, width: int = 0) -> X:
+        """Each stretch of a row, as long as gain or `width`, divided by its root mean square, times gain."""
 
-    def layer_norm(self, x: X, gain: np.ndarray, bias: np.ndarray, eps: float) -> X:
+    def layer_norm(self, x: X, gain: np.ndarray, bias: np.ndarray | None, eps: float) -> X:
         """Each row less its mean, divided by its standard deviation, times gain, plus bias."""
 
     def positions(self, table: np.ndarray) -> X:
@@ -149,32 +45,47 @@ class Operations(Protocol):
     def matmul(self, w: QuantTensor, x: X, bias: np.ndarray | None = None) -> X:
         """x @ w.T + bias."""
 
-    def route(self, scores: X, n_used: int) -> Any:
-        """For each token the n_used experts with the highest scores, and how much each of them counts."""
+    def route(self, scores: X, spec: Experts, bias: np.ndarray | None = None) -> Any:
+        """For each token the experts that it goes through, and how much each of them counts."""
 
     def spread(self, x: X, routes: Any) -> X:
-        """Each token's row once for each of its experts, those of one expert behind each other."""
+        """Each token's row once for each of its experts, those of one expert next to each other."""
 
-    def expert_matmul(self, w: QuantTensor, x: X, routes: Any) -> X:
-        """Each row of `spread` times the matrix of its expert."""
+    def expert_matmul(self, w: QuantTensor, x: X, routes: Any, bias: np.ndarray | None = None) -> X:
+        """Each row of `spread` times the matrix of its expert, plus its bias."""
 
     def gather(self, x: X, routes: Any) -> X:
         """For each token the weighted sum of its rows of `spread`."""
 
-    def rope(self, x: X, n_head: int, frequencies: np.ndarray, pairs: str) -> X:
+    def rope(self, x: X, n_head: int, table: RopeTable) -> X:
         """Pairs of elements of each head turned by position * frequency."""
 
-    def attention(self, q: X, k: X, v: X, cache: LayerCache, n_head: int, scale: float) -> X:
+    def attention(self, q: X, k: X, v: X, layer: int, spec: Attention, sinks: np.ndarray | None) -> X:
         """Store k and v; for each query the values, weighted by how well their keys answer it."""
 
-    def silu_mul(self, gate: X, up: X) -> X:
-        """gate * sigmoid(gate) * up."""
+    def activate(self, kind: str, x: X, up: X | None = None) -> X:
+        """An activation (layers.ACTIVATIONS) of x, times up if it is given."""
 
-    def gelu(self, x: X) -> X:
-        """x times about the share of a normal distribution below x."""
+    def gate(self, x: X, by: X) -> X:
+        """x times the sigmoid of `by`, row by row; `by` has the width of x, or 1."""
 
     def add(self, a: X, b: X) -> X:
         """a + b."""
+
+    def add_row(self, x: X, row: np.ndarray) -> X:
+        """x + row, for every row of x."""
+
+    def scale(self, x: X, factor: float) -> X:
+        """x · factor."""
+
+    def softcap(self, x: X, cap: float) -> X:
+        """cap · tanh(x / cap)."""
+
+    def temperature(self, x: X, spec: Attention) -> X:
+        """Each row times 1 + scale · ln(floor(position / length) + 1)."""
+
+    def columns(self, x: X, start: int, width: int, stride: int = 0) -> X:
+        """Columns `start` … `start + width - 1` of each row, or of each stretch of `stride` columns."""
 
     def outputs(self, x: X) -> X:
         """Only the rows of those tokens whose logits are wanted."""
@@ -183,79 +94,177 @@ class Operations(Protocol):
         """x itself, known from now on as "name-layer"."""
 
 
-def forward(ops: Operations, weights: Weights, config: ModelConfig, cache: KVCache, ids: Any) -> X:
-    """Describe one step of the model: `ids` (T,) stand at the positions behind those in `cache`.
+@dataclass(frozen=True)
+class Block:
+    """What a layer's functions read: its number, record and tensors, and the angles it turns by."""
 
-    Returns what `ops` makes of it: from the eager executor the logits, float32 (n_outputs, V), of the
-    last tokens. Must agree with llama.cpp's graph (src/models/llama.cpp, qwen2.cpp); `ops.name` gives
+    ops: Operations
+    i: int
+    layer: Layer
+    w: Mapping[str, Any]
+    weights: Weights
+    is_last: bool
+
+    def name(self, x: X, name: str, heads: int | None = None) -> X:
+        """x, called "name-layer"."""
+        return self.ops.name(x, name, self.i, heads=heads)
+
+    def matmul(self, name: str, x: X) -> X:
+        """x @ W.T, plus the bias if the file has one: biases need no flag."""
+        return self.ops.matmul(self.w[f"{name}.weight"], x, self.w.get(f"{name}.bias"))
+
+    def has(self, name: str) -> bool:
+        """Whether the layer has a tensor of that name."""
+        return f"{name}.weight" in self.w
+
+    def norm(self, name: str, x: X) -> X:
+        """The norm of that name; x itself if the layer has none."""
+        if not self.has(name):
+            return x
+        gain, bias = self.w[f"{name}.weight"], self.w.get(f"{name}.bias")
+        return self.name(normed(self.ops, self.layer.norm, gain, bias, self.layer.eps, x), name)
+
+
+def normed(ops: Operations, kind: str, gain: np.ndarray, bias: np.ndarray | None, eps: float, x: X) -> X:
+    """RMSNorm ("rms") or LayerNorm ("layer")."""
+    return ops.rms_norm(x, gain, eps) if kind == "rms" else ops.layer_norm(x, gain, bias, eps)
+
+
+def forward(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) -> X:
+    """Describe one step of the model: `ids` (T,) are at the positions that the executor knows.
+
+    Returns what `ops` makes of it: from the eager executor the logits, float32 (n_outputs, V), or of an
+    encoder the last states, (n_outputs, D). Must agree with llama.cpp's graph (src/models); `ops.name` gives
     each result the name it has there.
     """
-    x = ops.name(ops.embed(weights.token_embd, ids), "embd")  # (T, D)
+    x = embeddings(ops, weights, config, ids)  # (T, D)
+    for i, (layer, w) in enumerate(zip(config.layers, weights.layers)):
+        x = block(Block(ops, i, layer, w, weights, i == config.n_layer - 1), x)
+    x = outer_norm(ops, weights, config, "output_norm", "result_norm", x)
+    return logits(ops, weights, config, x) if weights.output is not None else x
+
+
+def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) -> X:
+    """The rows of the embedding, with what the model adds to them: (T, D)."""
+    x = ops.name(ops.embed(weights.token_embd, ids), "embd")
+    if config.embedding_scale != 1:
+        x = ops.name(ops.scale(x, config.embedding_scale), "inp_scaled")
+    if config.n_token_types:  # of the first kind, as in a single text
+        x = ops.add_row(x, weights.outer["token_types.weight"].rows(np.array([0]))[0])
     if weights.positions is not None:
         x = ops.name(ops.add(x, ops.positions(weights.positions)), "inpL")
-    for layer, w in enumerate(weights.layers):
-        x = ops.add(x, _attention(ops, w, weights.frequencies, config, cache[layer], x))
-        if layer == config.n_layer - 1:
-            x = ops.outputs(x)  # nothing after this mixes tokens: keep those whose logits are wanted
-        x = ops.name(x, "ffn_inp", layer)
-        x = ops.add(x, _feed_forward(ops, w, config, layer, x))
-        x = ops.name(x, "l_out", layer)
-    x = norm(ops, weights.output_norm, weights.output_norm_bias, config.rms_eps, x)
-    return ops.name(ops.matmul(weights.output, ops.name(x, "result_norm")), "result_output")  # (n_outputs, V)
+    return outer_norm(ops, weights, config, "token_embd_norm", "inp_norm", x)
 
 
-def norm(ops: Operations, gain: np.ndarray, bias: np.ndarray | None, eps: float, x: X) -> X:
-    """LayerNorm where the file has a bias for it, RMSNorm elsewhere."""
-    return ops.rms_norm(x, gain, eps) if bias is None else ops.layer_norm(x, gain, bias, eps)
+def outer_norm(ops: Operations, weights: Weights, config: ModelConfig, tensor: str, name: str, x: X) -> X:
+    """A norm outside the layers; x itself if the model has none of that name."""
+    if f"{tensor}.weight" not in weights.outer:
+        return x
+    gain, bias = weights.outer[f"{tensor}.weight"], weights.outer.get(f"{tensor}.bias")
+    return ops.name(normed(ops, config.architecture.norm, gain, bias, config.rms_eps, x), name)
 
 
-def _layer_norm(ops: Operations, w: Mapping, name: str, config: ModelConfig, layer: int, x: X) -> X:
-    return ops.name(norm(ops, w[f"{name}.weight"], w.get(f"{name}.bias"), config.rms_eps, x), name, layer)
+def logits(ops: Operations, weights: Weights, config: ModelConfig, x: X) -> X:
+    """A score for every token of the vocabulary: (n_outputs, V)."""
+    assert weights.output is not None
+    x = ops.matmul(weights.output, x, weights.outer.get("output.bias"))
+    if config.logit_scale != 1:
+        x = ops.scale(x, config.logit_scale)
+    if config.final_softcap:
+        x = ops.softcap(x, config.final_softcap)
+    return ops.name(x, "result_output")
 
 
-def _attention(
-    ops: Operations, w: Mapping, frequencies: np.ndarray, config: ModelConfig, cache: LayerCache, x: X
-) -> X:
-    layer, H, K = cache.layer, config.n_head, config.n_head_kv
-    x = _layer_norm(ops, w, "attn_norm", config, layer, x)
-    q = _matmul(ops, w, "attn_q", x)  # (T, H*Dh)
-    k = _matmul(ops, w, "attn_k", x)  # (T, K*Dh)
-    v = ops.name(_matmul(ops, w, "attn_v", x), "Vcur", layer, heads=K)
-    if "attn_q_norm.weight" in w:  # each head by itself
-        q = ops.name(ops.rms_norm(q, w["attn_q_norm.weight"], config.rms_eps), "Qcur_normed", layer, heads=H)
-        k = ops.name(ops.rms_norm(k, w["attn_k_norm.weight"], config.rms_eps), "Kcur_normed", layer, heads=K)
-    if config.rope_dim:
-        pairs = config.architecture.rope_pairs
-        q, k = ops.rope(q, H, frequencies, pairs), ops.rope(k, K, frequencies, pairs)
-    q, k = ops.name(q, "Qcur", layer, heads=H), ops.name(k, "Kcur", layer, heads=K)
-    x = ops.attention(q, k, v, cache, H, config.attention_scale)  # (T, H*Dh)
-    return ops.name(_matmul(ops, w, "attn_output", ops.name(x, "kqv_out", layer)), "attn_out", layer)
+def block(b: Block, x: X) -> X:
+    """One layer: what mixes tokens, then what works on each alone; each is added to what came in."""
+    ops, layer = b.ops, b.layer
+    inner = b.norm("attn_norm", x)
+    read = b.norm("attn_norm_2", x) if b.has("attn_norm_2") else inner
+    mixed = _branch(b, "post_attention_norm", MIXERS[type(layer.mixer)](b, read))
+    if b.is_last:  # nothing after this mixes tokens: keep those whose logits are wanted
+        x, mixed = ops.outputs(x), ops.outputs(mixed)
+        inner = ops.outputs(inner) if layer.parallel else inner
+    if layer.parallel:
+        read = b.norm("ffn_norm", x) if b.has("ffn_norm") else inner
+        after = _branch(b, "post_ffw_norm", feed_forward(b, read))
+        return b.name(ops.add(ops.add(x, mixed), after), "l_out")
+    x = b.name(b.norm("attn_output_norm", ops.add(x, mixed)), "ffn_inp")
+    if layer.feed_forward is not None:
+        after = _branch(b, "post_ffw_norm", feed_forward(b, b.norm("ffn_norm", x)))
+        x = b.norm("layer_output_norm", ops.add(x, after))
+    return b.name(x, "l_out")
 
 
-def _feed_forward(ops: Operations, w: Mapping, config: ModelConfig, layer: int, x: X) -> X:
-    x = _layer_norm(ops, w, "ffn_norm", config, layer, x)
-    if config.n_expert:
-        return _experts(ops, w, config, layer, x)
-    up = ops.name(_matmul(ops, w, "ffn_up", x), "ffn_up", layer)  # (T, F)
-    if "ffn_gate.weight" in w:
-        gate = ops.name(_matmul(ops, w, "ffn_gate", x), "ffn_gate", layer)
-        x = ops.name(ops.silu_mul(gate, up), "ffn_swiglu", layer)
+def _branch(b: Block, norm: str, x: X) -> X:
+    """The end of a branch: its norm, if there is one, and its scale."""
+    x = b.norm(norm, x)
+    return x if b.layer.residual_scale == 1 else b.ops.scale(x, b.layer.residual_scale)
+
+
+def attention(b: Block, x: X) -> X:
+    """Softmax attention: (T, D) -> (T, D)."""
+    ops, spec = b.ops, b.layer.mixer
+    H, K = spec.n_head, spec.n_head_kv
+    q = b.matmul("attn_q", x)  # (T, H*Dk)
+    k = b.matmul("attn_k", x)  # (T, K*Dk)
+    v = b.name(b.matmul("attn_v", x), "Vcur", heads=K)
+    q, k = head_norm(b, "attn_q_norm", q, "Qcur_normed", H), head_norm(b, "attn_k_norm", k, "Kcur_normed", K)
+    if spec.rope is not None:
+        table = b.weights.ropes[spec.rope]
+        q, k = ops.rope(q, H, table), ops.rope(k, K, table)
+    if spec.temperature_scale:
+        q = ops.temperature(q, spec)
+    q, k = b.name(q, "Qcur", heads=H), b.name(k, "Kcur", heads=K)
+    x = ops.attention(q, k, v, b.i, spec, b.w.get("attn_sinks.weight"))  # (T, H*Dv)
+    x = b.norm("attn_sub_norm", b.name(x, "kqv_out"))
+    return b.name(b.matmul("attn_output", x), "attn_out")
+
+
+def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
+    """RMSNorm of each head by itself, or of the whole row: the gain's length says which."""
+    gain = b.w.get(f"{tensor}.weight")
+    return x if gain is None else b.name(b.ops.rms_norm(x, gain, b.layer.eps), name, heads=n_head)
+
+
+def feed_forward(b: Block, x: X) -> X:
+    """What works on each token alone: (T, D) -> (T, D)."""
+    spec = b.layer.feed_forward
+    assert spec is not None
+    return experts(b, spec, x) if isinstance(spec, Experts) else dense(b, spec, x)
+
+
+def dense(b: Block, spec: FeedForward, x: X, suffix: str = "") -> X:
+    """One network, gated or not; `suffix` of its tensors' names."""
+    up = b.name(b.matmul(f"ffn_up{suffix}", x), f"ffn_up{suffix}")  # (T, F)
+    if spec.gated:
+        gate = b.name(b.matmul(f"ffn_gate{suffix}", x), f"ffn_gate{suffix}")
+        x = b.ops.activate(spec.activation, gate, up)
+        x = b.name(x, f"ffn_swiglu{suffix}" if spec.activation == "silu" else f"ffn_act{suffix}")
     else:
-        x = ops.name(ops.gelu(up), "ffn_gelu", layer)
-    return ops.name(_matmul(ops, w, "ffn_down", x), "ffn_out", layer)  # (T, D)
+        name = "ffn_gelu" if spec.activation == "gelu" else "ffn_act"
+        x = b.name(b.ops.activate(spec.activation, up), f"{name}{suffix}")
+    x = b.norm(f"ffn_sub_norm{suffix}", x)
+    return b.name(b.matmul(f"ffn_down{suffix}", x), f"ffn_out{suffix}")  # (T, D)
 
 
-def _experts(ops: Operations, w: Mapping, config: ModelConfig, layer: int, x: X) -> X:
-    """A mixture: each token goes through the experts its scores are highest for. S is T * n_expert_used."""
-    scores = ops.name(ops.matmul(w["ffn_gate_inp.weight"], x), "ffn_moe_logits", layer)  # (T, n_expert)
-    routes = ops.route(scores, config.n_expert_used)
+def experts(b: Block, spec: Experts, x: X) -> X:
+    """A mixture: each token goes through the experts that its scores choose. S is T * n_used."""
+    ops, w, inner = b.ops, b.w, x
+    scores = b.name(b.matmul("ffn_gate_inp", x), "ffn_moe_logits")  # (T, n_expert)
+    routes = ops.route(scores, spec, w.get("exp_probs_b.bias"))
     x = ops.spread(x, routes)  # (S, D)
-    gate = ops.expert_matmul(w["ffn_gate_exps.weight"], x, routes)  # (S, F)
-    up = ops.expert_matmul(w["ffn_up_exps.weight"], x, routes)
-    x = ops.expert_matmul(w["ffn_down_exps.weight"], ops.silu_mul(gate, up), routes)  # (S, D)
-    return ops.name(ops.gather(x, routes), "ffn_moe_out", layer)  # (T, D)
+
+    def matmul(name: str, x: X) -> X:
+        return ops.expert_matmul(w[f"{name}_exps.weight"], x, routes, w.get(f"{name}_exps.bias"))
+
+    x = ops.activate(spec.activation, matmul("ffn_gate", x), matmul("ffn_up", x))  # (S, F)
+    x = b.name(ops.gather(matmul("ffn_down", x), routes), "ffn_moe_out")  # (T, D)
+    if not spec.n_ff_shared:
+        return x
+    shared = dense(b, FeedForward(n_ff=spec.n_ff_shared, activation=spec.activation), inner, "_shexp")
+    if "ffn_gate_inp_shexp.weight" in w:
+        shared = ops.gate(shared, ops.matmul(w["ffn_gate_inp_shexp.weight"], inner))
+    return b.name(ops.add(x, shared), "ffn_out")
 
 
-def _matmul(ops: Operations, w: Mapping, name: str, x: X) -> X:
-    """x @ W.T, plus the bias if the file has one: biases need no flag."""
-    return ops.matmul(w[f"{name}.weight"], x, w.get(f"{name}.bias"))
+MIXERS = {Attention: attention}  # a layer's record -> the function that mixes its tokens

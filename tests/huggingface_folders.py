@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from llmlite.architectures import ARCHITECTURES
-from llmlite.huggingface.names import LAYER_NAMES, OUTER_NAMES
 from tests.tiny_models import CHATML, SPECIALS, TinyModel, vocabulary
 
 QWEN2_SPLIT = (
@@ -82,15 +81,14 @@ def their_arrays(model: TinyModel) -> dict[str, np.ndarray]:
         "attn_q": model.metadata[f"{architecture}.attention.head_count"],
         "attn_k": model.metadata[f"{architecture}.attention.head_count_kv"],
     }
-    back = {new: old for old, new in (OUTER_NAMES | LAYER_NAMES).items()}
+    names = ARCHITECTURES[architecture].names
     found = {}
     for name, array in model.arrays.items():
-        *layer, stem, kind = name.split(".")
-        prefix = f"model.layers.{layer[1]}." if layer else ""
+        stem = name.split(".")[-2]
         if stem in heads and ARCHITECTURES[architecture].rope_pairs == "norm":
             rows = array.reshape(heads[stem], -1, 2, *array.shape[1:])  # (H, Dh/2, 2, ...)
             array = np.concatenate([rows[:, :, 0], rows[:, :, 1]], axis=1).reshape(array.shape)
-        found[f"{prefix}{back[stem]}.{kind}"] = array
+        found[names.old(name)] = array
     return found
 
 

@@ -11,7 +11,6 @@ import pytest
 import llmlite as ll
 from llmlite import resources
 from llmlite.bench import checks, environment
-from llmlite.errors import LlmliteError
 
 
 def finding(topic: str, **options: object) -> checks.Finding:
@@ -74,15 +73,15 @@ def test_a_full_memory_a_full_disk_and_a_cache_that_cant_be_written(
 
 
 def test_damaged_data_and_kernels_that_dont_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmlite.engine import jit
+    from llmlite.engine.jit import Kernel, KernelError
 
     monkeypatch.setattr(resources, "damaged_data", lambda: ["tales-f16.gguf: its bytes differ"])
     assert checks.wrong(checks.examine(("files",)))[0].startswith("bundled data: tales-f16.gguf: its bytes")
 
-    def broken(_module: str, _name: str) -> None:
-        raise LlmliteError("no compiler")
+    def broken(_kernel: Kernel) -> int:
+        raise KernelError("no compiler")
 
-    monkeypatch.setattr(jit, "kernel", broken)
+    monkeypatch.setattr(Kernel, "address", property(broken))
     assert "NumPy runs the models" in finding("compiler", groups=("kernels",)).remedy
 
 

@@ -11,8 +11,9 @@ from llmlite.config import ModelConfig
 from llmlite.engine import eager, make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.kv_cache import KVCache
+from llmlite.layers import Attention, FeedForward, Layer, Rope
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import Weights
+from llmlite.weights import RopeTable, Weights
 from tests.tiny_models import tiny_model
 
 RANDOM = np.random.default_rng(0)
@@ -81,19 +82,26 @@ def rotated(x: np.ndarray, position: int, frequencies: np.ndarray, partner: np.n
 def test_rope_turns_pairs(pairs: str, n: int) -> None:
     x, frequencies = normal(3, 2 * 8), np.linspace(1, 0.01, n, dtype=np.float32)
     partner = np.arange(1, 2 * n, 2) if pairs == "norm" else np.arange(n, 2 * n)
-    got = Eager(5, 1).rope(x, 2, frequencies, pairs).reshape(3, 2, 8)
+    table = RopeTable(Rope(dim=2 * n, pairs=pairs), frequencies)
+    got = Eager(5, 1).rope(x, 2, table).reshape(3, 2, 8)
     for t in range(3):
         for head in range(2):
             expected = rotated(x.reshape(3, 2, 8)[t, head], 5 + t, frequencies, partner)
             np.testing.assert_allclose(got[t, head], expected, rtol=1e-5, atol=1e-6)
 
 
+def one_layer(mixer: Attention) -> SimpleNamespace:
+    """What a cache reads of the configuration of a model with this one layer."""
+    return SimpleNamespace(layers=(Layer(mixer=mixer, feed_forward=FeedForward(n_ff=32)),))
+
+
 def test_attention_is_softmax_over_the_past() -> None:
     T, H, K, Dh = 6, 4, 2, 8
     q, k, v = normal(T, H * Dh), normal(T, K * Dh), normal(T, K * Dh)
-    cache = KVCache(SimpleNamespace(n_layer=1, n_head_kv=K, head_size=Dh), T)[0]
+    spec = Attention(n_head=H, n_head_kv=K, key_size=Dh, value_size=Dh, scale=0.5)
     trace: dict[str, np.ndarray] = {}
-    got = Eager(0, 1, trace).attention(q, k, v, cache, H, 0.5).reshape(T, H, Dh)
+    cache = KVCache(one_layer(spec), T)
+    got = Eager(0, 1, trace, cache).attention(q, k, v, 0, spec).reshape(T, H, Dh)
     for t in range(T):
         for head in range(H):
             past = slice(head // 2 * Dh, head // 2 * Dh + Dh)
@@ -106,10 +114,10 @@ def test_attention_is_softmax_over_the_past() -> None:
             assert not trace["kq_soft_max-0"][head, t, t + 1 :].any()
 
 
-def test_silu_mul_is_its_formula_without_a_warning() -> None:
+def test_gated_silu_is_its_formula_without_a_warning() -> None:
     gate = np.array([[-200.0, -1.0, 0.0, 3.0]], np.float32)
     with np.errstate(all="raise", under="ignore"):
-        got = Eager(0, 1).silu_mul(gate, np.full_like(gate, 2))
+        got = Eager(0, 1).activate("silu", gate, np.full_like(gate, 2))
     np.testing.assert_allclose(got, [[0, -2 / (1 + np.e), 0, 6 / (1 + np.exp(-3))]], rtol=1e-6)
 
 
@@ -150,7 +158,7 @@ def test_an_interrupted_step_leaves_the_cache_as_it_was(monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Eager, "silu_mul", interrupt)
+        patch.setattr(Eager, "activate", interrupt)
         executor([4, 5], cache, n_outputs=1)
     assert cache.ids == [1, 2]
     np.testing.assert_array_equal(executor([3], cache, n_outputs=1), expected)

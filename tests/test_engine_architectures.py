@@ -10,10 +10,11 @@ import pytest
 from llmlite.config import ModelConfig
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.engine.planned import PlannedExecutor
-from llmlite.errors import ModelError, UnsupportedError
+from llmlite.errors import ContextOverflowError, ModelError, UnsupportedError
 from llmlite.kv_cache import KVCache
+from llmlite.layers import ACTIVATIONS, Experts
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import Weights
+from llmlite.weights import Weights
 
 from .test_engine import close, computed, ids_of, normal, quantized_activations, random_weights, weights_of
 from .tiny_models import tiny_model
@@ -23,7 +24,14 @@ ARCHITECTURES = [
     ("llama", {"n_expert": 4}),
     ("qwen3moe", {"n_expert": 6, "n_expert_used": 3}),
     ("gpt2", {"n_head_kv": 4}),
+    ("gemma2", {}),
+    ("gemma3", {"n_layer": 7}),
 ]
+
+
+def mixture(n_expert: int, n_used: int) -> Experts:
+    """A softmax over the chosen experts."""
+    return Experts(n_expert=n_expert, n_used=n_used, n_ff=64)
 
 
 def test_layer_norm_equals_the_eager_one() -> None:
@@ -39,10 +47,12 @@ def test_rms_norm_of_each_head_by_itself_equals_the_eager_one() -> None:
     close(want[:, 64:128], Eager(0, 0).rms_norm(x[:, 64:128], gain, 1e-5))
 
 
-def test_gelu_equals_the_eager_one_also_far_out() -> None:
-    x = normal(3, 64) * 4
+@pytest.mark.parametrize("kind", [kind for kind in ACTIVATIONS if kind != "swiglu_oai"])  # is a gated one
+@pytest.mark.parametrize("width", [64, 37])
+def test_activations_without_a_gate_equal_the_eager_ones_also_far_out(kind: str, width: int) -> None:
+    x = normal(3, width) * 4
     x[0, :5] = -200, 200, -11, 1e-6, 0
-    close(computed(lambda ops, x: ops.gelu(x), x), Eager(0, 0).gelu(x))
+    close(computed(lambda ops, x: ops.activate(kind, x), x), Eager(0, 0).activate(kind, x))
 
 
 def test_positions_are_rows_of_their_table() -> None:
@@ -60,11 +70,11 @@ def test_expert_matmul_equals_numpy_on_the_same_bytes(type_name: str, T: int) ->
     router, x = QuantTensor.quantize(normal(n_expert, columns), "F32", "router"), normal(T, columns)
 
     def build(ops: Any, x: Any) -> Any:
-        routes = ops.route(ops.matmul(router, x), n_used)
+        routes = ops.route(ops.matmul(router, x), mixture(n_expert, n_used))
         return ops.expert_matmul(w, ops.spread(x, routes), routes)
 
     eager = Eager(0, 0)
-    routes = eager.route(eager.matmul(router, x), n_used)
+    routes = eager.route(eager.matmul(router, x), mixture(n_expert, n_used))
     exact = x if w.type.block_size == 1 else quantized_activations(x).astype(np.float32)
     close(computed(build, x), eager.expert_matmul(w, eager.spread(exact, routes), routes))
 
@@ -74,7 +84,7 @@ def test_rows_spread_over_experts_gather_to_their_weighted_sum(n_used: int) -> N
     router, x = QuantTensor.quantize(normal(5, 64), "F32", "router"), normal(30, 64)
 
     def build(ops: Any, x: Any) -> Any:
-        routes = ops.route(ops.matmul(router, x), n_used)
+        routes = ops.route(ops.matmul(router, x), mixture(5, n_used))
         return ops.gather(ops.spread(x, routes), routes)
 
     close(computed(build, x), x)  # the weights of a token sum to 1
@@ -88,7 +98,7 @@ def test_of_equal_scores_the_first_experts_are_chosen() -> None:
     x = normal(3, 64)
 
     def build(ops: Any, x: Any) -> Any:
-        routes = ops.route(ops.matmul(router, x), 2)
+        routes = ops.route(ops.matmul(router, x), mixture(4, 2))
         return ops.expert_matmul(w, ops.spread(x, routes), routes)
 
     want = x @ w.dequantize()[:2, 0].T  # (3, 2)
@@ -123,7 +133,7 @@ def test_a_token_reads_only_the_experts_it_uses() -> None:
 
 def test_positions_beyond_those_learned_are_refused() -> None:
     weights, config = weights_of(architecture="gpt2", n_head_kv=4, n_ctx=32)
-    with pytest.raises(ValueError, match="32 positions"):
+    with pytest.raises(ContextOverflowError, match="33 positions: the model knows 32"):
         PlannedExecutor(weights, config)(ids_of(config, 33), KVCache(config, 64), n_outputs=1)
 
 

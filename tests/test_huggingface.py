@@ -260,7 +260,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
         "quantization_config: only models",
     ),
     ("config.json", lambda c: [c], GGUFError, "JSON at byte 0: expected an object"),
-    ("tokenizer.json", put("model", "type", "Unigram"), UnsupportedError, "type 'Unigram'; only BPE"),
+    ("tokenizer.json", put("model", "type", "WordLevel"), UnsupportedError, "type 'WordLevel'; BPE, Uni"),
     ("tokenizer.json", put("model", []), TokenizerError, r"model: expected an object, got \[\]"),
     (
         "tokenizer.json",
@@ -294,13 +294,20 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
         UnsupportedError,
         "a normalizer 'Lowercase'",
     ),
-    ("tokenizer.json", put("pre_tokenizer", None), UnsupportedError, "doesn't end in ByteLevel"),
+    ("tokenizer.json", put("pre_tokenizer", None), UnsupportedError, "has no ByteLevel"),
     ("tokenizer.json", put("pre_tokenizer", "add_prefix_space", True), UnsupportedError, "doesn't know"),
     (
         "tokenizer.json",
         put("post_processor", {"type": "BertProcessing"}),
+        TokenizerError,
+        "post_processor.cls: expected a text and its id",
+    ),
+    ("tokenizer.json", put("model", "type", "Unigram"), TokenizerError, "model.vocab: expected a list of"),
+    (
+        "tokenizer.json",
+        put("post_processor", {"type": "Other"}),
         UnsupportedError,
-        "'BertProcessing'",
+        "a post_processor 'Other'",
     ),
     (
         "tokenizer.json",

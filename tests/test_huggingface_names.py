@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from llmlite import gguf
-from llmlite.architectures import ARCHITECTURES, EXPERTS
+from llmlite.architectures import EXPERTS, by_class
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface import convert_folder
-from llmlite.huggingface.names import BY_CLASS
 from tests.huggingface_folders import safetensors, tokenizer_of, write_json
 from tests.tiny_models import TinyModel, tiny_model
 
@@ -51,8 +50,8 @@ def model_of(model_class: str) -> TinyModel:
 
 def arrays_of(model_class: str, model: TinyModel) -> dict[str, np.ndarray]:
     """The way back of what conversion does."""
-    names, found = BY_CLASS[model_class], {}
-    pairs = ARCHITECTURES[MODELS[model_class][0]].rope_pairs
+    entry, found = by_class(model_class), {}
+    names, pairs = entry.class_names.get(model_class, entry.names), entry.rope_pairs
     for name, array in model.arrays.items():
         stem, old = name.split(".")[-2], names.old(name)
         if stem.removesuffix("_exps") in EXPERTS and array.ndim == 3:

@@ -113,7 +113,9 @@ def test_a_scale_of_infinity_ends_in_a_number_not_in_an_error() -> None:
     tensor = lab.model.gguf.tensors[flip.TENSOR]
     scale = int(tensor.block(0).bytes[:2].view("<u2")[0])
     infinite = [bit for bit in range(10, 15) if not scale >> bit & 1]
-    assert lab._kl(lab.changed(flip.flipped(tensor, 0, infinite))) == np.inf
+    model = lab.changed(flip.flipped(tensor, 0, infinite))
+    assert lab._kl(model) == np.inf
+    assert lab._tell(model.gguf) == ""
 
 
 def test_n_same_counts_up_to_the_first_difference() -> None:

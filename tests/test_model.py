@@ -159,7 +159,7 @@ def test_an_interrupt_leaves_the_model_usable(model: Model, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Eager, "silu_mul", interrupt)
+        patch.setattr(Eager, "activate", interrupt)
         list(generation)
     assert model.generate("the sea", max_tokens=8, temperature=0) == expected
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite.engine.plan import Plan
+from llmlite.engine.plan import Piece, Plan
 from llmlite.model import Model
 from tests.tiny_models import tiny_model
 
@@ -103,9 +103,12 @@ def test_a_shared_beginning_is_not_read_again(model: Model, monkeypatch: pytest.
     model._next_logits(IDS)
     read = []
     run = Plan.run
-    monkeypatch.setattr(
-        Plan, "run", lambda self, ids, *a, **step: read.append(len(ids)) or run(self, ids, *a, **step)
-    )
+
+    def noted(self: Plan, pieces: list[Piece], **step: object) -> np.ndarray:
+        read.extend(len(piece.ids) for piece in pieces)
+        return run(self, pieces, **step)
+
+    monkeypatch.setattr(Plan, "run", noted)
     for end, logits in fresh.items():
         reused, got = model._next_logits([*IDS[:end], 1, 2])
         assert (reused, read) == (end, [2])
@@ -180,11 +183,11 @@ def test_an_interrupt_between_two_chunks_of_a_prompt_leaves_what_was_read(
     steps = []
     run = Plan.run
 
-    def second_fails(self: Plan, ids: list[int], *args: object, **step: int) -> np.ndarray:
-        steps.append(len(ids))
+    def second_fails(self: Plan, pieces: list[Piece], **step: object) -> np.ndarray:
+        steps.append(sum(len(piece.ids) for piece in pieces))
         if len(steps) == 2:
             raise KeyboardInterrupt
-        return run(self, ids, *args, **step)
+        return run(self, pieces, **step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Plan, "run", second_fails)

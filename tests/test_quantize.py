@@ -13,6 +13,7 @@ from llmlite.mixes import FILE_TYPES, fitted, is_quantized
 from llmlite.quantize import plan, quantize_file, read_imatrix
 from llmlite.tensor import QuantTensor
 from tests.skeleton import skeleton
+from tests.tiny_models import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +192,18 @@ def test_a_file_that_is_no_importance_matrix_is_refused(small: Path) -> None:
 def test_every_file_type_can_be_planned(small: Path, file_type: str) -> None:
     importances = {row.name: np.ones(_width(small, row.name), np.float32) for row in plan(small, "Q8_0")}
     assert len(plan(small, file_type, imatrix=importances)) == 4 * 9 + 2
+
+
+def test_requantizing_gives_what_quantizing_the_dequantized_weights_gives(tmp_path: Path) -> None:
+    once, twice = tmp_path / "once.gguf", tmp_path / "twice.gguf"
+    tiny_model().write(once, "Q4_1")
+    with pytest.raises(UnsupportedError, match="Q4_1 already.*requantize"):
+        quantize_file(once, twice, "Q5_0")
+    assert not twice.exists()
+    rows = quantize_file(once, twice, "Q5_0", requantize=True)
+    with gguf.read(once) as source, gguf.read(twice) as made:
+        changed = [row for row in rows if row.source != row.target]
+        assert changed
+        for row in changed:
+            expected = QuantTensor.quantize(source.tensors[row.name].dequantize(), row.target.name, row.name)
+            assert np.array_equal(made.tensors[row.name].blocks, expected.blocks), row.name

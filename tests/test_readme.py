@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmlite import cli, resources
+from llmlite.catalog import PACKAGED
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,6 +42,14 @@ def test_the_commands_parse() -> None:
 def test_every_command_named_exists() -> None:
     named = set(re.findall(r"`llmlite ([a-z]+)", TEXT))
     assert named and named <= set(cli.COMMANDS)
+
+
+def test_the_models_that_can_be_pulled_are_those_of_the_table() -> None:
+    rows = re.findall(r"^\| `([\w.-]+)` \| (.*), (\w+) \| (\d+) MB \| (.*?) \|", TEXT, re.M)
+    assert rows == [
+        (model.name, model.title, model.type, f"{model.n_bytes_to_fetch / 1e6:.0f}", model.licence)
+        for model in PACKAGED.values()
+    ]
 
 
 def test_every_make_goal_named_exists() -> None:

@@ -1,4 +1,4 @@
-"""Where bundled files and made files are: environment variables, unwritable homes, two processes at once."""
+"""Where bundled files and made files are: names, damage, two processes at once. The folder: test_cache.py."""
 
 from __future__ import annotations
 
@@ -14,99 +14,6 @@ from llmlite import resources
 from llmlite.errors import LlmliteError
 
 ROOT = Path(__file__).resolve().parent.parent
-# root may write anywhere, so "unwritable" is played with a file where a folder is needed
-BLOCKED = "blocked"
-
-
-@pytest.fixture
-def blocked(tmp_path: Path) -> Path:
-    """A path under which no folder can be made."""
-    (tmp_path / BLOCKED).write_text("a file", encoding="utf-8")
-    return tmp_path / BLOCKED / "cache"
-
-
-@pytest.fixture(autouse=True)
-def _forget_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "_fallback", None)
-
-
-def test_llmlite_cache_wins_and_is_created(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path / "a" / "b"))
-    assert resources.cache_dir() == tmp_path / "a" / "b"
-    assert resources.cache_dir().is_dir()
-
-
-def test_llmlite_cache_that_cannot_be_written_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, blocked: Path
-) -> None:
-    monkeypatch.setenv("LLMLITE_CACHE", str(blocked))
-    with pytest.raises(LlmliteError, match="LLMLITE_CACHE=.*can't be written"):
-        resources.cache_dir()
-
-
-@pytest.mark.skipif(
-    sys.platform in ("win32", "darwin"), reason="XDG base directories are for the other systems"
-)
-def test_xdg_cache_home_is_followed_only_when_absolute(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("LLMLITE_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert resources.cache_dir() == tmp_path / "xdg" / "llmlite"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert resources.cache_dir() == tmp_path / ".cache" / "llmlite"
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("darwin", {}, "Library/Caches/llmlite"),
-        ("win32", {}, "AppData/Local/llmlite/Cache"),
-        ("win32", {"LOCALAPPDATA": "somewhere"}, "somewhere/llmlite/Cache"),
-    ],
-)
-def test_other_systems_have_their_own_place(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, variables: dict[str, str], expected: str
-) -> None:
-    monkeypatch.setattr(resources.sys, "platform", platform)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(tmp_path / value))
-    assert resources._usual_cache() == tmp_path / expected
-
-
-def test_unwritable_home_falls_back_to_a_private_folder_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blocked: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("LLMLITE_CACHE", raising=False)
-    monkeypatch.setattr(resources, "_usual_cache", lambda: blocked)
-    monkeypatch.setattr(resources.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = resources.cache_dir()
-    assert folder.parent == tmp_path
-    assert resources.cache_dir() == folder
-    message = capsys.readouterr().err
-    assert message.count("can't be written") == 1, "said once, not each time"
-    assert "LLMLITE_CACHE" in message
-    if hasattr(os, "getuid"):
-        assert folder.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="permission bits are POSIX")
-def test_a_fallback_that_others_may_write_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o777)
-    assert resources._private(shared) != shared
-
-
-def test_a_link_is_not_used_as_fallback(tmp_path: Path) -> None:
-    (tmp_path / "target").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    assert resources._private(tmp_path / "link") != tmp_path / "link"
 
 
 def test_a_wrong_model_name_says_what_there_is() -> None:
@@ -145,6 +52,29 @@ def test_a_failed_quantization_leaves_nothing(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(LlmliteError):
         resources.model_path("tales:NOSUCH")
     assert list(tmp_path.rglob("*.gguf*")) == list(tmp_path.rglob("*.part")) == []
+
+
+def test_a_damaged_sibling_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path))
+    path = resources.model_path("tales:Q8_0")
+    right = path.read_bytes()
+    for wrong in (right[:-1] + bytes([right[-1] ^ 1]), right[:1000], b""):
+        path.write_bytes(wrong)
+        assert resources.model_path("tales:Q8_0").read_bytes() == right
+        assert "is damaged; it is made again" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="permission bits are POSIX")
+def test_a_sibling_that_others_may_write_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path))
+    path = resources.model_path("tales:Q8_0")
+    path.chmod(0o666)
+    assert resources.model_path("tales:Q8_0").stat().st_mode & 0o022 == 0
+    assert "may be written by others" in capsys.readouterr().err
 
 
 def test_processes_that_race_for_a_sibling_all_get_a_whole_one(tmp_path: Path) -> None:

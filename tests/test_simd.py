@@ -59,7 +59,7 @@ import numpy as np
 from llmlite.tensor import QuantTensor
 from llmlite.bench.ladder import exact_activations, product, random_matrix
 from llmlite.engine.families import FAMILIES
-from llmlite.engine.plan import Plan
+from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 
@@ -80,10 +80,10 @@ def at_the_brink(w, end):
 
 def of_many(w, x):
     # as a prompt is read: rows unpacked into tiles, one token more than some of these take at a time
-    recorder = Recorder(max_tokens=len(x), max_outputs=1, n_threads=2, kv_itemsize=4)
+    recorder = Recorder(max_tokens=len(x), max_outputs=1, n_threads=2)
     plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
     with plan.lock:
-        return plan.run(range(len(x)), 1, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0).copy()
+        return plan.run([Piece(range(len(x)))]).copy()
 
 
 for type_id, family in FAMILIES.items():

@@ -25,7 +25,7 @@ def metadata(**changes: Any) -> dict[str, Any]:
     ("changes", "words"),
     [
         ({"model": None}, "tokenizer.ggml.model: missing"),
-        ({"model": "rwkv"}, "unknown tokenizer 'rwkv'; known: gpt2, llama, bert"),
+        ({"model": "rwkv"}, "unknown tokenizer 'rwkv'; known: gpt2, llama, bert, t5, gemma4"),
         ({"pre": "klingon"}, "unknown pre-tokenizer 'klingon'.*gpt-2.*llama-bpe.*qwen2"),
         ({"pre": 7}, "tokenizer.ggml.pre: expected a string, got int"),
         ({"pre": np.zeros(2)}, "tokenizer.ggml.pre: expected a string, got ndarray"),
@@ -46,9 +46,6 @@ def metadata(**changes: Any) -> dict[str, Any]:
         ({"token_type": [1] * (N + 1)}, f"token_type: expected {N} entries, one per token, got {N + 1}"),
         ({"token_type": ["1"] * N}, r"token_type\[0\]: expected integers, got '1'"),
         ({"token_type": 1}, "token_type: expected an array, got int"),
-        ({"bos_token_id": N}, f"bos_token_id: expected an id below the vocabulary's {N} tokens, got {N}"),
-        ({"eos_token_id": 2**32 - 1}, f"eos_token_id: expected an id below .*{2**32 - 1}"),
-        ({"eot_token_id": -1}, "eot_token_id: expected an id below .*-1"),
         ({"unknown_token_id": "3"}, "unknown_token_id: expected a token id, got '3'"),
         ({"padding_token_id": 1.5}, "padding_token_id: expected a token id, got 1.5"),
         ({"add_bos_token": "yes"}, "add_bos_token: expected a boolean, got 'yes'"),
@@ -111,3 +108,28 @@ def test_merges_into_texts_that_are_no_tokens_fall_apart_into_bytes() -> None:
 def test_an_empty_token_text_gets_a_name_as_in_llama_cpp() -> None:
     tokenizer = tokenizers.from_metadata(metadata(tokens=[*TOKENS, "", ""]))
     assert tokenizer.token(N) == f"[EMPTY_{N}]"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "attribute"),
+    [("bos", N, "bos_id"), ("eos", 2**32 - 1, "eos_id"), ("padding", -1, "pad_id"), ("unknown", N, "unk_id")],
+)
+def test_a_special_id_outside_the_vocabulary_is_passed_over_with_a_warning(
+    key: str, value: int, attribute: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"{key}_token_id: expected an id below .*{N} tokens, got {value}"):
+        tokenizer = tokenizers.from_metadata(metadata(**{f"{key}_token_id": value}))
+    assert getattr(tokenizer, attribute) is None
+
+
+def test_a_special_id_outside_the_vocabulary_leaves_the_default_of_its_kind() -> None:
+    spm = {"model": "llama", "tokens": ["<unk>", "<s>", "</s>"], "token_type": [2, 3, 3], "scores": [0.0] * 3}
+    with pytest.warns(UserWarning, match="bos_token_id: .*got 4294967295; taking 1"):
+        tokenizer = tokenizers.from_metadata(metadata(**spm, bos_token_id=2**32 - 1))
+    assert tokenizer.encode("") == [1]
+
+
+def test_what_a_file_names_wrongly_is_not_added() -> None:
+    with pytest.warns(UserWarning, match="taking none"):
+        tokenizer = tokenizers.from_metadata(metadata(add_bos_token=True, bos_token_id=2**32 - 1))
+    assert not tokenizer.add_bos and tokenizer.encode("he") == [256]

@@ -68,7 +68,14 @@ def test_a_stream_keeps_the_space_that_a_continuation_begins_with() -> None:
 
 
 CUT, WHOLE = spm(), spm()
-WHOLE.__dict__["_tokens_keep_words"] = False
+
+
+class NoCuts:
+    def split(self, text: str) -> list[str]:
+        return [text]
+
+
+WHOLE.__dict__["_cuts"] = NoCuts()
 
 
 @given(st.text("ab é▁€\n", max_size=25))
@@ -80,13 +87,16 @@ def test_cutting_at_spaces_changes_nothing(text: str) -> None:
     assert tokenizer.decode(ids, skip_special=True) == text.replace("▁", " ")
 
 
-def test_a_vocabulary_without_tokens_across_spaces_is_cut() -> None:
-    assert spm()._tokens_keep_words
+def test_a_text_is_cut_where_no_token_holds_both_neighbours() -> None:
+    cuts = spm()._cuts
+    assert cuts.split("▁ab▁ba") == ["▁ab", "▁", "ba"]
+    assert cuts.split("bé▁▁a") == ["b", "é", "▁▁a"]
+    assert [cuts.split(""), cuts.split("b")] == [[], ["b"]]
 
 
-def test_a_vocabulary_with_tokens_across_spaces_is_not_cut() -> None:
+def test_a_vocabulary_with_tokens_across_spaces_is_not_cut_there() -> None:
     tokenizer = spm({"a▁b": -0.1, "a▁": -0.2})
-    assert not tokenizer._tokens_keep_words
+    assert tokenizer._cuts.split("▁a▁b") == ["▁a▁b"]
     assert texts_of(tokenizer, "a b", add_special=False) == ["▁", "a▁b"]
 
 

@@ -12,7 +12,8 @@ from llmlite.config import ModelConfig
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import LlmliteError, ModelError, UnsupportedError
 from llmlite.kv_cache import KVCache
-from llmlite.transformer import Weights, rope_frequencies
+from llmlite.layers import Rope
+from llmlite.weights import RopeTable, Weights, rope_table
 from tests.tiny_models import TinyModel, tiny_model
 
 
@@ -22,12 +23,19 @@ def read(model: TinyModel) -> tuple[ModelConfig, Weights]:
     return config, Weights.from_tensors(tensors, config)
 
 
+def table_of(model: TinyModel) -> RopeTable:
+    """The angles of a model all of whose layers turn alike."""
+    (table,) = read(model)[1].ropes.values()
+    return table
+
+
 def test_hyper_parameters_are_read() -> None:
     config, _ = read(tiny_model("qwen2", n_layer=3, n_embd=96, n_head=6, n_head_kv=3, n_ff=160))
     assert (config.n_layer, config.n_embd, config.n_head, config.n_head_kv) == (3, 96, 6, 3)
     assert (config.head_size, config.n_ff, config.n_ctx, config.rope_dim) == (16, 160, 128, 16)
     assert (config.n_embd_q, config.n_embd_kv) == (96, 48)
-    assert config.architecture.rope_pairs == "neox"
+    assert {layer.mixer.rope.pairs for layer in config.layers} == {"neox"}
+    assert config.is_uniform
     assert config.attention_scale == 0.25
 
 
@@ -79,11 +87,26 @@ CASES = [
         ModelError,
         "expected one value or 2, one for each layer, got '1 values'",
     ),
-    ("llama.attention.head_count", [4, 2], UnsupportedError, "layers that differ: [2, 4]"),
+    (
+        "llama.attention.head_count",
+        [4, 2],
+        ModelError,
+        "blk.1.attn_q.weight: expected shape (32, 64), got (64, 64)",
+    ),
     ("llama.attention.head_count", 8, ModelError, "attn_k.weight: expected shape (16, 64), got (32, 64)"),
     ("llama.attention.head_count_kv", 3, ModelError, "expected a divisor of head_count, 4, got 3"),
-    ("llama.attention.key_length", 32, UnsupportedError, "values of another size"),
-    ("llama.attention.value_length", 8, UnsupportedError, "values of another size (8) than keys (16)"),
+    (
+        "llama.attention.key_length",
+        32,
+        ModelError,
+        "blk.0.attn_q.weight: expected shape (128, 64), got (64, 64)",
+    ),
+    (
+        "llama.attention.value_length",
+        8,
+        ModelError,
+        "blk.0.attn_v.weight: expected shape (16, 64), got (32, 64)",
+    ),
     ("llama.attention.layer_norm_rms_epsilon", None, ModelError, "layer_norm_rms_epsilon: missing"),
     (
         "llama.attention.layer_norm_rms_epsilon",
@@ -103,9 +126,9 @@ CASES = [
     ),
     (
         "llama.rope.scaling.type",
-        "yarn",
+        "dynamic",
         UnsupportedError,
-        "'yarn' is not supported; supported are none, linear",
+        "'dynamic' is not supported; supported are none, linear, yarn, longrope",
     ),
     ("llama.rope.freq_base", 0, ModelError, "llama.rope.freq_base: expected a number above 0, got 0"),
     ("llama.rope.scaling.factor", -2.0, ModelError, "expected a number, 0 or more, got -2.0"),
@@ -167,21 +190,24 @@ def test_a_tensor_that_would_be_left_out_is_refused() -> None:
 
 def test_linear_scaling_divides_positions() -> None:
     model = tiny_model()
-    plain = read(model)[1].frequencies
+    plain = table_of(model).frequencies
     model.metadata |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    np.testing.assert_allclose(read(model)[1].frequencies, plain / 4, rtol=1e-6)
+    np.testing.assert_allclose(table_of(model).frequencies, plain / 4, rtol=1e-6)
     model.metadata["llama.rope.scaling.type"] = "none"
-    np.testing.assert_array_equal(read(model)[1].frequencies, plain)
+    np.testing.assert_array_equal(table_of(model).frequencies, plain)
 
 
 def test_rope_factors_divide_frequencies() -> None:
     model = tiny_model(rope_freqs=True)
-    config, weights = read(model)
-    expected = 10000.0 ** (-np.arange(8) / 8) / model.arrays["rope_freqs.weight"]
-    np.testing.assert_allclose(weights.frequencies, expected, rtol=1e-6)
-    assert rope_frequencies(config).dtype == np.float32
+    factors = model.arrays["rope_freqs.weight"]
+    expected = 10000.0 ** (-np.arange(8) / 8) / factors
+    table = table_of(model)
+    np.testing.assert_allclose(table.frequencies, expected, rtol=1e-6)
+    assert table.frequencies.dtype == np.float32
+    with pytest.raises(ModelError, match=r"rope_freqs\.weight: expected 8 positive numbers"):
+        rope_table(Rope(dim=16, pairs="norm", factors="rope_freqs"), factors[:7])
     model.arrays["rope_freqs.weight"][3] = 0
-    with pytest.raises(ModelError, match=r"rope_freqs\.weight: expected positive"):
+    with pytest.raises(ModelError, match=r"rope_freqs\.weight: expected 8 positive numbers"):
         read(model)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from llmlite import gguf
 from llmlite.architectures import ARCHITECTURES
-from llmlite.config import NORM_EPS, ModelConfig, required_tensors, tensor_shapes
+from llmlite.config import NORM_EPS, ModelConfig
 from llmlite.quants import by_name
 from llmlite.tensor import PendingTensor, QuantTensor
+from llmlite.weights import required_tensors, tensor_shapes
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")
@@ -75,6 +76,8 @@ def tiny_model(
         NORM_EPS[ARCHITECTURES[architecture].norm]: 1e-5,
         "rope.freq_base": 10000.0,
     }
+    if "use_parallel_residual" in ARCHITECTURES[architecture].features:
+        hyper["use_parallel_residual"] = True
     if n_expert:
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}

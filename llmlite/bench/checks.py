@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from llmlite import resources
+from llmlite import cache, resources
 from llmlite._version import __version__
 from llmlite.errors import LlmliteError
 
@@ -244,6 +244,8 @@ def _peer(module: str, distribution: str, name: str, extra: str, note: str = "")
 
 
 def _cache() -> str:
+    if reason := cache.refused():
+        raise WrongError(f"{reason}; {resources.cache_dir()} is used")
     folder = resources.cache_dir()
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder} ({n_bytes / 1e6:.1f} MB)"
@@ -265,9 +267,9 @@ def _data() -> str:
 
 def _compiler() -> str:
     from llmlite.engine.cpu import target
-    from llmlite.engine.jit import kernel
+    from llmlite.engine.signatures import ADD
 
-    _ = kernel("basic", "add").address  # raises KernelError, an LlmliteError
+    _ = ADD.address  # raises KernelError, an LlmliteError
     return f"compile and load, for {target()}"
 
 
@@ -282,13 +284,11 @@ def _warm() -> str:
 def lesson_kernels() -> list[Kernel]:
     """Return the kernels that LESSON_MODELS run with, and the lesson on kernels measures."""
     from llmlite.engine.families import every_kernel
-    from llmlite.engine.jit import kernel
-    from llmlite.engine.matvec import PEAK_OPERATIONS, SCALAR
+    from llmlite.engine.signatures import PEAK, SCALAR_MATVEC
     from llmlite.quants import by_name
 
     found = every_kernel(by_name(name).id for name in LESSON_TYPES)
-    found += [kernel("scalar", f"scalar_{name.lower()}") for name in SCALAR]
-    return [*found, *(kernel("peak", f"peak_{kind}") for kind in PEAK_OPERATIONS)]
+    return [*found, *SCALAR_MATVEC.values(), *PEAK.values()]
 
 
 def warm_up(models: Sequence[str] = LESSON_MODELS, progress: Progress | None = None) -> None:

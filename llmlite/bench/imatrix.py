@@ -70,8 +70,8 @@ class Imatrix:
 class _Watching(Eager):
     """The eager operations, with every product's activations counted first."""
 
-    def __init__(self, imatrix: Imatrix, n_outputs: int) -> None:
-        super().__init__(0, n_outputs)
+    def __init__(self, imatrix: Imatrix, cache: KVCache, n_outputs: int) -> None:
+        super().__init__(0, n_outputs, cache=cache)
         self.imatrix = imatrix
 
     def matmul(self, w: QuantTensor, x: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -104,8 +104,9 @@ def collect(
         chunk = np.array(ids[start : start + n_ctx], dtype=np.int64)
         if bos_id is not None:
             chunk[0] = bos_id
-        cache = KVCache(model.config, n_ctx, np.float32)
-        forward(_Watching(imatrix, n_ctx), model.weights, model.config, cache, chunk)
+        cache = KVCache(model.config, n_ctx, np.float32, chunk=n_ctx)
+        cache.reserve(n_ctx)
+        forward(_Watching(imatrix, cache, n_ctx), model.weights, model.config, chunk)
         imatrix.n_chunks = done
         if progress is not None:
             progress(done, len(starts))

@@ -8,16 +8,17 @@ from typing import Any
 
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, Summary, entry_label, ratio, selected, summarize
+from llmlite.terminal import printable
 
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows of cells
 NOTHING = "-"
 
 
 def tables(comparison: Comparison) -> str:
-    """Return all tables and notes as text, at most about 110 columns wide."""
+    """Return all tables and notes as text, at most about 110 columns wide, fit for a terminal."""
     parts = [headline(comparison), *(_text(*table) for table in all_tables(comparison) if table[2])]
     notes = "\n".join(f"note: {note}" for note in comparison.notes)
-    return "\n\n".join([*parts, notes] if notes else parts)
+    return printable("\n\n".join([*parts, notes] if notes else parts))
 
 
 def html(comparison: Comparison) -> str:

@@ -14,7 +14,9 @@ from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
-from llmlite import resources
+from llmlite import files, resources
+from llmlite.bench import records
+from llmlite.errors import ResultsError
 
 SAMPLE = "samples/comparison-two-cores.jsonl"
 _LISTS = frozenset(
@@ -157,19 +159,25 @@ class Comparison:
         return write_jsonl(path, self.records())
 
     @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Comparison:
-        """Rebuild a comparison from its JSON objects.
+    def from_records(
+        cls, items: Iterable[Mapping[str, Any]], *, places: Sequence[str] | None = None
+    ) -> Comparison:
+        """Rebuild a comparison from its JSON objects, each checked.
+
+        Args:
+            places: where each is from, as errors say it; by default "record 1" and so on.
 
         Raises:
-            ValueError: when there is no environment record.
+            ResultsError: a record that isn't one of a comparison, or there is no environment record.
         """
         by_kind: dict[str, list[dict[str, Any]]] = {}
-        for record in records:
+        for number, record in enumerate(items):
+            records.check(record, places[number] if places else f"record {number + 1}")
             shared = ("kind", "run_id", "env_hash") if record["kind"] in _LISTS else ("kind",)
             rest = {key: value for key, value in record.items() if key not in shared}
             by_kind.setdefault(record["kind"], []).append(rest)
         if "environment" not in by_kind:
-            raise ValueError("no environment record: these lines weren't written by llmlite compare")
+            raise ResultsError("no environment record: these lines weren't written by llmlite compare")
         return cls(
             environment=by_kind["environment"][0],
             measurements=[Measurement.from_record(r) for r in by_kind.get("measurement", [])],
@@ -183,8 +191,20 @@ class Comparison:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Comparison:
-        """Read what `save` wrote."""
-        return cls.from_records(read_jsonl(path))
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: the file, the line, the field, what was expected and what is there.
+            OSError: the file can't be read.
+        """
+        lines = _read_lines(path)
+        try:
+            found = cls.from_records([record for _, record in lines], places=[place for place, _ in lines])
+        except ResultsError as error:
+            text = str(error)
+            raise error if text.startswith(str(path)) else ResultsError(f"{path}: {text}") from None
+        records.check_size(len(found.entries()), os.fspath(path))
+        return found
 
     @classmethod
     def sample(cls) -> Comparison:
@@ -216,14 +236,12 @@ class Comparison:
         return html(self)
 
 
-def write_jsonl(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> Path:
+def write_jsonl(path: str | os.PathLike[str], items: Iterable[Mapping[str, Any]]) -> Path:
     """Write one JSON object per line, whole or not at all (temporary name, then rename)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    lines = [json.dumps(record, allow_nan=False) for record in records]
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    lines = [json.dumps(record, allow_nan=False) for record in items]
+    files.write_text(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -231,17 +249,13 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read JSON lines.
 
     Raises:
-        ValueError: naming the file and the line that isn't a JSON object.
+        ResultsError: naming the file and the line that isn't a JSON object. OSError: it can't be read.
     """
-    records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, got {type(record).__name__}")
-        records.append(record)
-    return records
+    return [record for _, record in _read_lines(path)]
+
+
+def _read_lines(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Each object of a file of JSON lines, with its place: "FILE, line N"."""
+    lines = records.read_text(Path(path)).split("\n")  # not splitlines: a text may hold a U+2028
+    places = [f"{os.fspath(path)}, line {number}" for number in range(1, len(lines) + 1)]
+    return [(place, records.parse(line, place)) for place, line in zip(places, lines) if line.strip()]

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from llmlite import resources
+from llmlite import files, resources
 from llmlite.errors import LlmliteError
 
 
@@ -32,10 +32,8 @@ class Saved:
         """Write JSON, whole or not at all, and return the path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         content = {"kind": self.KIND, **asdict(self)}
-        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        files.write_text(path, json.dumps(content, allow_nan=False) + "\n")
         return path
 
     @classmethod
@@ -50,7 +48,7 @@ class Saved:
             if not isinstance(found, dict) or found.get("kind") != cls.KIND:
                 raise ValueError(f"its kind isn't {cls.KIND!r}")
             return cls._from_object(found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else error
             raise LlmliteError(f"{path}: not a saved {cls.KIND}: {reason}") from None
 

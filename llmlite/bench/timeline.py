@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from llmlite import files
 from llmlite.bench import environment, memory
 from llmlite.bench.process import WorkerProcess
 from llmlite.engine.cpu import usable_threads
@@ -137,9 +138,7 @@ class _Watch:
 def save(timelines: Iterable[Timeline], path: str | os.PathLike[str]) -> None:
     """Write timelines as JSON lines, one each."""
     lines = [json.dumps({"schema": SCHEMA, **asdict(timeline)}) for timeline in timelines]
-    temporary = Path(f"{os.fspath(path)}.part")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(path, "\n".join(lines) + "\n")
 
 
 def load(path: str | os.PathLike[str]) -> list[Timeline]:
@@ -157,7 +156,7 @@ def load(path: str | os.PathLike[str]) -> list[Timeline]:
             timeline = Timeline(**{**fields, "stages": [(str(n), float(s)) for n, s in fields["stages"]]})
             if not len(timeline.seconds) == len(timeline.private) == len(timeline.file_backed) > 0:
                 raise ValueError("seconds, private and file_backed differ in length, or are empty")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}, line {number}: not a memory timeline: {error}") from None
         found.append(timeline)
     return found

@@ -1,24 +1,32 @@
 """The command line: one file per command, and here what they share.
 
 A command module has HELP (one line), EXAMPLES (shown under --help), `add_arguments(parser)` and
-`run(options) -> exit code`. Exit codes: 0 done, 1 something examined is wrong (doctor), 2 the request or a
-file is at fault, 130 stopped by Ctrl-C, 141 the reader of our output went away.
+`run(options) -> exit code`. Exit codes: 0 done, 1 something examined is wrong (doctor, compare), 2 the
+request, a file or the machine is at fault, 129 the terminal went away, 130 stopped by Ctrl-C, 141 the reader
+of our output went away, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from typing import Any
 
 from llmlite._version import __version__
-from llmlite.errors import LlmliteError
+from llmlite.cli.process import Ended, discard_output, ending_by_signal, is_expected, open_streams
+from llmlite.errors import FallbackWarning, LlmliteError
+from llmlite.limits import spare_blas
+from llmlite.terminal import Lossy, complain, flush_output, printable, say
 
 COMMANDS = (
     *("run", "show", "compare", "bench", "claims", "tokenize"),
+    *("pull", "models"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
     *("warmup", "synth"),
@@ -28,19 +36,28 @@ EPILOG = """\
 start here:
   llmlite run                        a tale by the bundled model
   llmlite run -p "The fox" -n 50     your own beginning
+  llmlite pull smollm2               a model that can chat (93 MB)
   llmlite show model.gguf            what is in a file
   llmlite compare                    llmlite beside PyTorch, on this machine
   llmlite lab                        the lessons, in JupyterLab
 
-MODEL is a path to a GGUF file, "tales" (bundled), or "tales:Q4_0" (bundled, quantized on first use).
+MODEL is a path to a GGUF file, "tales" (bundled), "smollm2" (pulled), either with
+a type, as in "tales:Q4_0" (made on first use), or any name that `llmlite models` lists.
 `llmlite COMMAND --help` explains each command with examples.
 """
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages may quote file names."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message), file)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="llmlite",
         description="Read, run, measure and understand quantized language models (GGUF).",
         epilog=EPILOG,
@@ -60,26 +77,49 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit code."""
+    messages = sys.stderr
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        say(file=sys.stderr)
+        return 130
+    finally:
+        if argv is None:  # the process ends: Ctrl-C while it does has nothing to say
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.stderr = messages
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    spare_blas()
+    lost = open_streams()
+    if lost:
+        complain("standard output is closed, so nothing was done")
+        return 2
+    sys.stderr = Lossy(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that can't show a character gets "?", not a crash
             stream.reconfigure(errors="replace")
     warnings.formatwarning = _plain_warning
+    warnings.simplefilter("always", FallbackWarning)
     try:
-        options = build_parser().parse_args(argv)
-        code = options.run(options)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
+        with ending_by_signal():
+            options = build_parser().parse_args(argv)
+            code = options.run(options)
+            flush_output()
+            return code
+    except Ended as end:
+        return end.code
     except BrokenPipeError:
-        # Python flushes stdout once more at exit: give it somewhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
-    except (LlmliteError, OSError) as error:
-        if os.environ.get("LLMLITE_DEBUG") == "1":
+    except (LlmliteError, OSError, MemoryError, ImportError, RuntimeError) as error:
+        if os.environ.get("LLMLITE_DEBUG") == "1" or not is_expected(error):
             raise
-        print(f"llmlite: {sentence(error)}", file=sys.stderr)
+        complain(sentence(error))
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            return 2
+        discard_output()  # a full disk: what is left in the buffer can't be written at the exit either
         return 2
 
 
@@ -87,11 +127,19 @@ def _plain_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """Return a warning without the line of source code that Python adds."""
-    return f"llmlite: warning: {message}\n"
+    return printable(f"llmlite: warning: {message}\n")
 
 
 def sentence(error: Exception) -> str:
     """Return what went wrong in one line: for the system's errors, the file and the reason."""
+    if isinstance(error, MemoryError):
+        about = " ".join(str(error).split())
+        return f"not enough memory{': ' + about if about else ''}"
+    if isinstance(error, RuntimeError):
+        return "the system grants no more threads (ulimit -u shows the limit); --threads 1 needs fewest"
+    if isinstance(error, ImportError):
+        first = str(error).strip().splitlines() or [""]
+        return f"a library can't be loaded: {first[0]} (`llmlite doctor` says what is missing)"
     if isinstance(error, OSError) and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

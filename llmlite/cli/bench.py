@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from llmlite import files
 from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
-
-if TYPE_CHECKING:
-    from llmlite.bench.samples import Comparison
+from llmlite.terminal import say
 
 HELP = "measure one backend; manage environments; compare results"
 EXAMPLES = """\
@@ -97,13 +95,13 @@ def measure(model: str, options: argparse.Namespace) -> int:
     except ValueError as error:
         raise LlmliteError(str(error)) from error
 
-    def say(text: str) -> None:
+    def note(text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
-    records = single.measure(request, say)
-    say("")
-    print(single.shown(records, options.output))
+    records = single.measure(request, note)
+    note("")
+    say(single.shown(records, options.output))
     return 0
 
 
@@ -113,14 +111,14 @@ def environments(words: list[str]) -> int:
     action, *names = words or ["list"]
     if action == "list" and not names:
         for name in envs.ENVIRONMENTS:
-            print(f"{name:<14} {_cost(envs.installed(name))}")
+            say(f"{name:<14} {_cost(envs.installed(name))}")
         return 0
     if action not in ("create", "remove") or len(names) != 1:
         raise LlmliteError("expected: env list, env create NAME or env remove NAME")
     if action == "remove":
-        print(f"{names[0]}: {'removed' if envs.remove(names[0]) else 'was not there'}")
+        say(f"{names[0]}: {'removed' if envs.remove(names[0]) else 'was not there'}")
         return 0
-    print(f"{names[0]}: {_cost(envs.create(names[0]))}")
+    say(f"{names[0]}: {_cost(envs.create(names[0]))}")
     return 0
 
 
@@ -137,22 +135,14 @@ def _cost(found: object) -> str:
 
 def difference(words: list[str], options: argparse.Namespace) -> int:
     from llmlite.bench import diff
+    from llmlite.bench.samples import Comparison
 
     if len(words) != 2:
         raise LlmliteError("expected: diff BEFORE.jsonl AFTER.jsonl")
-    before, after = map(_comparison, words)
+    before, after = map(Comparison.load, words)
     found = diff.compare(before, after, options.base)
-    print(found.text())
+    say(found.text())
     for path, text in ((options.junit, found.junit()), (options.markdown, found.markdown())):
         if path:
-            path.write_text(text + "\n", encoding="utf-8")
+            files.write_text(path, text + "\n")
     return found.exit_code
-
-
-def _comparison(path: str) -> Comparison:
-    from llmlite.bench.samples import Comparison
-
-    try:
-        return Comparison.load(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LlmliteError(f"{path}: not the samples of a comparison: {error}") from error

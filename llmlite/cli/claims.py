@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from llmlite.cli.compare import names
+from llmlite.terminal import say
 
 HELP = "put the article's claims to the test, here"
 EXAMPLES = """\
@@ -39,12 +40,12 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)  # now: what can't be kept isn't measured
 
-    def say(text: str) -> None:
+    def note(text: str) -> None:
         if sys.stderr.isatty():
             print(f"measuring: {text}", file=sys.stderr)
 
-    found = article.claims(options.only, say)
-    print(article.as_json(found) if options.json else found)
+    found = article.claims(options.only, note)
+    say(article.as_json(found) if options.json else found)
     if options.output:
         found.save(options.output / "claims.json")
         if importlib.util.find_spec("matplotlib") is not None:

@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmlite import files
 from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
+from llmlite.limits import MAX_THREADS
+from llmlite.terminal import complain, say
 
 if TYPE_CHECKING:
     from llmlite.bench.compare import Options
@@ -33,13 +36,14 @@ examples:
   llmlite compare --report comparison.html            one page with everything in it, to send or to print
 
 Run it on a quiet machine: the spread in the tables says how quiet it was.
-Exit code 1: llmlite itself computed something else than float32 arithmetic does.
+Exit code 1: llmlite itself computed something else than float32 arithmetic does, or a backend that was named
+with --backends did not run.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", default="tales", help='a GGUF file, "smollm2", or "tales" (default)'
+        "model", nargs="?", default="tales", help='a GGUF file, or a name such as "tales" (default)'
     )
     parser.add_argument(
         "--types",
@@ -57,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=number(int, 1),
+        type=number(int, 1, MAX_THREADS),
         metavar="N",
         help="for every backend (default: what can run at once)",
     )
@@ -120,28 +124,29 @@ def run(options: argparse.Namespace) -> int:
     if options.report and importlib.util.find_spec("matplotlib") is None:
         raise LlmliteError("--report needs matplotlib: pip install 'llmlite-kit[plot]'")
     if options.samples:
-        try:
-            result = Comparison.load(options.samples)
-        except (ValueError, KeyError, TypeError) as error:
-            raise LlmliteError(f"{options.samples}: not the samples of a comparison: {error}") from error
+        result = Comparison.load(options.samples)
         written = []
     else:
         options.output.mkdir(parents=True, exist_ok=True)  # now: what can't be kept isn't measured
         result = compare.run(chosen(options), progress=sys.stderr.isatty())
         written = [result.save(options.output / "comparison.jsonl")]
     text = str(result)
-    print(text)
+    say(text)
     options.output.mkdir(parents=True, exist_ok=True)
     tables = options.output / "comparison.txt"
-    tables.write_text(text + "\n", encoding="utf-8")
-    written += [tables, *figures(result, options.output)]
-    if options.report:
-        written.append(page(result, options.report))
-    print("\nwritten:")
+    with files.together():
+        files.write_text(tables, text + "\n")
+        written += [tables, *figures(result, options.output)]
+        if options.report:
+            written.append(page(result, options.report))
+    say("\nwritten:")
     for path in written:
-        print(f"  {path}")
+        say(f"  {path}")
     wrong = [r for r in result.agreement if r["backend"].startswith("llmlite") and not r["agrees"]]
-    return 1 if wrong else 0
+    missing = {r["backend"] for r in result.skipped} & set(options.backends or ())
+    for name in sorted(missing):
+        complain(f"--backends: {name} did not run; the table says why")
+    return 1 if wrong or missing else 0
 
 
 def chosen(options: argparse.Namespace) -> Options:
@@ -172,14 +177,14 @@ def page(result: Comparison, path: Path) -> Path:
     except ValueError as error:
         raise LlmliteError(f"--report: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    files.write_text(path, text)
     return path
 
 
 def figures(result: Comparison, folder: Path) -> list[Path]:
     """Draw the comparison for light and for dark pages; return what was written."""
     if importlib.util.find_spec("matplotlib") is None:
-        print("\nno figure: matplotlib isn't installed (pip install 'llmlite-kit[plot]')", file=sys.stderr)
+        say("\nno figure: matplotlib isn't installed (pip install 'llmlite-kit[plot]')", file=sys.stderr)
         return []
     from llmlite import plots
 

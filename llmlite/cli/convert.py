@@ -9,6 +9,7 @@ import os
 from llmlite.cli.files import bar, size
 from llmlite.cli.quantize import check_target
 from llmlite.errors import LlmliteError
+from llmlite.terminal import say
 
 HELP = "make a GGUF file of a Hugging Face folder or an older file"
 EXAMPLES = """\
@@ -60,5 +61,5 @@ def run(options: argparse.Namespace) -> int:
             gguf.convert_legacy(
                 options.source, options.target, n_ctx=options.context, rms_eps=options.eps, progress=progress
             )
-    print(f"{options.target}: {size(os.path.getsize(options.target))}")
+    say(f"{options.target}: {size(os.path.getsize(options.target))}")
     return 0

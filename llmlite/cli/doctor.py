@@ -7,8 +7,9 @@ and whether kernels compile. Exit code 0: all is well; 1: something is wrong (it
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
+
+from llmlite.terminal import json_text, say
 
 HELP = "say what this machine has, and what is wrong"
 EXAMPLES = """\
@@ -28,11 +29,11 @@ def run(options: argparse.Namespace) -> int:
     findings = checks.examine()
     wrong = [finding for finding in findings if not finding.ok]
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+        say(json_text([asdict(finding) for finding in findings], indent=1))
         return 1 if wrong else 0
     for finding in findings:
-        print(f"{'' if finding.ok else 'wrong':<6} {finding.topic:<18} {finding.found}")
+        say(f"{'' if finding.ok else 'wrong':<6} {finding.topic:<18} {finding.found}")
         if finding.remedy:
-            print(f"{'':<6} {'':<18} -> {finding.remedy}")
-    print(f"{len(wrong)} of {len(findings)} wrong" if wrong else "all is well")
+            say(f"{'':<6} {'':<18} -> {finding.remedy}")
+    say(f"{len(wrong)} of {len(findings)} wrong" if wrong else "all is well")
     return 1 if wrong else 0

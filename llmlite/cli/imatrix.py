@@ -7,6 +7,7 @@ import os
 
 from llmlite.cli.quantize import check_target
 from llmlite.cli.texts import add_text_arguments, chunked_ids
+from llmlite.terminal import say
 
 HELP = "measure which weights matter on a text"
 EXAMPLES = """\
@@ -46,5 +47,5 @@ def run(options: argparse.Namespace) -> int:
 
         imatrix = collect(model, ids, n_ctx=options.ctx_size, progress=advance)
     imatrix.write(options.output, dataset=os.path.basename(options.text or "tales-eval.txt"))
-    print(f"{options.output}: {len(imatrix.squares)} tensors, {n_chunks} chunks of {options.ctx_size} tokens")
+    say(f"{options.output}: {len(imatrix.squares)} tensors, {n_chunks} chunks of {options.ctx_size} tokens")
     return 0

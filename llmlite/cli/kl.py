@@ -6,6 +6,7 @@ import argparse
 
 from llmlite.cli.texts import add_json_argument, add_text_arguments, as_json, bos_of, chunked_ids, counted
 from llmlite.errors import LlmliteError
+from llmlite.terminal import say
 
 HELP = "measure how far a model is from its original"
 EXAMPLES = """\
@@ -46,15 +47,15 @@ def run(options: argparse.Namespace) -> int:
         bos_id=bos_of(reference),
     )
     if options.json:
-        print(as_json(found, options, reference=options.reference))
+        say(as_json(found, options, reference=options.reference))
         return 0
-    print(f"KL divergence {found.kl:.6f} ± {found.kl_error:.6f} nats ({found.n_tokens} tokens compared)")
-    print(
+    say(f"KL divergence {found.kl:.6f} ± {found.kl_error:.6f} nats ({found.n_tokens} tokens compared)")
+    say(
         f"  median {found.kl_50:.6f}, 90th percentile {found.kl_90:.6f}, 99th {found.kl_99:.6f}, "
         f"largest {found.kl_max:.6f}"
     )
-    print(f"same best token {100 * found.top1:.2f} %")
+    say(f"same best token {100 * found.top1:.2f} %")
     delta_p = 100 * (found.delta_p_rms or 0)
-    print(f"probability of the text's own token off by {delta_p:.3f} % (root mean square)")
-    print(f"largest difference of a logit {found.max_abs_diff:.4f}")
+    say(f"probability of the text's own token off by {delta_p:.3f} % (root mean square)")
+    say(f"largest difference of a logit {found.max_abs_diff:.4f}")
     return 0

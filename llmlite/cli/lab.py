@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from llmlite import resources
+from llmlite import files, resources
 from llmlite.errors import LlmliteError
+from llmlite.terminal import say
 
 HELP = "copy the lessons to a folder and open them in JupyterLab"
 EXAMPLES = """\
@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     folder = options.folder or Path("llmlite-lessons" + ("-instructor" if options.instructor else ""))
     copied, kept = copy_lessons(resources.notebooks_path(), folder, instructor=options.instructor)
-    print(f"{folder}: {copied} file{'' if copied == 1 else 's'} copied")
+    say(f"{folder}: {copied} file{'' if copied == 1 else 's'} copied")
     for name in kept:
-        print(f"{folder / name}: changed by you, left as it is (delete it to get the new one)")
+        say(f"{folder / name}: changed by you, left as it is (delete it to get the new one)")
     if options.copy_only:
         return 0
     if importlib.util.find_spec("jupyterlab") is None:
@@ -89,10 +89,10 @@ def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tup
             continue
         if present != new:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)  # not the mode: an installed lesson may be read-only
+            files.write_bytes(target, path.read_bytes())  # not its mode: an installed lesson may be read-only
             copied += 1
         record[name] = new
-    record_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    files.write_text(record_file, json.dumps(record, indent=1) + "\n")
     return copied, kept
 
 
@@ -120,4 +120,8 @@ def open_lab(folder: Path, *, browser: bool) -> int:
     """Start JupyterLab in the folder and wait for its end."""
     process = subprocess.Popen(command(folder, browser=browser), cwd=folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is JupyterLab's question to answer
-    return process.wait()
+    try:
+        return process.wait()
+    except BaseException:  # ended by a signal: JupyterLab too
+        process.terminate()
+        raise

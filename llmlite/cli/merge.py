@@ -7,6 +7,7 @@ import os
 
 from llmlite.cli.files import bar, size
 from llmlite.cli.quantize import check_target
+from llmlite.terminal import say
 
 HELP = "merge the files of a split model"
 EXAMPLES = """\
@@ -28,5 +29,5 @@ def run(options: argparse.Namespace) -> int:
         check_target(options.source, options.target, force=options.force)
     with bar("merge") as progress:
         gguf.merge(options.source, options.target, progress=progress)
-    print(f"{options.target}: {size(os.path.getsize(options.target))}")
+    say(f"{options.target}: {size(os.path.getsize(options.target))}")
     return 0

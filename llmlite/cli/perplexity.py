@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from llmlite.cli.texts import add_json_argument, add_text_arguments, as_json, bos_of, chunked_ids, counted
+from llmlite.terminal import say
 
 HELP = "measure how well a model predicts a text"
 EXAMPLES = """\
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     logits_of = counted(model.logits, n_chunks, "perplexity")
     found = perplexity(logits_of, ids, n_ctx=options.ctx_size, bos_id=bos_of(model))
     if options.json:
-        print(as_json(found, options))
+        say(as_json(found, options))
         return 0
-    print(f"perplexity {found.value:.4f} ± {found.standard_error:.4f} ({found.n_tokens} tokens scored)")
+    say(f"perplexity {found.value:.4f} ± {found.standard_error:.4f} ({found.n_tokens} tokens scored)")
     return 0

@@ -1,4 +1,7 @@
-"""Quantize a model file: write its weights again in fewer bits. The source must be F32, F16 or BF16."""
+"""Quantize a model file: write its weights again in fewer bits.
+
+The source should be F32, F16 or BF16: quantizing twice adds both errors.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from llmlite.cli.files import size
 from llmlite.errors import LlmliteError
+from llmlite.limits import MAX_THREADS
+from llmlite.terminal import complain, printable, say
 
 if TYPE_CHECKING:
     from llmlite.quantize import PlanRow
@@ -44,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pure", action="store_true", help="one type for all weights, output and embedding too"
     )
+    parser.add_argument(
+        "--requantize", action="store_true", help="accept a source that is quantized already, with its errors"
+    )
     parser.add_argument("--imatrix", metavar="FILE", help="importance matrix, in llama.cpp's GGUF form")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads (default: all this process may use)"
@@ -67,11 +75,16 @@ def run(options: argparse.Namespace) -> int:
     from llmlite import resources
     from llmlite.quantize import plan, quantize_file, read_imatrix
 
-    if options.threads is not None and options.threads < 1:
-        raise LlmliteError(f"--threads: must be at least 1, got {options.threads}")
+    if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
+        raise LlmliteError(f"--threads: must be 1 to {MAX_THREADS}, got {options.threads}")
     source = resources.model_path(options.source)
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
-    choices = {"pure": options.pure, "overrides": options.tensor_type, "imatrix": imatrix}
+    choices = {
+        "pure": options.pure,
+        "overrides": options.tensor_type,
+        "imatrix": imatrix,
+        "requantize": options.requantize,
+    }
     if options.dry_run:
         describe(plan(source, options.type, **choices))
         return 0
@@ -80,8 +93,12 @@ def run(options: argparse.Namespace) -> int:
         rows = quantize_file(
             source, options.target, options.type, n_threads=options.threads, progress=progress, **choices
         )
+    again = Counter(row.source.name for row in rows if row.source.block_size > 1 and row.source != row.target)
+    if again:
+        names = ", ".join(f"{count} tensors from {name}" for name, count in again.most_common())
+        complain(f"warning: quantized twice: {names}; the new rounding comes on top of the old")
     types = Counter(row.target.name for row in rows)
-    print(
+    say(
         f"{options.target}: {size(os.path.getsize(options.target))} (from {size(source.stat().st_size)}), "
         + ", ".join(f"{count} {name}" for name, count in types.most_common())
     )
@@ -106,8 +123,8 @@ def describe(rows: list[PlanRow]) -> None:
     """Print the plan: each tensor's type before and after, its bytes after, and the sum."""
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
-        print(f"  {row.name:<{width}}  {row.source.name:>7} -> {row.target.name:<7}  {size(row.n_bytes):>9}")
-    print(f"{len(rows)} tensors, {size(sum(row.n_bytes for row in rows))}; nothing written (dry run)")
+        say(f"  {row.name:<{width}}  {row.source.name:>7} -> {row.target.name:<7}  {size(row.n_bytes):>9}")
+    say(f"{len(rows)} tensors, {size(sum(row.n_bytes for row in rows))}; nothing written (dry run)")
 
 
 class bar:  # noqa: N801  used as a function
@@ -122,7 +139,7 @@ class bar:  # noqa: N801  used as a function
     def _advance(self, done: int, total: int, name: str) -> None:
         self._bar.total = total
         self._bar.update(done - self._bar.n)
-        self._bar.set_postfix_str(name, refresh=False)
+        self._bar.set_postfix_str(printable(name), refresh=False)
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()

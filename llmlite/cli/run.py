@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from llmlite.errors import LlmliteError
+from llmlite.limits import MAX_THREADS
+from llmlite.terminal import complain, say, say_text
 
 if TYPE_CHECKING:
     from llmlite.generate import Generation
@@ -21,11 +23,12 @@ examples:
   llmlite run                                       a tale by the bundled model
   llmlite run -p "The fox" -n 50 --temperature 0    the likeliest continuation, the same every time
   llmlite run tales:Q4_0 --seed 7                   the bundled model in 4 bits
-  llmlite run model.gguf --chat                     a conversation (/new begins again, /exit or Ctrl-D ends)
+  llmlite run smollm2 --chat                        a conversation (/new begins again, /exit or Ctrl-D ends)
   llmlite run model.gguf --chat -p "Who are you?"   one question
   cat story.txt | llmlite run -p -                  the prompt from standard input
 
-what the figures mean: the prompt is read many tokens at a time, so it is faster per token than what follows.
+On a terminal, control characters in the text are shown as escapes (\\x1b); a pipe gets them as they are.
+What the figures mean: the prompt is read many tokens at a time, so it is faster per token than what follows.
 """
 PROMPT = "Once upon a time"
 REPL_HELP = "/new begins a new conversation, /exit ends; Ctrl-C stops an answer"
@@ -51,7 +54,10 @@ def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", default="tales", help='a GGUF file, or "tales" (default), or "tales:TYPE"'
+        "model",
+        nargs="?",
+        default="tales",
+        help='a GGUF file, or a name: "tales" (default), "tales:Q4_0", "smollm2", or what `models` lists',
     )
     parser.add_argument(
         "-p", "--prompt", help=f'the beginning (default: "{PROMPT}"); "-" reads standard input'
@@ -118,7 +124,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="eager is NumPy, planned is compiled (default: %(default)s)",
     )
-    engine.add_argument("--threads", type=number(int, 1), metavar="N", help="threads of the planned executor")
+    engine.add_argument(
+        "--threads", type=number(int, 1, MAX_THREADS), metavar="N", help="threads of the planned executor"
+    )
     engine.add_argument("--quiet", action="store_true", help="no figures on standard error")
 
 
@@ -150,10 +158,10 @@ def run(options: argparse.Namespace) -> int:
         prompt = PROMPT if prompt is None else prompt
         generation = continuation(model, prompt, choices)
         if not options.no_echo:
-            print(prompt, end="", flush=True)
+            say_text(prompt)
     stream(generation)
     if not options.quiet:
-        print(f"[{model.gguf.path}: loaded in {load_seconds:.2f} s; {figures(generation)}]", file=sys.stderr)
+        say(f"[{model.gguf.path}: loaded in {load_seconds:.2f} s; {figures(generation)}]", file=sys.stderr)
     return 0
 
 
@@ -180,8 +188,8 @@ def reply(model: Model, messages: list[dict[str, str]], choices: dict[str, Any])
 def stream(generation: Generation) -> str:
     """Print the pieces as they come, then a line end; return the text."""
     for piece in generation:
-        print(piece, end="", flush=True)
-    print(flush=True)
+        say_text(piece)
+    say(flush=True)
     return generation.text
 
 
@@ -209,7 +217,7 @@ def converse(model: Model, choices: dict[str, Any], *, system: str | None, quiet
     interactive = sys.stdin.isatty()
     if interactive:
         enable_line_editing()
-        print(REPL_HELP, file=sys.stderr)
+        say(REPL_HELP, file=sys.stderr)
     _ = model.chat_template  # a model that can't chat says so before the first question
     messages = opening(system)
     while True:
@@ -222,7 +230,7 @@ def converse(model: Model, choices: dict[str, Any], *, system: str | None, quiet
         if line == "/new":
             messages = opening(system)
         elif line.startswith("/"):
-            print(REPL_HELP, file=sys.stderr)
+            say(REPL_HELP, file=sys.stderr)
         elif line:
             messages = answer(model, [*messages, message("user", line)], choices, quiet=quiet)
 
@@ -234,14 +242,14 @@ def answer(
     try:
         generation = reply(model, messages, choices)
     except LlmliteError as error:
-        print(f"llmlite: {error} (/new begins a new conversation)", file=sys.stderr)
+        complain(f"{error} (/new begins a new conversation)")
         return messages[:-1]
     try:
         stream(generation)
     except KeyboardInterrupt:
-        print(flush=True)
+        say(flush=True)
     if not quiet:
-        print(f"[{figures(generation)}]", file=sys.stderr)
+        say(f"[{figures(generation)}]", file=sys.stderr)
     return [*messages, message("assistant", generation.text)]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import llmlite
 from llmlite.cli.files import bar, size
 from llmlite.errors import LlmliteError
+from llmlite.terminal import json_text, say
 
 if TYPE_CHECKING:
     from llmlite.gguf import GGUFFile
@@ -34,7 +34,7 @@ WIDEST = 90  # characters of a value shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="FILE", help='a GGUF file, or "tales", or "tales:TYPE"')
+    parser.add_argument("model", metavar="FILE", help='a GGUF file, or a name such as "tales:Q4_0"')
     parser.add_argument("--json", action="store_true", help="print everything as JSON, arrays whole")
     parser.add_argument("--tensor", metavar="NAME", help="show only this tensor")
     parser.add_argument(
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         elif options.tensor is not None:
             show_tensor(tensor_named(file, options.tensor), options.block, as_json=options.json)
         elif options.json:
-            print(json.dumps(as_json(file), ensure_ascii=False))
+            say(json_text(as_json(file)))
         else:
             show_file(file)
     return 0
@@ -68,7 +68,7 @@ def check(file: GGUFFile) -> None:
 
     with bar("check") as progress:
         gguf.check_weights(file, progress=progress)
-    print(f"{file.path}: all weights of its {len(file.tensors)} tensors are finite")
+    say(f"{file.path}: all weights of its {len(file.tensors)} tensors are finite")
 
 
 def tensor_named(file: GGUFFile, name: str) -> QuantTensor:
@@ -86,28 +86,28 @@ def show_file(file: GGUFFile) -> None:
     from llmlite.gguf.parse import shown  # keys and names are a stranger's: no escape sequence may pass
 
     order = f"{file.byte_order}-endian"
-    print(f"{file.path}: GGUF version {file.version}, {order}, {size(file.file_size)}")
-    print(f"tensor data from byte {file.data_offset}, aligned to {file.alignment}\n")
-    print(f"metadata: {len(file.metadata)}")
+    say(f"{file.path}: GGUF version {file.version}, {order}, {size(file.file_size)}")
+    say(f"tensor data from byte {file.data_offset}, aligned to {file.alignment}\n")
+    say(f"metadata: {len(file.metadata)}")
     width = max((len(shown(key)) for key in file.metadata), default=0)
     for key, value in file.metadata.items():
-        print(f"  {shown(key):<{width}}  {file.metadata_type(key)!s:<10}  {shortened(value)}")
+        say(f"  {shown(key):<{width}}  {file.metadata_type(key)!s:<10}  {shortened(value)}")
     tensors = file.tensors
     n_weights = sum(tensor.n_elements for tensor in tensors.values())
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
-    print(
+    say(
         f"\ntensors: {len(tensors)}, {n_weights:,} weights, {size(n_bytes)}"
         + (f", {8 * n_bytes / n_weights:.2f} bits per weight" if n_weights else "")
     )
     width = max((len(shown(name)) for name in tensors), default=0)
     for name, tensor in tensors.items():
-        print(
+        say(
             f"  {shown(name):<{width}}  {tensor.type.name:<7}  {shape(tensor):>14}  {size(tensor.n_bytes):>9}"
             f"  {tensor.bits_per_weight:>7.4g} bits"
         )
-    print()
+    say()
     for type_name, (count, n) in by_type(tensors).items():
-        print(f"  {type_name:<7} {count:>4} tensor{'' if count == 1 else 's'}  {size(n):>9}")
+        say(f"  {type_name:<7} {count:>4} tensor{'' if count == 1 else 's'}  {size(n):>9}")
 
 
 def by_type(tensors: Mapping[str, QuantTensor]) -> dict[str, tuple[int, int]]:
@@ -127,20 +127,20 @@ def show_tensor(tensor: QuantTensor, block: int | None, *, as_json: bool) -> Non
         record = tensor_record(tensor)
         if block is not None:
             record["block"] = block_record(tensor, block)
-        print(json.dumps(record, ensure_ascii=False))
+        say(json_text(record))
         return
     from llmlite.gguf.parse import shown
 
     kind = tensor.type
-    print(
+    say(
         f"{shown(tensor.name)}: {kind.name}, {shape(tensor)}, {size(tensor.n_bytes)}, {len(tensor.blocks)} "
         f"blocks of {kind.block_size} weights in {kind.type_size} bytes ({kind.bits_per_weight:g} bits per "
         "weight)"
     )
     if block is not None:
         row, column = divmod(block * kind.block_size, tensor.shape[-1] if tensor.shape else 1)
-        print(f"block {block}: row {row}, from column {column}")
-        print(tensor.block(block))
+        say(f"block {block}: row {row}, from column {column}")
+        say(tensor.block(block))
 
 
 def as_json(file: GGUFFile) -> dict[str, Any]:

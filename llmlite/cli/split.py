@@ -8,6 +8,7 @@ import re
 
 from llmlite.cli.files import bar, size
 from llmlite.errors import LlmliteError
+from llmlite.terminal import say
 
 HELP = "split a model into several files"
 EXAMPLES = """\
@@ -53,5 +54,5 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise LlmliteError(str(error)) from None
     for path in paths:
-        print(f"{path}: {size(os.path.getsize(path))}")
+        say(f"{path}: {size(os.path.getsize(path))}")
     return 0

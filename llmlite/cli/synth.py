@@ -7,6 +7,7 @@ import os
 
 from llmlite.cli.files import size
 from llmlite.errors import LlmliteError
+from llmlite.terminal import say
 
 HELP = "write a model of a known shape with random weights"
 EXAMPLES = """\
@@ -36,5 +37,5 @@ def run(options: argparse.Namespace) -> int:
     if os.path.exists(target) and not options.force:
         raise LlmliteError(f"{target}: exists already; --force replaces it")
     synthesize(target, options.shape, options.type, seed=options.seed)
-    print(f"{target}: {size(os.path.getsize(target))}")
+    say(f"{target}: {size(os.path.getsize(target))}")
     return 0

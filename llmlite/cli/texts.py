@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmlite.errors import LlmliteError
+from llmlite.terminal import json_text
 
 if TYPE_CHECKING:
     from llmlite.model import Model
@@ -41,7 +41,7 @@ def as_json(found: object, options: argparse.Namespace, **more: str) -> str:
     about = {"model": options.model, **more, "text": text, "n_ctx": options.ctx_size}
     figures = asdict(found)  # type: ignore[call-overload]  # one of quality's dataclasses
     known = {name: None if value != value else value for name, value in figures.items()}  # JSON has no NaN
-    return json.dumps(about | known, ensure_ascii=False)
+    return json_text(about | known)
 
 
 def read_text(name: str | None) -> str:

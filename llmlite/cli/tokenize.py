@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+
+from llmlite.terminal import json_text, say
 
 HELP = "show how a text becomes tokens"
 EXAMPLES = """\
@@ -39,11 +40,11 @@ def run(options: argparse.Namespace) -> int:
             ids = tokenizer.encode(text, add_special=special, parse_special=special)
         rows = [(id_, tokenizer.decode_bytes([id_]), tokenizer.token(id_)) for id_ in ids]
     if options.ids:
-        print(" ".join(str(id_) for id_ in ids))
+        say(" ".join(str(id_) for id_ in ids))
     elif options.json:
-        print(json.dumps([{"id": i, "bytes": b.hex(), "token": t} for i, b, t in rows], ensure_ascii=False))
+        say(json_text([{"id": i, "bytes": b.hex(), "token": t} for i, b, t in rows]))
     else:
         for id_, piece, token in rows:
-            print(f"{id_:>7}  {piece.hex(' '):<24}  {token!r}")
-        print(f"{len(ids)} tokens, {len(text.encode(errors='surrogateescape'))} bytes")
+            say(f"{id_:>7}  {piece.hex(' '):<24}  {token!r}")
+        say(f"{len(ids)} tokens, {len(text.encode(errors='surrogateescape'))} bytes")
     return 0

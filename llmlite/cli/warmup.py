@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 
+from llmlite.terminal import say
+
 HELP = "compile a model's kernels ahead of time"
 EXAMPLES = """\
 examples:
@@ -35,5 +37,5 @@ def run(options: argparse.Namespace) -> int:
         prepare(every_kernel())
     models = [*(checks.LESSON_MODELS if options.lessons else ()), *options.models]
     checks.warm_up(models or ([] if options.all else ["tales"]))
-    print(f"kernels are ready for {target()} ({time.perf_counter() - started:.1f} s)")
+    say(f"kernels are ready for {target()} ({time.perf_counter() - started:.1f} s)")
     return 0

@@ -8,18 +8,21 @@ An executor is made once per model and called once per step:
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from llmlite.errors import UnsupportedError
+from llmlite.errors import FallbackWarning, KernelError, UnsupportedError
+from llmlite.limits import require_llvm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmlite.config import ModelConfig
+    from llmlite.engine.planned import PlannedExecutor
     from llmlite.kv_cache import KVCache
-    from llmlite.transformer import Weights
+    from llmlite.weights import Weights
 
 EXECUTORS = ("auto", "planned", "eager")
 
@@ -49,15 +52,17 @@ def make_executor(
 ) -> Executor:
     """Make the executor called `kind`: one of EXECUTORS.
 
-    "auto" takes the planned one, or where that can't be had the eager one, whose repr says why.
+    "auto" takes the planned one, or if that can't be had the eager one, whose repr says why.
 
     Args:
         n_threads: for the planned executor; by default the cores this process may use.
         kv_dtype: of the caches it will be given first; others cost a plan of their own.
 
     Raises:
-        ValueError: for a name that is not in EXECUTORS, or n_threads < 1.
-        UnsupportedError, KernelError: for "planned", where the model or the machine can't be served.
+        ValueError: for a name that is not in EXECUTORS, or n_threads out of range.
+        UnsupportedError, KernelError: for "planned", if the model or the machine can't be served.
+    Warns:
+        FallbackWarning: "auto" took the eager executor, which is slow.
     """
     if kind not in EXECUTORS:
         raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}; got {kind!r}")
@@ -65,12 +70,28 @@ def make_executor(
 
     if kind == "eager":
         return EagerExecutor(weights, config)
-    from llmlite.engine.jit import KernelError
-    from llmlite.engine.planned import PlannedExecutor
-
     try:
-        return PlannedExecutor(weights, config, n_threads=n_threads, kv_dtype=kv_dtype)
+        return _planned()(weights, config, n_threads=n_threads, kv_dtype=kv_dtype)
     except (UnsupportedError, KernelError) as error:
         if kind == "planned":
             raise
+        remedy = (
+            "`llmlite doctor` says what to do" if isinstance(error, KernelError) else "no kernels for it yet"
+        )
+        warnings.warn(f"the slow executor runs this model: {error} ({remedy})", FallbackWarning, stacklevel=2)
         return EagerExecutor(weights, config, reason=str(error))
+
+
+def _planned() -> type[PlannedExecutor]:
+    """Import the planned executor, which needs llvmlite.
+
+    Raises:
+        KernelError: llvmlite is missing or can't be loaded.
+    """
+    try:
+        require_llvm()
+        from llmlite.engine.planned import PlannedExecutor
+    except (ImportError, OSError, MemoryError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error).split('. ')[0][:160]}"
+        raise KernelError(f"the compiler's library, llvmlite, can't be loaded: {reason}") from error
+    return PlannedExecutor

@@ -7,9 +7,9 @@ from time import perf_counter
 import numpy as np
 
 from llmlite.engine.cpu import usable_threads
-from llmlite.engine.jit import kernel
-from llmlite.engine.plan import Plan
+from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
+from llmlite.engine.signatures import READ_ALL
 
 
 class ReadBandwidth:
@@ -22,9 +22,9 @@ class ReadBandwidth:
     def __init__(self, n_threads: int | None = None, n_bytes: int = 256 * 2**20) -> None:
         self.n_threads = n_threads or usable_threads()
         self._data = np.ones(n_bytes // 256 * 256, np.uint8)  # ones: untouched zeros would be one page
-        recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads, kv_itemsize=4)
+        recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
         sums = recorder._buffer(16 * self.n_threads)
-        recorder._op(kernel("basic", "read_all"), self._data, self._data.nbytes, sums, writes=(sums,))
+        recorder._op(READ_ALL, (), (sums,), data=self._data, n_bytes=self._data.nbytes, out=sums)
         self._plan = Plan(recorder, sums)
 
     def measure(self, repeat: int = 5) -> float:
@@ -33,6 +33,6 @@ class ReadBandwidth:
         with self._plan.lock:
             for _ in range(repeat):
                 begin = perf_counter()
-                self._plan.run([0], 0, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0)
+                self._plan.run([Piece([0])])
                 best = max(best, self._data.nbytes / (perf_counter() - begin))
         return best

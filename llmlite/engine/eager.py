@@ -6,20 +6,23 @@ dequantized a slab of rows at a time. BLAS chooses its own number of threads (OP
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.kv_cache import KVCache, LayerCache
+from llmlite.errors import NumericsError
+from llmlite.kv_cache import KVCache
+from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import Weights, forward
+from llmlite.transformer import forward
+from llmlite.weights import RopeTable, Weights
 
-SLAB_BYTES = 16 * 2**20  # float32 rows of a matrix that stand in memory at a time
-
-
+SLAB_BYTES = 16 * 2**20  # float32 rows of a matrix that are in memory at a time
 GELU_SCALE = np.float32(np.sqrt(2 / np.pi))
+SWIGLU_ALPHA, SWIGLU_LIMIT = np.float32(1.702), np.float32(7)  # gpt-oss
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,21 @@ class EagerExecutor:
         n_outputs: int,
         trace: dict[str, np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Run `ids` behind the tokens in `cache`; given a dict, put every named intermediate into it.
+        """Run `ids` after the tokens in `cache`; given a dict, put every named intermediate into it.
 
         Returns:
-            float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens.
+            float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens; of an encoder their
+            last states, (n_outputs, n_embd).
+
+        Raises:
+            NumericsError: a number that is not finite; names the first operation that made one.
+            ContextOverflowError: the tokens don't fit the cache.
         """
-        ops = Eager(cache.position, n_outputs, trace)
-        logits = forward(ops, self.weights, self.config, cache, np.asarray(ids))
-        cache.ids.extend(int(token) for token in ids)
+        cache.reserve(len(ids))
+        ops = Eager(cache.position, n_outputs, trace, cache)
+        with np.errstate(invalid="ignore", over="ignore"):  # `name` looks for what comes of it
+            logits = forward(ops, self.weights, self.config, np.asarray(ids))
+        cache.extend(ids)
         return logits
 
     def __repr__(self) -> str:
@@ -76,18 +86,32 @@ class Eager:
         position: of the step's first token.
         n_outputs: how many of the last tokens `outputs` keeps.
         trace: collects named results, or None.
+        cache: the states that attention reads and writes.
     """
 
-    def __init__(self, position: int, n_outputs: int, trace: dict[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        position: int,
+        n_outputs: int,
+        trace: dict[str, np.ndarray] | None = None,
+        cache: KVCache | None = None,
+    ) -> None:
         self.position = position
         self.n_outputs = n_outputs
         self.n_tokens = 0  # of the step, known once they are embedded
         self.trace = trace
+        self.cache = cache
 
     def name(
         self, x: np.ndarray, name: str, layer: int | None = None, heads: int | None = None
     ) -> np.ndarray:
-        """Record x as "name-layer", split into heads (T, heads, Dh) if their number is given; return x."""
+        """Record x as "name-layer", split into heads (T, heads, Dh) if their number is given; return x.
+
+        Raises:
+            NumericsError: x holds a number that is not finite.
+        """
+        if not np.isfinite(x).all():
+            raise NumericsError.at(name, layer)
         if self.trace is not None:
             key = name if layer is None else f"{name}-{layer}"
             self.trace[key] = x.copy() if heads is None else x.reshape(len(x), heads, -1).copy()
@@ -98,21 +122,24 @@ class Eager:
         self.n_tokens = len(ids)
         return w.rows(ids)
 
-    def rms_norm(self, x: np.ndarray, gain: np.ndarray, eps: float) -> np.ndarray:
+    def rms_norm(self, x: np.ndarray, gain: np.ndarray | None, eps: float, width: int = 0) -> np.ndarray:
         """x / sqrt(mean(x²) + eps) * gain; squares are summed in double, as llama.cpp does.
 
         Args:
-            x: (T, n*width). gain: (width,): each stretch of that width is normalized by itself.
+            x: (T, n*width). gain: (width,): each stretch of that width is normalized by itself; None for
+                ones, and `width` says how long a stretch is.
         """
-        parts = x.reshape(len(x), -1, len(gain))
+        parts = x.reshape(len(x), -1, width if gain is None else len(gain))
         mean = np.mean(parts * parts, axis=-1, keepdims=True, dtype=np.float64)
-        return (parts * (1 / np.sqrt(mean + eps)).astype(np.float32) * gain).reshape(x.shape)
+        parts = parts * (1 / np.sqrt(mean + eps)).astype(np.float32)
+        return (parts if gain is None else parts * gain).reshape(x.shape)
 
-    def layer_norm(self, x: np.ndarray, gain: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+    def layer_norm(self, x: np.ndarray, gain: np.ndarray, bias: np.ndarray | None, eps: float) -> np.ndarray:
         """(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) * gain + bias; sums in double."""
         centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64)
         variance = np.mean(centred * centred, axis=-1, keepdims=True)
-        return (centred / np.sqrt(variance + eps)).astype(np.float32) * gain + bias
+        scaled = (centred / np.sqrt(variance + eps)).astype(np.float32) * gain
+        return scaled if bias is None else scaled + bias
 
     def positions(self, table: np.ndarray) -> np.ndarray:
         """Rows of table (n_ctx, D) for the step's positions -> (n, D)."""
@@ -128,16 +155,30 @@ class Eager:
             np.matmul(x, w.dequantize(rows).T, out=out[:, rows])
         return out if bias is None else out + bias
 
-    def route(self, scores: np.ndarray, n_used: int) -> Routes:
+    def route(self, scores: np.ndarray, spec: Experts, bias: np.ndarray | None = None) -> Routes:
         """Choose experts: the n_used highest scores of each token; of equal ones the first.
 
-            weight[t, j] = e^score[t, j] / Σ e^score[t, j'] over the chosen j'
+            weight[t, j] = p[t, j] · weight_scale, p = softmax or sigmoid of the scores,
+            divided by Σ p[t, j'] over the chosen j' if `spec.normalized`
 
         Args:
-            scores: (T, n_expert).
+            scores: (T, n_expert). bias: (n_expert,): is added to p to choose, and doesn't count after that.
         """
-        ids = np.argsort(-scores, axis=-1, kind="stable")[:, :n_used]  # (T, n_used)
-        weights = softmax(np.take_along_axis(scores, ids, axis=-1))
+        if spec.gating == "sigmoid":
+            p = 1 / (1 + np.exp(-scores))
+        elif spec.gating == "softmax_chosen" or spec.normalized:
+            p = scores  # a softmax over the chosen ones is what normalizing leaves
+        else:
+            p = softmax(scores)
+        by = p if bias is None else p + bias
+        ids = np.argsort(-by, axis=-1, kind="stable")[:, : spec.n_used]  # (T, n_used)
+        weights = np.take_along_axis(p, ids, axis=-1)
+        if spec.gating == "sigmoid":
+            if spec.normalized:
+                weights = weights / np.maximum(weights.sum(-1, keepdims=True), SMALLEST_SUM)
+        elif spec.gating == "softmax_chosen" or spec.normalized:
+            weights = softmax(weights)
+        weights = (weights * np.float32(spec.weight_scale)).astype(np.float32)
         order = np.argsort(ids.ravel(), kind="stable")  # (S,): expert after expert
         return Routes(weights, order, np.bincount(ids.ravel(), minlength=scores.shape[-1]))
 
@@ -145,16 +186,20 @@ class Eager:
         """(T, D) -> (S, D), S = T * n_used: each token's row for each of its experts, expert after expert."""
         return x[routes.order // routes.weights.shape[1]]
 
-    def expert_matmul(self, w: QuantTensor, x: np.ndarray, routes: Routes) -> np.ndarray:
-        """x[s] @ w[expert of s].T: (S, columns) by (n_expert, rows, columns) -> (S, rows)."""
+    def expert_matmul(
+        self, w: QuantTensor, x: np.ndarray, routes: Routes, bias: np.ndarray | None = None
+    ) -> np.ndarray:
+        """x[s] @ w[expert of s].T + bias[expert of s].
+
+        (S, columns) by (n_expert, rows, columns) -> (S, rows)
+        """
         _, n_rows, _ = w.shape
         ends = np.cumsum(routes.counts)
-        return np.concatenate(
-            [
-                self.matmul(w.slice_rows(expert * n_rows, (expert + 1) * n_rows), x[end - count : end])
-                for expert, (end, count) in enumerate(zip(ends, routes.counts))
-            ]
-        )
+        parts = []
+        for expert, (end, count) in enumerate(zip(ends, routes.counts)):
+            matrix = w.slice_rows(expert * n_rows, (expert + 1) * n_rows)
+            parts.append(self.matmul(matrix, x[end - count : end], None if bias is None else bias[expert]))
+        return np.concatenate(parts)
 
     def gather(self, x: np.ndarray, routes: Routes) -> np.ndarray:
         """out[t] = Σ weight[t, j] * x[row of t and j]: (S, D) -> (T, D)."""
@@ -162,22 +207,21 @@ class Eager:
         by_token[routes.order] = x
         return np.einsum("tj,tjd->td", routes.weights, by_token.reshape(*routes.weights.shape, -1))
 
-    def rope(self, x: np.ndarray, n_head: int, frequencies: np.ndarray, pairs: str) -> np.ndarray:
+    def rope(self, x: np.ndarray, n_head: int, table: RopeTable) -> np.ndarray:
         """Turn each pair (a, b) of a head by position * frequency:
 
             a' = a cos - b sin,  b' = a sin + b cos
 
         Args:
-            x: (T, n_head*Dh).
-            frequencies: (n,), one for each pair; elements from 2n on stay as they are.
-            pairs: "norm" pairs the elements 2i, 2i+1; "neox" i, i+n.
+            x: (T, n_head*Dh). Elements from `table.spec.dim` on stay as they are; "norm" pairs the elements
+                2i, 2i+1, "neox" i, i+dim/2.
         """
-        n = len(frequencies)
-        positions = np.arange(self.position, self.position + len(x))
-        angles = positions[:, None, None] * frequencies.astype(np.float64)  # (T, 1, n)
-        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        spec = table.spec
+        n = spec.dim // 2
+        cos, sin = table.angles(np.arange(self.position, self.position + len(x)))
+        cos, sin = cos[:, None], sin[:, None]  # (T, 1, n)
         first, second = slice(0, 2 * n, 2), slice(1, 2 * n, 2)
-        if pairs == "neox":
+        if spec.pairs == "neox":
             first, second = slice(n), slice(n, 2 * n)
         heads = x.reshape(len(x), n_head, -1)  # (T, H, Dh)
         a, b = heads[..., first], heads[..., second]
@@ -187,58 +231,148 @@ class Eager:
         return out.reshape(x.shape)
 
     def attention(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, cache: LayerCache, n_head: int, scale: float
+        self,
+        q: np.ndarray,
+        k: np.ndarray | None,
+        v: np.ndarray | None,
+        layer: int,
+        spec: Attention,
+        sinks: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Store k and v, then let each query look at all positions up to its own:
+        """Store k and v, then let each query look at the positions it may see:
 
             softmax(q · k * scale) · v
 
         Query heads h*G to h*G+G-1 share key/value head h, where G = n_head / n_head_kv.
 
         Args:
-            q: (T, H*Dh). k, v: (T, K*Dh).
+            q: (T, H*Dk). k: (T, K*Dk), v: (T, K*Dv); None if another layer has stored them.
+            sinks: (H,): a logit of each head that takes its share of the softmax and gives nothing.
 
         Returns:
-            (T, H*Dh)
+            (T, H*Dv)
         """
+        assert self.cache is not None
         T, end = len(q), self.position + len(q)
-        K, _, Dh = cache.v.shape
-        cache.write(self.position, k.reshape(T, K, Dh), v.reshape(T, K, Dh))
-        ahead = np.arange(end) > np.arange(self.position, end)[:, None]  # (T, end): the future
-        queries = q.reshape(T, K, n_head // K, Dh).transpose(1, 2, 0, 3)  # (K, G, T, Dh)
-        out = np.empty_like(queries)
+        K, state = spec.n_head_kv, self.cache[layer]
+        if k is not None and v is not None:
+            state.write(self.position, k.reshape(T, K, -1), v.reshape(T, K, -1))
+        start = max(0, self.position - spec.window + 1) if spec.window and spec.causal else 0
+        distance = np.arange(self.position, end)[:, None] - np.arange(start, end)  # (T, end - start)
+        hidden = hidden_positions(distance, spec)
+        queries = q.reshape(T, K, spec.group, -1).transpose(1, 2, 0, 3)  # (K, G, T, Dk)
+        out = np.empty((*queries.shape[:3], spec.value_size), np.float32)
         scores, weights = [], []
         for head in range(K):
-            keys, values = cache.keys(head, end), cache.values(head, end)  # (end, Dh)
-            score = queries[head] @ keys.T  # (G, T, end)
-            weight = softmax(np.where(ahead, -np.inf, score * np.float32(scale)))
+            keys, values = state.keys(head, start, end), state.values(head, start, end)
+            score = queries[head] @ keys.T  # (G, T, end - start)
+            heads = slice(head * spec.group, (head + 1) * spec.group)
+            shown = score * np.float32(spec.scale)
+            if spec.softcap:
+                shown = np.float32(spec.softcap) * np.tanh(shown / np.float32(spec.softcap))
+            if spec.alibi:
+                shown = shown - alibi_slopes(spec)[heads, None, None] * np.abs(distance).astype(np.float32)
+            shown = np.where(hidden, -np.inf, shown)
+            weight = softmax(shown, None if sinks is None else sinks[heads, None, None])
             out[head] = weight @ values
             if self.trace is not None:
                 scores.append(score)
                 weights.append(weight)
         if self.trace is not None:
-            self.name(np.concatenate(scores), "kq", cache.layer)  # (H, T, end)
-            self.name(np.concatenate(weights), "kq_soft_max", cache.layer)
+            self.name(np.concatenate(scores), "kq", layer)  # (H, T, end - start)
+            self.name(np.concatenate(weights), "kq_soft_max", layer)
         return out.transpose(2, 0, 1, 3).reshape(T, -1)
 
-    def silu_mul(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
-        """gate * sigmoid(gate) * up."""
-        with np.errstate(over="ignore"):  # exp(-gate) may reach inf: the quotient is then 0, as it should be
-            return gate / (1 + np.exp(-gate)) * up
+    def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
+        """An activation of x, times up if it is given:
 
-    def gelu(self, x: np.ndarray) -> np.ndarray:
-        """x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)."""
-        return 0.5 * x * (1 + np.tanh(GELU_SCALE * (x + np.float32(0.044715) * x * x * x)))
+        silu        x * sigmoid(x)
+        gelu        x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)
+        gelu_erf    x/2 * (1 + erf(x / sqrt(2)))
+        relu2       max(x, 0)²
+        swiglu_oai  g * sigmoid(1.702 g) * (u + 1), g = min(x, 7), u = up between -7 and 7
+        """
+        with np.errstate(over="ignore"):  # exp(-x) may reach inf: the quotient is then 0, as it should be
+            if kind == "silu":
+                x = x / (1 + np.exp(-x))
+            elif kind == "gelu":
+                x = 0.5 * x * (1 + np.tanh(GELU_SCALE * (x + np.float32(0.044715) * x * x * x)))
+            elif kind == "gelu_erf":
+                x = (0.5 * x * (1 + erf(x * math.sqrt(0.5)))).astype(np.float32)
+            elif kind == "relu2":
+                x = np.square(np.maximum(x, 0))
+            elif kind == "swiglu_oai":
+                x = np.minimum(x, SWIGLU_LIMIT)
+                x = x / (1 + np.exp(-SWIGLU_ALPHA * x))
+                return x * (np.clip(up, -SWIGLU_LIMIT, SWIGLU_LIMIT) + 1)
+            else:
+                raise ValueError(f"no activation {kind!r}")
+        return x if up is None else x * up
+
+    def gate(self, x: np.ndarray, by: np.ndarray) -> np.ndarray:
+        """x * sigmoid(by); by: (T, width) or (T, 1)."""
+        with np.errstate(over="ignore"):
+            return x / (1 + np.exp(-by))
 
     def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """a + b."""
         return a + b
+
+    def add_row(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """x + row, for every row of x."""
+        return x + row
+
+    def scale(self, x: np.ndarray, factor: float) -> np.ndarray:
+        """x · factor."""
+        return x * np.float32(factor)
+
+    def softcap(self, x: np.ndarray, cap: float) -> np.ndarray:
+        """cap · tanh(x / cap)."""
+        return np.float32(cap) * np.tanh(x / np.float32(cap))
+
+    def temperature(self, x: np.ndarray, spec: Attention) -> np.ndarray:
+        """Each row times 1 + scale · ln(floor(position / length) + 1)."""
+        positions = np.arange(self.position, self.position + len(x))
+        return x * temperatures(positions, spec)[:, None]
+
+    def columns(self, x: np.ndarray, start: int, width: int, stride: int = 0) -> np.ndarray:
+        """Columns `start` … `start + width - 1` of each row, or of each stretch of `stride` columns."""
+        parts = x.reshape(len(x), -1, stride or x.shape[1])
+        return np.ascontiguousarray(parts[:, :, start : start + width].reshape(len(x), -1))
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The rows of the last `n_outputs` tokens."""
         return x[len(x) - self.n_outputs :]
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
-    """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so that exp stays finite."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+SMALLEST_SUM = np.float32(6.103515625e-5)  # llama.cpp divides by no less: F16's smallest normal number
+
+
+def softmax(x: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
+    """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so that exp stays finite.
+
+    Args:
+        sinks: further logits that count in the sum only, one for each row.
+    """
+    top = x.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        top = np.maximum(top, sinks)
+    e = np.exp(x - top)
+    total = e.sum(axis=-1, keepdims=True)
+    return e / (total if sinks is None else total + np.exp(sinks - top))
+
+
+def hidden_positions(distance: np.ndarray, spec: Attention) -> np.ndarray:
+    """Whether a query must not see a key that is `distance` positions before it."""
+    if not spec.causal:
+        return np.abs(distance) > spec.window // 2 if spec.window else np.zeros(distance.shape, bool)
+    hidden = distance < 0
+    return hidden | (distance >= spec.window) if spec.window else hidden
+
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function of every element, float64."""
+    return _erf(x).astype(np.float64)

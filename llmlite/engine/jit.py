@@ -11,27 +11,30 @@ again; a folder that can't be written only costs the next process its head start
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
-import os
+import itertools
 import pathlib
 import platform
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
 
+from llmlite import cache, files, terminal
 from llmlite.engine.cpu import target
-from llmlite.errors import LlmliteError
+from llmlite.errors import KernelError, LlmliteError
+from llmlite.limits import COMPILE, require_memory
+from llmlite.locks import wait_before_fork
 
 ENGINE = pathlib.Path(__file__).parent
 MAGIC = b"llmlite kernel 1\n"
@@ -48,15 +51,11 @@ DEAD_SYMBOLS = (
 Progress = Callable[[int, int, str], None]
 
 
-class KernelError(LlmliteError):
-    """A kernel can't be compiled or loaded on this machine."""
-
-
 class Kernel:
     """One compiled function; nothing is compiled, nor numba imported, before `address` is read."""
 
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
+    def __init__(self, module: str, name: str, parameters: tuple[str, ...] | None = None) -> None:
+        self.module, self.name, self.parameters = module, name, parameters
         self.symbol = f"llmlite_{name}"
         self._address: int | None = None
 
@@ -88,10 +87,30 @@ class Kernel:
         return self._address is not None or (OBJECTS_PROVEN and _read(self) is not None)
 
 
-@functools.cache
+DECLARED: dict[tuple[str, str], Kernel] = {}
+
+
+def declare(module: str, name: str, parameters: str | None) -> Kernel:
+    """Return the kernel `name` of `llmlite.engine.kernels.<module>`; a second declaration must be the same.
+
+    Args:
+        parameters: its parameters after (step, rank, n_threads), in order, with spaces between; None for a
+            routine, whose caller is compiled code.
+    """
+    names = None if parameters is None else tuple(parameters.split())
+    found = DECLARED.setdefault((module, name), Kernel(module, name, names))
+    assert found.parameters == names, f"{module}.{name} is declared twice, with unlike parameters"
+    return found
+
+
 def kernel(module: str, name: str) -> Kernel:
-    """Return the kernel `name` of `llmlite.engine.kernels.<module>`."""
-    return Kernel(module, name)
+    """Return a declared kernel by the name of its file and its own.
+
+    Raises: KeyError if nothing declares it.
+    """
+    import llmlite.engine.families  # it and `signatures` declare all  # noqa: F401
+
+    return DECLARED[module, name]
 
 
 def prepare(kernels: Iterable[Kernel], progress: Progress | None = None) -> None:
@@ -104,24 +123,21 @@ def prepare(kernels: Iterable[Kernel], progress: Progress | None = None) -> None
     """
     kernels = list(dict.fromkeys(kernels))
     missing = [k for k in kernels if not k.ready]
-    progress = progress or _say
-    for done, k in enumerate(missing):
-        progress(done, len(missing), k.name)
-        _ = k.address
     if missing:
-        progress(len(missing), len(missing), "")
+        with terminal.progress() as shown:
+            tell = progress or functools.partial(_tell, shown)
+            for done, k in enumerate(missing):
+                tell(done, len(missing), k.name)
+                _ = k.address
+            tell(len(missing), len(missing), "")
     for k in kernels:
         _ = k.address
 
 
-def _say(done: int, total: int, name: str) -> None:
-    if sys.stderr is None:
-        return
-    if sys.stderr.isatty():
-        text = f"compiling kernels, once: {done}/{total} {name}"
-        print(f"\r{text:<70}", end="" if done < total else "\n", file=sys.stderr, flush=True)
-    elif done == 0:
-        print(f"llmlite: compiling {total} kernels for this CPU, once", file=sys.stderr, flush=True)
+def _tell(shown: terminal.Progress, done: int, total: int, name: str) -> None:
+    kept = "once" if _cache_folder() else "for this process: there is no folder to keep them"
+    now = f": {done}/{total} {name}" if shown.is_live else ""
+    shown.show(f"compiling {total} kernels for this CPU, {kept}{now}")
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------
@@ -129,14 +145,11 @@ def _say(done: int, total: int, name: str) -> None:
 
 @functools.cache
 def _cache_folder() -> pathlib.Path | None:
-    from llmlite.resources import cache_dir
-
+    """The folder of the objects: nobody else can write there; None if there is no such folder."""
     try:
-        folder = cache_dir() / "kernels"
-        folder.mkdir(parents=True, exist_ok=True)
+        return cache.subfolder("kernels")
     except (OSError, LlmliteError):
         return None
-    return folder
 
 
 @functools.cache
@@ -191,9 +204,8 @@ def _imports(file: pathlib.Path) -> list[pathlib.Path]:
 def _read(k: Kernel) -> bytes | None:
     """Return the cached object, or None if there is none that can be trusted."""
     path = k.path
-    try:
-        blob = path.read_bytes() if path else b""
-    except OSError:
+    blob = cache.trusted_bytes(path) if path else None
+    if blob is None:
         return None
     head = len(MAGIC) + 32
     if not blob.startswith(MAGIC) or hashlib.sha256(blob[head:]).digest() != blob[len(MAGIC) : head]:
@@ -206,10 +218,9 @@ def _write(k: Kernel, code: bytes) -> None:
     path = k.path
     if path is None:
         return
-    part = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.part")
-    try:
-        part.write_bytes(MAGIC + hashlib.sha256(code).digest() + code)
-        os.replace(part, path)
+    with contextlib.suppress(OSError):  # it only costs the next process its head start
+        path.unlink(missing_ok=True)  # a damaged one, or one of a mode that a new file must not inherit
+        files.write_bytes(path, MAGIC + hashlib.sha256(code).digest() + code)
         same = [
             p
             for p in path.parent.glob(f"{k.name}-*.o")
@@ -217,13 +228,13 @@ def _write(k: Kernel, code: bytes) -> None:
         ]
         for old in sorted(same, key=lambda p: p.stat().st_mtime)[:-KEPT_VERSIONS]:
             old.unlink(missing_ok=True)
-    except OSError:
-        part.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
 
 
 # ---- loading and compiling ---------------------------------------------------------------------------------
 
 _lock = threading.RLock()
+wait_before_fork(_lock)  # LLVM's own state can't be renewed in a child
+_numbers = itertools.count()  # a name can't be linked twice, not even after a failure
 _alive: list[Any] = []  # libraries and cfuncs whose code our plans call: never freed
 
 
@@ -248,9 +259,13 @@ def _load(k: Kernel) -> int:
         _alive.append(cfunc)
         return cfunc.address
     code = _read(k)
-    if code is None:
-        code = bytes(_machine().emit_object(llvm.parse_assembly(optimised_ir(k))))
-        _write(k, code)
+    if code is not None:
+        try:
+            return _link(k, code)
+        except RuntimeError:  # whole, but not what this LLVM links: compiled again
+            pass
+    code = bytes(_machine().emit_object(llvm.parse_assembly(optimised_ir(k))))
+    _write(k, code)
     try:
         return _link(k, code)
     except RuntimeError as error:
@@ -262,29 +277,23 @@ def _link(k: Kernel, code: bytes) -> int:
     trap = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
     for symbol in DEAD_SYMBOLS:
         builder.import_symbol(symbol, trap)
-    library = builder.link(_linker(), f"{k.symbol}-{len(_alive)}")
+    library = builder.link(_linker(), f"{k.symbol}-{next(_numbers)}")
     _alive.append(library)
     return library[k.symbol]
-
-
-def compile_ir(text: str, symbol: str) -> tuple[int, Any]:
-    """Compile LLVM IR now, in memory: (the symbol's address, the library to keep for as long as it is
-    used).
-    """
-    with _lock:
-        builder = llvm.JITLibraryBuilder().add_ir(text).export_symbol(symbol).add_current_process()
-        library = builder.link(_linker(), symbol)
-    return library[symbol], library
 
 
 def _compile(k: Kernel) -> Any:
     """Return numba's cfunc of the kernel, entry code included."""
     try:
+        require_memory(COMPILE, "compiling")
         import numba
 
         if numba.config.DISABLE_JIT:
             raise KernelError("NUMBA_DISABLE_JIT is set")
         function = getattr(importlib.import_module(f"llmlite.engine.kernels.{k.module}"), k.name)
+        taken = getattr(function, "llmlite_parameters", None)
+        if k.parameters is not None and taken != list(k.parameters):
+            raise KernelError(f"declared with the parameters {' '.join(k.parameters)}, but takes {taken}")
         return function.llmlite_compile()
     except KernelError:
         raise

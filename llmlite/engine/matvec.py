@@ -8,9 +8,9 @@ import numpy as np
 
 from llmlite.engine.cpu import usable_threads
 from llmlite.engine.families import FAMILIES
-from llmlite.engine.jit import kernel
-from llmlite.engine.plan import Plan
+from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
+from llmlite.engine.signatures import PEAK, SCALAR_MATVEC, TAKE_OUTPUTS
 from llmlite.errors import UnsupportedError
 from llmlite.tensor import QuantTensor
 
@@ -38,13 +38,15 @@ class MatVec:
             raise UnsupportedError(f"rows of {w.n_columns} weights: kernels take whole blocks")
         self.n_threads = n_threads or usable_threads()
         self._x = np.zeros(w.n_columns, np.float32)
-        recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads, kv_itemsize=4)
+        recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
         x = recorder._buffer(w.n_columns)
-        recorder._op(kernel("basic", "take_outputs"), self._x, x, w.n_columns, writes=(x,))
+        recorder._op(TAKE_OUTPUTS, (), (x,), x=self._x, out=x, width=w.n_columns)
         if scalar:
             out = recorder._buffer(w.shape[0])
-            run = kernel("scalar", f"scalar_{w.type.name.lower()}")
-            recorder._op(run, x.rows, w.blocks, x, out, *w.shape, reads=(x,), writes=(out,), label=w.name)
+            recorder._op(
+                SCALAR_MATVEC[w.type.name.lower()], (x,), (out,), {"label": w.name}, rows=x.rows, w=w.blocks,
+                x=x, out=out, n_rows=w.shape[0], width=w.shape[1],
+            )  # fmt: skip
         else:
             out = recorder.matmul(w, x)
         self._plan = Plan(recorder, out)
@@ -53,7 +55,7 @@ class MatVec:
         """Return W x, float32 (rows,), for x float32 (width,)."""
         with self._plan.lock:
             self._x[:] = x
-            return self._plan.run([0], 1, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0)[0].copy()
+            return self._plan.run([Piece([0], n_outputs=1)])[0].copy()
 
 
 class PeakArithmetic:
@@ -70,9 +72,9 @@ class PeakArithmetic:
         self.n_threads = n_threads or usable_threads()
         self.operations = PEAK_OPERATIONS[kind] * rounds * self.n_threads
         self._numbers = np.full(32, 0.5, np.float32)
-        recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads, kv_itemsize=4)
+        recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
         sums = recorder._buffer(16 * self.n_threads)
-        recorder._op(kernel("peak", f"peak_{kind}"), self._numbers, rounds, sums, writes=(sums,))
+        recorder._op(PEAK[kind], (), (sums,), numbers=self._numbers, repeats=rounds, out=sums)
         self._plan = Plan(recorder, sums)
 
     def measure(self, repeat: int = 5) -> float:
@@ -81,6 +83,6 @@ class PeakArithmetic:
         with self._plan.lock:
             for _ in range(repeat):
                 begin = perf_counter()
-                self._plan.run([0], 0, position=0, n_ctx=0, k_cache=0, v_cache=0, angles=0)
+                self._plan.run([Piece([0])])
                 best = max(best, self.operations / (perf_counter() - begin))
         return best

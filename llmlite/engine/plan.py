@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import mmap
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from llmlite.engine.contract import SEQUENCE, STEP, WORD
 from llmlite.engine.jit import Kernel, Progress, prepare
-from llmlite.engine.recorder import IDS, N_OUTPUTS, N_TOKENS, STEP_WORDS, Buffer, Op, Recorder
-from llmlite.engine.team import RUN, STOP, WORK, renew_lock_after_fork, team
+from llmlite.engine.recorder import N_OUTPUTS, N_TOKENS, Buffer, Op, Recorder
+from llmlite.engine.signatures import RUN, STOP, WORK
+from llmlite.engine.team import renew_lock_after_fork, team
 
 ROW_WORDS = 3  # of the table: kernel, record, whether a barrier follows
+FAULT_WORDS = 8  # of a thread's line in the step's `faults`
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A sequence's share of a step.
+
+    Attributes:
+        ids: token ids, at least one. position: of the first.
+        states: address of its cache's layer words (`contract.LayerWords`), one record a layer.
+        n_outputs: how many of the last ids' results are wanted.
+    """
+
+    ids: Sequence[int]
+    position: int = 0
+    states: int = 0
+    n_outputs: int = 0
+
+
+class FaultError(Exception):
+    """An operation met a number that is not finite; `op` is the first that did."""
+
+    def __init__(self, op: Op) -> None:
+        super().__init__(op.label or op.name)
+        self.op = op
 
 
 class Plan:
@@ -43,13 +72,27 @@ class Plan:
         prepare(kernels_of(self.ops), progress)
         self._memory = np.empty(arena_bytes + 64, np.uint8)
         self._base = -(-self._memory.ctypes.data // 64) * 64
-        self.step = np.zeros(STEP_WORDS, np.int64)
-        self.ids = np.zeros(self.max_tokens, np.int64)
-        self.step[IDS // 8] = self.ids.ctypes.data
+        self.tables = recorder.tables
+        self._step_memory()
+        self._kept: list[np.ndarray] = []  # records whose addresses other records hold
         self._records = [self._record(op) for op in self.ops]
         self._table = self._make_table()
         self._segments = segments_of(self.ops)
         self._result = result
+
+    def _step_memory(self) -> None:
+        """The step record, and the arrays whose addresses it holds."""
+        self.step = np.zeros(len(STEP), np.int64)
+        self.ids, self.positions = (np.zeros(self.max_tokens, np.int64) for _ in range(2))
+        self.outputs = np.zeros(max(1, self.max_outputs), np.int64)
+        self.sequences = np.zeros((self.max_tokens, len(SEQUENCE)), np.int64)
+        self.table_addresses = np.zeros(max(1, len(self.tables)), np.int64)
+        self.faults = np.zeros((self.n_threads, FAULT_WORDS), np.int64)
+        for name, array in (
+            ("ids", self.ids), ("positions", self.positions), ("outputs", self.outputs),
+            ("sequences", self.sequences), ("tables", self.table_addresses), ("faults", self.faults),
+        ):  # fmt: skip
+            self.step[getattr(STEP, name) // WORD] = array.ctypes.data
 
     @property
     def arena_bytes(self) -> int:
@@ -70,27 +113,28 @@ class Plan:
 
     def array(self, buffer: Buffer, dtype: Any = np.float32) -> np.ndarray:
         """The rows of `buffer` that the last step wrote: a view (n, width) into the arena."""
-        n = int(self.step[buffer.rows // 8])
+        n = int(self.step[buffer.rows // WORD])
         start = self._base + buffer.offset - self._memory.ctypes.data
         rows = self._memory[start : start + n * buffer.width * buffer.itemsize]
         return rows.view(dtype).reshape(n, buffer.width)
 
-    def run(self, ids: Any, n_outputs: int, *, clock: np.ndarray | None = None, **step: int) -> np.ndarray:
+    def run(
+        self, pieces: Sequence[Piece], *, tables: Sequence[int] = (), clock: np.ndarray | None = None
+    ) -> np.ndarray:
         """Run one step; call it with `lock` held, and copy the result before letting go.
 
         Args:
-            ids: at most max_tokens. n_outputs: at most max_outputs.
+            pieces: one for each sequence; at most max_tokens ids and max_outputs outputs together.
+            tables: addresses of `self.tables`, from position 0 on.
             clock: int64 (n_ops + 1, 2): seconds and nanoseconds before and after each operation.
-            step: the rest of the step record, by recorder's names in lower case ("position", "k_cache", …).
 
         Returns:
-            Logits, a view (n_outputs, n_vocab) into the arena.
+            Results, a view (n_outputs, width) into the arena: piece after piece.
+
+        Raises:
+            FaultError: an operation met a number that is not finite.
         """
-        n = len(ids)
-        self.ids[:n] = ids
-        self.step[0], self.step[1] = n, n_outputs
-        self.step[2:6] = step["position"], step["n_ctx"], step["k_cache"], step["v_cache"]
-        self.step[7:10] = step["angles"], n * self.n_used, n_outputs * self.n_used
+        self._describe(pieces, tables)
         workers = team(self.n_threads)
         for first, last in self._segments:
             if self.ops[first].kernel is None:
@@ -100,11 +144,31 @@ class Plan:
                 continue
             at = 0 if clock is None else clock[first:].ctypes.data
             workers.run(self._table[first:].ctypes.data, last - first, at)
+        if self.faults[:, 0].any():
+            raise FaultError(self.ops[int(self.faults[self.faults[:, 0] > 0, 0].min()) - 1])
         return self.array(self._result)
+
+    def _describe(self, pieces: Sequence[Piece], tables: Sequence[int]) -> None:
+        """Write the step record."""
+        row, n_outputs = 0, 0
+        for i, piece in enumerate(pieces):
+            end = row + len(piece.ids)
+            self.ids[row:end] = piece.ids
+            self.positions[row:end] = np.arange(piece.position, piece.position + len(piece.ids))
+            self.outputs[n_outputs : n_outputs + piece.n_outputs] = np.arange(end - piece.n_outputs, end)
+            self.sequences[i] = row, end, piece.position, piece.states
+            row, n_outputs = end, n_outputs + piece.n_outputs
+        self.table_addresses[: len(tables)] = tables
+        self.faults[:, 0] = 0
+        for name, value in (
+            ("n_tokens", row), ("n_outputs", n_outputs), ("n_slots", row * self.n_used),
+            ("n_output_slots", n_outputs * self.n_used), ("n_sequences", len(pieces)),
+        ):  # fmt: skip
+            self.step[getattr(STEP, name) // WORD] = value
 
     def _run_python(self, op: Op) -> None:
         w, *reads, out = op.args
-        n = int(self.step[out.rows // 8])
+        n = int(self.step[out.rows // WORD])
         if n:
             arrays = [self.array(x) for x in reads] or [self.ids[:n]]
             op.function(w, *arrays, self.array(out))
@@ -121,20 +185,30 @@ class Plan:
         """What the kernel reads: the step's address, then its arguments (`jit.entry_source`)."""
         record = np.zeros(1 + len(op.args), np.int64)
         record[0] = self.step.ctypes.data
-        if op.kernel is None:
-            return record
-        for i, value in enumerate(op.args, 1):
-            if isinstance(value, Buffer):
-                record[i] = self._base + value.offset
-            elif isinstance(value, np.ndarray):
-                record[i] = value.ctypes.data
-            elif isinstance(value, Kernel):
-                record[i] = value.address
-            elif isinstance(value, float):
-                record[i : i + 1].view(np.float64)[0] = value
-            else:
-                record[i] = value
+        if op.kernel is not None:
+            for i, value in enumerate(op.args, 1):
+                self._put(record[i : i + 1], value)
         return record
+
+    def _put(self, word: np.ndarray, value: Any) -> None:
+        """Write one argument as a word: an address, an integer, or the bits of a float64."""
+        if isinstance(value, Buffer):
+            word[0] = self._base + value.offset
+        elif isinstance(value, np.ndarray):
+            word[0] = value.ctypes.data
+        elif isinstance(value, Kernel):
+            word[0] = value.address
+        elif isinstance(value, float):
+            word.view(np.float64)[0] = value
+        elif dataclasses.is_dataclass(value):
+            fields = dataclasses.fields(value)
+            inner = np.zeros(len(fields), np.int64)
+            for i, field in enumerate(fields):
+                self._put(inner[i : i + 1], getattr(value, field.name))
+            self._kept.append(inner)
+            word[0] = inner.ctypes.data
+        else:
+            word[0] = value
 
     def __repr__(self) -> str:
         slow = sorted({op.type for op in self.ops if op.kernel is None})

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from llmlite.config import ModelConfig
+from llmlite.engine.contract import WORD, LayerWords
 from llmlite.engine.cpu import target, usable_threads
-from llmlite.engine.guard import Watch
 from llmlite.engine.jit import Progress, prepare
-from llmlite.engine.plan import Plan, kernels_of
-from llmlite.engine.recorder import Buffer, Recorder
-from llmlite.kv_cache import KVCache
-from llmlite.transformer import Weights, forward
+from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
+from llmlite.engine.recorder import Buffer, PositionTable, Recorder
+from llmlite.errors import ContextOverflowError, NumericsError
+from llmlite.guard import Watch
+from llmlite.kv_cache import CHUNK, DTYPES, KVCache
+from llmlite.limits import MAX_THREADS
+from llmlite.locks import fork_safe
+from llmlite.transformer import forward
+from llmlite.weights import Weights
 
-PREFILL_TOKENS = 256
+PREFILL_TOKENS = CHUNK
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
 RELEASED_BYTES = 16 << 20  # a larger arena is given back when single tokens follow; see docs/engine.md
+KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
 
 
 def _matrices(weights: Weights) -> list[Any]:
     layers = [tensor for layer in weights.layers for tensor in layer.values() if hasattr(tensor, "blocks")]
-    return [weights.token_embd, weights.output, *layers]
+    output = [] if weights.output is None else [weights.output]
+    return [weights.token_embd, *output, *layers]
 
 
 class PlannedExecutor:
@@ -39,7 +48,7 @@ class PlannedExecutor:
     Raises:
         UnsupportedError: something in the model that the kernels don't take.
         KernelError: kernels can't be compiled or loaded on this machine.
-        ValueError: n_threads < 1.
+        ValueError: n_threads below 1 or above MAX_THREADS.
     """
 
     name = "planned"
@@ -54,100 +63,147 @@ class PlannedExecutor:
         kv_dtype: Any = np.float16,
         progress: Progress | None = None,
     ) -> None:
-        if n_threads is not None and n_threads < 1:
-            raise ValueError(f"n_threads must be at least 1, got {n_threads}")
+        if n_threads is not None and not 1 <= n_threads <= MAX_THREADS:
+            raise ValueError(f"n_threads must be at least 1 and at most {MAX_THREADS}, got {n_threads}")
         self.weights, self.config = weights, config
         self.n_threads = n_threads or usable_threads()
         self.progress = progress
         self._plans: dict[tuple, Plan] = {}
         self._filled: set[Plan] = set()  # plans of many tokens whose arenas hold pages
-        self._lock = threading.Lock()
-        self._angles = np.empty((0, 2, len(weights.frequencies)), np.float32)
+        self._lock = fork_safe(threading.Lock())
+        self._tables: dict[Any, np.ndarray] = {}  # what depends on positions alone, by PositionTable.key
+        self._words: weakref.WeakKeyDictionary[KVCache, np.ndarray] = weakref.WeakKeyDictionary()
         self._watch = Watch(tensor.blocks for tensor in _matrices(weights))
         # Now: a model that can't be planned says so when it is made, and its kernels are compiled at one go.
-        recorded = {kind: self._recorded(*kind, kv_dtype) for kind in ((1, 1), (PREFILL_TOKENS, 1))}
+        kinds = ((1, 1), (PREFILL_TOKENS, 1)) if config.causal else ((SCORING_TOKENS, SCORING_TOKENS),)
+        kv = KV_NAMES[np.dtype(kv_dtype)]
+        recorded = {kind: self._recorded(*kind, kv) for kind in kinds}
         prepare([k for recorder, _ in recorded.values() for k in kernels_of(recorder.ops)], progress)
         for kind, (recorder, result) in recorded.items():
-            self._plans[*kind, np.dtype(kv_dtype).itemsize] = Plan(recorder, result, progress=progress)
+            self._plans[*kind, kv] = Plan(recorder, result, progress=progress)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a result: n_vocab, or of an encoder n_embd."""
+        return self.config.n_vocab if self.weights.output is not None else self.config.n_embd
 
     def __call__(self, ids: Sequence[int], cache: KVCache, *, n_outputs: int) -> np.ndarray:
-        """Run `ids` behind the tokens in `cache`.
+        """Run `ids` after the tokens in `cache`.
 
         Returns:
-            float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens.
+            float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens; of an encoder their last
+            states, (n_outputs, n_embd).
 
         Raises:
             GGUFError: the model's file has been cut off since it was mapped.
+            NumericsError: a number that is not finite; names the first operation that met one.
+            ContextOverflowError: the tokens don't fit the cache.
         """
-        logits = np.empty((n_outputs, self.config.n_vocab), np.float32)
-        first_output = len(ids) - n_outputs
-        at = 0
-        while at < len(ids):
-            wanted_behind = at >= first_output
-            longest = SCORING_TOKENS if n_outputs > 1 and wanted_behind else PREFILL_TOKENS
-            end = min(at + longest, len(ids))
-            if (
-                n_outputs > 1 and at < first_output < end
-            ):  # the chunk of mere context stops where logits begin
+        return self.batch([(ids, cache, n_outputs)])[0]
+
+    def batch(self, requests: Sequence[tuple[Sequence[int], KVCache, int]]) -> list[np.ndarray]:
+        """Run several sequences at once: weights are read once for all of their tokens.
+
+        Args:
+            requests: for each sequence its next ids, its own cache, and how many of the last ids' results
+                are wanted.
+
+        Returns:
+            The results of each, float32 (n_outputs, n_vocab): the same bits as if it had run alone.
+
+        Raises:
+            As `__call__`.
+        """
+        results = [np.empty((n_outputs, self.width), np.float32) for _, _, n_outputs in requests]
+        waiting = [
+            (i, chunk) for i, (ids, _, n) in enumerate(requests) for chunk in self._chunks(len(ids), n)
+        ]
+        while waiting:
+            waiting = self._step(requests, waiting, results)
+        return results
+
+    def _chunks(self, n: int, n_outputs: int) -> list[tuple[int, int]]:
+        """Cut n ids into steps, as ranges: those whose results are wanted are fewer at a time."""
+        if not self.config.causal:
+            return [(0, n)]  # every token sees all others
+        cuts, at, first_output = [], 0, n - n_outputs
+        while at < n:
+            wanted = n_outputs > 1 and at >= first_output
+            end = min(at + (SCORING_TOKENS if wanted else PREFILL_TOKENS), n)
+            if n_outputs > 1 and at < first_output < end:  # mere context stops where results begin
                 end = first_output
-            self._step(ids[at:end], cache, logits[max(0, at - first_output) : max(0, end - first_output)])
+            cuts.append((at, end))
             at = end
-        return logits
+        return cuts
+
+    def _step(self, requests: Any, waiting: list, results: list[np.ndarray]) -> list:
+        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others."""
+        taken, left, n_tokens, n_outputs = {}, [], 0, 0
+        for i, (at, end) in waiting:
+            first_output = len(requests[i][0]) - requests[i][2]
+            outputs = max(0, end - max(at, first_output))
+            fits = n_outputs + outputs <= 1 and n_tokens + end - at <= PREFILL_TOKENS
+            fits |= n_tokens + end - at <= SCORING_TOKENS
+            if not taken or (i not in taken and not any(i == j for j, _ in left) and fits):
+                taken[i] = at, end, outputs
+                n_tokens, n_outputs = n_tokens + end - at, n_outputs + outputs
+            else:
+                left.append((i, (at, end)))
+        caches = [requests[i][1] for i in taken]
+        plan = self.plan(n_tokens, n_outputs, caches[0].dtype)
+        pieces = []
+        for (i, (at, end, outputs)), cache in zip(taken.items(), caches):
+            cache.reserve(end - at)
+            pieces.append(Piece(requests[i][0][at:end], cache.position, self._states(cache), outputs))
+        with plan.lock:
+            found, row = self.run_plan(plan, pieces), 0
+            for i, (at, _, outputs) in taken.items():
+                start = max(0, at - (len(requests[i][0]) - requests[i][2]))
+                results[i][start : start + outputs] = found[row : row + outputs]
+                row += outputs
+        self._watch.check()
+        for (i, (at, end, _)), cache in zip(taken.items(), caches):
+            cache.extend(requests[i][0][at:end])
+        self._keep_or_release(plan)
+        return left
 
     def plan(self, n_tokens: int, n_outputs: int, kv_dtype: Any) -> Plan:
         """Return the plan that runs a step of that size, recorded on first use."""
-        kind = (
-            (1, 1)
-            if n_tokens == 1
-            else (PREFILL_TOKENS, 1)
-            if n_outputs <= 1
-            else (SCORING_TOKENS, SCORING_TOKENS)
-        )
-        key = (*kind, np.dtype(kv_dtype).itemsize)
+        if not self.config.causal:
+            size = max(SCORING_TOKENS, 1 << (n_tokens - 1).bit_length())
+            kind = (size, size)
+        elif n_tokens == 1:
+            kind = (1, 1)
+        elif n_outputs <= 1:
+            kind = (PREFILL_TOKENS, 1)
+        else:
+            kind = (SCORING_TOKENS, SCORING_TOKENS)
+        key = (*kind, KV_NAMES[np.dtype(kv_dtype)])
         with self._lock:
             if key not in self._plans:
-                self._plans[key] = self.record(*kind, kv_dtype)
+                self._plans[key] = self.record(*key)
             return self._plans[key]
 
     def step_threads(self, max_tokens: int) -> int:
-        """Return how many threads run a step of up to `max_tokens` tokens.
-
-        A barrier costs nothing while every thread has a core of its own, and a time slice of the system
-        (milliseconds) when another program holds one of them. Where the whole step takes less than that,
-        two threads win a tenth on a quiet machine and lose nine tenths on a busy one.
-        """
+        """Return how many threads a step of that size runs on: few if a token is soon over."""
         if max_tokens > 1:
             return self.n_threads
-        matrices = {id(tensor.blocks): tensor for tensor in _matrices(self.weights)}
-        if self.weights.output is not self.weights.token_embd:
-            matrices.pop(id(self.weights.token_embd.blocks))  # one row of it is read
-        n_bytes = sum(tensor.n_bytes for tensor in matrices.values())
+        n_bytes = sum(tensor.n_bytes for tensor in _matrices(self.weights))
         return max(1, min(self.n_threads, n_bytes // BYTES_PER_THREAD))
 
-    def record(self, max_tokens: int, max_outputs: int, kv_dtype: Any, *, keep_all: bool = False) -> Plan:
-        """Record a plan for steps of up to `max_tokens` tokens."""
-        recorder, result = self._recorded(max_tokens, max_outputs, kv_dtype)
+    def record(self, max_tokens: int, max_outputs: int, kv: str, *, keep_all: bool = False) -> Plan:
+        """Record a plan for steps of up to `max_tokens` tokens; kv: "f16" or "f32"."""
+        recorder, result = self._recorded(max_tokens, max_outputs, kv)
         return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
 
-    def _recorded(self, max_tokens: int, max_outputs: int, kv_dtype: Any) -> tuple[Recorder, Buffer]:
-        """The operations of such a step and the buffer of its logits."""
+    def _recorded(self, max_tokens: int, max_outputs: int, kv: str) -> tuple[Recorder, Buffer]:
+        """The operations of such a step and the buffer of its results."""
         recorder = Recorder(
-            max_tokens=max_tokens,
-            max_outputs=max_outputs,
-            n_threads=self.step_threads(max_tokens),
-            kv_itemsize=np.dtype(kv_dtype).itemsize,
+            max_tokens=max_tokens, max_outputs=max_outputs, n_threads=self.step_threads(max_tokens), kv=kv
         )
-        shape_only = KVCache(
-            self.config, 1, np.dtype(kv_dtype).type
-        )  # where a cache lies is told at every step
-        return recorder, forward(recorder, self.weights, self.config, shape_only, None)
+        return recorder, forward(recorder, self.weights, self.config, None)
 
-    def _step(self, ids: Sequence[int], cache: KVCache, logits: np.ndarray) -> None:
-        plan = self.plan(len(ids), len(logits), cache.k.dtype)
-        with plan.lock:
-            logits[:] = self.run_plan(plan, ids, cache, len(logits))
-        self._watch.check()
-        cache.ids.extend(int(token) for token in ids)
+    def _keep_or_release(self, plan: Plan) -> None:
         if plan.max_tokens > 1:
             if plan.arena_bytes >= RELEASED_BYTES:
                 self._filled.add(plan)
@@ -164,27 +220,39 @@ class PlannedExecutor:
                 finally:
                     plan.lock.release()
 
-    def run_plan(
-        self, plan: Plan, ids: Sequence[int], cache: KVCache, n_outputs: int, clock: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Run one step of `plan`, whose lock is held; `cache` gets the keys and values, not the ids."""
-        position = cache.position
-        if position + len(ids) > cache.n_ctx:  # a kernel would write past the cache's end
-            raise ValueError(f"{len(ids)} tokens behind {position} do not fit in a cache of {cache.n_ctx}")
+    def run_plan(self, plan: Plan, pieces: Sequence[Piece], clock: np.ndarray | None = None) -> np.ndarray:
+        """Run one step of `plan`, whose lock is held; caches get the keys and values, not the ids.
+
+        Raises:
+            NumericsError: a number that is not finite.
+        """
+        end = max(piece.position + len(piece.ids) for piece in pieces)
         learned = self.weights.positions
-        if learned is not None and position + len(ids) > len(learned):
-            raise ValueError(f"{len(ids)} tokens behind {position}: the model knows {len(learned)} positions")
-        angles = self._angles_up_to(position + len(ids))
-        return plan.run(
-            ids,
-            n_outputs,
-            clock=clock,
-            position=position,
-            n_ctx=cache.v.shape[2],  # n_ctx as it is laid out: whole blocks
-            k_cache=cache.k.ctypes.data,
-            v_cache=cache.v.ctypes.data,
-            angles=angles.ctypes.data + position * angles[:1].nbytes,
-        )
+        if learned is not None and end > len(learned):
+            raise ContextOverflowError(f"{end} positions: the model knows {len(learned)}")
+        tables = [self._table(table, end) for table in plan.tables]
+        try:
+            found = plan.run(pieces, tables=[table.ctypes.data for table in tables], clock=clock)
+        except FaultError as fault:
+            raise NumericsError.of_input(fault.op.reads[0].name, fault.op.label) from None
+        if not np.isfinite(found).all():
+            raise NumericsError.at("result_output", None)
+        return found
+
+    def _states(self, cache: KVCache) -> int:
+        """The address of a cache's layer words."""
+        if cache not in self._words:
+            self._words[cache] = np.array([layer_words(state) for state in cache.states], np.int64)
+        return self._words[cache].ctypes.data
+
+    def _table(self, table: PositionTable, n: int) -> np.ndarray:
+        """The table's rows for positions 0…n−1 at least, float32 (n, width)."""
+        found = self._tables.get(table.key)
+        if found is None or len(found) < n:
+            size = max(n, 2 * (0 if found is None else len(found)), 256)
+            rows = table.rows(np.arange(size))
+            found = self._tables[table.key] = np.ascontiguousarray(rows, np.float32)
+        return found
 
     def profile(self, *, n_tokens: int = 1, depth: int = 0, repeat: int = 5) -> list[dict[str, Any]]:
         """Time every operation of a step by itself, barrier included.
@@ -201,13 +269,14 @@ class PlannedExecutor:
         """
         plan = self.plan(n_tokens, 1, np.float16)
         cache = KVCache(self.config, depth + n_tokens, np.float16)
-        cache.k[:], cache.v[:] = 0.01, 0.01  # of pages never written, the system keeps only one
-        cache.ids.extend([0] * depth)
+        for state in cache.states:
+            state.k[:], state.v[:] = 0.01, 0.01  # of pages never written, the system keeps only one
+        piece = Piece([0] * n_tokens, depth, self._states(cache), 1)
         clock = np.zeros((len(plan.ops) + 1, 2), np.int64)
         runs = []
         with plan.lock:
             for _ in range(repeat):
-                self.run_plan(plan, [0] * n_tokens, cache, 1, clock)
+                self.run_plan(plan, [piece], clock)
                 runs.append(np.diff(clock @ np.array([10**9, 1])))
         nanoseconds = np.median(runs, axis=0)
         return [
@@ -217,21 +286,18 @@ class PlannedExecutor:
                 "type": op.type,
                 "nanoseconds": float(spent),
                 "bytes": op.bytes_read,
-                "operations": op.work * int(plan.step[op.writes[0].rows // 8]),
+                "operations": op.work * int(plan.step[op.writes[0].rows // WORD]),
             }
             for op, spent in zip(plan.ops, nanoseconds)
         ]
-
-    def _angles_up_to(self, n: int) -> np.ndarray:
-        """Cosines and sines for positions 0…n−1 at least, float32 (n, 2, rope_dim/2)."""
-        angles = self._angles
-        if len(angles) < n:
-            positions = np.arange(max(n, 2 * len(angles), 256))
-            turns = positions[:, None] * self.weights.frequencies.astype(np.float64)
-            angles = self._angles = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
-        return angles
 
     def __repr__(self) -> str:
         slow = sorted({op.type for plan in self._plans.values() for op in plan.ops if op.kernel is None})
         text = f"PlannedExecutor({self.n_threads} threads, {target()}"
         return text + (f"; slow, through NumPy: {', '.join(slow)})" if slow else ")")
+
+
+def layer_words(state: Any) -> tuple[int, ...]:
+    """What kernels read of a layer's state, in the order of `contract.LayerWords`."""
+    words = LayerWords(k=state.k.ctypes.data, v=state.v.ctypes.data, size=state.size)
+    return dataclasses.astuple(words)

@@ -1,34 +1,37 @@
 """The recorder: the operations that a forward pass calls, written down instead of computed.
 
 It has the methods of `llmlite.engine.eager.Eager`; each returns the `Buffer` that will hold the result when
-the plan runs. Nothing is compiled here: kernels are named, not made.
+the plan runs. Nothing is compiled here: kernels are named (`signatures`), not made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from llmlite.engine import signatures as K  # noqa: N812  (kernels)
+from llmlite.engine.contract import (
+    ATTENTION_PART,
+    ATTENTION_PARTS,
+    FEW_TOKENS,
+    STEP,
+    TILE_TOKENS,
+    AttentionRecord,
+    attention_scratch,
+    attention_tile,
+)
 from llmlite.engine.families import FAMILIES, Family
-from llmlite.engine.jit import Kernel, kernel
+from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
+from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
+from llmlite.weights import RopeTable
 
-# The step record, int64 each, at these byte offsets (kernels/common.py has the same list).
-N_TOKENS, N_OUTPUTS, POSITION, N_CTX, K_CACHE, V_CACHE, IDS, ANGLES, N_SLOTS, N_OUTPUT_SLOTS = range(0, 80, 8)
-STEP_WORDS = 10
-SLOTS = {N_TOKENS: N_SLOTS, N_OUTPUTS: N_OUTPUT_SLOTS}  # rows -> rows times the experts that each uses
-
-FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
-TILE_SCRATCH = 2 * (32 * 256 + 2 * 16 * 32 * 4)  # a thread's tile with scales and minimums, and as unpacked
-FLOAT_TILE = 32 * 128 * 4
-TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
-ATTENTION_BLOCK, ATTENTION_TILE = 32, 16
-ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
-ATTENTION_UNITS = 8  # at least so many shares of a single token's attention
-ATTENTION_HEADS = (64, 128)  # head sizes that have a kernel of their own
+# What a buffer's rows are counted by: fields of the step record. SLOTS: rows -> rows times experts used.
+N_TOKENS, N_OUTPUTS = STEP.n_tokens, STEP.n_outputs
+SLOTS = {STEP.n_tokens: STEP.n_slots, STEP.n_outputs: STEP.n_output_slots}
 
 
 @dataclass(eq=False)
@@ -37,8 +40,7 @@ class Buffer:
     reads them.
 
     Attributes:
-        width, itemsize: of one row. rows: N_TOKENS, N_OUTPUTS or one of SLOTS: the step's count that
-            says how many there are.
+        width, itemsize: of one row. rows: the field of the step record that says how many there are.
         n_rows: the most there can be.
         first, last: stages of the plan. offset: in the arena.
     """
@@ -54,6 +56,7 @@ class Buffer:
 
     @property
     def n_bytes(self) -> int:
+        """Bytes in the arena: whole vectors."""
         return -(-self.width * self.itemsize * self.n_rows // 64) * 64
 
 
@@ -72,8 +75,8 @@ class Op:
     """One operation: a kernel and its arguments, or a Python function that computes on arrays.
 
     Attributes:
-        args: Buffers, arrays (kept alive: the record holds their address), integers and floats, in the
-            kernel's order.
+        args: Buffers, arrays (kept alive: the record holds their address), kernels, integers, floats, and
+            dataclasses of all these (records of their own), in the kernel's order.
         reads, writes: Buffers, and tokens such as `Recorder.cache` that stand for memory outside the arena.
         label: the weight's name, or what the result is called. bytes_read: of weights, each run.
         work: multiply-adds per row, times two.
@@ -97,33 +100,46 @@ class Op:
         return self.kernel.name if self.kernel else f"numpy:{self.type}"
 
 
+@dataclass(frozen=True, eq=False)
+class PositionTable:
+    """Numbers that depend on a position alone: a row of `width` float32 for each.
+
+    Attributes:
+        key: what it is made of; operations with the same key share a table.
+        rows: (positions (n,)) -> float32 (n, width).
+    """
+
+    key: Any
+    width: int
+    rows: Callable[[np.ndarray], np.ndarray]
+
+
 class Recorder:
     """Writes operations down.
 
     Args:
         max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
         n_threads: scratch memory is for so many.
-        kv_itemsize: 2 for a float16 cache, 4 for float32.
+        kv: how keys and values are kept: "f16" or "f32".
 
     Raises (from any operation):
         UnsupportedError: a width, or something else, that the kernels don't take.
     """
 
-    def __init__(self, *, max_tokens: int, max_outputs: int, n_threads: int, kv_itemsize: int) -> None:
+    def __init__(self, *, max_tokens: int, max_outputs: int, n_threads: int, kv: str = "f16") -> None:
         self.limits = {N_TOKENS: max_tokens, N_OUTPUTS: max_outputs}
         self.n_used = 0  # experts for each row, known when one is routed
         self.n_threads = n_threads
-        self.kv = "f16" if kv_itemsize == 2 else "f32"
+        self.kv = kv
         self.ops: list[Op] = []
         self.cache = Buffer(0, name="cache")
-        self.frequencies: np.ndarray | None = None
+        self.tables: list[PositionTable] = []
         self._quantized: dict[Buffer, tuple[Buffer, ...]] = {}
-        self._helpers: list[Kernel] = []
 
     # ---- what forward calls --------------------------------------------------------------------------------
 
     def name(self, x: Buffer, name: str, layer: int | None = None, heads: int | None = None) -> Buffer:
-        """Call x "name-layer" in profiles."""
+        """Call x "name-layer" in profiles and errors."""
         x.name = name if layer is None else f"{name}-{layer}"
         return x
 
@@ -133,27 +149,39 @@ class Recorder:
         family = self._family(w)
         if family is None:
             return self._python(_embed_rows, w, (), out)
-        self._op(family.embed, w.blocks, out, w.shape[1], writes=(out,), label=w.name, type=w.type.name)
+        facts = {"label": w.name, "type": w.type.name}
+        self._op(family.embed, (), (out,), facts, w=w.blocks, out=out, width=w.shape[1])
         return out
 
-    def rms_norm(self, x: Buffer, gain: np.ndarray, eps: float) -> Buffer:
+    def rms_norm(self, x: Buffer, gain: np.ndarray | None, eps: float, width: int = 0) -> Buffer:
+        """See eager.Eager.rms_norm."""
         out = self._buffer(x.width, x.rows)
-        args = (x.rows, x, gain, out, len(gain), x.width // len(gain), float(eps))
-        self._op(_basic("rms_norm"), *args, reads=(x,), writes=(out,))
+        width = width if gain is None else len(gain)
+        same = {"width": width, "parts": x.width // width, "eps": float(eps), "number": self._number()}
+        if gain is None:
+            self._op(K.RMS_NORM_PLAIN, (x,), (out,), rows=x.rows, x=x, out=out, **same)
+        else:
+            self._op(K.RMS_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, out=out, **same)
         return out
 
-    def layer_norm(self, x: Buffer, gain: np.ndarray, bias: np.ndarray, eps: float) -> Buffer:
+    def layer_norm(self, x: Buffer, gain: np.ndarray, bias: np.ndarray | None, eps: float) -> Buffer:
+        """See eager.Eager.layer_norm."""
         out = self._buffer(x.width, x.rows)
-        args = (x.rows, x, gain, bias, out, x.width, float(eps))
-        self._op(_basic("layer_norm"), *args, reads=(x,), writes=(out,))
+        self._op(
+            K.LAYER_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, bias=0 if bias is None else bias,
+            out=out, width=x.width, eps=float(eps), number=self._number(),
+        )  # fmt: skip
         return out
 
     def positions(self, table: np.ndarray) -> Buffer:
+        """See eager.Eager.positions."""
         out = self._buffer(table.shape[1])
-        self._op(_basic("positions"), table, out, table.shape[1], writes=(out,), bytes_read=0)
+        self._whole_vectors(out.width, K.POSITIONS)
+        self._op(K.POSITIONS, (), (out,), table=table, out=out, width=table.shape[1])
         return out
 
     def matmul(self, w: Any, x: Buffer, bias: np.ndarray | None = None) -> Buffer:
+        """See eager.Eager.matmul."""
         out = self._buffer(w.shape[0], x.rows)
         family = self._family(w)
         if family is None:
@@ -162,44 +190,164 @@ class Recorder:
             self._plain_matmul(family, w, x, out)
         else:
             self._quantized_matmul(family, w, x, out)
-        return out if bias is None else self._biased(out, bias)
+        return out if bias is None else self.add_row(out, bias)
 
     def add(self, a: Buffer, b: Buffer) -> Buffer:
-        out = self._buffer(a.width, a.rows)
-        self._op(_basic("add"), a.rows, a, b, out, a.width, reads=(a, b), writes=(out,))
-        return out
+        """a + b."""
+        return self._elements(K.ADD, a, a=a, b=b)
 
-    def silu_mul(self, gate: Buffer, up: Buffer) -> Buffer:
-        out = self._buffer(gate.width, gate.rows)
-        args = (gate.rows, gate, up, out, gate.width)
-        self._op(_basic("silu_mul"), *args, reads=(gate, up), writes=(out,))
-        return out
-
-    def gelu(self, x: Buffer) -> Buffer:
+    def add_row(self, x: Buffer, row: np.ndarray) -> Buffer:
+        """x + row, for every row of x."""
         out = self._buffer(x.width, x.rows)
-        self._op(_basic("gelu"), x.rows, x, out, x.width, reads=(x,), writes=(out,))
+        row = np.ascontiguousarray(row, np.float32)
+        self._op(K.ADD_ROW, (x,), (out,), rows=x.rows, a=x, row=row, out=out, width=x.width)
         return out
 
-    def route(self, scores: Buffer, n_used: int) -> RouteBuffers:
-        n_expert, rows = scores.width, scores.rows
+    def scale(self, x: Buffer, factor: float) -> Buffer:
+        """x · factor."""
+        return self._elements(K.SCALE, x, x=x, factor=float(factor))
+
+    def softcap(self, x: Buffer, cap: float) -> Buffer:
+        """cap · tanh(x / cap)."""
+        return self._elements(K.SOFTCAP, x, x=x, cap=float(cap))
+
+    def activate(self, kind: str, x: Buffer, up: Buffer | None = None) -> Buffer:
+        """See eager.Eager.activate."""
+        if up is None:
+            return self._elements(K.ACTIVATIONS[kind], x, x=x)
+        return self._elements(K.GATED_ACTIVATIONS[kind], x, x=x, up=up)
+
+    def gate(self, x: Buffer, by: Buffer) -> Buffer:
+        """x · sigmoid(by)."""
+        if by.width == x.width:
+            return self._elements(K.GATE, x, x=x, by=by)
+        self._whole_vectors(x.width, K.GATE_BY_ONE)
+        return self._elements(K.GATE_BY_ONE, x, x=x, by=by)
+
+    def columns(self, x: Buffer, start: int, width: int, stride: int = 0) -> Buffer:
+        """See eager.Eager.columns."""
+        stride = stride or x.width
+        parts = x.width // stride
+        out = self._buffer(parts * width, x.rows)
+        self._op(
+            K.COLUMNS, (x,), (out,), rows=x.rows, x=x, out=out, parts=parts, stride=stride, start=start,
+            width=width,
+        )  # fmt: skip
+        return out
+
+    def outputs(self, x: Buffer) -> Buffer:
+        """See eager.Eager.outputs."""
+        out = self._buffer(x.width, N_OUTPUTS)
+        self._op(K.TAKE_OUTPUTS, (x,), (out,), x=x, out=out, width=x.width)
+        return out
+
+    # ---- positions and attention ---------------------------------------------------------------------------
+
+    def rope(self, x: Buffer, n_head: int, table: RopeTable) -> Buffer:
+        """See eager.Eager.rope."""
+        dim = table.spec.dim
+        number = self._table(table, dim, lambda at: np.concatenate(table.angles(at), axis=1))
+        out = self._buffer(x.width)
+        self._op(
+            K.ROPE, (x,), (out,), x=x, out=out, table=number, n_head=n_head, head_size=x.width // n_head,
+            rope_dim=dim, distance=1 if table.spec.pairs == "norm" else dim // 2,
+        )  # fmt: skip
+        return out
+
+    def temperature(self, x: Buffer, spec: Attention) -> Buffer:
+        """See eager.Eager.temperature."""
+        key = ("temperature", spec.temperature_scale, spec.temperature_length)
+        number = self._table(key, 1, lambda at: temperatures(at, spec)[:, None])
+        out = self._buffer(x.width)
+        self._whole_vectors(x.width, K.TEMPERATURE)
+        self._op(K.TEMPERATURE, (x,), (out,), x=x, out=out, table=number, width=x.width)
+        return out
+
+    def attention(
+        self, q: Buffer, k: Buffer | None, v: Buffer | None, layer: int, spec: Attention,
+        sinks: np.ndarray | None = None,
+    ) -> Buffer:  # fmt: skip
+        """See eager.Eager.attention."""
+        sizes = {"n_head_kv": spec.n_head_kv, "key_size": spec.key_size, "value_size": spec.value_size}
+        if k is not None and v is not None:
+            self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **sizes)
+        tile = attention_tile(self.limits[N_TOKENS] * spec.group, spec.key_size, spec.value_size)
+        scratch, size = self._scratch(attention_scratch(tile, spec.key_size, spec.value_size))
+        out, label = self._buffer(spec.out_width), f"layer {layer}"
+        n_parts = self._n_parts(spec)
+        record = AttentionRecord(
+            q=q, out=out, n_parts=n_parts, scratch=scratch, scratch_bytes=size, tile_rows=tile, layer=layer,
+            n_head=spec.n_head, **sizes, scale=float(spec.scale), window=spec.window, causal=int(spec.causal),
+            softcap=float(spec.softcap), sinks=0 if sinks is None else sinks,
+            slopes=alibi_slopes(spec) if spec.alibi else 0,
+        )  # fmt: skip
+        writes = [out, scratch]
+        if n_parts:  # of a few tokens: threads share parts, which are merged in order after that
+            whole = -(-spec.value_size // 16) * 16
+            record.parts = self._buffer(n_parts * spec.n_head * whole)
+            record.states = self._buffer(n_parts * spec.n_head * 2)
+            writes += [record.parts, record.states]
+        self._op(K.attention(self.kv, spec), (q, self.cache), writes, {"label": label}, spec=record)
+        if n_parts:
+            reads = (record.parts, record.states, out)
+            self._op(K.MERGE_PARTS, reads, (out, scratch), {"label": label}, spec=record)
+        return out
+
+    def _n_parts(self, spec: Attention) -> int:
+        """How many parts of positions threads may share; 0 in a prompt, whose tokens they share."""
+        if self.limits[N_TOKENS] > FEW_TOKENS:
+            return 0
+        if spec.window and spec.causal:
+            return min(ATTENTION_PARTS, (spec.window + FEW_TOKENS) // ATTENTION_PART + 2)
+        return ATTENTION_PARTS
+
+    def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
+        """The number of the table with this key; it is added if it is new."""
+        for number, table in enumerate(self.tables):
+            if table.key == key:
+                return number
+        self.tables.append(PositionTable(key, width, rows))
+        return len(self.tables) - 1
+
+    # ---- experts -------------------------------------------------------------------------------------------
+
+    def route(self, scores: Buffer, spec: Experts, bias: np.ndarray | None = None) -> RouteBuffers:
+        """See eager.Eager.route."""
+        n_expert, rows, n_used = scores.width, scores.rows, spec.n_used
         self.n_used = n_used
         for counted, slots in SLOTS.items():
             self.limits[slots] = self.limits[counted] * n_used
         ids, token_of, slot_of = (self._buffer(n_used, rows, 8) for _ in range(3))
         weights, counts = self._buffer(n_used, rows), Buffer(2 * n_expert, 8)
-        args = (rows, scores, ids, weights, n_expert, n_used)
-        self._op(kernel("experts", "choose_experts"), *args, reads=(scores,), writes=(ids, weights))
-        args = (rows, ids, counts, token_of, slot_of, n_expert, n_used)
-        self._op(kernel("experts", "sort_rows"), *args, reads=(ids,), writes=(counts, token_of, slot_of))
+        same = {"n_expert": n_expert, "n_used": n_used}
+        how = same | {"factor": float(spec.weight_scale)}
+        chosen = {"rows": rows, "scores": scores, "ids": ids, "weights": weights}
+        if spec.gating == "sigmoid":
+            bias = 0 if bias is None else bias  # type: ignore[assignment]  # no address
+            sigmoid = {"bias": bias, "normalized": int(spec.normalized)}
+            self._op(K.ROUTE_SIGMOID, (scores,), (ids, weights, scores), **chosen, **how, **sigmoid)
+        elif spec.gating == "softmax_chosen" or spec.normalized:
+            self._op(K.ROUTE_SHARE, (scores,), (ids, weights), **chosen, **how)
+        else:
+            self._op(K.ROUTE_SOFTMAX, (scores,), (ids, weights), **chosen, **how)
+        written = {"counts": counts, "token_of": token_of, "slot_of": slot_of}
+        self._op(K.SORT_ROWS, (ids,), tuple(written.values()), rows=rows, ids=ids, **written, **same)
         return RouteBuffers(counts, token_of, slot_of, weights)
 
     def spread(self, x: Buffer, routes: RouteBuffers) -> Buffer:
+        """See eager.Eager.spread."""
+        self._whole_vectors(x.width, K.SPREAD)
         out = self._buffer(x.width, SLOTS[x.rows])
-        args = (out.rows, x, routes.token_of, out, x.width)
-        self._op(kernel("experts", "spread"), *args, reads=(x, routes.token_of), writes=(out,))
+        reads = (x, routes.token_of)
+        self._op(
+            K.SPREAD, reads, (out,), slots=out.rows, x=x, token_of=routes.token_of, out=out, width=x.width
+        )
         return out
 
-    def expert_matmul(self, w: Any, x: Buffer, routes: RouteBuffers) -> Buffer:
+    def expert_matmul(
+        self, w: Any, x: Buffer, routes: RouteBuffers, bias: np.ndarray | None = None
+    ) -> Buffer:
+        """See eager.Eager.expert_matmul."""
         n_expert, n_rows, _ = w.shape
         family = self._family(w)
         if family is None:
@@ -223,62 +371,26 @@ class Recorder:
         used = min(n_expert, self.limits[x.rows]) / n_expert
         facts = {"label": w.name, "type": w.type.name, "bytes_read": int(w.n_bytes * used), "work": one.work}
         reads, writes = (*one.reads, routes.counts), (*one.writes, frames)
-        self._op(kernel("experts", "each_expert"), *args, reads=reads, writes=writes, **facts)
+        self.ops.append(Op(K.EACH_EXPERT, args, reads, writes, **facts))
+        return out if bias is None else self._expert_bias(out, bias, routes, n_expert)
+
+    def _expert_bias(self, x: Buffer, bias: np.ndarray, routes: RouteBuffers, n_expert: int) -> Buffer:
+        self._whole_vectors(x.width, K.ADD_EXPERT_ROWS)
+        out = self._buffer(x.width, x.rows)
+        self._op(
+            K.ADD_EXPERT_ROWS, (x, routes.counts), (out,), x=x, bias=bias, counts=routes.counts, out=out,
+            width=x.width, n_expert=n_expert,
+        )  # fmt: skip
         return out
 
     def gather(self, x: Buffer, routes: RouteBuffers) -> Buffer:
+        """See eager.Eager.gather."""
+        self._whole_vectors(x.width, K.GATHER)
         out = self._buffer(x.width, routes.weights.rows)
-        args = (out.rows, x, routes.slot_of, routes.weights, out, x.width, self.n_used)
-        reads = (x, routes.slot_of, routes.weights)
-        self._op(kernel("experts", "gather"), *args, reads=reads, writes=(out,))
-        return out
-
-    def outputs(self, x: Buffer) -> Buffer:
-        out = self._buffer(x.width, N_OUTPUTS)
-        self._op(_basic("take_outputs"), x, out, x.width, reads=(x,), writes=(out,))
-        return out
-
-    def rope(self, x: Buffer, n_head: int, frequencies: np.ndarray, pairs: str) -> Buffer:
-        if self.frequencies is None:
-            self.frequencies = frequencies
-        if frequencies is not self.frequencies:
-            raise UnsupportedError("layers whose RoPE frequencies differ")
-        out = self._buffer(x.width)
-        half = len(frequencies)
-        distance = 1 if pairs == "norm" else half
-        args = (x, out, n_head, x.width // n_head, 2 * half, distance)
-        self._op(_basic("rope"), *args, reads=(x,), writes=(out,))
-        return out
-
-    def attention(self, q: Buffer, k: Buffer, v: Buffer, cache: Any, n_head: int, scale: float) -> Buffer:
-        n_head_kv, _, head_size = cache.v.shape
-        if head_size % 16:
-            raise UnsupportedError(f"a head size of {head_size}: kernels take multiples of 16")
-        sizes = (cache.layer, n_head_kv, head_size)
-        self._op(_basic(f"store_{self.kv}"), k, v, *sizes, reads=(k, v), writes=(self.cache,))
-        few = self.limits[N_TOKENS] <= FEW_TOKENS
-        convert_first = self.kv == "f16" and not few
-        queries = min(ATTENTION_TILE, self.limits[N_TOKENS]) * (n_head // n_head_kv)
-        queries = -(-queries // ATTENTION_QUERIES) * ATTENTION_QUERIES
-        per_thread = ATTENTION_QUERIES * ATTENTION_BLOCK * 4 + 64  # scores, then what shrinks older sums
-        per_thread += queries * (head_size * 4 + -(-head_size // 32) * 128 + 8)  # queries, outputs, m and l
-        per_thread += 2 * ATTENTION_BLOCK * head_size * 4 if convert_first else 0
-        scratch, size = self._scratch(per_thread)
-        # A single token has no tiles of tokens to share, only heads; where these are few, its positions are
-        # cut up: into as many parts whatever the number of threads, so that all add in the same order.
-        n_parts = -(-ATTENTION_UNITS // n_head_kv) if few else 1
-        parts, states = self._buffer(q.width * n_parts), self._buffer(n_head * n_parts, itemsize=8)
-        sizes = (cache.layer, n_head, n_head_kv, head_size, float(scale), n_parts)
-        form = f"_{head_size}" if head_size in ATTENTION_HEADS else ""
-        name = f"attention_{'prompt_' if convert_first else ''}{self.kv}{form}"
-        run, label = kernel("attention", name), f"layer {cache.layer}"
-        args, writes = (q, parts, *sizes, states, scratch, size), (parts, states, scratch)
-        self._op(run, *args, reads=(q, self.cache), writes=writes, label=label)
-        if n_parts == 1:
-            return parts
-        out, merge = self._buffer(q.width), kernel("attention", "merge_parts")
-        args = (parts, states, out, n_head, head_size, n_parts)
-        self._op(merge, *args, reads=(parts, states), writes=(out,), label=label)
+        self._op(
+            K.GATHER, (x, routes.slot_of, routes.weights), (out,), rows=out.rows, x=x, slot_of=routes.slot_of,
+            weights=routes.weights, out=out, width=x.width, n_used=self.n_used,
+        )  # fmt: skip
         return out
 
     # ---- matrices ------------------------------------------------------------------------------------------
@@ -288,67 +400,57 @@ class Recorder:
         return family if family and w.shape[-1] % 32 == 0 else None
 
     def _plain_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
-        facts = _facts(w)
+        same = {"rows": x.rows, "w": w.blocks, "x": x, "out": out, "n_rows": w.shape[0], "width": w.shape[1]}
         if self._at_once(x.rows) <= FEW_TOKENS:
-            args = (x.rows, w.blocks, x, out, *w.shape)
-            self._op(family.matvec, *args, reads=(x,), writes=(out,), **facts)
+            self._op(family.matvec, (x,), (out,), _facts(w), **same)
             return
-        scratch, size = self._scratch(FLOAT_TILE + self._padded(x.rows) * 32 * 4)
-        args = (x.rows, w.blocks, x, out, *w.shape, scratch, size)
-        self._op(family.matmul, *args, reads=(x,), writes=(out, scratch), **facts)
+        scratch, size = self._scratch(family.scratch_bytes(self._padded(x.rows), w.shape[1]))
+        self._op(family.matmul, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size)
 
     def _quantized_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
-        q, d, sums32, sums16, *mixed = self._activations(x)
+        q, d, sums32, sums16, offsets32, offsets16, *mixed = self._activations(x)
+        if family.has_minimum:
+            sums32, sums16 = offsets32, offsets16
         sums = sums32 if family.sub == 32 else sums16
-        facts = _facts(w)
+        same = {"rows": x.rows, "w": w.blocks, "q": q, "d": d, "sums": sums, "out": out}
+        same |= {"n_rows": w.shape[0], "width": w.shape[1]}
         if self._at_once(x.rows) <= FEW_TOKENS:
-            args = (x.rows, w.blocks, q, *mixed, d, sums, out, *w.shape)
-            self._op(family.matvec, *args, reads=(q, *mixed, d, sums), writes=(out,), **facts)
+            self._op(family.matvec, (q, *mixed, d, sums), (out,), _facts(w), **same, mixed=mixed[0])
             return
-        scratch, size = self._scratch(TILE_SCRATCH + self._padded(x.rows) * 32 * 4)
-        row_bytes = w.n_bytes // w.shape[0]
-        args = (
-            x.rows,
-            family.unpack,
-            w.blocks,
-            row_bytes,
-            q,
-            d,
-            sums,
-            out,
-            *w.shape,
-            family.zero,
-            scratch,
-            size,
-        )
-        self._op(family.matmul, *args, reads=(q, d, sums), writes=(out, scratch), **facts)
+        scratch, size = self._scratch(family.scratch_bytes(self._padded(x.rows), w.shape[1]))
+        self._op(
+            family.matmul, (q, d, sums), (out, scratch), _facts(w), **same, unpack=family.unpack,
+            row_bytes=w.n_bytes // w.shape[0], zero=family.zero, scratch=scratch, scratch_bytes=size,
+        )  # fmt: skip
 
     def _activations(self, x: Buffer) -> tuple[Buffer, ...]:
-        """x as bytes, scales, sums over 32 and over 16: once, however many matrices read it.
+        """x as bytes, scales, sums over 32 and over 16, these times scales: once for all its readers.
 
-        Where rows are streamed, also the bytes in a second order.
+        If rows are streamed, also the bytes in a second order.
         """
         if x not in self._quantized:
-            parts = [
-                self._buffer(x.width, x.rows, 1),
-                self._buffer(x.width // 32, x.rows),
-                self._buffer(x.width // 32, x.rows),
-                self._buffer(x.width // 16, x.rows),
-            ]
-            run = "quantize"
+            parts = {
+                "q": self._buffer(x.width, x.rows, 1),
+                "d": self._buffer(x.width // 32, x.rows),
+                "sums32": self._buffer(x.width // 32, x.rows),
+                "sums16": self._buffer(x.width // 16, x.rows),
+                "offsets32": self._buffer(x.width // 32, x.rows),
+                "offsets16": self._buffer(x.width // 16, x.rows),
+            }
+            run = K.QUANTIZE
             if self._at_once(x.rows) <= FEW_TOKENS:
-                parts.append(self._buffer(x.width, x.rows, 1))
-                run = "quantize_mixed"
-            self._op(_basic(run), x.rows, x, *parts, x.width, reads=(x,), writes=parts)
-            self._quantized[x] = tuple(parts)
+                parts["mixed"] = self._buffer(x.width, x.rows, 1)
+                run = K.QUANTIZE_MIXED
+            same = {"rows": x.rows, "x": x, "width": x.width, "number": self._number()}
+            self._op(run, (x,), tuple(parts.values()), {"label": x.name}, **same, **parts)
+            self._quantized[x] = tuple(parts.values())
         return self._quantized[x]
 
-    def _biased(self, x: Buffer, bias: np.ndarray) -> Buffer:
-        out = self._buffer(x.width, x.rows)
-        self._op(_basic("add_bias"), x.rows, x, bias, out, x.width, reads=(x,), writes=(out,))
-        return out
-
     # ---- writing down --------------------------------------------------------------------------------------
+
+    def _number(self) -> int:
+        """The next operation's number, as it is reported: its place plus 1."""
+        return len(self.ops) + 1
 
     def _at_once(self, rows: int) -> int:
         """The most rows that one matrix may meet: a token uses an expert once."""
@@ -370,18 +472,27 @@ class Recorder:
         size = -(-bytes_per_thread // 64) * 64
         return Buffer(size * self.n_threads, 1, name="scratch"), size
 
-    def _op(self, run: Kernel, *args: Any, reads: Sequence = (), writes: Sequence, **facts: Any) -> None:
-        for buffer in (*reads, *writes):
-            if buffer.itemsize == 4 and buffer.width % 16 and buffer.name != "scratch":
-                self._refuse_odd_width(buffer, run)
-        self.ops.append(Op(run, args, tuple(reads), tuple(writes), **facts))
+    def _elements(self, run: Kernel, like: Buffer, **args: Any) -> Buffer:
+        """An operation on every number by itself; the result has the shape of `like`."""
+        out = self._buffer(like.width, like.rows)
+        reads = tuple(value for value in args.values() if isinstance(value, Buffer))
+        self._op(run, reads, (out,), rows=like.rows, out=out, width=like.width, **args)
+        return out
 
-    def _refuse_odd_width(self, buffer: Buffer, run: Kernel) -> None:
-        """Row operations take 16 numbers at a time; matrices may have any number of rows, scales any
-        width.
-        """
-        if run.module == "basic" and not run.name.startswith("quantize"):
-            raise UnsupportedError(f"rows of {buffer.width} numbers: {run.name} takes multiples of 16")
+    def _op(
+        self, run: Kernel, reads: Sequence, writes: Sequence, facts: dict[str, Any] | None = None, **args: Any
+    ) -> None:
+        """Write an operation down: `args` by the kernel's own parameter names."""
+        assert run.parameters is not None and args.keys() == set(run.parameters), (
+            f"{run}: takes {run.parameters}, got {tuple(args)}"
+        )
+        ordered = tuple(args[name] for name in run.parameters)
+        self.ops.append(Op(run, ordered, tuple(reads), tuple(writes), **(facts or {})))
+
+    def _whole_vectors(self, width: int, run: Kernel) -> None:
+        """Refuse rows that some kernels, which take 16 numbers at a time, would run over."""
+        if width % 16:
+            raise UnsupportedError(f"rows of {width} numbers: {run.name} takes multiples of 16")
 
     def _python(self, function: Any, w: Any, reads: tuple[Buffer, ...], out: Buffer) -> Buffer:
         """An operation without a kernel: NumPy, between two runs of the team."""
@@ -397,10 +508,6 @@ def _facts(w: Any) -> dict[str, Any]:
         "bytes_read": w.n_bytes,
         "work": 2 * w.shape[0] * w.shape[1],
     }
-
-
-def _basic(name: str) -> Kernel:
-    return kernel("basic", name)
 
 
 def _embed_rows(w: Any, ids: np.ndarray, out: np.ndarray) -> None:

@@ -11,15 +11,15 @@ import ctypes
 import os
 import sys
 import threading
-import weakref
+from typing import Any
 
-from llmlite.engine.jit import kernel
+from llmlite.engine.signatures import RUN, STOP, WORK
+from llmlite.locks import fork_safe
 
 LINGER_NS = 2_000_000  # how long a worker yields before it sleeps: longer than sampling one token takes
 LINE = 64
 SCRATCH = 5 * LINE  # as in kernels/team.py
 
-RUN, WORK, STOP = (kernel("team", name) for name in ("run", "work", "stop"))
 _INT64 = ctypes.c_int64
 
 
@@ -84,8 +84,7 @@ def _make_semaphores(addresses: list[int]) -> None:
 
 _kept: list[ctypes.Array] = []
 _teams: dict[int, Team] = {}
-_teams_lock = threading.Lock()
-_plans: weakref.WeakSet = weakref.WeakSet()
+_teams_lock = fork_safe(threading.Lock())
 
 
 def team(n_threads: int) -> Team:
@@ -96,20 +95,14 @@ def team(n_threads: int) -> Team:
         return _teams[n_threads]
 
 
-def renew_lock_after_fork(plan: object) -> None:
-    """Give `plan.lock` a fresh lock in forked children: the copy may be held by a thread that is not
-    there.
-    """
-    _plans.add(plan)
+def renew_lock_after_fork(plan: Any) -> None:
+    """Let forked children find `plan.lock` free: the thread that held it isn't there."""
+    fork_safe(plan.lock)
 
 
 def _after_fork() -> None:
     """In the child there are no workers; new ones start with the next plan."""
-    global _teams_lock
-    _teams_lock = threading.Lock()
     _teams.clear()
-    for plan in list(_plans):
-        plan.lock = threading.Lock()
 
 
 def _close_all() -> None:

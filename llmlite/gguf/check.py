@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmlite import guard
 from llmlite.errors import GGUFError
 from llmlite.gguf.file import GGUFFile
 from llmlite.gguf.parse import shown
@@ -20,6 +21,7 @@ def check_weights(file: GGUFFile, *, progress: Progress | None = None) -> None:
 
     Raises GGUFError naming the tensor and the block, with its offset in the file.
     """
+    guard.arm()
     total = sum(tensor.n_bytes for tensor in file.tensors.values())
     done = 0
     for part in file.shards or [file]:
@@ -27,7 +29,9 @@ def check_weights(file: GGUFFile, *, progress: Progress | None = None) -> None:
             kind = tensor.type
             step = max(1, SLAB // kind.block_size)
             for start in range(0, len(tensor.blocks), step):
-                weights = kind.dequantize(tensor.blocks[start : start + step])  # (n, block_size)
+                blocks = tensor.blocks[start : start + step]
+                weights = kind.dequantize(blocks)  # (n, block_size)
+                guard.check(blocks)
                 finite = np.isfinite(weights)
                 if not finite.all():
                     block = start + int(np.argmin(finite.all(axis=1)))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from llmlite import guard
 from llmlite.errors import ContentError, GGUFError
 from llmlite.gguf.parse import Entry, Head, TensorInfo, parse, shown
 from llmlite.gguf.values import STRING, StringArray, Typed, decode
@@ -172,7 +173,9 @@ def byte_swapped(blocks: np.ndarray, kind: QuantType) -> np.ndarray:
     swapped = kind.layout.newbyteorder("S")
     if swapped == kind.layout:
         return blocks
+    guard.arm()
     records = np.ascontiguousarray(blocks).view(swapped)
+    guard.check(blocks)
     return records.astype(kind.layout).view(np.uint8).reshape(blocks.shape)
 
 
@@ -324,8 +327,9 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
     """Open a GGUF file: version 1 to 3, little- or big-endian; the first file of a split model opens all.
 
     mmap: map the file into memory, so that only what is touched is read from the disk. Don't cut the file
-        short while it is in use; replacing it by another under the same name is fine. With False the whole
-        file is read at once, and what happens to it afterwards doesn't matter.
+        short while it is in use (on Linux, reading weights raises a GGUFError then); replacing it by another
+        under the same name is fine. With False the whole file is read at once, and what happens to it
+        afterwards doesn't matter.
 
     Raises:
         GGUFError: the file is malformed or cut off. OSError: it can't be read.
@@ -366,6 +370,7 @@ def file_bytes(path: str, *, mmap: bool) -> np.ndarray:
                 raise GGUFError(
                     path, "file", None, f"{n_bytes} bytes", str(error), "it shrank meanwhile"
                 ) from None
+            guard.enter(mapped, path)
             return np.frombuffer(mapped, np.uint8)
         data = np.empty(n_bytes, np.uint8)
         got = _read_into(file, data)

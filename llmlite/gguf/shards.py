@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from llmlite import files
 from llmlite.errors import GGUFError
 from llmlite.gguf.file import SPLIT_KEYS, GGUFFile, read, read_one
 from llmlite.gguf.parse import shown
@@ -147,7 +148,7 @@ def split(
         one tensor alone has more. At least one of them.
     progress: called as progress(bytes_done, n_bytes).
 
-    The first file is written last: without it nothing can be opened, so an interrupted split is no model.
+    The files appear when all are written, the first one last: without it nothing can be opened.
     Raises: ValueError without a limit, with one below 1, or for a prefix of the source's own files;
         GGUFError, OSError as `read` and `write`.
     """
@@ -167,22 +168,23 @@ def split(
                 raise ValueError(f"{target}: is a file of the source itself; choose another prefix")
         total = sum(tensor.n_bytes for tensor in file.tensors.values())
         done = 0
-        for index in reversed(range(len(groups))):
-            metadata = _shard_metadata(file, index, len(groups))
+        with files.together():
+            for index in reversed(range(len(groups))):
+                metadata = _shard_metadata(file, index, len(groups))
 
-            def report(n: int, _: int, base: int = done) -> None:
-                if progress is not None:
-                    progress(base + n, total)
+                def report(n: int, _: int, base: int = done) -> None:
+                    if progress is not None:
+                        progress(base + n, total)
 
-            write(
-                shard_path(prefix, index, len(groups)),
-                metadata,
-                groups[index],
-                version=file.version,
-                byte_order=file.byte_order,
-                progress=report,
-            )
-            done += sum(tensor.n_bytes for tensor in groups[index].values())
+                write(
+                    shard_path(prefix, index, len(groups)),
+                    metadata,
+                    groups[index],
+                    version=file.version,
+                    byte_order=file.byte_order,
+                    progress=report,
+                )
+                done += sum(tensor.n_bytes for tensor in groups[index].values())
     return [shard_path(prefix, index, len(groups)) for index in range(len(groups))]
 
 

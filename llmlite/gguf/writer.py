@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from llmlite.errors import GGUFError
+from llmlite.files import replacing
 from llmlite.gguf.file import Metadata, byte_swapped
 from llmlite.gguf.parse import (
     DEFAULT_ALIGNMENT,
@@ -27,6 +25,7 @@ from llmlite.gguf.parse import (
     shown,
 )
 from llmlite.gguf.values import ARRAY, BY_NAME, STRING, StringArray, Typed, ValueType
+from llmlite.guard import arm, check
 from llmlite.quants import QuantType, by_name
 from llmlite.tensor import QuantTensor
 
@@ -160,9 +159,11 @@ class _Record(NamedTuple):
             blocks = tensor.blocks
         if blocks.nbytes != self.n_bytes:
             raise spec.fail(f"{self.name}: blocks", f"{self.n_bytes} bytes", blocks.nbytes)
+        arm()
         step = max(1, SLAB // self.type.type_size)
         for at in range(0, len(blocks), step):
-            slab = blocks[at : at + step]
+            slab = np.array(blocks[at : at + step])  # a copy: the system refuses to read a page that is gone
+            check(blocks)
             if spec.byte_order == "big":
                 slab = byte_swapped(slab, self.type)
             yield memoryview(np.ascontiguousarray(slab)).cast("B")
@@ -343,55 +344,3 @@ def _float_type(values: Sequence[float] | np.ndarray) -> str:
         wide = np.asarray(values, np.float64)
         overflow = np.isinf(wide.astype(np.float32)) & np.isfinite(wide)
     return "f64" if overflow.any() else "f32"
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of the one at `path` when the block ends without an exception.
-
-    Until then, and if the process is killed, the file at `path` stays as it was: the new one has a name of
-    its own in the same folder, is flushed to the disk, then renamed.
-
-    Raises:
-        OSError: it can't be written; also where `path` is something else than a file, which would be gone.
-    """
-    target = os.path.realpath(os.fspath(path))  # a link stays a link
-    if os.path.exists(target) and not os.path.isfile(target):
-        reason = "expected a file, or nothing yet; this is a folder or a device"
-        raise OSError(errno.EINVAL, reason, os.fspath(path))
-    folder, name = os.path.split(target)
-    part = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed below, before the rename)
-    except OSError as error:  # said of the name that the user knows
-        why = error.strerror if os.path.isdir(folder) else f"there is no folder {folder}"
-        raise type(error)(error.errno, why, os.fspath(path)) from None
-    try:
-        with file:
-            yield file
-            file.flush()
-            if os.path.exists(target):
-                os.chmod(part, os.stat(target).st_mode & 0o7777)
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException:
-        with suppress(
-            OSError
-        ):  # what went wrong is the thing to say, not that the rest of it can't be removed
-            os.unlink(part)
-        raise
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make the rename itself last; not every system lets a folder be opened."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some file systems refuse it for folders; the data itself is on the disk
-    finally:
-        os.close(handle)

@@ -7,29 +7,24 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from llmlite import gguf
-from llmlite.architectures import Architecture, by_class
+from llmlite.architectures import Names
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.gguf.writer import Progress
-from llmlite.huggingface.names import BY_CLASS, LLAMA, Names, renamed
-from llmlite.huggingface.safetensors import read_folder, read_json, shown
+from llmlite.huggingface.config import Config
+from llmlite.huggingface.names import renamed
+from llmlite.huggingface.safetensors import read_folder
 from llmlite.huggingface.vocabulary import tokenizer_metadata
 from llmlite.mixes import FILE_TYPES, assign, canonical
 from llmlite.quants import QuantType, by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.transformer import Weights
+from llmlite.weights import Weights
 
-GPT2_REFUSED = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}  # the only values that GPT-2's own weights have, and that a GGUF file can say
-ACTIVATIONS = {"silu": ("silu", "swish"), "gelu": ("gelu_new", "gelu_pytorch_tanh")}  # ours -> theirs
 LARGEST_F16 = 65504.0
 
 
@@ -64,9 +59,12 @@ def convert_folder(
     config = Config(path)
     architecture = config.architecture()
     sources = read_folder(folder)
-    names = BY_CLASS.get(config.class_name, LLAMA)
-    tied = config.flag("tie_word_embeddings", architecture.name == "gpt2")
-    tensors = renamed(folder, sources, names, tied=tied)
+    names = architecture.class_names.get(config.class_name, architecture.names)
+    tied = config.flag("tie_word_embeddings", architecture.tied)
+    tensors = renamed(
+        folder, architecture.sources(sources, config), names, tied=tied or not architecture.causal
+    )
+    tensors = architecture.tensors(tensors, config)
     hyperparameters = config.hyperparameters(architecture)
     metadata: dict[str, Any] = {
         "general.architecture": architecture.name,
@@ -74,178 +72,17 @@ def convert_folder(
         "general.name": os.path.basename(os.path.realpath(folder)),
         **{f"{architecture.name}.{key}": value for key, value in hyperparameters.items()},
     }
-    factors = config.rope_factors()
-    if factors is not None:
-        tensors["rope_freqs.weight"] = QuantTensor.quantize(factors, "F32", "rope_freqs.weight")
+    for name, factors in config.rope_factors().items():
+        tensors[f"{name}.weight"] = QuantTensor.quantize(factors, "F32", f"{name}.weight")
     checked = _check(folder, metadata, tensors, names)
     metadata |= tokenizer_metadata(folder, config.values, checked.n_vocab, pre=pre)
     types = _types(metadata, tensors, file_type)
     metadata |= _type_metadata(tensors, types, file_type)
     reordered = {"attn_q": checked.n_head, "attn_k": checked.n_head_kv}
-    if architecture.rope_pairs != "norm":
+    if architecture.rope_pairs != "norm" or not architecture.reordered:
         reordered = {}
     made = {name: _made(name, tensors[name], types[name], reordered) for name in _in_order(tensors)}
     gguf.write(target, metadata, made, progress=progress)
-
-
-class Config:
-    """config.json, read key by key; each fault says which key. Raises GGUFError if it isn't JSON."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.values = read_json(path)
-
-    def fail(self, key: str, expected: str, got: object) -> NoReturn:
-        raise ModelError(f"{self.path}: {key}: expected {expected}, got {shown(got)}")
-
-    def refuse(self, text: str) -> NoReturn:
-        raise UnsupportedError(f"{self.path}: {text}")
-
-    def architecture(self) -> Architecture:
-        """The architecture, and a refusal of what would run but give wrong answers."""
-        named = self.values.get("architectures")
-        if not isinstance(named, list) or len(named) != 1:
-            self.fail("architectures", "a list of one", named)
-        try:
-            architecture = by_class(named[0])
-        except UnsupportedError as error:
-            self.refuse(str(error))
-        if self.values.get("quantization_config"):
-            self.refuse("quantization_config: only models that are not quantized can be converted")
-        self.class_name = named[0]
-        key = "activation_function" if architecture.name == "gpt2" else "hidden_act"
-        usual = ACTIVATIONS[architecture.activation]
-        if self.values.get(key, usual[0]) not in usual:
-            self.refuse(f"{key}: {shown(self.values[key])} is not supported, only {usual[0]!r} is")
-        if self.values.get("partial_rotary_factor", 1) != 1:
-            self.refuse("partial_rotary_factor: only 1 is supported")
-        return architecture
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            self.fail(key, "true or false", value)
-        return value
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if type(value) is not int or not 0 < value < 2**31:
-            self.fail(key, "a whole number above 0", "nothing" if value is None else value)
-        return value
-
-    def number(self, values: Mapping[str, Any], key: str, default: float | None = None) -> float:
-        value = values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            self.fail(key, "a number above 0", "nothing" if value is None else value)
-        return float(value)
-
-    def hyperparameters(self, architecture: Architecture) -> dict[str, Any]:
-        """The keys of a GGUF file, without the architecture's prefix."""
-        if architecture.name == "gpt2":
-            return self._gpt2()
-        n_head, head_size = self.integer("num_attention_heads"), self.head_size()
-        found: dict[str, Any] = {
-            "block_count": self.integer("num_hidden_layers"),
-            "context_length": self._n_ctx(),
-            "embedding_length": self.integer("hidden_size"),
-            "feed_forward_length": self.integer("intermediate_size"),
-            "attention.head_count": n_head,
-            "attention.head_count_kv": self.integer("num_key_value_heads", n_head),
-            "attention.layer_norm_rms_epsilon": self.number(self.values, "rms_norm_eps"),
-            "rope.freq_base": self.number(self.rope() | self.values, "rope_theta", 10000.0),
-            "rope.dimension_count": head_size,
-            "vocab_size": self.integer("vocab_size"),
-        }
-        if head_size * n_head != found["embedding_length"]:
-            found |= {"attention.key_length": head_size, "attention.value_length": head_size}
-        if self._rope_type() == "linear":
-            found["rope.scaling.type"] = "linear"
-            found["rope.scaling.factor"] = self.number(self.rope(), "factor")
-        if architecture.expert_count_required or self.class_name == "MixtralForCausalLM":
-            found |= self._experts()
-        return found
-
-    def _experts(self) -> dict[str, Any]:
-        """A mixture's keys, and a refusal of what would run but give wrong answers."""
-        count = "num_local_experts" if self.values.get("num_local_experts") is not None else "num_experts"
-        found = {
-            "expert_count": self.integer(count),
-            "expert_used_count": self.integer("num_experts_per_tok"),
-        }
-        if self.class_name == "MixtralForCausalLM":
-            return found
-        if not self.flag("norm_topk_prob"):
-            self.refuse("norm_topk_prob: only true is supported: weights of the chosen experts that add to 1")
-        if self.integer("decoder_sparse_step", 1) != 1 or self.values.get("mlp_only_layers"):
-            self.refuse("decoder_sparse_step, mlp_only_layers: only mixtures in every layer are supported")
-        return found | {"expert_feed_forward_length": self.integer("moe_intermediate_size")}
-
-    def _gpt2(self) -> dict[str, Any]:
-        for key, usual in GPT2_REFUSED.items():
-            if self.flag(key, usual) != usual:
-                self.refuse(f"{key}: only {str(usual).lower()} is supported")
-        n_embd = self.integer("n_embd")
-        return {
-            "block_count": self.integer("n_layer"),
-            "context_length": self.integer("n_positions"),
-            "embedding_length": n_embd,
-            "feed_forward_length": self.integer("n_inner", 4 * n_embd),
-            "attention.head_count": self.integer("n_head"),
-            "attention.layer_norm_epsilon": self.number(self.values, "layer_norm_epsilon", 1e-5),
-            "vocab_size": self.integer("vocab_size"),
-        }
-
-    def head_size(self) -> int:
-        n_embd, n_head = self.integer("hidden_size"), self.integer("num_attention_heads")
-        if self.values.get("head_dim") is None and n_embd % n_head:
-            self.fail("hidden_size", f"a multiple of num_attention_heads, {n_head}", n_embd)
-        return self.integer("head_dim", n_embd // n_head)
-
-    def _n_ctx(self) -> int:
-        """The context; with a sliding window, as far as attention still sees everything."""
-        n_ctx = self.integer("max_position_embeddings")
-        if self.values.get("sliding_window") is None or not self.flag("use_sliding_window", True):
-            return n_ctx
-        return min(n_ctx, self.integer("sliding_window"))
-
-    def rope(self) -> dict[str, Any]:
-        """The object that says how RoPE's frequencies are made, under its new name or its old one."""
-        for key in ("rope_parameters", "rope_scaling"):
-            value = self.values.get(key)
-            if value is not None and not isinstance(value, dict):
-                self.fail(key, "an object", value)
-            if value:
-                return value
-        return {}
-
-    def _rope_type(self) -> str:
-        kind = self.rope().get("rope_type", self.rope().get("type", "default"))
-        if kind not in ("default", "linear", "llama3"):
-            self.refuse(f"rope_type: {shown(kind)} is not supported; supported are default, linear, llama3")
-        return kind
-
-    def rope_factors(self) -> np.ndarray | None:
-        """What RoPE's frequencies are divided by in Llama 3.x, float32 (head_size/2,); None elsewhere.
-
-        Long waves are stretched by `factor`, short ones stay, those between are blended.
-        Source: transformers' modeling_rope_utils.py, _compute_llama3_parameters.
-        """
-        if self._rope_type() != "llama3":
-            return None
-        rope = self.rope()
-        factor, low, high, n_ctx = (
-            self.number(rope, key)
-            for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        )
-        if low >= high:
-            self.fail("low_freq_factor", f"less than high_freq_factor, {high}", low)
-        base = self.number(rope | self.values, "rope_theta", 10000.0)
-        exponents = np.arange(0, self.head_size(), 2) / self.head_size()
-        wavelengths = 2 * math.pi * base**exponents  # in tokens
-        blend = np.clip((n_ctx / wavelengths - low) / (high - low), 0, 1)  # 0: stretched, 1: as it is
-        return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
 
 
 def _check(

@@ -4,114 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmlite.architectures import EXPERTS
+from llmlite.architectures import Names
 from llmlite.errors import ModelError
 from llmlite.huggingface.safetensors import shown
 from llmlite.tensor import PendingTensor, QuantTensor
 
-OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-# What follows from config.json, yet stands in old files; GPT-2's attn.bias is its causal mask.
+# What follows from config.json, yet is stored in old files; GPT-2's attn.bias is its causal mask.
 DERIVED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias)$|(^|\.)h\.\d+\.attn\.bias$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Names:
-    """One family's names.
-
-    Attributes:
-        layers: what stands before a layer's number. optional: a beginning that some files leave out.
-        outer, layer: their stem -> GGUF's, outside the layers and in them.
-        experts: what stands before an expert's number; "" without a mixture.
-        expert: the stem behind that number -> the matrix of EXPERTS.
-        transposed: GGUF's stems of the matrices kept as (columns, rows).
-    """
-
-    layers: str = "model.layers."
-    optional: str = ""
-    outer: Mapping[str, str] = field(default_factory=lambda: OUTER_NAMES)
-    layer: Mapping[str, str] = field(default_factory=lambda: LAYER_NAMES)
-    experts: str = ""
-    expert: Mapping[str, str] = field(default_factory=dict)
-    transposed: tuple[str, ...] = ()
-
-    def new(self, name: str) -> tuple[str, int | None] | None:
-        """GGUF's name, and the expert's number if it is the tensor of one; None if it is unknown."""
-        pattern = rf"(?:{re.escape(self.layers)}(\d{{1,4}})\.)?(.+)\.(weight|bias)"
-        if not name.startswith((self.optional, "lm_head.")):
-            name = self.optional + name
-        match = re.fullmatch(pattern, name)
-        if match is None:
-            return None
-        number, stem, kind = match.groups()
-        prefix = f"blk.{int(number)}." if number else ""
-        one = re.fullmatch(rf"{re.escape(self.experts)}(\d{{1,4}})\.(\w+)", stem)
-        if self.experts and number and one and one[2] in self.expert:
-            return f"{prefix}{self.expert[one[2]]}_exps.{kind}", int(one[1])
-        stems = self.layer if number else self.outer
-        return (f"{prefix}{stems[stem]}.{kind}", None) if stem in stems else None
-
-    def old(self, name: str) -> str:
-        """The name that a tensor has in the folder: what its owner knows it by."""
-        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-        if match is None:
-            return name
-        number, stem, kind = match.groups()
-        stems = {new: old for old, new in (self.layer if number else self.outer).items()}
-        stems |= {f"{new}_exps": f"{self.experts}*.{old}" for old, new in self.expert.items()}
-        if stem not in stems:
-            return name
-        return f"{self.layers}{number}.{stems[stem]}.{kind}" if number else f"{stems[stem]}.{kind}"
-
-
-def _mixture(router: str, experts: str, stems: tuple[str, str, str]) -> Names:
-    """Llama's names with experts in place of the one feed-forward network; stems in the order of EXPERTS."""
-    layer = {old: new for old, new in LAYER_NAMES.items() if new not in EXPERTS}
-    return Names(
-        layer=layer | {router: "ffn_gate_inp"}, experts=experts, expert=dict(zip(stems, EXPERTS, strict=True))
-    )
-
-
-LLAMA = Names()
-BY_CLASS = {
-    "MixtralForCausalLM": _mixture("block_sparse_moe.gate", "block_sparse_moe.experts.", ("w1", "w3", "w2")),
-    "Qwen3MoeForCausalLM": _mixture("mlp.gate", "mlp.experts.", ("gate_proj", "up_proj", "down_proj")),
-    "GPT2LMHeadModel": Names(
-        layers="transformer.h.",
-        optional="transformer.",
-        outer={
-            "transformer.wte": "token_embd",
-            "transformer.wpe": "position_embd",
-            "transformer.ln_f": "output_norm",
-            "lm_head": "output",
-        },
-        layer={
-            "ln_1": "attn_norm",
-            "attn.c_attn": "attn_qkv",
-            "attn.c_proj": "attn_output",
-            "ln_2": "ffn_norm",
-            "mlp.c_fc": "ffn_up",
-            "mlp.c_proj": "ffn_down",
-        },
-        transposed=("attn_qkv", "attn_output", "ffn_up", "ffn_down"),
-    ),
-}  # every other class has Llama's
 
 
 def renamed(
@@ -126,7 +28,8 @@ def renamed(
     found: dict[str, QuantTensor] = {}
     stacks: dict[str, dict[int, QuantTensor]] = {}
     for name, tensor in sources.items():
-        if DERIVED.search(name) or (tied and name == "lm_head.weight"):
+        ignored = names.ignored and re.search(names.ignored, name)
+        if ignored or DERIVED.search(name) or (tied and name == "lm_head.weight"):
             continue
         known = names.new(name)
         if known is None:

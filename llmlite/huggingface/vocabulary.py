@@ -1,7 +1,9 @@
-"""tokenizer.json, and the files beside it, as the `tokenizer.*` keys of a GGUF file.
+"""A folder's tokenizer, and the files beside it, as the `tokenizer.*` keys of a GGUF file.
 
-Two kinds can be converted: byte-level BPE (GPT-2, Llama 3, Qwen2, SmolLM2 …) where the expressions that cut
-words are in `PRE_TOKENIZERS`, and SentencePiece's BPE (Llama 2, TinyLlama), whose merges become scores.
+From tokenizer.json: byte-level BPE (GPT-2, Llama 3, Qwen2, SmolLM2 …) if the expressions that cut words are
+in `PRE_TOKENIZERS`; SentencePiece's BPE (Llama 2, Gemma), whose merges become scores; Unigram (T5,
+XLM-RoBERTa); WordPiece (BERT). Without it: tekken.json (Mistral), tokenizer.model (SentencePiece), vocab.txt
+(BERT).
 A normalizer to NFC is left out, as in llama.cpp: a GGUF file has no place for it.
 """
 
@@ -10,12 +12,15 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
-from llmlite.errors import TokenizerError, UnsupportedError
+from llmlite.errors import UnsupportedError
 from llmlite.gguf import Typed
-from llmlite.huggingface.safetensors import read_json, shown
+from llmlite.huggingface import sentencepiece, tekken, unigram, wordpiece
+from llmlite.huggingface.safetensors import shown
+from llmlite.huggingface.tokenizer_files import TokenizerFiles, flat
 from llmlite.tokenizers import PRE_TOKENIZERS, BPETokenizer, SPMTokenizer, TokenType
 from llmlite.tokenizers.pretokenizers import name_of
 from llmlite.tokenizers.spm import SPACE
@@ -29,42 +34,6 @@ SPECIALS = {  # theirs -> ours, in tokenizer.ggml.*_token_id
     "mask_token": "mask",
 }
 BYTE = re.compile("<0x[0-9A-F]{2}>")
-
-
-class TokenizerFiles:
-    """The tokenizer of a folder: `tokenizer` is tokenizer.json, `settings` what the smaller files say.
-
-    Raises: GGUFError for what isn't JSON, UnsupportedError where there is no tokenizer.json. OSError.
-    """
-
-    def __init__(self, folder: str, config: dict[str, Any]) -> None:
-        self.folder = folder
-        self.path = os.path.join(folder, "tokenizer.json")
-        if not os.path.exists(self.path):
-            raise UnsupportedError(
-                f"{folder}: has no tokenizer.json; transformers' save_pretrained writes one where it can"
-            )
-        self.tokenizer = read_json(self.path)
-        self.settings = self._optional("special_tokens_map.json") | self._optional("tokenizer_config.json")
-        self.config = config
-
-    def _optional(self, name: str) -> dict[str, Any]:
-        path = os.path.join(self.folder, name)
-        found = read_json(path) if os.path.exists(path) else {}
-        return {key: value for key, value in found.items() if value is not None}
-
-    def fail(self, what: str, expected: str, got: object) -> NoReturn:
-        raise TokenizerError(f"{self.path}: {what}: expected {expected}, got {shown(got)}")
-
-    def refuse(self, what: str) -> NoReturn:
-        raise UnsupportedError(f"{self.path}: {what}")
-
-    def part(self, name: str) -> dict[str, Any]:
-        """One of tokenizer.json's objects; empty where it is absent or null."""
-        value = self.tokenizer.get(name)
-        if not isinstance(value, dict | None):
-            self.fail(name, "an object", value)
-        return value or {}
 
 
 def tokenizer_metadata(
@@ -81,10 +50,23 @@ def tokenizer_metadata(
         TokenizerError: contradictory tables. GGUFError: not JSON. OSError.
     """
     files = TokenizerFiles(folder, config)
+    if files.name != "tokenizer.json":
+        read = {"tekken.json": tekken, "tokenizer.model": sentencepiece, "vocab.txt": wordpiece}[files.name]
+        found = read.metadata(files, n_vocab)
+        texts = list(found["tokenizer.ggml.tokens"].value)
+        return found | _special_ids(files, texts, found) | _chat_template(files)
     model = files.part("model")
     kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind == "Unigram":
+        texts, types = _tokens(files, _with_ids(files, model), n_vocab)
+        found = unigram.metadata(files, model, texts, types)
+        return found | _special_ids(files, texts) | _chat_template(files)
+    if kind == "WordPiece":
+        texts, types = _tokens(files, model, n_vocab)
+        found = wordpiece.described(files, model, texts, types)
+        return found | _special_ids(files, texts) | _chat_template(files)
     if kind != "BPE":
-        files.refuse(f"a tokenizer of type {shown(kind)}; only BPE can be converted")
+        files.refuse(f"a tokenizer of type {shown(kind)}; BPE, Unigram and WordPiece can be converted")
     texts, types = _tokens(files, model, n_vocab)
     merges = _merges(files, model)
     if model.get("byte_fallback"):
@@ -94,6 +76,16 @@ def tokenizer_metadata(
     found["tokenizer.ggml.tokens"] = Typed(texts, "[string]")
     found["tokenizer.ggml.token_type"] = Typed([int(t) for t in types], "[i32]")
     return found | _special_ids(files, texts) | _chat_template(files)
+
+
+def _with_ids(files: TokenizerFiles, model: dict[str, Any]) -> dict[str, Any]:
+    """Unigram's list of texts and scores in the form that other kinds have: texts and their ids."""
+    listed = model.get("vocab")
+    if not isinstance(listed, list) or not all(
+        isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) for entry in listed
+    ):
+        files.fail("model.vocab", "a list of texts with their scores", listed)
+    return model | {"vocab": {text: i for i, (text, _) in enumerate(listed)}}
 
 
 def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple[list[str], list[TokenType]]:
@@ -152,7 +144,7 @@ def _merges(files: TokenizerFiles, model: dict[str, Any]) -> list[str]:
 
 def _byte_level(files: TokenizerFiles, model: dict[str, Any], pre: str | None) -> dict[str, Any]:
     """The model and pre-tokenizer of a byte-level BPE."""
-    for part in _flat(files.part("normalizer"), "normalizers"):
+    for part in flat(files.part("normalizer"), "normalizers"):
         if part.get("type") not in ("NFC", None):
             files.refuse(f"a normalizer {shown(part.get('type'))}, which a GGUF file can't describe")
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -174,9 +166,9 @@ def _byte_level(files: TokenizerFiles, model: dict[str, Any], pre: str | None) -
 
 def _expressions(files: TokenizerFiles) -> Iterator[str]:
     """What cuts words, as regular expressions, one applied after the other."""
-    parts = list(_flat(files.part("pre_tokenizer"), "pretokenizers"))
-    if not parts or parts[-1].get("type") != "ByteLevel":
-        files.refuse("its pre_tokenizer doesn't end in ByteLevel: it is no byte-level BPE")
+    parts = list(flat(files.part("pre_tokenizer"), "pretokenizers"))
+    if not any(part.get("type") == "ByteLevel" for part in parts):
+        files.refuse("its pre_tokenizer has no ByteLevel: it is no byte-level BPE")
     for part in parts:
         kind = part.get("type")
         if kind == "Split" and isinstance(part.get("pattern"), dict):
@@ -189,24 +181,13 @@ def _expressions(files: TokenizerFiles) -> Iterator[str]:
             yield pattern
         elif kind == "Digits":
             yield r"\p{N}" if part.get("individual_digits") else r"\p{N}+"
-        elif kind == "ByteLevel" and part is parts[-1] and not part.get("add_prefix_space"):
+        elif kind == "Punctuation" and part.get("behavior") == "Contiguous":
+            yield PRE_TOKENIZERS["falcon"].expressions[0]
+        elif kind == "ByteLevel" and not part.get("add_prefix_space"):
             if part.get("use_regex", True):
                 yield PRE_TOKENIZERS["gpt-2"].expressions[0]
         else:
             files.refuse(f"its pre_tokenizer has a part that llmlite doesn't know: {shown(part)}")
-
-
-def _flat(part: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
-    """The parts of a Sequence in order; anything else is its own only part."""
-    if part.get("type") != "Sequence":
-        if part:
-            yield part
-        return
-    for inner in part.get(key) or []:
-        if isinstance(inner, dict) and inner.get("type") != "Sequence":
-            yield inner
-        else:
-            yield {"type": f"Sequence of {shown(inner)}"}  # no reader knows this: it is refused by name
 
 
 # SentencePiece's BPE
@@ -256,7 +237,7 @@ def _scores(
 def _space_prefix(files: TokenizerFiles) -> bool:
     """Whether a text gets a space before it. Refuses what isn't SentencePiece's way with spaces."""
     marks_spaces, prefix = False, False
-    for part in _flat(files.part("normalizer"), "normalizers"):
+    for part in flat(files.part("normalizer"), "normalizers"):
         if part.get("type") == "Prepend" and part.get("prepend") == SPACE:
             prefix = True
         elif (
@@ -271,7 +252,9 @@ def _space_prefix(files: TokenizerFiles) -> bool:
             marks_spaces = True
         else:
             files.refuse(f"a normalizer that llmlite doesn't know: {shown(part)}")
-    for part in _flat(files.part("pre_tokenizer"), "pretokenizers"):
+    for part in flat(files.part("pre_tokenizer"), "pretokenizers"):
+        if marks_spaces and part.get("type") == "Split" and part.get("pattern") == {"String": " "}:
+            continue  # there is no space left to split at
         if part.get("type") != "Metaspace" or part.get("replacement") != SPACE:
             files.refuse(f"its pre_tokenizer has a part that llmlite doesn't know: {shown(part)}")
         marks_spaces = True
@@ -285,8 +268,13 @@ def _space_prefix(files: TokenizerFiles) -> bool:
 # What all have
 
 
-def _special_ids(files: TokenizerFiles, texts: list[str]) -> dict[str, Any]:
-    """The ids of BOS, EOS and the like, by the tokenizer's word or else config.json's; which are added."""
+def _special_ids(
+    files: TokenizerFiles, texts: list[str], known: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The ids of BOS, EOS and the like, by the tokenizer's word or else config.json's; which are added.
+
+    known: what the vocabulary's own file says of them, if that isn't tokenizer.json; other files go before.
+    """
     ids = {text: i for i, text in enumerate(texts)}
     around = _around(files)
     found: dict[str, Any] = {}
@@ -301,9 +289,12 @@ def _special_ids(files: TokenizerFiles, texts: list[str]) -> dict[str, Any]:
             token_id = ids[text]
         if type(token_id) is int and 0 <= token_id < len(texts):
             found[f"tokenizer.ggml.{ours}_token_id"] = Typed(token_id, "u32")
+        elif f"tokenizer.ggml.{ours}_token_id" in known:
+            found[f"tokenizer.ggml.{ours}_token_id"] = known[f"tokenizer.ggml.{ours}_token_id"]
     for name in ("bos", "eos"):
         said = files.settings.get(f"add_{name}_token")
-        adds = said if isinstance(said, bool) else f"{name}_token" in around
+        default = known.get(f"tokenizer.ggml.add_{name}_token", f"{name}_token" in around)
+        adds = said if isinstance(said, bool) else default
         if adds and f"tokenizer.ggml.{name}_token_id" not in found:
             files.fail(f"add_{name}_token", f"a {name}_token with it", None)
         found[f"tokenizer.ggml.add_{name}_token"] = adds
@@ -313,9 +304,16 @@ def _special_ids(files: TokenizerFiles, texts: list[str]) -> dict[str, Any]:
 def _around(files: TokenizerFiles) -> dict[str, str]:
     """What the post_processor puts around a text: the tokens under "bos_token" and "eos_token"."""
     found: dict[str, str] = {}
-    for part in _flat(files.part("post_processor"), "processors"):
+    for part in flat(files.part("post_processor"), "processors"):
         if part.get("type") == "ByteLevel":
             continue  # it only moves the offsets
+        if part.get("type") in ("BertProcessing", "RobertaProcessing"):
+            for role, side in (("bos_token", "cls"), ("eos_token", "sep")):
+                token = part.get(side)
+                if not isinstance(token, list) or not token or not isinstance(token[0], str):
+                    files.fail(f"post_processor.{side}", "a text and its id", token)
+                found[role] = token[0]
+            continue
         items = part.get("single")
         if part.get("type") != "TemplateProcessing" or not isinstance(items, list):
             files.refuse(f"a post_processor {shown(part.get('type'))}, which a GGUF file can't describe")

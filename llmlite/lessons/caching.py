@@ -80,7 +80,7 @@ def logits_step_by_step(model: Model, ids: Sequence[int], *, cached: bool) -> tu
         The logits after each token, float32 (T, n_vocab), and how many tokens went through the model.
     """
     rows, processed = [], 0
-    cache = KVCache(model.config, len(ids), model.cache.k.dtype.type)
+    cache = KVCache(model.config, len(ids), model.cache.dtype.type, chunk=len(ids))
     for n in range(1, len(ids) + 1):
         chunk = ids[n - 1 : n]
         if not cached:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.terminal import say
+
 RIGHT, WRONG = "✓", "✗"
 SHOWN = 120  # characters of a value
 
@@ -44,7 +46,7 @@ def check(name: str, got: Any, expected: Any, *, hint: str, rtol: float = 1e-5) 
         hint: what to think about while it isn't right.
         rtol: how far numbers may differ, relative to the expected; relative to the largest in an array.
     """
-    print(verdict(name, got, expected, hint=hint, rtol=rtol))
+    say(verdict(name, got, expected, hint=hint, rtol=rtol))
 
 
 def verdict(name: str, got: Any, expected: Any, *, hint: str, rtol: float = 1e-5) -> Verdict:

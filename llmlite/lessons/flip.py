@@ -15,6 +15,7 @@ import numpy as np
 
 from llmlite import gguf
 from llmlite.bench.quality import divergence
+from llmlite.errors import NumericsError
 from llmlite.model import Model
 from llmlite.quants.block import Block, Field
 from llmlite.quants.record import QuantType
@@ -200,14 +201,18 @@ class FlipLab:
         return self.changed(flipped(self.model.gguf.tensors[name], block, [bit]))
 
     def _kl(self, model: Model) -> float:
-        with np.errstate(all="ignore"):
-            logits = model.logits(self.ids)
-            if not np.isfinite(logits).all():  # a scale of infinity: nothing can be predicted any more
-                return float("inf")
-            return divergence(logits, self._logits).kl
+        try:
+            with np.errstate(all="ignore"):
+                return divergence(model.logits(self.ids), self._logits).kl
+        except NumericsError:  # a scale of infinity: nothing can be predicted any more
+            return float("inf")
 
     def _tell(self, file: gguf.GGUFFile) -> str:
-        return str(Model(file).generate(self.prompt, max_tokens=self.n_tokens, temperature=0))
+        """The tale that the file's model writes; nothing if a scale of infinity keeps it from writing."""
+        try:
+            return str(Model(file).generate(self.prompt, max_tokens=self.n_tokens, temperature=0))
+        except NumericsError:
+            return ""
 
 
 def n_same(first: Iterable[object], second: Iterable[object]) -> int:

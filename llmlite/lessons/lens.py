@@ -15,7 +15,7 @@ import numpy as np
 
 from llmlite.engine.eager import Eager, softmax
 from llmlite.model import Model
-from llmlite.transformer import norm
+from llmlite.transformer import logits, outer_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def lens(model: Model, text: str | Sequence[int]) -> Lens:
     ops = Eager(0, len(trace.ids))
     readings = []
     for name in ["embd", *(f"l_out-{layer}" for layer in layers)]:
-        x = norm(ops, weights.output_norm, weights.output_norm_bias, config.rms_eps, trace[name])  # (T, D)
-        readings.append(softmax(ops.matmul(weights.output, x)))  # (T, V)
+        x = outer_norm(ops, weights, config, "output_norm", "result_norm", trace[name])  # (T, D)
+        readings.append(softmax(logits(ops, weights, config, x)))  # (T, V)
     names = ["embedding", *(f"layer {layer + 1}" for layer in layers)]
     return Lens(ids=trace.ids, stages=names, probabilities=np.stack(readings))

@@ -17,7 +17,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llmlite import files
 from llmlite.bench.report import short
+from llmlite.terminal import say
 
 MIME = "application/vnd.llmlite.series+json"
 # Okabe and Ito's colours, told apart in every common kind of colour blindness (Color Universal Design, 2008).
@@ -215,7 +217,7 @@ def show(picture: Picture | Table) -> None:
     if in_notebook:
         publish_display_data(bundle(picture))
     else:
-        print(picture.alt)
+        say(picture.alt)
 
 
 def png(picture: Picture) -> bytes:
@@ -231,9 +233,9 @@ def save(picture: Picture, path: str | os.PathLike[str]) -> list[Path]:
     """Write the picture as PNG, and its description beside it as .alt.txt; return both paths."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(picture))
+    files.write_bytes(path, png(picture))
     words = path.with_suffix(".alt.txt")
-    words.write_text(picture.alt + "\n", encoding="utf-8")
+    files.write_text(words, picture.alt + "\n")
     return [path, words]
 
 

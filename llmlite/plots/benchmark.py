@@ -12,6 +12,7 @@ from llmlite.bench.report import describe, describe_memory, short
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, Summary, summarize
 from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
+from llmlite.terminal import printable
 
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 
@@ -67,9 +68,8 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
         title(ax, METRICS[key].title.replace(", ", "\n"), theme)
     memory = _memory_bars(axes[2], result, theme)
     title(axes[2], "memory after writing, MB", theme)
-    place = ", ".join(
-        [str(result.environment.get("cpu_info")), f"{result.environment.get('n_threads')} threads"]
-    )
+    cpu = printable(str(result.environment.get("cpu_info"))).replace("$", r"\$")  # not mathematics
+    place = f"{cpu}, {result.environment.get('n_threads')} threads"
     drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=theme_named(theme).text, fontsize=12)
     alt = " ".join(
         [*(describe(found, key, result) for key, found in speeds.items()), describe_memory(memory)]

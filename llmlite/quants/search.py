@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.locks import fork_safe
 from llmlite.quants.record import Array
 
 TINY = np.float32(1e-15)  # a group this small counts as all zero
-_lock = threading.Lock()
+_lock = fork_safe(threading.Lock())
 _users = 0  # of the compiled twins; above zero they are called
 
 

@@ -4,7 +4,8 @@
     ids = tokenizer.encode("Once upon a time")
     tokenizer.decode(ids)
 
-One module per kind: bpe, spm, wpm; `MODELS` chooses. One table of pre-tokenizers: `PRE_TOKENIZERS`.
+One module per kind: bpe, spm, ugm, gemma4, wpm; `MODELS` chooses. `PRE_TOKENIZERS` is the
+table of pre-tokenizers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 from llmlite.errors import TokenizerError
 from llmlite.tokenizers.base import Tokenizer
 from llmlite.tokenizers.bpe import BPETokenizer
+from llmlite.tokenizers.gemma4 import Gemma4Tokenizer
 from llmlite.tokenizers.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from llmlite.tokenizers.spm import SPMTokenizer
 from llmlite.tokenizers.stream import StreamDecoder
+from llmlite.tokenizers.ugm import UGMTokenizer
 from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
 from llmlite.tokenizers.wpm import WPMTokenizer
 
@@ -25,17 +28,21 @@ __all__ = [
     "MODELS",
     "PRE_TOKENIZERS",
     "BPETokenizer",
+    "Gemma4Tokenizer",
     "PreTokenizer",
     "SPMTokenizer",
     "StreamDecoder",
     "TokenType",
     "Tokenizer",
+    "UGMTokenizer",
     "Vocabulary",
     "WPMTokenizer",
     "from_metadata",
 ]
 
-MODELS: dict[str, type[Tokenizer]] = {kind.model: kind for kind in (BPETokenizer, SPMTokenizer, WPMTokenizer)}
+MODELS: dict[str, type[Tokenizer]] = {
+    kind.model: kind for kind in (BPETokenizer, SPMTokenizer, WPMTokenizer, UGMTokenizer, Gemma4Tokenizer)
+}
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:

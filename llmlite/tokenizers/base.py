@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import SupportsIndex
 
 from llmlite.errors import TokenizerError
+from llmlite.tokenizers.special import SpecialTokens
 from llmlite.tokenizers.stream import StreamDecoder
 from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
 
@@ -32,6 +33,7 @@ class Tokenizer(ABC):
     model: str
     # what this kind of vocabulary has even where the metadata is silent
     _default_add_bos = False
+    _default_add_eos = False
     _default_ids: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -42,19 +44,26 @@ class Tokenizer(ABC):
         self.bos_id = special_id("bos_token_id", "cls_token_id", default=default("bos"))
         self.eos_id = special_id("eos_token_id", default=default("eos"))
         self.unk_id = special_id("unknown_token_id", default=default("unk"))
-        self.pad_id = special_id("padding_token_id")
+        self.pad_id = special_id("padding_token_id", default=default("pad"))
         self.eog_ids = vocabulary.end_of_generation_ids(
             self.eos_id, *(special_id(f"{role}_token_id") for role in _ENDING_ROLES)
         )
         self.add_bos = vocabulary.flag("add_bos_token", self._default_add_bos)
-        self.add_eos = vocabulary.flag("add_eos_token", False)
-        for added, key, token_id in ((self.add_bos, "bos", self.bos_id), (self.add_eos, "eos", self.eos_id)):
-            if added and token_id is None:
-                raise TokenizerError(
-                    f"tokenizer.ggml.add_{key}_token is true, expected a {key}_token_id with it, got none",
-                    expected=f"a {key}_token_id",
-                    got="none",
-                )
+        self.add_eos = vocabulary.flag("add_eos_token", self._default_add_eos)
+        self._check_added("bos", self.bos_id)
+        self._check_added("eos", self.eos_id)
+
+    def _check_added(self, key: str, token_id: int | None) -> None:
+        """Refuse to add a token that the file doesn't name; one that it names wrongly isn't added."""
+        if token_id is not None or not getattr(self, f"add_{key}"):
+            return
+        if self.vocabulary.get(f"{key}_token_id") is None:
+            raise TokenizerError(
+                f"tokenizer.ggml.add_{key}_token is true, expected a {key}_token_id with it, got none",
+                expected=f"a {key}_token_id",
+                got="none",
+            )
+        setattr(self, f"add_{key}", False)
 
     def __repr__(self) -> str:
         specials = f"bos_id={self.bos_id}, eos_id={self.eos_id}, eog_ids={sorted(self.eog_ids)}"
@@ -177,37 +186,12 @@ class Tokenizer(ABC):
         return checked
 
     @cached_property
-    def _special_tokens(self) -> list[tuple[str, int, bool]]:
-        """(text, id, whether only parse_special finds it), the longest first."""
-        types, texts = self.vocabulary.types, self.vocabulary.texts
-        kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
-        special = [
-            (texts[i], i, self.vocabulary.is_hidden(i)) for i, kind in enumerate(types) if kind in kinds
-        ]
-        return sorted(special, key=lambda entry: -len(entry[0].encode("utf-8", "surrogateescape")))
+    def _special_tokens(self) -> SpecialTokens:
+        return SpecialTokens(self.vocabulary)
 
     def _partition(self, text: str, parse_special: bool) -> Iterator[str | int]:
-        """The text cut at its special tokens: strings (never empty) and the special tokens' ids.
-
-        Longest first over the whole text, as llama.cpp does; `token in text` makes the usual case, no special
-        token at all, one fast search per special token.
-        """
-        fragments: list[str | int] = [text] if text else []
-        for token_text, token_id, hidden in self._special_tokens:
-            if (hidden and not parse_special) or token_text not in text:
-                continue
-            cut: list[str | int] = []
-            for fragment in fragments:
-                if isinstance(fragment, int):
-                    cut.append(fragment)
-                    continue
-                for i, between in enumerate(fragment.split(token_text)):
-                    if i:
-                        cut.append(token_id)
-                    if between:
-                        cut.append(between)
-            fragments = cut
-        return iter(fragments)
+        """The text cut at its special tokens: strings (never empty) and the special tokens' ids."""
+        return iter(self._special_tokens.partition(text, hidden=parse_special))
 
     def _warn_of_double_bos(self, ids: list[int]) -> None:
         if self.add_bos and len(ids) >= 2 and ids[0] == ids[1] == self.bos_id:

@@ -9,10 +9,7 @@ from llmlite.tokenizers import pretokenizers
 from llmlite.tokenizers.base import Tokenizer, utf8
 from llmlite.tokenizers.merging import merge
 from llmlite.tokenizers.vocabulary import Vocabulary
-
-# Words seen before keep their ids. Bounded, so that a long run over foreign text doesn't fill the memory.
-CACHE_WORDS = 65_536
-CACHE_WORD_LENGTH = 64
+from llmlite.tokenizers.words import WordCache
 
 
 def _byte_alphabet() -> list[str]:
@@ -46,24 +43,14 @@ class BPETokenizer(Tokenizer):
         self._pre = pretokenizers.by_name(self.pre)
         self._default_add_bos = self._pre.add_bos
         super().__init__(vocabulary)
-        self._words: dict[str, list[int]] = {}
+        self._words = WordCache(self._encode_word)
 
     def pretokens(self, text: str) -> list[str]:
         """The words that merges never cross: the first step of encoding, to look at."""
         return self._pre.split(text)
 
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
-        words = self._words
-        known = words.get
-        for word in self._pre.split(text):
-            word_ids = known(word)
-            if word_ids is None:
-                word_ids = self._encode_word(word)
-                if len(word) <= CACHE_WORD_LENGTH:
-                    if len(words) >= CACHE_WORDS:
-                        words.clear()
-                    words[word] = word_ids
-            ids += word_ids
+        self._words.extend(ids, self._pre.split(text))
 
     def _encode_word(self, word: str) -> list[int]:
         spelled = utf8(word).decode("latin-1").translate(_TO_ALPHABET)
@@ -94,9 +81,7 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _ranks(self) -> dict[str, int]:
-        """Rank of each merge under its own text "left right"; of two alike the first counts."""
-        merges = self.vocabulary.merges()
-        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
+        return self.vocabulary.merge_ranks()
 
     def _normal_piece(self, token_id: int) -> bytes:
         text = self.vocabulary.texts[token_id]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
+from llmlite.tokenizers.rounds import merge_in_rounds
+
+LONG = 20_000  # parts; longer words begin with rounds by NumPy
 _NONE = -1
 # A heap entry is one integer, rank * 2**40 + position: integers compare faster than tuples.
 _SHIFT = 40
@@ -23,6 +26,11 @@ def merge(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
 
     Source: llama.cpp, src/llama-vocab.cpp, llm_tokenizer_bpe_session and llm_tokenizer_spm_session.
     """
+    return _merge_by_heap(merge_in_rounds(parts, ranks, joint) if len(parts) >= LONG else parts, ranks, joint)
+
+
+def _merge_by_heap(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
+    """One merge after the other, the next from a heap."""
     rank_of = ranks.get
     # pair_rank[i]: rank of the pair that starts at part i; no merge left gives -1
     pair_rank = [rank_of(left + joint + right, _NONE) for left, right in pairwise(parts)]

@@ -59,6 +59,37 @@ _DEEPSEEK_LLM = (
 _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}")
 
 
+_LLAMA3_WORDS = rf"(?:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
+_SPACES_OF = "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4))
+_JAIS2 = (
+    _LLAMA3_WORDS + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+" + _SPACES_OF + r"|\s{1,2}(?!\S)|\s{1}"
+)
+_SPARK = (
+    _DEEPSEEK3[0],
+    _DEEPSEEK3[1],
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+",
+    r"\p{N}",
+)
+_YOUTU = (
+    "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+",
+    rf"{_CASED[0]}(?:{_CONTRACTIONS})?|{_CASED[1]}(?:{_CONTRACTIONS})?|\p{{N}}" + _CASED_TAIL,
+)
+# A number cut from its end, as it is written with commas. The published \b is Oniguruma's: all of \p{N}
+# belongs to words there, superscripts as well, which the `regex` package leaves out.
+_THOUSANDS = r"\d{1,3}(?=(?:\d{3})*(?![\p{L}\p{M}\p{N}\p{Pc}]))"
+_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_BAILING = (
+    r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_SEED = _LLAMA3_WORDS + r"|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+_EXAONE_MOE = (
+    rf"(?:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreTokenizer:
     """How one family of vocabularies cuts text into words.
@@ -115,17 +146,33 @@ def _table() -> dict[str, PreTokenizer]:
     gpt4o = PreTokenizer(expressions=(_GPT4O,))
     deepseek3 = PreTokenizer(expressions=_DEEPSEEK3)
     groups = {
-        "gpt-2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert exaone4 mpt "
+        "gpt-2 phi-2 jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code roberta-bpe "
+        "gigachat a.x-4.0 mellum modern-bert exaone4 mpt "
         "olmo jais trillion granite-docling": gpt2,
         "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano": llama3,
         "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2": qwen2,
         "qwen35": PreTokenizer(expressions=(_QWEN35,)),
         "dbrx smaug-bpe chatglm-bpe": PreTokenizer(expressions=(_LLAMA3,)),
         "glm4 glm5": PreTokenizer(expressions=(_LLAMA3,), ignore_merges=True),
-        "gpt-4o llama4 kanana2 minimax-m2": gpt4o,
+        "gpt-4o llama4 kanana2 minimax-m2 talkie": gpt4o,
+        "granite-embed-multi-97m": PreTokenizer(expressions=(_GPT4O,), ignore_merges=True),
+        "tiny_aya cohere2moe": PreTokenizer(expressions=(_THOUSANDS, _GPT4O)),
         "tekken": PreTokenizer(expressions=(_TEKKEN,), ignore_merges=True, add_bos=True),
         "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2": single_digits,
         "deepseek-v3 hunyuan-dense joyai-llm hy_v4": deepseek3,
+        "jais-2": PreTokenizer(expressions=(_JAIS2,)),
+        "spark2_5": PreTokenizer(expressions=_SPARK),
+        "youtu": PreTokenizer(expressions=_YOUTU, ignore_merges=True),
+        "bloom poro-chat gpt3-finnish": PreTokenizer(expressions=(_BLOOM,)),
+        "viking": PreTokenizer(expressions=(_BLOOM, r"\p{N}")),
+        "bailingmoe bailingmoe2 llada-moe": PreTokenizer(expressions=(_BAILING,)),
+        "seed-coder": PreTokenizer(expressions=(_SEED,)),
+        "ufakzeka": PreTokenizer(expressions=(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL,)),
+        "laguna": PreTokenizer(expressions=("[^\n]+|[\n]+", _QWEN2)),
+        "exaone-moe": PreTokenizer(expressions=(_EXAONE_MOE,)),
+        "minicpm5": PreTokenizer(
+            expressions=(r"\p{N}{1,3}", _LLAMA3_WORDS + r"|\p{N}+" + _TAIL), ignore_merges=True
+        ),
         "deepseek-llm": PreTokenizer(expressions=_DEEPSEEK_LLM),
         "deepseek-coder": PreTokenizer(expressions=_DEEPSEEK_CODER),
         "falcon": PreTokenizer(expressions=(r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),

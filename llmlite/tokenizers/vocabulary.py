@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -80,7 +81,12 @@ class Vocabulary:
         return bool(value)
 
     def special_id(self, *keys: str, default: int | None = None) -> int | None:
-        """The first of the metadata keys that is present, checked against the vocabulary's size."""
+        """The id under the first of the metadata keys that holds one.
+
+        Some files write 4294967295 for "none", and some keep the ids of a larger vocabulary: an id outside
+        the vocabulary is passed over with a warning, as in llama.cpp.
+        """
+        default = default if default is not None and default < len(self) else None
         for key in keys:
             value = self.get(key)
             if value is None:
@@ -88,11 +94,14 @@ class Vocabulary:
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TokenizerError.at(f"{PREFIX}{key}", "a token id", f"{value!r:.80}")
             if not 0 <= value < len(self):
-                raise TokenizerError.at(
-                    f"{PREFIX}{key}", f"an id below the vocabulary's {len(self)} tokens", value
+                warnings.warn(
+                    f"{PREFIX}{key}: expected an id below the vocabulary's {len(self)} tokens, got {value}; "
+                    f"taking {'none' if default is None else default}",
+                    stacklevel=5,
                 )
+                continue
             return value
-        return default if default is not None and default < len(self) else None
+        return default
 
     def numbers(self, key: str, kind: str) -> list[Any] | None:
         """A numeric array with one entry per token, as a list; None where the file has none.
@@ -105,6 +114,17 @@ class Vocabulary:
         _check_array(PREFIX + key, values)
         if len(values) != len(self):
             raise TokenizerError.at(f"{PREFIX}{key}", f"{len(self)} entries, one per token", len(values))
+        return self._checked(key, values, kind)
+
+    def integers(self, key: str) -> list[int] | None:
+        """An array of whole numbers of any length, as a list; None where the file has none."""
+        values = self.get(key)
+        if values is None:
+            return None
+        _check_array(PREFIX + key, values)
+        return self._checked(key, values, "integers")
+
+    def _checked(self, key: str, values: Any, kind: str) -> list[Any]:
         listed = values.tolist() if hasattr(values, "tolist") else list(values)
         allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
         for index, value in enumerate(listed):
@@ -126,6 +146,11 @@ class Vocabulary:
                     f"{PREFIX}merges[{index}]", "two texts separated by one space", f"{merge!r:.80}"
                 )
         return listed
+
+    def merge_ranks(self) -> dict[str, int]:
+        """Rank of each merge under its own text "left right"; of two alike the first counts."""
+        merges = self.merges()
+        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
 
     @cached_property
     def byte_values(self) -> dict[int, int]:

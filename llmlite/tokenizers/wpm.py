@@ -7,8 +7,11 @@ from types import MappingProxyType
 
 from llmlite.tokenizers.base import Tokenizer
 from llmlite.tokenizers.vocabulary import Vocabulary
+from llmlite.tokenizers.words import WordCache
 
 WORD_START = "▁"  # GGUF spells the start of a word; BERT's own files mark the rest with ## instead
+
+MAX_WORD_LENGTH = 100  # BERT makes longer words one unknown token
 
 # Ideographs stand alone. The ranges are BERT's; 0x2B920 is its own slip for 0x2B820, kept as it is.
 _IDEOGRAPHS = (
@@ -34,8 +37,9 @@ class WPMTokenizer(Tokenizer):
 
     Source: BERT's tokenization.py; llama.cpp, src/llama-vocab.cpp, llm_tokenizer_wpm_session. Where they
     differ, BERT's way is taken, as models were trained on it: a Hangul syllable becomes all of its letters
-    (llama.cpp keeps the first), vertical tab, form feed and U+0085 are dropped (llama.cpp cuts there), and
-    spacing marks (category Mc) stay (llama.cpp drops them).
+    (llama.cpp keeps the first), vertical tab, form feed and U+0085 are dropped (llama.cpp cuts there),
+    spacing marks (category Mc) stay (llama.cpp drops them), and a word of more than 100 characters is unknown
+    as a whole (llama.cpp cuts it up).
     """
 
     model = "bert"
@@ -48,32 +52,25 @@ class WPMTokenizer(Tokenizer):
         self.lowercase = vocabulary.flag("normalizer.lowercase", True)
         self.strip_accents = vocabulary.flag("normalizer.strip_accents", self.lowercase)
         self._longest = max(map(len, vocabulary.texts))
+        self._table = _Replacements(lowercase=self.lowercase, strip_accents=self.strip_accents)
+        self._words = WordCache(self._encode_word)
 
     def pretokens(self, text: str) -> list[str]:
         """The words of a text: cleaned, cut at white space, punctuation and ideographs each alone."""
         if self.strip_accents:
             text = unicodedata.normalize("NFD", text)
-        words = [""]
-        for char in text:
-            category = unicodedata.category(char)
-            if char in "\t\n\r" or category[0] == "Z":
-                words.append("")
-            elif char in "\0\ufffd" or category[0] == "C" or (self.strip_accents and category == "Mn"):
-                continue
-            elif _stands_alone(char, category):
-                words += [_lower(char) if self.lowercase else char, ""]
-            else:
-                words[-1] += _lower(char) if self.lowercase else char
-        return [word for word in words if word]
+        return text.translate(self._table).split()
 
     def _suffix_ids(self) -> list[int]:
         return [] if self.sep_id is None else [self.sep_id]
 
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
-        for word in self.pretokens(text):
-            ids += self._encode_word(WORD_START + word)
+        self._words.extend(ids, self.pretokens(text))
 
     def _encode_word(self, word: str) -> list[int]:
+        if len(word) > MAX_WORD_LENGTH:
+            return [] if self.unk_id is None else [self.unk_id]
+        word = WORD_START + word
         known = self.vocabulary.ids
         ids = []
         start = 0
@@ -90,6 +87,27 @@ class WPMTokenizer(Tokenizer):
 
     def _normal_piece(self, token_id: int) -> bytes:
         return self.vocabulary.texts[token_id].replace(WORD_START, " ").encode("utf-8", "surrogateescape")
+
+
+class _Replacements(dict[int, str]):
+    """What each character becomes, for str.translate: a blank at the end of a word, nothing if dropped."""
+
+    def __init__(self, *, lowercase: bool, strip_accents: bool) -> None:
+        super().__init__()
+        self._lowercase, self._strip_accents = lowercase, strip_accents
+
+    def __missing__(self, code: int) -> str:
+        self[code] = found = self._found(chr(code))
+        return found
+
+    def _found(self, char: str) -> str:
+        category = unicodedata.category(char)
+        if char in "\t\n\r" or category[0] == "Z":
+            return " "
+        if char in "\0\ufffd" or category[0] == "C" or (self._strip_accents and category == "Mn"):
+            return ""
+        kept = _lower(char) if self._lowercase else char
+        return f" {kept} " if _stands_alone(char, category) else kept
 
 
 def _lower(char: str) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmlite.architectures import ARCHITECTURES
 from llmlite.config import ModelConfig
 from llmlite.engine.eager import EagerExecutor
 from llmlite.engine.planned import PlannedExecutor
 from llmlite.huggingface.convert import interleaved
-from llmlite.huggingface.names import LAYER_NAMES, OUTER_NAMES
 from llmlite.kv_cache import KVCache
 from llmlite.tensor import QuantTensor
-from llmlite.transformer import Weights
+from llmlite.weights import Weights
 
 pytestmark = pytest.mark.conformance
 D, H, K, F, E, USED, N_CTX, V = 64, 4, 2, 96, 6, 3, 128, 300
@@ -83,8 +83,8 @@ def renamed_gpt2(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def renamed_moe(state: dict[str, np.ndarray], pairs: str) -> dict[str, np.ndarray]:
-    """Gates and ups of all experts stand in one tensor, (n_expert, 2 F, D)."""
-    found = {}
+    """Gates and ups of all experts are in one tensor, (n_expert, 2 F, D)."""
+    found, names = {}, ARCHITECTURES["llama"].names
     for name, array in state.items():
         _, _, rest = name.partition("layers.")
         layer, _, old = rest.partition(".")
@@ -99,13 +99,11 @@ def renamed_moe(state: dict[str, np.ndarray], pairs: str) -> dict[str, np.ndarra
         elif old == "mlp.gate.weight":
             found[f"{prefix}ffn_gate_inp.weight"] = array
         elif not rest:
-            found[f"{OUTER_NAMES[name.removesuffix('.weight')]}.weight"] = array
+            found[names.new(name)[0]] = array
         else:
-            new = LAYER_NAMES[old.removesuffix(".weight")]
-            n_head = {"attn_q": H, "attn_k": K}.get(new)
-            found[f"{prefix}{new}.weight"] = (
-                interleaved(array, n_head) if n_head and pairs == "norm" else array
-            )
+            new = names.new(name)[0]
+            n_head = {"attn_q": H, "attn_k": K}.get(new.split(".")[-2])
+            found[new] = interleaved(array, n_head) if n_head and pairs == "norm" else array
     return found
 
 

@@ -1,35 +1,25 @@
-"""Row operations: norms, RoPE, SwiGLU, sums, the key/value cache, and the quantizing of activations.
+"""Row operations: norms, RoPE, sums, scales, and the quantizing of activations.
 
-Every buffer is (T, width) float32, contiguous; widths are multiples of 16. `rows` is where the step record
-holds T: it counts either all tokens of the step or those whose logits are wanted.
+Every buffer is (T, width) float32, contiguous, and padded to whole vectors at its end. `rows` is where the
+step record holds T: it counts either all tokens of the step or those whose logits are wanted. `number` is
+the operation's own, plus 1: it is reported if a row is not finite (`common.report`).
 """
 
 import math
 
-from llmlite.engine.kernels.common import (
-    ANGLES,
-    K_CACHE,
-    N_CTX,
-    N_OUTPUTS,
-    N_TOKENS,
-    POSITION,
-    V_CACHE,
-    exp,
-    kernel,
-    share,
-    share_by,
-)  # fmt: skip
+from llmlite.engine import emit
+from llmlite.engine.contract import STEP
+from llmlite.engine.kernels.common import exp, kernel, position_of, report, share, share_by
 from llmlite.engine.simd import (
     absolute,
     concat,
     divide,
     f32,
-    f32_to_half,
+    float_of_bits,
     fma,
     high_half,
     i32,
     inline,
-    inline_exact,
     load_f32,
     load_f32x16,
     load_i32x16,
@@ -40,16 +30,18 @@ from llmlite.engine.simd import (
     reduce_add,
     reduce_max,
     reinterpret,
-    scatter_words,
     splat_f32x16,
     splat_i32x16,
     store,
 )  # fmt: skip
 
+IN_FILE_ORDER = emit.block_order(emit.current_target()) == tuple(range(8))  # else the even blocks first
 MAGIC = 12582912.0  # 1.5 · 2²³: adding it rounds a float32 to an integer in its low bits
+INFINITY_BITS = 0x7F800000  # of a float32; larger ones without the sign are no numbers
+LARGEST = 3.4028234663852886e38  # float32
 
 
-@inline_exact
+@inline
 def rounded(x, scale):
     """round(x · scale), to even, as int32."""
     magic = splat_f32x16(f32(MAGIC))
@@ -57,7 +49,7 @@ def rounded(x, scale):
     return reinterpret(shifted, "i32") - reinterpret(magic, "i32")
 
 
-@inline_exact
+@inline
 def scale_and_inverse(largest):
     """max|x| / 127 and its inverse, each rounded once, so that NumPy gives the same bytes."""
     if largest > f32(0):
@@ -65,58 +57,107 @@ def scale_and_inverse(largest):
     return f32(0), f32(0)
 
 
-@kernel
-def rms_norm(step, rank, n_threads, rows, x, weight, out, width, parts, eps: float):
-    """out[t] = x[t] / sqrt(mean(x[t]²) + eps) · weight; for each of the `parts` of a row by itself."""
-    low, high = share(load_i64(step + rows) * parts, rank, n_threads)
-    for t in range(low, high):
-        a, o = x + t * width * 4, out + t * width * 4
-        s0, s1 = splat_f32x16(f32(0)), splat_f32x16(f32(0))
-        for i in range(0, width * 4, 64):
-            v = load_f32x16(a + i)
-            s0, s1 = fma(v, v, s1), s0
-        scale = splat_f32x16(f32(1) / math.sqrt(reduce_add(s0 + s1) / f32(width) + eps))
-        for i in range(0, width * 4, 64):
-            store(o + i, load_f32x16(a + i) * scale * load_f32x16(weight + i))
+# ---- norms -------------------------------------------------------------------------------------------------
+
+
+@inline
+def sum_of_squares(a, mean, width):
+    """Σ (a[i] - mean)²: 2 × 16 lanes in turn, added up by halves; the rest of 16 one by one after that."""
+    whole = width // 16 * 64
+    s0, s1 = splat_f32x16(f32(0)), splat_f32x16(f32(0))
+    for i in range(0, whole, 64):
+        v = load_f32x16(a + i) - splat_f32x16(mean)
+        s0, s1 = fma(v, v, s1), s0
+    total = f32(reduce_add(s0 + s1))
+    for i in range(whole, width * 4, 4):
+        u = f32(load_f32(a + i) - mean)
+        total = f32(total + f32(u * u))
+    return total
+
+
+@inline
+def inverse_root(mean, eps):
+    """1 / sqrt(mean + eps)."""
+    return f32(f32(1) / f32(math.sqrt(f32(mean + eps))))
+
+
+def make_rms_norm(has_gain):
+    @inline
+    def norm(step, rank, n_threads, rows, x, gain, out, width, parts, eps, number):
+        low, high = share(load_i64(step + rows) * parts, rank, n_threads)
+        whole = width // 16 * 64
+        for t in range(low, high):
+            a, o = x + t * width * 4, out + t * width * 4
+            squares = sum_of_squares(a, f32(0), width)
+            if not squares <= f32(LARGEST):
+                report(step, rank, number)
+            factor = inverse_root(f32(squares / f32(width)), eps)
+            scale = splat_f32x16(factor)
+            for i in range(0, whole, 64):
+                v = load_f32x16(a + i) * scale
+                store(o + i, v * load_f32x16(gain + i) if has_gain else v)
+            for i in range(whole, width * 4, 4):
+                u = f32(load_f32(a + i) * factor)
+                store(o + i, f32(u * load_f32(gain + i)) if has_gain else u)
+
+    return norm
+
+
+rms_norm_by_gain, rms_norm_by_one = make_rms_norm(True), make_rms_norm(False)
 
 
 @kernel
-def layer_norm(step, rank, n_threads, rows, x, weight, bias, out, width, eps: float):
-    """out[t] = (x[t] - m) / sqrt(mean((x[t] - m)²) + eps) · weight + bias, m = mean(x[t])."""
+def rms_norm(step, rank, n_threads, rows, x, gain, out, width, parts, eps: float, number):
+    """out[t] = x[t] / sqrt(mean(x[t]²) + eps) · gain; for each of the `parts` of a row by itself."""
+    rms_norm_by_gain(step, rank, n_threads, rows, x, gain, out, width, parts, eps, number)
+
+
+@kernel
+def rms_norm_plain(step, rank, n_threads, rows, x, out, width, parts, eps: float, number):
+    """`rms_norm` with gains of one."""
+    rms_norm_by_one(step, rank, n_threads, rows, x, x, out, width, parts, eps, number)
+
+
+@kernel
+def layer_norm(step, rank, n_threads, rows, x, gain, bias, out, width, eps: float, number):
+    """out[t] = (x[t] - m) / sqrt(mean((x[t] - m)²) + eps) · gain + bias, m = mean(x[t]); bias 0: none."""
     low, high = share(load_i64(step + rows), rank, n_threads)
+    whole = width // 16 * 64
     for t in range(low, high):
         a, o = x + t * width * 4, out + t * width * 4
-        total, squares = splat_f32x16(f32(0)), splat_f32x16(f32(0))
-        for i in range(0, width * 4, 64):
+        total = splat_f32x16(f32(0))
+        for i in range(0, whole, 64):
             total = total + load_f32x16(a + i)
-        mean = splat_f32x16(f32(reduce_add(total) / f32(width)))
-        for i in range(0, width * 4, 64):
-            v = load_f32x16(a + i) - mean
-            squares = fma(v, v, squares)
-        scale = splat_f32x16(f32(1) / math.sqrt(reduce_add(squares) / f32(width) + eps))
-        for i in range(0, width * 4, 64):
-            v = (load_f32x16(a + i) - mean) * scale
-            store(o + i, fma(v, load_f32x16(weight + i), load_f32x16(bias + i)))
+        sum_of_all = f32(reduce_add(total))
+        for i in range(whole, width * 4, 4):
+            sum_of_all = f32(sum_of_all + load_f32(a + i))
+        mean = f32(sum_of_all / f32(width))
+        squares = sum_of_squares(a, mean, width)
+        if not squares <= f32(LARGEST):
+            report(step, rank, number)
+        factor = inverse_root(f32(squares / f32(width)), eps)
+        for i in range(0, whole, 64):
+            v = (load_f32x16(a + i) - splat_f32x16(mean)) * splat_f32x16(factor)
+            if bias != 0:
+                store(o + i, fma(v, load_f32x16(gain + i), load_f32x16(bias + i)))
+            else:
+                store(o + i, v * load_f32x16(gain + i))
+        for i in range(whole, width * 4, 4):
+            u = f32(f32(f32(load_f32(a + i) - mean) * factor) * load_f32(gain + i))
+            store(o + i, f32(u + load_f32(bias + i)) if bias != 0 else u)
+
+
+# ---- sums and scales ---------------------------------------------------------------------------------------
 
 
 @kernel
 def positions(step, rank, n_threads, table, out, width):
-    """out[t] = table[position + t]."""
-    low, high = share(load_i64(step + N_TOKENS), rank, n_threads)
-    first = table + load_i64(step + POSITION) * width * 4
-    for i in range(low * width * 4, high * width * 4, 64):
-        store(out + i, load_f32x16(first + i))
-
-
-@kernel
-def gelu(step, rank, n_threads, rows, x, out, width):
-    """out = x/2 · (1 + tanh u), u = sqrt(2/π) · (x + 0.044715 x³); that is x / (1 + e^-2u)."""
-    low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)
-    one, cubic = splat_f32x16(f32(1)), splat_f32x16(f32(0.044715))
-    factor = splat_f32x16(f32(-2 * math.sqrt(2 / math.pi)))
-    for i in range(low * 4, high * 4, 64):
-        v = load_f32x16(x + i)
-        store(out + i, divide(v, one + exp(factor * fma(cubic * v * v, v, v))))
+    """out[t] = table[position of t]."""
+    low, high = share(load_i64(step + STEP.n_tokens), rank, n_threads)
+    for t in range(low, high):
+        source = table + position_of(step, t) * width * 4
+        for i in range(0, width * 4, 64):
+            store(out + t * width * 4 + i, load_f32x16(source + i))
 
 
 @kernel
@@ -128,49 +169,103 @@ def add(step, rank, n_threads, rows, a, b, out, width):
 
 
 @kernel
-def add_bias(step, rank, n_threads, rows, a, bias, out, width):
-    """out[t] = a[t] + bias."""
+def add_row(step, rank, n_threads, rows, a, row, out, width):
+    """out[t] = a[t] + row."""
     low, high = share(load_i64(step + rows), rank, n_threads)
+    whole = width // 16 * 64
     for t in range(low, high):
         o = t * width * 4
-        for i in range(0, width * 4, 64):
-            store(out + o + i, load_f32x16(a + o + i) + load_f32x16(bias + i))
+        for i in range(0, whole, 64):
+            store(out + o + i, load_f32x16(a + o + i) + load_f32x16(row + i))
+        for i in range(whole, width * 4, 4):
+            store(out + o + i, f32(load_f32(a + o + i) + load_f32(row + i)))
 
 
 @kernel
-def silu_mul(step, rank, n_threads, rows, gate, up, out, width):
-    """out = gate / (1 + e^-gate) · up."""
+def scale(step, rank, n_threads, rows, x, out, width, factor: float):
+    """out = x · factor."""
     low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)
-    one = splat_f32x16(f32(1))
+    factors = splat_f32x16(factor)
     for i in range(low * 4, high * 4, 64):
-        g = load_f32x16(gate + i)
-        store(out + i, divide(g, one + exp(splat_f32x16(f32(0)) - g)) * load_f32x16(up + i))
+        store(out + i, load_f32x16(x + i) * factors)
+
+
+@kernel
+def softcap(step, rank, n_threads, rows, x, out, width, cap: float):
+    """out = cap · tanh(x / cap); tanh u = 1 - 2 / (e^2u + 1)."""
+    low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)
+    one, two, caps = splat_f32x16(f32(1)), splat_f32x16(f32(2)), splat_f32x16(cap)
+    for i in range(low * 4, high * 4, 64):
+        u = divide(load_f32x16(x + i), caps)
+        store(out + i, caps * (one - divide(two, exp(u + u) + one)))
+
+
+@kernel
+def gate(step, rank, n_threads, rows, x, by, out, width):
+    """out = x · sigmoid(by)."""
+    low, high = share_by(load_i64(step + rows) * width, 16, rank, n_threads)
+    one, zero = splat_f32x16(f32(1)), splat_f32x16(f32(0))
+    for i in range(low * 4, high * 4, 64):
+        store(out + i, divide(load_f32x16(x + i), one + exp(zero - load_f32x16(by + i))))
+
+
+@kernel
+def gate_by_one(step, rank, n_threads, rows, x, by, out, width):
+    """out[t] = x[t] · sigmoid(by[t]), one number for each row."""
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    one = splat_f32x16(f32(1))
+    for t in range(low, high):
+        divisor = one + exp(splat_f32x16(f32(0)) - splat_f32x16(load_f32(by + t * 4)))
+        for i in range(t * width * 4, (t + 1) * width * 4, 64):
+            store(out + i, divide(load_f32x16(x + i), divisor))
+
+
+@kernel
+def columns(step, rank, n_threads, rows, x, out, parts, stride, start, width):
+    """out[t] = columns start … start + width - 1 of each of the `parts` stretches of `stride` in a row."""
+    low, high = share(load_i64(step + rows) * parts, rank, n_threads)
+    for t in range(low, high):
+        source, target = x + (t * stride + start) * 4, out + t * width * 4
+        for i in range(0, width * 4, 4):
+            store(target + i, load_f32(source + i))
 
 
 @kernel
 def take_outputs(step, rank, n_threads, x, out, width):
-    """out = the last n_outputs rows of x."""
-    n = load_i64(step + N_OUTPUTS)
-    first = load_i64(step + N_TOKENS) - n
-    low, high = share(n, rank, n_threads)
+    """out = the rows of x whose logits are wanted."""
+    low, high = share(load_i64(step + STEP.n_outputs), rank, n_threads)
+    wanted = load_i64(step + STEP.outputs)
     for t in range(low, high):
-        for i in range(0, width * 4, 64):
-            store(out + t * width * 4 + i, load_f32x16(x + (first + t) * width * 4 + i))
+        source = x + load_i64(wanted + t * 8) * width * 4
+        for i in range(0, width * 4, 4 if width % 16 else 64):
+            if width % 16:
+                store(out + t * width * 4 + i, load_f32(source + i))
+            else:
+                store(out + t * width * 4 + i, load_f32x16(source + i))
+
+
+# ---- positions ---------------------------------------------------------------------------------------------
+
+
+@inline
+def table_row(step, table, row, n_bytes):
+    """The row of a table of positions that belongs to a row of the step."""
+    return load_i64(load_i64(step + STEP.tables) + table * 8) + position_of(step, row) * n_bytes
 
 
 @kernel
-def rope(step, rank, n_threads, x, out, n_head, head_size, rope_dim, distance):
+def rope(step, rank, n_threads, x, out, table, n_head, head_size, rope_dim, distance):
     """Turn each pair (u, v) of a head by its angle a: (u·cos a - v·sin a, u·sin a + v·cos a).
 
-    A pair is (2i, 2i + 1) for distance 1 ("norm"), (i, i + rope_dim/2) for distance rope_dim/2 ("neox"). The
-    step's angles are cosines then sines, (T, 2, rope_dim/2). Elements from rope_dim on stay as they are.
+    A pair is (2i, 2i + 1) for distance 1 ("norm"), (i, i + rope_dim/2) for distance rope_dim/2 ("neox"). A
+    row of the table is cosines then sines, (2, rope_dim/2). Elements from rope_dim on stay as they are.
     """
-    low, high = share(load_i64(step + N_TOKENS) * n_head, rank, n_threads)
-    angles, half = load_i64(step + ANGLES), rope_dim // 2
+    low, high = share(load_i64(step + STEP.n_tokens) * n_head, rank, n_threads)
+    half = rope_dim // 2
     stride = 2 if distance == 1 else 1
     for row in range(low, high):
         a, o = x + row * head_size * 4, out + row * head_size * 4
-        cosines = angles + row // n_head * rope_dim * 4
+        cosines = table_row(step, table, row // n_head, rope_dim * 4)
         for i in range(half):
             c, s = load_f32(cosines + i * 4), load_f32(cosines + (half + i) * 4)
             first, second = i * stride * 4, (i * stride + distance) * 4
@@ -181,78 +276,76 @@ def rope(step, rank, n_threads, x, out, n_head, head_size, rope_dim, distance):
             store(o + i, load_f32(a + i))
 
 
-def make_store(of_f32, size):
-    """Return the kernel that writes a step's keys and values (T, K, Dh) to a cache of `size` bytes a number.
+@kernel
+def temperature(step, rank, n_threads, x, out, table, width):
+    """out[t] = x[t] · the table's number for the position of t."""
+    low, high = share(load_i64(step + STEP.n_tokens), rank, n_threads)
+    for t in range(low, high):
+        factor = splat_f32x16(load_f32(table_row(step, table, t, 4)))
+        for i in range(t * width * 4, (t + 1) * width * 4, 64):
+            store(out + i, load_f32x16(x + i) * factor)
 
-    Values go to (n_layer, K, n_ctx, Dh), keys to (n_layer, K, n_ctx/32, Dh, 32): see `KVCache`.
+
+# ---- activations as bytes ----------------------------------------------------------------------------------
+
+
+@inline
+def quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b):
+    """Quantize 32 activations, the b-th ones; return their bytes.
+
+    The largest magnitude is found among the bits, as integers: a comparison of floats would ignore what is
+    not a number.
     """
-
-    @kernel
-    def store_kv(step, rank, n_threads, k, v, layer, n_head_kv, head_size):
-        n_ctx, position = load_i64(step + N_CTX), load_i64(step + POSITION)
-        low, high = share(load_i64(step + N_TOKENS) * n_head_kv, rank, n_threads)
-        for row in range(low, high):
-            at = position + row // n_head_kv
-            head = (layer * n_head_kv + row % n_head_kv) * n_ctx
-            block, source = (head + at // 32 * 32) * head_size + at % 32, row * head_size * 4
-            keys = load_i64(step + K_CACHE) + block * size
-            values = load_i64(step + V_CACHE) + (head + at) * head_size * size
-            for i in range(0, head_size, 16):
-                scatter_words(of_f32(load_f32x16(k + source + i * 4)), keys + i * 32 * size, 32 * size)
-                store(values + i * size, of_f32(load_f32x16(v + source + i * 4)))
-
-    return store_kv
-
-
-@inline
-def as_it_is(v):
-    return v
-
-
-store_f32, store_f16 = make_store(as_it_is, 4), make_store(f32_to_half, 2)
-
-
-@inline
-def quantize_block(x, q, d, sums32, sums16, b):
-    """Quantize 32 activations, the b-th ones; return their bytes."""
     u, v = load_f32x16(x + b * 128), load_f32x16(x + b * 128 + 64)
-    largest = reduce_max(maximum(absolute(u), absolute(v)))
-    scale, inverse = scale_and_inverse(largest)
+    bits = reduce_max(maximum(reinterpret(absolute(u), "i32"), reinterpret(absolute(v), "i32")))
+    if bits >= i32(INFINITY_BITS):
+        report(step, rank, number)
+    scale, inverse = scale_and_inverse(float_of_bits(bits))
     store(d + b * 4, scale)
     i, j = rounded(u, inverse), rounded(v, inverse)
     both = concat(narrow_u8(i), narrow_u8(j))
     store(q + b * 32, both)
     s, t = reduce_add(i), reduce_add(j)
-    store(sums16 + b * 8, s)
-    store(sums16 + b * 8 + 4, t)
     store(sums32 + b * 4, i32(s + t))
+    store(offsets32 + b * 4, f32(scale * f32(s + t)))
+    token, block = b // (width // 32), b % (width // 32)
+    if block // 8 < width // 256:
+        place = token * (width // 4) + block // 8 * 64 + block % 8 * 4
+        store(sums16 + place, s)
+        store(sums16 + place + 32, t)
+        store(offsets16 + place, f32(scale * f32(s)))
+        store(offsets16 + place + 32, f32(scale * f32(t)))
     return both
 
 
 @kernel
-def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, width):
+def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, offsets16, width, number):
     """Quantize each 32 activations to bytes: d = max|x| / 127, q = round(x / d).
 
     Args:
         q: int8 (T, width). d: float32 (T, width/32).
         sums32, sums16: int32 (T, width/32) and (T, width/16), the sums of q over 32 and 16: what weights that
-            are kept with an offset need (Σ(w - z)·q = Σw·q - z·Σq).
+            are kept with an offset need (Σ(w - z)·q = Σw·q - z·Σq). Those over 16, of whole 256 only, are in
+            the order [256][half of 32][32].
+        offsets32, offsets16: float32, the same sums times d: what weights with a minimum need.
     """
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
-        quantize_block(x, q, d, sums32, sums16, b)
+        quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b)
 
 
 @kernel
-def quantize_mixed(step, rank, n_threads, rows, x, q, d, sums32, sums16, mixed, width):
+def quantize_mixed(
+    step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, offsets16, mixed, width, number
+):
     """`quantize`, and every whole 256 bytes of q once more in the order of `side_by_side`."""
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
-        both = quantize_block(x, q, d, sums32, sums16, b)
+        both = quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b)
         token, block = b // (width // 32), b % (width // 32)
         if block // 8 < width // 256:
-            even_first = ((block & 7) >> 1) + 4 * (block & 1)
-            place = mixed + token * width + block // 8 * 256 + even_first * 8
+            slot = block & 7 if IN_FILE_ORDER else ((block & 7) >> 1) + 4 * (block & 1)
+            place = mixed + token * width + block // 8 * 256 + slot * 8
             store(place, low_half(low_half(both)))
             store(place + 64, high_half(low_half(both)))
             store(place + 128, low_half(high_half(both)))

@@ -1,17 +1,19 @@
-"""How a kernel is declared, and what all of them use."""
+"""How a kernel's body is marked, and what all of them use."""
+
+import inspect
 
 import numba
 from numba import types
 
+from llmlite.engine.contract import STEP
 from llmlite.engine.jit import entry_source
 from llmlite.engine.simd import (
-    FASTMATH,
+    OPTIONS,
     choose_above,
     f32,
     fma,
     i64,
     inline,
-    inline_exact,
     load_f64,
     load_i64,
     maximum,
@@ -19,10 +21,10 @@ from llmlite.engine.simd import (
     reinterpret,
     shift_left,
     splat_f32x16,
+    store,
 )  # fmt: skip
 
-# The step record: what changes from one run of a plan to the next, int64 each, at these byte offsets.
-N_TOKENS, N_OUTPUTS, POSITION, N_CTX, K_CACHE, V_CACHE, IDS, ANGLES, N_SLOTS, N_OUTPUT_SLOTS = range(0, 80, 8)
+FAULT_LINE = 64  # bytes of a thread's own line in the step's `faults`
 
 
 def kernel(body):
@@ -30,6 +32,7 @@ def kernel(body):
     (`jit.entry_source`).
     """
     compiled = inline(body)
+    compiled.llmlite_parameters = list(inspect.signature(body).parameters)[3:]
 
     def compile_entry():
         scope = {"body": compiled, "load_i64": load_i64, "load_f64": load_f64, "float32": types.float32}
@@ -51,7 +54,7 @@ def routine(n_arguments, result=types.void):
 
 
 def _cfunc(signature, function):
-    return numba.cfunc(signature, error_model="numpy", fastmath=FASTMATH)(function)
+    return numba.cfunc(signature, **OPTIONS)(function)
 
 
 @inline
@@ -67,13 +70,27 @@ def share_by(n, unit, rank, n_threads):
     return low * unit, min(high * unit, n)
 
 
+@inline
+def report(step, rank, number):
+    """Note that operation `number` met a number that is not finite; a thread keeps its first."""
+    line = load_i64(step + STEP.faults) + rank * FAULT_LINE
+    if load_i64(line) == 0:
+        store(line, i64(number))
+
+
+@inline
+def position_of(step, row):
+    """The position of a row in its sequence."""
+    return load_i64(load_i64(step + STEP.positions) + row * 8)
+
+
 # exp(x) = 2ⁿ·exp(r), n = round(x / ln 2), |r| ≤ ln 2 / 2; the polynomial is the Taylor series to r⁷ (error
 # 5e-9), and ln 2 is subtracted in two parts (Cody and Waite), so that n·LN2_HIGH is exact.
 MAGIC = 12582912.0  # 1.5 · 2²³: adding it rounds to an integer
 LOG2_E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 
 
-@inline_exact
+@inline
 def exp(x):
     """eˣ for sixteen float32 (relative error 2e-7); 0 below -87, finite above 88."""
     x = minimum(maximum(x, splat_f32x16(f32(-87.5))), splat_f32x16(f32(88.0)))

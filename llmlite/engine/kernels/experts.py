@@ -24,6 +24,8 @@ from llmlite.engine.simd import (
     store,
 )  # fmt: skip
 
+SMALLEST_SUM = 6.103515625e-5  # llama.cpp divides by no less: F16's smallest normal number
+
 
 @inline
 def exp_scalar(x):
@@ -31,11 +33,28 @@ def exp_scalar(x):
     return f32(lane(exp(splat_f32x16(f32(x))), 0))
 
 
-@kernel
-def choose_experts(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used):
-    """For each row the n_used highest scores, of equal ones the first:
+@inline
+def choose(row, bias, last, last_id, is_first, n_expert):
+    """The best expert that comes after `last_id` in order of score; of equal scores the first.
 
-        weight[t, j] = e^score[t, j] / Σ e^score[t, j'] over the chosen j'
+    The score is row[e], plus bias[e] unless `bias` is 0.
+    """
+    best, best_id = f32(0), i64(-1)
+    for e in range(n_expert):
+        s = load_f32(row + e * 4)
+        if bias != 0:
+            s = f32(s + load_f32(bias + e * 4))
+        behind = is_first or s < last or (s == last and e > last_id)  # not chosen yet
+        if behind and (best_id < 0 or s > best):
+            best, best_id = s, i64(e)
+    return best, max(best_id, 0)  # scores that are not numbers choose the first expert
+
+
+@kernel
+def route_share(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, factor: float):
+    """For each row the n_used highest scores, and of these the softmax:
+
+        weight[t, j] = factor · e^score[t, j] / Σ e^score[t, j'] over the chosen j'
 
     Args:
         scores: float32 (T, n_expert). ids: int64 (T, n_used). weights: float32 (T, n_used).
@@ -45,21 +64,63 @@ def choose_experts(step, rank, n_threads, rows, scores, ids, weights, n_expert, 
         row, chosen, out = scores + t * n_expert * 4, ids + t * n_used * 8, weights + t * n_used * 4
         last, last_id, top, total = f32(0), i64(-1), f32(0), f32(0)
         for j in range(n_used):
-            best, best_id = f32(0), i64(-1)
-            for e in range(n_expert):
-                s = load_f32(row + e * 4)
-                behind = j == 0 or s < last or (s == last and e > last_id)  # not chosen yet
-                if behind and (best_id < 0 or s > best):
-                    best, best_id = s, i64(e)
-            best_id = max(best_id, 0)  # scores that are not numbers choose the first expert
-            last, last_id = best, best_id
-            top = best if j == 0 else top
-            weight = exp_scalar(best - top)
+            last, last_id = choose(row, i64(0), last, last_id, j == 0, n_expert)
+            top = last if j == 0 else top
+            weight = exp_scalar(last - top)
             total = f32(total + weight)
-            store(chosen + j * 8, best_id)
+            store(chosen + j * 8, last_id)
             store(out + j * 4, weight)
         for j in range(n_used):
-            store(out + j * 4, f32(load_f32(out + j * 4) / total))
+            store(out + j * 4, f32(f32(load_f32(out + j * 4) / total) * factor))
+
+
+@kernel
+def route_softmax(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, factor: float):
+    """For each row the n_used highest scores, and their share in the softmax of all:
+
+    weight[t, j] = factor · e^score[t, j] / Σ e^score[t, e] over every e
+    """
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    for t in range(low, high):
+        row, chosen, out = scores + t * n_expert * 4, ids + t * n_used * 8, weights + t * n_used * 4
+        last, last_id, top, total = f32(0), i64(-1), f32(0), f32(0)
+        for j in range(n_used):
+            last, last_id = choose(row, i64(0), last, last_id, j == 0, n_expert)
+            top = last if j == 0 else top
+            store(chosen + j * 8, last_id)
+            store(out + j * 4, exp_scalar(last - top))
+        for e in range(n_expert):
+            total = f32(total + exp_scalar(load_f32(row + e * 4) - top))
+        for j in range(n_used):
+            store(out + j * 4, f32(f32(load_f32(out + j * 4) / total) * factor))
+
+
+@kernel
+def route_sigmoid(
+    step, rank, n_threads, rows, scores, bias, ids, weights, n_expert, n_used, factor: float, normalized
+):
+    """For each row the n_used highest p + bias, p = sigmoid(score); bias 0: none.
+
+    weight[t, j] = factor · p[t, j], divided by Σ p[t, j'] over the chosen j' if `normalized`. The scores
+    become p.
+    """
+    low, high = share(load_i64(step + rows), rank, n_threads)
+    for t in range(low, high):
+        row, chosen, out = scores + t * n_expert * 4, ids + t * n_used * 8, weights + t * n_used * 4
+        for e in range(n_expert):
+            store(row + e * 4, f32(f32(1) / f32(f32(1) + exp_scalar(-load_f32(row + e * 4)))))
+        last, last_id, total = f32(0), i64(-1), f32(0)
+        for j in range(n_used):
+            last, last_id = choose(row, bias, last, last_id, j == 0, n_expert)
+            weight = load_f32(row + last_id * 4)
+            total = f32(total + weight)
+            store(chosen + j * 8, last_id)
+            store(out + j * 4, weight)
+        for j in range(n_used):
+            weight = load_f32(out + j * 4)
+            if normalized != 0:
+                weight = f32(weight / max(total, f32(SMALLEST_SUM)))
+            store(out + j * 4, f32(weight * factor))
 
 
 @kernel
@@ -108,6 +169,19 @@ def gather(step, rank, n_threads, rows, x, slot_of, weights, out, width, n_used)
                 v = load_f32x16(x + load_i64(slot_of + j * 8) * width * 4 + i)
                 total = fma(splat_f32x16(load_f32(weights + j * 4)), v, total)
             store(out + t * width * 4 + i, total)
+
+
+@kernel
+def add_expert_rows(step, rank, n_threads, x, bias, counts, out, width, n_expert):
+    """out[s] = x[s] + bias[expert of s]; bias: float32 (n_expert, width)."""
+    for e in range(n_expert):
+        first = load_i64(counts + (n_expert + e) * 8)
+        low, high = share(load_i64(counts + e * 8), rank, n_threads)
+        row = bias + e * width * 4
+        for s in range(first + low, first + high):
+            o = s * width * 4
+            for i in range(0, width * 4, 64):
+                store(out + o + i, load_f32x16(x + o + i) + load_f32x16(row + i))
 
 
 @intrinsic

@@ -1,0 +1,49 @@
+"""What differs from one architecture to the next: one entry each.
+
+Most of what a model is follows from its hyper-parameters and from which tensors its file holds (biases,
+tied embeddings, RoPE factors). An entry says only what a file does not.
+"""
+
+from __future__ import annotations
+
+from llmlite.architectures.decoders import DECODERS
+from llmlite.architectures.entry import EXPERTS, FUSED, HEAD_NORMS, NORMS, Architecture, Names, Windows
+from llmlite.errors import ModelError, UnsupportedError
+
+ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in DECODERS}
+
+__all__ = [
+    "ARCHITECTURES", "EXPERTS", "FUSED", "HEAD_NORMS", "NORMS", "Architecture", "Names", "Windows",
+    "by_class", "by_name",
+]  # fmt: skip
+
+
+def by_name(name: object) -> Architecture:
+    """Return the entry for a value of `general.architecture`.
+
+    Raises:
+        ModelError: if it is not a string.
+        UnsupportedError: if no entry has that name; the message lists those there are.
+    """
+    if not isinstance(name, str):
+        raise ModelError.at("general.architecture", "a string", repr(name))
+    if name not in ARCHITECTURES:
+        raise UnsupportedError(
+            f"general.architecture: {name!r} is not supported; supported are {', '.join(ARCHITECTURES)}",
+            expected=f"one of {', '.join(ARCHITECTURES)}",
+            got=name,
+        )
+    return ARCHITECTURES[name]
+
+
+def by_class(name: object) -> Architecture:
+    """Return the entry for a class of transformers, as config.json names it.
+
+    Raises:
+        UnsupportedError: if no entry has it; the message lists those there are.
+    """
+    for entry in ARCHITECTURES.values():
+        if name in entry.classes:
+            return entry
+    known = ", ".join(known for entry in ARCHITECTURES.values() for known in entry.classes)
+    raise UnsupportedError(f"architectures: {name!r:.80} is not supported; supported are {known}")

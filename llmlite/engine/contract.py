@@ -1,0 +1,163 @@
+"""The contract between recorder, plan and kernels: what memory holds, written once and without numba.
+
+A kernel is called as (record, rank, n_threads). Its record is an array of int64 words: the address of the
+step record, then one word for each argument. Where an operation has many arguments, one of them is the
+address of a record of its own; both kinds are declared here as dataclasses, whose fields are words in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import namedtuple
+from dataclasses import dataclass
+from typing import Any
+
+WORD = 8  # bytes
+
+# ---- sizes that both sides must agree on -------------------------------------------------------------------
+
+FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
+TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
+
+CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
+ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
+ATTENTION_PART = 256  # positions summed together, counted from position 0: parts are merged in order
+ATTENTION_PARTS = 128  # parts of a few tokens that threads may share; beyond that a thread takes whole rows
+ATTENTION_FORMS = (64, 128, 256)  # sizes of keys and values that have a kernel of their own
+ATTENTION_ROW_BYTES = 64 << 10  # of queries and sums that one unit of work holds, about
+
+
+# ---- records -----------------------------------------------------------------------------------------------
+
+
+def offsets(record: type) -> Any:
+    """Return the byte offset of each field of a record, as a named tuple: numba reads it as constants."""
+    names = [f.name for f in dataclasses.fields(record)]
+    return namedtuple(f"{record.__name__}Offsets", names)(*(WORD * i for i in range(len(names))))
+
+
+@dataclass
+class Step:
+    """What changes from one run of a plan to the next.
+
+    Attributes:
+        n_tokens: rows of the step, of all its sequences together.
+        n_outputs: rows whose logits are wanted.
+        n_slots, n_output_slots: the same times the experts that each row uses.
+        ids: address of the token ids, int64 (n_tokens,).
+        positions: address of each row's position in its sequence, int64 (n_tokens,).
+        outputs: address of the rows whose logits are wanted, int64 (n_outputs,).
+        n_sequences: how many sequences the rows belong to.
+        sequences: address of their `Sequence` records behind each other.
+        tables: address of the addresses of what depends on the position alone, int64 (n_tables,): each table
+            has a row of float32 for each position from 0 on (RoPE: cosines, then sines).
+        faults: address of int64 (n_threads, 8): in the first word of each line the number of the first
+            operation that met a number that is not finite, plus 1; 0 if there was none.
+    """
+
+    n_tokens: int = 0
+    n_outputs: int = 0
+    n_slots: int = 0
+    n_output_slots: int = 0
+    ids: int = 0
+    positions: int = 0
+    outputs: int = 0
+    n_sequences: int = 0
+    sequences: int = 0
+    tables: int = 0
+    faults: int = 0
+
+
+@dataclass
+class Sequence:
+    """One sequence's share of a step.
+
+    Attributes:
+        first, end: its rows. position: of its first row.
+        states: address of its cache's `LayerWords`, one record for each layer.
+    """
+
+    first: int = 0
+    end: int = 0
+    position: int = 0
+    states: int = 0
+
+
+@dataclass
+class LayerWords:
+    """Where a layer's state lies (`llmlite.kv_cache`).
+
+    Attributes:
+        k, v: addresses of keys and values. size: positions there is room for, a multiple of CACHE_BLOCK:
+            position p is stored at p % size.
+        k_scales, v_scales: addresses of the scales of a quantized cache, else 0.
+        conv, state: addresses of a recurrent mixer's convolution tail and state, else 0.
+    """
+
+    k: int = 0
+    v: int = 0
+    size: int = 0
+    k_scales: int = 0
+    v_scales: int = 0
+    conv: int = 0
+    state: int = 0
+    spare: int = 0
+
+
+@dataclass
+class AttentionRecord:
+    """What `attention` and `merge_parts` read beside the step.
+
+    T tokens, H heads, Dk and Dv the sizes of keys and values.
+
+    Attributes:
+        q: float32 (T, H·Dk). out: float32 (T, H·Dv).
+        parts, states: where parts of positions are kept that threads share: float32
+            (n_parts, T, H, Dv rounded up to 16), and (n_parts, T, H, 2). n_parts: how many there is room for;
+            0: none is shared, and `merge_parts` has nothing to do.
+        scratch: `scratch_bytes` for each thread (`attention_scratch`). tile_rows: queries of a unit of work.
+        layer: which of a sequence's `LayerWords`.
+        scale, window, causal, softcap: as in `llmlite.layers.Attention`.
+        sinks, slopes: addresses of float32 (H,): logits that count in the denominator only, and what a score
+            loses for each position of distance (ALiBi); 0: none.
+    """
+
+    q: Any = 0
+    out: Any = 0
+    parts: Any = 0
+    states: Any = 0
+    n_parts: int = 0
+    scratch: Any = 0
+    scratch_bytes: int = 0
+    tile_rows: int = 0
+    layer: int = 0
+    n_head: int = 0
+    n_head_kv: int = 0
+    key_size: int = 0
+    value_size: int = 0
+    scale: float = 1.0
+    window: int = 0
+    causal: int = 1
+    softcap: float = 0.0
+    sinks: Any = 0
+    slopes: Any = 0
+
+
+def attention_tile(n_rows: int, key_size: int, value_size: int) -> int:
+    """Return how many queries a unit of work takes, if a sequence may bring n_rows for a key/value head."""
+    rows = max(32, min(256, ATTENTION_ROW_BYTES // (4 * (key_size + value_size)) // 16 * 16))
+    return min(rows, -(-n_rows // ATTENTION_QUERIES) * ATTENTION_QUERIES)
+
+
+def attention_scratch(tile_rows: int, key_size: int, value_size: int) -> int:
+    """Return the bytes that a thread of the attention kernel works in."""
+    n_bytes = ATTENTION_QUERIES * CACHE_BLOCK * 4 + 64  # scores, then what shrinks older sums
+    n_bytes += CACHE_BLOCK * (key_size + value_size) * 4 + 64  # a block as float32; reads past its end
+    q_bytes, o_bytes = -(-key_size // 16) * 64, -(-value_size // 32) * 128
+    n_bytes += tile_rows * (q_bytes + 2 * o_bytes + 64)  # queries, sums of a part and of all, a line of facts
+    return -(-n_bytes // 64) * 64
+
+
+STEP, SEQUENCE, LAYER = offsets(Step), offsets(Sequence), offsets(LayerWords)
+SEQUENCE_BYTES, LAYER_BYTES = WORD * len(SEQUENCE), WORD * len(LAYER)
+ATTENTION = offsets(AttentionRecord)

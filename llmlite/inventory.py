@@ -1,0 +1,156 @@
+"""Every model that is here, whoever keeps it, and the memory it will need.
+
+from llmlite.inventory import models
+for entry in models():
+    print(entry.name, entry.type, entry.n_bytes, entry.memory)
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmlite import catalog, gguf, resources
+from llmlite.config import ModelConfig
+from llmlite.errors import LlmliteError
+from llmlite.kv_cache import KVCache
+from llmlite.mixes import FILE_TYPES
+from llmlite.model import DEFAULT_N_CTX, KV_DTYPES
+
+BUNDLED_LICENCE = "MIT"  # data/tales-card.md
+SIBLING = re.compile(r"(?P<stem>(?P<model>.+)-(?P<type>[A-Z0-9_]+)-[0-9a-f]{12})-[0-9a-f]{16}\.gguf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model file.
+
+    Attributes:
+        name: what `load` and the command line take for it. owner: who keeps it: "bundled", "pulled",
+            "cached" (a sibling made here), or another program.
+        path: the file. n_bytes: its size, of all parts together.
+        architecture, type, licence: as the file says, "" if it doesn't.
+        weights: bytes of the weights, which stay in the file and are mapped into memory.
+        n_ctx: the default context in tokens. cache: bytes of keys and values when that context is full.
+        problem: why llmlite can't run it, or "". n_ctx and cache are then 0.
+    """
+
+    name: str
+    owner: str
+    path: Path
+    n_bytes: int
+    architecture: str = ""
+    type: str = ""
+    licence: str = ""
+    weights: int = 0
+    n_ctx: int = 0
+    cache: int = 0
+    problem: str = ""
+
+    @property
+    def memory(self) -> int:
+        """Bytes that running it needs: weights, and keys and values at the default context."""
+        return self.weights + self.cache
+
+
+def models() -> list[Entry]:
+    """Return the models that are here: bundled, pulled, cached siblings, then those of other programs.
+
+    A file that can't be read is listed with the reason. Nothing is downloaded.
+    """
+    entries = [
+        examine(name, "bundled", resources.model_path(name), licence=BUNDLED_LICENCE)
+        for name in resources.BUNDLED_MODELS
+    ]
+    cache = resources.cache_dir()
+    entries += [
+        examine(model.name, "pulled", path, licence=model.licence) for model, path in catalog.pulled(cache)
+    ]
+    entries += _siblings(cache / "models", entries)
+    entries += [
+        examine(found.name, found.owner, found.path, licence=found.licence) for found in catalog.everything()
+    ]
+    return entries
+
+
+def examine(name: str, owner: str, path: Path, *, licence: str = "") -> Entry:
+    """Return what is to be said of one file. It never raises for what a file holds.
+
+    licence: known from elsewhere; "" takes what the file says.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oddities of a stranger's file are for `llmlite show`
+            with gguf.read(path) as file:
+                return _described(name, owner, file, licence)
+    except (LlmliteError, OSError) as error:
+        problem = str(error).replace(f"{path}: ", "")
+        return Entry(name=name, owner=owner, path=path, n_bytes=_size(path), licence=licence, problem=problem)
+
+
+def _described(name: str, owner: str, file: gguf.GGUFFile, licence: str) -> Entry:
+    weights = sum(tensor.n_bytes for tensor in file.tensors.values())
+    n_ctx, cache, problem = 0, 0, ""
+    try:
+        config = ModelConfig.from_metadata(file.metadata, file.tensors)
+        n_ctx = min(config.n_ctx, DEFAULT_N_CTX)
+        cache = KVCache(config, n_ctx, KV_DTYPES["f16"]).n_bytes  # pages are only reserved, none is taken
+    except LlmliteError as error:
+        n_ctx, problem = 0, str(error)
+    return Entry(
+        name=name,
+        owner=owner,
+        path=Path(file.path),
+        n_bytes=file.file_size,
+        architecture=_text(file, "general.architecture"),
+        type=_type(file),
+        licence=licence or _text(file, "general.license"),
+        weights=weights,
+        n_ctx=n_ctx,
+        cache=cache,
+        problem=problem,
+    )
+
+
+def _type(file: gguf.GGUFFile) -> str:
+    """Return the file's mix, such as Q4_K_M; without it, the type that most weights have."""
+    number = file.metadata.get("general.file_type")
+    for name, (known, _) in FILE_TYPES.items():
+        if isinstance(number, (int, np.integer)) and number == known:
+            return name
+    counts: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        counts[tensor.type.name] += tensor.n_elements
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def _text(file: gguf.GGUFFile, key: str) -> str:
+    value = file.metadata.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _siblings(folder: Path, sources: list[Entry]) -> list[Entry]:
+    """Return the quantized siblings that are up to date; older ones are never used again."""
+    by_name = {entry.name: entry for entry in sources}
+    found = []
+    for path in sorted(folder.glob("*.gguf")):
+        match = SIBLING.fullmatch(path.name)
+        source = by_name.get(match["model"]) if match else None
+        if match is None or source is None:
+            continue
+        if resources.sibling_stem(source.path, source.name, match["type"]) == match["stem"]:
+            name = f"{source.name}:{match['type']}"
+            found.append(examine(name, "cached", path, licence=source.licence))
+    return found

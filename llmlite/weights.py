@@ -1,0 +1,340 @@
+"""A model's weights: which tensors a file must and may hold, and how the forward pass finds them.
+
+Shapes: D n_embd, H heads, K key/value heads, Dh head size, F n_ff, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmlite.architectures import FUSED, HEAD_NORMS
+from llmlite.config import ModelConfig
+from llmlite.errors import ModelError
+from llmlite.layers import Attention, Experts, Rope
+from llmlite.tensor import QuantTensor
+
+Shape = tuple[int, ...]
+
+
+# ---- names and shapes --------------------------------------------------------------------------------------
+
+
+def tensor_shapes(config: ModelConfig, fused: frozenset[str] | None = None) -> dict[str, Shape]:
+    """Return every tensor that a file of this configuration may have -> its shape, (rows, columns).
+
+    Args:
+        fused: which tensors of FUSED stand for their parts; by default all that the architecture may fuse.
+    """
+    fused = frozenset(config.architecture.fused) if fused is None else fused
+    shapes = _outer_shapes(config)
+    renamed = {new: old for old, new in config.architecture.renamed.items()}
+    for i in range(config.n_layer):
+        for name, shape in _layer_shapes(config, i, fused).items():
+            stem, dot, kind = name.rpartition(".")
+            shapes[f"blk.{i}.{renamed.get(stem, stem)}{dot}{kind}"] = shape
+    return shapes
+
+
+def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -> set[str]:
+    """Return the names of the tensors that such a file must have; embeddings may stand in for `output`."""
+    entry = config.architecture
+    fused = frozenset(entry.fused) if fused is None else fused
+    biases = {f"{name}.bias" for name in entry.biases}
+    biases |= {f"{whole}.bias" for whole in fused if set(FUSED[whole]) <= set(entry.biases)}
+    if entry.norm_bias:
+        biases |= {f"{name}.bias" for name in (*entry.norms, *entry.outer)}
+    optional = {f"{name}.weight" for name in entry.optional} | OPTIONAL
+    renamed = {new: old for old, new in entry.renamed.items()}
+    found = {
+        name
+        for name in _outer_shapes(config)
+        if (name.endswith(".weight") or name in biases) and name not in OPTIONAL
+    }
+    for i in range(config.n_layer):
+        for name in _layer_shapes(config, i, fused):
+            stem, _, kind = name.rpartition(".")
+            if (kind == "weight" and name not in optional) or name in biases:
+                found.add(f"blk.{i}.{renamed.get(stem, stem)}.{kind}")
+    return found
+
+
+OPTIONAL = {
+    "output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight",
+    "ffn_gate_inp_shexp.weight",
+}  # fmt: skip
+
+
+def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
+    entry, D = config.architecture, config.n_embd
+    shapes: dict[str, Shape] = {"token_embd.weight": (config.n_vocab, D)}
+    if entry.causal:
+        shapes |= {"output.weight": (config.n_vocab, D), "output.bias": (config.n_vocab,)}
+    for name in entry.outer:
+        shapes[f"{name}.weight"] = (D,)
+        if entry.norm == "layer":
+            shapes[f"{name}.bias"] = (D,)
+    if entry.learned_positions:
+        shapes["position_embd.weight"] = (config.n_ctx, D)
+    if config.n_token_types:
+        shapes["token_types.weight"] = (config.n_token_types, D)
+    ropes = {layer.mixer.rope for layer in config.layers if layer.mixer.rope}
+    for name in ("rope_freqs", "rope_factors_long", "rope_factors_short") if ropes else ():
+        shapes[f"{name}.weight"] = (max(rope.dim for rope in ropes) // 2,)
+    return shapes
+
+
+def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[str, Shape]:
+    """The tensors of layer `i`, by the names that say what they do."""
+    entry, layer, D = config.architecture, config.layers[i], config.n_embd
+    mixer, after = layer.mixer, layer.feed_forward
+    shapes: dict[str, Shape] = {}
+    widths = {"attn_sub_norm": mixer.out_width, "ffn_sub_norm": after.n_ff if after else 0}
+    for name in (*entry.norms, *entry.optional):
+        shapes[f"{name}.weight"] = (widths.get(name, D),)
+        if entry.norm == "layer":
+            shapes[f"{name}.bias"] = (widths.get(name, D),)
+    matrices = dict(_attention_matrices(mixer, D))
+    if isinstance(after, Experts):
+        shapes |= dict(_expert_shapes(after, D))
+    elif after is not None:
+        matrices |= {"ffn_gate": (after.n_ff, D)} if after.gated else {}
+        matrices |= {"ffn_up": (after.n_ff, D), "ffn_down": (D, after.n_ff)}
+    for whole in fused & set(entry.fused):
+        if set(FUSED[whole]) <= matrices.keys():
+            parts = [matrices.pop(part) for part in FUSED[whole]]
+            matrices[whole] = sum(rows for rows, _ in parts), parts[0][1]
+    for name, (rows, columns) in matrices.items():
+        shapes[f"{name}.weight"] = (rows, columns)
+        shapes[f"{name}.bias"] = (rows,)
+    if entry.head_norms:
+        full = entry.head_norms == "full"
+        sizes = (mixer.q_width, mixer.k_width) if full else (mixer.key_size, mixer.key_size)
+        shapes |= {f"{name}.weight": (size,) for name, size in zip(HEAD_NORMS, sizes)}
+    if mixer.sinks:
+        shapes["attn_sinks.weight"] = (mixer.n_head,)
+    return shapes
+
+
+def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield "attn_q", (mixer.q_width * (2 if mixer.output_gate else 1), D)
+    if mixer.shared is None:
+        yield "attn_k", (mixer.k_width, D)
+        yield "attn_v", (mixer.v_width, D)
+    yield "attn_output", (D, mixer.out_width)
+
+
+def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
+    E, F = experts.n_expert, experts.n_ff
+    yield "ffn_gate_inp.weight", (E, D)
+    yield "ffn_gate_inp.bias", (E,)
+    if experts.gating == "sigmoid":
+        yield "exp_probs_b.bias", (E,)
+    for name, rows, columns in (("ffn_gate", F, D), ("ffn_up", F, D), ("ffn_down", D, F)):
+        yield f"{name}_exps.weight", (E, rows, columns)
+        yield f"{name}_exps.bias", (E, rows)
+    F = experts.n_ff_shared
+    if F:
+        for name, rows, columns in (("ffn_gate", F, D), ("ffn_up", F, D), ("ffn_down", D, F)):
+            yield f"{name}_shexp.weight", (rows, columns)
+        if experts.shared_gate:
+            yield "ffn_gate_inp_shexp.weight", (D,)
+
+
+def fused_in(tensors: Mapping[str, Any], config: ModelConfig) -> frozenset[str]:
+    """Return which tensors of FUSED a file really holds in place of their parts."""
+    entry = config.architecture
+    found = set()
+    for whole in entry.fused:
+        others = [part for part in FUSED[whole] if part != whole]
+        if not any(f"blk.0.{part}.weight" in tensors for part in others):
+            found.add(whole)
+    return frozenset(found)
+
+
+# ---- positions ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class RopeTable:
+    """The angles of one kind of RoPE.
+
+    Attributes:
+        spec: how they were made.
+        frequencies: float32 (dim/2,): the angle, in radians, by which one position turns each pair.
+    """
+
+    spec: Rope
+    frequencies: np.ndarray
+
+    def angles(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return cosines and sines for `positions` (T,), float32 (T, dim/2) each, times the magnitude."""
+        turns = positions[:, None] * self.frequencies.astype(np.float64)
+        magnitude = self.spec.magnitude
+        return (np.cos(turns) * magnitude).astype(np.float32), (np.sin(turns) * magnitude).astype(np.float32)
+
+
+def rope_table(spec: Rope, factors: np.ndarray | None = None) -> RopeTable:
+    """Return the angle by which RoPE turns each pair of elements from one position to the next.
+
+        frequency[i] = scale · base ** (-2i / dim) / factors[i]
+
+    With yarn, high frequencies leave `scale` out, low ones have it, and a ramp blends those between.
+
+    Args:
+        factors: the tensor that the file divides them by, (dim/2,) float32, or None.
+
+    Raises:
+        ModelError: a factor that isn't a positive number, or too few of them.
+    """
+    n = spec.dim // 2
+    if factors is not None and (len(factors) < n or not (np.isfinite(factors) & (factors > 0)).all()):
+        raise ModelError(f"{spec.factors}.weight: expected {n} positive numbers")
+    exponents = np.arange(0, spec.dim, 2) / spec.dim
+    frequencies = spec.base**-exponents
+    if factors is not None:
+        frequencies = frequencies / factors[:n]
+    scaled = spec.scale * frequencies
+    if spec.yarn is not None:
+        kept = _yarn_kept(spec) * spec.yarn.mix
+        scaled = scaled * (1 - kept) + frequencies * kept
+    return RopeTable(spec, scaled.astype(np.float32))
+
+
+def _yarn_kept(spec: Rope) -> np.ndarray:
+    """How much of each frequency stays as it is: 1 for the high ones, 0 for the low ones."""
+    yarn = spec.yarn
+    assert yarn is not None
+
+    def pair(turns: float) -> float:  # the pair that makes so many turns within the original context
+        return spec.dim * math.log(yarn.n_ctx / (turns * 2 * math.pi)) / (2 * math.log(spec.base))
+
+    low, high = pair(yarn.beta_fast), pair(yarn.beta_slow)
+    if yarn.rounded:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(0, low), min(spec.dim - 1, high)
+    ramp = (np.arange(spec.dim // 2) - low) / max(0.001, high - low)
+    return 1 - np.clip(ramp, 0, 1)
+
+
+# ---- weights -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's weights as the forward pass reads them.
+
+    Matrices are QuantTensors over the mapped file; vectors (norm gains, biases) float32 arrays.
+
+    Attributes:
+        token_embd: (V, D). output: (V, D), the same tensor when the embeddings are tied; None in an encoder.
+        outer: the other tensors outside the layers by name.
+        positions: float32 (n_ctx, D), a learned vector for each position, or None.
+        ropes: the angles of each kind of RoPE that a layer has.
+        layers: for each layer its tensors by their names without "blk.N.".
+    """
+
+    token_embd: QuantTensor
+    output: QuantTensor | None
+    outer: Mapping[str, Any]
+    positions: np.ndarray | None
+    ropes: Mapping[Rope, RopeTable]
+    layers: tuple[dict[str, Any], ...]
+
+    @property
+    def output_norm(self) -> np.ndarray:
+        """The gains of the last norm, (D,)."""
+        return self.outer["output_norm.weight"]
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Weights:
+        """Check every tensor's name and shape against `config`, and sort them by layer.
+
+        Raises:
+            ModelError: a tensor is missing, has another shape than the hyper-parameters give it, or
+                isn't one of this architecture: leaving it out would give wrong answers.
+        """
+        tensors = _without_skipped(tensors, config)
+        fused = fused_in(tensors, config)
+        _check(tensors, config, fused)
+        usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
+        positions = tensors.get("position_embd.weight")
+        token_embd = usable["token_embd.weight"]
+        specs = dict.fromkeys(layer.mixer.rope for layer in config.layers if layer.mixer.rope)
+        return cls(
+            token_embd=token_embd,
+            output=usable.get("output.weight", token_embd) if config.causal else None,
+            outer={name: value for name, value in usable.items() if not name.startswith("blk.")},
+            positions=None if positions is None else np.ascontiguousarray(positions.dequantize()),
+            ropes={spec: rope_table(spec, _factors(spec, usable)) for spec in specs},
+            layers=tuple(_layer(usable, i, config, fused) for i in range(config.n_layer)),
+        )
+
+
+def _factors(spec: Rope, usable: Mapping[str, Any]) -> np.ndarray | None:
+    return usable.get(f"{spec.factors}.weight") if spec.factors else None
+
+
+def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Mapping[str, QuantTensor]:
+    pattern = config.architecture.skipped
+    if not pattern:
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
+
+
+def _check(tensors: Mapping[str, QuantTensor], config: ModelConfig, fused: frozenset[str]) -> None:
+    shapes, required = tensor_shapes(config, fused), required_tensors(config, fused)
+    for name in shapes:
+        if name not in tensors and name in required:
+            raise ModelError.absent(name)
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise ModelError(
+                f"{name}: not a tensor of the {config.architecture.name} architecture",
+                expected=f"only tensors of the {config.architecture.name} architecture",
+                got=name,
+            )
+        if tuple(tensor.shape) != shapes[name]:
+            raise ModelError.at(name, f"shape {shapes[name]}", str(tuple(tensor.shape)))
+
+
+def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
+    """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
+    if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
+        return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
+    if len(tensor.shape) > 1 and not tensor.name.endswith(".bias"):
+        return tensor
+    return np.ascontiguousarray(tensor.dequantize())
+
+
+def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozenset[str]) -> dict[str, Any]:
+    prefix, renamed = f"blk.{i}.", config.architecture.renamed
+    found = {}
+    for name, value in usable.items():
+        if name.startswith(prefix):
+            stem, dot, kind = name.removeprefix(prefix).rpartition(".")
+            found[f"{renamed.get(stem, stem)}{dot}{kind}"] = value
+    for whole in fused:
+        for kind in ("weight", "bias"):
+            if f"{whole}.{kind}" in found:
+                found |= _split(whole, kind, found.pop(f"{whole}.{kind}"), config, i)
+    return found
+
+
+def _split(whole: str, kind: str, tensor: Any, config: ModelConfig, i: int) -> dict[str, Any]:
+    """The rows of a fused tensor as the matrices or biases they stand for: views, no copies."""
+    parts = _layer_shapes(config, i, frozenset())
+    found, at = {}, 0
+    for name in FUSED[whole]:
+        end = at + parts[f"{name}.weight"][0]
+        if kind == "bias":
+            found[f"{name}.bias"] = np.ascontiguousarray(tensor[at:end])
+        else:
+            found[f"{name}.weight"] = tensor.slice_rows(at, end)
+        at = end
+    return found

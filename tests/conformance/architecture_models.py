@@ -1,0 +1,345 @@
+"""Tiny random models by transformers' own classes, one line for each form an architecture comes in.
+
+A line is added here with an architecture's entry; `test_architectures.py` holds all executors to it, and
+`tools/architectures_table.py` writes docs/architectures.md of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+    "initializer_range": 0.2,
+}
+V = 400
+WINDOW = 16  # prompts are longer than three windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyModel:
+    """One form of an architecture.
+
+    Attributes:
+        name: what the table calls it. model_class: of transformers. options: of its config class, over SIZES.
+        without: names of SIZES that the config class doesn't take.
+        llama_cpp: None if llama.cpp must agree within 1e-3; else the reason why it doesn't (it rounds, or
+            leaves something out), and the model's own definition wins.
+        prepare: (model) -> None, before it is saved: for example ternary weights.
+        n_ids: tokens of the prompt.
+    """
+
+    name: str
+    model_class: str
+    options: dict[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    llama_cpp: str | None = None
+    prepare: Any = None
+    n_ids: int = 100
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+    "beta_fast": 32.0, "beta_slow": 1.0,
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+    "short_factor": [1.0 + i / 10 for i in range(6)], "long_factor": [2.0 + i for i in range(6)],
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+GRANITE = {
+    "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
+    "attention_multiplier": 0.2,
+}  # fmt: skip
+
+
+def make_ternary(model: Any) -> None:
+    """BitNet's matrices hold three values: scale · -1, 0, 1."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "embed" not in name:
+            scale = parameter.abs().mean()
+            parameter.copy_((parameter / scale).round().clamp(-1, 1) * scale)
+
+
+GELU_TABLE = "llama.cpp looks GELU up by its argument in F16"
+MODELS = (
+    TinyModel(name="llama", model_class="LlamaForCausalLM"),
+    TinyModel(
+        name="llama, RoPE factors", model_class="LlamaForCausalLM", options={"rope_parameters": LLAMA3_ROPE}
+    ),
+    TinyModel(
+        name="llama, linear RoPE",
+        model_class="LlamaForCausalLM",
+        options={"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4}},
+    ),
+    TinyModel(name="mistral", model_class="MistralForCausalLM", options={"sliding_window": None}),
+    TinyModel(
+        name="mixtral",
+        model_class="MixtralForCausalLM",
+        options={"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": None},
+    ),
+    TinyModel(name="qwen2", model_class="Qwen2ForCausalLM"),
+    TinyModel(name="qwen3", model_class="Qwen3ForCausalLM", options={"head_dim": 32}),
+    TinyModel(
+        name="qwen3moe",
+        model_class="Qwen3MoeForCausalLM",
+        options={
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "head_dim": 16,
+        },
+    ),
+    TinyModel(
+        name="gpt2",
+        model_class="GPT2LMHeadModel",
+        options={"n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4},
+        without=(
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+        ),
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="gemma2",
+        model_class="Gemma2ForCausalLM",
+        options={
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 4,
+        },
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="gemma3",
+        model_class="Gemma3ForCausalLM",
+        options={
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 7,
+        },
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(name="olmo2", model_class="Olmo2ForCausalLM"),
+    TinyModel(
+        name="olmo3",
+        model_class="Olmo3ForCausalLM",
+        options={"sliding_window": WINDOW, "num_hidden_layers": 5},
+    ),
+    TinyModel(name="gemma", model_class="GemmaForCausalLM", options={"head_dim": 32}, llama_cpp=GELU_TABLE),
+    TinyModel(
+        name="phi2",
+        model_class="PhiForCausalLM",
+        options={"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="phi3, windows",
+        model_class="Phi3ForCausalLM",
+        options={"sliding_window": WINDOW},
+        llama_cpp="llama.cpp leaves the windows out",
+    ),
+    TinyModel(
+        name="phi3, longrope",
+        model_class="Phi3ForCausalLM",
+        options={
+            "sliding_window": None,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": LONGROPE,
+        },
+    ),
+    TinyModel(name="smollm3", model_class="SmolLM3ForCausalLM", options={"num_hidden_layers": 5}),
+    TinyModel(name="granite", model_class="GraniteForCausalLM", options=GRANITE),
+    TinyModel(
+        name="granitemoe",
+        model_class="GraniteMoeForCausalLM",
+        options=GRANITE | {"num_local_experts": 6, "num_experts_per_tok": 3},
+    ),
+    TinyModel(
+        name="granitemoe, shared expert",
+        model_class="GraniteMoeSharedForCausalLM",
+        options=GRANITE | {"num_local_experts": 6, "num_experts_per_tok": 3, "shared_intermediate_size": 64},
+    ),
+    TinyModel(
+        name="ministral3",
+        model_class="Ministral3ForCausalLM",
+        options={
+            "head_dim": 16,
+            "sliding_window": None,
+            "rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1},
+        },
+    ),
+    TinyModel(
+        name="llama, yarn",
+        model_class="LlamaForCausalLM",
+        options={"rope_parameters": YARN},
+    ),
+    TinyModel(
+        name="qwen2moe",
+        model_class="Qwen2MoeForCausalLM",
+        options={
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+            "norm_topk_prob": False,
+        },
+    ),
+    TinyModel(
+        name="olmoe",
+        model_class="OlmoeForCausalLM",
+        options={
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "norm_topk_prob": False,
+            "num_key_value_heads": 4,
+        },
+    ),
+    TinyModel(
+        name="cohere2",
+        model_class="Cohere2ForCausalLM",
+        options={"sliding_window": WINDOW, "num_hidden_layers": 5, "logit_scale": 0.25},
+    ),
+    TinyModel(name="command-r", model_class="CohereForCausalLM", options={"logit_scale": 0.25}),
+    TinyModel(
+        name="starcoder2",
+        model_class="Starcoder2ForCausalLM",
+        options={"sliding_window": None},
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="starcoder2, windows",
+        model_class="Starcoder2ForCausalLM",
+        options={"sliding_window": WINDOW},
+        llama_cpp="llama.cpp leaves the windows out; " + GELU_TABLE,
+    ),
+    TinyModel(name="stablelm", model_class="StableLmForCausalLM", options={"partial_rotary_factor": 0.5}),
+    TinyModel(
+        name="stablelm, parallel",
+        model_class="StableLmForCausalLM",
+        options={"use_parallel_residual": True, "use_qkv_bias": True},
+    ),
+    TinyModel(
+        name="falcon",
+        model_class="FalconForCausalLM",
+        options={"new_decoder_architecture": False, "multi_query": True, "bias": False, "alibi": False},
+        without=("num_key_value_heads", "intermediate_size"),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="falcon, two norms",
+        model_class="FalconForCausalLM",
+        options={"new_decoder_architecture": True, "num_kv_heads": 2, "bias": False, "alibi": False},
+        without=("num_key_value_heads", "intermediate_size"),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="gptneox",
+        model_class="GPTNeoXForCausalLM",
+        options={"rotary_pct": 0.5},
+        without=("num_key_value_heads",),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="gptneox, sequential",
+        model_class="GPTNeoXForCausalLM",
+        options={"use_parallel_residual": False},
+        without=("num_key_value_heads",),
+        llama_cpp="llama.cpp takes the tanh form of GELU for the erf form",
+    ),
+    TinyModel(
+        name="gpt-oss",
+        model_class="GptOssForCausalLM",
+        options={
+            "head_dim": 32,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 3,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 4,
+            "rope_parameters": YARN | {"truncate": False},
+        },
+        llama_cpp="llama.cpp rounds where yarn's ramp begins and ends",
+    ),
+    TinyModel(
+        name="bitnet",
+        model_class="BitNetForCausalLM",
+        options={"tie_word_embeddings": True},
+        prepare=make_ternary,
+        llama_cpp="llama.cpp takes SiLU for the squared ReLU",
+    ),
+    TinyModel(name="glm4", model_class="Glm4ForCausalLM", options={"head_dim": 32}),
+    TinyModel(
+        name="exaone4",
+        model_class="Exaone4ForCausalLM",
+        options={"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    ),
+    TinyModel(
+        name="exaone4, windows",
+        model_class="Exaone4ForCausalLM",
+        options={"sliding_window": WINDOW, "num_hidden_layers": 5},
+        llama_cpp="llama.cpp knows windows only in models of 64 layers",
+    ),
+)
+
+
+def save(tiny: TinyModel, folder: Path, tokenizer: Any) -> Any:
+    """Make the model with transformers, save it with a tokenizer, and return it as it is loaded again."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model_class = getattr(transformers, tiny.model_class)
+    sizes = {key: value for key, value in SIZES.items() if key not in tiny.without}
+    config = model_class.config_class(**{**sizes, "vocab_size": V, **tiny.options})
+    config._attn_implementation = "eager"  # soft caps and sinks need it
+    model = model_class(config).eval()
+    with torch.no_grad():  # norms and biases begin as ones and zeros: no test of where they go
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter += (0.3 if "norm" in name or "ln" in name else 0.5) * torch.randn_like(parameter)
+        if tiny.prepare is not None:
+            tiny.prepare(model)
+    model.save_pretrained(folder)
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    wrapped.save_pretrained(folder)
+    loaded = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return loaded.eval()
+
+
+def prompt(tiny: TinyModel) -> list[int]:
+    """The ids that all programs read."""
+    return np.random.default_rng(0).integers(3, 300, tiny.n_ids).tolist()
+
+
+def logits_of(model: Any, ids: list[int]) -> np.ndarray:
+    """What transformers computes, float32 (T, V)."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].numpy()

@@ -1,0 +1,74 @@
+"""Every architecture against transformers' own class and llama.cpp, from its folder through our converter.
+
+The rule: F32 logits within 1e-4 of the largest of transformers' (or 1e-3), both executors; llama.cpp reads
+our file and agrees within 1e-3 of the largest logit with keys and values in F32. If the two peers disagree,
+transformers, the model's own definition, wins; the table then gives the reason (docs/architectures.md).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llmlite as ll
+from llmlite.huggingface import convert_folder
+from tests.conformance.architecture_models import MODELS, TinyModel, logits_of, prompt, save
+from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
+from tests.conformance.test_logits_llama_cpp import run_llama_cpp
+
+pytestmark = pytest.mark.conformance
+CUTS = (1, 2, 7, 64)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=[tiny.name for tiny in MODELS])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """The model, its file, the prompt, and transformers' logits."""
+    tiny: TinyModel = request.param
+    folder = tmp_path_factory.mktemp("architectures")
+    reference = save(tiny, folder / "model", byte_level_tokenizer("qwen2"))
+    convert_folder(folder / "model", folder / "model.gguf", file_type="F32")
+    ids = prompt(tiny)
+    return tiny, folder / "model.gguf", ids, logits_of(reference, ids)
+
+
+def off(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest difference, as a share of the largest logit."""
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+@pytest.mark.parametrize("executor", ["eager", "planned"])
+def test_logits_are_those_of_transformers(made: tuple, executor: str) -> None:
+    tiny, path, ids, want = made
+    model = ll.load(path, kv_dtype="f32", executor=executor)
+    difference = off(model.logits(ids), want)
+    print(f"{tiny.name}, {executor}: off by {difference:.1e} of the largest logit, {np.abs(want).max():.1f}")
+    assert difference <= 1e-4
+
+
+def test_llama_cpp_reads_the_file_and_agrees(made: tuple, tmp_path: Path) -> None:
+    tiny, path, ids, want = made
+    difference = off(run_llama_cpp(path, ids, tmp_path)["logits"], want)
+    print(f"{tiny.name}, llama.cpp: off by {difference:.1e}; {tiny.llama_cpp or 'must agree'}")
+    assert difference <= 1e-3 or tiny.llama_cpp, f"off by {difference:.1e}, and no reason is known"
+
+
+def test_any_cut_of_the_prompt_gives_the_same_bits(made: tuple) -> None:
+    """Cuts of 1, 2, 7 and 64 tokens, and a prefix that is used again after a text was generated."""
+    _, path, ids, _ = made
+    model = ll.load(path, executor="planned")
+    want = model.logits(ids, last_only=True)[0]
+    for size in CUTS:
+        model.cache.truncate(0)
+        for end in [*range(size, len(ids), size), len(ids)]:
+            _, got = model._next_logits(ids[:end])
+        np.testing.assert_array_equal(got, want, err_msg=f"pieces of {size}")
+    model.generate(ids[:40], max_tokens=30, temperature=0)
+    _, got = model._next_logits(ids)
+    np.testing.assert_array_equal(got, want, err_msg="after generating")

@@ -20,9 +20,7 @@ def run(speed: float = 1.0, *, machine: float = 1.0, blocks: int = 9, noise: flo
     shared = {"run_id": f"r{seed}", "env_hash": "e", "model_type": "Q4_0"}
     found = Comparison(environment={"run_id": f"r{seed}", "env_hash": "e"})
     for backend, usual in (("torch-f32", 1.0), ("llmlite", 3.0)):
-        found.agreement.append(
-            {"backend": backend, "model_type": "Q4_0", "agrees": True, "reason": "", "kl": 0.0}
-        )
+        found.agreement.append({"backend": backend, "model_type": "Q4_0", "agrees": True, "reason": ""})
         rate = usual * machine * (speed if backend == "llmlite" else 1.0)
         for block in range(blocks):
             for phase, lengths in (("prefill", {"n_prompt": 64}), ("decode", {"n_gen": 16})):

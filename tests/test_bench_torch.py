@@ -13,6 +13,7 @@ import torch
 
 import llmlite as ll
 from llmlite.bench.backends import torch_eager
+from llmlite.errors import UnsupportedError
 from tests.tiny_models import SMALL_MODELS, tiny_model
 
 IDS = [1, 5, 9, 3, 7, 7, 2, 30, 12, 4, 8]
@@ -72,6 +73,15 @@ def test_another_file_replaces_the_one_before(path: Path, tmp_path: Path) -> Non
     both.prefill(IDS)
     both.load(str(other), n_ctx=32, n_threads=1)
     np.testing.assert_array_equal(both.logits(IDS), backend(other).logits(IDS))
+
+
+def test_an_architecture_it_does_not_run_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model("qwen2").write(tmp_path / "m.gguf")
+    monkeypatch.setattr(torch_eager, "ARCHITECTURES", ("llama",))
+    with pytest.raises(UnsupportedError, match="PyTorch's side of the comparison runs llama, not qwen2"):
+        backend(path)
 
 
 # --- packed matrices and compilation ----------------------------------------------------------

@@ -123,7 +123,9 @@ class _Run:
     # --- start and agreement -----------------------------------------------------------------
 
     def _start(self, advance: Callable[[str], None]) -> None:
-        for entry in sorted(self.entries, key=lambda entry: not entry.info.default):
+        # the usual backends first, each on the first file before any on the second
+        order = {id(file): number for number, file in enumerate(self.files)}
+        for entry in sorted(self.entries, key=lambda e: (not e.info.default, order[id(e.file)])):
             if self._too_late_to_start(entry):
                 reason = f"not started: more than {LATE:.0%} of {self.options.budget_seconds:g} s were gone"
                 self.result.skipped.append({**entry.key, "reason": reason})

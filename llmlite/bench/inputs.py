@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from llmlite import gguf, resources, tokenizers
+from llmlite import catalog, gguf, resources, tokenizers
 from llmlite.config import ModelConfig
 from llmlite.errors import LlmliteError
+from llmlite.quants import by_name
 
 # What is compared unasked. Q8_0 and Q4_0 come first for SmolLM2, whose own file is Q4_1: llama.cpp repacks
 # these two for its fast kernels, and not that one.
@@ -64,35 +63,32 @@ def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
     """
     if types is None:
         types = TYPES.get(model, ())
-    if model in resources.BUNDLED_MODELS and types:
-        return [_open(resources.model_path(f"{model}:{name}")) for name in types]
     source = _open(resources.model_path(model))
-    if not types:
-        return [source]
-    return [source if name == source.model_type else _sibling(source, name) for name in types]
+    return [_sibling(model, source, name) for name in types] or [source]
 
 
-def _sibling(source: ModelFile, type_name: str) -> ModelFile:
-    """Return a file of the same weights in another type, made from its dequantized weights on first use."""
+def _sibling(model: str, source: ModelFile, type_name: str) -> ModelFile:
+    """Return the same model in another type: made on first use, and kept in the cache."""
     from llmlite.bench.backends.weights import cached
     from llmlite.quantize import quantize_file
-    from llmlite.tensor import QuantTensor
+
+    if type_name.upper() == source.model_type:
+        return source
 
     def make(folder: str) -> None:
         Path(folder).mkdir()
-        wide, narrow = Path(folder) / "f32.gguf", Path(folder) / f"{source.path.stem}-{type_name}.gguf"
-        with gguf.read(source.path) as file:
-            tensors = {
-                name: QuantTensor.quantize(np.asarray(tensor.dequantize(), np.float32), "F32", name)
-                for name, tensor in file.tensors.items()
-            }
-            gguf.write(wide, file.metadata, tensors)
-        quantize_file(wide, narrow, type_name)
-        wide.unlink()
+        target = Path(folder) / f"{source.path.stem}-{type_name}.gguf"
+        quantize_file(source.path, target, type_name, requantize=True)
 
-    [path] = Path(cached(str(source.path), type_name, make)[0]).glob("*.gguf")
+    if model in (*resources.BUNDLED_MODELS, *catalog.PACKAGED):
+        path = resources.model_path(f"{model}:{type_name}")
+    else:
+        [path] = Path(cached(str(source.path), type_name, make)[0]).glob("*.gguf")
+    made = _open(path)
+    if by_name(source.model_type).block_size == 1:
+        return made
     note = f"{type_name} was quantized anew from the {source.model_type} file: its quality can't be better"
-    return replace(_open(path), note=note)
+    return replace(made, note=note)
 
 
 def _open(path: Path) -> ModelFile:

@@ -17,7 +17,7 @@ from llmlite.errors import LlmliteError
 from llmlite.terminal import progress, say
 
 if TYPE_CHECKING:
-    from llmlite.bench.samples import Comparison
+    pass
 
 HELP = "measure one backend; manage environments; compare results"
 EXAMPLES = """\
@@ -134,22 +134,14 @@ def _cost(found: object) -> str:
 
 def difference(words: list[str], options: argparse.Namespace) -> int:
     from llmlite.bench import diff
+    from llmlite.bench.samples import Comparison
 
     if len(words) != 2:
         raise LlmliteError("expected: diff BEFORE.jsonl AFTER.jsonl")
-    before, after = map(_comparison, words)
+    before, after = map(Comparison.load, words)
     found = diff.compare(before, after, options.base)
     say(found.text())
     for path, text in ((options.junit, found.junit()), (options.markdown, found.markdown())):
         if path:
             files.write_text(path, text + "\n")
     return found.exit_code
-
-
-def _comparison(path: str) -> Comparison:
-    from llmlite.bench.samples import Comparison
-
-    try:
-        return Comparison.load(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LlmliteError(f"{path}: not the samples of a comparison: {error}") from error

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 
 from llmlite.bench.backends import torch_linear
-from llmlite.bench.backends.weights import Shape, floats, opened
+from llmlite.bench.backends.weights import Shape, floats, opened, refuse
 from llmlite.bench.environment import has_bf16
 from llmlite.tensor import QuantTensor
 
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gpt2")
 COMPILE_FOR = (5, 1, 1, 9, 1)  # lengths of the calls that compile: prompts, then steps, at changing positions
 SMALL = {"int8": torch.float32, "int4": torch.bfloat16}  # what packs matrices -> the type of everything else
 
@@ -34,7 +35,7 @@ def make(*, dtype: str, compiled: bool = False) -> TorchBackend:
 
 
 class TorchTransformer:
-    """Any of llmlite's uniform architectures, for one sequence.
+    """Any of ARCHITECTURES, for one sequence.
 
     Args:
         weights: name in the GGUF file -> tensor of the dtype to compute in, or a packed matrix to call.
@@ -200,6 +201,7 @@ class TorchBackend:
         torch.set_num_threads(n_threads)
         self.model = None  # the old weights go before the new ones come
         with opened(path) as (shape, tensors):
+            refuse(shape, "PyTorch", ARCHITECTURES, experts=True)
             weights = self._weights(tensors)
         self.model = TorchTransformer(weights, shape, n_ctx, compiled=self.compiled)
 

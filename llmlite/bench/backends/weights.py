@@ -94,18 +94,18 @@ def floats(tensor: QuantTensor) -> np.ndarray:
     return np.array(tensor.dequantize(), np.float32)
 
 
-def refuse(shape: Shape, library: str, architectures: Sequence[str]) -> None:
-    """Refuse a model that a backend's forward pass doesn't cover.
+def refuse(shape: Shape, library: str, architectures: Sequence[str], *, experts: bool = False) -> None:
+    """Refuse a model that a backend's forward pass doesn't cover; `experts` says that it runs these too.
 
     Raises:
         UnsupportedError: naming what the backend runs.
     """
-    if shape.architecture in architectures and not shape.n_expert:
+    if shape.architecture in architectures and (experts or not shape.n_expert):
         return
-    experts = " with experts" if shape.n_expert else ""
+    without = "" if experts else " without experts"
+    got = shape.architecture + (" with experts" if shape.n_expert else "")
     raise UnsupportedError(
-        f"{library}'s side of the comparison runs {' and '.join(architectures)} without experts, "
-        f"not {shape.architecture}{experts}"
+        f"{library}'s side of the comparison runs {' and '.join(architectures)}{without}, not {got}"
     )
 
 

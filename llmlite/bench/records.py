@@ -82,12 +82,6 @@ FIELDS: dict[str, dict[str, Field]] = {
         "model_type": (NAMED, True, _is_name),
         "model_size": (WHOLE, True, _is_whole),
     },
-    "backend": {
-        **ENTRY,
-        "n_threads": (WHOLE, False, _or_none(_is_whole)),
-        "own_quantization": ("true or false", False, lambda value: isinstance(value, bool)),
-        **{name: (TEXT, False, _or_none(_is_text)) for name in ("type_k", "version", "isa", "wait_policy")},
-    },
     "agreement": {
         **ENTRY,
         "own_quantization": ("true or false", False, lambda value: isinstance(value, bool)),
@@ -103,6 +97,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         **ENTRY,
         **dict.fromkeys(("version", "isa", "wait_policy", "note"), (TEXT, False, _is_text)),
         "type_k": (NAMED, False, _is_name),
+        "n_threads": (WHOLE, False, _or_none(_is_whole)),
         "own_quantization": ("true or false", False, lambda value: isinstance(value, bool)),
     },
     "memory": {

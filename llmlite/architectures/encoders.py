@@ -16,7 +16,7 @@ from llmlite.architectures.entry import (
     Windows,
     llama_names,
 )
-from llmlite.architectures.layouts import gains_plus_one
+from llmlite.architectures.layouts import gains_plus_one, part_of
 
 BERT_BIASES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")
 POST_NORMS = ("attn_output_norm", "layer_output_norm")
@@ -36,6 +36,7 @@ BERT_OUTER = {
     "bert.embeddings.token_type_embeddings": "token_types",
     "bert.embeddings.LayerNorm": "token_embd_norm",
 }
+ROBERTA = ("RobertaModel", "RobertaForMaskedLM", "XLMRobertaModel", "XLMRobertaForMaskedLM")
 BERT_HEAD = {"bert.pooler.dense": "cls", "bert.classifier": "cls.output"}
 JINA_LAYER = {old: new for old, new in BERT_LAYER.items() if old.startswith("attention")} | {
     "mlp.gated_layers": "ffn_up",
@@ -71,7 +72,28 @@ def _bert(config: Any) -> dict[str, Any]:
         config.refuse(f"position_embedding_type: {kind!r:.40} is not supported, only 'absolute' is")
     if config.flag("is_decoder"):
         config.refuse("is_decoder: only false is supported")
-    return _token_types(config)
+    found = _token_types(config)
+    unused = _unused_positions(config)
+    if unused:
+        found["context_length"] = config.integer("max_position_embeddings") - unused
+    return found
+
+
+def _unused_positions(config: Any) -> int:
+    """RoBERTa counts positions from pad_token_id + 1 on; a GGUF file leaves the rows before that out."""
+    if config.class_name not in ROBERTA:
+        return 0
+    pad, n = config.values.get("pad_token_id", 1), config.integer("max_position_embeddings")
+    if type(pad) is not int or not 0 <= pad < n - 1:
+        config.fail("pad_token_id", f"a whole number below max_position_embeddings - 1, {n - 1}", pad)
+    return pad + 1
+
+
+def _used_positions(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    unused, name = _unused_positions(config), "position_embd.weight"
+    if unused and name in tensors and len(tensors[name].shape) == 2:
+        tensors = tensors | {name: part_of(tensors[name], name, lambda rows: rows[unused:])}
+    return tensors
 
 
 def _nomic(config: Any) -> dict[str, Any]:
@@ -168,7 +190,10 @@ ENCODERS = (
         activation="gelu_erf",
         gated=False,
         head="tanh",
-        classes=("BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForSequenceClassification"),
+        classes=(
+            *("BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForSequenceClassification"),
+            *ROBERTA,
+        ),
         names=Names(
             layers="bert.encoder.layer.",
             optional="bert.",
@@ -183,8 +208,19 @@ ENCODERS = (
                 outer=BERT_OUTER | BERT_HEAD,
                 layer=BERT_LAYER,
                 ignored=UNREAD,
-            )
+            ),
+            **{
+                name: Names(
+                    layers="roberta.encoder.layer.",
+                    optional="roberta.",
+                    outer={old.replace("bert.", "roberta."): new for old, new in BERT_OUTER.items()},
+                    layer=BERT_LAYER,
+                    ignored=r"position_ids$|^lm_head\.|^(roberta\.)?pooler\.",
+                )
+                for name in ROBERTA
+            },
         },
+        tensors=_used_positions,
         sources=_old_norms,
         hyperparameters=_bert,
     ),

@@ -356,6 +356,12 @@ GEMMA_ENCODER = {
 GELU_TANH = "llama.cpp takes the tanh form of GELU for the erf form"
 ENCODERS = (  # their results are the states of the last layer, not logits
     TinyModel(name="bert", model_class="BertModel", without=HEADLESS),
+    TinyModel(
+        name="bert, positions of RoBERTa",
+        model_class="XLMRobertaModel",
+        options={"type_vocab_size": 1},
+        without=HEADLESS,
+    ),
     TinyModel(name="nomic-bert", model_class="NomicBertModel", without=HEADLESS),
     TinyModel(
         name="modern-bert",

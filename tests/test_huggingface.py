@@ -201,7 +201,6 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
-            "intermediate_size",
             "vocab_size",
         )
     ),
@@ -232,6 +231,12 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
     ),
     (
         "config.json",
+        drop("intermediate_size"),  # 4 * hidden_size then
+        ModelError,
+        r"mlp.gate_proj.weight: expected shape \(256, 64\)",
+    ),
+    (
+        "config.json",
         put("intermediate_size", 96),
         ModelError,
         r"mlp.gate_proj.weight: expected shape \(96, 64\)",
@@ -246,10 +251,11 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
     ("config.json", put("hidden_act", "gelu"), UnsupportedError, "hidden_act: 'gelu' is not supported"),
     (
         "config.json",
-        put("rope_scaling", {"type": "yarn"}),
+        put("rope_scaling", {"type": "dynamic"}),
         UnsupportedError,
-        "rope_type: 'yarn' is not supported",
+        "rope_type: 'dynamic' is not supported",
     ),
+    ("config.json", put("rope_scaling", {"type": "yarn"}), ModelError, "factor: expected a number above 0"),
     ("config.json", put("rope_scaling", {"type": []}), UnsupportedError, r"rope_type: \[\] is not supported"),
     ("config.json", put("rope_scaling", {"type": "llama3"}), ModelError, "factor: expected a number above 0"),
     ("config.json", put("rope_scaling", 8), ModelError, "rope_scaling: expected an object, got 8"),

@@ -82,14 +82,8 @@ TABLE: list[tuple[int, str, dict[str, Any], str, str]] = [
         "token_embd.weight",
         f"expected {N - 1} rows",
     ),
-    (
-        60,
-        "special id past the end",
-        {T + "eos_token_id": N},
-        T + "eos_token_id",
-        f"below the vocabulary's {N}",
-    ),
-    (60, "special id negative", {T + "bos_token_id": -1}, T + "bos_token_id", "got -1"),
+    (60, "special id as text", {T + "eos_token_id": "2"}, T + "eos_token_id", "a token id"),
+    (60, "special id as a flag", {T + "bos_token_id": True}, T + "bos_token_id", "a token id"),
     (61, "merge without space", {T + "merges": ["he", "a b"]}, T + "merges[0]", "space"),
     (61, "merge with two spaces", {T + "merges": ["h e", "a  b"]}, T + "merges[1]", "space"),
     (61, "merges as a number", {T + "merges": 7}, T + "merges", "array"),
@@ -145,6 +139,19 @@ def test_malformed_model_is_refused(
     assert caught.value.expected and caught.value.got != ""
     if "expected " in str(caught.value):
         assert f"expected {caught.value.expected}, got {caught.value.got}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("role", "wrong"), [("eos", N), ("eos", 2**32 - 1), ("bos", -1)])
+def test_a_special_id_outside_the_vocabulary_is_passed_over_with_a_warning(
+    tmp_path: Path, role: str, wrong: int
+) -> None:
+    path = changed({f"{T}{role}_token_id": wrong}, {}).write(tmp_path / "bad.gguf")
+    with pytest.warns(
+        UserWarning, match=rf"{role}_token_id: expected an id below .* {N} tokens, got {wrong};"
+    ):
+        tokenizer = ll.load(path, executor="eager").tokenizer
+    assert getattr(tokenizer, f"{role}_id") is None
+    assert wrong not in tokenizer.eog_ids and wrong not in tokenizer.encode("hello")
 
 
 def offset_of(path: Path, name: str) -> int | None:

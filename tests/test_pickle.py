@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite import gguf
+from llmlite import catalog, gguf
 from llmlite.errors import ContentError, GGUFError, LlmliteError, MissingFileError, ModelError
 from tests.tiny_models import tiny_model
 
@@ -36,7 +36,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_comes_back_with_its_options_and_a_cache_of_its_own(path: Path, way: Any) -> None:
     model = ll.load(path, n_ctx=33, kv_dtype="f32", executor="eager", n_threads=1)
     again = way(model)
-    assert (again.n_ctx, again.cache.k.dtype, type(again.executor)) == (33, np.float32, type(model.executor))
+    assert (again.n_ctx, again.cache.dtype, type(again.executor)) == (33, np.float32, type(model.executor))
     np.testing.assert_array_equal(again.logits(IDS), model.logits(IDS))
     assert again.cache is not model.cache
     assert again.generate("the", temperature=0, max_tokens=5) == model.generate(
@@ -167,7 +167,9 @@ def test_a_missing_model_is_an_os_error_too() -> None:
         assert isinstance(caught.value, FileNotFoundError) and isinstance(caught.value, LlmliteError)
         assert caught.value.filename == "nosuch.gguf"
         assert str(caught.value) == (
-            "nosuch.gguf: no such file, and no bundled model of that name (there is: 'tales')"
+            "nosuch.gguf: no such file, and no bundled model or package of that name (there are: 'tales', "
+            + ", ".join(f"{name!r}" for name in catalog.PACKAGED)
+            + ")"
         )
     with pytest.raises(FileNotFoundError, match="bundled data is missing"):
         ll.data_path("nosuch")

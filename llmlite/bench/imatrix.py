@@ -92,8 +92,9 @@ def collect(
     ids: the text's tokens, read in chunks of n_ctx, each from an empty cache; the rest is dropped.
     n_chunks: stop after so many. progress: called as progress(chunks_done, n_chunks).
 
-    Raises: ValueError if the text is shorter than one chunk. ModelError naming the first tensor that meets
-        NaN or infinity: the model is damaged.
+    Raises: ValueError if the text is shorter than one chunk. The model is damaged: NumericsError
+        naming the first result that isn't finite; ModelError naming the first tensor that meets numbers whose
+        squares add up to infinity.
     Source: llama.cpp, tools/imatrix.
     """
     starts = range(0, len(ids) - n_ctx + 1, n_ctx)[:n_chunks]

@@ -41,9 +41,10 @@ def by_name(name: object) -> Architecture:
         raise ModelError.at("general.architecture", "a string", repr(name))
     if name not in ARCHITECTURES:
         kind = f" ({NO_DECODERS[name]})" if name in NO_DECODERS else ""
+        known = ", ".join(ARCHITECTURES)
         raise UnsupportedError(
-            f"general.architecture: {name!r}{kind} is not supported; supported are {', '.join(ARCHITECTURES)}",
-            expected=f"one of {', '.join(ARCHITECTURES)}",
+            f"general.architecture: {name!r}{kind} is not supported; supported are {known}",
+            expected=f"one of {known}",
             got=name,
         )
     return ARCHITECTURES[name]

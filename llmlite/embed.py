@@ -17,7 +17,7 @@ import numpy as np
 from llmlite.engine import make_executor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.kv_cache import KVCache
-from llmlite.threads import fork_safe
+from llmlite.locks import fork_safe
 
 if TYPE_CHECKING:
     from llmlite.model import Model

@@ -100,8 +100,8 @@ class Keys:
     def refuse(self, name: str, got: object, supported: str) -> NoReturn:
         """Raise UnsupportedError for a value that llmlite doesn't run."""
         shown = f"{got:g}" if isinstance(got, float) else f"{got!r:.80}"
-        raise UnsupportedError(
-            f"{self.prefix}.{name}: {shown} is not supported; {supported}", expected=supported, got=got
+        raise UnsupportedError.about(
+            f"{self.prefix}.{name}", f"{shown} is not supported; {supported}", expected=supported, got=got
         )
 
     def required(self, name: str, default: Any) -> Any:
@@ -193,8 +193,9 @@ class Keys:
             if name in FEATURES:
                 self.feature(name)
                 continue
-            raise UnsupportedError(
-                f"{key}: {value!r:.60}: this key is unknown, and leaving it out could give wrong answers",
+            raise UnsupportedError.about(
+                key,
+                f"{value!r:.60}: this key is unknown, and leaving it out could give wrong answers",
                 expected="only known keys",
                 got=key,
             )

@@ -23,7 +23,7 @@ from llmlite.locks import fork_safe
 from llmlite.lora import Adapters, listed
 from llmlite.lora import read as read_adapters
 from llmlite.sampling import Sampler
-from llmlite.tokenizers import Tokenizer, from_metadata
+from llmlite.tokenizers import Tokenizer, as_ids, from_metadata
 from llmlite.weights import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
@@ -51,13 +51,18 @@ def load(
         lora: a LoRA adapter (GGUF), or a list of them, each a path or (path, scale).
 
     Raises:
-        LlmliteError: no such model (also OSError), or not a valid file (GGUFError), hyper-parameters or
-            tensors that don't fit together (ModelError), something llmlite doesn't support
-            (UnsupportedError).
+        LlmliteError: no such model (MissingFileError, also an OSError), or not a valid file (GGUFError),
+            hyper-parameters or tensors that don't fit together (ModelError), something llmlite doesn't
+            support (UnsupportedError).
         ValueError: an option outside its range.
     """
     file = gguf.read(resources.model_path(path_or_name))
     return Model(file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads, lora=lora)
+
+
+def _again(file: gguf.GGUFFile, options: dict[str, Any]) -> Model:
+    """Make the model that a pickle describes."""
+    return Model(file, **options)
 
 
 class Model:
@@ -74,6 +79,8 @@ class Model:
 
     One model may be used from several threads: steps take turns. Texts generated at the same time push
     each other out of the cache, so they come out right but slower.
+
+    A pickle or a deep copy of a model opens its file again with the same options, and has a cache of its own.
     """
 
     def __init__(
@@ -88,6 +95,9 @@ class Model:
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
+        self._options: dict[str, Any] = {  # what a pickle needs beside the file
+            "n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads, "lora": lora
+        }  # fmt: skip
         self.gguf = file
         self.metadata = file.metadata
         with file.located():
@@ -125,7 +135,7 @@ class Model:
         """
         source = self.metadata.get("tokenizer.chat_template")
         if source is None:
-            raise ModelError("tokenizer.chat_template: missing; this model has no form for a conversation")
+            raise ModelError.missing("tokenizer.chat_template", "this model has no form for a conversation")
         return ChatTemplate(source, bos_token=self._text_of("bos_id"), eos_token=self._text_of("eos_id"))
 
     def _text_of(self, special: str) -> str:
@@ -208,6 +218,7 @@ class Model:
         Raises:
             ContextOverflowError: more ids than n_ctx. ValueError: no ids, or one outside the vocabulary.
             ModelError: the model is an encoder, which has none.
+            TypeError: something that isn't a whole number, or bytes.
         """
         self._writes_text()
         ids = self._checked(ids)
@@ -270,31 +281,39 @@ class Model:
         generation = Generation(self, ids, max_tokens=max_tokens, sampler=sampler, stop=stop)
         return generation if stream else "".join(generation)
 
-    def chat(self, messages: str | Sequence[Mapping[str, str]], **options: Any) -> str | Generation:
+    def chat(
+        self, messages: str | Sequence[Mapping[str, Any]], *, parse_special: bool = False, **options: Any
+    ) -> str | Generation:
         """Answer a conversation, in the form the model was trained on.
 
         Args:
             messages: {"role": "user" | "assistant" | "system", "content": text} each; or one user message.
+                A content may also be None, or a list of parts {"type": "text", "text": text}.
+            parse_special: read control tokens spelled in the messages as those tokens. By default they are
+                only text: whoever writes a message can't end it and begin another in someone else's name.
             options: as for `generate`.
 
         Raises:
-            As `generate`; ModelError: the model's file has no chat template.
+            As `generate`; ModelError: the model's file has no chat template; ChatTemplateError: these are no
+            messages, or the template refuses them.
         """
         self._writes_text()
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        text = self.chat_template.render(list(messages), add_generation_prompt=True)
+        text = self.chat_template.render(messages, add_generation_prompt=True)
         has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
-        return self.generate(self.tokenizer.encode(text, add_special=not has_bos), **options)
+        plain = () if parse_special else text.plain
+        ids = self.tokenizer.encode(text, add_special=not has_bos, add_eos=False, plain=plain)
+        return self.generate(ids, **options)
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
             return self._checked(prompt)
         with self.gguf.located():  # merges are read at the first text
-            return self._checked(self.tokenizer.encode(prompt))
+            return self._checked(self.tokenizer.encode(prompt, add_eos=False))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        ids = [int(token) for token in ids]
+        ids = as_ids(ids, "prompt")
         if not ids:
             raise ValueError("a prompt needs at least one token")
         if len(ids) > self.n_ctx:
@@ -320,6 +339,10 @@ class Model:
             chunk = ids[start : start + size]
             rows.append(self.executor(chunk, self.cache, n_outputs=1 if last_only else len(chunk)))
         return rows[-1] if last_only else np.concatenate(rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle, or a deep copy: the file is opened again with the same options, the cache begins empty.
+        return _again, (self.gguf, self._options)
 
     def __repr__(self) -> str:
         config = self.config

@@ -202,7 +202,7 @@ def rope_table(spec: Rope, factors: np.ndarray | None = None) -> RopeTable:
     """
     n = spec.dim // 2
     if factors is not None and (len(factors) < n or not (np.isfinite(factors) & (factors > 0)).all()):
-        raise ModelError(f"{spec.factors}.weight: expected {n} positive numbers")
+        raise ModelError.about(f"{spec.factors}.weight", f"expected {n} positive numbers")
     exponents = np.arange(0, spec.dim, 2) / spec.dim
     frequencies = spec.base**-exponents
     if factors is not None:
@@ -316,8 +316,9 @@ def _check(tensors: Mapping[str, QuantTensor], config: ModelConfig, fused: froze
             raise ModelError.absent(name)
     for name, tensor in tensors.items():
         if name not in shapes:
-            raise ModelError(
-                f"{name}: not a tensor of the {config.architecture.name} architecture",
+            raise ModelError.about(
+                name,
+                f"not a tensor of the {config.architecture.name} architecture",
                 expected=f"only tensors of the {config.architecture.name} architecture",
                 got=name,
             )

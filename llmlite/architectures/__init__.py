@@ -42,8 +42,9 @@ def by_name(name: object) -> Architecture:
     if name not in ARCHITECTURES:
         kind = f" ({NO_DECODERS[name]})" if name in NO_DECODERS else ""
         known = ", ".join(ARCHITECTURES)
-        raise UnsupportedError(
-            f"general.architecture: {name!r}{kind} is not supported; supported are {known}",
+        raise UnsupportedError.about(
+            "general.architecture",
+            f"{name!r}{kind} is not supported; supported are {known}",
             expected=f"one of {known}",
             got=name,
         )
@@ -60,4 +61,4 @@ def by_class(name: object) -> Architecture:
         if name in entry.classes:
             return entry
     known = ", ".join(known for entry in ARCHITECTURES.values() for known in entry.classes)
-    raise UnsupportedError(f"architectures: {name!r:.80} is not supported; supported are {known}")
+    raise UnsupportedError.about("architectures", f"{name!r:.80} is not supported; supported are {known}")

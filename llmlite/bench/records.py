@@ -82,8 +82,15 @@ FIELDS: dict[str, dict[str, Field]] = {
         "model_type": (NAMED, True, _is_name),
         "model_size": (WHOLE, True, _is_whole),
     },
+    "backend": {
+        **ENTRY,
+        "n_threads": (WHOLE, False, _or_none(_is_whole)),
+        "own_quantization": ("true or false", False, lambda value: isinstance(value, bool)),
+        **{name: (TEXT, False, _or_none(_is_text)) for name in ("type_k", "version", "isa", "wait_policy")},
+    },
     "agreement": {
         **ENTRY,
+        "own_quantization": ("true or false", False, lambda value: isinstance(value, bool)),
         "agrees": ("true or false", True, lambda value: isinstance(value, bool)),
         "reason": (TEXT, False, _is_text),
         "max_abs_diff": (NUMBER, False, _is_number),
@@ -99,6 +106,7 @@ FIELDS: dict[str, dict[str, Field]] = {
             name: (f"{WHOLE}, or null", False, _or_none(_is_whole))
             for name in ("private_bytes", "file_bytes", "resident_bytes", "peak_bytes", "file_share_bytes")
         },
+        "memory_note": (TEXT, False, _is_text),
     },
     "skipped": {
         "backend": (NAMED, True, _is_name),

@@ -169,7 +169,7 @@ def continuation(model: Model, prompt: str, choices: dict[str, Any]) -> Generati
     """Return the model's continuation of a text, to be streamed."""
     from llmlite.generate import Generation
 
-    if not model.tokenizer.encode(prompt):
+    if not model.tokenizer.encode(prompt, add_eos=False):
         raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
     generation = model.generate(prompt, stream=True, **choices)
     assert isinstance(generation, Generation)

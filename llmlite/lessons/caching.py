@@ -12,6 +12,7 @@ from llmlite.kv_cache import KVCache
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.synth import SHAPES, Shape
+from llmlite.tokenizers import as_ids
 
 KNOWN = ("llama-3.2-1b", "tinyllama-1.1b", "smollm2-135m", "qwen2.5-0.5b")
 
@@ -65,7 +66,7 @@ def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
     Raises:
         As `Model.trace`.
     """
-    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
     trace = model.trace(ids)
     keys = np.stack([trace[f"Kcur-{layer}"] for layer in range(model.config.n_layer)])  # (L, T, K, Dh)
     size = np.linalg.norm(keys, axis=-1).transpose(0, 2, 1)  # (L, K, T)

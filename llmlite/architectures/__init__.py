@@ -41,10 +41,11 @@ def by_name(name: object) -> Architecture:
         raise ModelError.at("general.architecture", "a string", repr(name))
     if name not in ARCHITECTURES:
         kind = f" ({NO_DECODERS[name]})" if name in NO_DECODERS else ""
+        known = ", ".join(ARCHITECTURES)
         raise UnsupportedError.about(
             "general.architecture",
-            f"{name!r}{kind} is not supported; supported are {', '.join(ARCHITECTURES)}",
-            expected=f"one of {', '.join(ARCHITECTURES)}",
+            f"{name!r}{kind} is not supported; supported are {known}",
+            expected=f"one of {known}",
             got=name,
         )
     return ARCHITECTURES[name]

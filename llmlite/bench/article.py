@@ -233,8 +233,9 @@ def _cost(n_packages: int, n_bytes: int) -> dict[str, Any]:
 
 def _distribution(extra: str) -> str:
     """Return the package that gives an environment its purpose."""
-    names = {"transformers": "transformers", "tensorflow": "tensorflow-cpu"}
-    return names.get(extra) or envs._required(envs.ENVIRONMENTS[extra][0])
+    if extra == "transformers":  # PyTorch comes first in its list
+        return extra
+    return envs._required(envs.ENVIRONMENTS[extra][0])
 
 
 @_claim("privacy", "Everything stays on the machine: no data leaves it.")

@@ -28,8 +28,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "torch": ("torch>=2.4",),
     "transformers": ("torch>=2.4", "transformers>=4.50", "accelerate>=1.0", "gguf>=0.17"),
     "tensorflow": (
-        "tensorflow-cpu>=2.16; platform_machine == 'x86_64' or platform_machine == 'AMD64'",
-        "tensorflow>=2.16; platform_machine != 'x86_64' and platform_machine != 'AMD64'",
+        "tensorflow>=2.16",  # not tensorflow-cpu: Hub's tf-keras requires this one, and both share a folder
         "tensorflow-hub>=0.16",
         "tf-keras>=2.16",
         "setuptools<81",  # tensorflow-hub imports pkg_resources, which later ones lack

@@ -18,7 +18,7 @@ EXAMPLES = """\
 examples:
   llmlite claims                              all of them; some minutes
   llmlite claims --only privacy,training
-  llmlite claims --json > claims.json
+  llmlite claims --only formats --json
   llmlite claims -o results                   claims.json and a picture of the table
 
 Peers are found here or in their environments: llmlite bench env create NAME.

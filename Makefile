@@ -13,7 +13,7 @@ setup = python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && "$$python" tool
 warm = $(PY) -m llmlite warmup --lessons
 
 DEMO := plot,torch
-TEST := lab,torch,transformers,test
+TEST := lab,hub,torch,transformers,test
 
 .PHONY: help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
@@ -54,7 +54,7 @@ test:
 	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 
 test-all:
-	@$(call setup,$(TEST)$(comma)llamacpp$(comma)browser)
+	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)browser)
 	$(PY) -m pytest -m "slow or conformance"
 
 # llama.cpp's programs take minutes to compile, so no other goal needs them

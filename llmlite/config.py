@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llmlite.architectures import Architecture, by_name
-from llmlite.errors import ModelError
+from llmlite.errors import ModelError, UnsupportedError
 from llmlite.hyperparameters import Keys
 from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, Rope, ShortConvolution, Yarn
 
@@ -36,7 +38,11 @@ class ModelConfig:
         embedding_scale: embeddings are multiplied by it. logit_scale: logits are multiplied by it.
         final_softcap: logits become final_softcap · tanh(logit / final_softcap); 0: they stay.
         n_ctx_original: the context before it was extended (longrope), else n_ctx.
-        pooling: of an encoder: "none", "mean", "cls", "last" or "rank". n_token_types: its kinds of tokens.
+        pooling: how a text's states become its embedding: "none", "mean", "cls", "last" or "rank"; None if
+            the file doesn't say. n_token_types: kinds of tokens that have a vector of their own; 0: none.
+        dense: (rows, columns) of the matrices that pooled states go through, by name.
+        n_class: numbers that a head for pairs of texts gives; 0 without one. head_pooling: the states that
+            it reads, "cls" or "mean"; None if the file doesn't say.
 
     `n_head`, `n_head_kv`, `head_size` and the like are those of the first layer with attention, `n_ff` of the
     first layer: of all layers in most models; `layers` has each one's own.
@@ -52,8 +58,11 @@ class ModelConfig:
     logit_scale: float = 1.0
     final_softcap: float = 0.0
     n_ctx_original: int = 0
-    pooling: str = "none"
+    pooling: str | None = None
     n_token_types: int = 0
+    dense: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    n_class: int = 0
+    head_pooling: str | None = None
 
     @property
     def n_layer(self) -> int:
@@ -166,6 +175,8 @@ class ModelConfig:
         """
         if "general.architecture" not in metadata:
             raise ModelError.missing("general.architecture", "without it this is not a model")
+        if metadata.get("general.type") == "adapter":
+            raise UnsupportedError("general.type: an adapter alone is no model; load its base with lora=FILE")
         architecture = by_name(metadata["general.architecture"])
         keys = Keys(metadata, architecture.name, architecture.features)
         n_layer = keys.integer("block_count", at_most=MAX_LAYERS)
@@ -186,9 +197,16 @@ class ModelConfig:
             logit_scale=architecture.logit_scale(_unless_zero(keys.feature("logit_scale"), 1.0)),
             final_softcap=keys.feature("final_logit_softcapping"),
             n_ctx_original=build.n_ctx_original,
-            pooling=_pooling(keys),
-            n_token_types=int(keys.feature("token_type_count")),
+            pooling=_pooling(keys, "pooling_type"),
+            head_pooling=_pooling(keys, "classifier.pooling_type"),
+            n_token_types=_n_token_types(keys, architecture),
+            dense=_dense(keys, architecture, tensors, n_embd),
+            n_class=_n_class(architecture, tensors),
         )
+        if keys.flag("attention.causal", architecture.causal) != architecture.causal:
+            usual = str(architecture.causal).lower()
+            supported = f"in a {keys.prefix} model only {usual} is"
+            keys.refuse("attention.causal", not architecture.causal, supported)
         keys.refuse_unread()
         return found
 
@@ -197,10 +215,48 @@ def _unless_zero(value: float, default: float) -> float:
     return value or default
 
 
-def _pooling(keys: Keys) -> str:
-    number = int(keys.feature("pooling_type"))
+def _n_token_types(keys: Keys, architecture: Architecture) -> int:
+    """How many kinds of tokens there are: a key of the tokenizer's, as the format has it."""
+    if not architecture.token_types:
+        return 0
+    key = "tokenizer.ggml.token_type_count"
+    value = keys.metadata.get(key)
+    if value is None:
+        raise ModelError.missing(key, f"a {keys.prefix} model needs it")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 < value < 2**16:
+        raise ModelError.at(key, "a whole number above 0", repr(value))
+    return int(value)
+
+
+def _dense(
+    keys: Keys, architecture: Architecture, tensors: Mapping[str, QuantTensor], n_embd: int
+) -> dict[str, tuple[int, int]]:
+    """The matrices after pooling: each takes what the one before gives, and the first takes n_embd."""
+    found: dict[str, tuple[int, int]] = {}
+    width = n_embd
+    for name in architecture.dense:
+        rows, columns = (keys.integer(f"{name}_feat_{end}", 0, at_least=0) for end in ("out", "in"))
+        if not rows and f"{name}.weight" not in tensors:
+            continue
+        if columns != width:
+            keys.fail(f"{name}_feat_in", f"{width}, the width of what comes in", columns)
+        found[name] = rows, columns
+        width = rows
+    return found
+
+
+def _n_class(architecture: Architecture, tensors: Mapping[str, QuantTensor]) -> int:
+    """How many numbers the head for pairs of texts gives; 0 without one."""
+    head = tensors.get("cls.output.weight") if architecture.head else None
+    return 0 if head is None else int(head.shape[0])
+
+
+def _pooling(keys: Keys, name: str) -> str | None:
+    if not keys.has(name):
+        return None
+    number = keys.integer(name, at_least=0)
     if number not in POOLING:
-        keys.fail("pooling_type", f"one of {', '.join(map(str, POOLING))}", number)
+        keys.fail(name, f"one of {', '.join(map(str, POOLING))}", number)
     return POOLING[number]
 
 
@@ -246,7 +302,7 @@ class _Layers:
             self.key_size, n_embd, self.n_head[0], n_layer
         )
         self.residual_scale = keys.feature("residual_scale") or 1.0
-        self.alibi = keys.feature("attention.max_alibi_bias")
+        self.alibi = keys.feature("attention.max_alibi_bias") or architecture.alibi
         self.parallel = self._parallel()
         self.temperature_scale = keys.feature("attention.temperature_scale")
         self.temperature_length = self._temperature_length()

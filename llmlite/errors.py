@@ -25,6 +25,13 @@ class LlmliteError(Exception):
         return printable(super().__str__())
 
 
+class MissingFileError(LlmliteError, FileNotFoundError):
+    """A file or a folder isn't there. Made as an OSError is: (errno.ENOENT, what is missing, its path)."""
+
+    def __str__(self) -> str:
+        return printable(f"{self.filename}: {self.strerror}" if self.filename else str(self.strerror))
+
+
 class GGUFError(LlmliteError):
     """A model file is malformed, cut off, or of a kind that can't be read.
 
@@ -73,38 +80,63 @@ class GGUFWarning(UserWarning):
 class ContentError(LlmliteError):
     """A file can be read, but what it says makes no sense. Its text begins with the key or tensor it's about.
 
-    path, field, offset: the file, the key or tensor, and where its value or entry begins, as far as known.
+    path, offset: the file, and where the value or entry begins in it, as far as known.
+    key: the key or tensor it's about; None if it's about none. index: which element of an array, or None.
     expected: what would have been right, as a phrase; got: what was there instead. Both as in GGUFError, and
         empty where an error isn't about one value.
     """
 
     path: str | None = None
-    field: str | None = None
     offset: int | None = None
 
-    def __init__(self, text: str = "", *, expected: str = "", got: object = "") -> None:
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        key: str | None = None,
+        index: int | None = None,
+        expected: str = "",
+        got: object = "",
+    ) -> None:
         super().__init__(text)
+        self.key = key
+        self.index = index
         self.expected = expected
         self.got = got
 
-    @classmethod
-    def at(cls, field: str, expected: str, got: object, note: str = "") -> Self:
-        """Make the error "FIELD: expected EXPECTED, got GOTNOTE".
+    @property
+    def field(self) -> str | None:
+        """The key or tensor, with the element of an array: "tokenizer.ggml.tokens[7]"."""
+        return self.key if self.index is None else f"{self.key}[{self.index}]"
 
-        got: a string stands as it is; of other values the representation, cut to 80 characters.
+    @classmethod
+    def about(
+        cls, key: str, text: str, *, index: int | None = None, expected: str = "", got: object = ""
+    ) -> Self:
+        """Make the error "KEY: TEXT", or "KEY[INDEX]: TEXT"."""
+        error = cls(text, key=key, index=index, expected=expected, got=got)
+        error.args = (f"{error.field}: {text}",)
+        return error
+
+    @classmethod
+    def at(cls, key: str, expected: str, got: object, note: str = "", *, index: int | None = None) -> Self:
+        """Make the error "KEY: expected EXPECTED, got GOTNOTE".
+
+        got: a string is shown as it is; of other values the representation, cut to 80 characters.
         """
         shown = got if isinstance(got, str) else f"{got!r:.80}"
-        return cls(f"{field}: expected {expected}, got {shown}{note}", expected=expected, got=got)
+        text = f"expected {expected}, got {shown}{note}"
+        return cls.about(key, text, index=index, expected=expected, got=got)
 
     @classmethod
-    def missing(cls, field: str, why: str) -> Self:
-        """Make the error "FIELD: missing; WHY"."""
-        return cls(f"{field}: missing; {why}", expected="this key", got="nothing")
+    def missing(cls, key: str, why: str) -> Self:
+        """Make the error "KEY: missing; WHY"."""
+        return cls.about(key, f"missing; {why}", expected="this key", got="nothing")
 
     @classmethod
     def absent(cls, tensor: str) -> Self:
         """Make the error "TENSOR: this tensor is missing"."""
-        return cls(f"{tensor}: this tensor is missing", expected="this tensor", got="nothing")
+        return cls.about(tensor, "this tensor is missing", expected="this tensor", got="nothing")
 
     def __str__(self) -> str:
         text = super().__str__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 if TYPE_CHECKING:
     from llmlite.model import Model
@@ -46,6 +46,8 @@ class Generation:
         sampler: Sampler,
         stop: Sequence[str] = (),
     ) -> None:
+        if not isinstance(max_tokens, SupportsIndex):
+            raise TypeError(f"max_tokens: expected a whole number, got {max_tokens!r:.80}")
         if max_tokens < 0:
             raise ValueError(f"max_tokens must be 0 or more, got {max_tokens}")
         self._model = model
@@ -128,6 +130,9 @@ class _StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         stops = [stops] if isinstance(stops, str) else list(stops)
+        for stop in stops:
+            if not isinstance(stop, str):
+                raise TypeError(f"stop: expected texts, got {stop!r:.80}")
         if "" in stops:
             raise ValueError("a stop string must not be empty")
         self.stops = stops

@@ -104,7 +104,7 @@ class _Table:
         self.words = np.zeros(8 + 3 * CAPACITY, np.int64)  # never freed
         self.rows = self.words[8:].reshape(CAPACITY, 3)
         self.paths: dict[int, str] = {}  # row -> the file, of the rows in use
-        self.lock = fork_safe(threading.Lock())
+        self.lock = fork_safe(threading.RLock())  # a mapping may be collected, and leave, while one enters
 
     def enter(self, low: int, high: int, path: str) -> int | None:
         """Watch a range; returns its row, or None when the table is full."""

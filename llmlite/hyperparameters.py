@@ -14,6 +14,7 @@ from llmlite.errors import ModelError, UnsupportedError
 HARMLESS = {
     "vocab_size": "the number of rows of token_embd says it",
     "tensor_data_layout": "the layout is that of the architecture",
+    "classifier.output_labels": "they are names",
     "rope.scaling.finetuned": "it says how the model was trained; architectures that obey it read it",
     "rope.scaling.original_context_length": "only yarn and longrope use it, and read it",
     "rope.scaling.factor": "only a scaling type other than none uses it",
@@ -37,6 +38,7 @@ HARMLESS = {
     "expert_weights_scale": "a model without experts has no use for it",
     "feed_forward_length": "a model whose every layer is a mixture reads expert_feed_forward_length",
 }
+TOWERS = ("vision.", "audio.", "mm.")  # keys of towers for images and sound, which text never passes
 # Keys that ask for something: the value that asks for nothing.
 FEATURES: dict[str, Any] = {
     "attn_logit_softcapping": 0.0,
@@ -49,11 +51,8 @@ FEATURES: dict[str, Any] = {
     "attention.max_alibi_bias": 0.0,
     "attention.temperature_scale": 0.0,
     "attention.temperature_length": 0,
-    "attention.causal": True,
     "attention.sliding_window": 0,
     "use_parallel_residual": False,
-    "pooling_type": 0,
-    "token_type_count": 0,
     "expert_count": 0,
     "expert_shared_count": 0,
     "expert_shared_feed_forward_length": 0,
@@ -101,8 +100,8 @@ class Keys:
     def refuse(self, name: str, got: object, supported: str) -> NoReturn:
         """Raise UnsupportedError for a value that llmlite doesn't run."""
         shown = f"{got:g}" if isinstance(got, float) else f"{got!r:.80}"
-        raise UnsupportedError(
-            f"{self.prefix}.{name}: {shown} is not supported; {supported}", expected=supported, got=got
+        raise UnsupportedError.about(
+            f"{self.prefix}.{name}", f"{shown} is not supported; {supported}", expected=supported, got=got
         )
 
     def required(self, name: str, default: Any) -> Any:
@@ -189,11 +188,14 @@ class Keys:
             name = key.removeprefix(start)
             if not key.startswith(start) or name in self._read or name in HARMLESS:
                 continue
+            if name.startswith(TOWERS):
+                continue
             if name in FEATURES:
                 self.feature(name)
                 continue
-            raise UnsupportedError(
-                f"{key}: {value!r:.60}: this key is unknown, and leaving it out could give wrong answers",
+            raise UnsupportedError.about(
+                key,
+                f"{value!r:.60}: this key is unknown, and leaving it out could give wrong answers",
                 expected="only known keys",
                 got=key,
             )

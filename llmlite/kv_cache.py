@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from llmlite.errors import ContextOverflowError, ModelError
+from llmlite.errors import ContextOverflowError, ModelError, UnsupportedError
 from llmlite.layers import Attention
 from llmlite.recurrent import RecurrentMemory, RecurrentState
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 BLOCK = 32  # positions whose keys lie transposed: a line of 64 bytes holds one element of 32 float16 keys
 ALIGNMENT = 64  # bytes of a cache line and of the widest vector
 CHUNK = 256  # tokens that a step may bring at most: a window's ring has room for so many more
-DTYPES = {"f16": np.float16, "f32": np.float32}
+DTYPES = {"f16": np.float16, "f32": np.float32, "q8_0": np.int8}  # what an array of keys or values holds
+QUANTIZED = 32  # numbers that share a scale in a cache of int8
+KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+SMALLEST = np.float32(1e-30)  # below, a scale is 0 in float16 anyway, and its inverse may overflow
 SNAPSHOTS = 4  # of recurrent states that are kept; each is as large as these states
 SNAPSHOT_EVERY = 256  # positions between snapshots while a text is written
 
@@ -56,27 +59,41 @@ class AttentionState:
     and one step's tokens: position p is stored at p % size. The system hands out pages when they are first
     written, so a long context costs memory only as it fills.
 
+    A cache of int8 keeps Q8_0 blocks: 32 numbers of a head's key or value at one position are bytes (-127 …
+    127) times a scale of their own.
+
     Attributes:
         k: (n_head_kv, size/32, key_size, 32): keys transposed within each 32 positions, so that one vector
             load takes an element of many keys and their scores need no sum over lanes.
         v: (n_head_kv, size, value_size).
+        k_scales, v_scales: of int8, float16 (n_head_kv, size/32, key_size/32 or value_size/32, 32), one for
+            each 32 numbers and position; else None.
         size: positions there is room for, a multiple of 32. window: the mixer's, 0 for all positions.
         intact: the first position that no later one has overwritten.
     """
 
     def __init__(self, spec: Attention, n_ctx: int, dtype: type, chunk: int) -> None:
+        if dtype == np.int8:
+            require_blocks(spec)
         wanted = n_ctx if not spec.window or not spec.causal else min(n_ctx, spec.window + chunk)
         n_blocks = -(-wanted // BLOCK)
         self.window = spec.window if spec.causal else 0
         self.size = n_blocks * BLOCK
         self.k = _aligned_zeros((spec.n_head_kv, n_blocks, spec.key_size, BLOCK), dtype)
         self.v = _aligned_zeros((spec.n_head_kv, self.size, spec.value_size), dtype)
+        self.k_scales = self.v_scales = None
+        if dtype == np.int8:
+            self.k_scales, self.v_scales = (
+                _aligned_zeros((spec.n_head_kv, n_blocks, width // QUANTIZED, BLOCK), np.float16)
+                for width in (spec.key_size, spec.value_size)
+            )
         self.intact = 0
 
     @property
     def n_bytes(self) -> int:
         """Bytes when full."""
-        return self.k.nbytes + self.v.nbytes
+        arrays = (self.k, self.v, self.k_scales, self.v_scales)
+        return sum(array.nbytes for array in arrays if array is not None)
 
     def reusable(self, n: int) -> bool:
         """Return whether the positions that token `n` sees are all still there."""
@@ -107,17 +124,61 @@ class AttentionState:
     def write(self, position: int, k: np.ndarray, v: np.ndarray) -> None:
         """Put the keys (T, n_head_kv, key_size) and values (T, n_head_kv, value_size) at `position`."""
         at = np.arange(position, position + len(k)) % self.size
+        if self.k_scales is not None and self.v_scales is not None:
+            k, k_scales = quantize(k)
+            v, v_scales = quantize(v)
+            self.k_scales[:, at // BLOCK, :, at % BLOCK] = k_scales
+            self.v_scales[:, at // BLOCK, :, at % BLOCK] = v_scales
         self.k[:, at // BLOCK, :, at % BLOCK] = k
         self.v[:, at] = v.swapaxes(0, 1)
 
     def keys(self, head: int, start: int, end: int) -> np.ndarray:
         """The keys of one head at positions `start` … `end - 1`, float32 (end - start, key_size)."""
         at = np.arange(start, end) % self.size
-        return self.k[head, at // BLOCK, :, at % BLOCK].astype(np.float32, copy=False)
+        return self._floats(self.k[head, at // BLOCK, :, at % BLOCK], self.k_scales, head, at)
 
     def values(self, head: int, start: int, end: int) -> np.ndarray:
         """The values of one head at those positions, float32 (end - start, value_size)."""
-        return self.v[head, np.arange(start, end) % self.size].astype(np.float32, copy=False)
+        at = np.arange(start, end) % self.size
+        return self._floats(self.v[head, at], self.v_scales, head, at)
+
+    def _floats(self, rows: np.ndarray, scales: np.ndarray | None, head: int, at: np.ndarray) -> np.ndarray:
+        found = rows.astype(np.float32, copy=False)
+        if scales is None:
+            return found
+        own = scales[head, at // BLOCK, :, at % BLOCK].astype(np.float32)
+        with np.errstate(invalid="ignore"):  # 0 times infinity: not a number either
+            return found * own.repeat(QUANTIZED, axis=-1)
+
+
+def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes, int8 (…, D), and scales, float16 (…, D/32), that a Q8_0 cache keeps of float32 x.
+
+    The same bytes as the store kernel's, operation by operation: scale max|x| / 127, codes x · (127 / max|x|)
+    rounded to even. (The file format rounds halves away from zero.) A block in which a number is not finite
+    gets a scale that is not finite.
+    """
+    blocks = x.astype(np.float32, copy=False).reshape(*x.shape[:-1], -1, QUANTIZED)
+    largest = np.abs(blocks).max(axis=-1)
+    with np.errstate(all="ignore"):
+        inverse = np.where(largest > SMALLEST, np.float32(127) / largest, np.float32(0))
+        codes = np.rint(blocks * inverse[..., None])
+        scales = (largest / np.float32(127)).astype(np.float16)
+    return np.nan_to_num(codes, nan=0).astype(np.int8).reshape(x.shape), scales
+
+
+def require_blocks(spec: Attention) -> None:
+    """Refuse a mixer whose keys or values aren't whole blocks of a Q8_0 cache.
+
+    Raises:
+        UnsupportedError: names the size.
+    """
+    for what, size in (("keys", spec.key_size), ("values", spec.value_size)):
+        if size % QUANTIZED:
+            raise UnsupportedError(
+                f"kv_dtype q8_0 needs {what} of a multiple of {QUANTIZED} numbers, this model's have {size}; "
+                "use f16"
+            )
 
 
 class KVCache:
@@ -130,7 +191,8 @@ class KVCache:
     Args:
         config: gives the layers.
         n_ctx: the number of positions.
-        dtype: np.float16 (half the memory; moves logits by about 3e-2) or np.float32.
+        dtype: np.float16 (half the memory of float32; moves logits by about 3e-2), np.int8 (Q8_0 blocks: half
+            of that and a scale for each 32 numbers), or np.float32.
         chunk: the longest step that will be run, in tokens.
         n_snapshots: how many snapshots of recurrent layers' states are kept. A text that shares only its
             beginning with the last one is read again from the latest snapshot within that beginning.
@@ -139,6 +201,7 @@ class KVCache:
 
     Raises:
         ValueError: for another dtype, n_ctx < 1, n_snapshots < 0 or snapshot_every < 1.
+        UnsupportedError: keys or values that aren't multiples of 32 numbers, in Q8_0.
         ModelError: the system has no memory for so many positions.
     """
 
@@ -152,8 +215,8 @@ class KVCache:
         n_snapshots: int = SNAPSHOTS,
         snapshot_every: int = SNAPSHOT_EVERY,
     ) -> None:
-        if dtype not in (np.float16, np.float32):
-            raise ValueError(f"a KV cache holds float16 or float32, not {np.dtype(dtype).name}")
+        if dtype not in DTYPES.values():
+            raise ValueError(f"a KV cache holds float16, float32 or int8, not {np.dtype(dtype).name}")
         if n_ctx < 1:
             raise ValueError(f"n_ctx must be at least 1, got {n_ctx}")
         if n_snapshots < 0 or snapshot_every < 1:
@@ -181,6 +244,8 @@ class KVCache:
                     self.states.append(AttentionState(mixer, n_ctx, dtype, chunk))
         except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
             raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
+        # others never overwrite a position
+        self._rings = [s for s in self.states if isinstance(s, AttentionState) and s.window]
         self.ids: list[int] = []
 
     def __getitem__(self, layer: int) -> Any:
@@ -202,18 +267,15 @@ class KVCache:
         Raises:
             ContextOverflowError: they do not fit; nothing is changed then.
         """
-        if self.position + n > self.n_ctx:
-            raise ContextOverflowError(
-                f"{n} tokens after {self.position} do not fit in a context of {self.n_ctx}"
-            )
-        for state in self.states:
-            state.reserve(self.position, n)
+        position = self.position
+        if position + n > self.n_ctx:
+            raise ContextOverflowError(f"{n} tokens after {position} do not fit in a context of {self.n_ctx}")
+        for state in self._rings:
+            state.reserve(position, n)
 
     def extend(self, ids: Sequence[int]) -> None:
         """Note that all layers have seen `ids`: the step is over."""
-        if (
-            self.recurrent.states
-        ):  # first: if this is interrupted, a recurrent state is ahead and not reusable
+        if self.recurrent.states:  # first: a state that is ahead, if this is interrupted, is not reusable
             self.recurrent.commit(len(ids))
         self.ids.extend(int(token) for token in ids)
 
@@ -256,7 +318,7 @@ class KVCache:
     def __repr__(self) -> str:
         return (
             f"KVCache({self.position}/{self.n_ctx} tokens, {len(self.states)} layers, "
-            f"{self.dtype.name}, {self.n_bytes / 1e6:.1f} MB when full)"
+            f"{KV_NAMES[self.dtype]}, {self.n_bytes / 1e6:.1f} MB when full)"
         )
 
 

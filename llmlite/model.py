@@ -13,14 +13,17 @@ import numpy as np
 from llmlite import gguf, resources
 from llmlite.chat import ChatTemplate
 from llmlite.config import ModelConfig
+from llmlite.embed import Embedder, Text
 from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
 from llmlite.kv_cache import DTYPES, SNAPSHOTS, KVCache
 from llmlite.locks import fork_safe
+from llmlite.lora import Adapters, listed
+from llmlite.lora import read as read_adapters
 from llmlite.sampling import Sampler
-from llmlite.tokenizers import Tokenizer, from_metadata
+from llmlite.tokenizers import Tokenizer, as_ids, from_metadata
 from llmlite.weights import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
@@ -35,6 +38,7 @@ def load(
     executor: str = "auto",
     n_threads: int | None = None,
     n_snapshots: int = SNAPSHOTS,
+    lora: Adapters | None = None,
 ) -> Model:
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
@@ -42,22 +46,35 @@ def load(
         path_or_name: a GGUF file; "tales" (the bundled model) or "smollm2" (pulled with `llmlite pull`),
             also in another type, "tales:Q4_0", made on first use; or any name that `llmlite models` lists.
         n_ctx: how many tokens the context holds; by default what the model was trained for, at most 4096.
-        kv_dtype: keys and values are kept as "f16", or as "f32" to compare exactly.
+        kv_dtype: keys and values are kept as "f16", as "q8_0" in half the memory (KL divergence below
+            1e-3), or as "f32" to compare exactly.
         executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
         n_threads: for the planned executor; by default all cores this process may use.
         n_snapshots: of recurrent layers' states (LFM2, Mamba), from which a text that shares only its
             beginning with the last one is read on. Each takes as much memory as the states.
+        lora: a LoRA adapter (GGUF), or a list of them, each a path or (path, scale).
 
     Raises:
-        LlmliteError: no such model (also OSError), or not a valid file (GGUFError), hyper-parameters or
-            tensors that don't fit together (ModelError), something llmlite doesn't support
-            (UnsupportedError).
+        LlmliteError: no such model (MissingFileError, also an OSError), or not a valid file (GGUFError),
+            hyper-parameters or tensors that don't fit together (ModelError), something llmlite doesn't
+            support (UnsupportedError).
         ValueError: an option outside its range.
     """
     file = gguf.read(resources.model_path(path_or_name))
     return Model(
-        file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads, n_snapshots=n_snapshots
+        file,
+        n_ctx=n_ctx,
+        kv_dtype=kv_dtype,
+        executor=executor,
+        n_threads=n_threads,
+        n_snapshots=n_snapshots,
+        lora=lora,
     )
+
+
+def _again(file: gguf.GGUFFile, options: dict[str, Any]) -> Model:
+    """Make the model that a pickle describes."""
+    return Model(file, **options)
 
 
 class Model:
@@ -67,12 +84,15 @@ class Model:
         gguf: the file. metadata: its keys and values.
         config: hyper-parameters. weights: tensors as the forward pass reads them.
         n_ctx: the size of the context in tokens.
+        adapters: (path, scale) of each LoRA adapter.
         executor: what runs the forward pass.
         cache: keys and values of the tokens read last. A new prompt that begins with the same tokens
             is not read again from the start.
 
     One model may be used from several threads: steps take turns. Texts generated at the same time push
     each other out of the cache, so they come out right but slower.
+
+    A pickle or a deep copy of a model opens its file again with the same options, and has a cache of its own.
     """
 
     def __init__(
@@ -84,21 +104,29 @@ class Model:
         executor: str = "auto",
         n_threads: int | None = None,
         n_snapshots: int = SNAPSHOTS,
+        lora: Adapters | None = None,
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
+        self._options: dict[str, Any] = {  # what a pickle needs beside the file
+            "n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads,
+            "n_snapshots": n_snapshots, "lora": lora,
+        }  # fmt: skip
         self.gguf = file
         self.metadata = file.metadata
         with file.located():
             config = ModelConfig.from_metadata(file.metadata, file.tensors)
             self.n_ctx = min(config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
             self.config = config.for_context(self.n_ctx)
-            self.weights = Weights.from_tensors(file.tensors, self.config)
+            self.adapters = listed(lora)
+            corrections = read_adapters(self.adapters, config.architecture.name, file.tensors)
+            self.weights = Weights.from_tensors(file.tensors, self.config, corrections)
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
-        self.cache = KVCache(self.config, self.n_ctx, KV_DTYPES[kv_dtype], n_snapshots=n_snapshots)
+        dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
+        self.cache = KVCache(self.config, self.n_ctx, dtype, n_snapshots=n_snapshots)
         self.executor = make_executor(
-            executor, self.weights, self.config, n_threads=n_threads, kv_dtype=KV_DTYPES[kv_dtype]
+            executor, self.weights, self.config, n_threads=n_threads, kv_dtype=dtype
         )
         self._lock = fork_safe(threading.RLock())
 
@@ -121,12 +149,75 @@ class Model:
         """
         source = self.metadata.get("tokenizer.chat_template")
         if source is None:
-            raise ModelError("tokenizer.chat_template: missing; this model has no form for a conversation")
+            raise ModelError.missing("tokenizer.chat_template", "this model has no form for a conversation")
         return ChatTemplate(source, bos_token=self._text_of("bos_id"), eos_token=self._text_of("eos_id"))
 
     def _text_of(self, special: str) -> str:
         token = getattr(self.tokenizer, special)
         return "" if token is None else self.tokenizer.token(token)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self)
+
+    def embed(
+        self,
+        texts: str | Sequence[Text],
+        *,
+        normalize: bool = True,
+        pooling: str | None = None,
+        truncate: bool = False,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Turn texts into vectors: the more alike two texts are, the larger the product of theirs.
+
+        Short texts are read several at a time. A model that writes text can do it too.
+
+        Args:
+            texts: one text, or several; each a string, which gets the tokens that belong around it, or
+                token ids, which are taken as they are.
+            normalize: bring each vector to length 1, so that a product of two is their cosine.
+            pooling: how the last states of a text's tokens become one vector: "mean", "cls" (the first
+                token's), "last" (the last token's), or "none". By default what the file says.
+            truncate: cut texts that are longer than n_ctx instead of refusing them.
+
+        Returns:
+            float32 (n, n_embd), one row for each text, also if it is one. With pooling "none" a list of n
+            arrays (T, n_embd).
+
+        Raises:
+            ContextOverflowError: a text has more tokens than n_ctx. TokenizerError: as `tokenizer`.
+            ValueError: no tokens, an id outside the vocabulary, or no pooling in file and call.
+        """
+        return self._embedder.embed(
+            [texts] if isinstance(texts, str) else texts,
+            normalize=normalize,
+            pooling=pooling,
+            truncate=truncate,
+        )
+
+    def score(self, query: str, texts: str | Sequence[str], *, truncate: bool = False) -> np.ndarray:
+        """Score how well each text answers a query, with the head that rerankers have.
+
+        Args:
+            texts: one text, or several.
+            truncate: cut texts so that each pair fits n_ctx, instead of refusing them.
+
+        Returns:
+            float32 (n,), the head's own numbers: the higher, the better. (n, n_class) if it has several.
+
+        Raises:
+            ModelError: the file has no such head. ContextOverflowError: a pair is longer than n_ctx.
+        """
+        return self._embedder.score(query, [texts] if isinstance(texts, str) else texts, truncate=truncate)
+
+    def _writes_text(self) -> None:
+        """Refuse what an encoder can't do.
+
+        Raises:
+            ModelError: this is one.
+        """
+        if not self.config.causal:
+            raise ModelError("an encoder doesn't write text, so it has no logits; use embed")
 
     def logits(self, ids: Sequence[int], *, last_only: bool = False) -> np.ndarray:
         """Run the model over `ids` and return a score for every possible next token.
@@ -140,7 +231,10 @@ class Model:
 
         Raises:
             ContextOverflowError: more ids than n_ctx. ValueError: no ids, or one outside the vocabulary.
+            ModelError: the model is an encoder, which has none.
+            TypeError: something that isn't a whole number, or bytes.
         """
+        self._writes_text()
         ids = self._checked(ids)
         with self._lock:
             self.cache.truncate(0)
@@ -195,35 +289,45 @@ class Model:
         Raises:
             As `logits`; TokenizerError as `tokenizer`; ValueError for an option outside its range.
         """
+        self._writes_text()
         sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         ids = self._ids(prompt)
         generation = Generation(self, ids, max_tokens=max_tokens, sampler=sampler, stop=stop)
         return generation if stream else "".join(generation)
 
-    def chat(self, messages: str | Sequence[Mapping[str, str]], **options: Any) -> str | Generation:
+    def chat(
+        self, messages: str | Sequence[Mapping[str, Any]], *, parse_special: bool = False, **options: Any
+    ) -> str | Generation:
         """Answer a conversation, in the form the model was trained on.
 
         Args:
             messages: {"role": "user" | "assistant" | "system", "content": text} each; or one user message.
+                A content may also be None, or a list of parts {"type": "text", "text": text}.
+            parse_special: read control tokens spelled in the messages as those tokens. By default they are
+                only text: whoever writes a message can't end it and begin another in someone else's name.
             options: as for `generate`.
 
         Raises:
-            As `generate`; ModelError: the model's file has no chat template.
+            As `generate`; ModelError: the model's file has no chat template; ChatTemplateError: these are no
+            messages, or the template refuses them.
         """
+        self._writes_text()
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        text = self.chat_template.render(list(messages), add_generation_prompt=True)
+        text = self.chat_template.render(messages, add_generation_prompt=True)
         has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
-        return self.generate(self.tokenizer.encode(text, add_special=not has_bos), **options)
+        plain = () if parse_special else text.plain
+        ids = self.tokenizer.encode(text, add_special=not has_bos, add_eos=False, plain=plain)
+        return self.generate(ids, **options)
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
             return self._checked(prompt)
         with self.gguf.located():  # merges are read at the first text
-            return self._checked(self.tokenizer.encode(prompt))
+            return self._checked(self.tokenizer.encode(prompt, add_eos=False))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        ids = [int(token) for token in ids]
+        ids = as_ids(ids, "prompt")
         if not ids:
             raise ValueError("a prompt needs at least one token")
         if len(ids) > self.n_ctx:
@@ -250,14 +354,21 @@ class Model:
             rows.append(self.executor(chunk, self.cache, n_outputs=1 if last_only else len(chunk)))
         return rows[-1] if last_only else np.concatenate(rows)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle, or a deep copy: the file is opened again with the same options, the cache begins empty.
+        return _again, (self.gguf, self._options)
+
     def __repr__(self) -> str:
         config = self.config
         n_weights = sum(tensor.n_elements for tensor in self.gguf.tensors.values())
         n_bytes = sum(tensor.n_bytes for tensor in self.gguf.tensors.values())
+        adapters = "".join(
+            f"adapter {os.path.basename(path)} times {scale:g}, " for path, scale in self.adapters
+        )
         return (
             f"Model({os.path.basename(self.gguf.path)}: {config.architecture.name}, {config.n_layer} layers, "
             f"n_embd {config.n_embd}, {n_weights / 1e6:.1f} M weights, {n_bytes / 1e6:.1f} MB, "
-            f"n_ctx {self.n_ctx}, {self.executor!r})"
+            f"n_ctx {self.n_ctx}, {adapters}{self.executor!r})"
         )
 
 

@@ -8,6 +8,7 @@ code changes, and that tell whether their bytes are still the ones written.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from contextlib import suppress
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from llmlite import catalog
 from llmlite.cache import cache_dir, distrust, subfolder
-from llmlite.errors import LlmliteError
+from llmlite.errors import MissingFileError
 from llmlite.terminal import complain, progress
 
 PACKAGE = Path(__file__).resolve().parent
@@ -36,13 +37,12 @@ def data_path(name: str = "") -> Path:
     """Return the path of a bundled data file, or of the data folder.
 
     Raises:
-        LlmliteError: the file isn't there (an incomplete installation, or a wrong name).
+        MissingFileError: the file isn't there (an incomplete installation, or a wrong name).
     """
     path = _bundled("data") / name
     if not path.exists():
-        raise LlmliteError(
-            f"{path}: bundled data is missing; reinstall llmlite-kit, or check the name {name!r}"
-        )
+        what = f"bundled data is missing; reinstall llmlite-kit, or check the name {name!r}"
+        raise MissingFileError(errno.ENOENT, what, str(path))
     return path
 
 
@@ -50,11 +50,11 @@ def notebooks_path() -> Path:
     """Return the folder of the lessons.
 
     Raises:
-        LlmliteError: the installation carries no notebooks.
+        MissingFileError: the installation carries no notebooks.
     """
     path = _bundled("notebooks")
     if not path.is_dir():
-        raise LlmliteError(f"{path}: the notebooks are missing; reinstall llmlite-kit")
+        raise MissingFileError(errno.ENOENT, "the notebooks are missing; reinstall llmlite-kit", str(path))
     return path
 
 
@@ -68,7 +68,9 @@ def model_path(name: str | os.PathLike[str] = "tales") -> Path:
     use); what other programs keep: "OWNER/REPO:FILE", "ollama:NAME:TAG", and so on.
 
     Raises:
-        LlmliteError: no such file and no such model here, or the type can't be quantized to.
+        MissingFileError: no such file and no such model here.
+        LlmliteError: a name that fits several files, or a package that isn't pulled yet.
+        UnsupportedError: the type is unknown or can't be quantized to.
     """
     text = os.fspath(name)
     model, _, type_name = text.partition(":")
@@ -93,9 +95,8 @@ def _found(text: str) -> Path:
     if text.partition(":")[0] in catalog.PREFIXES or (repository and not is_path):
         return catalog.find(text)
     names = ", ".join(f"{name!r}" for name in (*BUNDLED_MODELS, *catalog.PACKAGED))
-    raise LlmliteError(
-        f"{text}: no such file, and no bundled model or package of that name (there are: {names})"
-    )
+    reason = f"no such file, and no bundled model or package of that name (there are: {names})"
+    raise MissingFileError(errno.ENOENT, reason, text)
 
 
 def sibling_stem(source: Path, model: str, type_name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Shape:
     Attributes:
         head_size: 0 for n_embd / n_head. rope_base: 0 for learned positions.
         n_expert, n_expert_used: of a mixture; n_ff is then the width of one expert.
+        more: further hyper-parameters of the file, without the architecture's prefix; they win.
+        optional: tensors it has that its architecture doesn't ask for, without "blk.N.".
     """
 
     architecture: str
@@ -49,6 +51,8 @@ class Shape:
     head_size: int = 0
     n_expert: int = 0
     n_expert_used: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
 
 
 SHAPES = {
@@ -75,6 +79,99 @@ SHAPES = {
     "gpt2": Shape(
         architecture="gpt2", n_layer=12, n_embd=768, n_head=12, n_head_kv=12, n_ff=3072, n_vocab=50257,
         n_ctx=1024, rope_base=0.0, is_tied=True,
+    ),
+    "gemma3-270m": Shape(
+        architecture="gemma3", n_layer=18, n_embd=640, n_head=4, n_head_kv=1, head_size=256, n_ff=2048,
+        n_vocab=262144, n_ctx=32768, rope_base=1000000.0, is_tied=True,
+        more={"attention.sliding_window": 512},
+    ),
+    "gemma3-1b": Shape(
+        architecture="gemma3", n_layer=26, n_embd=1152, n_head=4, n_head_kv=1, head_size=256, n_ff=6912,
+        n_vocab=262144, n_ctx=32768, rope_base=1000000.0, is_tied=True,
+        more={"attention.sliding_window": 512},
+    ),
+    "gemma2-2b": Shape(
+        architecture="gemma2", n_layer=26, n_embd=2304, n_head=8, n_head_kv=4, head_size=256, n_ff=9216,
+        n_vocab=256000, n_ctx=8192, rope_base=10000.0, is_tied=True,
+        more={"attention.sliding_window": 4096, "attn_logit_softcapping": 50.0,
+              "final_logit_softcapping": 30.0},
+    ),
+    "phi-2": Shape(
+        architecture="phi2", n_layer=32, n_embd=2560, n_head=32, n_head_kv=32, n_ff=10240, n_vocab=51200,
+        n_ctx=2048, rope_base=10000.0, is_tied=False, more={"rope.dimension_count": 32},
+    ),
+    "phi-4-mini": Shape(
+        architecture="phi3", n_layer=32, n_embd=3072, n_head=24, n_head_kv=8, n_ff=8192, n_vocab=200064,
+        n_ctx=131072, rope_base=10000.0, is_tied=True,
+        more={"rope.dimension_count": 96, "rope.scaling.original_context_length": 4096,
+              "rope.scaling.attn_factor": 1.190238},
+        optional=("rope_factors_long.weight", "rope_factors_short.weight"),
+    ),
+    "smollm3-3b": Shape(
+        architecture="smollm3", n_layer=36, n_embd=2048, n_head=16, n_head_kv=4, n_ff=11008, n_vocab=128256,
+        n_ctx=65536, rope_base=5000000.0, is_tied=True,
+    ),
+    "granite-3.3-2b": Shape(
+        architecture="granite", n_layer=40, n_embd=2048, n_head=32, n_head_kv=8, n_ff=8192, n_vocab=49159,
+        n_ctx=131072, rope_base=10000000.0, is_tied=True,
+        more={"embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 8.0,
+              "attention.scale": 0.015625},
+    ),
+    "granite-3.1-1b-a400m": Shape(
+        architecture="granitemoe", n_layer=24, n_embd=1024, n_head=16, n_head_kv=8, n_ff=512, n_vocab=49155,
+        n_ctx=131072, rope_base=1500000.0, is_tied=True, n_expert=32, n_expert_used=8,
+        more={"embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 6.0,
+              "attention.scale": 0.015625},
+    ),
+    "olmo2-1b": Shape(
+        architecture="olmo2", n_layer=16, n_embd=2048, n_head=16, n_head_kv=16, n_ff=8192, n_vocab=100352,
+        n_ctx=4096, rope_base=500000.0, is_tied=False,
+    ),
+    "starcoder2-3b": Shape(
+        architecture="starcoder2", n_layer=30, n_embd=3072, n_head=24, n_head_kv=2, n_ff=12288, n_vocab=49152,
+        n_ctx=16384, rope_base=999999.44, is_tied=True, more={"attention.sliding_window": 4096},
+    ),
+    "stablelm-3b": Shape(
+        architecture="stablelm", n_layer=32, n_embd=2560, n_head=32, n_head_kv=32, n_ff=6912, n_vocab=50304,
+        n_ctx=4096, rope_base=10000.0, is_tied=False,
+        more={"rope.dimension_count": 20, "use_parallel_residual": False},
+        optional=("ffn_norm.weight", "ffn_norm.bias"),
+    ),
+    "pythia-160m": Shape(
+        architecture="gptneox", n_layer=12, n_embd=768, n_head=12, n_head_kv=12, n_ff=3072, n_vocab=50304,
+        n_ctx=2048, rope_base=10000.0, is_tied=False,
+        more={"rope.dimension_count": 16, "use_parallel_residual": True},
+    ),
+    "exaone4-1.2b": Shape(
+        architecture="exaone4", n_layer=30, n_embd=2048, n_head=32, n_head_kv=8, n_ff=4096, n_vocab=102400,
+        n_ctx=65536, rope_base=1000000.0, is_tied=True,
+    ),
+    "command-r7b": Shape(
+        architecture="cohere2", n_layer=32, n_embd=4096, n_head=32, n_head_kv=8, n_ff=14336, n_vocab=256000,
+        n_ctx=132096, rope_base=50000.0, is_tied=True,
+        more={"attention.sliding_window": 4096, "logit_scale": 0.25},
+    ),
+    "bitnet-2b": Shape(
+        architecture="bitnet", n_layer=30, n_embd=2560, n_head=20, n_head_kv=5, n_ff=6912, n_vocab=128256,
+        n_ctx=4096, rope_base=500000.0, is_tied=True,
+    ),
+    # The first 4 of 24 layers
+    "gpt-oss-20b-4-layers": Shape(
+        architecture="gpt-oss", n_layer=4, n_embd=2880, n_head=64, n_head_kv=8, head_size=64, n_ff=2880,
+        n_vocab=201088, n_ctx=131072, rope_base=150000.0, is_tied=False, n_expert=32, n_expert_used=4,
+        more={"attention.sliding_window": 128, "rope.scaling.type": "yarn", "rope.scaling.factor": 32.0,
+              "rope.scaling.original_context_length": 4096},
+    ),
+    "qwen1.5-moe-a2.7b-4-layers": Shape(
+        architecture="qwen2moe", n_layer=4, n_embd=2048, n_head=16, n_head_kv=16, n_ff=1408, n_vocab=151936,
+        n_ctx=8192, rope_base=1000000.0, is_tied=False, n_expert=60, n_expert_used=4,
+        more={"feed_forward_length": 5632, "expert_shared_feed_forward_length": 5632},
+        optional=("ffn_gate_inp_shexp.weight",),
+    ),
+    # The first 4 of 16 layers
+    "olmoe-1b-7b-4-layers": Shape(
+        architecture="olmoe", n_layer=4, n_embd=2048, n_head=16, n_head_kv=16, n_ff=1024, n_vocab=50304,
+        n_ctx=4096, rope_base=10000.0, is_tied=False, n_expert=64, n_expert_used=8,
     ),
     # The first 4 of 48 layers: the whole, 30 billion weights, would leave no memory for a second program
     "qwen3-30b-a3b-4-layers": Shape(
@@ -163,7 +260,11 @@ def _tensor_shapes(widths: Shape) -> dict[str, tuple[int, ...]]:
     )
     config = ModelConfig.from_metadata(hyper, {embeddings.name: embeddings})
     wanted = required_tensors(config) | (set() if widths.is_tied else {"output.weight"})
-    return {name: shape for name, shape in tensor_shapes(config).items() if name in wanted}
+    return {
+        name: shape
+        for name, shape in tensor_shapes(config).items()
+        if name in wanted or name.endswith(widths.optional)
+    }
 
 
 def _hyperparameters(widths: Shape) -> dict[str, Any]:
@@ -184,7 +285,7 @@ def _hyperparameters(widths: Shape) -> dict[str, Any]:
     if widths.n_expert:
         found |= {"expert_count": widths.n_expert, "expert_used_count": widths.n_expert_used}
         found |= {"expert_feed_forward_length": widths.n_ff}
-    return found
+    return found | dict(widths.more)
 
 
 def _metadata(name: str, widths: Shape, type_name: str) -> dict[str, Any]:

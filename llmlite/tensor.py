@@ -10,11 +10,13 @@ from html import escape
 import numpy as np
 
 from llmlite import guard
-from llmlite.errors import UnsupportedError
+from llmlite.errors import ModelError, UnsupportedError
 from llmlite.quants import QuantType, by_name
 from llmlite.quants.block import Block
 
 SLAB = 1 << 18  # weights taken at once: 1 MB of float32 and its temporaries stay near the caches
+SAFE_BELOW = 2688.0  # every type with a scale holds weights below this, the least being NVFP4's 6 * 448
+LARGEST = {"F16": 65504.0, "NVFP4": 2688.0}  # of types that make more infinite, or cut it off
 Progress = Callable[[int, int], None]
 
 
@@ -106,9 +108,13 @@ class QuantTensor:
     def rows(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
         """Chosen rows as float32 (len(ids), n_columns), in the order asked: an embedding lookup.
 
-        Raises: IndexError if an id is outside the tensor; GGUFError as `dequantize`.
+        Raises: IndexError if an id is outside the tensor, TypeError if one isn't a whole number; GGUFError as
+            `dequantize`.
         """
-        chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
+        chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        if chosen.size and chosen.dtype.kind not in "iu":  # texts of digits and fractions would be taken
+            raise TypeError(f"{self.name}: row ids must be whole numbers, got {chosen.flat[0].item()!r:.80}")
+        chosen = chosen.astype(np.int64, copy=False)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_rows):
             raise IndexError(f"{self.name}: row ids must be in 0..{self.n_rows - 1}")
         guard.arm()
@@ -146,43 +152,61 @@ class QuantTensor:
         *,
         n_threads: int = 1,
         progress: Progress | None = None,
+        allow_nan: bool = False,
     ) -> QuantTensor:
         """Quantize an array of any float dtype, rows along its last axis. Deterministic, whatever n_threads.
 
         array: a tensor of another type works too: it is dequantized slab by slab, never whole.
         importance: (n_columns,) or, for stacked experts, (n_experts, n_columns) float32: the mean square of
-            the activation each column meets. Types that can use it then lose less where it matters.
+            the activation each column meets. Types that can use it then lose less where it matters. A vector
+            of zeros says nothing, as if there were none.
         progress: called as progress(rows_done, n_rows) from the calling thread.
+        allow_nan: quantize NaN and infinity too, and numbers that the type can't hold. One of them ruins its
+            whole block.
 
-        Raises: UnsupportedError for a type without a quantizer or a row that isn't whole blocks.
+        Raises: UnsupportedError for a type without a quantizer or a row that isn't whole blocks. ModelError
+            for a weight that isn't finite or that the type can't hold, with its row and column (types with
+            blocks, and F16), and for an importance that doesn't fit or isn't finite, 0 or more.
         """
         record = by_name(type_name)
         source = array if isinstance(array, QuantTensor) else np.asarray(array)
         n_columns = source.shape[-1] if source.shape else 1
         check_row(name, n_columns, record)
         if record.encode is None:
-            raise UnsupportedError(f"{name or 'tensor'}: {record.name} has no quantizer")
+            raise UnsupportedError.about(name or "tensor", f"{record.name} has no quantizer")
         n_rows = math.prod(source.shape[:-1])
         per_row = n_columns // record.block_size
         blocks = np.empty((n_rows * per_row, record.type_size), np.uint8)
-        weights = _per_row(importance, (n_rows, n_columns), name)
+        parts = importance_parts(importance, source.shape, name)
 
-        def quantize_slab(rows: slice) -> int:
+        def quantize_slab(slab: tuple[slice, np.ndarray | None]) -> int:
+            rows, vector = slab
             values = _float_rows(source, rows)  # (n, n_columns)
-            cost = None if weights is None else weights[rows].reshape(-1, record.block_size)
-            blocks[rows.start * per_row : rows.stop * per_row] = record.quantize(
-                values.reshape(-1, record.block_size), cost, blocks_per_row=per_row
-            )
+            cost = vector
+            if vector is not None:
+                cost = np.broadcast_to(vector, values.shape).reshape(-1, record.block_size)
+            made = record.quantize(values.reshape(-1, record.block_size), cost, blocks_per_row=per_row)
+            if not allow_nan:
+                _check_range(values, made, record, name, rows.start)
+            blocks[rows.start * per_row : rows.stop * per_row] = made
             return rows.stop
 
         step = max(1, SLAB // max(1, n_columns))
-        slabs = [slice(at, min(at + step, n_rows)) for at in range(0, n_rows, step)]
+        slabs = [
+            (slice(at, min(at + step, stop)), vector)
+            for start, stop, vector in parts
+            for at in range(start, stop, step)
+        ]
         with ThreadPoolExecutor(max_workers=max(1, n_threads)) as pool:
             run = pool.map if n_threads > 1 else map
             for done in run(quantize_slab, slabs):
                 if progress is not None:
                     progress(done, n_rows)
         return cls(name, record, source.shape, blocks)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # what a subclass makes when it is asked is made now: a pickle holds the blocks themselves
+        return QuantTensor, (self.name, self.type, self.shape, np.ascontiguousarray(self.blocks))
 
     def __repr__(self) -> str:
         size = " × ".join(map(str, self.shape)) or "scalar"
@@ -232,23 +256,105 @@ def _float_rows(source: np.ndarray | QuantTensor, rows: slice) -> np.ndarray:
     return values
 
 
-def _per_row(importance: np.ndarray | None, shape: tuple[int, int], name: str) -> np.ndarray | None:
-    """One importance vector per row, as a view without copies: (n_rows, n_columns)."""
+def _check_range(
+    values: np.ndarray, blocks: np.ndarray, record: QuantType, name: str, first_row: int
+) -> None:
+    """Refuse weights (n, n_columns) that blocks (n * blocks per row, type_size) can't express.
+
+    Types of one weight a block keep NaN and infinity as they are, so there only what becomes infinite counts.
+    """
+    largest = float(np.abs(values).max(initial=0.0))  # NaN if there is one
+    if not largest < SAFE_BELOW:
+        limit = LARGEST.get(record.name, math.inf)
+        with np.errstate(all="ignore"):
+            wrong = np.isfinite(values) & (np.abs(values) > limit)
+            if record.block_size > 1:
+                wrong |= ~np.isfinite(values)
+                if not wrong.any():
+                    made = record.dequantize(blocks)  # (n blocks, block_size)
+                    sizes = np.abs(values).reshape(made.shape)
+                    peaks = sizes.max(axis=1, keepdims=True)
+                    lost = (sizes == peaks) & (peaks >= SAFE_BELOW) & (made == 0)  # its square overflowed
+                    wrong = (~np.isfinite(made) | lost).reshape(values.shape)
+        if wrong.any():
+            cost = np.where(np.isfinite(values), np.abs(values), np.inf)  # a block's largest is what ruins it
+            row, column = divmod(int(np.argmax(np.where(wrong, cost, -1))), values.shape[1])
+            value = values[row, column]
+            hint = " (BF16 can)" if record.name == "F16" else ""
+            what = "not a finite number"
+            if np.isfinite(value):
+                what = f"beyond what {record.name} can hold{hint}"
+            raise ModelError.about(
+                name or "tensor",
+                f"the weight in row {first_row + row}, column {column} is {value:g}, {what}; "
+                "--allow-nan (allow_nan=True) quantizes it all the same, and ruins its block",
+                expected="finite weights that the type can hold",
+                got=f"{value:g}",
+            )
+
+
+def importance_parts(
+    importance: np.ndarray | None, shape: Sequence[int], name: str
+) -> list[tuple[int, int, np.ndarray | None]]:
+    """Check an importance against a tensor's shape: (first row, row after the last, vector) for each part.
+
+    importance: (n_columns,), or (n_expert, n_columns) for a tensor (n_expert, rows, n_columns).
+    A vector of zeros gives None. Otherwise zeros and very small numbers become 2^-20 of the vector's mean: in
+    a block of zeros every weight would cost nothing, and would be lost. Vectors whose products would overflow
+    are scaled by a power of two, which changes no choice.
+
+    Raises: ModelError naming the tensor, if it doesn't fit or has a number that isn't finite, 0 or more.
+    """
+    n_rows, n_columns = math.prod(shape[:-1]), shape[-1] if shape else 1
     if importance is None:
+        return [(0, n_rows, None)]
+    vectors = np.atleast_2d(np.asarray(importance, dtype=np.float32))
+    allowed = {1, shape[0]} if len(shape) == 3 else {1}
+    if vectors.ndim != 2 or vectors.shape[1] != n_columns or len(vectors) not in allowed:
+        each = f", or {shape[0]} such rows" if len(shape) == 3 else ""
+        raise ModelError.about(
+            name or "tensor",
+            f"its importance has shape {np.shape(importance)}, expected ({n_columns},){each}: "
+            "the importance matrix is of another model",
+            expected=f"({n_columns},){each}",
+            got=np.shape(importance),
+        )
+    check_importance(vectors, name)
+    per_part = n_rows // len(vectors)
+    return [(i * per_part, (i + 1) * per_part, _usable(vector)) for i, vector in enumerate(vectors)]
+
+
+def check_importance(values: np.ndarray, name: str, what: str = "its importance") -> None:
+    """Raise ModelError naming the tensor if a number (n, n_columns) isn't finite, 0 or more."""
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        where = f"column {column}" if len(values) == 1 else f"matrix {row}, column {column}"
+        raise ModelError.about(
+            name or "tensor",
+            f"{what} of {where} is {values[row, column]:g}, expected a finite number, 0 or more: "
+            "measure the importance matrix again, on a model without NaN",
+            expected="a finite number, 0 or more",
+            got=f"{values[row, column]:g}",
+        )
+
+
+def _usable(vector: np.ndarray) -> np.ndarray | None:
+    """A vector with which a search can work, None if all of it is zero."""
+    mean = float(vector.mean(dtype=np.float64))
+    if mean == 0:
         return None
-    importance = np.asarray(importance, dtype=np.float32)
-    vectors = importance.reshape(-1, importance.shape[-1])  # (1 or n_experts, n_columns)
-    if vectors.shape[1] != shape[1] or shape[0] % len(vectors):
-        raise ValueError(f"{name or 'tensor'}: importance {importance.shape} doesn't fit rows {shape}")
-    if len(vectors) == 1:
-        return np.broadcast_to(vectors, shape)
-    return np.repeat(vectors, shape[0] // len(vectors), axis=0)
+    exponent = math.frexp(mean)[1]
+    if abs(exponent) > 40:
+        vector = np.ldexp(vector, -exponent)
+        mean = math.ldexp(mean, -exponent)
+    return np.maximum(vector, np.float32(mean * 2**-20))
 
 
 def check_row(name: str, n_columns: int, type: QuantType) -> None:
     """Raise UnsupportedError unless a row of n_columns weights is a whole number of the type's blocks."""
     if n_columns % type.block_size:
-        raise UnsupportedError(
-            f"{name or 'tensor'}: row of {n_columns} values is not a multiple of the {type.name} block, "
-            f"{type.block_size}"
+        raise UnsupportedError.about(
+            name or "tensor",
+            f"row of {n_columns} values is not a multiple of the {type.name} block, {type.block_size}",
         )

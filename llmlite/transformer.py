@@ -16,6 +16,7 @@ import numpy as np
 
 from llmlite.config import ModelConfig
 from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, ShortConvolution
+from llmlite.lora import LowRank
 from llmlite.weights import RopeTable, Weights
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Operations(Protocol):
 
     def positions(self, table: np.ndarray) -> X:
         """Rows of table for the positions of the step's tokens."""
+
+    def token_types(self, table: np.ndarray) -> X:
+        """Rows of table for the types of the step's tokens: 0, or 1 in the second text of a pair."""
 
     def matmul(self, w: QuantTensor, x: X, bias: np.ndarray | None = None) -> X:
         """x @ w.T + bias."""
@@ -130,8 +134,9 @@ class Block:
         return self.ops.name(x, name, self.i, heads=heads)
 
     def matmul(self, name: str, x: X) -> X:
-        """x @ W.T, plus the bias if the file has one: biases need no flag."""
-        return self.ops.matmul(self.w[f"{name}.weight"], x, self.w.get(f"{name}.bias"))
+        """x @ W.T, plus the bias if the file has one, and what adapters add: neither needs a flag."""
+        y = self.ops.matmul(self.w[f"{name}.weight"], x, self.w.get(f"{name}.bias"))
+        return adapted(self.ops, y, x, self.w.get(f"{name}.lora"))
 
     def has(self, name: str) -> bool:
         """Whether the layer has a tensor of that name."""
@@ -150,6 +155,11 @@ def normed(ops: Operations, kind: str, gain: np.ndarray, bias: np.ndarray | None
     return ops.rms_norm(x, gain, eps) if kind == "rms" else ops.layer_norm(x, gain, bias, eps)
 
 
+def adapted(ops: Operations, y: X, x: X, low_rank: LowRank | None) -> X:
+    """y, a matrix times x, plus what adapters of that matrix add: B (A x)."""
+    return y if low_rank is None else ops.add(y, ops.matmul(low_rank.b, ops.matmul(low_rank.a, x)))
+
+
 def forward(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) -> X:
     """Describe one step of the model: `ids` (T,) are at the positions that the executor knows.
 
@@ -166,11 +176,14 @@ def forward(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) ->
 
 def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) -> X:
     """The rows of the embedding, with what the model adds to them: (T, D)."""
-    x = ops.name(ops.embed(weights.token_embd, ids), "embd")
+    x = ops.embed(weights.token_embd, ids)
+    if low_rank := weights.outer.get("token_embd.lora"):
+        x = ops.add(x, ops.matmul(low_rank.b, ops.embed(low_rank.a, ids)))
+    x = ops.name(x, "embd")
     if config.embedding_scale != 1:
         x = ops.name(ops.scale(x, config.embedding_scale), "inp_scaled")
-    if config.n_token_types:  # of the first kind, as in a single text
-        x = ops.add_row(x, weights.outer["token_types.weight"].rows(np.array([0]))[0])
+    if weights.token_types is not None:
+        x = ops.add(x, ops.token_types(weights.token_types))
     if weights.positions is not None:
         x = ops.name(ops.add(x, ops.positions(weights.positions)), "inpL")
     return outer_norm(ops, weights, config, "token_embd_norm", "inp_norm", x)
@@ -187,7 +200,8 @@ def outer_norm(ops: Operations, weights: Weights, config: ModelConfig, tensor: s
 def logits(ops: Operations, weights: Weights, config: ModelConfig, x: X) -> X:
     """A score for every token of the vocabulary: (n_outputs, V)."""
     assert weights.output is not None
-    x = ops.matmul(weights.output, x, weights.outer.get("output.bias"))
+    y = ops.matmul(weights.output, x, weights.outer.get("output.bias"))
+    x = adapted(ops, y, x, weights.outer.get("output.lora"))
     if config.logit_scale != 1:
         x = ops.scale(x, config.logit_scale)
     if config.final_softcap:
@@ -276,7 +290,12 @@ def experts(b: Block, spec: Experts, x: X) -> X:
     x = ops.spread(x, routes)  # (S, D)
 
     def matmul(name: str, x: X) -> X:
-        return ops.expert_matmul(w[f"{name}_exps.weight"], x, routes, w.get(f"{name}_exps.bias"))
+        y = ops.expert_matmul(w[f"{name}_exps.weight"], x, routes, w.get(f"{name}_exps.bias"))
+        low_rank = w.get(f"{name}_exps.lora")
+        if low_rank is None:
+            return y
+        inner = ops.expert_matmul(low_rank.a, x, routes)
+        return ops.add(y, ops.expert_matmul(low_rank.b, inner, routes))
 
     x = ops.activate(spec.activation, matmul("ffn_gate", x), matmul("ffn_up", x))  # (S, F)
     x = b.name(ops.gather(matmul("ffn_down", x), routes), "ffn_moe_out")  # (T, D)

@@ -15,11 +15,12 @@ import numpy as np
 
 from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
-from llmlite.errors import ModelError
+from llmlite.errors import ModelError, UnsupportedError
 from llmlite.layers import Attention, Experts, Mamba, Mamba2, Rope, ShortConvolution
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
+TOWERS = r"(v|a|mm)\."  # tensors of vision and audio towers and their projectors; text never passes them
 
 
 # ---- names and shapes --------------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     biases |= {f"{whole}.bias" for whole in fused if set(FUSED[whole]) <= set(entry.biases)}
     if entry.norm_bias:
         biases |= {f"{name}.bias" for name in (*entry.norms, *entry.outer)}
-    optional = {f"{name}.weight" for name in entry.optional} | OPTIONAL
+    optional = {f"{name}.weight" for name in (*entry.optional, *entry.from_second)} | OPTIONAL
     found = {
         _in_file(name, config)
         for name in _outer_shapes(config)
@@ -68,7 +69,10 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     }
     for i in range(config.n_layer):
         for name in _layer_shapes(config, i, fused):
-            if (not name.endswith(".bias") and name not in optional) or name in biases:
+            stem, _, kind = name.rpartition(".")
+            is_required = kind != "bias" and name not in optional
+            is_required |= i > 0 and stem in entry.from_second and kind == "weight"
+            if is_required or name in biases:
                 found.add(f"blk.{i}.{_in_file(name, config)}")
     return found
 
@@ -92,6 +96,11 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes["position_embd.weight"] = (config.n_ctx, D)
     if config.n_token_types:
         shapes["token_types.weight"] = (config.n_token_types, D)
+    shapes |= {f"{name}.weight": shape for name, shape in config.dense.items()}
+    if config.n_class:
+        shapes |= {"cls.weight": (D, D), "cls.bias": (D,)}
+        shapes |= {"cls.output.weight": (config.n_class, D), "cls.output.bias": (config.n_class,)}
+        shapes |= {"cls.norm.weight": (D,), "cls.norm.bias": (D,)} if entry.head == "norm" else {}
     ropes = {mixer.rope for mixer in config.attentions if mixer.rope}
     for name in ("rope_freqs", "rope_factors_long", "rope_factors_short") if ropes else ():
         shapes[f"{name}.weight"] = (max(rope.dim for rope in ropes) // 2,)
@@ -106,7 +115,7 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
     widths = {"ffn_sub_norm": after.n_ff if after else 0}
     if isinstance(mixer, Attention):
         widths["attn_sub_norm"] = mixer.out_width
-    for name in (*entry.norms, *entry.optional):
+    for name in (*entry.norms, *entry.optional, *entry.from_second):
         shapes[f"{name}.weight"] = (widths.get(name, D),)
         if entry.norm == "layer":
             shapes[f"{name}.bias"] = (widths.get(name, D),)
@@ -267,7 +276,7 @@ def rope_table(spec: Rope, factors: np.ndarray | None = None) -> RopeTable:
     """
     n = spec.dim // 2
     if factors is not None and (len(factors) < n or not (np.isfinite(factors) & (factors > 0)).all()):
-        raise ModelError(f"{spec.factors}.weight: expected {n} positive numbers")
+        raise ModelError.about(f"{spec.factors}.weight", f"expected {n} positive numbers")
     exponents = np.arange(0, spec.dim, 2) / spec.dim
     frequencies = spec.base**-exponents
     if factors is not None:
@@ -308,6 +317,7 @@ class Weights:
         token_embd: (V, D). output: (V, D), the same tensor when the embeddings are tied; None in an encoder.
         outer: the other tensors outside the layers by name.
         positions: float32 (n_ctx, D), a learned vector for each position, or None.
+        token_types: float32 (n_token_types, D), a learned vector for each kind of token, or None.
         ropes: the angles of each kind of RoPE that a layer has.
         layers: for each layer its tensors by their names without "blk.N.".
     """
@@ -316,6 +326,7 @@ class Weights:
     output: QuantTensor | None
     outer: Mapping[str, Any]
     positions: np.ndarray | None
+    token_types: np.ndarray | None
     ropes: Mapping[Rope, RopeTable]
     layers: tuple[dict[str, Any], ...]
 
@@ -325,8 +336,16 @@ class Weights:
         return self.outer["output_norm.weight"]
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Weights:
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, QuantTensor],
+        config: ModelConfig,
+        corrections: Mapping[str, Any] | None = None,
+    ) -> Weights:
         """Check every tensor's name and shape against `config`, and sort them by layer.
+
+        Args:
+            corrections: what adapters add to matrices, as "blk.0.attn_q.lora" (`lora.read`).
 
         Raises:
             ModelError: a tensor is missing, has another shape than the hyper-parameters give it, or
@@ -336,7 +355,14 @@ class Weights:
         fused = fused_in(tensors, config)
         _check(tensors, config, fused)
         usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
-        positions = tensors.get("position_embd.weight")
+        for name in corrections or {}:
+            if name.removesuffix(".lora").endswith(tuple(each.removesuffix(".weight") for each in TURNED)):
+                raise UnsupportedError(f"{name}: an adapter of this tensor is not supported")
+        usable |= corrections or {}
+        tables = [tensors.get(f"{name}.weight") for name in ("position_embd", "token_types")]
+        positions, token_types = (
+            None if table is None else np.ascontiguousarray(table.dequantize()) for table in tables
+        )
         token_embd = usable["token_embd.weight"]
         specs = dict.fromkeys(mixer.rope for mixer in config.attentions if mixer.rope)
         return cls(
@@ -345,7 +371,8 @@ class Weights:
             outer={
                 _inside(name, config): value for name, value in usable.items() if not name.startswith("blk.")
             },
-            positions=None if positions is None else np.ascontiguousarray(positions.dequantize()),
+            positions=positions,
+            token_types=token_types,
             ropes={spec: rope_table(spec, _factors(spec, usable)) for spec in specs},
             layers=tuple(_layer(usable, i, config, fused) for i in range(config.n_layer)),
         )
@@ -356,9 +383,8 @@ def _factors(spec: Rope, usable: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Mapping[str, QuantTensor]:
-    pattern = config.architecture.skipped
-    if not pattern:
-        return tensors
+    """What the text model consists of: without towers, and without what its architecture skips."""
+    pattern = "|".join(filter(None, (TOWERS, config.architecture.skipped)))
     return {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
 
 
@@ -369,8 +395,9 @@ def _check(tensors: Mapping[str, QuantTensor], config: ModelConfig, fused: froze
             raise ModelError.absent(name)
     for name, tensor in tensors.items():
         if name not in shapes:
-            raise ModelError(
-                f"{name}: not a tensor of the {config.architecture.name} architecture",
+            raise ModelError.about(
+                name,
+                f"not a tensor of the {config.architecture.name} architecture",
                 expected=f"only tensors of the {config.architecture.name} architecture",
                 got=name,
             )
@@ -398,14 +425,14 @@ def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozen
         if name.startswith(prefix):
             found[_inside(name.removeprefix(prefix), config)] = value
     for whole in fused:
-        for kind in ("weight", "bias"):
+        for kind in ("weight", "bias", "lora"):
             if f"{whole}.{kind}" in found:
                 found |= _split(whole, kind, found.pop(f"{whole}.{kind}"), config, i)
     return found
 
 
 def _split(whole: str, kind: str, tensor: Any, config: ModelConfig, i: int) -> dict[str, Any]:
-    """The rows of a fused tensor as the matrices or biases they stand for: views, no copies."""
+    """The rows of a fused tensor, or of what adapters add to it, as its parts: views, no copies."""
     parts = _layer_shapes(config, i, frozenset())
     found, at = {}, 0
     for name in FUSED[whole]:
@@ -413,6 +440,6 @@ def _split(whole: str, kind: str, tensor: Any, config: ModelConfig, i: int) -> d
         if kind == "bias":
             found[f"{name}.bias"] = np.ascontiguousarray(tensor[at:end])
         else:
-            found[f"{name}.weight"] = tensor.slice_rows(at, end)
+            found[f"{name}.{kind}"] = tensor.slice_rows(at, end)
         at = end
     return found

@@ -20,7 +20,7 @@ def synthetic_comparison() -> Comparison:
     same = {"run_id": "run", "env_hash": "hash", "n_threads": 2}
     for (backend, model_type), per_token in SPEED.items():
         entry = {"backend": backend, "model_type": model_type, **same}
-        times = {"start": 2e7, "import": 3e8, "load": 1e8, "first_token": 5e7}
+        times = {"start": 2e7, "import": 3e8, "load": 1e8, "compile": 2e9, "first_token": 5e7}
         for phase, ns in times.items():
             comparison.measurements.append(Measurement(phase=phase, samples_ns=(int(ns),), **entry))
         for block, ns in enumerate(per_token):

@@ -17,7 +17,9 @@ from llmlite.engine.contract import (
     attention_tile,
 )
 from llmlite.engine.jit import kernel
-from llmlite.kv_cache import AttentionState
+from llmlite.engine.planned import layer_words
+from llmlite.errors import UnsupportedError
+from llmlite.kv_cache import KV_NAMES, AttentionState, quantize
 from llmlite.layers import Attention
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
@@ -59,7 +61,7 @@ class Layer:
     def __init__(
         self, spec: Attention, dtype, *, n_parts: int = 0, threads: int = 1, sinks=0, slopes=0
     ) -> None:
-        self.spec, self.kind, self.threads = spec, "f16" if dtype == np.float16 else "f32", threads
+        self.spec, self.kind, self.threads = spec, KV_NAMES[np.dtype(dtype)], threads
         self.n_parts, self.sinks, self.slopes = n_parts, sinks, slopes
 
     def step(self, parts: list[tuple[AttentionState, int, np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -71,7 +73,7 @@ class Layer:
         sequences = np.zeros((len(parts), len(dataclasses.fields(Sequence))), np.int64)
         first = 0
         for i, (state, position, own, *_) in enumerate(parts):
-            layers[i, layer] = words(LayerWords(state.k.ctypes.data, state.v.ctypes.data, state.size))
+            layers[i, layer] = layer_words(state)
             end = first + len(own)
             sequences[i] = words(Sequence(first, end, position, layers[i].ctypes.data))
             first = end
@@ -141,7 +143,11 @@ def numbers(rng, spec: Attention, n: int, dtype) -> tuple[np.ndarray, ...]:
     """q, k and v of n positions; k and v are numbers that the cache holds exactly."""
     q = rng.standard_normal((n, spec.q_width), np.float32)
     k, v = (rng.standard_normal((n, width), np.float32) for width in (spec.k_width, spec.v_width))
-    return q, k.astype(dtype).astype(np.float32), v.astype(dtype).astype(np.float32)
+    if dtype != np.int8:
+        return q, k.astype(dtype).astype(np.float32), v.astype(dtype).astype(np.float32)
+    return q, *(
+        codes * scales.astype(np.float32).repeat(32, axis=-1) for codes, scales in map(quantize, (k, v))
+    )
 
 
 def cuts(n: int, sizes: list[int]) -> list[tuple[int, int]]:
@@ -173,7 +179,18 @@ def spec_of(group: int, n_head_kv: int, key_size: int, value_size: int = 0, **re
     )
 
 
-DTYPES = pytest.mark.parametrize("dtype", [np.float16, np.float32], ids=["f16", "f32"])
+KINDS = {np.float16: "f16", np.float32: "f32", np.int8: "q8_0"}
+DTYPES = pytest.mark.parametrize("dtype", KINDS, ids=KINDS.values())
+
+
+def each(names: str, rows: list[tuple], *sizes: int):
+    """Every row with each kind of cache that takes it: Q8_0 wants the columns `sizes` in 32s."""
+    fit = [(*row, dtype) for row in rows for dtype in KINDS
+           if dtype != np.int8 or not any(row[i] % 32 for i in sizes)]  # fmt: skip
+    ids = ["-".join(map(str, row[:-1])) + "-" + KINDS[row[-1]] for row in fit]
+    return pytest.mark.parametrize(f"{names}, dtype", fit, ids=ids)
+
+
 SHAPES = [  # group, key/value heads, key size, value size
     (1, 3, 8, 8), (2, 4, 40, 40), (4, 2, 64, 64), (3, 1, 72, 72), (1, 2, 80, 80), (2, 2, 96, 96),
     (5, 1, 100, 100), (2, 2, 128, 128), (4, 1, 256, 256), (12, 1, 64, 32), (2, 1, 192, 128),
@@ -181,8 +198,7 @@ SHAPES = [  # group, key/value heads, key size, value size
 ]  # fmt: skip
 
 
-@DTYPES
-@pytest.mark.parametrize("group, n_head_kv, key_size, value_size", SHAPES)
+@each("group, n_head_kv, key_size, value_size", SHAPES, 2, 3)
 def test_any_head_size_equals_the_twin(rng, group, n_head_kv, key_size, value_size, dtype) -> None:
     spec = spec_of(group, n_head_kv, key_size, value_size)
     q, k, v = numbers(rng, spec, 300, dtype)
@@ -196,8 +212,7 @@ WINDOWED = [  # group, key/value heads, key size, window
 ]  # fmt: skip
 
 
-@DTYPES
-@pytest.mark.parametrize("group, n_head_kv, head_size, window", WINDOWED)
+@each("group, n_head_kv, head_size, window", WINDOWED, 2)
 def test_a_window_sees_its_own_positions_however_often_the_ring_turns(
     rng, group, n_head_kv, head_size, window, dtype
 ) -> None:
@@ -220,8 +235,7 @@ def test_without_causal_a_query_sees_both_sides(rng, window, dtype) -> None:
     close(through(Layer(spec, dtype, threads=3), q, k, v, [301], dtype), twin(spec, q, k, v, 0))
 
 
-@DTYPES
-@pytest.mark.parametrize("head_size", [24, 64])
+@each("head_size", [(24,), (64,)], 0)
 @pytest.mark.parametrize("window", [0, 50])
 @pytest.mark.parametrize("extra", ["softcap", "sinks", "alibi", "alibi without causal", "all"])
 def test_soft_cap_sinks_and_alibi_equal_the_twin(rng, extra, window, head_size, dtype) -> None:
@@ -267,8 +281,7 @@ SAME_BITS = [  # key size, value size, group, rest
 ]  # fmt: skip
 
 
-@DTYPES
-@pytest.mark.parametrize("key_size, value_size, group, rest", SAME_BITS)
+@each("key_size, value_size, group, rest", SAME_BITS, 0, 1)
 def test_a_query_has_the_same_bits_however_the_text_is_cut_and_shared(
     rng, key_size, value_size, group, rest, dtype
 ) -> None:
@@ -316,30 +329,90 @@ def test_sequences_of_one_step_do_not_see_each_other_and_have_the_bits_they_have
         assert together.tobytes() == alone[i].tobytes()
 
 
-@DTYPES
-def test_a_store_writes_each_position_to_its_place_in_the_ring(rng, dtype) -> None:
-    spec = spec_of(1, 3, 24, 40, window=40)
+@each("key_size, value_size", [(24, 40), (64, 96)], 0, 1)
+def test_a_store_writes_each_position_to_its_place_in_the_ring(rng, key_size, value_size, dtype) -> None:
+    spec = spec_of(1, 3, key_size, value_size, window=40)
     q, k, v = numbers(rng, spec, 500, dtype)
     layer, state = Layer(spec, dtype, threads=3), AttentionState(spec, 500, dtype, 50)
     for a, b in cuts(500, [50, 1, 7]):
         layer.step([(state, a, q[a:b], k[a:b], v[a:b])])
     held = slice(500 - state.size, 500)
     for head in range(3):
-        np.testing.assert_array_equal(state.keys(head, held.start, 500), k[held].reshape(-1, 3, 24)[:, head])
         np.testing.assert_array_equal(
-            state.values(head, held.start, 500), v[held].reshape(-1, 3, 40)[:, head]
+            state.keys(head, held.start, 500), k[held].reshape(-1, 3, key_size)[:, head]
         )
+        np.testing.assert_array_equal(
+            state.values(head, held.start, 500), v[held].reshape(-1, 3, value_size)[:, head]
+        )
+
+
+# ---- Q8_0 --------------------------------------------------------------------------------------------------
+
+
+def test_store_and_state_round_the_same_numbers_to_the_same_bytes(rng) -> None:
+    spec = spec_of(1, 2, 64, 96)
+    q, k, v = numbers(rng, spec, 500, np.float32)
+    for x in (k, v):
+        x *= np.exp(rng.uniform(-30, 10, (500, 1))).astype(np.float32)  # float16 scales down to 0
+        x[::7, :40] = 0
+        x[::5, ::3] = (x[::5, :1] / 127 * np.float32(2.5)).astype(np.float32)  # near halves
+    x[3], x[4], x[5] = 1e-35, 1e-42, 0
+    layer = Layer(spec, np.int8, threads=2)
+    stored, written = (AttentionState(spec, 500, np.int8, 256) for _ in range(2))
+    layer.step([(stored, 0, q, k, v)])
+    written.write(0, k.reshape(500, 2, 64), v.reshape(500, 2, 96))
+    for name in ("k", "v", "k_scales", "v_scales"):
+        assert getattr(stored, name).tobytes() == getattr(written, name).tobytes(), name
+
+
+def test_a_block_stands_for_numbers_within_half_a_step(rng) -> None:
+    x = rng.standard_normal((100, 64), np.float32)
+    codes, scales = quantize(x)
+    step = np.abs(x.reshape(100, 2, 32)).max(axis=-1) / 127
+    error = np.abs(x.reshape(100, 2, 32) - codes.reshape(100, 2, 32) * scales.astype(np.float32)[..., None])
+    assert (error <= step[..., None] * (0.5 + 127 / 2048)).all()  # half a step, and the scale's own rounding
+    assert np.abs(codes).max() == 127
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
+def test_q8_0_shows_what_it_can_not_hold_to_every_query_that_sees_it(rng, number) -> None:
+    spec = spec_of(2, 1, 32)
+    for which in (1, 2):
+        data = list(numbers(rng, spec, 40, np.int8))
+        data[which][20, 3] = number
+        got = through(Layer(spec, np.int8), *data, [1], np.int8)
+        assert np.isfinite(got[:20]).all()
+        assert np.isnan(got[20:]).any(axis=-1).all()
+        state = AttentionState(spec, 40, np.int8, 40)
+        state.write(0, data[1][:, None], data[2][:, None])
+        read = state.keys(0, 0, 40) if which == 1 else state.values(0, 0, 40)
+        assert not np.isfinite(read[20]).any() and np.isfinite(np.delete(read, 20, 0)).all()
+
+
+@pytest.mark.parametrize("sizes", [(40, 64), (64, 40)])
+def test_sizes_that_are_no_blocks_are_refused_by_name(sizes) -> None:
+    with pytest.raises(UnsupportedError, match="multiple of 32 numbers, this model's have 40"):
+        AttentionState(spec_of(1, 1, *sizes), 32, np.int8, 32)
+
+
+def test_q8_0_takes_34_bytes_where_float16_takes_64() -> None:
+    q8_0, f16 = (
+        AttentionState(spec_of(1, 3, 64, 96), 1024, dtype, 256).n_bytes for dtype in (np.int8, np.float16)
+    )
+    assert q8_0 * 64 == f16 * 34
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(60))
 def test_random_shapes_equal_the_twin_and_have_the_same_bits(seed) -> None:
     rng = np.random.default_rng(seed)
-    dtype = rng.choice([np.float16, np.float32])
+    dtype = rng.choice([np.float16, np.float32, np.int8])
     group, n_head_kv = int(rng.integers(1, 13)), int(rng.integers(1, 4))
     key_size, value_size = (int(n) for n in rng.integers(4, rng.choice([40, 300]), 2) * 2)
     if rng.random() < 0.5:
         value_size = key_size = int(rng.choice([64, 128, 256, key_size]))
+    if dtype == np.int8:
+        key_size, value_size = -(-key_size // 32) * 32, -(-value_size // 32) * 32
     window = int(rng.choice([0, rng.integers(1, 400)]))
     spec = spec_of(
         group, n_head_kv, key_size, value_size, window=window, softcap=float(rng.choice([0, 20.0]))

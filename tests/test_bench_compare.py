@@ -273,18 +273,19 @@ def test_the_records_survive_a_file(comparison: Comparison, tmp_path: Path) -> N
 def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     reason = backends.BACKENDS["torch-f32"].unavailable()
-    assert reason == "not installed: pip install 'llmlite-kit[torch]'"
+    assert reason.startswith("not installed: pip install 'llmlite-kit[torch]', or an environment of its own")
 
 
 def test_every_backend_has_a_colour_for_figures() -> None:
     plots = pytest.importorskip("llmlite.plots")
     assert set(plots.BACKEND_COLOURS) == set(backends.BACKENDS)
+    assert set(plots.BACKEND_COLOURS.values()) <= set(plots.COLOURS)
 
 
 def test_the_time_budget_ends_the_blocks_and_says_so() -> None:
     found = compare.run(small(blocks=50, budget_seconds=0.001), progress=False)
     assert {m.block for m in found.measurements} == {-1, 0}
-    assert any("stopped after 1 of 50 blocks" in note for note in found.notes)
+    assert any("1 of 50 blocks" in note for note in found.notes)
 
 
 def test_lengths_that_do_not_fit_the_context_are_left_out() -> None:
@@ -380,3 +381,114 @@ def test_a_start_that_compiled_is_kept_but_not_mixed_with_the_others(monkeypatch
     phases = [m.phase for m in found.measurements]
     assert phases.count("load_cold") == 1 and phases.count("load") == 2
     assert any("compiled its kernels" in note for note in found.notes)
+
+
+# --- lengths, time and conditions -------------------------------------------------------------
+
+
+def test_lengths_come_from_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, comparison: Comparison, tmp_path: Path
+) -> None:
+    asked = []
+    monkeypatch.setattr(compare, "run", lambda options, **_: asked.append(options) or comparison)
+    monkeypatch.setattr("llmlite.cli.compare.figures", lambda *_: [])
+    words = ["--prompts", "8,16", "--depths", "4,2048", "--gen", "3", "--time", "77", "--backends", "all"]
+    assert main(["compare", *words, "-o", str(tmp_path)]) == 0
+    [options] = asked
+    assert (options.prompts, options.depths, options.n_gen) == ((8, 16), (4, 2048), 3)
+    assert options.budget_seconds == 77 and options.backends == tuple(backends.BACKENDS)
+
+
+def test_every_entry_says_how_it_ran(comparison: Comparison) -> None:
+    assert [(r["backend"], r["model_type"], r["type_k"]) for r in comparison.backends] == [
+        ("llmlite-eager", "F16", "f32"),
+        ("llmlite-eager", "Q4_0", "f32"),
+    ]
+    assert "How each ran" in str(comparison)
+
+
+def test_what_cannot_be_started_in_time_is_left_out_with_the_reason() -> None:
+    found = compare.run(small(types=("F16", "Q4_0"), budget_seconds=0.001), progress=False)
+    [left_out] = found.skipped
+    assert left_out["model_type"] == "Q4_0" and "not started" in left_out["reason"]
+    assert {m.model_type for m in found.measurements} == {"F16"}
+
+
+def test_weights_of_its_own_have_a_wider_bar_and_say_so() -> None:
+    random = np.random.default_rng(0)
+    reference = (4 * random.normal(size=(200, 50))).astype(np.float32)
+    coarse = reference + 1.0 * random.normal(size=reference.shape)
+    info = backends.BACKENDS["torch-int8"]
+    assert not agreement.judge(coarse, reference, reference, info)["agrees"]
+    assert agreement.judge(coarse, reference, reference, info, own=True)["agrees"]
+    other = 4 * random.normal(size=reference.shape)
+    assert not agreement.judge(other, reference, reference, info, own=True)["agrees"]
+
+
+def test_log_probabilities_are_judged_as_logits_are() -> None:
+    from llmlite.bench.quality import log_softmax
+
+    random = np.random.default_rng(0)
+    reference = (4 * random.normal(size=(40, 50)) + 7).astype(np.float32)
+    info = backends.BACKENDS["xllamacpp"]
+    verdict = agreement.judge(log_softmax(reference), reference, reference, info)
+    assert verdict["agrees"] and verdict["max_abs_diff"] < 1e-4 and verdict["same_file_kl"] < 1e-9
+
+
+def test_tokens_alone_are_judged_by_the_best_token() -> None:
+    random = np.random.default_rng(0)
+    reference = (4 * random.normal(size=(40, 50))).astype(np.float32)
+    best = reference.argmax(axis=-1)
+    assert agreement.judge_tokens(best, reference, reference)["agrees"]
+    refused = agreement.judge_tokens((best + 1) % 50, reference, reference)
+    assert not refused["agrees"] and "below the best" in refused["reason"]
+    assert not agreement.judge_tokens(best, None, None)["agrees"]
+
+
+def test_an_openmp_backend_runs_the_better_of_both_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import ExitStack
+
+    from llmlite.bench.entries import POLICIES, Entry, Launcher
+
+    class Fake:
+        start_ns = 1
+
+        def __init__(self, passive: bool) -> None:
+            self.passive, self.closed = passive, False
+
+        def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
+            if action == "decode":
+                return {"samples_ns": [10 if self.passive else 30]}
+            about = {"n_threads": 2, "type_k": "f32"}
+            return {"ns": 1, "about": about, "compiled": False, "converted": False}
+
+        def close(self) -> None:
+            self.closed = True
+
+    made: list[Fake] = []
+
+    def process(self: Launcher, info: Any, variables: Any = None) -> Fake:
+        made.append(Fake(variables == POLICIES["passive"]))
+        return made[-1]
+
+    monkeypatch.setattr(Launcher, "process", process)
+    launcher = Launcher(n_threads=2, n_ctx=64, timeout=1, prompt=[1, 2], lengths=[2])
+    [file] = compare.open_models("tales", ("F16",))
+    entry = Entry(backends.BACKENDS["llamacpp"], file)
+    launcher.start(entry, ExitStack())
+    assert entry.about["wait_policy"] == "passive" and launcher.policies == {"llamacpp": "passive"}
+    assert [worker.closed for worker in made] == [True, False] and entry.worker is made[1]  # type: ignore[comparison-overlap]
+
+
+def test_siblings_of_a_file_are_quantized_anew_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tiny_models import tiny_model
+
+    monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path / "cache"))
+    path = tiny_model("llama").write(tmp_path / "m.gguf", "Q4_1")
+    files = compare.open_models(str(path), ("Q8_0", "Q4_1"))
+    assert [file.model_type for file in files] == ["Q8_0", "Q4_1"]
+    assert files[1].path == path and "quantized anew from the Q4_1 file" in files[0].note
+    assert compare.open_models(str(path), ("Q8_0",))[0].path == files[0].path  # kept
+    assert compare.open_models(str(path), None)[0].path == path

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmlite import cli
+from llmlite.bench import records
 from llmlite.bench.samples import Comparison
 from llmlite.errors import LlmliteError, ResultsError
 
@@ -155,3 +156,17 @@ def synthetic_comparison_without_llamacpp(folder: Path) -> Path:
     comparison = synthetic_comparison()
     comparison.skipped.append({"backend": "llamacpp", "reason": "not installed"})
     return comparison.save(folder / "results.jsonl")
+
+
+def test_a_backend_that_tells_tokens_only_has_no_logits_to_compare() -> None:
+    record = {"kind": "agreement", "backend": "openvino", "model_type": "Q4_0", "agrees": True}
+    records.check({**record, "same_file_top1": 0.9, "top1": 0.8}, "here")
+    with pytest.raises(ResultsError, match="top1"):
+        records.check({**record, "same_file_top1": 0.9}, "here")
+
+
+def test_how_a_backend_ran_is_checked() -> None:
+    record = {"kind": "backend", "backend": "llamacpp", "model_type": "Q4_0", "isa": "AVX2", "type_k": "f32"}
+    records.check(record, "here")
+    with pytest.raises(ResultsError, match="own_quantization"):
+        records.check({**record, "own_quantization": "yes"}, "here")

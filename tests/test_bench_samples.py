@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
+import sys
 from pathlib import Path
 from statistics import median
 
@@ -252,6 +254,20 @@ def test_the_environment_hash_ignores_the_hour_and_the_load() -> None:
     assert first["env_hash"] == second["env_hash"] and first["run_id"] != second["run_id"]
     assert json.loads(json.dumps(first)) == first
     assert first["n_cpu_allowed"] >= 1
+
+
+def test_psutil_tells_what_it_can_and_says_what_it_cannot() -> None:
+    pytest.importorskip("psutil")
+    found = memory._psutil(os.getpid())
+    assert found and found.resident and found.resident > 10**7 and found.file_backed is None
+    assert found.private and found.private < found.resident and "file-backed pages" in found.note
+    assert memory._psutil(2**22 + 1) is None  # no such process: Linux counts no further
+
+
+def test_without_psutil_another_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.of(os.getpid()) is None
 
 
 # --- quality ----------------------------------------------------------------------------------

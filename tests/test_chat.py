@@ -229,7 +229,7 @@ def test_data_a_process_cannot_carry_is_refused() -> None:
     looped.append(looped)
     for content in (object(), {1, 2}, looped):
         with pytest.raises(ChatTemplateError, match="plain data"):
-            ChatTemplate(CHATML).render([{"role": "user", "content": content}])
+            ChatTemplate(CHATML).render([{"role": "user", "content": "", "more": content}])
 
 
 def test_a_template_that_is_no_text_is_refused() -> None:

@@ -192,7 +192,7 @@ def test_quantizing_activations_gives_the_bytes_numpy_gives() -> None:
     x[3, 32:64] = 0
     recorder = Recorder(max_tokens=50, max_outputs=1, n_threads=2)
     source = recorder.embed(QuantTensor.quantize(x, "F32"), None)
-    q, d, sums32, sums16 = recorder._activations(source)
+    q, d, sums32, sums16, offsets32, offsets16 = recorder._activations(source)
     plan = Plan(recorder, source, keep_all=True)
     with plan.lock:
         plan.run([Piece(range(50))])
@@ -202,9 +202,16 @@ def test_quantizing_activations_gives_the_bytes_numpy_gives() -> None:
         np.testing.assert_array_equal(
             plan.array(sums32, np.int32), levels.reshape(50, -1, 32).sum(2, dtype=int)
         )
+        halves = (
+            levels.reshape(50, 8, 2, 16).sum(3, dtype=int).swapaxes(1, 2)
+        )  # of blocks: first ones, second
+        np.testing.assert_array_equal(plan.array(sums16, np.int32), halves.reshape(50, 16))
+        scales = plan.array(d)
         np.testing.assert_array_equal(
-            plan.array(sums16, np.int32), levels.reshape(50, -1, 16).sum(2, dtype=int)
+            plan.array(offsets32), scales * plan.array(sums32, np.int32).astype(np.float32)
         )
+        offsets = halves.astype(np.float32) * scales[:, None, :]
+        np.testing.assert_array_equal(plan.array(offsets16), offsets.reshape(50, 16))
 
 
 # ---- whole models ------------------------------------------------------------------------------------------
@@ -236,7 +243,7 @@ def test_a_float_model_gives_the_eager_logits(architecture: str, dtype: type) ->
     ids = ids_of(config, 70)
     want = EagerExecutor(weights, config)(ids, KVCache(config, 128, dtype), n_outputs=70)
     got = PlannedExecutor(weights, config, kv_dtype=dtype)(ids, KVCache(config, 128, dtype), n_outputs=70)
-    np.testing.assert_allclose(got, want, atol=1e-4 if dtype is np.float32 else 2e-3)
+    np.testing.assert_allclose(got, want, atol=1e-4 if dtype is np.float32 else 1e-2)
 
 
 def divergence(want: np.ndarray, got: np.ndarray) -> float:

@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
+
+from llmlite import guard
 
 from .tiny_models import tiny_model
 
@@ -168,3 +171,18 @@ def test_a_fault_that_is_not_ours_still_kills(big: Path) -> None:
     for _ in range(2): os.kill(os.getpid(), signal.SIGBUS)
     """)
     assert done.returncode == -signal.SIGBUS
+
+
+def test_a_mapping_collected_while_another_enters_does_not_wait_for_ever() -> None:
+    """The collector may run a finalizer in any line, also in one that holds the table's lock."""
+    table = guard._Table()
+    row = table.enter(4096, 8192, "x")
+
+    def leave_inside() -> None:
+        with table.lock:
+            table.leave(row)
+
+    thread = threading.Thread(target=leave_inside, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive() and not table.paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_numbers_beyond_f16_are_refused_and_nothing_is_written(folder: Path, tmp
     arrays = their_arrays(tiny_model())
     arrays["lm_head.weight"][3, 3] = 1e5
     (folder / "model.safetensors").write_bytes(safetensors(arrays))
-    with pytest.raises(ModelError, match="output.weight: 100000 is beyond F16's largest number.*BF16"):
+    with pytest.raises(ModelError, match=r"output.weight: .* row 3, column 3 is 100000, .*BF16 can"):
         convert_folder(folder, tmp_path / "out.gguf", file_type="F16")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -200,7 +201,6 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
-            "intermediate_size",
             "vocab_size",
         )
     ),
@@ -231,6 +231,12 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
     ),
     (
         "config.json",
+        drop("intermediate_size"),  # 4 * hidden_size then
+        ModelError,
+        r"mlp.gate_proj.weight: expected shape \(256, 64\)",
+    ),
+    (
+        "config.json",
         put("intermediate_size", 96),
         ModelError,
         r"mlp.gate_proj.weight: expected shape \(96, 64\)",
@@ -245,10 +251,11 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
     ("config.json", put("hidden_act", "gelu"), UnsupportedError, "hidden_act: 'gelu' is not supported"),
     (
         "config.json",
-        put("rope_scaling", {"type": "yarn"}),
+        put("rope_scaling", {"type": "dynamic"}),
         UnsupportedError,
-        "rope_type: 'yarn' is not supported",
+        "rope_type: 'dynamic' is not supported",
     ),
+    ("config.json", put("rope_scaling", {"type": "yarn"}), ModelError, "factor: expected a number above 0"),
     ("config.json", put("rope_scaling", {"type": []}), UnsupportedError, r"rope_type: \[\] is not supported"),
     ("config.json", put("rope_scaling", {"type": "llama3"}), ModelError, "factor: expected a number above 0"),
     ("config.json", put("rope_scaling", 8), ModelError, "rope_scaling: expected an object, got 8"),
@@ -522,3 +529,87 @@ def test_the_command_converts_and_refuses_in_one_sentence(
         assert capsys.readouterr().err.count("\n") == 1
     assert cli.main(["convert", str(out), str(tmp_path / "x"), "--type", "F16"]) == 2
     assert "only for folders" in capsys.readouterr().err
+
+
+# What config.json and generation_config.json say, and what the folder holds
+
+
+def untied(tmp_path: Path, change: float) -> tuple[Path, dict[str, np.ndarray]]:
+    """A folder that says its output is the embedding, but holds an lm_head that differs by `change`."""
+    folder = write_folder(tmp_path / "untied", tiny_model(tied=True))
+    arrays = their_arrays(tiny_model(tied=True))
+    arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"].copy()
+    arrays["lm_head.weight"][7, 7] += change
+    (folder / "model.safetensors").write_bytes(safetensors(arrays))
+    return folder, arrays
+
+
+def test_an_lm_head_that_differs_from_the_embedding_is_kept(tmp_path: Path) -> None:
+    folder, arrays = untied(tmp_path, 0.5)
+    with pytest.warns(UserWarning, match=r"lm_head.weight differs from the embedding, though tie_word"):
+        convert_folder(folder, tmp_path / "out.gguf")
+    output = gguf.read(tmp_path / "out.gguf").tensors["output.weight"]
+    np.testing.assert_array_equal(output.dequantize(), arrays["lm_head.weight"])
+    embedding = gguf.read(tmp_path / "out.gguf").tensors["token_embd.weight"]
+    np.testing.assert_array_equal(embedding.dequantize(), arrays["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_lm_head_equal_to_the_embedding_is_left_out(tmp_path: Path, dtype: type) -> None:
+    folder, arrays = untied(tmp_path, 0)
+    arrays["lm_head.weight"] = arrays["lm_head.weight"].astype(dtype)
+    (folder / "model.safetensors").write_bytes(safetensors(arrays))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert_folder(folder, tmp_path / "out.gguf")
+    assert "output.weight" not in gguf.read(tmp_path / "out.gguf").tensors
+
+
+ENDS = [
+    ([256, 257], None, {256, 257}),
+    (None, [65, 66], {65, 66}),
+    ([65], [66, 67], {65, 66, 67}),
+    ([65, 66, 67, 68, 69], [65, 70], {65, 66, 67, 68, 69, 70}),
+    (65, 66, {65, 66}),
+    ([], [], set()),
+]
+
+
+@pytest.mark.parametrize(("config", "generation", "expected"), ENDS)
+@pytest.mark.parametrize("named", [True, False])
+def test_every_end_token_of_the_folder_ends_a_reply(
+    folder: Path, tmp_path: Path, config: Any, generation: Any, expected: set[int], named: bool
+) -> None:
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", values | {"eos_token_id": config})
+    write_json(folder / "generation_config.json", {"eos_token_id": generation})
+    if not named:
+        write_json(folder / "tokenizer_config.json", {"bos_token": "<|endoftext|>"})
+    convert_folder(folder, tmp_path / "out.gguf")
+    model = load(tmp_path / "out.gguf", executor="eager")
+    assert expected <= model.tokenizer.eog_ids
+    assert named == (model.tokenizer.token_id("<|im_end|>") == model.tokenizer.eos_id)
+    for token in expected:
+        logits = np.full(model.config.n_vocab, -1.0, np.float32)
+        logits[token] = 1
+        model._next_logits = lambda ids, logits=logits: (0, logits)  # type: ignore[method-assign]
+        generation_of = model.generate([5], temperature=0, max_tokens=3, stream=True)
+        assert "".join(generation_of) == "" and generation_of.stop_reason == "eos"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wrong", [10**6, -1, "</s>", 1.5, True])
+def test_an_end_token_outside_the_vocabulary_is_warned_of(folder: Path, tmp_path: Path, wrong: Any) -> None:
+    write_json(folder / "generation_config.json", {"eos_token_id": [65, wrong]})
+    with pytest.warns(UserWarning, match="eos_token_id: .* is no token of the vocabulary: left out"):
+        convert_folder(folder, tmp_path / "out.gguf")
+    assert 65 in load(tmp_path / "out.gguf", executor="eager").tokenizer.eog_ids
+
+
+def test_a_token_that_is_half_a_character_is_refused(folder: Path, tmp_path: Path) -> None:
+    values = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    values["added_tokens"][0]["content"] = "\ud800"
+    write_json(folder / "tokenizer.json", values)
+    with pytest.raises(
+        TokenizerError, match=r"model.vocab: expected texts that UTF-8 can hold, got '.ud800'"
+    ):
+        convert_folder(folder, tmp_path / "out.gguf")

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from llmlite import gguf
-from llmlite.architectures import EXPERTS, by_class
+from llmlite.architectures import EXPERTS, Names, by_class
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface import convert_folder
+from llmlite.huggingface.names import renamed
+from llmlite.quants import by_name
+from llmlite.tensor import PendingTensor, QuantTensor
 from tests.huggingface_folders import safetensors, tokenizer_of, write_json
 from tests.tiny_models import TinyModel, tiny_model
 
@@ -138,3 +141,15 @@ def test_what_a_file_cannot_say_is_refused(
     folder = write(tmp_path / "model", model_class, arrays_of(model_class, model_of(model_class)), **changes)
     with pytest.raises(UnsupportedError, match=text):
         convert_folder(folder, tmp_path / "out.gguf")
+
+
+def test_an_encoders_head_is_left_out_and_not_missed() -> None:
+    def made() -> np.ndarray:
+        raise AssertionError("a head that is left out was read")
+
+    embedding = QuantTensor.quantize(np.ones((4, 32), np.float32), "F32", "model.embed_tokens.weight")
+    head = PendingTensor("lm_head.weight", by_name("F32"), (4, 32), made)
+    sources = {tensor.name: tensor for tensor in (embedding, head)}
+    for tied in (True, False):
+        assert list(renamed("folder", sources, Names(), tied=tied, has_output=False)) == ["token_embd.weight"]
+    assert list(renamed("folder", {embedding.name: embedding}, Names(), tied=False, has_output=False))

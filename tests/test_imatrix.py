@@ -11,6 +11,7 @@ import pytest
 
 from llmlite import cli, gguf
 from llmlite.bench.imatrix import collect
+from llmlite.errors import ModelError, NumericsError
 from llmlite.model import load
 from llmlite.quantize import quantize_file, read_imatrix
 from tests.tiny_models import tiny_model
@@ -55,6 +56,27 @@ def test_chunks_add_up_and_the_rest_is_dropped(tiny: Path) -> None:
 def test_a_text_shorter_than_a_chunk_is_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match="the text has 70 tokens, fewer than one chunk of 512"):
         collect(load(tiny, executor="eager"), IDS)
+
+
+def test_a_damaged_model_has_no_importance_matrix(tmp_path: Path) -> None:
+    tiny_with_nan = tiny_model(n_embd=256, n_ff=256, n_ctx=64)
+    tiny_with_nan.arrays["blk.1.ffn_up.weight"][3, 4] = np.nan
+    path = tiny_with_nan.write(tmp_path / "nan.gguf")
+    with pytest.raises(NumericsError, match=r"ffn_up of layer 1: holds a number that is not finite"):
+        collect(load(path, executor="eager"), IDS, n_ctx=32)
+    text = tmp_path / "text.txt"
+    text.write_text("the fox and the hen in the inn on a hill " * 12, encoding="utf-8")
+    target = tmp_path / "imatrix.gguf"
+    assert cli.main(["imatrix", str(path), str(text), "-c", "32", "-o", str(target)]) == 2
+    assert not target.exists()
+
+
+def test_squares_that_overflow_are_no_importance(tmp_path: Path) -> None:
+    model = tiny_model(n_embd=256, n_ff=256, n_ctx=64)
+    model.arrays["blk.1.ffn_up.weight"] *= np.float32(1e24)
+    path = model.write(tmp_path / "large.gguf")
+    with pytest.raises(ModelError, match=r"blk.1.ffn_down.weight: what it meets is no number.* is inf"):
+        collect(load(path, executor="eager"), IDS, n_ctx=32)
 
 
 def test_what_is_written_is_read_back(tiny: Path, tmp_path: Path) -> None:

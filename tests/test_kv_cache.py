@@ -163,3 +163,57 @@ def test_a_windowed_model_writes_the_same_after_its_rings_have_turned(executor_c
         got = executor(ids[start : start + 100], rings, n_outputs=1)
         want = executor(ids[start : start + 100], whole, n_outputs=1)
         np.testing.assert_array_equal(got, want)
+
+
+def small_model() -> tuple[ModelConfig, Weights, list[int]]:
+    """One whose keys and values are of 32 numbers, and a text for it."""
+    model = tiny_model(n_head=2, n_head_kv=1, n_ctx=512)
+    tensors = model.tensors()
+    config = ModelConfig.from_metadata(model.metadata, tensors)
+    ids = np.random.default_rng(1).integers(0, config.n_vocab, 300).tolist()
+    return config, Weights.from_tensors(tensors, config), ids
+
+
+def test_both_executors_read_and_write_the_same_q8_0_cache() -> None:
+    config, weights, ids = small_model()
+    logits, caches = [], []
+    for executor in (
+        EagerExecutor(weights, config),
+        PlannedExecutor(weights, config, kv_dtype=np.int8, n_threads=2),
+    ):
+        cache = KVCache(config, 512, np.int8)
+        executor(ids[:270], cache, n_outputs=1)
+        logits.append(executor(ids[270:], cache, n_outputs=30))
+        caches.append(cache)
+    exact = EagerExecutor(weights, config)(ids, KVCache(config, 512), n_outputs=30)
+    lost = np.abs(logits[0] - exact).max()  # what quantizing moves; the executors differ by rounding only
+    assert np.abs(logits[0] - logits[1]).max() <= lost / 3
+    assert lost <= 0.06 * np.abs(exact).max()  # random weights: attention is sharp
+    for head in range(config.n_head_kv):  # of the first layer, whose input has been through few operations
+        both = [cache[0].keys(head, 0, 300) for cache in caches]
+        assert np.abs(both[0] - both[1]).max() <= 1.01 * np.abs(both[0]).max() / 127  # a step at most
+
+
+def test_a_q8_0_cache_gives_the_same_bits_however_the_text_is_cut() -> None:
+    config, weights, ids = small_model()
+    found = []
+    for cuts, threads in (([300], 1), ([1] * 300, 2), ([256, 1, 43], 2), ([37] * 8 + [4], 1)):
+        executor = PlannedExecutor(weights, config, kv_dtype=np.int8, n_threads=threads)
+        cache, at = KVCache(config, 512, np.int8), 0
+        for n in cuts:
+            executor(ids[at : at + n], cache, n_outputs=1)
+            at += n
+        found.append(cache)
+    for cache in found[1:]:
+        for name in ("k", "v", "k_scales", "v_scales"):
+            assert getattr(cache[0], name).tobytes() == getattr(found[0][0], name).tobytes()
+
+
+def test_caches_of_different_types_in_one_batch_give_what_they_give_alone() -> None:
+    config, weights, ids = small_model()
+    executor = PlannedExecutor(weights, config, n_threads=2)
+    kinds = (np.float16, np.int8, np.float32, np.int8)
+    alone = [executor(ids[i:40], KVCache(config, 64, dtype), n_outputs=1) for i, dtype in enumerate(kinds)]
+    together = executor.batch([(ids[i:40], KVCache(config, 64, dtype), 1) for i, dtype in enumerate(kinds)])
+    for one, other in zip(alone, together):
+        np.testing.assert_array_equal(one, other)

@@ -82,14 +82,8 @@ TABLE: list[tuple[int, str, dict[str, Any], str, str]] = [
         "token_embd.weight",
         f"expected {N - 1} rows",
     ),
-    (
-        60,
-        "special id past the end",
-        {T + "eos_token_id": N},
-        T + "eos_token_id",
-        f"below the vocabulary's {N}",
-    ),
-    (60, "special id negative", {T + "bos_token_id": -1}, T + "bos_token_id", "got -1"),
+    (60, "special id as text", {T + "eos_token_id": "2"}, T + "eos_token_id", "a token id"),
+    (60, "special id as a flag", {T + "bos_token_id": True}, T + "bos_token_id", "a token id"),
     (61, "merge without space", {T + "merges": ["he", "a b"]}, T + "merges[0]", "space"),
     (61, "merge with two spaces", {T + "merges": ["h e", "a  b"]}, T + "merges[1]", "space"),
     (61, "merges as a number", {T + "merges": 7}, T + "merges", "array"),
@@ -145,6 +139,19 @@ def test_malformed_model_is_refused(
     assert caught.value.expected and caught.value.got != ""
     if "expected " in str(caught.value):
         assert f"expected {caught.value.expected}, got {caught.value.got}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("role", "wrong"), [("eos", N), ("eos", 2**32 - 1), ("bos", -1)])
+def test_a_special_id_outside_the_vocabulary_is_passed_over_with_a_warning(
+    tmp_path: Path, role: str, wrong: int
+) -> None:
+    path = changed({f"{T}{role}_token_id": wrong}, {}).write(tmp_path / "bad.gguf")
+    with pytest.warns(
+        UserWarning, match=rf"{role}_token_id: expected an id below .* {N} tokens, got {wrong};"
+    ):
+        tokenizer = ll.load(path, executor="eager").tokenizer
+    assert getattr(tokenizer, f"{role}_id") is None
+    assert wrong not in tokenizer.eog_ids and wrong not in tokenizer.encode("hello")
 
 
 def offset_of(path: Path, name: str) -> int | None:
@@ -257,3 +264,40 @@ def test_file_without_a_vocabulary_says_so(tmp_path: Path, make: Callable[[Path]
     bare = changed({key: None for key in MODEL.metadata if key.startswith("tokenizer.")})
     with pytest.raises((TokenizerError, ModelError)):
         make(bare.write(tmp_path / "bare.gguf"))
+
+
+# ---- kinds of models that are refused, and parts of models that are left out, by name ----------------------
+
+OTHER_KINDS = {"t5": "an encoder-decoder", "clip": "a vision tower", "llada": "a diffusion model"}
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_another_kind_of_model_is_refused_with_what_it_is_and_the_list(name: str, tmp_path: Path) -> None:
+    path = changed({ARCH: name}).write(tmp_path / "other.gguf")
+    with pytest.raises(UnsupportedError, match=rf"'{name}' \({OTHER_KINDS[name]}") as caught:
+        ll.load(path)
+    assert all(known in str(caught.value) for known in ("llama", "gemma3", "gpt-oss"))
+
+
+def test_layers_that_predict_ahead_are_refused_by_name(tmp_path: Path) -> None:
+    path = changed({"llama.nextn_predict_layers": 1}).write(tmp_path / "key.gguf")
+    with pytest.raises(UnsupportedError, match=r"llama\.nextn_predict_layers: 1 is not supported"):
+        ll.load(path)
+    name = "blk.1.nextn.eh_proj.weight"
+    path = changed(arrays={name: np.zeros((64, 128), np.float32)}).write(tmp_path / "tensor.gguf")
+    with pytest.raises(ModelError, match=rf"{name}: not a tensor of the llama architecture"):
+        ll.load(path)
+
+
+def test_a_vision_tower_in_a_text_model_s_file_changes_nothing(tmp_path: Path) -> None:
+    tower = {
+        "v.patch_embd.weight": np.ones((64, 3, 14, 14), np.float32),
+        "v.blk.0.attn_q.weight": np.ones((64, 64), np.float32),
+        "mm.0.weight": np.ones((64, 64), np.float32),
+    }
+    keys = {"llama.vision.block_count": 1, "llama.mm.tokens_per_image": 256}
+    plain, seeing = (
+        ll.load(model.write(tmp_path / name), executor="eager").logits(IDS)
+        for name, model in (("plain.gguf", MODEL), ("seeing.gguf", changed(keys, tower)))
+    )
+    np.testing.assert_array_equal(seeing, plain)

@@ -210,7 +210,7 @@ def test_wrong_input_is_refused(model: Model, path: Path, tmp_path: Path) -> Non
         model.logits([])
     with pytest.raises(ValueError, match="token 267 is not in the vocabulary, 0 to 266"):
         model.logits([267])
-    with pytest.raises(ValueError, match="kv_dtype must be one of f16, f32; got 'f64'"):
+    with pytest.raises(ValueError, match="kv_dtype must be one of f16, f32, q8_0; got 'f64'"):
         ll.load(path, kv_dtype="f64")
     with pytest.raises(ValueError, match="n_ctx must be at least 1, got 0"):
         ll.load(path, n_ctx=0)

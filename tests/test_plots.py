@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from llmlite import plots
+from llmlite.bench.backends import BACKENDS
 from llmlite.bench.summary import METRICS
 from tests.synthetic import synthetic_comparison
 
@@ -38,13 +39,16 @@ CONE_LOSS = {
 @pytest.mark.parametrize("kind", CONE_LOSS)
 def test_colours_of_backends_stay_apart_for_the_colour_blind(kind: str) -> None:
     seen = []
-    of_backends = dict(plots.BACKEND_COLOURS)
-    assert of_backends.pop("llmlite-f16") == of_backends["llmlite"]  # the same program, another cache
-    for name in of_backends.values():
+    for name in set(plots.BACKEND_COLOURS.values()):
         colour = plots.COLOURS[name]
         rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]) ** 2.2
         seen.append(np.clip(CONE_LOSS[kind] @ rgb, 0, 1) ** (1 / 2.2))
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.15
+
+
+def test_the_usual_backends_have_colours_of_their_own() -> None:
+    usual = [info.colour for info in BACKENDS.values() if info.default]
+    assert len(usual) == len(set(usual))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

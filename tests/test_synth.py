@@ -48,6 +48,24 @@ def test_a_shape_has_the_published_number_of_weights(name: str) -> None:
         "qwen2.5-0.5b": 494e6,
         "qwen3-0.6b": 596e6,
         "gpt2": 124.4e6,
+        "gemma3-270m": 268.1e6,
+        "gemma3-1b": 999.9e6,
+        "gemma2-2b": 2.614e9,
+        "phi-2": 2.780e9,
+        "phi-4-mini": 3.836e9,
+        "smollm3-3b": 3.075e9,
+        "granite-3.3-2b": 2.534e9,
+        "granite-3.1-1b-a400m": 1.335e9,
+        "olmo2-1b": 1.485e9,
+        "starcoder2-3b": 3.030e9,
+        "stablelm-3b": 2.795e9,
+        "pythia-160m": 162.3e6,
+        "exaone4-1.2b": 1.279e9,
+        "command-r7b": 8.028e9,
+        "bitnet-2b": 2.413e9,
+        "gpt-oss-20b-4-layers": (20.915e9 - 1158.3e6) / 6 + 1158.3e6,  # published for 24 layers
+        "qwen1.5-moe-a2.7b-4-layers": (14.316e9 - 622.3e6) / 6 + 622.3e6,  # for 24
+        "olmoe-1b-7b-4-layers": (6.919e9 - 206.0e6) / 4 + 206.0e6,  # for 16
         # published for 48 layers: 30.53e9, of which 2 · 151936 · 2048 are embeddings and output
         "qwen3-30b-a3b-4-layers": (30.53e9 - 622.3e6) / 12 + 622.3e6,
     }

@@ -49,7 +49,7 @@ def metadata(**changes: Any) -> dict[str, Any]:
         ({"unknown_token_id": "3"}, "unknown_token_id: expected a token id, got '3'"),
         ({"padding_token_id": 1.5}, "padding_token_id: expected a token id, got 1.5"),
         ({"add_bos_token": "yes"}, "add_bos_token: expected a boolean, got 'yes'"),
-        ({"add_bos_token": True}, "add_bos_token is true, expected a bos_token_id with it, got none"),
+        ({"add_bos_token": True}, "add_bos_token: true, expected a bos_token_id with it, got none"),
         ({"model": "llama", "scores": [0.0] * 3}, f"scores: expected {N} entries, one per token, got 3"),
         ({"model": "llama", "scores": [float("nan")] * N}, r"scores\[0\]: expected numbers, got nan"),
         ({"model": "llama", "token_type": [6] * N}, r"tokens\[0\]: a byte token, expected <0x00> to <0xFF>"),

@@ -7,11 +7,25 @@ tied embeddings, RoPE factors). An entry says only what a file does not.
 from __future__ import annotations
 
 from llmlite.architectures.decoders import DECODERS
+from llmlite.architectures.encoders import ENCODERS
 from llmlite.architectures.entry import EXPERTS, FUSED, HEAD_NORMS, NORMS, Architecture, Names, Windows
 from llmlite.architectures.recurrent import RECURRENT_DECODERS
 from llmlite.errors import ModelError, UnsupportedError
 
-ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*DECODERS, *RECURRENT_DECODERS)}
+ARCHITECTURES: dict[str, Architecture] = {
+    entry.name: entry for entry in (*DECODERS, *RECURRENT_DECODERS, *ENCODERS)
+}
+
+NO_DECODERS = {  # other values of general.architecture that GGUF files carry, and what they are
+    "clip": "a vision tower or projector; load the file of the text model that it belongs to",
+    "t5": "an encoder-decoder",
+    "t5encoder": "the encoder of an encoder-decoder",
+    "wavtokenizer-dec": "a decoder of audio",
+    "dream": "a diffusion model",
+    "llada": "a diffusion model",
+    "llada-moe": "a diffusion model",
+    "rnd1": "a diffusion model",
+}
 
 __all__ = [
     "ARCHITECTURES", "EXPERTS", "FUSED", "HEAD_NORMS", "NORMS", "Architecture", "Names", "Windows",
@@ -29,9 +43,12 @@ def by_name(name: object) -> Architecture:
     if not isinstance(name, str):
         raise ModelError.at("general.architecture", "a string", repr(name))
     if name not in ARCHITECTURES:
-        raise UnsupportedError(
-            f"general.architecture: {name!r} is not supported; supported are {', '.join(ARCHITECTURES)}",
-            expected=f"one of {', '.join(ARCHITECTURES)}",
+        kind = f" ({NO_DECODERS[name]})" if name in NO_DECODERS else ""
+        known = ", ".join(ARCHITECTURES)
+        raise UnsupportedError.about(
+            "general.architecture",
+            f"{name!r}{kind} is not supported; supported are {known}",
+            expected=f"one of {known}",
             got=name,
         )
     return ARCHITECTURES[name]
@@ -47,4 +64,4 @@ def by_class(name: object) -> Architecture:
         if name in entry.classes:
             return entry
     known = ", ".join(known for entry in ARCHITECTURES.values() for known in entry.classes)
-    raise UnsupportedError(f"architectures: {name!r:.80} is not supported; supported are {known}")
+    raise UnsupportedError.about("architectures", f"{name!r:.80} is not supported; supported are {known}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llmlite.architectures.entry import (
+    GEMMA_NAMES,
+    GEMMA_NORMS,
     Architecture,
     Names,
     Windows,
@@ -20,12 +22,6 @@ from llmlite.architectures.layouts import (
 )
 
 QWEN_MIXTURE = mixture_names("mlp.gate", "mlp.experts.", ("gate_proj", "up_proj", "down_proj"))
-GEMMA_NAMES = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
-GEMMA_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 
 
 GPT2_REFUSED = {

@@ -38,6 +38,13 @@ LAYER_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 
+GEMMA_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+GEMMA_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
@@ -166,17 +173,24 @@ class Architecture:
         embedding_scale: (n_embd) -> what embeddings are multiplied by.
         attention_scale: (key_size, n_embd, n_head, n_layer) -> what scores are multiplied by.
         logit_scale: (the key's value) -> what logits are multiplied by.
+        alibi: the largest slope exponent of ALiBi, if the file gives none; 0: no ALiBi.
         sinks: whether each head has a logit that counts only in the softmax's denominator.
         yarn_rounded: whether the ends of yarn's ramp are rounded to whole pairs.
         renamed: a tensor's stem in the file, in a layer or outside -> the stem that says what it does here.
         recurrent: what mixes tokens in layers without key/value heads: a name of config.RECURRENT; "" if
             there are no such layers.
-        skipped: a pattern of tensors that text doesn't need (a vision tower, layers that predict ahead).
+        skipped: a pattern of further tensors that text doesn't need (layers that predict ahead); vision and
+            audio towers (weights.TOWERS) are skipped in any case.
         causal: whether a token sees only those before it; an encoder's see all.
+        token_types: whether a learned vector for the kind of each token is added, a row of `token_types`.
+        from_second: those of NORMS that every layer but the first must have.
+        head: what scores a pair of texts, if a file has it: "tanh" for output(tanh(dense)), "norm" for
+            output(norm(gelu(dense))); "" if it has none. Its tensors are `cls`, `cls.norm`, `cls.output`.
+        dense: matrices that pooled states go through, one after the other, if a file has them.
         classes: what config.json calls it, in `architectures`.
         names: the names of its tensors there; for single classes in `class_names`.
         hyperparameters: (config.json as huggingface.config.Config) -> more keys of the GGUF file, without
-            the prefix; a key with None is left out.
+            the prefix unless they begin with "tokenizer."; a key with None is left out.
         tied: whether embeddings serve as the output matrix if config.json doesn't say.
         reordered: whether transformers keeps the rows of Q and K for pairs "neox" although `rope_pairs` is
             "norm": conversion reorders them.
@@ -214,6 +228,11 @@ class Architecture:
     recurrent: str = ""
     skipped: str = ""
     causal: bool = True
+    token_types: bool = False
+    from_second: tuple[str, ...] = ()
+    head: str = ""
+    dense: tuple[str, ...] = ()
+    alibi: float = 0.0
     classes: tuple[str, ...] = ()
     names: Names = field(default_factory=Names)
     class_names: Mapping[str, Names] = field(default_factory=dict)

@@ -9,36 +9,59 @@ Names load on first use: a worker process imports this package before its clock 
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
 if TYPE_CHECKING:
     from llmlite.bench import (
+        article,
         backends,
         checks,
         compare,
+        diff,
+        energy,
         environment,
+        envs,
         imatrix,
         memory,
+        privacy,
         quality,
         samples,
+        single,
         summary,
     )
+    from llmlite.bench.article import claims
     from llmlite.bench.options import Options
     from llmlite.bench.samples import Comparison, Measurement
     from llmlite.bench.summary import METRICS
 
-_MODULES = frozenset("backends checks compare environment imatrix memory quality samples summary".split())
-_NAMES = {"Options": "options", "Comparison": "samples", "Measurement": "samples", "METRICS": "summary"}
+_MODULES = frozenset(
+    "article backends checks compare diff energy environment envs imatrix memory privacy quality samples "
+    "single summary".split()
+)
+_NAMES = {
+    "Options": "options",
+    "Comparison": "samples",
+    "Measurement": "samples",
+    "METRICS": "summary",
+    "claims": "article",
+}
 
 __all__ = [
     "METRICS",
     "Comparison",
     "Measurement",
     "Options",
+    "article",
     "backends",
     "checks",
+    "claims",
     "compare",
+    "diff",
+    "energy",
     "environment",
+    "envs",
     "imatrix",
     "memory",
+    "privacy",
     "quality",
     "samples",
+    "single",
     "summary",
 ]
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.bench import environment
-from llmlite.bench.agreement import REFERENCES, judge, judge_steps
-from llmlite.bench.backends import BACKENDS, BackendInfo, by_name
+from llmlite.bench import environment, planning
+from llmlite.bench.agreement import REFERENCES, judge, judge_steps, judge_tokens
+from llmlite.bench.backends import BACKENDS, by_name
 from llmlite.bench.canary import Canary
+from llmlite.bench.entries import Entry, Launcher
 from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
 from llmlite.bench.options import Options
 from llmlite.bench.process import BackendError, WorkerProcess
@@ -33,27 +34,10 @@ from llmlite.engine import cpu
 
 AGREEMENT_TOKENS = 128  # checked for agreement; a large vocabulary makes 80 MB of logits of them
 WARM_UP = (8, 8)  # tokens read and written
+LATE = 0.3  # share of the time after which no further backend is started; twice that for the usual ones
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 Ask = Callable[..., dict[str, Any]]
-
-
-@dataclass
-class Entry:
-    """One backend on one file, and its living process while there is one."""
-
-    info: BackendInfo
-    file: ModelFile
-    worker: WorkerProcess | None = None
-    type_k: str = "f32"
-
-    @property
-    def key(self) -> dict[str, Any]:
-        return {"backend": self.info.name, "model_type": self.file.model_type}
-
-    def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
-        assert self.worker is not None
-        return self.worker.ask(action, **arguments)
 
 
 def run(options: Options | None = None, *, progress: bool = True) -> Comparison:
@@ -94,9 +78,10 @@ class _Run:
         with self._bar() as advance:
             self._start(advance)
             self._agree(advance)
+            self._plan(advance)
             self._blocks(advance)
             for entry in self.entries:
-                self._stop(entry)
+                entry.stop()
             self._memory(advance)
         return self.result
 
@@ -112,9 +97,19 @@ class _Run:
         writing = (depth + self.n_gen for depth in self.depths)
         self.n_ctx = min(longest, max(sum(WARM_UP), *self.prompts, *writing) + 1)
         self.ids = agreement_ids(files[0], max(*self.prompts, *self.depths))
+        self.n_blocks = options.blocks
+        self.launcher = Launcher(
+            n_threads=self.threads,
+            n_ctx=self.n_ctx,
+            timeout=options.timeout,
+            prompt=self.ids[: self.prompts[0]],
+            lengths=sorted({WARM_UP[0], *self.prompts, *self.depths}),
+        )
         self.result.models = [file.as_record() for file in files]
+        for note in (file.note for file in files if file.note):
+            self._note(note)
         names = options.backends or tuple(name for name, info in BACKENDS.items() if info.default)
-        for info in map(by_name, names):
+        for info in map(by_name, dict.fromkeys(names)):
             reason = info.unavailable()
             if reason:
                 self.result.skipped.append({"backend": info.name, "reason": reason})
@@ -122,51 +117,49 @@ class _Run:
             all_files = info.keeps_quantized or options.every_pair
             self.entries += [Entry(info, file) for file in (files if all_files else files[:1])]
 
-    def _bar(self) -> Any:
-        return _Progress(3 * len(self.entries) + len(self.entries) * self.options.blocks, self.progress)
+    def _bar(self) -> _Progress:
+        return _Progress((4 + self.options.blocks) * len(self.entries), self.progress)
 
     # --- start and agreement -----------------------------------------------------------------
 
     def _start(self, advance: Callable[[str], None]) -> None:
-        for entry in list(self.entries):
-            advance(f"start {entry.info.name} {entry.file.model_type}")
+        # the usual backends first, each on the first file before any on the second
+        order = {id(file): number for number, file in enumerate(self.files)}
+        for entry in sorted(self.entries, key=lambda e: (not e.info.default, order[id(e.file)])):
+            if self._too_late_to_start(entry):
+                reason = f"not started: more than {LATE:.0%} of {self.options.budget_seconds:g} s were gone"
+                self.result.skipped.append({**entry.key, "reason": reason})
+                self._drop(entry)
+                continue
+            advance(f"start {entry.label}")
             self._or_drop(entry, self._become_alive)
 
-    def _become_alive(self, entry: Entry) -> None:
-        entry.worker = self._launch(entry)
+    def _too_late_to_start(self, entry: Entry) -> bool:
+        """Whether starting and checking have eaten so much time that only what is essential may follow."""
+        budget = self.options.budget_seconds
+        if budget is None or not self.result.backends:  # the first one always starts
+            return False
+        spent = (time.monotonic() - self.begin) / budget
+        return spent > (2 * LATE if entry.info.default else LATE)
 
-    def _launch(
-        self, entry: Entry, after_load: Callable[[WorkerProcess], None] | None = None
-    ) -> WorkerProcess:
-        """Start a process, load, make the first token; keep the times of each."""
-        worker = WorkerProcess(entry.info.name, self.threads, timeout=self.options.timeout)
-        self.stack.callback(worker.close)
-        imported = worker.ask("start")
-        loaded = self._load(worker.ask, entry.file)
-        entry.type_k = loaded["about"]["type_k"]
-        if after_load:
-            after_load(worker)
-        prompt = self.ids[: self.prompts[0]]
-        first = worker.ask("first_token", ids=prompt)
-        times = {
-            "start": worker.start_ns,
-            "import": imported["ns"],
-            "load": loaded["ns"],
-            "first_token": first["ns"],
-        }
-        cold = "_cold" if first["compiled"] else ""
+    def _become_alive(self, entry: Entry) -> None:
+        self._keep_start(entry, self.launcher.start(entry, self.stack))
+        about = {key: value for key, value in entry.about.items() if value not in ("", None)}
+        self.result.backends.append({**entry.key, **about})
+
+    def _keep_start(self, entry: Entry, times: dict[str, int]) -> None:
+        """Keep the nanoseconds of each phase of a start; say so when llmlite compiled its kernels in it."""
         for phase, ns in times.items():
-            n_prompt = len(prompt) if phase == "first_token" else 0
-            self._keep(entry, phase + cold, [ns], n_prompt=n_prompt)
-        if cold:
+            first = phase.startswith("first_token")
+            self._keep(entry, phase, [ns], n_prompt=len(self.launcher.prompt) if first else 0)
+        if "load_cold" in times:
+            seconds = (times["load_cold"] + times["first_token_cold"]) / 1e9
             self._note(
                 f"{entry.info.title} {entry.file.model_type} compiled its kernels in this run, which is done "
-                f"once: {(loaded['ns'] + first['ns']) / 1e9:.0f} s, not counted in the tables"
+                f"once: {seconds:.0f} s, not counted in the tables"
             )
-        note = loaded["about"].get("note")
-        if note:
-            self._note(f"{entry.info.title}: {note}")
-        return worker
+        if entry.about.get("note"):
+            self._note(f"{entry.info.title}: {entry.about['note']}")
 
     def _agree(self, advance: Callable[[str], None]) -> None:
         """Compare logits with float32 arithmetic on the same file; drop the entries that differ."""
@@ -176,23 +169,41 @@ class _Run:
         best = references.get(self.files[0].model_type)
         for entry in list(self.entries):
             advance(f"check {entry.info.name} {entry.file.model_type}")
-            record: dict[str, Any] = {**entry.key, "n_tokens": len(ids)}
+            record: dict[str, Any] = {**entry.key, "own_quantization": entry.own_quantization}
             try:
-                logits = _logits(entry.ask, folder / "logits.npy", ids)
-                record |= judge(logits, references.get(entry.file.model_type), best, entry.info)
-                if record["agrees"]:
-                    record |= self._steps_agree(entry, folder, record["max_abs_diff"])
+                record |= self._judged(entry, folder, ids, references.get(entry.file.model_type), best)
             except BackendError as error:
                 record |= {"agrees": False, "reason": str(error)}
             self.result.agreement.append(record)
             if not record["agrees"]:
                 self._drop(entry)
 
+    def _judged(
+        self,
+        entry: Entry,
+        folder: Path,
+        ids: list[int],
+        reference: np.ndarray | None,
+        best: np.ndarray | None,
+    ) -> dict[str, Any]:
+        """Return what the entry's logits, or where it has none its tokens, say about it."""
+        ids = ids[: entry.info.agreement_tokens]
+        record: dict[str, Any] = {"n_tokens": len(ids)}
+        reference, best = (None if found is None else found[: len(ids)] for found in (reference, best))
+        if not entry.info.gives_logits:
+            tokens = [entry.ask("greedy", ids=ids[: i + 1], n_gen=1)["ids"][0] for i in range(len(ids))]
+            return record | judge_tokens(tokens, reference, best)
+        logits = _logits(entry.ask, folder / "logits.npy", ids)
+        record |= judge(logits, reference, best, entry.info, own=entry.own_quantization)
+        if record["agrees"]:
+            record |= self._steps_agree(entry, folder, record["max_abs_diff"])
+        return record
+
     def _steps_agree(self, entry: Entry, folder: Path, max_abs_diff: float) -> dict[str, Any]:
         """Check that writing token by token chooses what reading the same tokens at once would choose."""
         n_prompt, n_gen = WARM_UP
         prompt = self.ids[:n_prompt]
-        written = entry.ask("decode", ids=prompt, n_gen=n_gen)["ids"]
+        written = entry.ask("greedy", ids=prompt, n_gen=n_gen)["ids"]
         logits = _logits(entry.ask, folder / "logits.npy", [*prompt, *written])[n_prompt - 1 : -1]
         return judge_steps(logits, written, max_abs_diff)
 
@@ -204,45 +215,86 @@ class _Run:
         out: dict[str, np.ndarray] = {}
         try:
             with ExitStack() as stack:
-                if own:
-                    ask = own.ask
-                    stack.callback(self._load, ask, own.file)  # back to what it will be timed on
+                if own and own.worker:
+                    worker = own.worker
+                    stack.callback(self.launcher.load, worker, own.file)  # back to what it will be timed on
                 else:
-                    ask = stack.enter_context(
-                        WorkerProcess(name, self.threads, timeout=self.options.timeout)
-                    ).ask
-                    ask("start")
+                    worker = stack.enter_context(self.launcher.process(BACKENDS[name]))
+                    worker.ask("start")
                 for file in self.files:
-                    self._load(ask, file)
-                    out[file.model_type] = _logits(ask, folder / "reference.npy", ids)
+                    self.launcher.load(worker, file)
+                    out[file.model_type] = _logits(worker.ask, folder / "reference.npy", ids)
         except BackendError as error:
             self._note(f"the reference failed: {error}")
         return out
 
-    def _load(self, ask: Ask, file: ModelFile) -> dict[str, Any]:
-        return ask("load", model=str(file.path), n_ctx=self.n_ctx, n_threads=self.threads)
-
     # --- timing ------------------------------------------------------------------------------
+
+    def _plan(self, advance: _Progress) -> None:
+        """Warm everybody up, probe one turn each, and fit at least five blocks into the time there is."""
+        turns: dict[int, planning.Turn] = {}
+        for entry in list(self.entries):
+            advance(f"probe {entry.label}")
+            self._or_drop(entry, self._warm_up)
+            if entry in self.entries:
+                self._or_drop(entry, lambda entry: turns.update({id(entry): self._probe(entry)}))
+        budget = self.options.budget_seconds
+        left = None if budget is None else budget - (time.monotonic() - self.begin) - self._memory_seconds()
+        found = planning.plan(
+            turns,
+            [id(entry) for entry in self.entries if entry.info.default],
+            seconds=left,
+            n_blocks=self.options.blocks,
+            n_gen=self.n_gen,
+        )
+        by_id = {id(entry): entry for entry in self.entries}
+        for key in found.left_out:
+            entry = by_id[key]  # type: ignore[index]
+            reason = f"left out so that the others finish {found.n_blocks} blocks within {budget:g} s"
+            self.result.skipped.append({**entry.key, "reason": reason})
+            self._drop(entry)
+        if found.n_gen < self.n_gen or found.n_blocks < self.options.blocks:
+            self._note(
+                f"planned for {budget:g} s: {found.n_blocks} of {self.options.blocks} blocks, "
+                f"{found.n_gen} of {self.n_gen} tokens written in each turn"
+            )
+        self.n_blocks, self.n_gen = found.n_blocks, found.n_gen
+        self.result.environment |= {"n_blocks_planned": found.n_blocks, "budget_seconds": budget}
+        blocks = found.n_blocks * (found.seconds_per_block + SETTLE * len(self.entries))
+        advance.expect(len(self.entries) * (found.n_blocks + 1), blocks + self._memory_seconds())
+
+    def _probe(self, entry: Entry) -> planning.Turn:
+        """Time one short turn and reckon what a whole one takes."""
+        begin = time.monotonic()
+        for n_prompt in self.prompts:
+            entry.ask("prefill", ids=self.ids[:n_prompt])
+        prompts = time.monotonic() - begin
+        step, filling = 0.0, 0.0
+        for depth in self.depths:
+            begin = time.monotonic()
+            n_gen = min(4, self.n_gen)
+            ns = entry.ask("decode", ids=self.ids[:depth], n_gen=n_gen)["samples_ns"][0]
+            step += ns / n_gen / 1e9
+            filling += max(time.monotonic() - begin - ns / 1e9, 0.0)
+        return planning.Turn(prefill=prompts + filling, step=step)
 
     def _blocks(self, advance: Callable[[str], None]) -> None:
         """Give every entry one turn per block, in random order, a canary before and after each block."""
         order = random.Random(self.options.seed)
         canary = Canary()
-        for entry in list(self.entries):
-            self._or_drop(entry, self._warm_up)
         canaries: list[float] = []
-        for block in range(self.options.blocks):
+        for block in range(self.n_blocks):
             begin = time.monotonic()
             before = canary.sing()
             for entry in order.sample(self.entries, len(self.entries)):  # a copy: a failing one leaves
-                advance(f"block {block + 1}: {entry.info.name} {entry.file.model_type}")
+                advance(f"block {block + 1} of {self.n_blocks}: {entry.label}")
                 time.sleep(SETTLE)
                 self._or_drop(entry, partial(self._turn, block=block))
             time.sleep(SETTLE)
             canaries.append((before + canary.sing()) / 2)
-            if self._out_of_time(time.monotonic() - begin) and block + 1 < self.options.blocks:
+            if self._out_of_time(time.monotonic() - begin, block + 1) and block + 1 < self.n_blocks:
                 self._note(
-                    f"stopped after {block + 1} of {self.options.blocks} blocks: the time budget of "
+                    f"stopped after {block + 1} of {self.n_blocks} blocks: the time budget of "
                     f"{self.options.budget_seconds:g} s"
                 )
                 break
@@ -283,14 +335,23 @@ class _Run:
                 steps_ns=answer["steps_ns"],
             )
 
-    def _out_of_time(self, last_block: float) -> bool:
+    def _out_of_time(self, last_block: float, done: int) -> bool:
+        """Whether another block would overrun the budget. It may be overrun by a fifth to reach five."""
         if self.options.budget_seconds is None:
             return False
+        limit = self.options.budget_seconds * (1.2 if done < min(MIN_BLOCKS, self.n_blocks) else 1.0)
+        return time.monotonic() - self.begin + last_block + self._memory_seconds() > limit
+
+    def _memory_seconds(self) -> float:
+        """Return what the memory runs will take, judging by the starts there were."""
+        phases = ("start", "import", "load", "compile", "first_token")
+        alive = [entry.key for entry in self.entries]
         starts = [
-            m for m in self.result.measurements if m.phase in ("start", "import", "load", "first_token")
+            m.median_ns
+            for m in self.result.measurements
+            if m.phase in phases and {"backend": m.backend, "model_type": m.model_type} in alive
         ]
-        memory_runs = self.options.start_runs * sum(m.median_ns for m in starts) / 1e9
-        return time.monotonic() - self.begin + last_block + memory_runs > self.options.budget_seconds
+        return self.options.start_runs * sum(starts) / 1e9
 
     def _flag(self, canaries: list[float]) -> None:
         """Drop the blocks whose canary drifted, unless fewer than five would remain."""
@@ -329,7 +390,10 @@ class _Run:
             del answer["ok"]
             self.result.memory.append({**entry.key, "stage": stage, "repetition": repetition, **answer})
 
-        worker = self._launch(entry, lambda worker: keep(worker, "load"))
+        worker, times = self.launcher.launch(
+            entry, self.stack, after_load=lambda worker: keep(worker, "load")
+        )
+        self._keep_start(entry, times)
         try:
             worker.ask("reset_peak")
             worker.ask("prefill", ids=self.ids[: max(self.prompts)])
@@ -349,7 +413,7 @@ class _Run:
             self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
-        self._stop(entry)
+        entry.stop()
         self.entries.remove(entry)
         self.result.measurements = [
             m
@@ -378,11 +442,6 @@ class _Run:
         if text not in self.result.notes:
             self.result.notes.append(text)
 
-    def _stop(self, entry: Entry) -> None:
-        if entry.worker is not None:
-            entry.worker.close()
-            entry.worker = None
-
 
 def _logits(ask: Ask, path: Path, ids: list[int]) -> np.ndarray:
     ask("logits", ids=ids, out=str(path))
@@ -390,24 +449,35 @@ def _logits(ask: Ask, path: Path, ids: list[int]) -> np.ndarray:
 
 
 class _Progress:
-    """A tqdm bar that says what is going on; entering gives the function that moves it on."""
+    """A tqdm bar that says what is going on and how much time is left; calling it moves it on."""
 
     def __init__(self, total: int, shown: bool) -> None:
         from tqdm.auto import tqdm  # a widget in a notebook, text in a terminal
 
-        self._bar = tqdm(total=total, disable=not shown, desc="compare", unit="step", leave=False, delay=1)
+        form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+        self._bar = tqdm(
+            total=total, disable=not shown, desc="compare", leave=False, delay=1, bar_format=form
+        )
+        self._end = 0.0
 
-    def __enter__(self) -> Callable[[str], None]:
-        return self._advance
+    def expect(self, steps: int, seconds: float) -> None:
+        """Say how many steps are still to come, and in what time."""
+        self._end = time.monotonic() + seconds
+        self._bar.total = self._bar.n + steps
 
-    def _advance(self, text: str) -> None:
-        self._bar.set_description(text)
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __call__(self, text: str) -> None:
+        self._bar.set_description(text, refresh=False)
+        if self._end:
+            left = max(self._end - time.monotonic(), 0)
+            self._bar.set_postfix_str(f"about {left:.0f} s left", refresh=False)
         self._bar.update()
 
     def __exit__(self, *_: object) -> None:
-        self._bar.total = self._bar.n  # a time budget may have ended it early
-        self._bar.leave = hasattr(
-            self._bar, "container"
-        )  # a saved notebook keeps the bar; a terminal doesn't
+        self._bar.total = self._bar.n  # an entry may have left early
+        # a saved notebook keeps the bar; a terminal doesn't
+        self._bar.leave = hasattr(self._bar, "container")
         self._bar.refresh()
         self._bar.close()

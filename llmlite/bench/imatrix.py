@@ -20,7 +20,7 @@ from llmlite import gguf
 from llmlite.engine.eager import Eager
 from llmlite.kv_cache import KVCache
 from llmlite.model import Model
-from llmlite.tensor import QuantTensor
+from llmlite.tensor import QuantTensor, check_importance
 from llmlite.transformer import forward
 
 Progress = Callable[[int, int], None]
@@ -92,7 +92,9 @@ def collect(
     ids: the text's tokens, read in chunks of n_ctx, each from an empty cache; the rest is dropped.
     n_chunks: stop after so many. progress: called as progress(chunks_done, n_chunks).
 
-    Raises: ValueError if the text is shorter than one chunk.
+    Raises: ValueError if the text is shorter than one chunk. The model is damaged: NumericsError
+        naming the first result that isn't finite; ModelError naming the first tensor that meets numbers whose
+        squares add up to infinity.
     Source: llama.cpp, tools/imatrix.
     """
     starts = range(0, len(ids) - n_ctx + 1, n_ctx)[:n_chunks]
@@ -110,4 +112,6 @@ def collect(
         imatrix.n_chunks = done
         if progress is not None:
             progress(done, len(starts))
+    for name, total in imatrix.squares.items():
+        check_importance(total[None], name, "what it meets is no number: the sum of squares")
     return imatrix

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmlite import gguf, resources, tokenizers
+from llmlite import catalog, gguf, resources, tokenizers
 from llmlite.config import ModelConfig
 from llmlite.errors import LlmliteError
+from llmlite.quants import by_name
 
+# What is compared unasked. Q8_0 and Q4_0 come first for SmolLM2, whose own file is Q4_1: llama.cpp repacks
+# these two for its fast kernels, and not that one.
+TYPES = {"tales": ("F16", "Q8_0", "Q4_0"), "smollm2": ("Q8_0", "Q4_0", "Q4_1")}
 # Read where the bundled evaluation text isn't there or belongs to another vocabulary.
 TEXT = (
     "A measurement is a promise that another can check. Write down what was measured, where, how often, "
@@ -25,6 +29,7 @@ class ModelFile:
     Args:
         path: where it is. model_type: quantization of most of its weights, such as "Q4_0".
         n_ctx: context length in tokens. n_params: number of weights. n_bytes: size of the file.
+        note: what a reader should know of it, "" for nothing.
     """
 
     path: Path
@@ -32,6 +37,7 @@ class ModelFile:
     n_ctx: int
     n_params: int
     n_bytes: int
+    note: str = ""
 
     def as_record(self) -> dict[str, Any]:
         """Return llama-bench's fields; the name without its folder, so that results can be shared."""
@@ -44,17 +50,45 @@ class ModelFile:
         }
 
 
-def open_models(model: str, types: tuple[str, ...]) -> list[ModelFile]:
-    """Return the files to compare: one per type for a bundled model, the file itself for a path.
+def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
+    """Return the files to compare, one for each type; the best comes first.
+
+    Args:
+        model: "tales", "smollm2", or the path of a GGUF file.
+        types: quantizations; None for those of TYPES, and for any other model the file as it is, as with ().
+            Siblings of a file are quantized anew from its weights and kept in the cache.
 
     Raises:
         LlmliteError: a file is missing or can't be read as a model.
     """
-    if model in resources.BUNDLED_MODELS:
-        paths = [resources.model_path(f"{model}:{name}") for name in types]
+    if types is None:
+        types = TYPES.get(model, ())
+    source = _open(resources.model_path(model))
+    return [_sibling(model, source, name) for name in types] or [source]
+
+
+def _sibling(model: str, source: ModelFile, type_name: str) -> ModelFile:
+    """Return the same model in another type: made on first use, and kept in the cache."""
+    from llmlite.bench.backends.weights import cached
+    from llmlite.quantize import quantize_file
+
+    if type_name.upper() == source.model_type:
+        return source
+
+    def make(folder: str) -> None:
+        Path(folder).mkdir()
+        target = Path(folder) / f"{source.path.stem}-{type_name}.gguf"
+        quantize_file(source.path, target, type_name, requantize=True)
+
+    if model in (*resources.BUNDLED_MODELS, *catalog.PACKAGED):
+        path = resources.model_path(f"{model}:{type_name}")
     else:
-        paths = [resources.model_path(model)]
-    return [_open(path) for path in paths]
+        [path] = Path(cached(str(source.path), type_name, make)[0]).glob("*.gguf")
+    made = _open(path)
+    if by_name(source.model_type).block_size == 1:
+        return made
+    note = f"{type_name} was quantized anew from the {source.model_type} file: its quality can't be better"
+    return replace(made, note=note)
 
 
 def _open(path: Path) -> ModelFile:

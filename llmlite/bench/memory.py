@@ -71,9 +71,12 @@ def now() -> MemoryUse:
 
 
 def of(pid: int) -> MemoryUse | None:
-    """Measure another process of this user; None where the system doesn't tell, or it is gone."""
+    """Measure another process of this user; None where the system doesn't tell, or it is gone.
+
+    Elsewhere than on Linux psutil is asked, where it is installed.
+    """
     if sys.platform != "linux":
-        return None
+        return _psutil(pid)
     found = _linux(str(pid))
     return found if found.resident else None
 
@@ -86,6 +89,33 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def _psutil(pid: int) -> MemoryUse | None:
+    """macOS and Windows: what psutil tells of a process; None without psutil or without the process."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    try:
+        process = psutil.Process(pid)
+        try:
+            found = process.memory_full_info()
+        except psutil.AccessDenied:  # macOS, for a process of another user
+            found = process.memory_info()
+    except psutil.Error:
+        return None
+    private = getattr(found, "uss", None)
+    unknown = "file-backed pages aren't told apart from other shared ones"
+    if private is None:
+        unknown = "only resident memory is told: private memory isn't, nor file-backed"
+    return MemoryUse(
+        private=private,
+        file_backed=None,
+        resident=found.rss,
+        peak=getattr(found, "peak_wset", None),  # Windows; macOS keeps none that psutil reads
+        note=f"by psutil: {unknown}; the peak can't be reset",
+    )
 
 
 def _linux(process: str = "self") -> MemoryUse:

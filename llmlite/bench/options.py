@@ -13,8 +13,9 @@ class Options:
     """What to compare and how long.
 
     Args:
-        model: "tales", or the path of a GGUF file.
-        types: quantizations of the bundled model; a path is compared as it is.
+        model: "tales", "smollm2", or the path of a GGUF file.
+        types: quantizations; None for the usual ones of "tales" and "smollm2", and for a path the file as it
+            is. Other types than a file's own are quantized anew from its weights.
         backends: names of BACKENDS; empty for the default ones.
         threads: for every backend; None for as many as can run at once.
         blocks: rounds in which every backend has one turn; at least 5 to call a difference.
@@ -22,7 +23,8 @@ class Options:
         depths: tokens in the cache before writing starts.
         n_gen: tokens to write.
         start_runs: fresh processes per backend for memory and start-up times, beside the living one.
-        budget_seconds: start no further block when the whole would take longer; None for no limit.
+        budget_seconds: for the whole. Blocks, their length and at last the backends are planned so that five
+            blocks finish in it; None for no limit.
         seed: of the order of turns.
         quick: about a minute instead of several: shorter prompts, fewer tokens, a budget.
         every_pair: also run backends that unpack weights to floats on every quantization.
@@ -30,7 +32,7 @@ class Options:
     """
 
     model: str = "tales"
-    types: tuple[str, ...] = ("F16", "Q8_0", "Q4_0")
+    types: tuple[str, ...] | None = None
     backends: tuple[str, ...] = ()
     threads: int | None = None
     blocks: int = 10
@@ -38,7 +40,7 @@ class Options:
     depths: tuple[int, ...] = (1, 512)
     n_gen: int = 128
     start_runs: int = 2
-    budget_seconds: float | None = None
+    budget_seconds: float | None = 900.0
     seed: int = 0
     quick: bool = False
     every_pair: bool = False
@@ -49,9 +51,11 @@ class Options:
             by_name(name)
         if self.blocks < 1 or self.n_gen < 1 or min((*self.prompts, *self.depths)) < 1:
             raise ValueError("blocks, n_gen, prompts and depths must be at least 1")
+        if self.budget_seconds is not None and not 0 < self.budget_seconds < float("inf"):
+            raise ValueError(f"budget_seconds must be a positive number, got {self.budget_seconds}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
-        if not self.types:
+        if self.types is not None and not self.types:
             raise ValueError("types: name at least one quantization, such as F16")
 
     def shortened(self) -> Options:

@@ -10,20 +10,36 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 from llmlite.errors import LlmliteError
 
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-# This very llmlite, installed or not; and nothing from the folder the user stands in (-P).
-BOOT = """\
-import sys
+PACKAGE = Path(__file__).resolve().parents[1]
+# This very llmlite, installed or not, and nothing else that lies beside it: another interpreter must not see
+# this one's packages. Nothing from the folder the user stands in either (-P).
+FIND_LLMLITE = """\
+import importlib.util, sys
 root = sys.argv[2]
-root in sys.path or sys.path.insert(0, root)
+spec = importlib.util.spec_from_file_location(
+    "llmlite", root + "/__init__.py", submodule_search_locations=[root]
+)
+sys.modules["llmlite"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+"""
+BOOT = f"""{FIND_LLMLITE}
 from llmlite.bench.worker import main
 sys.exit(main())
+"""
+EXPERIMENT = f"""{FIND_LLMLITE}
+import json, os
+channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)  # what a library prints goes to stderr
+found = importlib.import_module("llmlite.bench.experiments." + sys.argv[1]).run(**json.loads(sys.argv[3]))
+channel.write(json.dumps(found))
+channel.close()
 """
 # Read by the libraries when they are imported: too late from inside.
 THREAD_VARIABLES = (
@@ -34,10 +50,46 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+# No library asks a hub, none reports home, and all of them compute on the processor.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
 
 
 class BackendError(LlmliteError):
     """A backend's process failed, died or didn't answer in time; the message says which."""
+
+
+def run_experiment(
+    name: str, python: str = "", *, timeout: float = 300.0, **arguments: Any
+) -> dict[str, Any]:
+    """Run `llmlite.bench.experiments.NAME` in a fresh interpreter and return what it found.
+
+    Args:
+        python: the interpreter; "" for this one. arguments: of its `run`, as JSON values.
+
+    Raises:
+        BackendError: it failed, or took longer than `timeout`; with the last line it printed.
+    """
+    other = bool(python) and python != sys.executable
+    dropped = ("PYTHONPATH", "PYTHONHOME") if other else ()
+    variables = {key: value for key, value in os.environ.items() if key not in dropped} | OFFLINE
+    command = [python or sys.executable, "-P", "-c", EXPERIMENT, name, str(PACKAGE), json.dumps(arguments)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=variables, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"{name}: no answer in {timeout:g} seconds") from None
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise BackendError(f"{name}: {said[-1] if said else f'exit code {done.returncode}'}")
+    return json.loads(done.stdout)
 
 
 class WorkerProcess:
@@ -47,21 +99,37 @@ class WorkerProcess:
         backend: a name of BACKENDS.
         n_threads: set in the environment before the interpreter starts; the backend sets it by API too.
         timeout: seconds to wait for any one answer.
+        python: the interpreter; None for this one.
+        variables: more of the environment, such as {"OMP_WAIT_POLICY": "passive"}.
+        prefix: a command that starts the interpreter, such as ("unshare", "-rn").
 
     Raises:
         BackendError: when the process doesn't start.
     """
 
-    def __init__(self, backend: str, n_threads: int, *, timeout: float = 300.0) -> None:
+    def __init__(
+        self,
+        backend: str,
+        n_threads: int,
+        *,
+        timeout: float = 300.0,
+        python: str | None = None,
+        variables: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.backend = backend
         self.timeout = timeout
         environment = {**os.environ, **{name: str(n_threads) for name in THREAD_VARIABLES}}
-        environment.update(HF_HUB_OFFLINE="1", PYTHONUNBUFFERED="1")
+        environment.update(OFFLINE, PYTHONUNBUFFERED="1")
+        environment.update(variables or {})
+        if python and python != sys.executable:
+            for name in ("PYTHONPATH", "PYTHONHOME"):
+                environment.pop(name, None)
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in close()
         self._answers: queue.Queue[str | None] = queue.Queue()
         begin = perf_counter_ns()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", BOOT, backend, str(PACKAGE_ROOT)],
+            [*prefix, python or sys.executable, "-P", "-c", BOOT, backend, str(PACKAGE)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -53,28 +53,29 @@ def headline(comparison: Comparison) -> str:
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
-    """Return the tables: agreement, speed, memory."""
-    return [agreement_table(comparison), speed_table(comparison), memory_table(comparison)]
+    """Return the tables: agreement, speed, memory, and how each backend ran."""
+    return [
+        agreement_table(comparison),
+        speed_table(comparison),
+        memory_table(comparison),
+        conditions_table(comparison),
+    ]
 
 
 def agreement_table(comparison: Comparison) -> Table:
     """Who computes the same, and what quantization costs in quality."""
     rows = []
     for r in comparison.agreement:
-        if "kl" in r:
-            numbers = [
-                f"{r['max_abs_diff']:.1e}",
-                f"{r['same_file_top1']:.1%}",
-                f"{r['kl']:.1e}",
-                f"{r['top1']:.1%}",
-            ]
-        else:
-            numbers = [NOTHING] * 4
+        forms = {"max_abs_diff": ".1e", "same_file_top1": ".1%", "kl": ".1e", "top1": ".1%"}
+        numbers = [format(r[key], form) if r.get(key) is not None else NOTHING for key, form in forms.items()]
+        yes = (
+            "own quantization" if r.get("own_quantization") else "yes" if "kl" in r else "yes, by its tokens"
+        )
         rows.append(
             [
                 entry_label(r["backend"], r["model_type"]),
                 *numbers,
-                "yes" if r["agrees"] else f"NO, not timed: {r['reason']}",
+                yes if r["agrees"] else f"NO, not timed: {r['reason']}",
             ]
         )
     rows += [[_skipped_label(r), *[NOTHING] * 4, f"not run: {r['reason']}"] for r in comparison.skipped]
@@ -96,8 +97,9 @@ def speed_table(comparison: Comparison) -> Table:
     base = base_entry(comparison)
     found = {
         key: _by_entry(comparison, key)
-        for key in ("import", "load", "first_token", "prefill64", "prefill", "decode")
+        for key in ("import", "load", "compile", "first_token", "prefill64", "prefill", "decode")
     }
+    starts = [key for key in ("import", "load", "compile", "first_token") if found[key] or key != "compile"]
     rows = []
     for entry in found["decode"]:
         long_prompt, decode = found["prefill"].get(entry), found["decode"][entry]
@@ -105,7 +107,7 @@ def speed_table(comparison: Comparison) -> Table:
         rows.append(
             [
                 decode.label,
-                *(_number(found[key].get(entry), ".2f") for key in ("import", "load", "first_token")),
+                *(_number(found[key].get(entry), ".2f") for key in starts),
                 _number(found["prefill64"].get(entry), ".0f"),
                 _number(long_prompt, ".0f"),
                 _spread(decode),
@@ -118,7 +120,11 @@ def speed_table(comparison: Comparison) -> Table:
     return (
         "Speed, medians. Seconds to import, load, first token; tokens per second read and written "
         "(middle half of the blocks); ratio of writing speeds (95 % interval).",
-        ["", "import", "load", "first", "read 64", longest, "write", "writes against base", "threads"],
+        [
+            "",
+            *(key.removesuffix("_token") for key in starts),
+            *("read 64", longest, "write", "writes against base", "threads"),
+        ],
         rows,
     )
 
@@ -152,6 +158,26 @@ def memory_table(comparison: Comparison) -> Table:
     )
 
 
+def conditions_table(comparison: Comparison) -> Table:
+    """What a reader must know to call it fair: whose weights, version, cache, waiting, instruction set."""
+    kl = {(r["backend"], r["model_type"]): r.get("same_file_kl") for r in comparison.agreement}
+    rows = []
+    for r in comparison.backends:
+        entry = (r["backend"], r["model_type"])
+        own = "the file's"
+        if r.get("own_quantization"):
+            divergence = kl.get(entry)
+            own = "own quantization" + (f", KL {divergence:.2g}" if divergence is not None else "")
+        cells = (str(r.get(key, NOTHING)) for key in ("version", "type_k", "wait_policy", "isa"))
+        rows.append([entry_label(*entry), own, *cells])
+    return (
+        "How each ran: whose weights, version, key/value cache, how OpenMP's threads wait (the better of two "
+        "that were tried), instruction set.",
+        ["", "weights", "version", "cache", "waits", "instructions"],
+        rows,
+    )
+
+
 def base_entry(comparison: Comparison) -> tuple[str, str] | None:
     """Return what the ratios refer to: PyTorch float32 where it was timed, else the first entry timed."""
     timed = [(s.backend, s.model_type) for s in summarize(comparison, "decode")]
@@ -179,7 +205,7 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
     """Align columns: names to the left, the last column too when it is prose."""
     columns = list(zip(headings, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    prose = len(headings) - 1 if headings[-1] == "agrees" else -1
+    prose = len(headings) - 1 if headings[-1] in ("agrees", "instructions") else -1
 
     def line(cells: list[str]) -> str:
         aligned = [
@@ -190,14 +216,41 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
     return "\n".join([title, line(headings), *map(line, rows)])
 
 
-def describe(found: Sequence[Summary], metric: str) -> str:
-    """Say in words what a metric's bars show: each value, the best, and how far the points lie apart."""
+def best_of(comparison: Comparison, found: Sequence[Summary], metric: str) -> str:
+    """Name the best entry of a metric, or those that can't be told apart: by the rule of the tables.
+
+    A speed is the best only if it is faster than every other for certain. What is measured once, such as
+    memory or the size of a file, has no interval, and the best value is the best.
+    """
+    about = METRICS[metric]
+    first = (max if about.more_is_better else min)(found, key=lambda s: s.value)
+    if not about.more_is_better:
+        return f"Best: {first.label}."
+    entry = (first.backend, first.model_type)
+    rivals = []
+    for other in found:
+        if other is not first:
+            against = ratio(comparison, metric, entry, (other.backend, other.model_type))
+            if against is None or against.verdict != "faster":
+                rivals.append(other.label)
+    if not rivals:
+        return f"Best: {first.label}."
+    return f"Which is best can't be told: {', '.join([first.label, *rivals])}."
+
+
+def describe(found: Sequence[Summary], metric: str, comparison: Comparison | None = None) -> str:
+    """Say in words what a metric's bars show: each value, the best, and how far the points lie apart.
+
+    Args:
+        comparison: that `found` is from; without it nothing is called the best.
+    """
     about = METRICS[metric]
     if not found:
         return f"{about.title}: nothing was measured."
     values = ", ".join(f"{s.label} {short(s.value)}" for s in found)
-    best = (max if about.more_is_better else min)(found, key=lambda s: s.value)
-    words = f"{about.title}: {values}." + (f" Best: {best.label}." if len(found) > 1 else "")
+    words = f"{about.title}: {values}."
+    if comparison is not None and len(found) > 1:
+        words += f" {best_of(comparison, found, metric)}"
     spreads = [(s.high - s.low) / s.value for s in found if len(s.values) > 1 and s.value]
     if spreads:
         words += f" The middle half of the values spans at most {max(spreads):.0%} of the median."

@@ -20,7 +20,7 @@ from llmlite.errors import ResultsError
 
 SAMPLE = "samples/comparison-two-cores.jsonl"
 _LISTS = frozenset(
-    ("model", "agreement", "memory", "skipped", "note")
+    ("model", "backend", "agreement", "memory", "skipped", "note")
 )  # what stands in lists of plain records
 NOISY = 0.10  # interquartile range over median above which a measurement warns, as torch's Measurement does
 
@@ -34,8 +34,8 @@ class Measurement:
         env_hash: hash of the environment record it was taken in.
         backend: a name of `llmlite.bench.backends.BACKENDS`.
         model_type: the quantization of the file, such as "Q4_0".
-        phase: "start", "import", "load", "first_token", "prefill" or "decode"; with "_cold" behind the first
-            four, a start that had to compile its kernels.
+        phase: "start", "import", "convert", "load", "compile", "first_token", "prefill" or "decode"; with
+            "_cold" after any but the last two, a start that had to compile llmlite's kernels.
         block: number of the block, or -1 outside the interleaved part.
         samples_ns: nanoseconds of each repetition.
         n_prompt, n_gen, n_depth: tokens read, made, already in the cache (llama-bench's meaning).
@@ -124,6 +124,8 @@ class Comparison:
         memory: records of the memory runs: backend, model_type, stage, and bytes by kind.
         agreement: one record per backend and type: top1, max_abs_diff, kl, agrees, reason.
         models: one record per file: model_type, model_filename, model_size (bytes), model_n_params.
+        backends: one record per entry that started: version, isa, type_k, wait_policy, own_quantization,
+            note.
         skipped: backends that didn't run, each with its reason.
         notes: sentences a reader needs beside the numbers.
     """
@@ -133,6 +135,7 @@ class Comparison:
     memory: list[dict[str, Any]] = field(default_factory=list)
     agreement: list[dict[str, Any]] = field(default_factory=list)
     models: list[dict[str, Any]] = field(default_factory=list)
+    backends: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -141,6 +144,7 @@ class Comparison:
         shared = {"run_id": self.environment.get("run_id"), "env_hash": self.environment.get("env_hash")}
         lists: dict[str, list[dict[str, Any]]] = {
             "model": self.models,
+            "backend": self.backends,
             "agreement": self.agreement,
             "memory": self.memory,
             "skipped": self.skipped,
@@ -180,6 +184,7 @@ class Comparison:
             memory=by_kind.get("memory", []),
             agreement=by_kind.get("agreement", []),
             models=by_kind.get("model", []),
+            backends=by_kind.get("backend", []),
             skipped=by_kind.get("skipped", []),
             notes=[r["text"] for r in by_kind.get("note", [])],
         )

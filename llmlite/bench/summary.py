@@ -100,7 +100,7 @@ METRICS = {
         Metric(
             key="decode_deep",
             short="writing, long text",
-            title="writing behind a long text, tokens per second",
+            title="writing after a long text, tokens per second",
             more_is_better=True,
             phase="decode",
             deep=True,
@@ -129,6 +129,13 @@ METRICS = {
         ),
         Metric(key="import", short="import", title="import, seconds", more_is_better=False, phase="import"),
         Metric(key="load", short="load", title="load, seconds", more_is_better=False, phase="load"),
+        Metric(
+            key="compile",
+            short="compile",
+            title="compile, seconds",
+            more_is_better=False,
+            phase="compile",
+        ),
         Metric(
             key="first_token",
             short="first token",

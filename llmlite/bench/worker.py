@@ -55,11 +55,33 @@ class Worker:
         self.backend.start()
         return {"ns": perf_counter_ns() - begin}
 
+    def convert(self, model: str, n_ctx: int) -> dict[str, Any]:
+        """Write the file in the backend's own format, once for a file; `converted` is False for most."""
+        begin = perf_counter_ns()
+        converted = hasattr(self.loaded, "convert") and self.loaded.convert(model, n_ctx)
+        return {"ns": perf_counter_ns() - begin, "converted": converted}
+
     def load(self, model: str, n_ctx: int, n_threads: int) -> dict[str, Any]:
         """Load a GGUF file, replacing the one before."""
         begin = perf_counter_ns()
         self.loaded.load(model, n_ctx, n_threads)
         return {"ns": perf_counter_ns() - begin, "about": self.loaded.about()}
+
+    def compile(self, lengths: list[int]) -> dict[str, Any]:
+        """Compile what the backend compiles ahead; `compiled` is False for most."""
+        begin = perf_counter_ns()
+        compiled = hasattr(self.loaded, "compile") and self.loaded.compile(lengths)
+        return {"ns": perf_counter_ns() - begin, "compiled": compiled, "about": self.loaded.about()}
+
+    def greedy(self, ids: list[int], n_gen: int) -> dict[str, Any]:
+        """Return the first `n_gen` tokens written after `ids`, not timed."""
+        backend = self.loaded
+        if hasattr(backend, "greedy"):
+            return {"ids": backend.greedy(ids, n_gen)}
+        tokens = [backend.prefill(ids)]
+        while len(tokens) < n_gen:
+            tokens.append(backend.step(tokens[-1]))
+        return {"ids": tokens}
 
     def first_token(self, ids: list[int]) -> dict[str, Any]:
         """Read a prompt and choose the next token, once: compilation and first touches of memory included."""
@@ -89,8 +111,11 @@ class Worker:
     def decode(self, ids: list[int], n_gen: int, repetitions: int = 1) -> dict[str, Any]:
         """Time `n_gen` greedy steps after the prompt `ids`, whose reading isn't timed; nothing ends early.
 
-        Without `ids` it goes on behind the last step.
+        Without `ids` it goes on after the last step. A library that writes in a loop of its own may tell the
+        sum only: `steps_ns` is empty then, and `ids` too.
         """
+        if hasattr(self.loaded, "write"):
+            return self._write(ids, n_gen, repetitions)
         samples: list[int] = []
         cpu: list[int] = []
         steps: list[int] = []
@@ -116,6 +141,24 @@ class Worker:
             "n_threads": self._threads_that_ran(before),
         }
 
+    def _write(self, ids: list[int], n_gen: int, repetitions: int) -> dict[str, Any]:
+        if not ids:
+            raise ValueError(f"{self.name} writes in a loop of its own and can't go on after the last step")
+        samples, cpu, steps = [], [], []
+        before = _thread_times()
+        for _ in range(repetitions):
+            cpu_begin = process_time_ns()
+            steps = self.backend.write(ids, n_gen)  # type: ignore[union-attr]
+            cpu.append(process_time_ns() - cpu_begin)
+            samples.append(sum(steps))
+        return {
+            "samples_ns": samples,
+            "cpu_ns": cpu,
+            "steps_ns": steps if len(steps) == n_gen else [],
+            "ids": [],
+            "n_threads": self._threads_that_ran(before),
+        }
+
     def memory(self) -> dict[str, Any]:
         """Measure this process's memory."""
         from llmlite.bench import memory
@@ -135,7 +178,9 @@ class Worker:
         return sum(1 for ns in worked if ns >= WORKING * max(worked))
 
 
-ACTIONS = frozenset("start load first_token logits prefill decode memory reset_peak".split())
+ACTIONS = frozenset(
+    "start convert load compile first_token greedy logits prefill decode memory reset_peak".split()
+)
 
 
 def _thread_times() -> dict[str, int]:

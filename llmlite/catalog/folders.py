@@ -8,6 +8,7 @@ somebody else's. Places and layouts are those of huggingface_hub's constants.py,
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmlite.errors import LlmliteError
+from llmlite.errors import LlmliteError, MissingFileError
 
 REPOSITORY = re.compile(r"(?P<owner>[\w][\w.-]*)/(?P<repo>[\w][\w.-]*)(?::(?P<file>.+))?", re.ASCII)
 DIGEST = re.compile(r"sha256:(?P<hex>[0-9a-f]{64})")
@@ -60,7 +61,7 @@ def find(name: str) -> Path:
         return _find_foreign(name, prefix)
     match = REPOSITORY.fullmatch(name)
     if match is None:
-        raise LlmliteError(f"{name}: no such file, and not the name of a model")
+        raise MissingFileError(errno.ENOENT, "no such file, and not the name of a model", name)
     own = [found for found in hugging_face() if found.name.startswith(f"{match['owner']}/{match['repo']}:")]
     names = [found.name.partition(":")[2] for found in own]
     chosen = choose(names, match["file"])

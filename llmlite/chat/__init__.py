@@ -30,6 +30,16 @@ STARTUP_SECONDS = 30.0
 _WORKER = Path(__file__).with_name("worker.py")
 
 
+class Prompt(str):
+    """A rendered conversation: a string that knows which of its characters the messages gave.
+
+    plain: those parts, (begin, end) each, in order, for `Tokenizer.encode(text, plain=...)`. A control token
+        spelled there is only text; the rest, which is the template's own, may end a turn and begin another.
+    """
+
+    plain: tuple[tuple[int, int], ...] = ()
+
+
 class ChatTemplate:
     """A model's chat template (`tokenizer.chat_template`).
 
@@ -78,11 +88,13 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         now: datetime | None = None,
         **variables: Any,
-    ) -> str:
+    ) -> Prompt:
         """Write the prompt for a conversation.
 
         Args:
-            messages: {"role": "user" | "assistant" | "system" …, "content": text} each.
+            messages: {"role": "user" | "assistant" | "system" …, "content": text} each. A content may also be
+                None, or a list of parts {"type": "text", "text": text}; a template that doesn't look into
+                such a content gets it as text, one part a line.
             add_generation_prompt: end with the beginning of the assistant's answer.
             tools: descriptions of functions the model may call, for templates that know of them.
             now: what `strftime_now` says; the present by default.
@@ -114,7 +126,9 @@ class ChatTemplate:
         answer = _pool.ask(line, self.seconds)
         if "error" in answer:
             raise ChatTemplateError(f"tokenizer.chat_template: {answer['error']}")
-        return str(answer["text"])
+        prompt = Prompt(answer["text"])
+        prompt.plain = tuple((begin, end) for begin, end in answer["plain"])
+        return prompt
 
 
 def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -126,8 +140,26 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             raise ChatTemplateError(
                 f'messages[{index}]: expected {{"role": …, "content": …}}, got {message!r:.80}'
             )
+        _check_content(index, message.get("content"))
         checked.append(dict(message))
     return checked
+
+
+def _check_content(index: int, content: object) -> None:
+    """Refuse what a template would print as Python does."""
+    if isinstance(content, str | None):
+        return
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        kind = type(content).__name__
+        raise ChatTemplateError(
+            f"messages[{index}]: content: expected text, None or a list of parts, got {kind}"
+        )
+    for part, value in enumerate(content):
+        if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+            expected = '{"type": "text", "text": …}'
+            raise ChatTemplateError(
+                f"messages[{index}]: content[{part}]: expected {expected}, got {value!r:.80}"
+            )
 
 
 def _plain(value: object) -> object:

@@ -25,7 +25,7 @@ from llmlite.limits import spare_blas
 from llmlite.terminal import Lossy, complain, flush_output, printable, say
 
 COMMANDS = (
-    *("run", "show", "compare", "tokenize"),
+    *("run", "embed", "show", "compare", "bench", "claims", "tokenize"),
     *("pull", "models"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
@@ -37,6 +37,7 @@ start here:
   llmlite run                        a tale by the bundled model
   llmlite run -p "The fox" -n 50     your own beginning
   llmlite pull smollm2               a model that can chat (93 MB)
+  llmlite embed minilm "A" "B"       how alike texts are (after llmlite pull minilm)
   llmlite show model.gguf            what is in a file
   llmlite compare                    llmlite beside PyTorch, on this machine
   llmlite lab                        the lessons, in JupyterLab

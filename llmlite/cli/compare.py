@@ -1,4 +1,4 @@
-"""Compare llmlite with PyTorch (and llama.cpp, where it is installed) on this machine.
+"""Compare llmlite with PyTorch, llama.cpp and others on this machine.
 
 Each backend runs in a process of its own, on the same weights, token ids and number of threads. What doesn't
 compute the same isn't timed. Raw samples, tables and a figure go to the output folder.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmlite import files
+from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
 from llmlite.limits import MAX_THREADS
@@ -27,9 +28,12 @@ EXAMPLES = """\
 examples:
   llmlite compare                                     the bundled model in F16, Q8_0 and Q4_0; some minutes
   llmlite compare --quick                             about a minute
-  llmlite compare model.gguf --threads 4
+  llmlite compare smollm2                             a real model, in Q8_0, Q4_0 and Q4_1; 15 minutes
+  llmlite compare smollm2 --backends all --time 3600
+  llmlite compare model.gguf --types Q8_0,Q4_0 --threads 4
   llmlite compare --types F16,Q6_K --backends llmlite,torch-f32,llamacpp
   llmlite compare --from results/comparison.jsonl     tables and figure again, nothing measured
+  llmlite compare --report comparison.html            one page with everything in it, to send or to print
 
 Run it on a quiet machine: the spread in the tables says how quiet it was.
 Exit code 1: llmlite itself computed something else than float32 arithmetic does, or a backend that was named
@@ -39,20 +43,21 @@ with --backends did not run.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", default="tales", help='a GGUF file, or a name such as "tales" (default)'
+        "model", nargs="?", default="tales", help='a GGUF file, "smollm2", or "tales" (default)'
     )
     parser.add_argument(
         "--types",
         type=names,
         metavar="A,B",
-        help="quantizations of the bundled model (default: F16,Q8_0,Q4_0)",
+        help="quantizations (default: F16,Q8_0,Q4_0 of tales, Q8_0,Q4_0,Q4_1 of smollm2, a file as it is); "
+        "a file's siblings are quantized anew from its weights",
     )
     parser.add_argument(
         "--backends",
         type=names,
         metavar="A,B",
-        help="llmlite, llmlite-f16, llmlite-eager, torch-f32, torch-bf16, tensorflow, tensorflow-eager, "
-        "llamacpp (default: llmlite, torch-f32, torch-bf16)",
+        help=f"{', '.join(BACKENDS)}; all of them: all "
+        f"(default: {', '.join(name for name, info in BACKENDS.items() if info.default)})",
     )
     parser.add_argument(
         "--threads",
@@ -66,11 +71,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="rounds (default: 10; 5 are the least to call a difference)",
     )
+    parser.add_argument(
+        "--time",
+        type=number(float, 1),
+        metavar="SECONDS",
+        help="for the whole (default: 900, and 55 with --quick): blocks are planned to fit it",
+    )
+    parser.add_argument("--prompts", type=lengths, metavar="N,..", help="tokens read (default: 64,512)")
+    parser.add_argument(
+        "--depths", type=lengths, metavar="N,..", help="tokens in the cache before writing (default: 1,512)"
+    )
+    parser.add_argument(
+        "--gen", type=number(int, 1), metavar="N", help="tokens written in a turn (default: 128)"
+    )
     parser.add_argument("--quick", action="store_true", help="shorter prompts, fewer rounds")
     parser.add_argument("--seed", type=number(int, 0), metavar="N", help="of the order of turns (default: 0)")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: %(default)s)"
     )
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="also write one self-contained page")
     parser.add_argument(
         "--from",
         dest="samples",
@@ -78,6 +97,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read samples from here instead of measuring",
     )
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """Read "64,512": whole numbers from 1 on."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = (0,)
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"expected numbers from 1 on with commas between, got {text!r}")
+    return found
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -91,6 +121,8 @@ def run(options: argparse.Namespace) -> int:
     from llmlite.bench import compare
     from llmlite.bench.samples import Comparison
 
+    if options.report and importlib.util.find_spec("matplotlib") is None:
+        raise LlmliteError("--report needs matplotlib: pip install 'llmlite-kit[plot]'")
     if options.samples:
         result = Comparison.load(options.samples)
         written = []
@@ -105,6 +137,8 @@ def run(options: argparse.Namespace) -> int:
     with files.together():
         files.write_text(tables, text + "\n")
         written += [tables, *figures(result, options.output)]
+        if options.report:
+            written.append(page(result, options.report))
     say("\nwritten:")
     for path in written:
         say(f"  {path}")
@@ -120,6 +154,10 @@ def chosen(options: argparse.Namespace) -> Options:
     from llmlite.bench.compare import Options
 
     given = {name: getattr(options, name) for name in ("types", "backends", "threads", "blocks", "seed")}
+    if given["backends"] == ("all",):
+        given["backends"] = tuple(BACKENDS)
+    given |= {"prompts": options.prompts, "depths": options.depths, "n_gen": options.gen}
+    given["budget_seconds"] = options.time
     try:
         return Options(
             model=options.model,
@@ -128,6 +166,19 @@ def chosen(options: argparse.Namespace) -> Options:
         )
     except ValueError as error:
         raise LlmliteError(str(error)) from error
+
+
+def page(result: Comparison, path: Path) -> Path:
+    """Write the comparison as one page and return its path."""
+    from llmlite import plots
+
+    try:
+        text = plots.page.comparison_page(result)
+    except ValueError as error:
+        raise LlmliteError(f"--report: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, text)
+    return path
 
 
 def figures(result: Comparison, folder: Path) -> list[Path]:

@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--type", metavar="TYPE", help="F32, F16, BF16, Q8_0, Q4_K_M, ... (default: matrices keep their type)"
     )
     folders.add_argument("--pre", metavar="NAME", help="how text is cut into words, where IN doesn't tell")
+    folders.add_argument(
+        "--allow-nan", action="store_true", help="go on at weights that are NaN, infinite or too large"
+    )
     files = parser.add_argument_group("for a file, which doesn't say it")
     files.add_argument(
         "--context", type=int, default=2048, metavar="N", help="context the model was trained for (2048)"
@@ -44,8 +47,10 @@ def run(options: argparse.Namespace) -> int:
     is_folder = os.path.isdir(options.source)
     if options.context < 1 or not options.eps > 0:
         raise LlmliteError("--context and --eps: must be above 0")
-    if not is_folder and (options.type or options.pre):
-        raise LlmliteError("--type and --pre: only for folders; a file's weights are copied as they are")
+    if not is_folder and (options.type or options.pre or options.allow_nan):
+        raise LlmliteError(
+            "--type, --pre and --allow-nan: only for folders; a file's weights are copied as they are"
+        )
     if os.path.exists(options.source):
         check_target(options.source, options.target, force=options.force)
     with bar("convert") as progress:
@@ -53,7 +58,12 @@ def run(options: argparse.Namespace) -> int:
             from llmlite.huggingface import convert_folder
 
             convert_folder(
-                options.source, options.target, file_type=options.type, pre=options.pre, progress=progress
+                options.source,
+                options.target,
+                file_type=options.type,
+                pre=options.pre,
+                progress=progress,
+                allow_nan=options.allow_nan,
             )
         else:
             from llmlite import gguf

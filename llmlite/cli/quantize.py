@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads (default: all this process may use)"
     )
+    parser.add_argument(
+        "--allow-nan", action="store_true", help="go on at weights that are NaN, infinite or too large"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
@@ -91,7 +94,13 @@ def run(options: argparse.Namespace) -> int:
     check_target(source, options.target, force=options.force)
     with bar() as progress:
         rows = quantize_file(
-            source, options.target, options.type, n_threads=options.threads, progress=progress, **choices
+            source,
+            options.target,
+            options.type,
+            n_threads=options.threads,
+            progress=progress,
+            allow_nan=options.allow_nan,
+            **choices,
         )
     again = Counter(row.source.name for row in rows if row.source.block_size > 1 and row.source != row.target)
     if again:

@@ -116,7 +116,10 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)"
     )
     engine.add_argument(
-        "--kv", choices=("f16", "f32"), default="f16", help="type of the KV cache (default: %(default)s)"
+        "--kv",
+        choices=("f16", "f32", "q8_0"),
+        default="f16",
+        help="type of the KV cache (default: %(default)s)",
     )
     engine.add_argument(
         "--executor",
@@ -169,7 +172,7 @@ def continuation(model: Model, prompt: str, choices: dict[str, Any]) -> Generati
     """Return the model's continuation of a text, to be streamed."""
     from llmlite.generate import Generation
 
-    if not model.tokenizer.encode(prompt):
+    if not model.tokenizer.encode(prompt, add_eos=False):
         raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
     generation = model.generate(prompt, stream=True, **choices)
     assert isinstance(generation, Generation)

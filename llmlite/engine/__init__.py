@@ -33,7 +33,9 @@ class Executor(Protocol):
     name: str
     max_tokens: int  # the longest step it takes: the model cuts a longer prompt into chunks
 
-    def __call__(self, ids: Sequence[int], cache: KVCache, *, n_outputs: int) -> np.ndarray:
+    def __call__(
+        self, ids: Sequence[int], cache: KVCache, *, n_outputs: int, types: Sequence[int] | None = None
+    ) -> np.ndarray:
         """Run `ids` at the positions after `cache.ids`, store their keys and values, append to `cache.ids`.
 
         Returns:

@@ -12,7 +12,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin
 
 from llmlite.engine import emit
-from llmlite.engine.vectors import Vec, f32, f32x8, i32, i32x16, i64, u8x8, u8x16, u8x32, u16x8
+from llmlite.engine.vectors import Vec, f32, f32x8, i32, i32x8, i32x16, i64, u8x8, u8x16, u8x32, u16x8
 
 # ---- arithmetic --------------------------------------------------------------------------------------------
 
@@ -88,6 +88,26 @@ def dot4_small(typing, acc, unsigned, signed):
         return emit.dot4(builder, *args, emit.current_target(), small=True)
 
     return acc(acc, unsigned, signed), codegen
+
+
+@intrinsic
+def add_pairs(typing, a):
+    """Two lanes of each of eight blocks, in `emit.block_order`, added: eight lanes in file order."""
+
+    def codegen(context, builder, sig, args):
+        return emit.add_pairs(builder, args[0], emit.current_target())
+
+    return i32x8(a), codegen
+
+
+@intrinsic
+def dot4_signed(typing, acc, shifted, signed):
+    """acc[i] + Σⱼ (shifted[4i+j] − 128) · signed[4i+j] over j < 4; see `emit.dot4_signed`."""
+
+    def codegen(context, builder, sig, args):
+        return emit.dot4_signed(builder, *args, emit.current_target())
+
+    return acc(acc, shifted, signed), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -256,6 +276,18 @@ def choose_above(typing, a, b, yes, no):
 
 
 @intrinsic
+def choose_lane(typing, index, yes, no):
+    """`yes` in lane `index` (any int64), `no` in all others."""
+
+    def codegen(context, builder, sig, args):
+        own = ir.Constant(ir.VectorType(emit.I32, no.n), list(range(no.n)))
+        wanted = emit.splat(builder, builder.trunc(args[0], emit.I32), no.n)
+        return builder.select(builder.icmp_signed("==", own, wanted), args[1], args[2])
+
+    return no(i64, yes, no), codegen
+
+
+@intrinsic
 def counting_i32x16(typing):
     """0, 1, … 15."""
 
@@ -366,6 +398,8 @@ def _make_word_operation(emitted):
 
 # Unsigned shift, and rotation, by so many bits: to the right, or if they are negative to the left.
 make_shift_words, make_turn_words = map(_make_word_operation, (emit.shift_words, emit.turn_words))
+# Unsigned shift of each lane to the right.
+make_shift_lanes = _make_word_operation(emit.shift_lanes)
 
 
 @intrinsic
@@ -381,6 +415,20 @@ def scatter_words(typing, vector, address, stride):
             word = builder.extract_element(words, emit.I32(i))
             builder.store(word, emit.pointer(builder, place, kind), align=1)
             place = builder.add(place, args[2])
+        return context.get_dummy_value()
+
+    return types.none(vector, i64, i64), codegen
+
+
+@intrinsic
+def scatter_bytes(typing, vector, address, stride):
+    """Write the lanes of a vector of bytes, `stride` bytes apart."""
+
+    def codegen(context, builder, sig, args):
+        for i in range(vector.n):
+            place = builder.add(args[1], builder.mul(args[2], emit.I64(i)))
+            byte = builder.extract_element(args[0], emit.I32(i))
+            builder.store(byte, emit.pointer(builder, place, emit.I8), align=1)
         return context.get_dummy_value()
 
     return types.none(vector, i64, i64), codegen

@@ -18,8 +18,6 @@ WORD = 8  # bytes
 
 FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
 TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
-TILE_SCRATCH = 2 * (32 * 256 + 2 * 16 * 32 * 4)  # a thread's tile with scales and minimums, and as unpacked
-FLOAT_TILE = 32 * 128 * 4
 
 CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
 ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
@@ -55,6 +53,7 @@ class Step:
             has a row of float32 for each position from 0 on (RoPE: cosines, then sines).
         faults: address of int64 (n_threads, 8): in the first word of each line the number of the first
             operation that met a number that is not finite, plus 1; 0 if there was none.
+        types: address of each row's token type, int64 (n_tokens,).
     """
 
     n_tokens: int = 0
@@ -68,6 +67,7 @@ class Step:
     sequences: int = 0
     tables: int = 0
     faults: int = 0
+    types: int = 0
 
 
 @dataclass
@@ -92,7 +92,8 @@ class LayerWords:
     Attributes:
         k, v: addresses of keys and values. size: positions there is room for, a multiple of CACHE_BLOCK:
             position p is stored at p % size.
-        k_scales, v_scales: addresses of the scales of a quantized cache, else 0.
+        k_scales, v_scales: addresses of the scales of a quantized cache, float16 (K, size/32, D/32, 32), else
+            0.
         conv, state: addresses of a recurrent mixer's convolution tail and state, else 0: a step reads them.
         flip: bytes from there to where the step writes the tail and state that follow.
     """
@@ -155,6 +156,7 @@ def attention_tile(n_rows: int, key_size: int, value_size: int) -> int:
 def attention_scratch(tile_rows: int, key_size: int, value_size: int) -> int:
     """Return the bytes that a thread of the attention kernel works in."""
     n_bytes = ATTENTION_QUERIES * CACHE_BLOCK * 4 + 64  # scores, then what shrinks older sums
+    n_bytes += CACHE_BLOCK * 4  # scales of a quantized cache
     n_bytes += CACHE_BLOCK * (key_size + value_size) * 4 + 64  # a block as float32; reads past its end
     q_bytes, o_bytes = -(-key_size // 16) * 64, -(-value_size // 32) * 128
     n_bytes += tile_rows * (q_bytes + 2 * o_bytes + 64)  # queries, sums of a part and of all, a line of facts

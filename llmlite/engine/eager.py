@@ -57,8 +57,12 @@ class EagerExecutor:
         *,
         n_outputs: int,
         trace: dict[str, np.ndarray] | None = None,
+        types: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Run `ids` after the tokens in `cache`; given a dict, put every named intermediate into it.
+
+        Args:
+            types: each id's token type; by default 0.
 
         Returns:
             float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens; of an encoder their
@@ -69,7 +73,7 @@ class EagerExecutor:
             ContextOverflowError: the tokens don't fit the cache.
         """
         cache.reserve(len(ids))
-        ops = Eager(cache.position, n_outputs, trace, cache)
+        ops = Eager(cache.position, n_outputs, trace, cache, types)
         with np.errstate(invalid="ignore", over="ignore"):  # `name` looks for what comes of it
             logits = forward(ops, self.weights, self.config, np.asarray(ids))
         cache.extend(ids)
@@ -88,6 +92,7 @@ class Eager(RecurrentOperations):
         n_outputs: how many of the last tokens `outputs` keeps.
         trace: collects named results, or None.
         cache: the states that attention reads and writes.
+        types: each token's type; None: all are 0.
     """
 
     def __init__(
@@ -96,8 +101,10 @@ class Eager(RecurrentOperations):
         n_outputs: int,
         trace: dict[str, np.ndarray] | None = None,
         cache: KVCache | None = None,
+        types: Sequence[int] | None = None,
     ) -> None:
         self.position = position
+        self.types = types
         self.n_outputs = n_outputs
         self.n_tokens = 0  # of the step, known once they are embedded
         self.trace = trace
@@ -145,6 +152,10 @@ class Eager(RecurrentOperations):
     def positions(self, table: np.ndarray) -> np.ndarray:
         """Rows of table (n_ctx, D) for the step's positions -> (n, D)."""
         return table[self.position : self.position + self.n_tokens]
+
+    def token_types(self, table: np.ndarray) -> np.ndarray:
+        """Rows of table (n_token_types, D) for the tokens' types -> (T, D)."""
+        return table[np.zeros(self.n_tokens, np.int64) if self.types is None else np.asarray(self.types)]
 
     def matmul(self, w: QuantTensor, x: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         """x @ w.T + bias: (T, columns) by (rows, columns) -> (T, rows)."""

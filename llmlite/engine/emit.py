@@ -51,6 +51,11 @@ def shift_words(builder, a, bits):
     return builder.bitcast(value, a.type)
 
 
+def shift_lanes(builder, a, bits):
+    """Unsigned shift of each lane to the right by a constant of its own."""
+    return builder.lshr(a, ir.Constant(a.type, list(bits)))
+
+
 def turn_words(builder, a, bits):
     """Rotation of each 64-bit word to the right by a constant of its own; one instruction with AVX-512."""
     words = ir.VectorType(I64, len(bits))
@@ -113,6 +118,27 @@ def reduce(builder, a, operation: str):
         else:
             a = getattr(builder, operation)(low, high)
     return builder.extract_element(a, I32(0))
+
+
+def block_order(cpu: Target) -> tuple[int, ...]:
+    """In which order the eight blocks of 256 activations are written side by side for a single token.
+
+    With AVX-512 pieces of weights come from any place at one price. Else the even blocks come first: the low
+    nibbles of a vector of K-quants, and the high ones, are a vector each.
+    """
+    return tuple(range(8)) if cpu.has("avx512f") else (0, 2, 4, 6, 1, 3, 5, 7)
+
+
+def add_pairs(builder, a, cpu: Target):
+    """Lanes 2i and 2i + 1 of 16 integers added, from `block_order` to file order: sums of eight blocks."""
+    if cpu.has("avx512f"):  # shift, add, narrow
+        words = builder.bitcast(a, ir.VectorType(I64, 8))
+        words = builder.add(words, builder.lshr(words, constant(words.type, 32)))
+        return builder.trunc(words, ir.VectorType(I32, 8))
+    # within 128 bits, where one instruction does it, then the middle ones change places
+    halves = [[i + j for j in (0, 2, 8, 10, 4, 6, 12, 14)] for i in (0, 1)]
+    a = builder.add(*(shuffle(builder, a, a, half) for half in halves))
+    return shuffle(builder, a, a, [0, 2, 1, 3, 4, 6, 5, 7])
 
 
 # ---- bytes gathered from constant places -------------------------------------------------------------------

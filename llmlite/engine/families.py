@@ -1,4 +1,7 @@
-"""Which quant types have kernels of their own, in which shape. Others run through NumPy, visibly slower."""
+"""Which quant types have kernels of their own, in which shape. Others run through NumPy, visibly slower.
+
+The recorder and the kernels read the same records: what is known about a type is written here only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,19 @@ from dataclasses import dataclass
 from llmlite.engine import signatures
 from llmlite.engine.jit import DECLARED, Kernel, declare
 
+GROUP = 256  # weights that kernels of quantized types take at once: a super-block, or eight blocks of 32
+LANES = 8  # float sums of one row and token: one for each 32 weights of a group
+TILE_ROWS = 32  # of weights, that a matrix product of many tokens unpacks together
+CHUNK = 8  # groups of a row that are unpacked together
+TOKEN_BLOCK = 24  # tokens that meet a chunk together: a multiple of every `tiles.QUANTIZED_TOKENS`
+FLOAT_ROWS, FLOAT_COLUMNS = 16, 512  # of plain weights that are converted together
+# Offsets in a thread's scratch for quantized types: bytes; then scales and minimums, at most 16 of a group;
+# then one group's rows as they are read, not transposed yet; then sums.
+SCALES = TILE_ROWS * GROUP * CHUNK
+MINIMUMS = SCALES + TILE_ROWS * 16 * 4 * CHUNK
+STAGED = MINIMUMS + TILE_ROWS * 16 * 4 * CHUNK
+SUMS = STAGED + TILE_ROWS * (GROUP + 2 * 16 * 4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -16,7 +32,7 @@ class Family:
     Attributes:
         module: the file in `llmlite/engine/kernels`.
         suffix: of the kernels' names in it.
-        block: weights in a block: a row must be whole blocks of it.
+        block: weights in a block: a row must be whole blocks of it. block_bytes: of one in a file.
         sub: weights that share a scale, 32 or 16; 0 for plain floats, whose activations stay floats.
         zero: what is subtracted from an unpacked quant.
         has_minimum: whether a sub-block subtracts a minimum.
@@ -26,10 +42,23 @@ class Family:
     module: str
     suffix: str
     block: int
+    block_bytes: int = 0
     sub: int = 0
     zero: int = 0
     has_minimum: bool = False
     full_bytes: bool = False
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of GROUP weights."""
+        return self.block_bytes * GROUP // self.block
+
+    def scratch_bytes(self, n_tokens: int, width: int) -> int:
+        """Bytes that a thread of `matmul` writes to; n_tokens: whole tiles."""
+        if not self.sub:
+            return FLOAT_ROWS * (FLOAT_COLUMNS * 4 + n_tokens * 64)
+        n_blocks = -(-n_tokens // TOKEN_BLOCK) if width > CHUNK * GROUP else 1
+        return SUMS + n_blocks * TOKEN_BLOCK * LANES * TILE_ROWS * 4
 
     @property
     def matvec(self) -> Kernel:
@@ -61,37 +90,41 @@ class Family:
         return self.matvec, self.matmul, self.embed, *((self.unpack,) if self.sub else ())
 
 
-def _plain(suffix: str) -> Family:
-    return Family(module="dense", suffix=suffix, block=16)
+def _plain(suffix: str, n_bytes: int) -> Family:
+    return Family(module="dense", suffix=suffix, block=1, block_bytes=n_bytes)
 
 
-def _blocks(suffix: str, zero: int, **facts: bool) -> Family:
-    return Family(module="blocks32", suffix=suffix, block=32, sub=32, zero=zero, **facts)
+def _blocks(suffix: str, n_bytes: int, zero: int, **facts: bool) -> Family:
+    return Family(module="blocks32", suffix=suffix, block=32, block_bytes=n_bytes, sub=32, zero=zero, **facts)
 
 
-def _super(suffix: str, zero: int, sub: int = 32, **facts: bool) -> Family:
-    return Family(module="blocks256", suffix=suffix, block=256, sub=sub, zero=zero, **facts)
+def _super(suffix: str, n_bytes: int, zero: int, sub: int = 32, **facts: bool) -> Family:
+    return Family(
+        module="blocks256", suffix=suffix, block=256, block_bytes=n_bytes, sub=sub, zero=zero, **facts
+    )
 
 
 # GGML's type id -> its kernels
 FAMILIES: dict[int, Family] = {
-    0: _plain("f32"),
-    1: _plain("f16"),
-    30: _plain("bf16"),
-    2: _blocks("q4_0", 8),
-    3: _blocks("q4_1", 0, has_minimum=True),
-    6: _blocks("q5_0", 16),
-    7: _blocks("q5_1", 0, has_minimum=True),
-    8: _blocks("q8_0", 128, full_bytes=True),
-    20: _blocks("iq4_nl", 128, full_bytes=True),
-    39: _blocks("mxfp4", 12),
-    10: _super("q2_k", 0, 16, has_minimum=True),
-    11: _super("q3_k", 4, 16),
-    12: _super("q4_k", 0, has_minimum=True),
-    13: _super("q5_k", 0, has_minimum=True),
-    14: _super("q6_k", 32, 16),
-    23: _super("iq4_xs", 128, full_bytes=True),
+    0: _plain("f32", 4),
+    1: _plain("f16", 2),
+    30: _plain("bf16", 2),
+    2: _blocks("q4_0", 18, 8),
+    3: _blocks("q4_1", 20, 0, has_minimum=True),
+    6: _blocks("q5_0", 22, 16),
+    7: _blocks("q5_1", 24, 0, has_minimum=True),
+    8: _blocks("q8_0", 34, 128, full_bytes=True),
+    20: _blocks("iq4_nl", 18, 128, full_bytes=True),
+    39: _blocks("mxfp4", 17, 12),
+    10: _super("q2_k", 84, 0, 16, has_minimum=True),
+    11: _super("q3_k", 110, 4, 16),
+    12: _super("q4_k", 144, 0, has_minimum=True),
+    13: _super("q5_k", 176, 0, has_minimum=True),
+    14: _super("q6_k", 210, 32, 16),
+    23: _super("iq4_xs", 136, 128, full_bytes=True),
 }
+
+BY_SUFFIX = {family.suffix: family for family in FAMILIES.values()}
 
 
 for _family in FAMILIES.values():

@@ -30,12 +30,14 @@ class Piece:
         ids: token ids, at least one. position: of the first.
         states: address of its cache's layer words (`contract.LayerWords`), one record a layer.
         n_outputs: how many of the last ids' results are wanted.
+        types: each id's token type, or None: all are 0.
     """
 
     ids: Sequence[int]
     position: int = 0
     states: int = 0
     n_outputs: int = 0
+    types: Sequence[int] | None = None
 
 
 class FaultError(Exception):
@@ -83,7 +85,7 @@ class Plan:
     def _step_memory(self) -> None:
         """The step record, and the arrays whose addresses it holds."""
         self.step = np.zeros(len(STEP), np.int64)
-        self.ids, self.positions = (np.zeros(self.max_tokens, np.int64) for _ in range(2))
+        self.ids, self.positions, self.types = (np.zeros(self.max_tokens, np.int64) for _ in range(3))
         self.outputs = np.zeros(max(1, self.max_outputs), np.int64)
         self.sequences = np.zeros((self.max_tokens, len(SEQUENCE)), np.int64)
         self.table_addresses = np.zeros(max(1, len(self.tables)), np.int64)
@@ -91,6 +93,7 @@ class Plan:
         for name, array in (
             ("ids", self.ids), ("positions", self.positions), ("outputs", self.outputs),
             ("sequences", self.sequences), ("tables", self.table_addresses), ("faults", self.faults),
+            ("types", self.types),
         ):  # fmt: skip
             self.step[getattr(STEP, name) // WORD] = array.ctypes.data
 
@@ -154,6 +157,7 @@ class Plan:
         for i, piece in enumerate(pieces):
             end = row + len(piece.ids)
             self.ids[row:end] = piece.ids
+            self.types[row:end] = 0 if piece.types is None else piece.types
             self.positions[row:end] = np.arange(piece.position, piece.position + len(piece.ids))
             self.outputs[n_outputs : n_outputs + piece.n_outputs] = np.arange(end - piece.n_outputs, end)
             self.sequences[i] = row, end, piece.position, piece.states

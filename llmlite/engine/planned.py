@@ -18,7 +18,7 @@ from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
 from llmlite.engine.recorder import Buffer, PositionTable, Recorder
 from llmlite.errors import ContextOverflowError, NumericsError
 from llmlite.guard import Watch
-from llmlite.kv_cache import CHUNK, DTYPES, AttentionState, KVCache
+from llmlite.kv_cache import CHUNK, KV_NAMES, AttentionState, KVCache
 from llmlite.limits import MAX_THREADS
 from llmlite.locks import fork_safe
 from llmlite.recurrent import RecurrentState
@@ -28,7 +28,7 @@ from llmlite.weights import Weights
 PREFILL_TOKENS = CHUNK
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
 RELEASED_BYTES = 16 << 20  # a larger arena is given back when single tokens follow; see docs/engine.md
-KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+ENCODER_TOKENS = 512  # of several texts in one step of an encoder
 SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
 
 
@@ -88,8 +88,13 @@ class PlannedExecutor:
         """Numbers in a result: n_vocab, or of an encoder n_embd."""
         return self.config.n_vocab if self.weights.output is not None else self.config.n_embd
 
-    def __call__(self, ids: Sequence[int], cache: KVCache, *, n_outputs: int) -> np.ndarray:
+    def __call__(
+        self, ids: Sequence[int], cache: KVCache, *, n_outputs: int, types: Sequence[int] | None = None
+    ) -> np.ndarray:
         """Run `ids` after the tokens in `cache`.
+
+        Args:
+            types: each id's token type; by default 0.
 
         Returns:
             float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens; of an encoder their last
@@ -100,14 +105,20 @@ class PlannedExecutor:
             NumericsError: a number that is not finite; names the first operation that met one.
             ContextOverflowError: the tokens don't fit the cache.
         """
-        return self.batch([(ids, cache, n_outputs)])[0]
+        return self.batch([(ids, cache, n_outputs)], types=[types])[0]
 
-    def batch(self, requests: Sequence[tuple[Sequence[int], KVCache, int]]) -> list[np.ndarray]:
+    def batch(
+        self,
+        requests: Sequence[tuple[Sequence[int], KVCache, int]],
+        *,
+        types: Sequence[Sequence[int] | None] | None = None,
+    ) -> list[np.ndarray]:
         """Run several sequences at once: weights are read once for all of their tokens.
 
         Args:
             requests: for each sequence its next ids, its own cache, and how many of the last ids' results
                 are wanted.
+            types: for each sequence its ids' token types, or None: all are 0.
 
         Returns:
             The results of each, float32 (n_outputs, n_vocab): the same bits as if it had run alone.
@@ -120,7 +131,7 @@ class PlannedExecutor:
             (i, chunk) for i, (ids, _, n) in enumerate(requests) for chunk in self._chunks(len(ids), n)
         ]
         while waiting:
-            waiting = self._step(requests, waiting, results)
+            waiting = self._step(requests, waiting, results, types or [None] * len(requests))
         return results
 
     def _chunks(self, n: int, n_outputs: int) -> list[tuple[int, int]]:
@@ -137,25 +148,31 @@ class PlannedExecutor:
             at = end
         return cuts
 
-    def _step(self, requests: Any, waiting: list, results: list[np.ndarray]) -> list:
-        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others."""
+    def _step(self, requests: Any, waiting: list, results: list[np.ndarray], types: Any) -> list:
+        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others.
+
+        A step's caches are of one type, the first one's.
+        """
         taken, left, n_tokens, n_outputs = {}, [], 0, 0
+        dtype = requests[waiting[0][0]][1].dtype
         for i, (at, end) in waiting:
             first_output = len(requests[i][0]) - requests[i][2]
             outputs = max(0, end - max(at, first_output))
             fits = n_outputs + outputs <= 1 and n_tokens + end - at <= PREFILL_TOKENS
-            fits |= n_tokens + end - at <= SCORING_TOKENS
+            fits |= n_tokens + end - at <= (SCORING_TOKENS if self.config.causal else ENCODER_TOKENS)
+            fits &= requests[i][1].dtype == dtype
             if not taken or (i not in taken and not any(i == j for j, _ in left) and fits):
                 taken[i] = at, end, outputs
                 n_tokens, n_outputs = n_tokens + end - at, n_outputs + outputs
             else:
                 left.append((i, (at, end)))
         caches = [requests[i][1] for i in taken]
-        plan = self.plan(n_tokens, n_outputs, caches[0].dtype)
+        plan = self.plan(n_tokens, n_outputs, dtype)
         pieces = []
         for (i, (at, end, outputs)), cache in zip(taken.items(), caches):
             cache.reserve(end - at)
-            pieces.append(Piece(requests[i][0][at:end], cache.position, self._states(cache), outputs))
+            kinds = None if types[i] is None else types[i][at:end]
+            pieces.append(Piece(requests[i][0][at:end], cache.position, self._states(cache), outputs, kinds))
         with plan.lock:
             found, row = self.run_plan(plan, pieces), 0
             for i, (at, _, outputs) in taken.items():
@@ -193,7 +210,7 @@ class PlannedExecutor:
         return max(1, min(self.n_threads, n_bytes // BYTES_PER_THREAD))
 
     def record(self, max_tokens: int, max_outputs: int, kv: str, *, keep_all: bool = False) -> Plan:
-        """Record a plan for steps of up to `max_tokens` tokens; kv: "f16" or "f32"."""
+        """Record a plan for steps of up to `max_tokens` tokens; kv: one of `kv_cache.DTYPES`."""
         recorder, result = self._recorded(max_tokens, max_outputs, kv)
         return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
 
@@ -310,5 +327,10 @@ def layer_words(state: Any, turn: int = 0) -> tuple[int, ...]:
         flip = state.tail(1 - turn).ctypes.data - state.tail(turn).ctypes.data
         conv, at = state.tail(turn).ctypes.data, state.state(turn).ctypes.data
         return dataclasses.astuple(LayerWords(conv=conv, state=at, flip=flip))
-    words = LayerWords(k=state.k.ctypes.data, v=state.v.ctypes.data, size=state.size)
+    scales = {
+        name: getattr(state, name).ctypes.data
+        for name in ("k_scales", "v_scales")
+        if getattr(state, name) is not None
+    }
+    words = LayerWords(k=state.k.ctypes.data, v=state.v.ctypes.data, size=state.size, **scales)
     return dataclasses.astuple(words)

@@ -17,9 +17,7 @@ from llmlite.engine.contract import (
     ATTENTION_PART,
     ATTENTION_PARTS,
     FEW_TOKENS,
-    FLOAT_TILE,
     STEP,
-    TILE_SCRATCH,
     TILE_TOKENS,
     AttentionRecord,
     attention_scratch,
@@ -28,6 +26,7 @@ from llmlite.engine.contract import (
 from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
+from llmlite.kv_cache import require_blocks
 from llmlite.layers import Attention, Experts, Mamba, Mamba2, alibi_slopes, temperatures
 from llmlite.weights import RopeTable
 
@@ -122,7 +121,7 @@ class Recorder:
     Args:
         max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
         n_threads: scratch memory is for so many.
-        kv: how keys and values are kept: "f16" or "f32".
+        kv: how keys and values are kept, one of `llmlite.kv_cache.DTYPES`.
 
     Raises (from any operation):
         UnsupportedError: a width, or something else, that the kernels don't take.
@@ -180,6 +179,13 @@ class Recorder:
         out = self._buffer(table.shape[1])
         self._whole_vectors(out.width, K.POSITIONS)
         self._op(K.POSITIONS, (), (out,), table=table, out=out, width=table.shape[1])
+        return out
+
+    def token_types(self, table: np.ndarray) -> Buffer:
+        """See eager.Eager.token_types."""
+        out = self._buffer(table.shape[1])
+        self._whole_vectors(out.width, K.TOKEN_TYPES)
+        self._op(K.TOKEN_TYPES, (), (out,), table=table, out=out, width=table.shape[1])
         return out
 
     def matmul(self, w: Any, x: Buffer, bias: np.ndarray | None = None) -> Buffer:
@@ -270,6 +276,8 @@ class Recorder:
         sinks: np.ndarray | None = None,
     ) -> Buffer:  # fmt: skip
         """See eager.Eager.attention."""
+        if self.kv == "q8_0":
+            require_blocks(spec)
         sizes = {"n_head_kv": spec.n_head_kv, "key_size": spec.key_size, "value_size": spec.value_size}
         if k is not None and v is not None:
             self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **sizes)
@@ -464,25 +472,27 @@ class Recorder:
         if self._at_once(x.rows) <= FEW_TOKENS:
             self._op(family.matvec, (x,), (out,), _facts(w), **same)
             return
-        scratch, size = self._scratch(FLOAT_TILE + self._padded(x.rows) * 32 * 4)
+        scratch, size = self._scratch(family.scratch_bytes(self._padded(x.rows), w.shape[1]))
         self._op(family.matmul, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size)
 
     def _quantized_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
-        q, d, sums32, sums16, *mixed = self._activations(x)
+        q, d, sums32, sums16, offsets32, offsets16, *mixed = self._activations(x)
+        if family.has_minimum:
+            sums32, sums16 = offsets32, offsets16
         sums = sums32 if family.sub == 32 else sums16
         same = {"rows": x.rows, "w": w.blocks, "q": q, "d": d, "sums": sums, "out": out}
         same |= {"n_rows": w.shape[0], "width": w.shape[1]}
         if self._at_once(x.rows) <= FEW_TOKENS:
             self._op(family.matvec, (q, *mixed, d, sums), (out,), _facts(w), **same, mixed=mixed[0])
             return
-        scratch, size = self._scratch(TILE_SCRATCH + self._padded(x.rows) * 32 * 4)
+        scratch, size = self._scratch(family.scratch_bytes(self._padded(x.rows), w.shape[1]))
         self._op(
             family.matmul, (q, d, sums), (out, scratch), _facts(w), **same, unpack=family.unpack,
             row_bytes=w.n_bytes // w.shape[0], zero=family.zero, scratch=scratch, scratch_bytes=size,
         )  # fmt: skip
 
     def _activations(self, x: Buffer) -> tuple[Buffer, ...]:
-        """x as bytes, scales, sums over 32 and over 16: once, however many matrices read it.
+        """x as bytes, scales, sums over 32 and over 16, these times scales: once for all its readers.
 
         If rows are streamed, also the bytes in a second order.
         """
@@ -492,6 +502,8 @@ class Recorder:
                 "d": self._buffer(x.width // 32, x.rows),
                 "sums32": self._buffer(x.width // 32, x.rows),
                 "sums16": self._buffer(x.width // 16, x.rows),
+                "offsets32": self._buffer(x.width // 32, x.rows),
+                "offsets16": self._buffer(x.width // 16, x.rows),
             }
             run = K.QUANTIZE
             if self._at_once(x.rows) <= FEW_TOKENS:

@@ -25,6 +25,7 @@ RMS_NORM = declare("basic", "rms_norm", "rows x gain out width parts eps number"
 RMS_NORM_PLAIN = declare("basic", "rms_norm_plain", "rows x out width parts eps number")
 LAYER_NORM = declare("basic", "layer_norm", "rows x gain bias out width eps number")
 POSITIONS = declare("basic", "positions", "table out width")
+TOKEN_TYPES = declare("basic", "token_types", "table out width")
 ADD = declare("basic", "add", "rows a b out width")
 ADD_ROW = declare("basic", "add_row", "rows a row out width")
 SCALE = declare("basic", "scale", "rows x out width factor")
@@ -35,8 +36,10 @@ COLUMNS = declare("basic", "columns", "rows x out parts stride start width")
 TAKE_OUTPUTS = declare("basic", "take_outputs", "x out width")
 ROPE = declare("basic", "rope", "x out table n_head head_size rope_dim distance")
 TEMPERATURE = declare("basic", "temperature", "x out table width")
-QUANTIZE = declare("basic", "quantize", "rows x q d sums32 sums16 width number")
-QUANTIZE_MIXED = declare("basic", "quantize_mixed", "rows x q d sums32 sums16 mixed width number")
+QUANTIZE = declare("basic", "quantize", "rows x q d sums32 sums16 offsets32 offsets16 width number")
+QUANTIZE_MIXED = declare(
+    "basic", "quantize_mixed", "rows x q d sums32 sums16 offsets32 offsets16 mixed width number"
+)
 READ_ALL = declare("basic", "read_all", "data n_bytes out")
 
 ACTIVATIONS: dict[str, Kernel] = {
@@ -47,22 +50,22 @@ GATED_ACTIVATIONS: dict[str, Kernel] = {
     for kind in ("silu", "gelu", "gelu_erf", "relu2", "swiglu_oai")
 }
 
+KV_KINDS = ("f16", "f32", "q8_0")  # as `kv_cache.DTYPES` names them
+
 # ---- attention ---------------------------------------------------------------------------------------------
 
-STORE = {
-    kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in ("f16", "f32")
-}
+STORE = {kv: declare("cache", f"store_{kv}", "k v layer n_head_kv key_size value_size") for kv in KV_KINDS}
 _FORMS = {size: f"_{size}" for size in ATTENTION_FORMS} | {0: ""}
 ATTENTION = {
     (kv, size): declare("attention", f"attention_{kv}{form}", "spec")
-    for kv in ("f16", "f32")
+    for kv in KV_KINDS
     for size, form in _FORMS.items()
 }
 MERGE_PARTS = declare("attention", "merge_parts", "spec")
 
 
 def attention(kv: str, spec: Attention) -> Kernel:
-    """Return the kernel for a kind of cache ("f16", "f32"): one for the head size, or the one for any."""
+    """Return the kernel for a kind of cache: one for the head size, or the one for any."""
     size = spec.key_size if spec.key_size == spec.value_size else 0
     return ATTENTION[kv, size if size in ATTENTION_FORMS else 0]
 

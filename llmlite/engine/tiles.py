@@ -15,50 +15,59 @@ from llmlite.engine import emit
 from llmlite.engine.vectors import f32x16, i32x16, i64
 
 
-@intrinsic
-def transpose16(typing, source, stride, target, target_stride):
-    """Write 16 rows of 16 words of 32 bits, `stride` bytes apart, as columns.
+def make_transpose16(together):
+    """Return an operation (source, stride, target, target_stride, part_stride).
 
-    Words, then pairs of words, are woven together within 128 bits; then these change places.
+    It writes 16 rows of 16 words of 32 bits, `stride` bytes apart, as columns: `together` of them
+    `target_stride` bytes apart, the next as many `part_stride` bytes further.
     """
 
-    def codegen(context, builder, sig, args):
-        kind = ir.VectorType(emit.I32, 16)
-        address, step, out, out_step = args
+    @intrinsic
+    def transpose16(typing, source, stride, target, target_stride, part_stride):
+        def codegen(context, builder, sig, args):
+            _emit_transpose(builder, *args, together)
+            return context.get_dummy_value()
 
-        def weave(a, b, unit):  # low, then high halves of each 128 bits of a and b, `unit` words in turn
-            low = [lane + i + side for lane in (0, 4, 8, 12) for i in range(0, 2, unit)
-                   for side in (*range(unit), *range(16, 16 + unit))]  # fmt: skip
-            return emit.shuffle(builder, a, b, low), emit.shuffle(builder, a, b, [i + 2 for i in low])
+        return types.none(*[i64] * 5), codegen
 
-        def quarters(a, b, *of):  # two quarters of a, two of b
-            places = [4 * q + i + side for side, q in zip((0, 0, 16, 16), of) for i in range(4)]
-            return emit.shuffle(builder, a, b, places)
+    return transpose16
 
-        places = [builder.add(address, builder.mul(step, emit.I64(r))) for r in range(16)]
-        rows = [_load_at(builder, place, kind) for place in places]
-        groups = []  # of four rows: vector j holds columns j, 4 + j, 8 + j, 12 + j of them
-        for r in range(0, 16, 4):
-            (a, b), (c, d) = weave(rows[r], rows[r + 1], 1), weave(rows[r + 2], rows[r + 3], 1)
-            groups.append([*weave(a, c, 2), *weave(b, d, 2)])
-        for j in range(4):
-            first, second, third, fourth = (group[j] for group in groups)
-            for half in (0, 2):
-                p = quarters(first, second, half, half + 1, half, half + 1)
-                q = quarters(third, fourth, half, half + 1, half, half + 1)
-                for i in (0, 1):
-                    column = 4 * (half + i) + j
-                    place = builder.add(out, builder.mul(out_step, emit.I64(column)))
-                    found = quarters(p, q, i, i + 2, i, i + 2)
-                    builder.store(found, emit.pointer(builder, place, kind), align=4)
-        return context.get_dummy_value()
 
-    return types.none(*[i64] * 4), codegen
+def _emit_transpose(builder, address, step, out, out_step, part_step, together):
+    """Words, then pairs of words, are woven together within 128 bits; then these change places."""
+    kind = ir.VectorType(emit.I32, 16)
+
+    def weave(a, b, unit):  # low, then high halves of each 128 bits of a and b, `unit` words in turn
+        low = [lane + i + side for lane in (0, 4, 8, 12) for i in range(0, 2, unit)
+               for side in (*range(unit), *range(16, 16 + unit))]  # fmt: skip
+        return emit.shuffle(builder, a, b, low), emit.shuffle(builder, a, b, [i + 2 for i in low])
+
+    def quarters(a, b, *of):  # two quarters of a, two of b
+        places = [4 * q + i + side for side, q in zip((0, 0, 16, 16), of) for i in range(4)]
+        return emit.shuffle(builder, a, b, places)
+
+    places = [builder.add(address, builder.mul(step, emit.I64(r))) for r in range(16)]
+    rows = [_load_at(builder, place, kind) for place in places]
+    groups = []  # of four rows: vector j holds columns j, 4 + j, 8 + j, 12 + j of them
+    for r in range(0, 16, 4):
+        (a, b), (c, d) = weave(rows[r], rows[r + 1], 1), weave(rows[r + 2], rows[r + 3], 1)
+        groups.append([*weave(a, c, 2), *weave(b, d, 2)])
+    for j in range(4):
+        first, second, third, fourth = (group[j] for group in groups)
+        for half in (0, 2):
+            p = quarters(first, second, half, half + 1, half, half + 1)
+            q = quarters(third, fourth, half, half + 1, half, half + 1)
+            for i in (0, 1):
+                column = 4 * (half + i) + j
+                place = builder.add(out, builder.mul(part_step, emit.I64(column // together)))
+                place = builder.add(place, builder.mul(out_step, emit.I64(column % together)))
+                found = quarters(p, q, i, i + 2, i, i + 2)
+                builder.store(found, emit.pointer(builder, place, kind), align=4)
 
 
 # Tokens of a product of quantized or of plain weights, queries of attention: as many as 32 registers of 512
 # bits hold sums of, or 16 of 256. Spilled sums cost AVX2 a third of its speed, and more than half with VNNI.
-QUANTIZED_TOKENS, FLOAT_TOKENS, QUERIES = (6, 4, 4) if emit.current_target().has("avx512f") else (2, 2, 2)
+QUANTIZED_TOKENS, FLOAT_TOKENS, QUERIES = (6, 6, 4) if emit.current_target().has("avx512f") else (2, 3, 2)
 
 
 def _each(builder, packed):
@@ -113,6 +122,82 @@ def store_sums(typing, address, sums):
     return types.none(i64, sums), codegen
 
 
+def make_fold(n):
+    """Return an operation (address, stride) -> the sum of n vectors of float32, folded by halves.
+
+    The order is that of `emit.reduce` over n lanes.
+    """
+
+    @intrinsic
+    def fold(typing, address, stride):
+        def codegen(context, builder, sig, args):
+            places = [builder.add(args[0], builder.mul(args[1], emit.I64(i))) for i in range(n)]
+            found = [_load_at(builder, place, f32x16.llvm) for place in places]
+            while len(found) > 1:
+                half = len(found) // 2
+                found = [builder.fadd(a, b) for a, b in zip(found[:half], found[half:])]
+            return found[0]
+
+        return f32x16(i64, i64), codegen
+
+    return fold
+
+
+def make_dots(n_rows, n_tokens, vector):
+    """Return operations on n_rows × n_tokens vectors of sums: load, store, all zero, add.
+
+    `add`: (sums, w, w_stride, x, x_stride) adds the products of a vector of each row and one of each token.
+    """
+    n, kind = n_rows * n_tokens, vector.llvm
+    sums = types.UniTuple(vector, n)
+
+    @intrinsic
+    def load_dots(typing, address):
+        def codegen(context, builder, sig, args):
+            base = emit.pointer(builder, args[0], kind)
+            found = [builder.load(builder.gep(base, [emit.I64(i)]), align=4) for i in range(n)]
+            return _packed(builder, found)
+
+        return sums(i64), codegen
+
+    @intrinsic
+    def store_dots(typing, address, dots):
+        def codegen(context, builder, sig, args):
+            base = emit.pointer(builder, args[0], kind)
+            for i, found in enumerate(_each(builder, args[1])):
+                builder.store(found, builder.gep(base, [emit.I64(i)]), align=4)
+            return context.get_dummy_value()
+
+        return types.none(i64, dots), codegen
+
+    @intrinsic
+    def no_dots(typing):
+        def codegen(context, builder, sig, args):
+            return _packed(builder, [emit.constant(kind, 0)] * n)
+
+        return sums(), codegen
+
+    @intrinsic
+    def add_dots(typing, dots, w, w_stride, x, x_stride):
+        def codegen(context, builder, sig, args):
+            found, cpu = _each(builder, args[0]), emit.current_target()
+
+            def loaded(base, stride, i):
+                return _load_at(builder, builder.add(base, builder.mul(stride, emit.I64(i))), kind)
+
+            tokens = [loaded(args[3], args[4], t) for t in range(n_tokens)]
+            for r in range(n_rows):
+                row = loaded(args[1], args[2], r)
+                for t, token in enumerate(tokens):
+                    i = r * n_tokens + t
+                    found[i] = emit.fma(builder, row, token, found[i], cpu)
+            return _packed(builder, found)
+
+        return sums(sums, i64, i64, i64, i64), codegen
+
+    return load_dots, store_dots, no_dots, add_dots
+
+
 def _load_at(builder, address, kind):
     return builder.load(emit.pointer(builder, address, kind), align=1)
 
@@ -163,6 +248,39 @@ def make_add_products(small, signed=False):
     return add_products
 
 
+def make_subtract_minimums(n_parts, line):
+    """Return an operation (sums, mins, x, stride): subtract minimum·(d·Σq) of each token from its sums.
+
+    A block's 32 rows have a minimum at `mins`, or two, `line` bytes apart; then a token has two d·Σq, 32
+    bytes apart, and both products are added before they are subtracted.
+    """
+
+    @intrinsic
+    def subtract_minimums(typing, sums, mins, x, stride):
+        def codegen(context, builder, sig, args):
+            totals, cpu = _each(builder, args[0]), emit.current_target()
+            m = [_load_at(builder, builder.add(args[1], emit.I64(64 * i)), f32x16.llvm) for i in (0, 1)]
+            more = [
+                _load_at(builder, builder.add(args[1], emit.I64(64 * i + line)), f32x16.llvm) for i in (0, 1)
+            ]
+            for i, total in enumerate(totals):
+                place = builder.add(args[2], builder.mul(args[3], emit.I64(i // 2)))
+                factor = _load_at(builder, place, emit.F32)
+                if n_parts == 1:
+                    factor = emit.splat(builder, builder.fneg(factor), 16)
+                    totals[i] = emit.fma(builder, m[i % 2], factor, total, cpu)
+                    continue
+                second = _load_at(builder, builder.add(place, emit.I64(32)), emit.F32)
+                both = builder.fmul(m[i % 2], emit.splat(builder, factor, 16))
+                both = emit.fma(builder, more[i % 2], emit.splat(builder, second, 16), both, cpu)
+                totals[i] = builder.fsub(total, both)
+            return _packed(builder, totals)
+
+        return sums(sums, mins, x, stride), codegen
+
+    return subtract_minimums
+
+
 @intrinsic
 def add_outer(typing, sums, v0, v1, x, stride):
     """Add v0, v1 (float32) times each token's number at x + t·stride to its sums."""
@@ -206,21 +324,3 @@ def add_scaled(typing, sums, products, s0, s1, scales, stride):
         return _packed(builder, totals)
 
     return sums(sums, products, s0, s1, scales, stride), codegen
-
-
-@intrinsic
-def subtract_minimums(typing, sums, m0, m1, scales, stride, x_sums, x_stride):
-    """Subtract minimums (m0, m1) · scale · Σq of each token from its sums."""
-
-    def codegen(context, builder, sig, args):
-        totals, cpu = _each(builder, args[0]), emit.current_target()
-        for i, total in enumerate(totals):
-            t = emit.I64(i // 2)
-            scale = _load_at(builder, builder.add(args[3], builder.mul(args[4], t)), emit.F32)
-            count = _load_at(builder, builder.add(args[5], builder.mul(args[6], t)), emit.I32)
-            product = builder.fmul(scale, builder.sitofp(count, emit.F32))
-            factor = emit.splat(builder, builder.fneg(product), 16)
-            totals[i] = emit.fma(builder, args[1 + i % 2], factor, total, cpu)
-        return _packed(builder, totals)
-
-    return sums(sums, m0, m1, scales, stride, x_sums, x_stride), codegen

@@ -19,13 +19,12 @@ from numba.extending import intrinsic, models, register_model
 
 from llmlite.engine import emit
 
-# Flags are not inherited by callees, so every helper is made with this decorator. No `nnan`/`ninf`: masks use
-# -inf.
-FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-inline = functools.partial(numba.njit, forceinline=True, error_model="numpy", fastmath=FASTMATH)
-# For code whose rounding steps are deliberate (x + 1.5·2²³ − 1.5·2²³), which `reassoc` would fold away: said
-# aloud, because numba hands the flags of the calling function down where a helper names none.
-inline_exact = functools.partial(numba.njit, forceinline=True, error_model="numpy", fastmath=False)
+# No fast-math flag: two kernels must give the same bits, so LLVM may not choose an order of additions, nor
+# where a multiplication and an addition become one. Kernels write `fma` themselves. Said aloud, because numba
+# hands the flags of the calling function down if a helper names none.
+OPTIONS = {"error_model": "numpy", "fastmath": False}
+inline = functools.partial(numba.njit, forceinline=True, **OPTIONS)
+inline_exact = inline
 
 _ELEMENTS = {
     "u8": emit.I8, "u16": emit.I16, "i32": emit.I32, "f16": ir.HalfType(), "f32": emit.F32,

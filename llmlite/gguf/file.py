@@ -6,7 +6,6 @@ import copy
 import math
 import mmap as mmap_module
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -190,7 +189,13 @@ class GGUFFile:
 
     Use as a context manager, or leave it to the garbage collector: arrays taken from it stay valid after
     `close`, and the map ends when the last of them is gone.
+
+    A pickle, or a deep copy, of a file holds its path and opens it again; that of bytes in memory holds the
+    bytes. Tensors put in by `replacing` are part of it.
     """
+
+    _location: tuple[str, bool] | None = None  # absolute path and mmap: how `read` opened it; None: in memory
+    _changed: tuple[QuantTensor, ...] = ()  # what `replacing` put in
 
     def __init__(self, path: str, data: np.ndarray, head: Head, shards: list[GGUFFile] | None = None) -> None:
         self.path = path
@@ -232,7 +237,19 @@ class GGUFFile:
         """
         other = copy.copy(self)
         other._tensors = self.tensors.replacing(changed)
+        other._changed = (*self._changed, *changed)
         return other
+
+    def __copy__(self) -> GGUFFile:
+        other = object.__new__(GGUFFile)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data = self._bytes()
+        if self._location is None:
+            return _again, (self.path, data.tobytes(), None, self._changed)
+        return _again, (self.path, self.file_size, self._location, self._changed)
 
     def metadata_type(self, key: str) -> str:
         """The type of a value in the file: "u32", "string", "[f32]" … Raises KeyError."""
@@ -251,33 +268,28 @@ class GGUFFile:
     def located(self) -> Iterator[None]:
         """Tell errors about this file's content which file it is, and where what they complain of lies.
 
-        A ContentError that leaves the block gets its path, field and offset if it hasn't got them yet.
+        A ContentError that leaves the block gets its path and offset if it hasn't got them yet.
         """
         try:
             yield
         except ContentError as error:
             if error.path is None:
                 error.path = self.path
-                error.field, error.offset = self._find(str(error.args[0]) if error.args else "")
+                if error.key is not None and self._data is not None:
+                    error.offset = self._find(error.key, error.index)
             raise
 
-    def _find(self, text: str) -> tuple[str | None, int | None]:
-        """The key, array element or tensor whose name a text begins with, and its offset in the file."""
-        match = re.match(r"(.+?)(?:\[(\d+)\])?:", text)
-        if match is None or self._data is None:
-            return None, None
-        name, index = match[1], match[2]
+    def _find(self, name: str, index: int | None) -> int | None:
+        """The offset in the file of a key's value, of element `index` of it, or of a tensor's entry."""
         entry = self._metadata._entries.get(name)
-        if entry is not None:
-            i = int(index or 0)
-            if index is None or i >= (entry.n or 0):
-                return name, entry.offset
-            size = entry.type.size
-            return f"{name}[{i}]", int(
-                entry.starts[i]
-            ) if entry.starts is not None else entry.offset + i * size
-        place = self._tensors._places.get(name)
-        return name, place[2].name_offset if place else None
+        if entry is None:
+            place = self._tensors._places.get(name)
+            return place[2].name_offset if place else None
+        if index is None or index >= (entry.n or 0):
+            return entry.offset
+        if entry.starts is not None:
+            return int(entry.starts[index])
+        return entry.offset + index * entry.type.size
 
     def close(self) -> None:
         """Let go of the file. Arrays and tensors taken from it stay valid."""
@@ -338,18 +350,38 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
     Source: the GGUF specification in ggml's docs/gguf.md, and gguf.cpp of llama.cpp.
     """
     file = read_one(path, mmap=mmap)
-    if "split.count" not in file.metadata:
-        return file
-    from llmlite.gguf.shards import read_shards
+    if "split.count" in file.metadata:
+        from llmlite.gguf.shards import read_shards
 
-    return read_shards(file, mmap=mmap)
+        file = read_shards(file, mmap=mmap)
+    return file
 
 
 def read_one(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
     """Open a single file, whether it is a part of a split model or not. As `read` otherwise."""
     name = os.fspath(path)
     data = file_bytes(name, mmap=mmap)
-    return GGUFFile(name, data, parse(data, name))
+    file = GGUFFile(name, data, parse(data, name))
+    file._location = os.path.abspath(name), mmap
+    return file
+
+
+def _again(
+    path: str, content: bytes | int, location: tuple[str, bool] | None, changed: tuple[QuantTensor, ...]
+) -> GGUFFile:
+    """Make the file that a pickle describes. content: its bytes; or how many, if it lies at `location`.
+
+    Raises: as `read`; GGUFError if the file isn't the size it had.
+    """
+    if location is None:
+        assert isinstance(content, bytes)
+        file = from_bytes(content, path)
+    else:
+        file = read(location[0], mmap=location[1])
+        if file.file_size != content:
+            raise GGUFError(path, "file", None, f"{content!r} bytes, as when it was pickled", file.file_size)
+        file.path = path
+    return file.replacing(*changed) if changed else file
 
 
 def file_bytes(path: str, *, mmap: bool) -> np.ndarray:

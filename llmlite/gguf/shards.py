@@ -65,7 +65,9 @@ def read_shards(first: GGUFFile, *, mmap: bool = True) -> GGUFFile:
                 )
         shards.append(shard)
     _check_tensors(shards)
-    return GGUFFile(first.path, first._bytes(), first._head, shards)
+    whole = GGUFFile(first.path, first._bytes(), first._head, shards)
+    whole._location = first._location
+    return whole
 
 
 def _number(file: GGUFFile, key: str) -> int:

@@ -14,7 +14,7 @@ from llmlite.huggingface.safetensors import read_json, shown
 
 # an activation of layers.ACTIVATIONS -> what config.json calls it
 ACTIVATIONS = {
-    "silu": ("silu", "swish"),
+    "silu": ("silu", "swish", "swiglu"),
     "gelu": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
     "gelu_erf": ("gelu",),
     "relu2": ("relu2",),
@@ -103,11 +103,13 @@ class Config:
         if self.head_size() * n_head != n_embd:
             found |= {"attention.key_length": self.head_size(), "attention.value_length": self.head_size()}
         if architecture.rope_pairs:
-            found |= self._rope_keys()
+            found |= self._rope_keys(architecture)
         if architecture.windows is not None:
             found |= self._windows(architecture)
         if architecture.expert_count_required or self.class_name == "MixtralForCausalLM":
             found |= self._experts()
+        if not architecture.causal:
+            found["attention.causal"] = False
         found |= architecture.hyperparameters(self)
         return {key: value for key, value in found.items() if value is not None}
 
@@ -128,9 +130,11 @@ class Config:
         key = next((key for key in keys if self.values.get(key) is not None), keys[0])
         return self.number(self.values, key, 1e-5 if architecture.norm == "layer" else None)
 
-    def _rope_keys(self) -> dict[str, Any]:
+    def _rope_keys(self, architecture: Architecture) -> dict[str, Any]:
         rope = self.rope()
         share = self.number(rope | self.values, "partial_rotary_factor", 1.0)
+        if share != 1 and architecture.rope_pairs == "norm" and architecture.reordered:
+            self.refuse("partial_rotary_factor: only 1 is supported in this architecture")
         found: dict[str, Any] = {
             "rope.freq_base": self.number(rope | self.values, "rope_theta", 10000.0),
             "rope.dimension_count": int(self.head_size() * share),
@@ -148,7 +152,10 @@ class Config:
         original = self.integer("original_max_position_embeddings", n_ctx)
         if rope.get("original_max_position_embeddings") is not None:
             original = int(self.number(rope, "original_max_position_embeddings"))
-        factor = self.number(rope, "factor", n_ctx / original)
+        implied = rope.get(
+            "original_max_position_embeddings", self.values.get("original_max_position_embeddings")
+        )
+        factor = self.number(rope, "factor", None if implied is None else n_ctx / original)
         found: dict[str, Any] = {"rope.scaling.original_context_length": original}
         if kind == "longrope":
             usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from llmlite.architectures import Names
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.gguf.writer import Progress
+from llmlite.huggingface import sentences
 from llmlite.huggingface.config import Config
 from llmlite.huggingface.names import renamed
 from llmlite.huggingface.safetensors import read_folder
@@ -25,7 +25,7 @@ from llmlite.quants import QuantType, by_name
 from llmlite.tensor import PendingTensor, QuantTensor
 from llmlite.weights import ALWAYS_F32, Weights
 
-LARGEST_F16 = 65504.0
+PLAIN = ("position_embd", "token_types")  # tables that readers want in F32
 
 
 def convert_folder(
@@ -35,6 +35,7 @@ def convert_folder(
     file_type: str | None = None,
     pre: str | None = None,
     progress: Progress | None = None,
+    allow_nan: bool = False,
 ) -> None:
     """Make a GGUF file of a model in the form that transformers' save_pretrained writes.
 
@@ -45,10 +46,13 @@ def convert_folder(
         the type they have. Vectors become F32, as llama.cpp wants them.
     pre: the `tokenizer.ggml.pre` to write; by default found from tokenizer.json.
     progress: called as progress(bytes_done, n_bytes).
+    allow_nan: go on at a weight that is NaN or infinite, or beyond what its new type can hold; it ruins its
+        block.
 
     Raises:
         UnsupportedError: an architecture, a variant or a tokenizer that can't be converted.
-        ModelError, TokenizerError: config.json, tensors and tokenizer don't fit together.
+        ModelError, TokenizerError: config.json, tensors and tokenizer don't fit together, or a weight that is
+            to be quantized isn't finite; row and column are those of the tensor in the GGUF file.
         GGUFError: a file is malformed or cut off. OSError: it can't be read or written.
     Source: llama.cpp's convert_hf_to_gguf.py, with which the result must agree.
     """
@@ -61,16 +65,20 @@ def convert_folder(
     sources = read_folder(folder)
     names = architecture.class_names.get(config.class_name, architecture.names)
     tied = config.flag("tie_word_embeddings", architecture.tied)
-    tensors = renamed(
-        folder, architecture.sources(sources, config), names, tied=tied or not architecture.causal
-    )
+    sources = architecture.sources(sources, config)
+    tensors = renamed(folder, sources, names, tied=tied, has_output=architecture.causal)
     tensors = architecture.tensors(tensors, config)
-    hyperparameters = config.hyperparameters(architecture)
+    hyperparameters = config.hyperparameters(architecture) | sentences.pooling(folder)
+    keys, matrices = sentences.dense(folder, architecture.dense)
+    hyperparameters, tensors = hyperparameters | keys, tensors | matrices
     metadata: dict[str, Any] = {
         "general.architecture": architecture.name,
         "general.type": "model",
         "general.name": os.path.basename(os.path.realpath(folder)),
-        **{f"{architecture.name}.{key}": value for key, value in hyperparameters.items()},
+        **{
+            key if key.startswith("tokenizer.") else f"{architecture.name}.{key}": value
+            for key, value in hyperparameters.items()
+        },
     }
     for name, factors in config.rope_factors().items():
         tensors[f"{name}.weight"] = QuantTensor.quantize(factors, "F32", f"{name}.weight")
@@ -81,8 +89,14 @@ def convert_folder(
     reordered = {"attn_q": checked.n_head, "attn_k": checked.n_head_kv}
     if architecture.rope_pairs != "norm" or not architecture.reordered:
         reordered = {}
-    made = {name: _made(name, tensors[name], types[name], reordered) for name in _in_order(tensors)}
-    gguf.write(target, metadata, made, progress=progress)
+    made = {
+        name: _made(name, tensors[name], types[name], reordered, allow_nan) for name in _in_order(tensors)
+    }
+    try:
+        gguf.write(target, metadata, made, progress=progress)
+    except ModelError as error:
+        error.path = error.path or folder
+        raise
 
 
 def _check(
@@ -93,11 +107,13 @@ def _check(
         config = ModelConfig.from_metadata(metadata, tensors)
         given = metadata[f"{config.architecture.name}.vocab_size"]
         if config.n_vocab != given:
-            raise ModelError(f"token_embd.weight: expected vocab_size, {given}, rows, got {config.n_vocab}")
+            raise ModelError.at("token_embd.weight", f"vocab_size, {given}, rows", config.n_vocab)
         Weights.from_tensors({name: _blank(tensor) for name, tensor in tensors.items()}, config)
     except ModelError as error:
-        name, colon, rest = str(error).partition(":")
-        raise ModelError(f"{folder}: {names.old(name)}{colon}{rest}") from None
+        if error.key is None:
+            raise
+        rest = str(error.args[0]).removeprefix(error.key)
+        raise ModelError(f"{folder}: {names.old(error.key)}{rest}") from None
     return config
 
 
@@ -119,7 +135,7 @@ def _types(
     types = {}
     for name, tensor in tensors.items():
         kept = by_name("F32") if tensor.type.name == "F64" else tensor.type
-        is_matrix = len(tensor.shape) > 1 and not name.startswith("position_embd") and "gate_inp" not in name
+        is_matrix = len(tensor.shape) > 1 and not name.startswith(PLAIN) and "gate_inp" not in name
         is_matrix = is_matrix and not name.endswith(ALWAYS_F32)
         types[name] = chosen.get(name, kept) if is_matrix else by_name("F32")
         if types[name].needs_importance or types[name].encode is None:
@@ -146,7 +162,9 @@ def _type_metadata(
     return found
 
 
-def _made(name: str, source: QuantTensor, type: QuantType, reordered: Mapping[str, int]) -> QuantTensor:
+def _made(
+    name: str, source: QuantTensor, type: QuantType, reordered: Mapping[str, int], allow_nan: bool
+) -> QuantTensor:
     """The tensor as it is written: rows reordered where RoPE's pairs ask for it, in its new type."""
     n_head = reordered.get(name.split(".")[-2], 0)
 
@@ -158,9 +176,8 @@ def _made(name: str, source: QuantTensor, type: QuantType, reordered: Mapping[st
             )
         if type is tensor.type:
             return tensor.blocks
-        if type.name == "F16":
-            _check_range(tensor)
-        return QuantTensor.quantize(tensor, type.name, name, n_threads=os.cpu_count() or 1).blocks
+        threads = os.cpu_count() or 1
+        return QuantTensor.quantize(tensor, type.name, name, n_threads=threads, allow_nan=allow_nan).blocks
 
     return PendingTensor(name, type, source.shape, make)
 
@@ -169,17 +186,6 @@ def interleaved(rows: np.ndarray, n_head: int) -> np.ndarray:
     """Reorder the rows (H*Dh, n) of Q or K from RoPE pairs (i, i + Dh/2) to pairs (2i, 2i + 1)."""
     halves = rows.reshape(n_head, 2, -1, rows.shape[-1])  # (H, 2, Dh/2, n)
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
-
-
-def _check_range(tensor: QuantTensor) -> None:
-    """Refuse a number that F16 would turn into infinity."""
-    step = max(1, (1 << 22) // tensor.n_columns)
-    for start in range(0, tensor.n_rows, step):
-        largest = float(np.abs(tensor.dequantize(slice(start, start + step))).max(initial=0.0))
-        if LARGEST_F16 < largest < math.inf:
-            raise ModelError(
-                f"{tensor.name}: {largest:g} is beyond F16's largest number, {LARGEST_F16:g}: convert to BF16"
-            )
 
 
 def _in_order(tensors: Mapping[str, QuantTensor]) -> list[str]:

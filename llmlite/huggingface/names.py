@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,19 +18,23 @@ DERIVED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias)$|(^|\.)h\.\d+\.attn\
 
 
 def renamed(
-    folder: str, sources: Mapping[str, QuantTensor], names: Names, *, tied: bool
+    folder: str, sources: Mapping[str, QuantTensor], names: Names, *, tied: bool, has_output: bool = True
 ) -> dict[str, QuantTensor]:
     """The tensors under GGUF's names: experts stacked, (columns, rows) turned to (rows, columns).
 
     Nothing is copied: what must be made is made when its blocks are asked for.
 
+    tied: config.json says that output and embedding are one. An output of its own stays all the same.
+    has_output: false for an encoder, whose file has no output: a head in the folder is left out.
+
     Raises: ModelError for a tensor that isn't of this architecture, is there twice, or is missing.
+    Warns: such an output.
     """
     found: dict[str, QuantTensor] = {}
     stacks: dict[str, dict[int, QuantTensor]] = {}
     for name, tensor in sources.items():
         ignored = names.ignored and re.search(names.ignored, name)
-        if ignored or DERIVED.search(name) or (tied and name == "lm_head.weight"):
+        if ignored or DERIVED.search(name) or (name == "lm_head.weight" and not has_output):
             continue
         known = names.new(name)
         if known is None:
@@ -40,12 +45,30 @@ def renamed(
         if key in among:
             raise ModelError(f"{folder}: {shown(name)}: this tensor is there twice, under two names")
         among[key] = tensor  # type: ignore[index]  # a name among tensors, a number among experts
-    if not tied and "output.weight" not in found:
+    if tied and "output.weight" in found:
+        if _same(found["output.weight"], found.get("token_embd.weight")):
+            del found["output.weight"]
+        else:
+            warnings.warn(
+                f"{folder}: lm_head.weight differs from the embedding, though tie_word_embeddings is true: "
+                "it is kept, as transformers does",
+                stacklevel=3,
+            )
+    if has_output and not tied and "output.weight" not in found:
         raise ModelError(f"{folder}: lm_head.weight: this tensor is missing; tie_word_embeddings isn't true")
     for new, tensor in found.items():
         if new.split(".")[-2] in names.transposed and len(tensor.shape) == 2:
             found[new] = _turned(tensor)
     return found | {new: _stacked(folder, new, stack, names) for new, stack in stacks.items()}
+
+
+def _same(one: QuantTensor, other: QuantTensor | None) -> bool:
+    """Whether two matrices hold the same numbers, whatever their types."""
+    if other is None or one.shape != other.shape:
+        return False
+    step = max(1, (1 << 20) // max(1, one.n_columns))
+    slabs = (slice(at, at + step) for at in range(0, one.n_rows, step))
+    return all(np.array_equal(one.dequantize(s), other.dequantize(s), equal_nan=True) for s in slabs)
 
 
 def _turned(source: QuantTensor) -> QuantTensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ ITEM_SIZES = {
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 CUT_OFF = "the file is cut off: download it again"
 DAMAGED = "the file is damaged: download it again"
+POSITIONS = re.compile(r"(^|\.)position_ids$")  # 0, 1, 2 …: older folders of BERT store them
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, QuantTensor]:
@@ -60,6 +62,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, QuantTensor]:
         if end > len(data):
             expected = f"an end within the {len(data) - start} bytes of data"
             raise GGUFError(name, f"{label}: data_offsets", None, expected, stop, CUT_OFF)
+        if POSITIONS.search(key) and dtype not in DTYPES:
+            continue
         kind = _type(name, key, dtype)
         tensors[key] = QuantTensor(key, kind, shape, data[start + begin : end].reshape(-1, kind.type_size))
     if end != len(data):
@@ -90,6 +94,8 @@ def read_folder(folder: str) -> dict[str, QuantTensor]:
         shard = shards.get(file_name) if isinstance(file_name, str) else None
         if shard is None:
             shard = shards[file_name] = read_safetensors(_inside(index, folder, name, file_name))
+        if POSITIONS.search(name) and name not in shard:
+            continue
         if name not in shard:
             raise GGUFError(index, plain(name), None, f"it in {shown(file_name)}", "nothing", DAMAGED)
         tensors[name] = shard[name]
@@ -101,10 +107,22 @@ def read_json(path: str) -> dict[str, Any]:
 
     Raises: GGUFError if it holds something else. OSError.
     """
+    return _object(path, _json_bytes(path), 0)
+
+
+def read_json_list(path: str) -> list[Any]:
+    """Read a file that holds one JSON list. Raises: as `read_json`."""
+    value = _parsed(path, _json_bytes(path), 0, "list")
+    if not isinstance(value, list):
+        raise GGUFError(path, "JSON", 0, "a list", shown(value), DAMAGED)
+    return value
+
+
+def _json_bytes(path: str) -> bytes:
     data = file_bytes(path, mmap=False)
     if len(data) > MAX_JSON:
         raise GGUFError(path, "JSON", None, f"at most {MAX_JSON} bytes", len(data))
-    return _object(path, data.tobytes(), 0)
+    return data.tobytes()
 
 
 def shown(value: object) -> str:
@@ -125,8 +143,8 @@ def _header(path: str, data: np.ndarray) -> tuple[dict[str, Any], int]:
     return _object(path, data[8 : 8 + length].tobytes(), 8), 8 + length
 
 
-def _object(path: str, raw: bytes, offset: int) -> dict[str, Any]:
-    """A JSON object in which no key comes twice."""
+def _parsed(path: str, raw: bytes, offset: int, expected: str) -> Any:
+    """JSON in whose objects no key comes twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -137,11 +155,15 @@ def _object(path: str, raw: bytes, offset: int) -> dict[str, Any]:
         return found
 
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise GGUFError(path, "JSON", offset + error.start, "UTF-8", "something else", DAMAGED) from None
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
-        raise GGUFError(path, "JSON", offset, "one object", str(error)[:80], DAMAGED) from None
+        raise GGUFError(path, "JSON", offset, f"one {expected}", str(error)[:80], DAMAGED) from None
+
+
+def _object(path: str, raw: bytes, offset: int) -> dict[str, Any]:
+    value = _parsed(path, raw, offset, "object")
     if not isinstance(value, dict):
         raise GGUFError(path, "JSON", offset, "an object", shown(value), DAMAGED)
     return value

@@ -21,6 +21,7 @@ class TokenizerFiles:
         name, path: the file that holds the vocabulary, the first of `FILES` that exists.
         tokenizer: its content, if it is JSON.
         settings: what tokenizer_config.json and special_tokens_map.json say.
+        generation: what generation_config.json says.
         config: the content of config.json.
 
     Raises:
@@ -39,6 +40,7 @@ class TokenizerFiles:
         self.path = os.path.join(folder, self.name)
         self.tokenizer = read_json(self.path) if self.name.endswith(".json") else {}
         self.settings = self.optional("special_tokens_map.json") | self.optional("tokenizer_config.json")
+        self.generation = self.optional("generation_config.json")
         self.config = config
 
     def optional(self, name: str) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def flat(part: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
         if part:
             yield part
         return
-    for inner in part.get(key) or []:
+    parts = part.get(key)
+    for inner in parts if isinstance(parts, list) else [parts]:
         if isinstance(inner, dict) and inner.get("type") != "Sequence":
             yield inner
         else:

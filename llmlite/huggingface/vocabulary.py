@@ -24,6 +24,7 @@ from llmlite.huggingface.tokenizer_files import TokenizerFiles, flat
 from llmlite.tokenizers import PRE_TOKENIZERS, BPETokenizer, SPMTokenizer, TokenType
 from llmlite.tokenizers.pretokenizers import name_of
 from llmlite.tokenizers.spm import SPACE
+from llmlite.tokenizers.vocabulary import END_IDS, Vocabulary
 
 SPECIALS = {  # theirs -> ours, in tokenizer.ggml.*_token_id
     "bos_token": "bos",
@@ -75,7 +76,8 @@ def tokenizer_metadata(
         found = _byte_level(files, model, pre) | {"tokenizer.ggml.merges": Typed(merges, "[string]")}
     found["tokenizer.ggml.tokens"] = Typed(texts, "[string]")
     found["tokenizer.ggml.token_type"] = Typed([int(t) for t in types], "[i32]")
-    return found | _special_ids(files, texts) | _chat_template(files)
+    found |= _special_ids(files, texts)
+    return found | _end_ids(files, found) | _chat_template(files)
 
 
 def _with_ids(files: TokenizerFiles, model: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +102,8 @@ def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple
     for text, token_id, kind in (*((text, i, TokenType.NORMAL) for text, i in vocabulary.items()), *named):
         if type(token_id) is not int or not isinstance(text, str) or not text:
             files.fail("model.vocab", "a text and its id", (text, token_id))
+        if not text.isascii() and not _is_utf8(text):
+            files.fail("model.vocab", "texts that UTF-8 can hold", text)
         if not 0 <= token_id < n_vocab:
             files.fail(f"token {shown(text)}", f"an id below the model's vocab_size, {n_vocab}", token_id)
         if by_id.setdefault(token_id, (text, kind))[0] != text:
@@ -108,6 +112,15 @@ def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple
     _warn_of_stripping(files, added)
     rows = [by_id.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(n_vocab)]
     return [text for text, _ in rows], [kind for _, kind in rows]
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text has bytes: JSON can spell half of a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _added_type(token: dict[str, Any]) -> TokenType:
@@ -299,6 +312,38 @@ def _special_ids(
             files.fail(f"add_{name}_token", f"a {name}_token with it", None)
         found[f"tokenizer.ggml.add_{name}_token"] = adds
     return found
+
+
+def _end_ids(files: TokenizerFiles, found: dict[str, Any]) -> dict[str, Any]:
+    """The keys of the tokens that end a reply besides EOS, unless a reader knows them by their text.
+
+    config.json and generation_config.json may list several. A GGUF file has keys for two more, which
+    llama.cpp reads too; the others go into a list that only llmlite reads.
+    """
+    n_vocab = len(found["tokenizer.ggml.tokens"].value)
+    wanted: list[int] = []
+    for place in (files.generation, files.config):
+        given = place.get("eos_token_id")
+        for token_id in given if isinstance(given, list) else [given]:
+            if type(token_id) is int and 0 <= token_id < n_vocab:
+                wanted.append(token_id)
+            elif token_id is not None:
+                warnings.warn(
+                    f"{files.folder}: eos_token_id: {shown(token_id)} is no token of the vocabulary: "
+                    "left out",
+                    stacklevel=4,
+                )
+    keys: dict[str, Any] = {}
+    if wanted and "tokenizer.ggml.eos_token_id" not in found:
+        keys["tokenizer.ggml.eos_token_id"] = Typed(wanted[0], "u32")
+    plain = {key: value.value if isinstance(value, Typed) else value for key, value in (found | keys).items()}
+    known = Vocabulary(plain).end_of_generation_ids(plain.get("tokenizer.ggml.eos_token_id"))
+    more = [token_id for token_id in dict.fromkeys(wanted) if token_id not in known]
+    for role, token_id in zip(("eot", "eom"), more):
+        keys[f"tokenizer.ggml.{role}_token_id"] = Typed(token_id, "u32")
+    if more[2:]:
+        keys[f"tokenizer.ggml.{END_IDS}"] = Typed(more[2:], "[u32]")
+    return keys
 
 
 def _around(files: TokenizerFiles) -> dict[str, str]:

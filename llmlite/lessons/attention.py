@@ -9,6 +9,7 @@ import numpy as np
 
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
+from llmlite.tokenizers import as_ids
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def attention(model: Model, prompt: str | Sequence[int]) -> Attention:
     Raises:
         As `Model.trace`.
     """
-    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
     trace = model.trace(ids)
     weights = np.stack([trace[f"kq_soft_max-{layer}"] for layer in range(model.config.n_layer)])
     return Attention(ids, [visible(model.tokenizer, token) for token in ids], weights)

@@ -14,6 +14,7 @@ from llmlite.layers import Attention
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.synth import SHAPES, Shape
+from llmlite.tokenizers import as_ids
 
 KNOWN = ("llama-3.2-1b", "tinyllama-1.1b", "smollm2-135m", "qwen2.5-0.5b")
 
@@ -74,7 +75,7 @@ def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
     layers = [i for i, layer in enumerate(model.config.layers) if isinstance(layer.mixer, Attention)]
     if not layers:
         raise UnsupportedError(f"a {model.config.architecture.name} model keeps no keys and values to show")
-    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
     trace = model.trace(ids)
     keys = np.stack([trace[f"Kcur-{layer}"] for layer in layers])  # (L, T, K, Dh)
     size = np.linalg.norm(keys, axis=-1).transpose(0, 2, 1)  # (L, K, T)

@@ -7,22 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from llmlite.bench.backends import BACKENDS
 from llmlite.bench.report import describe, describe_memory, short
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, Summary, summarize
 from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
 from llmlite.terminal import printable
 
-BACKEND_COLOURS = {
-    "llmlite": "blue",
-    "llmlite-f16": "blue",
-    "llmlite-eager": "sky",
-    "torch-f32": "red",
-    "torch-bf16": "orange",
-    "tensorflow": "grey",
-    "tensorflow-eager": "yellow",
-    "llamacpp": "green",
-}
+BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 
 
 def metric_bars(
@@ -54,7 +46,7 @@ def metric_bars(
     title(ax, about.title, theme)
     return Picture(
         figure=drawn,
-        alt=describe(found, metric),
+        alt=describe(found, metric, comparison),
         labels={"title": about.title, "x": "", "y": about.title},
         x=[s.label for s in found],
         y={about.title: [s.value for s in found]},
@@ -79,7 +71,9 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     cpu = printable(str(result.environment.get("cpu_info"))).replace("$", r"\$")  # not mathematics
     place = f"{cpu}, {result.environment.get('n_threads')} threads"
     drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=theme_named(theme).text, fontsize=12)
-    alt = " ".join([*(describe(found, key) for key, found in speeds.items()), describe_memory(memory)])
+    alt = " ".join(
+        [*(describe(found, key, result) for key, found in speeds.items()), describe_memory(memory)]
+    )
     y = {METRICS[key].title: [s.value for s in found] for key, found in speeds.items()}
     return Picture(
         figure=drawn,

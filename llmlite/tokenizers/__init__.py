@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmlite.errors import TokenizerError
-from llmlite.tokenizers.base import Tokenizer
+from llmlite.tokenizers.base import Tokenizer, as_ids
 from llmlite.tokenizers.bpe import BPETokenizer
 from llmlite.tokenizers.gemma4 import Gemma4Tokenizer
 from llmlite.tokenizers.pretokenizers import PRE_TOKENIZERS, PreTokenizer
@@ -37,6 +37,7 @@ __all__ = [
     "UGMTokenizer",
     "Vocabulary",
     "WPMTokenizer",
+    "as_ids",
     "from_metadata",
 ]
 
@@ -58,8 +59,9 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError.missing("tokenizer.ggml.model", "the file has no tokenizer")
     if not isinstance(model, str) or model not in MODELS:
         known, got = ", ".join(MODELS), f"{model!r:.80}"
-        raise TokenizerError(
-            f"tokenizer.ggml.model: unknown tokenizer {got}; known: {known}",
+        raise TokenizerError.about(
+            "tokenizer.ggml.model",
+            f"unknown tokenizer {got}; known: {known}",
             expected=f"one of {known}",
             got=got,
         )

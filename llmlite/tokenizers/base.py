@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from types import MappingProxyType
 from typing import SupportsIndex
@@ -58,8 +58,9 @@ class Tokenizer(ABC):
         if token_id is not None or not getattr(self, f"add_{key}"):
             return
         if self.vocabulary.get(f"{key}_token_id") is None:
-            raise TokenizerError(
-                f"tokenizer.ggml.add_{key}_token is true, expected a {key}_token_id with it, got none",
+            raise TokenizerError.about(
+                f"tokenizer.ggml.add_{key}_token",
+                f"true, expected a {key}_token_id with it, got none",
                 expected=f"a {key}_token_id",
                 got="none",
             )
@@ -69,7 +70,15 @@ class Tokenizer(ABC):
         specials = f"bos_id={self.bos_id}, eos_id={self.eos_id}, eog_ids={sorted(self.eog_ids)}"
         return f"{type(self).__name__}(model={self.model!r}, n_vocab={self.n_vocab}, {specials})"
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        add_eos: bool = True,
+        plain: Sequence[tuple[int, int]] = (),
+    ) -> list[int]:
         """Token ids of a text.
 
         Args:
@@ -77,6 +86,9 @@ class Tokenizer(ABC):
             add_special: put BOS before and EOS behind where the file asks for it.
             parse_special: read the texts of control tokens (`<|im_end|>`) as those tokens. Turn it off for
                 text from strangers. User-defined tokens are always read.
+            add_eos: turn it off for a prompt to be continued: a model has nothing to say after its end token.
+            plain: parts of the text, (begin, end) in characters each, in order, that come from strangers: a
+                control token that reaches into one is read as text.
 
         Raises:
             TokenizerError: the text holds a lone surrogate.
@@ -93,7 +105,7 @@ class Tokenizer(ABC):
         if add_special:
             ids += self._prefix_ids()
         at_start = True
-        for fragment in self._partition(text, parse_special):
+        for fragment in self._partition(text, parse_special, plain):
             if isinstance(fragment, int):
                 ids.append(fragment)
                 at_start = True
@@ -101,7 +113,8 @@ class Tokenizer(ABC):
                 self._encode_text(fragment, at_start, ids)
                 at_start = False
         if add_special:
-            ids += self._suffix_ids()
+            if add_eos:
+                ids += self._suffix_ids()
             self._warn_of_double_bos(ids)
         return ids
 
@@ -111,12 +124,13 @@ class Tokenizer(ABC):
         `skip_special` leaves control and unknown tokens out.
 
         Raises:
-            TokenizerError: an id is outside the vocabulary.
+            TokenizerError: an id is outside the vocabulary. TypeError: something that isn't a whole number.
         """
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> bytes:
         """The bytes of token ids, which need not be whole characters."""
+        ids = as_ids(ids, "ids")
         return b"".join(self.piece(token_id, skip_special=skip_special) for token_id in ids)
 
     def stream(self, *, skip_special: bool = False) -> StreamDecoder:
@@ -156,6 +170,10 @@ class Tokenizer(ABC):
     def _normal_piece(self, token_id: int) -> bytes:
         """The bytes of a token of type NORMAL."""
 
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """The ids that `encode` puts before a text, and those after it."""
+        return self._prefix_ids(), self._suffix_ids()
+
     def _prefix_ids(self) -> list[int]:
         return [self.bos_id] if self.add_bos and self.bos_id is not None else []
 
@@ -189,9 +207,11 @@ class Tokenizer(ABC):
     def _special_tokens(self) -> SpecialTokens:
         return SpecialTokens(self.vocabulary)
 
-    def _partition(self, text: str, parse_special: bool) -> Iterator[str | int]:
+    def _partition(
+        self, text: str, parse_special: bool, plain: Sequence[tuple[int, int]] = ()
+    ) -> Iterator[str | int]:
         """The text cut at its special tokens: strings (never empty) and the special tokens' ids."""
-        return iter(self._special_tokens.partition(text, hidden=parse_special))
+        return iter(self._special_tokens.partition(text, hidden=parse_special, plain=plain))
 
     def _warn_of_double_bos(self, ids: list[int]) -> None:
         if self.add_bos and len(ids) >= 2 and ids[0] == ids[1] == self.bos_id:
@@ -200,6 +220,26 @@ class Tokenizer(ABC):
                 "encode with add_special=False to keep only the text's own",
                 stacklevel=3,
             )
+
+
+def as_ids(ids: object, name: str) -> list[int]:
+    """A list of token ids from any sequence or array of whole numbers.
+
+    Raises: TypeError naming the argument, for text, bytes, sets, fractions, texts of digits and the like.
+    """
+    no_sequences = (str, bytes, bytearray, memoryview, Mapping, Set)
+    if isinstance(ids, no_sequences) or not isinstance(ids, Iterable) or getattr(ids, "shape", None) == ():
+        raise TypeError(f"{name}: expected token ids, whole numbers, got {type(ids).__name__}")
+    found = []
+    for index, token in enumerate(ids):
+        try:
+            if isinstance(token, bool):
+                raise TypeError
+            found.append(operator.index(token))
+        except TypeError:
+            what = "expected a token id, a whole number"
+            raise TypeError(f"{name}[{index}]: {what}, got {token!r:.80}") from None
+    return found
 
 
 def utf8(text: str) -> bytes:

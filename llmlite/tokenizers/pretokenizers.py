@@ -191,8 +191,9 @@ def by_name(name: str) -> PreTokenizer:
         TokenizerError: the name is not in the table.
     """
     if name not in PRE_TOKENIZERS:
-        raise TokenizerError(
-            f"tokenizer.ggml.pre: unknown pre-tokenizer {name!r:.80}; guessing one would give wrong tokens. "
+        raise TokenizerError.about(
+            "tokenizer.ggml.pre",
+            f"unknown pre-tokenizer {name!r:.80}; guessing one would give wrong tokens. "
             f"Known: {', '.join(sorted(PRE_TOKENIZERS))}",
             expected="the name of a known pre-tokenizer",
             got=f"{name!r:.80}",

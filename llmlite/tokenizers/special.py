@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
-from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
+from llmlite.tokenizers.vocabulary import ALWAYS_SHOWN, TokenType, Vocabulary
 
 _KINDS = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 _HEAD_LENGTH = 4  # tokens with the same first letters are looked for together: <unused0> to <unused6241>
@@ -31,6 +33,7 @@ class SpecialTokens:
         self._order = {text: order for order, (text, _, _) in enumerate(special)}
         self._ids = {text: token_id for text, token_id, _ in special}
         self._hidden = {text for text, _, hidden in special if hidden}
+        self._markup = self._hidden.union(ALWAYS_SHOWN)  # what begins and ends the parts of a conversation
         self._by_head: dict[str, list[str]] = defaultdict(list)
         for text, _, _ in special:
             self._by_head[text[:_HEAD_LENGTH]].append(text)
@@ -39,19 +42,21 @@ class SpecialTokens:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def partition(self, text: str, *, hidden: bool) -> list[str | int]:
+    def partition(self, text: str, *, hidden: bool, plain: Sequence[tuple[int, int]] = ()) -> list[str | int]:
         """Cut a text at its special tokens: strings (never empty) and the special tokens' ids.
 
         hidden: whether control and unknown tokens are found, too.
+        plain: parts of the text, (begin, end) in characters each, in order: markup that reaches into one is
+            text. User-defined tokens are found there all the same.
         """
         if not text:
             return []
         present = self._present(text, hidden)
         if not present:
             return [text]
-        pattern = self._pattern(present)
+        pattern = None if plain and not self._markup.isdisjoint(present) else self._pattern(present)
         if pattern is None:
-            return self._longest_first(text, present)
+            return self._longest_first(text, present, plain)
         ids = self._ids
         return [
             ids[part] if i % 2 else part
@@ -93,21 +98,39 @@ class SpecialTokens:
             self._compiled[present] = pattern
         return self._compiled[present]
 
-    def _longest_first(self, text: str, present: tuple[str, ...]) -> list[str | int]:
-        fragments: list[str | int] = [text]
+    def _longest_first(
+        self, text: str, present: tuple[str, ...], plain: Sequence[tuple[int, int]]
+    ) -> list[str | int]:
+        fragments: list[tuple[int, str | int]] = [(0, text)]  # with the place in the text
         for token in present:
-            cut: list[str | int] = []
-            for fragment in fragments:
+            forbidden = plain if token in self._markup else ()
+            cut: list[tuple[int, str | int]] = []
+            for begin, fragment in fragments:
                 if isinstance(fragment, int) or token not in fragment:
-                    cut.append(fragment)
+                    cut.append((begin, fragment))
                     continue
-                for i, between in enumerate(fragment.split(token)):
-                    if i:
-                        cut.append(self._ids[token])
-                    if between:
-                        cut.append(between)
+                done = 0
+                for at in _places(fragment, token, begin, forbidden):
+                    if at > done:
+                        cut.append((begin + done, fragment[done:at]))
+                    cut.append((begin + at, self._ids[token]))
+                    done = at + len(token)
+                if done < len(fragment):
+                    cut.append((begin + done, fragment[done:]))
             fragments = cut
-        return fragments
+        return [fragment for _, fragment in fragments]
+
+
+def _places(text: str, token: str, begin: int, plain: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Where a token is in a text that begins at `begin`, from left to right, none of it in a plain part."""
+    at = text.find(token)
+    while at >= 0:
+        first = bisect_right(plain, begin + at, key=lambda part: part[1])  # the first part to end after it
+        if first < len(plain) and plain[first][0] < begin + at + len(token):
+            at = text.find(token, at + 1)
+        else:
+            yield at
+            at = text.find(token, at + len(token))
 
 
 def _overlap(tokens: tuple[str, ...]) -> bool:

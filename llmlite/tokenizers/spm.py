@@ -7,7 +7,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import SupportsIndex
 
-from llmlite.tokenizers.base import Tokenizer, utf8
+from llmlite.tokenizers.base import Tokenizer, as_ids, utf8
 from llmlite.tokenizers.merging import merge
 from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
 from llmlite.tokenizers.words import SafeCuts, WordCache
@@ -34,7 +34,7 @@ class SentencePiece(Tokenizer):
         """The bytes of token ids, without the spaces that `encode` puts before a text."""
         pieces = []
         at_start = True
-        for token_id in ids:
+        for token_id in as_ids(ids, "ids"):
             piece = self.piece(token_id, skip_special=skip_special)
             if at_start and self.add_space_prefix and piece.startswith(b" "):
                 piece = piece[1:]

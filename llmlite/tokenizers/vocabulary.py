@@ -22,6 +22,7 @@ END_OF_GENERATION = frozenset(
     "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> "
     "<|file_sep|>".split()
 )
+END_IDS = "eog_token_ids"  # further ids that end a reply: llmlite's own key, written by `llmlite convert`
 # gpt-oss marks the parts of a reply with these; they belong to the text, so they are always parsed and shown.
 ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 
@@ -57,6 +58,11 @@ class Vocabulary:
         self.ids = _ids_by_text(self.texts)
         self.types = self._read_types()
         self._mark_special_tokens()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the tokenizer's own keys as plain values, not the file they came from."""
+        kept = {key: _plain(self._metadata[key]) for key in self._metadata if key.startswith(PREFIX)}
+        return {**self.__dict__, "_metadata": kept}
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -129,7 +135,7 @@ class Vocabulary:
         allowed: tuple[type, ...] = (int,) if kind == "integers" else (int, float)
         for index, value in enumerate(listed):
             if not isinstance(value, allowed) or value != value:
-                raise TokenizerError.at(f"{PREFIX}{key}[{index}]", kind, f"{value!r:.80}")
+                raise TokenizerError.at(f"{PREFIX}{key}", kind, f"{value!r:.80}", index=index)
         return listed
 
     def merges(self) -> list[str]:
@@ -143,7 +149,7 @@ class Vocabulary:
             # A token's own text never holds a space: byte 0x20 is spelled Ġ.
             if not isinstance(merge, str) or merge.count(" ") != 1 or merge[0] == " " or merge[-1] == " ":
                 raise TokenizerError.at(
-                    f"{PREFIX}merges[{index}]", "two texts separated by one space", f"{merge!r:.80}"
+                    f"{PREFIX}merges", "two texts separated by one space", f"{merge!r:.80}", index=index
                 )
         return listed
 
@@ -166,7 +172,7 @@ class Vocabulary:
         return self.types[token_id] in _HIDDEN
 
     def end_of_generation_ids(self, *special_ids: int | None) -> frozenset[int]:
-        """The ids that end a reply: the given special ids and every token known by its text."""
+        """The ids that end a reply: those given, those that the file lists, tokens known by their text."""
         found = {self.ids[text] for text in END_OF_GENERATION if text in self.ids}
         texts = {self.texts[token_id] for token_id in found}
         # Two vocabularies reuse a common text for something else; llama.cpp makes the same exceptions.
@@ -174,7 +180,20 @@ class Vocabulary:
             found.discard(self.ids.get("<|end|>", -1))
         if "<|tool_response>" in texts:
             found.discard(self.ids.get("</s>", -1))
-        return frozenset(found.union(i for i in special_ids if i is not None))
+        found.update(i for i in special_ids if i is not None)
+        return frozenset(found.union(self._listed_ends()))
+
+    def _listed_ends(self) -> list[int]:
+        listed = self.get(END_IDS)
+        if listed is None:
+            return []
+        _check_array(PREFIX + END_IDS, listed)
+        ids = listed.tolist() if hasattr(listed, "tolist") else list(listed)
+        for index, token_id in enumerate(ids):
+            if type(token_id) is not int or not 0 <= token_id < len(self):
+                expected = f"an id below the vocabulary's {len(self)} tokens"
+                raise TokenizerError.at(PREFIX + END_IDS, expected, f"{token_id!r:.80}", index=index)
+        return ids
 
     def _read_types(self) -> list[TokenType]:
         listed = self.numbers("token_type", "integers")
@@ -205,7 +224,7 @@ def _texts(metadata: Mapping[str, Any]) -> list[str]:
         raise TokenizerError.at(key, "at least one token", "none")
     for token_id, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TokenizerError.at(f"{key}[{token_id}]", "a string", type(text).__name__)
+            raise TokenizerError.at(key, "a string", type(text).__name__, index=token_id)
         if not text:
             texts[token_id] = f"[EMPTY_{token_id}]"  # the name llama.cpp gives it
     return texts
@@ -219,10 +238,11 @@ def _ids_by_text(texts: list[str]) -> dict[str, int]:
             first = seen.setdefault(text, token_id)
             if first != token_id:
                 raise TokenizerError.at(
-                    f"{PREFIX}tokens[{token_id}]",
+                    f"{PREFIX}tokens",
                     "a text of its own",
                     f"{text!r:.80}",
                     f", which is token {first}",
+                    index=token_id,
                 )
     return ids
 
@@ -231,12 +251,20 @@ def _byte_value(token_id: int, text: str) -> int:
     match = _BYTE.fullmatch(text)
     if match is None:
         expected, got = "<0x00> to <0xFF>", f"{text!r:.80}"
-        raise TokenizerError(
-            f"{PREFIX}tokens[{token_id}]: a byte token, expected {expected}, got {got}",
+        raise TokenizerError.about(
+            f"{PREFIX}tokens",
+            f"a byte token, expected {expected}, got {got}",
+            index=token_id,
             expected=expected,
             got=got,
         )
     return int(match[1], 16)
+
+
+def _plain(value: Any) -> Any:
+    """A metadata value without ties to its file: an array of strings as a list."""
+    is_strings = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return list(value) if is_strings else value
 
 
 def _check_array(key: str, values: object) -> None:

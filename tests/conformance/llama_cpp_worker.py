@@ -1,10 +1,11 @@
 """Runs a model in llama.cpp, in a process of its own, and saves what it computed.
 
-    python llama_cpp_worker.py MODEL.gguf IDS.npy OUT.npz
+    python llama_cpp_worker.py MODEL.gguf IDS.npy OUT.npz [logits|states [ADAPTER.gguf SCALE ...]]
 
 IDS.npy: int32 (T,), or (N, T) for N texts of T tokens that know nothing of each other.
 OUT.npz: "logits" float32 (T, V) or (N, T, V), and for a single text each intermediate of the graph under its
-name, after the last operation that gave it. Keys and values in F32, no flash attention, no repacking of
+name, after the last operation that gave it. With "states" the last states, (T, D), in place of logits, of an
+encoder. Keys and values in F32, no flash attention, no repacking of
 weights.
 """
 
@@ -64,6 +65,17 @@ def load(model_path: str) -> int:
     return model
 
 
+def adapt(model: int, context: int, adapters: list[tuple[str, float]]) -> None:
+    """Apply LoRA adapters, (path, scale) each."""
+    handles = [api.llama_adapter_lora_init(model, path.encode()) for path, _ in adapters]
+    if not all(handles):
+        sys.exit("llama.cpp refuses an adapter")
+    n = len(adapters)
+    scales = (ctypes.c_float * n)(*(scale for _, scale in adapters))
+    if api.llama_set_adapters_lora(context, (api.llama_adapter_lora_p_ctypes * n)(*handles), n, scales) != 0:
+        sys.exit("llama.cpp applies no adapters")
+
+
 def logits_of(context: int, ids: list[int], n_vocab: int) -> np.ndarray:
     """Logits (T, V) of one text, from an empty cache."""
     api.llama_memory_clear(api.llama_get_memory(context), True)
@@ -79,7 +91,20 @@ def logits_of(context: int, ids: list[int], n_vocab: int) -> np.ndarray:
     return np.ctypeslib.as_array(api.llama_get_logits(context), (len(ids), n_vocab)).copy()
 
 
-def main(model_path: str, ids_path: str, out_path: str) -> None:
+def states_of(context: int, ids: list[int], n_embd: int) -> np.ndarray:
+    """The last states (T, D) of one text."""
+    batch = api.llama_batch_init(len(ids), 0, 1)
+    batch.n_tokens = len(ids)
+    for i, token in enumerate(ids):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, i, 1, 0
+        batch.logits[i] = True
+    if api.llama_encode(context, batch) != 0:
+        sys.exit("llama_encode failed")
+    api.llama_batch_free(batch)
+    return np.ctypeslib.as_array(api.llama_get_embeddings(context), (len(ids), n_embd)).copy()
+
+
+def main(model_path: str, ids_path: str, out_path: str, what: str = "logits", *adapters: str) -> None:
     ids = np.load(ids_path)
     model = load(model_path)
     options = api.llama_context_default_params()
@@ -89,7 +114,14 @@ def main(model_path: str, ids_path: str, out_path: str) -> None:
     options.flash_attn_type = 0  # off
     if ids.ndim == 1:
         options.cb_eval = ctypes.cast(keep, type(options.cb_eval))
+    if what == "states":
+        options.embeddings, options.pooling_type = True, 0  # none
+        context = api.llama_init_from_model(model, options)
+        np.savez(out_path, states=states_of(context, ids.tolist(), api.llama_model_n_embd(model)))
+        return
     context = api.llama_init_from_model(model, options)
+    if adapters:
+        adapt(model, context, list(zip(adapters[::2], map(float, adapters[1::2]))))
     n_vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
     logits = [logits_of(context, text.tolist(), n_vocab) for text in np.atleast_2d(ids)]
     np.savez(out_path, logits=logits[0] if ids.ndim == 1 else np.stack(logits), **kept)

@@ -1,8 +1,9 @@
 """Every architecture against transformers' own class and llama.cpp, from its folder through our converter.
 
 The rule: F32 logits within 1e-4 of the largest of transformers' (or 1e-3), both executors; llama.cpp reads
-our file and agrees within 1e-3 of the largest logit with keys and values in F32. If the two peers disagree,
-transformers, the model's own definition, wins; the table then gives the reason (docs/architectures.md).
+our file and agrees within 1e-3 of the largest logit with keys and values in F32. For encoders the same holds
+of the last states. If the two peers disagree, transformers, the model's own definition, wins; the table then
+gives the reason (docs/architectures.md).
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ import pytest
 
 import llmlite as ll
 from llmlite.huggingface import convert_folder
-from tests.conformance.architecture_models import MODELS, TinyModel, logits_of, prompt, save
+from tests.conformance.architecture_models import (
+    ENCODERS,
+    MODELS,
+    WINDOW,
+    TinyModel,
+    logits_of,
+    prompt,
+    save,
+    states_of,
+)
 from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
 from tests.conformance.test_logits_llama_cpp import run_llama_cpp
 
@@ -72,3 +82,48 @@ def test_any_cut_of_the_prompt_gives_the_same_bits(made: tuple) -> None:
     model.generate(ids[:40], max_tokens=30, temperature=0)
     _, got = model._next_logits(ids)
     np.testing.assert_array_equal(got, want, err_msg="after generating")
+
+
+# ---- encoders ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=ENCODERS, ids=[tiny.name for tiny in ENCODERS])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """The model, its file, and transformers' model."""
+    tiny: TinyModel = request.param
+    folder = tmp_path_factory.mktemp("encoders")
+    reference = save(tiny, folder / "model", byte_level_tokenizer("qwen2"))
+    convert_folder(folder / "model", folder / "model.gguf", file_type="F32")
+    return tiny, folder / "model.gguf", reference
+
+
+@pytest.mark.parametrize("executor", ["eager", "planned"])
+def test_states_are_those_of_transformers(encoder: tuple, executor: str) -> None:
+    """At the boundary of a window, on either side of it, and at three times its width."""
+    tiny, path, reference = encoder
+    model, ids = ll.load(path, executor=executor), prompt(tiny)
+    half = WINDOW // 2
+    for n in (1, half, half + 1, half + 2, WINDOW + 1, 3 * WINDOW, 65, len(ids)):
+        (states,) = model.embed([ids[:n]], pooling="none", normalize=False)
+        want = states_of(reference, ids[:n])
+        difference = off(states, want)
+        assert difference <= 1e-4, f"{n} tokens: off by {difference:.1e} of the largest, {np.abs(want).max()}"
+    print(f"{tiny.name}, {executor}: off by {difference:.1e} of the largest state, {np.abs(want).max():.1f}")
+
+
+def test_llama_cpp_reads_an_encoder_and_agrees(encoder: tuple, tmp_path: Path) -> None:
+    tiny, path, reference = encoder
+    ids = prompt(tiny)
+    got = run_llama_cpp(path, ids, tmp_path, "states")["states"]
+    difference = off(got, states_of(reference, ids))
+    print(f"{tiny.name}, llama.cpp: off by {difference:.1e}; {tiny.llama_cpp or 'must agree'}")
+    assert difference <= 1e-3 or tiny.llama_cpp, f"off by {difference:.1e}, and no reason is known"
+
+
+def test_texts_read_together_give_the_same_bits_as_alone(encoder: tuple) -> None:
+    tiny, path, _ = encoder
+    model, ids = ll.load(path, executor="planned"), prompt(tiny)
+    texts = [ids[:n] for n in (3, 100, 1, 64, 65, 7, 99, 100, 100, 100)]
+    together = model.embed(texts, pooling="mean")
+    for text, row in zip(texts, together):
+        np.testing.assert_array_equal(model.embed([text], pooling="mean")[0], row)

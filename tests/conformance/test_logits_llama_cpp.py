@@ -24,11 +24,21 @@ pytestmark = pytest.mark.conformance
 WORKER = Path(__file__).with_name("llama_cpp_worker.py")
 
 
-def run_llama_cpp(path: Path, ids: list[int] | np.ndarray, folder: Path) -> dict[str, np.ndarray]:
-    """What llama_cpp_worker.py computes: "logits" (T, V), or (N, T, V) for ids (N, T), and intermediates."""
+def run_llama_cpp(
+    path: Path,
+    ids: list[int] | np.ndarray,
+    folder: Path,
+    what: str = "logits",
+    adapters: tuple[tuple[Path, float], ...] = (),
+) -> dict[str, np.ndarray]:
+    """What llama_cpp_worker.py computes: "logits" (T, V), or (N, T, V) for ids (N, T), and intermediates.
+
+    what: "states" for the last states (T, D) of an encoder instead. adapters: LoRA files and their scales.
+    """
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     np.save(folder / "ids.npy", np.array(ids, np.int32))
-    command = [sys.executable, str(WORKER), str(path), str(folder / "ids.npy"), str(folder / "out.npz")]
+    command = [sys.executable, str(WORKER), str(path), str(folder / "ids.npy"), str(folder / "out.npz"), what]
+    command += [str(word) for adapter in adapters for word in adapter]
     done = subprocess.run(command, timeout=120, capture_output=True, text=True, env=os.environ.copy())
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(folder / "out.npz") as arrays:

@@ -1,12 +1,14 @@
-"""What can be compared: one file per library, one line per backend in BACKENDS.
+"""What can be compared: one file per library, one record per backend in BACKENDS.
 
-A backend's file is imported only in that backend's own process; this file imports none of them.
+A backend's file is imported only in that backend's own process; this file imports none of them. Colours,
+help, tables and environments follow from the records, so that adding a backend is a file and a record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,7 +41,20 @@ class Backend(Protocol):
         ...
 
     def about(self) -> dict[str, Any]:
-        """Return `n_threads`, `type_k` and whatever else a reader should know, as JSON values."""
+        """Return what a reader should know, as JSON values.
+
+        `n_threads` and `type_k` always; where it applies `version`, `isa` (the instruction set it was built
+        for or chose), `own_quantization` (True where its weights aren't the file's), `note`.
+
+        Four more methods are optional:
+            convert(path, n_ctx) -> bool: write the file in a format of its own, kept in the cache; False if
+                that was done before.
+            compile(lengths) -> bool: after loading, compile what it compiles, for single steps and prompts of
+                `lengths`; False if there is nothing to compile.
+            write(ids, n_gen) -> list[int]: for a library with a decoding loop of its own: read `ids`, write
+                `n_gen` + 1 tokens, return the nanoseconds of the last `n_gen`, one by one or only their sum.
+            greedy(ids, n_gen) -> list[int]: the first `n_gen` tokens that it writes after `ids`.
+        """
         ...
 
 
@@ -51,103 +66,175 @@ class BackendInfo:
         name: as on the command line.
         title: as in tables and figures.
         module: the file in this folder; its `make(**options)` returns the Backend.
-        requires: the package it needs beyond llmlite's own.
-        extra: the name for `pip install llmlite-kit[...]`.
+        colour: a key of `llmlite.plots.COLOURS`.
+        requires: the modules it needs beyond llmlite's own, with spaces between.
+        extra: the name for `pip install llmlite-kit[...]`, and of its own environment (see bench.envs).
+        options: arguments of `make`.
+        default: whether `compare` runs it unasked.
         keeps_quantized: False where weights are turned into floats on loading, so that the file's
             quantization changes neither its speed nor its memory.
         exact: True for float32 arithmetic throughout: held to the strict bar of agreement.
-        options: arguments of `make`.
-        default: whether `compare` runs it unasked.
+        openmp: whether OpenMP's waiting policy changes its speed, so that both are probed.
+        agreement_tokens: how many positions are checked; fewer where logits are slow to get.
+        gives_logits: False where the library tells its best token only: agreement is then by tokens.
     """
 
     name: str
     title: str
     module: str
+    colour: str
     requires: str = ""
     extra: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    default: bool = False
     keeps_quantized: bool = False
     exact: bool = False
-    options: tuple[tuple[str, Any], ...] = ()
-    default: bool = True
+    openmp: bool = False
+    agreement_tokens: int = 128
+    gives_logits: bool = True
+
+    def python(self) -> str:
+        """Return the interpreter that runs it: this one, or its own environment's; "" for none."""
+        if all(find_spec(name) is not None for name in self.requires.split()):
+            return sys.executable
+        from llmlite.bench import envs
+
+        return envs.python_with(self.extra, self.requires)
 
     def unavailable(self) -> str:
         """Return why this backend can't run here, or "" when it can."""
-        if self.requires and find_spec(self.requires) is None:
-            return f"not installed: pip install 'llmlite-kit[{self.extra}]'"
-        return ""
+        if self.python():
+            return ""
+        return (
+            f"not installed: pip install 'llmlite-kit[{self.extra}]', "
+            f"or an environment of its own: llmlite bench env create {self.extra}"
+        )
 
 
-BACKENDS = {
-    info.name: info
-    for info in (
-        BackendInfo(
-            name="llmlite",
-            title="llmlite",
-            module="llmlite_engine",
-            keeps_quantized=True,
-            options=(("executor", "auto"),),
-        ),
-        BackendInfo(
-            name="llmlite-f16",
-            title="llmlite, float16 cache",
-            module="llmlite_engine",
-            keeps_quantized=True,
-            options=(("executor", "auto"), ("kv_dtype", "f16")),
-            default=False,
-        ),
-        BackendInfo(
-            name="llmlite-eager",
-            title="llmlite, NumPy only",
-            module="llmlite_engine",
-            keeps_quantized=True,
-            exact=True,
-            options=(("executor", "eager"),),
-            default=False,
-        ),
-        BackendInfo(
-            name="torch-f32",
-            title="PyTorch float32",
-            module="torch_eager",
-            requires="torch",
-            extra="torch",
-            exact=True,
-            options=(("dtype", "float32"),),
-        ),
-        BackendInfo(
-            name="torch-bf16",
-            title="PyTorch bfloat16",
-            module="torch_eager",
-            requires="torch",
-            extra="torch",
-            options=(("dtype", "bfloat16"),),
-        ),
-        *(
-            BackendInfo(
-                name=name,
-                title=title,
-                module="tensorflow_forward",
-                requires="tensorflow",
-                extra="tensorflow",
-                exact=True,
-                options=(("graph", graph),),
-                default=False,
-            )
-            for name, title, graph in (
-                ("tensorflow", "TensorFlow graph", True),
-                ("tensorflow-eager", "TensorFlow eager", False),
-            )
-        ),
-        BackendInfo(
-            name="llamacpp",
-            title="llama.cpp",
-            module="llamacpp",
-            requires="llama_cpp",
-            extra="llamacpp",
-            keeps_quantized=True,
-            default=False,
-        ),
-    )
-}
+def _backend(name: str, title: str, module: str, colour: str, **rest: Any) -> BackendInfo:
+    return BackendInfo(name=name, title=title, module=module, colour=colour, **rest)
+
+
+_LLMLITE: dict[str, Any] = {"keeps_quantized": True}
+_TORCH: dict[str, Any] = {"requires": "torch", "extra": "torch", "openmp": True}
+_TF: dict[str, Any] = {"requires": "tensorflow", "extra": "tensorflow", "exact": True}
+_HUB: dict[str, Any] = {**_TF, "requires": "tensorflow tensorflow_hub"}
+
+# One record each: name, title, file, colour, and what differs from BackendInfo's defaults.
+_LINES = (
+    _backend(
+        "llmlite", "llmlite", "llmlite_engine", "blue", **_LLMLITE, options={"executor": "auto"}, default=True
+    ),
+    _backend(
+        "llmlite-f16",
+        "llmlite, float16 cache",
+        "llmlite_engine",
+        "blue",
+        **_LLMLITE,
+        options={"executor": "auto", "kv_dtype": "f16"},
+    ),
+    _backend(
+        "llmlite-eager",
+        "llmlite, NumPy only",
+        "llmlite_engine",
+        "sky",
+        **_LLMLITE,
+        exact=True,
+        options={"executor": "eager"},
+    ),
+    _backend(
+        "torch-f32",
+        "PyTorch float32",
+        "torch_eager",
+        "red",
+        **_TORCH,
+        exact=True,
+        options={"dtype": "float32"},
+        default=True,
+    ),
+    _backend(
+        "torch-bf16",
+        "PyTorch bfloat16",
+        "torch_eager",
+        "orange",
+        **_TORCH,
+        options={"dtype": "bfloat16"},
+        default=True,
+    ),
+    _backend(
+        "torch-compile",
+        "PyTorch torch.compile",
+        "torch_eager",
+        "red",
+        **_TORCH,
+        exact=True,
+        options={"dtype": "float32", "compiled": True},
+    ),
+    _backend(
+        "torch-int8", "PyTorch dynamic int8", "torch_eager", "orange", **_TORCH, options={"dtype": "int8"}
+    ),
+    _backend(
+        "torch-int4", "PyTorch packed int4", "torch_eager", "orange", **_TORCH, options={"dtype": "int4"}
+    ),
+    _backend(
+        "transformers",
+        "Transformers",
+        "transformers_gguf",
+        "yellow",
+        requires="torch transformers accelerate gguf",
+        extra="transformers",
+        exact=True,
+        openmp=True,
+    ),
+    _backend("tensorflow", "TensorFlow graph", "tensorflow_forward", "grey", **_TF, options={"graph": True}),
+    _backend(
+        "tensorflow-eager", "TensorFlow eager", "tensorflow_forward", "grey", **_TF, options={"graph": False}
+    ),
+    _backend("tensorflow-xla", "TensorFlow XLA", "tensorflow_xla", "grey", **_TF),
+    _backend("tensorflow-hub", "TensorFlow Hub", "tensorflow_xla", "grey", **_HUB, options={"hub": True}),
+    _backend(
+        "xllamacpp",
+        "llama.cpp wheel (AVX2)",
+        "xllamacpp_server",
+        "green",
+        requires="xllamacpp",
+        extra="xllamacpp",
+        keeps_quantized=True,
+        openmp=True,
+        agreement_tokens=24,
+    ),
+    _backend(
+        "llamacpp",
+        "llama.cpp native",
+        "llamacpp",
+        "green",
+        requires="llama_cpp",
+        extra="llamacpp",
+        keeps_quantized=True,
+        openmp=True,
+    ),
+    _backend(
+        "openvino",
+        "OpenVINO GenAI",
+        "openvino_genai_gguf",
+        "sky",
+        requires="openvino_genai",
+        extra="openvino",
+        keeps_quantized=True,
+        gives_logits=False,
+        agreement_tokens=48,
+    ),
+    _backend(
+        "ctranslate2",
+        "CTranslate2 int8",
+        "ctranslate2_int8",
+        "sky",
+        requires="ctranslate2",
+        extra="ctranslate2",
+        openmp=True,
+    ),
+)
+BACKENDS = {info.name: info for info in _LINES}
 
 
 def by_name(name: str) -> BackendInfo:
@@ -164,4 +251,4 @@ def by_name(name: str) -> BackendInfo:
 def make(name: str) -> Backend:
     """Return the backend called `name`; only a worker process calls this."""
     info = by_name(name)
-    return import_module(f"{__name__}.{info.module}").make(**dict(info.options))
+    return import_module(f"{__name__}.{info.module}").make(**info.options)

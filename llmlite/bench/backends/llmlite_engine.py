@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from llmlite._version import __version__
+from llmlite.bench.environment import cpu_features
 from llmlite.model import Model, load
 
 
@@ -50,4 +52,10 @@ class LlmliteBackend:
         return self.model
 
     def about(self) -> dict[str, Any]:
-        return {"n_threads": self.n_threads, "type_k": self.kv_dtype, "executor": self._loaded.executor.name}
+        return {
+            "n_threads": self.n_threads,
+            "type_k": self.kv_dtype,
+            "version": __version__,
+            "isa": " ".join(cpu_features()),
+            "executor": self._loaded.executor.name,
+        }

@@ -17,9 +17,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import tensorflow as tf
 
-from llmlite import gguf
-from llmlite.config import ModelConfig
-from llmlite.errors import UnsupportedError
+from llmlite.bench.backends.weights import Shape, floats, opened, refuse
 
 ARCHITECTURES = ("llama", "qwen2")
 
@@ -34,49 +32,62 @@ class TensorFlowLlama:
 
     Args:
         weights: name in the GGUF file -> float32 tensor.
-        config: the hyper-parameters. n_ctx: positions in the static cache.
+        shape: the hyper-parameters. n_ctx: positions in the static cache.
     """
 
-    def __init__(self, weights: dict[str, Any], config: ModelConfig, n_ctx: int) -> None:
-        self.weights, self.config = weights, config
-        shape = (config.n_head_kv, n_ctx, config.head_size)
-        self.keys = [tf.Variable(tf.zeros(shape)) for _ in range(config.n_layer)]
-        self.values = [tf.Variable(tf.zeros(shape)) for _ in range(config.n_layer)]
-        exponents = np.arange(0, config.rope_dim, 2) / config.rope_dim
-        frequencies = config.rope_scale * config.rope_base**-exponents
-        if "rope_freqs.weight" in weights:
-            frequencies = frequencies / weights["rope_freqs.weight"].numpy().astype(np.float64)
-        angles = np.outer(np.arange(n_ctx), frequencies)  # (n_ctx, rope_dim/2)
+    def __init__(self, weights: dict[str, Any], shape: Shape, n_ctx: int) -> None:
+        self.weights, self.config = weights, shape
+        size = (shape.n_head_kv, n_ctx, shape.head_size)
+        self.keys = [tf.Variable(tf.zeros(size)) for _ in range(shape.n_layer)]
+        self.values = [tf.Variable(tf.zeros(size)) for _ in range(shape.n_layer)]
+        freqs = weights.get("rope_freqs.weight")
+        angles = shape.angles(n_ctx, None if freqs is None else freqs.numpy())  # (n_ctx, rope_dim/2)
         self.cos, self.sin = (tf.constant(f(angles), tf.float32) for f in (np.cos, np.sin))
 
     def __call__(self, ids: Any, position: Any, n_outputs: Any) -> Any:
         """Run ids (T,) int32 at `position`; return the last `n_outputs` logits, (n_outputs, V)."""
-        w = self.weights
-        x = tf.gather(w["token_embd.weight"], ids)  # (T, D)
+        x = self.layers(ids, position)
+        return self.head(x[tf.shape(x)[0] - n_outputs :])
+
+    def layers(self, ids: Any, position: Any) -> Any:
+        """Return what leaves the last layer, (T, D)."""
+        x = tf.gather(self.weights["token_embd.weight"], ids)  # (T, D)
         for layer in range(self.config.n_layer):
             x = x + self._attention(layer, x, position)
             x = x + self._feed_forward(layer, x)
-        x = self._norm(x[tf.shape(x)[0] - n_outputs :], "output_norm.weight")
+        return x
+
+    def head(self, x: Any) -> Any:
+        """Return the logits (T, V) of (T, D)."""
+        w = self.weights
+        x = self._norm(x, "output_norm.weight")
         return tf.matmul(x, w.get("output.weight", w["token_embd.weight"]), transpose_b=True)
+
+    def _remember(self, layer: int, k: Any, v: Any, position: Any) -> tuple[Any, Any]:
+        """Write keys and values (K, T, Dh) into the cache; return those to look at, (K, seen, Dh) each."""
+        end = position + tf.shape(k)[1]
+        self.keys[layer][:, position:end].assign(k)
+        self.values[layer][:, position:end].assign(v)
+        return self.keys[layer][:, :end], self.values[layer][:, :end]
 
     def _attention(self, layer: int, x: Any, position: Any) -> Any:
         c, n_tokens = self.config, tf.shape(x)[0]
-        end = position + n_tokens
         x = self._norm(x, f"blk.{layer}.attn_norm.weight")
         q = self._heads(f"blk.{layer}.attn_q", x, c.n_head)  # (T, H, Dh)
         k = self._heads(f"blk.{layer}.attn_k", x, c.n_head_kv)  # (T, K, Dh)
         v = self._heads(f"blk.{layer}.attn_v", x, c.n_head_kv)
-        self.keys[layer][:, position:end].assign(tf.transpose(self._rotate(k, position), (1, 0, 2)))
-        self.values[layer][:, position:end].assign(tf.transpose(v, (1, 0, 2)))
+        k, v = (tf.transpose(each, (1, 0, 2)) for each in (self._rotate(k, position), v))  # (K, T, Dh)
+        keys, values = self._remember(layer, k, v, position)
+        seen = tf.shape(keys)[1]
         group = c.n_head // c.n_head_kv  # query heads that share one of keys and values
         q = tf.transpose(self._rotate(q, position), (1, 0, 2))  # (H, T, Dh)
         q = tf.reshape(q, (c.n_head_kv, group * n_tokens, c.head_size))
-        scores = tf.matmul(q, self.keys[layer][:, :end], transpose_b=True) / float(np.sqrt(c.head_size))
-        scores = tf.reshape(scores, (c.n_head_kv, group, n_tokens, end))
-        visible = tf.range(end)[None, :] <= position + tf.range(n_tokens)[:, None]  # (T, end)
+        scores = tf.matmul(q, keys, transpose_b=True) / float(np.sqrt(c.head_size))
+        scores = tf.reshape(scores, (c.n_head_kv, group, n_tokens, seen))
+        visible = tf.range(seen)[None, :] <= position + tf.range(n_tokens)[:, None]  # (T, seen)
         scores = tf.where(visible, scores, np.float32(-np.inf))
-        shares = tf.reshape(tf.nn.softmax(scores), (c.n_head_kv, group * n_tokens, end))
-        out = tf.matmul(shares, self.values[layer][:, :end])  # (K, group*T, Dh)
+        shares = tf.reshape(tf.nn.softmax(scores), (c.n_head_kv, group * n_tokens, seen))
+        out = tf.matmul(shares, values)  # (K, group*T, Dh)
         out = tf.transpose(tf.reshape(out, (c.n_head, n_tokens, c.head_size)), (1, 0, 2))
         return self._linear(f"blk.{layer}.attn_output", tf.reshape(out, (n_tokens, c.n_head * c.head_size)))
 
@@ -91,9 +102,9 @@ class TensorFlowLlama:
     def _rotate(self, x: Any, position: Any) -> Any:
         """RoPE on (T, heads, Dh): pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
         n = self.config.rope_dim
-        end = position + tf.shape(x)[0]
-        cos, sin = self.cos[position:end, None], self.sin[position:end, None]  # (T, 1, rope_dim/2)
-        if self.config.architecture.rope_pairs == "neox":
+        places = position + tf.range(tf.shape(x)[0])
+        cos, sin = (tf.gather(each, places)[:, None] for each in (self.cos, self.sin))  # (T, 1, rope_dim/2)
+        if self.config.rope_pairs == "neox":
             a, b = x[..., : n // 2], x[..., n // 2 : n]
             turned = tf.concat((a * cos - b * sin, a * sin + b * cos), -1)
         else:
@@ -112,6 +123,14 @@ class TensorFlowLlama:
         return out if bias is None else out + bias
 
 
+def set_threads(n_threads: int) -> None:
+    """Set how many threads compute; TensorFlow takes the number before its first operation only."""
+    if tf.config.threading.get_intra_op_parallelism_threads() == n_threads:
+        return
+    tf.config.threading.set_intra_op_parallelism_threads(n_threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 class TensorFlowBackend:
     """One TensorFlowLlama and how far its cache is filled."""
 
@@ -125,23 +144,13 @@ class TensorFlowBackend:
         """Nothing left to import: this file already did."""
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
-        if self.run is None:  # TensorFlow takes the number of threads before its first operation only
-            tf.config.threading.set_intra_op_parallelism_threads(n_threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+        if self.run is None:
+            set_threads(n_threads)
         self.run, self.n_threads = None, tf.config.threading.get_intra_op_parallelism_threads()
-        with gguf.read(path) as file:
-            config = ModelConfig.from_metadata(file.metadata, file.tensors)
-            if config.architecture.name not in ARCHITECTURES or config.n_expert:
-                experts = " with experts" if config.n_expert else ""
-                raise UnsupportedError(
-                    f"TensorFlow's side of the comparison runs {' and '.join(ARCHITECTURES)} without "
-                    f"experts, not {config.architecture.name}{experts}"
-                )
-            weights = {
-                name: tf.constant(np.array(tensor.dequantize(), np.float32))
-                for name, tensor in file.tensors.items()
-            }
-        model = TensorFlowLlama(weights, config, n_ctx)
+        with opened(path) as (shape, tensors):
+            refuse(shape, "TensorFlow", ARCHITECTURES)
+            weights = {name: tf.constant(floats(tensor)) for name, tensor in tensors.items()}
+        model = TensorFlowLlama(weights, shape, n_ctx)
         whole = tf.TensorSpec([], tf.int32)
         signature = [tf.TensorSpec([None], tf.int32), whole, whole]
         self.run = tf.function(model.__call__, input_signature=signature) if self.graph else model

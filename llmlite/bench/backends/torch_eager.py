@@ -1,117 +1,149 @@
-"""PyTorch as a good user of it would write a model: SDPA, a static cache, inference_mode, plain eager calls.
+"""PyTorch as a good user of it would write a model: SDPA, a static cache, inference_mode.
 
-The weights come from the same GGUF file, turned into `dtype` on loading (PyTorch has no GGUF types), so
-a quantized file costs as much memory here as an unquantized one. Written independently of
-llmlite.transformer's forward pass: the two check each other.
+Five rows come from here: float32, bfloat16, both compiled or plain, int8 by `quantize_dynamic` and int4 in
+packed groups. The weights come from the same GGUF file; PyTorch has no GGUF types, so they become `dtype` on
+loading (or are packed anew, see torch_linear.py). Written independently of llmlite.transformer's forward
+pass: the two check each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 
-from llmlite import gguf
+from llmlite.bench.backends import torch_linear
+from llmlite.bench.backends.weights import Shape, floats, opened, refuse
 from llmlite.bench.environment import has_bf16
-from llmlite.config import ModelConfig
+from llmlite.tensor import QuantTensor
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gpt2")
+COMPILE_FOR = (5, 1, 1, 9, 1)  # lengths of the calls that compile: prompts, then steps, at changing positions
+SMALL = {"int8": torch.float32, "int4": torch.bfloat16}  # what packs matrices -> the type of everything else
 
 
-def make(*, dtype: str) -> TorchBackend:
-    """Return the backend computing in "float32" or "bfloat16"."""
-    return TorchBackend(getattr(torch, dtype))
+def make(*, dtype: str, compiled: bool = False) -> TorchBackend:
+    """Return the backend computing in "float32" or "bfloat16", or with "int8" or "int4" matrices.
+
+    Args:
+        compiled: run each layer through torch.compile.
+    """
+    return TorchBackend(dtype, compiled)
 
 
 class TorchTransformer:
-    """Any of llmlite's architectures, for one sequence.
+    """Any of ARCHITECTURES, for one sequence.
 
     Args:
-        weights: name in the GGUF file -> tensor of the dtype to compute in.
-        config: the hyper-parameters.
-        n_ctx: positions in the static cache.
+        weights: name in the GGUF file -> tensor of the dtype to compute in, or a packed matrix to call.
+        shape: the hyper-parameters. n_ctx: positions in the static cache.
+        compiled: compile the layer once; every layer runs the same code on its own weights.
     """
 
-    def __init__(self, weights: dict[str, torch.Tensor], config: ModelConfig, n_ctx: int) -> None:
-        self.weights, self.config = weights, config
-        dtype = weights["token_embd.weight"].dtype
-        shape = (config.n_layer, config.n_head_kv, n_ctx, config.head_size)
-        self.keys = torch.zeros(shape, dtype=dtype)
-        self.values = torch.zeros(shape, dtype=dtype)
-        self.cos, self.sin = self._rotations(n_ctx)  # (n_ctx, rope_dim/2) each, float32
-
-    def _rotations(self, n_ctx: int) -> tuple[torch.Tensor, torch.Tensor]:
-        c = self.config
-        exponents = torch.arange(0, c.rope_dim, 2, dtype=torch.float64) / c.rope_dim
-        frequencies = c.rope_scale * c.rope_base**-exponents
-        if "rope_freqs.weight" in self.weights:
-            frequencies = frequencies / self.weights["rope_freqs.weight"].double()
-        angles = torch.outer(torch.arange(n_ctx, dtype=torch.float64), frequencies)
-        return angles.cos().float(), angles.sin().float()
+    def __init__(self, weights: Mapping[str, Any], shape: Shape, n_ctx: int, *, compiled: bool) -> None:
+        self.top = {name: w for name, w in weights.items() if not name.startswith("blk.")}
+        self.layers: list[dict[str, Any]] = [{} for _ in range(shape.n_layer)]
+        for name, weight in weights.items():
+            if name.startswith("blk."):
+                _, number, rest = name.split(".", 2)
+                self.layers[int(number)][rest] = weight
+        self.shape = shape
+        dtype = self.top["token_embd.weight"].dtype
+        size = (shape.n_head_kv, n_ctx, shape.head_size)
+        self.keys = [torch.zeros(size, dtype=dtype) for _ in self.layers]
+        self.values = [torch.zeros(size, dtype=dtype) for _ in self.layers]
+        freqs = self.top.get("rope_freqs.weight")
+        angles = torch.from_numpy(shape.angles(n_ctx, None if freqs is None else freqs.float().numpy()))
+        self.cos, self.sin = angles.cos().float(), angles.sin().float()  # (n_ctx, rope_dim/2)
+        self.run_layer = torch.compile(self._layer) if compiled else self._layer
 
     def __call__(self, ids: torch.Tensor, position: int, *, last_only: bool) -> torch.Tensor:
         """Run `ids` (T,) at `position`; return logits (T, V), or (1, V) with `last_only`."""
-        w = self.weights
+        w, end = self.top, position + len(ids)
         x = F.embedding(ids, w["token_embd.weight"])  # (T, D)
         if "position_embd.weight" in w:
-            x = x + w["position_embd.weight"][position : position + len(ids)]
-        for layer in range(self.config.n_layer):
-            x = x + self._attention(layer, x, position)
-            x = x + self._feed_forward(layer, x)
+            x = x + w["position_embd.weight"][position:end]
+        mask = None
+        if len(ids) > 1 and position:  # is_causal aligns the corner for an empty cache only
+            mask = torch.ones(len(ids), end, dtype=torch.bool).tril(position)
+        turn = self.cos[position:end, None], self.sin[position:end, None]  # (T, 1, rope_dim/2)
+        for layer, keys, values in zip(self.layers, self.keys, self.values):
+            x = self.run_layer(layer, keys, values, x, position, turn, mask)
         if last_only:
             x = x[-1:]
-        x = self._norm(x, "output_norm")
-        return F.linear(x, w.get("output.weight", w["token_embd.weight"]))
+        x = self._norm(w, x, "output_norm")
+        head = "output" if "output.weight" in w else "head" if "head.weight" in w else "token_embd"
+        return _linear(w, head, x)
 
-    def _attention(self, layer: int, x: torch.Tensor, position: int) -> torch.Tensor:
-        c, n_tokens = self.config, len(x)
+    def _layer(
+        self,
+        w: Mapping[str, Any],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        position: int,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        x = x + self._attention(w, keys, values, x, position, turn, mask)
+        return x + self._feed_forward(w, x)
+
+    def _attention(
+        self,
+        w: Mapping[str, Any],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        x: torch.Tensor,
+        position: int,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        n_tokens = x.shape[0]
         end = position + n_tokens
-        q, k, v = self._queries_keys_values(f"blk.{layer}.", self._norm(x, f"blk.{layer}.attn_norm"))
-        self.keys[layer, :, position:end] = self._rotate(k, position).transpose(0, 1)
-        self.values[layer, :, position:end] = v.transpose(0, 1)
-        mask = None
-        if n_tokens > 1 and position:  # is_causal aligns the corner for an empty cache only
-            mask = torch.ones(n_tokens, end, dtype=torch.bool).tril(position)
+        q, k, v = self._queries_keys_values(w, self._norm(w, x, "attn_norm"))
+        keys[:, position:end] = self._rotate(k, turn).transpose(0, 1)
+        values[:, position:end] = v.transpose(0, 1)
         x = F.scaled_dot_product_attention(
-            self._rotate(q, position).transpose(0, 1)[None],  # (1, H, T, Dh)
-            self.keys[layer, :, :end][None],  # (1, K, end, Dh)
-            self.values[layer, :, :end][None],
+            self._rotate(q, turn).transpose(0, 1)[None],  # (1, H, T, Dh)
+            keys[:, :end][None],  # (1, K, end, Dh)
+            values[:, :end][None],
             attn_mask=mask,
-            is_causal=n_tokens > 1 and not position,
-            enable_gqa=c.n_head != c.n_head_kv,
+            is_causal=n_tokens > 1 and mask is None,
+            enable_gqa=self.shape.n_head != self.shape.n_head_kv,
         )
-        x = x[0].transpose(0, 1).reshape(n_tokens, -1)  # (T, H*Dh)
-        return self._linear(f"blk.{layer}.attn_output", x)
+        return _linear(w, "attn_output", x[0].transpose(0, 1).reshape(n_tokens, -1))
 
-    def _queries_keys_values(self, layer: str, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _queries_keys_values(self, w: Mapping[str, Any], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(T, H, Dh), (T, K, Dh), (T, K, Dh)."""
-        c = self.config
-        if f"{layer}attn_qkv.weight" in self.weights:
-            widths = (c.n_embd_q, c.n_embd_kv, c.n_embd_kv)
-            q, k, v = self._linear(f"{layer}attn_qkv", x).split(widths, dim=-1)
+        s = self.shape
+        if "attn_qkv.weight" in w:
+            widths = [n * s.head_size for n in (s.n_head, s.n_head_kv, s.n_head_kv)]
+            q, k, v = _linear(w, "attn_qkv", x).split(widths, dim=-1)
         else:
-            q, k, v = (self._linear(f"{layer}attn_{name}", x) for name in "qkv")
-        q, k, v = (each.reshape(len(x), -1, c.head_size) for each in (q, k, v))
-        if c.architecture.head_norms:
-            q, k = self._norm(q, f"{layer}attn_q_norm"), self._norm(k, f"{layer}attn_k_norm")
+            q, k, v = (_linear(w, f"attn_{name}", x) for name in "qkv")
+        q, k, v = (each.reshape(x.shape[0], -1, s.head_size) for each in (q, k, v))
+        if s.head_norms:
+            q, k = self._norm(w, q, "attn_q_norm"), self._norm(w, k, "attn_k_norm")
         return q, k, v
 
-    def _feed_forward(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        x, name = self._norm(x, f"blk.{layer}.ffn_norm"), f"blk.{layer}.ffn_"
-        if self.config.n_expert:
-            return self._experts(name, x)
-        if f"{name}gate.weight" in self.weights:
-            x = F.silu(self._linear(f"{name}gate", x)) * self._linear(f"{name}up", x)
+    def _feed_forward(self, w: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
+        x = self._norm(w, x, "ffn_norm")
+        if self.shape.n_expert:
+            return self._experts(w, x)
+        if "ffn_gate.weight" in w:
+            x = F.silu(_linear(w, "ffn_gate", x)) * _linear(w, "ffn_up", x)
         else:
-            x = F.gelu(self._linear(f"{name}up", x), approximate="tanh")
-        return self._linear(f"{name}down", x)
+            x = F.gelu(_linear(w, "ffn_up", x), approximate="tanh")
+        return _linear(w, "ffn_down", x)
 
-    def _experts(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _experts(self, w: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
         """Each token through the experts its scores are highest for, those of one expert together."""
-        gate, up, down = (self.weights[f"{name}{part}_exps.weight"] for part in ("gate", "up", "down"))
-        scores = self._linear(f"{name}gate_inp", x).float()  # (T, n_expert)
-        scores, chosen = scores.topk(self.config.n_expert_used)
+        gate, up, down = (w[f"ffn_{part}_exps.weight"] for part in ("gate", "up", "down"))
+        scores = _linear(w, "ffn_gate_inp", x).float()  # (T, n_expert)
+        scores, chosen = scores.topk(self.shape.n_expert_used)
         shares = scores.softmax(dim=-1).to(x.dtype)
         out = torch.zeros_like(x)
         for expert in chosen.unique().tolist():
@@ -120,41 +152,46 @@ class TorchTransformer:
             out.index_add_(0, tokens, F.linear(inner, down[expert]) * shares[tokens, place, None])
         return out
 
-    def _rotate(self, x: torch.Tensor, position: int) -> torch.Tensor:
+    def _rotate(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """RoPE on (T, heads, Dh): pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"; in float32."""
-        n = self.config.rope_dim
+        n = self.shape.rope_dim
         if not n:
             return x
         turned, rest = x[..., :n].float(), x[..., n:]
-        if self.config.architecture.rope_pairs == "neox":
+        if self.shape.rope_pairs == "neox":
             a, b = turned.chunk(2, dim=-1)
         else:
             a, b = turned[..., 0::2], turned[..., 1::2]
-        cos = self.cos[position : position + len(x), None]  # (T, 1, rope_dim/2)
-        sin = self.sin[position : position + len(x), None]
+        cos, sin = turn
         a, b = a * cos - b * sin, a * sin + b * cos
-        if self.config.architecture.rope_pairs == "neox":
+        if self.shape.rope_pairs == "neox":
             turned = torch.cat((a, b), dim=-1)
         else:
             turned = torch.stack((a, b), dim=-1).flatten(-2)
         return torch.cat((turned.to(x.dtype), rest), dim=-1)
 
-    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        gain, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+    def _norm(self, w: Mapping[str, Any], x: torch.Tensor, name: str) -> torch.Tensor:
+        gain, bias = w[f"{name}.weight"], w.get(f"{name}.bias")
         if bias is not None:
-            return F.layer_norm(x, x.shape[-1:], gain, bias, self.config.rms_eps)
-        return F.rms_norm(x, x.shape[-1:], gain, self.config.rms_eps)
+            return F.layer_norm(x, x.shape[-1:], gain, bias, self.shape.rms_eps)
+        return F.rms_norm(x, x.shape[-1:], gain, self.shape.rms_eps)
 
-    def _linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+
+def _linear(w: Mapping[str, Any], name: str, x: torch.Tensor) -> torch.Tensor:
+    weight = w[f"{name}.weight"]
+    if isinstance(weight, torch.Tensor):
+        return F.linear(x, weight, w.get(f"{name}.bias"))
+    return weight(x)  # packed, its bias within
 
 
 class TorchBackend:
     """One TorchTransformer and how far its cache is filled."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: str, compiled: bool) -> None:
+        self.kind, self.compiled = dtype, compiled
+        self.dtype = SMALL.get(dtype) or getattr(torch, dtype)
         self.model: TorchTransformer | None = None
+        self.own = False
         self.position = 0
 
     def start(self) -> None:
@@ -163,13 +200,54 @@ class TorchBackend:
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         torch.set_num_threads(n_threads)
         self.model = None  # the old weights go before the new ones come
-        with gguf.read(path) as file:
-            config = ModelConfig.from_metadata(file.metadata, file.tensors)
-            weights = {
-                name: torch.from_numpy(np.array(tensor.dequantize(), np.float32)).to(self.dtype)
-                for name, tensor in file.tensors.items()
-            }
-        self.model = TorchTransformer(weights, config, n_ctx)
+        with opened(path) as (shape, tensors):
+            refuse(shape, "PyTorch", ARCHITECTURES, experts=True)
+            weights = self._weights(tensors)
+        self.model = TorchTransformer(weights, shape, n_ctx, compiled=self.compiled)
+
+    def _weights(self, tensors: Mapping[str, QuantTensor]) -> dict[str, Any]:
+        """Return each weight as a tensor, or packed where this row packs matrices."""
+        self.own = self.kind == "int8"
+        weights: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            small = self.kind in SMALL and self._can_pack(name, tensor)
+            bias = tensors.get(name.replace(".weight", ".bias"))
+            weights[name] = self._packed(tensor, bias) if small else self._floats(tensor)
+        embedding = tensors["token_embd.weight"]
+        if "output.weight" not in tensors and self.kind in SMALL and self._fits(embedding):
+            weights["head.weight"] = self._packed(embedding, None)  # rows are looked up in floats
+        return weights
+
+    def _can_pack(self, name: str, tensor: QuantTensor) -> bool:
+        lookup = name.startswith(("token_embd", "position_embd")) or "ffn_gate_inp" in name
+        return not lookup and self._fits(tensor)
+
+    def _fits(self, tensor: QuantTensor) -> bool:
+        return len(tensor.shape) == 2 and (self.kind == "int8" or torch_linear.fits_int4(tensor))
+
+    def _packed(self, tensor: QuantTensor, bias: QuantTensor | None) -> torch_linear.Linear:
+        found = None if bias is None else self._floats(bias)
+        if self.kind == "int8":
+            return torch_linear.int8(tensor, found)
+        packed = torch_linear.Int4(tensor, found)
+        self.own |= packed.own
+        return packed
+
+    def _floats(self, tensor: QuantTensor) -> torch.Tensor:
+        return torch.from_numpy(floats(tensor)).to(self.dtype)
+
+    def compile(self, lengths: Sequence[int]) -> bool:
+        """Compile for prompts and steps of any length; False where nothing is compiled."""
+        if not self.compiled:
+            return False
+        assert self.model is not None
+        n_ctx = self.model.keys[0].shape[1]
+        for n_tokens in COMPILE_FOR:
+            if n_tokens == 1:
+                self.step(0)
+            elif n_tokens < n_ctx:
+                self.prefill([0] * n_tokens)
+        return True
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -191,12 +269,18 @@ class TorchBackend:
 
     def about(self) -> dict[str, Any]:
         kind = {torch.float32: "f32", torch.bfloat16: "bf16"}[self.dtype]
-        note = ""
+        notes = []
         if kind == "bf16" and has_bf16() is False:
-            note = "this processor has no bfloat16 arithmetic: it is emulated"
+            notes.append("this processor has no bfloat16 arithmetic: it is emulated")
+        if self.compiled:
+            notes.append("one compiled layer that all layers share")
+        if self.kind == "int4":
+            notes.append("scales rounded to bfloat16")
         return {
             "n_threads": torch.get_num_threads(),
             "type_k": kind,
             "version": torch.__version__,
-            "note": note,
+            "isa": torch.backends.cpu.get_cpu_capability(),
+            "own_quantization": self.own,
+            "note": "; ".join(notes),
         }

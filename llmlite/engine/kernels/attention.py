@@ -23,8 +23,6 @@ is converted to float32 first, which is exact.
 Kernels come in forms for heads of 64, 128 and 256 numbers, whose loops the compiler unrolls, and for any.
 """
 
-import numpy as np
-
 from llmlite.engine.contract import (
     ATTENTION,
     ATTENTION_PART,
@@ -34,50 +32,43 @@ from llmlite.engine.contract import (
     SEQUENCE_BYTES,
     STEP,
 )  # fmt: skip
-from llmlite.engine.kernels.common import exp, kernel
-from llmlite.engine.kernels.dense import sixteen_f16, sixteen_f32
+from llmlite.engine.kernels.cache import CONVERTED, READERS
+from llmlite.engine.kernels.common import kernel
+from llmlite.engine.kernels.softmax import (
+    BLOCK,
+    HIGH,
+    LINE,
+    LOW,
+    LOWEST,
+    MERGED,
+    PLACE,
+    QUERY,
+    ROW,
+    SLOPE,
+    add_sink,
+    finish,
+    fold,
+    scaled,
+    softmax_step,
+)
 from llmlite.engine.simd import (
     QUERIES,
-    absolute,
-    add_outer,
-    choose_above,
-    counting_i32x16,
-    divide,
     f32,
-    fma,
-    i32,
     i64,
     inline,
-    inline_exact,
     lane,
     load_f32,
     load_f32x16,
     load_f64,
     load_i64,
-    make_load_sums,
-    make_zero_sums,
-    maximum,
-    prefetch,
-    reduce_add,
-    reduce_max,
-    scale_sums,
     splat_f32x16,
-    splat_i32x16,
     store,
-    store_sums,
-    to_f32,
 )  # fmt: skip
 
-BLOCK = 32  # positions
-LINE = BLOCK * 4  # bytes of one row of scores, and of 32 columns of an output row
 PART = ATTENTION_PART
-LOWEST = -3e38  # the maximum of no scores
-UNSEEN = -np.inf
-# A unit keeps a line for each of its rows: m and l of a part, m and l of the parts before, which positions
-# the row sees, its own, what a score loses for each position of distance, and the query's number in the step.
-ROW, MERGED, LOW, HIGH, PLACE, SLOPE, QUERY = 64, 8, 16, 24, 32, 40, 48
-
-load_sums, zero_sums = make_load_sums(QUERIES), make_zero_sums(QUERIES)
+WORK = QUERIES * LINE  # scores; then a line of what shrinks older sums, and a block's scales
+KINDS = ("f32", "f16", "q8_0")
+FLOATS = WORK + 64 + LINE  # then a block as float32
 
 
 # ---- which positions a query sees, and which units there are -----------------------------------------------
@@ -110,180 +101,6 @@ def is_shared(n_parts, room, n_units, n_threads):
     return 1 < n_parts <= room and n_units < 8 * n_threads and n_units % n_threads != 0
 
 
-# ---- numbers: nothing here may be reordered or contracted --------------------------------------------------
-
-
-@inline_exact
-def exp_or_zero(x):
-    """`exp` of x ≤ 0, exactly 0 below -80 ("unseen"), and not a number if x is not."""
-    return choose_above(splat_f32x16(f32(-80.0)), x, splat_f32x16(f32(0.0)), exp(x) + (x - x))
-
-
-@inline_exact
-def tanh(x):
-    """tanh of sixteen float32: an odd polynomial near 0 (Moshier's Cephes), else 1 − 2 / (e^2|x| + 1)."""
-    size, one = absolute(x), splat_f32x16(f32(1))
-    square = x * x
-    p = splat_f32x16(f32(-5.70498872745e-3))
-    p = fma(p, square, splat_f32x16(f32(2.06390887954e-2)))
-    p = fma(p, square, splat_f32x16(f32(-5.37397155531e-2)))
-    p = fma(p, square, splat_f32x16(f32(1.33314422036e-1)))
-    p = fma(p, square, splat_f32x16(f32(-3.33332819422e-1)))
-    near = fma(p * square, x, x)
-    far = one - divide(splat_f32x16(f32(2)), exp(size + size) + one)
-    far = choose_above(splat_f32x16(f32(0)), x, -far, far)
-    return choose_above(splat_f32x16(f32(0.625)), size, near, far)
-
-
-@inline_exact
-def scaled(v, scale):
-    return v * splat_f32x16(scale)
-
-
-@inline_exact
-def inverse(x):
-    return f32(f32(1) / x)
-
-
-@inline_exact
-def only_seen(s, low, high):
-    """The scores of positions `low` … `high - 1` of sixteen; UNSEEN for others."""
-    unseen = splat_f32x16(f32(UNSEEN))
-    s = choose_above(splat_i32x16(i32(high)), counting_i32x16(), s, unseen)
-    return choose_above(counting_i32x16(), splat_i32x16(i32(low - 1)), s, unseen)
-
-
-@inline_exact
-def changed(s, distance, softcap, slope):
-    """Scores with soft cap and ALiBi; `distance`: from the first of sixteen positions to the query's."""
-    if softcap != f32(0):
-        s = tanh(s * splat_f32x16(f32(f32(1) / softcap))) * splat_f32x16(softcap)
-    if slope != f32(0):
-        away = absolute(to_f32(splat_i32x16(i32(distance)) - counting_i32x16()))
-        s = fma(splat_f32x16(f32(-slope)), away, s)
-    return s
-
-
-@inline_exact
-def softmax_step(scores, fact, shrink, block, softcap):
-    """One query's scores of a block become e^(s−m), in place; `shrink` gets e^(m−m').
-
-    `fact`: the query's line. `block`: the first position of the block.
-    """
-    s0, s1 = load_f32x16(scores), load_f32x16(scores + 64)
-    slope, low, high = load_f32(fact + SLOPE), load_i64(fact + LOW) - block, load_i64(fact + HIGH) - block
-    if softcap != f32(0) or slope != f32(0):
-        distance = load_i64(fact + PLACE) - block
-        s0, s1 = changed(s0, distance, softcap, slope), changed(s1, distance - 16, softcap, slope)
-    if low > 0 or high < BLOCK:
-        s0, s1 = only_seen(s0, low, high), only_seen(s1, low - 16, high - 16)
-    before, total = load_f32(fact), load_f32(fact + 4)
-    m = max(before, reduce_max(maximum(s0, s1)))
-    top = splat_f32x16(m)
-    e0, e1 = exp_or_zero(s0 - top), exp_or_zero(s1 - top)
-    store(scores, e0)
-    store(scores + 64, e1)
-    factor = lane(exp_or_zero(splat_f32x16(before) - top), 0)
-    store(shrink, factor)
-    store(fact, f32(m))
-    store(fact + 4, f32(f32(total * factor) + reduce_add(e0 + e1)))
-
-
-@inline_exact
-def fold_state(state, m, added):
-    """Fold the maximum and the sum of a part into those of the parts before, at `state`; return what sums of
-    the parts before and of this part are multiplied by.
-    """
-    before = load_f32(state)
-    top = max(before, m)
-    old = exp_or_zero(splat_f32x16(before) - splat_f32x16(top))
-    new = exp_or_zero(splat_f32x16(m) - splat_f32x16(top))
-    store(state, f32(top))
-    total = f32(load_f32(state + 4) * lane(old, 0))
-    store(state + 4, f32(total + f32(added * lane(new, 0))))
-    return old, new
-
-
-@inline_exact
-def fold(outputs, state, part, m, added, size, jump):
-    """Fold a part's sums (`size` numbers, every 32 of them `jump` bytes apart), m and l into those before."""
-    old, new = fold_state(state, m, added)
-    for c in range(0, size, 16):
-        at = c // 32 * jump + c % 32 * 4
-        store(outputs + at, fma(load_f32x16(outputs + at), old, load_f32x16(part + at) * new))
-
-
-@inline_exact
-def times(v, factor):
-    """v · factor; a zero loses its sign, which depends on how often a zero was added to it."""
-    return fma(v, splat_f32x16(factor), splat_f32x16(f32(0)))
-
-
-@inline_exact
-def finish(outputs, state, out, size, jump):
-    """out ← o / l, `size` numbers."""
-    factor = inverse(load_f32(state + 4))
-    whole = size // 16 * 16
-    for c in range(0, whole, 16):
-        store(out + c * 4, times(load_f32x16(outputs + c // 32 * jump + c % 32 * 4), factor))
-    for c in range(whole, size):
-        one = splat_f32x16(load_f32(outputs + c // 32 * jump + c % 32 * 4))
-        store(out + c * 4, lane(times(one, factor), 0))
-
-
-@inline_exact
-def add_sink(outputs, state, sink, size, jump):
-    """Fold a sink in: a position that has the score at `sink`, and no value."""
-    old, _ = fold_state(state, load_f32(sink), f32(1))
-    for c in range(0, size, 16):
-        at = c // 32 * jump + c % 32 * 4
-        store(outputs + at, load_f32x16(outputs + at) * old)
-
-
-def make_products(read, width):
-    """Return `score` and `weigh` for keys and values of `width` bytes, of which `read(address)` gives 16.
-
-    width 0: float32 that was converted from the cache and lies in the first-level cache already.
-    """
-    ahead, width = width, width or 4
-
-    @inline
-    def ask_for(address):
-        """A line per 16 or 32 numbers that are read, a block ahead."""
-        if ahead:
-            prefetch(address)
-            if ahead == 4:
-                prefetch(address + 64)
-
-    @inline_exact
-    def score(q, q_bytes, keys, scores, size):
-        """scores[r, j] = q[r] · key j, of QUERIES queries and a block."""
-        sums = zero_sums()
-        for i in range(size):
-            k = keys + i * BLOCK * width
-            ask_for(k + size * BLOCK * width)
-            sums = add_outer(sums, read(k), read(k + 16 * width), q + i * 4, q_bytes)
-        store_sums(scores, sums)
-
-    @inline_exact
-    def weigh(o, scores, shrink, values, size, first, end):
-        """o[r] ← o[r]·shrink[r] + Σ scores[r, j]·value j, first ≤ j < end, of QUERIES queries.
-
-        o is laid out as [columns/32][r][32].
-        """
-        for c in range(0, size, 32):
-            second = 16 * width if c + 16 < size else 0  # else the same again, read by nobody
-            place = o + c * QUERIES * 4
-            sums = scale_sums(load_sums(place), shrink, 4)
-            for j in range(first, end):
-                v = values + (j * size + c) * width
-                ask_for(v + size * BLOCK * width)
-                sums = add_outer(sums, read(v), read(v + second), scores + j * 4, LINE)
-            store_sums(place, sums)
-
-    return score, weigh
-
-
 @inline
 def place_of(r, o_bytes):
     """Where row r begins among sums that are laid out as [rows/QUERIES][columns/32][QUERIES][32]."""
@@ -293,37 +110,23 @@ def place_of(r, o_bytes):
 # ---- kernels -----------------------------------------------------------------------------------------------
 
 
-def make_attention(sixteen, size, only=0):
-    """Return the kernel for a cache of numbers of `size` bytes, of which `sixteen(address)` reads 16.
-
-    `only`: the size of keys and values, if it is for one.
-    """
-    score, weigh = make_products(sixteen, size)
-    score_floats, weigh_floats = make_products(sixteen_f32, 0)
-
-    @inline
-    def as_floats(source, target, n):
-        """Where n numbers lie as float32: at `target` unless they are; the next n are fetched."""
-        if size == 4:
-            return source
-        for i in range(0, n * size, 64):
-            prefetch(source + n * size + i)
-        for i in range(0, n, 16):
-            store(target + i * 4, sixteen(source + i * size))
-        return target
+def make_attention(reader, only=0):
+    """Return the kernel for a kind of cache; `only`: the size of keys and values, if it is for one."""
+    size, score, weigh, key_floats, value_floats = reader
+    score_floats, weigh_floats = CONVERTED.score, CONVERTED.weigh
 
     @inline
     def take_rows(spec, sequence, queries, facts, first, last, head, group, key_size, q_bytes):
         """Copy the queries of rows `first` … `last - 1` of a head, times the scale, and note their facts.
 
-        The last row once more up to whole QUERIES. `sequence`: its first row, position, and end.
+        Zeros follow up to whole QUERIES. `sequence`: its first row, position, and end.
         """
         begin, position, end = sequence
         q, scale = load_i64(spec + ATTENTION.q), f32(load_f64(spec + ATTENTION.scale))
         window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
         slopes, n_head = load_i64(spec + ATTENTION.slopes), load_i64(spec + ATTENTION.n_head)
         token, member, whole = first // group, first % group, key_size // 16 * 16
-        for r in range((last - first + QUERIES - 1) // QUERIES * QUERIES):
+        for r in range(last - first):
             query = (begin + token) * n_head + head * group + member
             source, target, fact = q + query * key_size * 4, queries + r * q_bytes, facts + r * ROW
             for i in range(0, whole, 16):
@@ -336,15 +139,17 @@ def make_attention(sixteen, size, only=0):
             store(fact + PLACE, position + token)
             store(fact + SLOPE, load_f32(slopes + (head * group + member) * 4) if slopes else f32(0))
             store(fact + QUERY, query)
-            if first + r + 1 < last:
-                member += 1
-                if member == group:
-                    token, member = token + 1, i64(0)
+            member += 1
+            if member == group:
+                token, member = token + 1, i64(0)
+        rest = (first - last) % QUERIES
+        for i in range(queries + (last - first) * q_bytes, queries + (last - first + rest) * q_bytes, 64):
+            store(i, splat_f32x16(f32(0)))
 
     @inline
     def clear(outputs, states, n_rows, o_bytes):
         """No positions yet: o = 0, m = LOWEST and l = 0."""
-        for i in range(outputs, outputs + n_rows * o_bytes, 64):
+        for i in range(outputs, outputs + (n_rows + QUERIES - 1) // QUERIES * QUERIES * o_bytes, 64):
             store(i, splat_f32x16(f32(0)))
         for r in range(n_rows):
             store(states + r * ROW, f32(LOWEST))
@@ -355,8 +160,7 @@ def make_attention(sixteen, size, only=0):
         """One part of the positions for a unit's rows, whose o, m and l begin empty."""
         softcap = f32(load_f64(spec + ATTENTION.softcap))
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
-        shrink = scores + QUERIES * LINE
-        floats = shrink + 64
+        shrink, floats = scores + WORK, scores + FLOATS
         n_places, many = load_i64(words + LAYER.size), n_rows > 2 * QUERIES
         low = max(load_i64(facts + LOW) // BLOCK * BLOCK, part * PART)
         high = min(load_i64(facts + (n_rows - 1) * ROW + HIGH), part * PART + PART)
@@ -364,25 +168,26 @@ def make_attention(sixteen, size, only=0):
             place = head * n_places + j % n_places
             keys = load_i64(words + LAYER.k) + place * key_size * size
             values = load_i64(words + LAYER.v) + place * value_size * size
+            key_scales = load_i64(words + LAYER.k_scales) + place * key_size // 16
+            value_scales = load_i64(words + LAYER.v_scales) + place * value_size // 16
             if many:
-                keys = as_floats(keys, floats, BLOCK * key_size)
-                values = as_floats(values, floats + BLOCK * key_size * 4, min(BLOCK, high - j) * value_size)
+                keys = key_floats(keys, key_scales, floats, key_size)
+                target, n = floats + BLOCK * key_size * 4, min(BLOCK, high - j)
+                values = value_floats(values, value_scales, target, value_size, n)
             for r in range(0, n_rows, QUERIES):
-                fact = facts + r * ROW
+                fact, n = facts + r * ROW, min(QUERIES, n_rows - r)
+                q, o = queries + r * q_bytes, outputs + r * o_bytes
                 first = max(load_i64(fact + LOW) - j, 0)
-                end = min(load_i64(fact + (QUERIES - 1) * ROW + HIGH) - j, BLOCK)
+                end = min(load_i64(fact + (n - 1) * ROW + HIGH) - j, BLOCK)
                 if first < end:
-                    near = many and (size != 4 or r > 0)  # in the first-level cache already
-                    if near:
-                        score_floats(queries + r * q_bytes, q_bytes, keys, scores, key_size)
+                    if many and (size != 4 or r > 0):  # in the first-level cache already
+                        score_floats(q, q_bytes, keys, 0, scores, key_size)
+                        softmax_step(scores, fact, shrink, j, softcap, n)
+                        weigh_floats(o, scores, shrink, values, 0, value_size, first, end)
                     else:
-                        score(queries + r * q_bytes, q_bytes, keys, scores, key_size)
-                    for i in range(QUERIES):
-                        softmax_step(scores + i * LINE, fact + i * ROW, shrink + i * 4, j, softcap)
-                    if near:
-                        weigh_floats(outputs + r * o_bytes, scores, shrink, values, value_size, first, end)
-                    else:
-                        weigh(outputs + r * o_bytes, scores, shrink, values, value_size, first, end)
+                        score(q, q_bytes, keys, key_scales, scores, key_size)
+                        softmax_step(scores, fact, shrink, j, softcap, n)
+                        weigh(o, scores, shrink, values, value_scales, value_size, first, end)
 
     @inline
     def keep_part(spec, outputs, fact, place, value_size):
@@ -403,7 +208,7 @@ def make_attention(sixteen, size, only=0):
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
         out = load_i64(spec + ATTENTION.out)
         scores = load_i64(spec + ATTENTION.scratch) + rank * load_i64(spec + ATTENTION.scratch_bytes)
-        queries = scores + QUERIES * LINE + 64 + BLOCK * (key_size + value_size) * 4 + 64
+        queries = scores + FLOATS + BLOCK * (key_size + value_size) * 4 + 64
         outputs = queries + tile * q_bytes
         merged = outputs + tile * o_bytes
         facts = merged + tile * o_bytes
@@ -424,29 +229,27 @@ def make_attention(sixteen, size, only=0):
             for unit in range(start, all_units, n_threads):
                 head, first = unit % n_head_kv, unit % n_units // n_head_kv * tile
                 last = min(first + tile, n_rows)
-                padded = (last - first + QUERIES - 1) // QUERIES * QUERIES
+                n = last - first
                 take_rows(
                     spec, (begin, position, end), queries, facts, first, last, head, group, key_size, q_bytes
                 )
                 low = load_i64(facts + LOW) // PART
-                high = (load_i64(facts + (padded - 1) * ROW + HIGH) + PART - 1) // PART
+                high = (load_i64(facts + (n - 1) * ROW + HIGH) + PART - 1) // PART
                 if shared:
                     low = first_part + unit // n_units
                     high = low + 1
                 for part in range(low, high):
                     target = merged if part == low else outputs
-                    clear(target, facts, padded, o_bytes)
-                    attend(
-                        spec, words, head, part, padded, key_size, value_size, scores, queries, target, facts
-                    )
-                    for r in range(last - first):
+                    clear(target, facts, n, o_bytes)
+                    attend(spec, words, head, part, n, key_size, value_size, scores, queries, target, facts)
+                    for r in range(n):
                         fact = facts + r * ROW
                         if part == low:
                             store(fact + MERGED, load_i64(fact))
                         else:
                             o, m, added = place_of(r, o_bytes), load_f32(fact), load_f32(fact + 4)
                             fold(merged + o, fact + MERGED, outputs + o, m, added, value_size, QUERIES * LINE)
-                for r in range(last - first):
+                for r in range(n):
                     o, fact = merged + place_of(r, o_bytes), facts + r * ROW
                     query = load_i64(fact + QUERY)
                     if shared:
@@ -461,16 +264,11 @@ def make_attention(sixteen, size, only=0):
     return attention
 
 
-attention_f32, attention_f16 = make_attention(sixteen_f32, 4), make_attention(sixteen_f16, 2)
-attention_f32_64, attention_f16_64 = make_attention(sixteen_f32, 4, 64), make_attention(sixteen_f16, 2, 64)
-attention_f32_128, attention_f16_128 = (
-    make_attention(sixteen_f32, 4, 128),
-    make_attention(sixteen_f16, 2, 128),
-)
-attention_f32_256, attention_f16_256 = (
-    make_attention(sixteen_f32, 4, 256),
-    make_attention(sixteen_f16, 2, 256),
-)
+# One for each kind of cache and each of `contract.ATTENTION_FORMS`, and one for any size
+attention_f32, attention_f16, attention_q8_0 = (make_attention(READERS[kv]) for kv in KINDS)
+attention_f32_64, attention_f16_64, attention_q8_0_64 = (make_attention(READERS[kv], 64) for kv in KINDS)
+attention_f32_128, attention_f16_128, attention_q8_0_128 = (make_attention(READERS[kv], 128) for kv in KINDS)
+attention_f32_256, attention_f16_256, attention_q8_0_256 = (make_attention(READERS[kv], 256) for kv in KINDS)
 
 
 @kernel

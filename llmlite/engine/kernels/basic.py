@@ -7,6 +7,7 @@ the operation's own, plus 1: it is reported if a row is not finite (`common.repo
 
 import math
 
+from llmlite.engine import emit
 from llmlite.engine.contract import STEP
 from llmlite.engine.kernels.common import exp, kernel, position_of, report, share, share_by
 from llmlite.engine.simd import (
@@ -19,7 +20,6 @@ from llmlite.engine.simd import (
     high_half,
     i32,
     inline,
-    inline_exact,
     load_f32,
     load_f32x16,
     load_i32x16,
@@ -35,12 +35,13 @@ from llmlite.engine.simd import (
     store,
 )  # fmt: skip
 
+IN_FILE_ORDER = emit.block_order(emit.current_target()) == tuple(range(8))  # else the even blocks first
 MAGIC = 12582912.0  # 1.5 · 2²³: adding it rounds a float32 to an integer in its low bits
 INFINITY_BITS = 0x7F800000  # of a float32; larger ones without the sign are no numbers
 LARGEST = 3.4028234663852886e38  # float32
 
 
-@inline_exact
+@inline
 def rounded(x, scale):
     """round(x · scale), to even, as int32."""
     magic = splat_f32x16(f32(MAGIC))
@@ -48,7 +49,7 @@ def rounded(x, scale):
     return reinterpret(shifted, "i32") - reinterpret(magic, "i32")
 
 
-@inline_exact
+@inline
 def scale_and_inverse(largest):
     """max|x| / 127 and its inverse, each rounded once, so that NumPy gives the same bytes."""
     if largest > f32(0):
@@ -74,7 +75,7 @@ def sum_of_squares(a, mean, width):
     return total
 
 
-@inline_exact
+@inline
 def inverse_root(mean, eps):
     """1 / sqrt(mean + eps)."""
     return f32(f32(1) / f32(math.sqrt(f32(mean + eps))))
@@ -155,6 +156,16 @@ def positions(step, rank, n_threads, table, out, width):
     low, high = share(load_i64(step + STEP.n_tokens), rank, n_threads)
     for t in range(low, high):
         source = table + position_of(step, t) * width * 4
+        for i in range(0, width * 4, 64):
+            store(out + t * width * 4 + i, load_f32x16(source + i))
+
+
+@kernel
+def token_types(step, rank, n_threads, table, out, width):
+    """out[t] = table[token type of t]."""
+    low, high = share(load_i64(step + STEP.n_tokens), rank, n_threads)
+    for t in range(low, high):
+        source = table + load_i64(load_i64(step + STEP.types) + t * 8) * width * 4
         for i in range(0, width * 4, 64):
             store(out + t * width * 4 + i, load_f32x16(source + i))
 
@@ -289,7 +300,7 @@ def temperature(step, rank, n_threads, x, out, table, width):
 
 
 @inline
-def quantize_block(step, rank, number, x, q, d, sums32, sums16, b):
+def quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b):
     """Quantize 32 activations, the b-th ones; return their bytes.
 
     The largest magnitude is found among the bits, as integers: a comparison of floats would ignore what is
@@ -305,36 +316,46 @@ def quantize_block(step, rank, number, x, q, d, sums32, sums16, b):
     both = concat(narrow_u8(i), narrow_u8(j))
     store(q + b * 32, both)
     s, t = reduce_add(i), reduce_add(j)
-    store(sums16 + b * 8, s)
-    store(sums16 + b * 8 + 4, t)
     store(sums32 + b * 4, i32(s + t))
+    store(offsets32 + b * 4, f32(scale * f32(s + t)))
+    token, block = b // (width // 32), b % (width // 32)
+    if block // 8 < width // 256:
+        place = token * (width // 4) + block // 8 * 64 + block % 8 * 4
+        store(sums16 + place, s)
+        store(sums16 + place + 32, t)
+        store(offsets16 + place, f32(scale * f32(s)))
+        store(offsets16 + place + 32, f32(scale * f32(t)))
     return both
 
 
 @kernel
-def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, width, number):
+def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, offsets16, width, number):
     """Quantize each 32 activations to bytes: d = max|x| / 127, q = round(x / d).
 
     Args:
         q: int8 (T, width). d: float32 (T, width/32).
         sums32, sums16: int32 (T, width/32) and (T, width/16), the sums of q over 32 and 16: what weights that
-            are kept with an offset need (Σ(w - z)·q = Σw·q - z·Σq).
+            are kept with an offset need (Σ(w - z)·q = Σw·q - z·Σq). Those over 16, of whole 256 only, are in
+            the order [256][half of 32][32].
+        offsets32, offsets16: float32, the same sums times d: what weights with a minimum need.
     """
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
-        quantize_block(step, rank, number, x, q, d, sums32, sums16, b)
+        quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b)
 
 
 @kernel
-def quantize_mixed(step, rank, n_threads, rows, x, q, d, sums32, sums16, mixed, width, number):
+def quantize_mixed(
+    step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, offsets16, mixed, width, number
+):
     """`quantize`, and every whole 256 bytes of q once more in the order of `side_by_side`."""
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
-        both = quantize_block(step, rank, number, x, q, d, sums32, sums16, b)
+        both = quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b)
         token, block = b // (width // 32), b % (width // 32)
         if block // 8 < width // 256:
-            even_first = ((block & 7) >> 1) + 4 * (block & 1)
-            place = mixed + token * width + block // 8 * 256 + even_first * 8
+            slot = block & 7 if IN_FILE_ORDER else ((block & 7) >> 1) + 4 * (block & 1)
+            place = mixed + token * width + block // 8 * 256 + slot * 8
             store(place, low_half(low_half(both)))
             store(place + 64, high_half(low_half(both)))
             store(place + 128, low_half(high_half(both)))

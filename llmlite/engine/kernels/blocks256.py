@@ -5,23 +5,22 @@ the three kernels made of that. Small numbers that belong to scales are packed o
 unpacked eight or sixteen at once, in 32- or 64-bit words.
 """
 
-from numba import types
-
+from llmlite.engine.families import BY_SUFFIX
 from llmlite.engine.kernels.blocks32 import iq4_numbers, iq4_numbers64, make_nibble_vectors, nibbles
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
+    apart,
     doubled,
     if_wide,
     make_embed,
     make_matvec,
-    make_matvec16,
     make_unpack,
 )
 from llmlite.engine.simd import (
-    bytes8,
     concat,
     high_half,
     high_nibbles,
+    i32,
     i64,
     inline,
     load_f16,
@@ -35,6 +34,7 @@ from llmlite.engine.simd import (
     low_nibbles,
     make_half8,
     make_pieces,
+    make_shift_lanes,
     make_shift_words,
     make_shuffle,
     make_turn_words,
@@ -59,24 +59,16 @@ def word(p):
     return i64(load_i32(p)) & LOW32
 
 
-def family32(*, group_bytes, quants64, vectors, scales8, zero, mins8=None, small=True):
-    """Return (matvec, unpack, embed) of a type with sub-blocks of 32."""
-    group = {"quants64": quants64, "group_bytes": group_bytes}
-    numbers16 = {"scales16": doubled(scales8), "mins16": doubled(mins8) if mins8 else None}
+def family(suffix, *, quants64, scales, mins=None, vectors):
+    """Return (matvec, unpack, embed) of a type; see `make_matvec`."""
+    facts, group = BY_SUFFIX[suffix], {"quants64": quants64, "scales": scales, "mins": mins}
+    scales16, mins16 = scales, mins
+    if facts.sub == 32:
+        scales16, mins16 = doubled(scales), doubled(mins) if mins else None
     return (
-        make_matvec(**group, vectors=vectors, scales8=scales8, mins8=mins8, zero=zero, small=small),
-        make_unpack(**group, scales=scales8, mins=mins8),
-        make_embed(**group, **numbers16, zero=zero),
-    )
-
-
-def family16(*, group_bytes, quants64, vectors, scales16, zero, mins16=None):
-    """Return (matvec, unpack, embed) of a type with sub-blocks of 16."""
-    group = {"quants64": quants64, "group_bytes": group_bytes}
-    return (
-        make_matvec16(**group, vectors=vectors, scales16=scales16, mins16=mins16, zero=zero),
-        make_unpack(**group, scales=scales16, mins=mins16),
-        make_embed(**group, scales16=scales16, mins16=mins16, zero=zero),
+        make_matvec(facts, **group, vectors=vectors),
+        make_unpack(facts, **group),
+        make_embed(facts, quants64=quants64, scales16=scales16, mins16=mins16),
     )
 
 
@@ -121,7 +113,7 @@ def q4_k_quants(p, i):
 def make_k_nibbles(first):
     """Return (p) -> the four u8x64 of eight sub-blocks; each 32 bytes from `first` on hold two of them."""
     load0, load1, load2, load3 = (
-        make_pieces([first + 8 * k + 32 * pair for pair in range(4)] * 2, 8, (first, first + 64))
+        make_pieces([first + 8 * k + 32 * (block // 2) for block in BLOCK_ORDER], 8, (first, first + 64))
         for k in range(4)
     )
 
@@ -138,10 +130,10 @@ def make_k_nibbles(first):
     return vectors
 
 
-low_then_high = make_shift_words([0] * 4 + [4] * 4)
+low_then_high = make_shift_words([block % 2 * 4 for block in BLOCK_ORDER])
 
-matvec_q4_k, unpack_q4_k, embed_q4_k = family32(
-    group_bytes=144, quants64=q4_k_quants, vectors=make_k_nibbles(16), scales8=k_scales, mins8=k_mins, zero=0
+matvec_q4_k, unpack_q4_k, embed_q4_k = family(
+    "q4_k", quants64=q4_k_quants, vectors=make_k_nibbles(16), scales=k_scales, mins=k_mins
 )
 
 
@@ -178,13 +170,12 @@ def q5_k_vectors(p):
     )
 
 
-matvec_q5_k, unpack_q5_k, embed_q5_k = family32(
-    group_bytes=176,
+matvec_q5_k, unpack_q5_k, embed_q5_k = family(
+    "q5_k",
     quants64=q5_k_quants,
     vectors=if_wide(q5_k_vectors),
-    scales8=k_scales,
-    mins8=k_mins,
-    zero=0,
+    scales=k_scales,
+    mins=k_mins,
 )
 
 
@@ -204,7 +195,7 @@ def q6_k_quants(p, i):
 
 @inline
 def q6_k_scales(p):
-    return to_f32(widen_i8(load_u8x16(p + 192))) * splat_f32x16(load_f16(p + 208))
+    return to_f32(widen_i8(apart(load_u8x16(p + 192)))) * splat_f32x16(load_f16(p + 208))
 
 
 halves = [block // 4 for block in BLOCK_ORDER]  # which 128 weights a block of 32 belongs to
@@ -236,8 +227,8 @@ def q6_k_vectors(p):
     )
 
 
-matvec_q6_k, unpack_q6_k, embed_q6_k = family16(
-    group_bytes=210, quants64=q6_k_quants, vectors=if_wide(q6_k_vectors), scales16=q6_k_scales, zero=32
+matvec_q6_k, unpack_q6_k, embed_q6_k = family(
+    "q6_k", quants64=q6_k_quants, vectors=if_wide(q6_k_vectors), scales=q6_k_scales
 )
 
 
@@ -272,7 +263,7 @@ def q3_k_scales(p):
         | ((upper >> 4 & 0x03030303) << 4)
         | ((upper >> 6 & 0x03030303) << 36)
     )
-    scales = widen_u8(table16(low, high)) - splat_i32x16(types.int32(32))
+    scales = widen_u8(apart(table16(low, high))) - splat_i32x16(i32(32))
     return to_f32(scales) * splat_f32x16(load_f16(p + 108))
 
 
@@ -311,8 +302,8 @@ def q3_k_vectors(p):
     )
 
 
-matvec_q3_k, unpack_q3_k, embed_q3_k = family16(
-    group_bytes=110, quants64=q3_k_quants, vectors=if_wide(q3_k_vectors), scales16=q3_k_scales, zero=4
+matvec_q3_k, unpack_q3_k, embed_q3_k = family(
+    "q3_k", quants64=q3_k_quants, vectors=if_wide(q3_k_vectors), scales=q3_k_scales
 )
 
 
@@ -327,21 +318,20 @@ def q2_k_quants(p, i):
 
 @inline
 def q2_k_scales(p):
-    return to_f32(widen_u8(low_nibbles(load_u8x16(p)))) * splat_f32x16(load_f16(p + 80))
+    return to_f32(widen_u8(apart(low_nibbles(load_u8x16(p))))) * splat_f32x16(load_f16(p + 80))
 
 
 @inline
 def q2_k_mins(p):
-    return to_f32(widen_u8(high_nibbles(load_u8x16(p)))) * splat_f32x16(load_f16(p + 82))
+    return to_f32(widen_u8(apart(high_nibbles(load_u8x16(p))))) * splat_f32x16(load_f16(p + 82))
 
 
-matvec_q2_k, unpack_q2_k, embed_q2_k = family16(
-    group_bytes=84,
+matvec_q2_k, unpack_q2_k, embed_q2_k = family(
+    "q2_k",
     quants64=q2_k_quants,
     vectors=if_wide(make_pair_vectors(16)),
-    scales16=q2_k_scales,
-    mins16=q2_k_mins,
-    zero=0,
+    scales=q2_k_scales,
+    mins=q2_k_mins,
 )
 
 
@@ -355,24 +345,20 @@ def iq4_xs_quants(p, i):
     return concat(iq4_numbers(nibbles(q)), iq4_numbers(nibbles(q + 16)))
 
 
+own_scale_nibble, own_scale_pair = make_shift_lanes(range(0, 32, 4)), make_shift_lanes(range(0, 16, 2))
+
+
 @inline
 def iq4_xs_scales(p):
-    """Nibble i and bit pair i, each brought to byte i by moving ever smaller parts apart."""
-    high, low = i64(load_u16(p + 2)), word(p + 4)
-    low = (low | low << 16) & 0x0000FFFF0000FFFF
-    low = (low | low << 8) & 0x00FF00FF00FF00FF
-    low = (low | low << 4) & 0x0F0F0F0F0F0F0F0F
-    high = (high | high << 24) & 0x000000FF000000FF
-    high = (high | high << 12) & 0x000F000F000F000F
-    high = (high | high << 6) & 0x0303030303030303
-    return to_f32(widen_u8(bytes8(low | high << 4)) - splat_i32x8(types.int32(32))) * half_at_0(p)
+    """Nibble i of the word at 4, below bit pair i of the half word at 2."""
+    low = own_scale_nibble(splat_i32x8(load_i32(p + 4))) & splat_i32x8(i32(15))
+    high = own_scale_pair(splat_i32x8(i32(load_u16(p + 2)) << 4)) & splat_i32x8(i32(0x30))
+    return to_f32((low | high) - splat_i32x8(i32(32))) * half_at_0(p)
 
 
-matvec_iq4_xs, unpack_iq4_xs, embed_iq4_xs = family32(
-    group_bytes=136,
+matvec_iq4_xs, unpack_iq4_xs, embed_iq4_xs = family(
+    "iq4_xs",
     quants64=iq4_xs_quants,
     vectors=make_nibble_vectors(8, 16, (8, 72), (8, 72), iq4_numbers64),
-    scales8=iq4_xs_scales,
-    zero=128,
-    small=False,
+    scales=iq4_xs_scales,
 )

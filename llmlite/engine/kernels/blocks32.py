@@ -4,10 +4,12 @@ For each: where the bytes are, how 32 quants come out of a block, and the three 
 type keeps weight j in the low half of byte j and weight j + 16 in the high half.
 """
 
+from llmlite.engine.families import BY_SUFFIX
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
     doubled,
     if_wide,
+    itself,
     make_embed,
     make_matvec,
     make_unpack,
@@ -43,32 +45,26 @@ from llmlite.engine.simd import (
 )  # fmt: skip
 
 
-def family(
-    *, block_bytes, quants32, scale, scales8, zero, minimum=None, mins8=None, vectors=None, small=True
-):
+def family(suffix, *, quants32, scale, scales8, minimum=None, mins8=None, vectors=None):
     """Return (matvec, unpack, embed) of a type, from its functions of one block of 32 and of eight blocks.
 
     `vectors`: see `side_by_side`.
     """
+    facts = BY_SUFFIX[suffix]
+    block_bytes = facts.block_bytes
 
     @inline
     def quants64(p, i):
         q = p + i * (2 * block_bytes)
         return concat(quants32(q), quants32(q + block_bytes))
 
-    one = {"quants32": quants32, "scale": scale, "minimum": minimum}
-    group = {"quants64": quants64, "group_bytes": 8 * block_bytes}
+    one = {"quants64": quants64, "quants32": quants32, "scale": scale, "minimum": minimum}
     numbers16 = {"scales16": doubled(scales8), "mins16": doubled(mins8) if mins8 else None}
     return (
-        make_matvec(**group, **one, vectors=vectors, scales8=scales8, mins8=mins8, zero=zero, small=small),
-        make_unpack(**group, **one, scales=scales8, mins=mins8),
-        make_embed(**group, **one, **numbers16, zero=zero),
+        make_matvec(facts, **one, vectors=vectors, scales=scales8, mins=mins8),
+        make_unpack(facts, **one, scales=scales8, mins=mins8),
+        make_embed(facts, **one, **numbers16),
     )
-
-
-@inline
-def itself(v):
-    return v
 
 
 def make_nibble_vectors(first, block_bytes, front, back, number=itself):
@@ -119,11 +115,10 @@ q4_0_scales = make_half8(0, 18, (0, 72))
 
 
 matvec_q4_0, unpack_q4_0, embed_q4_0 = family(
-    block_bytes=18,
+    "q4_0",
     quants32=q4_0_quants,
     scale=half_at_0,
     scales8=q4_0_scales,
-    zero=8,
     vectors=make_nibble_vectors(2, 18, (0, 72), (8, 80)),
 )
 
@@ -153,8 +148,8 @@ def q4_1_mins(p):
 
 
 matvec_q4_1, unpack_q4_1, embed_q4_1 = family(
-    block_bytes=20, quants32=q4_1_quants, scale=half_at_0, scales8=q4_1_scales, minimum=minus_half_at_2,
-    mins8=q4_1_mins, zero=0, vectors=make_nibble_vectors(4, 20, (0, 64, 96), (12, 76, 96)),
+    "q4_1", quants32=q4_1_quants, scale=half_at_0, scales8=q4_1_scales, minimum=minus_half_at_2,
+    mins8=q4_1_mins, vectors=make_nibble_vectors(4, 20, (0, 64, 96), (12, 76, 96)),
 )  # fmt: skip
 
 
@@ -203,11 +198,10 @@ q5_0_scales = make_half8(0, 22, (0, 66, 112))
 
 
 matvec_q5_0, unpack_q5_0, embed_q5_0 = family(
-    block_bytes=22,
+    "q5_0",
     quants32=q5_0_quants,
     scale=half_at_0,
     scales8=q5_0_scales,
-    zero=16,
     vectors=make_five_bit_vectors(
         make_nibble_vectors(6, 22, (6, 72, 112), (14, 80, 112)), 2, 22, (2, 68, 112)
     ),
@@ -234,8 +228,8 @@ def q5_1_mins(p):
 
 
 matvec_q5_1, unpack_q5_1, embed_q5_1 = family(
-    block_bytes=24, quants32=q5_1_quants, scale=half_at_0, scales8=q5_1_scales, minimum=minus_half_at_2,
-    mins8=q5_1_mins, zero=0,
+    "q5_1", quants32=q5_1_quants, scale=half_at_0, scales8=q5_1_scales, minimum=minus_half_at_2,
+    mins8=q5_1_mins,
     vectors=make_five_bit_vectors(
         make_nibble_vectors(8, 24, (8, 80, 128), (16, 88, 128)), 4, 24, (4, 76, 128)
     ),
@@ -254,7 +248,7 @@ q8_0_scales = make_half8(0, 34, (0, 68, 136, 204))
 
 
 matvec_q8_0, unpack_q8_0, embed_q8_0 = family(
-    block_bytes=34, quants32=q8_0_quants, scale=half_at_0, scales8=q8_0_scales, zero=128, small=False
+    "q8_0", quants32=q8_0_quants, scale=half_at_0, scales8=q8_0_scales
 )
 
 
@@ -281,12 +275,10 @@ def iq4_nl_quants(p):
 
 
 matvec_iq4_nl, unpack_iq4_nl, embed_iq4_nl = family(
-    block_bytes=18,
+    "iq4_nl",
     quants32=iq4_nl_quants,
     scale=half_at_0,
     scales8=q4_0_scales,
-    zero=128,
-    small=False,
     vectors=make_nibble_vectors(2, 18, (0, 72), (8, 80), iq4_numbers64),
 )
 
@@ -327,10 +319,9 @@ def mxfp4_numbers64(nibble_bytes):
 
 
 matvec_mxfp4, unpack_mxfp4, embed_mxfp4 = family(
-    block_bytes=17,
+    "mxfp4",
     quants32=mxfp4_quants,
     scale=mxfp4_scale,
     scales8=mxfp4_scales,
-    zero=12,
     vectors=make_nibble_vectors(1, 17, (0, 68), (8, 72), mxfp4_numbers64),
 )

@@ -8,13 +8,12 @@ from numba import types
 from llmlite.engine.contract import STEP
 from llmlite.engine.jit import entry_source
 from llmlite.engine.simd import (
-    FASTMATH,
+    OPTIONS,
     choose_above,
     f32,
     fma,
     i64,
     inline,
-    inline_exact,
     load_f64,
     load_i64,
     maximum,
@@ -55,7 +54,7 @@ def routine(n_arguments, result=types.void):
 
 
 def _cfunc(signature, function):
-    return numba.cfunc(signature, error_model="numpy", fastmath=FASTMATH)(function)
+    return numba.cfunc(signature, **OPTIONS)(function)
 
 
 @inline
@@ -91,7 +90,7 @@ MAGIC = 12582912.0  # 1.5 · 2²³: adding it rounds to an integer
 LOG2_E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 
 
-@inline_exact
+@inline
 def exp(x):
     """eˣ for sixteen float32 (relative error 2e-7); 0 below -87, finite above 88."""
     x = minimum(maximum(x, splat_f32x16(f32(-87.5))), splat_f32x16(f32(88.0)))

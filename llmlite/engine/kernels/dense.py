@@ -1,37 +1,51 @@
 """Types without blocks: F32, F16, BF16. Products in float32, activations as they are.
 
-`make_matvec`: a row at a time, four sums side by side. `make_matmul`: 32 rows × 256 weights converted once to
-float32 in the order [k][row], then sums of 2 × 16 rows × FLOAT_TOKENS.
+A row and token have sixteen sums, of the weights whose index leaves 0, 1, … 15 divided by 16.
 """
 
+from llmlite.engine import emit
 from llmlite.engine.contract import STEP
+from llmlite.engine.families import FLOAT_COLUMNS, FLOAT_ROWS
 from llmlite.engine.kernels.common import kernel, share
-from llmlite.engine.kernels.quantized import clear, copy_out
 from llmlite.engine.simd import (
     FLOAT_TOKENS,
-    add_outer,
     bfloat_to_f32,
+    concat,
     f32,
+    f32x8,
+    f32x16,
     fma,
     half_to_f32,
     inline,
+    load_f32x8,
     load_f32x16,
     load_i64,
     load_u16x16,
-    make_load_sums,
+    make_dots,
     prefetch,
     reduce_add,
-    scatter_words,
     splat_f32x16,
     store,
-    store_sums,
 )  # fmt: skip
 
-TILE_ROWS, TILE_COLUMNS = 32, 128
-ACCUMULATORS = TILE_ROWS * TILE_COLUMNS * 4
+WIDE = emit.current_target().has("avx512f")
+DOT_ROWS = 4  # rows that are multiplied with FLOAT_TOKENS tokens at once
+DOTS = DOT_ROWS * FLOAT_TOKENS
+ROWS_AT_ONCE = 4  # of a single token
 AHEAD = 2048
 
-load_sums = make_load_sums(FLOAT_TOKENS)
+# With 16 registers, lanes 0 to 7 of all sums are added up before lanes 8 to 15.
+f32_vector, load_vector = (f32x16, load_f32x16) if WIDE else (f32x8, load_f32x8)
+DOT_BYTES = 4 * f32_vector.n
+load_dots, store_dots, no_dots, add_dots = make_dots(DOT_ROWS, FLOAT_TOKENS, f32_vector)
+
+
+@inline
+def one_sum(p):
+    """The sixteen lanes of one row and token."""
+    if DOT_BYTES == 64:
+        return load_f32x16(p)
+    return concat(load_f32x8(p), load_f32x8(p + DOTS * 32))
 
 
 @inline
@@ -50,37 +64,53 @@ def sixteen_bf16(p):
 
 
 def make_matvec(sixteen, size):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t]; `sixteen(p)` gives 16 weights of `size` bytes."""
+    """Return the kernel out[t, r] = Σ weight[r]·x[t]; `sixteen(p)` gives 16 weights of `size` bytes.
+
+    Lane j adds up the weights j, 16 + j, 32 + j, … in this order; lanes are folded at the end. `make_matmul`
+    adds in the same order. A row alone would wait for its one sum, so ROWS_AT_ONCE are read side by side.
+    """
+
+    @inline
+    def one_row(p, v, width):
+        total = splat_f32x16(f32(0))
+        for k in range(0, width, 16):
+            if k % 64 == 0:
+                prefetch(p + k * size + AHEAD)
+            total = fma(sixteen(p + k * size), load_f32x16(v + k * 4), total)
+        return f32(reduce_add(total))
 
     @kernel
     def matvec(step, rank, n_threads, rows, w, x, out, n_rows, width):
         low, high = share(n_rows, rank, n_threads)
+        row_bytes = width * size
         for t in range(load_i64(step + rows)):
-            for r in range(low, high):
-                p, v = w + r * width * size, x + t * width * 4
-                a, b, c, d = (
-                    splat_f32x16(f32(0)),
-                    splat_f32x16(f32(0)),
-                    splat_f32x16(f32(0)),
-                    splat_f32x16(f32(0)),
-                )
-                for _ in range(width // 64):
-                    prefetch(p + AHEAD)
+            v, o = x + t * width * 4, out + t * n_rows * 4
+            whole = low + (high - low) // ROWS_AT_ONCE * ROWS_AT_ONCE
+            for r in range(low, whole, ROWS_AT_ONCE):
+                p0 = w + r * row_bytes
+                p1, p2, p3 = p0 + row_bytes, p0 + 2 * row_bytes, p0 + 3 * row_bytes
+                a, b = splat_f32x16(f32(0)), splat_f32x16(f32(0))
+                c, d = splat_f32x16(f32(0)), splat_f32x16(f32(0))
+                for k in range(0, width * size, 16 * size):
                     if size == 4:
-                        prefetch(p + AHEAD + 64)
-                        prefetch(p + AHEAD + 128)
-                        prefetch(p + AHEAD + 192)
-                    else:
-                        prefetch(p + AHEAD + 64)
-                    a = fma(sixteen(p), load_f32x16(v), a)
-                    b = fma(sixteen(p + 16 * size), load_f32x16(v + 64), b)
-                    c = fma(sixteen(p + 32 * size), load_f32x16(v + 128), c)
-                    d = fma(sixteen(p + 48 * size), load_f32x16(v + 192), d)
-                    p, v = p + 64 * size, v + 256
-                for _ in range(width % 64 // 16):
-                    a = fma(sixteen(p), load_f32x16(v), a)
-                    p, v = p + 16 * size, v + 64
-                store(out + (t * n_rows + r) * 4, f32(reduce_add((a + b) + (c + d))))
+                        prefetch(p0 + k + AHEAD)
+                        prefetch(p1 + k + AHEAD)
+                        prefetch(p2 + k + AHEAD)
+                        prefetch(p3 + k + AHEAD)
+                    else:  # the next four rows in file order: 40 % faster than a place ahead in each
+                        prefetch(p0 + 4 * (row_bytes + k))
+                        prefetch(p0 + 4 * (row_bytes + k) + 64)
+                    u = load_f32x16(v + k * 4 // size)
+                    a = fma(sixteen(p0 + k), u, a)
+                    b = fma(sixteen(p1 + k), u, b)
+                    c = fma(sixteen(p2 + k), u, c)
+                    d = fma(sixteen(p3 + k), u, d)
+                store(o + r * 4, reduce_add(a))
+                store(o + r * 4 + 4, reduce_add(b))
+                store(o + r * 4 + 8, reduce_add(c))
+                store(o + r * 4 + 12, reduce_add(d))
+            for r in range(whole, high):
+                store(o + r * 4, one_row(w + r * row_bytes, v, width))
 
     return matvec
 
@@ -99,39 +129,53 @@ def make_embed(sixteen, size):
     return embed
 
 
-@inline
-def multiply(tile, acc, x, width, n):
-    """32 rows × FLOAT_TOKENS × n weights, added to `acc` (FLOAT_TOKENS, 32)."""
-    sums = load_sums(acc)
-    for k in range(n):
-        w0, w1 = load_f32x16(tile + k * 128), load_f32x16(tile + k * 128 + 64)
-        sums = add_outer(sums, w0, w1, x + k * 4, width * 4)
-    store_sums(acc, sums)
-
-
 def make_matmul(sixteen, size):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] for many tokens."""
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for many tokens.
+
+    FLOAT_ROWS × FLOAT_COLUMNS weights become float32 once, row by row. Then 4 rows and FLOAT_TOKENS tokens at
+    a time are multiplied along their length, so that lanes are those of `make_matvec`; between columns the
+    sums are kept as [token tile][four rows][vectors].
+    """
+
+    @inline
+    def multiply(tile, acc, x, width, columns, begins):
+        """Four rows × FLOAT_TOKENS × `columns` weights, added to the sums at `acc`."""
+        for half in range(0, 64, DOT_BYTES):
+            place = acc + half // DOT_BYTES * DOTS * DOT_BYTES
+            sums = no_dots() if begins else load_dots(place)
+            for k in range(half, columns * 4, 64):
+                sums = add_dots(sums, tile + k, FLOAT_COLUMNS * 4, x + k, width * 4)
+            store_dots(place, sums)
 
     @kernel
     def matmul(step, rank, n_threads, rows, w, x, out, n_rows, width, scratch, scratch_bytes):
         n_tokens = load_i64(step + rows)
-        if n_tokens == 0:
-            return
         tile = scratch + rank * scratch_bytes
-        acc = tile + ACCUMULATORS
-        low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
-        for first in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
-            n = min(TILE_ROWS, n_rows - first)
-            clear(acc, (n_tokens + FLOAT_TOKENS - 1) // FLOAT_TOKENS * FLOAT_TOKENS)
-            for start in range(0, width, TILE_COLUMNS):
-                columns = min(TILE_COLUMNS, width - start)
-                for row in range(TILE_ROWS):
+        sums = tile + FLOAT_ROWS * FLOAT_COLUMNS * 4
+        low, high = share((n_rows + FLOAT_ROWS - 1) // FLOAT_ROWS, rank, n_threads)
+        for first in range(low * FLOAT_ROWS, high * FLOAT_ROWS, FLOAT_ROWS):
+            n = min(FLOAT_ROWS, n_rows - first)
+            for start in range(0, width, FLOAT_COLUMNS):
+                columns = min(FLOAT_COLUMNS, width - start)
+                for row in range(FLOAT_ROWS):
                     p = w + ((first + min(row, n - 1)) * width + start) * size
                     for k in range(0, columns, 16):
-                        scatter_words(sixteen(p + k * size), tile + (k * TILE_ROWS + row) * 4, TILE_ROWS * 4)
+                        store(tile + (row * FLOAT_COLUMNS + k) * 4, sixteen(p + k * size))
+                acc = sums
                 for t in range(0, n_tokens, FLOAT_TOKENS):
-                    multiply(tile, acc + t * TILE_ROWS * 4, x + (t * width + start) * 4, width, columns)
-            copy_out(acc, out + first * 4, n_tokens, n_rows * 4, n)
+                    for row in range(0, FLOAT_ROWS, DOT_ROWS):
+                        part = tile + row * FLOAT_COLUMNS * 4
+                        multiply(part, acc, x + (t * width + start) * 4, width, columns, start == 0)
+                        acc += DOTS * 64
+            acc = sums
+            for t in range(0, n_tokens, FLOAT_TOKENS):
+                for row in range(FLOAT_ROWS):
+                    for i in range(min(FLOAT_TOKENS, n_tokens - t)):
+                        if row < n:
+                            place = acc + ((row % DOT_ROWS) * FLOAT_TOKENS + i) * DOT_BYTES
+                            store(out + ((t + i) * n_rows + first + row) * 4, reduce_add(one_sum(place)))
+                    if row % DOT_ROWS == DOT_ROWS - 1:
+                        acc += DOTS * 64
 
     return matmul
 

@@ -21,11 +21,25 @@ from numba.extending import intrinsic
 
 from llmlite.engine import emit
 from llmlite.engine.contract import STEP
+from llmlite.engine.families import (
+    CHUNK,
+    LANES,
+    MINIMUMS,
+    SCALES,
+    STAGED,
+    SUMS,
+    TILE_ROWS,
+    TOKEN_BLOCK,
+)
 from llmlite.engine.kernels.common import kernel, routine, share
 from llmlite.engine.simd import (
     QUANTIZED_TOKENS,
+    add_pairs,
     add_scaled,
+    choose_lane,
+    concat,
     dot4,
+    dot4_signed,
     dot4_small,
     f32,
     fma,
@@ -46,9 +60,12 @@ from llmlite.engine.simd import (
     load_u8x64,
     low_half,
     make_add_products,
+    make_fold,
     make_load_sums,
     make_offset_products,
     make_shuffle,
+    make_subtract_minimums,
+    make_transpose16,
     make_zero_sums,
     prefetch,
     reduce_add,
@@ -58,26 +75,22 @@ from llmlite.engine.simd import (
     splat_i32x16,
     store,
     store_sums,
-    subtract_minimums,
     to_f32,
-    transpose16,
     widen_u8,
 )  # fmt: skip
 
 AHEAD = 4096  # bytes between what is multiplied and what is prefetched: 3 to 6 % faster than 2048
-TILE_ROWS, TILE_TOKENS = 32, QUANTIZED_TOKENS
-TILE_BYTES = TILE_ROWS * 256
-SCALES, MINIMUMS = TILE_BYTES, TILE_BYTES + 16 * TILE_ROWS * 4  # offsets in a thread's scratch
-ROWS = MINIMUMS + 16 * TILE_ROWS * 4  # bytes, scales, minimums again, not transposed yet
-ACCUMULATORS = 2 * ROWS
+TILE_TOKENS = QUANTIZED_TOKENS
+LINE = TILE_ROWS * 4  # bytes of one row of words, scales, minimums or sums
 
 load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
-no_products = make_zero_sums(TILE_TOKENS, i32x16)
+no_products, no_sums = make_zero_sums(TILE_TOKENS, i32x16), make_zero_sums(TILE_TOKENS)
+TARGET = emit.current_target()
+# With 16 registers, loops over the words of a sub-block stay loops, because their bound looks unknown: LLVM
+# would unroll them, put all words of one row first, and then run out of registers: 40 % slower.
+UNROLLED = TARGET.has("avx512f")
 
-# lanes of a vector of 8 (16) scales, spread over the 16 sums of a 64-weight dot product
-pair0, pair1, pair2, pair3 = (make_shuffle([2 * i] * 8 + [2 * i + 1] * 8) for i in range(4))
-quad0, quad1, quad2, quad3 = (make_shuffle([4 * i + j // 4 for j in range(16)]) for i in range(4))
-twice = make_shuffle([i // 2 for i in range(16)])
+transpose16 = make_transpose16(8)
 
 
 @inline
@@ -90,118 +103,189 @@ def nothing(p):
 
 
 # A second order of activations: of each 256, four vectors of 64 bytes; vector k holds bytes 8k…8k+7 of the
-# eight blocks of 32, the even blocks before the odd ones.
-BLOCK_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-in_order = make_shuffle([block for block in BLOCK_ORDER for _ in range(2)])
-first_halves, second_halves = (  # of the blocks, of which 16 scales count two each
-    make_shuffle([2 * block + half for block in BLOCK_ORDER for _ in range(2)]) for half in (0, 1)
+# eight blocks of 32, in this order.
+BLOCK_ORDER = emit.block_order(TARGET)
+
+first_of_neighbours, second_of_neighbours = (
+    make_shuffle([4 * q + side + j for q in range(4) for side in (0, 16) for j in (i, i + 2)]) for i in (0, 1)
 )
+even_quarters, odd_quarters = (
+    make_shuffle([8 * h + 4 * i + j for h in (0, 1) for j in range(4)]) for i in (0, 1)
+)
+woven = make_shuffle([4 * (block % 2) + block // 2 for block in range(8)])
+# lanes of 16 weights each (see `multiply` below): the blocks' first halves, then the second ones
+quarters_apart = make_shuffle(
+    [4 * (block % 2 * 2 + half) + block // 2 for half in (0, 1) for block in range(8)]
+)
+first_of_pairs, second_of_pairs = (  # of first halves, then of second ones
+    make_shuffle([16 * half + 2 * BLOCK_ORDER.index(block) + i for half in (0, 1) for block in range(8)])
+    for i in (0, 1)
+)
+halves_apart = make_shuffle([2 * block + half for half in (0, 1) for block in range(8)])
 
 
-def in_file_order(quants64, small):
-    """Return (p, x, s, a, b) -> a and b, plus the products of 256 weights at p and bytes at x, scaled by s.
+def dot_of(family):
+    """Return the dot product of four bytes for the type, and what is left to subtract: zero times Σ q."""
+    if family.full_bytes and emit.dots_signed(TARGET):
+        return dot4_signed, 0
+    return (dot4 if family.full_bytes else dot4_small), family.zero
+
+
+@inline
+def add_neighbours(a, b):
+    """Sums of two lanes next to each other: within each 128 bits two of a, then two of b."""
+    return first_of_neighbours(a, b) + second_of_neighbours(a, b)
+
+
+def in_file_order(quants64, sub, dot):
+    """Return (p, x) -> the sums of quant·activation of eight blocks: 256 weights at p, bytes at x.
+
+    With sub-blocks of 16: sixteen sums, of the blocks' first halves, then of their second ones.
 
     `quants64`: (p, i) -> u8x64, quants 64i… of the group at address p.
     """
-    dot = dot4_small if small else dot4
 
     @inline
-    def multiply(p, x, s, a, b):
+    def multiply(p, x):
         none = splat_i32x16(i32(0))
-        a = fma(to_f32(dot(none, quants64(p, 0), load_u8x64(x))), pair0(s, s), a)
-        b = fma(to_f32(dot(none, quants64(p, 1), load_u8x64(x + 64))), pair1(s, s), b)
-        a = fma(to_f32(dot(none, quants64(p, 2), load_u8x64(x + 128))), pair2(s, s), a)
-        b = fma(to_f32(dot(none, quants64(p, 3), load_u8x64(x + 192))), pair3(s, s), b)
-        return a, b
+        a, b = dot(none, quants64(p, 0), load_u8x64(x)), dot(none, quants64(p, 1), load_u8x64(x + 64))
+        c, d = dot(none, quants64(p, 2), load_u8x64(x + 128)), dot(none, quants64(p, 3), load_u8x64(x + 192))
+        # lane 4q + i: 16 weights, the q-th of the i-th vector
+        return add_neighbours(add_neighbours(a, b), add_neighbours(c, d))
 
-    return multiply
+    @inline
+    def multiply16(p, x):
+        v = multiply(p, x)
+        return quarters_apart(v, v)
+
+    @inline
+    def multiply32(p, x):
+        v = multiply(p, x)
+        blocks = even_quarters(v, v) + odd_quarters(v, v)  # the even ones, then the odd ones
+        return woven(blocks, blocks)
+
+    return multiply16 if sub == 16 else multiply32
 
 
-def side_by_side(vectors, small):
+def side_by_side(vectors, sub, dot):
     """`in_file_order` for types whose bytes are cheap to have in BLOCK_ORDER: (p) -> four u8x64.
 
-    There every 32-bit sum belongs to one block in all four vectors, so four dot products add up as integers
-    and are scaled once.
+    There every 32-bit sum belongs to one block in all four vectors, so four dot products add up as they are;
+    with sub-blocks of 16, two vectors hold first halves of the blocks and two second halves.
     """
-    dot = dot4_small if small else dot4
 
     @inline
-    def multiply(p, x, s, a, b):
+    def multiply32(p, x):
         v0, v1, v2, v3 = vectors(p)
-        products = dot(dot(splat_i32x16(i32(0)), v0, load_u8x64(x)), v1, load_u8x64(x + 64))
-        products = dot(dot(products, v2, load_u8x64(x + 128)), v3, load_u8x64(x + 192))
-        return fma(to_f32(products), in_order(s, s), a), b
+        v = dot(dot(splat_i32x16(i32(0)), v0, load_u8x64(x)), v1, load_u8x64(x + 64))
+        v = dot(dot(v, v2, load_u8x64(x + 128)), v3, load_u8x64(x + 192))
+        return add_pairs(v)
 
-    return multiply
+    @inline
+    def multiply16(p, x):
+        none, (v0, v1, v2, v3) = splat_i32x16(i32(0)), vectors(p)
+        u0 = dot(dot(none, v0, load_u8x64(x)), v1, load_u8x64(x + 64))
+        u1 = dot(dot(none, v2, load_u8x64(x + 128)), v3, load_u8x64(x + 192))
+        return first_of_pairs(u0, u1) + second_of_pairs(u0, u1)
+
+    return multiply16 if sub == 16 else multiply32
 
 
 def make_matvec(
-    *, scales8, group_bytes, zero, quants64=None, vectors=None, mins8=None, quants32=None, scale=None,
-    minimum=None, small=True,
-):  # fmt: skip
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] for a type with sub-blocks of 32.
+    family, *, scales, mins=None, quants64=None, vectors=None, quants32=None, scale=None, minimum=None
+):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for few tokens.
+
+    Lane j adds up block j of every group of 256 weights, groups in file order; lanes are folded at the end.
+    `make_matmul` adds in the same order.
 
     Args:
-        vectors: see `side_by_side`; without it quants64: see `in_file_order`. scales8, mins8: (p) -> f32x8.
-        group_bytes: of 256 weights. small: every quant is below 128.
+        vectors: see `side_by_side`; without it quants64: see `in_file_order`. scales, mins: (p) -> f32x8, or
+            for sub-blocks of 16 f32x16: those of the blocks' first halves, then of the second ones.
         quants32, scale, minimum: the same for one block of 32, for widths that are no multiple of 256.
+
+    The kernel's `sums` are integers (Σ q of each sub-block), or for a type with minimums floats (d·Σ q); for
+    sub-blocks of 16 in the order [group][half][block].
     """
-    multiply = side_by_side(vectors, small) if vectors else in_file_order(quants64, small)
-    takes_mixed = vectors is not None
-    has_minimum, has_tail = mins8 is not None, quants32 is not None
-    mins8 = mins8 or nothing
-    tail = make_tail(quants32, scale, minimum, zero, group_bytes // 8) if has_tail else nothing
-    block_bytes = group_bytes // 8
+    (dot, zero), sub = dot_of(family), family.sub
+    if vectors:
+        multiply = side_by_side(vectors, sub, dot)
+    else:
+        multiply = in_file_order(quants64, sub, dot)
+    takes_mixed, has_minimum, has_tail = vectors is not None, family.has_minimum, quants32 is not None
+    mins = mins or nothing
+    group_bytes, block_bytes, sums_bytes = family.group_bytes, family.group_bytes // 8, 1024 // sub
+
+    @inline
+    def add_group32(total, p, x, xd, xs):
+        s, products = scales(p) * load_f32x8(xd), multiply(p, x)
+        if zero:
+            products = products - splat_i32x8(i32(zero)) * load_i32x8(xs)
+        total = fma(to_f32(products), s, total)
+        return fma(mins(p), -load_f32x8(xs), total) if has_minimum else total
+
+    @inline
+    def add_group16(total, p, x, xd, xs):
+        d, products = load_f32x8(xd), multiply(p, x)
+        if zero:
+            products = products - splat_i32x16(i32(zero)) * load_i32x16(xs)
+        s, numbers = scales(p) * concat(d, d), to_f32(products)
+        total = fma(low_half(numbers), low_half(s), total)
+        total = fma(high_half(numbers), high_half(s), total)
+        if has_minimum:  # both at once: four steps of one chain took 10 % longer than three
+            m = mins(p)
+            both = fma(high_half(m), load_f32x8(xs + 32), low_half(m) * load_f32x8(xs))
+            total = total - both
+        return total
+
+    add_group = add_group16 if sub == 16 else add_group32
+    tail = make_tail(family, quants32, scale, minimum) if has_tail else nothing
 
     @kernel
     def matvec(step, rank, n_threads, rows, w, q, mixed, d, sums, out, n_rows, width):
         low, high = share(n_rows, rank, n_threads)
-        row_bytes = (width // 32) * block_bytes
+        n_groups, n_left = width // 256, width % 256 // 32
+        row_bytes = n_groups * group_bytes + n_left * block_bytes
         activations = mixed if takes_mixed else q
         for t in range(load_i64(step + rows)):
             p = w + low * row_bytes
             for r in range(low, high):
-                a, b = splat_f32x16(f32(0)), splat_f32x16(f32(0))
-                offset = splat_f32x8(f32(0))
-                x, xd, xs = activations + t * width, d + t * width // 8, sums + t * width // 8
-                for _ in range(width // 256):
+                total = splat_f32x8(f32(0))
+                x, xd, xs = activations + t * width, d + t * width // 8, sums + t * (width * 4 // sub)
+                for _ in range(n_groups):
                     for line in range(0, group_bytes, 64):
                         prefetch(p + AHEAD + line)
-                    xd8 = load_f32x8(xd)
-                    s = scales8(p) * xd8
-                    if has_minimum:
-                        offset = fma(mins8(p) * xd8, to_f32(load_i32x8(xs)), offset)
-                    else:
-                        offset = fma(s, to_f32(load_i32x8(xs)), offset)
-                    a, b = multiply(p, x, s, a, b)
-                    p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + 32
-                total = reduce_add(a + b)
-                if has_minimum:
-                    total -= reduce_add(offset)
-                else:
-                    total -= f32(zero) * reduce_add(offset)
+                    total = add_group(total, p, x, xd, xs)
+                    p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + sums_bytes
                 if has_tail:
-                    n_blocks = width % 256 // 32
-                    total += tail(p, q + (t + 1) * width - n_blocks * 32, xd, xs, n_blocks)
-                    p += n_blocks * block_bytes
-                store(out + (t * n_rows + r) * 4, f32(total))
+                    total = tail(p, q + (t + 1) * width - n_left * 32, xd, xs, n_left, total)
+                    p += n_left * block_bytes
+                store(out + (t * n_rows + r) * 4, reduce_add(total))
 
     return matvec
 
 
-def make_tail(quants32, scale, minimum, zero, block_bytes):
-    """Return the function (p, x, xd, xs, n_blocks) -> the product of fewer than eight blocks of 32."""
-    has_minimum = minimum is not None
+@inline
+def itself(v):
+    return v
+
+
+def make_tail(family, quants32, scale, minimum):
+    """Return (p, x, xd, xs, n_blocks, total) -> total, plus the last blocks of a row, fewer than eight."""
+    (dot, zero), has_minimum, block_bytes = dot_of(family), family.has_minimum, family.block_bytes
     minimum = minimum or nothing
 
     @inline
-    def tail(p, x, xd, xs, n_blocks):
-        total = f32(0)
-        for _ in range(n_blocks):
-            products = reduce_add(dot4(splat_i32x8(i32(0)), quants32(p), load_u8x32(x)))
-            total += scale(p) * load_f32(xd) * f32(products - i32(zero) * load_i32(xs))
+    def tail(p, x, xd, xs, n_blocks, total):
+        for j in range(n_blocks):
+            products = reduce_add(dot(splat_i32x8(i32(0)), quants32(p), load_u8x32(x)))
+            if zero:
+                products = i32(products - i32(zero) * load_i32(xs))
+            s = splat_f32x8(f32(scale(p) * load_f32(xd)))
+            own = fma(splat_f32x8(f32(products)), s, total)
             if has_minimum:
-                total -= minimum(p) * load_f32(xd) * f32(load_i32(xs))
+                own = fma(splat_f32x8(minimum(p)), -splat_f32x8(load_f32(xs)), own)
+            total = choose_lane(j, own, total)
             p, x, xd, xs = p + block_bytes, x + 32, xd + 4, xs + 4
         return total
 
@@ -214,97 +298,38 @@ def if_wide(vectors):
     For types that put a weight together from two places, or that have sub-blocks of 16. Side by side, five
     bits took 10 to 20 % longer on AVX2, six and three bits up to 30 %; with AVX-512 all are faster.
     """
-    return vectors if emit.current_target().has("avx512bw") else None
-
-
-def in_file_order16(quants64):
-    """`in_file_order` for sub-blocks of 16."""
-
-    @inline
-    def multiply(p, x, s, a, b):
-        none = splat_i32x16(i32(0))
-        a = fma(to_f32(dot4_small(none, quants64(p, 0), load_u8x64(x))), quad0(s, s), a)
-        b = fma(to_f32(dot4_small(none, quants64(p, 1), load_u8x64(x + 64))), quad1(s, s), b)
-        a = fma(to_f32(dot4_small(none, quants64(p, 2), load_u8x64(x + 128))), quad2(s, s), a)
-        b = fma(to_f32(dot4_small(none, quants64(p, 3), load_u8x64(x + 192))), quad3(s, s), b)
-        return a, b
-
-    return multiply
-
-
-def side_by_side16(vectors):
-    """`side_by_side` for sub-blocks of 16: two vectors hold first halves of the blocks, two second halves."""
-
-    @inline
-    def multiply(p, x, s, a, b):
-        none, (v0, v1, v2, v3) = splat_i32x16(i32(0)), vectors(p)
-        u0 = dot4_small(dot4_small(none, v0, load_u8x64(x)), v1, load_u8x64(x + 64))
-        u1 = dot4_small(dot4_small(none, v2, load_u8x64(x + 128)), v3, load_u8x64(x + 192))
-        return fma(to_f32(u0), first_halves(s, s), a), fma(to_f32(u1), second_halves(s, s), b)
-
-    return multiply
-
-
-def make_matvec16(*, quants64, scales16, group_bytes, zero, vectors=None, mins16=None):
-    """`make_matvec` for a type with sub-blocks of 16; `sums` are those over 16."""
-    multiply = side_by_side16(vectors) if vectors else in_file_order16(quants64)
-    takes_mixed, has_minimum = vectors is not None, mins16 is not None
-    mins16 = mins16 or nothing
-
-    @kernel
-    def matvec(step, rank, n_threads, rows, w, q, mixed, d, sums, out, n_rows, width):
-        low, high = share(n_rows, rank, n_threads)
-        n_groups = width // 256
-        activations = mixed if takes_mixed else q
-        for t in range(load_i64(step + rows)):
-            p = w + low * n_groups * group_bytes
-            for r in range(low, high):
-                a, b, offset = splat_f32x16(f32(0)), splat_f32x16(f32(0)), splat_f32x16(f32(0))
-                x, xd, xs = activations + t * width, d + t * width // 8, sums + t * width // 4
-                for _ in range(n_groups):
-                    for line in range(0, group_bytes, 64):
-                        prefetch(p + AHEAD + line)
-                    xd8 = load_f32x8(xd)
-                    xd16 = twice(xd8, xd8)
-                    s = scales16(p) * xd16
-                    if has_minimum:
-                        offset = fma(mins16(p) * xd16, to_f32(load_i32x16(xs)), offset)
-                    else:
-                        offset = fma(s, to_f32(load_i32x16(xs)), offset)
-                    a, b = multiply(p, x, s, a, b)
-                    p, x, xd, xs = p + group_bytes, x + 256, xd + 32, xs + 64
-                total = reduce_add(a + b) - (f32(1) if has_minimum else f32(zero)) * reduce_add(offset)
-                store(out + (t * n_rows + r) * 4, f32(total))
-
-    return matvec
+    return vectors if TARGET.has("avx512bw") else None
 
 
 def doubled(numbers8):
-    """Return (p) -> f32x16: each of the eight numbers that `numbers8` gives, twice."""
+    """Return (p) -> f32x16: the eight numbers that `numbers8` gives, twice."""
 
     @inline
     def numbers16(p):
         v = numbers8(p)
-        return twice(v, v)
+        return concat(v, v)
 
     return numbers16
+
+
+@inline
+def apart(numbers):
+    """Sixteen bytes of numbers, one for each 16 weights: the blocks' first halves, then the second ones."""
+    return halves_apart(numbers, numbers)
 
 
 # ---- embedding rows ----------------------------------------------------------------------------------------
 
 
-def make_embed(
-    *, quants64, scales16, group_bytes, zero, mins16=None, quants32=None, scale=None, minimum=None
-):
+def make_embed(family, *, quants64, scales16, mins16=None, quants32=None, scale=None, minimum=None):
     """Return the kernel out[t] = row ids[t] of the matrix, as floats.
 
-    Args: as for `make_matvec16`; `scales16` gives a scale for each 16 weights, whatever the type's sub-blocks
-    are.
+    Args: as for `make_matvec`; `scales16` gives f32x16, whatever the type's sub-blocks are.
     """
-    has_minimum, has_tail = mins16 is not None, quants32 is not None
+    has_minimum, has_tail, zero = family.has_minimum, quants32 is not None, family.zero
     mins16, quants32 = mins16 or nothing, quants32 or nothing
     scale, minimum = scale or nothing, minimum or nothing
-    block_bytes = group_bytes // 8
+    group_bytes, block_bytes = family.group_bytes, family.group_bytes // 8
 
     @inline
     def put(out, quants, s, m):
@@ -322,10 +347,10 @@ def make_embed(
                 m = mins16(p) if has_minimum else splat_f32x16(f32(0))
                 for i in range(4):
                     v = quants64(p, i)
-                    put(o, low_half(low_half(v)), lane_at(s, 4 * i), lane_at(m, 4 * i))
-                    put(o + 64, high_half(low_half(v)), lane_at(s, 4 * i + 1), lane_at(m, 4 * i + 1))
-                    put(o + 128, low_half(high_half(v)), lane_at(s, 4 * i + 2), lane_at(m, 4 * i + 2))
-                    put(o + 192, high_half(high_half(v)), lane_at(s, 4 * i + 3), lane_at(m, 4 * i + 3))
+                    put(o, low_half(low_half(v)), lane_at(s, 2 * i), lane_at(m, 2 * i))
+                    put(o + 64, high_half(low_half(v)), lane_at(s, 2 * i + 8), lane_at(m, 2 * i + 8))
+                    put(o + 128, low_half(high_half(v)), lane_at(s, 2 * i + 1), lane_at(m, 2 * i + 1))
+                    put(o + 192, high_half(high_half(v)), lane_at(s, 2 * i + 9), lane_at(m, 2 * i + 9))
                     o += 256
                 p += group_bytes
             if has_tail:
@@ -343,51 +368,61 @@ def make_embed(
 # ---- prefill -----------------------------------------------------------------------------------------------
 
 
-def make_unpack(*, quants64, scales, group_bytes, mins=None, quants32=None, scale=None, minimum=None):
-    """Return the routine that unpacks one group of 32 rows to bytes, in the order [k/4][row][k%4].
+def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=None, minimum=None):
+    """Return the routine that unpacks up to CHUNK groups of 32 rows to bytes.
 
-    Its arguments: address of the first row, bytes per row, which group, how many blocks of 32 it has (fewer
-    than 8 at the end of a row), how many rows exist (the last is repeated), and a thread's scratch. Scales
-    and minimums go behind the bytes, as [sub-block][row]. All of it is put down row by row, then transposed.
+    Their order is [block of a group][group][k/4][row][k%4], so that what one sum takes lies together; scales
+    and minimums follow as [block][group][sub-block][row]. A group is put down row by row, then transposed.
+
+    Its arguments: address of the first row, bytes per row, the first group, how many blocks of 32 there are
+    (no multiple of 8 at the end of a row), how many rows exist (the last is repeated), a thread's scratch.
     """
-    has_minimum, has_tail = mins is not None, quants32 is not None
+    has_minimum, has_tail = family.has_minimum, quants32 is not None
     mins, quants32 = mins or nothing, quants32 or nothing
     scale, minimum = scale or nothing, minimum or nothing
-    block_bytes = group_bytes // 8
+    sub, group_bytes, block_bytes = family.sub, family.group_bytes, family.group_bytes // 8
+    numbers_bytes = 32 // sub * LINE  # scales of a block of 32 rows
 
     @routine(6)
-    def unpack(w, row_bytes, group, n_blocks, n_rows, tile):
-        rows = tile + ROWS
-        for row in range(TILE_ROWS):
-            p = w + min(row, n_rows - 1) * row_bytes + group * group_bytes
-            bytes_place, place = rows + row * 256, rows + TILE_BYTES + row * 64
-            if n_blocks == 8:
-                for i in range(4):
-                    store(bytes_place + i * 64, quants64(p, i))
-                store(place, scales(p))
-                if has_minimum:
-                    store(place + TILE_ROWS * 64, mins(p))
-            elif has_tail:
-                for i in range(n_blocks):
-                    store(bytes_place + i * 32, quants32(p))
-                    store(place + i * 4, f32(scale(p)))
+    def unpack(w, row_bytes, first, n_blocks, n_rows, tile):
+        rows, n_groups = tile + STAGED, (n_blocks + 7) // 8
+        for group in range(n_groups):
+            left = n_blocks - 8 * group
+            for row in range(TILE_ROWS):
+                p = w + min(row, n_rows - 1) * row_bytes + (first + group) * group_bytes
+                bytes_place, place = rows + row * 256, rows + TILE_ROWS * 256 + row * 64
+                if left >= 8:
+                    for i in range(4):
+                        store(bytes_place + i * 64, quants64(p, i))
+                    store(place, scales(p))
                     if has_minimum:
-                        store(place + TILE_ROWS * 64 + i * 4, f32(minimum(p)))
-                    p += block_bytes
-        line = TILE_ROWS * 4
-        for half in range(2):
-            bytes_place, place = rows + half * 16 * 256, rows + TILE_BYTES + half * 16 * 64
-            for i in range(4):
-                transpose16(bytes_place + i * 64, 256, tile + i * 16 * line + half * 64, line)
-            transpose16(place, 64, tile + SCALES + half * 64, line)
-            if has_minimum:
-                transpose16(place + TILE_ROWS * 64, 64, tile + MINIMUMS + half * 64, line)
+                        store(place + TILE_ROWS * 64, mins(p))
+                elif has_tail:
+                    for i in range(left):
+                        store(bytes_place + i * 32, quants32(p))
+                        store(place + i * 4, f32(scale(p)))
+                        if has_minimum:
+                            store(place + TILE_ROWS * 64 + i * 4, f32(minimum(p)))
+                        p += block_bytes
+            for half in range(2):
+                bytes_place, place = rows + half * 16 * 256, rows + TILE_ROWS * 256 + half * 16 * 64
+                words = tile + group * 8 * LINE + half * 64
+                apart_bytes = n_groups * 8 * LINE
+                for i in range(4):
+                    transpose16(bytes_place + i * 64, 256, words + i * 2 * apart_bytes, LINE, apart_bytes)
+                numbers, step = tile + group * numbers_bytes + half * 64, n_groups * numbers_bytes
+                halves = (
+                    LINE if sub == 16 else 8 * step
+                )  # else what follows eight scales goes where nobody reads
+                transpose16(place, 64, numbers + SCALES, step, halves)
+                if has_minimum:
+                    transpose16(place + TILE_ROWS * 64, 64, numbers + MINIMUMS, step, halves)
 
     return unpack
 
 
 @intrinsic
-def call_unpack(typing, function, w, row_bytes, group, n_blocks, n_rows, tile):
+def call_unpack(typing, function, w, row_bytes, first, n_blocks, n_rows, tile):
     """Call the routine of `make_unpack` at address `function`."""
 
     def codegen(context, builder, sig, args):
@@ -401,33 +436,63 @@ def call_unpack(typing, function, w, row_bytes, group, n_blocks, n_rows, tile):
 def make_matmul(*, sub, has_minimum, small=True):
     """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
 
-    With AVX-512 twelve sums (2 × 16 rows, 6 tokens) run side by side: a dot product takes 4 or 5 cycles, two
-    start in one. `small`: every quant is below 128; else `zero` is 128, so bytes are signed numbers shifted.
+    A row and token have eight sums, one for each block of a group, which add up that block of all groups: the
+    lanes of `make_matvec`. With AVX-512 twelve vectors of sums (2 × 16 rows, 6 tokens) run side by side: a
+    dot product takes 4 or 5 cycles, two start in one. `small`: every quant is below 128; else `zero` is 128,
+    so bytes are signed numbers shifted.
     """
-    signed = not small and emit.dots_signed(emit.current_target())
+    signed = not small and emit.dots_signed(TARGET)
     add_products = make_add_products(small, signed)
-    line = TILE_ROWS * 4  # bytes of one row of words, scales or minimums
+    fold = make_fold(LANES)
+    apart_bytes = TOKEN_BLOCK * LINE  # from one block's sums to the next one's
+    subtract_mins = make_subtract_minimums(32 // sub, LINE)
+    n_parts, sums_bytes = 32 // sub, 1024 // sub  # sub-blocks of a block; bytes of a group's Σ q
 
     @inline
-    def multiply(tile, acc, x, xd, xs, width, n_blocks, zero):
-        """32 rows × TILE_TOKENS × one group, added to `acc` (TILE_TOKENS, 32)."""
+    def multiply(words, scales, acc, x, xd, xs, width, n_groups, n_bytes, zero, begins):
+        """32 rows × TILE_TOKENS × one block of every group, added to `acc` (TILE_TOKENS, 32)."""
         d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
-        sums = load_sums(acc)
-        scales, words = tile + SCALES, tile
-        for j in range(n_blocks * 32 // sub):
-            products = no_products() if signed else offset_products(xs, s_stride, zero)
-            for k in range(0, sub, 4):
-                w0, w1 = load_u8x64(words), load_u8x64(words + 64)
-                products = add_products(products, w0, w1, x + k, width)
-                words += line
-            d = xd + j * sub // 32 * 4
-            s0, s1 = load_f32x16(scales), load_f32x16(scales + 64)
-            sums = add_scaled(sums, products, s0, s1, d, d_stride)
+        sums = no_sums() if begins else load_sums(acc)
+        for _ in range(n_groups):
+            for part in range(n_parts):
+                products = no_products() if signed else offset_products(xs + part * 32, s_stride, zero)
+                for k in range(0, n_bytes, 4):
+                    w0, w1 = load_u8x64(words), load_u8x64(words + 64)
+                    products = add_products(products, w0, w1, x + part * sub + k, width)
+                    words += LINE
+                s0, s1 = load_f32x16(scales), load_f32x16(scales + 64)
+                sums = add_scaled(sums, products, s0, s1, xd, d_stride)
+                scales += LINE
             if has_minimum:
-                m0, m1 = load_f32x16(scales + MINIMUMS - SCALES), load_f32x16(scales + MINIMUMS - SCALES + 64)
-                sums = subtract_minimums(sums, m0, m1, d, d_stride, xs, s_stride)
-            scales, xs, x = scales + line, xs + 4, x + sub
+                sums = subtract_mins(sums, scales + MINIMUMS - SCALES - n_parts * LINE, xs, s_stride)
+            x, xd, xs = x + 256, xd + 32, xs + sums_bytes
         store_sums(acc, sums)
+
+    @inline
+    def multiply_chunk(tile, acc, q, d, sums, width, first, n_blocks, n_bytes, t, n_tokens, zero):
+        """32 rows × up to TOKEN_BLOCK tokens from t on × one chunk."""
+        n_groups = (n_blocks + 7) // 8
+        for j in range(LANES):
+            n_here = n_groups - (1 if j >= n_blocks - 8 * (n_groups - 1) else 0)
+            words, scales = tile + j * n_groups * 8 * LINE, tile + SCALES + j * n_groups * n_parts * LINE
+            for i in range(0, n_tokens, TILE_TOKENS):
+                x = q + (t + i) * width + first * 256 + j * 32
+                xd = d + (t + i) * width // 8 + first * 32 + j * 4
+                xs = sums + (t + i) * (width * 4 // sub) + first * sums_bytes + j * 4
+                place = acc + j * apart_bytes + i * LINE
+                multiply(words, scales, place, x, xd, xs, width, n_here, n_bytes, zero, first == 0)
+
+    @inline
+    def copy_out(acc, out, n_tokens, row_bytes, n, spare):
+        """Fold the sums; the first n of 32 rows of every token go to their place."""
+        for t in range(n_tokens):
+            source, target = acc + t * LINE, out + t * row_bytes
+            place = target if n == TILE_ROWS else spare
+            store(place, fold(source, apart_bytes))
+            store(place + 64, fold(source + 64, apart_bytes))
+            if n < TILE_ROWS:
+                for i in range(0, n * 4, 4):
+                    store(target + i, load_f32(spare + i))
 
     @kernel
     def matmul(
@@ -435,47 +500,25 @@ def make_matmul(*, sub, has_minimum, small=True):
         scratch_bytes,
     ):  # fmt: skip
         n_tokens = load_i64(step + rows)
+        tile = scratch + rank * scratch_bytes
+        low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
+        n_groups = (width + 255) // 256
+        n_bytes = sub if UNROLLED else sub + (rank >> 32)
         if n_tokens == 0:
             return
-        tile = scratch + rank * scratch_bytes
-        acc = tile + ACCUMULATORS
-        low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
-        for first in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
-            n = min(TILE_ROWS, n_rows - first)
-            clear(acc, (n_tokens + TILE_TOKENS - 1) // TILE_TOKENS * TILE_TOKENS)
-            for group in range((width + 255) // 256):
-                n_blocks = min(8, width // 32 - group * 8)
-                call_unpack(unpack, w + first * row_bytes, row_bytes, group, n_blocks, n, tile)
-                for t in range(0, n_tokens, TILE_TOKENS):
-                    x = q + t * width + group * 256
-                    xd, xs = (
-                        d + t * width // 8 + group * 32,
-                        sums + t * width * 4 // sub + group * 1024 // sub,
-                    )
-                    multiply(tile, acc + t * line, x, xd, xs, width, n_blocks, zero)
-            copy_out(acc, out + first * 4, n_tokens, n_rows * 4, n)
+        for row in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
+            n = min(TILE_ROWS, n_rows - row)
+            for first in range(0, n_groups, CHUNK):
+                n_blocks = min(8 * CHUNK, width // 32 - first * 8)
+                call_unpack(unpack, w + row * row_bytes, row_bytes, first, n_blocks, n, tile)
+                for t in range(0, n_tokens, TOKEN_BLOCK):
+                    here = min(TOKEN_BLOCK, n_tokens - t)
+                    acc = tile + SUMS + (t * LANES * LINE if n_groups > CHUNK else 0)
+                    multiply_chunk(tile, acc, q, d, sums, width, first, n_blocks, n_bytes, t, here, zero)
+                    if first + CHUNK >= n_groups:
+                        copy_out(acc, out + (t * n_rows + row) * 4, here, n_rows * 4, n, tile + STAGED)
 
     return matmul
-
-
-@inline
-def clear(acc, n_tokens):
-    """Zeros for n_tokens × 32 sums."""
-    for i in range(0, n_tokens * TILE_ROWS * 4, 64):
-        store(acc + i, splat_f32x16(f32(0)))
-
-
-@inline
-def copy_out(acc, out, n_tokens, row_bytes, n):
-    """The first n of 32 sums of every token to their place."""
-    for t in range(n_tokens):
-        source, target = acc + t * TILE_ROWS * 4, out + t * row_bytes
-        if n == TILE_ROWS:
-            store(target, load_f32x16(source))
-            store(target + 64, load_f32x16(source + 64))
-        else:
-            for i in range(0, n * 4, 4):
-                store(target + i, load_f32(source + i))
 
 
 matmul32 = make_matmul(sub=32, has_minimum=False)

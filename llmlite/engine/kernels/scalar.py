@@ -1,12 +1,12 @@
 """Matrix times vector, one weight at a time: the formats as anyone would write them down first.
 
 The plain twins of the matvec kernels in `blocks32.py` and `blocks256.py`, and a rung of the ladder that
-`llmlite.bench.ladder` measures. Activations stay float32. Sums keep their order (`inline_exact`), as C and
+`llmlite.bench.ladder` measures. Activations stay float32. Sums keep their order, as C and
 plain numba keep it, so the compiler may not spread them over a vector's lanes.
 """
 
 from llmlite.engine.kernels.common import kernel, share
-from llmlite.engine.simd import f32, i64, inline_exact, load_f16, load_f32, load_i8, load_i64, load_u8, store
+from llmlite.engine.simd import f32, i64, inline, load_f16, load_f32, load_i8, load_i64, load_u8, store
 
 
 def make_matvec(row_dot, block_bytes, block_size):
@@ -24,7 +24,7 @@ def make_matvec(row_dot, block_bytes, block_size):
     return matvec
 
 
-@inline_exact
+@inline
 def row_q4_0(p, x, n_blocks):
     """Blocks of a float16 scale and 16 bytes; weight = scale · (nibble − 8), low nibbles first."""
     total = f32(0)
@@ -39,7 +39,7 @@ def row_q4_0(p, x, n_blocks):
     return total
 
 
-@inline_exact
+@inline
 def row_q8_0(p, x, n_blocks):
     """Blocks of a float16 scale and 32 signed bytes; weight = scale · byte."""
     total = f32(0)
@@ -52,7 +52,7 @@ def row_q8_0(p, x, n_blocks):
     return total
 
 
-@inline_exact
+@inline
 def scale_and_minimum(p, j):
     """The 6-bit scale and minimum of sub-block j, from the 12 bytes at p that hold eight of each."""
     if j < 4:
@@ -62,7 +62,7 @@ def scale_and_minimum(p, j):
     return scale, both >> 4 | i64(load_u8(p + j)) >> 6 << 4
 
 
-@inline_exact
+@inline
 def row_q4_k(p, x, n_blocks):
     """Super-blocks of 256: scales d and m (float16), 12 bytes of 6-bit scales, 128 bytes of nibbles.
 

@@ -1,0 +1,452 @@
+"""The article's claims as measurements: one row each, with the figure and the command that measures it.
+
+    print(ll.bench.claims(only=["privacy"]))
+
+A claim is a function below that returns a Finding. It measures on this machine, with what is installed; what
+can't be measured says so, and no figure is quoted from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from llmlite import resources
+from llmlite.bench import environment, envs, privacy, single
+from llmlite.bench.backends import BACKENDS
+from llmlite.bench.inputs import agreement_ids, open_models
+from llmlite.bench.process import BackendError, WorkerProcess, run_experiment
+from llmlite.bench.saved import Saved
+from llmlite.errors import LlmliteError
+
+HOLDS, PARTLY, FAILS, UNKNOWN = "holds", "holds partly", "doesn't hold here", "not measured"
+VERDICTS = (HOLDS, PARTLY, FAILS, UNKNOWN)
+READING = 7.0  # tokens per second that an adult reads: 300 words a minute, 1.4 tokens a word
+READERS = ("llmlite", "xllamacpp", "llamacpp", "openvino", "transformers")  # of GGUF files
+FILE_TYPES = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS".split()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What was found of one claim.
+
+    Args:
+        key: its name. claim: in the article's words, translated. verdict: one of VERDICTS.
+        figure: the measured numbers in a sentence, or why there are none. command: that measures it.
+        values: the numbers behind it, by name.
+    """
+
+    key: str
+    claim: str
+    verdict: str
+    figure: str
+    command: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"{self.key}: verdict {self.verdict!r} is none of {', '.join(VERDICTS)}")
+
+
+@dataclass(kw_only=True, repr=False)
+class Claims(Saved):
+    """All findings; `print(claims)` shows a table, a notebook the same as HTML."""
+
+    KIND: ClassVar[str] = "claims"
+    SAMPLE: ClassVar[str] = "samples/claims.json"
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __getitem__(self, key: str) -> Finding:
+        """Return the finding called `key`; KeyError names those there are."""
+        for each in self.findings:
+            if each.key == key:
+                return each
+        raise KeyError(f"{key!r}; there are: {', '.join(each.key for each in self.findings)}")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one JSON object per finding: what pandas.DataFrame takes."""
+        return [asdict(each) for each in self.findings]
+
+    def __repr__(self) -> str:
+        return f"Claims({', '.join(f'{each.key}: {each.verdict}' for each in self.findings)})"
+
+    def __str__(self) -> str:
+        parts = [f"measured on {self.environment.get('cpu_info', 'an unknown processor')}"]
+        for each in self.findings:
+            parts.append(f"{each.verdict.upper()}: {each.claim}\n  {each.figure}\n  $ {each.command}")
+        return "\n\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th scope="row">{escape(each.claim)}</th><td>{escape(each.verdict)}</td>'
+            f"<td>{escape(each.figure)}</td><td><code>{escape(each.command)}</code></td></tr>"
+            for each in self.findings
+        )
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("claim", "verdict", "figure", "command"))
+        return f"<table><caption>The article's claims</caption><tr>{head}</tr>{rows}</table>"
+
+    @classmethod
+    def _from_object(cls, found: Any) -> Self:
+        return cls(
+            environment=dict(found["environment"]),
+            findings=[Finding(**each) for each in found["findings"]],
+        )
+
+
+Found = tuple[str, str, dict[str, Any]]  # verdict, figure, values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    key: str
+    text: str
+    measure: Callable[[], Found]
+
+
+CLAIMS: dict[str, Claim] = {}
+
+
+def _claim(key: str, text: str) -> Callable[[Callable[[], Found]], Callable[[], Found]]:
+    def register(function: Callable[[], Found]) -> Callable[[], Found]:
+        CLAIMS[key] = Claim(key=key, text=text, measure=function)
+        return function
+
+    return register
+
+
+def claims(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _: None) -> Claims:
+    """Measure the claims and return what was found.
+
+    Args:
+        only: keys of CLAIMS; empty for all. progress: called with each claim before it is measured.
+
+    Raises:
+        LlmliteError: there is no such claim.
+    """
+    keys = tuple(only) or tuple(CLAIMS)
+    for key in keys:
+        if key not in CLAIMS:
+            raise LlmliteError(f"no claim {key!r}; there are: {', '.join(CLAIMS)}")
+    findings = []
+    for key in keys:
+        claim = CLAIMS[key]
+        progress(claim.text)
+        try:
+            verdict, figure, values = claim.measure()
+        except (LlmliteError, OSError, subprocess.SubprocessError) as error:
+            verdict, figure, values = UNKNOWN, f"the measurement failed: {error}", {}
+        findings.append(
+            Finding(
+                key=key,
+                claim=claim.text,
+                verdict=verdict,
+                figure=figure,
+                command=f"llmlite claims --only {key}",
+                values=values,
+            )
+        )
+    return Claims(environment=environment.record(), findings=findings)
+
+
+def _prompt(n_tokens: int) -> list[int]:
+    [file] = open_models("tales", ("F16",))
+    return agreement_ids(file, n_tokens)
+
+
+def _installed(extra: str) -> list[str]:
+    """Return the names of the backends of an extra that can run here."""
+    return [info.name for info in BACKENDS.values() if info.extra == extra and not info.unavailable()]
+
+
+# --- the claims -------------------------------------------------------------------------------
+
+
+@_claim("hardware", "A quantized model runs on ordinary hardware, without a GPU.")
+def _hardware() -> Found:
+    request = single.Request(model="tales:Q4_0", prompts=(), gens=(64,), repetitions=3)
+    [record] = single.measure(request)
+    with WorkerProcess("llmlite", 1) as worker:
+        worker.ask("start")
+        worker.ask("load", model=str(resources.model_path("tales:Q4_0")), n_ctx=128, n_threads=1)
+        worker.ask("decode", ids=_prompt(8), n_gen=16)
+        used = worker.ask("memory")
+    speed, private = record["avg_ts"], used["private_bytes"]
+    memory = "memory isn't told here" if private is None else f"{private / 1e6:.0f} MB of private memory"
+    figure = (
+        f"the bundled model ({record['model_size'] / 1e6:.1f} MB, Q4_0) writes {speed:.0f} tokens/s with "
+        f"{memory} on {record['cpu_info']}, {record['n_threads']} threads; a person reads "
+        f"about {READING:.0f}. Larger models: llmlite compare smollm2"
+    )
+    verdict = HOLDS if speed > READING else FAILS
+    return verdict, figure, {"tokens_per_second": speed, "private_bytes": private}
+
+
+@_claim("installation", "The engine has few dependencies and is quick to set up; the frameworks are large.")
+def _installation() -> Found:
+    values: dict[str, Any] = {}
+    try:
+        values["llmlite"] = _cost(*envs.footprint("llmlite-kit"))
+    except LlmliteError:  # run from a checkout: what it would install
+        parts = [envs.footprint(name) for name in ("numpy", "numba", "regex", "jinja2", "tqdm")]
+        values["llmlite"] = _cost(sum(n for n, _ in parts), sum(size for _, size in parts))
+    for name in envs.ENVIRONMENTS:
+        found = envs.installed(name)
+        if found:
+            values[name] = {
+                **_cost(found.n_packages, found.n_bytes),
+                "seconds": found.seconds,
+                "compiled": found.compiled,
+            }
+            continue
+        try:
+            values[name] = _cost(*envs.footprint(_distribution(name)))
+        except LlmliteError:
+            continue
+    said = []
+    for name, cost in values.items():
+        seconds = f", {cost['seconds']:.0f} s" if "seconds" in cost else ""
+        compiled = ", compiled here" if cost.get("compiled") else ""
+        said.append(
+            f"{name} {cost['n_bytes'] / 1e6:.0f} MB in {cost['n_packages']} packages{seconds}{compiled}"
+        )
+    frameworks = [values[name]["n_bytes"] for name in ("torch", "tensorflow") if name in values]
+    if not frameworks:
+        return UNKNOWN, "; ".join(said) + "; no framework is installed to compare with", values
+    smaller = values["llmlite"]["n_bytes"] < min(frameworks)
+    return HOLDS if smaller else FAILS, "; ".join(said), values
+
+
+def _cost(n_packages: int, n_bytes: int) -> dict[str, Any]:
+    return {"n_packages": n_packages, "n_bytes": n_bytes}
+
+
+def _distribution(extra: str) -> str:
+    """Return the package that gives an environment its purpose."""
+    if extra == "transformers":  # PyTorch comes first in its list
+        return extra
+    return envs._required(envs.ENVIRONMENTS[extra][0])
+
+
+@_claim("privacy", "Everything stays on the machine: no data leaves it.")
+def _privacy() -> Found:
+    model, ids = str(resources.model_path("tales:Q8_0")), _prompt(8)
+    names = [info for info in BACKENDS.values() if not info.unavailable()]
+    found = [privacy.examine(info, model, ids) for info in {info.module: info for info in names}.values()]
+    isolated = [each for each in found if each.isolated]
+    outside = [each for each in found if each.n_calls]
+    counted = [each for each in found if each.n_calls is not None]
+    figure = (
+        f"{len(isolated)} of {len(found)} backends computed in a namespace without a network"
+        f" ({', '.join(each.backend for each in isolated)}); system calls to other machines: "
+        + (", ".join(f"{each.backend} {each.n_calls}" for each in counted) or "strace isn't installed")
+    )
+    failed = [f"{each.backend}: {each.reason}" for each in found if each.isolated is False]
+    figure += f"; failed there: {'; '.join(failed)}" if failed else ""
+    values = {each.backend: asdict(each) for each in found}
+    if not counted and not isolated:
+        return UNKNOWN, figure, values
+    ours = any(each.backend.startswith("llmlite") for each in outside)
+    return (FAILS if ours else PARTLY if failed or outside else HOLDS), figure, values
+
+
+@_claim("training", "The frameworks train models, with automatic differentiation; the engine only runs them.")
+def _training() -> Found:
+    values: dict[str, Any] = {}
+    said = []
+    for extra in ("torch", "tensorflow"):
+        names = _installed(extra)
+        if not names:
+            said.append(f"{extra} isn't installed")
+            continue
+        values[extra] = run_experiment(f"{extra}_training", BACKENDS[names[0]].python(), ids=_prompt(65))
+        r = values[extra]
+        said.append(
+            f"{extra}: {r['steps']} steps on the bundled model in {r['seconds']:.0f} s, "
+            f"loss {r['loss_before']:.2f} to {r['loss_after']:.2f}"
+        )
+    asked = subprocess.run(
+        [sys.executable, "-m", "llmlite", "train"], capture_output=True, text=True, timeout=60
+    )
+    values["llmlite"] = {"exit_code": asked.returncode}
+    said.append(f"`llmlite train` ends with exit code {asked.returncode}: there is no such command")
+    trained = [
+        values[name]["loss_after"] < values[name]["loss_before"] for name in values if name != "llmlite"
+    ]
+    if not trained:
+        return UNKNOWN, "; ".join(said), values
+    return HOLDS if all(trained) and asked.returncode else PARTLY, "; ".join(said), values
+
+
+@_claim("distributed", "The frameworks train on several machines at once.")
+def _distributed() -> Found:
+    names = _installed("torch")
+    if not names:
+        return UNKNOWN, "PyTorch isn't installed", {}
+    found = run_experiment("torch_distributed", BACKENDS[names[0]].python())
+    same = found["largest_difference"] < 1e-5
+    figure = (
+        f"torch.distributed (gloo), {found['processes']} processes on this machine: their losses differ from "
+        f"one process's by at most {found['largest_difference']:.1e}; several machines weren't tried"
+    )
+    return PARTLY if same else FAILS, figure, found
+
+
+@_claim(
+    "breadth",
+    "The frameworks do any task and any architecture; the engine runs the language models it knows.",
+)
+def _breadth() -> Found:
+    names = _installed("torch")
+    refused = _refusal()
+    values: dict[str, Any] = {"refusal": refused}
+    said = f"a GGUF file with an unknown architecture is refused: {refused!r}"
+    if not names:
+        return UNKNOWN, f"PyTorch isn't installed; {said}", values
+    found = run_experiment("torch_breadth", BACKENDS[names[0]].python())
+    values |= found
+    learned = (
+        found["image_accuracy"] > 0.9
+        and found["series_error"] < 0.1
+        and found["reward"] > 0.8
+        and found["new_architecture_output"] == [6, 50]
+    )
+    figure = (
+        f"PyTorch toys: pictures {found['image_accuracy']:.0%} right (guessing {found['image_guess']:.0%}), "
+        f"a time series with error {found['series_error']:.1e} (guessing {found['series_guess']}), rewards "
+        f"{found['reward']:.2f} (guessing {found['reward_guess']}), a new architecture in ten lines; {said}"
+    )
+    return HOLDS if learned and refused else PARTLY, figure, values
+
+
+def _refusal() -> str:
+    """Return what llmlite says to a file whose architecture it doesn't know; "" if it takes it."""
+    from llmlite import gguf
+    from llmlite.model import load
+
+    with gguf.read(resources.model_path("tales:Q8_0")) as file:
+        metadata = {**file.metadata, "general.architecture": "runningmean"}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "unknown.gguf"
+            gguf.write(path, metadata, file.tensors)
+            try:
+                load(path)
+            except LlmliteError as error:
+                return str(error).replace(str(path), path.name)
+    return ""
+
+
+@_claim("formats", "One file format serves many engines, types and architectures.")
+def _formats() -> Found:
+    from llmlite.architectures import ARCHITECTURES
+
+    values: dict[str, Any] = {"llmlite_architectures": list(ARCHITECTURES), "types_tried": FILE_TYPES}
+    said = []
+    for name in READERS:
+        info = BACKENDS[name]
+        if info.unavailable():
+            said.append(f"{info.title} isn't installed")
+            continue
+        values[name] = _types_read(name)
+        said.append(f"{info.title} {sum(values[name].values())} of {len(FILE_TYPES)}")
+    figure = (
+        f"the bundled model in {len(FILE_TYPES)} types, loaded and run by: {', '.join(said)}; "
+        f"llmlite knows {len(ARCHITECTURES)} architectures"
+    )
+    read = [sum(values[name].values()) for name in READERS if name in values]
+    if len(read) < 2:
+        return UNKNOWN, figure, values
+    return HOLDS if min(read) == len(FILE_TYPES) else PARTLY, figure, values
+
+
+def _types_read(name: str) -> dict[str, bool]:
+    """Return for each type whether a backend loads the bundled model in it and makes a token."""
+    found: dict[str, bool] = {}
+    worker: WorkerProcess | None = None
+    try:
+        for type_name in FILE_TYPES:
+            if worker is None:  # at first, and after one that died of a file
+                worker = WorkerProcess(name, 1, python=BACKENDS[name].python(), timeout=120)
+                worker.ask("start")
+            try:
+                path = str(resources.model_path(f"tales:{type_name}"))
+                worker.ask("load", model=path, n_ctx=32, n_threads=1)
+                worker.ask("prefill", ids=[1, 2, 3])
+                found[type_name] = True
+            except BackendError as error:
+                found[type_name] = False
+                if "process ended" in str(error) or "no answer" in str(error):
+                    worker.close()
+                    worker = None
+    finally:
+        if worker is not None:
+            worker.close()
+    return found
+
+
+@_claim("devices", "It runs from a phone's processor to a server's GPU.")
+def _devices() -> Found:
+    machine = environment.record()["machine"]
+    figure = (
+        f"this machine is {machine}; another processor's speed can't be measured here, and a GPU isn't used. "
+        "Figures of vendors aren't quoted"
+    )
+    return UNKNOWN, figure, {"machine": machine}
+
+
+@_claim("community", "The frameworks have the larger communities.")
+def _community() -> Found:
+    return UNKNOWN, "the size of a community can't be measured on this machine", {}
+
+
+@_claim("ecosystem", "The frameworks fit into Transformers, TensorFlow Hub, Triton and SageMaker.")
+def _ecosystem() -> Found:
+    values: dict[str, Any] = {}
+    model, ids = str(resources.model_path("tales:Q8_0")), _prompt(8)
+    for name in ("transformers", "tensorflow-hub"):
+        info = BACKENDS[name]
+        if reason := info.unavailable():
+            values[name] = reason
+            continue
+        try:
+            with WorkerProcess(name, 1, python=info.python(), timeout=240) as worker:
+                worker.ask("start")
+                worker.ask("convert", model=model, n_ctx=64)
+                worker.ask("load", model=model, n_ctx=64, n_threads=1)
+                worker.ask("decode", ids=ids, n_gen=4)
+            values[name] = "ran the bundled model"
+        except BackendError as error:
+            values[name] = str(error)
+    values["Triton, SageMaker"] = _served()
+    ran = [name for name, said in values.items() if said == "ran the bundled model"]
+    figure = "; ".join(f"{name}: {said}" for name, said in values.items())
+    return (PARTLY if ran else UNKNOWN), figure, values
+
+
+@_claim("scale", "The frameworks' servers scale to many users at once.")
+def _scale() -> Found:
+    return UNKNOWN, f"throughput at 1, 4 and 16 clients: {_served()}", {}
+
+
+def _served() -> str:
+    """Say what is known of servers: whether this installation has a command for them at all."""
+    from importlib.util import find_spec
+
+    if find_spec("llmlite.cli.serve") is None:
+        return "not measured yet: this version has no command `llmlite serve`"
+    return "not measured by this command: see the tests of `llmlite serve`"
+
+
+def as_json(found: Claims) -> str:
+    """Return the findings and the machine as JSON text."""
+    return json.dumps({"environment": found.environment, "findings": found.records()}, indent=2)

@@ -1,0 +1,113 @@
+"""llama.cpp from a wheel, without a compiler: xllamacpp, through its Python API.
+
+The wheel is one build for all x86-64 processors with AVX2: no AVX-512, no VNNI. That is a handicap, and the
+row says so. The API is llama.cpp's server inside the process. It reports the times of prompt and tokens
+itself, which is what counts here for writing: streamed chunks come late when a token is part of a character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xllamacpp
+
+from llmlite import gguf
+
+GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "ignore_eos": True, "cache_prompt": False}
+
+
+def make() -> XllamacppBackend:
+    """Return the backend."""
+    return XllamacppBackend()
+
+
+class XllamacppBackend:
+    """One xllamacpp.Server with one slot."""
+
+    def __init__(self) -> None:
+        self.server: Any = None
+        self.n_threads = self.n_vocab = self.plain_token = 0
+
+    def start(self) -> None:
+        """Nothing left to import: this file already did."""
+
+    def load(self, path: str, n_ctx: int, n_threads: int) -> None:
+        with gguf.read(path) as file:
+            tokens = file.metadata["tokenizer.ggml.tokens"]
+            self.n_vocab = len(tokens)
+            self.plain_token = next(
+                i for i, token in enumerate(tokens) if token.isascii() and token.isalpha()
+            )
+        self.server = None
+        found = xllamacpp.CommonParams()
+        found.model.path = path
+        found.n_ctx = found.n_batch = n_ctx
+        found.n_ubatch = min(n_ctx, 512)
+        found.n_parallel = 1
+        found.warmup = False
+        found.verbosity = -1
+        found.ctx_shift = False
+        for cpu in (found.cpuparams, found.cpuparams_batch):
+            cpu.n_threads = n_threads
+        found.cache_type_k = found.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        found.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self.server = xllamacpp.Server(found)
+        self.n_threads = n_threads
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Return log probabilities, (T, V): the server gives these; logits differ by a constant."""
+        rows = np.full((len(ids), self.n_vocab), -1e4, np.float32)
+        for i in range(len(ids)):
+            for entry in self._likely(ids[: i + 1], self.n_vocab):
+                rows[i, entry["id"]] = entry["logprob"]
+        return rows
+
+    def prefill(self, ids: Sequence[int]) -> int:
+        self._answer(ids, 1)
+        return -1  # the token itself isn't told without the probabilities, which cost time
+
+    def step(self, token: int) -> int:
+        raise NotImplementedError("this library writes in a loop of its own: `write`")
+
+    def write(self, ids: Sequence[int], n_gen: int) -> list[int]:
+        """Return the nanoseconds of `n_gen` tokens, in one number: the server's own clock."""
+        timings = self._answer(ids, n_gen + 1)["timings"]
+        return [round(timings["predicted_ms"] * 1e6)]
+
+    def greedy(self, ids: Sequence[int], n_gen: int) -> list[int]:
+        tokens: list[int] = []
+        for _ in range(n_gen):
+            tokens.append(int(self._likely([*ids, *tokens], 1)[0]["id"]))
+        return tokens
+
+    def _likely(self, ids: Sequence[int], n_tokens: int) -> list[dict[str, Any]]:
+        """Return the most likely next tokens and their log probabilities.
+
+        The server keeps back a token that is part of a character, and its probabilities with it. These come
+        before sampling, so a bias that makes it choose a plain word leaves them as they are.
+        """
+        found = self._answer(
+            ids, 1, logprobs=n_tokens, logit_bias=[[self.plain_token, 1e6]], cache_prompt=True
+        )["choices"][0]
+        return found["logprobs"]["content"][0]["top_logprobs"]
+
+    def _answer(self, ids: Sequence[int], n_gen: int, **more: Any) -> dict[str, Any]:
+        found = self.server.handle_completions({"prompt": list(ids), "max_tokens": n_gen, **GREEDY, **more})
+        if not isinstance(found, dict) or "choices" not in found:
+            raise RuntimeError(f"the server answered {str(found)[:200]}")
+        return found
+
+    def about(self) -> dict[str, Any]:
+        info = str(xllamacpp.get_system_info())
+        features = [
+            part.split("=")[0].strip(" :") for part in info.replace("CPU", "").split("|") if "= 1" in part
+        ]
+        return {
+            "n_threads": self.n_threads,
+            "type_k": "f32",
+            "version": xllamacpp.__version__,
+            "isa": " ".join(features),
+            "note": "a wheel built for AVX2, without AVX-512 and VNNI; writing is timed by its own clock",
+        }

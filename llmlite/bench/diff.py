@@ -1,0 +1,203 @@
+"""Compare two files of measurements: what is computed first, then speed, as ratios that a CI can trust.
+
+Only ratios within one run are compared with ratios within another: the speed of an entry against the speed of
+a base entry that ran beside it, block by block. A slower machine, or a busier one, slows both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from xml.etree import ElementTree
+
+import numpy as np
+
+from llmlite.bench.samples import Comparison
+from llmlite.bench.summary import METRICS, MIN_BLOCKS, N_RESAMPLES, entry_label, selected, verdict
+from llmlite.errors import LlmliteError
+
+SPEEDS = ("prefill", "decode")
+OK, SLOWER, WRONG, UNUSABLE = 0, 3, 4, 2
+EXIT_CODES = {
+    OK: "nothing is slower for certain, and everything computes the same",
+    UNUSABLE: "a file can't be read, or the two have nothing in common",
+    SLOWER: "something is slower for certain",
+    WRONG: "something that agreed with float32 arithmetic doesn't any more, or is missing",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One thing compared. kind: "agreement" or a key of SPEEDS.
+
+    Args:
+        entry: label of backend and type. verdict: "agrees", "DISAGREES", "missing", "faster", "slower",
+            "about equal", "can't tell".
+        ratio, low, high: how many times faster than before, with its 95 % interval; None for agreement.
+        text: the reason, or what it was measured against.
+    """
+
+    entry: str
+    kind: str
+    verdict: str
+    text: str = ""
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict in ("DISAGREES", "missing", "slower")
+
+    def __str__(self) -> str:
+        figures = "" if self.ratio is None else f" {self.ratio:.3f}x ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.entry}, {self.kind}:{figures} {self.verdict}" + (f"; {self.text}" if self.text else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff:
+    """All rows. base: what speeds are ratios to."""
+
+    rows: tuple[Row, ...]
+    base: str
+
+    @property
+    def exit_code(self) -> int:
+        if any(row.kind == "agreement" and row.failed for row in self.rows):
+            return WRONG
+        return SLOWER if any(row.failed for row in self.rows) else OK
+
+    def text(self) -> str:
+        return "\n".join([f"speeds against {self.base} of the same run", *map(str, self.rows)])
+
+    def markdown(self) -> str:
+        """Return a table for a pull request."""
+        lines = [
+            f"Speeds are ratios to {self.base} of the same run; 95 % intervals from blocks.",
+            "",
+            "| entry | what | now / before | interval | verdict |",
+            "| :-- | :-- | --: | :-- | :-- |",
+        ]
+        for row in self.rows:
+            ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+            interval = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
+            said = f"{row.verdict}: {row.text}" if row.text and row.failed else row.verdict
+            cells = (row.entry, row.kind, ratio, interval, f"**{said}**" if row.failed else said)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        return "\n".join(lines)
+
+    def junit(self) -> str:
+        """Return JUnit XML: one case per row; what can't be told is skipped, not passed."""
+        failures = sum(row.failed for row in self.rows)
+        skipped = sum(row.verdict == "can't tell" for row in self.rows)
+        suite = ElementTree.Element(
+            "testsuite",
+            name="llmlite bench diff",
+            tests=str(len(self.rows)),
+            failures=str(failures),
+            skipped=str(skipped),
+        )
+        for row in self.rows:
+            case = ElementTree.SubElement(suite, "testcase", classname=row.kind, name=row.entry)
+            if row.failed:
+                ElementTree.SubElement(case, "failure", message=str(row)).text = str(row)
+            elif row.verdict == "can't tell":
+                ElementTree.SubElement(case, "skipped", message=str(row))
+        ElementTree.indent(suite)
+        return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def compare(before: Comparison, after: Comparison, base: str | None = None) -> Diff:
+    """Compare two runs.
+
+    Args:
+        base: the backend that speeds are ratios to; None for the first of torch-f32, llamacpp, xllamacpp and
+            llmlite-eager that both runs have. What changed must not be the base.
+
+    Raises:
+        LlmliteError: the runs have no entry, or no base, in common.
+    """
+    ours = [entry for entry in before.entries() if entry in after.entries()]
+    if not ours:
+        raise LlmliteError("the two runs have no backend and quantization in common")
+    rows = [_agreement(before, after, entry) for entry in before.entries()]
+    chosen = _base(before, after, ours, base)
+    for entry in ours:
+        if entry != chosen:
+            rows += [_speed(before, after, entry, chosen, metric) for metric in SPEEDS]
+    return Diff(rows=tuple(rows), base=entry_label(*chosen))
+
+
+def _base(
+    before: Comparison, after: Comparison, ours: Sequence[tuple[str, str]], base: str | None
+) -> tuple[str, str]:
+    def timed(comparison: Comparison) -> set[tuple[str, str]]:
+        return {(m.backend, m.model_type) for m in comparison.measurements if m.block >= 0}
+
+    both = timed(before) & timed(after)
+    for name in [base] if base else ["torch-f32", "llamacpp", "xllamacpp", "llmlite-eager"]:
+        for entry in ours:
+            if entry[0] == name and entry in both:
+                return entry
+    wanted = base or "torch-f32, llamacpp, xllamacpp or llmlite-eager"
+    raise LlmliteError(f"both runs must have timed {wanted}, which speeds are ratios to")
+
+
+def _agreement(before: Comparison, after: Comparison, entry: tuple[str, str]) -> Row:
+    def found(comparison: Comparison) -> dict[str, object] | None:
+        rows = [r for r in comparison.agreement if (r["backend"], r["model_type"]) == entry]
+        return rows[0] if rows else None
+
+    then, now = found(before), found(after)
+    label = entry_label(*entry)
+    if now is None:
+        reasons = [str(r["reason"]) for r in after.skipped if r["backend"] == entry[0]]
+        return Row(entry=label, kind="agreement", verdict="missing", text=reasons[0] if reasons else "")
+    if now["agrees"]:
+        return Row(entry=label, kind="agreement", verdict="agrees")
+    if then and not then["agrees"]:
+        return Row(entry=label, kind="agreement", verdict="can't tell", text=f"as before: {now['reason']}")
+    return Row(entry=label, kind="agreement", verdict="DISAGREES", text=str(now["reason"]))
+
+
+def _speed(
+    before: Comparison, after: Comparison, entry: tuple[str, str], base: tuple[str, str], metric: str
+) -> Row:
+    label = entry_label(*entry)
+    then, now = _ratios(before, entry, base, metric), _ratios(after, entry, base, metric)
+    least = min(len(then), len(now))
+    if not least:
+        return Row(entry=label, kind=metric, verdict="can't tell", text="not timed in both runs")
+    low, high = _interval(then, now)
+    return Row(
+        entry=label,
+        kind=metric,
+        verdict=verdict(low, high, least),
+        text="" if least >= MIN_BLOCKS else f"{least} blocks; {MIN_BLOCKS} are the least",
+        ratio=median(now) / median(then),
+        low=low,
+        high=high,
+    )
+
+
+def _ratios(
+    comparison: Comparison, entry: tuple[str, str], base: tuple[str, str], metric: str
+) -> list[float]:
+    """Return how many times faster an entry was than the base, for each block that has both."""
+    found = METRICS[metric]
+    ours, theirs = (
+        {m.block: m.median_ns / m.n_tokens for m in selected(comparison, found, *which) if m.block >= 0}
+        for which in (entry, base)
+    )
+    return [theirs[block] / ours[block] for block in sorted(ours.keys() & theirs.keys())]
+
+
+def _interval(then: Sequence[float], now: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of median(now) / median(then), each resampled on its own."""
+    random = np.random.default_rng(seed)
+    medians = [
+        np.median(random.choice(np.asarray(each), (N_RESAMPLES, len(each))), axis=1) for each in (now, then)
+    ]
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    return float(low), float(high)

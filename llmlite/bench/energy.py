@@ -1,0 +1,87 @@
+"""Energy by RAPL, the counters of Intel's and AMD's processors (Linux powercap), where they may be read.
+
+Each package has a counter in microjoules that wraps at `max_energy_range_uj`. Since 2020 only root may read
+it on most systems, and virtual machines rarely have it at all: then this says so, and nothing is estimated.
+Source: the Linux kernel's Documentation/power/powercap/powercap.rst.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/class/powercap")
+NOT_READABLE = "not readable here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zone:
+    """One counter. name: such as "package-0". path: its folder. limit: microjoules at which it wraps."""
+
+    name: str
+    path: Path
+    limit: int
+
+    def read(self) -> int:
+        """Return microjoules since some beginning.
+
+        Raises:
+            OSError, ValueError: it can't be read.
+        """
+        return int((self.path / "energy_uj").read_text())
+
+
+def zones(root: Path = ROOT) -> list[Zone]:
+    """Return the packages whose counter can be read; parts of a package (cores, DRAM) would count twice."""
+    found = []
+    for path in sorted(root.glob("*-rapl:*")):
+        if path.name.count(":") != 1:
+            continue
+        try:
+            name = (path / "name").read_text().strip()
+            zone = Zone(name=name, path=path, limit=int((path / "max_energy_range_uj").read_text()))
+            zone.read()
+        except (OSError, ValueError):
+            continue
+        if name.startswith("package") and zone.limit > 0:
+            found.append(zone)
+    return found
+
+
+class Meter:
+    """Joules of all packages between `start` and `stop`; None where no counter can be read.
+
+    It counts the whole machine: other programs' work is in it. A span must be shorter than a wrap of the
+    counter, which takes minutes at full power.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.zones = zones(root)
+        self._begin: list[int] = []
+
+    @property
+    def note(self) -> str:
+        """What a table says in place of a figure; "" where there is one."""
+        return "" if self.zones else NOT_READABLE
+
+    def start(self) -> None:
+        self._begin = self._read()
+
+    def stop(self) -> float | None:
+        """Return joules since `start`."""
+        if not self.zones or not self._begin:
+            return None
+        end = self._read()
+        if len(end) != len(self._begin):
+            return None
+        used = (
+            last - first if last >= first else last + zone.limit - first
+            for zone, first, last in zip(self.zones, self._begin, end)
+        )
+        return sum(used) / 1e6
+
+    def _read(self) -> list[int]:
+        try:
+            return [zone.read() for zone in self.zones]
+        except (OSError, ValueError):
+            return []

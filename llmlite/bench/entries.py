@@ -1,0 +1,157 @@
+"""One backend on one file: its process, and how that is started so that the backend is at its best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmlite.bench.backends import BackendInfo
+from llmlite.bench.inputs import ModelFile
+from llmlite.bench.process import BackendError, WorkerProcess
+
+# OpenMP's threads spin while they wait, or sleep. On a quiet machine spinning is faster, on a busy one it can
+# cost two thirds of the speed, so each OpenMP backend is tried both ways and runs the better one.
+POLICIES: dict[str, dict[str, str]] = {"spin": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
+PROBES = 3  # of each policy, in turns
+PROBE = (32, 12)  # tokens read and written
+
+
+@dataclass
+class Entry:
+    """One backend on one file, and its living process while there is one."""
+
+    info: BackendInfo
+    file: ModelFile
+    worker: WorkerProcess | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"backend": self.info.name, "model_type": self.file.model_type}
+
+    @property
+    def label(self) -> str:
+        return f"{self.info.name} {self.file.model_type}"
+
+    @property
+    def type_k(self) -> str:
+        return str(self.about.get("type_k", "f32"))
+
+    @property
+    def own_quantization(self) -> bool:
+        return bool(self.about.get("own_quantization"))
+
+    def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
+        assert self.worker is not None
+        return self.worker.ask(action, **arguments)
+
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """Starts workers the same way every time.
+
+    Args:
+        n_threads: of every backend. n_ctx: positions in the cache. timeout: seconds for any one answer.
+        prompt: token ids of the first prompt. lengths: of the prompts that will come, for those that compile.
+    """
+
+    n_threads: int
+    n_ctx: int
+    timeout: float
+    prompt: Sequence[int]
+    lengths: Sequence[int]
+    policies: dict[str, str] = field(default_factory=dict)
+
+    def process(self, info: BackendInfo, variables: Mapping[str, str] | None = None) -> WorkerProcess:
+        """Start a backend's interpreter, in its own environment where it has one.
+
+        Raises:
+            BackendError: it doesn't start.
+        """
+        chosen = POLICIES[self.policies.get(info.name, "spin")]
+        return WorkerProcess(
+            info.name,
+            self.n_threads,
+            timeout=self.timeout,
+            python=info.python() or None,
+            variables=chosen if variables is None else variables,
+        )
+
+    def load(self, worker: WorkerProcess, file: ModelFile) -> dict[str, Any]:
+        """Load a file into a started worker and return its answer."""
+        return worker.ask("load", model=str(file.path), n_ctx=self.n_ctx, n_threads=self.n_threads)
+
+    def launch(
+        self,
+        entry: Entry,
+        stack: ExitStack,
+        *,
+        variables: Mapping[str, str] | None = None,
+        after_load: Callable[[WorkerProcess], None] | None = None,
+    ) -> tuple[WorkerProcess, dict[str, int]]:
+        """Start, import, convert, load, compile, make the first token.
+
+        Returns the worker and nanoseconds by phase, "_cold" after each name where llmlite compiled kernels.
+        """
+        worker = self.process(entry.info, variables)
+        stack.callback(worker.close)
+        times = {"start": worker.start_ns, "import": worker.ask("start")["ns"]}
+        converted = worker.ask("convert", model=str(entry.file.path), n_ctx=self.n_ctx)
+        if converted["converted"]:
+            times["convert"] = converted["ns"]
+        loaded = self.load(worker, entry.file)
+        times["load"] = loaded["ns"]
+        entry.about = loaded["about"]
+        if after_load:
+            after_load(worker)
+        compiled = worker.ask("compile", lengths=list(self.lengths))
+        if compiled["compiled"]:
+            times["compile"] = compiled["ns"]
+        first = worker.ask("first_token", ids=list(self.prompt))
+        times["first_token"] = first["ns"]
+        cold = "_cold" if first["compiled"] else ""
+        return worker, {phase + cold: ns for phase, ns in times.items()}
+
+    def choose_policy(self, entry: Entry, stack: ExitStack) -> tuple[WorkerProcess, dict[str, int]]:
+        """Launch an OpenMP backend under both waiting policies, keep the faster one and remember its name."""
+        launched = {
+            name: self.launch(entry, stack, variables=variables) for name, variables in POLICIES.items()
+        }
+        best: dict[str, int] = {}
+        ids = (list(self.prompt) * (1 + PROBE[0] // len(self.prompt)))[: PROBE[0]]
+        for _ in range(PROBES):
+            for name, (worker, _times) in launched.items():
+                ns = worker.ask("decode", ids=ids, n_gen=PROBE[1])["samples_ns"][0]
+                best[name] = min(ns, best.get(name, ns))
+        faster = min(best, key=lambda name: best[name])
+        self.policies[entry.info.name] = faster
+        for name, (worker, _times) in launched.items():
+            if name != faster:
+                worker.close()
+        return launched[faster]
+
+    def start(self, entry: Entry, stack: ExitStack) -> dict[str, int]:
+        """Give the entry its living process and return the nanoseconds of each phase of its start.
+
+        Raises:
+            BackendError: the process failed.
+        """
+        undecided = entry.info.openmp and entry.info.name not in self.policies
+        if undecided and self.n_threads > 1:
+            worker, times = self.choose_policy(entry, stack)
+        else:
+            worker, times = self.launch(entry, stack)
+        if entry.info.openmp:
+            entry.about["wait_policy"] = self.policies.get(entry.info.name, "spin")
+        entry.worker = worker
+        return times
+
+
+__all__ = ["POLICIES", "BackendError", "Entry", "Launcher"]

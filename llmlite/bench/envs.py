@@ -1,0 +1,243 @@
+"""Environments of their own for backends whose packages collide with others, or are too large to mix in.
+
+`llmlite bench env create NAME` makes one in the cache folder, with uv where it is installed and with venv and
+pip elsewhere. What the installation cost is recorded: seconds, packages, bytes and whether anything was
+compiled are claims of the comparison too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llmlite import files, resources
+from llmlite.errors import LlmliteError
+
+# Beside what a backend needs, what llmlite's side of the worker imports.
+ALWAYS = ("numpy>=2.0",)
+# Name -> requirements. The same as the extras of that name in pyproject.toml, which a test holds equal.
+ENVIRONMENTS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch>=2.4",),
+    "transformers": ("torch>=2.4", "transformers>=4.50", "accelerate>=1.0", "gguf>=0.17"),
+    "tensorflow": (
+        "tensorflow>=2.16",  # not tensorflow-cpu: Hub's tf-keras requires this one, and both share a folder
+        "tensorflow-hub>=0.16",
+        "tf-keras>=2.16",
+        "setuptools<81",  # tensorflow-hub imports pkg_resources, which later ones lack
+    ),
+    "xllamacpp": ("xllamacpp>=2025.9",),
+    "llamacpp": ("llama-cpp-python>=0.3.16",),
+    "openvino": ("openvino-genai>=2025.2",),
+    "ctranslate2": ("ctranslate2>=4.5",),
+}
+RECORD = "installation.json"
+COMPILED = ("Building wheel for", "Built ")  # what pip and uv say when no wheel fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """What installing an environment cost.
+
+    Args:
+        name: of the environment. requirements: what was asked for.
+        seconds: of the installer, downloads included, the interpreter's own environment not.
+        n_bytes: of the installed files. n_packages: of the distributions, numpy among them.
+        compiled: whether a package came as source and was built here.
+        installer: "uv" or "pip". python: version.
+    """
+
+    name: str
+    requirements: tuple[str, ...]
+    seconds: float
+    n_bytes: int
+    n_packages: int
+    compiled: bool
+    installer: str
+    python: str
+
+    def as_record(self) -> dict[str, Any]:
+        return {**asdict(self), "requirements": list(self.requirements)}
+
+
+def folder(name: str) -> Path:
+    """Return where the environment called `name` is or would be.
+
+    Raises:
+        LlmliteError: there is no such environment to make; names those there are.
+    """
+    if name not in ENVIRONMENTS:
+        raise LlmliteError(f"no environment {name!r}; there are: {', '.join(ENVIRONMENTS)}")
+    return resources.cache_dir() / "bench-env" / name
+
+
+def interpreter(home: Path) -> Path:
+    """Return the Python of a virtual environment."""
+    return home / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def python_with(name: str, modules: str) -> str:
+    """Return the interpreter of the environment `name` if it is complete and has `modules`; "" otherwise."""
+    if name not in ENVIRONMENTS:
+        return ""
+    home = folder(name)
+    if not (home / RECORD).is_file():
+        return ""
+    python = interpreter(home)
+    return str(python) if python.exists() and _has(str(python), modules) else ""
+
+
+@cache
+def _has(python: str, modules: str) -> bool:
+    names = modules.split()
+    code = f"import sys; from importlib.util import find_spec as f; sys.exit(None in map(f, {names!r}))"
+    try:
+        return subprocess.run([python, "-I", "-c", code], timeout=60).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def create(name: str, *, again: bool = False) -> Installation:
+    """Make the environment called `name` and return what it cost; one that is there is kept.
+
+    Args:
+        again: remove it first and install anew.
+
+    Raises:
+        LlmliteError: there is no such name, or the installer failed (with its last lines).
+    """
+    home = folder(name)
+    found = installed(name)
+    if found and not again:
+        return found
+    shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    requirements = (*ALWAYS, *ENVIRONMENTS[name])
+    uv = shutil.which("uv")
+    if uv:
+        _run([uv, "venv", "--python", sys.executable, str(home)])
+        command = [uv, "pip", "install", "--python", str(interpreter(home)), *requirements]
+    else:
+        _run([sys.executable, "-m", "venv", str(home)])
+        command = [str(interpreter(home)), "-m", "pip", "install", "--no-input", *requirements]
+    before = set(_packages(home))
+    begin = time.monotonic()
+    said = _run(command)
+    seconds = time.monotonic() - begin
+    after = _packages(home)
+    record = Installation(
+        name=name,
+        requirements=requirements,
+        seconds=round(seconds, 1),
+        n_bytes=sum(size for package, size in after.items() if package not in before),
+        n_packages=len(after.keys() - before),
+        compiled=any(word in said for word in COMPILED),
+        installer="uv" if uv else "pip",
+        python=sys.version.split()[0],
+    )
+    files.write_text(home / RECORD, json.dumps(record.as_record()) + "\n")
+    _has.cache_clear()
+    return record
+
+
+def installed(name: str) -> Installation | None:
+    """Return what the environment cost when it was made; None where it isn't there, or isn't whole."""
+    try:
+        found = json.loads((folder(name) / RECORD).read_text(encoding="utf-8"))
+        return Installation(**{**found, "requirements": tuple(found["requirements"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def remove(name: str) -> bool:
+    """Delete the environment called `name`; False where there was none."""
+    home = folder(name)
+    if not home.exists():
+        return False
+    shutil.rmtree(home)
+    _has.cache_clear()
+    return True
+
+
+def _run(command: list[str]) -> str:
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=kept)
+    except OSError as error:
+        raise LlmliteError(f"{command[0]} can't be started: {error.strerror or error}") from error
+    if done.returncode:
+        last = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()][-3:]
+        raise LlmliteError(f"installing failed (exit code {done.returncode}): {' / '.join(last)}")
+    return done.stdout + done.stderr
+
+
+def _packages(home: Path) -> dict[str, int]:
+    """Return the distributions installed in an environment and the bytes of each."""
+    from importlib.metadata import distributions
+
+    places = [*home.glob("lib/python*/site-packages"), *home.glob("Lib/site-packages")]
+    return {
+        dist.metadata["Name"].lower(): installed_bytes(dist)
+        for dist in distributions(path=[str(place) for place in places])
+    }
+
+
+def installed_bytes(dist: Any) -> int:
+    """Return the bytes of a distribution's files, by its RECORD; files made later don't count."""
+    total = 0
+    for file in dist.files or ():
+        if file.suffix == ".pyc":
+            continue
+        if file.size is not None:
+            total += file.size
+        else:
+            try:
+                total += Path(str(dist.locate_file(file))).stat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def footprint(distribution: str) -> tuple[int, int]:
+    """Return (packages, bytes) of a distribution of this environment and of all that it requires.
+
+    Raises:
+        LlmliteError: it isn't installed.
+    """
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import distribution as of
+
+    seen: dict[str, int] = {}
+    waiting = [distribution]
+    while waiting:
+        name = _canonical(waiting.pop())
+        if name in seen:
+            continue
+        try:
+            dist = of(name)
+        except PackageNotFoundError:
+            if not seen:
+                raise LlmliteError(f"{distribution} isn't installed") from None
+            continue  # required on another system only, or by an extra
+        seen[name] = installed_bytes(dist)
+        waiting += [_required(line) for line in dist.requires or () if "extra ==" not in line]
+    return len(seen), sum(seen.values())
+
+
+def _required(line: str) -> str:
+    """Return the name at the start of a requirement."""
+    import re
+
+    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line.strip())
+    return match.group() if match else ""
+
+
+def _canonical(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")

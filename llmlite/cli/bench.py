@@ -1,0 +1,147 @@
+"""Measure one backend on one file, with llama-bench's options and fields; keep the environments that backends
+run in; compare two files of measurements.
+
+Each test runs -r times after one warm-up. Tokenizing and sampling aren't timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmlite import files
+from llmlite.bench.backends import BACKENDS
+from llmlite.cli.run import number
+from llmlite.errors import LlmliteError
+from llmlite.terminal import progress, say
+
+if TYPE_CHECKING:
+    pass
+
+HELP = "measure one backend; manage environments; compare results"
+EXAMPLES = """\
+examples:
+  llmlite bench                                    the bundled model: read 512 tokens, write 128
+  llmlite bench model.gguf -p 64,512 -n 128 -d 0,512,2048 -t 1,2 -o jsonl
+  llmlite bench model.gguf -b llamacpp -p 0 -n 64
+  llmlite bench env list
+  llmlite bench env create xllamacpp               llama.cpp without a compiler, apart from everything else
+  llmlite bench env remove xllamacpp
+  llmlite bench diff before.jsonl after.jsonl --junit diff.xml --markdown diff.md
+
+exit codes of diff: 0 nothing is slower for certain, 2 a file can't be used, 3 something is slower for
+certain, 4 something computes something else than before or is missing. docs/ci-performance.md explains them.
+"""
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """Read "64,512" as llama-bench does."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = (-1,)
+    if min(found) < 0:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between them, got {text!r}")
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="MODEL | env ACTION [NAME] | diff A B",
+        help='what to measure (default: "tales"); or one of the other two jobs',
+    )
+    parser.add_argument("-b", "--backend", default="llmlite", metavar="NAME", help=", ".join(BACKENDS))
+    parser.add_argument(
+        "-p", "--n-prompt", type=lengths, default=(512,), metavar="N,..", help="(default: 512)"
+    )
+    parser.add_argument("-n", "--n-gen", type=lengths, default=(128,), metavar="N,..", help="(default: 128)")
+    parser.add_argument("-d", "--n-depth", type=lengths, default=(0,), metavar="N,..", help="(default: 0)")
+    parser.add_argument("-t", "--threads", type=lengths, default=(), metavar="N,..", help="(default: all)")
+    parser.add_argument(
+        "-r", "--repetitions", type=number(int, 1), default=5, metavar="N", help="(default: 5)"
+    )
+    parser.add_argument(
+        "-o", "--output", choices=("md", "csv", "json", "jsonl"), default="md", help="(default: md)"
+    )
+    parser.add_argument("--base", metavar="BACKEND", help="diff: the backend that speeds are ratios to")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="diff: write JUnit XML")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="diff: write a Markdown table")
+
+
+def run(options: argparse.Namespace) -> int:
+    words = options.words or ["tales"]
+    if words[0] == "env":
+        return environments(words[1:])
+    if words[0] == "diff":
+        return difference(words[1:], options)
+    if len(words) > 1:
+        raise LlmliteError(f"one model at a time, got {' '.join(words)}")
+    return measure(words[0], options)
+
+
+def measure(model: str, options: argparse.Namespace) -> int:
+    from llmlite.bench import single
+
+    try:
+        request = single.Request(
+            model=model,
+            backend=options.backend,
+            prompts=options.n_prompt,
+            gens=options.n_gen,
+            depths=options.n_depth,
+            threads=options.threads,
+            repetitions=options.repetitions,
+        )
+    except ValueError as error:
+        raise LlmliteError(str(error)) from error
+
+    with progress() as shown:
+        records = single.measure(request, shown.show)
+    say(single.shown(records, options.output))
+    return 0
+
+
+def environments(words: list[str]) -> int:
+    from llmlite.bench import envs
+
+    action, *names = words or ["list"]
+    if action == "list" and not names:
+        for name in envs.ENVIRONMENTS:
+            say(f"{name:<14} {_cost(envs.installed(name))}")
+        return 0
+    if action not in ("create", "remove") or len(names) != 1:
+        raise LlmliteError("expected: env list, env create NAME or env remove NAME")
+    if action == "remove":
+        say(f"{names[0]}: {'removed' if envs.remove(names[0]) else 'was not there'}")
+        return 0
+    say(f"{names[0]}: {_cost(envs.create(names[0]))}")
+    return 0
+
+
+def _cost(found: object) -> str:
+    from llmlite.bench.envs import Installation
+
+    if not isinstance(found, Installation):
+        return "not installed"
+    return (
+        f"{found.n_packages} packages, {found.n_bytes / 1e6:.0f} MB, installed in {found.seconds:.0f} s by "
+        f"{found.installer}, {'compiled from source' if found.compiled else 'no compiler needed'}"
+    )
+
+
+def difference(words: list[str], options: argparse.Namespace) -> int:
+    from llmlite.bench import diff
+    from llmlite.bench.samples import Comparison
+
+    if len(words) != 2:
+        raise LlmliteError("expected: diff BEFORE.jsonl AFTER.jsonl")
+    before, after = map(Comparison.load, words)
+    found = diff.compare(before, after, options.base)
+    say(found.text())
+    for path, text in ((options.junit, found.junit()), (options.markdown, found.markdown())):
+        if path:
+            files.write_text(path, text + "\n")
+    return found.exit_code

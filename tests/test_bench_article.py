@@ -1,0 +1,164 @@
+"""The claims: verdicts follow from figures; what can't be measured says so."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmlite.bench import article, privacy
+from llmlite.bench.backends import BACKENDS, BackendInfo
+from llmlite.bench.process import BackendError, run_experiment
+from llmlite.cli import main
+from llmlite.errors import LlmliteError
+
+LOG = """\
+12 connect(3, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110) = -1 ENOENT
+12 bind(4, {sa_family=AF_INET, sin_port=htons(0), sin_addr=inet_addr("127.0.0.1")}, 16) = 0
+13 connect(5, {sa_family=AF_INET, sin_port=htons(443), sin_addr=inet_addr("93.184.216.34")}, 16) = 0
+13 connect(5, {sa_family=AF_INET6, sin6_port=htons(443), inet_pton(AF_INET6, "2606::1", &sin6_addr)}, 28) = -1
+13 bind(6, {sa_family=AF_INET6, sin6_port=htons(0), inet_pton(AF_INET6, "::1", &sin6_addr)}, 28) = 0
+13 sendto(7, "GET", 3, 0, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("10.0.0.2")}, 16) = 3
+"""
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two claims that need no machine."""
+
+    def works() -> Any:
+        return article.HOLDS, "7 of 7", {"n": 7}
+
+    def breaks() -> Any:
+        raise BackendError("torch died")
+
+    monkeypatch.setattr(
+        article,
+        "CLAIMS",
+        {
+            "works": article.Claim(key="works", text="It works.", measure=works),
+            "breaks": article.Claim(key="breaks", text="It breaks.", measure=breaks),
+        },
+    )
+
+
+def test_every_claim_of_the_article_has_a_row() -> None:
+    wanted = (
+        "hardware installation privacy training distributed breadth formats devices community ecosystem scale"
+    )
+    assert list(article.CLAIMS) == wanted.split()
+
+
+def test_a_measurement_that_failed_is_no_verdict(made_up: None) -> None:
+    found = article.claims()
+    assert found["works"].verdict == article.HOLDS and found["works"].values == {"n": 7}
+    assert found["breaks"].verdict == article.UNKNOWN and "torch died" in found["breaks"].figure
+    assert found["works"].command == "llmlite claims --only works"
+
+
+def test_findings_survive_a_file_and_show_everywhere(made_up: None, tmp_path: Path) -> None:
+    found = article.claims()
+    again = article.Claims.load(found.save(tmp_path / "claims.json"))
+    assert again == found and json.loads(article.as_json(found))["findings"] == found.records()
+    for text in (str(found), found._repr_html_()):
+        assert "It works." in text and "7 of 7" in text and "llmlite claims --only works" in text
+    with pytest.raises(KeyError, match="works, breaks"):
+        _ = found["abacus"]
+
+
+def test_a_file_with_another_verdict_is_refused(made_up: None, tmp_path: Path) -> None:
+    path = article.claims().save(tmp_path / "claims.json")
+    path.write_text(path.read_text().replace('"holds"', '"splendid"'))
+    with pytest.raises(LlmliteError, match="splendid"):
+        article.Claims.load(path)
+
+
+def test_the_picture_has_a_mark_and_words_for_each_claim(made_up: None) -> None:
+    pytest.importorskip("matplotlib")
+    from llmlite import plots
+
+    picture = plots.claims.table(article.claims(), theme="light")
+    assert picture.y["verdict"] == [0.0, 3.0] and list(picture.x) == ["works", "breaks"]
+    assert "It works. Holds: 7 of 7." in picture.alt
+
+
+def test_the_command_prints_json_and_names_what_it_does_not_know(
+    made_up: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["claims", "--only", "works", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"][0]["verdict"] == "holds"
+    assert main(["claims", "--only", "abacus"]) == 2
+    assert "there are: works, breaks" in capsys.readouterr().err
+
+
+def test_servers_are_not_measured_as_long_as_there_is_no_command() -> None:
+    there = importlib.util.find_spec("llmlite.cli.serve") is not None
+    assert ("not measured yet" in article._served()) is not there
+
+
+def test_an_unknown_architecture_is_refused_by_name() -> None:
+    assert "runningmean" in article._refusal()
+
+
+# --- privacy ----------------------------------------------------------------------------------
+
+
+def test_calls_to_other_machines_are_counted_and_local_ones_named() -> None:
+    assert privacy.parse(LOG) == (3, ("127.0.0.1", "::1"))
+    assert privacy.parse("") == (0, ())
+
+
+def test_llmlite_computes_without_a_network_and_calls_nobody() -> None:
+    ids = list(range(3, 9))
+    model = str(article.resources.model_path("tales"))
+    found = privacy.examine(BACKENDS["llmlite-eager"], model, ids)
+    if not privacy.can_isolate():
+        assert found.isolated is None and "unshare" in found.reason
+        pytest.skip("this system gives no network namespace")
+    assert found.isolated is True and not found.n_calls
+
+
+def test_a_backend_that_asks_the_network_fails_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asks(info: BackendInfo, *rest: Any) -> None:
+        if rest[-1]:
+            raise BackendError(f"{info.name}, load: network is unreachable")
+
+    monkeypatch.setattr(privacy, "can_isolate", lambda: True)
+    monkeypatch.setattr(privacy, "_work", asks)
+    found = privacy.examine(BACKENDS["llmlite"], "m.gguf", [1])
+    assert found.isolated is False and "unreachable" in found.reason and found.n_calls is None
+
+
+# --- experiments ------------------------------------------------------------------------------
+
+
+def test_an_experiment_that_fails_says_its_last_line() -> None:
+    with pytest.raises(BackendError, match="no_such_experiment: ModuleNotFoundError"):
+        run_experiment("no_such_experiment")
+
+
+@pytest.mark.slow
+def test_pytorch_trains_the_bundled_model() -> None:
+    pytest.importorskip("torch")
+    found = run_experiment("torch_training", ids=article._prompt(33))
+    assert found["loss_after"] < 0.9 * found["loss_before"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does() -> None:
+    pytest.importorskip("torch")
+    found = run_experiment("torch_distributed")
+    assert found["largest_difference"] < 1e-5
+    assert found["losses_alone"][-1] < found["losses_alone"][0]
+
+
+@pytest.mark.slow
+def test_tensorflow_trains_the_bundled_model() -> None:
+    info = BACKENDS["tensorflow"]
+    if reason := info.unavailable():
+        pytest.skip(reason)
+    found = run_experiment("tensorflow_training", info.python(), ids=article._prompt(33))
+    assert found["loss_after"] < 0.9 * found["loss_before"]

@@ -1,0 +1,51 @@
+"""What fits the time: blocks first get fewer, then shorter, then entries leave; five blocks stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmlite.bench.planning import SHORTEST, Turn, plan
+
+TURNS = {
+    "fast": Turn(prefill=1, step=0.01),
+    "slow": Turn(prefill=2, step=0.1),
+    "snail": Turn(prefill=40, step=1),
+}
+ESSENTIAL = ("fast", "snail")
+
+
+def test_without_a_limit_everything_is_done() -> None:
+    found = plan(TURNS, ESSENTIAL, seconds=None, n_blocks=10, n_gen=128)
+    assert (found.n_blocks, found.n_gen, found.left_out) == (10, 128, ())
+    assert found.seconds_per_block == pytest.approx(43 + 1.11 * 128)
+
+
+def test_blocks_get_fewer_before_anything_else_changes() -> None:
+    found = plan(TURNS, ESSENTIAL, seconds=6 * 190, n_blocks=10, n_gen=128)
+    assert (found.n_blocks, found.n_gen, found.left_out) == (6, 128, ())
+
+
+def test_writing_gets_shorter_before_anybody_leaves() -> None:
+    found = plan(TURNS, ESSENTIAL, seconds=5 * 80, n_blocks=10, n_gen=128)
+    assert (found.n_blocks, found.n_gen, found.left_out) == (5, 32, ())
+
+
+def test_those_that_are_not_essential_leave_first_then_the_slowest() -> None:
+    found = plan(TURNS, ESSENTIAL, seconds=5 * 58, n_blocks=10, n_gen=128)
+    assert found.left_out == ("slow",) and found.n_gen == SHORTEST and found.n_blocks == 5
+    found = plan(TURNS, ESSENTIAL, seconds=20, n_blocks=10, n_gen=128)
+    assert found.left_out == ("slow", "snail") and found.n_blocks >= 5
+
+
+def test_the_last_one_stays_and_one_block_is_tried() -> None:
+    found = plan(TURNS, ESSENTIAL, seconds=-3, n_blocks=10, n_gen=128)
+    assert found.left_out == ("slow", "snail") and found.n_blocks == 1 and found.n_gen == SHORTEST
+
+
+def test_who_asks_for_two_blocks_gets_two_from_everybody() -> None:
+    found = plan(TURNS, ESSENTIAL, seconds=2 * 190, n_blocks=2, n_gen=128)
+    assert found.n_blocks == 2 and found.left_out == ()
+
+
+def test_nobody_to_compare_is_no_error() -> None:
+    assert plan({}, (), seconds=10, n_blocks=5, n_gen=8).left_out == ()

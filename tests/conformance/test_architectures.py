@@ -108,7 +108,7 @@ LONGROPES = [tiny for tiny in MODELS if "longrope" in tiny.name]
 
 @pytest.mark.parametrize("tiny", LONGROPES, ids=[tiny.name for tiny in LONGROPES])
 def test_longrope_takes_the_factors_of_the_loaded_context(tiny: TinyModel, tmp_path: Path) -> None:
-    """Up to the original context, 64, the short ones, as transformers for so short a prompt; above, the long."""
+    """Up to the original context, 64, the short ones, as transformers for short prompts; above, the long."""
     reference = save(tiny, tmp_path / "model", byte_level_tokenizer("qwen2"))
     convert_folder(tmp_path / "model", tmp_path / "model.gguf", file_type="F32")
     ids = prompt(tiny)

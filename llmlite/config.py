@@ -12,13 +12,16 @@ import numpy as np
 from llmlite.architectures import Architecture, by_name
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.hyperparameters import Keys
-from llmlite.layers import Attention, Experts, FeedForward, Layer, Rope, Yarn
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, Rope, ShortConvolution, Yarn
 
 if TYPE_CHECKING:
     from llmlite.tensor import QuantTensor
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_EXPERTS = 512  # llama.cpp's LLAMA_MAX_EXPERTS
+MAX_STATE = 4096  # rows of a head's state; models have up to 256
+MAX_TAPS = 64  # of a convolution over the latest tokens; models have 3 or 4
+NO_ATTENTION = Attention(n_head=0, n_head_kv=0, key_size=0, value_size=0, scale=1.0)
 GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # llama.cpp's llama_expert_gating_func_type
 POOLING = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama.cpp's llama_pooling_type
 NORM_EPS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
@@ -41,8 +44,8 @@ class ModelConfig:
         n_class: numbers that a head for pairs of texts gives; 0 without one. head_pooling: the states that
             it reads, "cls" or "mean"; None if the file doesn't say.
 
-    `n_head`, `n_head_kv`, `head_size`, `n_ff` and the like are those of the first layer: of all layers in
-    most models; `layers` has each one's own.
+    `n_head`, `n_head_kv`, `head_size` and the like are those of the first layer with attention, `n_ff` of the
+    first layer: of all layers in most models; `layers` has each one's own.
     """
 
     architecture: Architecture
@@ -67,9 +70,14 @@ class ModelConfig:
         return len(self.layers)
 
     @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The mixers of the layers that have attention."""
+        return tuple(layer.mixer for layer in self.layers if isinstance(layer.mixer, Attention))
+
+    @property
     def attention(self) -> Attention:
-        """The first layer's attention."""
-        return self.layers[0].mixer
+        """The attention of the first layer that has it; one without heads if none has."""
+        return self.attentions[0] if self.attentions else NO_ATTENTION
 
     @property
     def n_head(self) -> int:
@@ -253,7 +261,7 @@ def _pooling(keys: Keys, name: str) -> str | None:
 
 
 def _with_long_factors(layer: Layer) -> Layer:
-    rope = layer.mixer.rope
+    rope = layer.mixer.rope if isinstance(layer.mixer, Attention) else None
     if rope is None or rope.factors != "rope_factors_short":
         return layer
     return replace(layer, mixer=replace(layer.mixer, rope=replace(rope, factors="rope_factors_long")))
@@ -275,15 +283,17 @@ class _Layers:
         self.keys, self.architecture, self.tensors = keys, architecture, tensors
         self.n_layer, self.n_embd, self.n_ctx, self.eps = n_layer, n_embd, n_ctx, eps
         self.n_ctx_original = 0
-        self.n_head = keys.per_layer("attention.head_count", n_layer)
-        self.n_head_kv = keys.per_layer("attention.head_count_kv", n_layer, self.n_head)
+        least = 0 if architecture.recurrent else 1
+        self.n_head = keys.per_layer("attention.head_count", n_layer, at_least=least)
+        self.n_head_kv = keys.per_layer("attention.head_count_kv", n_layer, self.n_head, at_least=least)
         for n_head, n_head_kv in zip(self.n_head, self.n_head_kv):
-            if n_head % n_head_kv:
+            if n_head_kv and n_head % n_head_kv:
                 keys.fail("attention.head_count_kv", f"a divisor of head_count, {n_head}", n_head_kv)
-            if not keys.has("attention.key_length") and n_embd % n_head:
+            if not keys.has("attention.key_length") and n_head and n_embd % n_head:
                 keys.fail("embedding_length", f"a multiple of head_count, {n_head}", n_embd)
-        self.key_size = keys.integer("attention.key_length", n_embd // self.n_head[0])
-        self.value_size = keys.integer("attention.value_length", n_embd // self.n_head[0])
+        head_size = n_embd // (max(self.n_head) or 1)
+        self.key_size = keys.integer("attention.key_length", head_size)
+        self.value_size = keys.integer("attention.value_length", head_size)
         self.windows = self._windows()
         self.is_mixture = self._mixtures()
         self.n_ff = self._n_ff()
@@ -300,9 +310,24 @@ class _Layers:
 
     def layer(self, i: int) -> Layer:
         """Return the record of layer `i`."""
+        feed_forward: FeedForward | Experts | None = None
+        if self.is_mixture[i]:
+            feed_forward = self._experts()
+        elif self.n_ff[i]:
+            feed_forward = self._dense(self.n_ff[i])
+        return Layer(
+            mixer=self._attention(i) if self.n_head_kv[i] else RECURRENT[self.architecture.recurrent](self),
+            feed_forward=feed_forward,
+            norm=self.architecture.norm,
+            eps=self.eps,
+            parallel=self.parallel,
+            residual_scale=self.residual_scale,
+        )
+
+    def _attention(self, i: int) -> Attention:
         entry = self.architecture
         windowed = self.windows[i] > 0
-        mixer = Attention(
+        return Attention(
             n_head=self.n_head[i],
             n_head_kv=self.n_head_kv[i],
             key_size=self.key_size,
@@ -317,14 +342,42 @@ class _Layers:
             temperature_scale=self.temperature_scale,
             temperature_length=self.temperature_length,
         )
-        feed_forward = self._experts() if self.is_mixture[i] else self._dense(self.n_ff[i])
-        return Layer(
-            mixer=mixer,
-            feed_forward=feed_forward,
-            norm=entry.norm,
-            eps=self.eps,
-            parallel=self.parallel,
-            residual_scale=self.residual_scale,
+
+    def short_convolution(self) -> ShortConvolution:
+        """Return the record of a layer of LFM2 that has no attention."""
+        n_taps = self.keys.integer("shortconv.l_cache", at_least=2, at_most=MAX_TAPS)
+        return ShortConvolution(width=self.n_embd, n_taps=n_taps)
+
+    def mamba(self) -> Mamba:
+        """Return the record of a layer of Mamba."""
+        keys = self.keys
+        if keys.flag("ssm.dt_b_c_rms", False):
+            keys.refuse("ssm.dt_b_c_rms", True, "only false is")
+        return Mamba(
+            width=keys.integer("ssm.inner_size"),
+            rank=keys.integer("ssm.time_step_rank"),
+            state_size=keys.integer("ssm.state_size", at_most=MAX_STATE),
+            n_taps=keys.integer("ssm.conv_kernel", at_least=2, at_most=MAX_TAPS),
+        )
+
+    def mamba2(self) -> Mamba2:
+        """Return the record of a layer of Mamba-2."""
+        keys = self.keys
+        inner = keys.integer("ssm.inner_size")
+        n_head = keys.integer("ssm.time_step_rank", at_most=inner)
+        n_group = keys.integer("ssm.group_count", 1, at_most=n_head)
+        if inner % n_head or n_head % n_group:
+            keys.fail(
+                "ssm.time_step_rank",
+                f"a divisor of inner_size, {inner}, and a multiple of group_count",
+                n_head,
+            )
+        return Mamba2(
+            n_head=n_head,
+            head_size=inner // n_head,
+            n_group=n_group,
+            state_size=keys.integer("ssm.state_size", at_most=MAX_STATE),
+            n_taps=keys.integer("ssm.conv_kernel", at_least=2, at_most=MAX_TAPS),
         )
 
     def _dense(self, n_ff: int) -> FeedForward:
@@ -333,7 +386,8 @@ class _Layers:
     def _n_ff(self) -> tuple[int, ...]:
         if all(self.is_mixture) and not self.keys.has("feed_forward_length"):
             return (0,) * self.n_layer
-        return self.keys.per_layer("feed_forward_length", self.n_layer)
+        least = 0 if self.architecture.recurrent else 1
+        return self.keys.per_layer("feed_forward_length", self.n_layer, at_least=least)
 
     def _parallel(self) -> bool:
         """Whether attention and feed-forward network read the same input."""
@@ -482,6 +536,13 @@ class _Layers:
             if multiplier:
                 magnitude /= (1 + 0.1 * multiplier * math.log(factor)) if factor > 1 else 1.0
         return replace(rope, yarn=yarn, magnitude=magnitude)
+
+
+RECURRENT = {  # what an entry calls a mixer -> its record
+    "short_convolution": _Layers.short_convolution,
+    "mamba": _Layers.mamba,
+    "mamba2": _Layers.mamba2,
+}
 
 
 def _n_vocab(keys: Keys, tensors: Mapping[str, QuantTensor]) -> int:

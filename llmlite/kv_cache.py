@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from llmlite.errors import ContextOverflowError, ModelError, UnsupportedError
+from llmlite.layers import Attention
+from llmlite.recurrent import RecurrentMemory, RecurrentState
 
 if TYPE_CHECKING:
     from llmlite.config import ModelConfig
-    from llmlite.layers import Attention
 
 BLOCK = 32  # positions whose keys lie transposed: a line of 64 bytes holds one element of 32 float16 keys
 ALIGNMENT = 64  # bytes of a cache line and of the widest vector
@@ -21,6 +22,8 @@ DTYPES = {"f16": np.float16, "f32": np.float32, "q8_0": np.int8}  # what an arra
 QUANTIZED = 32  # numbers that share a scale in a cache of int8
 KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 SMALLEST = np.float32(1e-30)  # below, a scale is 0 in float16 anyway, and its inverse may overflow
+SNAPSHOTS = 4  # of recurrent states that are kept; each is as large as these states
+SNAPSHOT_EVERY = 256  # positions between snapshots while a text is written
 
 
 class LayerState(Protocol):
@@ -34,6 +37,10 @@ class LayerState(Protocol):
 
     def reusable(self, n: int) -> bool:
         """Return whether the model can go on after the first `n` tokens: nothing it needs is lost."""
+        ...
+
+    def longest(self, n: int) -> int:
+        """Return the largest number of tokens, at most `n`, after which the model can go on."""
         ...
 
     def reserve(self, position: int, n: int) -> None:
@@ -91,6 +98,10 @@ class AttentionState:
     def reusable(self, n: int) -> bool:
         """Return whether the positions that token `n` sees are all still there."""
         return n == 0 or not self.window or max(0, n - self.window + 1) >= self.intact
+
+    def longest(self, n: int) -> int:
+        """Return `n` if it is reusable, else 0: a shorter prefix needs still older positions."""
+        return n if self.reusable(n) else 0
 
     def reserve(self, position: int, n: int) -> None:
         """Note that the next step writes `n` positions from `position` on.
@@ -183,38 +194,61 @@ class KVCache:
         dtype: np.float16 (half the memory of float32; moves logits by about 3e-2), np.int8 (Q8_0 blocks: half
             of that and a scale for each 32 numbers), or np.float32.
         chunk: the longest step that will be run, in tokens.
+        n_snapshots: how many snapshots of recurrent layers' states are kept. A text that shares only its
+            beginning with the last one is read again from the latest snapshot within that beginning.
+        snapshot_every: while a text is written, a snapshot is taken at each multiple of it; one more
+            where a prompt ends.
 
     Raises:
-        ValueError: for another dtype or n_ctx < 1.
+        ValueError: for another dtype, n_ctx < 1, n_snapshots < 0 or snapshot_every < 1.
         UnsupportedError: keys or values that aren't multiples of 32 numbers, in Q8_0.
         ModelError: the system has no memory for so many positions.
     """
 
     def __init__(
-        self, config: ModelConfig, n_ctx: int, dtype: type = np.float32, *, chunk: int = CHUNK
+        self,
+        config: ModelConfig,
+        n_ctx: int,
+        dtype: type = np.float32,
+        *,
+        chunk: int = CHUNK,
+        n_snapshots: int = SNAPSHOTS,
+        snapshot_every: int = SNAPSHOT_EVERY,
     ) -> None:
         if dtype not in DTYPES.values():
             raise ValueError(f"a KV cache holds float16, float32 or int8, not {np.dtype(dtype).name}")
         if n_ctx < 1:
             raise ValueError(f"n_ctx must be at least 1, got {n_ctx}")
+        if n_snapshots < 0 or snapshot_every < 1:
+            raise ValueError(
+                f"n_snapshots must be at least 0 and snapshot_every 1, got {n_snapshots} and {snapshot_every}"
+            )
         self.n_ctx = n_ctx
         self.dtype = np.dtype(dtype)
-        self.states: list[AttentionState] = []
+        self.states: list[AttentionState | RecurrentState] = []
+        recurrent = [layer.mixer for layer in config.layers if not isinstance(layer.mixer, Attention)]
         try:
-            for layer in config.layers:
-                shared = layer.mixer.shared
-                own = (
-                    AttentionState(layer.mixer, n_ctx, dtype, chunk)
-                    if shared is None
-                    else self.states[shared]
-                )
-                self.states.append(own)
+            self.recurrent = RecurrentMemory(
+                recurrent,
+                lambda shape: _aligned_zeros(shape, np.float32),
+                n_snapshots=n_snapshots,
+                every=snapshot_every,
+            )
+            left = iter(self.recurrent.states)
+            for mixer in (layer.mixer for layer in config.layers):
+                if not isinstance(mixer, Attention):
+                    self.states.append(next(left))
+                elif mixer.shared is not None:
+                    self.states.append(self.states[mixer.shared])
+                else:
+                    self.states.append(AttentionState(mixer, n_ctx, dtype, chunk))
         except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
             raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
-        self._rings = [state for state in self.states if state.window]  # others never overwrite a position
+        # layers that may overwrite a position
+        self._rings = [state for state in self.states if isinstance(state, AttentionState) and state.window]
         self.ids: list[int] = []
 
-    def __getitem__(self, layer: int) -> AttentionState:
+    def __getitem__(self, layer: int) -> Any:
         return self.states[layer]
 
     @property
@@ -240,7 +274,9 @@ class KVCache:
             state.reserve(position, n)
 
     def extend(self, ids: Sequence[int]) -> None:
-        """Note that all layers have seen `ids`."""
+        """Note that all layers have seen `ids`: the step is over."""
+        if self.recurrent.states:  # first: if this is interrupted, the state is ahead, and not reusable
+            self.recurrent.commit(len(ids))
         self.ids.extend(int(token) for token in ids)
 
     def truncate(self, n_tokens: int) -> None:
@@ -272,9 +308,10 @@ class KVCache:
         Args:
             at_most: no longer than this.
         """
-        n = min(self.common_prefix(ids), at_most)
-        if not self.reusable(n):
-            n = 0  # a window or a recurrent state has moved on: the text is read again
+        n, wanted = min(self.common_prefix(ids), at_most), -1
+        while n != wanted:  # a window or a recurrent state has moved on: more of the text is read again
+            wanted = n
+            n = min((state.longest(n) for state in self.states), default=n)
         self.truncate(n)
         return n
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -126,6 +127,95 @@ class Attention:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShortConvolution:
+    """A gated convolution over the latest tokens (LFM2): out(c · conv(b · x)), with b, c, x = in(input).
+
+    Its state is the last `n_taps - 1` rows of b · x, whatever the length of the text.
+
+    Attributes:
+        width: numbers of a token, n_embd. n_taps: tokens that the convolution sees, this one included.
+    """
+
+    width: int
+    n_taps: int
+
+    @property
+    def tail_shape(self) -> tuple[int, int]:
+        """Rows that the next token needs of earlier ones, and their width."""
+        return self.n_taps - 1, self.width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """It has no other state."""
+        return (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2:
+    """A state-space model whose heads forget at a rate that each token sets (Dao and Gu, 2024).
+
+    Its state is a matrix for each head, and the last rows that its convolution needs.
+
+    Attributes:
+        n_head, head_size: heads, and the numbers of a token that each takes.
+        n_group: groups of heads that share what writes to the state (b) and what reads it (c).
+        state_size: numbers of b and c. n_taps: tokens that the convolution sees, this one included.
+    """
+
+    n_head: int
+    head_size: int
+    n_group: int
+    state_size: int
+    n_taps: int
+
+    @property
+    def inner_width(self) -> int:
+        """Width of all heads."""
+        return self.n_head * self.head_size
+
+    @property
+    def conv_width(self) -> int:
+        """Width of the convolution's rows: the heads, then b and c of every group."""
+        return self.inner_width + 2 * self.n_group * self.state_size
+
+    @property
+    def tail_shape(self) -> tuple[int, int]:
+        """Rows that the next token needs of earlier ones, and their width."""
+        return self.n_taps - 1, self.conv_width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """For each head and each number of b a row as long as the head."""
+        return self.n_head, self.state_size, self.head_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba:
+    """A state-space model whose every number forgets at rates of its own (Gu and Dao, 2023).
+
+    Attributes:
+        width: numbers of a token in the state-space model.
+        rank: numbers from which a token's time steps come.
+        state_size: numbers that the state keeps for each. n_taps: as in Mamba2.
+    """
+
+    width: int
+    rank: int
+    state_size: int
+    n_taps: int
+
+    @property
+    def tail_shape(self) -> tuple[int, int]:
+        """Rows that the next token needs of earlier ones, and their width."""
+        return self.n_taps - 1, self.width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Rows as wide as a token."""
+        return self.state_size, self.width
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeedForward:
     """One network for every token: down(activation(gate(x)) · up(x)), or down(activation(up(x))).
 
@@ -180,7 +270,7 @@ class Layer:
         residual_scale: multiplies both branches' outputs.
     """
 
-    mixer: Attention
+    mixer: Any  # the record of one of transformer.MIXERS
     feed_forward: FeedForward | Experts | None
     norm: str = "rms"
     eps: float = 1e-5

@@ -18,7 +18,7 @@ from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate import Generation
-from llmlite.kv_cache import DTYPES, KVCache
+from llmlite.kv_cache import DTYPES, SNAPSHOTS, KVCache
 from llmlite.locks import fork_safe
 from llmlite.lora import Adapters, listed
 from llmlite.lora import read as read_adapters
@@ -38,6 +38,7 @@ def load(
     executor: str = "auto",
     n_threads: int | None = None,
     lora: Adapters | None = None,
+    n_snapshots: int = SNAPSHOTS,
 ) -> Model:
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
@@ -50,6 +51,8 @@ def load(
         executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
         n_threads: for the planned executor; by default all cores this process may use.
         lora: a LoRA adapter (GGUF), or a list of them, each a path or (path, scale).
+        n_snapshots: of recurrent layers' states (LFM2, Mamba), from which a text that shares only its
+            beginning with the last one is read on. Each takes as much memory as the states.
 
     Raises:
         LlmliteError: no such model (MissingFileError, also an OSError), or not a valid file (GGUFError),
@@ -58,7 +61,10 @@ def load(
         ValueError: an option outside its range.
     """
     file = gguf.read(resources.model_path(path_or_name))
-    return Model(file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads, lora=lora)
+    return Model(
+        file, n_ctx=n_ctx, kv_dtype=kv_dtype, executor=executor, n_threads=n_threads, lora=lora,
+        n_snapshots=n_snapshots,
+    )  # fmt: skip
 
 
 def _again(file: gguf.GGUFFile, options: dict[str, Any]) -> Model:
@@ -93,11 +99,13 @@ class Model:
         executor: str = "auto",
         n_threads: int | None = None,
         lora: Adapters | None = None,
+        n_snapshots: int = SNAPSHOTS,
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
         self._options: dict[str, Any] = {  # what a pickle needs beside the file
-            "n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads, "lora": lora
+            "n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads, "lora": lora,
+            "n_snapshots": n_snapshots,
         }  # fmt: skip
         self.gguf = file
         self.metadata = file.metadata
@@ -111,7 +119,7 @@ class Model:
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
-        self.cache = KVCache(self.config, self.n_ctx, dtype)
+        self.cache = KVCache(self.config, self.n_ctx, dtype, n_snapshots=n_snapshots)
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=dtype
         )

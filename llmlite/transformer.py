@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.layers import Attention, Experts, FeedForward, Layer
+from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, ShortConvolution
 from llmlite.lora import LowRank
 from llmlite.weights import RopeTable, Weights
 
@@ -66,6 +66,26 @@ class Operations(Protocol):
 
     def attention(self, q: X, k: X, v: X, layer: int, spec: Attention, sinks: np.ndarray | None) -> X:
         """Store k and v; for each query the values, weighted by how well their keys answer it."""
+
+    def convolve(self, x: X, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> X:
+        """Each column's latest values weighed by its taps; the layer's state keeps the last of them."""
+
+    def multiply(self, a: X, b: X) -> X:
+        """a · b, number by number."""
+
+    def multiply_row(self, x: X, row: np.ndarray) -> X:
+        """x · row, for every row of x."""
+
+    def scan(
+        self, x: X, dt: X, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int, spec: Mamba2
+    ) -> X:
+        """Token by token the state forgets, takes up x by b and is read by c: rows of x are heads | b | c."""
+
+    def project(self, x: X, w: np.ndarray, bias: np.ndarray) -> X:
+        """The first columns of x, as many as w has rows, times w, plus bias."""
+
+    def scan_columns(self, x: X, dt: X, db: X, a: np.ndarray, d: np.ndarray, layer: int, spec: Mamba) -> X:
+        """As `scan`, each column with rates of its own; b and c are the last columns of db."""
 
     def activate(self, kind: str, x: X, up: X | None = None) -> X:
         """An activation (layers.ACTIVATIONS) of x, times up if it is given."""
@@ -217,7 +237,8 @@ def _branch(b: Block, norm: str, x: X) -> X:
 
 def attention(b: Block, x: X) -> X:
     """Softmax attention: (T, D) -> (T, D)."""
-    ops, spec = b.ops, b.layer.mixer
+    ops = b.ops
+    spec: Attention = b.layer.mixer
     H, K = spec.n_head, spec.n_head_kv
     q = b.matmul("attn_q", x)  # (T, H*Dk)
     k = b.matmul("attn_k", x)  # (T, K*Dk)
@@ -286,4 +307,46 @@ def experts(b: Block, spec: Experts, x: X) -> X:
     return b.name(ops.add(x, shared), "ffn_out")
 
 
-MIXERS = {Attention: attention}  # a layer's record -> the function that mixes its tokens
+def short_convolution(b: Block, x: X) -> X:
+    """A gated convolution over the latest tokens: (T, D) -> (T, D)."""
+    ops = b.ops
+    before, after, x = (b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x"))  # (T, D) each
+    x = ops.convolve(ops.multiply(before, x), b.w["shortconv.conv.weight"], None, b.i)
+    x = ops.multiply(after, b.name(x, "conv.conv"))
+    return b.name(b.matmul("shortconv.out_proj", x), "conv.out_proj")
+
+
+def mamba2(b: Block, x: X) -> X:
+    """A state-space model: (T, D) -> (T, D). E is the width of all heads."""
+    ops, w = b.ops, b.w
+    spec: Mamba2 = b.layer.mixer
+    z, x, dt = (b.matmul(f"ssm_in_{part}", x) for part in ("z", "xbc", "dt"))  # (T, E), (T, C), (T, H)
+    x = ops.convolve(x, w["ssm_conv1d.weight"], w.get("ssm_conv1d.bias"), b.i)
+    x = b.name(ops.activate("silu", x), "ssm_conv")
+    x = ops.scan(x, dt, w["ssm_a"], w["ssm_d"], w["ssm_dt.bias"], b.i, spec)
+    x = ops.activate("silu", z, b.name(x, "mamba2_y_add_d"))
+    if spec.n_group == 1:
+        x = ops.rms_norm(x, w["ssm_norm.weight"], b.layer.eps)
+    else:  # each group by itself
+        x = ops.rms_norm(x, None, b.layer.eps, width=spec.inner_width // spec.n_group)
+        x = ops.multiply_row(x, w["ssm_norm.weight"])
+    return b.name(b.matmul("ssm_out", b.name(x, "ssm_norm")), "mamba_out")
+
+
+def mamba(b: Block, x: X) -> X:
+    """A state-space model of single columns: (T, D) -> (T, D). E is the mixer's width."""
+    ops, w = b.ops, b.w
+    spec: Mamba = b.layer.mixer
+    both = b.matmul("ssm_in", x)  # (T, 2 E)
+    x, z = ops.columns(both, 0, spec.width), ops.columns(both, spec.width, spec.width)
+    x = ops.convolve(x, w["ssm_conv1d.weight"], w.get("ssm_conv1d.bias"), b.i)
+    x = b.name(ops.activate("silu", x), "ssm_conv")
+    db = b.matmul("ssm_x", x)  # (T, rank + 2 N): what the time step comes from, b and c
+    dt = ops.project(db, w["ssm_dt.weight"], w["ssm_dt.bias"])  # (T, E)
+    x = ops.scan_columns(x, dt, db, w["ssm_a"], w["ssm_d"], b.i, spec)
+    x = ops.activate("silu", z, b.name(x, "mamba_y_add_d"))
+    return b.name(b.matmul("ssm_out", x), "mamba_out")
+
+
+# a layer's record -> the function that mixes its tokens
+MIXERS = {Attention: attention, ShortConvolution: short_convolution, Mamba: mamba, Mamba2: mamba2}

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from llmlite.architectures import FUSED, HEAD_NORMS
+from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError
-from llmlite.layers import Attention, Experts, Rope
+from llmlite.layers import Attention, Experts, Mamba, Mamba2, Rope, ShortConvolution
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
@@ -33,13 +33,24 @@ def tensor_shapes(config: ModelConfig, fused: frozenset[str] | None = None) -> d
         fused: which tensors of FUSED stand for their parts; by default all that the architecture may fuse.
     """
     fused = frozenset(config.architecture.fused) if fused is None else fused
-    shapes = _outer_shapes(config)
-    renamed = {new: old for old, new in config.architecture.renamed.items()}
+    shapes = {_in_file(name, config): shape for name, shape in _outer_shapes(config).items()}
     for i in range(config.n_layer):
         for name, shape in _layer_shapes(config, i, fused).items():
-            stem, dot, kind = name.rpartition(".")
-            shapes[f"blk.{i}.{renamed.get(stem, stem)}{dot}{kind}"] = shape
+            shapes[f"blk.{i}.{_in_file(name, config)}"] = shape
     return shapes
+
+
+def _in_file(name: str, config: ModelConfig) -> str:
+    """A tensor's name in the file, from the one that says what it does."""
+    renamed = {new: old for old, new in config.architecture.renamed.items()}
+    stem, dot, kind = name.rpartition(".")
+    return f"{renamed.get(stem, stem)}{dot}{kind}"
+
+
+def _inside(name: str, config: ModelConfig) -> str:
+    """The name that says what a tensor does, from the one in the file."""
+    stem, dot, kind = name.rpartition(".")
+    return f"{config.architecture.renamed.get(stem, stem)}{dot}{kind}"
 
 
 def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -> set[str]:
@@ -51,9 +62,8 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     if entry.norm_bias:
         biases |= {f"{name}.bias" for name in (*entry.norms, *entry.outer)}
     optional = {f"{name}.weight" for name in (*entry.optional, *entry.from_second)} | OPTIONAL
-    renamed = {new: old for old, new in entry.renamed.items()}
     found = {
-        name
+        _in_file(name, config)
         for name in _outer_shapes(config)
         if (name.endswith(".weight") or name in biases) and name not in OPTIONAL
     }
@@ -62,8 +72,8 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
             stem, _, kind = name.rpartition(".")
             if i and stem in entry.from_second and kind == "weight":
                 found.add(f"blk.{i}.{name}")
-            if (kind == "weight" and name not in optional) or name in biases:
-                found.add(f"blk.{i}.{renamed.get(stem, stem)}.{kind}")
+            if (kind != "bias" and name not in optional) or name in biases:
+                found.add(f"blk.{i}.{_in_file(name, config)}")
     return found
 
 
@@ -91,7 +101,7 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes |= {"cls.weight": (D, D), "cls.bias": (D,)}
         shapes |= {"cls.output.weight": (config.n_class, D), "cls.output.bias": (config.n_class,)}
         shapes |= {"cls.norm.weight": (D,), "cls.norm.bias": (D,)} if entry.head == "norm" else {}
-    ropes = {layer.mixer.rope for layer in config.layers if layer.mixer.rope}
+    ropes = {mixer.rope for mixer in config.attentions if mixer.rope}
     for name in ("rope_freqs", "rope_factors_long", "rope_factors_short") if ropes else ():
         shapes[f"{name}.weight"] = (max(rope.dim for rope in ropes) // 2,)
     return shapes
@@ -102,12 +112,14 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
     entry, layer, D = config.architecture, config.layers[i], config.n_embd
     mixer, after = layer.mixer, layer.feed_forward
     shapes: dict[str, Shape] = {}
-    widths = {"attn_sub_norm": mixer.out_width, "ffn_sub_norm": after.n_ff if after else 0}
+    widths = {"ffn_sub_norm": after.n_ff if after else 0}
+    if isinstance(mixer, Attention):
+        widths["attn_sub_norm"] = mixer.out_width
     for name in (*entry.norms, *entry.optional, *entry.from_second):
         shapes[f"{name}.weight"] = (widths.get(name, D),)
         if entry.norm == "layer":
             shapes[f"{name}.bias"] = (widths.get(name, D),)
-    matrices = dict(_attention_matrices(mixer, D))
+    matrices = dict(MATRICES[type(mixer)](mixer, D))
     if isinstance(after, Experts):
         shapes |= dict(_expert_shapes(after, D))
     elif after is not None:
@@ -120,13 +132,16 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
     for name, (rows, columns) in matrices.items():
         shapes[f"{name}.weight"] = (rows, columns)
         shapes[f"{name}.bias"] = (rows,)
+    return shapes | dict(VECTORS[type(mixer)](mixer, entry))
+
+
+def _attention_vectors(mixer: Attention, entry: Architecture) -> Iterator[tuple[str, Shape]]:
     if entry.head_norms:
         full = entry.head_norms == "full"
         sizes = (mixer.q_width, mixer.k_width) if full else (mixer.key_size, mixer.key_size)
-        shapes |= {f"{name}.weight": (size,) for name, size in zip(HEAD_NORMS, sizes)}
+        yield from ((f"{name}.weight", (size,)) for name, size in zip(HEAD_NORMS, sizes))
     if mixer.sinks:
-        shapes["attn_sinks.weight"] = (mixer.n_head,)
-    return shapes
+        yield "attn_sinks.weight", (mixer.n_head,)
 
 
 def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -135,6 +150,65 @@ def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[i
         yield "attn_k", (mixer.k_width, D)
         yield "attn_v", (mixer.v_width, D)
     yield "attn_output", (D, mixer.out_width)
+
+
+def _short_convolution_matrices(mixer: ShortConvolution, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    for part in ("b", "c", "x"):
+        yield f"shortconv.{part}", (mixer.width, D)
+    yield "shortconv.out_proj", (D, mixer.width)
+
+
+def _short_convolution_vectors(mixer: ShortConvolution, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    yield "shortconv.conv.weight", (mixer.width, mixer.n_taps)
+
+
+# A mixer's record -> its matrices, which may have a bias and be fused, and its other tensors
+def _mamba2_matrices(mixer: Mamba2, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield "ssm_in_z", (mixer.inner_width, D)
+    yield "ssm_in_xbc", (mixer.conv_width, D)
+    yield "ssm_in_dt", (mixer.n_head, D)
+    yield "ssm_out", (D, mixer.inner_width)
+
+
+def _mamba2_vectors(mixer: Mamba2, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    yield "ssm_conv1d.weight", (mixer.conv_width, mixer.n_taps)
+    yield "ssm_conv1d.bias", (mixer.conv_width,)
+    yield "ssm_dt.bias", (mixer.n_head,)
+    yield "ssm_a", (mixer.n_head, 1)
+    yield "ssm_d", (mixer.n_head, 1)
+    yield "ssm_norm.weight", (mixer.n_group, mixer.inner_width // mixer.n_group)
+
+
+def _mamba_matrices(mixer: Mamba, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield "ssm_in", (2 * mixer.width, D)
+    yield "ssm_x", (mixer.rank + 2 * mixer.state_size, mixer.width)
+    yield "ssm_dt", (mixer.width, mixer.rank)
+    yield "ssm_out", (D, mixer.width)
+
+
+def _mamba_vectors(mixer: Mamba, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    yield "ssm_conv1d.weight", (mixer.width, mixer.n_taps)
+    yield "ssm_conv1d.bias", (mixer.width,)
+    yield "ssm_a", (mixer.width, mixer.state_size)
+    yield "ssm_d", (mixer.width,)
+
+
+MATRICES: dict[type, Callable[..., Iterator]] = {
+    Attention: _attention_matrices,
+    ShortConvolution: _short_convolution_matrices,
+    Mamba: _mamba_matrices,
+    Mamba2: _mamba2_matrices,
+}
+VECTORS: dict[type, Callable[..., Iterator]] = {
+    Attention: _attention_vectors,
+    ShortConvolution: _short_convolution_vectors,
+    Mamba: _mamba_vectors,
+    Mamba2: _mamba2_vectors,
+}
+# Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
+ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
+# … and those that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
+TURNED = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_dt.weight")
 
 
 def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
@@ -160,7 +234,7 @@ def fused_in(tensors: Mapping[str, Any], config: ModelConfig) -> frozenset[str]:
     found = set()
     for whole in entry.fused:
         others = [part for part in FUSED[whole] if part != whole]
-        if not any(f"blk.0.{part}.weight" in tensors for part in others):
+        if not any(f"blk.{i}.{part}.weight" in tensors for part in others for i in range(config.n_layer)):
             found.add(whole)
     return frozenset(found)
 
@@ -287,11 +361,13 @@ class Weights:
             None if table is None else np.ascontiguousarray(table.dequantize()) for table in tables
         )
         token_embd = usable["token_embd.weight"]
-        specs = dict.fromkeys(layer.mixer.rope for layer in config.layers if layer.mixer.rope)
+        specs = dict.fromkeys(mixer.rope for mixer in config.attentions if mixer.rope)
         return cls(
             token_embd=token_embd,
             output=usable.get("output.weight", token_embd) if config.causal else None,
-            outer={name: value for name, value in usable.items() if not name.startswith("blk.")},
+            outer={
+                _inside(name, config): value for name, value in usable.items() if not name.startswith("blk.")
+            },
             positions=positions,
             token_types=token_types,
             ropes={spec: rope_table(spec, _factors(spec, usable)) for spec in specs},
@@ -330,18 +406,21 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
     """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
     if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
+    if tensor.name.endswith("ssm_norm.weight"):  # the gains of each group, behind each other
+        return np.ascontiguousarray(tensor.dequantize().reshape(-1))
+    if tensor.name.endswith(TURNED):
+        numbers = tensor.dequantize()
+        return np.ascontiguousarray(numbers.reshape(-1) if numbers.shape[-1] == 1 else numbers.T)
     if len(tensor.shape) > 1 and not tensor.name.endswith(".bias"):
         return tensor
     return np.ascontiguousarray(tensor.dequantize())
 
 
 def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozenset[str]) -> dict[str, Any]:
-    prefix, renamed = f"blk.{i}.", config.architecture.renamed
-    found = {}
+    prefix, found = f"blk.{i}.", {}
     for name, value in usable.items():
         if name.startswith(prefix):
-            stem, dot, kind = name.removeprefix(prefix).rpartition(".")
-            found[f"{renamed.get(stem, stem)}{dot}{kind}"] = value
+            found[_inside(name.removeprefix(prefix), config)] = value
     for whole in fused:
         for kind in ("weight", "bias", "lora"):
             if f"{whole}.{kind}" in found:

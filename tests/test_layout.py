@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "llmlite"
 FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"_version", "terminal", "limits", "locks", "files"},
-    {"errors", "layers"},
+    {"errors", "layers", "recurrent"},
     {"guard", "cache"},
     {"quants"},
     {"tensor"},

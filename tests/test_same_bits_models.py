@@ -28,6 +28,9 @@ KINDS = {
     "gpt2 F16": ({"architecture": "gpt2", "n_head_kv": 4}, "F16"),
     "gemma2 Q4_1": ({"architecture": "gemma2"}, "Q4_1"),
     "gemma3 Q8_0": ({"architecture": "gemma3", "n_layer": 7}, "Q8_0"),
+    "lfm2 Q8_0": ({"architecture": "lfm2", "n_layer": 4}, "Q8_0"),
+    "mamba Q8_0": ({"architecture": "mamba"}, "Q8_0"),
+    "mamba2 Q8_0": ({"architecture": "mamba2"}, "Q8_0"),
     "phi2 Q5_0": ({"architecture": "phi2", "n_head_kv": 4}, "Q5_0"),
 }
 EVERY_TYPE = ("Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "BF16")

@@ -13,7 +13,7 @@ from llmlite.architectures import ARCHITECTURES
 from llmlite.config import NORM_EPS, ModelConfig
 from llmlite.quants import by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.weights import required_tensors, tensor_shapes
+from llmlite.weights import ALWAYS_F32, required_tensors, tensor_shapes
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "Ġ s")
@@ -45,7 +45,8 @@ class TinyModel:
 
 def quantizable(name: str, array: np.ndarray) -> bool:
     """Whether llama.cpp would keep it in anything but F32."""
-    return array.ndim > 1 and "ffn_gate_inp" not in name and "position_embd" not in name
+    kept = name.endswith((*ALWAYS_F32, "ssm_dt.weight")) or "ffn_gate_inp" in name or "position_embd" in name
+    return array.ndim > 1 and not kept
 
 
 def tiny_model(
@@ -78,6 +79,17 @@ def tiny_model(
     }
     if "use_parallel_residual" in ARCHITECTURES[architecture].features:
         hyper["use_parallel_residual"] = True
+    if ARCHITECTURES[architecture].recurrent == "short_convolution":
+        hyper["attention.head_count_kv"] = [n_head_kv if i % 3 == 1 else 0 for i in range(n_layer)]
+        hyper["shortconv.l_cache"] = 3
+    if ARCHITECTURES[architecture].recurrent == "mamba2":
+        hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
+        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
+        hyper |= {"ssm.time_step_rank": n_head, "ssm.group_count": n_head_kv}
+    if ARCHITECTURES[architecture].recurrent == "mamba":
+        hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
+        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 16}
+        hyper["ssm.time_step_rank"] = -(-n_embd // 16)
     if n_expert:
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}
@@ -103,6 +115,8 @@ def _shapes_of(
 def _random(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("norm.weight"):
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
+    if name.endswith("ssm_a"):  # rates of forgetting
+        return -random.uniform(0.1, 2, shape).astype(np.float32)
     spread = 0.5 if name.endswith("bias") else 2 / np.sqrt(shape[-1])
     return (random.standard_normal(shape) * spread).astype(np.float32)
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from llmlite.architectures.decoders import DECODERS
 from llmlite.architectures.encoders import ENCODERS
 from llmlite.architectures.entry import EXPERTS, FUSED, HEAD_NORMS, NORMS, Architecture, Names, Windows
+from llmlite.architectures.recurrent import RECURRENT_DECODERS
 from llmlite.errors import ModelError, UnsupportedError
 
-ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*DECODERS, *ENCODERS)}
+ARCHITECTURES: dict[str, Architecture] = {
+    entry.name: entry for entry in (*DECODERS, *RECURRENT_DECODERS, *ENCODERS)
+}
 
 NO_DECODERS = {  # other values of general.architecture that GGUF files carry, and what they are
     "clip": "a vision tower or projector; load the file of the text model that it belongs to",

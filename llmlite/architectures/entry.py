@@ -13,6 +13,8 @@ FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
 FUSED = {  # a tensor -> the matrices whose rows it holds behind each other
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_up": ("ffn_gate", "ffn_up"),
+    "ssm_in": ("ssm_in_z", "ssm_in_xbc", "ssm_in_dt"),
+    "shortconv.in_proj": ("shortconv.b", "shortconv.c", "shortconv.x"),
 }
 NORMS = (  # the norms a layer may have; where each is applied: transformer.block
     "attn_norm", "attn_norm_2", "ffn_norm", "post_attention_norm", "post_ffw_norm", "attn_output_norm",
@@ -174,7 +176,9 @@ class Architecture:
         alibi: the largest slope exponent of ALiBi, if the file gives none; 0: no ALiBi.
         sinks: whether each head has a logit that counts only in the softmax's denominator.
         yarn_rounded: whether the ends of yarn's ramp are rounded to whole pairs.
-        renamed: a tensor's stem in a layer of the file -> the stem that says what it does here.
+        renamed: a tensor's stem in the file, in a layer or outside -> the stem that says what it does here.
+        recurrent: what mixes tokens in layers without key/value heads: a name of config.RECURRENT; "" if
+            there are no such layers.
         skipped: a pattern of further tensors that text doesn't need (layers that predict ahead); vision and
             audio towers (weights.TOWERS) are skipped in any case.
         causal: whether a token sees only those before it; an encoder's see all.
@@ -221,6 +225,7 @@ class Architecture:
     sinks: bool = False
     yarn_rounded: bool = True
     renamed: Mapping[str, str] = field(default_factory=dict)
+    recurrent: str = ""
     skipped: str = ""
     causal: bool = True
     token_types: bool = False

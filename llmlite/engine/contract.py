@@ -94,7 +94,8 @@ class LayerWords:
             position p is stored at p % size.
         k_scales, v_scales: addresses of the scales of a quantized cache, float16 (K, size/32, D/32, 32), else
             0.
-        conv, state: addresses of a recurrent mixer's convolution tail and state, else 0.
+        conv, state: addresses of a recurrent mixer's convolution tail and state, else 0: a step reads them.
+        flip: bytes from there to where the step writes the tail and state that follow.
     """
 
     k: int = 0
@@ -104,7 +105,7 @@ class LayerWords:
     v_scales: int = 0
     conv: int = 0
     state: int = 0
-    spare: int = 0
+    flip: int = 0
 
 
 @dataclass

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmlite.config import ModelConfig
+from llmlite.engine.eager_recurrent import RecurrentOperations
 from llmlite.errors import NumericsError
 from llmlite.kv_cache import KVCache
 from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
@@ -83,7 +84,7 @@ class EagerExecutor:
         return text + (f"; not planned: {self.reason})" if self.reason else ")")
 
 
-class Eager:
+class Eager(RecurrentOperations):
     """The operations of one step. Every x is float32, one row per token.
 
     Args:

@@ -18,9 +18,10 @@ from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
 from llmlite.engine.recorder import Buffer, PositionTable, Recorder
 from llmlite.errors import ContextOverflowError, NumericsError
 from llmlite.guard import Watch
-from llmlite.kv_cache import CHUNK, KV_NAMES, KVCache
+from llmlite.kv_cache import CHUNK, KV_NAMES, AttentionState, KVCache
 from llmlite.limits import MAX_THREADS
 from llmlite.locks import fork_safe
+from llmlite.recurrent import RecurrentState
 from llmlite.transformer import forward
 from llmlite.weights import Weights
 
@@ -257,10 +258,11 @@ class PlannedExecutor:
         return found
 
     def _states(self, cache: KVCache) -> int:
-        """The address of a cache's layer words."""
+        """The address of a cache's layer words, for the row of recurrent states that the step reads."""
         if cache not in self._words:
-            self._words[cache] = np.array([layer_words(state) for state in cache.states], np.int64)
-        return self._words[cache].ctypes.data
+            words = [[layer_words(state, turn) for state in cache.states] for turn in (0, 1)]
+            self._words[cache] = np.array(words, np.int64)
+        return self._words[cache][cache.recurrent.turn].ctypes.data
 
     def _table(self, table: PositionTable, n: int) -> np.ndarray:
         """The table's rows for positions 0…n−1 at least, float32 (n, width)."""
@@ -287,7 +289,8 @@ class PlannedExecutor:
         plan = self.plan(n_tokens, 1, np.float16)
         cache = KVCache(self.config, depth + n_tokens, np.float16)
         for state in cache.states:
-            state.k[:], state.v[:] = 0.01, 0.01  # of pages never written, the system keeps only one
+            if isinstance(state, AttentionState):
+                state.k[:], state.v[:] = 0.01, 0.01  # of pages never written, the system keeps only one
         piece = Piece([0] * n_tokens, depth, self._states(cache), 1)
         clock = np.zeros((len(plan.ops) + 1, 2), np.int64)
         runs = []
@@ -314,8 +317,16 @@ class PlannedExecutor:
         return text + (f"; slow, through NumPy: {', '.join(slow)})" if slow else ")")
 
 
-def layer_words(state: Any) -> tuple[int, ...]:
-    """What kernels read of a layer's state, in the order of `contract.LayerWords`."""
+def layer_words(state: Any, turn: int = 0) -> tuple[int, ...]:
+    """What kernels read of a layer's state, in the order of `contract.LayerWords`.
+
+    Args:
+        turn: the row, 0 or 1, from which a recurrent state is read.
+    """
+    if isinstance(state, RecurrentState):
+        flip = state.tail(1 - turn).ctypes.data - state.tail(turn).ctypes.data
+        conv, at = state.tail(turn).ctypes.data, state.state(turn).ctypes.data
+        return dataclasses.astuple(LayerWords(conv=conv, state=at, flip=flip))
     scales = {
         name: getattr(state, name).ctypes.data
         for name in ("k_scales", "v_scales")

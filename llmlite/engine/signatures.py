@@ -70,6 +70,15 @@ def attention(kv: str, spec: Attention) -> Kernel:
     return ATTENTION[kv, size if size in ATTENTION_FORMS else 0]
 
 
+# ---- recurrent mixers --------------------------------------------------------------------------------------
+
+MULTIPLY = declare("recurrent", "multiply", "rows a b out width")
+MULTIPLY_ROW = declare("recurrent", "multiply_row", "rows x row out width")
+SCAN = declare("recurrent", "scan", "x dt a d dt_bias out layer n_head head_size n_group state_size")
+SCAN_COLUMNS = declare("recurrent", "scan_columns", "x dt db a d out layer width rank state_size")
+PROJECT = declare("recurrent", "project", "x x_width w bias out n_columns width")
+CONVOLVE = declare("recurrent", "convolve", "x taps bias out layer n_taps width")
+
 # ---- experts -----------------------------------------------------------------------------------------------
 
 ROUTE_SOFTMAX = declare("experts", "route_softmax", "rows scores ids weights n_expert n_used factor")

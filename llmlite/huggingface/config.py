@@ -20,9 +20,10 @@ ACTIVATIONS = {
     "relu2": ("relu2",),
     "swiglu_oai": ("silu",),
 }
+UNLIMITED = 2**20  # what llama.cpp's converter writes for a state that any number of tokens fits
 ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")
 EPS_KEYS = {
-    "rms": ("rms_norm_eps",),
+    "rms": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
     "layer": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
 }
 EPS_NAMES = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
@@ -84,6 +85,8 @@ class Config:
 
     def hyperparameters(self, architecture: Architecture) -> dict[str, Any]:
         """The keys of a GGUF file, without the architecture's prefix."""
+        if architecture.recurrent and self.values.get("num_attention_heads") is None:
+            return self._without_attention(architecture)
         n_head = self.integer(("num_attention_heads", "n_head"))
         found: dict[str, Any] = {
             "block_count": self.integer(("num_hidden_layers", "n_layer")),
@@ -109,6 +112,18 @@ class Config:
             found["attention.causal"] = False
         found |= architecture.hyperparameters(self)
         return {key: value for key, value in found.items() if value is not None}
+
+    def _without_attention(self, architecture: Architecture) -> dict[str, Any]:
+        """The keys of a model that has neither attention nor feed-forward networks of its own."""
+        return {
+            "block_count": self.integer("num_hidden_layers"),
+            "context_length": self.integer("max_position_embeddings", UNLIMITED),
+            "embedding_length": self.integer("hidden_size"),
+            "feed_forward_length": 0,
+            "attention.head_count": 0,
+            EPS_NAMES[architecture.norm]: self._eps(architecture),
+            "vocab_size": self.integer("vocab_size"),
+        } | architecture.hyperparameters(self)
 
     def _eps(self, architecture: Architecture) -> float:
         keys = EPS_KEYS[architecture.norm]

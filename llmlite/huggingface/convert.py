@@ -23,7 +23,7 @@ from llmlite.huggingface.vocabulary import tokenizer_metadata
 from llmlite.mixes import FILE_TYPES, assign, canonical
 from llmlite.quants import QuantType, by_name
 from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.weights import Weights
+from llmlite.weights import ALWAYS_F32, Weights
 
 PLAIN = ("position_embd", "token_types")  # tables that readers want in F32
 
@@ -136,6 +136,7 @@ def _types(
     for name, tensor in tensors.items():
         kept = by_name("F32") if tensor.type.name == "F64" else tensor.type
         is_matrix = len(tensor.shape) > 1 and not name.startswith(PLAIN) and "gate_inp" not in name
+        is_matrix = is_matrix and not name.endswith(ALWAYS_F32)
         types[name] = chosen.get(name, kept) if is_matrix else by_name("F32")
         if types[name].needs_importance or types[name].encode is None:
             raise UnsupportedError(

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.errors import UnsupportedError
 from llmlite.kv_cache import KVCache
+from llmlite.layers import Attention
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.synth import SHAPES, Shape
@@ -30,10 +32,13 @@ def head_size(shape: Any) -> int:
 def cache_bytes(shape: Any, n_tokens: int, itemsize: int = 2) -> int:
     """Return the bytes of keys and values: 2 × layers × heads × head size × itemsize for each token.
 
+    Layers without attention keep none.
+
     Args:
         shape: a ModelConfig or a synth.Shape. itemsize: bytes per number, 2 for F16, 4 for F32.
     """
-    return 2 * int(shape.n_layer) * int(shape.n_head_kv) * head_size(shape) * n_tokens * itemsize
+    n_layer = len(shape.attentions) if hasattr(shape, "attentions") else int(shape.n_layer)
+    return 2 * n_layer * int(shape.n_head_kv) * head_size(shape) * n_tokens * itemsize if n_layer else 0
 
 
 def tokens_processed(n_prompt: int, n_new: int, *, cached: bool) -> list[int]:
@@ -52,7 +57,8 @@ class Filling:
 
     Args:
         ids: the tokens, T of them. texts: as a reader sees them.
-        size: float32 (n_layer, n_head_kv, T), the length of each key relative to the longest of its head.
+        size: float32 (layers with attention, n_head_kv, T), the length of each key relative to the longest of
+            its head.
     """
 
     ids: list[int]
@@ -64,11 +70,14 @@ def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
     """Run the model over a prompt and return what its cache then holds.
 
     Raises:
-        As `Model.trace`.
+        As `Model.trace`; UnsupportedError: no layer of the model keeps keys.
     """
+    layers = [i for i, layer in enumerate(model.config.layers) if isinstance(layer.mixer, Attention)]
+    if not layers:
+        raise UnsupportedError(f"a {model.config.architecture.name} model keeps no keys and values to show")
     ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
     trace = model.trace(ids)
-    keys = np.stack([trace[f"Kcur-{layer}"] for layer in range(model.config.n_layer)])  # (L, T, K, Dh)
+    keys = np.stack([trace[f"Kcur-{layer}"] for layer in layers])  # (L, T, K, Dh)
     size = np.linalg.norm(keys, axis=-1).transpose(0, 2, 1)  # (L, K, T)
     size = size / np.maximum(size.max(axis=-1, keepdims=True), 1e-30)
     return Filling(ids, [visible(model.tokenizer, token) for token in ids], size.astype(np.float32))

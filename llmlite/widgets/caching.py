@@ -54,7 +54,7 @@ class CacheGrid(TextExplorer):
         self.figure.value = plots.svg(self.picture)
         shared = config.n_head // config.n_head_kv
         rows = {
-            "per token": f"2 (keys, values) × {config.n_layer} layers × {config.n_head_kv} heads × "
+            "per token": f"2 (keys, values) × {len(config.attentions)} layers × {config.n_head_kv} heads × "
             f"{config.head_size} numbers × {itemsize} bytes = {each} bytes",
             "so far": f"{n} × {each} = {self.n_bytes} bytes",
             "when full": f"{self.model.n_ctx} tokens, {self.model.n_ctx * each} bytes",

@@ -78,6 +78,17 @@ def make_ternary(model: Any) -> None:
             parameter.copy_((parameter / scale).round().clamp(-1, 1) * scale)
 
 
+def choose_unevenly(model: Any) -> None:
+    """Give the biases that choose experts, zeros at first, values that change the choice."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("expert_bias"):
+            buffer.copy_(0.2 * buffer.new_tensor(range(len(buffer))) - 0.5)
+
+
+MAMBA2 = {"expand": 2, "num_heads": 8, "head_dim": 16, "state_size": 32, "conv_kernel": 4, "chunk_size": 32}
+NO_ATTENTION = (
+    "intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+)  # fmt: skip
 GELU_TABLE = "llama.cpp looks GELU up by its argument in F16"
 MODELS = (
     TinyModel(name="llama", model_class="LlamaForCausalLM"),
@@ -303,6 +314,46 @@ MODELS = (
         model_class="Exaone4ForCausalLM",
         options={"sliding_window": WINDOW, "num_hidden_layers": 5},
         llama_cpp="llama.cpp knows windows only in models of 64 layers",
+    ),
+    TinyModel(
+        name="lfm2",
+        model_class="Lfm2ForCausalLM",
+        options={
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+            "block_multiple_of": 32,
+        },
+    ),
+    TinyModel(
+        name="lfm2moe",
+        model_class="Lfm2MoeForCausalLM",
+        options={
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "num_dense_layers": 2,
+        },
+        prepare=choose_unevenly,
+    ),
+    TinyModel(
+        name="mamba2",
+        model_class="Mamba2ForCausalLM",
+        options=MAMBA2 | {"n_groups": 1},
+        without=NO_ATTENTION,
+    ),
+    TinyModel(
+        name="mamba2, groups",
+        model_class="Mamba2ForCausalLM",
+        options=MAMBA2 | {"n_groups": 2},
+        without=NO_ATTENTION,
+    ),
+    TinyModel(
+        name="mamba",
+        model_class="MambaForCausalLM",
+        options={"state_size": 16, "conv_kernel": 4},
+        without=NO_ATTENTION,
     ),
 )
 

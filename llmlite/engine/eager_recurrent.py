@@ -1,0 +1,100 @@
+"""The eager executor's operations of mixers that keep a state of a fixed size (llmlite.recurrent).
+
+Each reads the row of states that the step before it wrote, and writes the other row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmlite.kv_cache import KVCache
+from llmlite.layers import Mamba, Mamba2
+
+
+class RecurrentOperations:
+    """Part of `eager.Eager`, whose cache it reads and writes."""
+
+    cache: KVCache | None
+
+    def convolve(self, x: np.ndarray, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> np.ndarray:
+        """Weigh each column's latest values, and keep the last of them for the next step:
+
+            out[t, c] = Σ taps[j, c] · x[t - n + 1 + j, c] + bias[c]
+
+        Args:
+            x: (T, C). taps: (n, C): the last one meets the token itself. Rows before the step come from the
+                layer's state. bias: (C,) or None.
+        """
+        assert self.cache is not None
+        state, turn, n = self.cache[layer], self.cache.recurrent.turn, len(taps)
+        rows = np.concatenate([state.tail(turn), x])
+        out = sum(taps[j] * rows[j : j + len(x)] for j in range(n))
+        state.tail(1 - turn)[:] = rows[len(rows) - n + 1 :]
+        return out if bias is None else out + bias
+
+    def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """a · b."""
+        return a * b
+
+    def multiply_row(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """x · row, for every row of x."""
+        return x * row
+
+    def scan(
+        self, x: np.ndarray, dt: np.ndarray, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int,
+        spec: Mamba2,
+    ) -> np.ndarray:  # fmt: skip
+        """Let each head's state S (N, P) forget, take up the token x (P,) by b (N,), and read it by c (N,):
+
+            δ = ln(1 + e^(dt + dt_bias)),  S ← e^(δ·a) · S + b ⊗ δ·x,  out = Sᵀ·c + d·x
+
+        Args:
+            x: (T, H*P + 2*G*N): the heads' tokens, then b and c of each group. dt: (T, H).
+            a, d, dt_bias: (H,).
+
+        Returns:
+            (T, H*P)
+        """
+        assert self.cache is not None
+        held, turn = self.cache[layer], self.cache.recurrent.turn
+        T, H, G, N = len(x), spec.n_head, spec.n_group, spec.state_size
+        tokens, b, c = np.split(x, (spec.inner_width, spec.inner_width + G * N), axis=1)
+        tokens = tokens.reshape(T, H, -1)  # (T, H, P)
+        b, c = (part.reshape(T, G, N).repeat(H // G, axis=1) for part in (b, c))  # (T, H, N)
+        delta = np.logaddexp(0, dt + dt_bias).astype(np.float32)  # (T, H)
+        state, out = held.state(turn), np.empty_like(tokens)
+        for t in range(T):
+            added = b[t, :, :, None] * (delta[t, :, None] * tokens[t])[:, None]  # (H, N, P)
+            state = np.exp(delta[t] * a)[:, None, None] * state + added
+            out[t] = np.einsum("hn,hnp->hp", c[t], state) + d[:, None] * tokens[t]
+        held.state(1 - turn)[:] = state
+        return out.reshape(T, -1)
+
+    def project(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """x[:, :n] @ w + bias: (T, n or more) by (n, E) -> (T, E)."""
+        return x[:, : len(w)] @ w + bias
+
+    def scan_columns(
+        self, x: np.ndarray, dt: np.ndarray, db: np.ndarray, a: np.ndarray, d: np.ndarray, layer: int,
+        spec: Mamba,
+    ) -> np.ndarray:  # fmt: skip
+        """As `scan`, but the state (N, E) has a rate a[n, e] for each of its numbers:
+
+            δ = ln(1 + e^dt),  S ← e^(δ·a) · S + b ⊗ δ·x,  out = Σₙ c[n] · S[n] + d·x
+
+        Args:
+            x, dt: (T, E). db: (T, rank + 2*N): after `rank` columns b and c. a: (N, E). d: (E,).
+
+        Returns:
+            (T, E)
+        """
+        assert self.cache is not None
+        held, turn = self.cache[layer], self.cache.recurrent.turn
+        b, c = np.split(db[:, spec.rank :], 2, axis=1)  # (T, N)
+        delta = np.logaddexp(0, dt).astype(np.float32)
+        state, out = held.state(turn), np.empty_like(x)
+        for t in range(len(x)):
+            state = np.exp(delta[t] * a) * state + b[t, :, None] * (delta[t] * x[t])
+            out[t] = c[t] @ state + d * x[t]
+        held.state(1 - turn)[:] = state
+        return out

@@ -244,8 +244,8 @@ class KVCache:
                     self.states.append(AttentionState(mixer, n_ctx, dtype, chunk))
         except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
             raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
-        # layers that may overwrite a position
-        self._rings = [state for state in self.states if isinstance(state, AttentionState) and state.window]
+        # others never overwrite a position
+        self._rings = [s for s in self.states if isinstance(s, AttentionState) and s.window]
         self.ids: list[int] = []
 
     def __getitem__(self, layer: int) -> Any:
@@ -275,7 +275,7 @@ class KVCache:
 
     def extend(self, ids: Sequence[int]) -> None:
         """Note that all layers have seen `ids`: the step is over."""
-        if self.recurrent.states:  # first: if this is interrupted, the state is ahead, and not reusable
+        if self.recurrent.states:  # first: a state that is ahead, if this is interrupted, is not reusable
             self.recurrent.commit(len(ids))
         self.ids.extend(int(token) for token in ids)
 

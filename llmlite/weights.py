@@ -15,7 +15,7 @@ import numpy as np
 
 from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
-from llmlite.errors import ModelError
+from llmlite.errors import ModelError, UnsupportedError
 from llmlite.layers import Attention, Experts, Mamba, Mamba2, Rope, ShortConvolution
 from llmlite.tensor import QuantTensor
 
@@ -70,9 +70,9 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     for i in range(config.n_layer):
         for name in _layer_shapes(config, i, fused):
             stem, _, kind = name.rpartition(".")
-            if i and stem in entry.from_second and kind == "weight":
-                found.add(f"blk.{i}.{name}")
-            if (kind != "bias" and name not in optional) or name in biases:
+            is_required = kind != "bias" and name not in optional
+            is_required |= i > 0 and stem in entry.from_second and kind == "weight"
+            if is_required or name in biases:
                 found.add(f"blk.{i}.{_in_file(name, config)}")
     return found
 
@@ -355,6 +355,9 @@ class Weights:
         fused = fused_in(tensors, config)
         _check(tensors, config, fused)
         usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
+        for name in corrections or {}:
+            if name.removesuffix(".lora").endswith(tuple(each.removesuffix(".weight") for each in TURNED)):
+                raise UnsupportedError(f"{name}: an adapter of this tensor is not supported")
         usable |= corrections or {}
         tables = [tensors.get(f"{name}.weight") for name in ("position_embd", "token_types")]
         positions, token_types = (

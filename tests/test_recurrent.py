@@ -308,7 +308,7 @@ def test_the_planned_executor_agrees_with_the_eager_one(tmp_path: Path, architec
     planned, eager = (
         ll.load(plain, executor=executor, kv_dtype="f32").logits(IDS) for executor in ("planned", "eager")
     )
-    np.testing.assert_allclose(planned, eager, atol=2e-5 * np.abs(eager).max(), rtol=0)
+    np.testing.assert_allclose(planned, eager, atol=1e-4 * np.abs(eager).max(), rtol=0)  # as of transformers
 
 
 @pytest.mark.parametrize("executor", ["eager", "planned"])

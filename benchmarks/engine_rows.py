@@ -19,11 +19,12 @@ from typing import Any
 
 from llmlite import gguf
 from llmlite.bench.canary import Canary
-from llmlite.bench.process import PACKAGE_ROOT, WorkerProcess
+from llmlite.bench.process import WorkerProcess
 from llmlite.engine.bandwidth import ReadBandwidth
 from llmlite.resources import model_path
 from llmlite.synth import synthesize
 
+ROOT = Path(__file__).resolve().parent.parent
 N_PROMPT, N_GEN, DEPTH = 512, 16, 2048
 TURNS = {"prefill": 1, "decode": 2}  # of each backend in a block: short ones, as near as can be
 EXPERTS_SHAPE = "qwen3-30b-a3b-4-layers"
@@ -277,7 +278,7 @@ def ids(n: int) -> list[int]:
 
 def environment(**more: str) -> dict[str, str]:
     """This llmlite for child processes, installed or not."""
-    path = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **more}
 
 

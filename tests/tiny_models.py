@@ -94,6 +94,8 @@ def tiny_model(
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}
     metadata = {"general.architecture": architecture} | {f"{architecture}.{k}": v for k, v in hyper.items()}
+    if ARCHITECTURES[architecture].token_types:
+        metadata["tokenizer.ggml.token_type_count"] = 2
     shapes = _shapes_of(metadata, (len(tokens), n_embd), tied)
     arrays = {name: _random(random, name, shape) for name, shape in shapes.items()}
     if rope_freqs:

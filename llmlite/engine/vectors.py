@@ -24,7 +24,6 @@ from llmlite.engine import emit
 # hands the flags of the calling function down if a helper names none.
 OPTIONS = {"error_model": "numpy", "fastmath": False}
 inline = functools.partial(numba.njit, forceinline=True, **OPTIONS)
-inline_exact = inline
 
 _ELEMENTS = {
     "u8": emit.I8, "u16": emit.I16, "i32": emit.I32, "f16": ir.HalfType(), "f32": emit.F32,

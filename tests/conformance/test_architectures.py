@@ -27,6 +27,7 @@ from tests.conformance.architecture_models import (
 )
 from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
 from tests.conformance.test_logits_llama_cpp import run_llama_cpp
+from tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance
 CUTS = (1, 2, 7, 64)
@@ -82,6 +83,60 @@ def test_any_cut_of_the_prompt_gives_the_same_bits(made: tuple) -> None:
     model.generate(ids[:40], max_tokens=30, temperature=0)
     _, got = model._next_logits(ids)
     np.testing.assert_array_equal(got, want, err_msg="after generating")
+
+
+# ---- boundaries --------------------------------------------------------------------------------------------
+
+WINDOWED = [tiny for tiny in MODELS if tiny.options.get("sliding_window")]
+
+
+@pytest.mark.parametrize("made", WINDOWED, indirect=True, ids=[tiny.name for tiny in WINDOWED])
+def test_prompts_that_end_at_a_window_s_boundary(made: tuple) -> None:
+    """One token short of a window, a whole one, one more, and three: as prompts, and then token by token."""
+    _, path, ids, want = made
+    for executor in ("eager", "planned"):
+        model = ll.load(path, kv_dtype="f32", executor=executor)
+        for n in (WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW):
+            assert off(model.logits(ids[:n]), want[:n]) <= 1e-4, n
+            for end in (n + 1, n + 2):
+                _, got = model._next_logits(ids[:end])
+                assert np.abs(got - want[end - 1]).max() <= 1e-4 * np.abs(want).max(), end
+
+
+LONGROPES = [tiny for tiny in MODELS if "longrope" in tiny.name]
+
+
+@pytest.mark.parametrize("tiny", LONGROPES, ids=[tiny.name for tiny in LONGROPES])
+def test_longrope_takes_the_factors_of_the_loaded_context(tiny: TinyModel, tmp_path: Path) -> None:
+    """Up to the original context, 64, the short ones, as transformers for short prompts; above, the long."""
+    reference = save(tiny, tmp_path / "model", byte_level_tokenizer("qwen2"))
+    convert_folder(tmp_path / "model", tmp_path / "model.gguf", file_type="F32")
+    ids = prompt(tiny)
+    for n, n_ctx in ((60, 64), (64, 64), (65, 65), (100, 128)):
+        want = logits_of(reference, ids[:n])
+        for executor in ("eager", "planned"):
+            model = ll.load(tmp_path / "model.gguf", n_ctx=n_ctx, kv_dtype="f32", executor=executor)
+            assert off(model.logits(ids[:n]), want) <= 1e-4, (n, n_ctx, executor)
+    short, long = (
+        ll.load(tmp_path / "model.gguf", n_ctx=n, executor="eager").logits(ids[:60]) for n in (64, 65)
+    )
+    assert off(short, long) > 1e-2
+
+
+@pytest.mark.parametrize("executor", ["eager", "planned"])
+def test_of_experts_with_equal_scores_the_first_ones_are_used(executor: str, tmp_path: Path) -> None:
+    base = tiny_model("qwen3moe", n_expert=6, n_expert_used=3)
+    for name in base.arrays:
+        if "ffn_gate_inp" in name:
+            base.arrays[name] = np.zeros_like(base.arrays[name])
+    ids, logits = [token % 250 for token in prompt(MODELS[0])[:50]], []
+    for number in range(2):
+        path = base.write(tmp_path / f"{number}.gguf")
+        logits.append(ll.load(path, kv_dtype="f32", executor=executor).logits(ids))
+        for name in base.arrays:
+            if name.endswith("_exps.weight"):
+                base.arrays[name][3:] += 1  # the others: nobody asks them
+    np.testing.assert_array_equal(*logits)
 
 
 # ---- encoders ----------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from llmlite.engine.simd import (
     half_to_f32,
     i32,
     inline,
-    inline_exact,
     lane,
     load_f16,
     load_f32,
@@ -110,7 +109,7 @@ def as_it_is(v):
     return v
 
 
-@inline_exact
+@inline
 def codes_of(v, inverse):
     """round(v · inverse), to even, as bytes."""
     magic = splat_f32x16(f32(MAGIC))
@@ -118,7 +117,7 @@ def codes_of(v, inverse):
     return narrow_u8(reinterpret(shifted, "i32") - reinterpret(magic, "i32"))
 
 
-@inline_exact
+@inline
 def quantized(source):
     """The block of 32 numbers at `source`: its scale max|x| / 127, and codes of 16 numbers each.
 
@@ -196,7 +195,7 @@ def make_reader(read, width):
             if ahead == 4:
                 prefetch(address + 64)
 
-    @inline_exact
+    @inline
     def score(q, q_bytes, keys, scales, scores, size):
         sums = zero_sums()
         for i in range(size):
@@ -205,7 +204,7 @@ def make_reader(read, width):
             sums = add_outer(sums, read(k), read(k + 16 * width), q + i * 4, q_bytes)
         store_sums(scores, sums)
 
-    @inline_exact
+    @inline
     def weigh(o, scores, shrink, values, scales, size, first, end):
         for c in range(0, size, 32):
             second = 16 * width if c + 16 < size else 0  # else the same again, read by nobody
@@ -234,13 +233,13 @@ def make_reader(read, width):
     return Reader(width, score, weigh, key_floats, value_floats)
 
 
-@inline_exact
+@inline
 def sixteen_codes(p, scale):
     """Sixteen bytes times their scales: exact, as a byte and a float16 have 19 bits together."""
     return to_f32(widen_i8(load_u8x16(p))) * scale
 
 
-@inline_exact
+@inline
 def score_q8_0(q, q_bytes, keys, scales, scores, size):
     sums = zero_sums()
     for g in range(0, size, 32):
@@ -262,7 +261,7 @@ def spread_scales(scales, target):
     store(target + 64, half_to_f32(load_u16x16(scales + 32)))
 
 
-@inline_exact
+@inline
 def weigh_q8_0(o, scores, shrink, values, scales, size, first, end):
     wide = shrink + 64
     for c in range(0, size, 32):

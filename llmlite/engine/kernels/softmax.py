@@ -19,7 +19,7 @@ from llmlite.engine.simd import (
     f32,
     fma,
     i32,
-    inline_exact,
+    inline,
     lane,
     load_f32,
     load_f32x16,
@@ -44,13 +44,13 @@ ROW, MERGED, LOW, HIGH, PLACE, SLOPE, QUERY = 64, 8, 16, 24, 32, 40, 48
 put1, put2, put3 = (make_shuffle([16 + i if i == place else i for i in range(16)]) for place in (1, 2, 3))
 
 
-@inline_exact
+@inline
 def exp_or_zero(x):
     """`exp` of x ≤ 0, exactly 0 below -80 ("unseen"), and not a number if x is not."""
     return choose_above(splat_f32x16(f32(-80.0)), x, splat_f32x16(f32(0.0)), exp(x) + (x - x))
 
 
-@inline_exact
+@inline
 def tanh(x):
     """tanh of sixteen float32: an odd polynomial near 0 (Moshier's Cephes), else 1 − 2 / (e^2|x| + 1)."""
     size, one = absolute(x), splat_f32x16(f32(1))
@@ -66,17 +66,17 @@ def tanh(x):
     return choose_above(splat_f32x16(f32(0.625)), size, near, far)
 
 
-@inline_exact
+@inline
 def scaled(v, scale):
     return v * splat_f32x16(scale)
 
 
-@inline_exact
+@inline
 def inverse(x):
     return f32(f32(1) / x)
 
 
-@inline_exact
+@inline
 def only_seen(s, low, high):
     """The scores of positions `low` … `high - 1` of sixteen; UNSEEN for others."""
     unseen = splat_f32x16(f32(UNSEEN))
@@ -84,7 +84,7 @@ def only_seen(s, low, high):
     return choose_above(counting_i32x16(), splat_i32x16(i32(low - 1)), s, unseen)
 
 
-@inline_exact
+@inline
 def changed(s, distance, softcap, slope):
     """Scores with soft cap and ALiBi; `distance`: from the first of sixteen positions to the query's."""
     if softcap != f32(0):
@@ -95,7 +95,7 @@ def changed(s, distance, softcap, slope):
     return s
 
 
-@inline_exact
+@inline
 def softmax_row(scores, fact, block, softcap):
     """One query's scores of a block become e^(s−m), in place; return m − m' in all lanes, and their sum.
 
@@ -118,13 +118,13 @@ def softmax_row(scores, fact, block, softcap):
     return splat_f32x16(before) - top, reduce_add(e0 + e1)
 
 
-@inline_exact
+@inline
 def add_up(fact, factor, added):
     """l ← l·e^(m−m') + Σ e^(s−m')."""
     store(fact + 4, f32(f32(load_f32(fact + 4) * factor) + added))
 
 
-@inline_exact
+@inline
 def softmax_step(scores, facts, shrink, block, softcap, n):
     """`softmax_row` of n ≤ QUERIES queries; `shrink` gets their e^(m−m'), one lane each, made at one go."""
     fell, sum0 = softmax_row(scores, facts, block, softcap)
@@ -151,7 +151,7 @@ def softmax_step(scores, facts, shrink, block, softcap, n):
             add_up(facts + 3 * ROW, lane(factors, 3), sum3)
 
 
-@inline_exact
+@inline
 def fold_state(state, m, added):
     """Fold the maximum and the sum of a part into those of the parts before, at `state`; return what sums of
     the parts before and of this part are multiplied by.
@@ -166,7 +166,7 @@ def fold_state(state, m, added):
     return old, new
 
 
-@inline_exact
+@inline
 def fold(outputs, state, part, m, added, size, jump):
     """Fold a part's sums (`size` numbers, every 32 of them `jump` bytes apart), m and l into those before."""
     old, new = fold_state(state, m, added)
@@ -175,13 +175,13 @@ def fold(outputs, state, part, m, added, size, jump):
         store(outputs + at, fma(load_f32x16(outputs + at), old, load_f32x16(part + at) * new))
 
 
-@inline_exact
+@inline
 def times(v, factor):
     """v · factor; a zero loses its sign, which depends on how often a zero was added to it."""
     return fma(v, splat_f32x16(factor), splat_f32x16(f32(0)))
 
 
-@inline_exact
+@inline
 def finish(outputs, state, out, size, jump):
     """out ← o / l, `size` numbers."""
     factor = inverse(load_f32(state + 4))
@@ -193,7 +193,7 @@ def finish(outputs, state, out, size, jump):
         store(out + c * 4, lane(times(one, factor), 0))
 
 
-@inline_exact
+@inline
 def add_sink(outputs, state, sink, size, jump):
     """Fold a sink in: a position that has the score at `sink`, and no value."""
     old, _ = fold_state(state, load_f32(sink), f32(1))

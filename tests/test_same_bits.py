@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llmlite.engine.families import FAMILIES, Family
-from llmlite.engine.plan import Plan
+from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 from llmlite.tensor import QuantTensor
@@ -35,11 +35,10 @@ TOKENS = (1, 2, 3, 7, 12, 64, 65)
 def product(w: QuantTensor, x: np.ndarray, n_threads: int, at_once: int = 0) -> np.ndarray:
     """Return x Wᵀ by the kernels that steps of `at_once` tokens take, by default of all."""
     n = at_once or len(x)
-    recorder = Recorder(max_tokens=n, max_outputs=1, n_threads=n_threads, kv_itemsize=4)
+    recorder = Recorder(max_tokens=n, max_outputs=1, n_threads=n_threads)
     plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
-    step = {"position": 0, "n_ctx": 0, "k_cache": 0, "v_cache": 0, "angles": 0}
     with plan.lock:
-        return np.concatenate([plan.run(range(t, t + n), 1, **step).copy() for t in range(0, len(x), n)])
+        return np.concatenate([plan.run([Piece(range(t, t + n))]).copy() for t in range(0, len(x), n)])
 
 
 def bits(x: np.ndarray) -> np.ndarray:

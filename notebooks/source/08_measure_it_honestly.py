@@ -84,7 +84,7 @@ print([f"{s:.3f}" for s in seconds], f"slowest / fastest: {max(seconds) / min(se
 # %% tags=["nbval-ignore-output"]
 options = ll.bench.Options(
     backends=("llmlite", "torch-f32"), types=("F16", "Q4_0"),
-    quick=True, prompts=(64, 128), n_gen=16, budget_seconds=8,
+    quick=True, prompts=(64, 128), n_gen=16, budget_seconds=30,
 )
 comparison = ll.bench.compare.run(options)
 

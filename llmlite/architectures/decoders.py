@@ -35,7 +35,8 @@ def _gpt2(config: Any) -> dict[str, Any]:
     for key, usual in GPT2_REFUSED.items():
         if config.flag(key, usual) != usual:
             config.refuse(f"{key}: only {str(usual).lower()} is supported")
-    return {"attention.head_count_kv": None}
+    n_embd = config.integer("n_embd")
+    return {"attention.head_count_kv": None, "feed_forward_length": config.integer("n_inner", 4 * n_embd)}
 
 
 def _gemma2(config: Any) -> dict[str, Any]:

@@ -126,12 +126,15 @@ def test_along_llama_cpps_greedy_text_we_are_as_near_exact_arithmetic(
 ) -> None:
     """Both round activations to bytes, each in its own blocks: near-ties may fall otherwise.
 
+    The distances of all prompts together are compared: those of one, of 60 tokens, scatter by a tenth.
+
     Measured for each prompt, ours and llama.cpp's: the mean distance of a logit from exact arithmetic, and
     choices other than exact arithmetic's, of 60:
 
         SmolLM2 Q4_1:    0.139 0.141, 0.159 0.166, 0.249 0.238; 1 2, 2 1, 1 1
         Gemma 3 Q4_K_M:  0.104 0.168, 0.133 0.215, 0.171 0.297; 1 3, 8 6, 0 1
     """
+    distances = []
     for i, (_, theirs, planned, exact) in enumerate(choices):
         ours_off, theirs_off = (float(np.abs(logits - exact).mean()) for logits in (planned, theirs))
         ours, theirs_other = (other_choices(logits, exact) for logits in (planned, theirs))
@@ -140,8 +143,10 @@ def test_along_llama_cpps_greedy_text_we_are_as_near_exact_arithmetic(
             f"other choices {ours[0]}, exact's two best within {np.round(ours[1], 3).tolist()}, "
             f"llama.cpp's {theirs_other[0]}, within {np.round(theirs_other[1], 3).tolist()}"
         )
-        assert ours_off <= 1.1 * theirs_off
         assert (ours[1] <= max(theirs_off, ours_off) * 3).all()
+        distances.append((ours_off, theirs_off))
+    ours_sum, theirs_sum = np.sum(distances, axis=0)
+    assert ours_sum <= 1.1 * theirs_sum
 
 
 @pytest.mark.xfail(

@@ -43,8 +43,8 @@ class Fault:
 FAULTS: Mapping[str, Fault] = {
     "a kernel is wrong by 1 %": Fault(
         "engine/kernels/quantized.py",
-        "total -= f32(zero) * reduce_add(offset)",
-        "total = f32(1.01) * (total - f32(zero) * reduce_add(offset))",
+        "store(out + (t * n_rows + r) * 4, reduce_add(total))",
+        "store(out + (t * n_rows + r) * 4, f32(f32(1.01) * reduce_add(total)))",
         "07",
     ),
     "an axis has another label": Fault(
@@ -64,12 +64,12 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "a token looks one ahead": Fault(
         "engine/eager.py",
-        "ahead = np.arange(end) > np.arange(self.position, end)[:, None]",
-        "ahead = np.arange(end) > np.arange(self.position + 1, end + 1)[:, None]",
+        "hidden = distance < 0",
+        "hidden = distance < -1",
         "04",
     ),
     "keys are counted, values forgotten": Fault(
-        "lessons/caching.py", "return 2 * int(shape.n_layer)", "return int(shape.n_layer)", "05"
+        "lessons/caching.py", "return 2 * n_layer * int(", "return n_layer * int(", "05"
     ),
     "another checksum is computed": Fault(
         "resources.py", 'file_digest(file, "sha256")', 'file_digest(file, "sha512")', "00"

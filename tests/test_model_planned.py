@@ -106,3 +106,16 @@ def test_a_prompt_in_pieces_through_the_reused_cache_gives_the_same_logits(model
     # activations are rounded to bytes: a last bit of a sum may tip one of them over
     assert np.abs(got - want).max() <= 0.02 * np.abs(want).max()
     assert got.argmax() == want.argmax()
+
+
+@pytest.mark.parametrize("head_size", [8, 40, 72, 80, 100, 576])
+def test_any_head_size_is_planned_and_gives_the_eager_logits(head_size: int, tmp_path: Path) -> None:
+    """Stories260K, which many courses use, has heads of 8."""
+    n_head = 8 if head_size <= 100 else 2
+    made = tiny_model(n_embd=n_head * head_size, n_head=n_head, n_head_kv=n_head // 2, seed=1)
+    path = made.write(tmp_path / "tiny.gguf")
+    planned, eager = (ll.load(path, kv_dtype="f32", executor=name) for name in ("planned", "eager"))
+    assert "slow" not in repr(planned.executor)
+    ids = list(range(3, 63))
+    want = eager.logits(ids)
+    np.testing.assert_allclose(planned.logits(ids), want, atol=2e-5 * np.abs(want).max())

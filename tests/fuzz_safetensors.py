@@ -5,6 +5,7 @@ python tests/fuzz_safetensors.py --inputs 100000 --seed 1
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
@@ -51,9 +52,9 @@ def inputs(n: int, seed: int) -> Iterator[bytes]:
             for _ in range(dice.choice((1, 1, 2))):
                 name = dice.choice([*header])
                 if dice.random() < 0.2 or not isinstance(header[name], dict):
-                    header[dice.choice([name, "é", "", "x" * 200])] = dice.choice(JUNK)
+                    header[dice.choice([name, "é", "", "x" * 200])] = copy.deepcopy(dice.choice(JUNK))
                 else:
-                    header[name][dice.choice(["dtype", "shape", "data_offsets"])] = dice.choice(JUNK)
+                    header[name][dice.choice(["dtype", "shape", "data_offsets"])] = copy.deepcopy(dice.choice(JUNK))
             data = packed(header, data[8 + size :])
         yield data if dice.random() < 0.3 else mutated(data, good, dice)
 

@@ -50,19 +50,17 @@ def damaged(random_: random.Random, records: list[dict[str, Any]]) -> bytes:
         if kind == 0:
             del record[name]
         elif kind == 1:
-            record[random_.choice((name, "kind", "text", "reason", "extra"))] = random_.choice(VALUES)
+            record[random_.choice((name, "kind", "text", "reason", "extra"))] = copy.deepcopy(random_.choice(VALUES))
         elif kind == 2 and isinstance(record[name], list) and record[name]:
-            record[name][random_.randrange(len(record[name]))] = random_.choice(VALUES)
+            record[name][random_.randrange(len(record[name]))] = copy.deepcopy(random_.choice(VALUES))
         elif kind == 3:
-            record[name] = (
-                random_.choice(random_.choice(changed).get(name, VALUES) or [1])
-                if random_.random() < 0.1 and isinstance(record[name], list)
-                else random_.choice(VALUES)
-            )
+            other = random_.choice(changed).get(name)
+            from_other = random_.random() < 0.1 and isinstance(other, list) and other
+            record[name] = copy.deepcopy(random_.choice(other if from_other else VALUES))
         elif kind == 4 and len(changed) > 1:
             changed.remove(record)
         else:
-            record[name] = random_.choice(VALUES)
+            record[name] = copy.deepcopy(random_.choice(VALUES))
         if not all(changed):
             changed = [r for r in changed if r] or [{"kind": "note", "text": ""}]
     data = bytearray("\n".join(json.dumps(record) for record in changed).encode())

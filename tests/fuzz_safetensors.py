@@ -51,10 +51,11 @@ def inputs(n: int, seed: int) -> Iterator[bytes]:
             header = json.loads(data[8 : 8 + size])
             for _ in range(dice.choice((1, 1, 2))):
                 name = dice.choice([*header])
+                junk = copy.deepcopy(dice.choice(JUNK))
                 if dice.random() < 0.2 or not isinstance(header[name], dict):
-                    header[dice.choice([name, "é", "", "x" * 200])] = copy.deepcopy(dice.choice(JUNK))
+                    header[dice.choice([name, "é", "", "x" * 200])] = junk
                 else:
-                    header[name][dice.choice(["dtype", "shape", "data_offsets"])] = copy.deepcopy(dice.choice(JUNK))
+                    header[name][dice.choice(["dtype", "shape", "data_offsets"])] = junk
             data = packed(header, data[8 + size :])
         yield data if dice.random() < 0.3 else mutated(data, good, dice)
 

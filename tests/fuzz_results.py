@@ -50,7 +50,8 @@ def damaged(random_: random.Random, records: list[dict[str, Any]]) -> bytes:
         if kind == 0:
             del record[name]
         elif kind == 1:
-            record[random_.choice((name, "kind", "text", "reason", "extra"))] = copy.deepcopy(random_.choice(VALUES))
+            other = random_.choice((name, "kind", "text", "reason", "extra"))
+            record[other] = copy.deepcopy(random_.choice(VALUES))
         elif kind == 2 and isinstance(record[name], list) and record[name]:
             record[name][random_.randrange(len(record[name]))] = copy.deepcopy(random_.choice(VALUES))
         elif kind == 3:

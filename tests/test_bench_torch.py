@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,19 +133,33 @@ def test_packed_stepping_gives_the_tokens_that_reading_gives(kind: str, tmp_path
     np.testing.assert_allclose(last, logits[-1], atol=0.1 * np.abs(logits).max())
 
 
+COMPILED = """
+import sys
+import numpy as np
+from llmlite.bench.backends import torch_eager
+from tests.test_bench_torch import IDS, backend
+
+path = sys.argv[1]
+made, plain = torch_eager.make(dtype="float32", compiled=True), backend(path)
+made.load(path, n_ctx=32, n_threads=1)
+assert made.compile([5]) and not backend(path).compile([5])
+np.testing.assert_allclose(made.logits(IDS), plain.logits(IDS), atol=1e-4)
+token, same = made.prefill(IDS), plain.prefill(IDS)
+for _ in range(5):
+    assert token == same
+    token, same = made.step(token), plain.step(same)
+"""
+
+
 @pytest.mark.slow
 def test_a_compiled_model_computes_the_same_at_every_length(tmp_path: Path) -> None:
-    import shutil
-
+    """In a process of its own, as in a comparison: torch.compile minds what a process has compiled before."""
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
     path = tiny_model("llama").write(tmp_path / "m.gguf")
-    made = torch_eager.make(dtype="float32", compiled=True)
-    made.load(str(path), n_ctx=32, n_threads=1)
-    assert made.compile([5]) and not backend(path).compile([5])
-    plain = backend(path)
-    np.testing.assert_allclose(made.logits(IDS), plain.logits(IDS), atol=1e-4)
-    token, same = made.prefill(IDS), plain.prefill(IDS)
-    for _ in range(5):
-        assert token == same
-        token, same = made.step(token), plain.step(same)
+    root = Path(__file__).resolve().parent.parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, str(path)], cwd=root, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

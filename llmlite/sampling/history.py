@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from llmlite import deterministic
 from llmlite.errors import SamplingError
 from llmlite.sampling.candidates import Adjustment, Context, check_real, check_whole, is_number
 
-LogitsProcessor = Callable[[Sequence[int], np.ndarray], np.ndarray]
+LogitsProcessor = Callable[[Any, np.ndarray], np.ndarray]
 
 LARGEST_EXPONENT_LOG = 88.7228391  # log of float32's largest number: where llama.cpp stops a penalty's growth
 DRY_BREAKERS = ("\n", ":", '"', "*")  # llama.cpp's
@@ -104,7 +104,7 @@ class Penalties(Adjustment):
 class Dry(Adjustment):
     """Don't repeat yourself: the longer a repetition that a token would continue, the less likely it gets.
 
-    If the last n tokens occurred before, the token that followed there loses multiplier · base**(n - allowed).
+    If the last n tokens occurred before, the token that followed loses multiplier · base**(n - allowed).
 
     Args:
         multiplier: 0 is off. base: at least 1. allowed_length: shorter repetitions are free.

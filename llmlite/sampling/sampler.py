@@ -54,7 +54,7 @@ class Sampler:
         typical_p: see `Typical`; 1 is off. top_n_sigma: see `TopNSigma`; 0 is off.
         xtc_probability, xtc_threshold: see `XTC`; probability 0 is off.
         dynatemp_range, dynatemp_exponent: see `DynamicTemperature`; range 0 is off.
-        repeat_penalty (1 is off), frequency_penalty, presence_penalty (0 is off), repeat_last_n: see `Penalties`.
+        repeat_penalty, frequency_penalty, presence_penalty, repeat_last_n: see `Penalties`.
         dry_multiplier (0 is off), dry_base, dry_allowed_length, dry_penalty_last_n, dry_breakers: see `Dry`.
         mirostat: 0 (off), 1 or 2. mirostat_tau, mirostat_eta: see `Mirostat`.
         logit_bias: token id -> what is added to its logit; -inf forbids it.

@@ -1,4 +1,4 @@
-"""Steps that sharpen or flatten probabilities: temperature, a temperature that follows the entropy, mirostat."""
+"""Steps that sharpen or flatten probabilities: temperature, one that follows the entropy, mirostat."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlite import deterministic
 from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
@@ -258,7 +259,8 @@ class RopeTable:
         """Return cosines and sines for `positions` (T,), float32 (T, dim/2) each, times the magnitude."""
         turns = positions[:, None] * self.frequencies.astype(np.float64)
         magnitude = self.spec.magnitude
-        return (np.cos(turns) * magnitude).astype(np.float32), (np.sin(turns) * magnitude).astype(np.float32)
+        cos, sin = deterministic.cos(turns), deterministic.sin(turns)  # NumPy's bits depend on the CPU
+        return (cos * magnitude).astype(np.float32), (sin * magnitude).astype(np.float32)
 
 
 def rope_table(spec: Rope, factors: np.ndarray | None = None) -> RopeTable:

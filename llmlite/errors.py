@@ -210,3 +210,7 @@ class NumericsError(LlmliteError):
 
 class SamplingError(LlmliteError):
     """Logits from which no token can be chosen: NaN, infinite, or all forbidden."""
+
+
+class GrammarError(LlmliteError, ValueError):
+    """A grammar, schema or pattern is malformed or too large, or a text can't go on under it."""

@@ -13,14 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "llmlite"
 FLOORS = [  # the lowest first; rooms of one floor don't import each other
-    {"_version", "terminal", "limits", "locks", "files"},
+    {"_version", "terminal", "limits", "locks", "files", "deterministic"},
     {"errors", "layers", "recurrent"},
     {"guard", "cache"},
     {"quants"},
     {"tensor"},
     {"gguf", "mixes"},
     {"tokenizers", "chat", "sampling", "architectures", "hyperparameters", "quantize", "lora"},
-    {"config"},
+    {"config", "grammar"},
     {"weights", "kv_cache", "catalog"},
     {"resources", "synth"},
     {"transformer"},

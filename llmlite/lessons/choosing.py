@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmlite.sampling import Greedy, MinP, Option, Sampler, Temperature, TopK, TopP
+from llmlite.sampling import Option, Sampler, TopK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,15 @@ def stages(sampler: Sampler, logits: np.ndarray) -> list[Stage]:
         Stage(name="all tokens", ids=ids, probabilities=probabilities, cut=ids[:0], cut_share=0.0, off=True)
     ]
     for step in sampler.steps(logits):
-        n = len(step.ids)  # a step keeps the likeliest: what it cuts is the tail
+        gone = ~np.isin(ids, step.ids)
         found.append(
             Stage(
                 name=name_of(step.option),
                 ids=step.ids,
                 probabilities=step.probabilities,
-                cut=ids[n:],
-                cut_share=float(probabilities[n:].sum()),
-                off=_is_off(step.option),
+                cut=ids[gone],
+                cut_share=float(probabilities[gone].sum()),
+                off=step.option.off,
             )
         )
         ids, probabilities = step.ids, step.probabilities
@@ -100,28 +100,4 @@ def draws(sampler: Sampler, logits: np.ndarray, n: int) -> Counter[int]:
 
 def name_of(option: Option) -> str:
     """Return a step's name with its setting, as the command line spells them."""
-    match option:
-        case TopK():
-            return f"top-k {option.k}"
-        case TopP():
-            return f"top-p {option.p:g}"
-        case MinP():
-            return f"min-p {option.p:g}"
-        case Temperature():
-            return f"temperature {option.t:g}"
-        case Greedy():
-            return "greedy"
-    return type(option).__name__
-
-
-def _is_off(option: Option) -> bool:
-    match option:
-        case TopK():
-            return option.k == 0
-        case TopP():
-            return option.p >= 1
-        case MinP():
-            return option.p <= 0
-        case Temperature():
-            return option.t == 1
-    return False
+    return option.label

@@ -51,7 +51,7 @@ FAULTS: Mapping[str, Fault] = {
         "plots/caching.py", 'x_label="new tokens written"', 'x_label="tokens"', "05"
     ),
     "a default is another one": Fault(
-        "sampling.py", "        temperature: float = 0.8,", "        temperature: float = 1.0,", "06"
+        "sampling/sampler.py", "        temperature: float = 0.8,", "        temperature: float = 1.0,", "06"
     ),
     "the nibbles of a byte are swapped": Fault(
         "quants/legacy.py",

@@ -1,0 +1,58 @@
+"""From logits to the next token: a chain of small steps that can be looked at one by one.
+
+    sampler = Sampler(temperature=0.8, top_k=40, top_p=0.95, repeat_penalty=1.1, seed=1)
+    token = sampler(logits, ids)               # logits: float32 (V,); ids: the sequence so far
+    for step in sampler.steps(logits, ids):    # what each step kept, and with what probability
+        print(step.option.label, step.ids, step.probabilities)
+
+A sampler belongs to one sequence: it holds the random state and mirostat's. `sampler.fresh(seed)` makes one
+for another sequence.
+
+Two samplers with the same options and seed, given the same logits and tokens one after the other, draw the
+same tokens on every machine: NumPy guarantees the stream of PCG64, and probabilities come from
+`llmlite.deterministic`. Logits themselves may differ in their last bits between executors, thread counts and
+machines, and then so may a draw that falls on an edge.
+"""
+
+from llmlite.sampling.candidates import Adjustment, Candidates, Context, Option
+from llmlite.sampling.cuts import XTC, Greedy, MinP, TopK, TopNSigma, TopP, Typical
+from llmlite.sampling.history import (
+    DRY_BREAKERS,
+    Dry,
+    LogitBias,
+    LogitsProcessor,
+    Penalties,
+    Processor,
+    sequence_breakers,
+)
+from llmlite.sampling.sampler import Sampler, Step
+from llmlite.sampling.scores import log_probabilities, log_probabilities_of
+from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
+
+__all__ = [
+    "DRY_BREAKERS",
+    "XTC",
+    "Adjustment",
+    "Candidates",
+    "Context",
+    "Dry",
+    "DynamicTemperature",
+    "Greedy",
+    "LogitBias",
+    "LogitsProcessor",
+    "MinP",
+    "Mirostat",
+    "Option",
+    "Penalties",
+    "Processor",
+    "Sampler",
+    "Step",
+    "Temperature",
+    "TopK",
+    "TopNSigma",
+    "TopP",
+    "Typical",
+    "log_probabilities",
+    "log_probabilities_of",
+    "sequence_breakers",
+]

@@ -1,0 +1,272 @@
+"""A chain of steps, the random state and the memory of one sequence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmlite import deterministic
+from llmlite.errors import SamplingError
+from llmlite.sampling.candidates import (
+    Adjustment,
+    Candidates,
+    Context,
+    Option,
+    check_whole,
+    ranked,
+    ranked_top,
+)
+from llmlite.sampling.cuts import XTC, Greedy, MinP, TopK, TopNSigma, TopP, Typical
+from llmlite.sampling.history import Dry, LogitBias, LogitsProcessor, Penalties, Processor
+from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of the chain left.
+
+    Attributes:
+        option: the step.
+        ids: int64 (N,) tokens kept, the likeliest first.
+        probabilities: float64 (N,), they sum to 1.
+    """
+
+    option: Option
+    ids: np.ndarray
+    probabilities: np.ndarray
+
+
+class Sampler:
+    """Chooses the next token of one sequence. For another sequence, take `fresh()`.
+
+    Options are named as llama.cpp names them, and each is off by default except the first three. Steps run in
+    llama.cpp's order: processors, logit bias, penalties, DRY, top-nσ, top-k, typical, top-p, min-p, XTC,
+    temperature; with mirostat only the first four of these, temperature and mirostat.
+
+    Args:
+        temperature: 0 always takes the likeliest token; the higher, the more varied.
+        top_k: choose among the k likeliest; 0 is off.
+        top_p: among the likeliest that together have this share; 1 is off.
+        min_p: among those at least this many times as likely as the likeliest; 0 is off.
+        typical_p: see `Typical`; 1 is off. top_n_sigma: see `TopNSigma`; 0 is off.
+        xtc_probability, xtc_threshold: see `XTC`; probability 0 is off.
+        dynatemp_range, dynatemp_exponent: see `DynamicTemperature`; range 0 is off.
+        repeat_penalty, frequency_penalty, presence_penalty, repeat_last_n: see `Penalties`.
+        dry_multiplier (0 is off), dry_base, dry_allowed_length, dry_penalty_last_n, dry_breakers: see `Dry`.
+        mirostat: 0 (off), 1 or 2. mirostat_tau, mirostat_eta: see `Mirostat`.
+        logit_bias: token id -> what is added to its logit; -inf forbids it.
+        processors: functions (ids, logits) -> logits, called in this order before all else; see `Processor`.
+        seed: the same seed gives the same draws; None takes one from the system.
+        chain: the steps themselves, in any order, instead of all options above but the seed.
+
+    Raises:
+        ValueError: an option outside its range, or a chain in which mirostat isn't the last step.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        top_n_sigma: float = 0.0,
+        xtc_probability: float = 0.0,
+        xtc_threshold: float = 0.1,
+        dynatemp_range: float = 0.0,
+        dynatemp_exponent: float = 1.0,
+        repeat_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_last_n: int = 64,
+        dry_multiplier: float = 0.0,
+        dry_base: float = 1.75,
+        dry_allowed_length: int = 2,
+        dry_penalty_last_n: int = -1,
+        dry_breakers: Sequence[Sequence[int]] = (),
+        mirostat: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        logit_bias: Mapping[int, float] | None = None,
+        processors: Sequence[LogitsProcessor] = (),
+        seed: int | None = None,
+        chain: Sequence[Option] | None = None,
+    ) -> None:
+        _check_seed(seed)
+        before: list[Option] = [
+            *(Processor(function=function) for function in processors),
+            LogitBias(biases=logit_bias or {}),
+            Penalties(
+                repeat=repeat_penalty,
+                frequency=frequency_penalty,
+                presence=presence_penalty,
+                last_n=repeat_last_n,
+            ),
+            Dry(
+                multiplier=dry_multiplier,
+                base=dry_base,
+                allowed_length=dry_allowed_length,
+                last_n=dry_penalty_last_n,
+                breakers=tuple(map(tuple, dry_breakers)),
+            ),
+        ]
+        cuts: list[Option] = [
+            TopNSigma(n=top_n_sigma),
+            TopK(k=top_k),
+            Typical(p=typical_p),
+            TopP(p=top_p),
+            MinP(p=min_p),
+            XTC(probability=xtc_probability, threshold=xtc_threshold),
+        ]
+        heat: Option = Temperature(t=temperature)
+        dynamic = DynamicTemperature(t=temperature, range=dynatemp_range, exponent=dynatemp_exponent)
+        heat = dynamic if dynatemp_range else heat
+        surprise = Mirostat(version=mirostat or 2, tau=mirostat_tau, eta=mirostat_eta)  # all are checked now
+        check_whole("mirostat", mirostat, 0, "0 (off), 1 or 2")
+        if chain is not None:
+            self.chain = tuple(chain)
+        elif temperature == 0 and not dynatemp_range:
+            self.chain = _only_on([*before, Greedy()])
+        elif mirostat:
+            self.chain = _only_on([*before, heat, surprise])
+        else:
+            self.chain = _only_on([*before, *cuts, heat])
+        if any(isinstance(option, Mirostat) for option in self.chain[:-1]):
+            raise ValueError("mirostat draws the token: it must be the last step of the chain")
+        self._start(seed)
+
+    def _start(self, seed: int | None) -> None:
+        self.seed = seed
+        self._bits = np.random.PCG64(seed)
+        self._state: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"Sampler({', '.join(map(repr, self.chain))}, seed={self.seed})"
+
+    def fresh(self, seed: int | None = None) -> Sampler:
+        """Return a sampler with the same chain for another sequence: nothing is shared, nothing remembered.
+
+        Raises:
+            ValueError: a seed that is no whole number.
+        """
+        _check_seed(seed)
+        made = copy.copy(self)
+        made._start(seed)
+        return made
+
+    def copy(self) -> Sampler:
+        """Return a sampler that would draw the same tokens as this one from here on."""
+        made = copy.copy(self)
+        made._bits = copy.deepcopy(self._bits)
+        made._state = dict(self._state)
+        return made
+
+    def __call__(
+        self, logits: np.ndarray, ids: Sequence[int] | np.ndarray = (), *, mask: np.ndarray | None = None
+    ) -> int:
+        """Choose a token.
+
+        Args:
+            logits: float (V,); -inf forbids a token.
+            ids: the tokens of the sequence so far, the prompt's included. Penalties, DRY and processors read
+                them; nothing keeps or changes them.
+            mask: bool (V,), False for tokens that a grammar forbids; see `Constraint.mask`.
+
+        Raises:
+            SamplingError: NaN or +inf among the logits, or nothing but -inf; the chain or the mask leaves
+                no token.
+        """
+        context = Context(ids=ids, n_vocab=len(logits), uniform=self._uniform, state=self._state)
+        candidates = self._run(_checked(logits, mask), context, None)
+        weights = deterministic.exp(candidates.logits - candidates.logits[0])
+        if len(candidates.ids) == 1:
+            place = 0  # nothing to draw, so no random number is spent
+        else:
+            reached = np.cumsum(weights)
+            place = int(np.searchsorted(reached, self._uniform() * reached[-1], side="right"))
+            place = min(place, len(reached) - 1)
+        if self.chain and isinstance(self.chain[-1], Mirostat):
+            self.chain[-1].observe(float(weights[place] / deterministic.total(weights)), context)
+        return int(candidates.ids[place])
+
+    def steps(
+        self, logits: np.ndarray, ids: Sequence[int] | np.ndarray = (), *, mask: np.ndarray | None = None
+    ) -> list[Step]:
+        """What each step of the chain will keep in the next call with these logits; draws nothing.
+
+        Args and Raises: as calling the sampler.
+        """
+        ahead = self.copy()
+        context = Context(ids=ids, n_vocab=len(logits), uniform=ahead._uniform, state=ahead._state)
+        steps: list[Step] = []
+        ahead._run(_checked(logits, mask), context, steps)
+        return steps
+
+    explain = steps
+
+    def _run(self, logits: np.ndarray, context: Context, steps: list[Step] | None) -> Candidates:
+        """Go through the chain; adjustments see the whole vocabulary unsorted until a step needs an order."""
+        raw, candidates = logits, None
+        for option in self.chain:
+            if candidates is None and (option.off or isinstance(option, Adjustment)):
+                if not option.off:
+                    raw = option.adjust(raw.astype(np.float64), None, context)  # type: ignore[attr-defined]
+                if steps is not None:
+                    left = ranked(raw)
+                    steps.append(Step(option, left.ids, left.probabilities))
+                continue
+            if candidates is None:
+                candidates = ranked_top(raw, option.k if isinstance(option, TopK) else _n_needed(option))
+            candidates = option(candidates, context)
+            if steps is not None:
+                steps.append(Step(option, candidates.ids, candidates.probabilities))
+        return ranked(raw) if candidates is None else candidates
+
+    def _uniform(self) -> float:
+        """A number in [0, 1) from the generator's upper 53 bits, of which NumPy guarantees every one."""
+        return (int(self._bits.random_raw()) >> 11) * 2.0**-53
+
+
+def _n_needed(option: Option) -> int:
+    """How many of the likeliest a first step looks at; 0 for all."""
+    return 1 if isinstance(option, Greedy) else 0
+
+
+def _only_on(options: Sequence[Option]) -> tuple[Option, ...]:
+    """Leave out what is off, except the four steps that everyone knows."""
+    shown = (TopK, TopP, MinP, Temperature)
+    return tuple(option for option in options if isinstance(option, shown) or not option.off)
+
+
+def _check_seed(seed: int | None) -> None:
+    if seed is not None:
+        check_whole("seed", seed, 0, "None or a whole number, 0 or more")
+
+
+def _checked(logits: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    logits = np.asarray(logits)
+    if logits.ndim != 1 or not len(logits) or logits.dtype.kind != "f":
+        raise SamplingError(f"logits: expected floats of shape (V,), got {logits.dtype} {logits.shape}")
+    highest = logits.max()  # NaN wins every maximum, so this one pass finds it too
+    if np.isnan(highest):
+        place = int(np.flatnonzero(np.isnan(logits))[0])
+        raise SamplingError(
+            f"logits[{place}] is NaN: the forward pass has gone wrong, no token can be chosen"
+        )
+    if highest == np.inf:
+        raise SamplingError(f"logits[{int(np.argmax(logits))}] is infinite: the forward pass has overflowed")
+    if highest == -np.inf:
+        raise SamplingError("every logit is -inf: all tokens are forbidden")
+    if mask is None:
+        return logits
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != logits.shape:
+        raise SamplingError(f"mask: expected bool {logits.shape}, got {mask.dtype} {mask.shape}")
+    masked = np.where(mask, logits, -np.inf).astype(logits.dtype)
+    if masked.max() == -np.inf:
+        raise SamplingError("the mask forbids every token that the logits allow")
+    return masked

@@ -190,8 +190,7 @@ def test_a_request_that_cannot_run_fails_alone(model: Model) -> None:
     def broken(logits: np.ndarray) -> int:
         raise RuntimeError("a sampler of the caller's own")
 
-    bad = batch.add(IDS[:5], max_tokens=5)
-    bad._sampler = broken
+    bad = batch.add(IDS[:5], max_tokens=5, sampler=broken)
     finish(batch)
     assert outcome(good) == want
     assert bad.stop_reason == "error"

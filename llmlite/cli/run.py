@@ -170,22 +170,14 @@ def run(options: argparse.Namespace) -> int:
 
 def continuation(model: Model, prompt: str, choices: dict[str, Any]) -> Generation:
     """Return the model's continuation of a text, to be streamed."""
-    from llmlite.generate import Generation
-
     if not model.tokenizer.encode(prompt, add_eos=False):
         raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
-    generation = model.generate(prompt, stream=True, **choices)
-    assert isinstance(generation, Generation)
-    return generation
+    return model.stream(prompt, **choices)
 
 
 def reply(model: Model, messages: list[dict[str, str]], choices: dict[str, Any]) -> Generation:
     """Return the model's answer to a conversation, to be streamed."""
-    from llmlite.generate import Generation
-
-    generation = model.chat(messages, stream=True, **choices)
-    assert isinstance(generation, Generation)
-    return generation
+    return model.stream_chat(messages, **choices)
 
 
 def stream(generation: Generation) -> str:

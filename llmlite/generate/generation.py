@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypedDict
 
 import numpy as np
 
@@ -14,28 +14,13 @@ from llmlite.generate.logprobs import TokenLogprob, token_logprob
 from llmlite.generate.stops import Stop, StopStrings, sort_stops
 
 if TYPE_CHECKING:
+    from llmlite.generate.speculation import Speculation, Speculator
+    from llmlite.grammar import Constraint
     from llmlite.model import Model
 
 StopReason = Literal["eos", "stop", "length", "cancelled", "error"]
+CHUNK = 256  # tokens of a prompt that one step reads
 MAX_LOGPROBS = 1000  # likeliest tokens kept beside each
-
-
-class Constraint(Protocol):
-    """What holds a text to a form, such as a grammar: llmlite.grammar makes them.
-
-    Attributes:
-        finished: the text is complete, and nothing may follow.
-    """
-
-    finished: bool
-
-    def mask(self) -> np.ndarray:
-        """Which tokens may come next, bool (V,)."""
-        ...
-
-    def accept(self, token: int, /) -> Any:
-        """Note that `token` came."""
-        ...
 
 
 class Usage(TypedDict):
@@ -99,7 +84,7 @@ class Generation:
         constraint: Constraint | None = None,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
-        speculator: Any = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self._max_tokens = _whole("max_tokens", max_tokens)
         self._model = model
@@ -143,7 +128,7 @@ class Generation:
         }
 
     @property
-    def speculation(self) -> Any:
+    def speculation(self) -> Speculation | None:
         """What the draft was worth so far."""
         return None if self._speculator is None else self._speculator.report
 
@@ -196,6 +181,8 @@ class Generation:
         for start, rows in self._model._prompt_rows(self._prompt_ids):
             self._score_prompt(start, rows)
             last = rows[-1]
+            if self.stop_reason is not None:  # cancelled
+                return []
         assert last is not None
         return [self._take(last)]
 
@@ -203,7 +190,13 @@ class Generation:
         """Run the model for one more token, or for several if a draft proposes them."""
         if self._speculator is not None and self._n_chosen:
             return self._speculator.advance(self)
-        reused, logits = self._model._next_logits(list(self._context))
+        if self._n_chosen or self.n_prompt <= CHUNK:
+            reused, logits = self._model._next_logits(list(self._context))
+        else:  # a long prompt: `cancel` is heard between its chunks
+            found = self._model._next_logits(list(self._context), halted=lambda: self.stop_reason is not None)
+            if found is None:
+                return []
+            reused, logits = found
         if self._n_chosen == 0:
             self.n_reused = reused
         return [self._take(logits)]
@@ -256,10 +249,14 @@ class Generation:
         return int(self._sampler(logits, self._context) if self._sees_ids else self._sampler(logits))
 
     def _accepted(self, token: int) -> bool:
-        """Tell the constraint of a token; return whether its text is complete."""
+        """Tell the constraint of a token; return whether nothing but an end may follow."""
         assert self._constraint is not None
         self._constraint.accept(token)
-        return self._constraint.finished
+        if not self._constraint.finished:
+            return False
+        allowed = self._constraint.mask()
+        n_ends = sum(bool(allowed[i]) for i in self._model.tokenizer.eog_ids)
+        return int(np.count_nonzero(allowed)) == n_ends
 
     def _end(self, reason: StopReason) -> str:
         """End the text and return what was held back; a stop string may be complete with the last bytes."""

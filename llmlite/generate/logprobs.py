@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmlite.sampling import log_probabilities
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -23,16 +25,9 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities, float64 of the shape of `logits` (…, V): l - max - log Σ exp(l - max)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def token_logprob(logits: np.ndarray, token: int, n_top: int) -> TokenLogprob:
     """Return what logits (V,) say of `token`, with the `n_top` likeliest beside it."""
-    found = log_softmax(logits)
+    found = log_probabilities(logits)
     top: tuple[tuple[int, float], ...] = ()
     if n_top:
         count = min(n_top, len(found))

@@ -130,7 +130,7 @@ def make_sampler(options: Mapping[str, Any]) -> Callable[..., int]:
         return Sampler(**{name: options[name] for name in SAMPLER_OPTIONS if name in options})
     if not callable(sampler):
         raise TypeError(f"sampler: expected a Sampler or a function of logits, got {sampler!r:.80}")
-    return sampler  # type: ignore[no-any-return]
+    return sampler
 
 
 def make_constraint(options: Mapping[str, Any], model: Model) -> Any:

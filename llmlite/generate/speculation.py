@@ -143,6 +143,8 @@ class Speculator:
         self.n = n
         self.draft = self._draft(model, draft)
         self.report = Speculation(self.draft.name)
+        executor: Any = model.executor
+        executor.plan(2, 2, model.cache.dtype)  # made now: what it takes is no part of the first step
 
     @staticmethod
     def _draft(model: Model, draft: Any) -> Draft:

@@ -253,12 +253,18 @@ class Texts:
         messages: Messages,
         *,
         parse_special: bool = False,
+        add_special: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> list[int]:
-        """Return the token ids of a conversation, up to where the answer begins; arguments as `chat`."""
+        """Return the token ids of a conversation, up to where the answer begins.
+
+        Args:
+            add_special: put the token that begins a text before it, if the file asks for it and the template
+                hasn't written it. The other arguments, and errors, are those of `chat`.
+        """
         self._writes_text()
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -272,7 +278,9 @@ class Texts:
         )
         has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
         plain = () if parse_special else text.plain
-        return self.tokenizer.encode(text, add_special=not has_bos, add_eos=False, plain=plain)
+        return self.tokenizer.encode(
+            text, add_special=add_special and not has_bos, add_eos=False, plain=plain
+        )
 
     @property
     def chat_templates(self) -> dict[str, str]:
@@ -340,7 +348,9 @@ class Texts:
         chosen = given(options)
         sampler = make_sampler(chosen)
         ids = self._ids(prompt)
-        draft = chosen.get("draft")
+        speculator = None
+        if (draft := chosen.get("draft")) is not None:
+            speculator = Speculator(cast("Model", self), draft, chosen.get("draft_tokens"))
         return make(
             self,
             ids,
@@ -350,9 +360,7 @@ class Texts:
             constraint=make_constraint(chosen, cast("Model", self)),
             logprobs=chosen.get("logprobs"),
             prompt_logprobs=bool(chosen.get("prompt_logprobs", False)),
-            speculator=None
-            if draft is None
-            else Speculator(cast("Model", self), draft, chosen.get("draft_tokens")),
+            speculator=speculator,
         )
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         TokenizerError,
         UnsupportedError,
     )
+    from llmlite.generate import Batch, Generation
+    from llmlite.huggingface import convert_folder
     from llmlite.inventory import models
     from llmlite.model import Model, load
     from llmlite.quantize import quantize_file
@@ -41,6 +43,9 @@ _NAMES = {
     "Model": "model",
     "QuantTensor": "tensor",
     "Sampler": "sampling",
+    "Generation": "generate",
+    "Batch": "generate",
+    "convert_folder": "huggingface",
     "quantize_file": "quantize",
     "data_path": "resources",
     "notebooks_path": "resources",
@@ -77,4 +82,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__"})

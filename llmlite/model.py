@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,17 +17,17 @@ from llmlite.embed import Embedder, Text
 from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
-from llmlite.generate import Generation
+from llmlite.generate.texts import Texts
 from llmlite.kv_cache import DTYPES, SNAPSHOTS, KVCache
 from llmlite.locks import fork_safe
 from llmlite.lora import Adapters, listed
 from llmlite.lora import read as read_adapters
-from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer, as_ids, from_metadata
 from llmlite.weights import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
 KV_DTYPES = DTYPES
+SCORING_CHUNK = 64  # tokens whose logits (T, n_vocab) are in memory together
 
 
 def load(
@@ -77,7 +77,7 @@ def _again(file: gguf.GGUFFile, options: dict[str, Any]) -> Model:
     return Model(file, **options)
 
 
-class Model:
+class Model(Texts):
     """A loaded model; make one with `load`.
 
     Attributes:
@@ -124,7 +124,8 @@ class Model:
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
-        self.cache = KVCache(self.config, self.n_ctx, dtype, n_snapshots=n_snapshots)
+        self._cache_options: dict[str, Any] = {"dtype": dtype, "n_snapshots": n_snapshots}
+        self.cache = self._new_cache()
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=dtype
         )
@@ -260,66 +261,6 @@ class Model:
         EagerExecutor(self.weights, self.config)(ids, cache, n_outputs=len(ids), trace=trace)
         return trace
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_tokens: int = 256,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        stream: bool = False,
-    ) -> str | Generation:
-        """Continue a prompt.
-
-        Args:
-            prompt: text, or token ids.
-            max_tokens: stop after so many.
-            temperature: 0 always takes the likeliest token; the higher, the more varied.
-            top_k: choose among the k likeliest. top_p: among the likeliest that together have this share.
-            seed: the same seed gives the same text.
-            stop: strings that end the text where they come up.
-            stream: return a Generation to iterate over instead of the finished text.
-
-        Returns:
-            The text, without the prompt; with `stream` a Generation.
-
-        Raises:
-            As `logits`; TokenizerError as `tokenizer`; ValueError for an option outside its range.
-        """
-        self._writes_text()
-        sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        ids = self._ids(prompt)
-        generation = Generation(self, ids, max_tokens=max_tokens, sampler=sampler, stop=stop)
-        return generation if stream else "".join(generation)
-
-    def chat(
-        self, messages: str | Sequence[Mapping[str, Any]], *, parse_special: bool = False, **options: Any
-    ) -> str | Generation:
-        """Answer a conversation, in the form the model was trained on.
-
-        Args:
-            messages: {"role": "user" | "assistant" | "system", "content": text} each; or one user message.
-                A content may also be None, or a list of parts {"type": "text", "text": text}.
-            parse_special: read control tokens spelled in the messages as those tokens. By default they are
-                only text: whoever writes a message can't end it and begin another in someone else's name.
-            options: as for `generate`.
-
-        Raises:
-            As `generate`; ModelError: the model's file has no chat template; ChatTemplateError: these are no
-            messages, or the template refuses them.
-        """
-        self._writes_text()
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        text = self.chat_template.render(messages, add_generation_prompt=True)
-        has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
-        plain = () if parse_special else text.plain
-        ids = self.tokenizer.encode(text, add_special=not has_bos, add_eos=False, plain=plain)
-        return self.generate(ids, **options)
-
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
             return self._checked(prompt)
@@ -339,17 +280,48 @@ class Model:
                 raise ValueError(f"token {token} is not in the vocabulary, 0 to {self.config.n_vocab - 1}")
         return ids
 
-    def _next_logits(self, ids: list[int]) -> tuple[int, np.ndarray]:
-        """Return the logits (V,) after `ids`, and how many of `ids` were in the cache already."""
+    def _new_cache(self) -> KVCache:
+        """An empty cache for a sequence of this model."""
+        return KVCache(self.config, self.n_ctx, **self._cache_options)
+
+    def _prompt_rows(self, ids: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Read `ids` from the first on; yield the place of each chunk and its logits (T, V)."""
+        with self._lock:
+            self.cache.truncate(0)
+        for start in range(0, len(ids), SCORING_CHUNK):
+            with self._lock:
+                self.cache.reuse(ids, start)  # another text may have come in between
+                if self.cache.position < start:
+                    self._evaluate(ids[self.cache.position : start], last_only=True)
+                rows = self._evaluate(ids[start : start + SCORING_CHUNK], last_only=False)
+            yield start, rows
+
+    def _next_logits(self, ids: list[int], *, halted: Callable[[], bool] | None = None) -> Any:
+        """Return the logits (V,) after `ids`, and how many of `ids` were in the cache already.
+
+        Args:
+            halted: asked between chunks; if it says yes, the result is None.
+        """
         with self._lock:
             reused = self.cache.reuse(ids, len(ids) - 1)  # one must run to give logits
-            return reused, self._evaluate(ids[reused:], last_only=True)[0]
+            rows = self._evaluate(ids[reused:], last_only=True, halted=halted)
+            return None if rows is None else (reused, rows[0])
 
-    def _evaluate(self, ids: list[int], *, last_only: bool) -> np.ndarray:
-        """Run `ids` behind what the cache holds, in chunks the executor can take."""
+    def _rows_after(self, ids: list[int], more: list[int]) -> np.ndarray:
+        """Return the logits after `ids`, and after each token of `more`: (1 + len(more), V)."""
+        with self._lock:
+            reused = self.cache.reuse(ids, len(ids) - 1)
+            if reused < len(ids) - 1:
+                self._evaluate(ids[reused:-1], last_only=True)
+            return self._evaluate([ids[-1], *more], last_only=False)
+
+    def _evaluate(self, ids: list[int], *, last_only: bool, halted: Callable[[], bool] | None = None) -> Any:
+        """Run `ids` after what the cache holds, in chunks the executor can take; None if halted."""
         size = self.executor.max_tokens
         rows = []
         for start in range(0, len(ids), size):
+            if halted is not None and halted():
+                return None
             chunk = ids[start : start + size]
             rows.append(self.executor(chunk, self.cache, n_outputs=1 if last_only else len(chunk)))
         return rows[-1] if last_only else np.concatenate(rows)

@@ -173,7 +173,7 @@ def test_every_template_of_llama_cpp_keeps_its_markup_and_obeys_no_message() -> 
 
 
 def prompt_ids(model: ll.Model, *args: Any, **options: Any) -> list[int]:
-    generation = model.chat(*args, stream=True, max_tokens=1, **options)
+    generation = model.stream_chat(*args, max_tokens=1, **options)
     return generation._prompt_ids  # type: ignore[union-attr]
 
 
@@ -263,7 +263,7 @@ def test_no_prompt_ends_in_an_end_token(tmp_path: Path, add_bos: bool) -> None:
     model = ll.load(tiny.write(tmp_path / "eos.gguf"), executor="eager")
     encode, eos = model.tokenizer.encode, model.tokenizer.eos_id
     assert encode("the")[-1] == eos  # what the file asks for, of a text that is complete
-    generated = model.generate("the", stream=True)._prompt_ids  # type: ignore[union-attr]
+    generated = model.stream("the")._prompt_ids  # type: ignore[union-attr]
     assert generated == encode("the")[:-1] == encode("the", add_eos=False)
     assert prompt_ids(model, "the")[-1] == encode("\n", add_special=False)[0]
     assert model.trace("the").ids == generated
@@ -297,6 +297,6 @@ def test_whole_numbers_of_any_kind_are_token_ids(model: ll.Model) -> None:
         with pytest.raises(TypeError, match="row ids must be whole numbers"):
             rows(wrong)
     with pytest.raises(TypeError, match="stop: expected texts"):
-        model.generate("the", stop=[5])  # type: ignore[list-item]
+        model.generate("the", stop=[5.0])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="max_tokens: expected a whole number"):
         model.generate("the", max_tokens=5.7)  # type: ignore[arg-type]

@@ -593,7 +593,7 @@ def test_every_end_token_of_the_folder_ends_a_reply(
         logits = np.full(model.config.n_vocab, -1.0, np.float32)
         logits[token] = 1
         model._next_logits = lambda ids, logits=logits: (0, logits)  # type: ignore[method-assign]
-        generation_of = model.generate([5], temperature=0, max_tokens=3, stream=True)
+        generation_of = model.stream([5], temperature=0, max_tokens=3)
         assert "".join(generation_of) == "" and generation_of.stop_reason == "eos"  # type: ignore[union-attr]
 
 

@@ -27,7 +27,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"engine", "huggingface"},
     {"generate", "embed"},
     {"model"},
-    {"bench", "downloads", "inventory"},
+    {"bench", "downloads", "inventory", "compat"},
     {"lessons"},
     {"plots"},
     {"widgets"},

@@ -105,7 +105,7 @@ def test_trace_leaves_the_models_cache_alone(model: Model) -> None:
 
 
 def test_greedy_text_is_the_likeliest_token_each_time(model: Model) -> None:
-    generation = model.generate("the inner", max_tokens=12, temperature=0, stream=True)
+    generation = model.stream("the inner", max_tokens=12, temperature=0)
     text = "".join(generation)
     assert model.generate("the inner", max_tokens=12, temperature=0) == text
     ids = model.tokenizer.encode("the inner")
@@ -125,9 +125,7 @@ def test_a_seed_repeats_a_text(model: Model) -> None:
 
 def test_texts_made_in_turns_are_right(model: Model) -> None:
     alone = [model.generate(prompt, max_tokens=8, temperature=0) for prompt in ("the sea", "on the")]
-    both = [
-        model.generate(prompt, max_tokens=8, temperature=0, stream=True) for prompt in ("the sea", "on the")
-    ]
+    both = [model.stream(prompt, max_tokens=8, temperature=0) for prompt in ("the sea", "on the")]
     for _ in range(8):
         for generation in both:
             next(generation, None)
@@ -152,7 +150,7 @@ def test_threads_take_turns(model: Model) -> None:
 
 def test_an_interrupt_leaves_the_model_usable(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = model.generate("the sea", max_tokens=8, temperature=0)
-    generation = model.generate("the sea", max_tokens=8, temperature=0, stream=True)
+    generation = model.stream("the sea", max_tokens=8, temperature=0)
     next(generation)
 
     def interrupt(*_: object) -> None:
@@ -166,13 +164,13 @@ def test_an_interrupt_leaves_the_model_usable(model: Model, monkeypatch: pytest.
 
 def test_chat_renders_the_template(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    generate = model.generate
+    stream = model.stream
 
     def spy(prompt: list[int], **options: object) -> object:
         seen.append(model.tokenizer.decode(prompt))
-        return generate(prompt, **options)
+        return stream(prompt, **options)
 
-    monkeypatch.setattr(model, "generate", spy)
+    monkeypatch.setattr(model, "stream", spy)
     answer = model.chat("Where is the key?", max_tokens=5, temperature=0)
     assert isinstance(answer, str)
     model.chat([{"role": "user", "content": "Where is the key?"}], max_tokens=1)
@@ -185,7 +183,7 @@ def test_a_bos_in_the_template_is_not_doubled(tmp_path: Path, monkeypatch: pytes
     tiny.metadata["tokenizer.chat_template"] = "{{ bos_token }}{{ messages[0]['content'] }}"
     model = ll.load(tiny.write(tmp_path / "bos.gguf"), executor="eager")
     seen: list[list[int]] = []
-    monkeypatch.setattr(model, "generate", lambda ids, **_: seen.append(ids))
+    monkeypatch.setattr(model, "stream", lambda ids, **_: seen.append(ids) or iter([]))
     model.chat("a")
     assert seen[0] == [model.tokenizer.bos_id, *model.tokenizer.encode("a", add_special=False)]
 
@@ -220,7 +218,7 @@ def test_wrong_input_is_refused(model: Model, path: Path, tmp_path: Path) -> Non
 
 def test_the_context_can_be_filled_to_the_brim(path: Path) -> None:
     model = ll.load(path, n_ctx=6, executor="eager")
-    generation = model.generate([1, 2, 3, 4, 5, 6], max_tokens=50, temperature=0, stream=True)
+    generation = model.stream([1, 2, 3, 4, 5, 6], max_tokens=50, temperature=0)
     list(generation)
     assert len(generation.ids) <= 1
     assert generation.stop_reason in ("length", "eos")

@@ -35,7 +35,7 @@ def texts(model: Model) -> list[str]:
 
 def test_an_interrupt_returns_within_one_token_and_leaves_the_model_usable(model: Model) -> None:
     expected = texts(model)
-    running = [model.generate("the sea", max_tokens=1, temperature=0, stream=True)]
+    running = [model.stream("the sea", max_tokens=1, temperature=0)]
     at_interrupt = []
 
     def interrupt() -> None:
@@ -47,7 +47,7 @@ def test_an_interrupt_returns_within_one_token_and_leaves_the_model_usable(model
     with pytest.raises(KeyboardInterrupt):
         thread.start()
         while True:
-            running.append(model.generate("the sea", max_tokens=400, temperature=1, stream=True))
+            running.append(model.stream("the sea", max_tokens=400, temperature=1))
             for _ in running[-1]:
                 pass
     thread.join()
@@ -85,7 +85,7 @@ def test_two_models_run_side_by_side_in_threads(path: Path, model: Model) -> Non
 
 def test_texts_made_in_turns_are_right(model: Model) -> None:
     alone = texts(model)
-    both = [model.generate(prompt, max_tokens=10, temperature=0, stream=True) for prompt in PROMPTS]
+    both = [model.stream(prompt, max_tokens=10, temperature=0) for prompt in PROMPTS]
     for _ in range(10):
         for generation in both:
             next(generation, None)

@@ -74,10 +74,10 @@ def test_a_prompt_read_in_any_cuts_gives_the_same_logits(model: Model, size: int
 
 @pytest.mark.parametrize("size", CUTS)
 def test_a_prompt_read_in_any_cuts_is_continued_alike(model: Model, size: int) -> None:
-    expected = model.generate(IDS, max_tokens=20, temperature=0, stream=True)
+    expected = model.stream(IDS, max_tokens=20, temperature=0)
     list(expected)
     in_cuts(model, size)(IDS)
-    again = model.generate(IDS, max_tokens=20, temperature=0, stream=True)
+    again = model.stream(IDS, max_tokens=20, temperature=0)
     list(again)
     assert len(again.ids) > 0
     assert again.ids == expected.ids
@@ -129,7 +129,7 @@ def test_a_seed_repeats_a_text(model: Model) -> None:
 def test_texts_made_in_turns_are_right(model: Model) -> None:
     prompts = (IDS[:80], IDS[:40] + IDS[100:120], IDS[200:])
     alone = [model.generate(prompt, max_tokens=8, temperature=0) for prompt in prompts]
-    turns = [model.generate(prompt, max_tokens=8, temperature=0, stream=True) for prompt in prompts]
+    turns = [model.stream(prompt, max_tokens=8, temperature=0) for prompt in prompts]
     for _ in range(9):
         for generation in turns:
             next(generation, None)
@@ -139,7 +139,7 @@ def test_texts_made_in_turns_are_right(model: Model) -> None:
 def test_two_models_in_turns_keep_their_own_caches(path: Path) -> None:
     models = [ll.load(path, kv_dtype=kv, executor="planned") for kv in ("f16", "f32")]
     alone = [model.generate(IDS[:70], max_tokens=10, temperature=0) for model in models]
-    turns = [model.generate(IDS[:70], max_tokens=10, temperature=0, stream=True) for model in models]
+    turns = [model.stream(IDS[:70], max_tokens=10, temperature=0) for model in models]
     for _ in range(11):
         for generation in turns:
             next(generation, None)
@@ -159,7 +159,7 @@ def test_an_interrupt_around_a_step_leaves_the_model_usable(
 ) -> None:
     expected = model.generate(IDS, max_tokens=8, temperature=0)
     model.cache.truncate(0)
-    generation = model.generate(IDS, max_tokens=8, temperature=0, stream=True)
+    generation = model.stream(IDS, max_tokens=8, temperature=0)
     next(generation)
     held = list(model.cache.ids)
     run = Plan.run

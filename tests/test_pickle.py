@@ -130,7 +130,7 @@ def test_another_process_can_use_what_is_sent_to_it(path: Path) -> None:
     model = ll.load(path, executor="eager")
     code = (
         "import pickle, sys; model = pickle.loads(sys.stdin.buffer.read());"
-        f"print(model.generate({IDS}, temperature=0, max_tokens=6, stream=True)._prompt_ids, "
+        f"print(model.stream({IDS}, temperature=0, max_tokens=6)._prompt_ids, "
         f"float(model.logits({IDS}).sum()))"
     )
     done = subprocess.run(

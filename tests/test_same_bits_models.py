@@ -95,7 +95,7 @@ def test_the_same_call_twice_gives_the_same_text(path: Path) -> None:
 
 def test_a_second_turn_after_generating_is_read_as_by_a_fresh_model(path: Path) -> None:
     model = loaded(path)
-    turn = model.generate(IDS[:60], max_tokens=30, temperature=0, stream=True)
+    turn = model.stream(IDS[:60], max_tokens=30, temperature=0)
     list(turn)
     ids = [*IDS[:60], *turn.ids, *IDS[60:90]]
     _, got = model._next_logits(ids)

@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlite.errors import LlmliteError
@@ -30,6 +31,7 @@ examples:
 On a terminal, control characters in the text are shown as escapes (\\x1b); a pipe gets them as they are.
 What the figures mean: the prompt is read many tokens at a time, so it is faster per token than what follows.
 """
+INFINITE = float("inf")
 PROMPT = "Once upon a time"
 REPL_HELP = "/new begins a new conversation, /exit ends; Ctrl-C stops an answer"
 
@@ -104,10 +106,28 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="among the likeliest that together have probability P (default: %(default)s)",
     )
+    for name, kind, low, high, text in (
+        ("min-p", float, 0, 1, "at least P times as likely as the likeliest"),
+        ("typical-p", float, 0, 1, "the most typical that together have probability P"),
+        ("top-n-sigma", float, 0, INFINITE, "within N standard deviations of the highest logit"),
+        ("repeat-penalty", float, 0, INFINITE, "make tokens that came up lately less likely, 1 is off"),
+        ("frequency-penalty", float, -INFINITE, INFINITE, "the less likely, the more often it came up"),
+        ("presence-penalty", float, -INFINITE, INFINITE, "less likely once it has come up"),
+        ("repeat-last-n", int, -1, INFINITE, "tokens that penalties look at, -1 for all"),
+        ("dry-multiplier", float, 0, INFINITE, "penalty for repeating longer passages (DRY), 0 is off"),
+        ("xtc-probability", float, 0, 1, "chance of leaving the likeliest out (XTC), 0 is off"),
+        ("xtc-threshold", float, 0, 1, "of XTC: those at least this likely"),
+        ("mirostat", int, 0, 2, "hold the text's surprise at a value, by version 1 or 2"),
+    ):
+        choice.add_argument(f"--{name}", type=number(kind, low, high), metavar="N", help=text)
     choice.add_argument("--seed", type=number(int, 0), help="the same seed gives the same text")
     choice.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end where this comes up (repeatable)"
     )
+    form = choice.add_mutually_exclusive_group()
+    form.add_argument("--json-schema", metavar="FILE", help="write JSON that this schema allows")
+    form.add_argument("--grammar", metavar="FILE", help="write what this GBNF grammar allows")
+    form.add_argument("--regex", metavar="PATTERN", help="write what this pattern matches as a whole")
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +150,19 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--threads", type=number(int, 1, MAX_THREADS), metavar="N", help="threads of the planned executor"
     )
+    engine.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[=SCALE]",
+        help="apply a LoRA adapter (GGUF), scaled (repeatable)",
+    )
+    engine.add_argument(
+        "--draft",
+        metavar="MODEL",
+        help='"prompt-lookup" or a smaller model of the same vocabulary: faster where it guesses well; '
+        "the text stays the same",
+    )
     engine.add_argument("--quiet", action="store_true", help="no figures on standard error")
 
 
@@ -137,6 +170,7 @@ def run(options: argparse.Namespace) -> int:
     if "" in options.stop:
         raise LlmliteError("--stop: the text must not be empty")
     prompt = sys.stdin.buffer.read().decode("utf-8", "replace") if options.prompt == "-" else options.prompt
+    from llmlite.generate.options import SAMPLER_OPTIONS
     from llmlite.model import load
 
     begin = time.perf_counter()
@@ -146,12 +180,17 @@ def run(options: argparse.Namespace) -> int:
         kv_dtype=options.kv,
         executor=options.executor,
         n_threads=options.threads,
+        lora=[adapter(text) for text in options.lora] or None,
     )
     load_seconds = time.perf_counter() - begin
     choices = {
         name: getattr(options, name)
-        for name in ("max_tokens", "temperature", "top_k", "top_p", "seed", "stop")
+        for name in ("max_tokens", "stop", *sorted(SAMPLER_OPTIONS & set(vars(options))))
     }
+    choices |= forms(options)
+    if options.draft:
+        lookup = options.draft == "prompt-lookup"
+        choices["draft"] = options.draft if lookup else load(options.draft, n_ctx=model.n_ctx)
     if options.chat and prompt is None:
         converse(model, choices, system=options.system, quiet=options.quiet)
         return 0
@@ -168,24 +207,38 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def adapter(text: str) -> tuple[str, float]:
+    """Read "FILE" or "FILE=SCALE"."""
+    path, equals, scale = text.rpartition("=")
+    try:
+        return (path, float(scale)) if equals else (text, 1.0)
+    except ValueError:
+        return text, 1.0  # a file with "=" in its name
+
+
+def forms(options: argparse.Namespace) -> dict[str, Any]:
+    """The form that the text must keep, with its files read."""
+    found = {"regex": options.regex} if options.regex is not None else {}
+    for name in ("json_schema", "grammar"):
+        path = getattr(options, name)
+        if path is not None:
+            try:
+                found[name] = Path(path).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise LlmliteError(f"--{name.replace('_', '-')}: {path}: {error}") from None
+    return found
+
+
 def continuation(model: Model, prompt: str, choices: dict[str, Any]) -> Generation:
     """Return the model's continuation of a text, to be streamed."""
-    from llmlite.generate import Generation
-
     if not model.tokenizer.encode(prompt, add_eos=False):
         raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
-    generation = model.generate(prompt, stream=True, **choices)
-    assert isinstance(generation, Generation)
-    return generation
+    return model.stream(prompt, **choices)
 
 
 def reply(model: Model, messages: list[dict[str, str]], choices: dict[str, Any]) -> Generation:
     """Return the model's answer to a conversation, to be streamed."""
-    from llmlite.generate import Generation
-
-    generation = model.chat(messages, stream=True, **choices)
-    assert isinstance(generation, Generation)
-    return generation
+    return model.stream_chat(messages, **choices)
 
 
 def stream(generation: Generation) -> str:
@@ -204,6 +257,7 @@ def figures(generation: Generation) -> str:
         f"{generation.prompt_tokens_per_second:.1f}/s; "
         f"made {len(generation.ids)} tokens, {generation.decode_tokens_per_second:.1f}/s; "
         f"{ends.get(generation.stop_reason or '', 'interrupted')}"
+        + (f"; {generation.speculation}" if generation.speculation else "")
     )
 
 

@@ -1,5 +1,18 @@
-"""Text that fits a form: grammars in GBNF, JSON schemas and regular expressions as masks over tokens."""
+"""Text that fits a form: grammars in GBNF, JSON schemas and regular expressions as masks over tokens.
+
+    grammar = Grammar.from_json_schema(schema)
+    constraint = grammar.constrain(tokenizer)
+    while True:
+        token = sampler(logits, ids, mask=constraint.mask())
+        if token in tokenizer.eog_ids:
+            break
+        constraint.accept(token)
+
+`constraint.finished` says whether the text may end; end-of-generation tokens are allowed exactly then.
+"""
 
 from llmlite.grammar.constraint import Constraint
+from llmlite.grammar.grammar import Grammar
+from llmlite.grammar.tokens import TokenConstraint
 
-__all__ = ["Constraint"]
+__all__ = ["Constraint", "Grammar", "TokenConstraint"]

@@ -131,7 +131,7 @@ class Ladder:
         for _ in range(REPEATS):
             model.cache.truncate(0)  # or the prompt would be read only once
             begin = time.perf_counter()
-            generation = model.generate(prompt, max_tokens=self.n_tokens, temperature=0, stream=True)
+            generation = model.stream(prompt, max_tokens=self.n_tokens, temperature=0)
             text = "".join(generation)
             best = min(best, time.perf_counter() - begin)
             ids = model.tokenizer.encode(text, add_special=False)

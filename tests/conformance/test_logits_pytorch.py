@@ -106,7 +106,7 @@ def test_tiny_model_agrees_with_transformers(model: TinyModel, tmp_path: Path) -
 
 def test_greedy_text_equals_pytorch(tales: Path) -> None:
     model = ll.load(tales, kv_dtype="f32", executor="eager")
-    generation = model.generate("Once upon a time", max_tokens=40, temperature=0, stream=True)
+    generation = model.stream("Once upon a time", max_tokens=40, temperature=0)
     list(generation)
     ids = model.tokenizer.encode("Once upon a time") + generation.ids
     want = torch_llama(gguf.read(tales), ids)[-len(generation.ids) - 1 : -1].argmax(-1)

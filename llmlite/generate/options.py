@@ -1,0 +1,170 @@
+"""The options of a text: how a token is chosen, what ends it, what form it keeps."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from llmlite.sampling import Sampler
+
+if TYPE_CHECKING:
+    from llmlite.generate.stops import Stop
+    from llmlite.model import Model
+    from llmlite.sampling import LogitsProcessor, Option
+
+MAX_TOKENS = 256
+SAMPLER_OPTIONS = frozenset(inspect.signature(Sampler).parameters)
+FORMS = ("grammar", "json_schema", "regex", "constraint")
+
+
+class SamplerOptions(TypedDict, total=False):
+    """The options of `llmlite.Sampler`, which explains them; None means "not given"."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    top_n_sigma: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    dynatemp_range: float | None
+    dynatemp_exponent: float | None
+    repeat_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repeat_last_n: int | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_penalty_last_n: int | None
+    dry_breakers: Sequence[Sequence[int]] | None
+    mirostat: Literal[0, 1, 2] | None
+    mirostat_tau: float | None
+    mirostat_eta: float | None
+    logit_bias: Mapping[int, float] | None
+    processors: Sequence[LogitsProcessor] | None
+    seed: int | None
+    chain: Sequence[Option] | None
+
+
+class BatchOptions(SamplerOptions, total=False):
+    """What a text in a batch takes; None means "not given".
+
+    max_tokens: at most so many tokens are made (256).
+    stop: a string or token id that ends the text, or several; a string that is a control token's text
+        stands for that token.
+    sampler: chooses tokens: a Sampler, or any function of logits (V,), or of logits and all ids so far. It
+        replaces every option of Sampler.
+    grammar: GBNF text, or a `llmlite.grammar.Grammar`. json_schema: a JSON schema, as a mapping or as text.
+        regex: a pattern that the whole text matches. constraint: the state of a grammar that has begun.
+        At most one of the four.
+    logprobs: keep each token's log-probability and those of so many of the likeliest tokens.
+    prompt_logprobs: keep those of the prompt's tokens too.
+    """
+
+    max_tokens: int | None
+    stop: Stop | None
+    sampler: Callable[..., int] | None
+    grammar: Any
+    json_schema: Mapping[str, Any] | str | bool | None
+    regex: str | None
+    constraint: Any
+    logprobs: int | None
+    prompt_logprobs: bool | None
+
+
+class Options(BatchOptions, total=False):
+    """What a text takes; None means "not given".
+
+    draft: "prompt-lookup" proposes tokens that once followed the last ones; a smaller model of the same
+        vocabulary proposes what it holds likeliest. The text stays the same, bit for bit.
+    draft_tokens: proposed at a time, at most (8).
+    """
+
+    draft: Literal["prompt-lookup"] | Model | None
+    draft_tokens: int | None
+
+
+NAMES = frozenset(Options.__annotations__)
+
+
+def check_names(options: Mapping[str, Any], known: frozenset[str] = NAMES) -> None:
+    """Refuse an option that there isn't, and say which was perhaps meant.
+
+    Raises:
+        TypeError: names it.
+    """
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(f"no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that aren't None.
+
+    Raises:
+        TypeError: a name that is no option. ValueError: two that exclude each other.
+    """
+    check_names(options)
+    found = {name: value for name, value in options.items() if value is not None}
+    if len(forms := [name for name in FORMS if name in found]) > 1:
+        raise ValueError(f"{' and '.join(forms)}: a text keeps one form; pass one of them")
+    if "sampler" in found and (both := sorted(SAMPLER_OPTIONS & set(found))):
+        raise ValueError(f"sampler: it has its own options, so {', '.join(both)} would do nothing; drop one")
+    return found
+
+
+def make_sampler(options: Mapping[str, Any]) -> Callable[..., int]:
+    """The sampler that options ask for.
+
+    Raises:
+        ValueError: an option outside its range. TypeError: a sampler that can't be called.
+    """
+    sampler = options.get("sampler")
+    if sampler is None:
+        return Sampler(**{name: options[name] for name in SAMPLER_OPTIONS if name in options})
+    if not callable(sampler):
+        raise TypeError(f"sampler: expected a Sampler or a function of logits, got {sampler!r:.80}")
+    return sampler
+
+
+def make_constraint(options: Mapping[str, Any], model: Model) -> Any:
+    """The constraint that options ask for, or None.
+
+    Raises:
+        GrammarError: a grammar, schema or pattern that is malformed. TypeError: something else entirely.
+    """
+    name = next((name for name in FORMS if name in options), None)
+    if name is None:
+        return None
+    value = options[name]
+    if name == "constraint":
+        if not all(hasattr(value, part) for part in ("mask", "accept", "finished")):
+            raise TypeError(f"constraint: expected mask, accept and finished, got {value!r:.80}")
+        return value
+    return form(name, value).constrain(model.tokenizer)
+
+
+def form(name: str, value: Any) -> Any:
+    """The Grammar of one of the options "grammar", "json_schema" and "regex"; `make_constraint` raises."""
+    from llmlite.grammar import Grammar
+
+    if hasattr(value, "constrain"):
+        return value
+    if name == "json_schema":
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                raise ValueError(f"json_schema: this is no JSON: {error}") from None
+        if not isinstance(value, Mapping | bool):
+            raise TypeError(f"json_schema: expected a mapping or its text, got {type(value).__name__}")
+        return Grammar.from_json_schema(value)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a text, got {type(value).__name__}")
+    return Grammar(value) if name == "grammar" else Grammar.from_regex(value)

@@ -1,0 +1,334 @@
+"""A pushdown automaton over bytes that follows all readings of a text at once.
+
+Each rule becomes a small graph. A reading of the text is a stack: on top the place in a rule's graph that
+waits for a byte, below it the places to go on from when the rules above are complete. Stacks share what is below.
+Repetitions with bounds count down in their stack entry, so {1,1000000} takes no more room than {1,2}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from llmlite.errors import GrammarError
+from llmlite.grammar.expressions import (
+    Chars,
+    Choice,
+    Expression,
+    Repeat,
+    Rule,
+    Rules,
+    Sequence,
+    Text,
+)
+from llmlite.grammar.utf8 import byte_ranges
+
+MAX_PLACES = 300_000
+MAX_READINGS = 2_000  # of one text at once
+MAX_ENTERED = 50_000  # stack entries that one place may lead to without a byte
+UNLIMITED = -1
+
+
+class Entry(NamedTuple):
+    """One level of a stack: a place; for a counted repetition, how many must and may still come."""
+
+    place: int
+    must: int = 0
+    may: int = 0
+
+
+class Entered(NamedTuple):
+    """Where a place leads without a byte: stacks to be pushed (lowest entry first); can its rule end here?"""
+
+    stacks: tuple[tuple[Entry, ...], ...]
+    ends: bool
+
+
+class Stack:
+    """A stack that shares the lower ones; equal stacks of one automaton are the same object."""
+
+    __slots__ = ("below", "bounded", "entry")
+
+    def __init__(self, entry: Entry, below: Stack | None) -> None:
+        self.entry = entry
+        self.below = below
+        self.bounded: tuple[int, Stack] | None = None
+
+
+Readings = frozenset[Stack]
+
+
+@dataclass
+class _Place:
+    """A node of a rule's graph."""
+
+    bytes: list[tuple[int, int, int]] = field(default_factory=list)  # (lowest, highest, next place)
+    empty: list[int] = field(default_factory=list)  # next places that need nothing
+    call: tuple[str, int] | None = None  # rule, where to go on
+    count: tuple[int, int, int, int] | None = None  # item's place, must, may, where to go on
+    ends: bool = False
+
+
+class Automaton:
+    """Rules made ready to follow a text byte by byte.
+
+    Args:
+        rules: checked.
+
+    Attributes:
+        n_classes: bytes that no rule tells apart share a class.
+        class_of: uint8 (256,).
+
+    Raises:
+        GrammarError: the grammar is too large, or too ambiguous.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._places: list[_Place] = []
+        self._starts: dict[str, int] = {}
+        for name, expression in rules.rules.items():
+            self._starts[name] = self._whole(expression)
+        self._make_classes()
+        self._entered: dict[int, Entered] = {}
+        for name in rules.order:
+            self._enter(self._starts[name])
+        self._stacks: dict[tuple[Entry, int], Stack] = {}
+        self.end = Stack(Entry(-1), None)
+
+    def start(self) -> Readings:
+        """The readings of an empty text."""
+        found: set[Stack] = set()
+        self._go_on(self._enter(self._starts[self._rules.root]), None, found)
+        return frozenset(found)
+
+    def step(self, readings: Iterable[Stack], byte_class: int) -> Readings:
+        """The readings after one more byte; none if it doesn't fit.
+
+        Raises:
+            GrammarError: too many readings.
+        """
+        found: set[Stack] = set()
+        for stack in readings:
+            if stack is not self.end:
+                for target in self._moves[stack.entry.place].get(byte_class, ()):
+                    self._go_on(self._enter(target), stack.below, found)
+        if len(found) > MAX_READINGS:
+            raise GrammarError(
+                f"the grammar is too ambiguous: this text has more than {MAX_READINGS} readings at once"
+            )
+        return frozenset(found)
+
+    def bounded(self, readings: Readings, n_bytes: int) -> Readings:
+        """Readings with counters no larger than n_bytes + 1: for so many bytes they can't be told apart."""
+        return frozenset(self._bounded(stack, n_bytes + 1) for stack in readings)
+
+    def forget(self) -> None:
+        """Drop what was kept to make equal stacks the same object; readings must be `adopted` afterwards."""
+        self._stacks.clear()
+
+    def adopted(self, readings: Readings) -> Readings:
+        """The same readings, made of this automaton's present stacks."""
+        return frozenset(self._rebuilt(stack, None) for stack in readings)
+
+    def _push(self, entry: Entry, below: Stack | None) -> Stack:
+        key = (entry, id(below))
+        found = self._stacks.get(key)
+        if found is None:
+            found = self._stacks[key] = Stack(entry, below)
+        return found
+
+    def _bounded(self, stack: Stack, limit: int) -> Stack:
+        if stack.bounded is not None and stack.bounded[0] == limit:
+            return stack.bounded[1]
+        return self._rebuilt(stack, limit)
+
+    def _rebuilt(self, stack: Stack, limit: int | None) -> Stack:
+        """Make a stack again from the bottom, without recursion; stops where it was done before."""
+        if stack is self.end:
+            return stack
+        todo: list[Stack] = []
+        made: Stack | None = None
+        level: Stack | None = stack
+        while level is not None:
+            if limit is not None and level.bounded is not None and level.bounded[0] == limit:
+                made = level.bounded[1]
+                break
+            todo.append(level)
+            level = level.below
+        for level in reversed(todo):
+            entry = level.entry
+            if limit is not None:
+                entry = Entry(entry.place, min(entry.must, limit), min(entry.may, limit))
+            made = self._push(entry, made)
+            if limit is not None:
+                level.bounded = (limit, made)
+        assert made is not None
+        return made
+
+    def _go_on(self, entered: Entered, below: Stack | None, found: set[Stack]) -> None:
+        """Push stacks; where a rule ends, go on with the entry below, and so on down."""
+        while True:
+            for stack in entered.stacks:
+                top = below
+                for entry in stack:
+                    top = self._push(entry, top)
+                found.add(top)  # type: ignore[arg-type]
+            if not entered.ends:
+                return
+            if below is None:
+                found.add(self.end)
+                return
+            entered, below = self._resume(below.entry), below.below
+
+    def _resume(self, entry: Entry) -> Entered:
+        """Where an entry leads once the rule or the item above it is complete."""
+        count = self._places[entry.place].count
+        if count is None:
+            return self._enter(entry.place)
+        item, _, _, after = count
+        stacks: tuple[tuple[Entry, ...], ...] = ()
+        ends = False
+        if entry.must == 0:
+            stacks, ends = self._enter(after)
+        if entry.may != 0:
+            stacks += self._counted(entry.place, item, entry.must, entry.may)
+        return Entered(stacks, ends)
+
+    def _counted(self, place: int, item: int, must: int, may: int) -> tuple[tuple[Entry, ...], ...]:
+        """Stacks that begin one more item; an item that is empty counts for nothing."""
+        rest = Entry(place, max(0, must - 1), may - 1 if may > 0 else UNLIMITED)
+        inner = self._enter(item).stacks
+        return tuple((rest, *stack) for stack in inner)
+
+    def _enter(self, start: int) -> Entered:
+        """Where a place leads without a byte. Rules it may begin with come before it (`Rules.order`)."""
+        known = self._entered.get(start)
+        if known is not None:
+            return known
+        stacks: dict[tuple[Entry, ...], None] = {}
+        ends = False
+        n_entries = 0
+        seen = {start}
+        open_ones = [start]
+        while open_ones:
+            number = open_ones.pop()
+            place = self._places[number]
+            added: list[tuple[Entry, ...]] = []
+            after: list[int] = list(place.empty)
+            ends |= place.ends
+            if place.bytes:
+                added.append((Entry(number),))
+            if place.call:
+                rule, back = place.call
+                inner = self._enter(self._starts[rule])
+                # nothing is left to do after a last call: its rule's end is this one's
+                below = () if self._only_ends(back) else (Entry(back),)
+                added += [below + stack for stack in inner.stacks]
+                after += [back] if inner.ends else []
+                ends |= inner.ends and not below
+            if place.count:
+                item, must, may, back = place.count
+                added += self._counted(number, item, must, may)
+                after += [back] if must == 0 else []
+            for stack in added:
+                if stack not in stacks:
+                    stacks[stack] = None
+                    n_entries += len(stack)
+            if n_entries > MAX_ENTERED:
+                raise GrammarError("the grammar is too ambiguous: a place in it has too many ways to go on")
+            open_ones += [other for other in after if other not in seen]
+            seen.update(after)
+        found = self._entered[start] = Entered(tuple(stacks), ends)
+        return found
+
+    def _only_ends(self, number: int) -> bool:
+        place = self._places[number]
+        return place.ends and not (place.bytes or place.empty or place.call or place.count)
+
+    def _new(self, **fields: object) -> int:
+        if len(self._places) >= MAX_PLACES:
+            raise GrammarError(f"the grammar is too large: more than {MAX_PLACES} places")
+        self._places.append(_Place(**fields))  # type: ignore[arg-type]
+        return len(self._places) - 1
+
+    def _whole(self, expression: Expression) -> int:
+        """The first place of a graph that ends after the expression."""
+        return self._graph(expression, self._new(ends=True))
+
+    def _graph(self, expression: Expression, after: int) -> int:
+        """The first place of a graph for an expression that goes on at `after`."""
+        match expression:
+            case Text(text):
+                for byte in reversed(text.encode()):
+                    after = self._new(bytes=[(byte, byte, after)])
+                return after
+            case Chars(ranges):
+                return self._characters(ranges, after)
+            case Sequence(items):
+                for item in reversed(items):
+                    after = self._graph(item, after)
+                return after
+            case Choice(items):
+                return self._new(empty=[self._graph(item, after) for item in items])
+            case Rule(name):
+                return self._new(call=(name, after))
+            case Repeat(item, low, high):
+                return self._repeat(item, low, high, after)
+        raise AssertionError(expression)
+
+    def _repeat(self, item: Expression, low: int, high: int | None, after: int) -> int:
+        if high == 0:
+            return after
+        if self._rules.is_nullable(item):
+            low = 0  # empty items make up the number
+        if low <= 1 and high is None:
+            again = self._new(empty=[after])
+            first = self._graph(item, again)
+            self._places[again].empty.append(first)
+            return again if low == 0 else first
+        if high == 1:
+            first = self._graph(item, after)
+            return first if low else self._new(empty=[first, after])
+        return self._new(count=(self._whole(item), low, UNLIMITED if high is None else high, after))
+
+    def _characters(self, ranges: Iterable[tuple[int, int]], after: int) -> int:
+        """A place from which the UTF-8 of every character of the ranges leads to `after`."""
+        tails: dict[tuple[tuple[int, int], ...], int] = {(): after}
+        edges: list[tuple[int, int, int]] = []
+        for low, high in ranges:
+            for parts in byte_ranges(low, high):
+                for n in range(len(parts) - 1, 0, -1):  # equal ends are shared
+                    if parts[n:] not in tails:
+                        tails[parts[n:]] = self._new(bytes=[(*parts[n], tails[parts[n + 1 :]])])
+                edges.append((*parts[0], tails[parts[1:]]))
+        return self._new(bytes=edges)
+
+    def _make_classes(self) -> None:
+        """Give bytes that every edge treats alike one class, and each place its edges by class."""
+        edges = {(low, high) for place in self._places for low, high, _ in place.bytes}
+        signature = [0] * 256
+        for bit, (low, high) in enumerate(sorted(edges)):
+            for byte in range(low, high + 1):
+                signature[byte] |= 1 << bit
+        numbers: dict[int, int] = {}
+        of = [numbers.setdefault(found, len(numbers)) for found in signature]
+        self.class_of = np.array(of, dtype=np.uint8)
+        self.n_classes = len(numbers)
+        self._moves: list[dict[int, list[int]]] = []
+        spans = {(low, high): sorted(set(of[low : high + 1])) for low, high in edges}
+        for place in self._places:
+            moves: dict[int, list[int]] = {}
+            for low, high, target in place.bytes:
+                for number in spans[low, high]:
+                    moves.setdefault(number, []).append(target)
+            self._moves.append(moves)
+
+    def expected(self, readings: Readings) -> Iterator[tuple[int, int]]:
+        """Ranges of bytes that may come next, for an error's text."""
+        for stack in readings:
+            if stack is not self.end:
+                yield from ((low, high) for low, high, _ in self._places[stack.entry.place].bytes)

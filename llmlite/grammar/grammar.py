@@ -1,0 +1,107 @@
+"""A grammar, from any of its three languages, and the constraints made from it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from llmlite.grammar import gbnf, json_schema, regex
+from llmlite.grammar.automaton import Automaton
+from llmlite.grammar.expressions import Expression, Rules
+from llmlite.grammar.tokens import Matcher, TokenConstraint, TokenizerLike, TokenTrie
+
+_tries: weakref.WeakKeyDictionary[TokenizerLike, TokenTrie] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class Grammar:
+    """The form that a text must have.
+
+        grammar = Grammar('root ::= "yes" | "no"')
+        grammar = Grammar.from_json_schema({"type": "object", "properties": {"age": {"type": "integer"}}})
+        grammar = Grammar.from_regex(r"\\d{4}-\\d{2}-\\d{2}")
+        constraint = grammar.constrain(model.tokenizer)
+
+    Args:
+        text: rules in llama.cpp's language (GBNF); the text must fit the rule `root`.
+        root: another rule instead of it.
+
+    Raises:
+        GrammarError: the grammar is malformed, left-recursive, too large, or no text fits it.
+    """
+
+    def __init__(self, text: str, *, root: str = "root") -> None:
+        self._prepare(gbnf.parse(text), root)
+
+    @classmethod
+    def from_json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Grammar:
+        """Make a grammar of JSON that is valid under a schema; {} is any JSON.
+
+        Args:
+            schema: as json.loads gives it, or its text. `llmlite.grammar.json_schema` says what is supported.
+
+        Raises:
+            GrammarError: the place in the schema, and what is wrong or not supported there.
+        """
+        return cls._made(json_schema.rules_of(schema))
+
+    @classmethod
+    def from_regex(cls, pattern: str) -> Grammar:
+        """Make a grammar of the texts that a pattern matches as a whole.
+
+        Args:
+            pattern: ECMAScript's syntax. `llmlite.grammar.regex` says what is supported.
+
+        Raises:
+            GrammarError: the character where the pattern is malformed or not supported.
+        """
+        return cls._made({"root": regex.parse(pattern)})
+
+    @classmethod
+    def _made(cls, rules: Mapping[str, Expression]) -> Grammar:
+        grammar = cls.__new__(cls)
+        grammar._prepare(rules, "root")
+        return grammar
+
+    def _prepare(self, rules: Mapping[str, Expression], root: str) -> None:
+        self._rules = Rules(rules, root)
+        self._automaton = Automaton(self._rules)
+        self._matchers: weakref.WeakKeyDictionary[TokenTrie, Matcher] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def constrain(self, tokenizer: TokenizerLike) -> TokenConstraint:
+        """Return the constraint of one text. What is learned about a vocabulary is kept for the next one."""
+        trie = _trie_of(tokenizer)
+        with self._lock:
+            matcher = self._matchers.get(trie)
+            if matcher is None:
+                matcher = self._matchers[trie] = Matcher(Automaton(self._rules), trie)
+        return TokenConstraint(matcher)
+
+    def accepts(self, text: str | bytes) -> bool:
+        """Whether a whole text fits.
+
+        Raises:
+            GrammarError: the text has too many readings.
+        """
+        automaton = self._automaton
+        readings = automaton.start()
+        for byte in text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text:
+            readings = automaton.step(readings, int(automaton.class_of[byte]))
+            if not readings:
+                return False
+        automaton.forget()
+        return automaton.end in readings
+
+    def __repr__(self) -> str:
+        return f"Grammar({len(self._rules.rules)} rules)"
+
+
+def _trie_of(tokenizer: TokenizerLike) -> TokenTrie:
+    with _lock:
+        found = _tries.get(tokenizer)
+        if found is None:
+            found = _tries[tokenizer] = TokenTrie(tokenizer)
+        return found

@@ -121,6 +121,20 @@ class AttentionState:
         if n == 0:
             self.intact = 0
 
+    def copy_from(self, source: AttentionState, n: int) -> None:
+        """Take over the first `n` positions, or of a ring what is still there of them."""
+        n = min(n, self.size)
+        if self.intact or source.intact:
+            n = self.size  # positions have wrapped around
+        n_blocks = -(-n // BLOCK)
+        self.v[:, :n] = source.v[:, :n]
+        self.k[:, :n_blocks] = source.k[:, :n_blocks]
+        if self.k_scales is not None and self.v_scales is not None:
+            assert source.k_scales is not None and source.v_scales is not None
+            self.k_scales[:, :n_blocks] = source.k_scales[:, :n_blocks]
+            self.v_scales[:, :n_blocks] = source.v_scales[:, :n_blocks]
+        self.intact = source.intact
+
     def write(self, position: int, k: np.ndarray, v: np.ndarray) -> None:
         """Put the keys (T, n_head_kv, key_size) and values (T, n_head_kv, value_size) at `position`."""
         at = np.arange(position, position + len(k)) % self.size
@@ -308,11 +322,35 @@ class KVCache:
         Args:
             at_most: no longer than this.
         """
+        n = self.longest(ids, at_most)
+        self.truncate(n)
+        return n
+
+    def longest(self, ids: list[int], at_most: int) -> int:
+        """Return how long a beginning of `ids`, at most `at_most` tokens, every layer can go on from."""
         n, wanted = min(self.common_prefix(ids), at_most), -1
         while n != wanted:  # a window or a recurrent state has moved on: more of the text is read again
             wanted = n
             n = min((state.longest(n) for state in self.states), default=n)
-        self.truncate(n)
+        return n
+
+    def copy_from(self, source: KVCache, ids: list[int], at_most: int) -> int:
+        """Become a copy of the longest beginning of `ids` that `source` can go on from; return its length.
+
+        The same bytes as if this cache had read these tokens itself.
+
+        Args:
+            source: a cache of the same model, made with the same sizes; it isn't changed.
+            at_most: no more tokens than this.
+        """
+        n = source.longest(ids, at_most)
+        self.truncate(0)
+        for own, other in {id(own): (own, other) for own, other in zip(self.states, source.states)}.values():
+            if isinstance(own, AttentionState) and isinstance(other, AttentionState):
+                own.copy_from(other, n)
+        if self.recurrent.states and n:
+            self.recurrent.copy_from(source.recurrent, n)
+        self.ids = source.ids[:n]
         return n
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from llmlite.embed import Embedder, Text
 from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
-from llmlite.generate import Generation
+from llmlite.generate import Batch, Generation
 from llmlite.kv_cache import DTYPES, SNAPSHOTS, KVCache
 from llmlite.locks import fork_safe
 from llmlite.lora import Adapters, listed
@@ -28,6 +28,7 @@ from llmlite.weights import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
 KV_DTYPES = DTYPES
+SCORING_CHUNK = 64  # tokens whose logits (T, n_vocab) are in memory together
 
 
 def load(
@@ -124,7 +125,8 @@ class Model:
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
-        self.cache = KVCache(self.config, self.n_ctx, dtype, n_snapshots=n_snapshots)
+        self._cache_options: dict[str, Any] = {"dtype": dtype, "n_snapshots": n_snapshots}
+        self.cache = self._new_cache()
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=dtype
         )
@@ -289,11 +291,35 @@ class Model:
         Raises:
             As `logits`; TokenizerError as `tokenizer`; ValueError for an option outside its range.
         """
-        self._writes_text()
-        sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        ids = self._ids(prompt)
-        generation = Generation(self, ids, max_tokens=max_tokens, sampler=sampler, stop=stop)
+        options = {
+            "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "seed": seed, "stop": stop,
+        }  # fmt: skip
+        generation = self._generation(prompt, options)
         return generation if stream else "".join(generation)
+
+    def batch(self, *, max_sequences: int = 8, prefill_tokens: int = 256, kept: int = 4) -> Batch:
+        """Make an empty batch: sequences that run together, and join and leave between steps.
+
+        Args and Raises: as `llmlite.generate.Batch`; ModelError: the model is an encoder.
+        """
+        self._writes_text()
+        return Batch(self, max_sequences=max_sequences, prefill_tokens=prefill_tokens, kept=kept)
+
+    def _generation(
+        self,
+        prompt: str | Sequence[int],
+        options: Mapping[str, Any],
+        make: Callable[..., Generation] = Generation,
+    ) -> Generation:
+        """Make a Generation from the options that `stream` takes."""
+        self._writes_text()
+        given = {name: value for name, value in options.items() if value is not None}
+        ending = {name: given.pop(name) for name in ("stop", "logprobs", "prompt_logprobs") if name in given}
+        max_tokens = given.pop("max_tokens", 256)
+        sampler = Sampler(**given)
+        ids = self._ids(prompt)
+        return make(self, ids, max_tokens=max_tokens, sampler=sampler, **ending)
 
     def chat(
         self, messages: str | Sequence[Mapping[str, Any]], *, parse_special: bool = False, **options: Any
@@ -338,6 +364,22 @@ class Model:
             if not 0 <= token < self.config.n_vocab:
                 raise ValueError(f"token {token} is not in the vocabulary, 0 to {self.config.n_vocab - 1}")
         return ids
+
+    def _new_cache(self) -> KVCache:
+        """An empty cache for a sequence of this model."""
+        return KVCache(self.config, self.n_ctx, **self._cache_options)
+
+    def _prompt_rows(self, ids: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Read `ids` from the first on; yield the place of each chunk and its logits (T, V)."""
+        with self._lock:
+            self.cache.truncate(0)
+        for start in range(0, len(ids), SCORING_CHUNK):
+            with self._lock:
+                self.cache.reuse(ids, start)  # another text may have come in between
+                if self.cache.position < start:
+                    self._evaluate(ids[self.cache.position : start], last_only=True)
+                rows = self._evaluate(ids[start : start + SCORING_CHUNK], last_only=False)
+            yield start, rows
 
     def _next_logits(self, ids: list[int]) -> tuple[int, np.ndarray]:
         """Return the logits (V,) after `ids`, and how many of `ids` were in the cache already."""

@@ -99,6 +99,17 @@ class RecurrentMemory:
         self.rows[other] = self.rows[self.kept[n]] if n else 0
         self.now = other, n
 
+    def copy_from(self, source: RecurrentMemory, n: int) -> None:
+        """Take over the state after the first `n` tokens, which `source.longest` must have named.
+
+        It becomes a snapshot too: this sequence can come back to it.
+        """
+        self.kept = {}
+        self.rows[1 - self.turn] = source.rows[source.turn if n == source.position else source.kept[n]]
+        self.now = 1 - self.turn, n
+        if len(self.rows) > 2:
+            self._keep()
+
     def _keep(self) -> None:
         free = set(range(2, len(self.rows))) - set(self.kept.values())
         row = free.pop() if free else self.kept.pop(self._least())

@@ -297,6 +297,6 @@ def test_whole_numbers_of_any_kind_are_token_ids(model: ll.Model) -> None:
         with pytest.raises(TypeError, match="row ids must be whole numbers"):
             rows(wrong)
     with pytest.raises(TypeError, match="stop: expected texts"):
-        model.generate("the", stop=[5])  # type: ignore[list-item]
+        model.generate("the", stop=[5.0])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="max_tokens: expected a whole number"):
         model.generate("the", max_tokens=5.7)  # type: ignore[arg-type]

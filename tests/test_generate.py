@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from llmlite.generate import Generation, _StopStrings
+from llmlite.generate import Generation, StopStrings
 from llmlite.tokenizers import Tokenizer, from_metadata
 from tests.tiny_models import tiny_model
 
@@ -116,7 +116,7 @@ def test_a_stop_string_in_any_cut_is_found() -> None:
             if i == len(text) or cut >> (i - 1) & 1:
                 pieces.append(text[start:i])
                 start = i
-        stops = _StopStrings([stop])
+        stops = StopStrings([stop])
         assert "".join(map(stops.push, pieces)) == "xaab"
         assert stops.found
 

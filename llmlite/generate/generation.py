@@ -1,0 +1,297 @@
+"""Text as it is made: one token after the other, handed on in pieces that never split a character."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex, TypedDict
+
+import numpy as np
+
+from llmlite.errors import SamplingError
+from llmlite.generate.logprobs import TokenLogprob, token_logprob
+from llmlite.generate.stops import Stop, StopStrings, sort_stops
+
+if TYPE_CHECKING:
+    from llmlite.model import Model
+
+StopReason = Literal["eos", "stop", "length", "cancelled", "error"]
+MAX_LOGPROBS = 1000  # likeliest tokens kept beside each
+
+
+class Constraint(Protocol):
+    """What holds a text to a form, such as a grammar: llmlite.grammar makes them.
+
+    Attributes:
+        finished: the text is complete, and nothing may follow.
+    """
+
+    finished: bool
+
+    def mask(self) -> np.ndarray:
+        """Which tokens may come next, bool (V,)."""
+        ...
+
+    def accept(self, token: int, /) -> Any:
+        """Note that `token` came."""
+        ...
+
+
+class Usage(TypedDict):
+    """How many tokens an answer took.
+
+    prompt_tokens: of the prompt; cached_tokens: of these, not read again. completion_tokens: of the answer,
+    without the one that ended it. total_tokens: prompt and answer.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Generation:
+    """One answer of a model. Iterate to get its text piece by piece; the work is done as you iterate.
+
+        for piece in model.stream("Once upon a time"):
+            print(piece, end="", flush=True)
+
+    Attributes:
+        text: the text that has been made so far.
+        ids: the tokens made so far, without the one that ended the text.
+        stop_reason: None while it runs; then "eos" (the model ended it, or its grammar is complete), "stop"
+            (a stop string or stop token came up), "length" (max_tokens are made, or the context is full),
+            "cancelled", or "error" (of a batch: see `error`).
+        error: what ended it, if stop_reason is "error"; else None.
+        n_prompt: tokens of the prompt. n_reused: how many of them were in a cache already.
+        logprobs: one TokenLogprob for each of `ids`, if asked for; else None.
+        prompt_logprobs: one for each token of the prompt, if asked for; else None. The first is None:
+            nothing comes before it.
+        speculation: what a draft was worth, if one was asked for; else None.
+        prompt_seconds: reading the rest of the prompt and choosing the first token.
+        decode_seconds: making the other tokens. Time the caller takes between pieces is not counted; in a
+            batch, each step counts in full for each of its sequences.
+
+    Args:
+        model: what runs.
+        prompt_ids: the prompt.
+        max_tokens: at most so many tokens are made.
+        sampler: chooses a token: sampler(logits), or sampler(logits, ids) with all tokens so far.
+        stop: strings and token ids that end the text; they are not part of it.
+        constraint: allows some tokens only.
+        logprobs: keep each token's log-probability and those of so many likeliest ones.
+        prompt_logprobs: keep the prompt's too; it is then read from its beginning.
+        speculator: proposes tokens that are then checked several at a time.
+
+    Raises:
+        ValueError: an empty prompt or stop string, max_tokens < 0, or logprobs out of range.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        sampler: Callable[..., int],
+        stop: Stop | None = (),
+        constraint: Constraint | None = None,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        speculator: Any = None,
+    ) -> None:
+        self._max_tokens = _whole("max_tokens", max_tokens)
+        self._model = model
+        self._prompt_ids = list(prompt_ids)
+        self._context = list(prompt_ids)  # and then what is made
+        self._sampler = sampler
+        self._sees_ids = _takes_ids(sampler)
+        strings, self._stop_ids = sort_stops(stop, model.tokenizer)
+        self._stops = StopStrings(strings)
+        self._constraint = constraint
+        self._n_top = 0 if logprobs is None else _whole("logprobs", logprobs, MAX_LOGPROBS)
+        self._decoder = model.tokenizer.stream(skip_special=True)
+        self._speculator = speculator
+        self.text = ""
+        self.ids: list[int] = []
+        self.logprobs: list[TokenLogprob] | None = None if logprobs is None else []
+        self.prompt_logprobs: list[TokenLogprob | None] | None = [None] if prompt_logprobs else None
+        self.stop_reason: StopReason | None = None
+        self.error: Exception | None = None
+        self.n_prompt = len(self._prompt_ids)
+        self.n_reused = 0
+        self.prompt_seconds = 0.0
+        self.decode_seconds = 0.0
+        self._n_chosen = 0  # tokens sampled, the one that ended the text included
+        self._pieces = self._run()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of prompt and answer so far."""
+        return {
+            "prompt_tokens": self.n_prompt,
+            "cached_tokens": self.n_reused,
+            "completion_tokens": len(self.ids),
+            "total_tokens": self.n_prompt + len(self.ids),
+        }
+
+    @property
+    def speculation(self) -> Any:
+        """What the draft was worth so far."""
+        return None if self._speculator is None else self._speculator.report
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        """Speed of reading the prompt, over the tokens that were really read; 0 before that."""
+        return (self.n_prompt - self.n_reused) / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Speed of making all tokens but the first, whose time is the prompt's; 0 before the second."""
+        return max(0, self._n_chosen - 1) / self.decode_seconds if self.decode_seconds else 0.0
+
+    def cancel(self) -> None:
+        """End the text here; a step that is running is not waited for. Ended ones stay as they are."""
+        if self.stop_reason is None:
+            self.stop_reason = "cancelled"
+
+    # ---- alone: the model's own cache, one token after the other --------------------------------------
+
+    def _run(self) -> Iterator[str]:
+        piece = self._begin()
+        if piece:
+            yield piece
+        if self.stop_reason is None and self.prompt_logprobs is not None:
+            yield from self._shown(self._timed(self._read_prompt))
+        while self.stop_reason is None:
+            yield from self._shown(self._timed(self._advance))
+
+    def _timed(self, work: Callable[[], list[str]]) -> list[str]:
+        start, is_first = time.perf_counter(), self._n_chosen == 0
+        pieces = work()
+        seconds = time.perf_counter() - start
+        self._spend(seconds, is_first)
+        return pieces
+
+    def _spend(self, seconds: float, is_first: bool) -> None:
+        if is_first:
+            self.prompt_seconds += seconds
+        else:
+            self.decode_seconds += seconds
+
+    @staticmethod
+    def _shown(pieces: Iterable[str]) -> Iterator[str]:
+        return (piece for piece in pieces if piece)
+
+    def _read_prompt(self) -> list[str]:
+        """Read the prompt from its beginning, scoring each of its tokens."""
+        last = None
+        for start, rows in self._model._prompt_rows(self._prompt_ids):
+            self._score_prompt(start, rows)
+            last = rows[-1]
+        assert last is not None
+        return [self._take(last)]
+
+    def _advance(self) -> list[str]:
+        """Run the model for one more token, or for several if a draft proposes them."""
+        if self._speculator is not None and self._n_chosen:
+            return self._speculator.advance(self)
+        reused, logits = self._model._next_logits(list(self._context))
+        if self._n_chosen == 0:
+            self.n_reused = reused
+        return [self._take(logits)]
+
+    # ---- what becomes of logits, alone or in a batch ---------------------------------------------------
+
+    def _begin(self) -> str:
+        return self._end("length") if self._is_full() else ""
+
+    def _is_full(self) -> bool:
+        return len(self.ids) >= self._max_tokens or len(self._context) > self._model.n_ctx
+
+    def _score_prompt(self, start: int, rows: np.ndarray) -> None:
+        """Note the log-probabilities that rows (T, V), those after tokens start …, give the next tokens."""
+        assert self.prompt_logprobs is not None
+        for row, token in zip(rows, self._prompt_ids[start + 1 : start + 1 + len(rows)]):
+            self.prompt_logprobs.append(token_logprob(row, token, self._n_top))
+
+    def _take(self, logits: np.ndarray) -> str:
+        """Choose the next token from logits (V,); return the text that is complete with it."""
+        token = self._choose(logits)
+        self._n_chosen += 1
+        if token in self._model.tokenizer.eog_ids:
+            return self._end("eos")
+        if token in self._stop_ids:
+            return self._end("stop")
+        if self.logprobs is not None:
+            self.logprobs.append(token_logprob(logits, token, self._n_top))
+        self.ids.append(token)
+        self._context.append(token)
+        piece = self._stops.push(self._decoder.push(token))
+        self.text += piece
+        if self._stops.found:
+            self.stop_reason = "stop"
+        elif self._constraint is not None and self._accepted(token):
+            piece += self._end("eos")
+        elif self._is_full():
+            piece += self._end("length")
+        return piece
+
+    def _choose(self, logits: np.ndarray) -> int:
+        if self._constraint is not None:
+            allowed = self._constraint.mask()
+            if not allowed.any():
+                raise SamplingError(
+                    f"after {len(self.ids)} tokens the constraint allows no token, not even the end; "
+                    f"the text so far ends in {self.text[-40:]!r}"
+                )
+            logits = np.where(allowed, logits, np.float32(-np.inf))
+        return int(self._sampler(logits, self._context) if self._sees_ids else self._sampler(logits))
+
+    def _accepted(self, token: int) -> bool:
+        """Tell the constraint of a token; return whether its text is complete."""
+        assert self._constraint is not None
+        self._constraint.accept(token)
+        return self._constraint.finished
+
+    def _end(self, reason: StopReason) -> str:
+        """End the text and return what was held back; a stop string may be complete with the last bytes."""
+        self.stop_reason = reason
+        piece = self._stops.push(self._decoder.flush()) + self._stops.flush()
+        if self._stops.found:
+            self.stop_reason = "stop"
+        self.text += piece
+        return piece
+
+    def __repr__(self) -> str:
+        return (
+            f"Generation({len(self.ids)} tokens, stop_reason={self.stop_reason!r}, "
+            f"prompt {self.prompt_tokens_per_second:.1f} tokens/s, "
+            f"decode {self.decode_tokens_per_second:.1f} tokens/s)"
+        )
+
+
+def _whole(name: str, value: SupportsIndex, most: int | None = None) -> int:
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a whole number, got {value!r:.80}")
+    number = value.__index__()
+    if number < 0 or (most is not None and number > most):
+        raise ValueError(f"{name} must be 0 or more{'' if most is None else f', up to {most}'}, got {value}")
+    return number
+
+
+def _takes_ids(sampler: Callable[..., int]) -> bool:
+    """Whether a sampler wants the tokens so far beside the logits."""
+    try:
+        parameters = inspect.signature(sampler).parameters.values()
+    except (TypeError, ValueError):  # built in, without a signature
+        return False
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(places) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)

@@ -1,0 +1,97 @@
+"""What ends a text: strings and tokens, also strings that are control tokens."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, SupportsIndex
+
+if TYPE_CHECKING:
+    from llmlite.tokenizers import Tokenizer
+
+Stop = str | SupportsIndex | Iterable[str | SupportsIndex]
+
+
+class StopStrings:
+    """Passes text on up to the first stop string; holds back an end that may be the start of one.
+
+    Args:
+        stops: strings, none of them empty.
+
+    Raises:
+        ValueError: an empty string. TypeError: something that isn't a string.
+    """
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        stops = [stops] if isinstance(stops, str) else list(stops)
+        for stop in stops:
+            if not isinstance(stop, str):
+                raise TypeError(f"stop: expected texts, got {stop!r:.80}")
+        if "" in stops:
+            raise ValueError("a stop string must not be empty")
+        self.stops = stops
+        self.held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """Return what can be shown for sure now."""
+        if self.found:
+            return ""
+        text = self.held + text
+        places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        if places:
+            self.found, self.held = True, ""
+            return text[: min(places)]
+        n_held = max((_overlap(text, stop) for stop in self.stops), default=0)
+        self.held = text[len(text) - n_held :]
+        return text[: len(text) - n_held]
+
+    def flush(self) -> str:
+        """Return what was held back: nothing more comes."""
+        text, self.held = self.held, ""
+        return text
+
+
+def sort_stops(stop: Stop | None, tokenizer: Tokenizer) -> tuple[list[str], frozenset[int]]:
+    """Tell stop strings from stop tokens.
+
+    A string that is a control token's text ("<|im_end|>") never comes up in the text, which doesn't show
+    control tokens: it stands for that token.
+
+    Args:
+        stop: one string or token id, or several.
+
+    Returns:
+        Strings to look for in the text, and ids that end it.
+
+    Raises:
+        ValueError: an empty string, or an id outside the vocabulary. TypeError: neither string nor id.
+    """
+    if stop is None:
+        return [], frozenset()
+    several = [stop] if isinstance(stop, str) or not isinstance(stop, Iterable) else list(stop)
+    strings, ids = [], set()
+    for value in several:
+        if isinstance(value, str):
+            token = tokenizer.token_id(value)
+            if token is not None and tokenizer.vocabulary.is_hidden(token):
+                ids.add(token)
+            else:
+                strings.append(value)
+            continue
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            token = operator.index(value)
+        except TypeError:
+            raise TypeError(f"stop: expected texts or token ids, got {value!r:.80}") from None
+        if not 0 <= token < tokenizer.n_vocab:
+            raise ValueError(f"stop: token {token} is not in the vocabulary, 0 to {tokenizer.n_vocab - 1}")
+        ids.add(token)
+    return strings, frozenset(ids)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of text are the beginning of stop."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -63,7 +63,9 @@ def _bias(value: Mapping[str, float], n_vocab: int) -> dict[int, float]:
     found = {}
     for key, bias in value.items():
         if not key.isascii() or not key.isdigit() or int(key[:12]) >= n_vocab or len(key) > 12:
-            raise Fault(400, f"logit_bias: expected token ids below {n_vocab}, got {key!r:.40}", param="logit_bias")
+            raise Fault(
+                400, f"logit_bias: expected token ids below {n_vocab}, got {key!r:.40}", param="logit_bias"
+            )
         if not math.isfinite(bias) or abs(bias) > 100:
             raise Fault(400, f"logit_bias: expected -100 to 100, got {bias!r}", param="logit_bias")
         found[int(key)] = bias

@@ -229,6 +229,6 @@ def _place(parts: tuple[int | str, ...]) -> str:
     for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.isidentifier() and part not in ("str", "int", "float", "bool") or not text:
+        elif (part.isidentifier() and part not in ("str", "int", "float", "bool")) or not text:
             text += f".{part}" if text else part
     return text

@@ -315,7 +315,11 @@ def as_plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
         for place, part in enumerate(content):
             if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
                 name = f"{where}.content[{place}]"
-                raise Fault(400, f'{name}: expected {{"type": "text", "text": …}}; this model reads text only', param=name)
+                raise Fault(
+                    400,
+                    f'{name}: expected {{"type": "text", "text": …}}; this model reads text only',
+                    param=name,
+                )
             texts.append(part["text"])
         plain["content"] = "\n".join(texts)
     elif not isinstance(content, str):

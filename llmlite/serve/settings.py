@@ -53,8 +53,6 @@ class Settings:
         if not self.max_seconds > 0:
             raise ValueError(f"max_seconds must be positive; got {self.max_seconds!r}")
         if self.context_overflow not in ("refuse", "drop-oldest"):
-            raise ValueError(
-                f"context_overflow must be refuse or drop-oldest; got {self.context_overflow!r}"
-            )
+            raise ValueError(f"context_overflow must be refuse or drop-oldest; got {self.context_overflow!r}")
         if self.api_key == "":
             raise ValueError("api_key must not be empty")

@@ -3,7 +3,7 @@
     from llmlite.serve import Settings, make_app
     app = make_app(model, Settings(name="tales"))     # an ASGI application
 
-`llmlite serve MODEL` runs it. The room needs the extra `serve` (starlette, uvicorn, pydantic, prometheus-client).
+`llmlite serve MODEL` runs it. The room needs the extra `serve`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The thread that runs the model: many texts at once, one step after the other.
 
-Handlers of requests live in an event loop and must never wait for the model, so all of the model's work is done
-here. A job is a text to write. It waits in a queue until one of `max_sequences` places is free, joins the batch,
-and leaves it when its text ends or its client is gone. A task is a short piece of other work (a group of
+Handlers of requests live in an event loop and must never wait for the model, so all of the model's work is
+done here. A job is a text to write. It waits in a queue until one of `max_sequences` places is free, joins the
+batch, and leaves it when its text ends or its client is gone. A task is a short piece of other work (a group of
 embeddings, say); at most one runs between two steps.
 """
 
@@ -35,7 +35,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of a job. ids, logprobs: of the tokens since the last piece; logprobs is () if none were asked for."""
+    """New text of a job. ids, logprobs: of the tokens since the last piece; logprobs may be ()."""
 
     text: str
     ids: tuple[int, ...]
@@ -117,7 +117,7 @@ class Engine:
         self._batch: Any = None
         self._thread = threading.Thread(target=self._run, name="llmlite-engine", daemon=True)
 
-    # ---- for the event loop --------------------------------------------------------------------------------
+    # ---- for the event loop ----------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread."""
@@ -188,7 +188,7 @@ class Engine:
             self.metrics.rejected.inc()
             raise queue_full(self.max_queue, self.retry_after())
 
-    # ---- the thread ----------------------------------------------------------------------------------------
+    # ---- the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:

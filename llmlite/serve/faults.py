@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 (an answer as much as an error)
     """A request that is refused, or that failed.
 
     Attributes:
@@ -59,7 +59,7 @@ def overflow(n_prompt: int, n_ctx: int) -> Fault:
     """A prompt that doesn't fit the context."""
     return Fault(
         400,
-        f"this model's context holds {n_ctx} tokens, and one must be left to write; the prompt has {n_prompt}",
+        f"the context holds {n_ctx} tokens, and one must be left to write; the prompt has {n_prompt}",
         param="messages",
         code="context_length_exceeded",
     )

@@ -106,7 +106,7 @@ class KServe:
         [ids] = await self.service.prompts(prompt, n_ctx=self.service.model.n_ctx)
         return ids, self._openai._shared(asked, asked.max_tokens, len(ids))
 
-    # ---- infer -----------------------------------------------------------------------------------------------
+    # ---- infer -------------------------------------------------------------------------------------------
 
     async def infer(self, request: Request) -> Response:
         """POST …/infer, tensors in JSON or as binary data after it."""
@@ -144,7 +144,7 @@ class KServe:
         headers = {HEADER: str(len(head))}
         return Response(head + tail, media_type="application/octet-stream", headers=headers)
 
-    # ---- generate --------------------------------------------------------------------------------------------
+    # ---- generate ----------------------------------------------------------------------------------------
 
     async def _generated(self, request: Request) -> Any:
         self._check(request)

@@ -62,5 +62,5 @@ def check_memory(
     if left is not None and weights + cache > left:
         raise LlmliteError(
             f"{model}: weights take {weights / 1e6:.0f} MB and {n_sequences} contexts {cache / 1e6:.0f} MB; "
-            f"{left / 1e6:.0f} MB are left (--parallel, --ctx or --kv q8_0 need less; --ignore-memory loads it)"
+            f"{left / 1e6:.0f} MB are left (--parallel, --ctx, --kv q8_0 need less; --ignore-memory loads it)"
         )

@@ -113,7 +113,7 @@ class Ollama:
             }
         )
 
-    # ---- texts -----------------------------------------------------------------------------------------------
+    # ---- texts -------------------------------------------------------------------------------------------
 
     async def chat(self, request: Request) -> Response:
         asked = read(OllamaChat, await request.body())
@@ -278,7 +278,7 @@ class Ollama:
             "eval_duration": round(ended.decode_seconds * BILLION),
         }
 
-    # ---- vectors ---------------------------------------------------------------------------------------------
+    # ---- vectors -----------------------------------------------------------------------------------------
 
     async def embed(self, request: Request) -> Response:
         asked = read(OllamaEmbed, await request.body())

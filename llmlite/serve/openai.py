@@ -89,7 +89,7 @@ class OpenAI:
         self.service.check_model(request.path_params["name"])
         return answer(self._model())
 
-    # ---- chat ------------------------------------------------------------------------------------------------
+    # ---- chat --------------------------------------------------------------------------------------------
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -199,7 +199,7 @@ class OpenAI:
             "refusal": None,
         }
 
-    # ---- completions -----------------------------------------------------------------------------------------
+    # ---- completions -------------------------------------------------------------------------------------
 
     async def complete(self, request: Request) -> Response:
         """POST /v1/completions."""
@@ -319,7 +319,7 @@ class OpenAI:
         tokenizer = self.service.model.tokenizer
         return b"".join(tokenizer.piece(token, skip_special=True) for token in ids).decode("utf-8", "replace")
 
-    # ---- both ------------------------------------------------------------------------------------------------
+    # ---- both --------------------------------------------------------------------------------------------
 
     def _shared(self, asked: Any, limit: int | None, n_prompt: int) -> dict[str, Any]:
         """The options of `Batch.add` that all texts after one prompt have."""
@@ -337,7 +337,7 @@ class OpenAI:
                 choices[index].add(part)
         return choices
 
-    # ---- embeddings ------------------------------------------------------------------------------------------
+    # ---- embeddings --------------------------------------------------------------------------------------
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings."""

@@ -19,7 +19,7 @@ SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
 
-class ClientLeft(Exception):
+class ClientLeft(Exception):  # noqa: N818 (no fault of anybody)
     """The client closed the connection, so nobody reads the answer."""
 
 

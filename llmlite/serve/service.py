@@ -137,7 +137,7 @@ class Service:
         if not self.model.config.causal:
             raise Fault(400, "this model writes no text; it has embeddings", code="model_refused")
 
-    # ---- prompts -------------------------------------------------------------------------------------------
+    # ---- prompts ---------------------------------------------------------------------------------------
 
     async def conversation(
         self,
@@ -147,7 +147,7 @@ class Service:
         max_tokens: int | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> Conversation:
-        """Return the token ids of a conversation, without its oldest turns if it is too long and that is asked.
+        """Return the token ids of a conversation, without its oldest turns if it is too long and so asked.
 
         Raises:
             Fault: it doesn't fit the context. LlmliteError: the template refuses it.
@@ -232,7 +232,7 @@ class Service:
             if not 0 <= token < n_vocab:
                 raise Fault(
                     400,
-                    f"token {token} is not in this model's vocabulary, 0 to {n_vocab - 1}; send texts, or ids by "
+                    f"token {token} is not in the vocabulary, 0 to {n_vocab - 1}; send texts, or ids by "
                     "this model's own tokenizer",
                     param="input",
                 )
@@ -242,7 +242,7 @@ class Service:
             raise overflow(len(ids), n_ctx)
         return ids
 
-    # ---- texts and vectors -----------------------------------------------------------------------------------
+    # ---- texts and vectors -------------------------------------------------------------------------------
 
     def run(self, specs: Sequence[tuple[Sequence[int], dict[str, Any]]]) -> Run:
         """Begin the texts of a request; an asynchronous context manager.

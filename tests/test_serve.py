@@ -58,6 +58,7 @@ def test_streamed_pieces_join_to_the_whole_and_usage_comes_last(client: TestClie
     options = {"stream": True, "stream_options": {"include_usage": True}}
     answer = client.post("/v1/chat/completions", json={**asked, **options})
     assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "content-length" not in answer.headers
     *chunks, last, done = events(answer.text)
     assert done == "[DONE]"
     assert last["choices"] == []

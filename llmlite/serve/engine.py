@@ -1,9 +1,9 @@
 """The thread that runs the model: many texts at once, one step after the other.
 
 Handlers of requests live in an event loop and must never wait for the model, so all of the model's work is
-done here. A job is a text to write. It waits in a queue until one of `max_sequences` places is free, joins the
-batch, and leaves it when its text ends or its client is gone. A task is a short piece of other work (a group of
-embeddings, say); at most one runs between two steps.
+done here. A job is a text to write. It waits in a queue until one of `max_sequences` places is free, joins
+the batch, and leaves it when its text ends or its client is gone. A task is a short piece of other work (a
+group of embeddings, say); at most one runs between two steps.
 """
 
 from __future__ import annotations

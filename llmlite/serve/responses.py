@@ -80,7 +80,7 @@ class Stream(Response):
         failed: Callable[[Fault], str | bytes],
         headers: dict[str, str] | None = None,
     ) -> None:
-        self.status_code, self.background, self.body = 200, None, b""
+        self.status_code, self.background = 200, None  # no body: its length isn't known
         self._first, self._parts, self._failed = first, parts, failed
         self.media_type = media_type
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})})

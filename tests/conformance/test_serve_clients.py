@@ -163,7 +163,7 @@ def metric(server: Server, name: str) -> float:
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_leaves_stops_its_text(server: Server, streams: bool) -> None:
     before = metric(server, "llmlite_cancelled_total")
-    body = {"prompt": "word " * 600, "max_tokens": 400, "temperature": 0, "stream": streams}
+    body = {"prompt": "the " * 200, "max_tokens": 700, "n": 48, "temperature": 1.5, "stream": streams}
     raw = json.dumps(body).encode()
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -174,7 +174,7 @@ def test_a_client_that_leaves_stops_its_text(server: Server, streams: bool) -> N
             time.sleep(0.005)
     while metric(server, "llmlite_cancelled_total") == before and time.monotonic() < limit:
         time.sleep(0.02)
-    assert metric(server, "llmlite_cancelled_total") == before + 1
+    assert metric(server, "llmlite_cancelled_total") > before
     assert metric(server, "llmlite_running") == 0
 
 

@@ -13,7 +13,7 @@ setup = python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && "$$python" tool
 warm = $(PY) -m llmlite warmup --lessons
 
 DEMO := plot,torch
-TEST := lab,hub,torch,transformers,test
+TEST := lab,hub,serve,torch,transformers,test
 
 .PHONY: help demo test test-all peers lint lab site notebooks browser-test warmup clean
 

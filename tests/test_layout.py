@@ -28,7 +28,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"generate", "embed"},
     {"model"},
     {"bench", "downloads", "inventory", "compat"},
-    {"lessons"},
+    {"lessons", "serve"},
     {"plots"},
     {"widgets"},
     {"cli"},
@@ -49,6 +49,10 @@ HOME = {  # a package -> where alone it may be imported
     "IPython": ("widgets/", "plots/", "terminal.py"),
     "numba": ("engine/", "quants/"),
     "huggingface_hub": ("downloads/",),
+    "starlette": ("serve/",),
+    "uvicorn": ("serve/",),
+    "pydantic": ("serve/",),
+    "prometheus_client": ("serve/",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

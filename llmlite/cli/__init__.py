@@ -25,7 +25,7 @@ from llmlite.limits import spare_blas
 from llmlite.terminal import Lossy, complain, flush_output, printable, say
 
 COMMANDS = (
-    *("run", "embed", "show", "compare", "bench", "claims", "tokenize"),
+    *("run", "serve", "embed", "show", "compare", "bench", "claims", "tokenize"),
     *("pull", "models"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),

@@ -1,0 +1,385 @@
+"""OpenAI's API: /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings.
+
+Source of the forms: https://platform.openai.com/docs/api-reference
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from llmlite.serve import options, tools
+from llmlite.serve.engine import Ended, Piece
+from llmlite.serve.faults import Fault
+from llmlite.serve.responses import SSE, answer, event, streamed, unless_left
+from llmlite.serve.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, read
+from llmlite.serve.service import Conversation, Service
+
+REASONS = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
+DEFAULT_COMPLETION = 16  # tokens, OpenAI's default for /v1/completions
+DROPPED = "x-llmlite-dropped-messages"
+
+
+@dataclass
+class Choice:
+    """One text of an answer, as far as it has come."""
+
+    text: str = ""
+    logprobs: list[Any] = field(default_factory=list)
+    ended: Ended | None = None
+
+    def add(self, event: Piece | Ended) -> None:
+        if isinstance(event, Ended):
+            self.ended = event
+        else:
+            self.text += event.text
+            self.logprobs += event.logprobs
+
+
+def usage(choices: Sequence[Choice], n_prompts: int = 1) -> dict[str, Any]:
+    """Tokens of a request: each prompt counts once, however many texts follow it."""
+    ended = [choice.ended for choice in choices if choice.ended is not None]
+    n = max(1, len(choices) // n_prompts)
+    prompt = sum(each.n_prompt for each in ended[::n])
+    made = sum(each.n_made for each in ended)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": made,
+        "total_tokens": prompt + made,
+        "prompt_tokens_details": {"cached_tokens": sum(each.n_cached for each in ended[::n])},
+    }
+
+
+class OpenAI:
+    """The routes, for one service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.routes = [
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self.one_model, methods=["GET"]),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+        ]
+
+    def _model(self) -> dict[str, Any]:
+        service = self.service
+        return {
+            "id": service.settings.name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "llmlite",
+            "context_length": service.model.n_ctx,
+        }
+
+    async def models(self, request: Request) -> Response:
+        return answer({"object": "list", "data": [self._model()]})
+
+    async def one_model(self, request: Request) -> Response:
+        self.service.check_model(request.path_params["name"])
+        return answer(self._model())
+
+    # ---- chat --------------------------------------------------------------------------------------------
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        return await self.chat_of(request, read(ChatRequest, await request.body()))
+
+    async def chat_of(self, request: Request, asked: ChatRequest) -> Response:
+        self.service.check_model(asked.model)
+        called = tools.offered(asked.tools, asked.tool_choice)
+        limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+        conversation = await self.service.conversation(
+            asked.messages, tools=called, max_tokens=limit, variables=asked.chat_template_kwargs
+        )
+        if asked.top_logprobs and not asked.logprobs:
+            raise Fault(400, "top_logprobs: needs logprobs true", param="top_logprobs")
+        shared = self._shared(asked, limit, len(conversation.ids))
+        if asked.logprobs:
+            shared["logprobs"] = asked.top_logprobs or 0
+        specs = [(conversation.ids, one) for one in seeded(shared, asked.n or 1)]
+        headers = {DROPPED: str(conversation.n_dropped)} if conversation.n_dropped else {}
+        head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": self.service.settings.name,
+        }
+        if asked.stream:
+            parts = self._chat_chunks(asked, specs, head, bool(called), conversation)
+            return await streamed(request, parts, media_type=SSE, failed=failed, headers=headers)
+        choices = await unless_left(request, self._all(specs))
+        body = {**head, "object": "chat.completion", **told(conversation)}
+        body["choices"] = [
+            self._chat_choice(i, choice, asked, bool(called)) for i, choice in enumerate(choices)
+        ]
+        return answer({**body, "usage": usage(choices)}, headers)
+
+    def _chat_choice(
+        self, index: int, choice: Choice, asked: ChatRequest, with_tools: bool
+    ) -> dict[str, Any]:
+        assert choice.ended is not None
+        content, calls = tools.parsed(self.service.model, choice.text) if with_tools else (choice.text, [])
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": content or (None if calls else ""),
+            "refusal": None,
+        }
+        if calls:
+            message["tool_calls"] = calls
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._chat_logprobs(choice.logprobs) if asked.logprobs else None,
+            "finish_reason": "tool_calls" if calls else REASONS[choice.ended.reason],
+        }
+
+    async def _chat_chunks(
+        self,
+        asked: ChatRequest,
+        specs: list[Any],
+        head: dict[str, Any],
+        with_tools: bool,
+        conversation: Conversation,
+    ) -> AsyncIterator[str]:
+        wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+
+        def chunk(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> str:
+            choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+            body = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+            return event({**body, "usage": None} if wants_usage else body)
+
+        choices = [Choice() for _ in specs]
+        async with self.service.run(specs) as run:
+            await run.started()
+            if conversation.n_dropped:
+                yield event({**head, "object": "chat.completion.chunk", "choices": [], **told(conversation)})
+            for index in range(len(specs)):
+                yield chunk(index, {"role": "assistant", "content": ""})
+            async with aclosing(run.events()) as events:
+                async for index, part in events:
+                    choice = choices[index]
+                    choice.add(part)
+                    if isinstance(part, Piece) and not with_tools:
+                        scores = self._chat_logprobs(part.logprobs) if asked.logprobs else None
+                        if part.text or scores:
+                            yield chunk(index, {"content": part.text}, logprobs=scores)
+                    elif isinstance(part, Ended):
+                        calls: list[dict[str, Any]] = []
+                        if with_tools:
+                            content, calls = tools.parsed(self.service.model, choice.text)
+                            if content:
+                                yield chunk(index, {"content": content})
+                            if calls:
+                                numbered = [{"index": i, **call} for i, call in enumerate(calls)]
+                                yield chunk(index, {"tool_calls": numbered})
+                        yield chunk(index, {}, "tool_calls" if calls else REASONS[part.reason])
+        if wants_usage:
+            yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(choices)})
+        yield "data: [DONE]\n\n"
+
+    def _chat_logprobs(self, scores: Sequence[Any]) -> dict[str, Any]:
+        def entry(token: int, logprob: float) -> dict[str, Any]:
+            raw = self.service.model.tokenizer.piece(token)
+            return {"token": raw.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(raw)}
+
+        return {
+            "content": [
+                {**entry(s.id, s.logprob), "top_logprobs": [entry(*pair) for pair in s.top]} for s in scores
+            ],
+            "refusal": None,
+        }
+
+    # ---- completions -------------------------------------------------------------------------------------
+
+    async def complete(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        return await self.complete_of(request, read(CompletionRequest, await request.body()))
+
+    async def complete_of(self, request: Request, asked: CompletionRequest) -> Response:
+        self.service.check_model(asked.model)
+        self.service.check_writes()
+        if asked.suffix:
+            raise Fault(400, "suffix: this server doesn't fill gaps", param="suffix")
+        n = asked.n or 1
+        if asked.best_of is not None and asked.best_of != n:
+            raise Fault(400, "best_of: only the value of n is possible", param="best_of")
+        if asked.echo and asked.stream and asked.logprobs is not None:
+            raise Fault(400, "echo: not with both stream and logprobs", param="echo")
+        prompts = await self.service.prompts(asked.prompt, n_ctx=self.service.model.n_ctx)
+        wanted = DEFAULT_COMPLETION if asked.max_tokens is None else asked.max_tokens
+        specs = []
+        for ids in prompts:
+            # a prompt is scored on the way to its first token, so one is made, and left out of the answer
+            shared = self._shared(asked, max(wanted, 1) if asked.echo else wanted, len(ids))
+            if asked.logprobs is not None:
+                shared["logprobs"] = asked.logprobs
+                if asked.echo:
+                    shared["prompt_logprobs"] = True
+            specs += [(ids, one) for one in seeded(shared, n)]
+        head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self.service.settings.name,
+        }
+        if asked.stream:
+            parts = self._completion_chunks(asked, specs, head, len(prompts))
+            return await streamed(request, parts, media_type=SSE, failed=failed)
+        choices = await unless_left(request, self._all(specs))
+        if asked.echo and not wanted:
+            for choice in choices:
+                choice.text, choice.logprobs = "", []
+        body = {
+            **head,
+            "choices": [self._text_choice(i, c, asked, specs[i][0]) for i, c in enumerate(choices)],
+        }
+        return answer({**body, "usage": usage(choices, len(prompts))})
+
+    def _text_choice(
+        self, index: int, choice: Choice, asked: CompletionRequest, ids: list[int]
+    ) -> dict[str, Any]:
+        assert choice.ended is not None
+        before = self._decoded(ids) if asked.echo else ""
+        scores = None
+        if asked.logprobs is not None:
+            prompt = list(zip(ids, choice.ended.prompt_logprobs or ())) if asked.echo else []
+            scores = self._text_logprobs(prompt, choice.logprobs, asked.logprobs)
+        reason = REASONS[choice.ended.reason]
+        return {"text": before + choice.text, "index": index, "logprobs": scores, "finish_reason": reason}
+
+    async def _completion_chunks(
+        self, asked: CompletionRequest, specs: list[Any], head: dict[str, Any], n_prompts: int
+    ) -> AsyncIterator[str]:
+        wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+
+        def chunk(index: int, text: str, reason: str | None = None, logprobs: Any = None) -> str:
+            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+            return event({**head, "choices": [choice], **({"usage": None} if wants_usage else {})})
+
+        choices = [Choice() for _ in specs]
+        wanted = asked.max_tokens != 0
+        async with self.service.run(specs) as run:
+            await run.started()
+            if asked.echo:
+                for index, (ids, _) in enumerate(specs):
+                    yield chunk(index, self._decoded(ids))
+            async with aclosing(run.events()) as events:
+                async for index, part in events:
+                    choices[index].add(part)
+                    if isinstance(part, Ended):
+                        yield chunk(index, "", REASONS[part.reason])
+                    elif wanted and (part.text or part.logprobs):
+                        scores = None
+                        if asked.logprobs is not None:
+                            scores = self._text_logprobs([], part.logprobs, asked.logprobs)
+                        yield chunk(index, part.text, logprobs=scores)
+        if wants_usage:
+            yield event({**head, "choices": [], "usage": usage(choices, n_prompts)})
+        yield "data: [DONE]\n\n"
+
+    def _text_logprobs(self, prompt: list[Any], made: Sequence[Any], n_top: int) -> dict[str, Any]:
+        """The old form: parallel lists. prompt: (id, score or None) each."""
+        tokens, values, tops, offsets = [], [], [], []
+        offset = 0
+        for token, score in [*prompt, *((score.id, score) for score in made)]:
+            text = self._text_of(token)
+            tokens.append(text)
+            offsets.append(offset)
+            offset += len(text)
+            values.append(None if score is None else finite(score.logprob))
+            tops.append(
+                None if score is None else {self._text_of(each): finite(value) for each, value in score.top}
+            )
+        return {
+            "tokens": tokens,
+            "token_logprobs": values,
+            "top_logprobs": tops if n_top else None,
+            "text_offset": offsets,
+        }
+
+    def _text_of(self, token: int) -> str:
+        """A token's text; one that is part of a character as OpenAI writes it, bytes:\\xf0\\x9f."""
+        raw = self.service.model.tokenizer.piece(token)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        tokenizer = self.service.model.tokenizer
+        return b"".join(tokenizer.piece(token, skip_special=True) for token in ids).decode("utf-8", "replace")
+
+    # ---- both --------------------------------------------------------------------------------------------
+
+    def _shared(self, asked: Any, limit: int | None, n_prompt: int) -> dict[str, Any]:
+        """The options of `Batch.add` that all texts after one prompt have."""
+        return {
+            "max_tokens": self.service.max_tokens(limit, n_prompt),
+            "stop": options.stops(asked.stop),
+            **options.sampling(asked.model_dump(), self.service.model.config.n_vocab),
+            **options.constraint(asked),
+        }
+
+    async def _all(self, specs: list[Any]) -> list[Choice]:
+        choices = [Choice() for _ in specs]
+        async with self.service.run(specs) as run, aclosing(run.events()) as events:
+            async for index, part in events:
+                choices[index].add(part)
+        return choices
+
+    # ---- embeddings --------------------------------------------------------------------------------------
+
+    async def embeddings(self, request: Request) -> Response:
+        """POST /v1/embeddings."""
+        return await self.embeddings_of(request, read(EmbeddingRequest, await request.body()))
+
+    async def embeddings_of(self, request: Request, asked: EmbeddingRequest) -> Response:
+        self.service.check_model(asked.model)
+        rows = await self.service.prompts(asked.input)
+        found = await unless_left(request, self.service.embed(rows))
+        if asked.dimensions is not None and asked.dimensions != found.shape[1]:
+            raise Fault(400, f"dimensions: this model has {found.shape[1]}", param="dimensions")
+
+        def encoded(row: Any) -> Any:
+            if asked.encoding_format == "base64":
+                return base64.b64encode(row.astype("<f4").tobytes()).decode("ascii")
+            return [float(x) for x in row]
+
+        data = [{"object": "embedding", "index": i, "embedding": encoded(row)} for i, row in enumerate(found)]
+        n_tokens = sum(map(len, rows))
+        counts = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+        return answer({"object": "list", "data": data, "model": self.service.settings.name, "usage": counts})
+
+
+def seeded(shared: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    """The options of n texts: text i gets seed + i."""
+    seed = shared.get("seed")
+    return [shared if seed is None else {**shared, "seed": seed + i} for i in range(n)]
+
+
+def told(conversation: Conversation) -> dict[str, Any]:
+    """What an answer says of messages that were left out."""
+    count = conversation.n_dropped
+    if not count:
+        return {}
+    return {"warnings": [f"the oldest {count} messages didn't fit the context and were left out"]}
+
+
+def finite(logprob: float) -> float:
+    """JSON has no infinity: OpenAI writes -9999 for a token that can't come."""
+    return max(float(logprob), -9999.0)
+
+
+def failed(fault: Fault) -> str:
+    """The last event of a stream that failed."""
+    return event(fault.body)

@@ -1,0 +1,107 @@
+"""From a request's fields to the options of `Batch.add`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from llmlite.sampling import Sampler
+from llmlite.serve.faults import Fault
+
+NEUTRAL: dict[str, Any] = {  # what says "leave it out"
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "typical_p": 1,
+    "logit_bias": {},
+}
+SPELLINGS = {  # a field of a request -> what samplers may call it
+    "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
+    "typical_p": ("typical_p", "typical"),
+}
+FIELDS = (
+    *("temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "seed"),
+)
+
+
+@cache
+def known() -> frozenset[str]:
+    """The options that a sampler takes by name."""
+    return frozenset(inspect.signature(Sampler).parameters)
+
+
+def sampling(values: Mapping[str, Any], n_vocab: int) -> dict[str, Any]:
+    """Return the sampler's options for these fields of a request; None and neutral values are left out.
+
+    Raises:
+        Fault: an option outside its range, or one that this version's sampler doesn't have.
+    """
+    found: dict[str, Any] = {}
+    for name in FIELDS:
+        value = values.get(name)
+        if value is None or (name in NEUTRAL and value == NEUTRAL[name]):
+            continue
+        if name == "logit_bias":
+            value = _bias(value, n_vocab)
+        spelled = next((each for each in SPELLINGS.get(name, (name,)) if each in known()), None)
+        if spelled is None:
+            raise Fault(400, f"{name}: this version's sampler has no such option", param=name)
+        found[spelled] = value
+    try:
+        Sampler(**found)
+    except (ValueError, TypeError) as error:
+        raise Fault(400, str(error)) from None
+    return found
+
+
+def _bias(value: Mapping[str, float], n_vocab: int) -> dict[int, float]:
+    """OpenAI's logit_bias: texts of token ids -> -100 … 100."""
+    found = {}
+    for key, bias in value.items():
+        if not key.isascii() or not key.isdigit() or int(key[:12]) >= n_vocab or len(key) > 12:
+            raise Fault(
+                400, f"logit_bias: expected token ids below {n_vocab}, got {key!r:.40}", param="logit_bias"
+            )
+        if not math.isfinite(bias) or abs(bias) > 100:
+            raise Fault(400, f"logit_bias: expected -100 to 100, got {bias!r}", param="logit_bias")
+        found[int(key)] = bias
+    return found
+
+
+def stops(value: str | list[str] | None) -> list[str]:
+    """Return the texts that end an answer.
+
+    Raises:
+        Fault: an empty one.
+    """
+    found = [value] if isinstance(value, str) else list(value or ())
+    if "" in found:
+        raise Fault(400, "stop: a text must not be empty", param="stop")
+    return found
+
+
+def constraint(request: Any) -> dict[str, Any]:
+    """Return json_schema, grammar or regex, as `response_format`, `grammar` or `regex` ask for it.
+
+    Raises:
+        Fault: more than one of them, or a schema is missing.
+    """
+    found: dict[str, Any] = {}
+    form = request.response_format
+    if form is not None and form.type == "json_object":
+        found["json_schema"] = {"type": "object"}
+    elif form is not None and form.type == "json_schema":
+        if form.json_schema is None or form.json_schema.schema_ is None:
+            name = "response_format.json_schema.schema"
+            raise Fault(400, f"{name}: missing", param=name, code="missing_field")
+        found["json_schema"] = form.json_schema.schema_
+    for name in ("grammar", "regex"):
+        if getattr(request, name):
+            found[name] = getattr(request, name)
+    if len(found) > 1:
+        raise Fault(400, f"{' and '.join(found)}: only one of them can hold a text to its form")
+    return found

@@ -1,0 +1,144 @@
+"""Answers that come piece by piece, and the watch for clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from llmlite.serve.faults import Fault, from_error
+
+T = TypeVar("T")
+SSE = "text/event-stream; charset=utf-8"
+NDJSON = "application/x-ndjson"
+
+
+class ClientLeft(Exception):  # noqa: N818 (no fault of anybody)
+    """The client closed the connection, so nobody reads the answer."""
+
+
+def compact(value: Any) -> str:
+    """JSON in one line; NaN and infinity aren't JSON."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def event(value: Any) -> str:
+    """A server-sent event."""
+    return f"data: {compact(value)}\n\n"
+
+
+def line(value: Any) -> str:
+    """A line of NDJSON."""
+    return compact(value) + "\n"
+
+
+async def _until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns; cancel it if the client leaves.
+
+    Raises:
+        ClientLeft: it did. Whatever `work` raises.
+    """
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_until_left(request.receive))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientLeft
+    finally:
+        for each in (task, left):
+            each.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await each
+
+
+class Stream(Response):
+    """An answer that is sent as it is made, and stops being made when the client leaves.
+
+    Args:
+        first: the first part, made already, so that a request that is refused gets its status.
+        parts: the others. failed: the part that says what went wrong after the beginning.
+    """
+
+    def __init__(
+        self,
+        first: str | bytes,
+        parts: AsyncIterator[str | bytes],
+        *,
+        media_type: str,
+        failed: Callable[[Fault], str | bytes],
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.status_code, self.background = 200, None  # no body: its length isn't known
+        self._first, self._parts, self._failed = first, parts, failed
+        self.media_type = media_type
+        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.ensure_future(self._send(send))
+        left = asyncio.ensure_future(_until_left(receive))
+        try:
+            await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            for each in (task, left):
+                each.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await each
+            close = getattr(self._parts, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+        async def part(value: str | bytes) -> None:
+            body = value.encode() if isinstance(value, str) else value
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        await part(self._first)
+        try:
+            async for each in self._parts:
+                await part(each)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await part(self._failed(from_error(error)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def streamed(
+    request: Request,
+    parts: AsyncIterator[str | bytes],
+    *,
+    media_type: str,
+    failed: Callable[[Fault], str | bytes],
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Wait for the first part, then return the answer that sends it and the others.
+
+    Raises:
+        ClientLeft: before the first part. Whatever `parts` raises before it.
+    """
+    try:
+        first = await unless_left(request, anext(parts))  # type: ignore[arg-type]
+    except BaseException:
+        await parts.aclose()  # type: ignore[attr-defined]
+        raise
+    return Stream(first, parts, media_type=media_type, failed=failed, headers=headers)
+
+
+def answer(value: Any, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(value, headers=headers)

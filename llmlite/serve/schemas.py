@@ -1,0 +1,234 @@
+"""What clients may send. A field that isn't listed is refused by name: nothing is ignored in silence.
+
+Fields that say nothing about the text (`user`, `metadata`, `keep_alive` …) are taken and have no effect.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmlite.serve.faults import Fault
+
+Ids = list[int]
+Prompt = str | list[str] | Ids | list[Ids]
+Natural = Annotated[int, Field(ge=0)]
+MAX_STOPS = 64
+
+
+class _Strict(BaseModel):
+    """A number is a number and a text a text: "5" isn't taken for 5, nor true for 1."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class Sampling(_Strict):
+    """How tokens are chosen: for each option, None takes llmlite's default."""
+
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Natural | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: Natural | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+
+
+class StreamOptions(_Strict):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class JsonSchema(_Strict):
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class _Request(Sampling):
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    response_format: ResponseFormat | None = None
+    grammar: str | None = None  # GBNF, as llama.cpp's server has it
+    regex: str | None = None
+    # no effect
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class ChatRequest(_Request):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_tokens: Natural | None = None
+    max_completion_tokens: Natural | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompletionRequest(_Request):
+    """POST /v1/completions."""
+
+    prompt: Prompt
+    max_tokens: Natural | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    suffix: str | None = None
+
+
+class EmbeddingRequest(_Strict):
+    """POST /v1/embeddings."""
+
+    input: Prompt
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
+
+
+class OllamaOptions(_Strict):
+    """`options` of ollama. Those about its own machinery have no effect."""
+
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_k: Natural | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    num_predict: int | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    num_ctx: Natural | None = None
+    # no effect
+    num_keep: int | None = None
+    repeat_last_n: int | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    num_thread: int | None = None
+    numa: bool | None = None
+    low_vram: bool | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+
+
+class _OllamaRequest(_Strict):
+    model: str | None = None
+    stream: bool | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    options: OllamaOptions | None = None
+    keep_alive: str | float | None = None
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class OllamaChat(_OllamaRequest):
+    """POST /api/chat."""
+
+    messages: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] | None = None
+
+
+class OllamaGenerate(_OllamaRequest):
+    """POST /api/generate."""
+
+    prompt: str | None = None
+    system: str | None = None
+    raw: bool | None = None
+    suffix: str | None = None
+    template: str | None = None
+    images: list[str] | None = None
+    context: Ids | None = None
+
+
+class OllamaEmbed(_Strict):
+    """POST /api/embed."""
+
+    input: str | list[str]
+    model: str | None = None
+    truncate: bool | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    options: OllamaOptions | None = None
+    keep_alive: str | float | None = None
+
+
+class OllamaEmbeddings(_Strict):
+    """POST /api/embeddings, the older form."""
+
+    prompt: str
+    model: str | None = None
+    options: OllamaOptions | None = None
+    keep_alive: str | float | None = None
+
+
+class OllamaShow(_Strict):
+    """POST /api/show."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None
+    system: str | None = None
+    template: str | None = None
+    options: dict[str, Any] | None = None
+
+
+def read(kind: type[Any], body: bytes) -> Any:
+    """Read a request.
+
+    Raises:
+        Fault: it isn't JSON, or not of this kind; the message names the field.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        first = found[0]
+        if first["type"] == "json_invalid":
+            raise Fault(400, f"the body is not JSON: {first['msg']}") from None
+        where = _place(first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise Fault(
+                400, f"{where}: this server has no such field", param=where, code="unknown_field"
+            ) from None
+        if first["type"] == "missing":
+            raise Fault(400, f"{where}: missing", param=where, code="missing_field") from None
+        more = {each["msg"] for each in found if _place(each["loc"])[: len(where)] == where}
+        raise Fault(400, f"{where or 'body'}: {' or '.join(sorted(more))}", param=where or None) from None
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    """`messages[0].role`; what pydantic adds about the branches of a union is left out."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif (part.isidentifier() and part not in ("str", "int", "float", "bool")) or not text:
+            text += f".{part}" if text else part
+    return text

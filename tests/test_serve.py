@@ -1,0 +1,225 @@
+"""The server by its protocol: forms, refusals, limits, and that answers are those of the model alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette", reason="the extra serve (starlette) is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve (uvicorn) is not installed")
+
+from starlette.testclient import TestClient
+
+import llmlite as ll
+from llmlite.serve import Settings, make_app
+
+GREEDY = {"model": "tales", "temperature": 0, "max_tokens": 12}
+SAY = [{"role": "user", "content": "Tell a tale."}]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ll.load("tales:Q8_0", n_ctx=256)
+
+
+@pytest.fixture(scope="module")
+def client(model: Any) -> Iterator[TestClient]:
+    settings = Settings(name="tales", pooling="last", sagemaker=True, max_body_bytes=100_000)
+    with TestClient(make_app(model, settings)) as client:
+        yield client
+
+
+def events(text: str) -> list[Any]:
+    parts = [part.removeprefix("data: ") for part in text.split("\n\n") if part]
+    return [part if part == "[DONE]" else json.loads(part) for part in parts]
+
+
+def test_a_completion_is_the_text_that_the_model_writes_alone(client: TestClient, model: Any) -> None:
+    expected = ll.load("tales:Q8_0", n_ctx=256).generate("Once upon a time", max_tokens=12, temperature=0)
+    body = client.post("/v1/completions", json={**GREEDY, "prompt": "Once upon a time"}).json()
+    assert body["choices"][0]["text"] == expected
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["completion_tokens"] == 12
+    ids = model.tokenizer.encode("Once upon a time", add_eos=False)
+    same = client.post("/v1/completions", json={**GREEDY, "prompt": [ids, ids], "n": 2}).json()
+    assert [choice["text"] for choice in same["choices"]] == [expected] * 4
+    assert same["usage"] == {**body["usage"], **same["usage"], "prompt_tokens": 2 * len(ids)}
+
+
+def test_streamed_pieces_join_to_the_whole_and_usage_comes_last(client: TestClient) -> None:
+    asked = {**GREEDY, "messages": SAY}
+    whole = client.post("/v1/chat/completions", json=asked).json()
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    answer = client.post("/v1/chat/completions", json={**asked, **options})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "content-length" not in answer.headers
+    *chunks, last, done = events(answer.text)
+    assert done == "[DONE]"
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert text == whole["choices"][0]["message"]["content"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+
+
+def test_log_probabilities_of_the_prompt_are_the_models(client: TestClient, model: Any) -> None:
+    ids = model.tokenizer.encode("Once upon a time", add_eos=False)
+    asked = {"model": "tales", "prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 1}
+    [choice] = client.post("/v1/completions", json=asked).json()["choices"]
+    rows = ll.load("tales:Q8_0", n_ctx=256).logits(ids).astype(np.float64)
+    scores = (
+        rows
+        - np.log(np.exp(rows - rows.max(1, keepdims=True)).sum(1, keepdims=True))
+        - rows.max(1, keepdims=True)
+    )
+    expected = [scores[t, ids[t + 1]] for t in range(len(ids) - 1)]
+    found = choice["logprobs"]["token_logprobs"]
+    assert found[0] is None
+    np.testing.assert_allclose(found[1:], expected, atol=1e-9)
+    assert choice["logprobs"]["text_offset"][0] == 0
+
+
+def test_the_same_seed_gives_the_same_texts_and_n_gives_others(client: TestClient) -> None:
+    asked = {"messages": SAY, "max_tokens": 16, "seed": 3, "n": 3, "temperature": 1.5}
+    first, second = (client.post("/v1/chat/completions", json=asked).json()["choices"] for _ in range(2))
+    assert first == second
+    assert len({choice["message"]["content"] for choice in first}) > 1
+
+
+def test_embeddings_are_the_models_in_both_encodings(client: TestClient, model: Any) -> None:
+    expected = model.embed(["A fox ran.", "A dog slept."], pooling="last")
+    asked: dict[str, Any] = {"model": "tales", "input": ["A fox ran.", "A dog slept."]}
+    plain = client.post("/v1/embeddings", json=asked).json()
+    np.testing.assert_allclose([row["embedding"] for row in plain["data"]], expected, rtol=1e-6)
+    packed = client.post("/v1/embeddings", json={**asked, "encoding_format": "base64"}).json()
+    raw = np.frombuffer(base64.b64decode(packed["data"][1]["embedding"]), "<f4")
+    np.testing.assert_array_equal(raw, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "word"),
+    [
+        ({"model": "gpt-9"}, 404, "model_not_found"),
+        ({"nosuch": 1}, 400, "nosuch"),
+        ({"max_tokens": "5"}, 400, "max_tokens"),
+        ({"temperature": -1}, 400, "temperature"),
+        ({"stop": ""}, 400, "stop"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "text only"),
+        ({"messages": [{"role": "user", "content": "word " * 2000}]}, 400, "context_length_exceeded"),
+        ({"tool_choice": "required", "tools": []}, 400, "tool_choice"),
+        ({"n": 1000}, 400, "one request may ask for"),
+        ({"messages": [{"role": "user", "content": "x" * 200_000}]}, 413, "bytes"),
+    ],
+)
+def test_a_bad_request_is_refused_in_openais_form(
+    client: TestClient, change: dict[str, Any], status: int, word: str
+) -> None:
+    answer = client.post("/v1/chat/completions", json={**GREEDY, "messages": SAY, **change})
+    assert answer.status_code == status
+    assert word in json.dumps(answer.json()["error"])
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_is_no_json_is_refused(client: TestClient) -> None:
+    for body in (b"", b"{", b"[" * 50_000, b"\xff", b"null"):
+        assert client.post("/v1/chat/completions", content=body).status_code == 400
+        assert client.post("/v2/models/tales/infer", content=body).status_code == 400
+
+
+def test_ollamas_lines_join_to_its_whole_answer(client: TestClient) -> None:
+    asked = {"model": "tales:latest", "messages": SAY, "options": {"temperature": 0, "num_predict": 8}}
+    whole = client.post("/api/chat", json={**asked, "stream": False}).json()
+    lines = [json.loads(line) for line in client.post("/api/chat", json=asked).text.splitlines()]
+    assert "".join(line["message"]["content"] for line in lines) == whole["message"]["content"]
+    assert lines[-1]["done"] and lines[-1]["eval_count"] == whole["eval_count"] == 8
+    made = client.post(
+        "/api/generate", json={"prompt": "Hello", "stream": False, "options": {"num_predict": 3}}
+    )
+    assert made.json()["done_reason"] == "length"
+    assert client.get("/api/tags").json()["models"][0]["name"] == "tales"
+    assert client.post("/api/show", json={"model": "tales"}).json()["details"]["quantization_level"] == "Q8_0"
+    assert len(client.post("/api/embed", json={"input": ["a", "b"]}).json()["embeddings"]) == 2
+    assert client.post("/api/pull", json={}).status_code == 501
+
+
+def test_kserve_infers_and_generates_the_same_text(client: TestClient) -> None:
+    expected = client.post("/v1/completions", json={**GREEDY, "prompt": "The fox"}).json()["choices"][0][
+        "text"
+    ]
+    values = {"temperature": 0, "max_tokens": 12}
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["The fox"]}
+    found = client.post("/v2/models/tales/infer", json={"inputs": [tensor], "parameters": values}).json()
+    assert found["outputs"][0]["data"] == [expected]
+    asked = {"text_input": "The fox", "parameters": values}
+    assert client.post("/v2/models/tales/generate", json=asked).json()["text_output"] == expected
+    streamed = events(client.post("/v2/models/tales/generate_stream", json=asked).text)
+    assert "".join(each["text_output"] for each in streamed) == expected
+
+
+def test_sagemakers_contract_is_answered(client: TestClient) -> None:
+    assert client.get("/ping").status_code == 200
+    body = {"prompt": "The fox", "max_tokens": 3}
+    assert client.post("/invocations", json=body).json()["object"] == "text_completion"
+    assert client.post("/invocations", json={}).status_code == 400
+
+
+def test_a_key_is_asked_for_and_other_sites_and_hosts_are_refused(model: Any) -> None:
+    with TestClient(make_app(model, Settings(name="tales", api_key="s3cret", is_local=True))) as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/v1/models").status_code == 401
+        own = {"authorization": "Bearer s3cret"}
+        assert client.get("/v1/models", headers=own).status_code == 200
+        assert client.get("/v1/models", headers={"authorization": "Bearer s3cre"}).status_code == 401
+        assert client.get("/v1/models", headers={**own, "origin": "http://evil.example"}).status_code == 403
+        assert client.get("/v1/models", headers={**own, "host": "evil.example"}).status_code == 403
+
+
+def test_the_oldest_turns_are_dropped_if_asked_and_the_answer_says_so(model: Any) -> None:
+    turn = [{"role": "user", "content": "word " * 30}, {"role": "assistant", "content": "yes " * 30}]
+    long = [{"role": "system", "content": "Be kind."}, *turn * 8, *SAY]
+    settings = Settings(name="tales", context_overflow="drop-oldest")
+    with TestClient(make_app(model, settings)) as client:
+        answer = client.post("/v1/chat/completions", json={**GREEDY, "messages": long})
+        assert answer.status_code == 200
+        dropped = int(answer.headers["x-llmlite-dropped-messages"])
+        assert 0 < dropped < len(long) and dropped % 2 == 0
+        assert str(dropped) in answer.json()["warnings"][0]
+        last = [{"role": "user", "content": "word " * 2000}]
+        assert client.post("/v1/chat/completions", json={"messages": last}).status_code == 400
+
+
+def test_a_full_queue_answers_429_and_a_cancelled_job_frees_its_place(model: Any) -> None:
+    from llmlite.serve.engine import Ended, Job
+    from llmlite.serve.faults import Fault
+
+    app = make_app(model, Settings(name="tales", max_sequences=1, max_queue=1))
+    with TestClient(app) as client:
+        engine = app.state.service.engine
+        seen: list[Any] = []
+        options = {"max_tokens": 200, "temperature": 0}
+        jobs = [Job([1, 5, 9], options, deliver=seen.append) for _ in range(2)]
+        engine.submit(jobs)
+        with pytest.raises(Fault) as refused:
+            engine.submit([Job([1], options, deliver=seen.append) for _ in range(2)])
+        assert refused.value.status == 429 and int(refused.value.headers["retry-after"]) >= 1
+        engine.cancel(jobs)
+        limit = time.monotonic() + 20
+        while (engine.n_running or engine.n_waiting) and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert engine.n_running == engine.n_waiting == 0
+        assert not any(isinstance(event, Ended) for event in seen)
+        assert client.post("/v1/completions", json={**GREEDY, "prompt": "The fox"}).status_code == 200
+        assert "llmlite_cancelled_total 2.0" in client.get("/metrics").text
+
+
+def test_the_page_needs_no_network(client: TestClient) -> None:
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text and "https://" not in page.text

@@ -9,11 +9,12 @@ from __future__ import annotations
 from llmlite.architectures.decoders import DECODERS
 from llmlite.architectures.encoders import ENCODERS
 from llmlite.architectures.entry import EXPERTS, FUSED, HEAD_NORMS, NORMS, Architecture, Names, Windows
+from llmlite.architectures.hybrids import HYBRID_DECODERS
 from llmlite.architectures.recurrent import RECURRENT_DECODERS
 from llmlite.errors import ModelError, UnsupportedError
 
 ARCHITECTURES: dict[str, Architecture] = {
-    entry.name: entry for entry in (*DECODERS, *RECURRENT_DECODERS, *ENCODERS)
+    entry.name: entry for entry in (*DECODERS, *RECURRENT_DECODERS, *HYBRID_DECODERS, *ENCODERS)
 }
 
 NO_DECODERS = {  # other values of general.architecture that GGUF files carry, and what they are

@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 
 from llmlite.architectures.entry import Architecture, Names, llama_names, mixture_names
-from llmlite.architectures.layouts import part_of, rows_taken, shared_gate_as_vector
-from llmlite.architectures.recurrent import mamba2_names, mamba_tensors
+from llmlite.architectures.layouts import granite_experts, part_of, rows_taken, shared_gate_as_vector
+from llmlite.architectures.recurrent import (
+    MAMBA2_NAMES,
+    NO_LIMIT,
+    mamba2_names,
+    mamba2_tensors,
+    mamba_tensors,
+)
 from llmlite.tensor import QuantTensor
 
 DELTA_NAMES = {
@@ -149,6 +155,52 @@ def _mixture() -> Names:
     return Names(layer=names.layer, experts=names.experts, expert=names.expert, ignored=AHEAD)
 
 
+def _granite_hybrid(config: Any) -> dict[str, Any]:
+    n_layer, n_head_kv = config.integer("num_hidden_layers"), config.integer("num_key_value_heads")
+    if config.flag("mamba_proj_bias") or not config.flag("mamba_conv_bias", True):
+        config.refuse("mamba_proj_bias, mamba_conv_bias: only a bias of the convolution is supported")
+    if str(config.values.get("time_step_limit") or NO_LIMIT[0]) not in NO_LIMIT:
+        config.refuse("time_step_limit: only [0, Infinity] is supported")
+    kinds = config.values.get("layer_types", config.values.get("layers_block_type"))
+    known = {"mamba": 0, "linear_attention": 0, "attention": n_head_kv, "full_attention": n_head_kv}
+    if not isinstance(kinds, list) or len(kinds) != n_layer or set(kinds) - known.keys():
+        config.fail("layer_types", f"{n_layer} times mamba or attention", kinds)
+    turned = config.values.get("position_embedding_type")
+    if turned not in (None, "nope", "rope"):
+        config.refuse(f"position_embedding_type: {turned!r:.40} is not supported, only 'rope' and none are")
+    n_head, inner = config.integer("mamba_n_heads"), config.integer("mamba_expand", 2)
+    found = {
+        "attention.head_count_kv": [known[kind] for kind in kinds],
+        "rope.scaling.finetuned": turned == "rope",
+        "embedding_scale": config.number(config.values, "embedding_multiplier", 1.0),
+        "residual_scale": config.number(config.values, "residual_multiplier", 1.0),
+        "logit_scale": config.number(config.values, "logits_scaling", 1.0),
+        "attention.scale": config.number(config.values, "attention_multiplier", 1.0),
+        "ssm.conv_kernel": config.integer("mamba_d_conv", 4),
+        "ssm.state_size": config.integer("mamba_d_state"),
+        "ssm.group_count": config.integer("mamba_n_groups", 1),
+        "ssm.time_step_rank": n_head,
+        "ssm.inner_size": inner * config.integer("hidden_size"),
+    }
+    shared = config.integer("shared_intermediate_size")
+    if not config.values.get("num_local_experts"):
+        return found | {"feed_forward_length": shared}
+    return found | {
+        "expert_count": config.integer("num_local_experts"),
+        "expert_used_count": config.integer("num_experts_per_tok"),
+        "expert_feed_forward_length": config.integer("intermediate_size"),
+        "expert_shared_feed_forward_length": shared,
+    }
+
+
+def granite_hybrid_sources(sources: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Granite's experts and Mamba-2's names; without experts the shared network is the only one."""
+    found = granite_experts(mamba2_names(sources, config), config)
+    if config.values.get("num_local_experts"):
+        return found
+    return {name.replace(".shared.", ".only."): tensor for name, tensor in found.items()}
+
+
 DELTA: dict[str, Any] = {  # what all models with a delta net share
     "rope_pairs": "neox",
     "head_norms": "head",
@@ -195,5 +247,32 @@ HYBRID_DECODERS = (
         hyperparameters=lambda config: _delta_net(config) | _delta_experts(config),
         sources=split_qkvz,
         tensors=delta_tensors,
+    ),
+    Architecture(
+        name="granitehybrid",
+        rope_pairs="norm",
+        recurrent="mamba2",
+        fused=("ssm_in",),
+        biases=("ssm_conv1d", "ssm_dt"),
+        experts={"gating": "softmax", "shared": True},
+        features=(
+            "embedding_scale",
+            "residual_scale",
+            "logit_scale",
+            "attention.scale",
+            "rope.scaling.finetuned",
+        ),
+        logit_scale=lambda value: 1 / value,
+        classes=("GraniteMoeHybridForCausalLM",),
+        names=llama_names(
+            {old.replace("mixer.", "mamba."): new for old, new in MAMBA2_NAMES.items() if old != "norm"}
+            | {"block_sparse_moe.router.layer": "ffn_gate_inp"}
+            | {f"experts.{part}": f"ffn_{part}_exps" for part in ("gate", "up", "down")}
+            | {f"shared.{part}": f"ffn_{part}_shexp" for part in ("gate", "up", "down")}
+            | {f"only.{part}": f"ffn_{part}" for part in ("gate", "up", "down")}
+        ),
+        hyperparameters=_granite_hybrid,
+        sources=granite_hybrid_sources,
+        tensors=mamba2_tensors,
     ),
 )

@@ -368,7 +368,7 @@ def test_layers_that_only_guess_further_tokens_are_left_out(tmp_path: Path) -> N
 # ---- whole models ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["lfm2", "mamba", "mamba2", "qwen35"])
+@pytest.fixture(scope="module", params=["lfm2", "mamba", "mamba2", "qwen35", "granitehybrid"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tiny_model(request.param, n_layer=4, n_ctx=512, seed=3)
     return made.write(tmp_path_factory.mktemp("models") / "tiny.gguf", "Q8_0")
@@ -387,7 +387,7 @@ def test_a_text_that_shares_a_beginning_is_read_on_from_a_snapshot(path: Path, e
     assert executor == "eager" or np.array_equal(got, want)
 
 
-@pytest.mark.parametrize("architecture", ["lfm2", "mamba", "mamba2", "qwen35"])
+@pytest.mark.parametrize("architecture", ["lfm2", "mamba", "mamba2", "qwen35", "granitehybrid"])
 def test_the_planned_executor_agrees_with_the_eager_one(tmp_path: Path, architecture: str) -> None:
     plain = tiny_model(architecture, n_layer=4, n_ctx=512, seed=3).write(tmp_path / "tiny.gguf")
     planned, eager = (

@@ -12,7 +12,18 @@ import numpy as np
 from llmlite.architectures import Architecture, by_name
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.hyperparameters import Keys
-from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, Rope, ShortConvolution, Yarn
+from llmlite.layers import (
+    Attention,
+    DeltaNet,
+    Experts,
+    FeedForward,
+    Layer,
+    Mamba,
+    Mamba2,
+    Rope,
+    ShortConvolution,
+    Yarn,
+)
 
 if TYPE_CHECKING:
     from llmlite.tensor import QuantTensor
@@ -184,7 +195,10 @@ class ModelConfig:
         n_ctx = keys.integer("context_length")
         eps = keys.positive(NORM_EPS[architecture.norm])
         build = _Layers(keys, architecture, tensors, n_layer, n_embd, n_ctx, eps)
-        layers = tuple(build.layer(i) for i in range(n_layer))
+        n_ahead = int(keys.feature("nextn_predict_layers"))  # they guess further tokens; a text needs none
+        if n_ahead >= n_layer:
+            keys.fail("nextn_predict_layers", f"less than block_count, {n_layer}", n_ahead)
+        layers = tuple(build.layer(i) for i in range(n_layer - n_ahead))
         found = cls(
             architecture=architecture,
             layers=layers,
@@ -294,6 +308,7 @@ class _Layers:
         head_size = n_embd // (max(self.n_head) or 1)
         self.key_size = keys.integer("attention.key_length", head_size)
         self.value_size = keys.integer("attention.value_length", head_size)
+        self.is_recurrent = self._recurrent()
         self.windows = self._windows()
         self.is_mixture = self._mixtures()
         self.n_ff = self._n_ff()
@@ -316,7 +331,9 @@ class _Layers:
         elif self.n_ff[i]:
             feed_forward = self._dense(self.n_ff[i])
         return Layer(
-            mixer=self._attention(i) if self.n_head_kv[i] else RECURRENT[self.architecture.recurrent](self),
+            mixer=RECURRENT[self.architecture.recurrent](self)
+            if self.is_recurrent[i]
+            else self._attention(i),
             feed_forward=feed_forward,
             norm=self.architecture.norm,
             eps=self.eps,
@@ -341,6 +358,39 @@ class _Layers:
             sinks=entry.sinks,
             temperature_scale=self.temperature_scale,
             temperature_length=self.temperature_length,
+            output_gate=entry.output_gate,
+        )
+
+    def _recurrent(self) -> list[bool]:
+        """Whether each layer is recurrent: it has no key/value heads, or the file says so."""
+        keys, n_layer = self.keys, self.n_layer
+        if self.architecture.recurrent != "delta_net":
+            return [n_head_kv == 0 for n_head_kv in self.n_head_kv]
+        period = keys.integer("full_attention_interval", 4)
+        listed = keys.get("attention.recurrent_layers")
+        if listed is None:
+            return [(i + 1) % period != 0 for i in range(n_layer)]
+        if isinstance(listed, str) or not hasattr(listed, "__len__") or len(listed) != n_layer:
+            keys.fail("attention.recurrent_layers", f"{n_layer} values, one for each layer", listed)
+        return [bool(recurrent) for recurrent in listed]
+
+    def delta_net(self) -> DeltaNet:
+        """Return the record of a layer of Qwen 3.5 or Qwen3-Next that has no attention."""
+        keys, entry = self.keys, self.architecture
+        inner, n_head_k = keys.integer("ssm.inner_size"), keys.integer("ssm.group_count")
+        n_head = keys.integer("ssm.time_step_rank", at_most=inner)
+        head_size = keys.integer("ssm.state_size", at_most=MAX_STATE)
+        if n_head % n_head_k:
+            keys.fail("ssm.time_step_rank", f"a multiple of group_count, {n_head_k}", n_head)
+        if inner != n_head * head_size:
+            keys.fail("ssm.inner_size", f"time_step_rank times state_size, {n_head * head_size}", inner)
+        return DeltaNet(
+            n_head_k=n_head_k,
+            n_head=n_head,
+            head_size=head_size,
+            n_taps=keys.integer("ssm.conv_kernel", at_least=2, at_most=MAX_TAPS),
+            tiled=entry.tiled_heads,
+            fused_rates=not entry.tiled_heads,
         )
 
     def short_convolution(self) -> ShortConvolution:
@@ -542,6 +592,7 @@ RECURRENT = {  # what an entry calls a mixer -> its record
     "short_convolution": _Layers.short_convolution,
     "mamba": _Layers.mamba,
     "mamba2": _Layers.mamba2,
+    "delta_net": _Layers.delta_net,
 }
 
 

@@ -216,6 +216,52 @@ class Mamba:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeltaNet:
+    """Linear attention by the gated delta rule (Yang et al., 2024): each head's matrix forgets, and a token
+    corrects what the matrix holds for its key.
+
+    Attributes:
+        n_head_k: heads of queries and keys. n_head: heads of values; several share a query and a key.
+        head_size: numbers of a query, a key and a value.
+        n_taps: tokens that the convolution sees, this one included.
+        tiled: whether value head h reads key head h % n_head_k, else h // (n_head / n_head_k).
+        fused_rates: whether the file holds the rates' two matrices in one, `ssm_ba`.
+    """
+
+    n_head_k: int
+    n_head: int
+    head_size: int
+    n_taps: int
+    tiled: bool = True
+    fused_rates: bool = False
+
+    @property
+    def key_width(self) -> int:
+        """Width of all queries, and of all keys."""
+        return self.n_head_k * self.head_size
+
+    @property
+    def value_width(self) -> int:
+        """Width of all values."""
+        return self.n_head * self.head_size
+
+    @property
+    def conv_width(self) -> int:
+        """Width of the convolution's rows: queries, keys, values."""
+        return 2 * self.key_width + self.value_width
+
+    @property
+    def tail_shape(self) -> tuple[int, int]:
+        """Rows that the next token needs of earlier ones, and their width."""
+        return self.n_taps - 1, self.conv_width
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """For each head and each number of a key a row as long as a value."""
+        return self.n_head, self.head_size, self.head_size
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeedForward:
     """One network for every token: down(activation(gate(x)) · up(x)), or down(activation(up(x))).
 

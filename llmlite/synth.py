@@ -155,6 +155,25 @@ SHAPES = {
         architecture="bitnet", n_layer=30, n_embd=2560, n_head=20, n_head_kv=5, n_ff=6912, n_vocab=128256,
         n_ctx=4096, rope_base=500000.0, is_tied=True,
     ),
+    "qwen3.5-0.8b": Shape(
+        architecture="qwen35", n_layer=24, n_embd=1024, n_head=8, n_head_kv=2, head_size=256, n_ff=3584,
+        n_vocab=248320, n_ctx=262144, rope_base=10000000.0, is_tied=True,
+        more={"rope.dimension_count": 64, "rope.dimension_sections": [11, 11, 10, 0], "ssm.conv_kernel": 4,
+              "ssm.state_size": 128, "ssm.group_count": 16, "ssm.time_step_rank": 16,
+              "ssm.inner_size": 2048},
+    ),
+    "lfm2-350m": Shape(
+        architecture="lfm2", n_layer=16, n_embd=1024, n_head=16, n_head_kv=8, n_ff=4608, n_vocab=65536,
+        n_ctx=128000, rope_base=1000000.0, is_tied=True,
+        more={"attention.head_count_kv": [8 if i in (2, 5, 8, 10, 12, 14) else 0 for i in range(16)],
+              "shortconv.l_cache": 3},
+    ),
+    "mamba2-130m": Shape(
+        architecture="mamba2", n_layer=24, n_embd=768, n_head=1, n_head_kv=1, n_ff=0, n_vocab=50288,
+        n_ctx=1048576, rope_base=0.0, is_tied=True,
+        more={"attention.head_count": 0, "attention.head_count_kv": 0, "ssm.conv_kernel": 4,
+              "ssm.state_size": 128, "ssm.group_count": 1, "ssm.time_step_rank": 24, "ssm.inner_size": 1536},
+    ),
     # The first 4 of 24 layers
     "gpt-oss-20b-4-layers": Shape(
         architecture="gpt-oss", n_layer=4, n_embd=2880, n_head=64, n_head_kv=8, head_size=64, n_ff=2880,
@@ -232,6 +251,8 @@ class _Random(QuantTensor):
 
 
 def _draw(tensor: QuantTensor, pools: dict[str, np.ndarray], random: np.random.Generator) -> np.ndarray:
+    if tensor.name.endswith("ssm_a"):  # rates: a state must forget
+        return np.full(tensor.shape, -1, np.float32).view(np.uint8).reshape(-1, 4)
     if len(tensor.shape) == 1:
         values = np.ones(tensor.shape, np.float32)
         if tensor.name.endswith("bias"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.layers import Attention, Experts, FeedForward, Layer, Mamba, Mamba2, ShortConvolution
+from llmlite.layers import Attention, DeltaNet, Experts, FeedForward, Layer, Mamba, Mamba2, ShortConvolution
 from llmlite.lora import LowRank
 from llmlite.weights import RopeTable, Weights
 
@@ -80,6 +80,11 @@ class Operations(Protocol):
         self, x: X, dt: X, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int, spec: Mamba2
     ) -> X:
         """Token by token the state forgets, takes up x by b and is read by c: rows of x are heads | b | c."""
+
+    def delta_rule(
+        self, x: X, qk: X, beta: X, alpha: X, a: np.ndarray, dt_bias: np.ndarray, layer: int, spec: DeltaNet
+    ) -> X:
+        """Token by token each head's state forgets by alpha, is corrected at a key by beta, and is read."""
 
     def project(self, x: X, w: np.ndarray, bias: np.ndarray) -> X:
         """The first columns of x, as many as w has rows, times w, plus bias."""
@@ -240,7 +245,10 @@ def attention(b: Block, x: X) -> X:
     ops = b.ops
     spec: Attention = b.layer.mixer
     H, K = spec.n_head, spec.n_head_kv
-    q = b.matmul("attn_q", x)  # (T, H*Dk)
+    q, gate = b.matmul("attn_q", x), None  # (T, H*Dk), or for each head a query and a gate
+    if spec.output_gate:
+        both, size = b.name(q, "Qcur_full"), spec.key_size
+        q, gate = ops.columns(both, 0, size, 2 * size), ops.columns(both, size, size, 2 * size)
     k = b.matmul("attn_k", x)  # (T, K*Dk)
     v = b.name(b.matmul("attn_v", x), "Vcur", heads=K)
     q, k = head_norm(b, "attn_q_norm", q, "Qcur_normed", H), head_norm(b, "attn_k_norm", k, "Kcur_normed", K)
@@ -251,7 +259,10 @@ def attention(b: Block, x: X) -> X:
         q = ops.temperature(q, spec)
     q, k = b.name(q, "Qcur", heads=H), b.name(k, "Kcur", heads=K)
     x = ops.attention(q, k, v, b.i, spec, b.w.get("attn_sinks.weight"))  # (T, H*Dv)
-    x = b.norm("attn_sub_norm", b.name(x, "kqv_out"))
+    x = b.name(x, "kqv_out")
+    if gate is not None:
+        x = b.name(ops.gate(x, gate), "attn_gated")
+    x = b.norm("attn_sub_norm", x)
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 
@@ -348,5 +359,37 @@ def mamba(b: Block, x: X) -> X:
     return b.name(b.matmul("ssm_out", x), "mamba_out")
 
 
+def delta_net(b: Block, x: X) -> X:
+    """Linear attention by the gated delta rule: (T, D) -> (T, D). H heads of N numbers, K of keys."""
+    ops, w = b.ops, b.w
+    spec: DeltaNet = b.layer.mixer
+    N, r = spec.head_size, spec.n_head // spec.n_head_k
+    if spec.fused_rates:  # for each key head what concerns its value heads
+        rates = b.matmul("ssm_ba", x)
+        beta, alpha = ops.columns(rates, 0, r, 2 * r), ops.columns(rates, r, r, 2 * r)
+    else:
+        beta, alpha = b.matmul("ssm_beta", x), b.matmul("ssm_alpha", x)
+    beta, alpha = b.name(beta, "beta"), b.name(alpha, "alpha")  # (T, H) each
+    z = b.name(b.matmul("attn_gate", x), "z")  # (T, H*N)
+    x = b.name(b.matmul("attn_qkv", x), "linear_attn_qkv_mixed")  # (T, 2*K*N + H*N)
+    x = b.name(ops.convolve(x, w["ssm_conv1d.weight"], None, b.i), "conv_output_raw")
+    x = b.name(ops.activate("silu", x), "conv_output_silu")
+    # x / sqrt(Σ x² + eps), as an RMSNorm whose gains are 1/sqrt(N)
+    unit = np.full(N, N**-0.5, np.float32)
+    qk = ops.rms_norm(ops.columns(x, 0, 2 * spec.key_width), unit, L2_EPS / N)
+    x = ops.delta_rule(x, qk, beta, alpha, w["ssm_a"], w["ssm_dt.bias"], b.i, spec)  # (T, H*N)
+    x = ops.rms_norm(b.name(x, "attn_output"), w["ssm_norm.weight"], b.layer.eps)
+    x = b.name(ops.activate("silu", z, x), "final_output")
+    return b.name(b.matmul("ssm_out", x), "linear_attn_out")
+
+
+L2_EPS = 1e-6  # added to the sum of squares of a query or key, in transformers for any model
+
 # a layer's record -> the function that mixes its tokens
-MIXERS = {Attention: attention, ShortConvolution: short_convolution, Mamba: mamba, Mamba2: mamba2}
+MIXERS = {
+    Attention: attention,
+    ShortConvolution: short_convolution,
+    Mamba: mamba,
+    Mamba2: mamba2,
+    DeltaNet: delta_net,
+}

@@ -17,7 +17,7 @@ from llmlite import deterministic
 from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
-from llmlite.layers import Attention, Experts, Mamba, Mamba2, Rope, ShortConvolution
+from llmlite.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, Rope, ShortConvolution
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
@@ -194,17 +194,37 @@ def _mamba_vectors(mixer: Mamba, entry: Architecture) -> Iterator[tuple[str, Sha
     yield "ssm_d", (mixer.width,)
 
 
+def _delta_net_matrices(mixer: DeltaNet, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield "attn_qkv", (mixer.conv_width, D)
+    yield "attn_gate", (mixer.value_width, D)
+    if mixer.fused_rates:
+        yield "ssm_ba", (2 * mixer.n_head, D)
+    else:
+        yield "ssm_beta", (mixer.n_head, D)
+        yield "ssm_alpha", (mixer.n_head, D)
+    yield "ssm_out", (D, mixer.value_width)
+
+
+def _delta_net_vectors(mixer: DeltaNet, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    yield "ssm_conv1d.weight", (mixer.conv_width, mixer.n_taps)
+    yield "ssm_dt.bias", (mixer.n_head,)
+    yield "ssm_a", (mixer.n_head,)
+    yield "ssm_norm.weight", (mixer.head_size,)
+
+
 MATRICES: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_matrices,
     ShortConvolution: _short_convolution_matrices,
     Mamba: _mamba_matrices,
     Mamba2: _mamba2_matrices,
+    DeltaNet: _delta_net_matrices,
 }
 VECTORS: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_vectors,
     ShortConvolution: _short_convolution_vectors,
     Mamba: _mamba_vectors,
     Mamba2: _mamba2_vectors,
+    DeltaNet: _delta_net_vectors,
 }
 # Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
 ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
@@ -387,7 +407,16 @@ def _factors(spec: Rope, usable: Mapping[str, Any]) -> np.ndarray | None:
 def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Mapping[str, QuantTensor]:
     """What the text model consists of: without towers, and without what its architecture skips."""
     pattern = "|".join(filter(None, (TOWERS, config.architecture.skipped)))
-    return {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
+    kept = {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
+    if "nextn_predict_layers" not in config.architecture.features:
+        return kept
+    return {name: tensor for name, tensor in kept.items() if not _is_ahead(name, config.n_layer)}
+
+
+def _is_ahead(name: str, n_layer: int) -> bool:
+    """Whether a tensor belongs to a layer that only guesses further tokens: they follow the others."""
+    match = re.match(r"blk\.(\d+)\.", name)
+    return match is not None and int(match[1]) >= n_layer
 
 
 def _check(tensors: Mapping[str, QuantTensor], config: ModelConfig, fused: frozenset[str]) -> None:
@@ -415,7 +444,8 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
         return np.ascontiguousarray(tensor.dequantize().reshape(-1))
     if tensor.name.endswith(TURNED):
         numbers = tensor.dequantize()
-        return np.ascontiguousarray(numbers.reshape(-1) if numbers.shape[-1] == 1 else numbers.T)
+        is_column = len(numbers.shape) == 1 or numbers.shape[-1] == 1
+        return np.ascontiguousarray(numbers.reshape(-1) if is_column else numbers.T)
     if len(tensor.shape) > 1 and not tensor.name.endswith(".bias"):
         return tensor
     return np.ascontiguousarray(tensor.dequantize())

@@ -16,7 +16,7 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.planned import layer_words
 from llmlite.engine.recorder import Buffer, Recorder
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Layer, Mamba, Mamba2, ShortConvolution
+from llmlite.layers import Attention, DeltaNet, Layer, Mamba, Mamba2, ShortConvolution
 from llmlite.lessons.caching import cache_bytes, filling
 from llmlite.recurrent import RecurrentMemory
 from tests.tiny_models import tiny_model
@@ -280,10 +280,95 @@ def test_any_cut_of_a_scan_of_columns_gives_the_same_bits(n_threads: int) -> Non
         np.testing.assert_array_equal(left, state)
 
 
+# ---- delta nets --------------------------------------------------------------------------------------------
+
+
+def delta_inputs(n: int) -> tuple[np.ndarray, ...]:
+    """x, queries and keys of length 1, beta, alpha; then the rates and the bias of alpha."""
+    random = np.random.default_rng(4)
+    x, qk, beta, alpha, bias = (
+        random.standard_normal(shape).astype(np.float32) for shape in ((n, 256), (n, 128), (n, 4), (n, 4), 4)
+    )
+    parts = qk.reshape(n, 4, 32)
+    qk = (parts / np.linalg.norm(parts, axis=-1, keepdims=True)).reshape(n, 128)
+    return x, qk, beta, 3 * alpha, np.array([-0.01, -0.2, -1, -4], np.float32), bias
+
+
+def exact_delta(spec: DeltaNet, *inputs: np.ndarray) -> np.ndarray:
+    """Without a state, in float64: what each token changes follows from all changes before it."""
+    x, qk, beta, alpha, a, bias = (values.astype(np.float64) for values in inputs)
+    n, out = len(x), np.zeros((len(x), 4, 32))
+    passed = np.cumsum(a * np.log1p(np.exp(alpha + bias)), axis=0)  # (T, H)
+    for head in range(4):
+        at = (head % 2 if spec.tiled else head // 2) * 32
+        q, k, v = qk[:, at : at + 32], qk[:, 64 + at : 96 + at], x[:, 128 + head * 32 : 160 + head * 32]
+        kept = np.tril(np.exp(np.minimum(0, passed[:, None, head] - passed[:, head])))  # (T, T)
+        strength = 1 / (1 + np.exp(-beta[:, head]))[:, None]
+        earlier = strength * np.tril(k @ k.T * kept, -1)
+        changes = np.linalg.solve(np.eye(n) + earlier, strength * v)  # I + a triangle: one after the other
+        out[:, head] = (q @ k.T * kept) @ changes / np.sqrt(32)
+    return out.reshape(n, -1)
+
+
+def planned_delta(spec: DeltaNet, cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
+    cache, rows, at = cache_of(spec), [], 0
+    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
+    sources = [Buffer(each.shape[1], n_rows=256) for each in inputs[:4]]
+    plan = Plan(recorder, recorder.delta_rule(*sources, *inputs[4:], 0, spec), keep_all=True)
+    for n in cuts:
+        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
+        piece = Piece([0] * n, at, words.ctypes.data, 0)
+        plan._describe([piece], [])
+        for source, values in zip(sources, inputs):
+            plan.array(source)[:] = values[at : at + n]
+        rows.append(plan.run([piece]).copy())
+        cache.extend([0] * n)
+        at += n
+    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_any_cut_of_a_delta_rule_gives_the_same_bits(tiled: bool, n_threads: int) -> None:
+    spec = DeltaNet(n_head_k=2, n_head=4, head_size=32, n_taps=4, tiled=tiled)
+    inputs = delta_inputs(60)
+    want, state = planned_delta(spec, [60], 1, inputs)
+    exact = exact_delta(spec, *inputs)
+    np.testing.assert_allclose(want, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
+    eager = Eager(0, 0, None, cache_of(spec)).delta_rule(*inputs, 0, spec)
+    np.testing.assert_allclose(eager, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
+    for cuts in ([1] * 60, [2] * 30, [7] * 8 + [4], [59, 1]):
+        got, left = planned_delta(spec, cuts, n_threads, inputs)
+        np.testing.assert_array_equal(got, want, err_msg=str(cuts))
+        np.testing.assert_array_equal(left, state)
+
+
+def test_a_trace_names_the_states_of_a_delta_net(tmp_path: Path) -> None:
+    model = ll.load(tiny_model("qwen35", n_layer=4, seed=3).write(tmp_path / "tiny.gguf"))
+    trace = model.trace(IDS[:9])
+    assert trace["conv_states-0"].shape == trace["conv_state_last-0"].shape == (3, 256)
+    assert not trace["state_predelta-0"].any() and trace["new_state-0"].shape == (4, 32, 32)
+    np.testing.assert_array_equal(trace["conv_state_last-0"], trace["linear_attn_qkv_mixed-0"][-3:])
+    assert {"beta_sigmoid-0", "gate-0", "conv_output_silu-0", "final_output-0", "attn_gated-3"} <= set(trace)
+
+
+def test_layers_that_only_guess_further_tokens_are_left_out(tmp_path: Path) -> None:
+    made = tiny_model("qwen35", n_layer=4, seed=3)
+    want = ll.load(made.write(tmp_path / "plain.gguf")).logits(IDS[:9])
+    made.metadata["qwen35.block_count"], made.metadata["qwen35.nextn_predict_layers"] = 5, 1
+    made.arrays |= {
+        name.replace("blk.3.", "blk.4."): values for name, values in made.arrays.items() if "blk.3." in name
+    }
+    made.arrays["blk.4.nextn.eh_proj.weight"] = np.zeros((64, 128), np.float32)
+    model = ll.load(made.write(tmp_path / "ahead.gguf"))
+    assert model.config.n_layer == 4
+    np.testing.assert_array_equal(model.logits(IDS[:9]), want)
+
+
 # ---- whole models ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["lfm2", "mamba", "mamba2"])
+@pytest.fixture(scope="module", params=["lfm2", "mamba", "mamba2", "qwen35", "granitehybrid"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tiny_model(request.param, n_layer=4, n_ctx=512, seed=3)
     return made.write(tmp_path_factory.mktemp("models") / "tiny.gguf", "Q8_0")
@@ -302,7 +387,7 @@ def test_a_text_that_shares_a_beginning_is_read_on_from_a_snapshot(path: Path, e
     assert executor == "eager" or np.array_equal(got, want)
 
 
-@pytest.mark.parametrize("architecture", ["lfm2", "mamba", "mamba2"])
+@pytest.mark.parametrize("architecture", ["lfm2", "mamba", "mamba2", "qwen35", "granitehybrid"])
 def test_the_planned_executor_agrees_with_the_eager_one(tmp_path: Path, architecture: str) -> None:
     plain = tiny_model(architecture, n_layer=4, n_ctx=512, seed=3).write(tmp_path / "tiny.gguf")
     planned, eager = (
@@ -376,6 +461,13 @@ def test_keys_that_no_model_can_have_are_refused() -> None:
     made = tiny_model("mamba2")
     made.metadata["mamba2.ssm.time_step_rank"] = 3
     with pytest.raises(ll.errors.ModelError, match="ssm.time_step_rank: expected a divisor of inner_size"):
+        ModelConfig.from_metadata(made.metadata, made.tensors())
+    made = tiny_model("qwen35", n_layer=4)
+    made.metadata["qwen35.ssm.group_count"] = 3
+    with pytest.raises(ll.errors.ModelError, match="ssm.time_step_rank: expected a multiple of group_count"):
+        ModelConfig.from_metadata(made.metadata, made.tensors())
+    made.metadata |= {"qwen35.ssm.group_count": 2, "qwen35.attention.recurrent_layers": [True]}
+    with pytest.raises(ll.errors.ModelError, match="attention.recurrent_layers: expected 4 values"):
         ModelConfig.from_metadata(made.metadata, made.tensors())
     plain = tiny_model("llama")
     plain.metadata["llama.attention.head_count_kv"] = 0

@@ -63,6 +63,9 @@ def test_a_shape_has_the_published_number_of_weights(name: str) -> None:
         "exaone4-1.2b": 1.279e9,
         "command-r7b": 8.028e9,
         "bitnet-2b": 2.413e9,
+        "qwen3.5-0.8b": 752.4e6,  # the text model alone
+        "lfm2-350m": 354.5e6,
+        "mamba2-130m": 128.9e6,
         "gpt-oss-20b-4-layers": (20.915e9 - 1158.3e6) / 6 + 1158.3e6,  # published for 24 layers
         "qwen1.5-moe-a2.7b-4-layers": (14.316e9 - 622.3e6) / 6 + 622.3e6,  # for 24
         "olmoe-1b-7b-4-layers": (6.919e9 - 206.0e6) / 4 + 206.0e6,  # for 16

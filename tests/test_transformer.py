@@ -63,6 +63,24 @@ def test_embeddings_serve_as_output_where_it_is_absent() -> None:
 
 CASES = [
     ("general.architecture", None, ModelError, "general.architecture: missing"),
+    (
+        "general.architecture",
+        "rwkv7",
+        UnsupportedError,
+        "'rwkv7' (RWKV's time mix has no mixer here) is not",
+    ),
+    (
+        "general.architecture",
+        "deepseek2",
+        UnsupportedError,
+        "'deepseek2' (its latent attention has no mixer",
+    ),
+    (
+        "general.architecture",
+        "gemma4",
+        UnsupportedError,
+        "'gemma4' (its shared keys and per-layer embeddings",
+    ),
     ("general.architecture", "rwkv", UnsupportedError, "'rwkv' is not supported; supported are llama, qwen2"),
     ("general.architecture", 7, ModelError, "expected a string, got 7"),
     ("llama.block_count", None, ModelError, "llama.block_count: missing"),

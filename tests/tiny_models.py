@@ -82,8 +82,15 @@ def tiny_model(
     if ARCHITECTURES[architecture].recurrent == "short_convolution":
         hyper["attention.head_count_kv"] = [n_head_kv if i % 3 == 1 else 0 for i in range(n_layer)]
         hyper["shortconv.l_cache"] = 3
+    if ARCHITECTURES[architecture].recurrent == "delta_net":  # every second layer has attention
+        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
+        hyper |= {"ssm.time_step_rank": n_embd // 16, "ssm.group_count": 2, "rope.dimension_count": 8}
+        hyper["full_attention_interval"] = 2
     if ARCHITECTURES[architecture].recurrent == "mamba2":
-        hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
+        if ARCHITECTURES[architecture].rope_pairs:  # every second layer has attention
+            hyper["attention.head_count_kv"] = [n_head_kv if i % 2 else 0 for i in range(n_layer)]
+        else:
+            hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
         hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
         hyper |= {"ssm.time_step_rank": n_head, "ssm.group_count": n_head_kv}
     if ARCHITECTURES[architecture].recurrent == "mamba":

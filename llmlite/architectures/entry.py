@@ -179,6 +179,8 @@ class Architecture:
         renamed: a tensor's stem in the file, in a layer or outside -> the stem that says what it does here.
         recurrent: what mixes tokens in layers without key/value heads: a name of config.RECURRENT; "" if
             there are no such layers.
+        tiled_heads: of a delta net, whether its value heads take key heads in turn (layers.DeltaNet).
+        output_gate: whether `attn_q` also holds a gate for each head's output.
         skipped: a pattern of further tensors that text doesn't need (layers that predict ahead); vision and
             audio towers (weights.TOWERS) are skipped in any case.
         causal: whether a token sees only those before it; an encoder's see all.
@@ -226,6 +228,8 @@ class Architecture:
     yarn_rounded: bool = True
     renamed: Mapping[str, str] = field(default_factory=dict)
     recurrent: str = ""
+    tiled_heads: bool = False
+    output_gate: bool = False
     skipped: str = ""
     causal: bool = True
     token_types: bool = False

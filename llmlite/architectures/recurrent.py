@@ -164,7 +164,7 @@ def mamba2_names(sources: dict[str, Any], config: Any) -> dict[str, Any]:
 
 def mamba2_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
     """As Mamba's; vectors of heads and of groups become matrices, as llama.cpp keeps them."""
-    n_group, found = config.integer("n_groups", 1), mamba_tensors(tensors, config)
+    n_group, found = config.integer(("n_groups", "mamba_n_groups"), 1), mamba_tensors(tensors, config)
     for name, tensor in found.items():
         if name.endswith(("ssm_a", "ssm_d")):
             found[name] = QuantTensor.quantize(tensor.dequantize().reshape(-1, 1), "F32", name)

@@ -8,13 +8,19 @@ from __future__ import annotations
 import numpy as np
 
 from llmlite.kv_cache import KVCache
-from llmlite.layers import Mamba, Mamba2
+from llmlite.layers import DeltaNet, Mamba, Mamba2
 
 
 class RecurrentOperations:
     """Part of `eager.Eager`, whose cache it reads and writes."""
 
     cache: KVCache | None
+
+    def name(
+        self, x: np.ndarray, name: str, layer: int | None = None, heads: int | None = None
+    ) -> np.ndarray:
+        """See eager.Eager.name."""
+        raise NotImplementedError
 
     def convolve(self, x: np.ndarray, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> np.ndarray:
         """Weigh each column's latest values, and keep the last of them for the next step:
@@ -27,9 +33,9 @@ class RecurrentOperations:
         """
         assert self.cache is not None
         state, turn, n = self.cache[layer], self.cache.recurrent.turn, len(taps)
-        rows = np.concatenate([state.tail(turn), x])
+        rows = np.concatenate([self.name(state.tail(turn), "conv_states", layer), x])
         out = sum(taps[j] * rows[j : j + len(x)] for j in range(n))
-        state.tail(1 - turn)[:] = rows[len(rows) - n + 1 :]
+        state.tail(1 - turn)[:] = self.name(rows[len(rows) - n + 1 :], "conv_state_last", layer)
         return out if bias is None else out + bias
 
     def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -67,8 +73,41 @@ class RecurrentOperations:
             added = b[t, :, :, None] * (delta[t, :, None] * tokens[t])[:, None]  # (H, N, P)
             state = np.exp(delta[t] * a)[:, None, None] * state + added
             out[t] = np.einsum("hn,hnp->hp", c[t], state) + d[:, None] * tokens[t]
-        held.state(1 - turn)[:] = state
+        held.state(1 - turn)[:] = self.name(state, "new_state", layer)
         return out.reshape(T, -1)
+
+    def delta_rule(
+        self, x: np.ndarray, qk: np.ndarray, beta: np.ndarray, alpha: np.ndarray, a: np.ndarray,
+        dt_bias: np.ndarray, layer: int, spec: DeltaNet,
+    ) -> np.ndarray:  # fmt: skip
+        """Let each head's state S (N, N) forget, correct at the key k what differs from v, and read it by q:
+
+            S ← e^(a·ln(1 + e^(alpha + dt_bias))) · S,  S ← S + k ⊗ σ(beta)·(v − Sᵀ·k),  out = Sᵀ·q / √N
+
+        Args:
+            x: (T, 2*K*N + H*N), whose last H*N columns are the values. qk: (T, 2*K*N): queries and keys of
+                length 1. beta, alpha: (T, H). a, dt_bias: (H,).
+
+        Returns:
+            (T, H*N)
+        """
+        assert self.cache is not None
+        held, turn = self.cache[layer], self.cache.recurrent.turn
+        T, H, N = len(x), spec.n_head, spec.head_size
+        keys_of = np.arange(H) % spec.n_head_k if spec.tiled else np.arange(H) // (H // spec.n_head_k)
+        q, k = (part.reshape(T, spec.n_head_k, N)[:, keys_of] for part in np.split(qk, 2, axis=1))
+        v = x[:, 2 * spec.key_width :].reshape(T, H, N)
+        strength = self.name(1 / (1 + np.exp(-beta)), "beta_sigmoid", layer)
+        passed = self.name(np.logaddexp(0, alpha + dt_bias).astype(np.float32), "a_softplus", layer)
+        decay = np.exp(self.name(passed * a, "gate", layer))
+        state, out = self.name(held.state(turn), "state_predelta", layer), np.empty_like(v)
+        for t in range(T):
+            state = decay[t, :, None, None] * state
+            error = v[t] - np.einsum("hn,hnp->hp", k[t], state)
+            state = state + k[t, :, :, None] * (strength[t, :, None] * error)[:, None]
+            out[t] = np.einsum("hn,hnp->hp", q[t], state)
+        held.state(1 - turn)[:] = self.name(state, "new_state", layer)
+        return (out * np.float32(N**-0.5)).reshape(T, -1)
 
     def project(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """x[:, :n] @ w + bias: (T, n or more) by (n, E) -> (T, E)."""
@@ -96,5 +135,5 @@ class RecurrentOperations:
         for t in range(len(x)):
             state = np.exp(delta[t] * a) * state + b[t, :, None] * (delta[t] * x[t])
             out[t] = c[t] @ state + d * x[t]
-        held.state(1 - turn)[:] = state
+        held.state(1 - turn)[:] = self.name(state, "new_state", layer)
         return out

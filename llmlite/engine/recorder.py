@@ -27,7 +27,7 @@ from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
 from llmlite.kv_cache import require_blocks
-from llmlite.layers import Attention, Experts, Mamba, Mamba2, alibi_slopes, temperatures
+from llmlite.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, alibi_slopes, temperatures
 from llmlite.weights import RopeTable
 
 # What a buffer's rows are counted by: fields of the step record. SLOTS: rows -> rows times experts used.
@@ -351,6 +351,21 @@ class Recorder:
             K.SCAN, (x, dt), (out,), {"label": f"layer {layer}"}, x=x, dt=dt, a=a, d=d, dt_bias=dt_bias,
             out=out, layer=layer, n_head=spec.n_head, head_size=spec.head_size, n_group=spec.n_group,
             state_size=spec.state_size,
+        )  # fmt: skip
+        return out
+
+    def delta_rule(
+        self, x: Buffer, qk: Buffer, beta: Buffer, alpha: Buffer, a: np.ndarray, dt_bias: np.ndarray,
+        layer: int, spec: DeltaNet,
+    ) -> Buffer:  # fmt: skip
+        """See eager.Eager.delta_rule."""
+        self._whole_vectors(spec.head_size, K.DELTA_RULE)
+        out = self._buffer(spec.value_width)
+        self._op(
+            K.DELTA_RULE, (x, qk, beta, alpha), (out,), {"label": f"layer {layer}"}, x=x, qk=qk, beta=beta,
+            alpha=alpha, a=a, dt_bias=dt_bias, out=out, layer=layer, n_head=spec.n_head,
+            n_head_k=spec.n_head_k, head_size=spec.head_size, tiled=int(spec.tiled),
+            scale=spec.head_size**-0.5,
         )  # fmt: skip
         return out
 

@@ -76,6 +76,11 @@ MULTIPLY = declare("recurrent", "multiply", "rows a b out width")
 MULTIPLY_ROW = declare("recurrent", "multiply_row", "rows x row out width")
 SCAN = declare("recurrent", "scan", "x dt a d dt_bias out layer n_head head_size n_group state_size")
 SCAN_COLUMNS = declare("recurrent", "scan_columns", "x dt db a d out layer width rank state_size")
+DELTA_RULE = declare(
+    "recurrent",
+    "delta_rule",
+    "x qk beta alpha a dt_bias out layer n_head n_head_k head_size tiled scale",
+)
 PROJECT = declare("recurrent", "project", "x x_width w bias out n_columns width")
 CONVOLVE = declare("recurrent", "convolve", "x taps bias out layer n_taps width")
 

@@ -90,6 +90,28 @@ NO_ATTENTION = (
     "intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
 )  # fmt: skip
 GELU_TABLE = "llama.cpp looks GELU up by its argument in F16"
+DELTA = {
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+MIXTURE = {
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 64,
+}
+GRANITE_HYBRID = GRANITE | {
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+    "shared_intermediate_size": 64,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 32,
+}
 MODELS = (
     TinyModel(name="llama", model_class="LlamaForCausalLM"),
     TinyModel(
@@ -355,6 +377,20 @@ MODELS = (
         options={"state_size": 16, "conv_kernel": 4},
         without=NO_ATTENTION,
     ),
+    TinyModel(
+        name="granitehybrid",
+        model_class="GraniteMoeHybridForCausalLM",
+        options=GRANITE_HYBRID | {"num_local_experts": 0, "mamba_n_groups": 2},
+    ),
+    TinyModel(
+        name="granitehybrid, experts and RoPE",
+        model_class="GraniteMoeHybridForCausalLM",
+        options=GRANITE_HYBRID
+        | {"num_local_experts": 6, "num_experts_per_tok": 3, "position_embedding_type": "rope"},
+    ),
+    TinyModel(name="qwen35", model_class="Qwen3_5ForCausalLM", options=DELTA),
+    TinyModel(name="qwen35moe", model_class="Qwen3_5MoeForCausalLM", options=DELTA | MIXTURE),
+    TinyModel(name="qwen3next", model_class="Qwen3NextForCausalLM", options=DELTA | MIXTURE),
 )
 
 

@@ -108,6 +108,72 @@ def scan(
 
 
 @kernel
+def delta_rule(
+    step, rank, n_threads, x, qk, beta, alpha, a, dt_bias, out, layer, n_head, n_head_k, head_size, tiled,
+    scale: float,
+):  # fmt: skip
+    """The gated delta rule, token by token: S ← e^g · S, S ← S + k ⊗ β·(v − Sᵀ·k), out = Sᵀ·q · scale; see
+    eager_recurrent.py.
+
+    The state is (n_head, head_size, head_size). A unit of work is 16 columns of a head, as in `scan`. Sums
+    over the state go into four accumulators, row n into the one of n % 4; head_size is a multiple of 16.
+    """
+    parts, key_width = head_size // 16, n_head_k * head_size
+    low, high = share(n_head * parts, rank, n_threads)
+    row_bytes, out_bytes = (2 * key_width + n_head * head_size) * 4, n_head * head_size * 4
+    line = head_size * 4
+    zero = number(0)
+    sequence = load_i64(step + STEP.sequences)
+    for _ in range(load_i64(step + STEP.n_sequences)):
+        first, end = load_i64(sequence + SEQUENCE.first), load_i64(sequence + SEQUENCE.end)
+        words = load_i64(sequence + SEQUENCE.states) + layer * LAYER_BYTES
+        state, flip = load_i64(words + LAYER.state), load_i64(words + LAYER.flip)
+        for unit in range(low, high):
+            head = unit // parts
+            place = head * head_size * line + unit % parts * 64
+            before, after = state + place, state + flip + place
+            rate, bias = splat_f32x16(load_f32(a + head * 4)), splat_f32x16(load_f32(dt_bias + head * 4))
+            key_head = head // (n_head // n_head_k)
+            if tiled != 0:
+                key_head = head % n_head_k
+            for row in range(first, end):
+                at = (row * n_head + head) * 4
+                decay = exp(softplus(splat_f32x16(load_f32(alpha + at)) + bias) * rate)
+                strength = divide(number(1), number(1) + exp(zero - splat_f32x16(load_f32(beta + at))))
+                q = qk + (row * 2 * key_width + key_head * head_size) * 4
+                k = q + key_width * 4
+                s0, s1, s2, s3 = zero, zero, zero, zero
+                for n in range(0, head_size, 4):
+                    s, c = before + n * line, k + n * 4
+                    s0 = fma(load_f32x16(s), splat_f32x16(load_f32(c)), s0)
+                    s1 = fma(load_f32x16(s + line), splat_f32x16(load_f32(c + 4)), s1)
+                    s2 = fma(load_f32x16(s + 2 * line), splat_f32x16(load_f32(c + 8)), s2)
+                    s3 = fma(load_f32x16(s + 3 * line), splat_f32x16(load_f32(c + 12)), s3)
+                held = ((s0 + s1) + (s2 + s3)) * decay
+                value = load_f32x16(x + row * row_bytes + 2 * key_width * 4 + unit * 64)
+                change = (value - held) * strength
+                s0, s1, s2, s3 = zero, zero, zero, zero
+                for n in range(0, head_size, 4):
+                    s, to, c, r = before + n * line, after + n * line, k + n * 4, q + n * 4
+                    new = fma(change, splat_f32x16(load_f32(c)), load_f32x16(s) * decay)
+                    store(to, new)
+                    s0 = fma(new, splat_f32x16(load_f32(r)), s0)
+                    new = fma(change, splat_f32x16(load_f32(c + 4)), load_f32x16(s + line) * decay)
+                    store(to + line, new)
+                    s1 = fma(new, splat_f32x16(load_f32(r + 4)), s1)
+                    new = fma(change, splat_f32x16(load_f32(c + 8)), load_f32x16(s + 2 * line) * decay)
+                    store(to + 2 * line, new)
+                    s2 = fma(new, splat_f32x16(load_f32(r + 8)), s2)
+                    new = fma(change, splat_f32x16(load_f32(c + 12)), load_f32x16(s + 3 * line) * decay)
+                    store(to + 3 * line, new)
+                    s3 = fma(new, splat_f32x16(load_f32(r + 12)), s3)
+                total = ((s0 + s1) + (s2 + s3)) * splat_f32x16(f32(scale))
+                store(out + row * out_bytes + unit * 64, total)
+                before = after
+        sequence += SEQUENCE_BYTES
+
+
+@kernel
 def project(step, rank, n_threads, x, x_width, w, bias, out, n_columns, width):
     """out[t] = Σ x[t, k] · w[k] + bias over the first n_columns of x, one by one; w is (n_columns, width)."""
     low, high = share_by(width, 16, rank, n_threads)

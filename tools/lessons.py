@@ -109,7 +109,8 @@ def _number_exercises(notebook: Any) -> None:
                 raise LessonError(f"no '**Exercise N.**' in the text before this exercise:\n{cell.source}")
             last = number
             plain = [m["hint"] for line in cell.source.split("\n") if (m := SOLUTION.match(line))]
-            about_exercise = cell.metadata["llmlite"] = {"exercise": number, "hints": plain}
+            cell.metadata["llmlite"] = {"exercise": number, "hints": plain}
+            about_exercise = cell.metadata["llmlite"]  # the notebook keeps a copy: what is changed below
         elif "check" in tags(cell):
             cell.source, given = numbered(cell.source, number)
             if about_exercise is not None:  # the solution's own line stays the last

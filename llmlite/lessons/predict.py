@@ -102,6 +102,8 @@ def _ask(question: str, options: Sequence[str], answer: Any, reveal: Any) -> Non
     said, shown = ipywidgets.HTML(), ipywidgets.Output()
 
     def clicked(button: Any) -> None:
+        if button.disabled:  # a second click that was already on its way
+            return
         for each in buttons:
             each.disabled = True
         button.icon = "check"

@@ -258,7 +258,7 @@ for token, name in zip(top[:4], names):
 # %%
 text = "Rokan lived in a village. One day Rok"
 trace = model.trace(text)
-x = trace["l_out-4"][-1]                                       # what the fifth layer (4, from 0) passes on
+x = trace["l_out-4"][-1]                                       # what layer 4, the last of 0 to 4, passes on
 x = x / np.sqrt(np.mean(x * x)) * model.weights.output_norm    # the final norm
 scores = model.weights.output.dequantize() @ x                 # the output matrix: a score per token
 print(model.tokenizer.decode([scores.argmax()]))

@@ -14,7 +14,7 @@ from llmlite.kv_cache import KVCache
 from llmlite.layers import Attention
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
-from llmlite.synth import SHAPES, Shape
+from llmlite.synth import SHAPES
 from llmlite.tokenizers import as_ids
 
 KNOWN = ("llama-3.2-1b", "tinyllama-1.1b", "smollm2-135m", "qwen2.5-0.5b")

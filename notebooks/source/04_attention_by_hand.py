@@ -122,7 +122,7 @@ Q.shape, K.shape, V.shape
 # so only the distance between two tokens counts.
 
 # %%
-def turned(x, base=model.config.rope.base):
+def turned(x, base=model.config.layers[0].mixer.rope.base):
     T, _, d = x.shape
     angle = np.arange(T)[:, None, None] * base ** (-np.arange(0, d, 2) / d)
     return ((x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * angle)).view(float).reshape(x.shape)

@@ -53,6 +53,7 @@ def test_filling_is_relative_to_the_longest_key_of_a_head(model: ll.Model) -> No
 
 def test_what_lesson_05_says_of_known_shapes() -> None:
     per_token = {name: caching.cache_bytes(shape, 1, 2) for name, shape in caching.known_shapes().items()}
+    assert per_token["qwen3-0.6b"] == 112 * 1024, "its heads are 128 long, not 1024 / 16"
     sharing = {name: shape.n_head // shape.n_head_kv for name, shape in caching.known_shapes().items()}
     assert per_token["llama-3.2-1b"] == 32 * 1024  # times 24,000: the 770 MB of its weights in Q4_0
     assert 1 < per_token["smollm2-135m"] / per_token["tinyllama-1.1b"] < 1.05

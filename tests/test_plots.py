@@ -142,3 +142,22 @@ def test_the_theme_in_use_is_drawn_unless_told_otherwise() -> None:
     finally:
         plots.use_theme("light")
     assert drawn.get_facecolor()[:3] < (0.2, 0.2, 0.2) and other.get_facecolor()[:3] == (1, 1, 1)
+
+
+def test_bars_among_which_the_best_cannot_be_told_are_grey_and_the_title_says_so() -> None:
+    from dataclasses import replace
+
+    from llmlite.plots.benchmark import GREY
+
+    import matplotlib as mpl
+
+    def greys(picture: plots.Picture) -> int:
+        bars = [patch for ax in picture.figure.axes for patch in ax.patches]
+        return sum(mpl.colors.to_hex(bar.get_facecolor()) == GREY for bar in bars)
+
+    whole = synthetic_comparison()
+    assert greys(plots.metric_bars(whole, "decode")) == 0
+    one = replace(whole, measurements=[m for m in whole.measurements if m.block in (-1, 0)])
+    shown = plots.metric_bars(one, "decode")
+    assert greys(shown) == len(shown.x) and "can't be told" in shown.alt
+    assert "can't be told" in shown.figure.axes[0].get_title() + shown.figure.axes[0].get_title("left")

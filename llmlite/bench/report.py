@@ -7,11 +7,12 @@ from html import escape
 from typing import Any
 
 from llmlite.bench.samples import Comparison
-from llmlite.bench.summary import METRICS, Summary, entry_label, ratio, selected, summarize
+from llmlite.bench.summary import MARGIN, METRICS, Summary, entry_label, ratio, selected, summarize
 from llmlite.terminal import printable
 
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows of cells
 NOTHING = "-"
+EXACT = ("size",)  # metrics that are the same on every run: any difference is one
 
 
 def tables(comparison: Comparison) -> str:
@@ -219,23 +220,37 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
 def best_of(comparison: Comparison, found: Sequence[Summary], metric: str) -> str:
     """Name the best entry of a metric, or those that can't be told apart: by the rule of the tables.
 
-    A speed is the best only if it is faster than every other for certain. What is measured once, such as
-    memory or the size of a file, has no interval, and the best value is the best.
+    A speed is the best only if it is faster than every other for certain. Memory has no such interval: there
+    values that differ by less than 3 % can't be told apart.
     """
-    about = METRICS[metric]
-    first = (max if about.more_is_better else min)(found, key=lambda s: s.value)
-    if not about.more_is_better:
-        return f"Best: {first.label}."
-    entry = (first.backend, first.model_type)
+    tied = undecided(comparison, found, metric)
+    if tied:
+        return f"Which is best can't be told: {', '.join(s.label for s in tied)}."
+    return f"Best: {_first(found, metric).label}."
+
+
+def _first(found: Sequence[Summary], metric: str) -> Summary:
+    return (max if METRICS[metric].more_is_better else min)(found, key=lambda s: s.value)
+
+
+def undecided(comparison: Comparison, found: Sequence[Summary], metric: str) -> list[Summary]:
+    """Return the entries of a metric among which the best can't be told; none if it can. Figures grey them."""
+    if len(found) < 2:
+        return []
+    first = _first(found, metric)
     rivals = []
     for other in found:
-        if other is not first:
-            against = ratio(comparison, metric, entry, (other.backend, other.model_type))
-            if against is None or against.verdict != "faster":
-                rivals.append(other.label)
-    if not rivals:
-        return f"Best: {first.label}."
-    return f"Which is best can't be told: {', '.join([first.label, *rivals])}."
+        if other is first:
+            continue
+        if METRICS[metric].more_is_better:
+            entries = [(s.backend, s.model_type) for s in (first, other)]
+            against = ratio(comparison, metric, *entries)
+            tied = against is None or against.verdict != "faster"
+        else:
+            tied = metric not in EXACT and other.value <= first.value * (1 + MARGIN)
+        if tied:
+            rivals.append(other)
+    return [first, *rivals] if rivals else []
 
 
 def describe(found: Sequence[Summary], metric: str, comparison: Comparison | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,33 @@ from llmlite.kv_cache import KVCache
 from llmlite.layers import Attention
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
-from llmlite.synth import SHAPES, Shape
+from llmlite.synth import SHAPES
 from llmlite.tokenizers import as_ids
 
 KNOWN = ("llama-3.2-1b", "tinyllama-1.1b", "smollm2-135m", "qwen2.5-0.5b")
 
 
-def known_shapes() -> dict[str, Shape]:
-    """Return the models whose caches the lesson compares; their heads are n_embd / n_head long."""
-    return {name: SHAPES[name] for name in KNOWN}
+@dataclass(frozen=True)
+class CacheShape:
+    """What decides a cache's size. head_size: numbers in a key, as the model's file says."""
+
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    head_size: int
+
+
+# Qwen/Qwen3-0.6B, config.json: hidden_size 1024 / 16 heads would give 64, but head_dim says 128.
+QWEN3 = CacheShape(n_layer=28, n_head=16, n_head_kv=8, head_size=128)
+
+
+def known_shapes() -> dict[str, CacheShape]:
+    """Return the models whose caches the lesson compares, with the head sizes that their files give."""
+    found = {}
+    for name in KNOWN:
+        shape = SHAPES[name]
+        found[name] = CacheShape(shape.n_layer, shape.n_head, shape.n_head_kv, head_size(shape))
+    return found | {"qwen3-0.6b": QWEN3}
 
 
 def head_size(shape: Any) -> int:
@@ -81,6 +100,24 @@ def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
     size = np.linalg.norm(keys, axis=-1).transpose(0, 2, 1)  # (L, K, T)
     size = size / np.maximum(size.max(axis=-1, keepdims=True), 1e-30)
     return Filling(ids, [visible(model.tokenizer, token) for token in ids], size.astype(np.float32))
+
+
+def seconds_for_one_more(model: Model, n_before: int, *, cached: bool, repeats: int = 3) -> float:
+    """Return the seconds that one more token takes after `n_before` others, the fastest of some tries.
+
+    cached: whether their keys and values are kept, or read anew with it.
+    """
+    ids = [(7 * i) % model.config.n_vocab for i in range(n_before + 1)]
+    cache = KVCache(model.config, len(ids), model.cache.dtype.type, chunk=len(ids))
+    model.executor(ids[:-1], cache, n_outputs=1)
+    found = []
+    for _ in range(repeats + 1):  # the first also plans the step
+        cache.truncate(n_before if cached else 0)
+        chunk = ids[-1:] if cached else ids
+        begin = perf_counter()
+        model.executor(chunk, cache, n_outputs=1)
+        found.append(perf_counter() - begin)
+    return min(found[1:])
 
 
 def logits_step_by_step(model: Model, ids: Sequence[int], *, cached: bool) -> tuple[np.ndarray, int]:

@@ -24,7 +24,7 @@ class Lens:
 
     Attributes:
         ids: the tokens read.
-        stages: S names: "embedding", "layer 1", …; the last is what the model says.
+        stages: S names: "embedding", "layer 0", …; the last is what the model says.
         probabilities: float32 (S, T, V): of the next token, read off after each stage.
     """
 
@@ -70,5 +70,5 @@ def lens(model: Model, text: str | Sequence[int]) -> Lens:
     for name in ["embd", *(f"l_out-{layer}" for layer in layers)]:
         x = outer_norm(ops, weights, config, "output_norm", "result_norm", trace[name])  # (T, D)
         readings.append(softmax(logits(ops, weights, config, x)))  # (T, V)
-    names = ["embedding", *(f"layer {layer + 1}" for layer in layers)]
+    names = ["embedding", *(f"layer {layer}" for layer in layers)]
     return Lens(ids=trace.ids, stages=names, probabilities=np.stack(readings))

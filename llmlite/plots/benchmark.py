@@ -8,12 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from llmlite.bench.backends import BACKENDS
-from llmlite.bench.report import describe, describe_memory, short
+from llmlite.bench.report import describe, describe_memory, short, undecided
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, Summary, summarize
 from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
 from llmlite.terminal import printable
 
+GREY = "#8c8c8c"
+CANT_TELL = "\ngrey: which is best can't be told"
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 
 
@@ -42,8 +44,9 @@ def metric_bars(
     ]
     about = METRICS[metric]
     drawn, (ax,) = figure(9, 1.5 + 0.55 * max(len(found), 1), theme=theme)
-    _bars(ax, found, theme)
-    title(ax, about.title, theme)
+    tied = undecided(comparison, found, metric)
+    _bars(ax, found, theme, grey=tied)
+    title(ax, about.title + CANT_TELL * bool(tied), theme)
     return Picture(
         figure=drawn,
         alt=describe(found, metric, comparison),
@@ -64,8 +67,9 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     rows = max(len(speeds["decode"]), 1)
     drawn, axes = figure(12.5, 2.2 + 0.5 * rows, 3, theme=theme)
     for ax, (key, found) in zip(axes, speeds.items()):
-        _bars(ax, found, theme, names=ax is axes[0])
-        title(ax, METRICS[key].title.replace(", ", "\n"), theme)
+        tied = undecided(result, found, key)
+        _bars(ax, found, theme, names=ax is axes[0], grey=tied)
+        title(ax, METRICS[key].title.replace(", ", "\n") + CANT_TELL * bool(tied), theme)
     memory = _memory_bars(axes[2], result, theme)
     title(axes[2], "memory after writing, MB", theme)
     cpu = printable(str(result.environment.get("cpu_info"))).replace("$", r"\$")  # not mathematics
@@ -85,9 +89,17 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     )
 
 
-def _bars(ax: Axes, found: Sequence[Summary], theme: str | None, *, names: bool = True) -> None:
+def _bars(
+    ax: Axes,
+    found: Sequence[Summary],
+    theme: str | None,
+    *,
+    names: bool = True,
+    grey: Sequence[Summary] = (),
+) -> None:
+    """Draw the bars; those among which the best can't be told are grey."""
     for place, s in enumerate(found):
-        colour = COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
+        colour = GREY if s in grey else COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
         ax.barh(place, s.value, 0.66, color=colour, alpha=0.85)
         offsets = np.linspace(-0.2, 0.2, len(s.values)) if len(s.values) > 1 else np.zeros(len(s.values))
         ax.plot(

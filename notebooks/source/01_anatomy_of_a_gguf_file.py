@@ -18,8 +18,8 @@
 # > **For the instructor.** Minutes: section 1 three, section 2 with the map five, exercise 1 four, section 3 with
 # > exercise 2 five, section 4 three.
 # >
-# > *Talking point.* Nothing in this file is a program. Formats of the years before could carry code that ran on
-# > loading; a GGUF file can't. It can still lie, which is section 4.
+# > *Talking point.* Reading this file runs nothing. Formats of the years before could carry code that ran on loading.
+# > A GGUF file of a model that chats does carry one small program, its chat template: section 4 shows the sandbox.
 # >
 # > *Likely question:* "Why not JSON in front?" The older `safetensors` does that. GGUF's header can be read without
 # > any library, in any language, and weights start at a multiple of 32 so that they can be mapped into memory as they are.
@@ -182,6 +182,19 @@ except ll.GGUFError as error:
 # It names the field, where it is, what it expected and what it found. And it didn't try to read them first: no model has
 # so many tensors, and the file has no room for them. So the number can't be true.
 #
+# One thing in such files is a program: the **chat template** of a model that was trained to chat, kept in the metadata.
+# It is written in a small language, Jinja, and turns messages into the text that the model reads. So it runs in a
+# sandbox. Here is a template that tries to reach Python's insides.
+
+# %%
+from llmlite import chat
+
+try:
+    print(chat.ChatTemplate("{{ messages.__class__.__mro__ }}").render([{"role": "user", "content": "hi"}]))
+except ll.LlmliteError as error:
+    print("refused:", error)
+
+# %% [markdown]
 # **Exercise 3.** Change a byte yourself, so that the reader complains about the *version*. Which byte, and which value?
 # Versions 1, 2 and 3 are known.
 

@@ -169,11 +169,13 @@ kl = [lab.kl(name, 0, bit) for bit in bits]
 ll.plots.show(ll.plots.blocks.damage(names, kl))
 
 # %% [markdown]
-# One bar stands alone. What you see here is why it works at all to spend so few bits: a model is a sum of very many
-# small numbers, and it forgives a small error in any one of them. It doesn't forgive a number that is 65,536 times too
-# large: that drowns everything it is added to.
+# One bar stands alone. A model is a sum of very many small numbers, and it forgives a small error in any *one* of them.
+# It doesn't forgive a number that is 65,536 times too large: that drowns everything it is added to.
 #
-# It also says what has to be right: the scales. A level gets four bits, a scale sixteen. (The code of this experiment
+# This says nothing yet about rounding *all* weights at once, as quantization does. Millions of small errors could add
+# up. Whether they do has to be measured with all of them in place: that is lesson 03.
+#
+# It does say which bits matter most: those of the scales. A level gets four bits, a scale sixteen. (The code of this experiment
 # is short: `llmlite/lessons/flip.py`. It copies the one matrix and leaves the file alone.)
 
 # %% [markdown] tags=["instructor"]

@@ -158,7 +158,9 @@ print("a lower perplexity than float32:", ", ".join(better))
 # %% [markdown]
 # Rounded weights that are *better* than exact ones? No. Rounding pushes every prediction a little, some up, some down.
 # On one short text the sum can come out on the lucky side. KL divergence can't be lucky: every push counts. So for
-# "how much did quantization change my model?" trust the KL divergence. Perplexity is for comparing different models.
+# "how much did quantization change my model?" trust the KL divergence. Perplexity can compare different models, but
+# only if they have the same tokenizer: it counts the surprise per token, and a model with longer tokens has fewer of
+# them for the same text.
 
 # %% [markdown] tags=["instructor"]
 # > *Likely question:* "So is perplexity useless?" No: over a long text the luck averages out, and it needs no 32-bit
@@ -216,8 +218,8 @@ ll.lessons.check("my pick", my_pick, fitting[min(fitting)], hint="first who fits
 # | too little memory | IQ3 or Q3_K_M with imatrix | before you go below 3 bits, try a smaller model at 4 |
 # | a doubt | `llmlite kl`, on *your* text | the front of this small model isn't the front of yours |
 #
-# As a rule small models lose more per bit than large ones: each of their weights carries more. So what you saw here is on the
-# careful side for a model a thousand times larger.
+# All of this was measured on one small model. Don't carry its digits over to yours: the order of the types is much the
+# same everywhere, how much each one loses is not. `llmlite kl` measures it on your model.
 
 # %% [markdown]
 # ## Recap

@@ -3,13 +3,20 @@
 #
 # *About 30 minutes. Running every cell takes about ten seconds.*
 #
+# A model reads a text in pieces called **tokens**: a word, a part of one, a comma. A **tokenizer** cuts them. Each
+# token becomes a vector, a row of numbers. It then goes through a stack of **layers**, numbered from 0. A layer does two
+# things: attention, which fetches from other tokens, and a **feed-forward network**, which works on each token alone.
+# Before each of the two, a **norm** brings the vector to a common size. What they compute is *added* to the vector. This
+# vector, which every layer reads and adds to, is called the **residual stream**.
+#
 # A token by itself says little. "It" may be a dog or a stone. To go on with a text, the model must fetch what matters
 # from the tokens before. The part that fetches is called **attention**. It is a few lines of matrix arithmetic, and you
 # will write them.
 #
 # **Afterwards you can**
 #
-# - compute attention from three matrices, with nothing but NumPy;
+# - compute attention from queries, keys and values, with nothing but NumPy;
+# - say how a query and a key know their places in the text;
 # - say why a token can't look at what comes after it;
 # - explain heads, and why several of them may share their keys and values;
 # - find out where a model took an answer from, and prove it.
@@ -30,8 +37,8 @@ import llmlite as ll
 # %% [markdown]
 # ## 1. Asking, offering, giving
 #
-# Each token has a vector of numbers. From it the model computes three others, by multiplying with three matrices that
-# it has learned:
+# Each token has a vector in the residual stream. From its normalized copy the model computes three others, by
+# multiplying with three matrices that it has learned:
 #
 # - a **query**: what this token is looking for;
 # - a **key**: what this token offers to others;
@@ -57,8 +64,8 @@ q @ k.T
 #
 # Two details:
 #
-# - the scores are divided by the square root of the vectors' length. Long vectors would give large scores, and softmax
-#   of large scores puts all the weight on one token;
+# - the scores are divided by the square root of how many numbers a vector has (the **head size**). A sum of many
+#   products would be large, and softmax of large scores puts all the weight on one token;
 # - a token may look only **backwards**. When the model writes, what comes after isn't there yet. So the scores of later
 #   tokens are set to minus infinity, which softmax turns into 0. This is called the **mask**.
 #
@@ -108,7 +115,27 @@ Q, K, V = trace["Qcur-0"], trace["Kcur-0"], trace["Vcur-0"]
 Q.shape, K.shape, V.shape
 
 # %% [markdown]
-# The first number is the tokens, the last the length of a vector. In the middle: **heads**. The model does not look once
+# Can you get these from the weights? Not by the three matrices alone. Normalize the embedding, multiply: for the values
+# that is all. Queries and keys are then **rotated** by an angle that grows with the token's place. This is **RoPE**
+# (rotary position embedding). Number j of a vector and number j+1 are the two coordinates of a point, which is turned;
+# the later pairs turn more slowly. A dot product of two turned vectors depends only on the *difference* of their angles:
+# so only the distance between two tokens counts.
+
+# %%
+def turned(x, base=model.config.layers[0].mixer.rope.base):
+    T, _, d = x.shape
+    angle = np.arange(T)[:, None, None] * base ** (-np.arange(0, d, 2) / d)
+    return ((x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * angle)).view(float).reshape(x.shape)
+
+# %%
+h = trace["attn_norm-0"]
+weight = {n: model.gguf.tensors[f"blk.0.attn_{n}.weight"].dequantize() for n in "qk"}
+plain = {n: (h @ weight[n].T).reshape(len(h), -1, Q.shape[2]) for n in "qk"}
+print("matrices alone:", [bool(np.allclose(plain[n], x, atol=1e-3)) for n, x in zip("qk", (Q, K))])
+print("then turned:   ", [bool(np.allclose(turned(plain[n].astype(float)), x, atol=1e-3)) for n, x in zip("qk", (Q, K))])
+
+# %% [markdown]
+# In the shapes above, the first number is the tokens, the last the size of a head. In the middle: **heads**. The model does not look once
 # but several times side by side, each time with queries of its own. One head may look at the token before, another at
 # the subject of the sentence.
 #
@@ -179,7 +206,7 @@ except ImportError:
 # > already followed it the first time. Where will head 3 of layer 3 look?
 
 # %%
-ll.widgets.attention_map(model, "Miro, Talan, Besik, Miro, Talan,")
+ll.widgets.attention_map(model, "Miro, Talan and Besik met Miro, Talan and")
 
 # %% [markdown]
 # At what came after the same word the first time. Such heads are called **induction heads**: they find the place where
@@ -233,6 +260,7 @@ ll.lessons.check("questions out of six", hits, sum(wanted), hint="for each quest
 # ## Recap
 #
 # - A token asks with its **query**; others offer their **keys**; what is fetched are their **values**.
+# - Queries and keys are turned by RoPE before they meet: only the distance counts.
 # - Scores, mask, softmax, mix: four lines.
 # - The mask lets a token look only backwards.
 # - Heads look at different things side by side, and may share keys and values.
@@ -241,5 +269,8 @@ ll.lessons.check("questions out of six", hits, sum(wanted), hint="for each quest
 # **Words.** *attention*: fetching from earlier tokens by fitting queries to keys. *dot product*: multiply number by number
 # and add up. *grouped-query attention*: several heads of queries share one head of keys and values. *head*: one of
 # several attentions side by side. *induction head*: a head that looks behind the earlier occurrence of the present token.
-# *mask*: hides what comes later. *softmax*: turns scores into positive shares that sum to 1. *trace*: everything computed
+# *layer*: attention and feed-forward network, each
+# adding to the residual stream; numbered from 0. *mask*: hides what comes later. *residual stream*: the vector that each layer
+# reads and adds to. *RoPE*: turns queries and keys by their place. *softmax*: turns scores into positive shares that
+# sum to 1. *token*: a piece of text, cut by the tokenizer. *trace*: everything computed
 # on the way.

@@ -11,7 +11,8 @@
 #
 # - say how much work the cache saves, and write one;
 # - explain why only keys and values are kept, and not the queries;
-# - compute how many bytes a cache takes, for any model and any length of text;
+# - measure how time per token grows with the text, with a cache and without;
+# - compute how many bytes a cache takes, for models whose heads you know, and any number of tokens;
 # - say why reading a prompt and writing an answer are two different kinds of work.
 
 # %% [markdown] tags=["instructor"]
@@ -48,8 +49,24 @@ without, many = caching.logits_step_by_step(model, ids, cached=False)
 print(few, "tokens with a cache,", many, "without; the largest difference is below 0.001:", bool(abs(with_cache - without).max() < 1e-3))
 
 # %% [markdown]
-# The same answers, for a twentieth of the work. The first token is read 40 times without a cache, the second 39 times,
-# and so on: 40 + 39 + … + 1 = 820. Twice the text is four times the work.
+# The same answers, for a twentieth of the tokens. The first token is read 40 times without a cache, the second 39 times,
+# and so on: 40 + 39 + … + 1 = 820. Twice the text is four times as many tokens.
+#
+# Tokens are not yet time. So we take the time of **one more token** after texts of several lengths, with the cache and
+# without. The fastest of three counts.
+#
+# > **Predict first.** With the cache, is one more token after 960 tokens as quick as after 15?
+
+# %% tags=["nbval-ignore-output"]
+depths = (15, 240, 960)
+times = {kept: [caching.seconds_for_one_more(model, n, cached=kept) for n in depths] for kept in (True, False)}
+for n, kept, again in zip(depths, times[True], times[False]):
+    print(f"after {n:3} tokens: {1000 * kept:6.1f} ms with the cache, {1000 * again:6.1f} ms without")
+
+# %% [markdown]
+# Without a cache the time grows with the whole text. With it, much less, but it does grow: the new token still looks at
+# **all** earlier keys. All other work is the same at every depth. So what the last row takes more than the first is
+# attention; the longer the text, the larger its share.
 #
 # **Exercise 1.** A prompt has `n_prompt` tokens, and the model writes `n_new` more. The first new token comes out of
 # reading the prompt; each further one needs the one before it to be read. How many tokens go through the model in all,
@@ -106,8 +123,8 @@ def step(q, k, v, keys, values):
 def step_by_step():
     keys, values = [], []
     return [step(q, k, v, keys, values) for q, k, v in zip(Q, K, V)]
-hint = "no mask is needed: the later tokens are not in the lists yet"
-ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], rtol=1e-4, hint=hint)
+ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], rtol=1e-4,
+                 hint="no mask is needed: the later tokens are not in the lists yet")
 
 # %% [markdown]
 # That is a KV cache. The real one is `llmlite/kv_cache.py`: two arrays, filled from the left.
@@ -137,28 +154,28 @@ ll.widgets.cache_grid(model, "Once upon a time there lived a fox and a hen in a 
 #
 # *Time to here: 18 minutes.*
 #
-# **Exercise 3.** Write the formula. `shape` has `n_layer`, `n_head_kv`, `n_head` and `n_embd`. The length of a key is
-# `n_embd // n_head`.
+# **Exercise 3.** Write the formula. `shape` has `n_layer`, `n_head_kv` and `head_size`. The head size is how many
+# numbers a key has. Often it is the model's width divided by its heads, but not always: qwen3-0.6b is 1024 wide with 16
+# heads, which would give 64. Its file says 128. Read it, don't divide.
 
 # %%
 shapes = caching.known_shapes()
 llama = shapes["llama-3.2-1b"]
-print(llama.n_layer, "layers,", llama.n_head, "heads of queries,", llama.n_head_kv, "of keys,", llama.n_embd, "wide")
+print(llama.n_layer, "layers,", llama.n_head, "heads of queries,", llama.n_head_kv, "of keys, head size", llama.head_size)
 
 # %% tags=["exercise"]
 def cache_bytes(shape, n_tokens, bytes_per_number):
-    # solution: keys and values, layers, heads of keys, length of a key, tokens, bytes: six factors
-    length = shape.n_embd // shape.n_head
-    return 2 * shape.n_layer * shape.n_head_kv * length * n_tokens * bytes_per_number
+    # solution: keys and values, layers, heads of keys, head size, tokens, bytes: six factors
+    return 2 * shape.n_layer * shape.n_head_kv * shape.head_size * n_tokens * bytes_per_number
     # end
 
 # %% tags=["check"]
 for name, shape in shapes.items():
     ll.lessons.check(name, lambda shape=shape: cache_bytes(shape, 8192, 2), caching.cache_bytes(shape, 8192, 2),
-                     hint="2 x layers x heads of keys x length x tokens x bytes")
+                     hint="keys and values; in every layer, for every head of keys")
 
 # %% [markdown]
-# > **Predict first.** The weights of Llama 3.2 1B take about 770 MB in Q4_0. From which length of text on does its cache
+# > **Predict first.** The weights of Llama 3.2 1B take about 770 MB in Q4_0. From how many tokens on does its cache
 # > take more than that: 2,000, 20,000 or 200,000 tokens?
 
 # %%
@@ -172,14 +189,31 @@ ll.plots.show(ll.plots.caching.sizes(shapes, contexts))
 # and needs a little more cache, because it has more layers and shares less: 3 heads of queries to one of keys, against 8.
 # `qwen2.5-0.5b` needs least, with 7 to one.
 #
-# So if a chat doesn't fit into your memory, there are three ways: a shorter context (`ll.load(..., n_ctx=2048)`), smaller
-# numbers in the cache (`kv_dtype`), or a model that shares more.
+# The largest of all is `qwen3-0.6b`: 28 layers, 8 heads of keys, 128 numbers each. That is 112 KB per token in F16.
+#
+# Ways out, in numbers of real models, for 32,768 tokens:
+
+# %%
+for name in ("llama-3.2-1b", "qwen3-0.6b"):
+    shape, one = shapes[name], caching.cache_bytes(shapes[name], 32768) / 1e9
+    alone = one * shape.n_head / shape.n_head_kv
+    print(f"{name:13} no shared heads {alone:5.2f} GB | shared {one:5.2f} | shared, Q8_0 {one * 8.5 / 16:5.2f}"
+          f" | shared, window of 1,024 in every layer {one / 32:5.3f}")
+
+# %% [markdown]
+# **Shared heads** are built into the model. **Q8_0** keeps 34 bytes for 32 numbers instead of 64. A **window** lets a
+# layer look back only so far, and keeps only that; real models have it in a part of their layers. What is left to you: a
+# shorter context (`ll.load(..., n_ctx=2048)`), smaller numbers in the cache (`kv_dtype`), or another model.
+#
+# Writing has a second limit, even after the first token: every weight must come from memory for each token. That is the
+# **memory wall** of lesson 07.
 #
 # ## Recap
 #
-# - Without a cache twice the text is four times the work; with it, twice.
+# - Without a cache, twice the text is more than four times the work. With it, it is twice as many tokens; each of them
+#   looks at all before it, so attention's share grows with the text.
 # - Keys and values are kept, because every later token reads them and nothing later changes them.
-# - Bytes = 2 · layers · heads of keys · length of a key · tokens · bytes per number.
+# - Bytes = 2 · layers · heads of keys · head size · tokens · bytes per number.
 # - Prefill reads many tokens at once, decode writes one at a time.
 #
 # **Words.** *context*: the tokens a model has before it; `n_ctx` is how many there is room for. *decode*: writing token by

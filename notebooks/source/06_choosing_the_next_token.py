@@ -116,10 +116,9 @@ def softmax(logits, temperature):
 # %% tags=["check"]
 for t in (0.5, 2.0):
     wanted = choosing.probabilities(ll.Sampler(chain=[Temperature(t=t)]), logits)
-    hint = "p = exp(logits / t) / sum(exp(logits / t))"
-    ll.lessons.check(f"softmax at temperature {t}", lambda t=t: softmax(logits, t), wanted, hint=hint)
-large, hint = np.array([1000.0, 1000.0]), "subtract the largest score before exp"
-ll.lessons.check("softmax of large scores", lambda: softmax(large, 1.0), [0.5, 0.5], hint=hint)
+    ll.lessons.check(f"softmax at temperature {t}", lambda t=t: softmax(logits, t), wanted, hint="p = exp(logits / t) / sum(exp(logits / t))")
+large = np.array([1000.0, 1000.0])
+ll.lessons.check("softmax of large scores", lambda: softmax(large, 1.0), [0.5, 0.5], hint="subtract the largest score before exp")
 
 # %% [markdown]
 # The package's own is `Candidates.probabilities` in `llmlite/sampling.py`. It has the same two lines.
@@ -259,7 +258,7 @@ for token, name in zip(top[:4], names):
 # %%
 text = "Rokan lived in a village. One day Rok"
 trace = model.trace(text)
-x = trace["l_out-4"][-1]                                       # what the fifth layer (4, from 0) passes on
+x = trace["l_out-4"][-1]                                       # what layer 4, the last of 0 to 4, passes on
 x = x / np.sqrt(np.mean(x * x)) * model.weights.output_norm    # the final norm
 scores = model.weights.output.dequantize() @ x                 # the output matrix: a score per token
 print(model.tokenizer.decode([scores.argmax()]))

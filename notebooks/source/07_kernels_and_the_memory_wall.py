@@ -9,7 +9,7 @@
 #
 # **Afterwards you can**
 #
-# - multiply quantized weights without turning them into floats first, and say why that is exact;
+# - multiply quantized weights without turning them into floats first, and say which part of it is exact;
 # - say what makes one rung of the ladder faster than the one below;
 # - compute the best possible speed of writing from two numbers: bytes and bandwidth;
 # - place an operation under the roofline, and say what bounds it.
@@ -98,16 +98,27 @@ def dot(w_levels, w_scales, x_levels, x_scales):
 # %% tags=["check"]
 levels = parts.levels, x_parts.levels
 exact = np.einsum("bj,bj->b", *(level.astype(int) for level in levels))
-hint = "int8 overflows: astype(np.int32) first"
-ll.lessons.check("integer sums", lambda: block_sums(*levels), exact, rtol=0, hint=hint)
+ll.lessons.check("integer sums", lambda: block_sums(*levels), exact, rtol=0, hint="int8 overflows: astype(np.int32) first")
 floats = w.dequantize(slice(1))[0].astype(float) @ activations.dequantize()[0]
 four = parts.levels, parts.scales, x_parts.levels, x_parts.scales
-hint = "sum * scale of w * scale of x, all blocks added"
-ll.lessons.check("dot product", lambda: dot(*four), floats, rtol=1e-6, hint=hint)
+ll.lessons.check("dot product", lambda: dot(*four), floats, rtol=1e-6, hint="sum * scale of w * scale of x, all blocks added")
 
 # %% [markdown]
 # No weight was turned into a float. That matters twice: there is less arithmetic, and the weights stay small all the
 # way from memory to the multiplier.
+#
+# Exact is only the sum inside a block. Rounding happened twice before: when the weights became Q8_0, and when the
+# activations did. Here are both, against the product of floats that were never rounded.
+
+# %%
+original = ll.load("tales").gguf.tensors["blk.0.ffn_up.weight"].dequantize(slice(0, 64)).astype(float)
+rounded, rounded_x = w.dequantize(slice(0, 64)).astype(float), activations.dequantize()[0]
+true = original @ x[0]
+for name, product in {"weights": rounded @ x[0], "activations": original @ rounded_x, "both": rounded @ rounded_x}.items():
+    print(f"{name:12} rounded: error {np.sqrt(np.mean((product - true) ** 2) / np.mean(true**2)):.4f} of the size")
+
+# %% [markdown]
+# The two errors are alike in size. A library that keeps its activations as floats has only the first of them.
 #
 # ## 3. The ladder
 #
@@ -278,7 +289,7 @@ for point in matrices[:7]:
 # ## Recap
 #
 # - Nearly all the work is **matrix times vector**. The scales can wait; inside a block everything is **whole numbers, and
-#   exact**.
+#   exact**. Rounding the weights and the activations to such numbers is not.
 # - The **ladder**: don't write floats back; many weights per instruction; all cores. Same answer on every rung.
 # - The **wall**: writing a token reads every weight once. Speed ≤ bandwidth / bytes.
 # - **Intensity** decides: little work per byte is bound by memory (writing), much by arithmetic (reading a prompt).

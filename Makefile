@@ -51,7 +51,7 @@ test:
 	@$(call setup,$(TEST))
 	$(PY) -m pytest -m "not slow and not conformance"
 	@$(warm)
-	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
+	$(PY) -m pytest -p llmlite.nbval --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)browser)

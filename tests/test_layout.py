@@ -28,9 +28,9 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"generate", "embed"},
     {"model"},
     {"bench", "downloads", "inventory"},
-    {"lessons"},
+    {"lessons", "workshop"},
     {"plots"},
-    {"widgets"},
+    {"widgets", "nbval"},
     {"cli"},
     {"__main__"},
 ]
@@ -49,6 +49,9 @@ HOME = {  # a package -> where alone it may be imported
     "IPython": ("widgets/", "plots/", "terminal.py"),
     "numba": ("engine/", "quants/"),
     "huggingface_hub": ("downloads/",),
+    "pytest": ("nbval.py",),
+    "nbval": ("nbval.py",),
+    "packaging": ("workshop/",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

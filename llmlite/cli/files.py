@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -26,3 +26,9 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
             shown.update(done - shown.n)
 
         yield advance
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows, headings first, as lines in columns two spaces apart."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

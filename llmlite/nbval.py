@@ -133,7 +133,7 @@ def difference(reference: Mapping[str, Any], got: Mapping[str, Any]) -> str:
 
 
 def compare(original: Any, self: Any, test: Any, ref: Any, skip_compare: Any = None) -> bool:
-    """Stand in for IPyNbCell.compare_outputs: figures by their data, the rest as nbval does."""
+    """Replace IPyNbCell.compare_outputs: figures by their data, the rest as nbval does."""
     test, found = split(test)
     ref, expected = split(ref)
     problems = [difference(r, t) for r, t in zip(expected, found)]

@@ -23,7 +23,7 @@ EXAMPLES = """\
 examples:
   llmlite doctor
   llmlite doctor --json            for a bug report or a script
-  llmlite doctor --code            a short code to send to whoever organises a workshop
+  llmlite doctor --code            a short code to send to the organiser of a workshop
   llmlite doctor --decode FILE     a table of many codes, one a line, each after a name if you like
 """
 LARGEST = 1 << 20  # bytes of a file of codes

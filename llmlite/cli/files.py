@@ -1,4 +1,4 @@
-"""What the commands that read and write large files have in common: sizes in words, a progress bar."""
+"""What the commands that read and write large files have in common: sizes as text, a progress bar, tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def size(n_bytes: int) -> str:
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, shown from the second second on."""
+    """Show a progress bar on standard error, after one second."""
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, leave=False, delay=1, desc=what) as shown:

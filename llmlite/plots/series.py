@@ -18,7 +18,7 @@ def series(figure: Figure, *, rtol: float = 1e-5, alt: str = "") -> Picture:
     """Return a figure of matplotlib, seaborn or pandas with what is drawn in it as data.
 
     Let it be the last line of a cell. `pytest -p llmlite.nbval --nbval` then compares titles and labels
-    exactly, and lines, bars, points and images within `rtol`. Other shapes (contours, patches) are not compared.
+    exactly, and lines, bars, points and images within `rtol`. Other shapes (contours) are not compared.
 
     Args:
         figure: what `plt.gcf()` or `axes.figure` is. It is closed, so that it isn't shown twice.

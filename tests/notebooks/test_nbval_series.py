@@ -157,7 +157,8 @@ FOREIGN = {  # a notebook that knows nothing of our package: code, tags
     "progress": ("import sys, time\nsys.stderr.write(f' 50%|# | 1/2 [00:00<00:00, {time.time()}it/s]')", []),
     "figure": (
         "import matplotlib.pyplot as plt\nimport llmlite as ll\n"
-        "fig, ax = plt.subplots()\n_ = ax.plot([1, 2], [3 * NOISE, 4], label='a')\n_ = ax.set_ylabel('metres')\n"
+        "fig, ax = plt.subplots()\n_ = ax.plot([1, 2], [3 * NOISE, 4], label='a')\n"
+        "_ = ax.set_ylabel('metres')\n"
         "ll.plots.series(fig, rtol=1e-6)",
         [],
     ),

@@ -25,3 +25,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def on_post_page(output: str, **_: Any) -> str:
     """Return a page without scripts of other servers."""
     return SHIM.sub("", output)
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """As `on_post_page`, for pages that no document makes: 404.html."""
+    return SHIM.sub("", output_content)

@@ -23,7 +23,7 @@ HELP = "prepare a workshop: schedule, mail, offline stick"
 EXAMPLES = """\
 examples:
   llmlite workshop schedule 3-hours --start 13:30
-  llmlite workshop mail 3-hours --when 13:30 --where "room 2.17" > mail.txt
+  llmlite workshop mail 3-hours --when 13:30 --where "room 2.17"
   llmlite workshop bundle stick --for linux,windows --python 3.12,3.13 --model smollm2
   llmlite workshop check stick                  are the files on it what was written?
 """

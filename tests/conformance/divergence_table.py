@@ -32,7 +32,8 @@ N_CTX, N_CHUNKS = 512, 3
 HEAD = """\
 # What the engine's rounding costs
 
-Made by `python -m tests.conformance.divergence_table docs/measurements/engine-divergence.md`; do not edit. Mean
+Made by `python -m tests.conformance.divergence_table docs/measurements/engine-divergence.md`; do not edit.
+Mean
 Kullback-Leibler divergence (nats, times 1e-6) of a file's predictions from those that float32 activations
 and the same dequantized weights give, and the share of positions whose likeliest token is the same. The
 bundled model, {n_tokens:,} positions of its evaluation text, {n_chunks} chunks of {n_ctx}; keys and values in

@@ -15,7 +15,7 @@ warm = $(PY) -m llmlite warmup --lessons
 DEMO := plot,torch
 TEST := lab,hub,serve,torch,transformers,test
 
-.PHONY: help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: docs dist check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -27,7 +27,11 @@ help:
 	@echo "make site      render the lessons to site/, to read without Python or a network (INSTRUCTOR=1: with solutions)"
 	@echo "make notebooks make the lessons' copies from their sources, running them (LESSONS=\"02 05\": only these)"
 	@echo "make browser-test  every lesson in a real browser (needs Chromium); pictures in $(RESULTS)/browser"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy, spelling and the words of the house"
+	@echo "make check FILE=llmlite/x.py  the tests that belong to a change (several: in quotes)"
+	@echo "make coverage  covered lines by room (compiled kernels run outside of what it sees)"
+	@echo "make docs      the Python reference and these documents in site-docs/, to read without a network"
+	@echo "make dist      source distribution and wheel in dist/, their metadata checked"
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
 	@echo "PYTHON=... chooses the interpreter, VENV=... the environment, TORCH_PROBE=0 skips PyTorch's CPU index"
 
@@ -51,7 +55,7 @@ test:
 	@$(call setup,$(TEST))
 	$(PY) -m pytest -m "not slow and not conformance"
 	@$(warm)
-	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
+	$(PY) -m pytest -p llmlite.nbval --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)browser)
@@ -67,6 +71,32 @@ lint:
 	@$(call setup,dev)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(PY) tools/check_terms.py
+	$(PY) -m codespell_lib README.md CONTRIBUTING.md docs llmlite
+
+# the tests that a change of FILE can break: those that import it, and the layout
+check:
+	@$(call setup,$(TEST)$(comma)dev)
+	$(PY) -m ruff check $(filter %.py,$(FILE))
+	$(PY) -m pytest -m "not slow and not conformance" $$($(PY) tools/tests_of.py $(FILE))
+
+coverage:
+	@$(call setup,$(TEST))
+	$(PY) -m coverage run --source llmlite -m pytest -q -m "not slow and not conformance"
+	$(PY) tools/tests_of.py --coverage
+
+# the reference in site-docs/, to read without a network
+docs:
+	@$(call setup,docs)
+	$(PY) -m mkdocs build --strict --quiet
+	@echo "site-docs/api.html"
+
+# sdist and wheel in dist/, their metadata checked
+dist:
+	@$(call setup,dist)
+	rm -rf dist
+	$(PY) -m build --outdir dist
+	$(PY) -m twine check --strict dist/*
 
 lab:
 	@$(call setup,lab$(comma)torch)
@@ -91,7 +121,7 @@ warmup:
 	@$(warm)
 
 clean:
-	rm -rf $(RESULTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(RESULTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site-docs
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 comma := ,

@@ -50,6 +50,7 @@ COMMANDS = {
     "synth": "synth smollm2-135m -o out.gguf --type Q4_0 --force",
     "doctor": "doctor --json",
     "lab": "lab lessons --copy-only",
+    "workshop": "workshop mail day",
     "compare": "compare --from RESULTS -o out",
 }
 WRITING = ("quantize", "imatrix", "convert", "split", "merge", "synth", "lab", "compare")

@@ -28,9 +28,9 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"generate", "embed"},
     {"model"},
     {"bench", "downloads", "inventory", "compat"},
-    {"lessons", "serve"},
+    {"lessons", "serve", "workshop"},
     {"plots"},
-    {"widgets"},
+    {"widgets", "nbval"},
     {"cli"},
     {"__main__"},
 ]
@@ -53,6 +53,9 @@ HOME = {  # a package -> where alone it may be imported
     "uvicorn": ("serve/",),
     "pydantic": ("serve/",),
     "prometheus_client": ("serve/",),
+    "pytest": ("nbval.py",),
+    "nbval": ("nbval.py",),
+    "packaging": ("workshop/",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -30,7 +30,7 @@ COMMANDS = (
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
     *("warmup", "synth"),
-    *("doctor", "lab"),
+    *("doctor", "lab", "workshop"),
 )
 EPILOG = """\
 start here:

@@ -1,8 +1,8 @@
-"""What the commands that read and write large files have in common: sizes in words, a progress bar."""
+"""What the commands that read and write large files have in common: sizes as text, a progress bar, tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -16,7 +16,7 @@ def size(n_bytes: int) -> str:
 
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, shown from the second second on."""
+    """Show a progress bar on standard error, after one second."""
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, leave=False, delay=1, desc=what) as shown:
@@ -26,3 +26,9 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
             shown.update(done - shown.n)
 
         yield advance
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows, headings first, as lines in columns two spaces apart."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -32,7 +32,7 @@ def n_bytes(text: str) -> int:
     """Read a size such as 500M (powers of ten)."""
     match = re.fullmatch(r"(\d+)([KMG]?)B?", text.upper())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 500M or 2G")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid size; write 500M or 2G")
     return int(match[1]) * UNITS[match[2]]
 
 

@@ -23,7 +23,7 @@ def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> 
                         "by default the bundled evaluation text")  # fmt: skip
     parser.add_argument("-c", "--ctx-size", type=int, default=n_ctx, metavar="N",
                         help="tokens in a chunk (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--chunks", type=int, metavar="N", help="read only so many chunks")
+    parser.add_argument("--chunks", type=int, metavar="N", help="read at most this many chunks")
     parser.add_argument("--executor", choices=("auto", "planned", "eager"), default="auto",
                         help="what runs the model (default: %(default)s)")  # fmt: skip
     parser.add_argument("--plain", action="store_true", help="read <|im_start|> and the like as letters, not "

@@ -36,6 +36,7 @@ from llmlite.plots.base import (
 )
 from llmlite.plots.benchmark import BACKEND_COLOURS, comparison, metric_bars
 from llmlite.plots.general import bars, lines
+from llmlite.plots.series import series
 
 
 def __getattr__(name: str) -> Any:  # a module: its builders are not known here

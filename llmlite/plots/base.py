@@ -85,7 +85,7 @@ class Picture:
 
     Args:
         figure: matplotlib's.
-        alt: the description in words, for who doesn't see it.
+        alt: a description for readers who can't see it.
         labels: "title", "x", "y" and whatever else is written on it.
         y: the data, numbers by series name; what tests compare.
         x: names or positions of the points of each series.

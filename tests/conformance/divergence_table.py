@@ -1,6 +1,6 @@
 """What computing with quantized weights costs, in our engine and in llama.cpp, and the table of it.
 
-    python -m tests.conformance.divergence_table docs/engine-divergence.md
+    python -m tests.conformance.divergence_table docs/measurements/engine-divergence.md
 
 One file of each type is run three times: by the eager executor, which multiplies float32 activations with
 dequantized weights; by the planned executor; and by llama.cpp. Both of the latter round activations to bytes.
@@ -32,7 +32,8 @@ N_CTX, N_CHUNKS = 512, 3
 HEAD = """\
 # What the engine's rounding costs
 
-Made by `python -m tests.conformance.divergence_table docs/engine-divergence.md`; do not edit. Mean
+Made by `python -m tests.conformance.divergence_table docs/measurements/engine-divergence.md`; do not edit.
+Mean
 Kullback-Leibler divergence (nats, times 1e-6) of a file's predictions from those that float32 activations
 and the same dequantized weights give, and the share of positions whose likeliest token is the same. The
 bundled model, {n_tokens:,} positions of its evaluation text, {n_chunks} chunks of {n_ctx}; keys and values in

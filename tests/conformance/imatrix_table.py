@@ -1,6 +1,6 @@
 """Measure what an importance matrix gains on the bundled model, and write the table of it.
 
-python -m tests.conformance.imatrix_table docs/imatrix.md
+python -m tests.conformance.imatrix_table docs/measurements/imatrix.md
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ FILE_TYPES = tuple("Q2_K Q3_K_S Q3_K_M Q4_K_S Q4_K_M Q5_K_M Q6_K IQ2_XXS IQ2_XS 
 HEAD = """\
 # What an importance matrix gains
 
-Made by `python -m tests.conformance.imatrix_table docs/imatrix.md`; do not edit. The bundled model,
+Made by `python -m tests.conformance.imatrix_table docs/measurements/imatrix.md`; do not edit.
+The bundled model,
 quantized without and with an importance matrix (`llmlite imatrix`). The matrix is measured on
 {n_calibration:,} tokens of the evaluation text's first half. Kullback-Leibler divergence from the F16 model
 (nats) and perplexity are measured on its second half, {n_chunks} chunks of {n_ctx}.

@@ -1,6 +1,6 @@
 """Compare with llama.cpp's own programs on one file and one text, and write the table of it.
 
-    LLAMA_CPP_BIN=FOLDER python -m tests.conformance.programs_table docs/quality.md
+    LLAMA_CPP_BIN=FOLDER python -m tests.conformance.programs_table docs/measurements/quality.md
 
 FOLDER holds llama-perplexity, llama-imatrix and llama-quantize (`make peers` builds them); without the
 variable they are looked for on PATH.
@@ -180,7 +180,8 @@ def same_blocks(ours: Path, theirs: Path) -> tuple[bool, float]:
 HEAD = f"""\
 # llmlite beside llama.cpp's programs
 
-Made by `python -m tests.conformance.programs_table docs/quality.md`; do not edit. The bundled model, the
+Made by `python -m tests.conformance.programs_table docs/measurements/quality.md`; do not edit.
+The bundled model, the
 evaluation text without its markup, {N_CHUNKS} chunks of {N_CTX}. Programs: llama-perplexity, llama-imatrix
 and llama-quantize of the llama.cpp that llama-cpp-python carries (`make peers` builds them). ± is the
 standard error that llama-perplexity gives. llama-perplexity keeps the reference's logits in 16 bits and cuts

@@ -1,6 +1,6 @@
 """Compare every tensor type with libggml on a million weights, and write the table of it.
 
-python -m tests.conformance.quant_table docs/quant-conformance.md
+python -m tests.conformance.quant_table docs/measurements/quant-conformance.md
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def read_by_gguf(kind: quants.QuantType, blocks: np.ndarray, ours: np.ndarray) -
 HEADER = f"""\
 # Tensor types compared with libggml
 
-Made by `python -m tests.conformance.quant_table docs/quant-conformance.md`; do not edit. Oracles: libggml of
+Made by `python -m tests.conformance.quant_table docs/measurements/quant-conformance.md`; do not edit.
+Oracles: libggml of
 llama-cpp-python {{version}} (`ggml_quantize_chunk`, `to_float`) and the `gguf` package {{gguf}}.
 
 - **reads**: {N_BLOCKS:,} blocks of random bytes give the same bits as with libggml / the gguf package.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.notebooks.nbval_series import MIME, difference, split
+from llmlite.nbval import MIME, close, difference, is_progress, rtol_of, split
 
 ROOT = Path(__file__).resolve().parents[2]
 SERIES = {
@@ -85,7 +86,7 @@ def test_nbval_fails_on_a_planted_percent_and_on_a_changed_label(tmp_path: Path)
             "-m",
             "pytest",
             "-p",
-            "tests.notebooks.nbval_series",
+            "llmlite.nbval",
             "-p",
             "no:cacheprovider",
             "--nbval",
@@ -110,3 +111,96 @@ def test_nbval_fails_on_a_planted_percent_and_on_a_changed_label(tmp_path: Path)
     assert verdicts == {name: "FAILED" if PLANTED[name][1] else "PASSED" for name in chosen}, done.stdout[
         -3000:
     ]
+
+
+# --- text, progress -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "same"),
+    [
+        ("loss 0.5", "loss 0.5000001", True),
+        ("loss 0.5", "loss 0.51", False),
+        ("loss 0.5", "gain 0.5", False),
+        ("3 rows", "4 rows", False),
+        ("[0.1 0.25]", "[0.1        0.25000001]", True),
+        ("1e-3 nan", "0.001 nan", True),
+        ("nan", "0.5", False),
+        ("v1.2.3", "v1.2.4", False),
+        ("0.5", "0.5 0.5", False),
+    ],
+)
+def test_a_tolerance_forgives_fractions_and_nothing_else(expected: str, got: str, same: bool) -> None:
+    assert close(expected, got, 1e-6) == same
+
+
+def test_a_tag_that_holds_no_tolerance_is_refused() -> None:
+    assert rtol_of(["x", "rtol=1e-3"]) == 1e-3
+    assert rtol_of(["hide-input"]) is None
+    for tag in ("rtol=much", "rtol=nan", "rtol=2", "rtol=-1"):
+        with pytest.raises(ValueError, match="expected rtol="):
+            rtol_of([tag])
+
+
+def test_progress_is_ignored_and_a_warning_is_not() -> None:
+    def on_stderr(text: str) -> dict[str, str]:
+        return {"output_type": "stream", "name": "stderr", "text": text}
+
+    assert is_progress(on_stderr("\r  0%|  | 0/9 [00:00<?, ?it/s]\r100%|####| 9/9 [00:01<00:00, 8.5it/s]\n"))
+    assert not is_progress(on_stderr("RuntimeWarning: overflow\n"))
+    assert not is_progress({"output_type": "stream", "name": "stdout", "text": "100%|#| 9/9 [00:01<00:00]"})
+
+
+FOREIGN = {  # a notebook that knows nothing of our package: code, tags
+    "numbers": ("import numpy as np\nprint(np.linalg.svd(np.eye(3) * 0.1 + 1)[1] * NOISE)", ["rtol=1e-6"]),
+    "frame": ("import pandas as pd\npd.DataFrame({'a': [0.1 * NOISE, 2.5], 'b': ['x', 'y']})", ["rtol=1e-6"]),
+    "progress": ("import sys, time\nsys.stderr.write(f' 50%|# | 1/2 [00:00<00:00, {time.time()}it/s]')", []),
+    "figure": (
+        "import matplotlib.pyplot as plt\nimport llmlite as ll\n"
+        "fig, ax = plt.subplots()\n_ = ax.plot([1, 2], [3 * NOISE, 4], label='a')\n"
+        "_ = ax.set_ylabel('metres')\n"
+        "ll.plots.series(fig, rtol=1e-6)",
+        [],
+    ),
+}
+
+
+def foreign(noise: str, label: str = "metres") -> Any:
+    nbformat = pytest.importorskip("nbformat")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [nbformat.v4.new_code_cell(f"NOISE = {noise}")]
+    for source, tags in FOREIGN.values():
+        cells.append(nbformat.v4.new_code_cell(source.replace("metres", label), metadata={"tags": tags}))
+    return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+
+
+def failed_cells(folder: Path) -> list[int]:
+    """Run nbval with the plugin on the folder's notebook; return the numbers of the cells that fail."""
+    command = [sys.executable, "-m", "pytest", "-p", "llmlite.nbval", "-p", "no:cacheprovider", "--nbval"]
+    command += ["--nbval-current-env", "-rA", "-q", "--rootdir", str(folder), str(folder)]
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return [int(cell) for cell in re.findall(r"^FAILED \S+::Cell (\d+)", done.stdout, re.M)]
+
+
+@pytest.mark.slow
+def test_a_notebook_that_is_not_ours_passes_with_noise_and_fails_with_a_percent(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("nbval")
+    executed = nbclient.NotebookClient(foreign("1")).execute()
+    path = tmp_path / "foreign.ipynb"
+    for noise, label, failing in (
+        ("1", "metres", []),
+        ("(1 + 1e-8)", "metres", []),
+        ("1.01", "metres", [1, 2, 4]),
+        ("1", "feet", [4]),
+    ):
+        changed = copy.deepcopy(executed)
+        for cell, new in zip(changed.cells, foreign(noise, label).cells, strict=True):
+            cell.source = new.source
+        nbformat.write(changed, path)
+        assert failed_cells(tmp_path) == failing, (noise, label)

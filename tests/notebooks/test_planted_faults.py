@@ -96,7 +96,7 @@ def package_copy(folder: Path, fault: Fault | None) -> Path:
 def nbval(lesson: str, folder: Path, cache: Path) -> tuple[bool, str]:
     """Run a lesson under nbval on the package in `folder`; return whether it passed, and pytest's output."""
     (notebook,) = (ROOT / "notebooks" / "instructor").glob(f"{lesson}_*.ipynb")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.notebooks.nbval_series", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-p", "llmlite.nbval", "-p", "no:cacheprovider"]
     command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=120", "-q", str(notebook)]
     done = subprocess.run(
         command,

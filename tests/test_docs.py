@@ -1,0 +1,99 @@
+"""Every local link of the documents leads somewhere, the words keep the house's rules, the version is one."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from llmlite._version import __version__
+from tools.check_terms import findings
+from tools.tests_of import tests_of as choose
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "notebooks" / "README.md"]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as hosts of repositories make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    found = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return found | set(re.findall(r'(?:id|name)="([^"]+)"', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_local_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)]+))?\)", text):
+        aim = page.parent / target if target else page
+        assert aim.exists(), f"{page.name} -> {target}"
+        if anchor and aim.suffix == ".md":
+            assert anchor in anchors(aim.read_text(encoding="utf-8")), f"{page.name} -> {target}#{anchor}"
+
+
+def test_the_api_page_names_what_exists() -> None:
+    from importlib import import_module
+
+    names = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.M)
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert (
+            importlib.util.find_spec(name)
+            if attribute.islower() and _is_module(name)
+            else hasattr(import_module(module), attribute)
+        ), name
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def test_the_terms_are_those_of_the_house() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/check_terms.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_foreign_phrase_is_found_with_a_suggestion() -> None:
+    (found,) = findings(Path("x.md"), "Colours\nfor who does not see them")
+    assert found == "x.md:2: 'for who'; better: for people who; for readers who"
+    assert not list(findings(Path("x.md"), "for who <!-- terms: ok -->"))
+
+
+def test_the_version_is_written_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "version" in project["dynamic"] and "version" not in project
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    stated = re.findall(r"^version: ['\"]?([\w.]+)", citation, re.M)
+    assert not stated or stated == [__version__]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_asks_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the extra docs isn't installed")
+    pytest.importorskip("mkdocstrings", reason="the extra docs isn't installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text("utf-8")
+        loaded = re.findall(
+            r'<(?:script|link rel="stylesheet"|img)[^>]+(?:src|href)="(https?://[^"]+)"', text
+        )
+        assert not loaded, f"{page.name} loads {loaded[0]}"
+    assert "llmlite.model.load" in (tmp_path / "site" / "api.html").read_text("utf-8")
+
+
+def test_the_tests_of_a_file_are_those_that_import_it() -> None:
+    assert {"tests/test_sampling.py", "tests/test_layout.py"} <= choose("llmlite/sampling.py")
+    assert "tests/test_workshop.py" in choose("llmlite/workshop/codes.py")
+    assert "tests/test_bench_diff.py" not in choose("llmlite/workshop/codes.py")
+    with pytest.raises(SystemExit, match="no such file"):
+        choose("llmlite/nosuch.py")

@@ -1,0 +1,72 @@
+"""Find phrases that a reader must read twice, and say what to write instead: `python tools/check_terms.py`.
+
+Reads README, docs, and the text of commands. Each rule is a pattern and a suggestion. A line with the comment
+"terms: ok" is left alone. Exit code 1: something was found.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+READ = (
+    "*.md",
+    "docs/*.md",
+    "llmlite/cli/*.py",
+    "llmlite/workshop/*.py",
+    "llmlite/nbval.py",
+    "llmlite/plots/*.py",
+)
+RULES = {
+    r"\bfor who\b": "for people who; for readers who",
+    r"\bwhoever\b": "anyone who; name them",
+    r"\b(say|says|said) what to (do|install) where\b": "… if something is missing",
+    r"\bwhere something (is|lacks)\b": "if something is …",
+    r"\bcompiled for minutes\b": "takes minutes to compile",
+    r"\b(comes|come) along\b": "is included",
+    r"\bread over\b": "ignored",
+    r"\bthe way round\b": "Use … to avoid this",
+    r"\bsecond second\b": "after one second",
+    r"\bhow many megabytes has\b": "how many megabytes does … take",
+    r"\bis no (size|path|number|file|folder)\b": "is not a valid …",
+    r"\bfound not\b": "did not find",
+    r"\bonly so many\b": "at most this many",
+    r"\b(stands|stand) (in|on|there|beside|behind)\b": "is in; is stored; is written",
+    r"\bbehind (each|every) (step|block|token)\b": "after",
+    r"\b(can|could) be had\b": "is available",
+    r"\bto be had\b": "available",
+    r"\bwhile anybody\b": "while anything",
+    r"\bhas no place there\b": "has no position there",
+    r"\bgive back nothing\b": "return nothing",
+    r"\bin words, for\b": "a description for",
+    r"\bmade for later\b": "cached",
+    r"\bmeanwhiles?\b(?= that)": "while",
+    r"\breads? prompts? [\d.]+": "prefill … times as fast",
+    r"\bwrites [\d.]+ (to|times)": "decode … times as fast",
+}
+
+
+def findings(path: Path, text: str) -> Iterator[str]:
+    """Yield a line for each phrase of RULES in a text."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if "terms: ok" in line:
+            continue
+        for pattern, better in RULES.items():
+            for match in re.finditer(pattern, line, re.IGNORECASE):
+                yield f"{path}:{number}: {match[0]!r}; better: {better}"
+
+
+def main() -> int:
+    found = []
+    for pattern in READ:
+        for path in sorted(ROOT.glob(pattern)):
+            found += findings(path.relative_to(ROOT), path.read_text(encoding="utf-8"))
+    print("\n".join(found) if found else f"{len(RULES)} phrases, none found")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -54,7 +54,7 @@ test:
 	$(PY) -m pytest -p tests.notebooks.nbval_series --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 
 test-all:
-	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)browser)
+	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)dask$(comma)browser)
 	$(PY) -m pytest -m "slow or conformance"
 
 # llama.cpp's programs take minutes to compile, so no other goal needs them

@@ -66,12 +66,13 @@ class BackendInfo:
         name: as on the command line.
         title: as in tables and figures.
         module: the file in this folder; its `make(**options)` returns the Backend.
-        colour: a key of `llmlite.plots.COLOURS`. hatch: a pattern on it, as matplotlib writes it. Eight colours
-            can be told apart by everybody, so a library has a pair of its own.
+        colour: a key of `llmlite.plots.COLOURS`. hatch: a pattern on it, as matplotlib writes it. Eight
+            colours can be told apart by everybody, so a library has a pair of its own.
         requires: the modules it needs beyond llmlite's own, with spaces between.
         extra: the name for `pip install llmlite-kit[...]`, and of its own environment (see bench.envs).
         options: arguments of `make`.
-        default: whether `compare` runs it unasked.
+        default: whether `compare` runs it unasked. minor: it is started last, because another row of the
+            same library says more.
         keeps_quantized: False where weights are turned into floats on loading, so that the file's
             quantization changes neither its speed nor its memory.
         exact: True for float32 arithmetic throughout: held to the strict bar of agreement.
@@ -89,6 +90,7 @@ class BackendInfo:
     extra: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     default: bool = False
+    minor: bool = False
     keeps_quantized: bool = False
     exact: bool = False
     openmp: bool = False
@@ -134,6 +136,7 @@ _LINES = (
         "blue",
         **_LLMLITE,
         options={"executor": "auto", "kv_dtype": "f16"},
+        minor=True,
     ),
     _backend(
         "llmlite-eager",
@@ -143,6 +146,7 @@ _LINES = (
         **_LLMLITE,
         exact=True,
         options={"executor": "eager"},
+        minor=True,
     ),
     _backend(
         "torch-f32",
@@ -190,7 +194,13 @@ _LINES = (
     ),
     _backend("tensorflow", "TensorFlow graph", "tensorflow_forward", "grey", **_TF, options={"graph": True}),
     _backend(
-        "tensorflow-eager", "TensorFlow eager", "tensorflow_forward", "grey", **_TF, options={"graph": False}
+        "tensorflow-eager",
+        "TensorFlow eager",
+        "tensorflow_forward",
+        "grey",
+        **_TF,
+        options={"graph": False},
+        minor=True,
     ),
     _backend("tensorflow-xla", "TensorFlow XLA", "tensorflow_xla", "grey", **_TF),
     _backend("tensorflow-hub", "TensorFlow Hub", "tensorflow_xla", "grey", **_HUB, options={"hub": True}),

@@ -58,7 +58,7 @@ test:
 	$(PY) -m pytest -p llmlite.nbval --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 
 test-all:
-	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)browser)
+	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)dask$(comma)browser)
 	$(PY) -m pytest -m "slow or conformance"
 
 # llama.cpp's programs take minutes to compile, so no other goal needs them

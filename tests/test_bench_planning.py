@@ -49,3 +49,11 @@ def test_who_asks_for_two_blocks_gets_two_from_everybody() -> None:
 
 def test_nobody_to_compare_is_no_error() -> None:
     assert plan({}, (), seconds=10, n_blocks=5, n_gen=8).left_out == ()
+
+
+def test_what_is_done_once_counts_and_goes_with_its_entry() -> None:
+    turns = {"quick": Turn(prefill=1, step=0.0), "loads long": Turn(prefill=1, step=0.0, once=100)}
+    found = plan(turns, (), seconds=50, n_blocks=10, n_gen=16)
+    assert found.left_out == ("loads long",) and found.n_blocks == 10
+    assert plan(turns, (), seconds=120, n_blocks=10, n_gen=16).n_blocks == 10
+    assert plan(turns, (), seconds=112, n_blocks=10, n_gen=16).n_blocks == 6

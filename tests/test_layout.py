@@ -47,6 +47,8 @@ HOME = {  # a package -> where alone it may be imported
     "matplotlib": ("plots/",),
     "ipywidgets": ("widgets/", "lessons/predict.py"),
     "IPython": ("widgets/", "plots/", "lessons/predict.py", "terminal.py"),
+    "distributed": ("bench/sweep.py",),
+    "dask_jobqueue": ("bench/sweep.py",),
     "numba": ("engine/", "quants/"),
     "huggingface_hub": ("downloads/",),
     "starlette": ("serve/",),

@@ -214,3 +214,8 @@ def test_the_check_of_pins_starts_at_the_oldest_python_that_is_supported() -> No
     freeze = tool("freeze")
     project = (TOOLS.parent / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-python = ">={freeze.pythons()[0].removesuffix(".0")}"' in project
+
+
+def test_pins_added_by_hand_stay_and_installed_ones_are_renewed() -> None:
+    kept = tool("freeze").with_kept(["a==2", "c==1"], ["a==1", "b==7"])
+    assert kept == ["a==2", "b==7", "c==1"]

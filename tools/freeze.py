@@ -3,6 +3,9 @@
 .venv/bin/python tools/freeze.py          (after `make test-all` and `make lint` have installed every extra)
 .venv/bin/python tools/freeze.py --check  (then, with a network: does the default index have every pin?)
 
+Pins of packages that aren't installed here stay, such as those of peers that live in environments of their
+own; --drop drops them.
+
 The environment may be newer than another reader's Python, or filled from a mirror, a folder of wheels or
 a private index. So --check asks the default index alone, once for the first release of each Python that
 pyproject.toml names (3.11.0, say: a pin that wants 3.11.5 is none for Debian's 3.11.2). pip runs isolated,
@@ -42,6 +45,18 @@ def pins() -> list[str]:
         versions[name] = distribution.version.partition("+")[0]
     versions.pop(OWN, None)
     return [f"{name}=={version}" for name, version in sorted(versions.items())]
+
+
+def with_kept(found: list[str], before: list[str]) -> list[str]:
+    """Return the pins found here, and those of before whose packages aren't installed here: added by hand."""
+    names = {pin.partition("==")[0] for pin in found}
+    return sorted([*found, *(pin for pin in before if pin.partition("==")[0] not in names)])
+
+
+def in_file() -> list[str]:
+    """Return the pins that constraints.txt has now."""
+    lines = TARGET.read_text(encoding="utf-8").splitlines() if TARGET.exists() else []
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def isolated_pip(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -96,8 +111,7 @@ def missing(wanted: list[str], python: str, pip: Pip = isolated_pip) -> list[str
 
 
 def check() -> int:
-    lines = TARGET.read_text(encoding="utf-8").splitlines()
-    wanted = [line for line in lines if line and not line.startswith("#")]
+    wanted = in_file()
     complete = True
     for python in pythons():
         gone = missing(wanted, python)
@@ -116,9 +130,14 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="ask the default index for every pin; write nothing"
     )
-    if parser.parse_args().check:
+    parser.add_argument(
+        "--drop", action="store_true", help="drop the pins of packages that aren't installed here"
+    )
+    options = parser.parse_args()
+    if options.check:
         return check()
-    lines = pins()
+    found = pins()
+    lines = found if options.drop else with_kept(found, in_file())
     TARGET.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"{TARGET.name}: {len(lines)} versions")
     return 0

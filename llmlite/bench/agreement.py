@@ -25,12 +25,14 @@ def judge(
     info: BackendInfo,
     *,
     own: bool = False,
+    ids: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Decide whether an entry computes what float32 arithmetic computes on its file.
 
     Args:
         logits: (T, V) of the entry, or log probabilities. reference: float32 logits of the same file.
         best: float32 logits of the comparison's first file. own: whether its weights aren't the file's.
+        ids: the T tokens read, for the perplexity; empty for none.
     """
     if not np.isfinite(logits).all():
         return {"agrees": False, "reason": "its logits aren't finite numbers"}
@@ -48,6 +50,9 @@ def judge(
         "kl": quality_.kl,
         "top1": quality_.top1,
     }
+    if len(ids) > 1:
+        losses = quality.negative_log_likelihoods(logits[: len(ids) - 1], ids[1:])
+        record["perplexity"] = float(np.exp(losses.mean()))
     if info.exact:
         limit = EXACT * max(10.0, float(np.abs(reference).max()))
         agrees = same.max_abs_diff <= limit

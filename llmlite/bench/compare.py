@@ -11,7 +11,7 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,14 +27,19 @@ from llmlite.bench.canary import Canary
 from llmlite.bench.entries import Entry, Launcher
 from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
 from llmlite.bench.options import Options
-from llmlite.bench.process import BackendError, WorkerProcess
+from llmlite.bench.process import BackendError, BackendTimeoutError, WorkerProcess
 from llmlite.bench.samples import Comparison, Measurement
 from llmlite.bench.summary import MIN_BLOCKS, drifted
 from llmlite.engine import cpu
 
 AGREEMENT_TOKENS = 128  # checked for agreement; a large vocabulary makes 80 MB of logits of them
 WARM_UP = (8, 8)  # tokens read and written
+LONG_START = 5.0  # seconds
 LATE = 0.3  # share of the time after which no further backend is started; twice that for the usual ones
+CHECKED = (
+    0.5  # share of the time after which no further backend is checked; 1.5 times that for the usual ones
+)
+PROBED = 0.6  # share after which no further backend is probed, the usual ones excepted: blocks need the rest
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 Ask = Callable[..., dict[str, Any]]
@@ -125,7 +130,11 @@ class _Run:
     def _start(self, advance: Callable[[str], None]) -> None:
         # the usual backends first, each on the first file before any on the second
         order = {id(file): number for number, file in enumerate(self.files)}
-        for entry in sorted(self.entries, key=lambda e: (not e.info.default, order[id(e.file)])):
+
+        def place(entry: Entry) -> tuple[bool, bool, int]:
+            return not entry.info.default, entry.info.minor, order[id(entry.file)]
+
+        for entry in sorted(self.entries, key=place):
             if self._too_late_to_start(entry):
                 reason = f"not started: more than {LATE:.0%} of {self.options.budget_seconds:g} s were gone"
                 self.result.skipped.append({**entry.key, "reason": reason})
@@ -170,13 +179,39 @@ class _Run:
         for entry in list(self.entries):
             advance(f"check {entry.info.name} {entry.file.model_type}")
             record: dict[str, Any] = {**entry.key, "own_quantization": entry.own_quantization}
+            left = self._left_to_check(entry)
+            if left <= 0:
+                self._leave_unchecked(entry)
+                continue
             try:
-                record |= self._judged(entry, folder, ids, references.get(entry.file.model_type), best)
+                with entry.answering_within(left):
+                    record |= self._judged(entry, folder, ids, references.get(entry.file.model_type), best)
+            except BackendTimeoutError as error:
+                if left < self.options.timeout:
+                    self._leave_unchecked(entry)
+                    continue
+                record |= {"agrees": False, "reason": str(error)}
             except BackendError as error:
                 record |= {"agrees": False, "reason": str(error)}
             self.result.agreement.append(record)
             if not record["agrees"]:
                 self._drop(entry)
+
+    def _left_to_check(self, entry: Entry) -> float:
+        """Return the seconds that checking an entry may take, never more than the timeout.
+
+        The first one is always checked: a comparison of nothing would be worth nothing.
+        """
+        budget, timeout = self.options.budget_seconds, self.options.timeout
+        if budget is None or not any(record["agrees"] for record in self.result.agreement):
+            return timeout
+        end = budget * CHECKED * (1.5 if entry.info.default else 1.0)
+        return min(timeout, self.begin + end - time.monotonic())
+
+    def _leave_unchecked(self, entry: Entry) -> None:
+        reason = f"its check would not end in time: budget {self.options.budget_seconds:g} s"
+        self.result.skipped.append({**entry.key, "reason": reason})
+        self._drop(entry)
 
     def _judged(
         self,
@@ -194,7 +229,7 @@ class _Run:
             tokens = [entry.ask("greedy", ids=ids[: i + 1], n_gen=1)["ids"][0] for i in range(len(ids))]
             return record | judge_tokens(tokens, reference, best)
         logits = _logits(entry.ask, folder / "logits.npy", ids)
-        record |= judge(logits, reference, best, entry.info, own=entry.own_quantization)
+        record |= judge(logits, reference, best, entry.info, own=entry.own_quantization, ids=ids)
         if record["agrees"]:
             record |= self._steps_agree(entry, folder, record["max_abs_diff"])
         return record
@@ -235,11 +270,18 @@ class _Run:
         turns: dict[int, planning.Turn] = {}
         for entry in list(self.entries):
             advance(f"probe {entry.label}")
+            if self._too_late_to_probe(entry, len(turns)):
+                reason = f"not probed: {PROBED:.0%} of {self.options.budget_seconds:g} s were gone"
+                self.result.skipped.append({**entry.key, "reason": reason})
+                self._drop(entry)
+                continue
             self._or_drop(entry, self._warm_up)
             if entry in self.entries:
                 self._or_drop(entry, lambda entry: turns.update({id(entry): self._probe(entry)}))
+            if entry in self.entries:
+                turns[id(entry)] = replace(turns[id(entry)], once=self._memory_seconds([entry]))
         budget = self.options.budget_seconds
-        left = None if budget is None else budget - (time.monotonic() - self.begin) - self._memory_seconds()
+        left = None if budget is None else budget - (time.monotonic() - self.begin)
         found = planning.plan(
             turns,
             [id(entry) for entry in self.entries if entry.info.default],
@@ -262,6 +304,12 @@ class _Run:
         self.result.environment |= {"n_blocks_planned": found.n_blocks, "budget_seconds": budget}
         blocks = found.n_blocks * (found.seconds_per_block + SETTLE * len(self.entries))
         advance.expect(len(self.entries) * (found.n_blocks + 1), blocks + self._memory_seconds())
+
+    def _too_late_to_probe(self, entry: Entry, n_probed: int) -> bool:
+        budget = self.options.budget_seconds
+        if budget is None or not n_probed or entry.info.default:
+            return False
+        return time.monotonic() - self.begin > PROBED * budget
 
     def _probe(self, entry: Entry) -> planning.Turn:
         """Time one short turn and reckon what a whole one takes."""
@@ -303,7 +351,9 @@ class _Run:
     def _warm_up(self, entry: Entry) -> None:
         """Repeat short work until its spread over five is below 2 %, at most twenty times."""
         samples: list[int] = []
-        limit = time.monotonic() + (0.5 if self.options.quick else 3.0)
+        budget = self.options.budget_seconds or float("inf")
+        longest = min(3.0, 0.1 * budget / max(len(self.entries), 1))
+        limit = time.monotonic() + (0.5 if self.options.quick else longest)
         while len(samples) < 20 and time.monotonic() < limit:
             answer = entry.ask("decode", ids=self.ids[: WARM_UP[0]], n_gen=WARM_UP[1])
             samples += answer["samples_ns"]
@@ -342,16 +392,24 @@ class _Run:
         limit = self.options.budget_seconds * (1.2 if done < min(MIN_BLOCKS, self.n_blocks) else 1.0)
         return time.monotonic() - self.begin + last_block + self._memory_seconds() > limit
 
-    def _memory_seconds(self) -> float:
-        """Return what the memory runs will take, judging by the starts there were."""
+    def _memory_seconds(self, entries: Sequence[Entry] | None = None) -> float:
+        """Return what the memory runs of these entries, or of all, will take, judging by their starts."""
+        chosen = self.entries if entries is None else entries
+        return sum(self._start_runs(entry) * self._start_seconds(entry) for entry in chosen)
+
+    def _start_seconds(self, entry: Entry) -> float:
         phases = ("start", "import", "load", "compile", "first_token")
-        alive = [entry.key for entry in self.entries]
-        starts = [
-            m.median_ns
+        found = {
+            m.phase: m.median_ns
             for m in self.result.measurements
-            if m.phase in phases and {"backend": m.backend, "model_type": m.model_type} in alive
-        ]
-        return self.options.start_runs * sum(starts) / 1e9
+            if m.phase in phases and {"backend": m.backend, "model_type": m.model_type} == entry.key
+        }
+        return sum(found.values()) / 1e9
+
+    def _start_runs(self, entry: Entry) -> int:
+        """Return how many fresh processes an entry gets: one if its start is long and time is limited."""
+        is_long = self.options.budget_seconds is not None and self._start_seconds(entry) > LONG_START
+        return min(self.options.start_runs, 1) if is_long else self.options.start_runs
 
     def _flag(self, canaries: list[float]) -> None:
         """Drop the blocks whose canary drifted, unless fewer than five would remain."""
@@ -378,7 +436,7 @@ class _Run:
         """Measure each entry in fresh processes with nothing else of ours alive: shared pages count whole."""
         for entry in self.entries:
             advance(f"memory of {entry.info.name} {entry.file.model_type}")
-            for repetition in range(self.options.start_runs):
+            for repetition in range(self._start_runs(entry)):
                 try:
                     self._memory_run(entry, repetition)
                 except BackendError as error:

@@ -18,11 +18,12 @@ class Turn:
 
     Args:
         prefill: seconds of all prompts and of filling the cache. step: seconds of one token, all depths
-            together.
+            together. once: seconds outside the blocks: its fresh processes for memory.
     """
 
     prefill: float
     step: float
+    once: float = 0.0
 
     def seconds(self, n_gen: int) -> float:
         return self.prefill + n_gen * self.step
@@ -56,11 +57,14 @@ def plan(
     while True:
         for length in _lengths(n_gen):
             block = sum(turn.seconds(length) for turn in kept.values())
-            fits = n_blocks if seconds is None or block <= 0 else int(seconds / block)
+            once = sum(turn.once for turn in kept.values())
+            fits = n_blocks if seconds is None or block <= 0 else int((seconds - once) / block)
             if fits >= least or (len(kept) <= 1 and length == _lengths(n_gen)[-1]):
                 n = max(1, min(n_blocks, max(fits, 1)))
                 return Plan(n_blocks=n, n_gen=length, left_out=tuple(left_out), seconds_per_block=block)
-        slowest = max(kept, key=lambda key: (key not in essential, kept[key].seconds(SHORTEST)))
+        slowest = max(
+            kept, key=lambda key: (key not in essential, least * kept[key].seconds(SHORTEST) + kept[key].once)
+        )
         left_out.append(slowest)
         del kept[slowest]
 

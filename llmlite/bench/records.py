@@ -90,6 +90,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "max_abs_diff": (NUMBER, False, _is_number),
         "same_file_kl": (NUMBER, False, _is_number),
         "kl": (NUMBER, False, _is_number),
+        "perplexity": (NUMBER, False, _is_number),
         "same_file_top1": ("a number from 0 to 1", False, _is_share),
         "top1": ("a number from 0 to 1", False, _is_share),
     },

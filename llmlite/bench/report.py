@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from statistics import median
 from typing import Any
 
 from llmlite.bench.samples import Comparison
@@ -58,6 +59,7 @@ def all_tables(comparison: Comparison) -> list[Table]:
     return [
         agreement_table(comparison),
         speed_table(comparison),
+        depth_table(comparison),
         memory_table(comparison),
         conditions_table(comparison),
     ]
@@ -67,7 +69,13 @@ def agreement_table(comparison: Comparison) -> Table:
     """Who computes the same, and what quantization costs in quality."""
     rows = []
     for r in comparison.agreement:
-        forms = {"max_abs_diff": ".1e", "same_file_top1": ".1%", "kl": ".1e", "top1": ".1%"}
+        forms = {
+            "max_abs_diff": ".1e",
+            "same_file_top1": ".1%",
+            "kl": ".1e",
+            "top1": ".1%",
+            "perplexity": ".4g",
+        }
         numbers = [format(r[key], form) if r.get(key) is not None else NOTHING for key, form in forms.items()]
         yes = (
             "own quantization" if r.get("own_quantization") else "yes" if "kl" in r else "yes, by its tokens"
@@ -79,12 +87,12 @@ def agreement_table(comparison: Comparison) -> Table:
                 yes if r["agrees"] else f"NO, not timed: {r['reason']}",
             ]
         )
-    rows += [[_skipped_label(r), *[NOTHING] * 4, f"not run: {r['reason']}"] for r in comparison.skipped]
+    rows += [[_skipped_label(r), *[NOTHING] * 5, f"not run: {r['reason']}"] for r in comparison.skipped]
     best = comparison.models[0]["model_type"] if comparison.models else "the first file"
     return (
         f"Do they compute the same? Same file in float32: largest logit difference, same best token. "
-        f"Against float32 {best}: KL, same best token.",
-        ["", "max diff", "same top", "KL nats", "top vs f32", "agrees"],
+        f"Against float32 {best}: KL, same best token. Perplexity on the tokens checked.",
+        ["", "max diff", "same top", "KL nats", "top vs f32", "perpl.", "agrees"],
         rows,
     )
 
@@ -128,6 +136,30 @@ def speed_table(comparison: Comparison) -> Table:
         ],
         rows,
     )
+
+
+def depth_table(comparison: Comparison) -> Table:
+    """Writing speed at each depth, and the first token ever (kernels compiled in it) beside a warm one."""
+    written = [m for m in comparison.measurements if m.phase == "decode" and not m.flagged]
+    depths = sorted({m.n_depth for m in written})
+    cold = {(m.backend, m.model_type): m for m in comparison.measurements if m.phase == "first_token_cold"}
+    headings = ["", *(f"after {n}" for n in depths), *(["first ever, s"] if cold else [])]
+    rows = []
+    for entry in dict.fromkeys((m.backend, m.model_type) for m in written):
+        cells = []
+        for depth in depths:
+            found = [
+                m.tokens_per_second
+                for m in written
+                if (m.backend, m.model_type, m.n_depth) == (*entry, depth)
+            ]
+            cells.append(f"{median(found):.1f}" if found else NOTHING)
+        if cold:
+            cells.append(f"{cold[entry].median_ns / 1e9:.1f}" if entry in cold else NOTHING)
+        rows.append([entry_label(*entry), *cells])
+    if len(depths) < 2 and not cold:
+        rows = []  # the table of speeds says all of it
+    return "Writing after so many tokens in the cache, tokens per second, medians.", headings, rows
 
 
 def threads_that_ran(comparison: Comparison, entry: tuple[str, str]) -> str:

@@ -27,6 +27,7 @@ from llmlite.terminal import Lossy, complain, flush_output, printable, say
 COMMANDS = (
     *("run", "serve", "embed", "show", "compare", "bench", "claims", "tokenize"),
     *("pull", "models"),
+    *("advise", "sweep"),
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge"),
     *("warmup", "synth"),

@@ -17,6 +17,7 @@ from llmlite.terminal import printable
 GREY = "#8c8c8c"
 CANT_TELL = "\ngrey: which is best can't be told"
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
+BACKEND_HATCHES = {name: info.hatch for name, info in BACKENDS.items()}
 
 
 def metric_bars(
@@ -100,7 +101,16 @@ def _bars(
     """Draw the bars; those among which the best can't be told are grey."""
     for place, s in enumerate(found):
         colour = GREY if s in grey else COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
-        ax.barh(place, s.value, 0.66, color=colour, alpha=0.85)
+        ax.barh(
+            place,
+            s.value,
+            0.66,
+            color=colour,
+            alpha=0.85,
+            hatch=BACKEND_HATCHES.get(s.backend, ""),
+            edgecolor=theme_named(theme).text if BACKEND_HATCHES.get(s.backend) else colour,
+            linewidth=0,
+        )
         offsets = np.linspace(-0.2, 0.2, len(s.values)) if len(s.values) > 1 else np.zeros(len(s.values))
         ax.plot(
             s.values,

@@ -66,11 +66,13 @@ class BackendInfo:
         name: as on the command line.
         title: as in tables and figures.
         module: the file in this folder; its `make(**options)` returns the Backend.
-        colour: a key of `llmlite.plots.COLOURS`.
+        colour: a key of `llmlite.plots.COLOURS`. hatch: a pattern on it, as matplotlib writes it. Eight
+            colours can be told apart by everybody, so a library has a pair of its own.
         requires: the modules it needs beyond llmlite's own, with spaces between.
         extra: the name for `pip install llmlite-kit[...]`, and of its own environment (see bench.envs).
         options: arguments of `make`.
-        default: whether `compare` runs it unasked.
+        default: whether `compare` runs it unasked. minor: it is started last, because another row of the
+            same library says more.
         keeps_quantized: False where weights are turned into floats on loading, so that the file's
             quantization changes neither its speed nor its memory.
         exact: True for float32 arithmetic throughout: held to the strict bar of agreement.
@@ -83,10 +85,12 @@ class BackendInfo:
     title: str
     module: str
     colour: str
+    hatch: str = ""
     requires: str = ""
     extra: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     default: bool = False
+    minor: bool = False
     keeps_quantized: bool = False
     exact: bool = False
     openmp: bool = False
@@ -132,6 +136,7 @@ _LINES = (
         "blue",
         **_LLMLITE,
         options={"executor": "auto", "kv_dtype": "f16"},
+        minor=True,
     ),
     _backend(
         "llmlite-eager",
@@ -141,6 +146,7 @@ _LINES = (
         **_LLMLITE,
         exact=True,
         options={"executor": "eager"},
+        minor=True,
     ),
     _backend(
         "torch-f32",
@@ -188,7 +194,13 @@ _LINES = (
     ),
     _backend("tensorflow", "TensorFlow graph", "tensorflow_forward", "grey", **_TF, options={"graph": True}),
     _backend(
-        "tensorflow-eager", "TensorFlow eager", "tensorflow_forward", "grey", **_TF, options={"graph": False}
+        "tensorflow-eager",
+        "TensorFlow eager",
+        "tensorflow_forward",
+        "grey",
+        **_TF,
+        options={"graph": False},
+        minor=True,
     ),
     _backend("tensorflow-xla", "TensorFlow XLA", "tensorflow_xla", "grey", **_TF),
     _backend("tensorflow-hub", "TensorFlow Hub", "tensorflow_xla", "grey", **_HUB, options={"hub": True}),
@@ -217,7 +229,7 @@ _LINES = (
         "openvino",
         "OpenVINO GenAI",
         "openvino_genai_gguf",
-        "sky",
+        "purple",
         requires="openvino_genai",
         extra="openvino",
         keeps_quantized=True,
@@ -229,6 +241,7 @@ _LINES = (
         "CTranslate2 int8",
         "ctranslate2_int8",
         "sky",
+        hatch="xx",
         requires="ctranslate2",
         extra="ctranslate2",
         openmp=True,

@@ -90,5 +90,6 @@ class OpenVinoBackend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": openvino_genai.__version__,
-            "note": "converts the file's blocks to its own types on loading; chooses the cache's type itself",
+            "note": "converts the blocks to its own types on loading, chooses the cache's type itself; "
+            "looks up a name on the network once, and works without one",
         }

@@ -1,0 +1,70 @@
+"""Advice is arithmetic: given a machine's numbers, every figure can be reckoned by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmlite.bench import advice
+from llmlite.cli import main
+from llmlite.errors import LlmliteError
+
+GB = 1e9
+
+
+def machine(available: int | None = 10**10, layer: float = 1e-4) -> advice.Machine:
+    return advice.Machine(available=available, layer_seconds=layer, bandwidth=lambda n_bytes: 10 * GB)
+
+
+MODEL = advice.Model(name="m", n_params=10**9, n_read=8 * 10**8, n_layer=10, n_kv=2 * 10 * 512)
+
+
+def test_memory_and_speed_are_what_the_formula_says() -> None:
+    [found] = advice.advise(MODEL, machine(), n_ctx=1000, types=("Q8_0",), losses=[("Q8_0", 0.5)])
+    assert found.bits == 8.5 and found.kl == 0.5
+    assert found.memory == pytest.approx(1.0625e9 + 2 * 2 * 10 * 512 * 1000 + advice.PROCESS_BYTES)
+    assert 1 / found.tokens_per_second == pytest.approx(0.8e9 * 8.5 / 8 / 1e10 + 10 * 1e-4)
+    assert "= 86.00 ms" in found.arithmetic[-1]
+
+
+def test_the_best_quality_that_fits_and_is_fast_enough_is_chosen() -> None:
+    found = advice.advise(MODEL, machine(available=2 * 10**9))
+    by_type = {each.type: each for each in found}
+    assert not by_type["F16"].fits and by_type["Q8_0"].fits
+    assert advice.best(found, 5) == by_type["Q8_0"]
+    assert advice.best(found, 13) == by_type["Q6_K"]
+    assert advice.best(found, 10**6) == by_type["Q2_K"]
+    assert advice.best(advice.advise(MODEL, machine(available=10**8)), 5) is None
+
+
+def test_where_memory_is_unknown_nothing_is_ruled_out() -> None:
+    found = advice.advise(MODEL, machine(available=None))
+    assert {each.fits for each in found} == {None} and advice.best(found, 0) == found[0]
+
+
+def test_a_file_tells_its_weights_and_a_size_says_what_is_assumed() -> None:
+    tales, size = advice.describe("tales"), advice.describe("1.1B")
+    assert tales.n_params > 4e6 and tales.n_layer > 0 and tales.n_kv > 0 and not tales.note
+    assert size.n_params == 1_100_000_000 and "assumed" in size.note
+    for wrong in ("nothing.gguf", "0B", "7X"):
+        with pytest.raises((LlmliteError, OSError)):
+            advice.describe(wrong)
+
+
+def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:
+    assert advice.Checked(model="m", predicted=124, measured=100).holds
+    assert not advice.Checked(model="m", predicted=126, measured=100).holds
+    assert not advice.Checked(model="m", predicted=74, measured=100).holds
+
+
+def test_the_command_shows_the_arithmetic(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(advice, "measure_machine", machine)
+    assert main(["advise", "tales"]) == 0
+    out = capsys.readouterr().out
+    assert "advice: F16" in out and "read at 10.0 GB/s" in out
+    assert main(["advise", "7B", "--json", "--speed", "3"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["advice"] == "Q3_K" and record["types"][3]["kl"] > 0

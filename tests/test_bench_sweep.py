@@ -1,0 +1,179 @@
+"""A sweep loses nothing: results are files, unlike machines stay apart, and deaths are survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmlite.bench import sweep
+from llmlite.cli import main
+from llmlite.errors import LlmliteError
+
+FAST = ["job=generate", "model=tales:Q4_0", "n_gen=2,3", "seed=0,1"]
+
+
+def result(task: sweep.Task, env_hash: str, speeds: list[float]) -> dict[str, Any]:
+    values = dict(task.values)
+    return {
+        "task": task.id, "kind": task.kind, "values": values, "env_hash": env_hash,
+        "result": {"samples_ts": speeds},
+    }  # fmt: skip
+
+
+def test_a_grid_is_all_combinations_each_with_a_name_of_its_own() -> None:
+    tasks = sweep.grid(FAST)
+    assert len({task.id for task in tasks}) == len(tasks) == 4
+    assert [task.id for task in sweep.grid(FAST)] == [task.id for task in tasks]
+    assert {(task.values["n_gen"], task.values["seed"]) for task in tasks} == {(2, 0), (2, 1), (3, 0), (3, 1)}
+    assert len(sweep.grid(["n_gen=4,4"])) == 1  # the same task twice is one task
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["n_gen"], "expected each KEY=VALUE"),
+        (["n_gen=1", "n_gen=2"], "once"),
+        (["job=abacus"], "expected one of bench"),
+        (["job=perplexity", "threads=1"], "perplexity has no 'threads'"),
+        (["n_gen=many"], "expected a number"),
+        (["n_gen=-1"], "from 0 on"),
+        (["model=tales"], "give n_prompt or n_gen"),
+        (
+            [f"round={','.join(map(str, range(400)))}", f"n_gen={','.join(map(str, range(1, 401)))}"],
+            "at most",
+        ),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(LlmliteError, match=message):
+        sweep.grid(words)
+
+
+def test_what_is_done_is_not_done_again_and_a_cut_off_result_is(tmp_path: Path) -> None:
+    tasks = sweep.grid(FAST)
+    assert sweep.here(tasks[:2], tmp_path) == 2
+    first = tmp_path / f"{tasks[0].id}.json"
+    whole = first.read_text()
+    first.write_text(whole[:40])
+    assert sweep.here(tasks, tmp_path) == 3
+    found = {each["task"]: each for each in sweep.results(tmp_path)}
+    assert set(found) == {task.id for task in tasks}
+    assert found[tasks[0].id]["result"] == json.loads(whole)["result"]  # greedy: the same text again
+
+
+def test_rounds_are_put_together_and_unlike_machines_never(tmp_path: Path) -> None:
+    tasks = sweep.grid(["n_gen=8", "round=0,1,2"])
+    kept = [
+        result(tasks[0], "here", [10.0]),
+        result(tasks[1], "here", [30.0]),
+        result(tasks[2], "there", [99.0]),
+    ]
+    for each in kept:
+        sweep.keep(tmp_path, each)
+    rows = {row["env_hash"]: row for row in sweep.summary(sweep.results(tmp_path))}
+    assert rows["here"]["tokens_per_second"] == 20.0 and rows["here"]["n_results"] == 2
+    assert rows["there"]["tokens_per_second"] == 99.0 and rows["there"]["n_results"] == 1
+
+
+@pytest.mark.slow
+def test_perplexity_and_questions_are_what_the_commands_measure() -> None:
+    found = sweep.run_task("perplexity", {"model": "tales", "ctx_size": 256, "chunks": 4})
+    assert 2 < found["result"]["perplexity"] < 4 and found["env_hash"]
+    asked = sweep.run_task("questions", {"model": "tales", "n": 10, "round": 0})["result"]
+    assert asked["n_asked"] == 10 and asked["n_exact"] >= 7
+    timed = sweep.run_task("bench", sweep.grid(["n_gen=4", "repetitions=2"])[0].values)["result"]
+    assert len(timed["samples_ts"]) == 2
+
+
+def test_timed_tasks_of_one_machine_do_not_run_at_once() -> None:
+    pytest.importorskip("fcntl", reason="this system has no file locks of this kind")
+    code = (
+        "import time; from llmlite.bench.sweep import _alone\n"
+        "with _alone(): print('in', flush=True); time.sleep(0.5); print('out', flush=True)"
+    )
+    with sweep._alone():
+        other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        time.sleep(1.0)
+        assert other.poll() is None  # it waits
+    assert other.communicate(timeout=30)[0].split() == ["in", "out"]
+
+
+def _python_children(pid: int) -> list[int]:
+    """Return the processes below `pid` that are Dask's workers: those that have no children of their own."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue
+    below, waiting = [], [pid]
+    while waiting:
+        children = [child for child, parent in parents.items() if parent == waiting[0]]
+        waiting = waiting[1:] + children
+        below += children
+    return [
+        each
+        for each in below
+        if each not in parents.values() and b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]
+
+
+def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["job=questions", "model=tales:Q4_0", "n=6", "round=0,1,2,3,4,5,6,7"]
+    command = [sys.executable, "-m", "llmlite", "sweep", *words, "-o", str(folder), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for(folder: Path, n: int, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 90
+    while len(list(folder.glob("*.json"))) < n:
+        assert time.monotonic() < end and process.poll() is None, process.communicate(timeout=10)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds workers by /proc")
+def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask isn't installed")
+    process = _start(tmp_path)
+    _wait_for(tmp_path, 1, process)
+    for worker in _python_children(process.pid):
+        os.kill(worker, signal.SIGKILL)
+    out, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
+    assert len(out.splitlines()) == 1 and json.loads(out)["n_results"] == 8
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_loses_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask isn't installed")
+    process = _start(tmp_path)  # its cluster's scheduler lives in this process
+    _wait_for(tmp_path, 2, process)
+    process.kill()
+    process.communicate(timeout=30)
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
+    assert len(kept) >= 2
+    again = _start(tmp_path)
+    out, err = again.communicate(timeout=150)
+    assert again.returncode == 0, err
+    assert json.loads(out)["n_results"] == 8
+    assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_not_there_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason="Dask isn't installed")
+    words = ["sweep", "n_gen=2", "--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path)]
+    assert main(words) == 2
+    assert "the same command does the rest" in capsys.readouterr().err

@@ -140,11 +140,7 @@ class _Converter:
 
     def check(self, schema: Mapping[str, Any], where: str) -> None:
         for keyword in schema:
-            if keyword in REFUSED and schema[keyword] not in (
-                {},
-                [],
-                True if keyword.startswith("un") else None,
-            ):
+            if keyword in REFUSED:
                 raise GrammarError(f"schema, {where}: {keyword!r} isn't supported")
 
     def kinds(self, schema: Mapping[str, Any], where: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The elementary functions against math's, to the last digit, and their bits against those of every machine."""
+"""The elementary functions against math's, to the last digit; their bits are the same everywhere."""
 
 from __future__ import annotations
 

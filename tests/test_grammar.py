@@ -1,4 +1,4 @@
-"""Grammars: what they accept, against re, json and jsonschema; what they refuse, quickly and with its place."""
+"""Grammars: what they accept, against re, json and jsonschema; what they refuse, and where."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokenizer(tales: Path) -> Tokenizer:
 
 
 def written(grammar: Grammar, tokenizer: Tokenizer, seed: int, n_tokens: int = 150) -> str | None:
-    """A text from random logits; None if it wasn't complete after n tokens. Ends and brackets are favoured."""
+    """A text from random logits, ends and brackets favoured; None if it wasn't complete after n tokens."""
     random = np.random.default_rng(seed)
     constraint: Constraint = grammar.constrain(tokenizer)
     sampler = Sampler(seed=seed, temperature=1, top_k=0, top_p=1)
@@ -296,7 +296,8 @@ def test_what_is_kept_is_bounded_and_constraints_survive_its_loss(
         ("", "at least one rule"),
         ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "at most 60 parentheses"),
         ('root ::= "a"' + "*" * 5000, "at most 60 repetitions"),
-        ("\n".join(f'r{n} ::= r{n + 1} "a" | r{n + 1} "b"' for n in range(60)) + '\nr60 ::= "x"\nroot ::= r0', "ambiguous"),
+        ("\n".join(f'r{n} ::= r{n + 1} "a" | r{n + 1} "b"' for n in range(60)) + '\nr60 ::= "x"\nroot ::= r0',
+         "ambiguous"),
         ("root ::= " + '"a" ' * 400_000, "at most|too large"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Each step against probabilities made by hand; the sequence, the random state, and the same bits everywhere."""
+"""Each step against probabilities made by hand; the sequence and the random state."""
 
 from __future__ import annotations
 

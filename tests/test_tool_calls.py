@@ -1,4 +1,4 @@
-"""Calls of tools read back: each form, in one piece and character by character, and what only looks like one."""
+"""Calls of tools read back: each form, whole and by characters, and what only looks like one."""
 
 from __future__ import annotations
 

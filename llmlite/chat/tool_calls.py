@@ -183,6 +183,7 @@ class ToolCallStream:
         elif self.form == "llama3":
             if rest.startswith(";"):
                 end = len(text) - len(rest) + 1
+                self._at_start = True  # another one follows
             elif not rest and not final:
                 return None
         self.calls += [call for call in found if call is not None]

@@ -16,7 +16,6 @@ from llmlite.sampling import (
     Context,
     Dry,
     DynamicTemperature,
-    Greedy,
     LogitBias,
     MinP,
     Mirostat,
@@ -196,9 +195,6 @@ ADJUSTMENTS: list[Option] = [
 def test_an_unsorted_vocabulary_gives_what_sorted_candidates_give(option: Option) -> None:
     logits, ids = RANDOM.standard_normal(400).astype(np.float32), [3, 3, 90, 3, 7, 90, 3]
     fast = Sampler(chain=[option, TopK(k=50)]).steps(logits, ids)[-1]
-    slow = Sampler(chain=[TopP(p=1), Greedy()])  # the twin: everything is sorted first
-    candidates = slow._run(logits.astype(np.float64), Context(), None)
-    del candidates
     order = np.argsort(-logits, kind="stable")
     plain = option(Candidates(order, logits[order].astype(np.float64)), Context(ids=ids, n_vocab=400)).first(
         50

@@ -56,7 +56,8 @@ FORMATS = {
 FORMATS["date-time"] = f"({FORMATS['date']})T({FORMATS['time']})"
 REFUSED = (
     "not", "if", "then", "else", "dependentSchemas", "dependentRequired", "dependencies",
-    "unevaluatedProperties",    "unevaluatedItems", "contains", "minContains", "maxContains", "patternProperties", "propertyNames",
+    "unevaluatedProperties",
+    "unevaluatedItems", "contains", "minContains", "maxContains", "patternProperties", "propertyNames",
     "multipleOf", "$dynamicRef", "$recursiveRef",
 )  # fmt: skip
 OF_TYPE = {

@@ -1,7 +1,8 @@
 """A pushdown automaton over bytes that follows all readings of a text at once.
 
 Each rule becomes a small graph. A reading of the text is a stack: on top the place in a rule's graph that
-waits for a byte, below it the places to go on from when the rules above are complete. Stacks share what is below.
+waits for a byte, below it the places to go on from when the rules above are complete. Stacks share their
+lower parts.
 Repetitions with bounds count down in their stack entry, so {1,1000000} takes no more room than {1,2}.
 """
 

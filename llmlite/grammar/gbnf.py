@@ -128,8 +128,8 @@ class _Parser:
         start = self.place
         self.place += 1
         self.space()
-        low = self.number()
-        high = low
+        low = self.number() or 0
+        high: int | None = low
         self.space()
         if self.take(","):
             self.space()
@@ -137,7 +137,7 @@ class _Parser:
             self.space()
         if not self.take("}"):
             self.fail("'}'")
-        if low is None or (high is not None and high < low):
+        if high is not None and high < low:
             self.place = start
             self.fail("{m}, {m,} or {m,n} with m <= n")
         return low, high

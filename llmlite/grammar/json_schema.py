@@ -55,7 +55,8 @@ FORMATS = {
 }
 FORMATS["date-time"] = f"({FORMATS['date']})T({FORMATS['time']})"
 REFUSED = (
-    "not", "if", "then", "else", "dependentSchemas", "dependentRequired", "dependencies", "unevaluatedProperties",
+    "not", "if", "then", "else", "dependentSchemas", "dependentRequired", "dependencies",
+    "unevaluatedProperties",
     "unevaluatedItems", "contains", "minContains", "maxContains", "patternProperties", "propertyNames",
     "multipleOf", "$dynamicRef", "$recursiveRef",
 )  # fmt: skip
@@ -140,11 +141,7 @@ class _Converter:
 
     def check(self, schema: Mapping[str, Any], where: str) -> None:
         for keyword in schema:
-            if keyword in REFUSED and schema[keyword] not in (
-                {},
-                [],
-                True if keyword.startswith("un") else None,
-            ):
+            if keyword in REFUSED:
                 raise GrammarError(f"schema, {where}: {keyword!r} isn't supported")
 
     def kinds(self, schema: Mapping[str, Any], where: str) -> list[str]:
@@ -192,7 +189,7 @@ class _Converter:
     def target(self, reference: Any, where: str) -> Any:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             raise GrammarError(
-                f"schema, {where}/$ref: expected a place in the schema, as #/$defs/name, got {reference!r:.80}"
+                f"schema, {where}/$ref: expected a place in the schema (#/$defs/x), got {reference!r:.60}"
             )
         found = self.document
         for part in reference.split("/")[1:]:
@@ -331,7 +328,7 @@ class _Converter:
     def members(
         self, members: list[tuple[Expression, bool]], more: Expression | None, where: str
     ) -> Expression:
-        """Members in order, with commas between those that are there. Each step is a rule, so sizes add up."""
+        """Members in order, with commas between those that are there. Steps are rules, so sizes add up."""
         first: Expression = sequence()  # nothing is written yet
         later: Expression = sequence()  # something is
         if more is not None:

@@ -1,6 +1,7 @@
 """Regular expressions as grammars: the part of ECMAScript's syntax that describes a regular language.
 
-The classes \\d, \\w and \\s are ECMAScript's. A lazy quantifier means the same here as a greedy one. Look-around, references to groups and word boundaries are refused by name.
+The classes \\d, \\w and \\s are ECMAScript's. A lazy quantifier means the same here as a greedy one.
+Look-around, references to groups and word boundaries are refused by name.
 
 Source: ECMA-262, 22.2.1 (patterns).
 """

@@ -59,7 +59,7 @@ class TokenTrie:
         self._levels = list(self._build(order))
 
     def _build(self, order: list[int]) -> Iterable[tuple[np.ndarray, ...]]:
-        """For each depth: where a node's children begin, their bytes, and the tokens that end at each child."""
+        """For each depth: where children begin, their bytes, and the tokens that end at each child."""
         tokens = np.array(order, dtype=np.int64)
         lengths = np.array([len(self.pieces[token]) for token in order], dtype=np.int64)
         blob = np.frombuffer(b"".join(self.pieces[token] for token in order), dtype=np.uint8)

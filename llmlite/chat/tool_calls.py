@@ -1,0 +1,221 @@
+"""Calls of tools, read back from the text that a model writes.
+
+Three forms are known:
+
+| form | models | text |
+|---|---|---|
+| "hermes" | Hermes, Qwen | `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number |
+| "llama3" | Llama 3.1 and later | `{"name": …, "parameters": {…}}`, alone or after `<|python_tag|>` |
+| "mistral" | Mistral | `[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]`, or `[TOOL_CALLS]name[ARGS]{…}` |
+
+Source: the chat templates in these models' repositories.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Form = Literal["hermes", "llama3", "mistral"]
+OPENINGS: dict[Form, tuple[str, ...]] = {
+    "hermes": ("<tool_call>",),
+    "llama3": ("<|python_tag|>",),
+    "mistral": ("[TOOL_CALLS]",),
+}
+HERMES_END = "</tool_call>"
+ARGUMENTS = "[ARGS]"
+CALL_ID = "[CALL_ID]"
+_decoder = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call.
+
+    Attributes:
+        name: of the tool. arguments: by name.
+        id: as the model wrote it, or None.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A model's answer, taken apart.
+
+    Attributes:
+        text: what isn't part of a call. calls: in their order.
+        broken: text that began as a call and can't be read as one; "" if there is none. It is in `text` too.
+    """
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    broken: str = ""
+
+
+def form_of(template: str) -> Form | None:
+    """The form that a chat template writes calls in, or None if it knows no tools."""
+    if "<tool_call>" in template:
+        return "hermes"
+    if "[TOOL_CALLS]" in template:
+        return "mistral"
+    if "python_tag" in template or ('"parameters"' in template and "ipython" in template):
+        return "llama3"
+    return None
+
+
+def parse(text: str, form: Form) -> Parsed:
+    """Read a whole answer."""
+    stream = ToolCallStream(form)
+    shown = stream.push(text)
+    shown += stream.flush()
+    return Parsed(shown, tuple(stream.calls), stream.broken)
+
+
+@dataclass
+class ToolCallStream:
+    """Reads an answer as it comes: text is passed on, calls are collected.
+
+        stream = ToolCallStream("hermes")
+        for piece in generation:
+            print(stream.push(piece), end="")
+        print(stream.flush())
+        stream.calls
+
+    Attributes:
+        calls: those that are complete. broken: see `Parsed`; known after `flush`.
+    """
+
+    form: Form
+    calls: list[ToolCall] = field(default_factory=list)
+    broken: str = ""
+    _held: str = ""
+    _at_start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.form not in OPENINGS:
+            raise ValueError(f"form must be one of {', '.join(OPENINGS)}; got {self.form!r}")
+
+    def push(self, piece: str) -> str:
+        """Return what is text for sure; calls, and what may become one, are held back."""
+        self._held += piece
+        return self._read(final=False)
+
+    def flush(self) -> str:
+        """Return what was held back and is no call: nothing more comes."""
+        shown = self._read(final=True)
+        self.broken += self._held
+        shown += self._held
+        self._held = ""
+        return shown
+
+    def _read(self, *, final: bool) -> str:
+        shown = ""
+        while self._held:
+            bare = self._at_start and self.form == "llama3" and self._held.lstrip()[:1] in ("{", "")
+            opening = next((mark for mark in OPENINGS[self.form] if mark in self._held), None)
+            if bare:
+                done = self._calls(self._held, final)
+                if done is None:
+                    return shown
+                if done < 0 and opening is None:
+                    self._at_start = False  # JSON of the answer's own
+                    continue
+                if done >= 0:
+                    self._held = self._held[done:]
+                    continue
+            if opening is None:
+                kept = 0 if final else self._open_end()
+                shown += self._held[: len(self._held) - kept]
+                self._at_start &= not shown.strip()
+                self._held = self._held[len(self._held) - kept :]
+                return shown
+            start = self._held.index(opening)
+            if self._held[:start].strip():
+                shown += self._held[:start]
+            self._held = self._held[start:]
+            self._at_start = False
+            done = self._calls(self._held[len(opening) :], final)
+            if done is None:
+                return shown
+            if done < 0:  # not a call after all
+                self.broken += self._held
+                shown, self._held = shown + self._held, ""
+                return shown
+            self._held = self._held[len(opening) + done :]
+        return shown
+
+    def _open_end(self) -> int:
+        """How many characters at the end may be the beginning of an opening."""
+        longest = 0
+        for mark in OPENINGS[self.form]:
+            for n in range(1, len(mark)):
+                if self._held.endswith(mark[:n]):
+                    longest = max(longest, n)
+        return longest
+
+    def _calls(self, text: str, final: bool) -> int | None:
+        """Read calls at the beginning. How many characters they took; None: not complete; -1: no calls."""
+        if self.form == "mistral" and not text.lstrip().startswith(("[", "{")):
+            return self._named_call(text, final)
+        start = len(text) - len(text.lstrip())
+        try:
+            value, end = _decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            ended = self.form == "hermes" and HERMES_END in text
+            return -1 if ended or final else None
+        listed = value if isinstance(value, list) else [value]
+        found = [_call(item) for item in listed]
+        if not found or None in found:
+            return -1
+        rest = text[end:].lstrip()
+        if self.form == "hermes":
+            if rest.startswith(HERMES_END):
+                end = len(text) - len(rest) + len(HERMES_END)
+            elif rest or not (final or HERMES_END.startswith(rest)):
+                return None if HERMES_END.startswith(rest) and not final else -1
+            elif not final:
+                return None
+        elif self.form == "llama3":
+            if rest.startswith(";"):
+                end = len(text) - len(rest) + 1
+                self._at_start = True  # another one follows
+            elif not rest and not final:
+                return None
+        self.calls += [call for call in found if call is not None]
+        return end
+
+    def _named_call(self, text: str, final: bool) -> int | None:
+        """name[CALL_ID]id[ARGS]{…}: Mistral's later form."""
+        head, mark, rest = text.partition(ARGUMENTS)
+        if not mark:
+            return -1 if final else None
+        try:
+            arguments, end = _decoder.raw_decode(rest, len(rest) - len(rest.lstrip()))
+        except (ValueError, RecursionError):
+            return -1 if final else None
+        name, _, call_id = head.partition(CALL_ID)
+        if not name.strip() or not isinstance(arguments, dict):
+            return -1
+        self.calls.append(ToolCall(name.strip(), arguments, call_id.strip() or None))
+        return len(head) + len(mark) + end
+
+
+def _call(value: Any) -> ToolCall | None:
+    """A call from its JSON, None if it is none. Arguments may be JSON in a string, as OpenAI has them."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+        return None
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return None
+    if not isinstance(arguments, dict):
+        return None
+    call_id = value.get("id")
+    return ToolCall(value["name"], arguments, call_id if isinstance(call_id, str) else None)

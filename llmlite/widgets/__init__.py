@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmlite.widgets.machine import machine_panel
     from llmlite.widgets.memory import memory_timeline
     from llmlite.widgets.one_bit import which_bit
+    from llmlite.widgets.one_token import token_path
     from llmlite.widgets.picking import type_picker
 
 _NAMES = {
@@ -38,6 +39,7 @@ _NAMES = {
     "half_the_bits": "fewer_bits",
     "type_picker": "picking",
     "which_bit": "one_bit",
+    "token_path": "one_token",
 }
 
 

@@ -45,8 +45,8 @@ HOME = {  # a package -> where alone it may be imported
     "openvino_genai": ("bench/backends/",),
     "ctranslate2": ("bench/backends/",),
     "matplotlib": ("plots/",),
-    "ipywidgets": ("widgets/",),
-    "IPython": ("widgets/", "plots/", "terminal.py"),
+    "ipywidgets": ("widgets/", "lessons/predict.py"),
+    "IPython": ("widgets/", "plots/", "lessons/predict.py", "terminal.py"),
     "numba": ("engine/", "quants/"),
     "huggingface_hub": ("downloads/",),
 }

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 
-from tools.lessons import About, LessonError, about, index, learner, load, solved, stubbed
+from tools.lessons import (
+    About,
+    LessonError,
+    about,
+    catalog,
+    index,
+    instructor,
+    learner,
+    load,
+    numbered,
+    solved,
+    stubbed,
+)
 
 FUNCTION = '''def nibbles(byte):
     """Return both."""
@@ -24,17 +38,19 @@ unit = "bits\""""
 
 def test_a_function_keeps_its_head_and_loses_its_body() -> None:
     assert stubbed(FUNCTION) == (
-        'def nibbles(byte):\n    """Return both."""\n    ...  # your turn: mask, then shift'
+        'def nibbles(byte):\n    """Return both."""\n    ...  # your turn; stuck? ll.lessons.hint(1)'
     )
 
 
 def test_an_assignment_keeps_its_names() -> None:
-    assert stubbed(ASSIGNMENT) == ('bits = ...  # your turn: 18 bytes\nlow, high = ..., ...\nunit = "bits"')
+    assert stubbed(ASSIGNMENT) == (
+        'bits = ...  # your turn; stuck? ll.lessons.hint(1)\nlow, high = ..., ...\nunit = "bits"'
+    )
 
 
 def test_given_stub_lines_stand_for_the_solution_and_are_not_in_it() -> None:
     text = "# solution: which?\n# stub: picks = {'a': ...}\npicks = {'a': 1}\n# end"
-    assert stubbed(text) == "# your turn: which?\npicks = {'a': ...}"
+    assert stubbed(text) == "# your turn; stuck? ll.lessons.hint(1)\npicks = {'a': ...}"
     assert solved(text) == "# solution: which?\npicks = {'a': 1}"
 
 
@@ -55,7 +71,7 @@ def test_notes_for_the_instructor_and_outputs_of_checks_stay_out_of_the_learners
     )
     cells = learner(load(path)).cells
     assert not any("also secret" in cell.source for cell in cells)
-    assert cells[-1].source == "import llmlite as ll"
+    assert cells[-1].source == 'import llmlite as ll\nll.lessons.begin("00")'
 
 
 HEAD = """# %% [markdown]
@@ -98,3 +114,45 @@ def test_the_index_links_every_lesson_and_adds_up_the_time() -> None:
     text = "\n".join(cell.source for cell in index(lessons).cells)
     assert "2 lessons, about 1 hour and 20 minutes" in text
     assert "[00 · Title 0](00_x.ipynb)" in text and "- do\n- see" in text
+
+
+WHOLE = (
+    HEAD
+    + """
+# **Exercise 1.** Add.
+
+# %%
+import llmlite as ll
+
+# %%
+ll.lessons.predict("How many bits?", ["4", "8"], "8")
+
+# %% tags=["exercise"]
+# solution: it is 8
+bits = 8
+# end
+
+# %% tags=["check"]
+ll.lessons.check("ü bits", bits, 8, hint=("count", "count again"), rtol=0)
+ll.lessons.check("more", bits, 8, hint="count")
+"""
+)
+
+
+def test_hints_are_in_the_list_of_exercises_and_in_no_copy(tmp_path) -> None:
+    path = tmp_path / "03_bits.py"
+    path.write_text(WHOLE, encoding="utf-8")
+    (found,) = json.loads(catalog([path])).values()
+    assert found["exercises"] == {"1": ["count", "count again", "it is 8"]}
+    assert found["predictions"] == ["How many bits?"]
+    open_ = "\n".join(cell.source for cell in learner(load(path)).cells)
+    assert 'check("ü bits", bits, 8, exercise=1, rtol=0)' in open_ and 'll.lessons.begin("03")' in open_
+    for secret in ("count", "it is 8"):
+        assert secret not in open_.partition("Exercise 1")[2]
+    assert "bits = 8" in "\n".join(cell.source for cell in instructor(load(path)).cells)
+
+
+@pytest.mark.parametrize("call", ["ll.lessons.check('a', 1, 1)", "ll.lessons.check('a', 1, 1, hint=h)"])
+def test_a_check_without_a_plain_hint_is_refused(call: str) -> None:
+    with pytest.raises(LessonError, match="hint"):
+        numbered(call, "1")

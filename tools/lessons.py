@@ -3,14 +3,20 @@
     python tools/lessons.py                 all of notebooks/source/
     python tools/lessons.py 02 05           those whose names begin so
     python tools/lessons.py --check         say whether the copies fit their sources; run nothing
-    python tools/lessons.py --index         write the index only; run nothing
+    python tools/lessons.py --index         write index, last page and lessons.json; run nothing
 
 A source is a Python file in jupytext's percent format: it can be read, compared in git and linted,
 and holds no output. Made from it:
 
 - notebooks/instructor/NAME.ipynb: solutions, notes for the instructor, every output. nbval compares them.
-- notebooks/NAME.ipynb, the learner's: stubs instead of solutions, no notes, outputs except of exercises.
-- notebooks/index.ipynb, of all lessons: titles, minutes, what one can do afterwards.
+- notebooks/NAME.ipynb, the learner's: stubs instead of solutions, no notes, no outputs.
+- notebooks/index.ipynb, of all lessons: titles, minutes, what one can do afterwards, how far one is.
+- notebooks/completion.ipynb, to run at the end; notebooks/lessons.json, exercises with hints, predictions.
+
+In a source, `ll.lessons.check(…, hint="…")` or `hint=("vague", "plainer")` holds the hints. In the copies the
+exercise's number takes their place, and `ll.lessons.hint(NUMBER)` shows them, the `# solution:` line last.
+The first cell with code, `import llmlite as ll`, gets `ll.lessons.begin("NN")` in the copies.
+`ll.lessons.predict(question, choices, answer, reveal)` stays as it is; its question is a plain string.
 
 Copies are never edited by hand. What changes from run to run for no reason (timestamps, cell ids, the
 interpreter's exact version) is left out, so that a difference in git is a difference in a result.
@@ -19,7 +25,9 @@ interpreter's exact version) is left out, so that a difference in git is a diffe
 from __future__ import annotations
 
 import argparse
+import ast
 import copy
+import json
 import os
 import re
 import sys
@@ -45,6 +53,8 @@ END = re.compile(r"^ *# end$")
 TITLE = re.compile(r"^# (?P<title>.+)$", re.M)
 MINUTES = re.compile(r"^\*About (?P<minutes>\d+) minutes\.", re.M)
 OBJECTIVES = re.compile(r"^\*\*Afterwards you can\*\*$(?P<list>.*?)(?=^$(?!\n- )|\Z)", re.M | re.S)
+EXERCISE = re.compile(r"\*\*Exercise (?P<number>\d+)\.\*\*")
+IMPORT = "import llmlite as ll"
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_][\w, ]*?) = ")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -80,19 +90,101 @@ def load(source: Path) -> Any:
         cell.id = f"{source.stem[:2]}-{number:03d}"
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
+    _number_exercises(notebook)
     return notebook
+
+
+# --- hints and predictions --------------------------------------------------------------------
+
+
+def _number_exercises(notebook: Any) -> None:
+    """Note in each exercise and each check its number, as the text before it says, and move hints there."""
+    number, last, about_exercise = "", "", None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for found in EXERCISE.finditer(cell.source):
+                number = found["number"]
+        elif "exercise" in tags(cell):
+            if number == last:
+                raise LessonError(f"no '**Exercise N.**' in the text before this exercise:\n{cell.source}")
+            last = number
+            plain = [m["hint"] for line in cell.source.split("\n") if (m := SOLUTION.match(line))]
+            cell.metadata["llmlite"] = {"exercise": number, "hints": plain}
+            about_exercise = cell.metadata["llmlite"]  # the notebook keeps a copy: what is changed below
+        elif "check" in tags(cell):
+            cell.source, given = numbered(cell.source, number)
+            if about_exercise is not None:  # the solution's own line stays the last
+                about_exercise["hints"] = list(dict.fromkeys([*given, *about_exercise["hints"]]))
+
+
+def numbered(source: str, exercise: str) -> tuple[str, list[str]]:
+    """Return a check's code with `exercise=NUMBER` in place of each `hint=…`, and the hints that were there.
+
+    Raises:
+        LessonError: a check without a hint, or whose hint isn't a plain string or a tuple of them.
+    """
+    raw, edits, hints = source.encode(), [], []
+    starts = [0]
+    for line in raw.split(b"\n"):
+        starts.append(starts[-1] + len(line) + 1)
+    for call in _calls(source, "check"):
+        keyword = next((k for k in call.keywords if k.arg == "hint"), None)
+        if keyword is None:
+            raise LessonError(f"ll.lessons.check needs hint=…:\n{source}")
+        try:
+            given = ast.literal_eval(keyword.value)
+        except ValueError:
+            raise LessonError(f"write the hint as a plain string in the call:\n{source}") from None
+        hints += [given] if isinstance(given, str) else list(given)
+        begin = starts[keyword.lineno - 1] + keyword.col_offset
+        end = starts[keyword.value.end_lineno - 1] + keyword.value.end_col_offset
+        edits.append((begin, end))
+    for begin, end in sorted(edits, reverse=True):
+        raw = raw[:begin] + f"exercise={exercise}".encode() + raw[end:]
+    return raw.decode(), list(dict.fromkeys(hints))
+
+
+def _calls(source: str, name: str) -> list[ast.Call]:
+    """Return the calls of ll.lessons.NAME in a piece of code, in order."""
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    found = [node for node in found if ast.unparse(node.func) == f"ll.lessons.{name}"]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+
+def catalog(chosen: list[Path]) -> str:
+    """Return lessons.json: of each lesson its title, its exercises with their hints, its predictions.
+
+    Raises:
+        LessonError: a prediction whose question isn't a plain string.
+    """
+    lessons = {}
+    for source in chosen:
+        said, exercises, predictions = about(source), {}, []
+        for cell in load(source).cells:
+            found = cell.metadata.get("llmlite", {})
+            if found:
+                exercises[found["exercise"]] = found["hints"]
+            for call in _calls(cell.source, "predict") if cell.cell_type == "code" else ():
+                if not (call.args and isinstance(call.args[0], ast.Constant)):
+                    raise LessonError(f"a prediction's question is a plain string:\n{cell.source}")
+                predictions.append(call.args[0].value)
+        lessons[said.number] = {
+            "title": said.title, "file": f"{said.name}.ipynb", "minutes": said.minutes,
+            "exercises": exercises, "predictions": predictions,
+        }  # fmt: skip
+    return json.dumps(lessons, indent=1, ensure_ascii=False) + "\n"
 
 
 # --- exercises --------------------------------------------------------------------------------
 
 
 def solved(text: str) -> str:
-    """Return an exercise as the instructor sees it: the hint stays, the other markers go."""
+    """Return an exercise as the instructor sees it: the solution's line stays, the other markers go."""
     return "\n".join(line for line in text.split("\n") if not STUB.match(line) and not END.match(line))
 
 
-def stubbed(text: str) -> str:
-    """Return an exercise as the learner gets it.
+def stubbed(text: str, exercise: str = "1") -> str:
+    """Return an exercise as the learner gets it: what to fill in, and how to get a hint.
 
     Raises:
         LessonError: no `# solution: HINT` … `# end` in the cell, or one without its end.
@@ -108,7 +200,7 @@ def stubbed(text: str) -> str:
         end = next((j for j in range(i + 1, len(lines)) if END.match(lines[j])), None)
         if end is None:
             raise LessonError(f"'# solution: {begin['hint']}' has no '# end' after it:\n{text}")
-        out += _stub(lines[i + 1 : end], begin["indent"], begin["hint"])
+        out += _stub(lines[i + 1 : end], begin["indent"], exercise)
         i, found = end + 1, True
     if not found:
         raise LessonError(
@@ -117,9 +209,9 @@ def stubbed(text: str) -> str:
     return "\n".join(out)
 
 
-def _stub(solution: list[str], indent: str, hint: str) -> list[str]:
+def _stub(solution: list[str], indent: str, exercise: str) -> list[str]:
     given = [match for line in solution if (match := STUB.match(line))]
-    turn = f"# your turn: {hint}"
+    turn = f"# your turn; stuck? ll.lessons.hint({exercise})"
     if given:
         return [f"{indent}{turn}", *(match["indent"] + match["code"] for match in given)]
     assigned = [match["name"] for line in solution if (match := ASSIGNMENT.match(line))]
@@ -134,24 +226,34 @@ def _stub(solution: list[str], indent: str, hint: str) -> list[str]:
 
 def instructor(notebook: Any) -> Any:
     """Return the instructor's copy of a source, without outputs."""
-    made = copy.deepcopy(notebook)
+    made = _begun(notebook)
     for cell in made.cells:
         if "exercise" in tags(cell):
             cell.source = solved(cell.source)
+        cell.metadata.pop("llmlite", None)
     return made
 
 
-def learner(notebook: Any, executed: Any = None) -> Any:
-    """Return the learner's copy of a source, with the outputs of the executed instructor's copy.
-
-    Exercises and checks stay without output, and as if never run.
-    """
+def _begun(notebook: Any) -> Any:
+    """Return a copy whose first code says which lesson it is."""
     made = copy.deepcopy(notebook)
-    for cell, done in zip(made.cells, (executed or notebook).cells, strict=True):
+    code = (cell for cell in made.cells if cell.cell_type == "code")
+    first = next((cell for cell in code if cell.source.split("\n")[0] == IMPORT), None)
+    if first is not None:
+        rest = first.source[len(IMPORT) :]
+        first.source = f'{IMPORT}\nll.lessons.begin("{made.cells[0].id[:2]}"){rest}'
+    return made
+
+
+def learner(notebook: Any) -> Any:
+    """Return the learner's copy of a source: no solutions, no hints, no notes, no outputs."""
+    made = _begun(notebook)
+    for cell in made.cells:
         if "exercise" in tags(cell):
-            cell.source = stubbed(cell.source)
-        elif cell.cell_type == "code" and "check" not in tags(cell):
-            cell.outputs, cell.execution_count = copy.deepcopy(done.outputs), done.execution_count
+            cell.source = stubbed(cell.source, cell.metadata["llmlite"]["exercise"])
+        cell.metadata.pop("llmlite", None)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     made.cells = [cell for cell in made.cells if "instructor" not in tags(cell)]
     return made
 
@@ -201,7 +303,7 @@ def make(source: Path) -> float:
     done = instructor(notebook)
     seconds = execute(done, NOTEBOOKS)
     write(done, INSTRUCTOR / f"{source.stem}.ipynb")
-    write(learner(notebook, done), NOTEBOOKS / f"{source.stem}.ipynb")
+    write(learner(notebook), NOTEBOOKS / f"{source.stem}.ipynb")
     return seconds
 
 
@@ -215,9 +317,13 @@ def stale(source: Path) -> list[str]:
             problems.append(f"{path.relative_to(ROOT)}: missing")
             continue
         found = nbformat.read(path, as_version=4)
-        if _text(found) != _text(expected):
+        if _text(found) != _text(expected) or (folder == NOTEBOOKS and any(map(_outputs, found.cells))):
             problems.append(f"{path.relative_to(ROOT)}: differs from {source.relative_to(ROOT)}")
     return problems
+
+
+def _outputs(cell: Any) -> bool:
+    return bool(cell.get("outputs"))
 
 
 def _text(notebook: Any) -> list[tuple[str, str, list[str]]]:
@@ -227,6 +333,7 @@ def _text(notebook: Any) -> list[tuple[str, str, list[str]]]:
 # --- the index --------------------------------------------------------------------------------
 
 INDEX = "index.ipynb"
+CATALOG = "lessons.json"
 WELCOME = """# Lessons
 
 *{n} lessons, about {time} in all. They build on each other: start with the first.*
@@ -235,11 +342,30 @@ A language model, taken apart. You look into its file, its weights, its attentio
 small parts of the machine yourself, and you measure it, on this computer. You need Python and what a matrix
 is; nothing of language models. No network, no account.
 
-Click a title to open the lesson. Run its cells from the top, each with Shift and Enter. What you see before
-that are the results of an earlier run.
+Click a title to open the lesson. Run its cells from the top, each with Shift and Enter. Each open lesson
+keeps a Python running, which holds memory: when you leave a lesson, choose *Close and Shut Down Notebook* in
+the menu *File*.
+
+Where it says *Predict first*, click before you run on: the answer is drawn after the click. An exercise has
+hints, one at a time: `ll.lessons.hint(1)`. What you solve and predict is kept in `llmlite-progress.json` in
+this folder, and goes nowhere. Run the cell below to see how far you are; at the end open
+[the last page](completion.ipynb).
 
 Everything that moves works by keyboard, too: Tab moves on, the space bar presses or ticks, the arrow keys
 move a slider. (Notebook 7 takes the arrow keys for itself: there it is Page Up and Page Down.)"""
+SHOW = IMPORT + "\n\nll.lessons.progress.bar()"
+COMPLETION = "completion.ipynb"
+FAREWELL = """# The last page
+
+Run the cell below. It shows what you solved, what is open, and which predictions did not come true: these are
+worth a second look."""
+END_SHOW = IMPORT + "\n\nll.lessons.progress.completion()"
+HAND_IN = """Does a teacher collect results? Write your name into the file, if you like, and hand in
+`llmlite-progress.json`:
+
+```python
+ll.lessons.progress.sign("your name")
+```"""
 LESSON = """## [{number} · {title}]({file})
 
 *{minutes} minutes.* Afterwards you can
@@ -298,6 +424,18 @@ def index(lessons: list[About]) -> Any:
         )
     notebook = nbformat.v4.new_notebook(metadata=nbformat.from_dict(METADATA))
     notebook.cells = [nbformat.v4.new_markdown_cell(text, id=f"index-{i:02}") for i, text in enumerate(texts)]
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(SHOW, id="index-progress"))
+    return notebook
+
+
+def completion() -> Any:
+    """Return the notebook of the last page."""
+    notebook = nbformat.v4.new_notebook(metadata=nbformat.from_dict(METADATA))
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell(FAREWELL, id="completion-0"),
+        nbformat.v4.new_code_cell(END_SHOW, id="completion-1"),
+        nbformat.v4.new_markdown_cell(HAND_IN, id="completion-2"),
+    ]
     return notebook
 
 
@@ -308,12 +446,19 @@ def _duration(minutes: int) -> str:
 
 
 def stale_index() -> list[str]:
-    """Return whether the index doesn't fit the sources: no line or one."""
-    path = NOTEBOOKS / INDEX
-    wanted = index([about(source) for source in sources()])
-    if path.is_file() and _text(nbformat.read(path, as_version=4)) == _text(wanted):
-        return []
-    return [f"{path.relative_to(ROOT)}: differs from the sources"]
+    """Return which of index, last page and list of exercises don't fit the sources."""
+    problems = []
+    for name, wanted in {
+        INDEX: index([about(source) for source in sources()]),
+        COMPLETION: completion(),
+    }.items():
+        path = NOTEBOOKS / name
+        if not path.is_file() or _text(nbformat.read(path, as_version=4)) != _text(wanted):
+            problems.append(f"{path.relative_to(ROOT)}: differs from the sources")
+    path = NOTEBOOKS / CATALOG
+    if not path.is_file() or path.read_text(encoding="utf-8") != catalog(sources()):
+        problems.append(f"{path.relative_to(ROOT)}: differs from the sources")
+    return problems
 
 
 def main() -> int:
@@ -322,7 +467,9 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of lessons' names")
     parser.add_argument("--check", action="store_true", help="compare copies with sources, run nothing")
-    parser.add_argument("--index", action="store_true", help="write the index, run nothing")
+    parser.add_argument(
+        "--index", action="store_true", help="write index, last page, lessons.json; run nothing"
+    )
     options = parser.parse_args()
     try:
         return run(sources(options.names), check=options.check, index_only=options.index)
@@ -336,9 +483,13 @@ def run(chosen: list[Path], *, check: bool, index_only: bool) -> int:
         problems = [problem for source in chosen for problem in stale(source)] + stale_index()
         print("\n".join(problems) or f"{len(chosen)} lessons: the copies fit their sources")
         return 1 if problems else 0
+    (NOTEBOOKS / CATALOG).write_text(
+        catalog(sources()), encoding="utf-8"
+    )  # the lessons read it when they run
     for source in [] if index_only else chosen:
         print(f"{source.stem}: {make(source):.1f} s", flush=True)
     write(index([about(source) for source in sources()]), NOTEBOOKS / INDEX)
+    write(completion(), NOTEBOOKS / COMPLETION)
     return 0
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmlite import files, resources
@@ -23,18 +25,23 @@ examples:
   llmlite lab                     copies to ./llmlite-lessons and opens their index in the browser
   llmlite lab ~/lessons           another folder
   llmlite lab --copy-only         only copies
+  llmlite lab --no-browser --ip 0.0.0.0 --port 9999      on a server or in a container
+  llmlite lab -- --LabApp.collaborative=True             what follows -- goes to JupyterLab
+  llmlite lab --summary FOLDER    a table of the progress files that learners handed in
   llmlite lab --instructor        with solutions and notes, to teach from (./llmlite-lessons-instructor)
 """
 # The checksum of each file as it was copied: tells a lesson that its reader changed from an old one.
 RECORD = ".llmlite-lessons.json"
 INSTRUCTOR = "instructor"
-SKIPPED = {"__pycache__", ".ipynb_checkpoints", "conftest.py", "source", INSTRUCTOR}
+SKIPPED = {"lessons.json", "__pycache__", ".ipynb_checkpoints", "conftest.py", "source", INSTRUCTOR}
 INDEX = "index.ipynb"
 # JupyterLab asks the network for news and newer versions: nothing here needs a network.
 QUIET = (
     "--LabApp.news_url=None",
     "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
 )
+# Without this one JupyterLab asks, at the first start, whether it may fetch news.
+NEWS = "@jupyterlab/apputils-extension:notification"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-browser", action="store_true", help="start JupyterLab, print its address, open nothing"
     )
+    parser.add_argument("--port", type=int, help="port of JupyterLab (default: 8888 or the next free one)")
+    parser.add_argument("--ip", help="address to listen on, as 0.0.0.0 for all (default: this machine only)")
+    parser.add_argument("--summary", type=Path, metavar="FOLDER", help="read progress files, print a table")
+    parser.add_argument(
+        "--points", type=Path, metavar="CSV", help="with --summary: write points to a CSV file"
+    )
+    parser.add_argument("rest", nargs="*", metavar="-- OPTION", help="options for JupyterLab, after --")
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.summary:
+        return summarize(options.summary, options.points)
+    if options.points:
+        raise LlmliteError("--points needs --summary FOLDER")
+    if options.folder and str(options.folder).startswith("-"):  # `llmlite lab -- --option`: no folder given
+        options.rest.insert(0, str(options.folder))
+        options.folder = None
     folder = options.folder or Path("llmlite-lessons" + ("-instructor" if options.instructor else ""))
     copied, kept = copy_lessons(resources.notebooks_path(), folder, instructor=options.instructor)
     say(f"{folder}: {copied} file{'' if copied == 1 else 's'} copied")
@@ -61,7 +82,36 @@ def run(options: argparse.Namespace) -> int:
             "JupyterLab isn't installed here; install it with: "
             f"{Path(sys.executable).name} -m pip install 'llmlite-kit[lab]'"
         )
-    return open_lab(folder, browser=not options.no_browser)
+    given = [f"--{name}={value}" for name in ("port", "ip") if (value := getattr(options, name)) is not None]
+    return open_lab(folder, browser=not options.no_browser, more=[*given, *options.rest])
+
+
+def summarize(folder: Path, points: Path | None) -> int:
+    """Print a table lesson × learner and the most missed predictions; write points as CSV."""
+    from llmlite.lessons import progress
+
+    if not folder.is_dir():
+        raise LlmliteError(f"{folder}: no such folder; put the learners' progress files into one")
+    learners, problems = progress.collect(folder)
+    for problem in problems:
+        say(f"left out: {problem}")
+    if not learners:
+        raise LlmliteError(
+            f"{folder}: no progress files in it ({progress.FILE}, or NAME.json for each learner)"
+        )
+    rows = progress.table(learners)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    for one in progress.missed(learners.values())[:5]:
+        say(
+            f"missed by {one.wrong} of {one.made}, lesson {one.lesson}: {one.question} "
+            f"(most said: {one.favourite})"
+        )
+    if points:
+        files.write_text(points, progress.points(learners))
+        say(f"{points}: points of {len(learners)} learners")
+    return 0
 
 
 def shipped(source: Path, *, instructor: bool = False) -> dict[str, Path]:
@@ -108,17 +158,29 @@ def read_record(file: Path) -> dict[str, str]:
     return record if isinstance(record, dict) else {}
 
 
-def command(folder: Path, *, browser: bool) -> list[str]:
+def command(folder: Path, *, browser: bool, more: Sequence[str] = ()) -> list[str]:
     """Return the command that starts JupyterLab; it opens the index where the folder has one."""
     start = [sys.executable, "-m", "jupyterlab", *QUIET]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        start.append("--allow-root")  # containers run as root
     if (folder / INDEX).is_file():
         start.append(f"--LabApp.default_url=/lab/tree/{INDEX}")  # also in the address that it prints
-    return start if browser else [*start, "--no-browser"]
+    return [*start, *(() if browser else ["--no-browser"]), *more]
 
 
-def open_lab(folder: Path, *, browser: bool) -> int:
+def settings(folder: Path) -> Path:
+    """Write JupyterLab's defaults for these lessons; return the folder. A user's own settings go first."""
+    place = folder / ".llmlite-jupyter" / "lab" / "settings"
+    place.mkdir(parents=True, exist_ok=True)
+    quiet = {NEWS: {"fetchNews": "false", "checkForUpdates": False}}
+    files.write_text(place / "overrides.json", json.dumps(quiet, indent=1) + "\n")
+    return place
+
+
+def open_lab(folder: Path, *, browser: bool, more: Sequence[str] = ()) -> int:
     """Start JupyterLab in the folder and wait for its end."""
-    process = subprocess.Popen(command(folder, browser=browser), cwd=folder)
+    quiet = f"--LabApp.app_settings_dir={settings(folder.resolve())}"
+    process = subprocess.Popen(command(folder, browser=browser, more=[quiet, *more]), cwd=folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is JupyterLab's question to answer
     try:
         return process.wait()

@@ -1,12 +1,15 @@
-"""What the lessons use besides the engine: checks of exercises, and one module per experiment.
+"""What the lessons use besides the engine: checks, hints and predictions, and one module per experiment.
 
-Nothing here draws: figures are in llmlite.plots, things to move in llmlite.widgets.
+Figures are in llmlite.plots, things to move in llmlite.widgets; here only `predict` shows its buttons.
 """
 
 from importlib import import_module
 from pathlib import Path
 
 from llmlite.lessons.check import check
+from llmlite.lessons.hints import hint
+from llmlite.lessons.predict import predict
+from llmlite.lessons.progress import begin
 
 
 def __getattr__(name: str) -> object:

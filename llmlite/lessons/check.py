@@ -1,20 +1,22 @@
-"""Check a learner's answer: one line that says right, or what was expected, what came, and a hint.
+"""Check a learner's answer: one line that says right, or what kind of wrong. Never the expected value.
 
 A check never raises: "run all cells" goes to the end of a lesson whose exercises are still open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from llmlite.lessons import progress
 from llmlite.terminal import say
 
 RIGHT, WRONG = "✓", "✗"
-SHOWN = 120  # characters of a value
+OPEN = "nothing yet"
+NEAR = 0.02  # an answer this close, relative, was probably rounded on the way
 
 
 @dataclass(frozen=True)
@@ -22,105 +24,227 @@ class Verdict:
     """What a check found; prints as one line.
 
     Args:
-        name: of the exercise. right: the answer is the expected one. reason: why not; "" where it is right.
-        hint: shown while it isn't right.
+        name: of what is checked. right: the answer is the expected one. reason: why not; "" if it is right.
+        exercise: its number, whose hints help; "" if it has none. hint: shown if there is no exercise.
     """
 
     name: str
     right: bool
     reason: str
-    hint: str
+    exercise: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         if self.right:
             return f"{RIGHT} {self.name}"
-        return f"{WRONG} {self.name}: {self.reason}. Hint: {self.hint}"
+        if self.exercise:
+            return f"{WRONG} {self.name}: {self.reason}. Stuck? ll.lessons.hint({self.exercise})"
+        return f"{WRONG} {self.name}: {self.reason}." + (f" Hint: {self.hint}" if self.hint else "")
 
 
-def check(name: str, got: Any, expected: Any, *, hint: str, rtol: float = 1e-5) -> None:
-    """Print whether an answer is right.
+def check(
+    name: str,
+    got: Any,
+    expected: Any,
+    *,
+    hint: str | tuple[str, ...] = "",
+    exercise: int | str = "",
+    rtol: float = 1e-5,
+) -> None:
+    """Print whether an answer is right, and keep it in the progress file.
 
     Args:
         name: what is checked. got: the answer, or a function of no argument that gives it: what it raises is
             reported. expected: a number, text, bool, array, sequence or mapping of these.
-        hint: what to think about while it isn't right.
+        hint: in a lesson's source, one hint or several, the vaguest first. tools/lessons.py moves them to
+            lessons.json and writes the exercise's number in their place.
+        exercise: its number.
         rtol: how far numbers may differ, relative to the expected; relative to the largest in an array.
     """
-    say(verdict(name, got, expected, hint=hint, rtol=rtol))
+    found = verdict(name, got, expected, hint=hint, exercise=exercise, rtol=rtol)
+    say(found)
+    if found.reason != OPEN:
+        progress.record_check(found.exercise, name, found.right, found.reason)
 
 
-def verdict(name: str, got: Any, expected: Any, *, hint: str, rtol: float = 1e-5) -> Verdict:
+def verdict(
+    name: str,
+    got: Any,
+    expected: Any,
+    *,
+    hint: str | tuple[str, ...] = "",
+    exercise: int | str = "",
+    rtol: float = 1e-5,
+) -> Verdict:
     """Return what `check` prints."""
+    number, first = str(exercise), hint if isinstance(hint, str) else next(iter(hint), "")
     if callable(got):
         try:
             got = got()
+        except NotImplementedError:
+            return Verdict(name, False, OPEN, number, first)
         except Exception as error:  # whatever a learner's code does
-            return Verdict(name, False, _failure(error, got), hint)
-    if _is_open(got):
-        return Verdict(name, False, "nothing yet", hint)
+            return Verdict(name, False, _failure(error), number, first)
+    if got is NotImplemented or _is_open(got):
+        return Verdict(name, False, OPEN, number, first)
     reason = difference(got, expected, rtol)
-    return Verdict(name, not reason, reason, hint)
+    return Verdict(name, not reason, reason, number, first)
 
 
 def _is_open(got: Any) -> bool:
-    """Return whether an answer is still the stub: None or `...`, also inside a short tuple or list."""
-    if got is None or got is ...:
+    """Return whether an answer is still the stub: None or `...`, also all through a tuple, list or dict."""
+    if got is None or got is ... or got is NotImplemented:
         return True
-    return isinstance(got, (tuple, list)) and 0 < len(got) <= 16 and all(v is None or v is ... for v in got)
+    if isinstance(got, np.ndarray) and got.dtype == object:
+        got = got.ravel().tolist()
+    if isinstance(got, Mapping):
+        got = list(got.values())
+    return isinstance(got, (tuple, list)) and len(got) > 0 and all(_is_open(v) for v in got)
 
 
-def _failure(error: Exception, function: Callable[[], Any]) -> str:
+def _failure(error: Exception) -> str:
     text = str(error).splitlines()
-    if isinstance(error, TypeError) and text and ("ellipsis" in text[0] or "NoneType" in text[0]):
-        return "nothing yet"  # the stub's `...` was used in a calculation
+    stub = text and ("ellipsis" in text[0] or "NoneType" in text[0])
+    if isinstance(error, (TypeError, AttributeError)) and stub:
+        return OPEN  # the stub's `...` was used in a calculation
     return f"your code stopped with {type(error).__name__}" + (f": {text[0]}" if text else "")
 
 
 def difference(got: Any, expected: Any, rtol: float) -> str:
-    """Return what is wrong with an answer, or ""."""
-    if isinstance(expected, (str, bytes, bool, np.bool_)):
-        return "" if type(got) in (type(expected), np.bool_) and got == expected else _expected(expected, got)
+    """Return what kind of wrong an answer is, or "". The expected value is never said."""
+    if isinstance(expected, (bool, np.bool_)):
+        if not isinstance(got, (bool, np.bool_)):
+            return f"True or False is needed, yours is {_kind(got)}"
+        return "" if got == expected else "the other way round"
+    if isinstance(expected, (str, bytes)):
+        return _difference_of_texts(got, expected)
     if isinstance(expected, Mapping):
-        if not isinstance(got, Mapping) or set(got) != set(expected):
-            return _expected(expected, got)
-        found = ((key, difference(got[key], value, rtol)) for key, value in expected.items())
-        return next((f"{key}: {reason}" for key, reason in found if reason), "")
-    return _difference_of_numbers(got, expected, rtol)
+        return _difference_of_mappings(got, expected, rtol)
+    wanted = np.asarray(expected) if not _is_ragged(expected) else np.asarray(["ragged"])
+    if wanted.dtype.kind not in "biufc":
+        return _difference_of_lists(got, list(expected), rtol)
+    return _difference_of_numbers(got, wanted, rtol)
 
 
-def _difference_of_numbers(got: Any, expected: Any, rtol: float) -> str:
+def _is_ragged(value: Any) -> bool:
     try:
-        wanted = np.asarray(expected)
-        if wanted.dtype.kind not in "biufc":  # a sequence of texts, or a ragged one
-            return "" if list(got) == list(expected) else _expected(expected, got)
+        np.asarray(value)
+    except ValueError:
+        return True
+    return False
+
+
+def _kind(value: Any) -> str:
+    """Return what a value is, in words."""
+    if isinstance(value, (bool, np.bool_)):
+        return "True or False"
+    if isinstance(value, (int, float, complex, np.number)):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, bytes):
+        return "bytes"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.ndim} dimensions"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"of type {type(value).__name__}"
+
+
+def _difference_of_texts(got: Any, expected: str | bytes) -> str:
+    if type(got) is not type(expected):
+        wanted = "a text" if isinstance(expected, str) else "bytes"
+        return f"{wanted} is needed, yours is {_kind(got)}".replace("bytes is", "bytes are")
+    if got == expected:
+        return ""
+    if isinstance(got, str) and isinstance(expected, str):
+        if got.strip().lower() == expected.strip().lower():
+            return "the right text, but for capitals or spaces"
+        if len(got) != len(expected) and (expected.startswith(got) or got.startswith(expected)):
+            return "too short" if len(got) < len(expected) else "right at first, then too long"
+    return "another text is expected"
+
+
+def _difference_of_mappings(got: Any, expected: Mapping[Any, Any], rtol: float) -> str:
+    if not isinstance(got, Mapping):
+        return f"a dictionary is needed, yours is {_kind(got)}"
+    if set(got) != set(expected):
+        missing, extra = len(set(expected) - set(got)), len(set(got) - set(expected))
+        return f"the keys differ: {missing} missing, {extra} too many"
+    found = ((key, difference(got[key], value, rtol)) for key, value in expected.items())
+    return next((f"{key}: {reason}" for key, reason in found if reason), "")
+
+
+def _difference_of_lists(got: Any, expected: list[Any], rtol: float) -> str:
+    try:
+        found = list(got)
+    except TypeError:
+        return f"a list of {len(expected)} is needed, yours is {_kind(got)}"
+    if isinstance(got, str) or len(found) != len(expected):
+        return f"{len(expected)} entries are needed, yours is {_kind(got)}"
+    wrong = [i for i, (one, wanted) in enumerate(zip(found, expected)) if difference(one, wanted, rtol)]
+    if not wrong:
+        return ""
+    if all(_is_open(found[i]) for i in wrong):
+        return f"{len(wrong)} of {len(expected)} are still open"
+    return f"{len(wrong)} of {len(expected)} differ, the first is number {wrong[0] + 1}"
+
+
+def _difference_of_numbers(got: Any, wanted: np.ndarray, rtol: float) -> str:
+    needed = (
+        "a number"
+        if not wanted.ndim
+        else f"{wanted.ndim} dimension{'s' if wanted.ndim > 1 else ''} of numbers"
+    )
+    if isinstance(got, (str, bytes)):
+        return f"{needed} is needed, yours is {_kind(got)}"
+    try:
         found = np.asarray(got, dtype=np.result_type(wanted.dtype, np.float64))
     except (TypeError, ValueError):
-        return _expected(expected, got)
+        return f"{needed} is needed, yours is {_kind(got)}"
     if found.shape != wanted.shape:
-        return (
-            f"expected the shape {wanted.shape}, got {found.shape}"
-            if wanted.ndim
-            else _expected(expected, got)
-        )
+        return _difference_of_shapes(found, wanted)
     wanted = wanted.astype(np.float64) if wanted.dtype.kind in "biuf" else wanted
+    if found.dtype.kind == "c" and wanted.dtype.kind != "c":
+        found = found.real
     scale = np.max(np.abs(wanted), initial=0.0)
     off = ~(np.abs(found - wanted) <= rtol * scale)  # also for nan
     if not off.any():
         return ""
+    if not np.isfinite(found).all():
+        return "it holds nan or infinity: something was divided by 0, or exp overflowed"
+    return _pattern(found, wanted, off, float(scale), rtol)
+
+
+def _difference_of_shapes(found: np.ndarray, wanted: np.ndarray) -> str:
     if not wanted.ndim:
-        return _expected(expected, got)
+        return f"one number is needed, yours has the shape {found.shape}"
+    if found.ndim != wanted.ndim:
+        return f"the shape is off: {wanted.ndim} dimensions are needed, yours has {found.ndim}"
+    if found.shape == wanted.shape[::-1]:
+        return "the shape is off: rows and columns have changed places"
+    axes = [str(i) for i in range(wanted.ndim) if found.shape[i] != wanted.shape[i]]
+    return f"the shape {found.shape} is off in dimension {', '.join(axes)}"
+
+
+def _pattern(found: np.ndarray, wanted: np.ndarray, off: np.ndarray, scale: float, rtol: float) -> str:
+    """Return in which way numbers of the right shape are wrong."""
+    close = rtol * max(scale, 1e-300)
+    if np.all(np.abs(found + wanted) <= close):
+        return "right but for the sign"
+    if np.all(np.abs(found - wanted) <= NEAR * scale):
+        return "close, but not equal: was something rounded, or left out?"
+    if not wanted.ndim:
+        return "too large" if float(np.real(found)) > float(np.real(wanted)) else "too small"
+    if np.all(np.abs(np.sort(found, axis=None) - np.sort(wanted, axis=None)) <= close):
+        return "the right numbers in another order"
+    if wanted.ndim == 2 and wanted.shape[0] == wanted.shape[1] and np.all(np.abs(found.T - wanted) <= close):
+        return "rows and columns have changed places"
+    factor = float(np.vdot(wanted, found).real / max(np.vdot(wanted, wanted).real, 1e-300))
+    if abs(factor) > 1e-9 and np.all(
+        np.abs(found - factor * wanted) <= rtol * max(scale * abs(factor), scale)
+    ):
+        return "all of them are off by the same factor"
     first = tuple(int(i) for i in np.argwhere(off)[0])
     place = first[0] if len(first) == 1 else first
-    return (
-        f"{off.sum()} of {off.size} numbers differ; the first at {place}: "
-        f"expected {wanted[first]:.6g}, got {found[first]:.6g}"
-    )
-
-
-def _expected(expected: Any, got: Any) -> str:
-    return f"expected {_shown(expected)}, got {_shown(got)}"
-
-
-def _shown(value: Any) -> str:
-    text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return f"{int(off.sum())} of {off.size} numbers differ, the first at {place}"

@@ -106,8 +106,8 @@ def step(q, k, v, keys, values):
 def step_by_step():
     keys, values = [], []
     return [step(q, k, v, keys, values) for q, k, v in zip(Q, K, V)]
-hint = "no mask is needed: the later tokens are not in the lists yet"
-ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], rtol=1e-4, hint=hint)
+ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], rtol=1e-4,
+                 hint="no mask is needed: the later tokens are not in the lists yet")
 
 # %% [markdown]
 # That is a KV cache. The real one is `llmlite/kv_cache.py`: two arrays, filled from the left.

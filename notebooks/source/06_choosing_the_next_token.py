@@ -116,10 +116,9 @@ def softmax(logits, temperature):
 # %% tags=["check"]
 for t in (0.5, 2.0):
     wanted = choosing.probabilities(ll.Sampler(chain=[Temperature(t=t)]), logits)
-    hint = "p = exp(logits / t) / sum(exp(logits / t))"
-    ll.lessons.check(f"softmax at temperature {t}", lambda t=t: softmax(logits, t), wanted, hint=hint)
-large, hint = np.array([1000.0, 1000.0]), "subtract the largest score before exp"
-ll.lessons.check("softmax of large scores", lambda: softmax(large, 1.0), [0.5, 0.5], hint=hint)
+    ll.lessons.check(f"softmax at temperature {t}", lambda t=t: softmax(logits, t), wanted, hint="p = exp(logits / t) / sum(exp(logits / t))")
+large = np.array([1000.0, 1000.0])
+ll.lessons.check("softmax of large scores", lambda: softmax(large, 1.0), [0.5, 0.5], hint="subtract the largest score before exp")
 
 # %% [markdown]
 # The package's own is `Candidates.probabilities` in `llmlite/sampling.py`. It has the same two lines.

@@ -98,12 +98,10 @@ def dot(w_levels, w_scales, x_levels, x_scales):
 # %% tags=["check"]
 levels = parts.levels, x_parts.levels
 exact = np.einsum("bj,bj->b", *(level.astype(int) for level in levels))
-hint = "int8 overflows: astype(np.int32) first"
-ll.lessons.check("integer sums", lambda: block_sums(*levels), exact, rtol=0, hint=hint)
+ll.lessons.check("integer sums", lambda: block_sums(*levels), exact, rtol=0, hint="int8 overflows: astype(np.int32) first")
 floats = w.dequantize(slice(1))[0].astype(float) @ activations.dequantize()[0]
 four = parts.levels, parts.scales, x_parts.levels, x_parts.scales
-hint = "sum * scale of w * scale of x, all blocks added"
-ll.lessons.check("dot product", lambda: dot(*four), floats, rtol=1e-6, hint=hint)
+ll.lessons.check("dot product", lambda: dot(*four), floats, rtol=1e-6, hint="sum * scale of w * scale of x, all blocks added")
 
 # %% [markdown]
 # No weight was turned into a float. That matters twice: there is less arithmetic, and the weights stay small all the

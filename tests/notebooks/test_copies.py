@@ -63,8 +63,15 @@ def test_the_learners_copy_gives_no_solution_and_no_notes_away(source: Path) -> 
     for cell in open_.cells:
         if "exercise" in lessons.tags(cell):
             assert "your turn" in cell.source and "# solution" not in cell.source
-            assert not cell.outputs
             compile(cell.source, source.stem, "exec")
+        assert "hint=" not in cell.source, "hints are asked for, never in a copy"
+
+
+def test_the_learners_copy_carries_no_outputs(source: Path) -> None:
+    copy = lessons.nbformat.read(lessons.NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
+    for cell in copy.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, cell.source
 
 
 @pytest.mark.slow
@@ -72,4 +79,6 @@ def test_every_check_fails_on_the_stubs_and_gives_a_hint(source: Path, tmp_path:
     notebook = lessons.learner(lessons.load(source))
     lessons.execute(notebook, tmp_path)  # raises where a stub stops the notebook
     lines = verdicts(notebook)
-    assert lines and all(line.startswith("✗") and "Hint: " in line for line in lines), lines
+    assert lines and all(
+        line.startswith("✗") and "nothing yet. Stuck? ll.lessons.hint(" in line for line in lines
+    ), lines

@@ -1,0 +1,403 @@
+"""How far a learner is: a small JSON file beside the lessons, and what can be read off it.
+
+`check` and `predict` write it; nothing leaves the machine. A teacher who is given the files reads them with
+`llmlite lab --summary FOLDER`. The list of what there is to do, `lessons.json`, is made by tools/lessons.py.
+
+    {"format": 1, "learner": "", "lessons": {"04": {
+        "exercises": {"1": {"shares": {"right": true, "tries": 2, "kind": ""}}},
+        "hints": {"1": 2},
+        "predictions": {"Where will it look?": {"choice": "here", "answer": "there", "right": false}}}}}
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from llmlite import files, resources
+from llmlite.errors import LlmliteError
+
+FILE = "llmlite-progress.json"
+CATALOG = "lessons.json"
+FORMAT = 1
+MAX_BYTES = 2_000_000  # of a progress file that is read: a course writes some tens of thousands
+BAR = (
+    '<div role="img" aria-label="{done} of {all}" style="width:10em;height:.8em;'
+    'border:1px solid currentColor;border-radius:.4em;overflow:hidden">'
+    '<div style="width:{percent:.0f}%;height:100%;background:#0072b2">'
+    "</div></div>"
+)
+_running: dict[str, str] = {"lesson": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a lesson has to do.
+
+    Attributes:
+        number: "04". title, file: of the notebook. minutes: as the lesson says.
+        exercises: number of the exercise -> its hints, the plainest last. predictions: their questions.
+    """
+
+    number: str
+    title: str
+    file: str
+    minutes: int
+    exercises: Mapping[str, tuple[str, ...]]
+    predictions: tuple[str, ...]
+
+
+@dataclass
+class Progress:
+    """One learner's file.
+
+    Attributes:
+        learner: the name they gave, or "". lessons: number -> what was done, as in the file.
+    """
+
+    learner: str = ""
+    lessons: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def solved(self, number: str) -> set[str]:
+        """Return the exercises of a lesson whose checks are all right."""
+        done = self.lessons.get(number, {}).get("exercises", {})
+        return {name for name, checks in done.items() if checks and all(c["right"] for c in checks.values())}
+
+    def predicted(self, number: str) -> dict[str, dict[str, Any]]:
+        """Return the predictions made in a lesson: question -> choice, answer, right (or None)."""
+        found: dict[str, dict[str, Any]] = self.lessons.get(number, {}).get("predictions", {})
+        return found
+
+
+# --- which lesson, and whether anybody is there -------------------------------------------------
+
+
+def begin(lesson: str) -> None:
+    """Say which lesson this kernel runs: its number, "04". The copies do it in their first cell."""
+    _running["lesson"] = str(lesson)
+
+
+def running() -> str:
+    """Return the number of the lesson that this kernel runs, or ""."""
+    return _running["lesson"]
+
+
+def somebody_clicks() -> bool:
+    """Whether this kernel belongs to a notebook that somebody has open: JupyterLab, VS Code or Colab.
+
+    `jupyter execute`, nbval and nbclient start kernels without any of these marks.
+    """
+    main = vars(sys.modules["__main__"]) if "__main__" in sys.modules else {}
+    return bool(
+        os.environ.get("JPY_SESSION_NAME")  # jupyter_server sets it for each notebook's kernel
+        or "__vsc_ipynb_file__" in main
+        or "google.colab" in sys.modules
+    )
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+def path() -> Path | None:
+    """Return where this kernel keeps the progress, or None if it keeps none: nobody has the notebook open.
+
+    LLMLITE_PROGRESS names another file.
+    """
+    named = os.environ.get("LLMLITE_PROGRESS")
+    if named:
+        return Path(named)
+    return Path.cwd() / FILE if somebody_clicks() else None
+
+
+def load(file: Path) -> Progress:
+    """Return what a progress file says.
+
+    Raises:
+        OSError: it can't be read. LlmliteError: it isn't a progress file.
+    """
+    if file.stat().st_size > MAX_BYTES:
+        raise LlmliteError(f"{file}: too large for a progress file, which has at most {MAX_BYTES} bytes")
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored["format"] != FORMAT:
+            raise LlmliteError(f"{file}: format {stored['format']!r}; this llmlite reads format {FORMAT}")
+        return Progress(_text(stored["learner"]), _checked(stored["lessons"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LlmliteError(f"{file}: not a progress file of these lessons ({error!r})") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is needed, not {value!r:.40}")
+    return value
+
+
+def _checked(lessons: Any) -> dict[str, dict[str, Any]]:
+    """Return the part that lessons wrote, every field as it must be. Raises KeyError, TypeError."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, done in lessons.items():
+        kept: dict[str, Any] = {"exercises": {}, "hints": {}, "predictions": {}}
+        for exercise, checks in done.get("exercises", {}).items():
+            kept["exercises"][exercise] = {
+                _text(name): {
+                    "right": bool(c["right"]), "tries": int(c["tries"]), "kind": _text(c.get("kind", ""))
+                }
+                for name, c in checks.items()
+            }  # fmt: skip
+        kept["hints"] = {name: int(n) for name, n in done.get("hints", {}).items()}
+        for question, made in done.get("predictions", {}).items():
+            right = None if made["right"] is None else bool(made["right"])
+            kept["predictions"][question] = {
+                "choice": _text(made["choice"]), "answer": _text(made.get("answer", "")), "right": right
+            }  # fmt: skip
+        found[number] = kept
+    return found
+
+
+def _changing(change: Any) -> None:
+    """Read the file, change what it says, write it. A file that can't be read or written is left alone."""
+    file = path()
+    if file is None:
+        return
+    try:
+        progress = load(file) if file.exists() else Progress()
+        change(progress)
+        stored = {"format": FORMAT, "learner": progress.learner, "lessons": progress.lessons}
+        files.write_text(file, json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    except (OSError, LlmliteError):
+        return  # a lesson goes on, whatever becomes of its record
+
+
+def _of(progress: Progress, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = progress.lessons.setdefault(running(), {}).setdefault(kind, {})
+    return found
+
+
+def record_check(exercise: str, name: str, right: bool, kind: str) -> None:
+    """Keep what a check found: right once is right for good; tries are counted until then."""
+
+    def change(progress: Progress) -> None:
+        checks = _of(progress, "exercises").setdefault(exercise, {})
+        before = checks.get(name, {"right": False, "tries": 0})
+        if not before["right"]:
+            checks[name] = {"right": right, "tries": before["tries"] + 1, "kind": kind}
+
+    if running() and exercise:
+        _changing(change)
+
+
+def record_hint(exercise: str, step: int) -> None:
+    """Keep how many hints of an exercise were asked for."""
+
+    def change(progress: Progress) -> None:
+        hints = _of(progress, "hints")
+        hints[exercise] = max(step, hints.get(exercise, 0))
+
+    if running():
+        _changing(change)
+
+
+def record_prediction(question: str, choice: str, answer: str, right: bool | None) -> None:
+    """Keep a prediction: the first one counts."""
+
+    def change(progress: Progress) -> None:
+        made = {"choice": choice, "answer": answer, "right": right}
+        _of(progress, "predictions").setdefault(question, made)
+
+    if running():
+        _changing(change)
+
+
+def sign(name: str) -> None:
+    """Write a name into the progress file, for a teacher who collects them. Without it there is none."""
+    _changing(lambda progress: setattr(progress, "learner", str(name)[:80]))
+
+
+# --- what there is to do ------------------------------------------------------------------------
+
+
+@cache
+def catalog() -> dict[str, Lesson]:
+    """Return all lessons by number, in order.
+
+    Raises:
+        LlmliteError, OSError: the installation lacks the list.
+    """
+    file = resources.notebooks_path() / CATALOG
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        number: Lesson(
+            number=number, title=one["title"], file=one["file"], minutes=one["minutes"],
+            exercises={name: tuple(hints) for name, hints in one["exercises"].items()},
+            predictions=tuple(one["predictions"]),
+        )
+        for number, one in sorted(stored.items())
+    }  # fmt: skip
+
+
+# --- shown in the index and at the end ----------------------------------------------------------
+
+
+class Page:
+    """A piece of HTML with the same as text."""
+
+    def __init__(self, html: str, text: str) -> None:
+        self._html, self._text = html, text
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def here() -> Progress:
+    """Return the progress in this folder; an empty one if there is none or it can't be read."""
+    file = path() or Path.cwd() / FILE
+    try:
+        return load(file)
+    except (OSError, LlmliteError):
+        return Progress()
+
+
+def bar(progress: Progress | None = None) -> Page:
+    """Return how far a learner is, a bar for each lesson; by default of the file in this folder."""
+    progress = here() if progress is None else progress
+    rows, lines = [], []
+    for lesson in catalog().values():
+        solved = len(progress.solved(lesson.number) & set(lesson.exercises))
+        predicted = len(set(progress.predicted(lesson.number)) & set(lesson.predictions))
+        total = len(lesson.exercises) + len(lesson.predictions)
+        percent = 100 * (solved + predicted) / max(1, total)
+        words = f"{solved} of {len(lesson.exercises)} exercises, "
+        words += f"{predicted} of {len(lesson.predictions)} predictions"
+        drawn = BAR.format(done=solved + predicted, all=total, percent=percent)
+        link = f'<a href="{escape(lesson.file)}">{lesson.number} · {escape(lesson.title)}</a>'
+        cells = "".join(f'<td style="text-align:left">{cell}</td>' for cell in (link, drawn, words))
+        rows.append(f"<tr>{cells}</tr>")
+        lines.append(f"{lesson.number} {percent:3.0f} %  {words}  {lesson.title}")
+    return Page(f"<table>{''.join(rows)}</table>", "\n".join(lines))
+
+
+def completion(progress: Progress | None = None) -> Page:
+    """Return the last page: what was done, what is open, and which predictions surprised."""
+    progress = here() if progress is None else progress
+    open_, surprises, n_right, n_made = [], [], 0, 0
+    for lesson in catalog().values():
+        missing = sorted(set(lesson.exercises) - progress.solved(lesson.number), key=_natural)
+        if missing:
+            open_.append(f"{lesson.number} {lesson.title}: exercise {', '.join(missing)}")
+        for question, made in progress.predicted(lesson.number).items():
+            n_made += made["right"] is not None
+            n_right += made["right"] is True
+            if made["right"] is False:
+                surprises.append(
+                    f"{lesson.number}: {question} You said {made['choice']}; it is {made['answer']}."
+                )
+    total = sum(len(lesson.exercises) for lesson in catalog().values())
+    done = sum(len(progress.solved(n) & set(lesson.exercises)) for n, lesson in catalog().items())
+    heading = "All exercises are solved." if done == total else f"{done} of {total} exercises are solved."
+    parts = [(heading, open_ and [f"Still open: {line}" for line in open_])]
+    parts.append((f"{n_right} of {n_made} predictions came true.", surprises))
+    if surprises:
+        parts.append(("What surprised you is what you learned here. Read these again in a week.", []))
+    html = ""
+    for said, items in parts:
+        listed = "".join(f"<li>{escape(item)}</li>" for item in items)
+        html += f"<p><b>{escape(said)}</b></p>" + (f"<ul>{listed}</ul>" if listed else "")
+    text = "\n".join(line for said, items in parts for line in [said, *(f"  {item}" for item in items)])
+    return Page(html, text)
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return (int(name) if name.isdigit() else 10**6, name)
+
+
+# --- for a teacher ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missed:
+    """A question and how it was predicted. wrong of made; favourite: the wrong choice most often made."""
+
+    lesson: str
+    question: str
+    wrong: int
+    made: int
+    favourite: str
+
+
+def collect(folder: Path) -> tuple[dict[str, Progress], list[str]]:
+    """Return the progress files under a folder by learner, and a line for each file that isn't one.
+
+    A learner is called as the file says; else as the folder or the file is called.
+    """
+    found: dict[str, Progress] = {}
+    problems = []
+    for file in sorted(folder.rglob("*.json")):
+        if file.name == CATALOG or (file.name.startswith(".") and file.name != FILE):
+            continue
+        try:
+            progress = load(file)
+        except (OSError, LlmliteError) as error:
+            problems.append(str(error))
+            continue
+        alone = file.name == FILE
+        name = progress.learner or (file.parent.resolve().name if alone else file.stem)
+        while name in found:
+            name += "'"
+        found[name] = progress
+    return found, problems
+
+
+def table(learners: Mapping[str, Progress]) -> list[list[str]]:
+    """Return lesson × learner as rows of text, the first the heading: solved exercises of all."""
+    rows = [["lesson", *learners]]
+    for number, lesson in catalog().items():
+        counts = [len(p.solved(number) & set(lesson.exercises)) for p in learners.values()]
+        rows.append([number, *(f"{n}/{len(lesson.exercises)}" for n in counts)])
+    return rows
+
+
+def missed(learners: Iterable[Progress]) -> list[Missed]:
+    """Return the predictions that went wrong, the most missed first: by share, then by number."""
+    made: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for progress in learners:
+        for number in progress.lessons:
+            for question, one in progress.predicted(number).items():
+                if one["right"] is not None:
+                    made.setdefault((number, question), []).append(one)
+    found = []
+    for (number, question), ones in made.items():
+        wrong = [one["choice"] for one in ones if not one["right"]]
+        if wrong:
+            favourite = max(sorted(set(wrong)), key=wrong.count)
+            found.append(
+                Missed(
+                    lesson=number, question=question, wrong=len(wrong), made=len(ones), favourite=favourite
+                )
+            )
+    return sorted(found, key=lambda m: (-m.wrong / m.made, -m.wrong, m.lesson, m.question))
+
+
+def points(learners: Mapping[str, Progress]) -> str:
+    """Return solved exercises as CSV with nbgrader's column names: one row per lesson and learner."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["assignment", "student_id", "raw_score", "score", "max_score"])
+    for number, lesson in catalog().items():
+        for name, progress in learners.items():
+            n = len(progress.solved(number) & set(lesson.exercises))
+            # a spreadsheet would compute a text that begins so
+            safe = f"'{name}" if name[:1] in "=+-@\t\r" else name
+            writer.writerow([Path(lesson.file).stem, safe, n, n, len(lesson.exercises)])
+    return out.getvalue()

@@ -13,7 +13,7 @@ import pytest
 
 from llmlite.bench import agreement, backends, compare, worker
 from llmlite.bench.options import Options
-from llmlite.bench.process import BackendError, WorkerProcess
+from llmlite.bench.process import BackendError, BackendTimeoutError, WorkerProcess
 from llmlite.bench.samples import Comparison
 from llmlite.cli import main
 
@@ -492,3 +492,30 @@ def test_siblings_of_a_file_are_quantized_anew_and_say_so(
     assert files[1].path == path and "quantized anew from the Q4_1 file" in files[0].note
     assert compare.open_models(str(path), ("Q8_0",))[0].path == files[0].path  # kept
     assert compare.open_models(str(path), None)[0].path == path
+
+
+def test_libraries_can_be_told_apart_by_colour_and_hatch() -> None:
+    marks: dict[tuple[str, str], str] = {}
+    for info in backends.BACKENDS.values():
+        library = {"torch_eager": "torch", "tensorflow_forward": "tensorflow", "tensorflow_xla": "tensorflow"}
+        library |= {"xllamacpp_server": "llama.cpp", "llamacpp": "llama.cpp"}
+        name = library.get(info.module, info.module)
+        assert marks.setdefault((info.colour, info.hatch), name) == name, f"{info.name} looks like {name}"
+
+
+def test_a_check_that_would_overrun_the_budget_ends_and_is_no_disagreement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compare, "CHECKED", 0.0)
+    found = compare.run(small(types=("F16", "Q4_0"), backends=("llmlite-eager",), blocks=1), progress=False)
+    assert [r["model_type"] for r in found.agreement] == ["F16"]
+    [skipped] = found.skipped
+    assert skipped["model_type"] == "Q4_0" and "would not end in time" in skipped["reason"]
+
+
+def test_a_worker_keeps_a_limit_over_several_answers() -> None:
+    with WorkerProcess("llmlite-eager", 1) as process:
+        process.ask("start")
+        with pytest.raises(BackendTimeoutError, match="no answer in"), process.answering_within(0.0):
+            process.ask("load", model="nothing.gguf", n_ctx=8, n_threads=1)
+        assert process.timeout == 300

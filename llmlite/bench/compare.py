@@ -27,7 +27,7 @@ from llmlite.bench.canary import Canary
 from llmlite.bench.entries import Entry, Launcher
 from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
 from llmlite.bench.options import Options
-from llmlite.bench.process import BackendError, WorkerProcess
+from llmlite.bench.process import BackendError, BackendTimeoutError, WorkerProcess
 from llmlite.bench.samples import Comparison, Measurement
 from llmlite.bench.summary import MIN_BLOCKS, drifted
 from llmlite.engine import cpu
@@ -35,6 +35,9 @@ from llmlite.engine import cpu
 AGREEMENT_TOKENS = 128  # checked for agreement; a large vocabulary makes 80 MB of logits of them
 WARM_UP = (8, 8)  # tokens read and written
 LATE = 0.3  # share of the time after which no further backend is started; twice that for the usual ones
+CHECKED = (
+    0.5  # share of the time after which no further backend is checked; 1.5 times that for the usual ones
+)
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 Ask = Callable[..., dict[str, Any]]
@@ -170,13 +173,39 @@ class _Run:
         for entry in list(self.entries):
             advance(f"check {entry.info.name} {entry.file.model_type}")
             record: dict[str, Any] = {**entry.key, "own_quantization": entry.own_quantization}
+            left = self._left_to_check(entry)
+            if left <= 0:
+                self._leave_unchecked(entry)
+                continue
             try:
-                record |= self._judged(entry, folder, ids, references.get(entry.file.model_type), best)
+                with entry.answering_within(left):
+                    record |= self._judged(entry, folder, ids, references.get(entry.file.model_type), best)
+            except BackendTimeoutError as error:
+                if left < self.options.timeout:
+                    self._leave_unchecked(entry)
+                    continue
+                record |= {"agrees": False, "reason": str(error)}
             except BackendError as error:
                 record |= {"agrees": False, "reason": str(error)}
             self.result.agreement.append(record)
             if not record["agrees"]:
                 self._drop(entry)
+
+    def _left_to_check(self, entry: Entry) -> float:
+        """Return the seconds that checking an entry may take, never more than the timeout.
+
+        The first one is always checked: a comparison of nothing would be worth nothing.
+        """
+        budget, timeout = self.options.budget_seconds, self.options.timeout
+        if budget is None or not any(record["agrees"] for record in self.result.agreement):
+            return timeout
+        end = budget * CHECKED * (1.5 if entry.info.default else 1.0)
+        return min(timeout, self.begin + end - time.monotonic())
+
+    def _leave_unchecked(self, entry: Entry) -> None:
+        reason = f"its check would not end in time: budget {self.options.budget_seconds:g} s"
+        self.result.skipped.append({**entry.key, "reason": reason})
+        self._drop(entry)
 
     def _judged(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,11 @@ class Entry:
     def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
         assert self.worker is not None
         return self.worker.ask(action, **arguments)
+
+    def answering_within(self, seconds: float) -> AbstractContextManager[None]:
+        """Allow so many seconds for all that is asked inside the block together."""
+        assert self.worker is not None
+        return self.worker.answering_within(seconds)
 
     def stop(self) -> None:
         if self.worker is not None:

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any
 
 from llmlite.errors import LlmliteError
@@ -63,6 +63,10 @@ OFFLINE = {
 
 class BackendError(LlmliteError):
     """A backend's process failed, died or didn't answer in time; the message says which."""
+
+
+class BackendTimeoutError(BackendError):
+    """A backend didn't answer in time; its process was ended."""
 
 
 def run_experiment(
@@ -119,6 +123,7 @@ class WorkerProcess:
     ) -> None:
         self.backend = backend
         self.timeout = timeout
+        self._deadline: float | None = None
         environment = {**os.environ, **{name: str(n_threads) for name in THREAD_VARIABLES}}
         environment.update(OFFLINE, PYTHONUNBUFFERED="1")
         environment.update(variables or {})
@@ -147,6 +152,19 @@ class WorkerProcess:
         """The process's number, by which the system tells its memory."""
         return self._process.pid
 
+    @contextlib.contextmanager
+    def answering_within(self, seconds: float) -> Iterator[None]:
+        """Allow so many seconds for all that is asked inside the block together.
+
+        Raises:
+            BackendTimeoutError: they are over; the process is ended.
+        """
+        usual, self._deadline = self.timeout, monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.timeout, self._deadline = usual, None
+
     def ask(self, action: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and return its answer.
 
@@ -154,6 +172,8 @@ class WorkerProcess:
             BackendError: when the backend fails, dies or takes longer than `timeout`.
         """
         assert self._process.stdin is not None
+        if self._deadline is not None:
+            self.timeout = max(self._deadline - monotonic(), 0.001)
         try:
             self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
             self._process.stdin.flush()
@@ -199,7 +219,8 @@ class WorkerProcess:
             line = self._answers.get(timeout=self.timeout)
         except queue.Empty:
             self._process.kill()
-            raise BackendError(f"{self.backend}, {action}: no answer in {self.timeout:g} seconds") from None
+            reason = f"{self.backend}, {action}: no answer in {self.timeout:.3g} seconds"
+            raise BackendTimeoutError(reason) from None
         if line is None:
             raise BackendError(self._epitaph(action))
         return json.loads(line)

@@ -15,6 +15,7 @@ from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, num
 from llmlite.terminal import printable
 
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
+BACKEND_HATCHES = {name: info.hatch for name, info in BACKENDS.items()}
 
 
 def metric_bars(
@@ -88,7 +89,16 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
 def _bars(ax: Axes, found: Sequence[Summary], theme: str | None, *, names: bool = True) -> None:
     for place, s in enumerate(found):
         colour = COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
-        ax.barh(place, s.value, 0.66, color=colour, alpha=0.85)
+        ax.barh(
+            place,
+            s.value,
+            0.66,
+            color=colour,
+            alpha=0.85,
+            hatch=BACKEND_HATCHES.get(s.backend, ""),
+            edgecolor=theme_named(theme).text if BACKEND_HATCHES.get(s.backend) else colour,
+            linewidth=0,
+        )
         offsets = np.linspace(-0.2, 0.2, len(s.values)) if len(s.values) > 1 else np.zeros(len(s.values))
         ax.plot(
             s.values,

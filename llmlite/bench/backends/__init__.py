@@ -66,7 +66,8 @@ class BackendInfo:
         name: as on the command line.
         title: as in tables and figures.
         module: the file in this folder; its `make(**options)` returns the Backend.
-        colour: a key of `llmlite.plots.COLOURS`.
+        colour: a key of `llmlite.plots.COLOURS`. hatch: a pattern on it, as matplotlib writes it. Eight colours
+            can be told apart by everybody, so a library has a pair of its own.
         requires: the modules it needs beyond llmlite's own, with spaces between.
         extra: the name for `pip install llmlite-kit[...]`, and of its own environment (see bench.envs).
         options: arguments of `make`.
@@ -83,6 +84,7 @@ class BackendInfo:
     title: str
     module: str
     colour: str
+    hatch: str = ""
     requires: str = ""
     extra: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -217,7 +219,7 @@ _LINES = (
         "openvino",
         "OpenVINO GenAI",
         "openvino_genai_gguf",
-        "sky",
+        "purple",
         requires="openvino_genai",
         extra="openvino",
         keeps_quantized=True,
@@ -229,6 +231,7 @@ _LINES = (
         "CTranslate2 int8",
         "ctranslate2_int8",
         "sky",
+        hatch="xx",
         requires="ctranslate2",
         extra="ctranslate2",
         openmp=True,

@@ -105,7 +105,9 @@ def walk(model: Model, prompt: str | Sequence[int]) -> Walk:
         As `Model.trace`; UnsupportedError: a layer that isn't attention and a feed-forward network.
     """
     config = model.config
-    if not all(isinstance(x.mixer, Attention) and isinstance(x.feed_forward, FeedForward) for x in config.layers):
+    if not all(
+        isinstance(x.mixer, Attention) and isinstance(x.feed_forward, FeedForward) for x in config.layers
+    ):
         raise UnsupportedError(
             f"the diagram is one of attention and feed-forward networks; {config.architecture.name} has others"
         )

@@ -51,8 +51,8 @@ def diagram(
 def _way(ax: Axes, lit: str, layer: int, n_layer: int, theme: str | None) -> None:
     look = theme_named(theme)
     ax.set_axis_off()
-    ax.set_xlim(0, 15.3)
-    ax.set_ylim(-0.6, 1.75)
+    ax.set_xlim(-0.1, 15.3)
+    ax.set_ylim(-0.6, 1.95)
     line: dict[str, Any] = {"color": COLOURS["blue"], "linewidth": 5, "solid_capstyle": "round", "zorder": 1}
     ax.plot([1.7, 13.5], [0, 0], **line)
     thin: dict[str, Any] = {"color": look.text, "linewidth": 1.2, "zorder": 1}
@@ -62,11 +62,16 @@ def _way(ax: Axes, lit: str, layer: int, n_layer: int, theme: str | None) -> Non
         left, right, joint = PLACES[start][0], PLACES[end][0], PLACES[plus][0]
         ax.plot([left, left, right, joint, joint], [0, 1, 1, 1, 0], **thin)
     frame = Rectangle(
-        (FIRST_OF_LAYER, -0.5), LAST_OF_LAYER - FIRST_OF_LAYER, 2.05, fill=False, edgecolor=look.grid, linestyle="--"
+        (FIRST_OF_LAYER, -0.5),
+        LAST_OF_LAYER - FIRST_OF_LAYER,
+        2.35,
+        fill=False,
+        edgecolor=look.grid,
+        linestyle="--",
     )
     ax.add_patch(frame)
     words: dict[str, Any] = {"color": look.text, "fontsize": FONT["tick"]}
-    ax.text(LAST_OF_LAYER - 0.1, 1.3, f"layer {layer} of 0–{n_layer - 1}", ha="right", **words)
+    ax.text(LAST_OF_LAYER - 0.1, 1.5, f"layer {layer} of 0–{n_layer - 1}", ha="right", **words)
     ax.text(5.6, -0.36, "the residual stream", ha="center", **words)
     for step in STEPS:
         x, y = PLACES[step.key]
@@ -83,9 +88,7 @@ def _way(ax: Axes, lit: str, layer: int, n_layer: int, theme: str | None) -> Non
         ax.text(x, y, step.title, ha="center", va="center", fontsize=11, color="#1a1a1a", zorder=3)
 
 
-def _numbers(
-    ax: Axes, walk: Walk, key: str, layer: int, token: int, names: Any, theme: str | None
-) -> str:
+def _numbers(ax: Axes, walk: Walk, key: str, layer: int, token: int, names: Any, theme: str | None) -> str:
     """Draw what the step gives for the token; return it in words."""
     look = theme_named(theme)
     for side in ax.spines.values():
@@ -117,7 +120,11 @@ def _numbers(
         return f"The heads look most at: {', '.join(most)}."
     edge = float(np.abs(values).max()) or 1.0
     ax.imshow(values[:, :MOST], aspect="auto", cmap="PuOr", vmin=-edge, vmax=edge, interpolation="nearest")
-    rows = f"{len(values)} heads of {values.shape[1]} numbers" if len(values) > 1 else f"{values.shape[1]} numbers"
+    rows = (
+        f"{len(values)} heads of {values.shape[1]} numbers"
+        if len(values) > 1
+        else f"{values.shape[1]} numbers"
+    )
     said = f"{rows}, from {values.min():.2f} to {values.max():.2f}; length {np.linalg.norm(values):.1f}"
     ax.set_xlabel(f"{said} (orange: below 0, purple: above)", **words)
     if len(values) > 1:

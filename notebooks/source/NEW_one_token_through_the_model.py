@@ -196,9 +196,8 @@ def rope(q):
 
 # %% tags=["check"]
 k = (x @ w["attn_k"].T).reshape(len(x), 2, 64)
-hint = "angles of shape (T, 32); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second"
-ll.lessons.check("turned queries", lambda: rope(q), Q, rtol=1e-4, hint=hint)
-ll.lessons.check("turned keys", lambda: rope(k), trace["Kcur-0"], rtol=1e-4, hint=hint)
+ll.lessons.check("turned queries", lambda: rope(q), Q, rtol=1e-4, hint="angles of shape (T, 32); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second")
+ll.lessons.check("turned keys", lambda: rope(k), trace["Kcur-0"], rtol=1e-4, hint="angles of shape (T, 32); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second")
 
 # %% [markdown]
 # Values are not turned: they are fetched, not compared.
@@ -236,8 +235,7 @@ def feed_forward(x, w):
     # end
 
 # %% tags=["check"]
-hint = "the gate goes through silu, up doesn't; multiply them number by number"
-ll.lessons.check("feed-forward network of layer 0", lambda: feed_forward(trace["ffn_norm-0"], w), trace["ffn_out-0"], rtol=1e-4, hint=hint)
+ll.lessons.check("feed-forward network of layer 0", lambda: feed_forward(trace["ffn_norm-0"], w), trace["ffn_out-0"], rtol=1e-4, hint="the gate goes through silu, up doesn't; multiply them number by number")
 
 # %% [markdown]
 # ## 5. All of it
@@ -266,9 +264,8 @@ def whole():
     for i in range(model.config.n_layer):
         x = layer(x, one_token.matrices(model, i))
     return norm(x, model.weights.output_norm) @ E.T
-hint = "x = x + attention(norm(x)), then x + feed_forward(norm(x)); v is not turned"
-ll.lessons.check("layer 0", lambda: layer(E[trace.ids], w), trace["l_out-0"], rtol=1e-4, hint=hint)
-ll.lessons.check("the logits of the whole model", whole, trace["result_output"], rtol=1e-3, hint=hint)
+ll.lessons.check("layer 0", lambda: layer(E[trace.ids], w), trace["l_out-0"], rtol=1e-4, hint="x = x + attention(norm(x)), then x + feed_forward(norm(x)); v is not turned")
+ll.lessons.check("the logits of the whole model", whole, trace["result_output"], rtol=1e-3, hint="x = x + attention(norm(x)), then x + feed_forward(norm(x)); v is not turned")
 
 # %% [markdown]
 # That's a language model: some forty lines. The engine's version is `llmlite/transformer.py`; it walks the same way, for

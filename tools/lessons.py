@@ -46,7 +46,7 @@ NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "source"
 INSTRUCTOR = NOTEBOOKS / "instructor"
 CELL_SECONDS = 120
-# A lesson's number, which is its place: by its source's name without what stands before the first "_". A source
+# A lesson's number, which is its place, by its source's name after the first "_". A source
 # that isn't here has the number it begins with. To renumber, change this and make the copies anew.
 NUMBERS = {
     "one_token_through_the_model": "03b",

@@ -25,8 +25,8 @@ from llmlite.weights import required_tensors, tensor_shapes
 D, N_LAYER, N_VOCAB, N_CTX, WINDOW = 128, 2, 512, 4096, 16
 _COMMON = {"block_count": N_LAYER, "context_length": N_CTX, "embedding_length": D}
 _HEADS = {
-    "attention.head_count": 4, "attention.head_count_kv": 2, "feed_forward_length": 256, "rope.freq_base": 10000.0,
-    "rope.dimension_count": 32, "attention.layer_norm_rms_epsilon": 1e-5,
+    "attention.head_count": 4, "attention.head_count_kv": 2, "feed_forward_length": 256,
+    "rope.freq_base": 10000.0, "rope.dimension_count": 32, "attention.layer_norm_rms_epsilon": 1e-5,
 }  # fmt: skip
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what a learner calls it -> architecture, hyper-parameters
     "attention": ("llama", _HEADS),

@@ -14,8 +14,8 @@ from llmlite.plots.base import COLOURS, FONT, Picture, figure, theme_named, titl
 # Where each step is drawn: below on the stream, above on a branch of a layer.
 PLACES = {
     "tokens": (0.5, 0), "embedding": (1.7, 0), "attn_norm": (3.1, 1), "qkv": (4.2, 1), "rope": (5.3, 1),
-    "attention": (6.6, 1), "attn_out": (7.9, 1), "ffn_inp": (8.9, 0), "ffn_norm": (9.9, 1), "ffn_out": (11.1, 1),
-    "l_out": (12.2, 0), "result_norm": (13.5, 0), "logits": (14.7, 0),
+    "attention": (6.6, 1), "attn_out": (7.9, 1), "ffn_inp": (8.9, 0), "ffn_norm": (9.9, 1),
+    "ffn_out": (11.1, 1), "l_out": (12.2, 0), "result_norm": (13.5, 0), "logits": (14.7, 0),
 }  # fmt: skip
 FIRST_OF_LAYER, LAST_OF_LAYER = 2.45, 12.65
 MOST = 2048  # numbers of a vector that are drawn
@@ -30,7 +30,7 @@ def diagram(
         key: of the lit step, one of `lessons.one_token.KEYS`. layer, token: whose numbers are drawn.
         names: (token id) -> text, for the scores. theme: a key of plots.THEMES; None for the one in use.
     """
-    drawn, (ax,) = figure(12, 4.6, theme=theme)
+    drawn, (_ax,) = figure(12, 4.6, theme=theme)
     drawn.clear()
     top, below = drawn.subplots(2, 1, height_ratios=(1.25, 1))
     _way(top, key, layer, walk.n_layer, theme)

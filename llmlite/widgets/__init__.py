@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from llmlite.widgets.mixers import mixer_memory
     from llmlite.widgets.one_bit import which_bit
     from llmlite.widgets.one_token import token_path
-    from llmlite.widgets.training import loss_curve
     from llmlite.widgets.picking import type_picker
+    from llmlite.widgets.training import loss_curve
 
 _NAMES = {
     "Explorer": "base",

@@ -192,7 +192,8 @@ print("Once upon a time" + small.generate("Once upon a time", max_tokens=50, tem
 # Why not train with llmlite, then? It refuses.
 
 # %%
-import subprocess, sys
+import subprocess
+import sys
 
 asked = subprocess.run([sys.executable, "-m", "llmlite", "train"], capture_output=True, text=True)
 print("exit code", asked.returncode, "|", "invalid choice" in asked.stderr)

@@ -59,7 +59,7 @@ ll.plots.show(ll.plots.Table(heading="Where a text is cut", columns=columns, row
 
 # %%
 ranks = one_token.merge_ranks(model)
-print([pair for pair in ranks][:5], "...", len(ranks), "pairs")
+print(list(ranks)[:5], "...", len(ranks), "pairs")
 
 # %% [markdown]
 # > **Predict first.** The first pair is `h e`, the second `␣ t`, the third `␣t he`. Which steps make ` the` one token?

@@ -35,7 +35,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"__main__"},
 ]
 HOME = {  # a package -> where alone it may be imported
-    "torch": ("bench/backends/", "bench/experiments/"),
+    "torch": ("bench/backends/", "bench/experiments/", "lessons/training.py"),
     "transformers": ("bench/backends/",),
     "tensorflow": ("bench/backends/", "bench/experiments/"),
     "tensorflow_hub": ("bench/backends/",),

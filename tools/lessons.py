@@ -46,6 +46,14 @@ NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "source"
 INSTRUCTOR = NOTEBOOKS / "instructor"
 CELL_SECONDS = 120
+# A lesson's number, which is its place, by its source's name after the first "_". A source
+# that isn't here has the number it begins with. To renumber, change this and make the copies anew.
+NUMBERS = {
+    "one_token_through_the_model": "03b",
+    "train_in_pytorch": "09",
+    "which_tool": "10",
+    "what_replaces_attention": "11",
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SOLUTION = re.compile(r"^(?P<indent> *)# solution: (?P<hint>.*)$")
 STUB = re.compile(r"^(?P<indent> *)# stub: ?(?P<code>.*)$")
@@ -70,24 +78,30 @@ def tags(cell: Any) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def copy_name(source: Path) -> str:
+    """Return the name of a lesson's copies, without ending: "NUMBER_name" as NUMBERS has it."""
+    bare = source.stem.partition("_")[2]
+    return f"{NUMBERS.get(bare, source.stem.partition('_')[0])}_{bare}"
+
+
 def sources(names: list[str] | None = None) -> list[Path]:
-    """Return the sources whose names begin with one of `names`, in order; all for none.
+    """Return the sources whose copies' names begin with one of `names`, in order; all for none.
 
     Raises:
         LessonError: a name fits no source.
     """
-    found = sorted(SOURCES.glob("[0-9]*.py"))
+    found = sorted(SOURCES.glob("*_*.py"), key=copy_name)
     for name in names or ():
-        if not any(path.stem.startswith(name) for path in found):
-            raise LessonError(f"no lesson {name!r}; there are: {', '.join(path.stem for path in found)}")
-    return [path for path in found if not names or path.stem.startswith(tuple(names))]
+        if not any(copy_name(path).startswith(name) for path in found):
+            raise LessonError(f"no lesson {name!r}; there are: {', '.join(map(copy_name, found))}")
+    return [path for path in found if not names or copy_name(path).startswith(tuple(names))]
 
 
 def load(source: Path) -> Any:
     """Return a source as a notebook without outputs, cell ids counted."""
     notebook = jupytext.read(source, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
-        cell.id = f"{source.stem[:2]}-{number:03d}"
+        cell.id = f"{copy_name(source).partition('_')[0]}-{number:03d}"
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
     _number_exercises(notebook)
@@ -241,7 +255,8 @@ def _begun(notebook: Any) -> Any:
     first = next((cell for cell in code if cell.source.split("\n")[0] == IMPORT), None)
     if first is not None:
         rest = first.source[len(IMPORT) :]
-        first.source = f'{IMPORT}\nll.lessons.begin("{made.cells[0].id[:2]}"){rest}'
+        number = made.cells[0].id.partition("-")[0]
+        first.source = f'{IMPORT}\nll.lessons.begin("{number}"){rest}'
     return made
 
 
@@ -302,8 +317,8 @@ def make(source: Path) -> float:
     learner(notebook)  # raises for a bad exercise before minutes are spent
     done = instructor(notebook)
     seconds = execute(done, NOTEBOOKS)
-    write(done, INSTRUCTOR / f"{source.stem}.ipynb")
-    write(learner(notebook), NOTEBOOKS / f"{source.stem}.ipynb")
+    write(done, INSTRUCTOR / f"{copy_name(source)}.ipynb")
+    write(learner(notebook), NOTEBOOKS / f"{copy_name(source)}.ipynb")
     return seconds
 
 
@@ -312,7 +327,7 @@ def stale(source: Path) -> list[str]:
     notebook, problems = load(source), []
     wanted = {INSTRUCTOR: instructor(notebook), NOTEBOOKS: learner(notebook)}
     for folder, expected in wanted.items():
-        path = folder / f"{source.stem}.ipynb"
+        path = folder / f"{copy_name(source)}.ipynb"
         if not path.is_file():
             problems.append(f"{path.relative_to(ROOT)}: missing")
             continue
@@ -384,7 +399,7 @@ class About:
 
     @property
     def number(self) -> str:
-        return self.name[:2]
+        return self.name.partition("_")[0]
 
 
 def about(source: Path) -> About:
@@ -401,7 +416,7 @@ def about(source: Path) -> About:
     if missing or not items:
         raise LessonError(f"{source.name}: its first cell has no {' and no '.join(missing) or 'objective'}")
     return About(
-        name=source.stem,
+        name=copy_name(source),
         title=TITLE.search(text)["title"],
         minutes=int(MINUTES.search(text)["minutes"]),
         objectives=tuple(" ".join(item.split()) for item in items),
@@ -487,7 +502,7 @@ def run(chosen: list[Path], *, check: bool, index_only: bool) -> int:
         catalog(sources()), encoding="utf-8"
     )  # the lessons read it when they run
     for source in [] if index_only else chosen:
-        print(f"{source.stem}: {make(source):.1f} s", flush=True)
+        print(f"{copy_name(source)}: {make(source):.1f} s", flush=True)
     write(index([about(source) for source in sources()]), NOTEBOOKS / INDEX)
     write(completion(), NOTEBOOKS / COMPLETION)
     return 0

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from llmlite.widgets.lens import logit_lens
     from llmlite.widgets.machine import machine_panel
     from llmlite.widgets.memory import memory_timeline
+    from llmlite.widgets.mixers import mixer_memory
     from llmlite.widgets.one_bit import which_bit
+    from llmlite.widgets.one_token import token_path
     from llmlite.widgets.picking import type_picker
+    from llmlite.widgets.training import loss_curve
 
 _NAMES = {
     "Explorer": "base",
@@ -38,6 +41,9 @@ _NAMES = {
     "half_the_bits": "fewer_bits",
     "type_picker": "picking",
     "which_bit": "one_bit",
+    "token_path": "one_token",
+    "loss_curve": "training",
+    "mixer_memory": "mixers",
 }
 
 

@@ -58,7 +58,7 @@ def visit(browser: Any, server: Any, notebook: Path, out: Path) -> float:
         run_all(page)
         to_top(page)
         picture(page, out / "top.png")
-        moves(notebook.stem[:2]).operate(page, out)
+        moves(notebook.stem.partition("_")[0]).operate(page, out)
         without_a_kernel(page, out / "no-kernel.png")
     except Exception:
         page.screenshot(path=out / "failed.png")
@@ -91,7 +91,9 @@ def main() -> int:
             with jupyterlab(folder, theme) as server:
                 for lesson in lessons:
                     try:
-                        seconds = visit(browser, server, lesson, options.out / f"{lesson.stem[:2]}-{theme}")
+                        seconds = visit(
+                            browser, server, lesson, options.out / f"{lesson.stem.partition('_')[0]}-{theme}"
+                        )
                         print(f"{lesson.stem}, {theme}: ran, widgets answered, {seconds:.0f} s", flush=True)
                     except Exception as error:
                         failed += 1

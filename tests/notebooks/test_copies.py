@@ -38,11 +38,11 @@ def test_the_index_lists_every_lesson() -> None:
     assert lessons.stale_index() == [], "make it with: python tools/lessons.py --index"
     text = "".join(cell.source for cell in lessons.index([lessons.about(path) for path in EVERY]).cells)
     for path in EVERY:
-        assert f"({path.stem}.ipynb)" in text
+        assert f"({lessons.copy_name(path)}.ipynb)" in text
 
 
 def test_every_check_passes_with_the_solutions(source: Path) -> None:
-    copy = lessons.nbformat.read(lessons.INSTRUCTOR / f"{source.stem}.ipynb", as_version=4)
+    copy = lessons.nbformat.read(lessons.INSTRUCTOR / f"{lessons.copy_name(source)}.ipynb", as_version=4)
     lines = verdicts(copy)
     assert lines and all(line.startswith("✓") for line in lines), lines
 
@@ -68,7 +68,7 @@ def test_the_learners_copy_gives_no_solution_and_no_notes_away(source: Path) -> 
 
 
 def test_the_learners_copy_carries_no_outputs(source: Path) -> None:
-    copy = lessons.nbformat.read(lessons.NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
+    copy = lessons.nbformat.read(lessons.NOTEBOOKS / f"{lessons.copy_name(source)}.ipynb", as_version=4)
     for cell in copy.cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None, cell.source

@@ -1,0 +1,163 @@
+"""What replaces attention: tiny models of one kind of layer each, what they remember, and how far back.
+
+The weights are random, so nothing here is about what a model has learned. It is about what a layer can keep.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlite import gguf
+from llmlite.config import ModelConfig
+from llmlite.kv_cache import KVCache
+from llmlite.model import Model, load
+from llmlite.recurrent import RecurrentState
+from llmlite.tensor import QuantTensor
+from llmlite.weights import required_tensors, tensor_shapes
+
+D, N_LAYER, N_VOCAB, N_CTX, WINDOW = 128, 2, 512, 4096, 16
+_COMMON = {"block_count": N_LAYER, "context_length": N_CTX, "embedding_length": D}
+_HEADS = {
+    "attention.head_count": 4, "attention.head_count_kv": 2, "feed_forward_length": 256,
+    "rope.freq_base": 10000.0, "rope.dimension_count": 32, "attention.layer_norm_rms_epsilon": 1e-5,
+}  # fmt: skip
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what a learner calls it -> architecture, hyper-parameters
+    "attention": ("llama", _HEADS),
+    "window": (
+        "gemma3",
+        _HEADS | {"attention.key_length": 32, "attention.value_length": 32, "attention.sliding_window": WINDOW},
+    ),
+    "convolution": ("lfm2", _HEADS | {"attention.head_count_kv": [0] * N_LAYER, "shortconv.l_cache": 3}),
+    "recurrent": (
+        "mamba2",
+        {
+            "attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0,
+            "attention.layer_norm_rms_epsilon": 1e-5, "ssm.conv_kernel": 4, "ssm.inner_size": 2 * D,
+            "ssm.state_size": 32, "ssm.time_step_rank": 8, "ssm.group_count": 1,
+        },
+    ),
+}  # fmt: skip
+
+
+def make(kind: str, folder: str | os.PathLike[str], *, seed: int = 0, executor: str = "auto") -> Model:
+    """Write a tiny random model whose layers are all of one kind, and load it.
+
+    Args:
+        kind: one of KINDS. folder: where its file is written.
+
+    Raises:
+        ValueError: no such kind. OSError: the file can't be written.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no kind {kind!r}; there are: {', '.join(KINDS)}")
+    name, more = KINDS[kind]
+    metadata = {"general.architecture": name, **{f"{name}.{k}": v for k, v in (_COMMON | more).items()}}
+    embeddings = QuantTensor.quantize(np.zeros((N_VOCAB, D), np.float32), "F32", "token_embd.weight")
+    config = ModelConfig.from_metadata(metadata, {embeddings.name: embeddings})
+    random = np.random.default_rng(seed)
+    wanted = required_tensors(config) | {"output.weight"}
+    tensors = {
+        tensor: _drawn(tensor, shape, random)
+        for tensor, shape in tensor_shapes(config).items()
+        if tensor in wanted
+    }
+    path = Path(folder) / f"{kind}.gguf"
+    gguf.write(path, metadata, tensors)
+    return load(path, executor=executor, kv_dtype="f32", n_threads=1)
+
+
+def _drawn(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Gains are 1; a recurrent head's rate decides how fast it forgets, so heads get slow and fast ones."""
+    if name.endswith("ssm_a"):
+        return -np.geomspace(0.01, 1.0, shape[0], dtype=np.float32).reshape(shape)
+    if name.endswith(("norm.weight", "ssm_d")):
+        return np.ones(shape, np.float32)
+    scale = 0.5 if "conv" in name else 0.1
+    return (scale * random.standard_normal(shape)).astype(np.float32)
+
+
+def influence(model: Model, distances: Sequence[int], *, seed: int = 0) -> list[float]:
+    """Return how much the scores after a text change when the token so far back is another one.
+
+    Args:
+        distances: 0 is the last token itself.
+
+    Returns:
+        The largest difference of a score for each distance, relative to the first one's. An exact 0 means
+        that the model cannot know.
+    """
+    ids = np.random.default_rng(seed).integers(0, N_VOCAB, max(distances) + 1).tolist()
+    last = _last(model, ids)
+    found = []
+    for distance in distances:
+        other = list(ids)
+        other[-1 - distance] = (other[-1 - distance] + 1) % N_VOCAB
+        found.append(float(np.abs(_last(model, other) - last).max()))
+    return [value / (found[0] or 1.0) for value in found]
+
+
+def _last(model: Model, ids: Sequence[int]) -> np.ndarray:
+    return model.executor(ids, KVCache(model.config, len(ids), np.float32, chunk=len(ids)), n_outputs=1)[0]
+
+
+def memory_bytes(model: Model, n_tokens: int) -> int:
+    """Return the bytes that a text of so many tokens keeps in the layers: one row of states, or keys and values."""
+    total = 0
+    for i, layer in enumerate(model.config.layers):
+        state = model.cache[i]
+        if isinstance(state, RecurrentState):
+            total += 4 * int(np.prod(state.spec.tail_shape) + np.prod(state.spec.state_shape))
+            continue
+        mixer = layer.mixer
+        kept = min(n_tokens, mixer.window) if mixer.window else n_tokens
+        total += 4 * kept * (mixer.k_width + mixer.v_width)
+    return total
+
+
+def decode_microseconds(model: Model, depths: Sequence[int], *, repetitions: int = 40) -> list[float]:
+    """Return the time of one further token after texts of the given lengths: the least of some repetitions."""
+    ids = np.random.default_rng(0).integers(0, N_VOCAB, max(depths)).tolist()
+    found = []
+    for depth in depths:
+        cache = KVCache(model.config, depth + repetitions, np.float32, chunk=256)
+        for start in range(0, depth, 256):
+            model.executor(ids[start : min(depth, start + 256)], cache, n_outputs=1)
+        times = []
+        for _ in range(repetitions):
+            begin = time.perf_counter()
+            model.executor(ids[:1], cache, n_outputs=1)
+            times.append(time.perf_counter() - begin)
+        found.append(1e6 * min(times))
+    return found
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a recurrent layer holds after a text.
+
+    Args:
+        tail: float32 (taps - 1, width), the latest inputs of its convolution.
+        state: float32 (H, N, P), a matrix for each head; None if it keeps none.
+    """
+
+    tail: np.ndarray
+    state: np.ndarray | None
+
+
+def memory(model: Model, ids: Sequence[int], layer: int) -> Memory | None:
+    """Run a model over a text and return what one layer then holds; None if it keeps keys and values."""
+    cache = KVCache(model.config, len(ids), np.float32, chunk=len(ids))
+    model.executor(ids, cache, n_outputs=1)
+    held = cache[layer]
+    if not isinstance(held, RecurrentState):
+        return None
+    turn = held.memory.turn
+    state = held.state(turn).copy()
+    return Memory(held.tail(turn).copy(), state.reshape(-1, *state.shape[-2:]) if state.size else None)

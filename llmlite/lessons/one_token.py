@@ -1,0 +1,182 @@
+"""One token's way through the whole model, step by step, with the numbers of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmlite.engine.eager import softmax
+from llmlite.errors import UnsupportedError
+from llmlite.layers import Attention, FeedForward
+from llmlite.lessons.tokens import visible
+from llmlite.model import Model
+from llmlite.tokenizers import as_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of the way.
+
+    Args:
+        key: its name here. title: what a diagram calls it. trace: the name in `Model.trace`, without the
+            layer; "" for what the trace doesn't keep. says: what happens, in a sentence.
+        in_layer: whether every layer has it.
+    """
+
+    key: str
+    title: str
+    trace: str
+    says: str
+    in_layer: bool = True
+
+
+STEPS = (
+    Step(key="tokens", title="tokens", trace="", in_layer=False, says="The text is cut into tokens."),
+    Step(
+        key="embedding", title="embed", trace="embd", in_layer=False,
+        says="The token's row of the embedding matrix is looked up. It is the first state of the stream.",
+    ),
+    Step(key="attn_norm", title="norm", trace="attn_norm", says="A copy is brought to a standard length."),
+    Step(key="qkv", title="Q K V", trace="", says="Three matrices make a query, a key and a value for each head."),
+    Step(key="rope", title="RoPE", trace="Qcur", says="Queries and keys are turned by the token's position."),
+    Step(
+        key="attention", title="attention", trace="kq_soft_max",
+        says="Each head shares its attention among this token and those before it.",
+    ),
+    Step(
+        key="attn_out", title="output", trace="attn_out",
+        says="The values that were fetched are brought back to the width of the stream.",
+    ),
+    Step(key="ffn_inp", title="+", trace="ffn_inp", says="The result is added to the stream."),
+    Step(key="ffn_norm", title="norm", trace="ffn_norm", says="Again a copy is brought to a standard length."),
+    Step(
+        key="ffn_out", title="feed-\nforward", trace="ffn_out",
+        says="The feed-forward network works on this token alone.",
+    ),
+    Step(key="l_out", title="+", trace="l_out", says="Its result is added, too. The next layer reads the stream."),
+    Step(
+        key="result_norm", title="norm", trace="result_norm", in_layer=False,
+        says="After the last layer the stream itself is brought to a standard length.",
+    ),
+    Step(
+        key="logits", title="logits", trace="result_output", in_layer=False,
+        says="One matrix more, and every token of the vocabulary has a score.",
+    ),
+)  # fmt: skip
+KEYS = tuple(step.key for step in STEPS)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """All steps of all tokens of one text.
+
+    Args:
+        ids: the tokens, T of them. texts: the same as a reader sees them.
+        values: float32 arrays whose first axis is the token, by (key, layer); layer 0 for steps outside.
+        n_layer: how many layers there are.
+    """
+
+    ids: list[int]
+    texts: list[str]
+    values: dict[tuple[str, int], np.ndarray]
+    n_layer: int
+
+    def at(self, key: str, layer: int, token: int) -> np.ndarray:
+        """Return the numbers of a step for one token: a row for each head, or one row."""
+        step = STEPS[KEYS.index(key)]
+        return np.atleast_2d(self.values[key, layer if step.in_layer else 0][token])
+
+    def lengths(self, layer: int, token: int) -> list[float]:
+        """Return the length of the token's vector after each step; 0 for the first, which has none."""
+        return [float(np.linalg.norm(self.at(key, layer, token))) if key != "tokens" else 0.0 for key in KEYS]
+
+    def top(self, token: int, n: int = 6) -> list[tuple[int, float]]:
+        """Return the `n` best next tokens with their scores, the best first."""
+        scores = self.at("logits", 0, token)[0]
+        return [(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:n]]
+
+
+def walk(model: Model, prompt: str | Sequence[int]) -> Walk:
+    """Run the model over a prompt once, and keep the numbers of every step.
+
+    Raises:
+        As `Model.trace`; UnsupportedError: a layer that isn't attention and a feed-forward network.
+    """
+    config = model.config
+    if not all(
+        isinstance(x.mixer, Attention) and isinstance(x.feed_forward, FeedForward) for x in config.layers
+    ):
+        raise UnsupportedError(
+            f"the diagram is one of attention and feed-forward networks; {config.architecture.name} has others"
+        )
+    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
+    trace = model.trace(ids)
+    values: dict[tuple[str, int], np.ndarray] = {("tokens", 0): np.array(ids, np.float32)[:, None]}
+    for step in STEPS:
+        for layer in range(config.n_layer) if step.in_layer else (0,):
+            name = f"{step.trace}-{layer}" if step.in_layer else step.trace
+            if step.key == "qkv":
+                values[step.key, layer] = queries(model, layer, trace[f"attn_norm-{layer}"])
+            elif step.key == "attention":
+                values[step.key, layer] = trace[name].transpose(1, 0, 2)  # (T, H, T)
+            elif step.trace:
+                values[step.key, layer] = trace[name]
+    return Walk(ids, [visible(model.tokenizer, token) for token in ids], values, config.n_layer)
+
+
+def queries(model: Model, layer: int, x: np.ndarray) -> np.ndarray:
+    """Return a layer's queries before they are turned, (T, H, Dh), from its normed input x (T, D)."""
+    w = model.weights.layers[layer]
+    q = x @ w["attn_q.weight"].dequantize().T + w.get("attn_q.bias", np.float32(0))
+    return q.reshape(len(x), model.config.layers[layer].mixer.n_head, -1)
+
+
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return what each head of each token fetches, side by side: the next lesson's subject.
+
+    Args:
+        q: (T, H, Dh), turned. k: (T, K, Dh), turned. v: (T, K, Dh).
+
+    Returns:
+        (T, H * Dh)
+    """
+    T, H, size = q.shape
+    k, v = (x.repeat(H // x.shape[1], axis=1) for x in (k, v))
+    scores = np.einsum("thd,shd->hts", q, k) / np.sqrt(size)
+    shares = softmax(np.where(np.triu(np.ones((T, T), bool), 1), -np.inf, scores))
+    return np.einsum("hts,shd->thd", shares, v).reshape(T, -1)
+
+
+def matrices(model: Model, layer: int) -> dict[str, np.ndarray]:
+    """Return a layer's tensors in float32, by the names that the file gives them without "blk.N." and ".weight"."""
+    return {
+        name.removesuffix(".weight"): w if isinstance(w, np.ndarray) else w.dequantize()
+        for name, w in model.weights.layers[layer].items()
+    }
+
+
+def cuts(model: Model, texts: Sequence[str]) -> list[tuple[str, int, list[str]]]:
+    """Return for each text its bytes in UTF-8 and its tokens as a reader sees them, without special tokens."""
+    tokenizer = model.tokenizer
+    found = []
+    for text in texts:
+        ids = tokenizer.encode(text, add_special=False)
+        found.append((text, len(text.encode()), [visible(tokenizer, token) for token in ids]))
+    return found
+
+
+def merge_ranks(model: Model) -> dict[tuple[str, str], int]:
+    """Return the pairs that a byte-pair vocabulary merges, each with its rank: the lowest goes first.
+
+    A space is shown as ␣. Only merges of letters and spaces are listed.
+
+    Raises:
+        UnsupportedError: another kind of vocabulary.
+    """
+    merges = model.metadata.get("tokenizer.ggml.merges")
+    if merges is None:
+        raise UnsupportedError("this model's vocabulary isn't one of byte pairs: it has no merges")
+    pairs = (merge.replace("Ġ", "␣").split(" ") for merge in merges)  # GPT-2 writes a space as Ġ
+    return {(a, b): rank for rank, (a, b) in enumerate(pairs)}

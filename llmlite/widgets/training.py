@@ -1,0 +1,66 @@
+"""A loss curve that grows while a model is trained."""
+
+from __future__ import annotations
+
+import ipywidgets
+from IPython.display import display
+
+from llmlite import plots
+from llmlite.widgets.base import Explorer
+
+EVERY = 10  # steps between two drawings
+
+
+def loss_curve(steps: int) -> LossCurve:
+    """Show an empty curve of so many steps, and return it: give its `add` to the training loop."""
+    curve = LossCurve(steps)
+    display(curve)
+    return curve
+
+
+class LossCurve(Explorer):
+    """The loss of each step so far; when the last step is there, the static view is shown, too.
+
+    Attributes:
+        losses: of each step, in nats per token. picture: what is drawn now.
+    """
+
+    def __init__(self, steps: int) -> None:
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps!r}")
+        self.steps, self.losses = steps, list[float]()
+        self.picture: plots.Picture | None = None
+        self.figure = ipywidgets.HTML()
+        super().__init__([self.figure])
+        self.say("The training hasn't begun.")
+
+    def add(self, step: int, loss: float) -> None:
+        """Note the loss of a step; every tenth is drawn, and the last."""
+        self.losses.append(loss)
+        if step % EVERY == 0 or step + 1 == self.steps:
+            self.redraw()
+
+    def redraw(self) -> None:
+        self.picture = self._picture("page")
+        self.figure.value = plots.svg(self.picture)
+        self.say(f"Step {len(self.losses)} of {self.steps}: the loss is {self.losses[-1]:.2f}.")
+
+    def static_view(self) -> plots.Picture:
+        """Return the curve so far."""
+        return self._picture(None)
+
+    def _picture(self, theme: str | None) -> plots.Picture:
+        return plots.lines(
+            range(1, len(self.losses) + 1), {"loss": self.losses}, heading="The loss falls", x_label="step",
+            y_label="loss, nats per token", rtol=0.5, theme=theme,
+        )  # fmt: skip
+
+    def _ipython_display_(self) -> None:
+        """Show the widget alone while there is nothing to draw."""
+        if self.losses:
+            super()._ipython_display_()
+        else:
+            from IPython.display import publish_display_data
+
+            data = self._repr_mimebundle_()
+            publish_display_data(data[0] if isinstance(data, tuple) else data)

@@ -1,0 +1,35 @@
+"""The glossary page: every word that a lesson explains is on it, and the page is the one the sources give."""
+
+from __future__ import annotations
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("jupytext")
+pytest.importorskip("nbclient")
+
+from tools import glossary  # noqa: E402 (needs the three above)
+from tools.lessons import load, sources  # noqa: E402
+
+
+def test_every_word_that_a_lesson_explains_is_an_entry() -> None:
+    found = glossary.entries()
+    for source in sources():
+        text = load(source).cells[-1].source
+        words = glossary.WORDS.search(text)["text"]
+        n = words.count("*: ")
+        mine = [word for word, said in found.items() if glossary.copy_name(source) in dict(said)]
+        assert n and len(mine) == n, (source.name, n, mine)
+
+
+def test_the_page_is_the_one_that_the_sources_give() -> None:
+    wanted = [cell.source for cell in glossary.page(glossary.entries()).cells]
+    stored = nbformat.read(glossary.PAGE, as_version=4)
+    assert [cell.source for cell in stored.cells] == wanted, "make it with: python tools/glossary.py"
+
+
+def test_a_first_use_is_found_once_and_not_in_a_heading() -> None:
+    (source,) = [path for path in sources() if "attention_by_hand" in path.name]
+    uses = glossary.first_uses(source, ["attention", "softmax"])
+    assert [word for word, _, _ in uses] == ["attention", "softmax"]
+    assert not any(line.startswith("#") for _, _, line in uses)

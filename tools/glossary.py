@@ -1,0 +1,95 @@
+"""One page of all words that the lessons explain, made from their "**Words.**" paragraphs.
+
+    python tools/glossary.py                 write notebooks/glossary.ipynb
+    python tools/glossary.py --first-uses    list where each word is first used in each lesson, for links
+
+The page has a heading for each word, so that `glossary.ipynb#WORD` leads to it, in JupyterLab and on the site.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.lessons import METADATA, NOTEBOOKS, copy_name, load, sources
+
+PAGE = NOTEBOOKS / "glossary.ipynb"
+WORDS = re.compile(r"^\*\*Words\.\*\*(?P<text>.*)\Z", re.M | re.S)
+ENTRY = re.compile(r"\*(?P<word>[^*]+)\*: (?P<meaning>.*?)(?=\.\s+\*[^*]+\*: |\.?\s*\Z)", re.S)
+
+
+def entries() -> dict[str, list[tuple[str, str]]]:
+    """Return each word -> (name of the lesson, meaning) of every lesson that explains it, words in order."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for source in sources():
+        for cell in load(source).cells:
+            if cell.cell_type != "markdown" or not (words := WORDS.search(cell.source)):
+                continue
+            for entry in ENTRY.finditer(words["text"].strip()):
+                meaning = " ".join(entry["meaning"].split())
+                found.setdefault(" ".join(entry["word"].split()), []).append((copy_name(source), meaning))
+    return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
+
+
+def page(found: dict[str, list[tuple[str, str]]]) -> Any:
+    """Return the notebook: a title, then a heading and its meanings for each word."""
+    texts = ["# Glossary\n\n*The words that the lessons explain, each with the lesson that does.*"]
+    for word, meanings in found.items():
+        said = [
+            f"{text[:1].upper()}{text[1:]}. ([lesson {name.partition('_')[0]}]({name}.ipynb))"
+            for name, text in meanings
+        ]
+        texts.append(f"## {word}\n\n" + "\n\n".join(dict.fromkeys(said)))
+    notebook = nbformat.v4.new_notebook(metadata=nbformat.from_dict(METADATA))
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell(text, id=f"glossary-{i:03}") for i, text in enumerate(texts)
+    ]
+    return notebook
+
+
+def anchor(word: str) -> str:
+    """Return the link to a word's place on the page, from another lesson."""
+    return f"glossary.ipynb#{word.replace(' ', '-')}"
+
+
+def first_uses(source: Path, words: list[str]) -> list[tuple[str, int, str]]:
+    """Return (word, cell, line) of each word's first use in a lesson's text; code and headings don't count."""
+    uses = {}
+    for number, cell in enumerate(load(source).cells):
+        if cell.cell_type != "markdown":
+            continue
+        for line in cell.source.split("\n"):
+            if line.startswith(("#", "**Words.**")):
+                continue
+            for word in words:
+                if word not in uses and re.search(rf"\b{re.escape(word)}\b", line, re.I):
+                    uses[word] = (word, number, line.strip())
+    return list(uses.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--first-uses", action="store_true", help="list first uses, write nothing")
+    options = parser.parse_args()
+    found = entries()
+    if not options.first_uses:
+        nbformat.write(page(found), PAGE)
+        print(f"{PAGE.name}: {len(found)} words")
+        return 0
+    for source in sources():
+        for word, cell, line in first_uses(source, list(found)):
+            print(f"{source.name}, cell {cell}: [{word}]({anchor(word)}): {line}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

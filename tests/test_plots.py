@@ -75,7 +75,8 @@ def test_the_description_is_inside_the_png(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_is_drawn_with_words_and_data(metric: str) -> None:
     picture = plots.metric_bars(synthetic_comparison(), metric)
-    assert "llmlite F16" in picture.alt and "Best:" in picture.alt
+    assert "llmlite F16" in picture.alt
+    assert "Best:" in picture.alt or "Which is best can't be told" in picture.alt  # equal values
     assert list(picture.x) == ["llmlite F16", "llmlite Q4_0", "PyTorch float32 F16"]
     assert picture.table()[0][1] == METRICS[metric].title and len(picture.table()) == 4
 
@@ -147,9 +148,9 @@ def test_the_theme_in_use_is_drawn_unless_told_otherwise() -> None:
 def test_bars_among_which_the_best_cannot_be_told_are_grey_and_the_title_says_so() -> None:
     from dataclasses import replace
 
-    from llmlite.plots.benchmark import GREY
-
     import matplotlib as mpl
+
+    from llmlite.plots.benchmark import GREY
 
     def greys(picture: plots.Picture) -> int:
         bars = [patch for ax in picture.figure.axes for patch in ax.patches]

@@ -61,7 +61,7 @@ print(few, "tokens with a cache,", many, "without; the largest difference is bel
 depths = (15, 240, 960)
 times = {kept: [caching.seconds_for_one_more(model, n, cached=kept) for n in depths] for kept in (True, False)}
 for n, kept, again in zip(depths, times[True], times[False]):
-    print(f"after {n:3} tokens: {1000 * kept:6.1f} ms with the cache, {1000 * again:6.1f} ms without")
+    print(f"after {n:3} tokens: {1000 * kept:6.2f} ms with the cache, {1000 * again:6.1f} ms without")
 
 # %% [markdown]
 # Without a cache the time grows with the whole text. With it, much less, but it does grow: the new token still looks at

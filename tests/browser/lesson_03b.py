@@ -14,5 +14,5 @@ def operate(page: Page, out: Path) -> None:
     picture(page, out / "widget.png")
     found.get_by_role("slider").first.focus()
     said = changes(found, lambda: page.keyboard.press("ArrowRight"))
-    assert 'Step 1 of 12' in said, said
+    assert "Step 1 of 12" in said, said
     picture(page, out / "widget-moved.png")

@@ -14,5 +14,5 @@ def operate(page: Page, out: Path) -> None:
     picture(page, out / "widget.png")
     found.get_by_role("slider").first.focus()
     said = changes(found, lambda: page.keyboard.press("ArrowLeft"))
-    assert '59 tokens read' in said, said
+    assert "59 tokens read" in said, said
     picture(page, out / "widget-moved.png")

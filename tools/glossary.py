@@ -1,9 +1,9 @@
 """One page of all words that the lessons explain, made from their "**Words.**" paragraphs.
 
     python tools/glossary.py                 write notebooks/glossary.ipynb
-    python tools/glossary.py --first-uses    list where each word is first used in each lesson, for links
+    python tools/glossary.py --first-uses    list where each lesson first uses each word, for links
 
-The page has a heading for each word, so that `glossary.ipynb#WORD` leads to it, in JupyterLab and on the site.
+The page has a heading for each word, so that `glossary.ipynb#WORD` leads to it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def anchor(word: str) -> str:
 
 
 def first_uses(source: Path, words: list[str]) -> list[tuple[str, int, str]]:
-    """Return (word, cell, line) of each word's first use in a lesson's text; code and headings don't count."""
+    """Return (word, cell, line) of each word's first use in a lesson's text, code and headings left out."""
     uses = {}
     for number, cell in enumerate(load(source).cells):
         if cell.cell_type != "markdown":

@@ -32,7 +32,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what a learner calls it -> a
     "attention": ("llama", _HEADS),
     "window": (
         "gemma3",
-        _HEADS | {"attention.key_length": 32, "attention.value_length": 32, "attention.sliding_window": WINDOW},
+        _HEADS
+        | {"attention.key_length": 32, "attention.value_length": 32, "attention.sliding_window": WINDOW},
     ),
     "convolution": ("lfm2", _HEADS | {"attention.head_count_kv": [0] * N_LAYER, "shortconv.l_cache": 3}),
     "recurrent": (
@@ -108,7 +109,7 @@ def _last(model: Model, ids: Sequence[int]) -> np.ndarray:
 
 
 def memory_bytes(model: Model, n_tokens: int) -> int:
-    """Return the bytes that a text of so many tokens keeps in the layers: one row of states, or keys and values."""
+    """Return the bytes that a text of so many tokens keeps in the layers: states, or keys and values."""
     total = 0
     for i, layer in enumerate(model.config.layers):
         state = model.cache[i]
@@ -122,7 +123,7 @@ def memory_bytes(model: Model, n_tokens: int) -> int:
 
 
 def decode_microseconds(model: Model, depths: Sequence[int], *, repetitions: int = 40) -> list[float]:
-    """Return the time of one further token after texts of the given lengths: the least of some repetitions."""
+    """Return the time of one further token after texts of these lengths: the least of some repetitions."""
     ids = np.random.default_rng(0).integers(0, N_VOCAB, max(depths)).tolist()
     found = []
     for depth in depths:

@@ -39,7 +39,7 @@ STEPS = (
         says="The token's row of the embedding matrix is looked up. It is the first state of the stream.",
     ),
     Step(key="attn_norm", title="norm", trace="attn_norm", says="A copy is brought to a standard length."),
-    Step(key="qkv", title="Q K V", trace="", says="Three matrices make a query, a key and a value for each head."),
+    Step(key="qkv", title="Q K V", trace="", says="Three matrices make queries, keys and values."),
     Step(key="rope", title="RoPE", trace="Qcur", says="Queries and keys are turned by the token's position."),
     Step(
         key="attention", title="attention", trace="kq_soft_max",
@@ -50,12 +50,12 @@ STEPS = (
         says="The values that were fetched are brought back to the width of the stream.",
     ),
     Step(key="ffn_inp", title="+", trace="ffn_inp", says="The result is added to the stream."),
-    Step(key="ffn_norm", title="norm", trace="ffn_norm", says="Again a copy is brought to a standard length."),
+    Step(key="ffn_norm", title="norm", trace="ffn_norm", says="Again a copy gets a standard length."),
     Step(
         key="ffn_out", title="feed-\nforward", trace="ffn_out",
         says="The feed-forward network works on this token alone.",
     ),
-    Step(key="l_out", title="+", trace="l_out", says="Its result is added, too. The next layer reads the stream."),
+    Step(key="l_out", title="+", trace="l_out", says="Its result is added. The next layer reads the stream."),
     Step(
         key="result_norm", title="norm", trace="result_norm", in_layer=False,
         says="After the last layer the stream itself is brought to a standard length.",
@@ -109,7 +109,7 @@ def walk(model: Model, prompt: str | Sequence[int]) -> Walk:
         isinstance(x.mixer, Attention) and isinstance(x.feed_forward, FeedForward) for x in config.layers
     ):
         raise UnsupportedError(
-            f"the diagram is one of attention and feed-forward networks; {config.architecture.name} has others"
+            f"the diagram has attention and feed-forward networks; {config.architecture.name} has others"
         )
     ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
     trace = model.trace(ids)
@@ -150,7 +150,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def matrices(model: Model, layer: int) -> dict[str, np.ndarray]:
-    """Return a layer's tensors in float32, by the names that the file gives them without "blk.N." and ".weight"."""
+    """Return a layer's tensors in float32, by their names without "blk.N." and ".weight"."""
     return {
         name.removesuffix(".weight"): w if isinstance(w, np.ndarray) else w.dequantize()
         for name, w in model.weights.layers[layer].items()
@@ -158,7 +158,7 @@ def matrices(model: Model, layer: int) -> dict[str, np.ndarray]:
 
 
 def cuts(model: Model, texts: Sequence[str]) -> list[tuple[str, int, list[str]]]:
-    """Return for each text its bytes in UTF-8 and its tokens as a reader sees them, without special tokens."""
+    """Return for each text its bytes in UTF-8 and its tokens as a reader sees them, none special."""
     tokenizer = model.tokenizer
     found = []
     for text in texts:

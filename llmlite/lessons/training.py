@@ -1,6 +1,6 @@
 """A tiny Llama in PyTorch that learns the bundled tales, and its way into a GGUF file.
 
-PyTorch is needed here and nowhere else in the lessons. Tensors have the names that transformers gives them, so
+PyTorch is needed here and nowhere else in the lessons. Tensors have transformers' names, so
 the folder that `save` writes is one that `llmlite convert` takes.
 """
 
@@ -99,7 +99,7 @@ def train(
     model: TinyLlama, ids: np.ndarray, steps: int, *, rate: float = 4e-3, seed: int = 0,
     on_step: Callable[[int, float], Any] | None = None,
 ) -> list[float]:  # fmt: skip
-    """Train with Adam, the rate rising over the first steps and falling to the end; return each step's loss."""
+    """Train with Adam, the rate first rising, then falling; return each step's loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     rng, losses = np.random.default_rng(seed), []
     for step in range(steps):
@@ -166,8 +166,8 @@ def _tokenizer(teacher: Model) -> dict[str, Any]:
     model = {"type": "BPE", "vocab": {text: i for i, text in enumerate(tokens)}}
     model["merges"] = list(metadata["tokenizer.ggml.merges"])
     return {
-        "version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": split, "post_processor": None,
-        "decoder": split, "model": model,
+        "version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": split,
+        "post_processor": None, "decoder": split, "model": model,
     }  # fmt: skip
 
 

@@ -44,8 +44,9 @@ def beside(weights: np.ndarray, memory: Memory, ids: Sequence[int], *, theme: st
     sizes = ", ".join(f"{value:.2f}" for value in strength) or "none"
     return Picture(
         figure=drawn,
-        alt=f"{heading}: an attention map of {n} by {n}; the recurrent layer's state, {state.size} numbers for any "
-        f"text, whose heads have the sizes {sizes}; and the tail of its convolution, {len(memory.tail)} rows.",
+        alt=f"{heading}: an attention map of {n} by {n}; the recurrent layer's state, {state.size} "
+        f"numbers for any text, whose heads have the sizes {sizes}; and the tail of its convolution, "
+        f"{len(memory.tail)} rows.",
         labels={"title": heading, "x": "head", "y": "size of its state"},
         x=[str(i) for i in range(len(strength))],
         y={"size": strength},

@@ -52,7 +52,8 @@ def test_no_cell_ended_in_an_error(lesson: Path) -> None:
 
 def test_the_first_code_is_the_import(lesson: Path) -> None:
     first = source(cells(lesson, "code")[0]).splitlines()
-    assert first[:2] == ["import llmlite as ll", f'll.lessons.begin("{lesson.stem.partition('_')[0]}")']
+    number = lesson.stem.partition("_")[0]
+    assert first[:2] == ["import llmlite as ll", f'll.lessons.begin("{number}")']
 
 
 def test_cells_are_short_and_define_little(lesson: Path) -> None:

@@ -71,6 +71,27 @@ FAULTS: Mapping[str, Fault] = {
     "keys are counted, values forgotten": Fault(
         "lessons/caching.py", "return 2 * n_layer * int(", "return n_layer * int(", "05"
     ),
+    "attention's scores are scaled otherwise": Fault(
+        "lessons/one_token.py",
+        'scores = np.einsum("thd,shd->hts", q, k) / np.sqrt(size)',
+        'scores = np.einsum("thd,shd->hts", q, k) / size',
+        "03b",
+    ),
+    "a model is exported with another RoPE": Fault(
+        "lessons/training.py", '"rope_theta": BASE,', '"rope_theta": 2 * BASE,', "09"
+    ),
+    "a verdict is another one": Fault(
+        "lessons/choosing_tools.py",
+        "(each.key, each.claim, each.verdict)",
+        "(each.key, each.claim, each.key)",
+        "10",
+    ),
+    "a window sees one token less": Fault(
+        "lessons/mixers.py",
+        '"attention.sliding_window": WINDOW}',
+        '"attention.sliding_window": WINDOW - 1}',
+        "11",
+    ),
     "another checksum is computed": Fault(
         "resources.py", 'file_digest(file, "sha256")', 'file_digest(file, "sha512")', "00"
     ),

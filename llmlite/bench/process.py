@@ -173,7 +173,10 @@ class WorkerProcess:
         """
         assert self._process.stdin is not None
         if self._deadline is not None:
-            self.timeout = max(self._deadline - monotonic(), 0.001)
+            self.timeout = self._deadline - monotonic()
+            if self.timeout <= 0:
+                self._process.kill()
+                raise BackendTimeoutError(f"{self.backend}, {action}: its time was over before it was asked")
         try:
             self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
             self._process.stdin.flush()

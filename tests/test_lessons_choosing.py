@@ -96,7 +96,8 @@ def test_logits_without_a_choice_are_refused() -> None:
 def test_the_lens_last_reading_is_what_the_model_says(model: ll.Model) -> None:
     ids = model.tokenizer.encode("Once upon a time there was")
     found = lens(model, ids)
-    assert found.ids == ids and found.stages[-1] == f"layer {model.config.n_layer - 1}", "numbered from 0, as everywhere"
+    assert found.ids == ids
+    assert found.stages[-1] == f"layer {model.config.n_layer - 1}", "numbered from 0, as everywhere"
     np.testing.assert_allclose(found.probabilities[-1], softmax(model.logits(ids)), rtol=1e-4, atol=1e-7)
 
 

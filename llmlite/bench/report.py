@@ -266,7 +266,7 @@ def _first(found: Sequence[Summary], metric: str) -> Summary:
 
 
 def undecided(comparison: Comparison, found: Sequence[Summary], metric: str) -> list[Summary]:
-    """Return the entries of a metric among which the best can't be told; none if it can. Figures grey them."""
+    """Return the entries among which the best can't be told; none if it can. Figures grey them."""
     if len(found) < 2:
         return []
     first = _first(found, metric)

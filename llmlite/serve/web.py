@@ -35,7 +35,10 @@ OPEN = ("/", "/health", "/ping")  # answered without a key: they tell nothing
 LOCAL = ("localhost", "127.0.0.1", "::1", "testserver")
 GRACE = 5.0  # seconds beyond max_seconds in which an answer may say itself that it was too late
 PAGE = Path(__file__).with_name("page.html")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "img-src data:"
+)
 
 
 def make_app(model: Model, settings: Settings) -> Starlette:

@@ -109,7 +109,7 @@ def test_a_click_on_a_cell_shows_its_five_likeliest(lens: LogitLens) -> None:
     lens.cells[2, 3].click()
     assert (lens.stage.value, lens.position.value) == (2, 3)
     assert lens.detail.value != before and lens.detail.value.count("<tr>") == 5
-    assert "After layer 2" in lens.words.value
+    assert "After layer 1" in lens.words.value, "row 0 is the embedding; layers are numbered from 0"
     lens.stage.value = 0
     assert "Straight from the embedding" in lens.words.value
 

@@ -90,7 +90,8 @@ def check(models: tuple[str, ...], as_json: bool) -> int:
 
     found = advice.check(models, advice.measure_machine())
     if as_json:
-        say(json.dumps([{"model": e.model, "predicted": e.predicted, "measured": e.measured} for e in found]))
+        rows = [{"model": e.model, "predicted": e.predicted, "measured": e.measured} for e in found]
+        say(json.dumps(rows, indent=2))
     else:
         for each in found:
             say(

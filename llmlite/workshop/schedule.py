@@ -24,7 +24,7 @@ LESSONS = {
     "Measure it honestly": 30,
     "Train in PyTorch, deploy as GGUF": 25,
     "Which tool for which job?": 15,
-    "What replaces attention?": 20,
+    "What replaces attention?": 25,
 }
 
 

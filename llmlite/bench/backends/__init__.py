@@ -230,6 +230,7 @@ _LINES = (
         "OpenVINO GenAI",
         "openvino_genai_gguf",
         "purple",
+        hatch="..",
         requires="openvino_genai",
         extra="openvino",
         keeps_quantized=True,

@@ -102,6 +102,19 @@ def test_embeddings_are_the_models_in_both_encodings(client: TestClient, model: 
     np.testing.assert_array_equal(raw, expected[1])
 
 
+def test_embeddings_keep_the_end_token_that_the_file_asks_for(
+    client: TestClient, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [without] = model.embed(["A fox ran."], pooling="last")
+    monkeypatch.setattr(model.tokenizer, "add_eos", True)
+    [expected] = model.embed(["A fox ran."], pooling="last")
+    assert not np.allclose(without, expected)
+    found = client.post("/v1/embeddings", json={"input": "A fox ran."}).json()
+    np.testing.assert_allclose(found["data"][0]["embedding"], expected, rtol=1e-6)
+    texts = client.post("/v1/completions", json={"prompt": "A fox ran.", "max_tokens": 1}).json()
+    assert texts["usage"]["prompt_tokens"] == found["usage"]["prompt_tokens"] - 1
+
+
 @pytest.mark.parametrize(
     ("change", "status", "word"),
     [

@@ -68,10 +68,10 @@ def run(options: argparse.Namespace) -> int:
             f"{each.tokens_per_second:>10,.0f}{kl:>10}"
         )
     if best is None:
-        say("none fits the memory that is to be had: choose a smaller model")
+        say("no type fits the memory available: choose a smaller model")
         return 0
     slow = best.tokens_per_second < options.speed
-    why = "the fastest that fits; none is so fast as wanted" if slow else "the best quality that fits"
+    why = "the fastest that fits; none reaches the speed asked for" if slow else "the best quality that fits"
     say(f"\nadvice: {best.type}, {why} ({options.speed:g} tokens/s or more)")
     for line in best.arithmetic:
         say(f"  {line}")

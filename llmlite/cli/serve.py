@@ -74,7 +74,10 @@ def run(options: argparse.Namespace) -> int:
     key = _key(options.api_key_file)
     local = options.host in ("127.0.0.1", "localhost", "::1")
     if not local and key is None:
-        say("llmlite: warning: no API key is set; whoever reaches this port can use it", file=sys.stderr)
+        say(
+            "llmlite: warning: no API key is set; anyone who can reach this port can use the model",
+            file=sys.stderr,
+        )
     settings = Settings(
         name=options.name or _name(options.model),
         max_sequences=options.parallel,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -116,7 +116,7 @@ class KServe:
         spec = await self._spec(values)
         [choice] = await unless_left(request, self._openai._all([spec]))
         assert choice.ended is not None
-        outputs = {
+        outputs: dict[str, tuple[str, list[Any]]] = {
             "text_output": ("BYTES", [choice.text.encode()]),
             "output_ids": ("INT32", list(choice.ended.ids)),
         }
@@ -167,7 +167,7 @@ class KServe:
         spec = await self._generated(request)
         return await streamed(request, self._events(spec), media_type=SSE, failed=failed)
 
-    async def _events(self, spec: Any) -> AsyncIterator[str]:
+    async def _events(self, spec: Any) -> AsyncGenerator[str, None]:
         choice = Choice()
         async with self.service.run([spec]) as run:
             await run.started()
@@ -212,9 +212,11 @@ def tensors_of(body: bytes, length: str | None) -> tuple[dict[str, Any], dict[st
     asked, tail = json_object(body[:n]), body[n:]
     parameters = asked.get("parameters") or {}
     inputs, outputs = asked.get("inputs"), asked.get("outputs") or []
-    lists = isinstance(inputs, list) and isinstance(outputs, list) and isinstance(parameters, dict)
-    if not lists or not all(
-        isinstance(x, dict) and isinstance(x.get("name"), str) for x in [*inputs, *outputs]
+    if (
+        not isinstance(inputs, list)
+        or not isinstance(outputs, list)
+        or not isinstance(parameters, dict)
+        or not all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in [*inputs, *outputs])
     ):
         raise Fault(400, 'expected {"inputs": [{"name", "datatype", "shape", "data"}], …}')
     found = {}

@@ -6,9 +6,10 @@ Source of the forms: https://docs.ollama.com/api
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -61,7 +62,7 @@ class Ollama:
         from llmlite.inventory import examine
 
         model = self.service.model
-        entry = examine(self.service.settings.name, "served", model.gguf.path)
+        entry = examine(self.service.settings.name, "served", Path(model.gguf.path))
         return {
             "parent_model": "",
             "format": "gguf",
@@ -93,7 +94,7 @@ class Ollama:
         asked = read(OllamaShow, await request.body())
         self.service.check_model(asked.model or asked.name)
         model = self.service.model
-        info = {
+        info: dict[str, Any] = {
             key: value for key, value in model.metadata.items() if isinstance(value, (str, int, float, bool))
         }
         template = info.pop("tokenizer.chat_template", "")
@@ -215,7 +216,7 @@ class Ollama:
 
     async def _lines(
         self, asked: Any, spec: Any, is_chat: bool, called: list[dict[str, Any]] | None
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         choice = Choice()
         async with self.service.run([spec]) as run:
             await run.started()

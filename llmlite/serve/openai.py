@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,7 +150,7 @@ class OpenAI:
         head: dict[str, Any],
         with_tools: bool,
         conversation: Conversation,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
 
         def chunk(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> str:
@@ -259,7 +259,7 @@ class OpenAI:
 
     async def _completion_chunks(
         self, asked: CompletionRequest, specs: list[Any], head: dict[str, Any], n_prompts: int
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
 
         def chunk(index: int, text: str, reason: str | None = None, logprobs: Any = None) -> str:

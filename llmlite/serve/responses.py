@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -121,7 +121,7 @@ class Stream(Response):
 
 async def streamed(
     request: Request,
-    parts: AsyncIterator[str | bytes],
+    parts: AsyncGenerator[str | bytes, None],
     *,
     media_type: str,
     failed: Callable[[Fault], str | bytes],
@@ -133,9 +133,9 @@ async def streamed(
         ClientLeft: before the first part. Whatever `parts` raises before it.
     """
     try:
-        first = await unless_left(request, anext(parts))  # type: ignore[arg-type]
+        first = await unless_left(request, parts.__anext__())
     except BaseException:
-        await parts.aclose()  # type: ignore[attr-defined]
+        await parts.aclose()
         raise
     return Stream(first, parts, media_type=media_type, failed=failed, headers=headers)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llmlite.serve.engine import Ended, Engine, Event, Failed, Job, Started
+from llmlite.serve.engine import Ended, Engine, Event, Failed, Job, Piece, Started
 from llmlite.serve.faults import Fault, from_error, overflow, too_late
 from llmlite.serve.metrics import Metrics
 from llmlite.serve.settings import Settings
@@ -47,8 +48,7 @@ class Run:
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._left = len(specs)
         self.jobs = [
-            Job(ids, options, deliver=lambda event, i=i: self._deliver(i, event))
-            for i, (ids, options) in enumerate(specs)
+            Job(ids, options, deliver=partial(self._deliver, i)) for i, (ids, options) in enumerate(specs)
         ]
 
     def _deliver(self, index: int, event: Event) -> None:
@@ -74,7 +74,7 @@ class Run:
         if not isinstance(event, Started):
             self._events.put_nowait((index, event))
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self) -> AsyncGenerator[tuple[int, Piece | Ended], None]:
         """Yield (index of the text, Piece or Ended) until all have ended.
 
         Raises:
@@ -224,7 +224,7 @@ class Service:
     def _ids(self, prompt: str | Sequence[int], n_ctx: int | None) -> list[int]:
         if isinstance(prompt, str):
             with self.model.gguf.located():
-                ids = self.model.tokenizer.encode(prompt, add_eos=False if n_ctx is not None else None)
+                ids = self.model.tokenizer.encode(prompt, add_eos=n_ctx is None)
         else:
             ids = list(prompt)
         n_vocab = self.model.config.n_vocab
@@ -282,9 +282,7 @@ class Service:
                 for group in grouped([len(ids) for ids in rows], EMBED_TOKENS):
                     texts = [rows[i] for i in group]
                     work = self.engine.task(
-                        lambda texts=texts: self.model.embed(
-                            texts, pooling=self.settings.pooling, truncate=truncate
-                        )
+                        partial(self.model.embed, texts, pooling=self.settings.pooling, truncate=truncate)
                     )
                     for i, row in zip(group, await asyncio.wrap_future(work)):
                         found[i] = row

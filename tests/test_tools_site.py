@@ -10,11 +10,13 @@ from urllib.parse import unquote
 
 import pytest
 
+nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("jupytext")
 pytest.importorskip("nbconvert")
 
-from tools import lessons, render_site
+from tools import lessons, render_site  # noqa: E402 (needs the three above)
 
+PLAIN = ("index", "completion", "glossary")  # pages that are no lesson
 LOADS = {"src", "srcset", "data", "poster", "background", "action", "manifest"}  # attributes that fetch
 FETCHED_BY_CSS = re.compile(r"url\((?!['\"]?(data:|#))|@import", re.I)
 
@@ -54,11 +56,13 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_there_is_a_page_for_every_lesson_and_an_index_of_them(site: dict[str, Page]) -> None:
-    names = [path.stem for path in lessons.sources()]
-    assert set(site) == {"index.html", *(f"{name}.html" for name in names)}
-    for name in names:
+    names = {lessons.copy_name(path): path for path in lessons.sources()}
+    besides = {"index.html", "completion.html", "glossary.html"}
+    assert set(site) == {*besides, *(f"{name}.html" for name in names)}
+    assert besides - {"index.html"} <= set(site["index.html"].links)
+    for name, source in names.items():
         assert f"{name}.html" in site["index.html"].links
-        about = lessons.about(lessons.SOURCES / f"{name}.py")
+        about = lessons.about(source)
         assert f"{about.minutes} minutes" in site["index.html"].text
 
 
@@ -87,7 +91,7 @@ def test_every_link_leads_somewhere(site: dict[str, Page]) -> None:
 
 
 def test_lessons_are_linked_one_after_the_other(site: dict[str, Page]) -> None:
-    names = [f"{path.stem}.html" for path in lessons.sources()]
+    names = [f"{lessons.copy_name(path)}.html" for path in lessons.sources()]
     for before, after in pairwise(names):
         assert re.search(rf'rel="next" href="{after}"', site[before].text)
         assert re.search(rf'rel="prev" href="{before}"', site[after].text)
@@ -110,7 +114,32 @@ def test_only_the_instructors_pages_hold_solutions() -> None:
     learner, instructor = _texts(False), _texts(True)
     for name in learner:
         assert "celltag_instructor" not in learner[name]
-        assert name == "index" or "celltag_instructor" in instructor[name]
+        assert name in PLAIN or "celltag_instructor" in instructor[name]
+
+
+def test_a_learners_page_shows_what_the_run_gave_but_not_of_exercises_and_checks() -> None:
+    for name, (_title, notebook) in render_site.pages(False).items():
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        mine = [cell for cell in code if {"exercise", "check"} & set(lessons.tags(cell))]
+        assert not any(cell.outputs for cell in mine), name
+        assert name in PLAIN or any(cell.outputs for cell in code), name
+
+
+def test_the_answer_to_a_prediction_is_folded_away() -> None:
+    page = _texts(False)["10_which_tool"]
+    outside = re.sub(r'<details class="answer">.*?</details>', "", page, flags=re.S)
+    assert "It is: holds." in page and "It is: holds." not in outside
+    assert "A quantized model runs on ordinary hardware, without a GPU.</p>" in outside
+
+
+def test_copies_that_do_not_fit_together_are_refused() -> None:
+    name = lessons.copy_name(lessons.sources()[0])
+    learner = nbformat.read(lessons.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    executed = nbformat.read(lessons.INSTRUCTOR / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in executed.cells if cell.cell_type == "code" and not lessons.tags(cell)]
+    code[1].source += "\n1 + 1"
+    with pytest.raises(lessons.LessonError, match=f"cell {code[1].id} is another"):
+        render_site.unsolved(learner, executed)
 
 
 def _texts(instructor: bool) -> dict[str, str]:

@@ -364,7 +364,7 @@ the menu *File*.
 Where it says *Predict first*, click before you run on: the answer is drawn after the click. An exercise has
 hints, one at a time: `ll.lessons.hint(1)`. What you solve and predict is kept in `llmlite-progress.json` in
 this folder, and goes nowhere. Run the cell below to see how far you are; at the end open
-[the last page](completion.ipynb).
+[the last page](completion.ipynb). The words that the lessons explain are in the [glossary](glossary.ipynb).
 
 Everything that moves works by keyboard, too: Tab moves on, the space bar presses or ticks, the arrow keys
 move a slider. (Notebook 7 takes the arrow keys for itself: there it is Page Up and Page Down.)"""

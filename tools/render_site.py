@@ -5,11 +5,15 @@
 
 Each page is text, code, outputs and the static view of each widget; it loads one style sheet, which lies
 beside it, and nothing else. Start with index.html.
+
+Learner copies hold no outputs. A learner's page takes them from the instructor's copy, which was run: all but
+those of exercises and checks. The answer to a prediction is folded away.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 import sys
 from html import escape
@@ -22,7 +26,20 @@ from pygments.formatters import HtmlFormatter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.lessons import INDEX, INSTRUCTOR, NOTEBOOKS, About, LessonError, about, index, sources
+from tools import glossary
+from tools.lessons import (
+    COMPLETION,
+    INDEX,
+    INSTRUCTOR,
+    NOTEBOOKS,
+    About,
+    LessonError,
+    about,
+    completion,
+    index,
+    sources,
+    tags,
+)
 
 STYLE = "style.css"
 LINK = re.compile(r'href="(?P<name>[^":#]+)\.ipynb(?P<place>#[^"]*)?"')
@@ -81,18 +98,58 @@ table { border-collapse: collapse; font-size: .93rem; margin: .6rem 0; }
 caption { text-align: left; font-weight: bold; padding: .3rem 0; }
 th, td { border: 1px solid var(--line); padding: .15rem .6rem; text-align: left; vertical-align: top; }
 summary { cursor: pointer; }
+.answer { border-left: 5px solid var(--link); padding: .2rem .8rem; }
 """
+ASKS = "ll.lessons.predict("
+ANSWER = '<details class="answer"><summary>Answer</summary>{body}</details>'
 
 
 def pages(instructor: bool) -> dict[str, tuple[str, Any]]:
-    """Return the pages in order, by name without ending: title and notebook; the index comes first."""
-    folder = INSTRUCTOR if instructor else NOTEBOOKS
+    """Return the pages in order, by name without ending: title and notebook.
+
+    The index comes first, then the lessons, the last page and the glossary.
+    """
     lessons = [about(source) for source in sources()]
     found: dict[str, tuple[str, Any]] = {Path(INDEX).stem: ("Lessons", index(lessons))}
     for lesson in lessons:
-        path = folder / f"{lesson.name}.ipynb"
-        found[lesson.name] = (_title(lesson), nbformat.read(path, as_version=4))
+        notebook = nbformat.read(INSTRUCTOR / f"{lesson.name}.ipynb", as_version=4)
+        if not instructor:
+            notebook = unsolved(nbformat.read(NOTEBOOKS / f"{lesson.name}.ipynb", as_version=4), notebook)
+        found[lesson.name] = (_title(lesson), folded(notebook))
+    found[Path(COMPLETION).stem] = ("The last page", completion())
+    found[glossary.PAGE.stem] = ("Glossary", glossary.page(glossary.entries()))
     return found
+
+
+def unsolved(learner: Any, executed: Any) -> Any:
+    """Return a learner's copy with the outputs of the instructor's, those of exercises and checks left out.
+
+    Raises:
+        LessonError: a cell that isn't the same in both copies.
+    """
+    ran = {cell.id: cell for cell in executed.cells}
+    made = copy.deepcopy(learner)
+    for cell in made.cells:
+        if cell.cell_type != "code" or {"exercise", "check"} & set(tags(cell)):
+            continue
+        if cell.id not in ran or ran[cell.id].source != cell.source:
+            raise LessonError(
+                f"cell {cell.id} is another one in the instructor's copy; make both: python tools/lessons.py"
+            )
+        cell.outputs = ran[cell.id].outputs
+    return made
+
+
+def folded(notebook: Any) -> Any:
+    """Return a notebook in which a prediction shows its question, and its answer in a fold."""
+    made = copy.deepcopy(notebook)
+    for cell in made.cells:
+        if cell.cell_type != "code" or ASKS not in cell.source or len(cell.outputs) < 2:
+            continue
+        answer = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=cell.outputs[1:])])
+        html = ANSWER.format(body=_body(answer, exclude_input=True))
+        cell.outputs = [cell.outputs[0], nbformat.v4.new_output("display_data", {"text/html": html})]
+    return made
 
 
 def _title(lesson: About) -> str:
@@ -119,15 +176,7 @@ def render(out: Path, *, instructor: bool = False) -> list[Path]:
 
 def page(name: str, title: str, notebook: Any, found: dict[str, tuple[str, Any]]) -> str:
     """Return one page: the notebook's cells between links to its neighbours."""
-    # "basic" is the body alone: the other templates load scripts and fonts from the network
-    exporter = HTMLExporter(
-        template_name="basic",
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        exclude_anchor_links=True,
-    )
-    body, _resources = exporter.from_notebook_node(notebook)
-    body = LINK.sub(lambda m: f'href="{m["name"]}.html{m["place"] or ""}"', body)
+    body = LINK.sub(lambda m: f'href="{m["name"]}.html{m["place"] or ""}"', _body(notebook))
     first = next(iter(found))
     return PAGE.format(
         title=escape(title),
@@ -136,6 +185,19 @@ def page(name: str, title: str, notebook: Any, found: dict[str, tuple[str, Any]]
         note="" if name == first else NOTE,
         body=body,
     )
+
+
+def _body(notebook: Any, **options: bool) -> str:
+    """Return a notebook's cells as HTML, without a page around them."""
+    # "basic" is the body alone: the other templates load scripts and fonts from the network
+    exporter = HTMLExporter(
+        template_name="basic",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        **options,
+    )
+    return str(exporter.from_notebook_node(notebook)[0])
 
 
 def navigation(name: str, titles: dict[str, str]) -> str:
@@ -178,7 +240,7 @@ def main() -> int:
         print(f"render_site: {error}", file=sys.stderr)
         return 2
     n_bytes = sum(path.stat().st_size for path in written)
-    print(f"{options.out / 'index.html'}: {len(written) - 2} lessons, {n_bytes / 1e6:.1f} MB")
+    print(f"{options.out / 'index.html'}: {len(sources())} lessons, {n_bytes / 1e6:.1f} MB")
     return 0
 
 

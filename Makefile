@@ -15,7 +15,9 @@ warm = $(PY) -m llmlite warmup --lessons
 DEMO := plot,torch
 TEST := lab,hub,serve,torch,transformers,test
 
-.PHONY: docs dist check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
+
+.PHONY: docs dist figure samples check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -32,6 +34,7 @@ help:
 	@echo "make coverage  covered lines by room (compiled kernels run outside of what it sees)"
 	@echo "make docs      the Python reference and these documents in site-docs/, to read without a network"
 	@echo "make dist      source distribution and wheel in dist/, their metadata checked"
+	@echo "make figure    README's figure again, from the samples of benchmarks/main_run.sh"
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
 	@echo "PYTHON=... chooses the interpreter, VENV=... the environment, TORCH_PROBE=0 skips PyTorch's CPU index"
 
@@ -115,6 +118,11 @@ browser-test:
 	@$(call setup,$(TEST)$(comma)browser)
 	@$(warm)
 	$(PY) tests/browser/round.py --out $(RESULTS)/browser $(LESSONS)
+
+# README's figure and the tables beside it, drawn from what benchmarks/main_run.sh measured
+figure:
+	@$(call setup,plot)
+	$(PY) -m llmlite compare --from $(SAMPLES) -o docs/figures
 
 warmup:
 	@$(call setup,$(DEMO))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmlite.bench import article, privacy
+from llmlite.bench import article, privacy, serving
 from llmlite.bench.backends import BACKENDS, BackendInfo
 from llmlite.bench.process import BackendError, run_experiment
 from llmlite.cli import main
@@ -94,9 +93,21 @@ def test_the_command_prints_json_and_names_what_it_does_not_know(
     assert "there are: works, breaks" in capsys.readouterr().err
 
 
-def test_servers_are_not_measured_as_long_as_there_is_no_command() -> None:
-    there = importlib.util.find_spec("llmlite.cli.serve") is not None
-    assert ("not measured yet" in article._served()) is not there
+def test_every_protocol_of_the_server_writes_the_same_text_and_every_client_gets_its_tokens() -> None:
+    pytest.importorskip("uvicorn")
+    with serving.server("tales:Q8_0") as url:
+        answers = serving.protocols(url)
+        found = serving.throughput(url, (1, 2), n_tokens=4)
+        assert serving.ask(f"{url}/v2/models/another/generate", {"text_input": "The fox"})[0] == 404
+    assert set(answers.values()) == {"answered"} and len(answers) == 6
+    assert [(each.clients, each.tokens) for each in found] == [(n, 4 * serving.REQUESTS) for n in (1, 2)]
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    pytest.importorskip("uvicorn")
+    said = "ended before it served.*no-such-model"
+    with pytest.raises(LlmliteError, match=said), serving.server("no-such-model"):
+        pass
 
 
 def test_an_unknown_architecture_is_refused_by_name() -> None:

@@ -45,6 +45,19 @@ def measurement(*nanoseconds: int, **fields: object) -> Measurement:
     return Measurement(samples_ns=nanoseconds, **{**given, **fields})  # type: ignore[arg-type]
 
 
+def test_the_tables_as_markdown_have_the_cells_of_the_text_and_the_first_line_tells_the_canary() -> None:
+    found = synthetic_comparison()
+    found.environment |= {"canary_ns": [100.0, 103.0], "model": "tales"}
+    text = report.markdown(found)
+    assert "canary's slowest block 3% over its fastest" in text.splitlines()[0]
+    for _, headings, rows in report.all_tables(found):
+        for cells in [headings, *rows] if rows else []:
+            assert "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" in text
+    widths = {line.count(" | ") for line in text.splitlines() if line.startswith("| :--")}
+    assert widths == {len(headings) - 1 for _, headings, rows in report.all_tables(found) if rows}
+    assert report.titled(found).startswith("tales in ")
+
+
 def test_a_record_has_llama_bench_names_and_ours() -> None:
     record = measurement(100, 200).as_record()
     assert record.keys() >= LLAMA_BENCH | OURS

@@ -76,6 +76,7 @@ class _Run:
         self.threads = self.options.threads or cpu.usable_threads()
         env = environment.record(uuid.uuid4().hex[:12])
         env |= {"n_threads": self.threads, "quick": self.options.quick, "seed": self.options.seed}
+        env["model"] = Path(self.options.model).name  # without its folder, so that results can be shared
         self.result = Comparison(environment=env)
 
     def everything(self) -> Comparison:

@@ -13,6 +13,7 @@ from llmlite.terminal import printable
 
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows of cells
 NOTHING = "-"
+PROSE = ("agrees", "instructions")  # columns of words, aligned to the left
 EXACT = ("size",)  # metrics that are the same on every run: any difference is one
 
 
@@ -21,6 +22,38 @@ def tables(comparison: Comparison) -> str:
     parts = [headline(comparison), *(_text(*table) for table in all_tables(comparison) if table[2])]
     notes = "\n".join(f"note: {note}" for note in comparison.notes)
     return printable("\n\n".join([*parts, notes] if notes else parts))
+
+
+def titled(comparison: Comparison) -> str:
+    """Return a heading that names the model and its types, such as "smollm2 in Q8_0, Q4_0"."""
+    types = ", ".join(r["model_type"] for r in comparison.models)
+    return f"{comparison.environment.get('model', 'one model')} in {types or 'no type'}"
+
+
+def canary_words(comparison: Comparison) -> str:
+    """Say how quiet the machine was; "" if the canary never sang."""
+    sung = comparison.environment.get("canary_ns") or []
+    if not sung:
+        return ""
+    return f"canary's slowest block {max(sung) / min(sung) - 1:.0%} over its fastest"
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return all tables and notes as Markdown, to keep beside other documents."""
+    parts = [headline(comparison) + "."]
+    for title, headings, rows in all_tables(comparison):
+        if rows:
+            marks = [":--", *["--:"] * (len(headings) - 1)]
+            if headings[-1] in PROSE:
+                marks[-1] = ":--"
+            lines = ["| " + " | ".join(map(_md_cell, cells)) + " |" for cells in (headings, marks, *rows)]
+            parts += [title, "\n".join(lines)]
+    notes = "\n".join(f"- {printable(note)}" for note in comparison.notes)
+    return "\n\n".join([*parts, notes] if notes else parts)
+
+
+def _md_cell(cell: str) -> str:
+    return printable(cell).replace("|", "\\|").replace("\n", " ")
 
 
 def html(comparison: Comparison) -> str:
@@ -48,9 +81,10 @@ def headline(comparison: Comparison) -> str:
     """Say in one line what was compared where."""
     env = comparison.environment
     n_blocks = len({m.block for m in comparison.measurements if m.block >= 0})
+    quiet = canary_words(comparison)
     return (
         f"{env.get('cpu_info', 'unknown processor')}, {env.get('n_threads', '?')} threads, "
-        f"{n_blocks} interleaved blocks, run {env.get('run_id', '?')}"
+        f"{n_blocks} interleaved blocks, {quiet + ', ' if quiet else ''}run {env.get('run_id', '?')}"
     )
 
 
@@ -238,7 +272,7 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
     """Align columns: names to the left, the last column too when it is prose."""
     columns = list(zip(headings, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    prose = len(headings) - 1 if headings[-1] in ("agrees", "instructions") else -1
+    prose = len(headings) - 1 if headings[-1] in PROSE else -1
 
     def line(cells: list[str]) -> str:
         aligned = [

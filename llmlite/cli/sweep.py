@@ -7,12 +7,11 @@ together.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from llmlite.bench.sweep import KINDS
 from llmlite.cli.run import number
-from llmlite.terminal import complain, progress, say
+from llmlite.terminal import complain, json_text, progress, say
 
 HELP = "run a grid of measurements, here or on several machines"
 EXAMPLES = f"""\
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         )
     wanted = {task.id for task in tasks}
     for row in sweep.summary([each for each in sweep.results(options.output) if each["task"] in wanted]):
-        say(json.dumps(row))
+        say(json_text(row))
     for sentence in failed:
         complain(sentence)
     return 1 if failed else 0

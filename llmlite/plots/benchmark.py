@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from llmlite.bench.backends import BACKENDS
-from llmlite.bench.report import describe, describe_memory, short, undecided
+from llmlite.bench.report import canary_words, describe, describe_memory, short, undecided
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, Summary, summarize
 from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
@@ -74,8 +74,12 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     memory = _memory_bars(axes[2], result, theme)
     title(axes[2], "memory after writing, MB", theme)
     cpu = printable(str(result.environment.get("cpu_info"))).replace("$", r"\$")  # not mathematics
-    place = f"{cpu}, {result.environment.get('n_threads')} threads"
-    drawn.supxlabel(f"{place}; bars: medians, points: blocks", color=theme_named(theme).text, fontsize=12)
+    model, quiet = result.environment.get("model"), canary_words(result)
+    place = (
+        f"{printable(model) + ' on ' if model else ''}{cpu}, {result.environment.get('n_threads')} threads"
+    )
+    below = f"{place}; bars: medians, points: blocks{'; ' + quiet if quiet else ''}"
+    drawn.supxlabel(below, color=theme_named(theme).text, fontsize=12)
     alt = " ".join(
         [*(describe(found, key, result) for key, found in speeds.items()), describe_memory(memory)]
     )

@@ -1,0 +1,196 @@
+"""`llmlite serve` in a process of its own, its protocols tried, and its throughput by the number of clients.
+
+Only the standard library is needed on this side; the server needs the extra `serve`.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+from llmlite.errors import LlmliteError
+
+START = 120.0  # seconds for the server to load the model, kernels compiled included
+ANSWER = 60.0  # seconds for one answer
+CLIENTS = (1, 4, 16)
+N_TOKENS = 48  # written for each request
+REQUESTS = 16  # of all clients together
+NAME = "served"
+
+_open = build_opener(ProxyHandler({})).open  # this machine's own address never goes through a proxy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """What a number of clients got together.
+
+    Args:
+        clients: requests at once. tokens: written for all.
+        seconds: from the first request to the last answer.
+    """
+
+    clients: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+@contextmanager
+def server(model: str = "tales:Q8_0", *arguments: str) -> Iterator[str]:
+    """Serve a model on a free port of this machine while the block runs; yield its address, without a slash.
+
+    Raises:
+        LlmliteError: it didn't start; with what it said.
+    """
+    command = [sys.executable, "-m", "llmlite", "serve", model, "--port", "0", "--name", NAME, "--sagemaker"]
+    process = subprocess.Popen(
+        [*command, "--quiet", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield _address(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    """Wait for the line that names the address, and for the server to be ready."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:  # to the end, so that the server never waits for room in the pipe
+        try:
+            for line in process.stdout or ():
+                lines.put(line)
+        except ValueError:  # closed by the other thread
+            pass
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    said, end = "", time.monotonic() + START
+    while time.monotonic() < end:
+        try:
+            line = lines.get(timeout=1)
+        except queue.Empty:
+            continue
+        said += line
+        if " at http://" in line:
+            return line.split(" at ", 1)[1].split()[0].rstrip("/")
+        if not line:
+            raise LlmliteError(f"llmlite serve ended before it served: {said.strip()[-300:] or 'no message'}")
+    raise LlmliteError(f"llmlite serve did not start within {START:g} s")
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+    """Send a GET, or a POST of JSON; return the status and the answer's JSON (None for an empty one).
+
+    Raises:
+        OSError: no answer.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with _open(Request(url, data, {"Content-Type": "application/json"}), timeout=ANSWER) as answer:
+            status, content = answer.status, answer.read()
+    except HTTPError as error:
+        with error:
+            status, content = error.code, error.read()
+    try:
+        return status, json.loads(content) if content else None
+    except ValueError:
+        return status, content.decode("utf-8", "replace")
+
+
+def protocols(url: str) -> dict[str, str]:
+    """Try each protocol of a running server; return "answered" or what went wrong, by its name."""
+    text = {"prompt": "The fox", "max_tokens": 8, "temperature": 0}
+    written = _written_by_completion(url, text)
+    found = {}
+    tries: dict[str, Callable[[], str]] = {
+        "OpenAI /v1/completions": lambda: written,
+        "OpenAI /v1/chat/completions": lambda: _chat(url),
+        "Triton /v2/models/NAME/generate": lambda: ask(
+            f"{url}/v2/models/{NAME}/generate",
+            {"text_input": "The fox", "parameters": {"max_tokens": 8, "temperature": 0}},
+        )[1]["text_output"],
+        "Triton /v2/models/NAME/infer": lambda: _infer(url),
+        "SageMaker /invocations": lambda: ask(f"{url}/invocations", text)[1]["choices"][0]["text"],
+        "SageMaker /ping": lambda: "" if ask(f"{url}/ping")[0] == 200 else "no",
+    }
+    for name, attempt in tries.items():
+        try:
+            said = attempt()
+        except (OSError, KeyError, TypeError, IndexError) as error:
+            found[name] = f"{type(error).__name__}: {error}"
+            continue
+        same = {"SageMaker /ping": "", "OpenAI /v1/chat/completions": said}.get(name, written)
+        found[name] = "answered" if said == same else f"another text than /v1/completions: {said!r}"
+    return found
+
+
+def _written_by_completion(url: str, body: dict[str, Any]) -> str:
+    status, answer = ask(f"{url}/v1/completions", body)
+    if status != 200 or not answer["choices"][0]["text"]:
+        raise LlmliteError(f"/v1/completions: status {status}: {answer}")
+    return str(answer["choices"][0]["text"])
+
+
+def _chat(url: str) -> str:
+    messages = [{"role": "user", "content": "Tell me of a fox."}]
+    status, answer = ask(f"{url}/v1/chat/completions", {"messages": messages, "max_tokens": 8})
+    if status != 200:
+        raise KeyError(f"status {status}: {answer}")
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def _infer(url: str) -> str:
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["The fox"]}
+    body = {"inputs": [tensor], "parameters": {"max_tokens": 8, "temperature": 0}}
+    _, answer = ask(f"{url}/v2/models/{NAME}/infer", body)
+    return str(next(out for out in answer["outputs"] if out["name"] == "text_output")["data"][0])
+
+
+def throughput(url: str, clients: Sequence[int] = CLIENTS, n_tokens: int = N_TOKENS) -> list[Throughput]:
+    """Let so many clients at once make REQUESTS for `n_tokens`, shared among them; return what they got.
+
+    Raises:
+        LlmliteError: a request was refused. OSError: no answer.
+    """
+
+    def request(number: int) -> int:
+        prompt = f"Once upon a time there were {number + 2} foxes"
+        body = {"prompt": prompt, "max_tokens": n_tokens, "temperature": 0}
+        status, answer = ask(f"{url}/v1/completions", body)
+        if status != 200:
+            raise LlmliteError(f"/v1/completions: status {status}: {answer}")
+        return int(answer["usage"]["completion_tokens"])
+
+    def all_requests(n: int) -> int:
+        with ThreadPoolExecutor(n) as pool:
+            return sum(pool.map(request, range(REQUESTS)))
+
+    all_requests(max(clients))  # warm: kernels, and the same prompts known to the cache for every number
+    found = []
+    for n in clients:
+        begin = time.monotonic()
+        tokens = all_requests(n)
+        found.append(Throughput(clients=n, tokens=tokens, seconds=time.monotonic() - begin))
+    return found

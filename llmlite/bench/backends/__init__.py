@@ -229,13 +229,8 @@ _LINES = (
         "openvino",
         "OpenVINO GenAI",
         "openvino_genai_gguf",
-<<<<<<< HEAD
-        "purple",
-        hatch="..",
-=======
         "yellow",
         hatch="//",
->>>>>>> bench2
         requires="openvino_genai",
         extra="openvino",
         keeps_quantized=True,

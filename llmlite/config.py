@@ -17,6 +17,7 @@ from llmlite.layers import (
     DeltaNet,
     Experts,
     FeedForward,
+    LatentAttention,
     Layer,
     Mamba,
     Mamba2,
@@ -308,6 +309,10 @@ class _Layers:
         head_size = n_embd // (max(self.n_head) or 1)
         self.key_size = keys.integer("attention.key_length", head_size)
         self.value_size = keys.integer("attention.value_length", head_size)
+        self.is_split = architecture.latent and keys.has("attention.key_length_mla")
+        if self.is_split:  # those lengths are of the rows that llama.cpp keeps; these are of the heads
+            self.key_size = keys.integer("attention.key_length_mla")
+            self.value_size = keys.integer("attention.value_length_mla")
         self.is_recurrent = self._recurrent()
         self.windows = self._windows()
         self.is_mixture = self._mixtures()
@@ -333,6 +338,8 @@ class _Layers:
         return Layer(
             mixer=RECURRENT[self.architecture.recurrent](self)
             if self.is_recurrent[i]
+            else self._latent(i)
+            if self.architecture.latent
             else self._attention(i),
             feed_forward=feed_forward,
             norm=self.architecture.norm,
@@ -360,6 +367,39 @@ class _Layers:
             temperature_length=self.temperature_length,
             output_gate=entry.output_gate,
         )
+
+    def _latent(self, i: int) -> LatentAttention:
+        """Attention whose keys and values are made of one short row for each token."""
+        keys, rope, n_head = self.keys, self.ropes[False], self.n_head[i]
+        if rope is None or rope.dim >= self.key_size:
+            keys.fail("rope.dimension_count", f"less than a key's length, {self.key_size}", self.key_size)
+        expected = 1 if self.is_split else n_head
+        if self.n_head_kv[i] != expected:
+            keys.fail("attention.head_count_kv", str(expected), self.n_head_kv[i])
+        return LatentAttention(
+            n_head=n_head,
+            n_head_kv=n_head,
+            key_size=self.key_size,
+            value_size=self.value_size,
+            scale=self.scale * self._latent_magnitude(rope) ** 2,
+            rope=rope,
+            kv_rank=keys.integer("attention.kv_lora_rank"),
+            q_rank=keys.integer("attention.q_lora_rank", 0, at_least=0),
+            split=self.is_split,
+        )
+
+    def _latent_magnitude(self, rope: Rope) -> float:
+        """By how much yarn enlarges queries and keys, the parts that are not turned included.
+
+        Source: llama.cpp's deepseek2.cpp, whose key holds a tenth of the multiplier.
+        """
+        keys, factor = self.keys, 1 / rope.scale
+        if factor != 1 and (rope.yarn is None or not rope.yarn.mix):
+            keys.refuse("rope.scaling.factor", factor, "without yarn only 1 is")
+        return rope.magnitude * (1 + self._latent_multiplier() * math.log(max(factor, 1.0)))
+
+    def _latent_multiplier(self) -> float:
+        return self.keys.number("rope.scaling.yarn_log_multiplier", 0.0)
 
     def _recurrent(self) -> list[bool]:
         """Whether each layer is recurrent: it has no key/value heads, or the file says so."""
@@ -581,6 +621,8 @@ class _Layers:
         )
         magnitude = rope.magnitude * (keys.number("rope.scaling.yarn_attn_factor", 1.0) or 1.0)
         multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0)
+        if self.architecture.latent and multiplier:  # the scale of attention has it instead
+            return replace(rope, yarn=yarn, magnitude=magnitude)
         if mix:
             magnitude *= (1 + 0.1 * math.log(factor)) if factor > 1 else 1.0
             if multiplier:

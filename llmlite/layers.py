@@ -127,6 +127,33 @@ class Attention:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentAttention(Attention):
+    """Attention whose keys and values are made of one short row for each token (DeepSeek-V2, 2024).
+
+    Each head's key is a part made of that row, followed by a part that is turned and that all heads share.
+    The cache keeps whole keys and values: n_head_kv is n_head.
+
+    Attributes:
+        kv_rank: numbers of that row. q_rank: numbers of the row that queries are made of; 0: of the input.
+        split: whether the file holds the matrices of keys and of values by themselves, head by head.
+    """
+
+    kv_rank: int
+    q_rank: int = 0
+    split: bool = True
+
+    @property
+    def rope_size(self) -> int:
+        """Numbers of a query or key that are turned: the last ones."""
+        return self.rope.dim if self.rope else 0
+
+    @property
+    def plain_size(self) -> int:
+        """Numbers of a query or key that are not turned: the first ones."""
+        return self.key_size - self.rope_size
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShortConvolution:
     """A gated convolution over the latest tokens (LFM2): out(c · conv(b · x)), with b, c, x = in(input).
 

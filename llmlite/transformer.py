@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.layers import Attention, DeltaNet, Experts, FeedForward, Layer, Mamba, Mamba2, ShortConvolution
+from llmlite.layers import (
+    Attention,
+    DeltaNet,
+    Experts,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    Mamba,
+    Mamba2,
+    ShortConvolution,
+)
 from llmlite.lora import LowRank
 from llmlite.weights import RopeTable, Weights
 
@@ -115,6 +125,9 @@ class Operations(Protocol):
 
     def columns(self, x: X, start: int, width: int, stride: int = 0) -> X:
         """Columns `start` … `start + width - 1` of each row, or of each stretch of `stride` columns."""
+
+    def join(self, a: X, b: X, n_head: int, n_head_b: int) -> X:
+        """For each head its stretch of a, then its stretch of b: of n_head_b = 1 all heads take the same."""
 
     def outputs(self, x: X) -> X:
         """Only the rows of those tokens whose logits are wanted."""
@@ -266,6 +279,33 @@ def attention(b: Block, x: X) -> X:
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 
+def latent_attention(b: Block, x: X) -> X:
+    """Attention by keys and values made of one short row for each token: (T, D) -> (T, D). R is kv_rank."""
+    ops, w = b.ops, b.w
+    spec: LatentAttention = b.layer.mixer
+    H, plain, turned = spec.n_head, spec.plain_size, spec.rope_size
+    table = b.weights.ropes[spec.rope]  # type: ignore[index]  # config._latent: there is one
+    if spec.q_rank:
+        q = b.matmul("attn_q_b", b.norm("attn_q_a_norm", b.matmul("attn_q_a", x)))
+    else:
+        q = b.matmul("attn_q", x)  # (T, H*Dk)
+    q = b.name(q, "q", heads=H)
+    q_pe = b.name(ops.rope(ops.columns(q, plain, turned, spec.key_size), H, table), "q_pe", heads=H)
+    q = b.name(ops.join(ops.columns(q, 0, plain, spec.key_size), q_pe, H, H), "Qcur", heads=H)
+    row = b.name(b.matmul("attn_kv_a_mqa", x), "kv_cmpr_pe")  # (T, R + turned)
+    k_pe = b.name(ops.rope(ops.columns(row, spec.kv_rank, turned), 1, table), "k_pe")
+    row = ops.rms_norm(ops.columns(row, 0, spec.kv_rank), w["attn_kv_a_norm.weight"], b.layer.eps)
+    row = b.name(row, "kv_cmpr")
+    if spec.split:
+        k, v = b.matmul("attn_k_b", row), b.matmul("attn_v_b", row)  # (T, H*plain), (T, H*Dv)
+    else:
+        both, width = b.name(b.matmul("attn_kv_b", row), "kv"), plain + spec.value_size
+        k, v = ops.columns(both, 0, plain, width), ops.columns(both, plain, spec.value_size, width)
+    k, v = b.name(ops.join(k, k_pe, H, 1), "Kcur", heads=H), b.name(v, "Vcur", heads=H)
+    x = b.name(ops.attention(q, k, v, b.i, spec, None), "kqv_out")  # (T, H*Dv)
+    return b.name(b.matmul("attn_output", x), "attn_out")
+
+
 def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
     """RMSNorm of each head by itself, or of the whole row: the gain's length says which."""
     gain = b.w.get(f"{tensor}.weight")
@@ -388,6 +428,7 @@ L2_EPS = 1e-6  # added to the sum of squares of a query or key, in transformers 
 # a layer's record -> the function that mixes its tokens
 MIXERS = {
     Attention: attention,
+    LatentAttention: latent_attention,
     ShortConvolution: short_convolution,
     Mamba: mamba,
     Mamba2: mamba2,

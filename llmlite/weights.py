@@ -17,7 +17,16 @@ from llmlite import deterministic
 from llmlite.architectures import FUSED, HEAD_NORMS, Architecture
 from llmlite.config import ModelConfig
 from llmlite.errors import ModelError, UnsupportedError
-from llmlite.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, Rope, ShortConvolution
+from llmlite.layers import (
+    Attention,
+    DeltaNet,
+    Experts,
+    LatentAttention,
+    Mamba,
+    Mamba2,
+    Rope,
+    ShortConvolution,
+)
 from llmlite.tensor import QuantTensor
 
 Shape = tuple[int, ...]
@@ -153,6 +162,26 @@ def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[i
     yield "attn_output", (D, mixer.out_width)
 
 
+def _latent_matrices(mixer: LatentAttention, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    if mixer.q_rank:
+        yield "attn_q_a", (mixer.q_rank, D)
+    yield ("attn_q_b" if mixer.q_rank else "attn_q"), (mixer.q_width, mixer.q_rank or D)
+    yield "attn_kv_a_mqa", (mixer.kv_rank + mixer.rope_size, D)
+    if not mixer.split:
+        yield "attn_kv_b", (mixer.n_head * (mixer.plain_size + mixer.value_size), mixer.kv_rank)
+    yield "attn_output", (D, mixer.out_width)
+
+
+def _latent_vectors(mixer: LatentAttention, entry: Architecture) -> Iterator[tuple[str, Shape]]:
+    """Gains, and the matrices of each head: keys' (rank, plain_size), values' (value_size, rank)."""
+    if mixer.q_rank:
+        yield "attn_q_a_norm.weight", (mixer.q_rank,)
+    yield "attn_kv_a_norm.weight", (mixer.kv_rank,)
+    if mixer.split:
+        yield "attn_k_b.weight", (mixer.n_head, mixer.kv_rank, mixer.plain_size)
+        yield "attn_v_b.weight", (mixer.n_head, mixer.value_size, mixer.kv_rank)
+
+
 def _short_convolution_matrices(mixer: ShortConvolution, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
     for part in ("b", "c", "x"):
         yield f"shortconv.{part}", (mixer.width, D)
@@ -214,6 +243,7 @@ def _delta_net_vectors(mixer: DeltaNet, entry: Architecture) -> Iterator[tuple[s
 
 MATRICES: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_matrices,
+    LatentAttention: _latent_matrices,
     ShortConvolution: _short_convolution_matrices,
     Mamba: _mamba_matrices,
     Mamba2: _mamba2_matrices,
@@ -221,6 +251,7 @@ MATRICES: dict[type, Callable[..., Iterator]] = {
 }
 VECTORS: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_vectors,
+    LatentAttention: _latent_vectors,
     ShortConvolution: _short_convolution_vectors,
     Mamba: _mamba_vectors,
     Mamba2: _mamba2_vectors,
@@ -229,7 +260,9 @@ VECTORS: dict[type, Callable[..., Iterator]] = {
 # Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
 ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
 # … and those that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
+BY_HEAD = ("attn_k_b.weight", "attn_v_b.weight")  # a matrix for each head, read as one
 TURNED = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_dt.weight")
+NOT_ADAPTED = tuple(name.removesuffix(".weight") for name in (*TURNED, *BY_HEAD))
 
 
 def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
@@ -378,7 +411,7 @@ class Weights:
         _check(tensors, config, fused)
         usable: dict[str, Any] = {name: _usable(tensor) for name, tensor in tensors.items()}
         for name in corrections or {}:
-            if name.removesuffix(".lora").endswith(tuple(each.removesuffix(".weight") for each in TURNED)):
+            if name.removesuffix(".lora").endswith(NOT_ADAPTED):
                 raise UnsupportedError(f"{name}: an adapter of this tensor is not supported")
         usable |= corrections or {}
         tables = [tensors.get(f"{name}.weight") for name in ("position_embd", "token_types")]
@@ -442,6 +475,8 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
     if tensor.name.endswith("ssm_norm.weight"):  # the gains of each group, behind each other
         return np.ascontiguousarray(tensor.dequantize().reshape(-1))
+    if tensor.name.endswith(BY_HEAD):
+        return _by_head(tensor)
     if tensor.name.endswith(TURNED):
         numbers = tensor.dequantize()
         is_column = len(numbers.shape) == 1 or numbers.shape[-1] == 1
@@ -449,6 +484,23 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
     if len(tensor.shape) > 1 and not tensor.name.endswith(".bias"):
         return tensor
     return np.ascontiguousarray(tensor.dequantize())
+
+
+def _by_head(tensor: QuantTensor) -> QuantTensor:
+    """The matrices of all heads as one, whose rows make numbers of keys or values out of the short row.
+
+    Values' are as they are stored. Keys' are stored the other way round; quantized ones become F32.
+    """
+    n_head, rows, columns = tensor.shape
+    if tensor.name.endswith("attn_v_b.weight"):
+        return QuantTensor(tensor.name, tensor.type, (n_head * rows, columns), tensor.blocks)
+    shape = (n_head * columns, rows)
+    if tensor.type.block_size == 1:
+        blocks = tensor.blocks.reshape(n_head, rows, columns, -1).swapaxes(1, 2)
+        blocks = np.ascontiguousarray(blocks).reshape(-1, tensor.type.type_size)
+        return QuantTensor(tensor.name, tensor.type, shape, blocks)
+    numbers = np.ascontiguousarray(tensor.dequantize().reshape(n_head, rows, columns).swapaxes(1, 2))
+    return QuantTensor.quantize(numbers.reshape(shape), "F32", tensor.name)
 
 
 def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozenset[str]) -> dict[str, Any]:

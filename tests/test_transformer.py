@@ -71,12 +71,6 @@ CASES = [
     ),
     (
         "general.architecture",
-        "deepseek2",
-        UnsupportedError,
-        "'deepseek2' (its latent attention has no mixer",
-    ),
-    (
-        "general.architecture",
         "gemma4",
         UnsupportedError,
         "'gemma4' (its shared keys and per-layer embeddings",

@@ -181,6 +181,7 @@ class Architecture:
             there are no such layers.
         tiled_heads: of a delta net, whether its value heads take key heads in turn (layers.DeltaNet).
         output_gate: whether `attn_q` also holds a gate for each head's output.
+        latent: whether keys and values are made of one short row for each token (layers.LatentAttention).
         skipped: a pattern of further tensors that text doesn't need (layers that predict ahead); vision and
             audio towers (weights.TOWERS) are skipped in any case.
         causal: whether a token sees only those before it; an encoder's see all.
@@ -230,6 +231,7 @@ class Architecture:
     recurrent: str = ""
     tiled_heads: bool = False
     output_gate: bool = False
+    latent: bool = False
     skipped: str = ""
     causal: bool = True
     token_types: bool = False

@@ -352,6 +352,13 @@ class Eager(RecurrentOperations):
         parts = x.reshape(len(x), -1, stride or x.shape[1])
         return np.ascontiguousarray(parts[:, :, start : start + width].reshape(len(x), -1))
 
+    def join(self, a: np.ndarray, b: np.ndarray, n_head: int, n_head_b: int) -> np.ndarray:
+        """(T, H*A) and (T, H*B), or (T, B) for all heads -> (T, H*(A + B)): each head's a, then its b."""
+        heads = np.broadcast_to(
+            b.reshape(len(b), n_head_b, -1), (len(b), n_head, b.shape[1] // n_head_b)
+        )  # n_head_b is H or 1
+        return np.concatenate([a.reshape(len(a), n_head, -1), heads], axis=2).reshape(len(a), -1)
+
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The rows of the last `n_outputs` tokens."""
         return x[len(x) - self.n_outputs :]

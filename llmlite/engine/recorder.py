@@ -243,6 +243,16 @@ class Recorder:
         )  # fmt: skip
         return out
 
+    def join(self, a: Buffer, b: Buffer, n_head: int, n_head_b: int) -> Buffer:
+        """See eager.Eager.join."""
+        a_width, b_width = a.width // n_head, b.width // n_head_b
+        out = self._buffer(n_head * (a_width + b_width), a.rows)
+        self._op(
+            K.JOIN, (a, b), (out,), rows=a.rows, a=a, b=b, out=out, parts=n_head, a_width=a_width,
+            b_width=b_width, b_parts=n_head_b,
+        )  # fmt: skip
+        return out
+
     def outputs(self, x: Buffer) -> Buffer:
         """See eager.Eager.outputs."""
         out = self._buffer(x.width, N_OUTPUTS)

@@ -81,7 +81,7 @@ def make_ternary(model: Any) -> None:
 def choose_unevenly(model: Any) -> None:
     """Give the biases that choose experts, zeros at first, values that change the choice."""
     for name, buffer in model.named_buffers():
-        if name.endswith("expert_bias"):
+        if name.endswith(("expert_bias", "e_score_correction_bias")):
             buffer.copy_(0.2 * buffer.new_tensor(range(len(buffer))) - 0.5)
 
 
@@ -112,6 +112,23 @@ GRANITE_HYBRID = GRANITE | {
     "mamba_d_head": 16,
     "mamba_d_state": 32,
 }
+LATENT = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+    "n_group": 1,
+    "topk_group": 1,
+}
+LATENT_YARN = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
 MODELS = (
     TinyModel(name="llama", model_class="LlamaForCausalLM"),
     TinyModel(
@@ -387,6 +404,22 @@ MODELS = (
         model_class="GraniteMoeHybridForCausalLM",
         options=GRANITE_HYBRID
         | {"num_local_experts": 6, "num_experts_per_tok": 3, "position_embedding_type": "rope"},
+    ),
+    TinyModel(
+        name="deepseek2, V2",
+        model_class="DeepseekV2ForCausalLM",
+        options=LATENT | {"q_lora_rank": None},
+    ),
+    TinyModel(
+        name="deepseek2, V2 with yarn",
+        model_class="DeepseekV2ForCausalLM",
+        options=LATENT | {"q_lora_rank": 32, "rope_parameters": LATENT_YARN},
+    ),
+    TinyModel(
+        name="deepseek2, V3",
+        model_class="DeepseekV3ForCausalLM",
+        options=LATENT | {"q_lora_rank": 32, "qk_nope_head_dim": 16, "v_head_dim": 48},
+        prepare=choose_unevenly,
     ),
     TinyModel(name="qwen35", model_class="Qwen3_5ForCausalLM", options=DELTA),
     TinyModel(name="qwen35moe", model_class="Qwen3_5MoeForCausalLM", options=DELTA | MIXTURE),

@@ -241,6 +241,19 @@ def columns(step, rank, n_threads, rows, x, out, parts, stride, start, width):
 
 
 @kernel
+def join(step, rank, n_threads, rows, a, b, out, parts, a_width, b_width, b_parts):
+    """out[t] = for each of the `parts` of a row its numbers of a, then its own of b, or b's only ones."""
+    low, high = share(load_i64(step + rows) * parts, rank, n_threads)
+    for t in range(low, high):
+        source, target = a + t * a_width * 4, out + t * (a_width + b_width) * 4
+        for i in range(0, a_width * 4, 4):
+            store(target + i, load_f32(source + i))
+        source, target = b + (t * b_parts // parts) * b_width * 4, target + a_width * 4
+        for i in range(0, b_width * 4, 4):
+            store(target + i, load_f32(source + i))
+
+
+@kernel
 def take_outputs(step, rank, n_threads, x, out, width):
     """out = the rows of x whose logits are wanted."""
     low, high = share(load_i64(step + STEP.n_outputs), rank, n_threads)

@@ -176,7 +176,7 @@ def test_chat_answers_every_line_of_its_input() -> None:
     _, err = running.communicate("Hello\n/new\n/what\nWho are you?\n/exit\nnever asked\n", timeout=120)
     assert running.returncode == 0
     assert err.count("[prompt ") == 2
-    assert err.count("/new begins") == 1, "a wrong command is answered with the right ones"
+    assert err.count("/help lists them") == 1, "a wrong command is answered with where the right ones are"
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
@@ -202,7 +202,7 @@ def test_ctrl_c_while_it_writes_ends_quietly_with_130(
 def test_ctrl_c_in_a_conversation_stops_the_answer_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("llmlite.cli.run.stream", interrupt)
+    monkeypatch.setattr("llmlite.repl.showing.PlainView.show", lambda _self, answer: interrupt(answer))
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nHello again\n"))
     assert cli.main(["run", "--chat", "--executor", "eager"]) == 0
     assert capsys.readouterr().err.count("interrupted") == 2

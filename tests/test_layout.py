@@ -28,7 +28,7 @@ FLOORS = [  # the lowest first; rooms of one floor don't import each other
     {"generate", "embed"},
     {"model"},
     {"bench", "downloads", "inventory", "compat"},
-    {"lessons", "serve", "workshop"},
+    {"lessons", "serve", "workshop", "repl"},
     {"plots"},
     {"widgets", "nbval"},
     {"cli"},
@@ -58,6 +58,8 @@ HOME = {  # a package -> where alone it may be imported
     "pytest": ("nbval.py",),
     "nbval": ("nbval.py",),
     "packaging": ("workshop/",),
+    "prompt_toolkit": ("repl/",),
+    "rich": ("repl/",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -25,7 +25,7 @@ from llmlite.limits import spare_blas
 from llmlite.terminal import Lossy, complain, flush_output, printable, say
 
 COMMANDS = (
-    *("run", "serve", "embed", "show", "compare", "bench", "claims", "tokenize"),
+    *("run", "chat", "serve", "embed", "show", "compare", "bench", "claims", "tokenize"),
     *("pull", "models"),
     *("advise", "sweep"),
     *("quantize", "imatrix", "perplexity", "kl"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlite.errors import LlmliteError
 from llmlite.limits import MAX_THREADS
-from llmlite.terminal import complain, say, say_text
+from llmlite.terminal import say, say_text
 
 if TYPE_CHECKING:
     from llmlite.generate import Generation
@@ -24,7 +23,7 @@ examples:
   llmlite run                                       a tale by the bundled model
   llmlite run -p "The fox" -n 50 --temperature 0    the likeliest continuation, the same every time
   llmlite run tales:Q4_0 --seed 7                   the bundled model in 4 bits
-  llmlite run smollm2 --chat                        a conversation (/new begins again, /exit or Ctrl-D ends)
+  llmlite run smollm2 --chat                        a conversation, as `llmlite chat --plain`
   llmlite run model.gguf --chat -p "Who are you?"   one question
   cat story.txt | llmlite run -p -                  the prompt from standard input
 
@@ -33,7 +32,6 @@ What the figures mean: the prompt is read many tokens at a time, so it is faster
 """
 INFINITE = float("inf")
 PROMPT = "Once upon a time"
-REPL_HELP = "/new begins a new conversation, /exit ends; Ctrl-C stops an answer"
 
 
 def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
@@ -55,12 +53,7 @@ def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model",
-        nargs="?",
-        default="tales",
-        help='a GGUF file, or a name: "tales" (default), "tales:Q4_0", "smollm2", or what `models` lists',
-    )
+    add_model(parser)
     parser.add_argument(
         "-p", "--prompt", help=f'the beginning (default: "{PROMPT}"); "-" reads standard input'
     )
@@ -71,6 +64,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", metavar="TEXT", help="with --chat: what the model is told before you speak"
     )
+    add_length(parser)
+    add_choice(parser)
+    add_engine(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a model."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="tales",
+        help='a GGUF file, or a name: "tales" (default), "tales:Q4_0", "smollm2", or what `models` lists',
+    )
+
+
+def add_length(parser: argparse.ArgumentParser) -> None:
+    """Add -n."""
     parser.add_argument(
         "-n",
         "--max-tokens",
@@ -79,11 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most so many tokens (default: %(default)s)",
     )
-    _add_choice(parser)
-    _add_engine(parser)
 
 
-def _add_choice(parser: argparse.ArgumentParser) -> None:
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the options of how a token is chosen, and of the form that the text keeps."""
     choice = parser.add_argument_group("choosing the next token")
     choice.add_argument(
         "--temperature",
@@ -130,7 +139,8 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--regex", metavar="PATTERN", help="write what this pattern matches as a whole")
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the options of how a model is loaded and run."""
     engine = parser.add_argument_group("how it runs")
     engine.add_argument(
         "--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)"
@@ -166,15 +176,11 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--quiet", action="store_true", help="no figures on standard error")
 
 
-def run(options: argparse.Namespace) -> int:
-    if "" in options.stop:
-        raise LlmliteError("--stop: the text must not be empty")
-    prompt = sys.stdin.buffer.read().decode("utf-8", "replace") if options.prompt == "-" else options.prompt
-    from llmlite.generate.options import SAMPLER_OPTIONS
+def load_model(options: argparse.Namespace) -> Model:
+    """Load the model that `add_model` and `add_engine` ask for."""
     from llmlite.model import load
 
-    begin = time.perf_counter()
-    model = load(
+    return load(
         options.model,
         n_ctx=options.ctx,
         kv_dtype=options.kv,
@@ -182,7 +188,15 @@ def run(options: argparse.Namespace) -> int:
         n_threads=options.threads,
         lora=[adapter(text) for text in options.lora] or None,
     )
-    load_seconds = time.perf_counter() - begin
+
+
+def answer_options(options: argparse.Namespace, model: Model) -> dict[str, Any]:
+    """Return the options of `Model.stream` that were given; the model of a draft is loaded."""
+    from llmlite.generate.options import SAMPLER_OPTIONS
+    from llmlite.model import load
+
+    if "" in options.stop:
+        raise LlmliteError("--stop: the text must not be empty")
     choices = {
         name: getattr(options, name)
         for name in ("max_tokens", "stop", *sorted(SAMPLER_OPTIONS & set(vars(options))))
@@ -191,11 +205,26 @@ def run(options: argparse.Namespace) -> int:
     if options.draft:
         lookup = options.draft == "prompt-lookup"
         choices["draft"] = options.draft if lookup else load(options.draft, n_ctx=model.n_ctx)
+    return choices
+
+
+def run(options: argparse.Namespace) -> int:
+    if "" in options.stop:  # before a model is loaded
+        raise LlmliteError("--stop: the text must not be empty")
+    prompt = sys.stdin.buffer.read().decode("utf-8", "replace") if options.prompt == "-" else options.prompt
+    from llmlite.repl import Conversation, converse, figures
+
+    begin = time.perf_counter()
+    model = load_model(options)
+    load_seconds = time.perf_counter() - begin
+    choices = answer_options(options, model)
+    conversation = Conversation(model, choices, system=options.system or "")
     if options.chat and prompt is None:
-        converse(model, choices, system=options.system, quiet=options.quiet)
+        converse(conversation, plain=True, quiet=options.quiet)
         return 0
     if options.chat:
-        generation = reply(model, [*opening(options.system), message("user", prompt)], choices)
+        conversation.ask(prompt)
+        generation = conversation.answer()
     else:
         prompt = PROMPT if prompt is None else prompt
         generation = continuation(model, prompt, choices)
@@ -236,81 +265,9 @@ def continuation(model: Model, prompt: str, choices: dict[str, Any]) -> Generati
     return model.stream(prompt, **choices)
 
 
-def reply(model: Model, messages: list[dict[str, str]], choices: dict[str, Any]) -> Generation:
-    """Return the model's answer to a conversation, to be streamed."""
-    return model.stream_chat(messages, **choices)
-
-
 def stream(generation: Generation) -> str:
     """Print the pieces as they come, then a line end; return the text."""
     for piece in generation:
         say_text(piece)
     say(flush=True)
     return generation.text
-
-
-def figures(generation: Generation) -> str:
-    """Return what the generation cost, in one line."""
-    ends = {"eos": "ended by the model", "stop": "a stop text came up", "length": "length reached"}
-    return (
-        f"prompt {generation.n_prompt - generation.n_reused} tokens, "
-        f"{generation.prompt_tokens_per_second:.1f}/s; "
-        f"made {len(generation.ids)} tokens, {generation.decode_tokens_per_second:.1f}/s; "
-        f"{ends.get(generation.stop_reason or '', 'interrupted')}"
-        + (f"; {generation.speculation}" if generation.speculation else "")
-    )
-
-
-def message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def opening(system: str | None) -> list[dict[str, str]]:
-    return [message("system", system)] if system else []
-
-
-def converse(model: Model, choices: dict[str, Any], *, system: str | None, quiet: bool) -> None:
-    """Hold a conversation: a line from standard input, an answer, until the input ends."""
-    interactive = sys.stdin.isatty()
-    if interactive:
-        enable_line_editing()
-        say(REPL_HELP, file=sys.stderr)
-    _ = model.chat_template  # a model that can't chat says so before the first question
-    messages = opening(system)
-    while True:
-        try:
-            line = input("> " if interactive else "").strip()
-        except EOFError:
-            return
-        if line == "/exit":
-            return
-        if line == "/new":
-            messages = opening(system)
-        elif line.startswith("/"):
-            say(REPL_HELP, file=sys.stderr)
-        elif line:
-            messages = answer(model, [*messages, message("user", line)], choices, quiet=quiet)
-
-
-def answer(
-    model: Model, messages: list[dict[str, str]], choices: dict[str, Any], *, quiet: bool
-) -> list[dict[str, str]]:
-    """Print the model's answer and return the conversation with it; Ctrl-C keeps what was said so far."""
-    try:
-        generation = reply(model, messages, choices)
-    except LlmliteError as error:
-        complain(f"{error} (/new begins a new conversation)")
-        return messages[:-1]
-    try:
-        stream(generation)
-    except KeyboardInterrupt:
-        say(flush=True)
-    if not quiet:
-        say(f"[{figures(generation)}]", file=sys.stderr)
-    return [*messages, message("assistant", generation.text)]
-
-
-def enable_line_editing() -> None:
-    """Give input() a history and arrow keys where the system has them."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  importing is all it takes

@@ -48,7 +48,8 @@ class LlamaCpp:
 
         self.api = api = llama_cpp
         api.llama_backend_init()
-        api.llama_log_set(api.llama_log_callback(lambda *_: None), None)
+        self.silent = api.llama_log_callback(lambda *_: None)  # kept: llama.cpp calls it later
+        api.llama_log_set(self.silent, None)
         self.model = api.llama_model_load_from_file(path.encode(), api.llama_model_default_params())
         options = api.llama_context_default_params()
         options.n_ctx = n_sequences * (n_tokens + PROMPT_TOKENS + 16)

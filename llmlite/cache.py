@@ -25,7 +25,7 @@ OTHERS_WRITE = 0o022
 
 
 def cache_dir() -> Path:
-    """Return the folder for what llmlite makes for later: created, writable, and nobody else's to write.
+    """Return the folder for what llmlite makes for later: it exists, and only this user can write to it.
 
     `LLMLITE_CACHE` if it is set; else the system's place for caches (`$XDG_CACHE_HOME` or `~/.cache`,
     `~/Library/Caches`, `%LOCALAPPDATA%`). If that can't be written or can't be trusted, a private folder

@@ -188,7 +188,7 @@ class ModelConfig:
         if "general.architecture" not in metadata:
             raise ModelError.missing("general.architecture", "without it this is not a model")
         if metadata.get("general.type") == "adapter":
-            raise UnsupportedError("general.type: an adapter alone is no model; load its base with lora=FILE")
+            raise UnsupportedError("general.type: an adapter isn't a model; load its base with lora=FILE")
         architecture = by_name(metadata["general.architecture"])
         keys = Keys(metadata, architecture.name, architecture.features)
         n_layer = keys.integer("block_count", at_most=MAX_LAYERS)

@@ -71,7 +71,7 @@ def cos(x: npt.ArrayLike) -> Floats:
     """Cosine of angles in radians.
 
     Raises:
-        ValueError: an angle beyond ±2**22 (4.19 million), or one that is no number.
+        ValueError: an angle beyond ±2**22 (4.19 million), or one that is NaN.
     """
     return _by_chunks(_cos, _angles(x))
 

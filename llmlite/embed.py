@@ -53,7 +53,7 @@ class Embedder:
         self._matrices: dict[str, np.ndarray] = {}
         self._lock = fork_safe(threading.Lock())
 
-    # ---- what is asked for -----------------------------------------------------------------------------
+    # ---- public ----------------------------------------------------------------------------------------
 
     def embed(
         self, texts: Sequence[Text], *, normalize: bool, pooling: str | None, truncate: bool

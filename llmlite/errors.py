@@ -37,7 +37,8 @@ class GGUFError(LlmliteError):
 
     path: the file as the caller named it; None for bytes that never were a file.
     field: what was being read, in the format's words: "n_tensors", "blk.0.attn_q.weight: offset".
-    offset: where that field begins, in bytes from the start of the file; None if it has no place there.
+    offset: where that field begins, in bytes from the start of the file; None if it has
+        no position there.
     expected: what would have been right, as a phrase: "at most 64 bytes".
     got: what was there instead.
     hint: what to do about it, or None.

@@ -1,4 +1,4 @@
-"""Every model that is here, whoever keeps it, and the memory it will need.
+"""Every model on this machine, whichever program keeps it, and the memory it will need.
 
 from llmlite.inventory import models
 for entry in models():
@@ -79,7 +79,7 @@ def models() -> list[Entry]:
 
 
 def examine(name: str, owner: str, path: Path, *, licence: str = "") -> Entry:
-    """Return what is to be said of one file. It never raises for what a file holds.
+    """Describe one file. Faults of the file are described too, and raise nothing.
 
     licence: known from elsewhere; "" takes what the file says.
     """

@@ -107,7 +107,7 @@ class AttentionState:
         """Note that the next step writes `n` positions from `position` on.
 
         Raises:
-            ValueError: so many would overwrite positions that the step itself must see.
+            ValueError: `n` positions would overwrite some that the step itself must see.
         """
         if self.window and n > self.size - self.window + 1 and position + n > self.size:
             raise ValueError(
@@ -216,7 +216,7 @@ class KVCache:
     Raises:
         ValueError: for another dtype, n_ctx < 1, n_snapshots < 0 or snapshot_every < 1.
         UnsupportedError: keys or values that aren't multiples of 32 numbers, in Q8_0.
-        ModelError: the system has no memory for so many positions.
+        ModelError: the system has no memory for this many positions.
     """
 
     def __init__(

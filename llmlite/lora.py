@@ -76,7 +76,7 @@ def read(
         What they add to each matrix, as "blk.0.attn_q.lora" for "blk.0.attn_q.weight".
 
     Raises:
-        ModelError: a tensor that is no part of a pair, has no matrix in the model, or doesn't fit it.
+        ModelError: a tensor that isn't part of a pair, has no matrix in the model, or doesn't fit it.
         UnsupportedError: another kind of adapter, or one for another architecture.
         GGUFError: not a valid file. OSError: it can't be read.
     """
@@ -91,7 +91,7 @@ def read(
 
 
 def _alpha(metadata: Mapping[str, object], architecture: str) -> float:
-    """What the adapter's rank is to be divided into; 0: its matrices are used as they are."""
+    """The number that is divided by the adapter's rank; 0: its matrices are used as they are."""
     for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
         if metadata.get(key) != wanted:
             raise UnsupportedError.at(key, f"{wanted!r}", metadata.get(key, "no such key"))
@@ -144,7 +144,7 @@ def _check_shapes(matrix: str, shape: tuple[int, ...], a: QuantTensor, b: QuantT
 
 
 def _joined(name: str, pairs: Sequence[Pair]) -> LowRank:
-    """One pair for all: the rows of A, and the columns of B, behind each other."""
+    """One pair for all: the rows of A, and the columns of B, one after another."""
     rank_axis = -1 if name == EMBEDDINGS else -2
     a = np.concatenate([a for a, _ in pairs], axis=rank_axis)
     b = np.concatenate([b for _, b in pairs], axis=-1)

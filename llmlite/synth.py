@@ -236,7 +236,7 @@ def synthesize(
 
 
 class _Random(QuantTensor):
-    """A tensor whose blocks are drawn when the writer takes them: one at a time stands in memory."""
+    """A tensor whose blocks are drawn when the writer takes them, so only one is in memory at a time."""
 
     __slots__ = ("_make",)
 

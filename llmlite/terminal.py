@@ -102,7 +102,7 @@ class Lossy:
 
 
 def complain(text: str) -> None:
-    """Print a line "llmlite: TEXT" to standard error. Whatever is wrong with that stream is no error."""
+    """Print a line "llmlite: TEXT" to standard error. Errors of that stream are ignored."""
     with suppress(OSError, ValueError):
         say(f"llmlite: {text}", file=sys.stderr, flush=True)
 

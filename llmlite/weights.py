@@ -40,7 +40,7 @@ def tensor_shapes(config: ModelConfig, fused: frozenset[str] | None = None) -> d
     """Return every tensor that a file of this configuration may have -> its shape, (rows, columns).
 
     Args:
-        fused: which tensors of FUSED stand for their parts; by default all that the architecture may fuse.
+        fused: which tensors of FUSED replace their parts; by default all that the architecture may fuse.
     """
     fused = frozenset(config.architecture.fused) if fused is None else fused
     shapes = {_in_file(name, config): shape for name, shape in _outer_shapes(config).items()}

@@ -10,7 +10,7 @@ from typing import Any
 # The matrices of a layer -> the row and column counts, as names of attributes (config.matrix_shapes).
 ATTENTION_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output")
 FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
-FUSED = {  # a tensor -> the matrices whose rows it holds behind each other
+FUSED = {  # a tensor -> the matrices whose rows it holds, one after another
     "attn_qkv": ("attn_q", "attn_k", "attn_v"),
     "ffn_up": ("ffn_gate", "ffn_up"),
     "ssm_in": ("ssm_in_z", "ssm_in_xbc", "ssm_in_dt"),
@@ -163,8 +163,8 @@ class Architecture:
         activation: of the feed-forward network (layers.ACTIVATIONS). gated: whether it has a gate.
         head_norms: "head" if queries and keys are normalized head by head, "full" if over their whole
             width, "" if not.
-        fused: the tensors of FUSED that stand for their parts; a file may hold the parts instead.
-        windows: its windows, or None if a window in the file is to be refused.
+        fused: the tensors of FUSED that replace their parts; a file may hold the parts instead.
+        windows: its windows, or None to refuse a window in the file.
         parallel: whether attention and feed-forward network read the same input.
         experts: how a mixture of experts is routed: fields of layers.Experts; None if it has none.
         expert_count_required: whether it is always a mixture.

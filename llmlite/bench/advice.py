@@ -27,7 +27,7 @@ from llmlite.quants import by_name
 
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from the best to the smallest
 MEASURED_BYTES = 512 * 2**20  # of memory read to measure bandwidth; more gives the same
-SHARE = 0.8  # of the memory to be had; the rest is for others
+SHARE = 0.8  # of the memory available; the rest is for other programs
 PROCESS_BYTES = 60e6  # Python, kernels and activations: what a process takes beside weights and cache
 CALIBRATION = "tales:Q8_0"  # gives the overhead of a layer
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.IGNORECASE)
@@ -75,7 +75,7 @@ class Choice:
 
     Args:
         type: of the weights. bits: per weight. n_bytes: of all weights. memory: of the process with a full
-            cache, bytes. fits: whether that is to be had; None if unknown.
+            cache, bytes. fits: whether this much is available; None if unknown.
         tokens_per_second: predicted, writing.
         kl: divergence from float32 of the bundled model in this type, nats; None if it wasn't measured.
         arithmetic: lines.

@@ -40,7 +40,7 @@ class Finding:
     Args:
         key: its name. claim: in the article's words, translated. verdict: one of VERDICTS.
         figure: the measured numbers in a sentence, or why there are none. command: that measures it.
-        values: the numbers behind it, by name.
+        values: the numbers it is based on, by name.
     """
 
     key: str

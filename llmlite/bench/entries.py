@@ -48,7 +48,7 @@ class Entry:
         return self.worker.ask(action, **arguments)
 
     def answering_within(self, seconds: float) -> AbstractContextManager[None]:
-        """Allow so many seconds for all that is asked inside the block together."""
+        """Allow this many seconds for all requests inside the block together."""
         assert self.worker is not None
         return self.worker.answering_within(seconds)
 

@@ -90,7 +90,7 @@ def collect(
     """Run a text through a model and measure what each weight's columns meet.
 
     ids: the text's tokens, read in chunks of n_ctx, each from an empty cache; the rest is dropped.
-    n_chunks: stop after so many. progress: called as progress(chunks_done, n_chunks).
+    n_chunks: stop after this many. progress: called as progress(chunks_done, n_chunks).
 
     Raises: ValueError if the text is shorter than one chunk. The model is damaged: NumericsError
         naming the first result that isn't finite; ModelError naming the first tensor that meets numbers whose

@@ -73,7 +73,7 @@ def now() -> MemoryUse:
 def of(pid: int) -> MemoryUse | None:
     """Measure another process of this user; None where the system doesn't tell, or it is gone.
 
-    Elsewhere than on Linux psutil is asked, where it is installed.
+    Outside Linux, psutil is used if it is installed.
     """
     if sys.platform != "linux":
         return _psutil(pid)

@@ -19,7 +19,7 @@ from llmlite.errors import LlmliteError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # This very llmlite, installed or not, and nothing else that lies beside it: another interpreter must not see
-# this one's packages. Nothing from the folder the user stands in either (-P).
+# this one's packages. Nothing from the current folder either (-P).
 FIND_LLMLITE = """\
 import importlib.util, sys
 root = sys.argv[2]
@@ -154,7 +154,7 @@ class WorkerProcess:
 
     @contextlib.contextmanager
     def answering_within(self, seconds: float) -> Iterator[None]:
-        """Allow so many seconds for all that is asked inside the block together.
+        """Allow this many seconds for all requests inside the block together.
 
         Raises:
             BackendTimeoutError: they are over; the process is ended.

@@ -136,8 +136,8 @@ def perplexity(
         logits_of: gives logits (T, V) for T token ids from an empty cache, such as `model.logits`.
         ids: the whole text's tokens; what is left over after whole chunks isn't used.
         n_ctx: tokens in a chunk.
-        bos_id: stands in each chunk's first place where the model wants one; None leaves the text's token.
-        n_chunks: score only so many chunks.
+        bos_id: is each chunk's first token if the model wants one; None leaves the text's token.
+        n_chunks: score at most this many chunks.
 
     Raises:
         ValueError: when the text is shorter than one chunk, or n_ctx < 4.

@@ -23,7 +23,7 @@ NAME = re.compile(r"[\w .:+()/,-]{1,100}")  # no "$": figures would read it as m
 MISSING = object()
 
 Check = Callable[[Any], bool]
-Field = tuple[str, bool, Check]  # what is expected in words, whether the field must be there, the check
+Field = tuple[str, bool, Check]  # a description of the value, whether it is required, the check
 
 
 def _is_name(value: Any) -> bool:

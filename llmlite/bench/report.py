@@ -1,4 +1,4 @@
-"""A comparison as tables, for a terminal and for a notebook, and in words, for who doesn't see a figure."""
+"""A comparison as tables, for a terminal and for a notebook, and in words instead of its figures."""
 
 from __future__ import annotations
 

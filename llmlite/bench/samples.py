@@ -21,7 +21,7 @@ from llmlite.errors import ResultsError
 SAMPLE = "samples/comparison-two-cores.jsonl"
 _LISTS = frozenset(
     ("model", "backend", "agreement", "memory", "skipped", "note")
-)  # what stands in lists of plain records
+)  # the types of plain records in lists
 NOISY = 0.10  # interquartile range over median above which a measurement warns, as torch's Measurement does
 
 

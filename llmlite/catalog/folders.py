@@ -107,7 +107,7 @@ def is_model(name: str) -> bool:
     """Return whether a file's name is that of a model, or of the first part of one."""
     base = name.rpartition("/")[2]
     if not base.endswith(".gguf") or base.lower().startswith("mmproj"):
-        return False  # a vision tower is no model by itself
+        return False  # a vision tower alone isn't a model
     from llmlite.gguf.shards import NAME as SHARD  # brings NumPy
 
     shard = SHARD.fullmatch(base)

@@ -1,6 +1,6 @@
 """Chat templates: messages to the prompt a model was trained on, by the Jinja program in its file.
 
-A template comes with a file that anybody may have written, and it is a program. Three walls stand around it:
+A template is a program, in a file that anybody may have written. Three walls surround it:
 Jinja's immutable sandbox (no underscore attributes, nothing changed in place, `range` of at most 100,000),
 a process of its own without access to this one's memory, and limits on its time, its output and (on Linux)
 its memory. Only killing a process ends every loop: a thread can't be stopped, and tracing its lines sees
@@ -50,7 +50,7 @@ class ChatTemplate:
         source: the Jinja program.
         bos_token, eos_token: texts of these tokens, which templates may write.
         seconds: a rendering may take so long; it is ended then.
-        max_chars: a prompt may have so many characters.
+        max_chars: the most characters of a prompt.
 
     Source: the variables and functions that templates expect are those of transformers'
     `apply_chat_template`.
@@ -163,7 +163,7 @@ def _check_content(index: int, content: object) -> None:
 
 
 def _plain(value: object) -> object:
-    """What JSON lacks: any mapping as an object, any sequence as a list."""
+    """Encode any mapping as an object and any sequence as a list, which JSON can't."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence):

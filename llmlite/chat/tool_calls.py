@@ -78,7 +78,7 @@ def parse(text: str, form: Form) -> Parsed:
 
 @dataclass
 class ToolCallStream:
-    """Reads an answer as it comes: text is passed on, calls are collected.
+    """Reads an answer while it is written: passes text on and collects calls.
 
         stream = ToolCallStream("hermes")
         for piece in generation:
@@ -106,7 +106,7 @@ class ToolCallStream:
         return self._read(final=False)
 
     def flush(self) -> str:
-        """Return what was held back and is no call: nothing more comes."""
+        """Return text that was held back and isn't a call; call it at the end of the answer."""
         shown = self._read(final=True)
         self.broken += self._held
         shown += self._held

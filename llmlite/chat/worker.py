@@ -246,7 +246,7 @@ def _accounted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _RawContentError(TypeError):
-    """A template prints a content that is no text as Python would."""
+    """A template prints content that isn't text as Python would."""
 
 
 class _Parts(list[Any]):

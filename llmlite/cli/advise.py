@@ -1,7 +1,7 @@
 """Say which type of a model fits this machine: memory, speed and quality, with the arithmetic.
 
-Bandwidth and overhead are measured here in some seconds. The quality is what each type costs the bundled
-model; larger models lose less.
+Bandwidth and overhead are measured on this machine, in a few seconds. Quality is the loss that each type
+causes in the bundled model; larger models lose less.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HELP = "say which type of a model fits this machine"
 EXAMPLES = """\
 examples:
   llmlite advise model.gguf                    which type to quantize this one to
-  llmlite advise 7B                            of a size alone; no cache is counted
+  llmlite advise 7B                            for a size alone; the KV cache isn't counted
   llmlite advise smollm2 --ctx-size 8192 --speed 20
   llmlite advise --check tales:Q4_0,smollm2    predictions beside measurements; exit code 1 if one is off by
                                                more than 25 %

@@ -69,23 +69,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--blocks",
         type=number(int, 1),
         metavar="N",
-        help="rounds (default: 10; 5 are the least to call a difference)",
+        help="rounds (default: 10; at least 5 are needed to call a difference)",
     )
     parser.add_argument(
         "--time",
         type=number(float, 1),
         metavar="SECONDS",
-        help="for the whole (default: 900, and 55 with --quick): blocks are planned to fit it",
+        help="time for the whole comparison (default: 900, or 55 with --quick); blocks are planned to fit it",
     )
-    parser.add_argument("--prompts", type=lengths, metavar="N,..", help="tokens read (default: 64,512)")
+    parser.add_argument(
+        "--prompts", type=lengths, metavar="N,..", help="lengths of prompts, in tokens (default: 64,512)"
+    )
     parser.add_argument(
         "--depths", type=lengths, metavar="N,..", help="tokens in the cache before writing (default: 1,512)"
     )
     parser.add_argument(
-        "--gen", type=number(int, 1), metavar="N", help="tokens written in a turn (default: 128)"
+        "--gen", type=number(int, 1), metavar="N", help="tokens written in each turn (default: 128)"
     )
     parser.add_argument("--quick", action="store_true", help="shorter prompts, fewer rounds")
-    parser.add_argument("--seed", type=number(int, 0), metavar="N", help="of the order of turns (default: 0)")
+    parser.add_argument(
+        "--seed", type=number(int, 0), metavar="N", help="seed of the order of turns (default: 0)"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: %(default)s)"
     )

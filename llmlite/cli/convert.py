@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folders.add_argument(
         "--type", metavar="TYPE", help="F32, F16, BF16, Q8_0, Q4_K_M, ... (default: matrices keep their type)"
     )
-    folders.add_argument("--pre", metavar="NAME", help="how text is cut into words, where IN doesn't tell")
+    folders.add_argument("--pre", metavar="NAME", help="how text is cut into words, if IN doesn't say")
     folders.add_argument(
-        "--allow-nan", action="store_true", help="go on at weights that are NaN, infinite or too large"
+        "--allow-nan", action="store_true", help="accept weights that are NaN, infinite or too large"
     )
     files = parser.add_argument_group("for a file, which doesn't say it")
     files.add_argument(

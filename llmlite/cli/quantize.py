@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="threads (default: all this process may use)"
     )
     parser.add_argument(
-        "--allow-nan", action="store_true", help="go on at weights that are NaN, infinite or too large"
+        "--allow-nan", action="store_true", help="accept weights that are NaN, infinite or too large"
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 

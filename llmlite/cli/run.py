@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat", action="store_true", help="hold a conversation in the form the model was trained on"
     )
     parser.add_argument(
-        "--system", metavar="TEXT", help="with --chat: what the model is told before you speak"
+        "--system", metavar="TEXT", help="with --chat: the system message, given to the model first"
     )
     add_length(parser)
     add_choice(parser)
@@ -87,7 +87,7 @@ def add_length(parser: argparse.ArgumentParser) -> None:
         type=number(int, 0),
         default=256,
         metavar="N",
-        help="at most so many tokens (default: %(default)s)",
+        help="write at most this many tokens (default: %(default)s)",
     )
 
 
@@ -131,12 +131,16 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         choice.add_argument(f"--{name}", type=number(kind, low, high), metavar="N", help=text)
     choice.add_argument("--seed", type=number(int, 0), help="the same seed gives the same text")
     choice.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end where this comes up (repeatable)"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the text before this string (repeatable)",
     )
     form = choice.add_mutually_exclusive_group()
     form.add_argument("--json-schema", metavar="FILE", help="write JSON that this schema allows")
-    form.add_argument("--grammar", metavar="FILE", help="write what this GBNF grammar allows")
-    form.add_argument("--regex", metavar="PATTERN", help="write what this pattern matches as a whole")
+    form.add_argument("--grammar", metavar="FILE", help="write text that this GBNF grammar allows")
+    form.add_argument("--regex", metavar="PATTERN", help="write text that this pattern matches as a whole")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -173,7 +177,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help='"prompt-lookup" or a smaller model of the same vocabulary: faster where it guesses well; '
         "the text stays the same",
     )
-    engine.add_argument("--quiet", action="store_true", help="no figures on standard error")
+    engine.add_argument("--quiet", action="store_true", help="print no figures on standard error")
 
 
 def load_model(options: argparse.Namespace) -> Model:

@@ -31,31 +31,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=number(int, 0, 65535), default=8080, help="default: %(default)s")
     parser.add_argument("--name", help="the name that clients ask for (default: the model's)")
-    parser.add_argument("--api-key-file", metavar="FILE", help="its first line is the key")
-    parser.add_argument("--sagemaker", action="store_true", help="also /ping and /invocations")
-    parser.add_argument("--quiet", action="store_true", help="no access log")
+    parser.add_argument("--api-key-file", metavar="FILE", help="require the key in its first line")
+    parser.add_argument("--sagemaker", action="store_true", help="also serve /ping and /invocations")
+    parser.add_argument("--quiet", action="store_true", help="print no access log")
     limits = parser.add_argument_group("limits")
     limits.add_argument(
-        "--parallel", type=number(int, 1, 64), default=8, metavar="N", help="texts at a time (default: 8)"
+        "--parallel",
+        type=number(int, 1, 64),
+        default=8,
+        metavar="N",
+        help="texts written at the same time (default: 8)",
     )
     limits.add_argument(
-        "--queue", type=number(int, 1), default=128, metavar="N", help="waiting requests (default: 128)"
+        "--queue", type=number(int, 1), default=128, metavar="N", help="requests that may wait (default: 128)"
     )
     limits.add_argument(
-        "--max-seconds", type=number(float, 0.001), default=600, metavar="S", help="of a request (600)"
+        "--max-seconds",
+        type=number(float, 0.001),
+        default=600,
+        metavar="S",
+        help="longest time for a request (default: 600)",
     )
-    limits.add_argument("--max-bytes", type=number(int, 1), default=8 << 20, metavar="N", help="of a request")
     limits.add_argument(
-        "--grace", type=number(int, 0), default=25, metavar="S", help="to finish at SIGTERM (25)"
+        "--max-bytes",
+        type=number(int, 1),
+        default=8 << 20,
+        metavar="N",
+        help="largest request (default: 8388608)",
+    )
+    limits.add_argument(
+        "--grace",
+        type=number(int, 0),
+        default=25,
+        metavar="S",
+        help="time to finish after SIGTERM (default: 25)",
     )
     limits.add_argument(
         "--context-overflow",
         choices=("refuse", "drop-oldest"),
         default="refuse",
-        help="a conversation longer than the context (default: %(default)s)",
+        help="if a conversation is longer than the context (default: %(default)s)",
     )
     engine = parser.add_argument_group("how it runs")
-    engine.add_argument("--ctx", type=number(int, 1), metavar="N", help="tokens of context of each text")
+    engine.add_argument("--ctx", type=number(int, 1), metavar="N", help="context of each text, in tokens")
     engine.add_argument("--kv", choices=("f16", "f32", "q8_0"), default="f16", help="type of the KV cache")
     engine.add_argument("--executor", choices=("auto", "eager", "planned"), default="auto")
     engine.add_argument("--threads", type=number(int, 1, MAX_THREADS), metavar="N")

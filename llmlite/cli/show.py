@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block", type=int, metavar="I", help="with --tensor: show this block's bytes, fields and weights"
     )
     parser.add_argument(
-        "--check", action="store_true", help="look through all weights for NaN and infinity (reads it all)"
+        "--check", action="store_true", help="look for NaN and infinity in all weights (reads the whole file)"
     )
 
 

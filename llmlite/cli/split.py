@@ -21,7 +21,7 @@ UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help='a GGUF file, or "tales"')
-    parser.add_argument("prefix", metavar="PREFIX", help="what the new files' names begin with")
+    parser.add_argument("prefix", metavar="PREFIX", help="the beginning of the new files' names")
     parser.add_argument(
         "--max-size", type=n_bytes, metavar="SIZE", help="bytes of weights in a file: 500M, 2G"
     )

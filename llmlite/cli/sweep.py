@@ -1,7 +1,7 @@
-"""Run a grid of measurements, on this machine or on several by Dask; go on from what is done.
+"""Run a grid of measurements, on this machine or on several by Dask. Run it again to resume.
 
-Each result is a file in the output folder, tagged with its machine. Results of unlike machines are never put
-together.
+Each result is a file in the output folder, tagged with its machine. Results of different machines are never
+combined.
 """
 
 from __future__ import annotations
@@ -25,16 +25,23 @@ examples:
 jobs and their keys:
 {chr(10).join(f"  {kind}: {', '.join(keys)}" for kind, keys in KINDS.items())}
 
-Stop it, or lose a worker or the scheduler, and run the same command again: what is done isn't done twice.
-docs/sweep.md tells about SSH and SLURM.
+After a stop, or the loss of a worker or the scheduler, run the same command again: finished tasks are not
+repeated. docs/sweep.md describes SSH and SLURM.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("grid", nargs="*", metavar="KEY=A,B", help="all combinations are measured")
-    parser.add_argument("--scheduler", default="", metavar="tcp://HOST:PORT", help="of Dask; default: here")
     parser.add_argument(
-        "--workers", type=number(int, 1), default=1, metavar="N", help="of the cluster here (default: 1)"
+        "grid", nargs="*", metavar="KEY=A,B", help="values of a key; all combinations are measured"
+    )
+    parser.add_argument(
+        "--scheduler",
+        default="",
+        metavar="tcp://HOST:PORT",
+        help="a Dask scheduler (default: start one here)",
+    )
+    parser.add_argument(
+        "--workers", type=number(int, 1), default=1, metavar="N", help="workers to start here (default: 1)"
     )
     parser.add_argument(
         "-o",

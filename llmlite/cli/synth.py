@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shape", metavar="SHAPE", help="llama-3.2-1b, tinyllama-1.1b, smollm2-135m, ...")
     parser.add_argument("--type", default="Q4_0", metavar="TYPE", help="Q8_0, Q4_K_M, ... (default: Q4_0)")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: SHAPE-TYPE.gguf here")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the weights (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 

@@ -19,7 +19,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", help='the text, or "-" for standard input')
-    parser.add_argument("-m", "--model", default="tales", help="whose vocabulary (default: %(default)s)")
+    parser.add_argument(
+        "-m", "--model", default="tales", help="the model whose vocabulary is used (default: %(default)s)"
+    )
     parser.add_argument("--ids", action="store_true", help="print only the ids")
     parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
     parser.add_argument(

@@ -37,17 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--markdown", action="store_true", help="as tables in Markdown")
     mail = actions.add_parser("mail", help="print the mail to send the day before")
     mail.add_argument("route", nargs="?", choices=tuple(schedule.ROUTES), default="3-hours")
-    mail.add_argument("--when", default="", metavar="HH:MM", help="when it begins")
-    mail.add_argument("--where", default="", metavar="PLACE", help="where it is")
+    mail.add_argument("--when", default="", metavar="HH:MM", help="the time it begins")
+    mail.add_argument("--where", default="", metavar="PLACE", help="the place")
     stick = actions.add_parser("bundle", help="make an offline stick")
     stick.add_argument("folder", type=Path, help="a new folder, on the stick if you like")
     stick.add_argument("--for", dest="systems", default="linux,windows,macos", metavar="SYSTEMS",
                        help="default: %(default)s")  # fmt: skip
     stick.add_argument("--python", default="3.12,3.13", metavar="VERSIONS", help="default: %(default)s")
     stick.add_argument("--extras", default="lab", metavar="EXTRAS",
-                       help="of llmlite-kit, as lab,torch (default: %(default)s)")  # fmt: skip
+                       help="extras of llmlite-kit, such as lab,torch (default: %(default)s)")  # fmt: skip
     stick.add_argument(
-        "--model", action="append", default=[], metavar="NAME", help="also this model: smollm2"
+        "--model", action="append", default=[], metavar="NAME", help="also bring this model: smollm2"
     )
     stick.add_argument("--site", type=Path, metavar="FOLDER", help="also the rendered lessons (make site)")
     stick.add_argument(

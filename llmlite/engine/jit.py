@@ -145,7 +145,7 @@ def _tell(shown: terminal.Progress, done: int, total: int, name: str) -> None:
 
 @functools.cache
 def _cache_folder() -> pathlib.Path | None:
-    """The folder of the objects: nobody else can write there; None if there is no such folder."""
+    """The folder of the objects, which only this user can write; None if there is none."""
     try:
         return cache.subfolder("kernels")
     except (OSError, LlmliteError):
@@ -308,7 +308,7 @@ def optimised_ir(k: Kernel) -> str:
 
 
 def assembly(k: Kernel) -> str:
-    """Compile the kernel and return its assembly, as it stands in the object file."""
+    """Compile the kernel and return its assembly, as in the object file."""
     return _machine().emit_assembly(llvm.parse_assembly(optimised_ir(k)))
 
 

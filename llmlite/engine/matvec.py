@@ -27,7 +27,7 @@ class MatVec:
         scalar: one weight at a time (types in SCALAR) instead of vectors.
 
     Raises:
-        UnsupportedError: there is no such kernel for w's type or width.
+        UnsupportedError: w's type or width has no such kernel.
         KernelError: kernels can't be compiled or loaded here.
     """
 

@@ -42,7 +42,7 @@ class PlannedExecutor:
     """Runs a model by compiled kernels on a team of threads; see llmlite.engine.Executor.
 
     Args:
-        n_threads: at most so many; by default the physical cores this process may use, within its cgroup's
+        n_threads: the most threads; by default the physical cores this process may use, within its cgroup's
             quota. A single token's step that has too little work for them runs on fewer (`step_threads`).
         progress: called as progress(done, total, name) while kernels are compiled.
 
@@ -229,7 +229,7 @@ class PlannedExecutor:
             self._release()
 
     def _release(self) -> None:
-        """While a text is written nobody needs what its prompt was read with."""
+        """Give up the memory that a prompt was read with: decoding doesn't need it."""
         for plan in list(self._filled):
             if plan.lock.acquire(blocking=False):  # else a step of another thread fills it right now
                 try:

@@ -120,7 +120,7 @@ class Recorder:
 
     Args:
         max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
-        n_threads: scratch memory is for so many.
+        n_threads: how many threads get scratch memory.
         kv: how keys and values are kept, one of `llmlite.kv_cache.DTYPES`.
 
     Raises (from any operation):

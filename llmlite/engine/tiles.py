@@ -82,7 +82,7 @@ def _packed(builder, vectors):
 
 
 def make_load_sums(n):
-    """Return an operation (address) -> 2n vectors of float32 behind each other."""
+    """Return an operation (address) -> 2n vectors of float32, one after another."""
 
     @intrinsic
     def load_sums(typing, address):
@@ -111,7 +111,7 @@ def make_zero_sums(n, kind=f32x16):
 
 @intrinsic
 def store_sums(typing, address, sums):
-    """Write vectors of float32 behind each other."""
+    """Write vectors of float32, one after another."""
 
     def codegen(context, builder, sig, args):
         base = emit.pointer(builder, args[0], f32x16.llvm)

@@ -61,11 +61,11 @@ class Generation:
     Args:
         model: what runs.
         prompt_ids: the prompt.
-        max_tokens: at most so many tokens are made.
+        max_tokens: the most tokens to write.
         sampler: chooses a token: sampler(logits), or sampler(logits, ids) with all tokens so far.
         stop: strings and token ids that end the text; they are not part of it.
         constraint: allows some tokens only.
-        logprobs: keep each token's log-probability and those of so many likeliest ones.
+        logprobs: keep each token's log-probability and those of this many of the likeliest.
         prompt_logprobs: keep the prompt's too; it is then read from its beginning.
         speculator: proposes tokens that are then checked several at a time.
 

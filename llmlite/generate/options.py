@@ -54,15 +54,15 @@ class SamplerOptions(TypedDict, total=False):
 class BatchOptions(SamplerOptions, total=False):
     """What a text in a batch takes; None means "not given".
 
-    max_tokens: at most so many tokens are made (256).
+    max_tokens: the most tokens to write (256).
     stop: a string or token id that ends the text, or several; a string that is a control token's text
-        stands for that token.
+        means that token.
     sampler: chooses tokens: a Sampler, or any function of logits (V,), or of logits and all ids so far. It
         replaces every option of Sampler.
     grammar: GBNF text, or a `llmlite.grammar.Grammar`. json_schema: a JSON schema, as a mapping or as text.
         regex: a pattern that the whole text matches. constraint: the state of a grammar that has begun.
         At most one of the four.
-    logprobs: keep each token's log-probability and those of so many of the likeliest tokens.
+    logprobs: keep each token's log-probability and those of this many of the likeliest tokens.
     prompt_logprobs: keep those of the prompt's tokens too.
     """
 
@@ -108,7 +108,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that aren't None.
 
     Raises:
-        TypeError: a name that is no option. ValueError: two that exclude each other.
+        TypeError: an unknown name. ValueError: two that exclude each other.
     """
     check_names(options)
     found = {name: value for name, value in options.items() if value is not None}
@@ -161,7 +161,7 @@ def form(name: str, value: Any) -> Any:
             try:
                 value = json.loads(value)
             except ValueError as error:
-                raise ValueError(f"json_schema: this is no JSON: {error}") from None
+                raise ValueError(f"json_schema: not JSON: {error}") from None
         if not isinstance(value, Mapping | bool):
             raise TypeError(f"json_schema: expected a mapping or its text, got {type(value).__name__}")
         return Grammar.from_json_schema(value)

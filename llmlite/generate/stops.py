@@ -56,7 +56,7 @@ def sort_stops(stop: Stop | None, tokenizer: Tokenizer) -> tuple[list[str], froz
     """Tell stop strings from stop tokens.
 
     A string that is a control token's text ("<|im_end|>") never comes up in the text, which doesn't show
-    control tokens: it stands for that token.
+    control tokens: it means that token.
 
     Args:
         stop: one string or token id, or several.

@@ -59,7 +59,7 @@ class Texts:
             )
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """Return the text of token ids; bytes that are no UTF-8 become U+FFFD.
+        """Return the text of token ids; bytes that aren't UTF-8 become U+FFFD.
 
         Args:
             ids: token ids. skip_special: leave control tokens out.
@@ -199,7 +199,7 @@ class Texts:
                 A content may also be None, or a list of parts {"type": "text", "text": text}.
             stream: deprecated; use `stream_chat`.
             parse_special: read control tokens spelled in the messages as those tokens. By default they are
-                only text: whoever writes a message can't end it and begin another in someone else's name.
+                only text: the author of a message can't end it and begin another in someone else's name.
             tools: descriptions of functions that the model may call.
             template: the name of one of `chat_templates`, or a Jinja program; by default the file's own, with
                 `tools` the one named "tool_use" if there is one.

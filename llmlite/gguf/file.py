@@ -39,10 +39,10 @@ class Field(NamedTuple):
 
 
 class Metadata(Mapping[str, Any]):
-    """The keys and values of a file. A value is decoded when it is asked for, and kept.
+    """The keys and values of a file. A value is decoded on first use, and kept.
 
     Numbers, bools and strings come as Python's; arrays of numbers and bools as read-only NumPy arrays in this
-    machine's byte order, arrays of strings as a StringArray, which decodes each string when it is asked for.
+    machine's byte order, arrays of strings as a StringArray, which decodes each string on first use.
     """
 
     def __init__(self, data: np.ndarray, head: Head, hidden: frozenset[str] = frozenset()) -> None:

@@ -140,7 +140,7 @@ def _read_vocabulary(cursor: Cursor, file: LegacyFile) -> None:
 
 
 def _text(cursor: Cursor, what: str, length: int | None = None) -> bytes:
-    """A text behind its length, unless that is known."""
+    """Read a text; its length comes before it, unless the caller knows it."""
     offset = cursor.at
     length = cursor.number("I", f"{what}: length") if length is None else length
     if length > MAX_TEXT:

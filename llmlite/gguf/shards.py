@@ -146,7 +146,7 @@ def split(
 ) -> list[str]:
     """Split a GGUF file into PREFIX-00001-of-0000N.gguf and so on; return their paths.
 
-    max_tensors: so many tensors at most in a file. max_bytes: so many bytes of tensor data at most, unless
+    max_tensors: the most tensors in a file. max_bytes: the most bytes of tensor data in a file, unless
         one tensor alone has more. At least one of them.
     progress: called as progress(bytes_done, n_bytes).
 

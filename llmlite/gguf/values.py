@@ -67,7 +67,7 @@ def decode(raw: bytes | memoryview) -> str:
 
 
 class StringArray(Sequence[str]):
-    """An array of strings that stays in its file; each is decoded when it is asked for.
+    """An array of strings that stays in its file; each string is decoded on first use.
 
     Equal to any sequence of the same strings. `list(array)` decodes them all: about 25 ms for 128k tokens.
     """
@@ -150,7 +150,7 @@ STEPS = 32  # strings taken one by one before trying whole runs again
 
 
 def string_starts(data: np.ndarray, start: int, n: int, width: int, byte_order: str) -> np.ndarray:
-    """Find where each of n strings begins that lie one behind the other, each after its length.
+    """Find where each of n strings begins that follow one another, each after its length.
 
     data: (n_bytes,) uint8, the file. start: where the first length lies. width: bytes of a length, 4 or 8.
 

@@ -124,7 +124,7 @@ class Automaton:
         return frozenset(found)
 
     def bounded(self, readings: Readings, n_bytes: int) -> Readings:
-        """Readings with counters no larger than n_bytes + 1: for so many bytes they can't be told apart."""
+        """Readings with counters of at most n_bytes + 1: within n_bytes, larger ones make no difference."""
         return frozenset(self._bounded(stack, n_bytes + 1) for stack in readings)
 
     def forget(self) -> None:

@@ -18,13 +18,13 @@ SHOWN = 60  # characters of the text so far in an error
 
 
 class Vocabulary(Protocol):
-    """What is asked of a tokenizer's vocabulary."""
+    """The part of a tokenizer's vocabulary that grammars use."""
 
     def is_hidden(self, token_id: int) -> bool: ...
 
 
 class TokenizerLike(Protocol):
-    """What is asked of a tokenizer."""
+    """The part of a tokenizer that grammars use."""
 
     n_vocab: int
     eog_ids: Iterable[int]

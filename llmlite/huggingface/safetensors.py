@@ -56,7 +56,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, QuantTensor]:
     for (begin, stop, dtype, shape), key in sorted(entries):
         label = plain(key)
         if start + begin != end:
-            expected = f"a beginning at {end - start}, behind the tensor before"
+            expected = f"a beginning at {end - start}, after the tensor before"
             raise GGUFError(name, f"{label}: data_offsets", None, expected, begin, DAMAGED)
         end = start + stop
         if end > len(data):

@@ -128,7 +128,7 @@ class Table:
     Args:
         heading: what the table shows. columns: the headings; the first names the rows.
         rows: cells, text or numbers; each row as long as `columns`.
-        alt: the description in words. rtol: how far the numbers may differ from run to run.
+        alt: the text description. rtol: how far the numbers may differ from run to run.
     """
 
     heading: str

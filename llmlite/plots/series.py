@@ -23,7 +23,7 @@ def series(figure: Figure, *, rtol: float = 1e-5, alt: str = "") -> Picture:
     Args:
         figure: what `plt.gcf()` or `axes.figure` is. It is closed, so that it isn't shown twice.
         rtol: how far the numbers may differ from run to run, relatively.
-        alt: the description in words; by default the titles and the names of what is drawn.
+        alt: the text description; by default the titles and the names of what is drawn.
 
     Raises:
         ValueError: `rtol` isn't from 0 to 1, or the figure holds nothing that can be compared.

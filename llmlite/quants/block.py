@@ -1,4 +1,4 @@
-"""One block under the magnifying glass: its bytes, what each bit belongs to, the weights it stands for."""
+"""One block under the magnifying glass: its bytes, what each bit belongs to, its weights."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Block:
 
     @cached_property
     def weights(self) -> Array:
-        """The weights the block stands for: (block_size,) float32."""
+        """The block's weights: (block_size,) float32."""
         return self.type.dequantize(self.bytes[None])[0]
 
     def bits(self, i: int) -> list[int]:

@@ -35,7 +35,7 @@ class QuantType:
     layout: the block as a packed NumPy structured dtype, its fields in file order.
     unpack: structured blocks (n,) -> Parts.
     encode: values (n, block_size) float32, weights of the same shape or None -> structured blocks (n,);
-        None where there is no quantizer.
+        None if the type has no quantizer.
     weigh: how a measured importance becomes the cost of an error: "plain" (as it is), or times
         sqrt(energy + weight^2) with energy the mean square of the "row", of the "block", or twice that
         ("block twice"). The choices are the reference's.

@@ -42,7 +42,7 @@ def compiled_searches() -> Iterator[None]:
 
 
 def _has_compiled_twin(function: Callable) -> Callable:
-    """Call compiled.py's function of this name instead, while anybody wants those."""
+    """Call compiled.py's function of this name instead, while compiled searches are enabled."""
 
     @functools.wraps(function)
     def chosen(*arguments: Any, **options: Any) -> Any:

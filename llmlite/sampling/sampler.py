@@ -151,7 +151,7 @@ class Sampler:
         """Return a sampler with the same chain for another sequence: nothing is shared, nothing remembered.
 
         Raises:
-            ValueError: a seed that is no whole number.
+            ValueError: a seed that isn't a whole number.
         """
         _check_seed(seed)
         made = copy.copy(self)

@@ -188,7 +188,7 @@ def failed(fault: Fault) -> str:
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """Raises Fault if these bytes are no JSON object."""
+    """Return the JSON object in these bytes. Raises Fault if they hold anything else."""
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -249,7 +249,7 @@ def prompt_of(tensors: dict[str, list[Any]]) -> Any:
 
 
 def flat(data: Any) -> list[Any]:
-    """Tensors may come nested: [[1, 2]] is [1, 2]."""
+    """Flatten nested data: [[1, 2]] is [1, 2]."""
     while isinstance(data, list) and len(data) == 1 and isinstance(data[0], list):
         data = data[0]
     if not isinstance(data, list):
@@ -258,14 +258,14 @@ def flat(data: Any) -> list[Any]:
 
 
 def packed(kind: str, data: list[Any]) -> bytes:
-    """Values as binary data: numbers little-endian, texts each after their length."""
+    """Encode values: numbers in little-endian order, each text after its length."""
     if kind == "BYTES":
         return b"".join(struct.pack("<I", len(each)) + each for each in data)
     return b"".join(struct.pack(INTEGERS[kind], each) for each in data)
 
 
 def unpacked(kind: str, raw: bytes) -> list[Any]:
-    """The values of binary data. Raises Fault."""
+    """Decode the values of binary data. Raises Fault."""
     if kind in INTEGERS and len(raw) % struct.calcsize(INTEGERS[kind]) == 0:
         return [value for (value,) in struct.iter_unpack(INTEGERS[kind], raw)]
     found, place = [], 0

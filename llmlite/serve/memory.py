@@ -31,7 +31,7 @@ def needed(
 def available() -> int | None:
     """Return bytes this process may still take: the least of what system, container and ulimit leave.
 
-    None if nobody tells. Sources: /proc/meminfo MemAvailable; cgroup v2 memory.max and memory.current.
+    None if unknown. Sources: /proc/meminfo MemAvailable; cgroup v2 memory.max and memory.current.
     """
     found = [left for left in (memory_left(),) if left is not None]
     try:

@@ -31,7 +31,7 @@ DROPPED = "x-llmlite-dropped-messages"
 
 @dataclass
 class Choice:
-    """One text of an answer, as far as it has come."""
+    """One text of an answer, as far as it is written."""
 
     text: str = ""
     logprobs: list[Any] = field(default_factory=list)
@@ -368,7 +368,7 @@ def seeded(shared: dict[str, Any], n: int) -> list[dict[str, Any]]:
 
 
 def told(conversation: Conversation) -> dict[str, Any]:
-    """What an answer says of messages that were left out."""
+    """The warning of an answer whose oldest messages were left out."""
     count = conversation.n_dropped
     if not count:
         return {}
@@ -376,7 +376,7 @@ def told(conversation: Conversation) -> dict[str, Any]:
 
 
 def finite(logprob: float) -> float:
-    """JSON has no infinity: OpenAI writes -9999 for a token that can't come."""
+    """JSON has no infinity: OpenAI writes -9999 for an impossible token."""
     return max(float(logprob), -9999.0)
 
 

@@ -1,4 +1,4 @@
-"""Answers that come piece by piece, and the watch for clients that leave."""
+"""Answers sent piece by piece, and a watch for clients that disconnect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
 
-class ClientLeft(Exception):  # noqa: N818 (no fault of anybody)
+class ClientLeft(Exception):  # noqa: N818 (not an error)
     """The client closed the connection, so nobody reads the answer."""
 
 
@@ -64,11 +64,11 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class Stream(Response):
-    """An answer that is sent as it is made, and stops being made when the client leaves.
+    """An answer that is sent while it is made. It is cancelled if the client disconnects.
 
     Args:
-        first: the first part, made already, so that a request that is refused gets its status.
-        parts: the others. failed: the part that says what went wrong after the beginning.
+        first: the first part, made before the answer begins, so that a refused request gets its status.
+        parts: the others. failed: makes the last part of an answer that fails after its beginning.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What all forms of request share: prompts, texts as they come, embeddings."""
+"""The parts that all APIs share: prompts, texts in pieces, embeddings."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ANSWER_SHARE = 4  # dropping old turns leaves at least n_ctx / 4 tokens for the 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A rendered conversation. n_dropped: of its oldest messages, left out because they didn't fit."""
+    """A rendered conversation. n_dropped: how many old messages were left out because they didn't fit."""
 
     ids: list[int]
     n_dropped: int = 0
 
 
 class Run:
-    """The texts of one request, and their events as they come. Leaving the block ends those that still run.
+    """The texts of one request, and their events. Leaving the block cancels texts that still run.
 
     Args:
         engine: what writes them. specs: (prompt ids, options of `Batch.add`) each.
@@ -147,7 +147,7 @@ class Service:
         max_tokens: int | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> Conversation:
-        """Return the token ids of a conversation, without its oldest turns if it is too long and so asked.
+        """Return a conversation's token ids. Drop its oldest turns if it is too long and settings allow it.
 
         Raises:
             Fault: it doesn't fit the context. LlmliteError: the template refuses it.
@@ -207,7 +207,7 @@ class Service:
         """Return the ids of each of a request's prompts: a text, texts, ids, or lists of ids.
 
         Args:
-            n_ctx: at most so many tokens each, counting one to write; None doesn't check.
+            n_ctx: the most tokens of each prompt and one to write; None: any number.
 
         Raises:
             Fault: none, an empty one, an id outside the vocabulary, or one that is too long.

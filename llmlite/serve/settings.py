@@ -17,7 +17,7 @@ class Settings:
     Attributes:
         name: the model's name, as clients ask for it.
         max_sequences: how many texts are written at the same time.
-        prefill_tokens: at most so many tokens of prompts are read in one step, so that a long prompt doesn't
+        prefill_tokens: the most prompt tokens read in one step, so that a long prompt doesn't
             hold up the texts that are being written, and a client that leaves is noticed.
         max_queue: requests that wait for their turn; more are refused with 429.
         max_body_bytes: a larger request is refused with 413.

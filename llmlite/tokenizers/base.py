@@ -27,7 +27,7 @@ class Tokenizer(ABC):
         n_vocab: number of tokens.
         bos_id, eos_id, unk_id, pad_id: special ids, None where the file names none.
         eog_ids: every id that ends a reply, `eos_id` among them.
-        add_bos, add_eos: whether `encode(add_special=True)` puts BOS before and EOS behind the text.
+        add_bos, add_eos: whether `encode(add_special=True)` puts BOS before and EOS after the text.
     """
 
     model: str
@@ -79,21 +79,21 @@ class Tokenizer(ABC):
         add_eos: bool = True,
         plain: Sequence[tuple[int, int]] = (),
     ) -> list[int]:
-        """Token ids of a text.
+        """Return the token ids of a text.
 
         Args:
-            text: any string; bytes that are no UTF-8 may come as `surrogateescape` characters.
-            add_special: put BOS before and EOS behind where the file asks for it.
+            text: any string; bytes that aren't UTF-8 may be given as `surrogateescape` characters.
+            add_special: put BOS before and EOS after the text if the file asks for it.
             parse_special: read the texts of control tokens (`<|im_end|>`) as those tokens. Turn it off for
                 text from strangers. User-defined tokens are always read.
-            add_eos: turn it off for a prompt to be continued: a model has nothing to say after its end token.
+            add_eos: turn it off for a prompt to be continued: a model writes nothing after its end token.
             plain: parts of the text, (begin, end) in characters each, in order, that come from strangers: a
                 control token that reaches into one is read as text.
 
         Raises:
             TokenizerError: the text holds a lone surrogate.
 
-        Warns where a byte has no token and is left out.
+        Warns if a byte has no token and is left out.
 
         Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::tokenize.
         """
@@ -119,7 +119,7 @@ class Tokenizer(ABC):
         return ids
 
     def decode(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> str:
-        """The text of token ids; bytes that are no UTF-8 become U+FFFD.
+        """Return the text of token ids; bytes that aren't UTF-8 become U+FFFD.
 
         `skip_special` leaves control and unknown tokens out.
 
@@ -129,7 +129,7 @@ class Tokenizer(ABC):
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> bytes:
-        """The bytes of token ids, which need not be whole characters."""
+        """Return the bytes of token ids; they may end within a character."""
         ids = as_ids(ids, "ids")
         return b"".join(self.piece(token_id, skip_special=skip_special) for token_id in ids)
 
@@ -138,7 +138,7 @@ class Tokenizer(ABC):
         return StreamDecoder(lambda token_id: self.piece(token_id, skip_special=skip_special))
 
     def piece(self, token_id: SupportsIndex, *, skip_special: bool = False) -> bytes:
-        """The bytes that one token stands for; none for an unused one.
+        """Return the bytes of one token; none for an unused one.
 
         Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::token_to_piece.
         """
@@ -246,7 +246,7 @@ def utf8(text: str) -> bytes:
     """The text's bytes, with the raw bytes of `surrogateescape` restored.
 
     Raises:
-        TokenizerError: a surrogate that stands for no byte.
+        TokenizerError: a surrogate that doesn't encode a byte.
     """
     try:
         return text.encode("utf-8", "surrogateescape")

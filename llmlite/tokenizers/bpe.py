@@ -13,7 +13,7 @@ from llmlite.tokenizers.words import WordCache
 
 
 def _byte_alphabet() -> list[str]:
-    """Byte -> the printable character that stands for it in token texts (space is Ġ, newline Ċ).
+    """Byte -> the printable character that represents it in token texts (space is Ġ, newline Ċ).
 
     Printable Latin-1 characters stand for themselves; the other 68 bytes get U+0100 onwards in order.
     Source: GPT-2's encoder.py, bytes_to_unicode.
@@ -64,7 +64,7 @@ class BPETokenizer(Tokenizer):
             return [token_id for part in parts for token_id in self._ids_of_part(part)]
 
     def _ids_of_part(self, part: str) -> list[int]:
-        """The ids of a merged part; its bytes' where the vocabulary lacks it.
+        """The ids of a merged part, or of its bytes if it isn't in the vocabulary.
 
         Falcon's vocabulary, for one, has no token for some control characters. Such a byte becomes the
         unknown token; without one it is left out, as in llama.cpp and in the tokenizers library, but not

@@ -41,7 +41,7 @@ class CharsMap:
         found = self._pattern.search(text)
         while found is not None:
             at = found.start()
-            # What was found stands alone, or is the second character of a match.
+            # The character found is alone, or is the second one of a match.
             start, length = at - 1, self._match(text, at - 1) if at > end else 0
             if not length:
                 start, length = at, self._match(text, at)

@@ -47,7 +47,7 @@ class SentencePiece(Tokenizer):
         return {byte: token_id for token_id, byte in reversed(self.vocabulary.byte_values.items())}
 
     def _ids_of_bytes(self, part: str) -> list[int]:
-        """A part without a token, byte by byte; without byte tokens the unknown token stands for it."""
+        """Append a part without a token byte by byte, or the unknown token if there are no byte tokens."""
         ids = [self._byte_ids.get(byte) for byte in utf8(part)]
         if None not in ids:
             return [token_id for token_id in ids if token_id is not None]

@@ -22,7 +22,7 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The text that is complete with this token; empty while a character lacks bytes.
+        """Return the text that this token completes; empty while a character is incomplete.
 
         Raises:
             TokenizerError: the id is outside the vocabulary.
@@ -30,7 +30,7 @@ class StreamDecoder:
         return self._decoder.decode(self._piece(token_id))
 
     def flush(self) -> str:
-        """What was held back, as U+FFFD where it is no character; the decoder is then as new."""
+        """Return the bytes held back, as U+FFFD if they aren't a character, and begin anew."""
         return self._decoder.decode(b"", final=True)
 
     @property

@@ -15,7 +15,7 @@ class WordCache:
     """The token ids of words, each found once.
 
     Args:
-        encode: the ids of one word, which must not depend on what stands beside it.
+        encode: the ids of one word, which must not depend on its neighbours.
     """
 
     def __init__(self, encode: Callable[[str], list[int]]) -> None:

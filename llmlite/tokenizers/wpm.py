@@ -27,7 +27,7 @@ _IDEOGRAPHS = (
 
 
 class WPMTokenizer(Tokenizer):
-    """WordPiece (`tokenizer.ggml.model` = bert). CLS before the text and SEP behind it.
+    """WordPiece (`tokenizer.ggml.model` = bert). CLS comes before the text and SEP after it.
 
     Text is lower-cased and stripped of accents unless the file says otherwise, so decoding doesn't give it
     back exactly.

@@ -76,7 +76,7 @@ class KernelLadder(Explorer):
 
 
 class RooflineExplorer(Explorer):
-    """Model, step and operation to choose; where it stands, its bytes and operations, what bounds it.
+    """Model, step and operation to choose; its place there, its bytes and operations, what bounds it.
 
     Attributes:
         picture: what is drawn now. point: the operation that is marked.

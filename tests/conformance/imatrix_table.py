@@ -30,7 +30,7 @@ The bundled model,
 quantized without and with an importance matrix (`llmlite imatrix`). The matrix is measured on
 {n_calibration:,} tokens of the evaluation text's first half. Kullback-Leibler divergence from the F16 model
 (nats) and perplexity are measured on its second half, {n_chunks} chunks of {n_ctx}.
-The F16 model's perplexity there is {reference}. What is marked – can't be made without.
+The F16 model's perplexity there is {reference}. A dash means the type requires an importance matrix.
 Sizes differ where llama.cpp's mixes, which llmlite follows, give some tensors more bits in a file without.
 
 | type | KL without | KL with | ratio | perplexity without | with | MB without | with |

@@ -62,7 +62,7 @@ class LlamaCppBackend:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.llama.ctx), True)
 
     def _decode(self, ids: Sequence[int]) -> np.ndarray:
-        """Read `ids` behind what is in the cache; return the last logits (V,), a view for one step."""
+        """Read `ids` after those in the cache; return the last logits (V,), a view for one step."""
         tokens = (llama_cpp.llama_token * len(ids))(*ids)
         code = llama_cpp.llama_decode(self.llama.ctx, llama_cpp.llama_batch_get_one(tokens, len(ids)))
         if code:

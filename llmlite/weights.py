@@ -496,8 +496,8 @@ def _by_head(tensor: QuantTensor) -> QuantTensor:
         return QuantTensor(tensor.name, tensor.type, (n_head * rows, columns), tensor.blocks)
     shape = (n_head * columns, rows)
     if tensor.type.block_size == 1:
-        blocks = tensor.blocks.reshape(n_head, rows, columns, -1).swapaxes(1, 2)
-        blocks = np.ascontiguousarray(blocks).reshape(-1, tensor.type.type_size)
+        turned = tensor.blocks.reshape(n_head, rows, columns, -1).swapaxes(1, 2)
+        blocks = np.ascontiguousarray(turned).reshape(-1, tensor.type.type_size)
         return QuantTensor(tensor.name, tensor.type, shape, blocks)
     numbers = np.ascontiguousarray(tensor.dequantize().reshape(n_head, rows, columns).swapaxes(1, 2))
     return QuantTensor.quantize(numbers.reshape(shape), "F32", tensor.name)

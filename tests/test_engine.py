@@ -214,6 +214,19 @@ def test_quantizing_activations_gives_the_bytes_numpy_gives() -> None:
         np.testing.assert_array_equal(plan.array(offsets16), offsets.reshape(50, 16))
 
 
+@pytest.mark.parametrize("n_head_b", [3, 1])
+@pytest.mark.parametrize(("a_width", "b_width"), [(16, 8), (5, 3), (128, 64)])
+def test_join_puts_each_head_s_numbers_together(a_width: int, b_width: int, n_head_b: int) -> None:
+    a = rng.standard_normal((7, 3 * a_width)).astype(np.float32)
+    b = rng.standard_normal((7, n_head_b * b_width)).astype(np.float32)
+    got = computed(lambda ops, a, b: ops.join(a, b, 3, n_head_b), a, b)
+    np.testing.assert_array_equal(got, Eager(0, 0).join(a, b, 3, n_head_b))
+    for head in range(3):
+        mine = b.reshape(7, n_head_b, b_width)[:, head % n_head_b]
+        whole = np.concatenate([a.reshape(7, 3, a_width)[:, head], mine], axis=1)
+        np.testing.assert_array_equal(got.reshape(7, 3, -1)[:, head], whole)
+
+
 # ---- whole models ------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,9 @@ PY := $(VENV)/bin/python
 RESULTS ?= results
 MODEL ?= tales
 TORCH_PROBE ?= 1
-export TORCH_PROBE
+TRITON_VENV ?= .venv-triton
+TRITON_SKIP ?= 0
+export TORCH_PROBE TRITON_VENV TRITON_SKIP
 
 setup = python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && "$$python" tools/setup_env.py --venv "$(VENV)" --extras $(1)
 
@@ -17,13 +19,14 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: docs dist figure samples check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: triton-test docs dist figure samples check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
 	@echo "make demo MODEL=smollm2  the same with a model that is pulled first (93 MB)"
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
+	@echo "make triton-test  a real tritonserver in .venv-triton serves an exported repository (part of test-all)"
 	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
 	@echo "make lab       set up, open the lessons in JupyterLab"
 	@echo "make site      render the lessons to site/, to read without Python or a network (INSTRUCTOR=1: with solutions)"
@@ -62,7 +65,14 @@ test:
 
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)dask$(comma)browser)
+	@test "$(TRITON_SKIP)" = 1 || $(PY) tools/triton_env.py --venv "$(TRITON_VENV)"
 	$(PY) -m pytest -m "slow or conformance"
+
+# Triton needs an environment of its own; TRITON_SKIP=1 leaves it out of test-all
+triton-test:
+	@$(call setup,$(TEST))
+	$(PY) tools/triton_env.py --venv "$(TRITON_VENV)"
+	$(PY) -m pytest tests/conformance/test_triton.py -s
 
 # llama.cpp's programs take minutes to compile, so no other goal needs them
 peers:

@@ -236,3 +236,27 @@ def test_the_page_needs_no_network(client: TestClient) -> None:
     page = client.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "http://" not in page.text and "https://" not in page.text
+
+
+def test_connections_send_answers_at_once() -> None:
+    """An answer leaves in two parts; without TCP_NODELAY the second waits 40 ms for the client's word."""
+    import asyncio
+    import socket
+
+    from llmlite.serve.process import _listen
+
+    async def option() -> int:
+        found: asyncio.Queue[int] = asyncio.Queue()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            found.put_nowait(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = _listen("127.0.0.1", 0)
+        async with await asyncio.start_server(connected, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.close()
+            return await asyncio.wait_for(found.get(), 10)
+
+    assert asyncio.run(option())

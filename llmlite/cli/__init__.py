@@ -29,7 +29,7 @@ COMMANDS = (
     *("pull", "models"),
     *("advise", "sweep"),
     *("quantize", "imatrix", "perplexity", "kl"),
-    *("convert", "split", "merge"),
+    *("convert", "split", "merge", "export"),
     *("warmup", "synth"),
     *("doctor", "lab", "workshop"),
 )

@@ -116,7 +116,7 @@ class KServe:
         spec = await self._spec(values)
         [choice] = await unless_left(request, self._openai._all([spec]))
         assert choice.ended is not None
-        outputs = {
+        outputs: dict[str, tuple[str, list[Any]]] = {
             "text_output": ("BYTES", [choice.text.encode()]),
             "output_ids": ("INT32", list(choice.ended.ids)),
         }
@@ -212,9 +212,11 @@ def tensors_of(body: bytes, length: str | None) -> tuple[dict[str, Any], dict[st
     asked, tail = json_object(body[:n]), body[n:]
     parameters = asked.get("parameters") or {}
     inputs, outputs = asked.get("inputs"), asked.get("outputs") or []
-    lists = isinstance(inputs, list) and isinstance(outputs, list) and isinstance(parameters, dict)
-    if not lists or not all(
-        isinstance(x, dict) and isinstance(x.get("name"), str) for x in [*inputs, *outputs]
+    if (
+        not isinstance(inputs, list)
+        or not isinstance(outputs, list)
+        or not isinstance(parameters, dict)
+        or not all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in [*inputs, *outputs])
     ):
         raise Fault(400, 'expected {"inputs": [{"name", "datatype", "shape", "data"}], …}')
     found = {}

@@ -133,7 +133,7 @@ async def streamed(
         ClientLeft: before the first part. Whatever `parts` raises before it.
     """
     try:
-        first = await unless_left(request, anext(parts))  # type: ignore[arg-type]
+        first: str | bytes = await unless_left(request, anext(parts))  # type: ignore[arg-type]
     except BaseException:
         await parts.aclose()  # type: ignore[attr-defined]
         raise

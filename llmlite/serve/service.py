@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llmlite.serve.engine import Ended, Engine, Event, Failed, Job, Started
+from llmlite.serve.engine import Ended, Engine, Event, Failed, Job, Piece, Started
 from llmlite.serve.faults import Fault, from_error, overflow, too_late
 from llmlite.serve.metrics import Metrics
 from llmlite.serve.settings import Settings
@@ -47,8 +48,7 @@ class Run:
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._left = len(specs)
         self.jobs = [
-            Job(ids, options, deliver=lambda event, i=i: self._deliver(i, event))
-            for i, (ids, options) in enumerate(specs)
+            Job(ids, options, deliver=partial(self._deliver, i)) for i, (ids, options) in enumerate(specs)
         ]
 
     def _deliver(self, index: int, event: Event) -> None:
@@ -74,7 +74,7 @@ class Run:
         if not isinstance(event, Started):
             self._events.put_nowait((index, event))
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self) -> AsyncGenerator[tuple[int, Piece | Ended], None]:
         """Yield (index of the text, Piece or Ended) until all have ended.
 
         Raises:
@@ -146,13 +146,18 @@ class Service:
         tools: Sequence[Mapping[str, Any]] | None = None,
         max_tokens: int | None = None,
         variables: Mapping[str, Any] | None = None,
+        begin: str = "",
     ) -> Conversation:
         """Return the token ids of a conversation, without its oldest turns if it is too long and so asked.
+
+        Args:
+            messages, tools, variables: for the template. max_tokens: of the answer. begin: the answer's first
+            text, made part of the prompt.
 
         Raises:
             Fault: it doesn't fit the context. LlmliteError: the template refuses it.
         """
-        return await asyncio.to_thread(self._fitting, messages, tools, max_tokens, variables or {})
+        return await asyncio.to_thread(self._fitting, messages, tools, max_tokens, variables or {}, begin)
 
     def _fitting(
         self,
@@ -160,11 +165,12 @@ class Service:
         tools: Sequence[Mapping[str, Any]] | None,
         max_tokens: int | None,
         variables: Mapping[str, Any],
+        begin: str,
     ) -> Conversation:
         self.check_writes()
         plain = [as_plain(index, message) for index, message in enumerate(messages)]
         n_ctx = self.model.n_ctx
-        ids = self._rendered(plain, tools, variables)
+        ids = self._rendered(plain, tools, variables, begin)
         if len(ids) < n_ctx:
             return Conversation(ids)
         if self.settings.context_overflow == "refuse":
@@ -177,7 +183,7 @@ class Service:
         while low <= high:
             middle = (low + high) // 2
             kept = without_oldest(plain, cuts[middle])
-            found = self._rendered(kept, tools, variables)
+            found = self._rendered(kept, tools, variables, begin)
             if len(found) <= room:
                 best = Conversation(found, len(plain) - len(kept))
                 high = middle - 1
@@ -192,16 +198,19 @@ class Service:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
+        begin: str,
     ) -> list[int]:
         model = self.model
         reserved = {"messages", "add_generation_prompt", "tools", "now"} & set(variables)
         if reserved:
             raise Fault(400, f"chat_template_kwargs: {sorted(reserved)[0]} is not for clients to set")
-        text = model.chat_template.render(messages, True, tools=tools or None, **variables)
+        text = model._template(None, tools).render(messages, True, tools=tools or None, **variables)
         bos = model.tokenizer.bos_id
         has_bos = bos is not None and text.startswith(model.tokenizer.token(bos))
         with model.gguf.located():
-            return model.tokenizer.encode(text, add_special=not has_bos, add_eos=False, plain=text.plain)
+            return model.tokenizer.encode(
+                text + begin, add_special=not has_bos, add_eos=False, plain=text.plain
+            )
 
     async def prompts(self, prompt: str | Sequence[Any], *, n_ctx: int | None = None) -> list[list[int]]:
         """Return the ids of each of a request's prompts: a text, texts, ids, or lists of ids.
@@ -224,7 +233,7 @@ class Service:
     def _ids(self, prompt: str | Sequence[int], n_ctx: int | None) -> list[int]:
         if isinstance(prompt, str):
             with self.model.gguf.located():
-                ids = self.model.tokenizer.encode(prompt, add_eos=False if n_ctx is not None else None)
+                ids = self.model.tokenizer.encode(prompt, add_eos=n_ctx is None)
         else:
             ids = list(prompt)
         n_vocab = self.model.config.n_vocab
@@ -282,9 +291,7 @@ class Service:
                 for group in grouped([len(ids) for ids in rows], EMBED_TOKENS):
                     texts = [rows[i] for i in group]
                     work = self.engine.task(
-                        lambda texts=texts: self.model.embed(
-                            texts, pooling=self.settings.pooling, truncate=truncate
-                        )
+                        partial(self.model.embed, texts, pooling=self.settings.pooling, truncate=truncate)
                     )
                     for i, row in zip(group, await asyncio.wrap_future(work)):
                         found[i] = row

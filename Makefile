@@ -19,7 +19,7 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: triton-test docs dist figure samples check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: triton-test docs dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"

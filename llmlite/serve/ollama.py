@@ -100,7 +100,7 @@ class Ollama:
         template = info.pop("tokenizer.chat_template", "")
         info["general.parameter_count"] = sum(t.n_elements for t in model.gguf.tensors.values())
         can = ["completion"] if model.config.causal else ["embedding"]
-        if "tools" in template:
+        if "tools" in str(template):
             can.append("tools")
         return answer(
             {
@@ -122,12 +122,15 @@ class Ollama:
         if not asked.messages:  # "load the model", which it is
             return answer(self._done({"message": {"role": "assistant", "content": ""}}, reason="load"))
         wanted = self._max_tokens(asked)
-        called = tools.offered(asked.tools, None)
+        offer = tools.offered(self.service.model, asked.tools, None)
         conversation = await self.service.conversation(
-            asked.messages, tools=called, max_tokens=wanted, variables=self._thinking(asked)
+            asked.messages,
+            tools=offer.tools if offer else None,
+            max_tokens=wanted,
+            variables=self._thinking(asked),
         )
         headers = {DROPPED: str(conversation.n_dropped)} if conversation.n_dropped else {}
-        return await self._answer(request, asked, conversation.ids, wanted, called, headers)
+        return await self._answer(request, asked, conversation.ids, wanted, offer, headers)
 
     async def generate(self, request: Request) -> Response:
         asked = read(OllamaGenerate, await request.body())
@@ -192,54 +195,56 @@ class Ollama:
         asked: Any,
         ids: list[int],
         wanted: int | None,
-        called: list[dict[str, Any]] | None,
+        offer: tools.Offer | None,
         headers: dict[str, str],
     ) -> Response:
         spec = (ids, self._options(asked, wanted, len(ids)))
         is_chat = isinstance(asked, OllamaChat)
         if asked.stream is None or asked.stream:
-            parts = self._lines(asked, spec, is_chat, called)
+            parts = self._lines(asked, spec, is_chat, offer)
             return await streamed(request, parts, media_type=NDJSON, failed=failed, headers=headers)
-        choice = await unless_left(request, self._one(spec))
+        choice = await unless_left(request, self._one(spec, offer))
         assert choice.ended is not None
-        body = self._body(choice.text, is_chat, called)
+        body = self._body(choice.text, is_chat, choice.calls)
         if asked.logprobs:
             body["logprobs"] = [self._logprob(score) for score in choice.logprobs]
         return answer(self._done(body, choice.ended, ids, is_chat), headers)
 
-    async def _one(self, spec: Any) -> Choice:
-        choice = Choice()
+    def _begun(self, offer: tools.Offer | None) -> Choice:
+        return Choice(reader=tools.Reader(offer, self.service.model.tokenizer) if offer else None)
+
+    async def _one(self, spec: Any, offer: tools.Offer | None) -> Choice:
+        choice = self._begun(offer)
         async with self.service.run([spec]) as run, aclosing(run.events()) as events:
             async for _, part in events:
                 choice.add(part)
         return choice
 
     async def _lines(
-        self, asked: Any, spec: Any, is_chat: bool, called: list[dict[str, Any]] | None
+        self, asked: Any, spec: Any, is_chat: bool, offer: tools.Offer | None
     ) -> AsyncGenerator[str, None]:
-        choice = Choice()
+        choice = self._begun(offer)
         async with self.service.run([spec]) as run:
             await run.started()
             async with aclosing(run.events()) as events:
                 async for _, part in events:
-                    choice.add(part)
-                    if isinstance(part, Piece) and not called and (part.text or part.logprobs):
-                        body = self._body(part.text, is_chat, None)
-                        if asked.logprobs:
+                    n_calls = len(choice.calls)
+                    text = choice.add(part)
+                    calls = choice.calls[n_calls:]
+                    if text or calls or (isinstance(part, Piece) and part.logprobs):
+                        body = self._body(text, is_chat, calls)
+                        if asked.logprobs and isinstance(part, Piece):
                             body["logprobs"] = [self._logprob(score) for score in part.logprobs]
                         yield line({**self._head(), **body, "done": False})
-        if called and choice.text:
-            yield line({**self._head(), **self._body(choice.text, is_chat, called), "done": False})
-        yield line(self._done(self._body("", is_chat, None), choice.ended, spec[0], is_chat))
+        yield line(self._done(self._body("", is_chat, []), choice.ended, spec[0], is_chat))
 
     def _head(self) -> dict[str, Any]:
         return {"model": self.service.settings.name, "created_at": now()}
 
-    def _body(self, text: str, is_chat: bool, called: list[dict[str, Any]] | None) -> dict[str, Any]:
+    def _body(self, text: str, is_chat: bool, calls: list[dict[str, Any]]) -> dict[str, Any]:
         if not is_chat:
             return {"response": text}
-        content, calls = tools.parsed(self.service.model, text) if called else (text, [])
-        message: dict[str, Any] = {"role": "assistant", "content": content}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
         if calls:
             message["tool_calls"] = [
                 {"function": {"name": f["name"], "arguments": json.loads(f["arguments"])}}

@@ -36,13 +36,23 @@ class Choice:
     text: str = ""
     logprobs: list[Any] = field(default_factory=list)
     ended: Ended | None = None
+    reader: tools.Reader | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, event: Piece | Ended) -> None:
+    def add(self, event: Piece | Ended) -> str:
+        """Take in what came; return the text that is new, without calls of tools."""
+        text = ""
+        calls: list[dict[str, Any]] = []
         if isinstance(event, Ended):
             self.ended = event
+            if self.reader is not None:
+                text, calls = self.reader.end()
         else:
-            self.text += event.text
             self.logprobs += event.logprobs
+            text, calls = self.reader.push(event) if self.reader is not None else (event.text, [])
+        self.text += text
+        self.calls += calls
+        return text
 
 
 def usage(choices: Sequence[Choice], n_prompts: int = 1) -> dict[str, Any]:
@@ -97,14 +107,27 @@ class OpenAI:
 
     async def chat_of(self, request: Request, asked: ChatRequest) -> Response:
         self.service.check_model(asked.model)
-        called = tools.offered(asked.tools, asked.tool_choice)
+        one = asked.parallel_tool_calls is False
+        offer = tools.offered(self.service.model, asked.tools, asked.tool_choice, one=one)
         limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
         conversation = await self.service.conversation(
-            asked.messages, tools=called, max_tokens=limit, variables=asked.chat_template_kwargs
+            asked.messages,
+            tools=offer.tools if offer else None,
+            max_tokens=limit,
+            variables=asked.chat_template_kwargs,
+            begin=offer.begin if offer else "",
         )
         if asked.top_logprobs and not asked.logprobs:
             raise Fault(400, "top_logprobs: needs logprobs true", param="top_logprobs")
         shared = self._shared(asked, limit, len(conversation.ids))
+        if offer and offer.forced:
+            if options.constraint(asked):
+                raise Fault(
+                    400,
+                    "tool_choice: a forced call has a form of its own; give no other",
+                    param="tool_choice",
+                )
+            shared.update(offer.constraint)
         if asked.logprobs:
             shared["logprobs"] = asked.top_logprobs or 0
         specs = [(conversation.ids, one) for one in seeded(shared, asked.n or 1)]
@@ -115,32 +138,27 @@ class OpenAI:
             "model": self.service.settings.name,
         }
         if asked.stream:
-            parts = self._chat_chunks(asked, specs, head, bool(called), conversation)
+            parts = self._chat_chunks(asked, specs, head, offer, conversation)
             return await streamed(request, parts, media_type=SSE, failed=failed, headers=headers)
-        choices = await unless_left(request, self._all(specs))
+        choices = await unless_left(request, self._all(specs, offer))
         body = {**head, "object": "chat.completion", **told(conversation)}
-        body["choices"] = [
-            self._chat_choice(i, choice, asked, bool(called)) for i, choice in enumerate(choices)
-        ]
+        body["choices"] = [self._chat_choice(i, choice, asked) for i, choice in enumerate(choices)]
         return answer({**body, "usage": usage(choices)}, headers)
 
-    def _chat_choice(
-        self, index: int, choice: Choice, asked: ChatRequest, with_tools: bool
-    ) -> dict[str, Any]:
+    def _chat_choice(self, index: int, choice: Choice, asked: ChatRequest) -> dict[str, Any]:
         assert choice.ended is not None
-        content, calls = tools.parsed(self.service.model, choice.text) if with_tools else (choice.text, [])
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": content or (None if calls else ""),
+            "content": choice.text or (None if choice.calls else ""),
             "refusal": None,
         }
-        if calls:
-            message["tool_calls"] = calls
+        if choice.calls:
+            message["tool_calls"] = choice.calls
         return {
             "index": index,
             "message": message,
             "logprobs": self._chat_logprobs(choice.logprobs) if asked.logprobs else None,
-            "finish_reason": "tool_calls" if calls else REASONS[choice.ended.reason],
+            "finish_reason": "tool_calls" if choice.calls else REASONS[choice.ended.reason],
         }
 
     async def _chat_chunks(
@@ -148,7 +166,7 @@ class OpenAI:
         asked: ChatRequest,
         specs: list[Any],
         head: dict[str, Any],
-        with_tools: bool,
+        offer: tools.Offer | None,
         conversation: Conversation,
     ) -> AsyncGenerator[str, None]:
         wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
@@ -158,7 +176,7 @@ class OpenAI:
             body = {**head, "object": "chat.completion.chunk", "choices": [choice]}
             return event({**body, "usage": None} if wants_usage else body)
 
-        choices = [Choice() for _ in specs]
+        choices = self._begun(specs, offer)
         async with self.service.run(specs) as run:
             await run.started()
             if conversation.n_dropped:
@@ -168,21 +186,17 @@ class OpenAI:
             async with aclosing(run.events()) as events:
                 async for index, part in events:
                     choice = choices[index]
-                    choice.add(part)
-                    if isinstance(part, Piece) and not with_tools:
-                        scores = self._chat_logprobs(part.logprobs) if asked.logprobs else None
-                        if part.text or scores:
-                            yield chunk(index, {"content": part.text}, logprobs=scores)
-                    elif isinstance(part, Ended):
-                        calls: list[dict[str, Any]] = []
-                        if with_tools:
-                            content, calls = tools.parsed(self.service.model, choice.text)
-                            if content:
-                                yield chunk(index, {"content": content})
-                            if calls:
-                                numbered = [{"index": i, **call} for i, call in enumerate(calls)]
-                                yield chunk(index, {"tool_calls": numbered})
-                        yield chunk(index, {}, "tool_calls" if calls else REASONS[part.reason])
+                    n_calls = len(choice.calls)
+                    text = choice.add(part)
+                    scores = None
+                    if isinstance(part, Piece) and asked.logprobs:
+                        scores = self._chat_logprobs(part.logprobs)
+                    if text or scores:
+                        yield chunk(index, {"content": text}, logprobs=scores)
+                    for place in range(n_calls, len(choice.calls)):
+                        yield chunk(index, {"tool_calls": [{"index": place, **choice.calls[place]}]})
+                    if isinstance(part, Ended):
+                        yield chunk(index, {}, "tool_calls" if choice.calls else REASONS[part.reason])
         if wants_usage:
             yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(choices)})
         yield "data: [DONE]\n\n"
@@ -330,8 +344,12 @@ class OpenAI:
             **options.constraint(asked),
         }
 
-    async def _all(self, specs: list[Any]) -> list[Choice]:
-        choices = [Choice() for _ in specs]
+    def _begun(self, specs: Sequence[Any], offer: tools.Offer | None) -> list[Choice]:
+        tokenizer = self.service.model.tokenizer
+        return [Choice(reader=tools.Reader(offer, tokenizer) if offer else None) for _ in specs]
+
+    async def _all(self, specs: list[Any], offer: tools.Offer | None = None) -> list[Choice]:
+        choices = self._begun(specs, offer)
         async with self.service.run(specs) as run, aclosing(run.events()) as events:
             async for index, part in events:
                 choices[index].add(part)

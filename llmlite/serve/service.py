@@ -146,13 +146,18 @@ class Service:
         tools: Sequence[Mapping[str, Any]] | None = None,
         max_tokens: int | None = None,
         variables: Mapping[str, Any] | None = None,
+        begin: str = "",
     ) -> Conversation:
         """Return a conversation's token ids. Drop its oldest turns if it is too long and settings allow it.
+
+        Args:
+            messages, tools, variables: for the template. max_tokens: of the answer. begin: the answer's first
+            text, made part of the prompt.
 
         Raises:
             Fault: it doesn't fit the context. LlmliteError: the template refuses it.
         """
-        return await asyncio.to_thread(self._fitting, messages, tools, max_tokens, variables or {})
+        return await asyncio.to_thread(self._fitting, messages, tools, max_tokens, variables or {}, begin)
 
     def _fitting(
         self,
@@ -160,11 +165,12 @@ class Service:
         tools: Sequence[Mapping[str, Any]] | None,
         max_tokens: int | None,
         variables: Mapping[str, Any],
+        begin: str,
     ) -> Conversation:
         self.check_writes()
         plain = [as_plain(index, message) for index, message in enumerate(messages)]
         n_ctx = self.model.n_ctx
-        ids = self._rendered(plain, tools, variables)
+        ids = self._rendered(plain, tools, variables, begin)
         if len(ids) < n_ctx:
             return Conversation(ids)
         if self.settings.context_overflow == "refuse":
@@ -177,7 +183,7 @@ class Service:
         while low <= high:
             middle = (low + high) // 2
             kept = without_oldest(plain, cuts[middle])
-            found = self._rendered(kept, tools, variables)
+            found = self._rendered(kept, tools, variables, begin)
             if len(found) <= room:
                 best = Conversation(found, len(plain) - len(kept))
                 high = middle - 1
@@ -192,16 +198,19 @@ class Service:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
+        begin: str,
     ) -> list[int]:
         model = self.model
         reserved = {"messages", "add_generation_prompt", "tools", "now"} & set(variables)
         if reserved:
             raise Fault(400, f"chat_template_kwargs: {sorted(reserved)[0]} is not for clients to set")
-        text = model.chat_template.render(messages, True, tools=tools or None, **variables)
+        text = model._template(None, tools).render(messages, True, tools=tools or None, **variables)
         bos = model.tokenizer.bos_id
         has_bos = bos is not None and text.startswith(model.tokenizer.token(bos))
         with model.gguf.located():
-            return model.tokenizer.encode(text, add_special=not has_bos, add_eos=False, plain=text.plain)
+            return model.tokenizer.encode(
+                text + begin, add_special=not has_bos, add_eos=False, plain=text.plain
+            )
 
     async def prompts(self, prompt: str | Sequence[Any], *, n_ctx: int | None = None) -> list[list[int]]:
         """Return the ids of each of a request's prompts: a text, texts, ids, or lists of ids.

@@ -1,52 +1,158 @@
-"""Functions that a model may call: offered in the prompt, parsed back from the text."""
+"""Functions that a model may call: offered in the prompt, read back from the text, forced if asked."""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmlite.chat.tool_calls import ARGUMENTS, CALL_ID, HERMES_END, OPENINGS, Form, ToolCall, ToolCallStream
+from llmlite.chat.tool_calls import form_of as form_of_template
+from llmlite.serve.engine import Piece
 from llmlite.serve.faults import Fault
 
 if TYPE_CHECKING:
     from llmlite.model import Model
+    from llmlite.tokenizers.base import Tokenizer
+
+MARKS = frozenset([*(mark for marks in OPENINGS.values() for mark in marks), HERMES_END, ARGUMENTS, CALL_ID])
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The functions that one request offers.
+
+    Attributes:
+        tools: for the template. form: of the template's calls. forced: names of which one must be called;
+        () leaves it to the model. one: at most one call is wanted.
+    """
+
+    tools: list[dict[str, Any]]
+    form: Form
+    forced: tuple[str, ...] = ()
+    one: bool = False
+
+    @property
+    def begin(self) -> str:
+        """What a forced call begins with; it is made part of the prompt."""
+        return "" if not self.forced or self.form == "llama3" else OPENINGS[self.form][0]
+
+    @property
+    def constraint(self) -> dict[str, Any]:
+        """The option of `Batch.add` that forces a call: a schema of its JSON."""
+        if not self.forced:
+            return {}
+        functions = [tool["function"] for tool in self.tools]
+        forms = [self._schema(each) for each in functions if each["name"] in self.forced]
+        return {"json_schema": forms[0] if len(forms) == 1 else {"anyOf": forms}}
+
+    def _schema(self, function: Mapping[str, Any]) -> dict[str, Any]:
+        key = "parameters" if self.form == "llama3" else "arguments"
+        arguments = function.get("parameters") or {"type": "object"}
+        return {
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, key: arguments},
+            "required": ["name", key],
+            "additionalProperties": False,
+        }
 
 
 def offered(
-    tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None
-) -> list[dict[str, Any]] | None:
-    """Return the tools that the prompt names; None if there are none, or the choice is "none".
+    model: Model,
+    tools: Sequence[Mapping[str, Any]] | None,
+    choice: str | Mapping[str, Any] | None,
+    *,
+    one: bool = False,
+) -> Offer | None:
+    """Return what the prompt names; None if there are no tools, or the choice is "none".
 
     Raises:
-        Fault: a tool without a name, or a choice that can't be guaranteed.
+        Fault: a tool without a name, a choice that isn't among them, or a template that knows no tools.
     """
+    names = []
     for index, tool in enumerate(tools or ()):
         function = tool.get("function")
+        where = f"tools[{index}]"
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            where = f"tools[{index}]"
             raise Fault(
                 400, f'{where}: expected {{"type": "function", "function": {{"name": …}}}}', param=where
             )
-    if choice not in (None, "auto", "none"):
+        if not isinstance(function.get("parameters") or {}, Mapping):
+            raise Fault(400, f"{where}.function.parameters: expected a JSON schema", param=where)
+        names.append(function["name"])
+    forced = _forced(choice, names)
+    if choice == "none" or not tools:
+        return None
+    program = model._template(None, tools).source  # the template that renders this request
+    form = form_of_template(program)
+    if form is None or "tools" not in program:
         raise Fault(
-            400, "tool_choice: only auto and none; this server can't force a call", param="tool_choice"
+            400,
+            "tools: this model's chat template knows nothing of them",
+            param="tools",
+            code="model_refused",
         )
-    return None if choice == "none" or not tools else [dict(tool) for tool in tools]
+    return Offer([dict(tool) for tool in tools], form, forced, one)
 
 
-def parsed(model: Model, text: str) -> tuple[str, list[dict[str, Any]]]:
-    """Return the text around a model's calls, and the calls in OpenAI's form."""
-    try:
-        from llmlite.chat.tools import parse_tool_calls  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return text, []
-    content, calls = parse_tool_calls(text)
-    return content, [
-        {
-            "id": f"call_{secrets.token_hex(12)}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
-        }
-        for call in calls
-    ]
+def _forced(choice: str | Mapping[str, Any] | None, names: Sequence[str]) -> tuple[str, ...]:
+    if choice in (None, "auto", "none"):
+        return ()
+    if not names:
+        raise Fault(400, "tool_choice: there are no tools to choose from", param="tool_choice")
+    if choice == "required":
+        return tuple(names)
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise Fault(
+            400,
+            'tool_choice: expected none, auto, required or {"type": "function", "function": {"name": …}}',
+            param="tool_choice",
+        )
+    if name not in names:
+        raise Fault(400, f"tool_choice: {name!r:.100} is not among the tools", param="tool_choice")
+    return (name,)
+
+
+class Reader:
+    """Takes the calls out of one text as it comes.
+
+    Args:
+        offer: what was offered. tokenizer: names control tokens, which texts leave out.
+    """
+
+    def __init__(self, offer: Offer, tokenizer: Tokenizer) -> None:
+        self._offer, self._tokenizer = offer, tokenizer
+        self._stream = ToolCallStream(offer.form)
+        self._stream.push(offer.begin)
+        self._n_given = 0
+
+    def push(self, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
+        """Return what is text for sure, and the calls that are complete now, in OpenAI's form."""
+        before: list[str] = []
+        after: list[str] = []
+        for position, token in enumerate(piece.ids):
+            if self._tokenizer.vocabulary.is_hidden(token) and self._tokenizer.token(token) in MARKS:
+                (after if position and piece.text else before).append(self._tokenizer.token(token))
+        return self._taken(self._stream.push("".join([*before, piece.text, *after])))
+
+    def end(self) -> tuple[str, list[dict[str, Any]]]:
+        """Return what was held back: nothing more comes."""
+        return self._taken(self._stream.flush())
+
+    def _taken(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        calls = self._stream.calls[:1] if self._offer.one else self._stream.calls
+        new = calls[self._n_given :]
+        self._n_given += len(new)
+        return text, [_as_openai(call) for call in new]
+
+
+def _as_openai(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.id or f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+    }

@@ -1,0 +1,224 @@
+"""Load `llmlite serve` with many clients, and compare its throughput with llama.cpp's server.
+
+    python benchmarks/serve_load.py MODEL.gguf --clients 64 --seconds 60
+    python benchmarks/serve_load.py MODEL.gguf --compare --rounds 3      # 1 and 8 clients, servers in turns
+
+Every client asks for one streamed text after the other, with a prompt of its own. "lost" counts answers that
+neither ended with [DONE] nor were refused with 429. Memory is the server's resident set, first and highest.
+The comparison needs xllamacpp, whose wheel has no AVX-512: that is a handicap of its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+
+PEER = """
+import sys, time, xllamacpp
+path, threads, slots, ctx = sys.argv[1], *map(int, sys.argv[2:])
+p = xllamacpp.CommonParams()
+p.model.path, p.n_parallel, p.n_ctx, p.warmup, p.verbosity = path, slots, slots * ctx, False, -1
+p.hostname, p.port = "127.0.0.1", 0
+p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
+server = xllamacpp.Server(p)
+print("at", server.listening_address, flush=True)
+time.sleep(1e6)
+"""
+
+
+@dataclass
+class Seen:
+    """What clients saw. Times in seconds, from the request on."""
+
+    first: list[float] = field(default_factory=list)
+    n_tokens: int = 0
+    done: int = 0
+    refused: int = 0
+    lost: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@contextmanager
+def running(kind: str, options: argparse.Namespace, slots: int) -> Iterator[tuple[int, psutil.Process]]:
+    """Start a server; yield its port and its process."""
+    threads, ctx = str(options.threads), str(options.ctx)
+    if kind == "llmlite":
+        command = [sys.executable, "-m", "llmlite", "serve", options.model, "--port", "0", "--quiet"]
+        command += ["--threads", threads, "--ctx", ctx, "--parallel", str(slots), "--queue", "64"]
+    else:
+        command = [sys.executable, "-c", PEER, options.model, threads, str(slots), ctx]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        log = ""
+        for line in process.stdout:
+            log += line
+            found = re.search(r"http://[\d.]+:(\d+)", line)
+            if found:
+                break
+        else:
+            raise SystemExit(f"the server of {kind} didn't start:\n{log}")
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        wait_for(int(found[1]))
+        yield int(found[1]), psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(port: int, seconds: float = 60) -> None:
+    """Wait until the server is healthy."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit(f"nothing healthy at port {port}")
+
+
+def ask(port: int, number: int, n_tokens: int, seen: Seen) -> None:
+    """Ask for one streamed text of n tokens and record it."""
+    body = {
+        "prompt": f"Tale {number}: Once upon a time",
+        "max_tokens": n_tokens,
+        "stream": True,
+        "seed": number,
+    }
+    body["stream_options"] = {"include_usage": True}
+    begin, first, made, ended, status = time.monotonic(), 0.0, 0, False, 0
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        status = answer.status
+        for raw in answer if status == 200 else ():
+            line = raw.decode().strip()
+            if line == "data: [DONE]":
+                ended = True
+            elif line.startswith("data: "):
+                part = json.loads(line[6:])
+                if part.get("usage"):
+                    made = part["usage"]["completion_tokens"]
+                if not first and part.get("choices") and part["choices"][0].get("text"):
+                    first = time.monotonic() - begin
+        connection.close()
+    except (OSError, http.client.HTTPException, ValueError):
+        pass
+    with seen.lock:
+        seen.n_tokens += made
+        seen.done += ended
+        seen.refused += status == 429
+        seen.lost += not ended and status != 429
+        if first:
+            seen.first.append(first)
+    if status == 429:
+        time.sleep(1)
+
+
+def load(port: int, clients: int, seconds: float, n_tokens: int) -> tuple[Seen, float]:
+    """Let clients ask until the time is over; return what they saw and how long the last one took."""
+    seen, begin = Seen(), time.monotonic()
+
+    def client(number: int) -> None:
+        while time.monotonic() - begin < seconds:
+            ask(port, number, n_tokens, seen)
+            number += clients
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen, time.monotonic() - begin
+
+
+def share(times: list[float], part: float) -> float:
+    """A percentile; nan without times."""
+    ordered = sorted(times)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
+
+
+def one_load(options: argparse.Namespace) -> int:
+    """Load one server; print what came; return 1 if something was lost."""
+    with running("llmlite", options, options.parallel) as (port, process):
+        load(port, 1, 0.1, 8)
+        before = highest = process.memory_info().rss
+        over = threading.Event()
+
+        def watch() -> None:
+            nonlocal highest
+            while not over.wait(0.2):
+                highest = max(highest, process.memory_info().rss)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        seen, took = load(port, options.clients, options.seconds, options.tokens)
+        over.set()
+        watcher.join()
+    counts = f"{seen.done} texts, {seen.refused} refused, {seen.lost} lost"
+    print(f"{options.clients} clients for {took:.1f} s: {counts}")
+    print(f"time to first token: p50 {share(seen.first, 0.5):.3f} s, p95 {share(seen.first, 0.95):.3f} s")
+    print(f"{seen.n_tokens / took:.1f} tokens/s")
+    print(f"memory: {before / 2**20:.0f} MiB before, {highest / 2**20:.0f} MiB at most")
+    return 1 if seen.lost else 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Run both servers in turns with 1 and 8 clients; print the best round of each."""
+    best: dict[tuple[str, int], float] = {}
+    for _ in range(options.rounds):
+        for kind in ("llmlite", "llama.cpp"):
+            with running(kind, options, 8) as (port, _process):
+                load(port, 1, 0.1, 8)
+                for clients in (1, 8):
+                    seen, took = load(port, clients, options.seconds, options.tokens)
+                    if seen.lost:
+                        raise SystemExit(f"{kind} lost {seen.lost} answers of {clients} clients")
+                    speed = seen.n_tokens / took
+                    best[kind, clients] = max(best.get((kind, clients), 0.0), speed)
+    for (kind, clients), speed in best.items():
+        print(f"{kind:10} {clients} clients {speed:8.1f} tokens/s")
+    print(f"llmlite, 8 clients beside 1: {best['llmlite', 8] / best['llmlite', 1]:.2f} times")
+    print(f"8 clients, llmlite beside llama.cpp: {best['llmlite', 8] / best['llama.cpp', 8]:.2f} times")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", help="a GGUF file")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60.0, help="default: %(default)s")
+    parser.add_argument("--tokens", type=int, default=32, help="of each text (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ctx", type=int, default=256)
+    parser.add_argument(
+        "--parallel", type=int, default=8, help="texts written together (default: %(default)s)"
+    )
+    parser.add_argument("--compare", action="store_true", help="1 and 8 clients, beside llama.cpp's server")
+    parser.add_argument("--rounds", type=int, default=3, help="of --compare (default: %(default)s)")
+    options = parser.parse_args()
+    return compare(options) if options.compare else one_load(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

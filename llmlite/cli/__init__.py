@@ -12,6 +12,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ COMMANDS = (
     *("quantize", "imatrix", "perplexity", "kl"),
     *("convert", "split", "merge", "export"),
     *("warmup", "synth"),
-    *("doctor", "lab", "workshop"),
+    *("doctor", "lab", "workshop", "completion"),
 )
 EPILOG = """\
 start here:
@@ -49,8 +50,42 @@ a type, as in "tales:Q4_0" (made on first use), or any name that `llmlite models
 """
 
 
+WIDTH = 80  # columns that every help fits
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description, and breaks those that are wider than the screen.
+
+    An example's comment, which begins after two spaces or more, goes to a line of its own.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=WIDTH - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + part for line in text.splitlines() for part in broken(line))
+
+
+def broken(line: str) -> list[str]:
+    """Break a line of help into lines of at most WIDTH - 2 characters."""
+    if len(line) <= WIDTH - 2:
+        return [line]
+    margin = line[: len(line) - len(line.lstrip())]
+    command, gap, comment = line.strip().partition("   ")
+    if margin and gap:
+        return [*broken(margin + command), *broken(f"{margin}    {comment.strip()}")]
+    more = f"{margin}  " if margin else ""
+    return textwrap.wrap(
+        line.strip(), WIDTH - 2, initial_indent=margin, subsequent_indent=more, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose messages may quote file names."""
+    """A parser whose messages may quote file names, and whose help fits 80 columns."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter} | options)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message), file)
@@ -58,20 +93,16 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         prog="llmlite",
         description="Read, run, measure and understand quantized language models (GGUF).",
         epilog=EPILOG,
-        formatter_class=raw,
     )
     parser.add_argument("--version", action="version", version=f"llmlite {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = import_module(f"llmlite.cli.{name}")
-        sub = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, epilog=module.EXAMPLES, formatter_class=raw
-        )
+        sub = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=module.EXAMPLES)
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
     return parser

@@ -175,7 +175,7 @@ def _prepare_readline(history: History) -> None:
 
 
 class FullReader:
-    """prompt_toolkit: Enter sends, Alt-Enter or Ctrl-J makes a new line, pasted lines stay together."""
+    """prompt_toolkit: Enter sends, Alt-Enter makes a new line, pasted lines stay together."""
 
     interactive = True
 
@@ -195,7 +195,7 @@ class FullReader:
         keys = KeyBindings()
 
         @keys.add("escape", "enter")
-        @keys.add("c-j")
+        @keys.add("escape", "c-j")  # Enter, if it was typed before this program read keys
         def _new_line(event: Any) -> None:
             event.current_buffer.insert_text("\n")
 

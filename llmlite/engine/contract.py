@@ -33,7 +33,8 @@ ATTENTION_ROW_BYTES = 64 << 10  # of queries and sums that one unit of work hold
 def offsets(record: type) -> Any:
     """Return the byte offset of each field of a record, as a named tuple: numba reads it as constants."""
     names = [f.name for f in dataclasses.fields(record)]
-    return namedtuple(f"{record.__name__}Offsets", names)(*(WORD * i for i in range(len(names))))
+    made = namedtuple(f"{record.__name__}Offsets", names)  # type: ignore[misc]  # its name is computed
+    return made(*(WORD * i for i in range(len(names))))
 
 
 @dataclass

@@ -314,6 +314,7 @@ class Eager(RecurrentOperations):
             elif kind == "relu2":
                 x = np.square(np.maximum(x, 0))
             elif kind == "swiglu_oai":
+                assert up is not None, "gated: its projections are two"
                 x = np.minimum(x, SWIGLU_LIMIT)
                 x = x / (1 + np.exp(-SWIGLU_ALPHA * x))
                 return x * (np.clip(up, -SWIGLU_LIMIT, SWIGLU_LIMIT) + 1)

@@ -288,7 +288,7 @@ def _compile(k: Kernel) -> Any:
         require_memory(COMPILE, "compiling")
         import numba
 
-        if numba.config.DISABLE_JIT:
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # numba sets it from the environment
             raise KernelError("NUMBA_DISABLE_JIT is set")
         function = getattr(importlib.import_module(f"llmlite.engine.kernels.{k.module}"), k.name)
         taken = getattr(function, "llmlite_parameters", None)

@@ -256,7 +256,9 @@ def assign_stages(ops: list[Op], result: Buffer) -> None:
     An operation joins the one before if it neither touches what that stretch has written nor writes what it
     reads.
     """
-    stage, read, written = 0, set(), set()
+    stage = 0
+    read: set[Any] = set()
+    written: set[Any] = set()
     for i, op in enumerate(ops):
         clash = written.intersection((*op.reads, *op.writes)) or read.intersection(op.writes)
         if i and (clash or op.kernel is None or ops[i - 1].kernel is None):
@@ -270,17 +272,20 @@ def assign_stages(ops: list[Op], result: Buffer) -> None:
     result.last = stage + 1
 
 
+def _first_stage(buffer: Buffer) -> int:
+    assert buffer.first is not None, "an operation writes every buffer, and assign_stages has seen it"
+    return buffer.first
+
+
 def place(buffers: list[Buffer], keep_all: bool) -> int:
     """First fit by lifetime: a byte of the arena serves many buffers, never two in one stage. Returns its
     size.
     """
     placed: list[Buffer] = []
     top = 0
-    for buffer in sorted(buffers, key=lambda b: b.first):
-        offset = 0
-        for other in sorted(
-            (p for p in placed if keep_all or p.last >= buffer.first), key=lambda p: p.offset
-        ):
+    for buffer in sorted(buffers, key=_first_stage):
+        first, offset = _first_stage(buffer), 0
+        for other in sorted((p for p in placed if keep_all or p.last >= first), key=lambda p: p.offset):
             if offset + buffer.n_bytes <= other.offset:
                 break
             offset = max(offset, other.offset + other.n_bytes)

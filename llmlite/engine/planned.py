@@ -153,7 +153,9 @@ class PlannedExecutor:
 
         A step's caches are of one type, the first one's.
         """
-        taken, left, n_tokens, n_outputs = {}, [], 0, 0
+        taken: dict[int, tuple[int, int, int]] = {}
+        left: list[tuple[int, tuple[int, int]]] = []
+        n_tokens = n_outputs = 0
         dtype = requests[waiting[0][0]][1].dtype
         for i, (at, end) in waiting:
             first_output = len(requests[i][0]) - requests[i][2]

@@ -158,7 +158,12 @@ class Recorder:
         """See eager.Eager.rms_norm."""
         out = self._buffer(x.width, x.rows)
         width = width if gain is None else len(gain)
-        same = {"width": width, "parts": x.width // width, "eps": float(eps), "number": self._number()}
+        same: dict[str, Any] = {
+            "width": width,
+            "parts": x.width // width,
+            "eps": float(eps),
+            "number": self._number(),
+        }
         if gain is None:
             self._op(K.RMS_NORM_PLAIN, (x,), (out,), rows=x.rows, x=x, out=out, **same)
         else:
@@ -288,7 +293,11 @@ class Recorder:
         """See eager.Eager.attention."""
         if self.kv == "q8_0":
             require_blocks(spec)
-        sizes = {"n_head_kv": spec.n_head_kv, "key_size": spec.key_size, "value_size": spec.value_size}
+        sizes: dict[str, Any] = {
+            "n_head_kv": spec.n_head_kv,
+            "key_size": spec.key_size,
+            "value_size": spec.value_size,
+        }
         if k is not None and v is not None:
             self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **sizes)
         tile = attention_tile(self.limits[N_TOKENS] * spec.group, spec.key_size, spec.value_size)
@@ -412,18 +421,18 @@ class Recorder:
             self.limits[slots] = self.limits[counted] * n_used
         ids, token_of, slot_of = (self._buffer(n_used, rows, 8) for _ in range(3))
         weights, counts = self._buffer(n_used, rows), Buffer(2 * n_expert, 8)
-        same = {"n_expert": n_expert, "n_used": n_used}
+        same: dict[str, Any] = {"n_expert": n_expert, "n_used": n_used}
         how = same | {"factor": float(spec.weight_scale)}
-        chosen = {"rows": rows, "scores": scores, "ids": ids, "weights": weights}
+        chosen: dict[str, Any] = {"rows": rows, "scores": scores, "ids": ids, "weights": weights}
         if spec.gating == "sigmoid":
-            bias = 0 if bias is None else bias  # type: ignore[assignment]  # no address
-            sigmoid = {"bias": bias, "normalized": int(spec.normalized)}
+            address = 0 if bias is None else bias  # 0: no address
+            sigmoid: dict[str, Any] = {"bias": address, "normalized": int(spec.normalized)}
             self._op(K.ROUTE_SIGMOID, (scores,), (ids, weights, scores), **chosen, **how, **sigmoid)
         elif spec.gating == "softmax_chosen" or spec.normalized:
             self._op(K.ROUTE_SHARE, (scores,), (ids, weights), **chosen, **how)
         else:
             self._op(K.ROUTE_SOFTMAX, (scores,), (ids, weights), **chosen, **how)
-        written = {"counts": counts, "token_of": token_of, "slot_of": slot_of}
+        written: dict[str, Any] = {"counts": counts, "token_of": token_of, "slot_of": slot_of}
         self._op(K.SORT_ROWS, (ids,), tuple(written.values()), rows=rows, ids=ids, **written, **same)
         return RouteBuffers(counts, token_of, slot_of, weights)
 

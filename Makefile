@@ -15,13 +15,14 @@ warm = $(PY) -m llmlite warmup --lessons
 DEMO := plot,torch
 TEST := lab,hub,serve,torch,transformers,test
 
-.PHONY: docs dist check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: clients docs dist check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
 	@echo "make demo MODEL=smollm2  the same with a model that is pulled first (93 MB)"
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
+	@echo "make clients   the server with the clients that people use: openai, ollama, litellm and others"
 	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
 	@echo "make lab       set up, open the lessons in JupyterLab"
 	@echo "make site      render the lessons to site/, to read without Python or a network (INSTRUCTOR=1: with solutions)"
@@ -60,6 +61,17 @@ test:
 test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)dask$(comma)browser)
 	$(PY) -m pytest -m "slow or conformance"
+	$(MAKE) clients
+
+# the clients' packages live in a folder of their own: some need older versions than the tests have
+clients: $(VENV)/clients/installed
+	PYTHONPATH="$(VENV)/clients" $(PY) -m pytest tests/conformance/test_serve_clients.py
+
+$(VENV)/clients/installed: tests/clients.txt
+	@$(call setup,$(TEST))
+	rm -rf "$(VENV)/clients"
+	$(PY) -m pip install --quiet --no-deps --target "$(VENV)/clients" -r tests/clients.txt
+	@touch $@
 
 # llama.cpp's programs take minutes to compile, so no other goal needs them
 peers:

@@ -19,7 +19,7 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: triton-test docs dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: clients triton-test docs dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -27,6 +27,7 @@ help:
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
 	@echo "make triton-test  a real tritonserver in .venv-triton serves an exported repository (part of test-all)"
+	@echo "make clients   the server with the clients that people use: openai, ollama, litellm and others"
 	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
 	@echo "make lab       set up, open the lessons in JupyterLab"
 	@echo "make site      render the lessons to site/, to read without Python or a network (INSTRUCTOR=1: with solutions)"
@@ -67,6 +68,17 @@ test-all:
 	@$(call setup,$(TEST)$(comma)llamacpp$(comma)xllamacpp$(comma)dask$(comma)browser)
 	@test "$(TRITON_SKIP)" = 1 || $(PY) tools/triton_env.py --venv "$(TRITON_VENV)"
 	$(PY) -m pytest -m "slow or conformance"
+	$(MAKE) clients
+
+# the clients' packages live in a folder of their own: some need older versions than the tests have
+clients: $(VENV)/clients/installed
+	PYTHONPATH="$(VENV)/clients" $(PY) -m pytest tests/conformance/test_serve_clients.py
+
+$(VENV)/clients/installed: tests/clients.txt
+	@$(call setup,$(TEST))
+	rm -rf "$(VENV)/clients"
+	$(PY) -m pip install --quiet --no-deps --target "$(VENV)/clients" -r tests/clients.txt
+	@touch $@
 
 # Triton needs an environment of its own; TRITON_SKIP=1 leaves it out of test-all
 triton-test:

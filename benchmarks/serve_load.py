@@ -29,7 +29,7 @@ import sys, time, xllamacpp
 path, threads, slots, ctx = sys.argv[1], *map(int, sys.argv[2:])
 p = xllamacpp.CommonParams()
 p.model.path, p.n_parallel, p.n_ctx, p.warmup, p.verbosity = path, slots, slots * ctx, False, -1
-p.hostname, p.port = "127.0.0.1", 0
+p.hostnames, p.port = ["127.0.0.1"], 0
 p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
 server = xllamacpp.Server(p)
 print("at", server.listening_address, flush=True)

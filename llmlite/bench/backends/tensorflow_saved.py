@@ -18,8 +18,8 @@ README = """\
     found = generate(input_ids=tf.constant([1, 2, 3]), max_tokens=tf.constant(20))
     found["output_ids"]
 
-input_ids is the prompt, int32 (T,). It takes the most probable token each time. Prompt and answer share {n_ctx}
-places. One call at a time: the cache is part of the model. The tokenizer isn't; llmlite's encodes.
+input_ids is the prompt, int32 (T,). It takes the most probable token each time. Prompt and answer share
+{n_ctx} places. One call at a time: the cache is part of the model. The tokenizer isn't; use llmlite's.
 
 To publish it, run `tar czf model.tar.gz -C FOLDER .` and put that file on a web server; `hub.load` takes its
 address. Or upload the folder to kaggle.com/models as TensorFlow 2. Add the model's license.

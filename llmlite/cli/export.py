@@ -2,6 +2,8 @@
 
 triton: a model repository for Triton Inference Server. Its models forward to a
 running `llmlite serve`.
+tensorflow: a SavedModel of a Llama or Qwen 2, which TensorFlow Hub loads (needs
+the extra tfhub). README.md in the folder says how to publish it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import argparse
 
 from llmlite.terminal import say
 
-HELP = "write a folder for another server (Triton)"
+HELP = "write a folder for another server (Triton, TensorFlow)"
 EXAMPLES = """\
 examples:
   llmlite export triton repository
@@ -18,19 +20,44 @@ examples:
 then, as the folder's README.md says:
   llmlite serve tales
   tritonserver --model-repository repository
+or:
+  llmlite export tensorflow saved --name tales
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("form", choices=("triton",), help="what for")
+    parser.add_argument("form", choices=("triton", "tensorflow"), help="what for")
     parser.add_argument("folder", metavar="FOLDER", help="a new folder")
-    parser.add_argument("--name", default="tales", help="the name that llmlite serve gives the model (tales)")
+    parser.add_argument(
+        "--name", default="tales", help="the model's name (tales); for tensorflow also a file"
+    )
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="of llmlite serve (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.form == "tensorflow":
+        return _tensorflow(options)
     from llmlite.serve.triton import export
 
     for path in export(options.folder, name=options.name, url=options.url):
         say(path)
+    return 0
+
+
+def _tensorflow(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from llmlite import resources
+    from llmlite.errors import LlmliteError
+
+    folder = Path(options.folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise LlmliteError(f"{folder}: not an empty folder; name a new one")
+    path = str(resources.model_path(options.name))
+    try:
+        from llmlite.bench.backends.tensorflow_saved import save
+    except ImportError as error:
+        raise LlmliteError(f"export needs {error.name}: pip install 'llmlite-kit[tfhub]'") from None
+    save(path, folder)
+    say(folder)
     return 0

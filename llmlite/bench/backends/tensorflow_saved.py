@@ -1,0 +1,72 @@
+"""A SavedModel with a signature that generates, for TensorFlow Hub and whatever else loads SavedModels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from llmlite.bench.backends import tensorflow_forward
+from llmlite.bench.backends.weights import floats, opened, refuse
+
+README = """\
+# A language model as a SavedModel
+
+    import tensorflow as tf, tensorflow_hub as hub
+    generate = hub.load("FOLDER").signatures["generate"]
+    found = generate(input_ids=tf.constant([1, 2, 3]), max_tokens=tf.constant(20))
+    found["output_ids"]
+
+input_ids is the prompt, int32 (T,). It takes the most probable token each time. Prompt and answer share
+{n_ctx} places. One call at a time: the cache is part of the model. The tokenizer isn't; use llmlite's.
+
+To publish it, run `tar czf model.tar.gz -C FOLDER .` and put that file on a web server; `hub.load` takes its
+address. Or upload the folder to kaggle.com/models as TensorFlow 2. Add the model's license.
+"""
+
+
+class Generating(tf.Module):
+    """What is exported; a SavedModel keeps what it can reach from here."""
+
+    def __init__(self, llama: tensorflow_forward.TensorFlowLlama, n_ctx: int) -> None:
+        super().__init__()
+        self.keys, self.values, self.weights = llama.keys, llama.values, list(llama.weights.values())
+        self.llama, self.n_ctx = llama, n_ctx
+        prompt = tf.TensorSpec([None], tf.int32, name="input_ids")
+        limit = tf.TensorSpec([], tf.int32, name="max_tokens")
+        self.generate = tf.function(self._generate, input_signature=[prompt, limit])
+
+    def _generate(self, input_ids: Any, max_tokens: Any) -> dict[str, Any]:
+        """Return output_ids, int32 (n,): the most probable tokens after input_ids (T,)."""
+        n = tf.shape(input_ids)[0]
+        tf.debugging.assert_positive(n, "input_ids: empty")
+        tf.debugging.assert_less_equal(n + max_tokens, self.n_ctx, "longer than the context")
+
+        def best(logits: Any) -> Any:
+            return tf.argmax(logits, -1, output_type=tf.int32)
+
+        def step(i: Any, token: Any, made: Any) -> Any:
+            made = tf.concat((made, token), 0)
+            return i + 1, best(self.llama(token, n + i, 1)), made
+
+        start = (tf.constant(0), best(self.llama(input_ids, 0, 1)), tf.zeros([0], tf.int32))
+        shapes = (tf.TensorShape([]), tf.TensorShape([1]), tf.TensorShape([None]))
+        _, _, made = tf.while_loop(
+            lambda i, *_: i < max_tokens, step, start, shape_invariants=shapes, parallel_iterations=1
+        )
+        return {"output_ids": made}
+
+
+def save(path: str, folder: Path, *, n_ctx: int = 256) -> None:
+    """Write the SavedModel of a GGUF file, with a README on publishing it.
+
+    Raises:
+        UnsupportedError: a model that this forward pass doesn't run.
+    """
+    with opened(path) as (shape, tensors):
+        refuse(shape, "TensorFlow", tensorflow_forward.ARCHITECTURES)
+        weights = {name: tf.Variable(floats(tensor), trainable=False) for name, tensor in tensors.items()}
+    module = Generating(tensorflow_forward.TensorFlowLlama(weights, shape, n_ctx), n_ctx)
+    tf.saved_model.save(module, str(folder), signatures={"generate": module.generate})
+    (folder / "README.md").write_text(README.format(n_ctx=n_ctx), encoding="utf-8")

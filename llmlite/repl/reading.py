@@ -195,11 +195,12 @@ class FullReader:
         keys = KeyBindings()
 
         @keys.add("escape", "enter")
-        @keys.add("escape", "c-j")  # Enter, if it was typed before this program read keys
+        @keys.add("escape", "c-j")
         def _new_line(event: Any) -> None:
             event.current_buffer.insert_text("\n")
 
         @keys.add("enter")
+        @keys.add("c-j")  # the same key, typed before this program read keys
         def _send(event: Any) -> None:
             event.current_buffer.validate_and_handle()
 

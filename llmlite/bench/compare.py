@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.bench import environment, planning
+from llmlite import resources
+from llmlite.bench import environment, planning, questions
 from llmlite.bench.agreement import REFERENCES, judge, judge_steps, judge_tokens
 from llmlite.bench.backends import BACKENDS, by_name
 from llmlite.bench.canary import Canary
@@ -70,6 +71,7 @@ class _Run:
     files: list[ModelFile] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
+    exam: questions.Exam | None = None
 
     def __post_init__(self) -> None:
         self.begin = time.monotonic()
@@ -112,6 +114,10 @@ class _Run:
             lengths=sorted({WARM_UP[0], *self.prompts, *self.depths}),
         )
         self.result.models = [file.as_record() for file in files]
+        bundled = options.model in resources.BUNDLED_MODELS and not options.quick
+        self.exam = questions.exam(files[0], self.n_ctx) if bundled else None
+        if self.exam and not self.exam.questions:
+            self.exam = None
         for note in (file.note for file in files if file.note):
             self._note(note)
         names = options.backends or tuple(name for name, info in BACKENDS.items() if info.default)
@@ -228,12 +234,24 @@ class _Run:
         reference, best = (None if found is None else found[: len(ids)] for found in (reference, best))
         if not entry.info.gives_logits:
             tokens = [entry.ask("greedy", ids=ids[: i + 1], n_gen=1)["ids"][0] for i in range(len(ids))]
-            return record | judge_tokens(tokens, reference, best)
+            record |= judge_tokens(tokens, reference, best)
+            return record | (self._exact_answers(entry) if record["agrees"] else {})
         logits = _logits(entry.ask, folder / "logits.npy", ids)
         record |= judge(logits, reference, best, entry.info, own=entry.own_quantization, ids=ids)
         if record["agrees"]:
             record |= self._steps_agree(entry, folder, record["max_abs_diff"])
+        if record["agrees"]:
+            record |= self._exact_answers(entry)
         return record
+
+    def _exact_answers(self, entry: Entry) -> dict[str, Any]:
+        """Ask the bundled questions, if the model is the bundled one and no length has to be compiled."""
+        if self.exam is None or any(
+            m.phase == "compile" and m.backend == entry.info.name for m in self.result.measurements
+        ):
+            return {}
+        right, asked = self.exam.marks(entry.ask)
+        return {"n_exact": right, "n_asked": asked}
 
     def _steps_agree(self, entry: Entry, folder: Path, max_abs_diff: float) -> dict[str, Any]:
         """Check that writing token by token chooses what reading the same tokens at once would choose."""

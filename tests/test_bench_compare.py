@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -513,6 +514,17 @@ def test_a_check_that_would_overrun_the_budget_ends_and_is_no_disagreement(
     assert [r["model_type"] for r in found.agreement] == ["F16"]
     [skipped] = found.skipped
     assert skipped["model_type"] == "Q4_0" and "would not end in time" in skipped["reason"]
+
+
+def test_memory_is_not_measured_after_the_time_is_over_and_a_note_says_so() -> None:
+    options = Options(model="tales", types=("Q8_0",), backends=("llmlite-eager",), budget_seconds=10.0)
+    with ExitStack() as stack:
+        run = compare._Run(options, stack, False)
+        run._prepare()
+        run.begin -= 12
+        run._memory(lambda _: None)
+    assert run.result.memory == []
+    assert "memory of llmlite-eager Q8_0 not measured: the time was over" in run.result.notes
 
 
 def test_a_worker_keeps_a_limit_over_several_answers() -> None:

@@ -455,11 +455,19 @@ class _Run:
         """Measure each entry in fresh processes with nothing else of ours alive: shared pages count whole."""
         for entry in self.entries:
             advance(f"memory of {entry.info.name} {entry.file.model_type}")
+            if self._over(self._start_seconds(entry)):
+                self._note(f"memory of {entry.label} not measured: the time was over")
+                continue
             for repetition in range(self._start_runs(entry)):
                 try:
                     self._memory_run(entry, repetition)
                 except BackendError as error:
                     self._note(f"memory not measured: {error}")
+
+    def _over(self, seconds: float) -> bool:
+        """Whether so many more seconds would overrun the budget by more than a tenth."""
+        budget = self.options.budget_seconds
+        return budget is not None and time.monotonic() - self.begin + seconds > 1.1 * budget
 
     def _memory_run(self, entry: Entry, repetition: int) -> None:
         def keep(worker: WorkerProcess, stage: str) -> None:

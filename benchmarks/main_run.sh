@@ -25,7 +25,7 @@ PROMPTS=${PROMPTS:-64,256}
 DEPTHS=${DEPTHS:-1,512}
 GEN=${GEN:-32}
 ENGINES=${ENGINES-llmlite,llamacpp,xllamacpp,torch-f32,torch-bf16,torch-int4,torch-int8}
-FRAMEWORKS=${FRAMEWORKS-llmlite,transformers,openvino,ctranslate2,torch-compile,tensorflow-hub}
+FRAMEWORKS=${FRAMEWORKS-llmlite,ctranslate2,openvino,transformers,torch-compile,tensorflow-hub}
 ENVS=${ENVS-}
 
 for name in $ENVS; do

@@ -135,10 +135,12 @@ class _Run:
     # --- start and agreement -----------------------------------------------------------------
 
     def _start(self, advance: Callable[[str], None]) -> None:
-        # the usual backends first, each on the first file before any on the second
+        # In the order named; else the usual backends first, each on the first file before any on the second.
         order = {id(file): number for number, file in enumerate(self.files)}
 
         def place(entry: Entry) -> tuple[bool, bool, int]:
+            if self._is_named(entry):
+                return False, False, 0
             return not entry.info.default, entry.info.minor, order[id(entry.file)]
 
         for entry in sorted(self.entries, key=place):
@@ -150,13 +152,18 @@ class _Run:
             advance(f"start {entry.label}")
             self._or_drop(entry, self._become_alive)
 
+    def _is_named(self, entry: Entry) -> bool:
+        """Whether a choice of backends was named, this one in it; naming all of them is no choice."""
+        named = self.options.backends
+        return entry.info.name in named and len(set(named)) < len(BACKENDS)
+
     def _too_late_to_start(self, entry: Entry) -> bool:
         """Whether starting and checking have eaten so much time that only what is essential may follow."""
         budget = self.options.budget_seconds
         if budget is None or not self.result.backends:  # the first one always starts
             return False
         spent = (time.monotonic() - self.begin) / budget
-        return spent > (2 * LATE if entry.info.default else LATE)
+        return spent > (2 * LATE if entry.info.default or self._is_named(entry) else LATE)
 
     def _become_alive(self, entry: Entry) -> None:
         self._keep_start(entry, self.launcher.start(entry, self.stack))
@@ -212,7 +219,8 @@ class _Run:
         budget, timeout = self.options.budget_seconds, self.options.timeout
         if budget is None or not any(record["agrees"] for record in self.result.agreement):
             return timeout
-        end = budget * CHECKED * (1.5 if entry.info.default else 1.0)
+        usual = entry.info.default or self._is_named(entry)
+        end = budget * CHECKED * (1.5 if usual else 1.0)
         return min(timeout, self.begin + end - time.monotonic())
 
     def _leave_unchecked(self, entry: Entry) -> None:

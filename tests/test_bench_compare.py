@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llmlite.bench import agreement, backends, compare, worker
+import llmlite as ll
+from llmlite.bench import agreement, backends, compare, questions, worker
+from llmlite.bench.inputs import open_models
 from llmlite.bench.options import Options
 from llmlite.bench.process import BackendError, BackendTimeoutError, WorkerProcess
 from llmlite.bench.samples import Comparison
@@ -513,9 +516,50 @@ def test_a_check_that_would_overrun_the_budget_ends_and_is_no_disagreement(
     assert skipped["model_type"] == "Q4_0" and "would not end in time" in skipped["reason"]
 
 
+def test_memory_is_not_measured_after_the_time_is_over_and_a_note_says_so() -> None:
+    options = Options(model="tales", types=("Q8_0",), backends=("llmlite-eager",), budget_seconds=10.0)
+    with ExitStack() as stack:
+        run = compare._Run(options, stack, False)
+        run._prepare()
+        run.begin -= 12
+        run._memory(lambda _: None)
+    assert run.result.memory == []
+    assert "memory of llmlite-eager Q8_0 not measured: the time was over" in run.result.notes
+
+
 def test_a_worker_keeps_a_limit_over_several_answers() -> None:
     with WorkerProcess("llmlite-eager", 1) as process:
         process.ask("start")
         with pytest.raises(BackendTimeoutError, match="time was over"), process.answering_within(0.0):
             process.ask("load", model="nothing.gguf", n_ctx=8, n_threads=1)
         assert process.timeout == 300
+
+
+# --- questions ----------------------------------------------------------------------------------
+
+
+def test_a_perfect_pupil_gets_every_mark_and_a_wrong_word_costs_one() -> None:
+    [file] = open_models("tales", ("F16",))
+    exam = questions.exam(file, n_ctx=400, n=6)
+    answers = {
+        q.ids: [*exam.tokenizer.encode(q.answer, add_special=False), exam.tokenizer.eos_id, 7, 7]
+        for q in exam.questions
+    }
+    assert exam.marks(lambda _, ids, n_gen: {"ids": answers[tuple(ids)]}) == (6, 6)
+    answers[exam.questions[2].ids] = answers[exam.questions[3].ids]
+    assert exam.marks(lambda _, ids, n_gen: {"ids": answers[tuple(ids)]}) == (5, 6)
+    assert exam.marks(lambda _, ids, n_gen: {"ids": answers[tuple(ids)]}, seconds=0.0) == (1, 1)
+
+
+def test_the_bundled_model_answers_exactly_and_a_short_context_is_asked_nothing() -> None:
+    [file] = open_models("tales", ("F16",))
+    exam = questions.exam(file, n_ctx=400, n=4)
+    model = ll.load("tales")
+
+    def ask(_: str, ids: list[int], n_gen: int) -> dict[str, list[int]]:
+        stream = model.stream(ids, max_tokens=n_gen, temperature=0)
+        list(stream)
+        return {"ids": list(stream.ids)}
+
+    assert exam.marks(ask, seconds=60) == (4, 4)
+    assert questions.exam(file, n_ctx=32).questions == ()

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.bench import environment, planning
+from llmlite import resources
+from llmlite.bench import environment, planning, questions
 from llmlite.bench.agreement import REFERENCES, judge, judge_steps, judge_tokens
 from llmlite.bench.backends import BACKENDS, by_name
 from llmlite.bench.canary import Canary
@@ -70,6 +71,7 @@ class _Run:
     files: list[ModelFile] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
+    exam: questions.Exam | None = None
 
     def __post_init__(self) -> None:
         self.begin = time.monotonic()
@@ -112,6 +114,10 @@ class _Run:
             lengths=sorted({WARM_UP[0], *self.prompts, *self.depths}),
         )
         self.result.models = [file.as_record() for file in files]
+        bundled = options.model in resources.BUNDLED_MODELS and not options.quick
+        self.exam = questions.exam(files[0], self.n_ctx) if bundled else None
+        if self.exam and not self.exam.questions:
+            self.exam = None
         for note in (file.note for file in files if file.note):
             self._note(note)
         names = options.backends or tuple(name for name, info in BACKENDS.items() if info.default)
@@ -129,10 +135,12 @@ class _Run:
     # --- start and agreement -----------------------------------------------------------------
 
     def _start(self, advance: Callable[[str], None]) -> None:
-        # the usual backends first, each on the first file before any on the second
+        # In the order named; else the usual backends first, each on the first file before any on the second.
         order = {id(file): number for number, file in enumerate(self.files)}
 
         def place(entry: Entry) -> tuple[bool, bool, int]:
+            if self._is_named(entry):
+                return False, False, 0
             return not entry.info.default, entry.info.minor, order[id(entry.file)]
 
         for entry in sorted(self.entries, key=place):
@@ -144,13 +152,18 @@ class _Run:
             advance(f"start {entry.label}")
             self._or_drop(entry, self._become_alive)
 
+    def _is_named(self, entry: Entry) -> bool:
+        """Whether a choice of backends was named, this one in it; naming all of them is no choice."""
+        named = self.options.backends
+        return entry.info.name in named and len(set(named)) < len(BACKENDS)
+
     def _too_late_to_start(self, entry: Entry) -> bool:
         """Whether starting and checking have eaten so much time that only what is essential may follow."""
         budget = self.options.budget_seconds
         if budget is None or not self.result.backends:  # the first one always starts
             return False
         spent = (time.monotonic() - self.begin) / budget
-        return spent > (2 * LATE if entry.info.default else LATE)
+        return spent > (2 * LATE if entry.info.default or self._is_named(entry) else LATE)
 
     def _become_alive(self, entry: Entry) -> None:
         self._keep_start(entry, self.launcher.start(entry, self.stack))
@@ -206,7 +219,8 @@ class _Run:
         budget, timeout = self.options.budget_seconds, self.options.timeout
         if budget is None or not any(record["agrees"] for record in self.result.agreement):
             return timeout
-        end = budget * CHECKED * (1.5 if entry.info.default else 1.0)
+        usual = entry.info.default or self._is_named(entry)
+        end = budget * CHECKED * (1.5 if usual else 1.0)
         return min(timeout, self.begin + end - time.monotonic())
 
     def _leave_unchecked(self, entry: Entry) -> None:
@@ -228,12 +242,24 @@ class _Run:
         reference, best = (None if found is None else found[: len(ids)] for found in (reference, best))
         if not entry.info.gives_logits:
             tokens = [entry.ask("greedy", ids=ids[: i + 1], n_gen=1)["ids"][0] for i in range(len(ids))]
-            return record | judge_tokens(tokens, reference, best)
+            record |= judge_tokens(tokens, reference, best)
+            return record | (self._exact_answers(entry) if record["agrees"] else {})
         logits = _logits(entry.ask, folder / "logits.npy", ids)
         record |= judge(logits, reference, best, entry.info, own=entry.own_quantization, ids=ids)
         if record["agrees"]:
             record |= self._steps_agree(entry, folder, record["max_abs_diff"])
+        if record["agrees"]:
+            record |= self._exact_answers(entry)
         return record
+
+    def _exact_answers(self, entry: Entry) -> dict[str, Any]:
+        """Ask the bundled questions, if the model is the bundled one and no length has to be compiled."""
+        if self.exam is None or any(
+            m.phase == "compile" and m.backend == entry.info.name for m in self.result.measurements
+        ):
+            return {}
+        right, asked = self.exam.marks(entry.ask)
+        return {"n_exact": right, "n_asked": asked}
 
     def _steps_agree(self, entry: Entry, folder: Path, max_abs_diff: float) -> dict[str, Any]:
         """Check that writing token by token chooses what reading the same tokens at once would choose."""
@@ -437,11 +463,19 @@ class _Run:
         """Measure each entry in fresh processes with nothing else of ours alive: shared pages count whole."""
         for entry in self.entries:
             advance(f"memory of {entry.info.name} {entry.file.model_type}")
+            if self._over(self._start_seconds(entry)):
+                self._note(f"memory of {entry.label} not measured: the time was over")
+                continue
             for repetition in range(self._start_runs(entry)):
                 try:
                     self._memory_run(entry, repetition)
                 except BackendError as error:
                     self._note(f"memory not measured: {error}")
+
+    def _over(self, seconds: float) -> bool:
+        """Whether so many more seconds would overrun the budget by more than a tenth."""
+        budget = self.options.budget_seconds
+        return budget is not None and time.monotonic() - self.begin + seconds > 1.1 * budget
 
     def _memory_run(self, entry: Entry, repetition: int) -> None:
         def keep(worker: WorkerProcess, stage: str) -> None:

@@ -93,6 +93,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "perplexity": (NUMBER, False, _is_number),
         "same_file_top1": ("a number from 0 to 1", False, _is_share),
         "top1": ("a number from 0 to 1", False, _is_share),
+        "n_exact": (WHOLE, False, _is_whole),
+        "n_asked": (WHOLE, False, _is_whole),
     },
     "backend": {
         **ENTRY,

@@ -102,6 +102,7 @@ def all_tables(comparison: Comparison) -> list[Table]:
 def agreement_table(comparison: Comparison) -> Table:
     """Who computes the same, and what quantization costs in quality."""
     rows = []
+    answered = any(r.get("n_asked") for r in comparison.agreement)
     for r in comparison.agreement:
         forms = {
             "max_abs_diff": ".1e",
@@ -111,6 +112,8 @@ def agreement_table(comparison: Comparison) -> Table:
             "perplexity": ".4g",
         }
         numbers = [format(r[key], form) if r.get(key) is not None else NOTHING for key, form in forms.items()]
+        if answered:
+            numbers.append(f"{r.get('n_exact', 0)}/{r['n_asked']}" if r.get("n_asked") else NOTHING)
         yes = (
             "own quantization" if r.get("own_quantization") else "yes" if "kl" in r else "yes, by its tokens"
         )
@@ -121,12 +124,16 @@ def agreement_table(comparison: Comparison) -> Table:
                 yes if r["agrees"] else f"NO, not timed: {r['reason']}",
             ]
         )
-    rows += [[_skipped_label(r), *[NOTHING] * 5, f"not run: {r['reason']}"] for r in comparison.skipped]
+    rows += [
+        [_skipped_label(r), *[NOTHING] * (5 + answered), f"not run: {r['reason']}"]
+        for r in comparison.skipped
+    ]
     best = comparison.models[0]["model_type"] if comparison.models else "the first file"
     return (
         f"Do they compute the same? Same file in float32: largest logit difference, same best token. "
-        f"Against float32 {best}: KL, same best token. Perplexity on the tokens checked.",
-        ["", "max diff", "same top", "KL nats", "top vs f32", "perpl.", "agrees"],
+        f"Against float32 {best}: KL, same best token. Perplexity on the tokens checked."
+        + (" Exact answers to bundled questions, of those asked in time." if answered else ""),
+        ["", "max diff", "same top", "KL nats", "top vs f32", "perpl.", *["exact"] * answered, "agrees"],
         rows,
     )
 

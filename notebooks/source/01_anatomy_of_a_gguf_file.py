@@ -33,7 +33,7 @@ import llmlite as ll
 # `tales` is the small model that comes with llmlite. Opening its file reads nothing but the list of contents.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
 
 # %%
 path = ll.model_path(MODEL)

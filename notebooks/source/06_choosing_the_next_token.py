@@ -29,10 +29,7 @@ import llmlite as ll
 # We use float32 throughout here, so that your numbers are the same as ours.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file
-
-# %%
-model = ll.load(MODEL, executor="eager", kv_dtype="f32")
+model = ll.load("tales", executor="eager", kv_dtype="f32")
 ids = model.tokenizer.encode("Once upon a time there was a")
 logits = model.logits(ids, last_only=True)[0]
 len(logits), model.config.n_vocab

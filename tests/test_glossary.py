@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
@@ -9,14 +11,15 @@ pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 
 from tools import glossary  # noqa: E402 (needs the three above)
-from tools.lessons import load, sources  # noqa: E402
+from tools import words as words_of  # noqa: E402
+from tools.lessons import learner, load, sources  # noqa: E402
 
 
 def test_every_word_that_a_lesson_explains_is_an_entry() -> None:
     found = glossary.entries()
     for source in sources():
         text = load(source).cells[-1].source
-        words = glossary.WORDS.search(text)["text"]
+        words = words_of.WORDS.search(text)["text"]
         n = words.count("*: ")
         mine = [word for word, said in found.items() if glossary.copy_name(source) in dict(said)]
         assert n and len(mine) == n, (source.name, n, mine)
@@ -33,3 +36,18 @@ def test_a_first_use_is_found_once_and_not_in_a_heading() -> None:
     uses = glossary.first_uses(source, ["attention", "softmax"])
     assert [word for word, _, _ in uses] == ["attention", "softmax"]
     assert not any(line.startswith("#") for _, _, line in uses)
+
+
+def test_the_first_use_of_a_word_is_a_link_and_not_in_code_headings_or_other_links() -> None:
+    text = "# A token\n\n`token` and [token](x.md), then a **token**.\n\n**Words.** *token*: a piece."
+    assert words_of.linked(text, "token") == text.replace("**token**", "**[token](glossary.ipynb#token)**")
+    assert words_of.linked("```\ntoken\n```\n    token", "token") == "```\ntoken\n```\n    token"
+    assert words_of.linked("a sub-token, tokens", "token") == "a sub-token, tokens"
+
+
+def test_every_lesson_links_to_entries_of_the_glossary_only() -> None:
+    places = {glossary.anchor(word) for word in glossary.entries()}
+    for source in sources():
+        text = "\n".join(cell.source for cell in learner(load(source)).cells)
+        links = re.findall(r"\]\((glossary\.ipynb#[^)]*)\)", text)
+        assert links and len(links) == len(set(links)) and set(links) <= places, source.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ pytest.importorskip("matplotlib")
 import llmlite as ll
 from llmlite import plots, widgets
 from llmlite.lessons import flip, half_the_bits, type_sweep
+from llmlite.plots import COLOURS
 from llmlite.plots import blocks as block_plots
 from llmlite.plots.type_sweep import scatter
 from llmlite.quants import TYPES, QuantType
@@ -177,7 +180,19 @@ def test_the_slider_moves_bytes_speed_and_tale(slider: HalfTheBits) -> None:
     before = slider.told.n_bytes
     slider.type.value = "Q2_K"
     assert slider.told.n_bytes < before / 4
-    assert "<mark" in slider.view.value and "PyTorch float32 (sample)" in slider.view.value
+    assert "<mark" in slider.view.value and "PyTorch float32" in slider.view.value
+    assert "Here and now: tokens per second" in slider.view.value
+
+
+def test_no_card_shows_bars_of_the_sample_beside_bars_of_here_and_now(slider: HalfTheBits) -> None:
+    blue, orange = COLOURS["blue"], COLOURS["orange"]
+    order = [
+        colour for colour in re.findall(r"background:(#\w+)", slider.view.value) if colour in (blue, orange)
+    ]
+    assert order == sorted(order, key=[blue, orange].index) and {*order} == {blue, orange}
+    here, _, elsewhere = slider.view.value.partition("Sample: weights in memory")
+    assert blue in here and orange not in here and "PyTorch" not in here
+    assert orange in elsewhere and blue not in elsewhere
 
 
 def test_its_static_view_is_the_shipped_sample_with_its_machine(slider: HalfTheBits) -> None:

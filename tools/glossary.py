@@ -19,22 +19,17 @@ import nbformat
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.lessons import METADATA, NOTEBOOKS, copy_name, load, sources
+from tools.words import GLOSSARY, anchor, explained
 
-PAGE = NOTEBOOKS / "glossary.ipynb"
-WORDS = re.compile(r"^\*\*Words\.\*\*(?P<text>.*)\Z", re.M | re.S)
-ENTRY = re.compile(r"\*(?P<word>[^*]+)\*: (?P<meaning>.*?)(?=\.\s+\*[^*]+\*: |\.?\s*\Z)", re.S)
+PAGE = NOTEBOOKS / GLOSSARY
 
 
 def entries() -> dict[str, list[tuple[str, str]]]:
     """Return each word -> (name of the lesson, meaning) of every lesson that explains it, words in order."""
     found: dict[str, list[tuple[str, str]]] = {}
     for source in sources():
-        for cell in load(source).cells:
-            if cell.cell_type != "markdown" or not (words := WORDS.search(cell.source)):
-                continue
-            for entry in ENTRY.finditer(words["text"].strip()):
-                meaning = " ".join(entry["meaning"].split())
-                found.setdefault(" ".join(entry["word"].split()), []).append((copy_name(source), meaning))
+        for word, meaning in explained(load(source)):
+            found.setdefault(word, []).append((copy_name(source), meaning))
     return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
 
@@ -52,11 +47,6 @@ def page(found: dict[str, list[tuple[str, str]]]) -> Any:
         nbformat.v4.new_markdown_cell(text, id=f"glossary-{i:03}") for i, text in enumerate(texts)
     ]
     return notebook
-
-
-def anchor(word: str) -> str:
-    """Return the link to a word's place on the page, from another lesson."""
-    return f"glossary.ipynb#{word.replace(' ', '-')}"
 
 
 def first_uses(source: Path, words: list[str]) -> list[tuple[str, int, str]]:

@@ -17,6 +17,7 @@ In a source, `ll.lessons.check(…, hint="…")` or `hint=("vague", "plainer")` 
 exercise's number takes their place, and `ll.lessons.hint(NUMBER)` shows them, the `# solution:` line last.
 The first cell with code, `import llmlite as ll`, gets `ll.lessons.begin("NN")` in the copies.
 `ll.lessons.predict(question, choices, answer, reveal)` stays as it is; its question is a plain string.
+The first use of each word under "**Words.**" becomes a link to the glossary.
 
 Copies are never edited by hand. What changes from run to run for no reason (timestamps, cell ids, the
 interpreter's exact version) is left out, so that a difference in git is a difference in a result.
@@ -40,6 +41,10 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.words import link_first_uses
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -249,8 +254,9 @@ def instructor(notebook: Any) -> Any:
 
 
 def _begun(notebook: Any) -> Any:
-    """Return a copy whose first code says which lesson it is."""
+    """Return a copy whose first code says which lesson it is, with links to the glossary."""
     made = copy.deepcopy(notebook)
+    link_first_uses(made)
     code = (cell for cell in made.cells if cell.cell_type == "code")
     first = next((cell for cell in code if cell.source.split("\n")[0] == IMPORT), None)
     if first is not None:

@@ -29,8 +29,8 @@ def half_the_bits() -> HalfTheBits:
 class HalfTheBits(Explorer):
     """A slider over the rungs of `llmlite.lessons.half_the_bits.LADDER`; bars and tales for the chosen one.
 
-    Tales, bytes and one bar of speed are computed here and now. The other bars come from the shipped sample,
-    in which llmlite and PyTorch were measured beside each other.
+    Tales, bytes and speeds of the upper, blue bars are computed here and now. The lower, orange bars are
+    of the shipped sample, in which llmlite and PyTorch were measured beside each other. No card holds both.
 
     Attributes:
         type: the slider. told: what was computed for the chosen rung.
@@ -56,20 +56,33 @@ class HalfTheBits(Explorer):
         self.told = self.ladder.told(self.type.value)
         exact = self.ladder.told(LADDER[0])
         sampled = [self.sample.llmlite(self.told.type), *self.sample.others]
-        bars = [
+        here = [
             _bars(
-                "Weights in memory, MB",
-                [("llmlite", f"{self.told.n_bytes / 1e6:.2f}", True)]
-                + [(_sampled(row), f"{row.weight_bytes / 1e6:.2f}", False) for row in self.sample.others],
+                "Here and now: weights in memory, MB",
+                [(f"llmlite, {each.type}", f"{each.n_bytes / 1e6:.2f}") for each in (exact, self.told)],
+                COLOURS["blue"],
             ),
             _bars(
-                "Tokens per second",
-                [("llmlite, here and now", f"{self.told.tokens_per_second:.0f}", True)]
-                + [(_sampled(row), f"{row.tokens_per_second}", False) for row in sampled],
+                "Here and now: tokens per second",
+                [(f"llmlite, {each.type}", f"{each.tokens_per_second:.0f}") for each in (exact, self.told)],
+                COLOURS["blue"],
+            ),
+        ]
+        elsewhere = [
+            _bars(
+                "Sample: weights in memory, MB",
+                [(row.backend, f"{row.weight_bytes / 1e6:.2f}") for row in sampled],
+                COLOURS["orange"],
             ),
             _bars(
-                "The process's own memory, MB",
-                [(_sampled(row), f"{row.private_bytes / 1e6:.0f}", False) for row in sampled],
+                "Sample: tokens per second",
+                [(row.backend, f"{row.tokens_per_second}") for row in sampled],
+                COLOURS["orange"],
+            ),
+            _bars(
+                "Sample: the process's own memory, MB",
+                [(row.backend, f"{row.private_bytes / 1e6:.0f}") for row in sampled],
+                COLOURS["orange"],
             ),
         ]
         tales = [
@@ -79,7 +92,7 @@ class HalfTheBits(Explorer):
             ),
         ]
         note = f"<small>Sample: taken on {escape(self.sample.machine)}. Times vary from run to run.</small>"
-        self.view.value = beside(*bars) + beside(*tales) + note
+        self.view.value = beside(*here) + beside(*elsewhere) + note + beside(*tales)
         self.say(self._words(exact))
 
     def _words(self, exact: Told) -> str:
@@ -136,16 +149,11 @@ class HalfTheBits(Explorer):
         return [row.backend, row.type, f"{bits:.3g}", *sizes, same, row.tale.strip()]
 
 
-def _sampled(row: Row) -> str:
-    return f"{row.backend} (sample)"
-
-
-def _bars(heading: str, values: list[tuple[str, str, bool]]) -> str:
-    """Return HTML bars, each with its number; those that were measured here in another colour."""
-    top = max(float(value) for _, value, _ in values) or 1.0
+def _bars(heading: str, values: list[tuple[str, str]], colour: str) -> str:
+    """Return HTML bars of one colour, each with its number: all measured here, or all of the sample."""
+    top = max(float(value) for _, value in values) or 1.0
     lines = []
-    for name, value, here in values:
-        colour = COLOURS["blue"] if here else COLOURS["orange"]
+    for name, value in values:
         lines.append(
             f'<div style="margin:3px 0">{escape(name)}: <b>{value}</b>'
             f'<div aria-hidden="true" style="height:14px;width:{100 * float(value) / top:.1f}%;min-width:2px;'

@@ -31,6 +31,30 @@ import llmlite as ll
 # Was that red, with `No module named 'llmlite'`? Then this notebook runs in another Python than the one that llmlite was
 # installed in. Close JupyterLab and open it with `llmlite lab`.
 #
+# This is where the lessons lead. A small model continues a tale, with 16 bits for each of its weights, then with about 8,
+# then with about 4. Nothing is computed here yet: the figures come with llmlite, from the machine that is named.
+
+# %%
+from llmlite.lessons import half_the_bits
+
+shipped = half_the_bits.sample()
+told = [shipped.llmlite(name) for name in ("F16", "Q8_0", "Q4_K")]
+print(shipped.machine)
+for row in told:
+    print(f"{row.type:5} {row.weight_bytes / 1e6:.1f} MB: ...{row.tale}")
+
+# %%
+rows = [*told, *shipped.others]
+ll.plots.show(ll.plots.bars(
+    [f"{row.backend} {row.type}" if row.backend == "llmlite" else row.backend for row in rows],
+    {"memory": [row.private_bytes / 1e6 for row in rows]},
+    heading="Memory of the process that tells the tale", y_label="private memory, MB", rtol=0,
+))
+
+# %% [markdown]
+# A quarter of the bits, and still a tale. Beside PyTorch, little memory. How can that be, and is it fair? You will look
+# into the file, into the arithmetic, and into the measurement. First: can your machine do it?
+#
 # ## 1. What is here, what is missing?
 #
 # First, only what must be put right.
@@ -136,9 +160,12 @@ def checksum(data):
 ll.lessons.check("checksum of nothing", lambda: checksum(b"")[:8], "e3b0c442", hint="return hashlib.sha256(data).hexdigest()")
 ll.lessons.check("checksum of the model", lambda: checksum(path.read_bytes()), listed[path.name], hint="the same for any bytes")
 
-# %% [markdown]
-# > **Predict first.** We flip one single bit, in the middle of the file. How many of the 64 digits will be others: one,
-# > a few, half, nearly all?
+# %%
+ll.lessons.predict(
+    "We flip one single bit, in the middle of the file. How many of the 64 digits of its checksum will be others?",
+    ["one", "a few", "half", "nearly all"], "nearly all",
+    "Nearly all of them. The next cell does it.",
+)
 
 # %%
 data = bytearray(path.read_bytes())

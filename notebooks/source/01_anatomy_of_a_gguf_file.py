@@ -33,7 +33,10 @@ import llmlite as ll
 # `tales` is the small model that comes with llmlite. Opening its file reads nothing but the list of contents.
 
 # %%
-path = ll.model_path("tales")
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+
+# %%
+path = ll.model_path(MODEL)
 file = ll.gguf.read(path)
 print(file.file_size, "bytes,", len(file.metadata), "entries of metadata,", len(file.tensors), "tensors")
 
@@ -42,16 +45,20 @@ print(file.file_size, "bytes,", len(file.metadata), "entries of metadata,", len(
 # **Tensors** are named arrays of weights.
 
 # %%
-for key in ["general.architecture", "llama.block_count", "llama.embedding_length", "tokenizer.ggml.tokens"]:
+kind = file.metadata["general.architecture"]
+for key in ["general.architecture", f"{kind}.block_count", f"{kind}.embedding_length", "tokenizer.ggml.tokens"]:
     print(f"{key:26}", file.metadata[key])
 
 # %%
 for name in list(file.tensors)[:4]:
     print(f"{name:24}", file.tensors[name].type.name, file.tensors[name].shape)
 
-# %% [markdown]
-# > **Predict first.** The file has nearly nine million bytes. What share of them are weights: half, nine tenths, or more
-# > than 99 in 100?
+# %%
+ll.lessons.predict(
+    "The file has nearly nine million bytes. What share of them are weights?",
+    ["half", "nine tenths", "more than 99 in 100"], "more than 99 in 100",
+    "The next cell draws how long each part is.",
+)
 
 # %%
 from llmlite.lessons.byte_map import ByteMap
@@ -74,9 +81,13 @@ ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 #
 # Click a byte: the field that it belongs to is outlined, and you see what it says. *field after* steps on. With
 # *Byte* you can go to any place. (By keyboard: Tab moves on, the space bar presses.)
-#
-# > **Predict first.** The file has 47 tensors. This number stands in the bytes 8 to 15. In which of the eight bytes will
-# > you find it: the first or the last?
+
+# %%
+ll.lessons.predict(
+    "The file has 47 tensors. This number is stored in the bytes 8 to 15. In which of these eight will you find it?",
+    ["the first", "the last"], "the first",
+    "Look at byte 8 on the map below, and at the seven after it.",
+)
 
 # %%
 ll.widgets.byte_map(file)
@@ -154,8 +165,12 @@ ll.lessons.check("bytes of ffn_down", n_bytes, file.tensors["blk.0.ffn_down.weig
 import numpy as np
 
 place = byte_map.fields[byte_map.named("blk.0.ffn_down.weight: data")].offset
-weights = np.frombuffer(data, dtype="<f2", count=256 * 768, offset=place).reshape(256, 768)
-bool((weights == file.tensors["blk.0.ffn_down.weight"].dequantize()).all())
+tensor = file.tensors["blk.0.ffn_down.weight"]
+if tensor.type.name == "F16":
+    weights = np.frombuffer(data, dtype="<f2", count=tensor.n_elements, offset=place).reshape(tensor.shape)
+    print("equal:", bool((weights == tensor.dequantize()).all()))
+else:
+    print(f"{tensor.type.name}: not plain numbers. The next lesson unpacks them.")
 
 # %% [markdown]
 # Equal, to the last bit. That's all there is to an F16 file. How weights are stored in fewer bits is the next lesson.

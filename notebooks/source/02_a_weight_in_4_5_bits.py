@@ -120,9 +120,13 @@ ll.lessons.check(
 #
 # Now flip bits. Choose a field, press a bit: red shows where the weights went. (By keyboard: Tab moves on, the space
 # bar presses, arrows choose.)
-#
-# > **Predict first.** Flip the lowest bit of a nibble in `qs`. How many of the 32 weights move, and how far, counted
-# > in steps? Then flip one bit of `d`. How many move now?
+
+# %%
+ll.lessons.predict(
+    "One bit of a nibble in qs is flipped. How many of the 32 weights move?",
+    ["one", "two", "all that are not 0"], "one",
+    "Try it below, then flip one bit of `d`: how many move now?",
+)
 
 # %%
 ll.widgets.block_explorer(q4_0, original=exact)
@@ -142,7 +146,9 @@ ll.widgets.block_explorer(q4_0, original=exact)
 # A block is 18 bytes out of millions. Can one bit of them change what the *model* says? We flip it in memory, let the
 # model write, and compare its predictions with those from before.
 #
-# For that comparison we use the **KL divergence**, in *nats*: 0 means "the same predictions", 0.01 is hard to notice,
+# What the model says next comes from a score for every possible token, its **logits**, turned into chances (the lesson
+# "Choosing the next token" shows how). To compare two such lists of chances, before and after, we use one number: how
+# surprised is somebody who expects the new chances while the old ones are true? This is the **KL divergence**, in *nats*: 0 means "the same predictions", 0.01 is hard to notice,
 # and at 5 the new predictions have little to do with the old.
 #
 # > **Predict first.** (a) The lowest bit of one nibble: will the tale change? (b) The highest exponent bit of one
@@ -211,8 +217,12 @@ ll.plots.show(ll.plots.bars(
 for field in q4_k.block(0).fields.values():
     print(f"{field.name:7} from byte {field.bit_offset // 8:3}: {field.n_bits:4} bits")
 
-# %% [markdown]
-# > **Predict first.** Flip one bit of a byte in `scales`. How many of the 256 weights move? And one bit of `dmin`?
+# %%
+ll.lessons.predict(
+    "One bit of a byte in scales is flipped, in the first four bytes. How many of the 256 weights can move?",
+    ["1", "32", "256"], "32",
+    "A scale belongs to one group of 32 weights, or its two upper bits to another one. And one bit of `dmin`? Try both below.",
+)
 
 # %%
 ll.widgets.block_explorer(q4_k, original=exact)

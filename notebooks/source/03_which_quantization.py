@@ -26,9 +26,13 @@ import llmlite as ll
 #
 # We put every matrix of the model into one type and let it continue the same beginning, always with the likeliest
 # token. 32 bits per weight, then 16, then fewer and fewer.
-#
-# > **Predict first.** At how many bits per weight will the tale change for the first time? And at how many will it stop
-# > being a tale?
+
+# %%
+ll.lessons.predict(
+    "We go down from 32 bits per weight. When does the tale change for the first time?",
+    ["at 16", "at 8.5", "below 8.5"], "below 8.5",
+    "Go down with the slider below. And at how many bits does it stop being a tale?",
+)
 
 # %%
 ll.widgets.half_the_bits()
@@ -178,9 +182,13 @@ print("a lower perplexity than float32:", ", ".join(better))
 # - *mixes* are the files people really use: Q4_K_M keeps the delicate matrices in Q6_K (`llmlite/mixes.py`).
 # - *imatrix*: before quantizing, somebody let the model read a text and noted which columns of each matrix are used
 #   most (an **importance matrix**). The quantizer is then more careful there. Filled points have it. (`llmlite/bench/imatrix.py`)
-#
-# > **Predict first.** Set the cost to KL divergence and the budget to 3.5 bits. Will an IQ type beat the K type there?
-# > And does an importance matrix help more at 2 bits or at 6?
+
+# %%
+ll.lessons.predict(
+    "An importance matrix says which columns matter most. Where does it help more?",
+    ["at 2 bits", "at 6 bits"], "at 2 bits",
+    "Where bits are few, it matters where they are spent. Set the cost to KL divergence below and compare filled points with empty ones. Does an IQ type beat the K type at 3.5 bits?",
+)
 
 # %%
 ll.widgets.type_picker()

@@ -68,8 +68,13 @@ q @ k.T
 #   products would be large, and softmax of large scores puts all the weight on one token;
 # - a token may look only **backwards**. When the model writes, what comes after isn't there yet. So the scores of later
 #   tokens are set to minus infinity, which softmax turns into 0. This is called the **mask**.
-#
-# > **Predict first.** With the mask, which shares does the first token get?
+
+# %%
+ll.lessons.predict(
+    "With the mask, how much does the first token get of itself?",
+    ["a third", "one half", "all"], "all",
+    "There is nothing before it, so it looks at itself alone.",
+)
 
 # %%
 hidden = np.triu(np.ones((3, 3), bool), 1)
@@ -201,9 +206,13 @@ except ImportError:
 # Below is the map of all of it: choose a layer, a head and a token. The more a token is looked at, the stronger its
 # colour. *mean* takes all heads of a layer together. You can change the text. (Tab moves on, the space bar presses, the
 # arrow keys move the slider.)
-#
-# > **Predict first.** The text says a list of names twice. The last token is about to be followed by something that
-# > already followed it the first time. Where will head 3 of layer 3 look?
+
+# %%
+ll.lessons.predict(
+    "The text below says a list of names twice, up to the second \"and\". Where will head 3 of layer 3 look from there?",
+    ["at the first \"and\"", "at what came after the first \"and\"", "at itself"], "at what came after the first \"and\"",
+    "What followed once may follow again. See the map.",
+)
 
 # %%
 ll.widgets.attention_map(model, "Miro, Talan and Besik met Miro, Talan and")

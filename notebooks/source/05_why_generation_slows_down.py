@@ -38,8 +38,12 @@ model = ll.load("tales", kv_dtype="f32")
 text = "Once upon a time there lived a fox and a hen in a small house at the end of the wood. " * 2
 ids = model.tokenizer.encode(text)[:40]
 
-# %% [markdown]
-# > **Predict first.** With a cache, 40 tokens go through the model. How many without: about 80, 800, or 8000?
+# %%
+ll.lessons.predict(
+    "With a cache, 40 tokens go through the model. How many without?",
+    ["about 80", "about 800", "about 8000"], "about 800",
+    "The next cell counts them.",
+)
 
 # %%
 from llmlite.lessons import caching
@@ -54,8 +58,13 @@ print(few, "tokens with a cache,", many, "without; the largest difference is bel
 #
 # Tokens are not yet time. So we take the time of **one more token** after texts of several lengths, with the cache and
 # without. The fastest of three counts.
-#
-# > **Predict first.** With the cache, is one more token after 960 tokens as quick as after 15?
+
+# %%
+ll.lessons.predict(
+    "With the cache, is one more token after 960 tokens as quick as after 15?",
+    ["as quick", "slower", "64 times slower"], "slower",
+    "The next cell takes the time.",
+)
 
 # %% tags=["nbval-ignore-output"]
 depths = (15, 240, 960)
@@ -135,9 +144,13 @@ ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], 
 #
 # A row for each layer and each head of keys, a column for each token. Move the slider (or the arrow keys): with each
 # token a whole column is filled, in all layers. The stronger the colour, the longer the key.
-#
-# > **Predict first.** This model has 5 layers with 2 heads of keys and values, of 64 numbers each. How many bytes does
-# > one token take, at 2 bytes per number?
+
+# %%
+ll.lessons.predict(
+    "This model has 5 layers with 2 heads of keys and values, of 64 numbers each. How many bytes does one token take, at 2 bytes per number?",
+    ["640", "1280", "2560"], "2560",
+    "2 · 5 · 2 · 64 · 2. The first 2 is for keys *and* values.",
+)
 
 # %%
 ll.widgets.cache_grid(model, "Once upon a time there lived a fox and a hen in a small house.")
@@ -174,9 +187,12 @@ for name, shape in shapes.items():
     ll.lessons.check(name, lambda shape=shape: cache_bytes(shape, 8192, 2), caching.cache_bytes(shape, 8192, 2),
                      hint="keys and values; in every layer, for every head of keys")
 
-# %% [markdown]
-# > **Predict first.** The weights of Llama 3.2 1B take about 770 MB in Q4_0. From how many tokens on does its cache
-# > take more than that: 2,000, 20,000 or 200,000 tokens?
+# %%
+ll.lessons.predict(
+    "The weights of Llama 3.2 1B take about 770 MB in Q4_0. From how many tokens on does its cache take more than that?",
+    ["about 2,000", "about 20,000", "about 200,000"], "about 20,000",
+    "The figure below shows it: 32 KB for each token.",
+)
 
 # %%
 contexts = [2048, 8192, 32768, 131072]

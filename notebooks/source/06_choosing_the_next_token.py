@@ -56,8 +56,13 @@ ll.plots.show(ll.plots.bars(
 #
 # The simplest rule: take the highest score, add that token to the text, and ask again. This is called **greedy**. It is
 # what `temperature=0` does.
-#
-# > **Predict first.** If every single choice is the best one, will the whole tale be good?
+
+# %%
+ll.lessons.predict(
+    "If every single choice is the best one, will the whole tale be good?",
+    ["yes", "no"], "no",
+    "Read the tale below, and mind the names.",
+)
 
 # %%
 print("Once upon a time" + model.generate("Once upon a time", max_tokens=60, temperature=0))
@@ -79,9 +84,13 @@ print("Once upon a time" + model.generate("Once upon a time", max_tokens=60, tem
 # Before that we may divide all scores by a number, the **temperature** t:
 #
 # `p[i] = exp(logit[i] / t) / (sum over j of exp(logit[j] / t))`
-#
-# > **Predict first.** Dividing by 0.5 doubles the distance between any two scores. Dividing by 2 halves it. Which of
-# > the two makes the leader stronger?
+
+# %%
+ll.lessons.predict(
+    "Dividing by 0.5 doubles the distance between any two scores, dividing by 2 halves it. Which of the two makes the leader stronger?",
+    ["dividing by 0.5", "dividing by 2"], "dividing by 0.5",
+    "The figure below has three temperatures.",
+)
 
 # %%
 from llmlite.lessons import choosing
@@ -121,7 +130,7 @@ large = np.array([1000.0, 1000.0])
 ll.lessons.check("softmax of large scores", lambda: softmax(large, 1.0), [0.5, 0.5], hint="subtract the largest score before exp")
 
 # %% [markdown]
-# The package's own is `Candidates.probabilities` in `llmlite/sampling.py`. It has the same two lines.
+# The package's own is `Candidates.probabilities` in `llmlite/sampling/`. It has the same two lines.
 #
 # ## 4. Cutting the tail
 #
@@ -228,9 +237,13 @@ print([model.tokenizer.decode([token]) for token in kept])
 # number falls on one of them.
 #
 # Random numbers on a computer come from a **seed**: the same seed gives the same numbers, so the same text.
-#
-# > **Predict first.** Two samplers with seed 7, one with seed 8. Each draws eight tokens from the same scores. Which
-# > rows are equal?
+
+# %%
+ll.lessons.predict(
+    "Two samplers have seed 7, one has seed 8. Each draws eight tokens from the same scores. Which rows are equal?",
+    ["all three", "the first two", "none"], "the first two",
+    "The seed is all that differs.",
+)
 
 # %%
 for seed in (7, 7, 8):
@@ -244,7 +257,7 @@ for token, name in zip(top[:4], names):
     print(f"{name:12} expected {1000 * chance[token]:5.0f}, drawn {counts[token]:4}")
 
 # %% [markdown]
-# Close, not equal: a thousand draws scatter. `Sampler` in `llmlite/sampling.py` does all of this in one call,
+# Close, not equal: a thousand draws scatter. `Sampler` in `llmlite/sampling/` does all of this in one call,
 # `sampler(logits)`, and `model.generate` calls it for each token.
 #
 # ## 6. Where does the choice come from?
@@ -258,7 +271,7 @@ for token, name in zip(top[:4], names):
 # %%
 text = "Rokan lived in a village. One day Rok"
 trace = model.trace(text)
-x = trace["l_out-4"][-1]                                       # what layer 4, the last of 0 to 4, passes on
+x = trace[f"l_out-{model.config.n_layer - 1}"][-1]             # what the last layer passes on
 x = x / np.sqrt(np.mean(x * x)) * model.weights.output_norm    # the final norm
 scores = model.weights.output.dequantize() @ x                 # the output matrix: a score per token
 print(model.tokenizer.decode([scores.argmax()]))
@@ -276,7 +289,7 @@ ll.widgets.logit_lens(model, text)
 
 # %%
 found = ll.lessons.lens.lens(model, text)
-for position in (8, 5, len(found.ids) - 1):
+for position in (8, 5, len(found.ids) - 1):  # of the bundled model's tokens
     read = model.tokenizer.decode(found.ids[1 : position + 1])
     said = model.tokenizer.decode([found.best[-1, position]])
     print(f"{read!r}: {said!r} is on top from {found.stages[found.settled(position)]} on")

@@ -32,9 +32,13 @@ import llmlite as ll
 #
 # llmlite writes the forward pass down once, as a *plan*: a list of operations that a team of threads runs. A plan can
 # be timed operation by operation.
-#
-# > **Predict first.** A step has norms, rotations, attention, additions, and matrix products. How much of the time do the
-# > matrix products take: half, three quarters, nearly all?
+
+# %%
+ll.lessons.predict(
+    "A step has norms, rotations, attention, additions, and matrix products. How much of its time do the matrix products take?",
+    ["half", "three quarters", "nearly all"], None,
+    "The next cell measures it on your machine.",
+)
 
 # %% tags=["nbval-ignore-output"]
 model = ll.load("tales:Q8_0", executor="planned")
@@ -241,10 +245,15 @@ ll.lessons.check("one token, F16", lambda: intensity(1, 16), 1.0, hint="16 bits 
 # The figure below has intensity to the right and speed upwards. An operation can't be faster than memory allows (the
 # slope) nor than the arithmetic of the processor (the flat part): the **roof**. Where the two meet, memory and arithmetic
 # are equally fast.
-#
-# > **Predict first.** Writing has about 4 operations per byte, reading 256 tokens about 900. Which of the two stands under
-# > the slope, which under the flat part? And would a processor with twice the arithmetic write any faster?
-#
+
+# %%
+ll.lessons.predict(
+    "Writing has about 4 operations per byte, reading 256 tokens about 900. Would a processor with twice the arithmetic write any faster?",
+    ["yes", "no"], "no",
+    "Writing lies under the slope: memory bounds it. Reading lies under the flat part.",
+)
+
+# %% [markdown]
 # The first model comes with the lesson. The others are `tales`, measured on your machine just now. Every point is one
 # operation of the plan. Choose a step, an operation, and which one (there is one per layer); the words below say what it
 # reads, what it does and what bounds it.

@@ -36,7 +36,10 @@ import llmlite as ll
 # The weights stay in the file. llmlite maps the file into memory and reads what it needs.
 
 # %%
-model = ll.load("tales")
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file
+
+# %%
+model = ll.load(MODEL)
 print(model.config.n_layer, "layers,", model.config.n_embd, "wide,", model.n_ctx, "tokens of context")
 
 # %%
@@ -49,9 +52,13 @@ print("Once upon a time" + model.generate("Once upon a time", max_tokens=40, tem
 # ## 2. One number is no number
 #
 # *Time to here: 3 minutes.*
-#
-# > **Predict first.** We time the same text five times. How far apart will the slowest and the fastest be:
-# > 1 %, 10 %, or more?
+
+# %%
+ll.lessons.predict(
+    "We time the same text five times. How far apart will the slowest and the fastest be?",
+    ["1 %", "10 %", "more"], None,
+    "The next cell times it on your machine.",
+)
 
 # %% tags=["nbval-ignore-output"]
 from time import perf_counter
@@ -83,7 +90,7 @@ print([f"{s:.3f}" for s in seconds], f"slowest / fastest: {max(seconds) / min(se
 
 # %% tags=["nbval-ignore-output"]
 options = ll.bench.Options(
-    backends=("llmlite", "torch-f32"), types=("F16", "Q4_0"),
+    model=MODEL, backends=("llmlite", "torch-f32"), types=("F16", "Q4_0"),
     quick=True, prompts=(64, 128), n_gen=16, budget_seconds=30,
 )
 comparison = ll.bench.compare.run(options)
@@ -121,9 +128,13 @@ ll.plots.show(ll.plots.comparison(comparison))
 # %% [markdown]
 # Now ask your own questions. Choose what to compare; tick and untick. (By keyboard: Tab moves on, the space bar
 # presses.)
-#
-# > **Predict first.** Choose *private memory*, then *file-backed memory*. One of the two is hardly changed by
-# > quantization in llmlite. Which one, and why?
+
+# %%
+ll.lessons.predict(
+    "Which of the two kinds of memory is hardly changed by quantization in llmlite?",
+    ["private memory", "file-backed memory"], "private memory",
+    "The weights stay in the mapped file, so they are file-backed. See the two below.",
+)
 
 # %% tags=["nbval-ignore-output"]
 ll.widgets.compare_dashboard(comparison)
@@ -157,16 +168,20 @@ ll.widgets.compare_dashboard(sample)
 # *When* does the memory come? The next cell starts llmlite once more, in a process of its own, and looks at its memory
 # fifty times a second. Beside it stand llama.cpp and PyTorch: measured on **another machine** and shipped with the
 # lesson, as the words under the figure say.
-#
-# > **Predict first.** Three things happen: the library is imported, the model is loaded, a text is read and continued.
-# > Which of them takes the most private memory in PyTorch?
+
+# %%
+ll.lessons.predict(
+    "The library is imported, the model is loaded, a text is read and continued. Which of them takes the most private memory in PyTorch?",
+    ["the import", "loading", "reading and writing"], "the import",
+    "The figure below shows when the memory comes.",
+)
 
 # %% tags=["nbval-ignore-output"]
 from llmlite.bench import timeline
 
 shown = shipped = timeline.load(ll.data_path("samples/memory-timeline.jsonl"))
 try:
-    mine = timeline.record("llmlite", ll.model_path("tales"), ids=range(100, 228))
+    mine = timeline.record("llmlite", ll.model_path(MODEL), ids=range(100, 228))
     shown = [mine, *(each for each in shipped if each.backend != "llmlite")]
 except ll.LlmliteError as error:
     print(f"{error}. So llmlite's is shipped, too: from another machine.")

@@ -50,7 +50,7 @@ def moves(number: str) -> Any:
 def visit(browser: Any, server: Any, notebook: Path, out: Path) -> float:
     """Open one lesson, run it, operate it; return the seconds it took."""
     begin = time.monotonic()
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
     errors = Errors(page)
     out.mkdir(parents=True, exist_ok=True)
     try:

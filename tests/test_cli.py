@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def test_examples_in_the_help_parse(command: str) -> None:
 
     parser = cli.build_parser()
     for line in import_module(f"llmlite.cli.{command}").EXAMPLES.splitlines():
-        text = line.partition("  llmlite ")[2].partition("   ")[0].partition(" | ")[0].partition(" < ")[0]
+        text = line.partition("  llmlite ")[2].partition("   ")[0]
+        text = re.split(r" \| | < | >>? ", text)[0]  # what a shell reads itself
         if text:
             parser.parse_args(shlex.split(text))
 

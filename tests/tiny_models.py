@@ -79,6 +79,8 @@ def tiny_model(
     }
     if "use_parallel_residual" in ARCHITECTURES[architecture].features:
         hyper["use_parallel_residual"] = True
+    if ARCHITECTURES[architecture].latent:
+        hyper |= {"attention.head_count_kv": n_head, "attention.kv_lora_rank": 32, "rope.dimension_count": 8}
     if ARCHITECTURES[architecture].recurrent == "short_convolution":
         hyper["attention.head_count_kv"] = [n_head_kv if i % 3 == 1 else 0 for i in range(n_layer)]
         hyper["shortconv.l_cache"] = 3

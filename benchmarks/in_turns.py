@@ -1,0 +1,77 @@
+"""Measure two or more backends on one file in turns, and print the ratios to the first.
+
+    python benchmarks/in_turns.py smollm2.gguf                        # llmlite, llamacpp; 2 threads, 3 rounds
+    python benchmarks/in_turns.py model.gguf --backends llmlite,xllamacpp -p 512 -n 64 --rounds 5
+
+Each turn is one `llmlite bench` in a process of its own. A ratio is computed within each round, of the best
+repetition of each backend, because a machine's memory speed changes from minute to minute. Printed are the
+median and the range of the rounds. This also measures architectures that `llmlite compare` lacks a PyTorch
+reference for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+
+def turn(options: argparse.Namespace, backend: str) -> dict[str, float]:
+    """Run one backend once: the best tokens per second of each test.
+
+    Raises:
+        SystemExit: the backend did not run.
+    """
+    command = [sys.executable, "-m", "llmlite", "bench", options.model, "-b", backend, "-o", "json"]
+    for name in ("p", "n", "d", "t", "r"):
+        command += [f"-{name}", str(getattr(options, name))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{backend}: {done.stderr.strip().splitlines()[-1]}")
+    records: list[dict[str, Any]] = json.loads(done.stdout)
+    found = {}
+    for record in records:
+        n_prompt, depth = record["n_prompt"], record["n_depth"]
+        test = f"prefill {n_prompt}" if n_prompt else f"decode at depth {depth}"
+        found[test] = max(record["samples_ts"])
+    return found
+
+
+def main() -> None:
+    """Take the turns and print the ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--backends", default="llmlite,llamacpp")
+    parser.add_argument("--rounds", type=int, default=3)
+    for name, default, about in (
+        ("p", "512", "tokens of a prompt"),
+        ("n", "32", "tokens that are generated"),
+        ("d", "0", "tokens in the cache before"),
+        ("t", "2", "threads"),
+        ("r", "3", "repetitions in a turn"),
+    ):
+        parser.add_argument(f"-{name}", default=default, help=f"{about} (default: {default})")
+    options = parser.parse_args()
+    names = options.backends.split(",")
+    rounds = []
+    for i in range(options.rounds):  # every second round backwards: no backend always follows the same one
+        order = names if i % 2 == 0 else names[::-1]
+        rounds.append({name: turn(options, name) for name in order})
+    print(f"{'test':20} {'backend':12} {'best tokens/s':>14} {'ratio':>7}  range of rounds")
+    for test in rounds[0][names[0]]:
+        for name in names:
+            ratios = [r[names[0]][test] / r[name][test] for r in rounds]
+            best = max(r[name][test] for r in rounds)
+            print(
+                f"{test:20} {name:12} {best:14.1f} {statistics.median(ratios):7.2f}"
+                f"  {min(ratios):.2f} to {max(ratios):.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

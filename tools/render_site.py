@@ -104,6 +104,9 @@ ASKS = "ll.lessons.predict("
 ANSWER = '<details class="answer"><summary>Answer</summary>{body}</details>'
 
 
+HEADING = re.compile(r"<h([1-6])>([^<]*)</h\1>")
+
+
 def pages(instructor: bool) -> dict[str, tuple[str, Any]]:
     """Return the pages in order, by name without ending: title and notebook.
 
@@ -197,7 +200,12 @@ def _body(notebook: Any, **options: bool) -> str:
         exclude_anchor_links=True,
         **options,
     )
-    return str(exporter.from_notebook_node(notebook)[0])
+    return HEADING.sub(_with_anchor, str(exporter.from_notebook_node(notebook)[0]))
+
+
+def _with_anchor(heading: re.Match[str]) -> str:
+    """Give a heading the place that links name, as JupyterLab does: its words, joined by hyphens."""
+    return f'<h{heading[1]} id="{heading[2].replace(" ", "-")}">{heading[2]}</h{heading[1]}>'
 
 
 def navigation(name: str, titles: dict[str, str]) -> str:

@@ -19,6 +19,6 @@ def test_lesson_08_shows_the_shipped_timeline_without_proc(
     monkeypatch.setattr(ll.bench.memory, "of", lambda pid: None)
     (source,) = lessons.sources(["08"])
     (code,) = [c.source for c in lessons.load(source).cells if "timeline.record(" in c.source]
-    found: dict[str, object] = {"ll": ll}
+    found: dict[str, object] = {"ll": ll, "MODEL": "tales"}
     exec(code, found)
     assert found["shown"] == found["shipped"] and "from another machine" in capsys.readouterr().out

@@ -39,7 +39,8 @@ def test_llama_cpp_loads_a_few_layers_of_every_shape(
     The bound is loose: llama.cpp rounds activations to bytes, and where that moves the choice of an expert,
     the logits of noise move by a tenth.
     """
-    n_layer = 4 if shape in ("qwen3.5-0.8b", "lfm2-350m") else 2  # llama.cpp needs one with attention
+    # llama.cpp needs a layer with attention; lfm2 lists them for its sixteen
+    n_layer = {"qwen3.5-0.8b": 4, "lfm2-350m": 16}.get(shape, 2)
     few = {"n_layer": n_layer, "n_vocab": 1000, "n_expert": min(SHAPES[shape].n_expert, 8)}
     monkeypatch.setitem(SHAPES, shape, dataclasses.replace(SHAPES[shape], **few))
     path, ids = tmp_path / "synthetic.gguf", random_ids(16)

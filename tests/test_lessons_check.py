@@ -88,6 +88,25 @@ def test_the_expected_value_is_never_said(expected: Any) -> None:
             assert secret not in text
 
 
+def open_slice() -> Any:
+    where = ...
+    return [1, 2, 3][where:]
+
+
+def open_parts() -> Any:
+    second = ...
+    return np.concatenate([np.ones(4), second])
+
+
+def closed_parts() -> Any:
+    return np.concatenate([np.ones(4), np.float32(1)])
+
+
+def test_a_stub_used_in_a_calculation_is_nothing_yet_but_the_same_error_without_one_is_said() -> None:
+    assert verdict("x", open_slice, 1).reason == verdict("x", open_parts, 1).reason == "nothing yet"
+    assert verdict("x", closed_parts, 1).reason.startswith("your code stopped with ValueError")
+
+
 def test_numbers_of_an_array_are_held_to_its_largest() -> None:
     assert verdict("it", [1e-9, 1.0], [0.0, 1.0], hint="h").right
     assert not verdict("it", [1e-3, 1.0], [0.0, 1.0], hint="h").right

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ def verdict(
         except NotImplementedError:
             return Verdict(name, False, OPEN, number, first)
         except Exception as error:  # whatever a learner's code does
-            return Verdict(name, False, _failure(error), number, first)
+            reason = OPEN if _used_a_stub(error) else _failure(error)
+            return Verdict(name, False, reason, number, first)
     if got is NotImplemented or _is_open(got):
         return Verdict(name, False, OPEN, number, first)
     reason = difference(got, expected, rtol)
@@ -100,6 +102,18 @@ def _is_open(got: Any) -> bool:
     if isinstance(got, Mapping):
         got = list(got.values())
     return isinstance(got, (tuple, list)) and len(got) > 0 and all(_is_open(v) for v in got)
+
+
+def _used_a_stub(error: Exception) -> bool:
+    """Return whether a name that the failing code reads still is `...`, in code of the notebook itself."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)][1:]  # without the one that caught it
+    for frame in frames:
+        if frame.f_globals is not frames[0].f_globals:  # a library's
+            continue
+        read = [frame.f_globals.get(name) for name in frame.f_code.co_names]
+        if any(value is ... for value in [*frame.f_locals.values(), *read]):
+            return True
+    return False
 
 
 def _failure(error: Exception) -> str:

@@ -256,6 +256,7 @@ def layer(x, w):
     q, k, v = ((h @ w[f"attn_{name}"].T).reshape(len(x), -1, 64) for name in "qkv")
     x = x + one_token.attend(rope(q), rope(k), v) @ w["attn_output"].T
     return x + feed_forward(norm(x, w["ffn_norm"]), w)
+    # stub: return ...
     # end
 
 # %% tags=["check"]

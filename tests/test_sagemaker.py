@@ -24,6 +24,7 @@ import pytest
 from llmlite import resources
 from llmlite.cli import sagemaker
 from llmlite.errors import LlmliteError
+from tests.clients import installed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -148,7 +149,7 @@ def container(tmp_path: Path) -> Iterator[Container]:
 @pytest.mark.slow
 @pytest.mark.conformance
 def test_boto3_invokes_and_streams_and_sigterm_ends_it(container: Container) -> None:
-    boto3 = pytest.importorskip("boto3", reason="the client boto3 is not installed (extra clients)")
+    boto3 = installed("boto3", "boto3")
     front = type("ToContainer", (Front,), {"target": container.url})
     with ThreadingHTTPServer(("127.0.0.1", 0), front) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

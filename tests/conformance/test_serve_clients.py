@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tests.clients import installed
+
 pytest.importorskip("uvicorn", reason="the extra serve (uvicorn) is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.conformance]
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +65,7 @@ def server() -> Iterator[Server]:
 
 
 def test_openai(server: Server) -> None:
-    openai = pytest.importorskip("openai", reason="the client openai is not installed (extra clients)")
+    openai = installed("openai", "openai")
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert client.models.list().data[0].id == "tales"
     asked: dict[str, Any] = {"model": "tales", "messages": SAY, "temperature": 0, "max_tokens": 10}
@@ -84,7 +86,7 @@ def test_openai(server: Server) -> None:
 
 
 def test_ollama(server: Server) -> None:
-    ollama = pytest.importorskip("ollama", reason="the client ollama is not installed (extra clients)")
+    ollama = installed("ollama", "ollama")
     client = ollama.Client(host=server.url)
     assert client.list().models[0].model == "tales"
     assert client.show("tales").details.family == "llama"
@@ -101,7 +103,7 @@ def test_ollama(server: Server) -> None:
 
 
 def test_litellm(server: Server) -> None:
-    litellm = pytest.importorskip("litellm", reason="the client litellm is not installed (extra clients)")
+    litellm = installed("litellm", "litellm")
     where = {"api_base": f"{server.url}/v1", "api_key": "none", "max_tokens": 5}
     assert litellm.completion("openai/tales", messages=SAY, seed=1, **where).choices[0].message.content
     text = litellm.text_completion(
@@ -114,9 +116,7 @@ def test_litellm(server: Server) -> None:
 
 
 def test_langchain_openai(server: Server) -> None:
-    langchain = pytest.importorskip(
-        "langchain_openai", reason="langchain-openai is not installed (extra clients)"
-    )
+    langchain = installed("langchain_openai", "langchain-openai")
     where: dict[str, Any] = {"base_url": f"{server.url}/v1", "api_key": "none", "model": "tales"}
     chat = langchain.ChatOpenAI(**where, max_tokens=5, temperature=0)
     whole = chat.invoke("Tell a tale.").content
@@ -126,9 +126,7 @@ def test_langchain_openai(server: Server) -> None:
 
 
 def test_llama_index(server: Server) -> None:
-    like = pytest.importorskip(
-        "llama_index.llms.openai_like", reason="llama-index-llms-openai-like is not installed"
-    )
+    like = installed("llama_index.llms.openai_like", "llama-index-llms-openai-like")
     where: dict[str, Any] = {"api_base": f"{server.url}/v1", "api_key": "none", "model": "tales"}
     assert like.OpenAILike(**where, max_tokens=5).complete("The fox").text
     chat = like.OpenAILike(**where, max_tokens=5, is_chat_model=True)
@@ -136,7 +134,7 @@ def test_llama_index(server: Server) -> None:
 
 
 def test_tritonclient(server: Server) -> None:
-    triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
+    triton = installed("tritonclient.http", "tritonclient[http]")
     import numpy as np
 
     client = triton.InferenceServerClient(server.url.removeprefix("http://"))

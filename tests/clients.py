@@ -1,0 +1,20 @@
+"""The clients of other projects that the server is tested with: `make clients` installs them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import pytest
+
+
+def installed(module: str, package: str) -> Any:
+    """Import a client. Without it the test is skipped by name, or fails if CLIENTS=required is set."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        text = f"the client {package} is not installed: make clients ({error})"
+        if os.environ.get("CLIENTS") == "required":
+            pytest.fail(text)
+        pytest.skip(text)

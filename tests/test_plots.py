@@ -122,7 +122,7 @@ def test_show_outside_a_notebook_prints_the_description(capsys: pytest.CaptureFi
 
 def test_the_svg_takes_its_text_colour_from_the_page_and_has_a_label() -> None:
     text = plots.svg(plots.metric_bars(synthetic_comparison(), theme="page"))
-    assert text.startswith('<svg role="img" aria-label="writing') and "currentColor" in text
+    assert text.startswith('<svg role="img" aria-label="decode') and "currentColor" in text
     assert plots.THEMES["page"].text not in text
 
 
@@ -164,4 +164,4 @@ def test_bars_among_which_the_best_cannot_be_told_are_grey_and_the_title_says_so
     one = replace(whole, measurements=[m for m in whole.measurements if m.block in (-1, 0)])
     shown = plots.metric_bars(one, "decode")
     assert greys(shown) == len(shown.x) and "can't be told" in shown.alt
-    assert "can't be told" in shown.figure.axes[0].get_title() + shown.figure.axes[0].get_title("left")
+    assert "can't tell the best" in shown.figure.axes[0].get_title() + shown.figure.axes[0].get_title("left")

@@ -110,6 +110,7 @@ def agreement_table(comparison: Comparison) -> Table:
             "kl": ".1e",
             "top1": ".1%",
             "perplexity": ".4g",
+            "n_tokens": "d",
         }
         numbers = [format(r[key], form) if r.get(key) is not None else NOTHING for key, form in forms.items()]
         if answered:
@@ -125,15 +126,25 @@ def agreement_table(comparison: Comparison) -> Table:
             ]
         )
     rows += [
-        [_skipped_label(r), *[NOTHING] * (5 + answered), f"not run: {r['reason']}"]
+        [_skipped_label(r), *[NOTHING] * (6 + answered), f"not run: {r['reason']}"]
         for r in comparison.skipped
     ]
     best = comparison.models[0]["model_type"] if comparison.models else "the first file"
     return (
         f"Do they compute the same? Same file in float32: largest logit difference, same best token. "
-        f"Against float32 {best}: KL, same best token. Perplexity on the tokens checked."
+        f"Against float32 {best}: KL, same best token. Perplexity on so many tokens."
         + (" Exact answers to bundled questions, of those asked in time." if answered else ""),
-        ["", "max diff", "same top", "KL nats", "top vs f32", "perpl.", *["exact"] * answered, "agrees"],
+        [
+            "",
+            "max diff",
+            "same top",
+            "KL nats",
+            "top vs f32",
+            "perpl.",
+            "tokens",
+            *["exact"] * answered,
+            "agrees",
+        ],
         rows,
     )
 
@@ -143,13 +154,15 @@ def _skipped_label(record: dict[str, Any]) -> str:
 
 
 def speed_table(comparison: Comparison) -> Table:
-    """Medians over the blocks; the spread of the middle half for writing; ratio to the base."""
+    """Medians over the blocks; the spread of the middle half for decode; ratio to the base."""
     base = base_entry(comparison)
     found = {
         key: _by_entry(comparison, key)
         for key in ("import", "load", "compile", "first_token", "prefill64", "prefill", "decode")
     }
     starts = [key for key in ("import", "load", "compile", "first_token") if found[key] or key != "compile"]
+    lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
+    short = ["prefill 64"] if lengths != [64] else []  # else it is the longest prompt, too
     rows = []
     for entry in found["decode"]:
         long_prompt, decode = found["prefill"].get(entry), found["decode"][entry]
@@ -158,22 +171,21 @@ def speed_table(comparison: Comparison) -> Table:
             [
                 decode.label,
                 *(_number(found[key].get(entry), ".2f") for key in starts),
-                _number(found["prefill64"].get(entry), ".0f"),
+                *([_number(found["prefill64"].get(entry), ".0f")] if short else []),
                 _number(long_prompt, ".0f"),
                 _spread(decode),
                 str(against) if against else "the base" if entry == base else NOTHING,
                 threads_that_ran(comparison, entry),
             ]
         )
-    lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
-    longest = f"read {lengths[-1]}" if lengths else "read"
     return (
-        "Speed, medians. Seconds to import, load, first token; tokens per second read and written "
-        "(middle half of the blocks); ratio of writing speeds (95 % interval).",
+        "Speed, medians. Seconds to import, load, first token; tokens per second of prefill and of decode "
+        "(middle half of the blocks); ratio of decode speeds (95 % interval).",
         [
             "",
             *(key.removesuffix("_token") for key in starts),
-            *("read 64", longest, "write", "writes against base", "threads"),
+            *short,
+            *(f"prefill {lengths[-1]}" if lengths else "prefill", "decode", "decode against base", "threads"),
         ],
         rows,
     )
@@ -200,7 +212,7 @@ def depth_table(comparison: Comparison) -> Table:
         rows.append([entry_label(*entry), *cells])
     if len(depths) < 2 and not cold:
         rows = []  # the table of speeds says all of it
-    return "Writing after so many tokens in the cache, tokens per second, medians.", headings, rows
+    return "Decode after so many tokens in the cache, tokens per second, medians.", headings, rows
 
 
 def threads_that_ran(comparison: Comparison, entry: tuple[str, str]) -> str:

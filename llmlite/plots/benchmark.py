@@ -15,7 +15,7 @@ from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, num
 from llmlite.terminal import printable
 
 GREY = "#8c8c8c"
-CANT_TELL = "\ngrey: which is best can't be told"
+CANT_TELL = "\ngrey: can't tell the best"
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 BACKEND_HATCHES = {name: info.hatch for name, info in BACKENDS.items()}
 

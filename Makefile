@@ -95,6 +95,7 @@ peers:
 lint:
 	@$(call setup,dev)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) tools/check_terms.py
 	$(PY) -m codespell_lib README.md CONTRIBUTING.md docs llmlite

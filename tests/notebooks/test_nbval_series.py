@@ -174,8 +174,8 @@ def foreign(noise: str, label: str = "metres") -> Any:
     return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
 
 
-def failed_cells(folder: Path) -> list[int]:
-    """Run nbval with the plugin on the folder's notebook; return the numbers of the cells that fail."""
+def failed_cells(folder: Path) -> tuple[list[int], str]:
+    """Run nbval with the plugin on the folder's notebook; return the cells that fail, and what it printed."""
     command = [sys.executable, "-m", "pytest", "-p", "llmlite.nbval", "-p", "no:cacheprovider", "--nbval"]
     command += ["--nbval-current-env", "-rA", "-q", "--rootdir", str(folder), str(folder)]
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
@@ -183,7 +183,7 @@ def failed_cells(folder: Path) -> list[int]:
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return [int(cell) for cell in re.findall(r"^FAILED \S+::Cell (\d+)", done.stdout, re.M)]
+    return [int(cell) for cell in re.findall(r"^FAILED \S+::Cell (\d+)", done.stdout, re.M)], done.stdout
 
 
 @pytest.mark.slow
@@ -203,4 +203,5 @@ def test_a_notebook_that_is_not_ours_passes_with_noise_and_fails_with_a_percent(
         for cell, new in zip(changed.cells, foreign(noise, label).cells, strict=True):
             cell.source = new.source
         nbformat.write(changed, path)
-        assert failed_cells(tmp_path) == failing, (noise, label)
+        failed, printed = failed_cells(tmp_path)
+        assert failed == failing, f"{noise}, {label}:\n{printed}"

@@ -16,7 +16,7 @@ from llmlite.engine.contract import (
     attention_scratch,
     attention_tile,
 )
-from llmlite.engine.jit import kernel
+from llmlite.engine.families import kernel
 from llmlite.engine.planned import layer_words
 from llmlite.errors import UnsupportedError
 from llmlite.kv_cache import KV_NAMES, AttentionState, quantize

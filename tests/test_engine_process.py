@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from llmlite.engine import jit
-from llmlite.engine.jit import Kernel, kernel
+from llmlite.engine.families import kernel
+from llmlite.engine.jit import Kernel
 
 from .tiny_models import tiny_model
 
@@ -22,7 +23,7 @@ LINUX = sys.platform.startswith("linux")
 pytestmark = pytest.mark.skipif(not jit.OBJECTS_PROVEN, reason="object files are loaded on Linux x86-64 only")
 
 # Any kernel that compiles quickly.
-SMALL = "import sys; from llmlite.engine.jit import kernel; kernel('basic', 'add').address; "
+SMALL = "import sys; from llmlite.engine.families import kernel; kernel('basic', 'add').address; "
 
 
 def python(
@@ -268,7 +269,7 @@ def test_fork_waits_for_the_kernel_that_another_thread_compiles(tmp_path: Path) 
     child = os.fork()
     if child == 0:
         signal.alarm(60)
-        os._exit(0 if jit.kernel("basic", "add").address else 1)
+        os._exit(0 if kernel("basic", "add").address else 1)
     print(time.monotonic() - begin > 0.5, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
     assert output(code, tmp_path) == "True 0"

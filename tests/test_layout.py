@@ -62,6 +62,10 @@ HOME = {  # a package -> where alone it may be imported
     "rich": ("repl/",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {  # dotted name -> file
+    ".".join(["llmlite", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
+    for path in FILES
+}
 
 
 def room_of(module: str) -> str:
@@ -70,7 +74,10 @@ def room_of(module: str) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield (absolute module name, line) of each import; those for type checkers only don't count."""
+    """Yield (absolute module name, line) of each import, within functions too.
+
+    Imports for type checkers only don't count.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     ignored = {
         id(inner)
@@ -87,10 +94,9 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            if module == "llmlite":  # from llmlite import gguf: each name is a room
-                yield from ((f"llmlite.{alias.name}", node.lineno) for alias in node.names)
-            else:
-                yield module, node.lineno
+            for alias in node.names:  # from llmlite import gguf: each name is a room
+                full = f"{module}.{alias.name}"
+                yield full if full in MODULES or module == "llmlite" else module, node.lineno
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -113,6 +119,24 @@ def test_a_heavy_package_is_imported_only_at_home(path: Path) -> None:
     for module, line in imports(path):
         home = HOME.get(module.partition(".")[0])
         assert home is None or where.startswith(home), f"{where}:{line} imports {module}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        name: sorted({module for module, _ in imports(path)} & set(MODULES) - {"llmlite", name})
+        for name, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, "a circle: " + " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
 
 
 def third_party_after(statement: str) -> set[str]:

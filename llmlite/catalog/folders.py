@@ -108,7 +108,7 @@ def is_model(name: str) -> bool:
     base = name.rpartition("/")[2]
     if not base.endswith(".gguf") or base.lower().startswith("mmproj"):
         return False  # a vision tower alone isn't a model
-    from llmlite.gguf.shards import NAME as SHARD  # brings NumPy
+    from llmlite.gguf.reading import NAME as SHARD  # brings NumPy
 
     shard = SHARD.fullmatch(base)
     return shard is None or int(shard["number"]) == 1

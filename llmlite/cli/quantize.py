@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 def check_target(source: str | os.PathLike[str], target: str, *, force: bool) -> None:
     if not os.path.exists(target):
         return
-    from llmlite.gguf.shards import NAME
+    from llmlite.gguf.reading import NAME
 
     if os.path.samefile(source, target):
         raise LlmliteError(f"{target}: is the source itself; name another file to write")

@@ -16,8 +16,8 @@ from typing import Any
 
 from llmlite.catalog.folders import choose, is_model, listed
 from llmlite.errors import LlmliteError
-from llmlite.gguf.shards import NAME as SHARD
-from llmlite.gguf.shards import shard_path
+from llmlite.gguf.reading import NAME as SHARD
+from llmlite.gguf.reading import shard_path
 
 CHUNK = 1 << 20
 HASH = re.compile("[0-9a-f]{64}|[0-9a-f]{40}")

@@ -128,7 +128,15 @@ BY_SUFFIX = {family.suffix: family for family in FAMILIES.values()}
 
 
 for _family in FAMILIES.values():
-    _ = _family.kernels  # declared once, so that `jit.kernel` finds each by its name
+    _ = _family.kernels  # declared once, so that `kernel` finds each by its name
+
+
+def kernel(module: str, name: str) -> Kernel:
+    """Return a declared kernel by the name of its file and its own.
+
+    Raises: KeyError if nothing declares it.
+    """
+    return DECLARED[module, name]
 
 
 def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:

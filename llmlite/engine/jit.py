@@ -103,16 +103,6 @@ def declare(module: str, name: str, parameters: str | None) -> Kernel:
     return found
 
 
-def kernel(module: str, name: str) -> Kernel:
-    """Return a declared kernel by the name of its file and its own.
-
-    Raises: KeyError if nothing declares it.
-    """
-    import llmlite.engine.families  # it and `signatures` declare all  # noqa: F401
-
-    return DECLARED[module, name]
-
-
 def prepare(kernels: Iterable[Kernel], progress: Progress | None = None) -> None:
     """Make every kernel ready; tell `progress(done, total, name)` about those that must be compiled.
 

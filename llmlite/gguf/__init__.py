@@ -10,8 +10,10 @@ gguf.write("copy.gguf", file.metadata, file.tensors)
 from llmlite.errors import GGUFError, GGUFWarning
 from llmlite.files import replacing
 from llmlite.gguf.check import check_weights
-from llmlite.gguf.file import Field, GGUFFile, Metadata, from_bytes, read
+from llmlite.gguf.content import Field, Metadata
+from llmlite.gguf.file import GGUFFile, from_bytes
 from llmlite.gguf.legacy import LegacyFile, convert_legacy, read_legacy
+from llmlite.gguf.reading import read
 from llmlite.gguf.shards import merge, split
 from llmlite.gguf.values import StringArray, Typed
 from llmlite.gguf.writer import write

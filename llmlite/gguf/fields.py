@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from llmlite.gguf.file import Field, _tensor, _value
+from llmlite.gguf.content import Field, tensor_of, value_of
 from llmlite.gguf.parse import Entry, Head, TensorInfo, shown
 from llmlite.gguf.values import STRING, decode
 
@@ -64,7 +64,7 @@ def _entry(reader: _Reader, entry: Entry) -> Iterator[Field]:
     elif entry.type is STRING:
         yield from reader.string(name)
         return
-    value = _value(reader.data, reader.head, entry)
+    value = value_of(reader.data, reader.head, entry)
     yield Field(name, reader.at, entry.end - reader.at, entry.type_name, value)
     reader.at = entry.end
 
@@ -86,7 +86,11 @@ def _data(reader: _Reader) -> Iterator[Field]:
         start = head.data_offset + info.offset
         yield from _padding(reader, start)
         yield Field(
-            f"{shown(info.name)}: data", start, info.n_bytes, info.type.name, _tensor(reader.data, head, info)
+            f"{shown(info.name)}: data",
+            start,
+            info.n_bytes,
+            info.type.name,
+            tensor_of(reader.data, head, info),
         )
         reader.at = start + info.n_bytes
     yield from _padding(reader, min(size, -(-reader.at // head.alignment) * head.alignment))

@@ -13,7 +13,7 @@ import numpy as np
 
 from llmlite.errors import GGUFError
 from llmlite.files import replacing
-from llmlite.gguf.file import Metadata, byte_swapped
+from llmlite.gguf.content import Metadata, byte_swapped
 from llmlite.gguf.parse import (
     DEFAULT_ALIGNMENT,
     MAGIC,

@@ -10,6 +10,8 @@ To add a type, write its record in its family's file and list it there.
 
 from __future__ import annotations
 
+import copyreg
+
 from llmlite.errors import UnsupportedError
 from llmlite.quants.iq import IQ
 from llmlite.quants.k import K_QUANTS
@@ -65,3 +67,7 @@ def by_name(name: str) -> QuantType:
     if name.upper() in REMOVED.values():
         raise UnsupportedError(f"{name.upper()} was removed from GGML; requantize from the original model")
     raise UnsupportedError(f"unknown tensor type {name!r}; known are {', '.join(_BY_NAME)}")
+
+
+# Records hold functions. A copy in another process is the same record there.
+copyreg.pickle(QuantType, lambda record: (get, (record.id,)))

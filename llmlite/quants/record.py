@@ -71,12 +71,6 @@ class QuantType:
             f"{self.bits_per_weight:g} bits per weight, {ways}>"
         )
 
-    def __reduce__(self) -> tuple:
-        # records hold functions; a copy in another process is the same record there
-        from llmlite.quants import get
-
-        return get, (self.id,)
-
     def parts(self, blocks: Array) -> Parts:
         """Take blocks (n, type_size) uint8 apart into levels, scales and minimums."""
         return self.unpack(self.structured(blocks))

@@ -154,7 +154,10 @@ def test_progress_is_ignored_and_a_warning_is_not() -> None:
 FOREIGN = {  # a notebook that knows nothing of our package: code, tags
     "numbers": ("import numpy as np\nprint(np.linalg.svd(np.eye(3) * 0.1 + 1)[1] * NOISE)", ["rtol=1e-6"]),
     "frame": ("import pandas as pd\npd.DataFrame({'a': [0.1 * NOISE, 2.5], 'b': ['x', 'y']})", ["rtol=1e-6"]),
-    "progress": ("import sys, time\n_ = sys.stderr.write(f' 50%|# | 1/2 [00:00<00:00, {time.time()}it/s]')", []),
+    "progress": (
+        "import sys, time\n_ = sys.stderr.write(f' 50%|# | 1/2 [00:00<00:00, {time.time()}it/s]')",
+        [],
+    ),
     "figure": (
         "import matplotlib.pyplot as plt\nimport llmlite as ll\n"
         "fig, ax = plt.subplots()\n_ = ax.plot([1, 2], [3 * NOISE, 4], label='a')\n"

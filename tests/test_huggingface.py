@@ -337,7 +337,9 @@ REFUSED: list[tuple[str, Callable[[Any], Any], type[LlmliteError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "kind", "text"), REFUSED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("name", "change", "kind", "text"), REFUSED, ids=[f"{name}: {text[:40]}" for name, _, _, text in REFUSED]
+)
 def test_what_does_not_fit_is_refused_and_nothing_written(
     folder: Path, name: str, change: Callable, kind: type[LlmliteError], text: str
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from llmlite import gguf, tokenizers
 from llmlite.errors import TokenizerError
 from llmlite.tokenizers import PRE_TOKENIZERS, TokenType
 from llmlite.tokenizers.bpe import BYTE_TO_CHAR
-from llmlite.tokenizers.merging import merge
+from llmlite.tokenizers.merging import merge, pairs_of_characters
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 NAMES = ["gpt-2", "llama-bpe", "qwen2", "deepseek-llm", "falcon", "llama-spm", "bert-bge"]
@@ -169,6 +170,29 @@ def test_pre_tokens_are_those_of_the_library(pre: str) -> None:
         assert words == [word for word, _ in theirs.pre_tokenize_str(text)], ascii(text)
 
 
+@pytest.mark.parametrize("name", ["deepseek-llm", "deepseek-v3", "falcon", "smollm", "tiny_aya"])
+@given(text=st.text(st.sampled_from("aB é1 2'.,!\n\t 你好$ß"), max_size=80))
+@settings(max_examples=60, deadline=None)
+def test_pieces_that_were_cut_before_are_cut_as_by_one_expression_after_the_other(
+    name: str, text: str
+) -> None:
+    pre = PRE_TOKENIZERS[name]
+    pieces = [text]
+    for expression in pre.expressions:
+        cut = []
+        for piece in pieces:
+            if len(piece) < 2:
+                cut.append(piece)
+                continue
+            end = 0
+            for match in regex.finditer(expression, piece):
+                cut += [piece[end : match.start()], match.group()]
+                end = match.end()
+            cut.append(piece[end:])
+        pieces = [piece for piece in cut if piece]
+    assert [word for word in pre.split(text) if word] == pieces
+
+
 # ---------------------------------------------------------------- merging
 
 
@@ -197,7 +221,9 @@ def test_merging_follows_the_definition_whatever_the_ranks(data: st.DataObject) 
     ranks = {left + joint + right: data.draw(st.integers(0, 5)) for left, right in pairs}
     if joint:  # a BPE pair has a rank of its own
         ranks = {key: rank for rank, key in enumerate(ranks)}
-    assert merge(list(word), ranks, joint) == merge_by_the_book(list(word), ranks, joint)
+    expected = merge_by_the_book(list(word), ranks, joint)
+    assert merge(list(word), ranks, joint) == expected
+    assert merge(list(word), ranks, joint, pairs_of_characters(ranks, joint)) == expected
 
 
 def test_a_long_run_without_a_break_stays_fast(tiny: Any) -> None:

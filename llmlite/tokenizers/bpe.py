@@ -7,7 +7,7 @@ from functools import cached_property
 
 from llmlite.tokenizers import pretokenizers
 from llmlite.tokenizers.base import Tokenizer, utf8
-from llmlite.tokenizers.merging import merge
+from llmlite.tokenizers.merging import merge, pairs_of_characters
 from llmlite.tokenizers.vocabulary import Vocabulary
 from llmlite.tokenizers.words import WordCache
 
@@ -57,7 +57,7 @@ class BPETokenizer(Tokenizer):
         known = self.vocabulary.ids
         if self._pre.ignore_merges and spelled in known:
             return [known[spelled]]
-        parts = merge(list(spelled), self._ranks, " ")
+        parts = merge(list(spelled), self._ranks, " ", self._pairs)
         try:
             return [known[part] for part in parts]
         except KeyError:
@@ -78,6 +78,10 @@ class BPETokenizer(Tokenizer):
             lost = ", ".join(f"0x{CHAR_TO_BYTE[char]:02X}" for char, i in zip(part, ids) if i is None)
             warnings.warn(f"this vocabulary has no token for byte {lost}: left out", stacklevel=2)
         return [token_id for token_id in ids if token_id is not None]
+
+    @cached_property
+    def _pairs(self) -> dict[str, int]:
+        return pairs_of_characters(self._ranks, " ")
 
     @cached_property
     def _ranks(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-from llmlite.tokenizers.merging import merge
+from llmlite.tokenizers.merging import merge, pairs_of_characters
 from llmlite.tokenizers.spm import SPACE, SentencePiece
 from llmlite.tokenizers.vocabulary import Vocabulary
 from llmlite.tokenizers.words import SafeCuts, WordCache
@@ -45,7 +45,7 @@ class Gemma4Tokenizer(SentencePiece):
         if word in known and (word[0] == "\n" or len(word) == 1):
             return [known[word]]
         ids = []
-        for part in merge(list(word), self._ranks, " "):
+        for part in merge(list(word), self._ranks, " ", self._pairs):
             token_id = known.get(part)
             ids += self._ids_of_bytes(part) if token_id is None else [token_id]
         return ids
@@ -53,6 +53,10 @@ class Gemma4Tokenizer(SentencePiece):
     @cached_property
     def _cuts(self) -> SafeCuts:
         return SafeCuts(merge.replace(" ", "") for merge in self.vocabulary.merges())
+
+    @cached_property
+    def _pairs(self) -> dict[str, int]:
+        return pairs_of_characters(self._ranks, " ")
 
     @cached_property
     def _ranks(self) -> dict[str, int]:

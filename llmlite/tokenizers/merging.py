@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
+from itertools import islice, pairwise, repeat
+from operator import add
 
 from llmlite.tokenizers.rounds import merge_in_rounds
 
@@ -14,7 +16,18 @@ _SHIFT = 40
 _POSITION = (1 << _SHIFT) - 1
 
 
-def merge(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
+def pairs_of_characters(ranks: Mapping[str, int], joint: str) -> dict[str, int]:
+    """Return the ranks of pairs of single characters, under the two characters: a small table.
+
+    It holds what `merge` asks first. Most of those lookups then need not reach into all of `ranks`.
+    """
+    n = 2 + len(joint)
+    return {key[0] + key[-1]: rank for key, rank in ranks.items() if len(key) == n}
+
+
+def merge(
+    parts: list[str], ranks: dict[str, int], joint: str, pairs: Mapping[str, int] | None = None
+) -> list[str]:
     """Merge neighbouring parts, lowest rank first and leftmost among equals, until no pair has a rank.
 
     O(n log n) in the number of parts, so that a megabyte without a space in it stays a matter of seconds.
@@ -23,17 +36,25 @@ def merge(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
         parts: the text cut into characters.
         ranks: rank of the pair (left, right), under the key `left + joint + right`.
         joint: a space for BPE merges; empty for SentencePiece, which ranks the merged text.
+        pairs: `pairs_of_characters` of the same ranks, if every part is one character.
 
     Source: llama.cpp, src/llama-vocab.cpp, llm_tokenizer_bpe_session and llm_tokenizer_spm_session.
     """
-    return _merge_by_heap(merge_in_rounds(parts, ranks, joint) if len(parts) >= LONG else parts, ranks, joint)
+    if len(parts) >= LONG:
+        return _merge_by_heap(merge_in_rounds(parts, ranks, joint), ranks, joint)
+    return _merge_by_heap(parts, ranks, joint, pairs)
 
 
-def _merge_by_heap(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
+def _merge_by_heap(
+    parts: list[str], ranks: dict[str, int], joint: str, pairs: Mapping[str, int] | None = None
+) -> list[str]:
     """One merge after the other, the next from a heap."""
     rank_of = ranks.get
     # pair_rank[i]: rank of the pair that starts at part i; no merge left gives -1
-    pair_rank = [rank_of(left + joint + right, _NONE) for left, right in pairwise(parts)]
+    if pairs is None:
+        pair_rank = [rank_of(left + joint + right, _NONE) for left, right in pairwise(parts)]
+    else:
+        pair_rank = list(map(pairs.get, map(add, parts, islice(parts, 1, None)), repeat(_NONE)))
     heap = [(rank << _SHIFT) | i for i, rank in enumerate(pair_rank) if rank != _NONE]
     if not heap:
         return parts

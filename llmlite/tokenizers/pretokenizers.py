@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from llmlite.errors import TokenizerError
+from llmlite.tokenizers.words import CACHE_WORD_LENGTH, CACHE_WORDS
 
 # English contractions in either case. Spelled out, not (?i:…): ignoring case would let 'ſ pass for 's.
 _CONTRACTIONS = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
@@ -113,12 +114,34 @@ class PreTokenizer:
 
     def split(self, text: str) -> list[str]:
         """The words of a text; joined, they are the text."""
-        pieces: Iterable[str] = [text]
-        for pattern in self.patterns:
-            pieces = [
-                word for piece in pieces for word in (_cut(pattern, piece) if len(piece) > 1 else (piece,))
-            ]
-        return list(pieces)
+        if len(self.patterns) == 1:
+            return _cut(self.patterns[0], text) if len(text) > 1 else [text]
+        return self._rest(text, 0)
+
+    @cached_property
+    def _kept(self) -> tuple[dict[str, list[str]], ...]:
+        """For each expression, the words of short pieces that it and those after it were applied to."""
+        return tuple({} for _ in self.patterns)
+
+    def _rest(self, piece: str, level: int) -> list[str]:
+        """The words of a piece, by the expressions from `level` on.
+
+        How a piece is cut depends on nothing else, and short pieces come again and again.
+        """
+        if len(piece) < 2:
+            return [piece]
+        kept = self._kept[level]
+        short = len(piece) <= CACHE_WORD_LENGTH
+        words = kept.get(piece) if short else None
+        if words is None:
+            words = _cut(self.patterns[level], piece)
+            if level + 1 < len(self.patterns):
+                words = [word for part in words for word in self._rest(part, level + 1)]
+            if short:
+                if len(kept) >= CACHE_WORDS:
+                    kept.clear()
+                kept[piece] = words
+        return words
 
 
 def _cut(pattern: Any, piece: str) -> list[str]:

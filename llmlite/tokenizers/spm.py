@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import SupportsIndex
 
 from llmlite.tokenizers.base import Tokenizer, as_ids, utf8
-from llmlite.tokenizers.merging import merge
+from llmlite.tokenizers.merging import merge, pairs_of_characters
 from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
 from llmlite.tokenizers.words import SafeCuts, WordCache
 
@@ -98,7 +98,7 @@ class SPMTokenizer(SentencePiece):
         if whole is not None:
             return [whole]
         ids = []
-        for part in merge(list(word), self._ranks, ""):
+        for part in merge(list(word), self._ranks, "", self._pairs):
             token_id = known.get(part)
             if token_id is None:
                 ids += self._ids_of_bytes(part)
@@ -109,6 +109,10 @@ class SPMTokenizer(SentencePiece):
     @cached_property
     def _cuts(self) -> SafeCuts:
         return SafeCuts(self.vocabulary.texts)
+
+    @cached_property
+    def _pairs(self) -> dict[str, int]:
+        return pairs_of_characters(self._ranks, "")
 
     @cached_property
     def _ranks(self) -> dict[str, int]:

@@ -34,6 +34,7 @@ class Shape:
     Attributes:
         head_size: 0 for n_embd / n_head. rope_base: 0 for learned positions.
         n_expert, n_expert_used: of a mixture; n_ff is then the width of one expert.
+        n_token_types: of an encoder that tells the texts of a pair apart.
         more: further hyper-parameters of the file, without the architecture's prefix; they win.
         optional: tensors it has that its architecture doesn't ask for, without "blk.N.".
     """
@@ -51,6 +52,7 @@ class Shape:
     head_size: int = 0
     n_expert: int = 0
     n_expert_used: int = 0
+    n_token_types: int = 0
     more: Mapping[str, Any] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
 
@@ -155,6 +157,28 @@ SHAPES = {
         architecture="bitnet", n_layer=30, n_embd=2560, n_head=20, n_head_kv=5, n_ff=6912, n_vocab=128256,
         n_ctx=4096, rope_base=500000.0, is_tied=True,
     ),
+    "glm4-9b": Shape(
+        architecture="glm4", n_layer=40, n_embd=4096, n_head=32, n_head_kv=2, head_size=128, n_ff=13696,
+        n_vocab=151552, n_ctx=32768, rope_base=10000.0, is_tied=False, more={"rope.dimension_count": 64},
+    ),
+    "falcon-7b": Shape(
+        architecture="falcon", n_layer=32, n_embd=4544, n_head=71, n_head_kv=1, n_ff=18176, n_vocab=65024,
+        n_ctx=2048, rope_base=10000.0, is_tied=False,
+    ),
+    "ministral-3-3b": Shape(
+        architecture="mistral3", n_layer=26, n_embd=3072, n_head=32, n_head_kv=8, head_size=128, n_ff=9216,
+        n_vocab=131072, n_ctx=262144, rope_base=1000000.0, is_tied=True,
+        more={"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0,
+              "rope.scaling.original_context_length": 16384, "attention.temperature_scale": 0.1},
+    ),
+    "aya-23-8b": Shape(
+        architecture="command-r", n_layer=32, n_embd=4096, n_head=32, n_head_kv=8, n_ff=14336, n_vocab=256000,
+        n_ctx=8192, rope_base=10000.0, is_tied=True, more={"logit_scale": 0.0625},
+    ),
+    "olmo3-7b": Shape(
+        architecture="olmo2", n_layer=32, n_embd=4096, n_head=32, n_head_kv=32, n_ff=11008, n_vocab=100278,
+        n_ctx=65536, rope_base=500000.0, is_tied=False, more={"attention.sliding_window": 4096},
+    ),
     "qwen3.5-0.8b": Shape(
         architecture="qwen35", n_layer=24, n_embd=1024, n_head=8, n_head_kv=2, head_size=256, n_ff=3584,
         n_vocab=248320, n_ctx=262144, rope_base=10000000.0, is_tied=True,
@@ -174,6 +198,34 @@ SHAPES = {
         more={"attention.head_count": 0, "attention.head_count_kv": 0, "ssm.conv_kernel": 4,
               "ssm.state_size": 128, "ssm.group_count": 1, "ssm.time_step_rank": 24, "ssm.inner_size": 1536},
     ),
+    "mamba-130m": Shape(
+        architecture="mamba", n_layer=24, n_embd=768, n_head=1, n_head_kv=1, n_ff=0, n_vocab=50280,
+        n_ctx=1048576, rope_base=0.0, is_tied=True,
+        more={"attention.head_count": 0, "attention.head_count_kv": 0, "ssm.conv_kernel": 4,
+              "ssm.state_size": 16, "ssm.time_step_rank": 48, "ssm.inner_size": 1536},
+    ),
+    "all-minilm-l6": Shape(
+        architecture="bert", n_layer=6, n_embd=384, n_head=12, n_head_kv=12, n_ff=1536, n_vocab=30522,
+        n_ctx=512, rope_base=0.0, is_tied=True, n_token_types=2, more={"pooling_type": 1},
+    ),
+    "nomic-embed-137m": Shape(
+        architecture="nomic-bert", n_layer=12, n_embd=768, n_head=12, n_head_kv=12, n_ff=3072, n_vocab=30528,
+        n_ctx=2048, rope_base=1000.0, is_tied=True, n_token_types=2, more={"pooling_type": 1},
+    ),
+    "modernbert-149m": Shape(
+        architecture="modern-bert", n_layer=22, n_embd=768, n_head=12, n_head_kv=12, n_ff=1152, n_vocab=50368,
+        n_ctx=8192, rope_base=160000.0, is_tied=True,
+        more={"attention.sliding_window": 128, "rope.freq_base_swa": 10000.0, "pooling_type": 2},
+    ),
+    "jina-v2-33m": Shape(
+        architecture="jina-bert-v2", n_layer=4, n_embd=512, n_head=8, n_head_kv=8, n_ff=2048, n_vocab=30528,
+        n_ctx=8192, rope_base=0.0, is_tied=True, n_token_types=2, more={"pooling_type": 1},
+    ),
+    "embeddinggemma-300m": Shape(
+        architecture="gemma-embedding", n_layer=24, n_embd=768, n_head=3, n_head_kv=1, head_size=256,
+        n_ff=1152, n_vocab=262144, n_ctx=2048, rope_base=1000000.0, is_tied=True,
+        more={"attention.sliding_window": 512, "pooling_type": 1},
+    ),
     # The first 4 of 24 layers
     "gpt-oss-20b-4-layers": Shape(
         architecture="gpt-oss", n_layer=4, n_embd=2880, n_head=64, n_head_kv=8, head_size=64, n_ff=2880,
@@ -186,6 +238,14 @@ SHAPES = {
         n_ctx=8192, rope_base=1000000.0, is_tied=False, n_expert=60, n_expert_used=4,
         more={"feed_forward_length": 5632, "expert_shared_feed_forward_length": 5632},
         optional=("ffn_gate_inp_shexp.weight",),
+    ),
+    # The first 4 of 27 layers, of which one has no experts
+    "deepseek-v2-lite-4-layers": Shape(
+        architecture="deepseek2", n_layer=4, n_embd=2048, n_head=16, n_head_kv=16, n_ff=1408, n_vocab=102400,
+        n_ctx=163840, rope_base=10000.0, is_tied=False, n_expert=64, n_expert_used=6,
+        more={"feed_forward_length": 10944, "leading_dense_block_count": 1, "expert_shared_count": 2,
+              "attention.kv_lora_rank": 512, "rope.dimension_count": 64, "attention.key_length": 192,
+              "attention.value_length": 128},
     ),
     # The first 4 of 16 layers
     "olmoe-1b-7b-4-layers": Shape(
@@ -276,6 +336,7 @@ def _tensor_shapes(widths: Shape) -> dict[str, tuple[int, ...]]:
     prefix = widths.architecture
     hyper = {"general.architecture": prefix}
     hyper |= {f"{prefix}.{key}": value for key, value in _hyperparameters(widths).items()}
+    hyper |= _token_types(widths)
     embeddings = _Random(
         "token_embd.weight", by_name("F32"), (widths.n_vocab, widths.n_embd), lambda _: _NONE
     )
@@ -286,6 +347,10 @@ def _tensor_shapes(widths: Shape) -> dict[str, tuple[int, ...]]:
         for name, shape in tensor_shapes(config).items()
         if name in wanted or name.endswith(widths.optional)
     }
+
+
+def _token_types(widths: Shape) -> dict[str, Any]:
+    return {"tokenizer.ggml.token_type_count": widths.n_token_types} if widths.n_token_types else {}
 
 
 def _hyperparameters(widths: Shape) -> dict[str, Any]:
@@ -317,6 +382,7 @@ def _metadata(name: str, widths: Shape, type_name: str) -> dict[str, Any]:
         "general.file_type": mixes.FILE_TYPES[mixes.canonical(type_name)][0],
         **{f"{prefix}.{key}": value for key, value in _hyperparameters(widths).items()},
         **_tokenizer(widths.n_vocab),
+        **_token_types(widths),
     }
 
 

@@ -66,6 +66,20 @@ def test_a_shape_has_the_published_number_of_weights(name: str) -> None:
         "qwen3.5-0.8b": 752.4e6,  # the text model alone
         "lfm2-350m": 354.5e6,
         "mamba2-130m": 128.9e6,
+        "glm4-9b": 9.400e9,
+        "falcon-7b": 7.217e9,
+        "ministral-3-3b": 3.429e9,  # the text model alone
+        "aya-23-8b": 8.028e9,
+        "olmo3-7b": 7.298e9,
+        "mamba-130m": 129.1e6,
+        # encoders: files hold no pooler, a matrix and a bias of the width
+        "all-minilm-l6": 22.713e6 - 384 * 385,
+        "nomic-embed-137m": 136.7e6,
+        "modernbert-149m": 149.0e6,
+        "jina-v2-33m": 32.69e6 - 512 * 513,
+        "embeddinggemma-300m": 302.9e6,
+        # 15.706e9 for 27 layers, of which 419.4e6 are embeddings and output and 81.0e6 the first layer
+        "deepseek-v2-lite-4-layers": (15.706e9 - 500.4e6) * 3 / 26 + 500.4e6,
         "gpt-oss-20b-4-layers": (20.915e9 - 1158.3e6) / 6 + 1158.3e6,  # published for 24 layers
         "qwen1.5-moe-a2.7b-4-layers": (14.316e9 - 622.3e6) / 6 + 622.3e6,  # for 24
         "olmoe-1b-7b-4-layers": (6.919e9 - 206.0e6) / 4 + 206.0e6,  # for 16

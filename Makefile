@@ -7,12 +7,17 @@ MODEL ?= tales
 TORCH_PROBE ?= 1
 TRITON_VENV ?= .venv-triton
 TRITON_SKIP ?= 0
+# processes of the unit tests and of the notebooks; each file stays in one of them
+JOBS ?= auto
 export TORCH_PROBE TRITON_VENV TRITON_SKIP
 
 setup = python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && "$$python" tools/setup_env.py --venv "$(VENV)" --extras $(1)
 
 # compiles the kernels that the lessons use, once, outside of any cell's time limit
 warm = $(PY) -m llmlite warmup --lessons
+
+# Files are dealt out whole, so tests of one file still run one after the other, in their order.
+parallel = -n $(JOBS) --maxprocesses 4 --dist loadfile
 
 DEMO := plot,torch
 TEST := lab,hub,serve,torch,transformers,test
@@ -60,7 +65,7 @@ endif
 
 test:
 	@$(call setup,$(TEST))
-	$(PY) -m pytest -m "not slow and not conformance"
+	$(PY) -m pytest -m "not slow and not conformance" $(parallel)
 	@$(warm)
 	$(PY) -m pytest -p llmlite.nbval --nbval --nbval-current-env --nbval-cell-timeout=120 notebooks/instructor
 

@@ -258,6 +258,7 @@ def test_fork_waits_for_the_kernel_that_another_thread_compiles(tmp_path: Path) 
     code = """
     import os, signal, threading, time
     from llmlite.engine import jit
+    from llmlite.engine.families import kernel
     inside = threading.Event()
     def compile():
         with jit._lock:

@@ -173,9 +173,7 @@ def test_pre_tokens_are_those_of_the_library(pre: str) -> None:
 @pytest.mark.parametrize("name", ["deepseek-llm", "deepseek-v3", "falcon", "smollm", "tiny_aya"])
 @given(text=st.text(st.sampled_from("aB é1 2'.,!\n\t 你好$ß"), max_size=80))
 @settings(max_examples=60, deadline=None)
-def test_pieces_cut_before_are_cut_as_by_one_expression_after_another(
-    name: str, text: str
-) -> None:
+def test_pieces_cut_before_are_cut_as_by_one_expression_after_another(name: str, text: str) -> None:
     pre = PRE_TOKENIZERS[name]
     pieces = [text]
     for expression in pre.expressions:

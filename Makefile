@@ -7,7 +7,7 @@ MODEL ?= tales
 TORCH_PROBE ?= 1
 TRITON_VENV ?= .venv-triton
 TRITON_SKIP ?= 0
-# processes of the unit tests and of the notebooks; each file stays in one of them
+# processes that run the unit tests; each file stays in one of them
 JOBS ?= auto
 export TORCH_PROBE TRITON_VENV TRITON_SKIP
 

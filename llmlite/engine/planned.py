@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.engine.contract import WORD, LayerWords
+from llmlite.engine.contract import FEW_TOKENS, WORD, LayerWords
 from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.jit import Progress, prepare
 from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
@@ -194,6 +194,8 @@ class PlannedExecutor:
             kind = (size, size)
         elif n_tokens == 1:
             kind = (1, 1)
+        elif n_tokens <= FEW_TOKENS:
+            kind = (FEW_TOKENS, FEW_TOKENS)
         elif n_outputs <= 1:
             kind = (PREFILL_TOKENS, 1)
         else:

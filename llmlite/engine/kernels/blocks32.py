@@ -47,7 +47,7 @@ from llmlite.engine.simd import (
 
 
 def family(suffix, *, quants32, scale, scales8, minimum=None, mins8=None, vectors=None):
-    """Return (matvec, few, unpack, embed) of a type, from its functions of one block of 32 and of eight blocks.
+    """Return (matvec, few, unpack, embed) of a type, from its functions of one block of 32 and of eight.
 
     `vectors`: see `side_by_side`.
     """

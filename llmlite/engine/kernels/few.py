@@ -6,7 +6,7 @@ are read once, and nothing is transposed. If the activations of whole rows don't
 take them a chunk at a time. Lanes are those of `quantized.make_matvec`: the bits are the same.
 
 With AVX-512 a vector of sums holds two rows of weights, eight lanes each, so that one conversion, one product
-of scales and one multiply-add serve both. With 16 registers a row's weights fill eight of them: one at a time.
+of scales and one multiply-add serve both. With 16 registers a row's weights fill eight: one row at a time.
 """
 
 from llmlite.engine.families import FEW_CHUNK, FEW_ROWS
@@ -307,7 +307,7 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
                 first += chunk
             acc = scratch + rank * scratch_bytes
             for r in range(begin, end, ROWS):
-                if has_tail:
+                if has_tail:  # noqa: SIM102  (a constant, pruned while compiling)
                     if n_left > 0:
                         p0 = w + r * row_bytes + n_groups * group_bytes
                         p1 = p0 + (row_bytes if r + 1 < n_rows else 0)

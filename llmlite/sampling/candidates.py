@@ -12,7 +12,6 @@ import numpy as np
 from llmlite import deterministic
 from llmlite.errors import SamplingError
 
-
 COLUMNS = 1024  # that a vocabulary is cut into, to find its likeliest tokens
 
 

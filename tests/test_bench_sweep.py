@@ -83,7 +83,6 @@ def test_rounds_are_put_together_and_unlike_machines_never(tmp_path: Path) -> No
     assert rows["there"]["tokens_per_second"] == 99.0 and rows["there"]["n_results"] == 1
 
 
-@pytest.mark.slow
 def test_questions_asked_together_get_the_answers_that_each_gets_alone() -> None:
     import llmlite as ll
     from llmlite.resources import data_path
@@ -108,6 +107,7 @@ def test_texts_scored_together_have_the_perplexity_that_each_has_alone() -> None
     assert list(model.perplexity(texts)) == [model.perplexity(each) for each in texts]
 
 
+@pytest.mark.slow
 def test_perplexity_and_questions_are_what_the_commands_measure() -> None:
     found = sweep.run_task("perplexity", {"model": "tales", "ctx_size": 256, "chunks": 4})
     assert 2 < found["result"]["perplexity"] < 4 and found["env_hash"]

@@ -139,7 +139,9 @@ def ranked_top(logits: np.ndarray, k: int) -> Candidates:
         best = int(logits.argmax())  # of equals the first
         if logits[best] > -np.inf:
             return Candidates(np.array([best]), logits[best : best + 1].astype(np.float64))
-    ids = np.flatnonzero(logits >= _bound(logits, k))
+    bound = _bound(logits, k)
+    # of few tokens that a grammar allows, most columns have none: then all that are allowed
+    ids = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
     if len(ids) > k:
         some = logits[ids]
         ids = ids[some >= np.partition(some, len(some) - k)[len(some) - k]]

@@ -5,12 +5,13 @@
 
 A round writes a text without a grammar and one under each grammar, in turns. "ms" is the mean time of a token
 after the first, of the best round. "first text" is the first one under a grammar, whose states and masks are
-found out on the way; "cost" is of those that follow, with the same Grammar object, as a server or a loop has it.
+found out on the way; "cost" is of those that follow, with the same Grammar object, as in a loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from typing import Any
@@ -29,9 +30,10 @@ PERSON = {
     },
     "required": ["name", "age", "kind", "tags"],
 }
+PEOPLE = {"type": "array", "items": PERSON, "minItems": 9}
 GRAMMARS = {
     "JSON, one object": lambda: Grammar.from_json_schema(PERSON),
-    "JSON, a list of objects": lambda: Grammar.from_json_schema({"type": "array", "items": PERSON, "minItems": 9}),
+    "JSON, a list of objects": lambda: Grammar.from_json_schema(PEOPLE),
     "a pattern": lambda: Grammar.from_regex(r"([A-Z][a-z]{1,9} ){40,60}"),
     "GBNF, lines of text": lambda: Grammar('root ::= line{9,}\nline ::= "- " [^\\n]{20,60} "\\n"'),
 }  # fmt: skip
@@ -44,7 +46,7 @@ def seconds_of_tokens(model: Any, n_tokens: int, seed: int, grammar: Grammar | N
     while generation.stop_reason is None:
         generation._timed(generation._advance)
         ends.append(time.perf_counter())
-    return [after - before for before, after in zip(ends, ends[1:])]
+    return [after - before for before, after in itertools.pairwise(ends)]
 
 
 def main() -> None:

@@ -42,7 +42,8 @@ class Level:
     Attributes:
         starts: where the children of each node of the depth above begin. parent: of each node.
         byte: uint8, that leads to each node.
-        token_starts: where each node's tokens begin. tokens: that end here. token_node: where each of them does.
+        token_starts: where each node's tokens begin. tokens: that end at this depth. token_node: of each, the
+            node.
     """
 
     starts: np.ndarray

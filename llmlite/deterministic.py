@@ -116,7 +116,7 @@ def _series(x: Floats, coefficients: list[float]) -> Floats:
 
 
 def _exp(x: Floats) -> Floats:
-    bounded = np.clip(x, -746.0, 710.0)  # NaN passes
+    bounded = np.minimum(np.maximum(x, -746.0), 710.0)  # NaN passes
     k = np.rint(bounded * INVERSE_LN2)
     high = bounded - k * LN2_HIGH  # exact
     low = k * LN2_LOW
@@ -124,7 +124,7 @@ def _exp(x: Floats) -> Floats:
     lost = (high - r) - low
     # e**(r + lost) = 1 + r + (r**2 series + lost): the largest last, so that little is rounded away
     value = 1.0 + (r + (_series(r, EXP) * (r * r) + lost))
-    whole = np.nan_to_num(k, nan=0.0).astype(np.int64)
+    whole = np.where(np.isnan(k), 0.0, k).astype(np.int64)
     half = whole >> 1  # in two steps, as 2**1024 is no float64; only the last one can round
     return np.ldexp(np.ldexp(value, half), whole - half)
 

@@ -83,6 +83,30 @@ def test_rounds_are_put_together_and_unlike_machines_never(tmp_path: Path) -> No
     assert rows["there"]["tokens_per_second"] == 99.0 and rows["there"]["n_results"] == 1
 
 
+def test_questions_asked_together_get_the_answers_that_each_gets_alone() -> None:
+    import llmlite as ll
+    from llmlite.resources import data_path
+
+    lines = data_path("tales-questions.jsonl").read_text(encoding="utf-8").splitlines()[12:24]
+    alone = ll.load("tales:Q4_0", n_threads=1)
+    right = 0
+    for record in map(json.loads, lines):
+        text = "\n\n".join(filter(None, (" ".join(record["sentences"]), record["question"])))
+        right += alone.chat(text, max_tokens=64, temperature=0).strip() == record["answer"]
+    asked = sweep.run_task("questions", {"model": "tales:Q4_0", "n": 12, "round": 1})["result"]
+    assert asked == {"n_exact": right, "n_asked": 12}
+
+
+def test_texts_scored_together_have_the_perplexity_that_each_has_alone() -> None:
+    import llmlite as ll
+    from llmlite.resources import data_path
+
+    text = data_path("tales-eval.txt").read_text(encoding="utf-8")
+    texts = [text[start : start + n] for start, n in ((0, 40), (500, 300), (2000, 120), (9000, 700), (5, 9))]
+    model = ll.load("tales:Q4_0", n_threads=1)
+    assert list(model.perplexity(texts)) == [model.perplexity(each) for each in texts]
+
+
 @pytest.mark.slow
 def test_perplexity_and_questions_are_what_the_commands_measure() -> None:
     found = sweep.run_task("perplexity", {"model": "tales", "ctx_size": 256, "chunks": 4})

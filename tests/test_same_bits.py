@@ -29,7 +29,7 @@ WIDTHS = {
     256: (256, 512, 2048, 2304),
 }
 ROWS = (1, 37, 64)
-TOKENS = (1, 2, 3, 7, 12, 64, 65)
+TOKENS = (1, 2, 3, 7, 16, 64, 65)
 
 
 def product(w: QuantTensor, x: np.ndarray, n_threads: int, at_once: int = 0) -> np.ndarray:

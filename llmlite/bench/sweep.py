@@ -181,19 +181,19 @@ def _perplexity(model: str, ctx_size: int, chunks: int) -> dict[str, Any]:
 
 
 def _questions(model: str, n: int, round: int) -> dict[str, Any]:
-    """Ask `n` of the bundled questions, from the place round * n on, and count the exact answers."""
+    """Ask `n` of the bundled questions, from the place round * n on, together; count the exact answers."""
     from llmlite.model import load
 
     lines = resources.data_path("tales-questions.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines[round * n : (round + 1) * n]]
     opened = load(model)
-    right = 0
-    for record in records:
-        tale = " ".join(record["sentences"])
-        prompt = f"{tale}\n\n{record['question']}" if tale else record["question"]
-        asked = [{"role": "user", "content": prompt}]
-        found = opened.chat(asked, max_tokens=64, temperature=0.0)
-        right += str(found).strip() == record["answer"]
+    asked = [
+        "\n\n".join([*([" ".join(record["sentences"])] if record["sentences"] else []), record["question"]])
+        for record in records
+    ]
+    prompts = [opened.chat_prompt(question) for question in asked]
+    answers = opened.generate_batch(prompts, max_tokens=64, temperature=0.0)
+    right = sum(found.strip() == record["answer"] for found, record in zip(answers, records))
     return {"n_exact": right, "n_asked": len(records)}
 
 

@@ -16,12 +16,13 @@ WORD = 8  # bytes
 
 # ---- sizes that both sides must agree on -------------------------------------------------------------------
 
-FEW_TOKENS = 2  # up to here rows are streamed once per token instead of unpacked for all
+FEW_TOKENS = 16  # up to here weights meet all tokens as they are read, instead of being unpacked to a tile
 TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
 
 CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
 ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
 ATTENTION_PART = 256  # positions summed together, counted from position 0: parts are merged in order
+ATTENTION_SHARED = 2  # tokens: up to here threads may share the parts of one
 ATTENTION_PARTS = 128  # parts of a few tokens that threads may share; beyond that a thread takes whole rows
 ATTENTION_FORMS = (64, 128, 256)  # sizes of keys and values that have a kernel of their own
 ATTENTION_ROW_BYTES = 64 << 10  # of queries and sums that one unit of work holds, about

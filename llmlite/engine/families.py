@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmlite.engine import signatures
+from llmlite.engine.contract import FEW_TOKENS
 from llmlite.engine.jit import DECLARED, Kernel, declare
 
 GROUP = 256  # weights that kernels of quantized types take at once: a super-block, or eight blocks of 32
@@ -16,6 +17,7 @@ LANES = 8  # float sums of one row and token: one for each 32 weights of a group
 TILE_ROWS = 32  # of weights, that a matrix product of many tokens unpacks together
 CHUNK = 8  # groups of a row that are unpacked together
 TOKEN_BLOCK = 24  # tokens that meet a chunk together: a multiple of every `tiles.QUANTIZED_TOKENS`
+FEW_ROWS, FEW_CHUNK = 16, 64  # of a few tokens: rows that share a chunk; its groups, times tokens: 20 KB
 FLOAT_ROWS, FLOAT_COLUMNS = 16, 512  # of plain weights that are converted together
 # Offsets in a thread's scratch for quantized types: bytes; then scales and minimums, at most 16 of a group;
 # then one group's rows as they are read, not transposed yet; then sums.
@@ -23,6 +25,14 @@ SCALES = TILE_ROWS * GROUP * CHUNK
 MINIMUMS = SCALES + TILE_ROWS * 16 * 4 * CHUNK
 STAGED = MINIMUMS + TILE_ROWS * 16 * 4 * CHUNK
 SUMS = STAGED + TILE_ROWS * (GROUP + 2 * 16 * 4)
+
+
+def mixed_bytes(width: int) -> int:
+    """Return the bytes of a row of activations in the order of `side_by_side`: whole groups, and a line more.
+
+    Without it, rows of 4096 and of its multiples would meet in the same few sets of the first-level cache.
+    """
+    return (width + GROUP - 1) // GROUP * GROUP + 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +63,19 @@ class Family:
         """Bytes of GROUP weights."""
         return self.block_bytes * GROUP // self.block
 
+    def product(self, n_tokens: int) -> Kernel:
+        """The kernel for a product with at most n_tokens rows of activations: the one place that chooses.
+
+        Plain types have no kernel for a few: their weights need no unpacking that a tile would save.
+        """
+        if n_tokens == 1:
+            return self.matvec
+        return self.matmul_few if self.sub and n_tokens <= FEW_TOKENS else self.matmul
+
     def scratch_bytes(self, n_tokens: int, width: int) -> int:
-        """Bytes that a thread of `matmul` writes to; n_tokens: whole tiles."""
+        """Bytes that a thread of `product(n_tokens)` writes to; n_tokens: whole tiles if they are many."""
+        if self.sub and n_tokens <= FEW_TOKENS:
+            return n_tokens * FEW_ROWS * 32
         if not self.sub:
             return FLOAT_ROWS * (FLOAT_COLUMNS * 4 + n_tokens * 64)
         n_blocks = -(-n_tokens // TOKEN_BLOCK) if width > CHUNK * GROUP else 1
@@ -62,9 +83,14 @@ class Family:
 
     @property
     def matvec(self) -> Kernel:
-        """out = W x for few tokens."""
+        """out = W x for one token."""
         parameters = signatures.MATVEC if self.sub else signatures.PLAIN_MATVEC
         return declare(self.module, f"matvec_{self.suffix}", parameters)
+
+    @property
+    def matmul_few(self) -> Kernel:
+        """out = X Wᵀ for 2 to FEW_TOKENS tokens, of quantized types."""
+        return declare(self.module, f"matmul_few_{self.suffix}", signatures.MATMUL_FEW)
 
     @property
     def matmul(self) -> Kernel:
@@ -87,7 +113,8 @@ class Family:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         """All of them."""
-        return self.matvec, self.matmul, self.embed, *((self.unpack,) if self.sub else ())
+        quantized = (self.matmul_few, self.unpack) if self.sub else ()
+        return self.matvec, self.matmul, self.embed, *quantized
 
 
 def _plain(suffix: str, n_bytes: int) -> Family:

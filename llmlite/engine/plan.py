@@ -19,6 +19,7 @@ from llmlite.engine.signatures import RUN, STOP, WORK
 from llmlite.engine.team import renew_lock_after_fork, team
 
 ROW_WORDS = 3  # of the table: kernel, record, whether a barrier follows
+READ_AHEAD = 64  # bytes behind the last buffer that kernels may read: scales of a group that isn't whole
 FAULT_WORDS = 8  # of a thread's line in the step's `faults`
 
 
@@ -72,7 +73,7 @@ class Plan:
         assign_stages(self.ops, result)
         arena_bytes = place(buffers_of(self.ops), keep_all)
         prepare(kernels_of(self.ops), progress)
-        self._memory = np.empty(arena_bytes + 64, np.uint8)
+        self._memory = np.empty(arena_bytes + 64 + READ_AHEAD, np.uint8)
         self._base = -(-self._memory.ctypes.data // 64) * 64
         self.tables = recorder.tables
         self._step_memory()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.config import ModelConfig
-from llmlite.engine.contract import WORD, LayerWords
+from llmlite.engine.contract import FEW_TOKENS, WORD, LayerWords
 from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.jit import Progress, prepare
 from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
@@ -194,6 +194,8 @@ class PlannedExecutor:
             kind = (size, size)
         elif n_tokens == 1:
             kind = (1, 1)
+        elif n_tokens <= FEW_TOKENS:
+            kind = (FEW_TOKENS, FEW_TOKENS)
         elif n_outputs <= 1:
             kind = (PREFILL_TOKENS, 1)
         else:
@@ -255,7 +257,7 @@ class PlannedExecutor:
             found = plan.run(pieces, tables=[table.ctypes.data for table in tables], clock=clock)
         except FaultError as fault:
             raise NumericsError.of_input(fault.op.reads[0].name, fault.op.label) from None
-        if not np.isfinite(found).all():
+        if found.size and not (found.min() > -np.inf and found.max() < np.inf):  # NaN fails both
             raise NumericsError.at("result_output", None)
         return found
 

@@ -16,6 +16,7 @@ from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import (
     ATTENTION_PART,
     ATTENTION_PARTS,
+    ATTENTION_SHARED,
     FEW_TOKENS,
     STEP,
     TILE_TOKENS,
@@ -23,7 +24,7 @@ from llmlite.engine.contract import (
     attention_scratch,
     attention_tile,
 )
-from llmlite.engine.families import FAMILIES, Family
+from llmlite.engine.families import FAMILIES, Family, mixed_bytes
 from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
 from llmlite.kv_cache import require_blocks
@@ -324,10 +325,10 @@ class Recorder:
 
     def _n_parts(self, spec: Attention) -> int:
         """How many parts of positions threads may share; 0 in a prompt, whose tokens they share."""
-        if self.limits[N_TOKENS] > FEW_TOKENS:
+        if self.limits[N_TOKENS] > ATTENTION_SHARED:
             return 0
         if spec.window and spec.causal:
-            return min(ATTENTION_PARTS, (spec.window + FEW_TOKENS) // ATTENTION_PART + 2)
+            return min(ATTENTION_PARTS, (spec.window + ATTENTION_SHARED) // ATTENTION_PART + 2)
         return ATTENTION_PARTS
 
     def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
@@ -503,11 +504,12 @@ class Recorder:
 
     def _plain_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
         same = {"rows": x.rows, "w": w.blocks, "x": x, "out": out, "n_rows": w.shape[0], "width": w.shape[1]}
-        if self._at_once(x.rows) <= FEW_TOKENS:
-            self._op(family.matvec, (x,), (out,), _facts(w), **same)
+        run = family.product(self._at_once(x.rows))
+        if run is family.matvec:
+            self._op(run, (x,), (out,), _facts(w), **same)
             return
         scratch, size = self._scratch(family.scratch_bytes(self._padded(x.rows), w.shape[1]))
-        self._op(family.matmul, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size)
+        self._op(run, (x,), (out, scratch), _facts(w), **same, scratch=scratch, scratch_bytes=size)
 
     def _quantized_matmul(self, family: Family, w: Any, x: Buffer, out: Buffer) -> None:
         q, d, sums32, sums16, offsets32, offsets16, *mixed = self._activations(x)
@@ -516,19 +518,28 @@ class Recorder:
         sums = sums32 if family.sub == 32 else sums16
         same = {"rows": x.rows, "w": w.blocks, "q": q, "d": d, "sums": sums, "out": out}
         same |= {"n_rows": w.shape[0], "width": w.shape[1]}
-        if self._at_once(x.rows) <= FEW_TOKENS:
-            self._op(family.matvec, (q, *mixed, d, sums), (out,), _facts(w), **same, mixed=mixed[0])
+        n = self._at_once(x.rows)
+        run = family.product(n)
+        if run is family.matvec:
+            self._op(run, (q, *mixed, d, sums), (out,), _facts(w), **same, mixed=mixed[0])
             return
-        scratch, size = self._scratch(family.scratch_bytes(self._padded(x.rows), w.shape[1]))
+        n = n if n <= FEW_TOKENS else self._padded(x.rows)
+        scratch, size = self._scratch(family.scratch_bytes(n, w.shape[1]))
+        if run is family.matmul_few:
+            self._op(
+                run, (q, *mixed, d, sums), (out, scratch), _facts(w), **same, mixed=mixed[0],
+                scratch=scratch, scratch_bytes=size,
+            )  # fmt: skip
+            return
         self._op(
-            family.matmul, (q, d, sums), (out, scratch), _facts(w), **same, unpack=family.unpack,
+            run, (q, d, sums), (out, scratch), _facts(w), **same, unpack=family.unpack,
             row_bytes=w.n_bytes // w.shape[0], zero=family.zero, scratch=scratch, scratch_bytes=size,
         )  # fmt: skip
 
     def _activations(self, x: Buffer) -> tuple[Buffer, ...]:
         """x as bytes, scales, sums over 32 and over 16, these times scales: once for all its readers.
 
-        If rows are streamed, also the bytes in a second order.
+        For few tokens also the bytes in a second order, of whole 256.
         """
         if x not in self._quantized:
             parts = {
@@ -541,7 +552,7 @@ class Recorder:
             }
             run = K.QUANTIZE
             if self._at_once(x.rows) <= FEW_TOKENS:
-                parts["mixed"] = self._buffer(x.width, x.rows, 1)
+                parts["mixed"] = self._buffer(mixed_bytes(x.width), x.rows, 1)
                 run = K.QUANTIZE_MIXED
             same = {"rows": x.rows, "x": x, "width": x.width, "number": self._number()}
             self._op(run, (x,), tuple(parts.values()), {"label": x.name}, **same, **parts)
@@ -559,6 +570,7 @@ class Recorder:
         return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
 
     def _padded(self, rows: int) -> int:
+        """As `_at_once`, in whole tiles of tokens."""
         return -(-self._at_once(rows) // TILE_TOKENS) * TILE_TOKENS
 
     def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4) -> Buffer:
@@ -566,7 +578,7 @@ class Recorder:
         n_rows = self.limits[rows]
         if rows in SLOTS.values():  # a group of rows may reach past the last expert's
             n_rows += TILE_TOKENS
-        elif n_rows > FEW_TOKENS:
+        elif n_rows > 1:
             n_rows = self._padded(rows)
         return Buffer(width, itemsize, rows, n_rows)
 

@@ -16,6 +16,7 @@ from llmlite.layers import Attention
 PLAIN_MATVEC = "rows w x out n_rows width"
 PLAIN_MATMUL = "rows w x out n_rows width scratch scratch_bytes"
 MATVEC = "rows w q mixed d sums out n_rows width"
+MATMUL_FEW = "rows w q mixed d sums out n_rows width scratch scratch_bytes"
 MATMUL = "rows unpack w row_bytes q d sums out n_rows width zero scratch scratch_bytes"
 EMBED = "w out width"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ UNKNOWN, DEAD = -1, 0
 MAX_CELLS = 4 * 2**20  # of the table of transitions: 16 MiB
 MAX_MASK_BYTES = 32 * 2**20
 SHOWN = 60  # characters of the text so far in an error
+FEW_ALIVE = 8  # one in so many nodes of a level: below, the dead ones cost more than finding the children
 
 
 class Vocabulary(Protocol):
@@ -31,6 +33,25 @@ class TokenizerLike(Protocol):
     vocabulary: Vocabulary
 
     def piece(self, token_id: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Level:
+    """The nodes of one depth of a trie.
+
+    Attributes:
+        starts: where the children of each node of the depth above begin. parent: of each node.
+        byte: uint8, that leads to each node.
+        token_starts: where each node's tokens begin. tokens: that end at this depth. token_node: of each, the
+            node.
+    """
+
+    starts: np.ndarray
+    parent: np.ndarray
+    byte: np.ndarray
+    token_starts: np.ndarray
+    tokens: np.ndarray
+    token_node: np.ndarray
 
 
 class TokenTrie:
@@ -58,8 +79,7 @@ class TokenTrie:
         self.n_tokens = len(order)
         self._levels = list(self._build(order))
 
-    def _build(self, order: list[int]) -> Iterable[tuple[np.ndarray, ...]]:
-        """For each depth: where children begin, their bytes, and the tokens that end at each child."""
+    def _build(self, order: list[int]) -> Iterable[Level]:
         tokens = np.array(order, dtype=np.int64)
         lengths = np.array([len(self.pieces[token]) for token in order], dtype=np.int64)
         blob = np.frombuffer(b"".join(self.pieces[token] for token in order), dtype=np.uint8)
@@ -75,27 +95,39 @@ class TokenTrie:
             depth += 1
             ended = lengths == depth
             token_starts = np.searchsorted(child[ended], np.arange(int(child[-1]) + 2))
-            yield starts, byte[new].copy(), token_starts, tokens[ended]
+            yield Level(starts, node[new], byte[new].copy(), token_starts, tokens[ended], child[ended])
             alive = ~ended
             tokens, lengths, offsets, node = tokens[alive], lengths[alive], offsets[alive], child[alive]
             n_nodes = int(child[-1]) + 1
 
     def walk(self, start: int, matcher: Matcher) -> np.ndarray:
-        """Which tokens lead from a state to one that isn't dead. bool (V,)."""
+        """Which tokens lead from a state to one that isn't dead. bool (V,).
+
+        While many nodes of a level are alive, the states of all of them are computed; then of those alone.
+        """
         found = np.zeros(self.n_vocab, dtype=bool)
-        nodes = np.zeros(1, dtype=np.int64)
+        nodes: np.ndarray | None = None  # that `states` are of; None: all
         states = np.array([start], dtype=np.int64)
-        for starts, byte, token_starts, tokens in self._levels:
-            first = starts[nodes]
-            counts = starts[nodes + 1] - first
-            nodes = _ranges(first, counts)
-            states = matcher.moved(np.repeat(states, counts), byte[nodes])
-            alive = np.flatnonzero(states)
-            if not len(alive):
+        for level in self._levels:
+            if nodes is None:
+                states = matcher.moved(states[level.parent], level.byte)
+                found[level.tokens] = states[level.token_node] != DEAD
+                n_alive = int(np.count_nonzero(states))
+                if n_alive * FEW_ALIVE < len(states):
+                    nodes = np.flatnonzero(states)
+                    states = states[nodes]
+            else:
+                first = level.starts[nodes]
+                counts = level.starts[nodes + 1] - first
+                nodes = _ranges(first, counts)
+                states = matcher.moved(np.repeat(states, counts), level.byte[nodes])
+                alive = np.flatnonzero(states)
+                n_alive = len(alive)
+                nodes, states = nodes[alive], states[alive]
+                first = level.token_starts[nodes]
+                found[level.tokens[_ranges(first, level.token_starts[nodes + 1] - first)]] = True
+            if not n_alive:
                 break
-            nodes, states = nodes[alive], states[alive]
-            first = token_starts[nodes]
-            found[tokens[_ranges(first, token_starts[nodes + 1] - first)]] = True
         return found
 
 
@@ -149,8 +181,8 @@ class Matcher:
         """The states after one byte each; transitions not met before are found out now."""
         cells = states * self._width + self._classes[byte]
         after = self._table.ravel()[cells]
-        unknown = np.unique(cells[after == UNKNOWN])
-        if len(unknown):
+        if len(after) and after.min() == UNKNOWN:
+            unknown = np.unique(cells[after == UNKNOWN])
             for cell in unknown.tolist():
                 state, byte_class = divmod(cell, self._width)
                 target = self._number(self.automaton.step(self._states[state], byte_class))

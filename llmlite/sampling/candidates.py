@@ -12,6 +12,8 @@ import numpy as np
 from llmlite import deterministic
 from llmlite.errors import SamplingError
 
+COLUMNS = 1024  # that a vocabulary is cut into, to find its likeliest tokens
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -97,7 +99,13 @@ class Adjustment:
 
     def __call__(self, candidates: Candidates, context: Context | None = None) -> Candidates:
         context = Context() if context is None else context
-        return ranked(self.adjust(candidates.logits.copy(), candidates.ids, context), candidates.ids)
+        logits, ids = self.adjust(candidates.logits.copy(), candidates.ids, context), candidates.ids
+        kept = logits > -np.inf
+        if kept.any() and not kept.all():
+            logits, ids = logits[kept], ids[kept]
+        if (logits[1:] < logits[:-1]).all() and logits[0] > -np.inf:
+            return Candidates(ids, logits)  # still in order
+        return ranked(logits, ids)
 
 
 def ranked(logits: np.ndarray, ids: np.ndarray | None = None) -> Candidates:
@@ -127,9 +135,29 @@ def ranked_top(logits: np.ndarray, k: int) -> Candidates:
     """
     if not 0 < k < len(logits):
         return ranked(logits)
-    threshold = np.partition(logits, len(logits) - k)[len(logits) - k]
-    ids = np.flatnonzero(logits >= threshold)
+    if k == 1:
+        best = int(logits.argmax())  # of equals the first
+        if logits[best] > -np.inf:
+            return Candidates(np.array([best]), logits[best : best + 1].astype(np.float64))
+    bound = _bound(logits, k)
+    # of few tokens that a grammar allows, most columns have none: then all that are allowed
+    ids = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
+    if len(ids) > k:
+        some = logits[ids]
+        ids = ids[some >= np.partition(some, len(some) - k)[len(some) - k]]
     return ranked(logits[ids], ids).first(k)
+
+
+def _bound(logits: np.ndarray, k: int) -> np.floating:
+    """A number that at least k logits reach, and few more: the k-th highest of the maxima of COLUMNS columns.
+
+    A partition of the whole vocabulary would take several times as long.
+    """
+    rows = len(logits) // COLUMNS
+    if 4 * k > COLUMNS or rows < 2:
+        return np.partition(logits, len(logits) - k)[len(logits) - k]
+    highest = logits[: rows * COLUMNS].reshape(rows, COLUMNS).max(axis=0)
+    return np.partition(highest, COLUMNS - k)[COLUMNS - k]
 
 
 def is_number(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,12 @@ from llmlite.sampling.candidates import (
     check_share,
     check_whole,
 )
+
+
+@functools.lru_cache(maxsize=256)
+def _log(share: float) -> np.ndarray:
+    """log(share), which a step takes of the same number for every token."""
+    return deterministic.log(share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +102,7 @@ class MinP(Adjustment):
 
     def adjust(self, logits: np.ndarray, ids: np.ndarray | None, context: Context) -> np.ndarray:
         if not self.off:  # p(i) >= p · p(0)  <=>  l(i) >= l(0) + log p
-            logits[logits < logits.max() + deterministic.log(self.p)] = -np.inf
+            logits[logits < logits.max() + _log(self.p)] = -np.inf
         return logits
 
 

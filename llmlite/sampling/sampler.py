@@ -182,10 +182,10 @@ class Sampler:
         """
         context = Context(ids=ids, n_vocab=len(logits), uniform=self._uniform, state=self._state)
         candidates = self._run(_checked(logits, mask), context, None)
-        weights = deterministic.exp(candidates.logits - candidates.logits[0])
         if len(candidates.ids) == 1:
-            place = 0  # nothing to draw, so no random number is spent
+            place, weights = 0, np.ones(1)  # nothing to draw, so no random number is spent
         else:
+            weights = deterministic.exp(candidates.logits - candidates.logits[0])
             reached = np.cumsum(weights)
             place = int(np.searchsorted(reached, self._uniform() * reached[-1], side="right"))
             place = min(place, len(reached) - 1)

@@ -67,17 +67,26 @@ class Failed:
 Event = Started | Piece | Ended | Failed
 
 
+def at_once(work: Callable[..., None], *args: Any) -> None:
+    """Call it here and now."""
+    work(*args)
+
+
 @dataclass(eq=False)
 class Job:
     """A text to write.
 
     Attributes:
-        prompt_ids, options: for `Batch.add`. deliver: called in the engine's thread with each event.
+        prompt_ids, options: for `Batch.add`. deliver: called with each event.
+        post: calls a function where events are wanted (an event loop's `call_soon_threadsafe`); by default in
+            the engine's thread. It is called once a step for all jobs that share it: each call wakes a thread
+            that then competes with the model's for Python's lock.
     """
 
     prompt_ids: Sequence[int]
     options: dict[str, Any]
     deliver: Callable[[Event], None]
+    post: Callable[..., Any] = at_once
     arrived: float = field(default_factory=time.monotonic)
     started: float = 0.0
     first: float = 0.0
@@ -113,6 +122,7 @@ class Engine:
         self._tasks: deque[Task] = deque()
         self._running: dict[Any, Job] = {}
         self._seconds: deque[float] = deque(maxlen=RECENT)
+        self._outbox: list[tuple[Job, Event]] = []
         self._stopping = False
         self._batch: Any = None
         self._thread = threading.Thread(target=self._run, name="llmlite-engine", daemon=True)
@@ -207,9 +217,11 @@ class Engine:
     def _turn(self) -> None:
         self._drop_cancelled()
         self._join()
+        self._flush()
         self._one_task()
         if self._running:
             self._step()
+            self._flush()
 
     def _drop_cancelled(self) -> None:
         with self._condition:
@@ -317,10 +329,25 @@ class Engine:
         for task in itertools.chain(tasks):
             if task.future.set_running_or_notify_cancel():
                 task.future.set_exception(error)
+        self._flush()
 
-    @staticmethod
-    def _send(job: Job, event: Event) -> None:
-        try:
-            job.deliver(event)
-        except RuntimeError:  # the event loop has been closed: nobody listens any more
-            job.cancelled = True
+    def _send(self, job: Job, event: Event) -> None:
+        self._outbox.append((job, event))
+
+    def _flush(self) -> None:
+        """Deliver what was sent."""
+        sent, self._outbox = self._outbox, []
+        together: dict[Callable[..., Any], list[tuple[Job, Event]]] = {}
+        for job, event in sent:
+            together.setdefault(job.post, []).append((job, event))
+        for post, events in together.items():
+            try:
+                post(_deliver, events)
+            except RuntimeError:  # the event loop has been closed: nobody listens any more
+                for job, _ in events:
+                    job.cancelled = True
+
+
+def _deliver(events: Sequence[tuple[Job, Event]]) -> None:
+    for job, event in events:
+        job.deliver(event)

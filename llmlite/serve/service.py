@@ -36,7 +36,7 @@ class Run:
 
     Args:
         engine: what writes them. specs: (prompt ids, options of `Batch.add`) each.
-        deadline: by the loop's clock.
+        max_seconds: that all may take together, from when they are queued.
     """
 
     def __init__(
@@ -44,21 +44,25 @@ class Run:
     ) -> None:
         self._engine, self._max_seconds = engine, max_seconds
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + max_seconds
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._left = len(specs)
         self.jobs = [
-            Job(ids, options, deliver=partial(self._deliver, i)) for i, (ids, options) in enumerate(specs)
+            Job(ids, options, deliver=partial(self._put, i), post=self._loop.call_soon_threadsafe)
+            for i, (ids, options) in enumerate(specs)
         ]
 
-    def _deliver(self, index: int, event: Event) -> None:
-        self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+    def _put(self, index: int, event: Event) -> None:
+        self._events.put_nowait((index, event))
 
     async def __aenter__(self) -> Run:
         self._engine.submit(self.jobs)
+        # one timer: a timeout around each wait cost as much as the rest of the way of a token
+        late = Failed(too_late(self._max_seconds))
+        self._timer = self._loop.call_later(self._max_seconds, self._put, 0, late)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._timer.cancel()
         if self._left:
             self._engine.cancel(self.jobs)
 
@@ -68,7 +72,7 @@ class Run:
         Raises:
             Fault: its options are refused, or it waited too long.
         """
-        index, event = await self._next()
+        index, event = await self._events.get()
         if isinstance(event, Failed):
             raise from_error(event.error)
         if not isinstance(event, Started):
@@ -81,20 +85,13 @@ class Run:
             Fault: one of them failed, or the time is over.
         """
         while self._left:
-            index, event = await self._next()
+            index, event = await self._events.get()
             if isinstance(event, Failed):
                 raise from_error(event.error)
             if isinstance(event, Ended):
                 self._left -= 1
             if not isinstance(event, Started):
                 yield index, event
-
-    async def _next(self) -> tuple[int, Event]:
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                return await self._events.get()
-        except TimeoutError:
-            raise too_late(self._max_seconds) from None
 
 
 class Service:

@@ -9,7 +9,7 @@ import math
 
 from llmlite.engine import emit
 from llmlite.engine.contract import STEP
-from llmlite.engine.kernels.common import exp, kernel, position_of, report, share, share_by
+from llmlite.engine.kernels.common import exp, kernel, mixed_stride, position_of, report, share, share_by
 from llmlite.engine.simd import (
     absolute,
     concat,
@@ -361,18 +361,17 @@ def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, of
 def quantize_mixed(
     step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, offsets16, mixed, width, number
 ):
-    """`quantize`, and every whole 256 bytes of q once more in the order of `side_by_side`."""
+    """`quantize`, and q once more in the order of `side_by_side`: int8 (T, `families.mixed_bytes`)."""
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
         both = quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b)
         token, block = b // (width // 32), b % (width // 32)
-        if block // 8 < width // 256:
-            slot = block & 7 if IN_FILE_ORDER else ((block & 7) >> 1) + 4 * (block & 1)
-            place = mixed + token * width + block // 8 * 256 + slot * 8
-            store(place, low_half(low_half(both)))
-            store(place + 64, high_half(low_half(both)))
-            store(place + 128, low_half(high_half(both)))
-            store(place + 192, high_half(high_half(both)))
+        slot = block & 7 if IN_FILE_ORDER else ((block & 7) >> 1) + 4 * (block & 1)
+        place = mixed + token * mixed_stride(width) + block // 8 * 256 + slot * 8
+        store(place, low_half(low_half(both)))
+        store(place + 64, high_half(low_half(both)))
+        store(place + 128, low_half(high_half(both)))
+        store(place + 192, high_half(high_half(both)))
 
 
 @kernel

@@ -1,12 +1,13 @@
 """Types whose blocks hold 256 weights: Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS.
 
 For each: where the bytes are, how 64 quants come out of a super-block (`i` = 0…3 says which), its scales, and
-the three kernels made of that. Small numbers that belong to scales are packed over byte borders; they are
+the kernels made of that. Small numbers that belong to scales are packed over byte borders; they are
 unpacked eight or sixteen at once, in 32- or 64-bit words.
 """
 
 from llmlite.engine.families import BY_SUFFIX
 from llmlite.engine.kernels.blocks32 import iq4_numbers, iq4_numbers64, make_nibble_vectors, nibbles
+from llmlite.engine.kernels.few import make_few
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
     apart,
@@ -60,13 +61,14 @@ def word(p):
 
 
 def family(suffix, *, quants64, scales, mins=None, vectors):
-    """Return (matvec, unpack, embed) of a type; see `make_matvec`."""
+    """Return (matvec, few, unpack, embed) of a type; see `make_matvec`."""
     facts, group = BY_SUFFIX[suffix], {"quants64": quants64, "scales": scales, "mins": mins}
     scales16, mins16 = scales, mins
     if facts.sub == 32:
         scales16, mins16 = doubled(scales), doubled(mins) if mins else None
     return (
         make_matvec(facts, **group, vectors=vectors),
+        make_few(facts, **group, vectors=vectors),
         make_unpack(facts, **group),
         make_embed(facts, quants64=quants64, scales16=scales16, mins16=mins16),
     )
@@ -132,7 +134,7 @@ def make_k_nibbles(first):
 
 low_then_high = make_shift_words([block % 2 * 4 for block in BLOCK_ORDER])
 
-matvec_q4_k, unpack_q4_k, embed_q4_k = family(
+matvec_q4_k, matmul_few_q4_k, unpack_q4_k, embed_q4_k = family(
     "q4_k", quants64=q4_k_quants, vectors=make_k_nibbles(16), scales=k_scales, mins=k_mins
 )
 
@@ -170,7 +172,7 @@ def q5_k_vectors(p):
     )
 
 
-matvec_q5_k, unpack_q5_k, embed_q5_k = family(
+matvec_q5_k, matmul_few_q5_k, unpack_q5_k, embed_q5_k = family(
     "q5_k",
     quants64=q5_k_quants,
     vectors=if_wide(q5_k_vectors),
@@ -227,7 +229,7 @@ def q6_k_vectors(p):
     )
 
 
-matvec_q6_k, unpack_q6_k, embed_q6_k = family(
+matvec_q6_k, matmul_few_q6_k, unpack_q6_k, embed_q6_k = family(
     "q6_k", quants64=q6_k_quants, vectors=if_wide(q6_k_vectors), scales=q6_k_scales
 )
 
@@ -302,7 +304,7 @@ def q3_k_vectors(p):
     )
 
 
-matvec_q3_k, unpack_q3_k, embed_q3_k = family(
+matvec_q3_k, matmul_few_q3_k, unpack_q3_k, embed_q3_k = family(
     "q3_k", quants64=q3_k_quants, vectors=if_wide(q3_k_vectors), scales=q3_k_scales
 )
 
@@ -326,7 +328,7 @@ def q2_k_mins(p):
     return to_f32(widen_u8(apart(high_nibbles(load_u8x16(p))))) * splat_f32x16(load_f16(p + 82))
 
 
-matvec_q2_k, unpack_q2_k, embed_q2_k = family(
+matvec_q2_k, matmul_few_q2_k, unpack_q2_k, embed_q2_k = family(
     "q2_k",
     quants64=q2_k_quants,
     vectors=if_wide(make_pair_vectors(16)),
@@ -356,7 +358,7 @@ def iq4_xs_scales(p):
     return to_f32((low | high) - splat_i32x8(i32(32))) * half_at_0(p)
 
 
-matvec_iq4_xs, unpack_iq4_xs, embed_iq4_xs = family(
+matvec_iq4_xs, matmul_few_iq4_xs, unpack_iq4_xs, embed_iq4_xs = family(
     "iq4_xs",
     quants64=iq4_xs_quants,
     vectors=make_nibble_vectors(8, 16, (8, 72), (8, 72), iq4_numbers64),

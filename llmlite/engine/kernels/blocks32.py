@@ -1,10 +1,11 @@
 """Types whose blocks hold 32 weights: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4.
 
-For each: where the bytes are, how 32 quants come out of a block, and the three kernels made of that. A nibble
+For each: where the bytes are, how 32 quants come out of a block, and the kernels made of that. A nibble
 type keeps weight j in the low half of byte j and weight j + 16 in the high half.
 """
 
 from llmlite.engine.families import BY_SUFFIX
+from llmlite.engine.kernels.few import make_few
 from llmlite.engine.kernels.quantized import (
     BLOCK_ORDER,
     doubled,
@@ -46,7 +47,7 @@ from llmlite.engine.simd import (
 
 
 def family(suffix, *, quants32, scale, scales8, minimum=None, mins8=None, vectors=None):
-    """Return (matvec, unpack, embed) of a type, from its functions of one block of 32 and of eight blocks.
+    """Return (matvec, few, unpack, embed) of a type, from its functions of one block of 32 and of eight.
 
     `vectors`: see `side_by_side`.
     """
@@ -62,6 +63,7 @@ def family(suffix, *, quants32, scale, scales8, minimum=None, mins8=None, vector
     numbers16 = {"scales16": doubled(scales8), "mins16": doubled(mins8) if mins8 else None}
     return (
         make_matvec(facts, **one, vectors=vectors, scales=scales8, mins=mins8),
+        make_few(facts, **one, vectors=vectors, scales=scales8, mins=mins8),
         make_unpack(facts, **one, scales=scales8, mins=mins8),
         make_embed(facts, **one, **numbers16),
     )
@@ -114,7 +116,7 @@ def q4_0_quants(p):
 q4_0_scales = make_half8(0, 18, (0, 72))
 
 
-matvec_q4_0, unpack_q4_0, embed_q4_0 = family(
+matvec_q4_0, matmul_few_q4_0, unpack_q4_0, embed_q4_0 = family(
     "q4_0",
     quants32=q4_0_quants,
     scale=half_at_0,
@@ -147,7 +149,7 @@ def q4_1_mins(p):
     return -q4_1_halves_at_2(p)
 
 
-matvec_q4_1, unpack_q4_1, embed_q4_1 = family(
+matvec_q4_1, matmul_few_q4_1, unpack_q4_1, embed_q4_1 = family(
     "q4_1", quants32=q4_1_quants, scale=half_at_0, scales8=q4_1_scales, minimum=minus_half_at_2,
     mins8=q4_1_mins, vectors=make_nibble_vectors(4, 20, (0, 64, 96), (12, 76, 96)),
 )  # fmt: skip
@@ -197,7 +199,7 @@ def make_five_bit_vectors(nibbles_of, first, block_bytes, windows):
 q5_0_scales = make_half8(0, 22, (0, 66, 112))
 
 
-matvec_q5_0, unpack_q5_0, embed_q5_0 = family(
+matvec_q5_0, matmul_few_q5_0, unpack_q5_0, embed_q5_0 = family(
     "q5_0",
     quants32=q5_0_quants,
     scale=half_at_0,
@@ -227,7 +229,7 @@ def q5_1_mins(p):
     return -q5_1_halves_at_2(p)
 
 
-matvec_q5_1, unpack_q5_1, embed_q5_1 = family(
+matvec_q5_1, matmul_few_q5_1, unpack_q5_1, embed_q5_1 = family(
     "q5_1", quants32=q5_1_quants, scale=half_at_0, scales8=q5_1_scales, minimum=minus_half_at_2,
     mins8=q5_1_mins,
     vectors=make_five_bit_vectors(
@@ -247,7 +249,7 @@ def q8_0_quants(p):
 q8_0_scales = make_half8(0, 34, (0, 68, 136, 204))
 
 
-matvec_q8_0, unpack_q8_0, embed_q8_0 = family(
+matvec_q8_0, matmul_few_q8_0, unpack_q8_0, embed_q8_0 = family(
     "q8_0", quants32=q8_0_quants, scale=half_at_0, scales8=q8_0_scales
 )
 
@@ -274,7 +276,7 @@ def iq4_nl_quants(p):
     return iq4_numbers(nibbles(p + 2))
 
 
-matvec_iq4_nl, unpack_iq4_nl, embed_iq4_nl = family(
+matvec_iq4_nl, matmul_few_iq4_nl, unpack_iq4_nl, embed_iq4_nl = family(
     "iq4_nl",
     quants32=iq4_nl_quants,
     scale=half_at_0,
@@ -318,7 +320,7 @@ def mxfp4_numbers64(nibble_bytes):
     return lookup16(repeat16_u8x64(table16(i64(MXFP4_LOW), i64(MXFP4_HIGH))), nibble_bytes)
 
 
-matvec_mxfp4, unpack_mxfp4, embed_mxfp4 = family(
+matvec_mxfp4, matmul_few_mxfp4, unpack_mxfp4, embed_mxfp4 = family(
     "mxfp4",
     quants32=mxfp4_quants,
     scale=mxfp4_scale,

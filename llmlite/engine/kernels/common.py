@@ -6,6 +6,7 @@ import numba
 from numba import types
 
 from llmlite.engine.contract import STEP
+from llmlite.engine.families import mixed_bytes
 from llmlite.engine.jit import entry_source
 from llmlite.engine.simd import (
     OPTIONS,
@@ -24,6 +25,7 @@ from llmlite.engine.simd import (
     store,
 )  # fmt: skip
 
+mixed_stride = inline(mixed_bytes)
 FAULT_LINE = 64  # bytes of a thread's own line in the step's `faults`
 
 

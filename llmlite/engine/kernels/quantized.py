@@ -31,7 +31,7 @@ from llmlite.engine.families import (
     TILE_ROWS,
     TOKEN_BLOCK,
 )
-from llmlite.engine.kernels.common import kernel, routine, share
+from llmlite.engine.kernels.common import kernel, mixed_stride, routine, share
 from llmlite.engine.simd import (
     QUANTIZED_TOKENS,
     add_pairs,
@@ -248,11 +248,12 @@ def make_matvec(
         n_groups, n_left = width // 256, width % 256 // 32
         row_bytes = n_groups * group_bytes + n_left * block_bytes
         activations = mixed if takes_mixed else q
+        x_stride = mixed_stride(width) if takes_mixed else width
         for t in range(load_i64(step + rows)):
             p = w + low * row_bytes
             for r in range(low, high):
                 total = splat_f32x8(f32(0))
-                x, xd, xs = activations + t * width, d + t * width // 8, sums + t * (width * 4 // sub)
+                x, xd, xs = activations + t * x_stride, d + t * width // 8, sums + t * (width * 4 // sub)
                 for _ in range(n_groups):
                     for line in range(0, group_bytes, 64):
                         prefetch(p + AHEAD + line)

@@ -228,31 +228,6 @@ def test_what_is_compiled_in_the_place_of_a_damaged_one_is_for_the_level_and_kep
 
 
 @known_cpu
-def test_the_tool_makes_the_machine_code_that_a_process_compiles_for_itself(
-    folder: Path, tmp_path: Path
-) -> None:
-    code = """
-        import hashlib
-        import llvmlite.binding as llvm
-        from llmlite.engine import jit
-
-        def text(code):
-            sections = llvm.ObjectFileRef.from_data(code).sections()
-            return [hashlib.sha256(s.data()).hexdigest() for s in sections if s.is_text()]
-
-        level = next(level for level in shipped.LEVELS if level.name == sys.argv[1])
-        for k in (jit.kernel("basic", "add"), jit.kernel("basic", "scale")):
-            ours = text(jit.object_code(k))
-            assert ours
-            print(text(shipped.object_of(level, f"basic.{k.name}", jit.source_of(k))) == ours)
-    """
-    level = FITTING[0]
-    same = {"NUMBA_CPU_NAME": level.cpu, "NUMBA_CPU_FEATURES": level.features, "LLMLITE_KERNELS": "compile"}
-    done = python(folder, tmp_path, code.replace("sys.argv[1]", repr(level.name)), **same)
-    assert done.stdout.split() == ["True", "True"], done.stderr
-
-
-@known_cpu
 def test_doctor_says_whose_kernels_run(folder: Path, tmp_path: Path) -> None:
     code = """
         import llmlite.engine.families  # declares all; then only the two that are in the folder are left

@@ -35,10 +35,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the objects and manifests")
     parser.add_argument("--level", action="append", choices=[level.name for level in shipped.LEVELS])
-    parser.add_argument("--jobs", type=int, default=min(len(os.sched_getaffinity(0)), len(shipped.LEVELS)))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="levels at once")
     parser.add_argument("--only", metavar="FILE.NAME", action="append", help="of all kernels, these (to try)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
     options = parser.parse_args()
+    if not sys.platform.startswith("linux"):  # kernels/team.py asks the system that it is compiled on
+        parser.error("kernels for wheels are compiled on Linux")
     levels = [level for level in shipped.LEVELS if not options.level or level.name in options.level]
     if options.here:
         compile_level(levels[0], options.out, options.only)

@@ -277,9 +277,7 @@ def _compiler() -> str:
         kernels = {f"{k.module}.{k.name}": jit.source_of(k) for k in jit.DECLARED.values()}
         if problems := shipped.problems(level, kernels):
             more = f"; {len(problems)} in all" if len(problems) > 1 else ""
-            raise WrongError(
-                f"of those shipped for {level.name}, not used: {problems[0]}{more}", REINSTALL
-            )
+            raise WrongError(f"of those shipped for {level.name}, not used: {problems[0]}{more}", REINSTALL)
         _ = ADD.address
         return f"{len(kernels)} shipped for {level.name}, their hashes agree; this CPU is {host()}"
     _ = ADD.address  # raises KernelError, an LlmliteError

@@ -24,7 +24,7 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: clients triton-test docs dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: clients triton-test docs wheel dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -42,6 +42,7 @@ help:
 	@echo "make check FILE=llmlite/x.py  the tests that belong to a change (several: in quotes)"
 	@echo "make coverage  covered lines by room (compiled kernels run outside of what it sees)"
 	@echo "make docs      the Python reference and these documents in site-docs/, to read without a network"
+	@echo "make wheel     the wheel in dist/, with kernels compiled for the common CPUs (minutes, the first time)"
 	@echo "make dist      source distribution and wheel in dist/, their metadata checked"
 	@echo "make figure    README's figure again, from the samples of benchmarks/main_run.sh"
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
@@ -122,11 +123,19 @@ docs:
 	$(PY) -m mkdocs build --strict --quiet
 	@echo "site-docs/api.html"
 
-# sdist and wheel in dist/, their metadata checked
+# The wheel in dist/, with the kernels compiled for every level of llmlite/engine/shipped.py (Linux; about three
+# minutes on two cores). What was compiled is kept in build/kernels and used again until a source changes.
+wheel:
+	@$(call setup,dist)
+	$(PY) tools/compile_kernels.py --out build/kernels
+	LLMLITE_WHEEL_KERNELS="$(CURDIR)/build/kernels" $(PY) -m build --wheel --outdir dist
+
+# sdist and wheel in dist/, and nothing else there, their metadata checked
 dist:
 	@$(call setup,dist)
 	rm -rf dist
-	$(PY) -m build --outdir dist
+	$(MAKE) wheel
+	$(PY) -m build --sdist --outdir dist
 	$(PY) -m twine check --strict dist/*
 
 lab:

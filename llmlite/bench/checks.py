@@ -42,6 +42,7 @@ MIN_MEMORY = 500e6  # bytes: the largest lesson with PyTorch beside it
 MIN_DISK = 200e6  # bytes: the bundled model in every type, and the kernels
 FAST = frozenset({"avx2", "asimd"})  # one of these makes integer arithmetic on quantized weights fast
 PIP = "python -m pip install"  # in a finding the running interpreter stands for "python"
+REINSTALL = f"{PIP} --force-reinstall llmlite-kit (until then kernels are compiled here)"
 
 
 class WrongError(Exception):
@@ -266,11 +267,23 @@ def _data() -> str:
 
 
 def _compiler() -> str:
-    from llmlite.engine.cpu import target
+    import llmlite.engine.families  # declares all kernels  # noqa: F401
+    from llmlite.engine import jit, shipped
+    from llmlite.engine.cpu import host, target
     from llmlite.engine.signatures import ADD
 
+    level, why = shipped.choose(host().architecture, host().enabled)
+    if level is not None:
+        kernels = {f"{k.module}.{k.name}": jit.source_of(k) for k in jit.DECLARED.values()}
+        if problems := shipped.problems(level, kernels):
+            more = f"; {len(problems)} in all" if len(problems) > 1 else ""
+            raise WrongError(f"of those shipped for {level.name}, not used: {problems[0]}{more}", REINSTALL)
+        _ = ADD.address
+        return f"{len(kernels)} shipped for {level.name}, their hashes agree; this CPU is {host()}"
     _ = ADD.address  # raises KernelError, an LlmliteError
-    return f"compile and load, for {target()}"
+    if why.startswith("damaged"):
+        raise WrongError(f"those that are shipped are not used: {why}", REINSTALL)
+    return f"compile and load, for {target()}{f'; {why}' if why else ''}"
 
 
 def _warm() -> str:
@@ -278,7 +291,7 @@ def _warm() -> str:
     n = sum(kernel.ready for kernel in kernels)
     if n < len(kernels):
         raise WrongError(f"{n} of {len(kernels)} compiled")
-    return f"all {n} compiled"
+    return f"all {n} are ready"
 
 
 def lesson_kernels() -> list[Kernel]:

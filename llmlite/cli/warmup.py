@@ -15,7 +15,9 @@ examples:
   llmlite warmup --lessons             for the models that the lessons run
   llmlite warmup --all                 for every type that has kernels (a minute or two)
 
-Compiled kernels stay in the cache folder; LLMLITE_CACHE chooses another one.
+Compiled kernels stay in the cache folder; LLMLITE_CACHE chooses another one. If
+the installed package has kernels for this CPU, there is nothing to compile;
+LLMLITE_KERNELS=compile compiles all the same, for exactly this CPU.
 """
 
 
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from llmlite.bench import checks
-    from llmlite.engine.cpu import target
+    from llmlite.engine.cpu import shipped_level, target
 
     started = time.perf_counter()
     if options.all:
@@ -37,5 +39,7 @@ def run(options: argparse.Namespace) -> int:
         prepare(every_kernel())
     models = [*(checks.LESSON_MODELS if options.lessons else ()), *options.models]
     checks.warm_up(models or ([] if options.all else ["tales"]))
-    say(f"kernels are ready for {target()} ({time.perf_counter() - started:.1f} s)")
+    level = shipped_level()
+    origin = f", shipped for {level.name}" if level else ""
+    say(f"kernels are ready for {target()}{origin} ({time.perf_counter() - started:.1f} s)")
     return 0

@@ -12,6 +12,7 @@ import re
 import sys
 from dataclasses import dataclass
 
+from llmlite.engine.shipped import Level, level_for
 from llmlite.errors import LlmliteError
 
 FEATURE = re.compile(r"[+-][A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -57,16 +58,33 @@ class Target:
 
 
 def target() -> Target:
-    """Return the CPU to compile for: the host, unless NUMBA_CPU_NAME / NUMBA_CPU_FEATURES say otherwise.
+    """Return the CPU that kernels are compiled for: the best shipped level that fits the host, or the host.
+
+    Raises:
+        LlmliteError: NUMBA_CPU_FEATURES is no list of features; LLMLITE_KERNELS is no choice.
+    """
+    level = shipped_level()
+    if level is None:
+        return host()
+    return Target(architecture=level.architecture, name=level.cpu, features=level.features)
+
+
+def shipped_level() -> Level | None:
+    """Return the level whose kernels this installation ships and this process runs; None: compile here."""
+    return level_for(host().architecture, host().enabled)
+
+
+def host() -> Target:
+    """Return this machine's CPU, or the one that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name.
 
     Raises:
         LlmliteError: NUMBA_CPU_FEATURES is no list of features.
     """
-    return _target(os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES"))
+    return _host(os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES"))
 
 
 @functools.lru_cache(maxsize=4)
-def _target(name: str | None, features: str | None) -> Target:
+def _host(name: str | None, features: str | None) -> Target:
     import llvmlite.binding as llvm
 
     if features and (wrong := [item for item in features.split(",") if not FEATURE.fullmatch(item)]):

@@ -1,8 +1,8 @@
-"""Kernels: compiled by numba once, kept as object files, loaded by llvmlite alone afterwards.
+"""Kernels: shipped, or compiled by numba once and kept as object files; loaded by llvmlite alone.
 
 A kernel is a function of `llmlite.engine.kernels.<module>`. Those modules import numba, so they are imported
-only when
-an object file is missing: a process that finds all its kernels in the cache never imports numba.
+only when an object is missing: a process that finds all its kernels among the shipped ones (`shipped`) and in
+the cache never imports numba.
 
 The key of a cached object is the text of the kernel's file and of every engine file it imports, the versions
 of numba and llvmlite, and the CPU with its features. A file that is torn, corrupt or foreign is compiled
@@ -24,14 +24,15 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
 
 from llmlite import cache, files, terminal
-from llmlite.engine.cpu import target
+from llmlite.engine import shipped
+from llmlite.engine.cpu import shipped_level, target
 from llmlite.errors import KernelError, LlmliteError
 from llmlite.limits import COMPILE, require_memory
 from llmlite.locks import wait_before_fork
@@ -41,7 +42,7 @@ MAGIC = b"llmlite kernel 1\n"
 IMPORT = re.compile(r"^\s*from (llmlite\.engine[.\w]*) import (\([^)]*\)|.+)$", re.MULTILINE)
 KEPT_VERSIONS = 4  # object files of one kernel that stay in the cache: several environments may share it
 # Object loading is proven where its tests ran; elsewhere numba's own in-memory code is used.
-OBJECTS_PROVEN = sys.platform == "linux" and platform.machine() == "x86_64"
+OBJECTS_PROVEN = shipped.SUPPORTED and platform.machine() in ("x86_64", "aarch64")
 # numba's entry code names these in the path of a raised exception, which our kernels don't have.
 DEAD_SYMBOLS = (
     "NRT_MemInfo_call_dtor", "NRT_Free", "NRT_incref", "NRT_decref", "numba_gil_ensure", "numba_gil_release",
@@ -84,7 +85,7 @@ class Kernel:
     @property
     def ready(self) -> bool:
         """Whether reading `address` will not compile."""
-        return self._address is not None or (OBJECTS_PROVEN and _read(self) is not None)
+        return self._address is not None or (OBJECTS_PROVEN and any(True for _ in _objects(self)))
 
 
 DECLARED: dict[tuple[str, str], Kernel] = {}
@@ -142,6 +143,11 @@ def _cache_folder() -> pathlib.Path | None:
         return None
 
 
+def source_of(k: Kernel) -> str:
+    """Return the digest of the text that the kernel is made of."""
+    return _digest(source_files(ENGINE / "kernels" / f"{k.module}.py")).hexdigest()
+
+
 @functools.cache
 def _key(k: Kernel) -> str:
     digest = _digest(source_files(ENGINE / "kernels" / f"{k.module}.py")).copy()
@@ -189,6 +195,15 @@ def _imports(file: pathlib.Path) -> list[pathlib.Path]:
         base = ENGINE.joinpath(*module.split(".")[2:])
         found += [base.with_suffix(".py"), *(base / f"{name}.py" for name in re.findall(r"\w+", names))]
     return [place for place in found if place.is_file()]
+
+
+def _objects(k: Kernel) -> Iterator[bytes]:
+    """Yield the objects that may be linked: the shipped one, then the cached one."""
+    level = shipped_level()
+    if level is not None and (code := shipped.object_of(level, f"{k.module}.{k.name}", source_of(k))):
+        yield code
+    if code := _read(k):
+        yield code
 
 
 def _read(k: Kernel) -> bytes | None:
@@ -248,13 +263,12 @@ def _load(k: Kernel) -> int:
         cfunc = _compile(k)
         _alive.append(cfunc)
         return cfunc.address
-    code = _read(k)
-    if code is not None:
+    for code in _objects(k):
         try:
             return _link(k, code)
         except RuntimeError:  # whole, but not what this LLVM links: compiled again
             pass
-    code = bytes(_machine().emit_object(llvm.parse_assembly(optimised_ir(k))))
+    code = object_code(k)
     _write(k, code)
     try:
         return _link(k, code)
@@ -289,6 +303,11 @@ def _compile(k: Kernel) -> Any:
         raise
     except Exception as error:  # numba's errors are many; the reason is what matters
         raise KernelError(f"kernel {k.name}: {type(error).__name__}: {str(error)[:2000]}") from error
+
+
+def object_code(k: Kernel) -> bytes:
+    """Compile the kernel and return its object file."""
+    return bytes(_machine().emit_object(llvm.parse_assembly(optimised_ir(k))))
 
 
 def optimised_ir(k: Kernel) -> str:

@@ -53,6 +53,7 @@ class ModelConfig:
         pooling: how a text's states become its embedding: "none", "mean", "cls", "last" or "rank"; None if
             the file doesn't say. n_token_types: kinds of tokens that have a vector of their own; 0: none.
         dense: (rows, columns) of the matrices that pooled states go through, by name.
+        n_embd_per_layer: numbers that each layer gets of its own for a token; 0: none.
         n_class: numbers that a head for pairs of texts gives; 0 without one. head_pooling: the states that
             it reads, "cls" or "mean"; None if the file doesn't say.
 
@@ -73,6 +74,7 @@ class ModelConfig:
     pooling: str | None = None
     n_token_types: int = 0
     dense: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    n_embd_per_layer: int = 0
     n_class: int = 0
     head_pooling: str | None = None
 
@@ -216,6 +218,7 @@ class ModelConfig:
             head_pooling=_pooling(keys, "classifier.pooling_type"),
             n_token_types=_n_token_types(keys, architecture),
             dense=_dense(keys, architecture, tensors, n_embd),
+            n_embd_per_layer=int(keys.feature("embedding_length_per_layer_input")),
             n_class=_n_class(architecture, tensors),
         )
         if keys.flag("attention.causal", architecture.causal) != architecture.causal:
@@ -315,6 +318,8 @@ class _Layers:
             self.value_size = keys.integer("attention.value_length_mla")
         self.is_recurrent = self._recurrent()
         self.windows = self._windows()
+        self.sizes = self._sizes()
+        self.shared = self._shared()
         self.is_mixture = self._mixtures()
         self.n_ff = self._n_ff()
         self.softcap = keys.feature("attn_logit_softcapping")
@@ -332,7 +337,7 @@ class _Layers:
         """Return the record of layer `i`."""
         feed_forward: FeedForward | Experts | None = None
         if self.is_mixture[i]:
-            feed_forward = self._experts()
+            feed_forward = self._experts(i)
         elif self.n_ff[i]:
             feed_forward = self._dense(self.n_ff[i])
         return Layer(
@@ -349,13 +354,15 @@ class _Layers:
         )
 
     def _attention(self, i: int) -> Attention:
-        entry = self.architecture
+        entry, prefix = self.architecture, f"blk.{i}"
         windowed = self.windows[i] > 0
+        key_size, value_size = self.sizes[windowed]
+        has_keys, has_values = (f"{prefix}.attn_{part}.weight" in self.tensors for part in "kv")
         return Attention(
             n_head=self.n_head[i],
             n_head_kv=self.n_head_kv[i],
-            key_size=self.key_size,
-            value_size=self.value_size,
+            key_size=key_size,
+            value_size=value_size,
             scale=self.scale,
             rope=self.ropes[windowed] if entry.rope_at(i, windowed, any(self.windows)) else None,
             window=self.windows[i],
@@ -366,7 +373,49 @@ class _Layers:
             temperature_scale=self.temperature_scale,
             temperature_length=self.temperature_length,
             output_gate=entry.output_gate,
+            norm_values=entry.norm_values,
+            keys_as_values=entry.keys_as_values and has_keys and not has_values,
+            shared=self.shared[i],
         )
+
+    def _sizes(self) -> dict[bool, tuple[int, int]]:
+        """The sizes of keys and values in windowed layers (True) and in the others."""
+        keys, usual = self.keys, (self.key_size, self.value_size)
+        if not self.architecture.window_sizes:
+            return {False: usual, True: usual}
+        windowed = (
+            keys.integer("attention.key_length_swa", usual[0]),
+            keys.integer("attention.value_length_swa", usual[1]),
+        )
+        return {False: usual, True: windowed}
+
+    def _shared(self) -> list[int | None]:
+        """For each layer the one whose keys and values it reads instead of its own, or None.
+
+        The last layers read those of the last layer before them that has a window too, or has none either.
+        """
+        n_layer, n_shared = self.n_layer, int(self.keys.feature("attention.shared_kv_layers"))
+        if not n_shared:
+            return [None] * n_layer
+        n_own = n_layer - n_shared
+        last = {self.windows[i] > 0: i for i in range(max(n_own, 0))}
+        found: list[int | None] = [None] * max(n_own, 0)
+        for i in range(max(n_own, 0), n_layer):
+            if self.windows[i] > 0 not in last:
+                self.keys.fail(
+                    "attention.shared_kv_layers",
+                    "so few that layers with and without a window keep keys of their own",
+                    n_shared,
+                )
+            source = last[self.windows[i] > 0]
+            if self.n_head_kv[i] != self.n_head_kv[source]:
+                self.keys.fail(
+                    "attention.head_count_kv",
+                    f"{self.n_head_kv[source]} in layer {i}, which reads the keys of layer {source}",
+                    self.n_head_kv[i],
+                )
+            found.append(source)
+        return found
 
     def _latent(self, i: int) -> LatentAttention:
         """Attention whose keys and values are made of one short row for each token."""
@@ -535,8 +584,11 @@ class _Layers:
         n_dense = int(keys.feature("leading_dense_block_count"))
         return tuple(i >= n_dense for i in range(self.n_layer))
 
-    def _experts(self) -> Experts:
+    def _experts(self, i: int) -> Experts:
         keys, routing = self.keys, dict(self.architecture.experts or {})
+        if routing.pop("beside", False):
+            routing["beside"] = self._dense(self.n_ff[i])
+            routing["fused"] = f"blk.{i}.ffn_gate_up_exps.weight" in self.tensors
         n_ff = keys.integer("expert_feed_forward_length", self.n_ff[0] or None)
         number = int(keys.number("expert_gating_func", 0))
         if number not in (0, *GATING):
@@ -578,9 +630,13 @@ class _Layers:
             return None
         if "rope.scaling.finetuned" in entry.features and not keys.flag("rope.scaling.finetuned", True):
             return None
-        dim = keys.integer("rope.dimension_count", self.key_size, at_most=self.key_size)
+        size, key = self.sizes[False][0], "rope.dimension_count"
+        dim = keys.integer(key, size, at_most=size)
+        if windowed and entry.window_sizes:
+            size, key = self.sizes[True][0], "rope.dimension_count_swa"
+            dim = keys.integer(key, min(dim, size), at_most=size)
         if dim % 2:
-            keys.fail("rope.dimension_count", "an even number", dim)
+            keys.fail(key, "an even number", dim)
         rope = Rope(dim=dim, pairs=entry.rope_pairs, base=keys.positive("rope.freq_base", 10000.0))
         if windowed and rule is not None:
             base = keys.positive("rope.freq_base_swa", rule.rope_base or rope.base)

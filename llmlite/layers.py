@@ -76,7 +76,9 @@ class Attention:
         temperature_scale, temperature_length: queries are multiplied by
             1 + scale · ln(floor(position / length) + 1); 0: they stay.
         norm_after_rope: whether per-head norms of queries and keys come after the rotation.
-        norm_values: whether values are divided by their root mean square.
+        norm_values: whether values are divided by their root mean square, head by head.
+        keys_as_values: whether the values are what the keys are made of, before their norm: the file has no
+            `attn_v`.
         output_gate: whether `attn_q` holds, for each head, a query and a gate whose sigmoid multiplies the
             head's output.
         shared: the layer whose keys and values this one reads instead of its own, or None.
@@ -97,6 +99,7 @@ class Attention:
     temperature_length: int = 0
     norm_after_rope: bool = False
     norm_values: bool = False
+    keys_as_values: bool = False
     output_gate: bool = False
     shared: int | None = None
 
@@ -314,7 +317,8 @@ class Experts:
             are multiplied by then.
         n_ff_shared: the width of a network that every token goes through as well; 0: none.
         shared_gate: whether a sigmoid of `ffn_gate_inp_shexp` · x multiplies its output.
-        beside: whether a dense network of its own (FeedForward) runs beside the experts.
+        beside: a dense network that runs beside the experts, with norms of its own after both, or None.
+        fused: whether the file holds each expert's gate and `up` in one matrix, `ffn_gate_up_exps`.
     """
 
     n_expert: int
@@ -326,6 +330,8 @@ class Experts:
     weight_scale: float = 1.0
     n_ff_shared: int = 0
     shared_gate: bool = False
+    beside: FeedForward | None = None
+    fused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,9 @@ class Operations(Protocol):
     def expert_matmul(self, w: QuantTensor, x: X, routes: Any, bias: np.ndarray | None = None) -> X:
         """Each row of `spread` times the matrix of its expert, plus its bias."""
 
+    def scale_experts(self, x: X, factors: np.ndarray, routes: Any) -> X:
+        """Each row of `spread` times its expert's factor."""
+
     def gather(self, x: X, routes: Any) -> X:
         """For each token the weighted sum of its rows of `spread`."""
 
@@ -138,7 +141,11 @@ class Operations(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """What a layer's functions read: its number, record and tensors, and the angles it turns by."""
+    """What a layer's functions read: its number, record and tensors, and the angles it turns by.
+
+    Attributes:
+        inputs: what every layer adds of its own, one layer's columns after the other's, or None.
+    """
 
     ops: Operations
     i: int
@@ -146,6 +153,7 @@ class Block:
     w: Mapping[str, Any]
     weights: Weights
     is_last: bool
+    inputs: X | None = None
 
     def name(self, x: X, name: str, heads: int | None = None) -> X:
         """x, called "name-layer"."""
@@ -186,18 +194,16 @@ def forward(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) ->
     each result the name it has there.
     """
     x = embeddings(ops, weights, config, ids)  # (T, D)
+    inputs = layer_inputs(ops, weights, config, ids, x) if config.n_embd_per_layer else None
     for i, (layer, w) in enumerate(zip(config.layers, weights.layers)):
-        x = block(Block(ops, i, layer, w, weights, i == config.n_layer - 1), x)
+        x = block(Block(ops, i, layer, w, weights, i == config.n_layer - 1, inputs), x)
     x = outer_norm(ops, weights, config, "output_norm", "result_norm", x)
     return logits(ops, weights, config, x) if weights.output is not None else x
 
 
 def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) -> X:
     """The rows of the embedding, with what the model adds to them: (T, D)."""
-    x = ops.embed(weights.token_embd, ids)
-    if low_rank := weights.outer.get("token_embd.lora"):
-        x = ops.add(x, ops.matmul(low_rank.b, ops.embed(low_rank.a, ids)))
-    x = ops.name(x, "embd")
+    x = ops.name(_rows(ops, weights, "token_embd", ids), "embd")
     if config.embedding_scale != 1:
         x = ops.name(ops.scale(x, config.embedding_scale), "inp_scaled")
     if weights.token_types is not None:
@@ -205,6 +211,28 @@ def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any)
     if weights.positions is not None:
         x = ops.name(ops.add(x, ops.positions(weights.positions)), "inpL")
     return outer_norm(ops, weights, config, "token_embd_norm", "inp_norm", x)
+
+
+def _rows(ops: Operations, weights: Weights, name: str, ids: Any) -> X:
+    """The rows of a table for the tokens, with what adapters add to them."""
+    x = ops.embed(weights.outer[f"{name}.weight"], ids)
+    low_rank = weights.outer.get(f"{name}.lora")
+    return x if low_rank is None else ops.add(x, ops.matmul(low_rank.b, ops.embed(low_rank.a, ids)))
+
+
+def layer_inputs(ops: Operations, weights: Weights, config: ModelConfig, ids: Any, x: X) -> X:
+    """What each layer adds of its own (Gemma 4): (T, L*P), P numbers for each of L layers.
+
+    Half of it is a vector of the token for each layer, the other half is made of the embeddings `x`.
+    """
+    P, outer = config.n_embd_per_layer, weights.outer
+    own = ops.scale(_rows(ops, weights, "per_layer_token_embd", ids), P**0.5)
+    own = ops.name(own, "inp_per_layer_selected")
+    made = ops.matmul(outer["per_layer_model_proj.weight"], x)
+    made = adapted(ops, made, x, outer.get("per_layer_model_proj.lora"))
+    made = ops.scale(made, config.n_embd**-0.5)
+    made = ops.name(ops.rms_norm(made, outer["per_layer_proj_norm.weight"], config.rms_eps), "per_layer_proj")
+    return ops.name(ops.scale(ops.add(made, own), 0.5**0.5), "inp_per_layer")
 
 
 def outer_norm(ops: Operations, weights: Weights, config: ModelConfig, tensor: str, name: str, x: X) -> X:
@@ -238,13 +266,28 @@ def block(b: Block, x: X) -> X:
         inner = ops.outputs(inner) if layer.parallel else inner
     if layer.parallel:
         read = b.norm("ffn_norm", x) if b.has("ffn_norm") else inner
-        after = _branch(b, "post_ffw_norm", feed_forward(b, read))
+        after = _branch(b, "post_ffw_norm", feed_forward(b, read, x))
         return b.name(ops.add(ops.add(x, mixed), after), "l_out")
     x = b.name(b.norm("attn_output_norm", ops.add(x, mixed)), "ffn_inp")
     if layer.feed_forward is not None:
-        after = _branch(b, "post_ffw_norm", feed_forward(b, b.norm("ffn_norm", x)))
-        x = b.norm("layer_output_norm", ops.add(x, after))
+        after = feed_forward(b, b.norm("ffn_norm", x), x)
+        x = b.norm("layer_output_norm", ops.add(x, _branch(b, "post_ffw_norm", after)))
+    if b.inputs is not None:
+        x = add_layer_input(b, x)
+    if b.has("layer_output_scale"):
+        x = b.name(ops.scale(x, float(b.w["layer_output_scale.weight"][0])), "out_scaled")
     return b.name(x, "l_out")
+
+
+def add_layer_input(b: Block, x: X) -> X:
+    """x plus what this layer makes of its own columns of `inputs`: (T, D) -> (T, D)."""
+    ops, width = b.ops, b.w["inp_gate.weight"].shape[0]
+    own = ops.columns(b.inputs, b.i * width, width)
+    if b.is_last:
+        own = ops.outputs(own)
+    gated = ops.activate("gelu", b.matmul("inp_gate", b.name(x, "pe_in")), own)  # (T, P)
+    made = b.norm("post_norm", b.matmul("proj", gated))
+    return ops.add(x, b.name(made, "per_layer_embd_out"))
 
 
 def _branch(b: Block, norm: str, x: X) -> X:
@@ -257,26 +300,39 @@ def attention(b: Block, x: X) -> X:
     """Softmax attention: (T, D) -> (T, D)."""
     ops = b.ops
     spec: Attention = b.layer.mixer
-    H, K = spec.n_head, spec.n_head_kv
+    H = spec.n_head
     q, gate = b.matmul("attn_q", x), None  # (T, H*Dk), or for each head a query and a gate
     if spec.output_gate:
         both, size = b.name(q, "Qcur_full"), spec.key_size
         q, gate = ops.columns(both, 0, size, 2 * size), ops.columns(both, size, size, 2 * size)
-    k = b.matmul("attn_k", x)  # (T, K*Dk)
-    v = b.name(b.matmul("attn_v", x), "Vcur", heads=K)
-    q, k = head_norm(b, "attn_q_norm", q, "Qcur_normed", H), head_norm(b, "attn_k_norm", k, "Kcur_normed", K)
+    k, v = keys_and_values(b, x) if spec.shared is None else (None, None)
+    q = head_norm(b, "attn_q_norm", q, "Qcur_normed", H)
     if spec.rope is not None:
-        table = b.weights.ropes[spec.rope]
-        q, k = ops.rope(q, H, table), ops.rope(k, K, table)
+        q = ops.rope(q, H, b.weights.ropes[spec.rope])
     if spec.temperature_scale:
         q = ops.temperature(q, spec)
-    q, k = b.name(q, "Qcur", heads=H), b.name(k, "Kcur", heads=K)
+    q = b.name(q, "Qcur", heads=H)
     x = ops.attention(q, k, v, b.i, spec, b.w.get("attn_sinks.weight"))  # (T, H*Dv)
     x = b.name(x, "kqv_out")
     if gate is not None:
         x = b.name(ops.gate(x, gate), "attn_gated")
     x = b.norm("attn_sub_norm", x)
     return b.name(b.matmul("attn_output", x), "attn_out")
+
+
+def keys_and_values(b: Block, x: X) -> tuple[X, X]:
+    """The keys (T, K*Dk) and values (T, K*Dv) that a layer stores."""
+    ops = b.ops
+    spec: Attention = b.layer.mixer
+    K = spec.n_head_kv
+    k = b.matmul("attn_k", x)
+    v = b.name(k if spec.keys_as_values else b.matmul("attn_v", x), "Vcur", heads=K)
+    if spec.norm_values:
+        v = b.name(ops.rms_norm(v, None, b.layer.eps, width=spec.value_size), "Vcur_normed", heads=K)
+    k = head_norm(b, "attn_k_norm", k, "Kcur_normed", K)
+    if spec.rope is not None:
+        k = ops.rope(k, K, b.weights.ropes[spec.rope])
+    return b.name(k, "Kcur", heads=K), v
 
 
 def latent_attention(b: Block, x: X) -> X:
@@ -312,11 +368,21 @@ def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
     return x if gain is None else b.name(b.ops.rms_norm(x, gain, b.layer.eps), name, heads=n_head)
 
 
-def feed_forward(b: Block, x: X) -> X:
-    """What works on each token alone: (T, D) -> (T, D)."""
+def feed_forward(b: Block, x: X, before: X) -> X:
+    """What works on each token alone: (T, D) -> (T, D). `before` is x before its norm."""
     spec = b.layer.feed_forward
     assert spec is not None
-    return experts(b, spec, x) if isinstance(spec, Experts) else dense(b, spec, x)
+    if isinstance(spec, FeedForward):
+        return dense(b, spec, x)
+    if spec.beside is None:
+        return experts(b, spec, x, x)
+    both = b.name(b.norm("post_ffw_norm_1", dense(b, spec.beside, x)), "ffn_mlp")
+    unit = b.ops.rms_norm(
+        before, b.w["ffn_gate_inp.scale"] * b.w["ffn_gate_inp.scale"].size ** -0.5, b.layer.eps
+    )
+    mixed = experts(b, spec, b.norm("pre_ffw_norm_2", before), unit)
+    mixed = b.name(b.norm("post_ffw_norm_2", mixed), "ffn_moe")
+    return b.name(b.ops.add(both, mixed), "ffn_moe_combined")
 
 
 def dense(b: Block, spec: FeedForward, x: X, suffix: str = "") -> X:
@@ -333,10 +399,14 @@ def dense(b: Block, spec: FeedForward, x: X, suffix: str = "") -> X:
     return b.name(b.matmul(f"ffn_down{suffix}", x), f"ffn_out{suffix}")  # (T, D)
 
 
-def experts(b: Block, spec: Experts, x: X) -> X:
-    """A mixture: each token goes through the experts that its scores choose. S is T * n_used."""
+def experts(b: Block, spec: Experts, x: X, routed_by: X) -> X:
+    """A mixture: each token goes through the experts that its scores choose. S is T * n_used.
+
+    Args:
+        x: what the experts read. routed_by: what the scores are made of; both (T, D).
+    """
     ops, w, inner = b.ops, b.w, x
-    scores = b.name(b.matmul("ffn_gate_inp", x), "ffn_moe_logits")  # (T, n_expert)
+    scores = b.name(b.matmul("ffn_gate_inp", routed_by), "ffn_moe_logits")  # (T, n_expert)
     routes = ops.route(scores, spec, w.get("exp_probs_b.bias"))
     x = ops.spread(x, routes)  # (S, D)
 
@@ -348,8 +418,15 @@ def experts(b: Block, spec: Experts, x: X) -> X:
         inner = ops.expert_matmul(low_rank.a, x, routes)
         return ops.add(y, ops.expert_matmul(low_rank.b, inner, routes))
 
-    x = ops.activate(spec.activation, matmul("ffn_gate", x), matmul("ffn_up", x))  # (S, F)
-    x = b.name(ops.gather(matmul("ffn_down", x), routes), "ffn_moe_out")  # (T, D)
+    if "ffn_gate_up_exps.weight" in w:  # the rows of the gate, then those of `up`
+        both = matmul("ffn_gate_up", x)
+        gate, up = ops.columns(both, 0, spec.n_ff), ops.columns(both, spec.n_ff, spec.n_ff)
+    else:
+        gate, up = matmul("ffn_gate", x), matmul("ffn_up", x)
+    x = matmul("ffn_down", ops.activate(spec.activation, gate, up))  # (S, F) -> (S, D)
+    if "ffn_down_exps.scale" in w:
+        x = ops.scale_experts(x, w["ffn_down_exps.scale"], routes)
+    x = b.name(ops.gather(x, routes), "ffn_moe_out")  # (T, D)
     if not spec.n_ff_shared:
         return x
     shared = dense(b, FeedForward(n_ff=spec.n_ff_shared, activation=spec.activation), inner, "_shexp")

@@ -89,7 +89,7 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
 
 OPTIONAL = {
     "output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight",
-    "ffn_gate_inp_shexp.weight",
+    "ffn_gate_inp_shexp.weight", "layer_output_scale.weight", "ffn_down_exps.scale",
 }  # fmt: skip
 
 
@@ -104,6 +104,10 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
             shapes[f"{name}.bias"] = (D,)
     if entry.learned_positions:
         shapes["position_embd.weight"] = (config.n_ctx, D)
+    if P := config.n_embd_per_layer:
+        shapes["per_layer_token_embd.weight"] = (config.n_vocab, config.n_layer * P)
+        shapes["per_layer_model_proj.weight"] = (config.n_layer * P, D)
+        shapes["per_layer_proj_norm.weight"] = (P,)
     if config.n_token_types:
         shapes["token_types.weight"] = (config.n_token_types, D)
     shapes |= {f"{name}.weight": shape for name, shape in config.dense.items()}
@@ -112,8 +116,9 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes |= {"cls.output.weight": (config.n_class, D), "cls.output.bias": (config.n_class,)}
         shapes |= {"cls.norm.weight": (D,), "cls.norm.bias": (D,)} if entry.head == "norm" else {}
     ropes = {mixer.rope for mixer in config.attentions if mixer.rope}
+    divided = {rope for rope in ropes if rope.factors} or ropes
     for name in ("rope_freqs", "rope_factors_long", "rope_factors_short") if ropes else ():
-        shapes[f"{name}.weight"] = (max(rope.dim for rope in ropes) // 2,)
+        shapes[f"{name}.weight"] = (max(rope.dim for rope in divided) // 2,)
     return shapes
 
 
@@ -132,9 +137,15 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
     matrices = dict(MATRICES[type(mixer)](mixer, D))
     if isinstance(after, Experts):
         shapes |= dict(_expert_shapes(after, D))
-    elif after is not None:
-        matrices |= {"ffn_gate": (after.n_ff, D)} if after.gated else {}
-        matrices |= {"ffn_up": (after.n_ff, D), "ffn_down": (D, after.n_ff)}
+    network = after.beside if isinstance(after, Experts) else after
+    if network is not None:
+        matrices |= {"ffn_gate": (network.n_ff, D)} if network.gated else {}
+        matrices |= {"ffn_up": (network.n_ff, D), "ffn_down": (D, network.n_ff)}
+    if P := config.n_embd_per_layer:
+        matrices |= {"inp_gate": (P, D), "proj": (D, P)}
+        shapes["post_norm.weight"] = (D,)
+    if entry.output_scale:
+        shapes["layer_output_scale.weight"] = (1,)
     for whole in fused & set(entry.fused):
         if set(FUSED[whole]) <= matrices.keys():
             parts = [matrices.pop(part) for part in FUSED[whole]]
@@ -149,7 +160,8 @@ def _attention_vectors(mixer: Attention, entry: Architecture) -> Iterator[tuple[
     if entry.head_norms:
         full = entry.head_norms == "full"
         sizes = (mixer.q_width, mixer.k_width) if full else (mixer.key_size, mixer.key_size)
-        yield from ((f"{name}.weight", (size,)) for name, size in zip(HEAD_NORMS, sizes))
+        names = HEAD_NORMS if mixer.shared is None else HEAD_NORMS[:1]
+        yield from ((f"{name}.weight", (size,)) for name, size in zip(names, sizes))
     if mixer.sinks:
         yield "attn_sinks.weight", (mixer.n_head,)
 
@@ -158,7 +170,8 @@ def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[i
     yield "attn_q", (mixer.q_width * (2 if mixer.output_gate else 1), D)
     if mixer.shared is None:
         yield "attn_k", (mixer.k_width, D)
-        yield "attn_v", (mixer.v_width, D)
+        if not mixer.keys_as_values:
+            yield "attn_v", (mixer.v_width, D)
     yield "attn_output", (D, mixer.out_width)
 
 
@@ -271,9 +284,16 @@ def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
     yield "ffn_gate_inp.bias", (E,)
     if experts.gating == "sigmoid":
         yield "exp_probs_b.bias", (E,)
-    for name, rows, columns in (("ffn_gate", F, D), ("ffn_up", F, D), ("ffn_down", D, F)):
+    read = (("ffn_gate_up", 2 * F, D),) if experts.fused else (("ffn_gate", F, D), ("ffn_up", F, D))
+    for name, rows, columns in (*read, ("ffn_down", D, F)):
         yield f"{name}_exps.weight", (E, rows, columns)
         yield f"{name}_exps.bias", (E, rows)
+    if experts.beside is not None:
+        yield "ffn_gate_inp.scale", (D,)
+        yield "ffn_down_exps.scale", (E,)
+        yield from (
+            (f"{name}.weight", (D,)) for name in ("pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2")
+        )
     F = experts.n_ff_shared
     if F:
         for name, rows, columns in (("ffn_gate", F, D), ("ffn_up", F, D), ("ffn_down", D, F)):
@@ -441,6 +461,10 @@ def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) ->
     """What the text model consists of: without towers, and without what its architecture skips."""
     pattern = "|".join(filter(None, (TOWERS, config.architecture.skipped)))
     kept = {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
+    for i, layer in enumerate(config.layers):  # files may hold what a layer with another's keys doesn't read
+        if isinstance(layer.mixer, Attention) and layer.mixer.shared is not None:
+            for unused in ("attn_k", "attn_v", "attn_k_norm"):
+                kept.pop(f"blk.{i}.{unused}.weight", None)
     if "nextn_predict_layers" not in config.architecture.features:
         return kept
     return {name: tensor for name, tensor in kept.items() if not _is_ahead(name, config.n_layer)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from llmlite.architectures.decoders import DECODERS
 from llmlite.architectures.encoders import ENCODERS
 from llmlite.architectures.entry import EXPERTS, FUSED, HEAD_NORMS, NORMS, Architecture, Names, Windows
+from llmlite.architectures.gemma4 import GEMMA4_DECODERS
 from llmlite.architectures.hybrids import HYBRID_DECODERS
 from llmlite.architectures.latent import LATENT_DECODERS
 from llmlite.architectures.recurrent import RECURRENT_DECODERS
@@ -16,7 +17,8 @@ from llmlite.errors import ModelError, UnsupportedError
 
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
-    for entry in (*DECODERS, *LATENT_DECODERS, *RECURRENT_DECODERS, *HYBRID_DECODERS, *ENCODERS)
+    for group in (DECODERS, GEMMA4_DECODERS, LATENT_DECODERS, RECURRENT_DECODERS, HYBRID_DECODERS, ENCODERS)
+    for entry in group
 }
 
 NO_DECODERS = {  # other values of general.architecture that GGUF files carry, and what they are
@@ -24,7 +26,6 @@ NO_DECODERS = {  # other values of general.architecture that GGUF files carry, a
     "t5": "an encoder-decoder",
     "t5encoder": "the encoder of an encoder-decoder",
     "wavtokenizer-dec": "a decoder of audio",
-    "gemma4": "its shared keys and per-layer embeddings have no mixer here",
     "rwkv6": "RWKV's time mix has no mixer here",
     "rwkv6qwen2": "RWKV's time mix has no mixer here",
     "rwkv7": "RWKV's time mix has no mixer here",

@@ -181,6 +181,10 @@ class Architecture:
             there are no such layers.
         tiled_heads: of a delta net, whether its value heads take key heads in turn (layers.DeltaNet).
         output_gate: whether `attn_q` also holds a gate for each head's output.
+        window_sizes: whether windowed layers have sizes of keys and values of their own.
+        norm_values: whether values are divided by their root mean square. keys_as_values: whether a layer
+            without `attn_v` takes for values what its keys are made of.
+        output_scale: whether a layer may have a number that its output is multiplied by.
         latent: whether keys and values are made of one short row for each token (layers.LatentAttention).
         skipped: a pattern of further tensors that text doesn't need (layers that predict ahead); vision and
             audio towers (weights.TOWERS) are skipped in any case.
@@ -231,6 +235,10 @@ class Architecture:
     recurrent: str = ""
     tiled_heads: bool = False
     output_gate: bool = False
+    window_sizes: bool = False
+    norm_values: bool = False
+    keys_as_values: bool = False
+    output_scale: bool = False
     latent: bool = False
     skipped: str = ""
     causal: bool = True

@@ -213,6 +213,10 @@ class Eager(RecurrentOperations):
             parts.append(self.matmul(matrix, x[end - count : end], None if bias is None else bias[expert]))
         return np.concatenate(parts)
 
+    def scale_experts(self, x: np.ndarray, factors: np.ndarray, routes: Routes) -> np.ndarray:
+        """x[s] * factors[expert of s]: (S, D) by (n_expert,) -> (S, D)."""
+        return x * factors.repeat(routes.counts)[:, None]
+
     def gather(self, x: np.ndarray, routes: Routes) -> np.ndarray:
         """out[t] = Σ weight[t, j] * x[row of t and j]: (S, D) -> (T, D)."""
         by_token = np.empty_like(x)

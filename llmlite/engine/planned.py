@@ -74,7 +74,8 @@ class PlannedExecutor:
         self._lock = fork_safe(threading.Lock())
         self._tables: dict[Any, np.ndarray] = {}  # what depends on positions alone, by PositionTable.key
         self._words: weakref.WeakKeyDictionary[KVCache, np.ndarray] = weakref.WeakKeyDictionary()
-        self._watch = Watch(tensor.blocks for tensor in _matrices(weights))
+        outer = (tensor.blocks for tensor in weights.outer.values() if hasattr(tensor, "blocks"))
+        self._watch = Watch((*outer, *(tensor.blocks for tensor in _matrices(weights))))
         # Now: a model that can't be planned says so when it is made, and its kernels are compiled at one go.
         kinds = ((1, 1), (PREFILL_TOKENS, 1)) if config.causal else ((SCORING_TOKENS, SCORING_TOKENS),)
         kv = KV_NAMES[np.dtype(kv_dtype)]

@@ -486,6 +486,16 @@ class Recorder:
         )  # fmt: skip
         return out
 
+    def scale_experts(self, x: Buffer, factors: np.ndarray, routes: RouteBuffers) -> Buffer:
+        """See eager.Eager.scale_experts."""
+        self._whole_vectors(x.width, K.SCALE_EXPERT_ROWS)
+        out = self._buffer(x.width, x.rows)
+        self._op(
+            K.SCALE_EXPERT_ROWS, (x, routes.counts), (out,), x=x, factors=factors, counts=routes.counts,
+            out=out, width=x.width, n_expert=len(factors),
+        )  # fmt: skip
+        return out
+
     def gather(self, x: Buffer, routes: RouteBuffers) -> Buffer:
         """See eager.Eager.gather."""
         self._whole_vectors(x.width, K.GATHER)

@@ -97,6 +97,7 @@ SORT_ROWS = declare("experts", "sort_rows", "rows ids counts token_of slot_of n_
 SPREAD = declare("experts", "spread", "slots x token_of out width")
 GATHER = declare("experts", "gather", "rows x slot_of weights out width n_used")
 ADD_EXPERT_ROWS = declare("experts", "add_expert_rows", "x bias counts out width n_expert")
+SCALE_EXPERT_ROWS = declare("experts", "scale_expert_rows", "x factors counts out width n_expert")
 EACH_EXPERT = declare("experts", "each_expert", None)  # a routine: its record holds another kernel's
 
 # ---- measuring ---------------------------------------------------------------------------------------------

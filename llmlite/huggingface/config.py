@@ -21,6 +21,7 @@ ACTIVATIONS = {
     "swiglu_oai": ("silu",),
 }
 UNLIMITED = 2**20  # what llama.cpp's converter writes for a state that any number of tokens fits
+NEVER_TURNED = 1e30  # as llama.cpp's converter writes it: what divides a frequency that is to be 0
 ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")
 EPS_KEYS = {
     "rms": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
@@ -259,7 +260,7 @@ class Config:
 
     def _rope_type(self) -> str:
         kind = self.rope().get("rope_type", self.rope().get("type", "default"))
-        known = ("default", "linear", "llama3", "yarn", "longrope")
+        known = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
         if kind not in known:
             self.refuse(f"rope_type: {shown(kind)} is not supported; supported are {', '.join(known)}")
         return kind
@@ -276,6 +277,8 @@ class Config:
             return {
                 f"rope_factors_{kind}": self._factors(rope, f"{kind}_factor") for kind in ("long", "short")
             }
+        if self._rope_type() == "proportional":
+            return {"rope_freqs": self._proportional(rope)}
         if self._rope_type() != "llama3":
             return {}
         factor, low, high, n_ctx = (
@@ -289,6 +292,43 @@ class Config:
         wavelengths = 2 * math.pi * base**exponents  # in tokens
         blend = np.clip((n_ctx / wavelengths - low) / (high - low), 0, 1)  # 0: stretched, 1: as it is
         return {"rope_freqs": (1 / ((1 - blend) / factor + blend)).astype(np.float32)}
+
+    def _proportional(self, rope: dict[str, Any]) -> np.ndarray:
+        """1 for the pairs that are turned, and for the others so much that no context turns them.
+
+        Source: transformers' modeling_rope_utils.py, _compute_proportional_rope_parameters.
+        """
+        if self.number(rope, "factor", 1.0) != 1:
+            self.refuse("factor: of proportional RoPE only 1 is supported")
+        size = self.global_head_size()
+        turned = int(self.number(rope, "partial_rotary_factor", 1.0) * size // 2)
+        return np.where(np.arange(size // 2) < turned, 1, NEVER_TURNED).astype(np.float32)
+
+    def global_head_size(self) -> int:
+        """The size of heads in layers without a window, if it is another than in windowed ones."""
+        return int(self.in_global_layers("head_dim", "global_head_dim") or self.head_size())
+
+    def in_global_layers(self, key: str, named: str) -> int | None:
+        """What `key` is in layers without a window, if config.json gives it another value there.
+
+        Args:
+            named: the key that says it for all of them.
+        """
+        if self.values.get(named) is not None:
+            return self.integer(named)
+        each, kinds = self.values.get("per_layer_config"), self.values.get("layer_types")
+        if not isinstance(each, dict) or not isinstance(kinds, list):
+            return None
+        found = {
+            changes.get(key)
+            for i, changes in each.items()
+            if isinstance(changes, dict)
+            and str(i).isdecimal()
+            and kinds[int(i) : int(i) + 1] == ["full_attention"]
+        }
+        if len(found) > 1 or not all(type(value) is int and value > 0 for value in found - {None}):
+            self.fail(f"per_layer_config: {key}", "one whole number for all layers without a window", found)
+        return next(iter(found), None)
 
     def _factors(self, rope: dict[str, Any], key: str) -> np.ndarray:
         """A list of positive numbers."""

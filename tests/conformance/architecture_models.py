@@ -85,6 +85,12 @@ def choose_unevenly(model: Any) -> None:
             buffer.copy_(0.2 * buffer.new_tensor(range(len(buffer))) - 0.5)
 
 
+def scale_layers(model: Any) -> None:
+    """Gemma 4 multiplies each layer's output by a number, 1 at first."""
+    for i, layer in enumerate(model.model.layers):
+        layer.layer_scalar.fill_(0.8 + 0.1 * i)
+
+
 MAMBA2 = {"expand": 2, "num_heads": 8, "head_dim": 16, "state_size": 32, "conv_kernel": 4, "chunk_size": 32}
 NO_ATTENTION = (
     "intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
@@ -127,6 +133,17 @@ LATENT = {
     "routed_scaling_factor": 1.5,
     "n_group": 1,
     "topk_group": 1,
+}
+GEMMA4 = {
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "sliding_window": WINDOW,
+    "num_hidden_layers": 7,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    + ["full_attention", "sliding_attention", "full_attention"],
+    "final_logit_softcapping": 30.0,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": V,
 }
 LATENT_YARN = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
 MODELS = (
@@ -420,6 +437,36 @@ MODELS = (
         model_class="DeepseekV3ForCausalLM",
         options=LATENT | {"q_lora_rank": 32, "qk_nope_head_dim": 16, "v_head_dim": 48},
         prepare=choose_unevenly,
+    ),
+    TinyModel(
+        name="gemma4",
+        model_class="Gemma4ForCausalLM",
+        options=GEMMA4,
+        prepare=scale_layers,
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="gemma4, shared keys",
+        model_class="Gemma4ForCausalLM",
+        options=GEMMA4 | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True},
+        prepare=scale_layers,
+        llama_cpp=GELU_TABLE,
+    ),
+    TinyModel(
+        name="gemma4, experts and keys as values",
+        model_class="Gemma4ForCausalLM",
+        options=GEMMA4
+        | {
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 32,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+        },
+        prepare=scale_layers,
+        llama_cpp=GELU_TABLE,
     ),
     TinyModel(name="qwen35", model_class="Qwen3_5ForCausalLM", options=DELTA),
     TinyModel(name="qwen35moe", model_class="Qwen3_5MoeForCausalLM", options=DELTA | MIXTURE),

@@ -184,6 +184,19 @@ def add_expert_rows(step, rank, n_threads, x, bias, counts, out, width, n_expert
                 store(out + o + i, load_f32x16(x + o + i) + load_f32x16(row + i))
 
 
+@kernel
+def scale_expert_rows(step, rank, n_threads, x, factors, counts, out, width, n_expert):
+    """out[s] = x[s] · factor[expert of s]; factors: float32 (n_expert,)."""
+    for e in range(n_expert):
+        first = load_i64(counts + (n_expert + e) * 8)
+        low, high = share(load_i64(counts + e * 8), rank, n_threads)
+        factor = splat_f32x16(load_f32(factors + e * 4))
+        for s in range(first + low, first + high):
+            o = s * width * 4
+            for i in range(0, width * 4, 64):
+                store(out + o + i, load_f32x16(x + o + i) * factor)
+
+
 @intrinsic
 def call_kernel(typing, function, record, rank, n_threads):
     """Call a kernel's entry at address `function`."""

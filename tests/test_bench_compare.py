@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite.bench import agreement, backends, compare, questions, worker
+from llmlite.bench import agreement, backends, checking, compare, questions, worker
 from llmlite.bench.inputs import open_models
 from llmlite.bench.options import Options
 from llmlite.bench.process import BackendError, BackendTimeoutError, WorkerProcess
@@ -476,7 +476,7 @@ def test_an_openmp_backend_runs_the_better_of_both_policies(monkeypatch: pytest.
 
     monkeypatch.setattr(Launcher, "process", process)
     launcher = Launcher(n_threads=2, n_ctx=64, timeout=1, prompt=[1, 2], lengths=[2])
-    [file] = compare.open_models("tales", ("F16",))
+    [file] = open_models("tales", ("F16",))
     entry = Entry(backends.BACKENDS["llamacpp"], file)
     launcher.start(entry, ExitStack())
     assert entry.about["wait_policy"] == "passive" and launcher.policies == {"llamacpp": "passive"}
@@ -490,11 +490,11 @@ def test_siblings_of_a_file_are_quantized_anew_and_say_so(
 
     monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path / "cache"))
     path = tiny_model("llama").write(tmp_path / "m.gguf", "Q4_1")
-    files = compare.open_models(str(path), ("Q8_0", "Q4_1"))
+    files = open_models(str(path), ("Q8_0", "Q4_1"))
     assert [file.model_type for file in files] == ["Q8_0", "Q4_1"]
     assert files[1].path == path and "quantized anew from the Q4_1 file" in files[0].note
-    assert compare.open_models(str(path), ("Q8_0",))[0].path == files[0].path  # kept
-    assert compare.open_models(str(path), None)[0].path == path
+    assert open_models(str(path), ("Q8_0",))[0].path == files[0].path  # kept
+    assert open_models(str(path), None)[0].path == path
 
 
 def test_libraries_can_be_told_apart_by_colour_and_hatch() -> None:
@@ -509,7 +509,7 @@ def test_libraries_can_be_told_apart_by_colour_and_hatch() -> None:
 def test_a_check_that_would_overrun_the_budget_ends_and_is_no_disagreement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compare, "CHECKED", 0.0)
+    monkeypatch.setattr(checking, "CHECKED", 0.0)
     found = compare.run(small(types=("F16", "Q4_0"), backends=("llmlite-eager",), blocks=1), progress=False)
     assert [r["model_type"] for r in found.agreement] == ["F16"]
     [skipped] = found.skipped

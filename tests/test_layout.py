@@ -44,6 +44,8 @@ HOME = {  # a package -> where alone it may be imported
     "openvino": ("bench/backends/",),
     "openvino_genai": ("bench/backends/",),
     "ctranslate2": ("bench/backends/",),
+    "onnx": ("bench/backends/",),
+    "onnxruntime_genai": ("bench/backends/",),
     "matplotlib": ("plots/",),
     "ipywidgets": ("widgets/", "lessons/predict.py"),
     "IPython": ("widgets/", "plots/", "lessons/predict.py", "terminal.py"),

@@ -37,6 +37,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "llamacpp": ("llama-cpp-python>=0.3.16",),
     "openvino": ("openvino-genai>=2025.2",),
     "ctranslate2": ("ctranslate2>=4.5",),
+    "ort-genai": ("onnxruntime-genai>=0.12", "onnx>=1.18"),
 }
 RECORD = "installation.json"
 COMPILED = ("Building wheel for", "Built ")  # what pip and uv say when no wheel fitted

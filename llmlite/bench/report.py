@@ -7,7 +7,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from llmlite.bench.samples import Comparison
+from llmlite.bench.measurements import Samples
 from llmlite.bench.summary import MARGIN, METRICS, Summary, entry_label, ratio, selected, summarize
 from llmlite.terminal import printable
 
@@ -17,20 +17,20 @@ PROSE = ("agrees", "instructions")  # columns of words, aligned to the left
 EXACT = ("size",)  # metrics that are the same on every run: any difference is one
 
 
-def tables(comparison: Comparison) -> str:
+def tables(comparison: Samples) -> str:
     """Return all tables and notes as text, at most about 110 columns wide, fit for a terminal."""
     parts = [headline(comparison), *(_text(*table) for table in all_tables(comparison) if table[2])]
     notes = "\n".join(f"note: {note}" for note in comparison.notes)
     return printable("\n\n".join([*parts, notes] if notes else parts))
 
 
-def titled(comparison: Comparison) -> str:
+def titled(comparison: Samples) -> str:
     """Return a heading that names the model and its types, such as "smollm2 in Q8_0, Q4_0"."""
     types = ", ".join(r["model_type"] for r in comparison.models)
     return f"{comparison.environment.get('model', 'one model')} in {types or 'no type'}"
 
 
-def canary_words(comparison: Comparison) -> str:
+def canary_words(comparison: Samples) -> str:
     """Say how quiet the machine was; "" if the canary never sang."""
     sung = comparison.environment.get("canary_ns") or []
     if not sung:
@@ -38,7 +38,7 @@ def canary_words(comparison: Comparison) -> str:
     return f"canary's slowest block {max(sung) / min(sung) - 1:.0%} over its fastest"
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: Samples) -> str:
     """Return all tables and notes as Markdown, to keep beside other documents."""
     parts = [headline(comparison) + "."]
     for title, headings, rows in all_tables(comparison):
@@ -56,7 +56,7 @@ def _md_cell(cell: str) -> str:
     return printable(cell).replace("|", "\\|").replace("\n", " ")
 
 
-def html(comparison: Comparison) -> str:
+def html(comparison: Samples) -> str:
     """Return all tables and notes as HTML for a notebook."""
     parts = [f"<p>{escape(headline(comparison))}</p>"]
     for title, headings, rows in all_tables(comparison):
@@ -77,7 +77,7 @@ def _cells(cells: list[str]) -> str:
     return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
 
 
-def headline(comparison: Comparison) -> str:
+def headline(comparison: Samples) -> str:
     """Say in one line what was compared where."""
     env = comparison.environment
     n_blocks = len({m.block for m in comparison.measurements if m.block >= 0})
@@ -88,7 +88,7 @@ def headline(comparison: Comparison) -> str:
     )
 
 
-def all_tables(comparison: Comparison) -> list[Table]:
+def all_tables(comparison: Samples) -> list[Table]:
     """Return the tables: agreement, speed, memory, and how each backend ran."""
     return [
         agreement_table(comparison),
@@ -99,7 +99,7 @@ def all_tables(comparison: Comparison) -> list[Table]:
     ]
 
 
-def agreement_table(comparison: Comparison) -> Table:
+def agreement_table(comparison: Samples) -> Table:
     """Who computes the same, and what quantization costs in quality."""
     rows = []
     answered = any(r.get("n_asked") for r in comparison.agreement)
@@ -153,7 +153,7 @@ def _skipped_label(record: dict[str, Any]) -> str:
     return entry_label(record["backend"], record.get("model_type", "")).strip()
 
 
-def speed_table(comparison: Comparison) -> Table:
+def speed_table(comparison: Samples) -> Table:
     """Medians over the blocks; the spread of the middle half for decode; ratio to the base."""
     base = base_entry(comparison)
     found = {
@@ -191,7 +191,7 @@ def speed_table(comparison: Comparison) -> Table:
     )
 
 
-def depth_table(comparison: Comparison) -> Table:
+def depth_table(comparison: Samples) -> Table:
     """Writing speed at each depth, and the first token ever (kernels compiled in it) beside a warm one."""
     written = [m for m in comparison.measurements if m.phase == "decode" and not m.flagged]
     depths = sorted({m.n_depth for m in written})
@@ -215,7 +215,7 @@ def depth_table(comparison: Comparison) -> Table:
     return "Decode after so many tokens in the cache, tokens per second, medians.", headings, rows
 
 
-def threads_that_ran(comparison: Comparison, entry: tuple[str, str]) -> str:
+def threads_that_ran(comparison: Samples, entry: tuple[str, str]) -> str:
     """Return how many threads worked while reading and while writing, as "2/1"."""
     counts = []
     for key in ("prefill", "decode"):
@@ -224,7 +224,7 @@ def threads_that_ran(comparison: Comparison, entry: tuple[str, str]) -> str:
     return "/".join(counts)
 
 
-def memory_table(comparison: Comparison) -> Table:
+def memory_table(comparison: Samples) -> Table:
     """Private and file-backed memory after writing, the peak, and the file's size."""
     found = {key: _by_entry(comparison, key) for key in ("private", "file", "peak", "size")}
     entries = dict.fromkeys([*found["peak"], *found["private"]])
@@ -244,7 +244,7 @@ def memory_table(comparison: Comparison) -> Table:
     )
 
 
-def conditions_table(comparison: Comparison) -> Table:
+def conditions_table(comparison: Samples) -> Table:
     """What a reader must know to call it fair: whose weights, version, cache, waiting, instruction set."""
     kl = {(r["backend"], r["model_type"]): r.get("same_file_kl") for r in comparison.agreement}
     rows = []
@@ -264,7 +264,7 @@ def conditions_table(comparison: Comparison) -> Table:
     )
 
 
-def base_entry(comparison: Comparison) -> tuple[str, str] | None:
+def base_entry(comparison: Samples) -> tuple[str, str] | None:
     """Return what the ratios refer to: PyTorch float32 where it was timed, else the first entry timed."""
     timed = [(s.backend, s.model_type) for s in summarize(comparison, "decode")]
     for entry in timed:
@@ -273,7 +273,7 @@ def base_entry(comparison: Comparison) -> tuple[str, str] | None:
     return timed[0] if timed else None
 
 
-def _by_entry(comparison: Comparison, metric: str) -> dict[tuple[str, str], Summary]:
+def _by_entry(comparison: Samples, metric: str) -> dict[tuple[str, str], Summary]:
     return {(s.backend, s.model_type): s for s in summarize(comparison, metric)}
 
 
@@ -302,7 +302,7 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
     return "\n".join([title, line(headings), *map(line, rows)])
 
 
-def best_of(comparison: Comparison, found: Sequence[Summary], metric: str) -> str:
+def best_of(comparison: Samples, found: Sequence[Summary], metric: str) -> str:
     """Name the best entry of a metric, or those that can't be told apart: by the rule of the tables.
 
     A speed is the best only if it is faster than every other for certain. Memory has no such interval: there
@@ -318,7 +318,7 @@ def _first(found: Sequence[Summary], metric: str) -> Summary:
     return (max if METRICS[metric].more_is_better else min)(found, key=lambda s: s.value)
 
 
-def undecided(comparison: Comparison, found: Sequence[Summary], metric: str) -> list[Summary]:
+def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> list[Summary]:
     """Return the entries among which the best can't be told; none if it can. Figures grey them."""
     if len(found) < 2:
         return []
@@ -338,7 +338,7 @@ def undecided(comparison: Comparison, found: Sequence[Summary], metric: str) -> 
     return [first, *rivals] if rivals else []
 
 
-def describe(found: Sequence[Summary], metric: str, comparison: Comparison | None = None) -> str:
+def describe(found: Sequence[Summary], metric: str, comparison: Samples | None = None) -> str:
     """Say in words what a metric's bars show: each value, the best, and how far the points lie apart.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmlite.bench.backends import BACKENDS
-from llmlite.bench.samples import Comparison, Measurement
+from llmlite.bench.measurements import Measurement, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -164,7 +164,7 @@ def entry_label(backend: str, model_type: str) -> str:
     return f"{title} {model_type}"
 
 
-def summarize(comparison: Comparison, metric: str) -> list[Summary]:
+def summarize(comparison: Samples, metric: str) -> list[Summary]:
     """Return one Summary per backend and type that has the metric, in the comparison's order.
 
     Args:
@@ -195,7 +195,7 @@ def summarize(comparison: Comparison, metric: str) -> list[Summary]:
     return out
 
 
-def selected(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[Measurement]:
+def selected(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[Measurement]:
     """Return the measurements a metric rests on: of its phase, its prompt length, and not flagged."""
     rows = [
         m
@@ -212,13 +212,13 @@ def selected(comparison: Comparison, metric: Metric, backend: str, model_type: s
     return rows
 
 
-def _timed(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+def _timed(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[float]:
     rows = selected(comparison, metric, backend, model_type)
     return [m.tokens_per_second if m.n_tokens and metric.more_is_better else m.median_ns / 1e9 for m in rows]
 
 
-def _memory(key: str) -> Callable[[Comparison, Metric, str, str], list[float]]:
-    def values(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+def _memory(key: str) -> Callable[[Samples, Metric, str, str], list[float]]:
+    def values(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[float]:
         return [
             r[key] / 1e6
             for r in comparison.memory
@@ -229,11 +229,11 @@ def _memory(key: str) -> Callable[[Comparison, Metric, str, str], list[float]]:
     return values
 
 
-def _size(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+def _size(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[float]:
     return [m["model_size"] / 1e6 for m in comparison.models if m["model_type"] == model_type]
 
 
-def _kl(comparison: Comparison, metric: Metric, backend: str, model_type: str) -> list[float]:
+def _kl(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[float]:
     return [
         r["kl"]
         for r in comparison.agreement
@@ -250,7 +250,7 @@ _FIELDS = {
 }
 
 
-def ratio(comparison: Comparison, metric: str, entry: tuple[str, str], base: tuple[str, str]) -> Ratio | None:
+def ratio(comparison: Samples, metric: str, entry: tuple[str, str], base: tuple[str, str]) -> Ratio | None:
     """Return how many times better `entry` is than `base`, from blocks that have both; None without any.
 
     Args:

@@ -247,6 +247,17 @@ _LINES = (
         extra="ctranslate2",
         openmp=True,
     ),
+    _backend(
+        "ort-genai",
+        "ONNX Runtime GenAI",
+        "ort_genai_graph",
+        "yellow",
+        hatch="..",
+        requires="onnxruntime_genai onnx",
+        extra="ort-genai",
+        keeps_quantized=True,
+        openmp=True,
+    ),
 )
 BACKENDS = {info.name: info for info in _LINES}
 

@@ -1,0 +1,235 @@
+"""Raw samples, kept whole: one JSON object per line, and the object that holds those of a comparison.
+
+Field names are llama-bench's where it has one (n_prompt, n_gen, n_depth, samples_ns, avg_ts, ...), so its
+tools and ours can read each other; `run_id, block, backend, phase, env_hash` are added.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from statistics import fmean, median, quantiles, stdev
+from typing import Any, Self
+
+from llmlite import files
+from llmlite.bench import records
+from llmlite.errors import ResultsError
+
+_LISTS = frozenset(
+    ("model", "backend", "agreement", "memory", "skipped", "note")
+)  # the types of plain records in lists
+NOISY = 0.10  # interquartile range over median above which a measurement warns, as torch's Measurement does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Timings of one phase of one backend in one block, every repetition kept.
+
+    Args:
+        run_id: the run this belongs to.
+        env_hash: hash of the environment record it was taken in.
+        backend: a name of `llmlite.bench.backends.BACKENDS`.
+        model_type: the quantization of the file, such as "Q4_0".
+        phase: "start", "import", "convert", "load", "compile", "first_token", "prefill" or "decode"; with
+            "_cold" after any but the last two, a start that had to compile llmlite's kernels.
+        block: number of the block, or -1 outside the interleaved part.
+        samples_ns: nanoseconds of each repetition.
+        n_prompt, n_gen, n_depth: tokens read, made, already in the cache (llama-bench's meaning).
+        n_threads: threads that really ran, where the system tells; else those asked for.
+        steps_ns: nanoseconds of every single decode step, for plots of the series.
+        type_k: what the key/value cache holds: "f32", "bf16", "f16".
+        flagged: True when the block's canary drifted, so that the rule dropped it.
+    """
+
+    run_id: str
+    env_hash: str
+    backend: str
+    model_type: str
+    phase: str
+    samples_ns: tuple[int, ...]
+    block: int = -1
+    n_prompt: int = 0
+    n_gen: int = 0
+    n_depth: int = 0
+    n_threads: int = 0
+    steps_ns: tuple[int, ...] = ()
+    type_k: str = "f32"
+    flagged: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.samples_ns or min(self.samples_ns) <= 0:
+            raise ValueError(
+                f"{self.backend} {self.phase}: samples_ns must hold positive nanoseconds, "
+                f"got {self.samples_ns!r}"
+            )
+        object.__setattr__(self, "samples_ns", tuple(self.samples_ns))
+        object.__setattr__(self, "steps_ns", tuple(self.steps_ns))
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens one repetition read or made."""
+        return self.n_prompt or self.n_gen
+
+    @property
+    def median_ns(self) -> float:
+        return median(self.samples_ns)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Median speed; 0.0 for a phase that counts no tokens."""
+        return self.n_tokens * 1e9 / self.median_ns
+
+    @property
+    def is_noisy(self) -> bool:
+        """True when the spread of the middle half exceeds 10 % of the median."""
+        return interquartile_range(self.samples_ns) > NOISY * self.median_ns
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the JSON object of this measurement, with llama-bench's derived fields."""
+        record: dict[str, Any] = {"kind": "measurement", **asdict(self)}
+        record["samples_ns"], record["steps_ns"] = list(self.samples_ns), list(self.steps_ns)
+        record["avg_ns"] = fmean(self.samples_ns)
+        record["stddev_ns"] = stdev(self.samples_ns) if len(self.samples_ns) > 1 else 0.0
+        if self.n_tokens:
+            record["samples_ts"] = [self.n_tokens * 1e9 / ns for ns in self.samples_ns]
+            record["avg_ts"] = fmean(record["samples_ts"])
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Measurement:
+        """Rebuild from a JSON object; fields that are derived or unknown are ignored."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in record.items() if name in names})
+
+
+def interquartile_range(values: Sequence[float]) -> float:
+    """Return the width of the middle half of `values`; 0.0 for fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+@dataclass(kw_only=True, repr=False)
+class Samples:
+    """What one run of `compare` found, as data; `llmlite.bench.samples.Comparison` shows it, too.
+
+    Attributes:
+        environment: one record: versions, CPU, quota, load, and `env_hash`.
+        measurements: every timing.
+        memory: records of the memory runs: backend, model_type, stage, and bytes by kind.
+        agreement: one record per backend and type: top1, max_abs_diff, kl, agrees, reason.
+        models: one record per file: model_type, model_filename, model_size (bytes), model_n_params.
+        backends: one record per entry that started: version, isa, type_k, wait_policy, own_quantization,
+            note.
+        skipped: backends that didn't run, each with its reason.
+        notes: sentences a reader needs beside the numbers.
+    """
+
+    environment: dict[str, Any]
+    measurements: list[Measurement] = field(default_factory=list)
+    memory: list[dict[str, Any]] = field(default_factory=list)
+    agreement: list[dict[str, Any]] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    backends: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return everything as JSON objects, the environment first."""
+        shared = {"run_id": self.environment.get("run_id"), "env_hash": self.environment.get("env_hash")}
+        lists: dict[str, list[dict[str, Any]]] = {
+            "model": self.models,
+            "backend": self.backends,
+            "agreement": self.agreement,
+            "memory": self.memory,
+            "skipped": self.skipped,
+            "note": [{"text": text} for text in self.notes],
+        }
+        out: list[dict[str, Any]] = [{"kind": "environment", **self.environment}]
+        out += [{"kind": kind, **shared, **record} for kind, rows in lists.items() for record in rows]
+        return out + [m.as_record() for m in self.measurements]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the records as JSON lines and return the path."""
+        return write_jsonl(path, self.records())
+
+    @classmethod
+    def from_records(cls, items: Iterable[Mapping[str, Any]], *, places: Sequence[str] | None = None) -> Self:
+        """Rebuild a comparison from its JSON objects, each checked.
+
+        Args:
+            places: where each is from, as errors say it; by default "record 1" and so on.
+
+        Raises:
+            ResultsError: a record that isn't one of a comparison, or there is no environment record.
+        """
+        by_kind: dict[str, list[dict[str, Any]]] = {}
+        for number, record in enumerate(items):
+            records.check(record, places[number] if places else f"record {number + 1}")
+            shared = ("kind", "run_id", "env_hash") if record["kind"] in _LISTS else ("kind",)
+            rest = {key: value for key, value in record.items() if key not in shared}
+            by_kind.setdefault(record["kind"], []).append(rest)
+        if "environment" not in by_kind:
+            raise ResultsError("no environment record: these lines weren't written by llmlite compare")
+        return cls(
+            environment=by_kind["environment"][0],
+            measurements=[Measurement.from_record(r) for r in by_kind.get("measurement", [])],
+            memory=by_kind.get("memory", []),
+            agreement=by_kind.get("agreement", []),
+            models=by_kind.get("model", []),
+            backends=by_kind.get("backend", []),
+            skipped=by_kind.get("skipped", []),
+            notes=[r["text"] for r in by_kind.get("note", [])],
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: the file, the line, the field, what was expected and what is there.
+            OSError: the file can't be read.
+        """
+        lines = _read_lines(path)
+        try:
+            found = cls.from_records([record for _, record in lines], places=[place for place, _ in lines])
+        except ResultsError as error:
+            text = str(error)
+            raise error if text.startswith(str(path)) else ResultsError(f"{path}: {text}") from None
+        records.check_size(len(found.entries()), os.fspath(path))
+        return found
+
+    def entries(self) -> list[tuple[str, str]]:
+        """Return the (backend, model_type) pairs that were measured, in order of first appearance."""
+        pairs = [(m.backend, m.model_type) for m in self.measurements]
+        pairs += [(r["backend"], r["model_type"]) for r in self.agreement]
+        return list(dict.fromkeys(pairs))
+
+
+def write_jsonl(path: str | os.PathLike[str], items: Iterable[Mapping[str, Any]]) -> Path:
+    """Write one JSON object per line, whole or not at all (temporary name, then rename)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(record, allow_nan=False) for record in items]
+    files.write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read JSON lines.
+
+    Raises:
+        ResultsError: naming the file and the line that isn't a JSON object. OSError: it can't be read.
+    """
+    return [record for _, record in _read_lines(path)]
+
+
+def _read_lines(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Each object of a file of JSON lines, with its place: "FILE, line N"."""
+    lines = records.read_text(Path(path)).split("\n")  # not splitlines: a text may hold a U+2028
+    places = [f"{os.fspath(path)}, line {number}" for number in range(1, len(lines) + 1)]
+    return [(place, records.parse(line, place)) for place, line in zip(places, lines) if line.strip()]

@@ -1,0 +1,171 @@
+"""The second part of a comparison: turns in random order, planned to end in time."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from llmlite.bench import planning
+from llmlite.bench.canary import Canary
+from llmlite.bench.entries import Entry
+from llmlite.bench.progress import Progress
+from llmlite.bench.running import WARM_UP, Running
+from llmlite.bench.summary import MIN_BLOCKS, drifted
+
+PROBED = 0.6  # share after which no further backend is probed, the usual ones excepted: blocks need the rest
+SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
+
+
+class Timing(Running):
+    """Probes every entry, plans the blocks, and gives every entry one turn in each."""
+
+    def _plan(self, advance: Progress) -> None:
+        """Warm everybody up, probe one turn each, and fit at least five blocks into the time there is."""
+        turns: dict[int, planning.Turn] = {}
+        for entry in list(self.entries):
+            advance(f"probe {entry.label}")
+            if self._too_late_to_probe(entry, len(turns)):
+                reason = f"not probed: {PROBED:.0%} of {self.options.budget_seconds:g} s were gone"
+                self.result.skipped.append({**entry.key, "reason": reason})
+                self._drop(entry)
+                continue
+            self._or_drop(entry, self._warm_up)
+            if entry in self.entries:
+                self._or_drop(entry, lambda entry: turns.update({id(entry): self._probe(entry)}))
+            if entry in self.entries:
+                turns[id(entry)] = replace(turns[id(entry)], once=self._memory_seconds([entry]))
+        budget = self.options.budget_seconds
+        left = None if budget is None else budget - (time.monotonic() - self.begin)
+        found = planning.plan(
+            turns,
+            [id(entry) for entry in self.entries if entry.info.default],
+            seconds=left,
+            n_blocks=self.options.blocks,
+            n_gen=self.n_gen,
+        )
+        by_id = {id(entry): entry for entry in self.entries}
+        for key in found.left_out:
+            entry = by_id[key]  # type: ignore[index]
+            reason = f"left out so that the others finish {found.n_blocks} blocks within {budget:g} s"
+            self.result.skipped.append({**entry.key, "reason": reason})
+            self._drop(entry)
+        if found.n_gen < self.n_gen or found.n_blocks < self.options.blocks:
+            self._note(
+                f"planned for {budget:g} s: {found.n_blocks} of {self.options.blocks} blocks, "
+                f"{found.n_gen} of {self.n_gen} tokens written in each turn"
+            )
+        self.n_blocks, self.n_gen = found.n_blocks, found.n_gen
+        self.result.environment |= {"n_blocks_planned": found.n_blocks, "budget_seconds": budget}
+        blocks = found.n_blocks * (found.seconds_per_block + SETTLE * len(self.entries))
+        advance.expect(len(self.entries) * (found.n_blocks + 1), blocks + self._memory_seconds())
+
+    def _too_late_to_probe(self, entry: Entry, n_probed: int) -> bool:
+        budget = self.options.budget_seconds
+        if budget is None or not n_probed or entry.info.default:
+            return False
+        return time.monotonic() - self.begin > PROBED * budget
+
+    def _probe(self, entry: Entry) -> planning.Turn:
+        """Time one short turn and reckon what a whole one takes."""
+        begin = time.monotonic()
+        for n_prompt in self.prompts:
+            entry.ask("prefill", ids=self.ids[:n_prompt])
+        prompts = time.monotonic() - begin
+        step, filling = 0.0, 0.0
+        for depth in self.depths:
+            begin = time.monotonic()
+            n_gen = min(4, self.n_gen)
+            ns = entry.ask("decode", ids=self.ids[:depth], n_gen=n_gen)["samples_ns"][0]
+            step += ns / n_gen / 1e9
+            filling += max(time.monotonic() - begin - ns / 1e9, 0.0)
+        return planning.Turn(prefill=prompts + filling, step=step)
+
+    def _blocks(self, advance: Callable[[str], None]) -> None:
+        """Give every entry one turn per block, in random order, a canary before and after each block."""
+        order = random.Random(self.options.seed)
+        canary = Canary()
+        canaries: list[float] = []
+        for block in range(self.n_blocks):
+            begin = time.monotonic()
+            before = canary.sing()
+            for entry in order.sample(self.entries, len(self.entries)):  # a copy: a failing one leaves
+                advance(f"block {block + 1} of {self.n_blocks}: {entry.label}")
+                time.sleep(SETTLE)
+                self._or_drop(entry, partial(self._turn, block=block))
+            time.sleep(SETTLE)
+            canaries.append((before + canary.sing()) / 2)
+            if self._out_of_time(time.monotonic() - begin, block + 1) and block + 1 < self.n_blocks:
+                self._note(
+                    f"stopped after {block + 1} of {self.n_blocks} blocks: the time budget of "
+                    f"{self.options.budget_seconds:g} s"
+                )
+                break
+        self._flag(canaries)
+
+    def _warm_up(self, entry: Entry) -> None:
+        """Repeat short work until its spread over five is below 2 %, at most twenty times."""
+        samples: list[int] = []
+        budget = self.options.budget_seconds or float("inf")
+        longest = min(3.0, 0.1 * budget / max(len(self.entries), 1))
+        limit = time.monotonic() + (0.5 if self.options.quick else longest)
+        while len(samples) < 20 and time.monotonic() < limit:
+            answer = entry.ask("decode", ids=self.ids[: WARM_UP[0]], n_gen=WARM_UP[1])
+            samples += answer["samples_ns"]
+            recent = samples[-5:]
+            if len(recent) == 5 and np.std(recent) < 0.02 * np.mean(recent):
+                break
+
+    def _turn(self, entry: Entry, block: int) -> None:
+        for n_prompt in self.prompts:
+            answer = entry.ask("prefill", ids=self.ids[:n_prompt])
+            self._keep(
+                entry,
+                "prefill",
+                answer["samples_ns"],
+                block=block,
+                n_prompt=n_prompt,
+                n_threads=answer["n_threads"],
+            )
+        for depth in self.depths:
+            answer = entry.ask("decode", ids=self.ids[:depth], n_gen=self.n_gen)
+            self._keep(
+                entry,
+                "decode",
+                answer["samples_ns"],
+                block=block,
+                n_gen=self.n_gen,
+                n_depth=depth,
+                n_threads=answer["n_threads"],
+                steps_ns=answer["steps_ns"],
+            )
+
+    def _out_of_time(self, last_block: float, done: int) -> bool:
+        """Whether another block would overrun the budget. It may be overrun by a fifth to reach five."""
+        if self.options.budget_seconds is None:
+            return False
+        limit = self.options.budget_seconds * (1.2 if done < min(MIN_BLOCKS, self.n_blocks) else 1.0)
+        return time.monotonic() - self.begin + last_block + self._memory_seconds() > limit
+
+    def _flag(self, canaries: list[float]) -> None:
+        """Drop the blocks whose canary drifted, unless fewer than five would remain."""
+        flags = drifted(canaries)
+        env = self.result.environment
+        env |= {"canary_ns": canaries, "drifted_blocks": [i for i, flag in enumerate(flags) if flag]}
+        n_drifted = sum(flags)
+        if not n_drifted:
+            return
+        if len(flags) - n_drifted < MIN_BLOCKS:
+            self._note(
+                f"the machine was busy: the canary drifted by more than 5 % in {n_drifted} of {len(flags)} "
+                "blocks; too few are left to drop them, so the spread shows it instead"
+            )
+            return
+        self._note(f"{n_drifted} of {len(flags)} blocks dropped: their canary drifted by more than 5 %")
+        self.result.measurements = [
+            replace(m, flagged=m.block >= 0 and flags[m.block]) for m in self.result.measurements
+        ]

@@ -18,7 +18,7 @@ from llmlite import files, resources
 from llmlite.bench import records
 from llmlite.errors import ResultsError
 
-SAMPLE = "samples/comparison-two-cores.jsonl"
+SAMPLES = {"tales": "samples/comparison-two-cores.jsonl", "smollm2": "samples/comparison-smollm2.jsonl"}
 _LISTS = frozenset(
     ("model", "backend", "agreement", "memory", "skipped", "note")
 )  # the types of plain records in lists
@@ -207,13 +207,18 @@ class Comparison:
         return found
 
     @classmethod
-    def sample(cls) -> Comparison:
-        """Return the comparison that comes with llmlite; its `environment` says which machine it is of.
+    def sample(cls, model: str = "tales") -> Comparison:
+        """Return a comparison that comes with llmlite; its `environment` says which machine it is of.
+
+        Args:
+            model: that was compared, "tales" or "smollm2".
 
         Raises:
-            LlmliteError: the installation carries no samples.
+            LlmliteError: the installation carries no samples. ValueError: another model.
         """
-        return cls.load(resources.data_path(SAMPLE))
+        if model not in SAMPLES:
+            raise ValueError(f"a comparison is shipped of {' and '.join(SAMPLES)}, not of {model!r}")
+        return cls.load(resources.data_path(SAMPLES[model]))
 
     def entries(self) -> list[tuple[str, str]]:
         """Return the (backend, model_type) pairs that were measured, in order of first appearance."""

@@ -1,7 +1,7 @@
 """Find phrases that a reader must read twice, and say what to write instead: `python tools/check_terms.py`.
 
-Reads README, docs, and the text of commands. Each rule is a pattern and a suggestion. A line with the comment
-"terms: ok" is left alone. Exit code 1: something was found.
+Reads README, docs, the lessons, and the text of commands. Each rule is a pattern and a suggestion. A line
+with the comment "terms: ok" is left alone. Exit code 1: something was found.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ READ = (
     "llmlite/workshop/*.py",
     "llmlite/nbval.py",
     "llmlite/plots/*.py",
+    "llmlite/lessons/*.py",
+    "llmlite/widgets/*.py",
+    "notebooks/*.md",
+    "notebooks/source/*.py",
 )
 RULES = {
     r"\bfor who\b": "for people who; for readers who",

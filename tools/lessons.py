@@ -51,14 +51,6 @@ NOTEBOOKS = ROOT / "notebooks"
 SOURCES = NOTEBOOKS / "source"
 INSTRUCTOR = NOTEBOOKS / "instructor"
 CELL_SECONDS = 120
-# A lesson's number, which is its place, by its source's name after the first "_". A source
-# that isn't here has the number it begins with. To renumber, change this and make the copies anew.
-NUMBERS = {
-    "one_token_through_the_model": "03b",
-    "train_in_pytorch": "09",
-    "which_tool": "10",
-    "what_replaces_attention": "11",
-}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SOLUTION = re.compile(r"^(?P<indent> *)# solution: (?P<hint>.*)$")
 STUB = re.compile(r"^(?P<indent> *)# stub: ?(?P<code>.*)$")
@@ -84,9 +76,8 @@ def tags(cell: Any) -> list[str]:
 
 
 def copy_name(source: Path) -> str:
-    """Return the name of a lesson's copies, without ending: "NUMBER_name" as NUMBERS has it."""
-    bare = source.stem.partition("_")[2]
-    return f"{NUMBERS.get(bare, source.stem.partition('_')[0])}_{bare}"
+    """Return the name of a lesson's copies, without ending: "NUMBER_name", as the source is called."""
+    return source.stem
 
 
 def sources(names: list[str] | None = None) -> list[Path]:

@@ -162,7 +162,7 @@ def _memory() -> str:
 
     total, free = environment.total_memory(), environment.available_memory()
     found = (
-        f"{_gigabytes(total)} in the machine, {_gigabytes(free)} to be had, "
+        f"{_gigabytes(total)} in the machine, {_gigabytes(free)} free, "
         f"{_gigabytes(memory.now().resident)} in this process"
     )
     if free is not None and free < MIN_MEMORY:
@@ -351,7 +351,7 @@ CHECKS = (
     Check(
         group="machine",
         topic="memory",
-        needs="half a gigabyte to be had",
+        needs="half a gigabyte free",
         remedy="close other programs, and in JupyterLab the notebooks that you don't need",
         look=_memory,
     ),

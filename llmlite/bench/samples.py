@@ -11,7 +11,7 @@ from llmlite.bench.report import html, tables
 
 __all__ = ["Comparison", "Measurement", "Samples", "interquartile_range", "read_jsonl", "write_jsonl"]
 
-SAMPLE = "samples/comparison-two-cores.jsonl"
+SAMPLES = {"tales": "samples/comparison-two-cores.jsonl", "smollm2": "samples/comparison-smollm2.jsonl"}
 
 
 @dataclass(kw_only=True, repr=False)
@@ -19,13 +19,18 @@ class Comparison(Samples):
     """What one run of `compare` found; `print(comparison)` shows its tables, a notebook the same as HTML."""
 
     @classmethod
-    def sample(cls) -> Self:
-        """Return the comparison that comes with llmlite; its `environment` says which machine it is of.
+    def sample(cls, model: str = "tales") -> Self:
+        """Return a comparison that comes with llmlite; its `environment` says which machine it is of.
+
+        Args:
+            model: that was compared, "tales" or "smollm2".
 
         Raises:
-            LlmliteError: the installation carries no samples.
+            LlmliteError: the installation carries no samples. ValueError: another model.
         """
-        return cls.load(resources.data_path(SAMPLE))
+        if model not in SAMPLES:
+            raise ValueError(f"a comparison is shipped of {' and '.join(SAMPLES)}, not of {model!r}")
+        return cls.load(resources.data_path(SAMPLES[model]))
 
     def __repr__(self) -> str:
         names = ", ".join(f"{backend} {model_type}" for backend, model_type in self.entries())

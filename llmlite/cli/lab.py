@@ -25,6 +25,7 @@ examples:
   llmlite lab                     copies to ./llmlite-lessons and opens their index in the browser
   llmlite lab ~/lessons           another folder
   llmlite lab --copy-only         only copies
+  llmlite lab --large-type        for a projector: larger text and figures
   llmlite lab --no-browser --ip 0.0.0.0 --port 9999      on a server or in a container
   llmlite lab -- --LabApp.collaborative=True             what follows -- goes to JupyterLab
   llmlite lab --summary FOLDER    a table of the progress files that learners handed in
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-browser", action="store_true", help="start JupyterLab, print its address, open nothing"
     )
+    parser.add_argument("--large-type", action="store_true", help="text and figures for a projector")
     parser.add_argument("--port", type=int, help="port of JupyterLab (default: 8888 or the next free one)")
     parser.add_argument("--ip", help="address to listen on, as 0.0.0.0 for all (default: this machine only)")
     parser.add_argument("--summary", type=Path, metavar="FOLDER", help="read progress files, print a table")
@@ -85,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
             "JupyterLab isn't installed here; install it with: "
             f"{Path(sys.executable).name} -m pip install 'llmlite-kit[lab]'"
         )
+    if options.large_type:
+        os.environ["LLMLITE_LARGE"] = "1"  # read by the lessons' kernels
     given = [f"--{name}={value}" for name in ("port", "ip") if (value := getattr(options, name)) is not None]
     return open_lab(folder, browser=not options.no_browser, more=[*given, *options.rest])
 

@@ -6,10 +6,17 @@ Figures are in llmlite.plots, things to move in llmlite.widgets; here only `pred
 from importlib import import_module
 from pathlib import Path
 
+from llmlite.lessons import progress
 from llmlite.lessons.check import check
 from llmlite.lessons.hints import hint
+from llmlite.lessons.large import if_wished, large_type
 from llmlite.lessons.predict import predict
-from llmlite.lessons.progress import begin
+
+
+def begin(lesson: str) -> None:
+    """Say which lesson this kernel runs: its number, "04". The copies do it in their first cell."""
+    progress.begin(lesson)
+    if_wished()
 
 
 def __getattr__(name: str) -> object:

@@ -104,7 +104,7 @@ class ByteMap:
             end = field.offset + field.n_bytes
             return f'struct.unpack("{order}{STRUCT[field.type]}", data[{field.offset}:{end}])'
         if field.type == "string":
-            known = "four letters" if i == 0 else "its length stands before it"
+            known = "four letters" if i == 0 else "its length comes before it"
             return f"UTF-8 text; {known}"
         if field.type == "padding":
             return f"fills up to a multiple of {self.file.alignment}"

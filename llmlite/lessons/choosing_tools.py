@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from llmlite.bench.article import Claims
+from llmlite.bench.article import FAILS, HOLDS, PARTLY, UNKNOWN, Claims
 
+VERDICTS = (HOLDS, PARTLY, FAILS, UNKNOWN)  # one of which is predicted
 QUICK = ("hardware",)  # claims that take under ten seconds here, in all
 
 
@@ -13,6 +14,11 @@ def said(found: Claims, key: str) -> str:
     """Return a claim's verdict and figure in one text, as a reveal shows it."""
     each = found[key]
     return f"**{each.verdict}**: {each.figure}. Measured with `{each.command}`."
+
+
+def predicted(found: Claims, key: str) -> tuple[tuple[str, ...], Callable[[], str], str]:
+    """Return choices, answer and reveal of a prediction about a claim, as `ll.lessons.predict` takes them."""
+    return VERDICTS, lambda: found[key].verdict, said(found, key)
 
 
 def rows(found: Claims, keys: Iterable[str] = ()) -> list[tuple[str, str, str]]:

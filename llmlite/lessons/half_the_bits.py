@@ -14,11 +14,10 @@ from typing import Any
 
 from llmlite import gguf, resources
 from llmlite.lessons.flip import n_same
+from llmlite.lessons.real import all_in
 from llmlite.lessons.type_sweep import shipped
-from llmlite.mixes import is_quantized
 from llmlite.model import Model
 from llmlite.quants import by_name
-from llmlite.tensor import QuantTensor
 
 FILE = "samples/half_the_bits.json"
 LADDER = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
@@ -112,10 +111,7 @@ class Ladder:
 
     def file(self, type_name: str) -> gguf.GGUFFile:
         """Return the model with every matrix in one type. Raises UnsupportedError as quantizing does."""
-        matrices = [t for t in self.source.tensors.values() if is_quantized(t.name, len(t.shape))]
-        changed = [t for t in matrices if t.type.name != type_name]
-        made = (QuantTensor.quantize(t, type_name, t.name, n_threads=2) for t in changed)
-        return self.source.replacing(*made)
+        return all_in(self.source, type_name)
 
     def told(self, type_name: str) -> Told:
         """Return the tale of one rung, told at the first call."""

@@ -57,7 +57,7 @@ def kind(point: Point) -> str:
 
 
 def source(module: str, name: str) -> str:
-    """Return the text of a kernel, as it stands in llmlite/engine/kernels/MODULE.py.
+    """Return the text of a kernel from llmlite/engine/kernels/MODULE.py.
 
     Raises:
         UnsupportedError: no such file, or no such function in it.

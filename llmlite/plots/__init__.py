@@ -28,6 +28,7 @@ from llmlite.plots.base import (
     number_at,
     png,
     save,
+    set_type_size,
     show,
     svg,
     theme_named,

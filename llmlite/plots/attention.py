@@ -11,6 +11,7 @@ from llmlite.bench.report import short
 from llmlite.lessons.attention import Attention
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, names_down, number_at, theme_named, title
 
+MOST = 9  # layers or heads in a picture of all of them
 COLOUR_MAP = "cividis"  # the same order of lightness for every kind of colour vision
 
 
@@ -22,7 +23,7 @@ def heat_map(weights: np.ndarray, texts: Sequence[str], *, heading: str, theme: 
         theme: a key of plots.THEMES; None for the one in use.
     """
     n = len(texts)
-    side = min(4 + 0.32 * n, 12)
+    side = min(3 + 0.2 * n, 9)
     drawn, (ax,) = figure(side + 1, side, theme=theme)
     look = theme_named(theme)
     future = np.triu(np.ones((n, n), bool), 1)
@@ -46,29 +47,40 @@ def heat_map(weights: np.ndarray, texts: Sequence[str], *, heading: str, theme: 
     )
 
 
+def _some(n: int) -> list[int]:
+    """Return up to MOST of n indices, evenly spread from the first to the last."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, MOST))})
+
+
 def all_heads(found: Attention, *, theme: str | None = None) -> Picture:
     """Draw every head of every layer small: a row of pictures per layer, a column per head.
+
+    Of a model with more than MOST layers or heads some are drawn; the words and the data are of all.
 
     Args:
         theme: a key of plots.THEMES; None for the one in use.
     """
     n_layer, n_head, n, _ = found.weights.shape
     look = theme_named(theme)
+    rows, columns = _some(n_layer), _some(n_head)
+    side = 2.1 if n_layer <= 6 else 1.4
     drawn = Figure(
-        figsize=(2.1 * n_head + 0.8, 2.1 * n_layer + 0.6), layout="constrained", facecolor=look.background
+        figsize=(side * len(columns) + 0.8, side * len(rows) + 0.6),
+        layout="constrained",
+        facecolor=look.background,
     )
     future = np.triu(np.ones((n, n), bool), 1)
-    for layer in range(n_layer):
-        for head in range(n_head):
-            ax = drawn.add_subplot(n_layer, n_head, layer * n_head + head + 1)
+    for y, layer in enumerate(rows):
+        for x, head in enumerate(columns):
+            ax = drawn.add_subplot(len(rows), len(columns), y * len(columns) + x + 1)
             shown = np.ma.masked_array(found.weights[layer, head], future)
             ax.imshow(shown, cmap=COLOUR_MAP, vmin=0, vmax=1, aspect="equal")
             ax.set_facecolor(look.background)
             ax.set_xticks([])
             ax.set_yticks([])
-            if layer == 0:
+            if y == 0:
                 ax.set_title(f"head {head}", color=look.text, fontsize=FONT["tick"])
-            if head == 0:
+            if x == 0:
                 ax.set_ylabel(f"layer {layer}", color=look.text, fontsize=FONT["tick"])
     heading = "Every head of every layer"
     # what a picture shows at a glance, as numbers: how far back each head looks on average, and how sharply
@@ -89,24 +101,33 @@ def all_heads(found: Attention, *, theme: str | None = None) -> Picture:
 
 
 def sentences(
-    texts: Sequence[str], shares: Sequence[float], *, erased: int | None = None, theme: str | None = None
+    texts: Sequence[str],
+    shares: Sequence[float],
+    *,
+    erased: int | None = None,
+    numbered: bool = False,
+    theme: str | None = None,
 ) -> Picture:
     """Draw how much each sentence of a tale was looked at.
 
     Args:
         texts: the sentences. shares: as `lessons.erase.looked_at` gives them. erased: index of one left out.
+        numbered: write numbers in place of the sentences, which are beside the picture.
         theme: a key of plots.THEMES; None for the one in use.
     """
-    drawn, (ax,) = figure(11, 1.4 + 0.42 * len(texts), theme=theme)
+    drawn, (ax,) = figure(5.5 if numbered else 11, 1.4 + 0.42 * len(texts), theme=theme)
     for i, share in enumerate(shares):
         ax.barh(i, share, 0.7, color=COLOURS["blue"])
         number_at(ax, share, i, theme, text="erased" if i == erased else f"{share:.0%}")
     names = [text if len(text) <= 64 else text[:63] + "…" for text in texts]
-    names_down(ax, names)
+    names_down(ax, [str(i + 1) for i in range(len(texts))] if numbered else names)
     ax.set_xlim(0, max(0.4, *shares) * 1.15)
     heading, label = "Where the model looked while it answered", "share of attention, last layer"
+    if numbered:
+        title(ax, "Where it looked", theme)
     ax.set_xlabel(label, color=theme_named(theme).text, fontsize=FONT["label"])
-    title(ax, heading, theme)
+    if not numbered:
+        title(ax, heading, theme)
     most = int(np.argmax(shares))
     return Picture(
         figure=drawn,

@@ -37,7 +37,12 @@ CYCLE = tuple(COLOURS.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NUMBER = re.compile(r"[-+−]?[\d,.]*(e[-+]?\d+)?( ?%)?")  # or nothing
 DPI = 110
-FONT = {"title": 15, "label": 14, "tick": 13}
+USUAL_FONT = {"title": 15, "label": 14, "tick": 13}
+FONT = dict(USUAL_FONT)  # what is in use; see set_type_size
+# Shows the drawing in place of the image; where styles are taken out, the image stays.
+FOLLOW = (
+    "<style>.llmlite-figure>.llmlite-drawn{display:block!important}.llmlite-figure>img{display:none}</style>"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,17 @@ def use_theme(name: str) -> None:
     """Draw what comes after this in "light" or "dark", unless told otherwise; ValueError for another name."""
     global _usual
     _usual = theme_named(name).name
+
+
+def set_type_size(scale: float) -> None:
+    """Write on every figure drawn after this in letters `scale` times the usual size.
+
+    Raises:
+        ValueError: a scale outside of 0.5 to 3.
+    """
+    if not 0.5 <= scale <= 3:
+        raise ValueError(f"the scale of letters must be between 0.5 and 3, got {scale!r}")
+    FONT.update({name: round(size * scale) for name, size in USUAL_FONT.items()})
 
 
 def theme_named(name: str | None) -> Theme:
@@ -193,12 +209,19 @@ def bundle(shown: Picture | Table) -> dict[str, Any]:
 
 
 def html(shown: Picture | Table) -> str:
-    """Return one HTML element: a table, or an image with its description and its data as a table."""
+    """Return one HTML element: a table, or a picture with its description and its data as a table.
+
+    A picture is there twice. The drawing (SVG) takes its colours from the page, so it follows a light or
+    dark theme. A page that lets no style through (GitHub, a notebook that isn't trusted) shows the image.
+    """
     if isinstance(shown, Table):
         return shown.html()
     encoded = base64.b64encode(png(shown)).decode()
+    shown.figure.set_layout_engine("none")  # the places that were found stay: finding them takes seconds
     return (
-        f'<figure style="margin:0"><img alt="{escape(shown.alt, quote=True)}" '
+        f'<figure class="llmlite-figure" style="margin:0">{FOLLOW}'
+        f'<div class="llmlite-drawn" style="display:none">{svg(shown)}</div>'
+        f'<img alt="{escape(shown.alt, quote=True)}" '
         f'style="max-width:100%;height:auto" src="data:image/png;base64,{encoded}">'
         f"<figcaption><details><summary>In words and numbers</summary><p>{escape(shown.alt)}</p>"
         f"<table>{_table_rows(shown.table())}</table></details></figcaption></figure>"
@@ -240,12 +263,15 @@ def save(picture: Picture, path: str | os.PathLike[str]) -> list[Path]:
 
 
 def svg(picture: Picture) -> str:
-    """Return the picture as an inline SVG element that takes its text colour from the page ("page" theme)."""
+    """Return the picture, drawn in any theme, as an inline SVG element in the colours of the page."""
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):  # text stays text
+    # text stays text, and the same picture has the same ids in every run
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "llmlite"}):
         picture.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(THEMES["page"].text, "currentColor")
+    text = text[text.index("<svg") :]
+    for theme in THEMES.values():
+        text = text.replace(theme.text, "currentColor").replace(theme.grid, THEMES["page"].grid)
     label = f'role="img" aria-label="{escape(picture.alt, quote=True)}" style="max-width:100%;height:auto" '
     return text.replace("<svg ", f"<svg {label}", 1)
 

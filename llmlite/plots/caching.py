@@ -61,7 +61,7 @@ def grid(filling: Filling, n_filled: int, *, n_head: int, theme: str | None = No
     """
     n_layer, n_kv, n = filling.size.shape
     look = theme_named(theme)
-    drawn, (ax,) = figure(3 + 0.42 * n, 1.6 + 0.34 * n_layer * n_kv, theme=theme)
+    drawn, (ax,) = figure(max(6.5, 3 + 0.42 * n), 1.6 + 0.34 * n_layer * n_kv, theme=theme)
     names = []
     for layer in range(n_layer):
         for head in range(n_kv):

@@ -85,7 +85,7 @@ def _way(ax: Axes, lit: str, layer: int, n_layer: int, theme: str | None) -> Non
             )
         )  # fmt: skip
         # on a box of its own colour in every theme: nearly black
-        ax.text(x, y, step.title, ha="center", va="center", fontsize=11, color="#1a1a1a", zorder=3)
+        ax.text(x, y, step.title, ha="center", va="center", fontsize=11, color="#111111", zorder=3)
 
 
 def _numbers(ax: Axes, walk: Walk, key: str, layer: int, token: int, names: Any, theme: str | None) -> str:

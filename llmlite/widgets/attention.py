@@ -12,7 +12,7 @@ from llmlite.errors import LlmliteError
 from llmlite.lessons import erase
 from llmlite.lessons.attention import Attention, attention
 from llmlite.model import Model
-from llmlite.widgets.base import HEADING_WIDTH, Explorer, TextExplorer, buttons, text_field
+from llmlite.widgets.base import HEADING_WIDTH, Explorer, TextExplorer, View, buttons, text_field
 
 MEAN = "mean"
 NOTHING = -1
@@ -127,7 +127,9 @@ class EraseSentence(Explorer):
         self.erased = buttons([("nothing", NOTHING), *((str(i + 1), i) for i in range(longest))], "Erase")
         self.view, self.figure = ipywidgets.HTML(), ipywidgets.HTML()
         self.answers: dict[tuple[int, int | None], str] = {}
-        super().__init__([self.tale, self.erased, self.view, self.figure])
+        self.view.layout.width, self.figure.layout.width = "56%", "43%"
+        beside = View([self.view, self.figure], layout={"flex_flow": "row"})
+        super().__init__([self.tale, self.erased, beside])
         self.tale.observe(lambda _change: self._other_tale(), names="value")
         self._silent = False
         self.redraw_on((self.erased,))
@@ -155,7 +157,9 @@ class EraseSentence(Explorer):
         whole, answer = self.answer(None), self.answer(erased)
         shares = erase.looked_at(self.model, question, answer, erased)
         self.view.value = self._tale(answer, shares)
-        self.picture = plots.attention.sentences(question.sentences, shares, erased=erased, theme="page")
+        self.picture = plots.attention.sentences(
+            question.sentences, shares, erased=erased, numbered=True, theme="page"
+        )
         self.figure.value = plots.svg(self.picture)
         most = f"It looked most at sentence {int(np.argmax(shares)) + 1}."
         if erased is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
+from itertools import takewhile
 from typing import Any
 
 import ipywidgets
@@ -15,6 +16,24 @@ from llmlite.errors import LlmliteError
 HEADING_WIDTH = "7.5em"
 # Closed beside the living widget; the stored copies of the lessons open it (tools/lessons.py).
 STATIC = '<details class="llmlite-static"><summary>{summary}</summary>{body}</details>'
+
+# A projector shows 1280 x 720: a widget is never higher than this. Its controls and words stay in sight while
+# the view between them scrolls.
+HIGHEST = 560  # pixels
+STYLE = f"""<style>
+.llmlite-explorer {{ max-height: {HIGHEST}px; overflow: auto; }}
+.llmlite-explorer > * {{ flex-shrink: 0; }}
+.llmlite-explorer > .llmlite-controls {{ position: sticky; top: 0; z-index: 2; overflow: visible;
+  background: var(--jp-layout-color0, Canvas); }}
+.llmlite-explorer > .llmlite-words {{ position: sticky; bottom: 0; z-index: 2;
+  background: var(--jp-layout-color0, Canvas); }}
+.llmlite-explorer [role=status] {{ max-height: 4.2em; overflow-y: auto; margin: .2em 0 0; line-height: 1.4; }}
+.llmlite-explorer svg {{ max-height: 370px; }}
+</style>"""
+
+
+class View(ipywidgets.VBox):
+    """Rows of widgets to look at, which are no controls."""
 
 
 class Explorer(ipywidgets.VBox):
@@ -32,8 +51,13 @@ class Explorer(ipywidgets.VBox):
     static_summary = "As a picture (it needs no running kernel)"
 
     def __init__(self, children: Iterable[ipywidgets.Widget], **options: Any) -> None:
-        self.words = ipywidgets.HTML()
-        super().__init__([*children, self.words], **options)
+        self.words = ipywidgets.HTML(STYLE)
+        self.words.add_class("llmlite-words")
+        given = list(children)
+        controls = list(takewhile(lambda each: not isinstance(each, ipywidgets.HTML | View), given))
+        first = ipywidgets.VBox(controls)
+        first.add_class("llmlite-controls")
+        super().__init__([first, *given[len(controls) :], self.words], **options)
         self.add_class("llmlite-explorer")
 
     def redraw_on(self, controls: Iterable[ipywidgets.Widget], *, name: str = "value") -> None:
@@ -48,7 +72,7 @@ class Explorer(ipywidgets.VBox):
 
     def say(self, text: str) -> None:
         """Set the line of words under the view."""
-        self.words.value = f'<p role="status" aria-live="polite">{escape(text)}</p>'
+        self.words.value = STYLE + f'<p role="status" aria-live="polite">{escape(text)}</p>'
 
     def static_view(self) -> plots.Picture | plots.Table:
         """Return what stays when no kernel runs."""

@@ -92,7 +92,7 @@ class HalfTheBits(Explorer):
             ),
         ]
         note = f"<small>Sample: taken on {escape(self.sample.machine)}. Times vary from run to run.</small>"
-        self.view.value = beside(*here) + beside(*elsewhere) + note + beside(*tales)
+        self.view.value = beside(*tales) + beside(*here) + beside(*elsewhere) + note
         self.say(self._words(exact))
 
     def _words(self, exact: Told) -> str:

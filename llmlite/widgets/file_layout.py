@@ -10,7 +10,7 @@ import ipywidgets
 from llmlite import gguf, plots
 from llmlite.lessons.byte_map import ByteMap
 from llmlite.resources import model_path
-from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons, row
+from llmlite.widgets.base import HEADING_WIDTH, Explorer, View, buttons, row
 
 COLUMNS, ROWS = 16, 8
 # Half transparent: the letters keep the page's colour, in light and dark.
@@ -64,15 +64,14 @@ class ByteMapExplorer(Explorer):
         for i, cell in enumerate(self.cells):
             cell.on_click(lambda _button, i=i: self.choose_byte(self.top + i))
         lines = [ipywidgets.HBox(self.cells[i * COLUMNS : (i + 1) * COLUMNS]) for i in range(ROWS)]
-        self.grid = ipywidgets.VBox(lines)
+        self.grid = View(lines)
         self.grid.add_class("llmlite-bytes")
         self.view = ipywidgets.HTML()
         super().__init__(
             [
-                ipywidgets.HTML(STYLE),
                 self.region,
-                row("Step", [self.back, self.forward]),
-                self.offset,
+                row("Step", [self.back, self.forward, self.offset]),
+                ipywidgets.HTML(STYLE),
                 self.grid,
                 self.view,
             ]

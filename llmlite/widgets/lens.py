@@ -11,7 +11,7 @@ from llmlite.lessons.lens import lens
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.plots import choosing as figures
-from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, text_field
+from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, View, text_field
 
 N_SHOWN = 18  # positions; of a longer text the last
 N_TOP = 5
@@ -47,10 +47,10 @@ class LogitLens(TextExplorer):
         self.text = text_field(text)
         self.stage = ipywidgets.IntSlider(description="Layer", min=0, max=1, style=style)
         self.position = ipywidgets.IntSlider(description="Position", min=0, max=1, style=style)
-        self.grid = ipywidgets.VBox(layout={"overflow": "auto"})
+        self.grid = View(layout={"overflow": "auto"})
         self.detail = ipywidgets.HTML()
         self._read(text)
-        super().__init__([self.text, self.grid, self.stage, self.position, self.detail])
+        super().__init__([self.text, self.stage, self.position, self.grid, self.detail])
         self.reread_on(self.text)
         self.redraw_on((self.stage, self.position))
 

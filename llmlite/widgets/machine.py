@@ -26,14 +26,14 @@ class MachinePanel(Explorer):
         findings: of the last look. looks: how often it looked.
     """
 
-    static_summary = "The list of checks, and what to do where one fails (it needs no running kernel)"
+    static_summary = "The list of checks, and what to do if one fails (it needs no running kernel)"
 
     def __init__(self) -> None:
         self.show = buttons([("everything", "all"), ("what can be done", "open")], "Show")
         self.again = ipywidgets.Button(description="Check again", layout={"width": "auto"})
         self.view = ipywidgets.HTML()
         self.looks = 0
-        super().__init__([self.show, row("", [self.again]), self.view])
+        super().__init__([row("", [self.show, self.again]), self.view])
         self.again.on_click(lambda _button: self.look())
         self.look(draw=False)
         self.redraw_on([self.show])
@@ -60,9 +60,9 @@ class MachinePanel(Explorer):
         rows = [[check.topic, check.needs, check.remedy or "-"] for check in checks.CHECKS]
         return plots.Table(
             heading="What is checked",
-            columns=["check", "needed", "what to do where it isn't so"],
+            columns=["check", "needed", "what to do if it isn't so"],
             rows=rows,
-            alt=f"The {len(rows)} checks of this machine: what each needs, what to do where it isn't so.",
+            alt=f"The {len(rows)} checks of this machine: what each needs, what to do if it isn't so.",
         )
 
 

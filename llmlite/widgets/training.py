@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipywidgets
-from IPython.display import display
+from IPython.display import display, publish_display_data
 
 from llmlite import plots
 from llmlite.widgets.base import Explorer
@@ -19,7 +19,7 @@ def loss_curve(steps: int) -> LossCurve:
 
 
 class LossCurve(Explorer):
-    """The loss of each step so far; when the last step is there, the static view is shown, too.
+    """The loss of each step so far; `keep` puts the static view under it.
 
     Attributes:
         losses: of each step, in nats per token. picture: what is drawn now.
@@ -45,6 +45,10 @@ class LossCurve(Explorer):
         self.figure.value = plots.svg(self.picture)
         self.say(f"Step {len(self.losses)} of {self.steps}: the loss is {self.losses[-1]:.2f}.")
 
+    def keep(self) -> None:
+        """Put the static view, folded, under the cell: what stays when no kernel runs."""
+        publish_display_data(self.static_bundle())
+
     def static_view(self) -> plots.Picture:
         """Return the curve so far."""
         return self._picture(None)
@@ -60,7 +64,5 @@ class LossCurve(Explorer):
         if self.losses:
             super()._ipython_display_()
         else:
-            from IPython.display import publish_display_data
-
             data = self._repr_mimebundle_()
             publish_display_data(data[0] if isinstance(data, tuple) else data)

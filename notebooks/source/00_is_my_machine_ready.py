@@ -3,19 +3,19 @@
 #
 # *About 10 minutes. Running every cell takes a few seconds, the first time about a minute.*
 #
-# These lessons run a real language model on your own machine, and measure it. Before that, this one looks whether
-# everything is there. Where something isn't, it says what to do.
+# These lessons run a real language model on your own machine, and measure it. This one first checks whether your
+# machine has everything they need. If something is missing, it says what to do.
 #
 # To run a cell, click into it and press Shift and Enter together. Run them from the top, one after the other.
 #
 # **Afterwards you can**
 #
-# - say whether your machine has what the lessons need, and what to do where it hasn't;
+# - say whether your machine has what the lessons need, and what to do if it hasn't;
 # - do the exercises of these lessons: what to write, and how to check it;
-# - tell by its checksum whether a file is the one that it should be.
+# - use a checksum to tell whether a file is intact.
 
 # %% [markdown] tags=["instructor"]
-# > **For the instructor.** Minutes: section 1 three, section 2 two (more where kernels must be compiled: start it
+# > **For the instructor.** Minutes: section 1 three, section 2 two (more if kernels must be compiled: start it
 # > before you talk), section 3 five with both exercises.
 # >
 # > Before the course: `llmlite doctor` on each machine says the same as the panel. `llmlite warmup --lessons` compiles
@@ -28,11 +28,12 @@
 import llmlite as ll
 
 # %% [markdown]
-# Was that red, with `No module named 'llmlite'`? Then this notebook runs in another Python than the one that llmlite was
-# installed in. Close JupyterLab and open it with `llmlite lab`.
+# Was that red, with `No module named 'llmlite'`? Then this notebook runs in a different Python from the one that has
+# llmlite. Close JupyterLab and open it with `llmlite lab`.
 #
 # This is where the lessons lead. A small model continues a tale, with 16 bits for each of its weights, then with about 8,
-# then with about 4. Nothing is computed here yet: the figures come with llmlite, from the machine that is named.
+# then with about 4. Nothing is computed here yet: llmlite ships these results. The first line names the machine they are
+# from.
 
 # %%
 from llmlite.lessons import half_the_bits
@@ -52,20 +53,21 @@ ll.plots.show(ll.plots.bars(
 ))
 
 # %% [markdown]
-# A quarter of the bits, and still a tale. Beside PyTorch, little memory. How can that be, and is it fair? You will look
-# into the file, into the arithmetic, and into the measurement. First: can your machine do it?
+# A quarter of the bits, and still a tale; and little memory, compared with PyTorch. How can that be, and is the
+# comparison fair? You will look into the file, into the arithmetic, and into the measurement. First: can your machine do
+# it?
 #
 # ## 1. What is here, what is missing?
 #
-# First, only what must be put right.
+# First, only the problems.
 
 # %%
 findings = ll.bench.checks.examine(needed=("lessons",))
 print("\n".join(ll.bench.checks.wrong(findings)) or "nothing is wrong")
 
 # %% [markdown]
-# For each thing that is wrong there is a line here, with what to do behind the arrow. Do that, then choose *Restart
-# Kernel* in the menu *Kernel* and begin again.
+# Each problem has a line; after the arrow it says what to do. Do that, then choose *Restart Kernel* in the menu *Kernel*
+# and begin again.
 #
 # Now everything, in a panel. It knows three words. **ready**: all is well. **optional**: the lessons work, but something
 # could be added. **wrong**: something must be done.
@@ -79,8 +81,8 @@ ll.widgets.machine_panel()
 # Press *Check again*. The line below the panel then says that it looked twice: your click went from the page to Python
 # and back. All moving parts of these lessons work that way.
 #
-# No button to press, but a list, or an error about a widget? Then JupyterLab runs from another Python than this
-# notebook. Close it and open it with `llmlite lab`. It may also be that the cell above hasn't been run yet.
+# Is there a list or an error about a widget, and no button? Then JupyterLab and this notebook run in two different
+# Pythons. Close it and open it with `llmlite lab`. It may also be that the cell above hasn't been run yet.
 #
 # The checks are in `llmlite/bench/checks.py`; on the command line `llmlite doctor` prints the same.
 #
@@ -120,7 +122,7 @@ print(model.generate("Once upon a time", max_tokens=60, temperature=0.7, seed=2)
 # Each lesson has exercises. In the first you replace the `...` by your answer. The cell below it checks what you wrote:
 # ✓ is right, ✗ comes with a hint. An exercise that you leave open stops nothing.
 #
-# **Exercise 1.** The model is one file. How many megabytes has it? A megabyte is a million bytes.
+# **Exercise 1.** The model is one file. How large is it, in megabytes? A megabyte is a million bytes.
 
 # %%
 path = ll.model_path("tales")
@@ -137,7 +139,7 @@ ll.lessons.check("megabytes", megabytes, n_bytes / 1e6, hint="divide n_bytes by 
 
 # %% [markdown]
 # Files get damaged: a download breaks off, a disk fails. Nobody can compare millions of bytes by eye. So programs compute
-# a **checksum**: a short number made of all the bytes. llmlite comes with a list of the right ones, and *bundled data* in
+# a **checksum**: a short number computed from all the bytes. llmlite comes with a list of the right ones, and *bundled data* in
 # the panel compares them. Now you do it.
 #
 # **Exercise 2.** Write a function that returns the SHA-256 checksum of some bytes as text. `hashlib.sha256(data)` makes
@@ -175,19 +177,19 @@ differ = sum(a != b for a, b in zip(after, listed[path.name]))
 print(differ, "of 64 digits differ")
 
 # %% [markdown]
-# Nearly all: a good checksum is as if drawn anew for each change, however small. A digit stays the same only by chance,
-# one time in 16.
+# Nearly all: after any change, however small, a good checksum looks like a new random number. A digit stays the same only
+# by chance, one time in 16.
 #
 # ## Recap
 #
 # - The panel says what your machine has: *ready*, *optional* or *wrong*, and what to do. `llmlite doctor` says it too.
 # - Kernels are compiled once for your processor, then kept.
 # - An exercise: replace `...`, run the check below it.
-# - A checksum tells a damaged file from a whole one (`ll.resources.sha256`, `ll.resources.damaged_data`).
+# - A checksum tells a damaged file from an intact one (`ll.resources.sha256`, `ll.resources.damaged_data`).
 #
 # Next: what is inside that file, byte by byte.
 #
 # **Words.** *bit*: a 0 or a 1. *cache folder*: where llmlite keeps what it makes for later. *checksum*: a short number
-# made of all the bytes of a file. *kernel*: a small compiled function that does one kind of arithmetic; also, in
+# computed from all the bytes of a file. *kernel*: a small compiled function that does one kind of arithmetic; also, in
 # JupyterLab, the Python that runs a notebook. *model*: the numbers that were learned, and how to use them. *widget*: a
 # part of a notebook that you can click.

@@ -3,25 +3,25 @@
 #
 # *About 20 minutes. Running every cell takes a few seconds.*
 #
-# A language model that you download is one file. Inside are numbers: millions of them, the *weights*. And in front of
-# them stands everything that a program must know to use them. The format is called **GGUF**. In this lesson you take
+# A language model that you download is one file. Inside are numbers: millions of them, the *weights*. Before them comes
+# everything that a program must know to use them. The format is called **GGUF**. In this lesson you take
 # such a file apart, byte by byte, and write the beginning of a reader.
 #
 # **Afterwards you can**
 #
 # - name the four parts of a GGUF file and say how big each one is;
 # - read numbers out of bytes with Python alone;
-# - compute where a tensor lies in the file, and how many bytes it takes;
+# - compute where a tensor is in the file, and how many bytes it takes;
 # - say what a reader must check before it believes a file.
 
 # %% [markdown] tags=["instructor"]
 # > **For the instructor.** Minutes: section 1 three, section 2 with the map five, exercise 1 four, section 3 with
 # > exercise 2 five, section 4 three.
 # >
-# > *Talking point.* Reading this file runs nothing. Formats of the years before could carry code that ran on loading.
+# > *Talking point.* Reading this file runs nothing. Earlier formats could carry code that ran when a file was loaded.
 # > A GGUF file of a model that chats does carry one small program, its chat template: section 4 shows the sandbox.
 # >
-# > *Likely question:* "Why not JSON in front?" The older `safetensors` does that. GGUF's header can be read without
+# > *Likely question:* "Why not a JSON header?" The older `safetensors` has one. GGUF's header can be read without
 # > any library, in any language, and weights start at a multiple of 32 so that they can be mapped into memory as they are.
 
 # %%
@@ -55,8 +55,8 @@ for name in list(file.tensors)[:4]:
 
 # %%
 ll.lessons.predict(
-    "The file has nearly nine million bytes. What share of them are weights?",
-    ["half", "nine tenths", "more than 99 in 100"], "more than 99 in 100",
+    "What share of the file's bytes are weights?",
+    ["half", "nine tenths", "more than 95 in 100"], "more than 95 in 100",
     "The next cell draws how long each part is.",
 )
 
@@ -66,10 +66,10 @@ from llmlite.lessons.byte_map import ByteMap
 ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 
 # %% [markdown]
-# Mind the scale: each step to the right is ten times as much. So weights are more than 99 in 100, and the header is
+# Mind the scale: each step to the right is ten times as much. So nearly all of the file is weights, and the header is
 # 24 bytes. For a model a thousand times larger the picture is the same, with longer bars.
 #
-# That's why a program can open a file of many gigabytes at once. It reads the small parts in front and leaves the
+# That's why a program can open a file of many gigabytes at once. It reads the small parts at the beginning and leaves the
 # weights where they are until they are needed.
 #
 # ## 2. Byte by byte
@@ -84,8 +84,8 @@ ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 
 # %%
 ll.lessons.predict(
-    "The file has 47 tensors. This number is stored in the bytes 8 to 15. In which of these eight will you find it?",
-    ["the first", "the last"], "the first",
+    "The number of tensors is stored in eight bytes, 8 to 15. It is small. At which end of the eight will you find it?",
+    ["at the beginning", "at the end"], "at the beginning",
     "Look at byte 8 on the map below, and at the seven after it.",
 )
 
@@ -93,13 +93,13 @@ ll.lessons.predict(
 ll.widgets.byte_map(file)
 
 # %% [markdown]
-# In the first: `2f` is 2 · 16 + 15 = 47, and seven bytes of zero follow. Small end first: this order is called
-# **little-endian**. Nearly all processors of today keep numbers in memory this way.
+# At the beginning. In the bundled model, byte 8 is `2f`, which is 2 · 16 + 15 = 47, and seven bytes of zero follow. The
+# small end comes first: this order is called **little-endian**. Nearly all processors of today keep numbers in memory this way.
 #
 # Three things to find on the map:
 #
-# - a text has no end mark: its length stands in front of it, in 8 bytes;
-# - each value has a type in front: 4 means a whole number in 4 bytes, 8 means a text, 9 an array;
+# - a text has no end mark: its length comes before it, in 8 bytes;
+# - before each value comes its type: 4 means a whole number in 4 bytes, 8 means a text, 9 an array;
 # - choose the region *tensor list*: for every tensor there is a name, its dimensions, a type and an **offset**.
 #
 # **Exercise 1.** Read the header yourself. `struct.unpack("<I", data[4:8])` makes a number of four bytes: `<` is
@@ -126,7 +126,7 @@ ll.lessons.check(
 )
 
 # %% [markdown]
-# You have just read a file of nine megabytes with two lines. llmlite's own reader does the same, with checks:
+# You have just read the header of a model file with two lines. llmlite's own reader does the same, with checks:
 # `llmlite/gguf/parse.py`.
 #
 # ## 3. Where is a tensor?
@@ -134,29 +134,30 @@ ll.lessons.check(
 # *Time to here: 13 minutes.*
 #
 # The tensor list gives an *offset* for each tensor. It counts from where the weights begin, not from the start of the
-# file. And the weights begin at the first multiple of 32 behind the list (the file may name another number than 32;
-# this one does not). The bytes between are padding.
+# file. The weights begin at the first multiple of 32 after the list. (A file may name a number other than 32; this one
+# doesn't.) The bytes between are padding.
 #
 # How long is a tensor? Its number of weights times the bytes per weight. `F16` takes 2 bytes per weight, `F32` takes 4.
 #
 # **Exercise 2.** The list of this file ends at the byte `end`. Where do the weights begin? And how many bytes does
-# `blk.0.ffn_down.weight` take, with its shape below?
+# `blk.0.ffn_down.weight` take, with the shape below and 2 bytes for each weight?
 
 # %%
 byte_map = ByteMap(file)
 listed = [r for r in byte_map.regions if r.name == "tensor list"][0]
 end = listed.offset + listed.n_bytes
-print("end:", end, " ffn_down:", file.tensors["blk.0.ffn_down.weight"].type.name, file.tensors["blk.0.ffn_down.weight"].shape)
+shape = file.tensors["blk.0.ffn_down.weight"].shape
+print("end:", end, " ffn_down:", file.tensors["blk.0.ffn_down.weight"].type.name, shape)
 
 # %% tags=["exercise"]
-# solution: round up: add 31, divide by 32 without rest, multiply by 32; 256 x 768 weights of 2 bytes
+# solution: round up: add 31, divide by 32 without rest, multiply by 32; rows x columns weights of 2 bytes
 start = (end + 31) // 32 * 32
-n_bytes = 256 * 768 * 2
+n_bytes = shape[0] * shape[1] * 2
 # end
 
 # %% tags=["check"]
 ll.lessons.check("start of the weights", start, file.data_offset, hint="the first multiple of 32 that is not before `end`")
-ll.lessons.check("bytes of ffn_down", n_bytes, file.tensors["blk.0.ffn_down.weight"].n_bytes, hint="rows x columns x 2")
+ll.lessons.check("bytes of ffn_down", n_bytes, 2 * file.tensors["blk.0.ffn_down.weight"].n_elements, hint="rows x columns x 2")
 
 # %% [markdown]
 # With these two numbers the weights can be read without any library:
@@ -173,7 +174,8 @@ else:
     print(f"{tensor.type.name}: not plain numbers. The next lesson unpacks them.")
 
 # %% [markdown]
-# Equal, to the last bit. That's all there is to an F16 file. How weights are stored in fewer bits is the next lesson.
+# In an F16 file they are equal, to the last bit: there is no more to it. How weights are stored in fewer bits is the next
+# lesson.
 #
 # ## 4. A file that lies
 #
@@ -214,7 +216,7 @@ except ll.LlmliteError as error:
 # Versions 1, 2 and 3 are known.
 
 # %% tags=["exercise"]
-# solution: the version stands in the bytes 4 to 7, the small end first
+# solution: the version is in the bytes 4 to 7, the small end first
 where, value = 4, 99
 # end
 
@@ -231,7 +233,7 @@ ll.lessons.check("a complaint about", lambda: complaint(where, value), "version"
 #
 # - A GGUF file is a **header**, **metadata**, a **list of tensors** and the **weights**, in this order.
 # - The header's 24 bytes say how many entries and tensors follow.
-# - Numbers are little-endian. Texts and arrays have their length in front.
+# - Numbers are little-endian. The length of a text or an array comes before it.
 # - Weights start at a multiple of 32, so they can be mapped into memory and used as they are.
 # - A reader believes no number before it has checked it against the bytes that are there.
 #
@@ -240,5 +242,5 @@ ll.lessons.check("a complaint about", lambda: complaint(where, value), "version"
 #
 # **Words.** *byte*: eight bits, a number from 0 to 255. *GGUF*: the file format of llama.cpp, also used by others.
 # *hexadecimal*: numbers written with 16 digits, 0 to 9 and a to f. *little-endian*: the small end of a number first.
-# *metadata*: named values in front of the weights. *offset*: distance in bytes from a starting point. *padding*: bytes
+# *metadata*: named values before the weights. *offset*: distance in bytes from a starting point. *padding*: bytes
 # that only fill up. *tensor*: an array of numbers with a name. *weight*: one of the numbers that a model has learned.

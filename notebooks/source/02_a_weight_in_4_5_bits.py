@@ -4,8 +4,8 @@
 # *About 35 minutes. Everything is on this machine: no account, no download.*
 #
 # A weight of a model is a number. Trained, it takes 32 or 16 bits. The file you download often spends **4.5**. What is
-# half a bit? And what got lost? In this lesson you open such a file at the level of single bits, and turn them back
-# into weights with your own code.
+# half a bit, and what was lost? In this lesson you open such a file, down to single bits, and turn them back into weights
+# with your own code.
 #
 # **Afterwards you can**
 #
@@ -74,7 +74,7 @@ print("levels:", block.levels)
 # - `d` is the scale, a 16-bit float (two bytes, the low one first);
 # - `qs` are 16 bytes with two levels each. Four bits are called a **nibble**. The **low** nibble of byte *i* is
 #   weight *i*, the **high** nibble is weight *i* + 16;
-# - a nibble can't be negative (0 to 15), so 8 is taken off.
+# - a nibble can't be negative (0 to 15), so 8 is subtracted.
 #
 # 18 bytes are 144 bits, for 32 weights: 144 / 32 = 4.5 bits per weight. There is your half a bit: it is the scale.
 
@@ -148,8 +148,9 @@ ll.widgets.block_explorer(q4_0, original=exact)
 #
 # What the model says next comes from a score for every possible token, its **logits**, turned into chances (the lesson
 # "Choosing the next token" shows how). To compare two such lists of chances, before and after, we use one number: how
-# surprised is somebody who expects the new chances while the old ones are true? This is the **KL divergence**, in *nats*: 0 means "the same predictions", 0.01 is hard to notice,
-# and at 5 the new predictions have little to do with the old.
+# surprised is somebody who expects the new chances while the old ones are true? This is the **KL divergence**, in
+# *nats*: 0 means "the same predictions", 0.01 is hard to notice, and at 5 the new predictions have little to do with the
+# old.
 #
 # > **Predict first.** (a) The lowest bit of one nibble: will the tale change? (b) The highest exponent bit of one
 # > scale: will it? Write down two numbers for the KL divergence before you look.
@@ -158,8 +159,8 @@ ll.widgets.block_explorer(q4_0, original=exact)
 ll.widgets.which_bit(ll.load("tales:Q4_0"))
 
 # %% [markdown]
-# The same number of bits changed: one. Choose the others too, then another block. (With some of the bits a name in the
-# tale may change: where two names are nearly equally likely, a breath is enough to tip it.)
+# The same number of bits changed: one. Choose the others too, then another block. (Some bits may change a
+# name in the tale: if two names are nearly equally likely, the smallest push decides.)
 #
 # Now all 16 bits of the scale and the 8 bits of one byte of levels, one after the other. The axis is logarithmic: each
 # step to the right is a hundred times worse.
@@ -181,8 +182,8 @@ ll.plots.show(ll.plots.blocks.damage(names, kl))
 # This says nothing yet about rounding *all* weights at once, as quantization does. Millions of small errors could add
 # up. Whether they do has to be measured with all of them in place: that is lesson 03.
 #
-# It does say which bits matter most: those of the scales. A level gets four bits, a scale sixteen. (The code of this experiment
-# is short: `llmlite/lessons/flip.py`. It copies the one matrix and leaves the file alone.)
+# It does say which bits matter most: those of the scales. A level gets four bits, a scale sixteen.
+# (The code of this experiment is short: `llmlite/lessons/flip.py`. It copies the one matrix and leaves the file alone.)
 
 # %% [markdown] tags=["instructor"]
 # > *Likely question:* "Why is the second highest exponent bit so much less bad?" Look at which way it flips. It is 1
@@ -210,7 +211,7 @@ ll.plots.show(ll.plots.bars(
 #
 #     weight = d × scale[group] × level  -  dmin × minimum[group]          levels go from 0 to 15
 #
-# Sixteen more floats would be too dear. So scales and minimums are quantized themselves: six bits each, against one
+# Sixteen more floats would cost too much. So scales and minimums are quantized themselves: six bits each, against one
 # float `d` and one float `dmin` for the whole block. A scale for the scales.
 
 # %%
@@ -281,7 +282,7 @@ ll.lessons.check(
 # Next: which of all these types should *you* take? That is lesson 03.
 #
 # **Words.** *block*: neighbours in a row that share a scale. *level*: the small whole number stored for one weight.
-# *scale*: what a level is multiplied by. *minimum*: what is subtracted then, in types that have it. *nibble*: four
+# *scale*: what a level is multiplied by. *minimum*: what is then subtracted, in types that have one. *nibble*: four
 # bits, half a byte. *exponent, fraction*: the two parts of a float, how large and which digits. *dequantize*: turn
 # bits back into weights. *RMS*: the root of the mean of squares, an average size. *KL divergence*: how far one set of
 # predictions is from another. *nat*: its unit.

@@ -118,8 +118,8 @@ ll.lessons.check("4-bit quantizer", lambda: absmax_4_bit(tried), right, hint="on
 ll.lessons.check("RMS", lambda: rms(np.array([3.0, -4.0, 0.0, 0.0])), 2.5, hint="(9 + 16) / 4, and the root")
 
 # %% [markdown]
-# How does the simplest quantizer compare with the real ones? (Here it is computed once more, so that the picture comes
-# also where the exercise is still open.)
+# How does the simplest quantizer compare with the real ones? (Here it is computed once more, so that the picture
+# is drawn even if you left the exercise open.)
 
 # %%
 scale = np.abs(weights).max(axis=1, keepdims=True) / 7
@@ -139,8 +139,8 @@ ll.plots.show(ll.plots.bars(
 # - **Perplexity**: how surprised is the model by a real text? 1 is "not at all"; lower is better.
 # - **KL divergence**: how far are its predictions from those of the 32-bit model, at every place of the text?
 #
-# Both are in `llmlite/bench/quality.py`. llmlite comes with a sweep: every type, on the bundled model, measured by `tools/sweep_types.py`. Don't take it on
-# trust. The next cell measures one point again, here.
+# Both are in `llmlite/bench/quality.py`. llmlite ships a sweep: every type, on the bundled model, measured by
+# `tools/sweep_types.py`. Don't take it on trust. The next cell measures one of its points again, on your machine.
 
 # %%
 live = ll.lessons.type_sweep.measure("Q4_K")
@@ -165,6 +165,19 @@ print("a lower perplexity than float32:", ", ".join(better))
 # "how much did quantization change my model?" trust the KL divergence. Perplexity can compare different models, but
 # only if they have the same tokenizer: it counts the surprise per token, and a model with longer tokens has fewer of
 # them for the same text.
+#
+# Here is perplexity by type, computed on your machine. Set `MODEL` to another model and see how much *that* one loses. (It
+# reads the same tales, of which it may think less. Its F16 is what its own file says, written with 16 bits: if the file was
+# quantized before, that loss is in all bars.)
+
+# %%
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file
+
+# %%
+types = ("F16", "Q8_0", "Q5_0", "Q4_0")  # blocks of 32: they fit the rows of nearly every model
+found = [ll.lessons.real.perplexity(ll.lessons.real.in_type(MODEL, name)) for name in types]
+ll.plots.show(ll.plots.bars(
+    types, {"perplexity": found}, heading="Perplexity by type", y_label="perplexity on the tales", rtol=0.02))
 
 # %% [markdown] tags=["instructor"]
 # > *Likely question:* "So is perplexity useless?" No: over a long text the luck averages out, and it needs no 32-bit
@@ -176,18 +189,19 @@ print("a lower perplexity than float32:", ", ".join(better))
 # *Time to here: 16 minutes.*
 #
 # Each point is the bundled model in one type; lower and further left is better. The dotted line joins those that no
-# other beats in both: that is the **Pareto front**. Whatever isn't on it, don't take.
+# other beats in both: that is the **Pareto front**. Don't take a type that isn't on it.
 #
 # - *Budget* says how many bits per weight you can afford; the words below say what to take.
 # - *mixes* are the files people really use: Q4_K_M keeps the delicate matrices in Q6_K (`llmlite/mixes.py`).
 # - *imatrix*: before quantizing, somebody let the model read a text and noted which columns of each matrix are used
-#   most (an **importance matrix**). The quantizer is then more careful there. Filled points have it. (`llmlite/bench/imatrix.py`)
+#   most (an **importance matrix**). The quantizer is then more careful there. Filled points have it. (See
+#   `llmlite/bench/imatrix.py`.)
 
 # %%
 ll.lessons.predict(
     "An importance matrix says which columns matter most. Where does it help more?",
     ["at 2 bits", "at 6 bits"], "at 2 bits",
-    "Where bits are few, it matters where they are spent. Set the cost to KL divergence below and compare filled points with empty ones. Does an IQ type beat the K type at 3.5 bits?",
+    "If bits are few, it matters where they are spent. Set the cost to KL divergence below and compare filled points with empty ones. Does an IQ type beat the K type at 3.5 bits?",
 )
 
 # %%
@@ -212,7 +226,7 @@ my_pick = min(affordable, key=lambda p: p.kl).name
 
 # %% tags=["check"]
 fitting = {p.kl: p.name for p in points if p.n_bytes <= 2.6e6}
-ll.lessons.check("my pick", my_pick, fitting[min(fitting)], hint="first who fits, then the least kl among them")
+ll.lessons.check("my pick", my_pick, fitting[min(fitting)], hint="first keep those that fit, then take the least kl among them")
 
 # %% [markdown]
 # ## 5. A rule for Monday
@@ -221,7 +235,7 @@ ll.lessons.check("my pick", my_pick, fitting[min(fitting)], hint="first who fits
 #
 # | you have | take | because |
 # |---|---|---|
-# | room enough | Q8_0 | half of 16 bits, and next to nothing lost |
+# | enough memory | Q8_0 | half of 16 bits, and next to nothing lost |
 # | a normal laptop | Q4_K_M, or Q5_K_M if it fits | near the front, fast, everybody has them |
 # | too little memory | IQ3 or Q3_K_M with imatrix | before you go below 3 bits, try a smaller model at 4 |
 # | a doubt | `llmlite kl`, on *your* text | the front of this small model isn't the front of yours |
@@ -232,12 +246,11 @@ ll.lessons.check("my pick", my_pick, fitting[min(fitting)], hint="first who fits
 # %% [markdown]
 # ## Recap
 #
-# - Bits per weight = bytes of a block × 8 / weights in it. It decides the memory, and for
-#   large models most of the speed.
+# - Bits per weight = bytes of a block × 8 / weights in it. They decide the memory, and most of the speed of large models.
 # - RMS error looks at weights, perplexity at one text, KL divergence at every prediction. To compare a model with its
 #   own quantized copy, use the last.
 # - From 16 to about 5 bits little is lost. Below 4 every half bit costs more than the one before.
-# - Take a type on the front; an importance matrix helps most where bits are few.
+# - Take a type on the front; an importance matrix helps most when bits are few.
 #
 # **Words.** *bits per weight*: storage of one weight, scales included. *RMS error*: the typical distance between new
 # and old weights. *perplexity*: how many tokens the model hesitates between, on a real text. *KL divergence*: how far

@@ -15,8 +15,8 @@
 #
 # **Afterwards you can**
 #
-# - compute attention from queries, keys and values, with nothing but NumPy;
-# - say how a query and a key know their places in the text;
+# - compute attention from queries, keys and values, with NumPy alone;
+# - say how a query and a key know their positions in the text;
 # - say why a token can't look at what comes after it;
 # - explain heads, and why several of them may share their keys and values;
 # - find out where a model took an answer from, and prove it.
@@ -42,7 +42,7 @@ import llmlite as ll
 #
 # - a **query**: what this token is looking for;
 # - a **key**: what this token offers to others;
-# - a **value**: what it gives to whoever looks at it.
+# - a **value**: what it gives to a token that looks at it.
 #
 # How well a query fits a key is their dot product: multiply number by number, add up. Large means it fits.
 #
@@ -96,7 +96,7 @@ shares.round(3)
 def attend(q, k, v):
     """Return (shares, mixed values) for q, k, v of shape (T, d)."""
     T, d = q.shape
-    # solution: four lines, all of them stand above; d in place of 2
+    # solution: four lines, all of them are above; d in place of 2
     hidden = np.triu(np.ones((T, T), bool), 1)
     scores = np.where(hidden, -np.inf, q @ k.T / np.sqrt(d))
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -113,7 +113,10 @@ ll.lessons.check("mixed values", lambda: attend(q, k, v)[1], shares @ v, hint="s
 # and values of layer 0.
 
 # %%
-model = ll.load("tales", executor="eager", kv_dtype="f32")
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+
+# %%
+model = ll.load(MODEL, executor="eager", kv_dtype="f32")
 prompt = "The fox was hungry, and the fox was"
 trace = model.trace(prompt)
 Q, K, V = trace["Qcur-0"], trace["Kcur-0"], trace["Vcur-0"]
@@ -121,7 +124,7 @@ Q.shape, K.shape, V.shape
 
 # %% [markdown]
 # Can you get these from the weights? Not by the three matrices alone. Normalize the embedding, multiply: for the values
-# that is all. Queries and keys are then **rotated** by an angle that grows with the token's place. This is **RoPE**
+# that is all. Queries and keys are then **rotated** by an angle that grows with the token's position. This is **RoPE**
 # (rotary position embedding). Number j of a vector and number j+1 are the two coordinates of a point, which is turned;
 # the later pairs turn more slowly. A dot product of two turned vectors depends only on the *difference* of their angles:
 # so only the distance between two tokens counts.
@@ -140,8 +143,8 @@ print("matrices alone:", [bool(np.allclose(plain[n], x, atol=1e-3)) for n, x in 
 print("then turned:   ", [bool(np.allclose(turned(plain[n].astype(float)), x, atol=1e-3)) for n, x in zip("qk", (Q, K))])
 
 # %% [markdown]
-# In the shapes above, the first number is the tokens, the last the size of a head. In the middle: **heads**. The model does not look once
-# but several times side by side, each time with queries of its own. One head may look at the token before, another at
+# In the shapes above, the first number is the tokens, the last the size of a head. Between them are the **heads**. The
+# model does not look once but several times side by side, each time with queries of its own. One head may look at the token before, another at
 # the subject of the sentence.
 #
 # Here is head 0, computed by llmlite's engine, and computed from its queries and keys as above.
@@ -160,12 +163,12 @@ bool(np.allclose(by_hand, engine, atol=1e-5)), bool(np.allclose(engine.sum(axis=
 #
 # *Time to here: 13 minutes.*
 #
-# There are 4 heads of queries, but only 2 of keys and values. Heads 0 and 1 share the first, heads 2 and 3 the second.
-# This is **grouped-query attention**. Keys and values must be kept for every token of the text, queries needn't. So
-# sharing halves what has to be kept. (How much that is, is the next lesson.)
+# In the bundled model there are 4 heads of queries, but only 2 of keys and values. Heads 0 and 1 share the first, heads 2
+# and 3 the second. (SmolLM2 has 9 and 3.) This is **grouped-query attention**. Keys and values must be kept for every token
+# of the text, queries needn't. So sharing halves what has to be kept. (The next lesson counts the bytes.)
 #
-# **Exercise 2.** Which head of keys belongs to the head `h` of queries? Then compute all four heads, and put the four
-# results side by side, (T, 4·64), as the engine does.
+# **Exercise 2.** Which head of keys belongs to the head `h` of queries? Then compute all the heads, and put their
+# results side by side, (T, H · d), as the engine does.
 
 # %% tags=["exercise"]
 def all_heads(Q, K, V):
@@ -179,7 +182,7 @@ def all_heads(Q, K, V):
 # %% tags=["check"]
 ll.lessons.check(
     "all heads of layer 0", lambda: all_heads(Q, K, V), trace["kqv_out-0"], rtol=1e-4,
-    hint="query head h looks at key head h // 2",
+    hint="H // n_kv query heads share a key head: with 4 and 2, query head h looks at key head h // 2",
 )
 
 # %% [markdown]
@@ -189,7 +192,7 @@ ll.lessons.check(
 try:
     import torch.nn.functional as F
     from torch import from_numpy
-    heads = [from_numpy(x.copy()).transpose(0, 1)[None] for x in (Q, K.repeat(2, axis=1), V.repeat(2, axis=1))]
+    heads = [from_numpy(x.copy()).transpose(0, 1)[None] for x in (Q, *(x.repeat(Q.shape[1] // x.shape[1], axis=1) for x in (K, V)))]
     out = F.scaled_dot_product_attention(*heads, is_causal=True)[0].transpose(0, 1).reshape(T, -1).numpy()
     print("largest difference from the engine:", abs(out - trace["kqv_out-0"]).max())
 except ImportError:
@@ -209,7 +212,7 @@ except ImportError:
 
 # %%
 ll.lessons.predict(
-    "The text below says a list of names twice, up to the second \"and\". Where will head 3 of layer 3 look from there?",
+    "The text below begins a list of names twice, up to the second \"and\". Where does head 3 of layer 3 of the bundled model look from there?",
     ["at the first \"and\"", "at what came after the first \"and\"", "at itself"], "at what came after the first \"and\"",
     "What followed once may follow again. See the map.",
 )
@@ -218,14 +221,15 @@ ll.lessons.predict(
 ll.widgets.attention_map(model, "Miro, Talan and Besik met Miro, Talan and")
 
 # %% [markdown]
-# At what came after the same word the first time. Such heads are called **induction heads**: they find the place where
+# At what came after the same word the first time. (Another model has such heads in other places.) Such heads are called **induction heads**: they find the place where
 # the present token occurred before, and look one further. This is how a model copies. Nobody built it in.
 #
 # ## 5. Erase the sentence
 #
 # *Time to here: 24 minutes.*
 #
-# Now a question about a tale. The colours say where the last layer looked while it wrote the answer.
+# Now a question about a tale. The bundled model was trained to answer such questions, so from here on it is the one we
+# ask. The colours say where its last layer looked while it wrote the answer.
 #
 # A picture alone proves nothing. It might look at one sentence and use another. So we test it: **erase** a sentence and
 # ask again.
@@ -250,8 +254,8 @@ print("right with the whole tale:", whole == question.answer)
 print("changed without the source:", without_source != whole, "| changed without another:", without_other != whole)
 
 # %% [markdown]
-# **Exercise 3.** Does the model look most at the source sentence for *most* questions, or did we pick nice ones? Use the
-# first six questions that have one. `erase.looked_at(model, question, answer)` gives a number per sentence.
+# **Exercise 3.** Does the model look most at the source sentence for *most* questions, or did we pick nice ones? Take the
+# first six questions, and count those for which it does. `erase.looked_at(model, question, answer)` gives a number per sentence.
 
 # %%
 six = erase.questions()[:6]
@@ -277,9 +281,8 @@ ll.lessons.check("questions out of six", hits, sum(wanted), hint="for each quest
 #
 # **Words.** *attention*: fetching from earlier tokens by fitting queries to keys. *dot product*: multiply number by number
 # and add up. *grouped-query attention*: several heads of queries share one head of keys and values. *head*: one of
-# several attentions side by side. *induction head*: a head that looks behind the earlier occurrence of the present token.
-# *layer*: attention and feed-forward network, each
-# adding to the residual stream; numbered from 0. *mask*: hides what comes later. *residual stream*: the vector that each layer
-# reads and adds to. *RoPE*: turns queries and keys by their place. *softmax*: turns scores into positive shares that
+# several attentions side by side. *induction head*: a head that looks at what followed the present token when it
+# last occurred. *layer*: attention and feed-forward network, each adding to the residual stream; numbered from 0. *mask*: hides what comes later. *residual stream*: the vector that each layer
+# reads and adds to. *RoPE*: turns queries and keys by their position. *softmax*: turns scores into positive shares that
 # sum to 1. *token*: a piece of text, cut by the tokenizer. *trace*: everything computed
 # on the way.

@@ -3,8 +3,8 @@
 #
 # *About 25 minutes. Running every cell takes about ten seconds.*
 #
-# A model writes one token at a time, and each time it reads everything that stands there so far. Taken literally, that
-# would mean: the longer the text, the longer each further token takes. It isn't done that way. What was computed once is
+# A model writes one token at a time, and each token depends on all the text before it. If it read all of that text again
+# each time, every further token would take longer than the one before. It doesn't. What was computed once is
 # kept, in the **KV cache**. It is what makes chatting possible, and it is what eats your memory.
 #
 # **Afterwards you can**
@@ -12,7 +12,7 @@
 # - say how much work the cache saves, and write one;
 # - explain why only keys and values are kept, and not the queries;
 # - measure how time per token grows with the text, with a cache and without;
-# - compute how many bytes a cache takes, for models whose heads you know, and any number of tokens;
+# - compute how many bytes a cache takes, for a model whose heads you know and any number of tokens;
 # - say why reading a prompt and writing an answer are two different kinds of work.
 
 # %% [markdown] tags=["instructor"]
@@ -205,7 +205,7 @@ ll.plots.show(ll.plots.caching.sizes(shapes, contexts))
 # and needs a little more cache, because it has more layers and shares less: 3 heads of queries to one of keys, against 8.
 # `qwen2.5-0.5b` needs least, with 7 to one.
 #
-# The largest of all is `qwen3-0.6b`: 28 layers, 8 heads of keys, 128 numbers each. That is 112 KB per token in F16.
+# The largest cache is that of `qwen3-0.6b`: 28 layers, 8 heads of keys, 128 numbers each. That is 112 KB per token in F16.
 #
 # Ways out, in numbers of real models, for 32,768 tokens:
 
@@ -221,7 +221,7 @@ for name in ("llama-3.2-1b", "qwen3-0.6b"):
 # layer look back only so far, and keeps only that; real models have it in a part of their layers. What is left to you: a
 # shorter context (`ll.load(..., n_ctx=2048)`), smaller numbers in the cache (`kv_dtype`), or another model.
 #
-# Writing has a second limit, even after the first token: every weight must come from memory for each token. That is the
+# Writing has a second limit: for each token, every weight must come from memory. That is the
 # **memory wall** of lesson 07.
 #
 # ## Recap

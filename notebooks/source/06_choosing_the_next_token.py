@@ -3,8 +3,8 @@
 #
 # *About 20 minutes. Running every cell takes a few seconds.*
 #
-# A language model doesn't write. It reads a text and gives every token that could come next a score. Somebody has to
-# choose one. That somebody is the *sampler*: a short chain of simple steps, and you will write most of them yourself.
+# A language model doesn't write. It reads a text and gives a score to every token that could come next. Something has to
+# choose one: the *sampler*, a short chain of simple steps. You will write most of them yourself.
 #
 # **Afterwards you can**
 #
@@ -26,10 +26,13 @@ import llmlite as ll
 # %% [markdown]
 # ## 1. A score for every token
 #
-# We use float32 throughout here, so that your numbers are the same as ours.
+# We use float32 throughout, so that your numbers are the same as ours.
 
 # %%
-model = ll.load("tales", executor="eager", kv_dtype="f32")
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+
+# %%
+model = ll.load(MODEL, executor="eager", kv_dtype="f32")
 ids = model.tokenizer.encode("Once upon a time there was a")
 logits = model.logits(ids, last_only=True)[0]
 len(logits), model.config.n_vocab
@@ -47,8 +50,8 @@ ll.plots.show(ll.plots.bars(
 ))
 
 # %% [markdown]
-# Places. The model has learned what kind of word belongs there. One is ahead of the others, then come many that are
-# almost equally good.
+# The bundled model names places: it has learned what kind of word belongs there. One is ahead of the others, then come
+# many that are almost equally good.
 #
 # ## 2. Always the best?
 #
@@ -68,8 +71,8 @@ ll.lessons.predict(
 print("Once upon a time" + model.generate("Once upon a time", max_tokens=60, temperature=0))
 
 # %% [markdown]
-# Look at the names. Each time a name is due, the same one has the highest score. So everybody is called by it, and the
-# friend of the hero is the hero.
+# Look at the names. Each time a name is due, the bundled model gives the same one the highest score. So everybody has the
+# same name, and the friend of the hero is the hero. (A larger model repeats itself in other ways.)
 #
 # A tale that is good is rarely the one that is likeliest word by word. So we don't take the best: we **draw**, and
 # give better tokens a better chance.
@@ -185,7 +188,7 @@ ll.lessons.check("top-p", lambda: top_p(plain, 0.6), wanted, hint="the token tha
 
 # %% [markdown]
 # Now all of it together. The explorer below runs the model **once**. After that the sliders only work on the scores.
-# For each token you see its chance before and after, and who was cut by which step.
+# For each token you see its chance before and after, and which step cut it.
 #
 # > **Predict first.** (a) Set top-p to 0.9. The model sees many good places here: how many tokens will be left?
 # > (b) Now replace the prompt with `Once upon a time`. With the same top-p, will it be more tokens or fewer? And what
@@ -197,17 +200,17 @@ ll.lessons.check("top-p", lambda: top_p(plain, 0.6), wanted, hint="the token tha
 ll.widgets.sampling_explorer(model, "Once upon a time there was a")
 
 # %% [markdown]
-# Top-k always keeps the same number. Where the model is sure, that lets bad tokens in; where many tokens are good, it
-# throws good ones out. Top-p follows the model: few tokens where it is sure, many where it isn't.
+# Top-k always keeps the same number. If the model is sure, that lets bad tokens in; if many tokens are good, it
+# throws good ones out. Top-p follows the model: few tokens if it is sure, many if it isn't.
 #
-# The last column of the lower table says how open the choice is: *as open as an even choice among n tokens*. It is 2 to
-# the power of the **entropy**, which is counted in bits.
+# The last column of the lower table says how open the choice is: *as open as an even choice among n tokens*. This n is 2
+# to the power of the **entropy**, which is counted in bits.
 #
 # > **Predict first.** Leave top-p at 0.9 and set the temperature to 2. Now press *temperature first*: the scores are
 # > flattened before the cut, not after. Will more tokens be kept, or fewer?
 #
 # Try it in the explorer. The order of the steps is part of the rule. llmlite has temperature last, like llama.cpp, so
-# changing the temperature doesn't change *who* may be drawn. Other libraries have it first. The same numbers then mean
+# changing the temperature doesn't change *which* tokens may be drawn. Other libraries have it first. The same numbers then mean
 # something else: a setting that you copy from somewhere needs its order.
 #
 # The same steps, without sliders. `stages` runs the sampler's own chain:
@@ -277,29 +280,30 @@ scores = model.weights.output.dequantize() @ x                 # the output matr
 print(model.tokenizer.decode([scores.argmax()]))
 
 # %% [markdown]
-# The tale has a name that the model has never seen. After the second `Rok` it must copy the rest. In the grid, each
+# The tale has a name that the bundled model has never seen. After the second `Rok` it must copy the rest, `an`. In the grid, each
 # column is a token that was read, each row a layer; a cell shows what the model would say if it stopped there. The
 # bluer, the surer. Click on a cell (or move the sliders) to see its five likeliest.
 #
 # > **Predict first.** The bottom row reads the embedding, before any layer. What will it say? And from which layer on
-# > will the last column say `an`?
+# > will the last column say what the model says in the end?
 
 # %%
 ll.widgets.logit_lens(model, text)
 
 # %%
 found = ll.lessons.lens.lens(model, text)
-for position in (8, 5, len(found.ids) - 1):  # of the bundled model's tokens
-    read = model.tokenizer.decode(found.ids[1 : position + 1])
+last = len(found.ids) - 1
+for position in (min(8, last), min(5, last), last):
+    read = model.tokenizer.decode(found.ids[1 if model.tokenizer.add_bos else 0 : position + 1])
     said = model.tokenizer.decode([found.best[-1, position]])
     print(f"{read!r}: {said!r} is on top from {found.stages[found.settled(position)]} on")
 
 # %% [markdown]
-# The bottom row says the token itself. In this model the embedding and the output matrix are the same matrix, so
-# reading a token's own vector finds the token.
+# The bottom row says the token itself. In both `tales` and SmolLM2 the embedding and the output matrix are the same matrix,
+# so reading a token's own vector finds the token.
 #
 # Then the layers work on it. What follows from a word or two alone is there early. Copying a name needs a look far back,
-# and the heads that do it sit in the late layers: only then the right end of the name comes up.
+# and the heads that do it are in the late layers: only there does the right end of the name come up.
 #
 # One warning: the lens shows what the *last* step would make of an early vector. A layer may know something in a form
 # that the output matrix can't read yet.
@@ -318,4 +322,4 @@ for position in (8, 5, len(found.ids) - 1):  # of the bundled model's tokens
 # choice among 2 to the power of n. *greedy*: always the highest score. *logits*: one score for each possible next token.
 # *residual stream*: the vector that each layer reads, adds to, and passes on. *sampler*: the steps from scores to a token.
 # *seed*: the number that random numbers start from. *softmax*: exp of each score, divided by their sum. *temperature*: what
-# scores are divided by. *top-k, top-p, min-p*: rules for who may be drawn.
+# scores are divided by. *top-k, top-p, min-p*: rules for which tokens may be drawn.

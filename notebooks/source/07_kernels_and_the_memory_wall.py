@@ -48,7 +48,7 @@ share = products / sum(row["nanoseconds"] for row in rows)
 print(f"matrix products: {share:.0%} of the time of a step")
 
 # %% [markdown]
-# And this model is tiny. In a big one the share is larger still. So this is the operation to look at.
+# And this model is tiny. In a large one the share is larger still. So this is the operation to look at.
 #
 # ## 2. One product, in integers
 #
@@ -64,7 +64,7 @@ parts = w.type.parts(row)
 parts.levels.shape, parts.levels.dtype, parts.scales.shape
 
 # %% [markdown]
-# The vector that is multiplied, the *activations*, is turned into such blocks too: once, however many rows read it.
+# The vector that is multiplied, the *activations*, is turned into such blocks too. That happens once, however many rows then read it.
 
 # %%
 import numpy as np
@@ -145,7 +145,7 @@ for step in small.steps:
     print(step.type, step.rung, "same answer:", step.max_error < 1e-5)
 
 # %% [markdown]
-# This is the scalar kernel for one row of Q8_0, as it stands in `llmlite/engine/kernels/scalar.py`: `p` is the address of
+# This is the scalar kernel for one row of Q8_0, from `llmlite/engine/kernels/scalar.py`: `p` is the address of
 # the row's blocks, `x` that of the activations.
 
 # %%
@@ -155,14 +155,14 @@ print(ll.lessons.kernels.source("scalar", "row_q8_0"))
 # > **Predict first.** All four do the same multiplications. How many times faster is the last than the first: 3, 30,
 # > 300? And which single step gains the most?
 #
-# Climb with the slider. The points are single runs, the bar is the fastest of them. The dashed line is what the memory of that machine gives when
-# nothing is computed at all. (By keyboard: Tab moves on, the arrows move the slider.)
+# Climb with the slider. The points are single runs, the bar is the fastest of them. The dashed line is the
+# speed of that machine's memory when nothing is computed at all. (By keyboard: Tab moves on, the arrows move the slider.)
 
 # %%
 ll.widgets.kernel_ladder()
 
 # %% [markdown]
-# These figures came with the lesson, from a machine that others used too. Here is one rung on yours:
+# These figures come with the lesson, from a machine that others used too. Here is one rung on yours:
 
 # %% tags=["nbval-ignore-output"]
 mine = ladder.measure_ladder(("Q4_0",), ("simd",), n_rows=16384, repeats=5, roof=False).steps[0]
@@ -224,7 +224,7 @@ print(f"{sample.model}: the wall is at {wall:.0f} tokens per second, the kernels
 # *Time to here: 23 minutes.*
 #
 # Reading a prompt is different. All its tokens are known, so each weight, once fetched, is used for **all** of them.
-# What counts is how many operations are done per byte fetched. This is called the **intensity**.
+# So what counts is how many operations are done for each byte fetched. This is called the **intensity**.
 #
 # **Exercise 3.** A matrix with weights of b bits is multiplied by the vectors of n tokens. Each weight takes part in one
 # multiplication and one addition per token. How many operations per byte of weights is that?
@@ -266,8 +266,8 @@ for name in ("Q4_0", "F16"):
 ll.widgets.roofline(roofline.Roofline.sample(), *here)
 
 # %% [markdown]
-# When writing, the operations stand under the slope: **bound by memory**. Twice the arithmetic would change nothing. When
-# reading a prompt they stand far to the right, **bound by arithmetic**; there the integer products pay off.
+# When writing, the operations are under the slope: **bound by memory**. Twice the arithmetic would change nothing. When
+# reading a prompt they are far to the right, **bound by arithmetic**; there the integer products pay off.
 #
 # A few points stay on the left even then. In the last layer only the last token goes on: nobody needs a guess for what
 # follows the others. So its matrices meet one vector, not 256.
@@ -275,7 +275,7 @@ ll.widgets.roofline(roofline.Roofline.sample(), *here)
 # The triangles are the operations without weights: norms, additions, attention. They do little per byte, and they are
 # short.
 #
-# Points *above* the slope? The roof is what main memory gives. Weights that stay in a cache come faster: those of
+# Are there points *above* the slope? The roof is the speed of main memory. Weights that stay in a cache come faster: those of
 # `tales` all do. And a roof that was measured while another program was busy is too low. F16 has a roof of its own, lower
 # on the right: floats are multiplied sixteen at a time, bytes sixty-four.
 #
@@ -306,7 +306,7 @@ for point in matrices[:7]:
 # The kernels are in `llmlite/engine/kernels/`; `quantized.py` has the shapes that all types share. Your machine's figures:
 # `ll.bench.roofline.measure_roof()`.
 #
-# **Words.** *activations*: the numbers that flow through the model, as against its weights. *bandwidth*: bytes per second
+# **Words.** *activations*: the numbers that flow through the model, in contrast to its weights. *bandwidth*: bytes per second
 # from memory. *cache*: small, fast memory on the processor. *intensity*: operations per byte. *kernel*: the code of one
 # operation. *levels*: the whole numbers that weights are stored as. *plan*: the list of operations of a step.
 # *roofline*: the highest speed at each intensity. *scalar*: one number at a time. *SIMD*: one instruction, many numbers.

@@ -30,13 +30,17 @@ import llmlite as ll
 # %% [markdown]
 # ## 1. A model to measure
 #
-# `tales` comes with llmlite: a small language model trained on short tales. It has the same parts as its big
-# relatives, so what you learn here holds for them.
+# `tales` comes with llmlite: a small language model trained on short tales. It has the same parts as its large
+# relatives, but with four million weights it is so small that speed and memory are not only those of its weights.
+#
+# SmolLM2 has 135 million weights, and there quantization shows. If it is on this machine (`llmlite pull smollm2`, 93 MB),
+# the next cell takes it; otherwise `tales`.
 #
 # The weights stay in the file. llmlite maps the file into memory and reads what it needs.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file
+MODEL = ll.lessons.real.largest_here()  # or "tales", "smollm2", the path of a GGUF file
+print(MODEL)
 
 # %%
 model = ll.load(MODEL)
@@ -49,7 +53,7 @@ print("Once upon a time" + model.generate("Once upon a time", max_tokens=40, tem
 # With `temperature=0` the model always takes the likeliest token. So the text is the same on every run. That will
 # help us: **same work** is the first rule of measuring.
 #
-# ## 2. One number is no number
+# ## 2. One number says nothing
 #
 # *Time to here: 3 minutes.*
 
@@ -72,7 +76,7 @@ print([f"{s:.3f}" for s in seconds], f"slowest / fastest: {max(seconds) / min(se
 
 # %% [markdown]
 # The first run is often the slowest: pages of the file are read, caches are empty. And other programs run on your
-# machine too. Take one of these numbers, call it "the speed", and you have told a story.
+# machine too. If you took one of these numbers and called it "the speed", you would only tell a story.
 #
 # So we keep **every sample**, and we show the middle (the median) together with the spread.
 #
@@ -86,12 +90,12 @@ print([f"{s:.3f}" for s in seconds], f"slowest / fastest: {max(seconds) / min(se
 # Each backend runs in **its own process**. Then the backends take turns, in random order. Whatever disturbs your
 # machine disturbs all of them.
 #
-# The next cell does all of this. It takes about half a minute.
+# The next cell does all of this. It takes about half a minute with `tales`, a minute with SmolLM2.
 
 # %% tags=["nbval-ignore-output"]
 options = ll.bench.Options(
     model=MODEL, backends=("llmlite", "torch-f32"), types=("F16", "Q4_0"),
-    quick=True, prompts=(64, 128), n_gen=16, budget_seconds=30,
+    quick=True, prompts=(64, 128), n_gen=16, budget_seconds=30 if MODEL == "tales" else 60,
 )
 comparison = ll.bench.compare.run(options)
 
@@ -105,8 +109,8 @@ for entry in comparison.agreement:
 # to 8 bits before it multiplies them with quantized weights, where PyTorch keeps floats (lesson 07). So a difference of a
 # few tenths in a logit comes from rounding, not from the order.
 #
-# `tales` has four million weights. On a model this small a good part of what you measure is **overhead**: starting an
-# operation, waking threads. On a large model the weights decide.
+# On a model as small as `tales` a good part of what you measure is **overhead**: starting an operation, waking threads. On
+# a large model the weights decide. Section 4 shows where the one ends and the other begins.
 #
 # Here are the numbers. *KL* says how far the predictions moved away from float32, in nats: 0 is no difference.
 
@@ -119,8 +123,8 @@ comparison
 # > **Predict first.** Q4_0 has 4.5 bits per weight, F16 has 16. Which of the three panels below will show a clear
 # > gap between them: reading, writing, or memory?
 #
-# Points are single blocks. Where the points of two bars overlap, be careful.
-# (Do you use a dark theme? Run `ll.plots.use_theme("dark")` first.)
+# Points are single blocks. If the points of two bars overlap, be careful. Grey bars are those among which the best can't
+# be told.
 
 # %% tags=["nbval-ignore-output"]
 ll.plots.show(ll.plots.comparison(comparison))
@@ -146,15 +150,22 @@ ll.widgets.compare_dashboard(comparison)
 # may: ask again with `llmlite compare`.
 
 # %% [markdown]
-# TensorFlow and llama.cpp may not be on your machine. So a comparison with them is shipped. It was measured **on
-# another machine**, and the first line says on which. Don't put its bars beside yours.
+# llama.cpp may not be on your machine, nor SmolLM2. So a comparison on SmolLM2 is shipped, in which PyTorch is given its
+# best: bfloat16 and 8- and 4-bit weights, too. It was measured **on another machine**, and the first line says on which.
+# Don't put its bars beside yours.
 
 # %%
-sample = ll.bench.samples.Comparison.sample()
+sample = ll.bench.samples.Comparison.sample("smollm2")
 print("measured on:", sample.environment["cpu_info"], "with", sample.environment["n_threads"], "threads")
 
 # %% tags=["nbval-ignore-output"]
 ll.widgets.compare_dashboard(sample)
+
+# %% [markdown]
+# TensorFlow was compared on `tales`, on the same machine:
+
+# %% tags=["nbval-ignore-output"]
+ll.widgets.compare_dashboard(ll.bench.samples.Comparison.sample("tales"))
 
 # %% [markdown]
 # **Private** memory belongs to one process alone. The system can't drop it; when it runs out, your machine swaps.
@@ -163,7 +174,38 @@ ll.widgets.compare_dashboard(sample)
 # A library that maps the model keeps the weights file-backed. A library that unpacks them to floats makes a private
 # copy. And then there is the library itself: its own code and tables weigh something before any model is loaded.
 #
-# For a small model the library is most of the weight. For a big model the weights are. So say which one you measured.
+# For a small model the library takes most of the memory. For a large model the weights do. So say which one you measured.
+#
+# The same holds for time. The next figure has models of three sizes: `tales`, SmolLM2, and one of the shape of Llama 3.2 1B
+# whose weights are noise (its text means nothing, its time does). Each token needs all weights, so it can't be faster
+# than memory gives them: this is the **memory wall** of lesson 07, the dashed line. Filled points are shipped, hollow ones
+# are of the comparison that you just made.
+
+# %%
+ll.lessons.predict(
+    "On which model does llmlite come closest to the wall: does a token take hardly longer than fetching its weights?",
+    ["the smallest", "the largest"], "the largest",
+    "The next two cells show it.",
+)
+
+# %% tags=["nbval-ignore-output"]
+from llmlite.lessons import sizes
+
+sweep = sizes.shipped()
+print("shipped:", sweep.machine, "" if sweep.quiet else "(provisional figures)")
+ll.plots.show(ll.plots.sizes.sweep(sweep, here=sizes.rows(comparison, MODEL)))
+
+# %%
+columns = ["model", "weights, MB", "time, ms", "memory alone, ms", "times the wall"]
+rows = sizes.above_the_wall(sweep)
+ll.plots.show(ll.plots.Table(heading="One token, by size (shipped)", columns=columns, rows=rows, alt="Time of a token on three models"))
+
+# %% [markdown]
+# The largest. On `tales` a token takes llmlite several times as long as memory alone would: the rest is overhead, and
+# fewer bytes hardly help. (Q4_0 is no faster than Q8_0 there.) With a billion weights nearly all the time goes into fetching
+# them, and half the bytes are half the time. PyTorch's float32 has seven times as many bytes to fetch; a point of it that
+# is far above the line on the right, too, is limited by its arithmetic. So a measurement on a small model says little about
+# a large one.
 #
 # *When* does the memory come? The next cell starts llmlite once more, in a process of its own, and looks at its memory
 # fifty times a second. Beside it stand llama.cpp and PyTorch: measured on **another machine** and shipped with the
@@ -190,8 +232,8 @@ except ll.LlmliteError as error:
 ll.widgets.memory_timeline(shown)
 
 # %% [markdown]
-# The import. Before it has seen any model, the library holds most of what it will ever hold. That is what *heavy* means
-# here, and it is the same for a model a thousand times larger.
+# The import. With a small model, the library holds most of its memory before it has seen the model. That is what *heavy*
+# means here, and the library takes as much beside a model a thousand times larger.
 #
 # llmlite's file-backed part is large too: it maps the compiler library that its kernels are loaded with. The system may
 # drop these pages when it needs room.
@@ -205,16 +247,10 @@ ll.widgets.memory_timeline(shown)
 
 # %% tags=["nbval-ignore-output"]
 types = ["F16", "Q8_0", "Q4_0"]
-models = {name: ll.load(f"tales:{name}", kv_dtype="f32", executor="eager") for name in types}
+models = {name: ll.lessons.real.in_type(MODEL, name, kv_dtype="f32") for name in types}
 
 # %%
-text = ll.data_path("tales-eval.txt").read_text(encoding="utf-8")
-ids = model.tokenizer.encode(text[:8000], add_special=False)[:512]
-len(ids)
-
-# %%
-exact = models["F16"].logits
-costs = [ll.bench.quality.text_divergence(models[name].logits, exact, ids, n_ctx=256) for name in types]
+costs = [ll.lessons.real.divergence(models[name], models["F16"]) for name in types]
 for name, cost in zip(types, costs):
     share = int(cost.top1 * 20) * 5
     print(f"{name}: the likeliest token is the same for at least {share} % of the positions")
@@ -226,14 +262,14 @@ ll.plots.show(ll.plots.bars(
 ))
 
 # %%
-sizes = [models[name].gguf.file_size for name in types]
+megabytes = [sum(w.n_bytes for w in models[name].gguf.tensors.values()) / 1e6 for name in types]
 ll.plots.show(ll.plots.bars(
-    types, {"bytes": sizes}, heading="What it saves", y_label="size of the file, bytes", rtol=0,
+    types, {"weights": megabytes}, heading="What it saves", y_label="all weights, MB", rtol=0,
 ))
 
 # %% [markdown]
-# Now all at once. The slider goes from 32 bits per weight down to 2. What llmlite shows is computed here and now; the bars
-# of PyTorch are shipped, from another machine.
+# Now all at once, with `tales`. The slider goes from 32 bits per weight down to 2. The blue bars are computed here and now;
+# the orange ones are shipped, from another machine.
 #
 # > **Predict first.** How far can you go down before the tale changes its first word? And before it becomes nonsense?
 
@@ -241,8 +277,8 @@ ll.plots.show(ll.plots.bars(
 ll.widgets.half_the_bits()
 
 # %% [markdown]
-# Half the bytes cost almost nothing. The next half costs more. Every further step costs more than the one before:
-# that is the trade you choose when you choose a quantization.
+# Halving the bytes costs almost nothing. Halving them again costs more, and so does every further step: this is the trade
+# that you make when you choose a quantization.
 #
 # ## 6. When is a difference a difference?
 #
@@ -251,7 +287,7 @@ ll.widgets.half_the_bits()
 # Within each block we divide the two speeds. Then we draw from these ratios again and again (a *bootstrap*) and see
 # how far their median moves. The middle 95 % is the interval.
 #
-# Our rule: call a difference only if the whole interval is more than 3 % away from "equal", on at least five blocks.
+# Our rule: we call a difference only if the whole interval is more than 3 % away from "equal", on at least five blocks.
 #
 # Does Q4_0 write faster than F16 on your machine? Here is the answer of the measurement above:
 
@@ -305,8 +341,8 @@ ll.lessons.check("ratios", ratios, [1.18, 61 / 102, 97 / 98, 60 / 101, 59 / 99],
 ll.lessons.check("their median", middle, 61 / 102, hint="three of the five ratios are near 0.6")
 
 # %% [markdown]
-# The number that was shown to you was the best of A against a usual one of B. Nobody lied, and still it was wrong:
-# in the usual block A is the slower one, by far.
+# The number that you were shown was the best of A against a usual one of B. Nobody lied, and still it misled:
+# in the usual block A is by far the slower one.
 
 # %% [markdown]
 # ## 7. Private?
@@ -325,7 +361,7 @@ model.generate("The fox said", max_tokens=10, temperature=0)
 print("connections opened:", len(connections))
 
 # %% [markdown]
-# None. One honest remark: this hook sees what goes through Python. Code in C could open a connection behind its back.
+# None. One honest remark: this hook sees what goes through Python. Code in C could open a connection unseen.
 # The stronger test takes the network away (`unshare -rn` on Linux) and sees that everything still works.
 #
 # ## Recap

@@ -31,7 +31,7 @@ import llmlite as ll
 # ## 1. Two thousand equal chances
 #
 # The model is the one of the lesson "One token through the whole model", only smaller: 2 layers, 128 numbers for each
-# token. Its text are tales that come with llmlite, cut into tokens by the bundled model's tokenizer.
+# token. It reads tales that come with llmlite, cut into tokens by the bundled model's tokenizer.
 #
 # `STEPS` says how long it is trained. 80 take some seconds; with 600 you get better tales for about a minute.
 
@@ -127,7 +127,7 @@ ll.lessons.check("slope, against PyTorch's gradient", lambda: slope(1e-4), gradi
 
 # %% [markdown]
 # The same number. This way needs two runs for one weight, so 1.3 million runs for all. Going backwards needs about as
-# much as two. That's the invention that made all of this possible.
+# much as two. Without this invention there would be no large models.
 #
 # ## 3. Train
 #
@@ -141,7 +141,7 @@ ll.lessons.check("slope, against PyTorch's gradient", lambda: slope(1e-4), gradi
 # %% tags=["nbval-ignore-output"]
 curve = ll.widgets.loss_curve(STEPS)
 losses = training.train(student, ids, STEPS, on_step=curve.add)
-ll.plots.show(curve.static_view())
+curve.keep()
 
 # %%
 first, last = np.mean(losses[:5]), np.mean(losses[-5:])
@@ -155,7 +155,7 @@ print("loss at first near 7.6:", bool(abs(losses[0] - np.log(2048)) < 0.5), "| i
 #
 # *Time to here: 19 minutes.*
 #
-# PyTorch's world keeps models in folders. We write one, as the library transformers does. `llmlite convert FOLDER FILE`
+# PyTorch's users keep models in folders. We write one, as the library transformers does. `llmlite convert FOLDER FILE`
 # makes a GGUF file of it; this is the same from Python.
 
 # %%
@@ -187,7 +187,7 @@ for path in sorted(place.glob("*.gguf")):
 print("Once upon a time" + small.generate("Once upon a time", max_tokens=50, temperature=0.7, seed=3))
 
 # %% [markdown]
-# Words, names, almost sentences: after some seconds. With `STEPS = 600` it becomes a tale of sorts.
+# Words, names, almost sentences, after some seconds. With `STEPS = 600` it becomes a tale of sorts.
 #
 # Why not train with llmlite, then? It refuses.
 
@@ -229,7 +229,7 @@ ll.lessons.check("times as much", times, 128 / 4.5, rtol=1e-2, hint="bits over b
 #
 # - The **loss** is minus the logarithm of the probability of what really came. Equal chances give log of the vocabulary.
 # - The **gradient** says how the loss changes with a weight. Automatic differentiation finds all of them at once.
-# - Train in a framework; export; convert; quantize; run anywhere. Check that the logits are the same.
+# - Train in a framework; export, convert and quantize; run anywhere. Check that the logits are the same.
 # - A quantized weight can't take small steps. That, and 28 times the memory, is why training happens elsewhere.
 #
 # **Words.** *automatic differentiation*: finding all gradients by going back through a calculation. *convert*: write a

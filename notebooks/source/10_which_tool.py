@@ -3,12 +3,12 @@
 #
 # *About 15 minutes. Running every cell takes about ten seconds.*
 #
-# This whole kit began with an article that sets llama.cpp beside PyTorch and TensorFlow: which is for what? Articles
-# claim. Here every claim has a measurement, with its date, and a command with which you can measure it again.
+# This whole kit began with an article that sets llama.cpp beside PyTorch and TensorFlow: which tool for which job? An
+# article makes claims. Here every claim has a measurement, with its date, and a command that measures it again.
 #
 # **Afterwards you can**
 #
-# - say for each claim whether it was measured, and what came out;
+# - say for each claim whether it was measured, and with what result;
 # - tell "it doesn't hold" from "it wasn't measured";
 # - choose a tool by a rule, and name the rule's exceptions.
 
@@ -40,36 +40,31 @@ print(choosing_tools.taken(shipped))
 # %%
 ll.lessons.predict(
     "A quantized model runs on ordinary hardware, without a GPU.",
-    ["holds", "holds partly", "doesn't hold here", "not measured"],
-    lambda: shipped["hardware"].verdict, choosing_tools.said(shipped, "hardware"),
+    *choosing_tools.predicted(shipped, "hardware"),
 )
 
 # %%
 ll.lessons.predict(
     "The engine has few dependencies and is quick to set up; the frameworks are large.",
-    ["holds", "holds partly", "doesn't hold here", "not measured"],
-    lambda: shipped["installation"].verdict, choosing_tools.said(shipped, "installation"),
+    *choosing_tools.predicted(shipped, "installation"),
 )
 
 # %%
 ll.lessons.predict(
     "Everything stays on the machine: no data leaves it.",
-    ["holds", "holds partly", "doesn't hold here", "not measured"],
-    lambda: shipped["privacy"].verdict, choosing_tools.said(shipped, "privacy"),
+    *choosing_tools.predicted(shipped, "privacy"),
 )
 
 # %%
 ll.lessons.predict(
     "The frameworks train models; the engine only runs them.",
-    ["holds", "holds partly", "doesn't hold here", "not measured"],
-    lambda: shipped["training"].verdict, choosing_tools.said(shipped, "training"),
+    *choosing_tools.predicted(shipped, "training"),
 )
 
 # %%
 ll.lessons.predict(
     "One file format serves many engines, types and architectures.",
-    ["holds", "holds partly", "doesn't hold here", "not measured"],
-    lambda: shipped["formats"].verdict, choosing_tools.said(shipped, "formats"),
+    *choosing_tools.predicted(shipped, "formats"),
 )
 
 # %% [markdown]
@@ -83,7 +78,7 @@ ll.plots.show(table)
 
 # %% [markdown]
 # Mind the last rows. The size of a community, or the speed on a phone, can't be measured on this machine. "Not measured"
-# doesn't mean "wrong", and it doesn't mean "right": it means that nobody here knows.
+# doesn't mean "wrong", and it doesn't mean "right": it means that we don't know.
 #
 # **Exercise 1.** How many claims have each verdict? Make a dictionary from verdict to number.
 
@@ -110,8 +105,8 @@ here = ll.bench.claims(only=choosing_tools.QUICK)
 print(here["hardware"].verdict, "|", here["hardware"].figure)
 
 # %% [markdown]
-# Larger or smaller than the shipped figure? Both are right: they are of two machines, or of one in two moods. That is why
-# a figure without its machine says little.
+# Larger or smaller than the shipped figure? Both are right: they are of two machines, or of one
+# machine at two times. That is why a figure without its machine says little.
 #
 # ## 3. A rule, and its exceptions
 #
@@ -119,7 +114,7 @@ print(here["hardware"].verdict, "|", here["hardware"].figure)
 #
 # - **Weights change** (training, fine-tuning, an invention of your own): a framework.
 # - **A finished language model** has to answer, on a processor that people have, with little memory: the engine.
-# - **Both**: train in one, deploy with the other. The lesson before this one did.
+# - **Both**: train in one, deploy with the other. Lesson 09 did.
 #
 # **Exercise 2.** Write the rule: `"engine"` or `"framework"`. `known` says whether the engine knows the architecture,
 # `cpu` whether there is no GPU.
@@ -138,7 +133,7 @@ ll.lessons.check("the rule, in all eight cases", lambda: [choose(*case) for case
 # %% [markdown]
 # The exceptions:
 #
-# - llama.cpp also uses GPUs, and well. llmlite doesn't; that it was left out here says nothing about it.
+# - llama.cpp also uses GPUs, and well. llmlite doesn't; that GPUs were left out here says nothing about them.
 # - A framework can run a finished model, too, and for many requests at once on a GPU it is often the right tool.
 # - A model that isn't a language model (pictures, time series, control) is a framework's job, trained or not.
 # - llama.cpp can fine-tune a model it knows, in float32.

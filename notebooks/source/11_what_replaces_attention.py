@@ -3,9 +3,9 @@
 #
 # *About 25 minutes. Optional. Running every cell takes about fifteen seconds.*
 #
-# Attention keeps every key and every value, for ever. Many of today's small models have layers that don't: they look
-# back only a few steps, or keep a note of fixed size and write over it. That saves memory and time. It also forgets, and
-# you will measure what.
+# Attention keeps every key and every value of a text. Many of today's small models have layers that don't: they look
+# back only a few steps, or keep a note of fixed size and write over it. That saves memory and time. But such layers forget,
+# and you will measure what.
 #
 # **Afterwards you can**
 #
@@ -29,7 +29,7 @@ import llmlite as ll
 # - **attention**: keys and values of all tokens;
 # - **window**: of the latest 16 only (the real ones have 512 to 4,096);
 # - **convolution**: the two latest inputs, weighed by learned numbers (LFM2);
-# - **recurrent**: a matrix for each head, which with every token fades a little and takes up something new (Mamba 2).
+# - **recurrent**: a matrix for each head, which fades a little with every token and takes in something new (Mamba 2).
 #
 # We make a tiny model of each, of two layers, with random weights.
 
@@ -51,8 +51,8 @@ ll.plots.show(ll.plots.bars(kept, {f"{n} tokens": [kept[kind][i] for kind in kep
                             heading="What the layers keep", y_label="KiB", rtol=0))
 
 # %% [markdown]
-# Only attention grows. At 16 tokens the recurrent model keeps *more* than attention does: a state has its price from the
-# first token on.
+# Only attention grows. At 16 tokens the recurrent model keeps *more* than attention does: a state takes its full
+# size from the first token on.
 #
 # **Exercise 1.** From how many tokens on does attention keep more than the recurrent model's states? Attention keeps
 # `per_token` bytes for each token.
@@ -104,7 +104,8 @@ ll.plots.show(ll.plots.Table(heading="Can it know?", columns=columns, rows=rows,
 # - The **convolution** reaches 4: two layers, two steps each. Exactly.
 # - **Attention** and the **recurrent** model know everything, in principle.
 #
-# "In principle" hides a difference. Attention looks a token up as it was. The state has been written over ever since.
+# "In principle" hides a difference. Attention looks up a token as it was. The state has been written over with every token
+# since.
 #
 # **Exercise 2.** How far back does a model reach that has `n_layer` layers with a window of `window` tokens (the token
 # itself included)?
@@ -149,7 +150,7 @@ ll.widgets.mixer_memory(models["attention"], models["recurrent"], ids)
 #
 # - Only full attention grows with the text, in memory and in time.
 # - Windows and convolutions have an exact end; layers add up their reach.
-# - A recurrent state has a fixed size and fades.
+# - A recurrent state has a fixed size, and what it holds fades.
 #
 # **Words.** *convolution*: a weighted sum of the latest inputs. *mixer*: the part of a layer that moves information between
 # tokens. *recurrent layer*: keeps a state of fixed size and renews it with each token. *state*: what a recurrent layer

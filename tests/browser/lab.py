@@ -174,7 +174,8 @@ def without_a_kernel(page: Page, out: Path) -> None:
     folded = page.locator("details.llmlite-static")
     for i in range(folded.count()):
         folded.nth(i).locator("summary").first.click()
-        expect(folded.nth(i).locator("img, table, svg").first).to_be_visible()
+        seen = folded.nth(i).locator("img:visible, table:visible, svg:visible")
+        expect(seen.first).to_be_visible()
     if folded.count():
         folded.first.scroll_into_view_if_needed()
     picture(page, out)

@@ -28,10 +28,11 @@ def operate(page: Page, out: Path) -> None:
     picture(page, out / "unticked.png")
     changes(dashboard, lambda: page.keyboard.press("Space"))
 
-    shipped = explorer(page, 1)
-    assert "TensorFlow" in shipped.inner_text()
+    assert "packed int4" in explorer(page, 1).inner_text()
+    picture(page, out / "smollm2.png")
+    assert "TensorFlow" in explorer(page, 2).inner_text()
 
-    timeline = explorer(page, 2)
+    timeline = explorer(page, 3)
     timeline.locator(".noUi-handle").focus()
     said = changes(timeline, lambda: page.keyboard.press("Home"))
     assert "start: " in said
@@ -40,7 +41,7 @@ def operate(page: Page, out: Path) -> None:
     assert "MB private" in said
     picture(page, out / "timeline.png")
 
-    bits = explorer(page, 3)
+    bits = explorer(page, 4)
     picture(page, out / "bits.png")
     bits.locator(".noUi-handle").focus()
     changes(bits, lambda: page.keyboard.press("End"))

@@ -3,8 +3,8 @@
     python tests/browser/round.py --out SCREENSHOTS [--theme light --theme dark] [--browser PATH] [NAME ...]
 
 Needs playwright (pip) and a Chromium. For each lesson: all cells run, no error in the cells or in the page's
-console, `lesson_NN.operate` moves each widget and asserts what changed on the page, and the static views stay
-when the kernel is gone. The rest is for eyes.
+console, `lesson_NN.operate` moves each widget and asserts what changed on the page, no widget is higher than
+a projector shows, and the static views stay when the kernel is gone. The rest is for eyes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tests.browser.lab import (
     without_a_kernel,
 )
 
+HIGHEST = 560  # pixels of a widget, in a window of 1280 x 720
 HERE = Path(__file__).resolve().parent
 
 
@@ -45,6 +46,12 @@ def moves(number: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def heights(page: Any) -> list[int]:
+    """Return the height of each widget of the page, in pixels."""
+    script = "found => found.map(each => Math.round(each.getBoundingClientRect().height))"
+    return page.locator(".llmlite-explorer").evaluate_all(script)
 
 
 def visit(browser: Any, server: Any, notebook: Path, out: Path) -> float:
@@ -59,6 +66,7 @@ def visit(browser: Any, server: Any, notebook: Path, out: Path) -> float:
         to_top(page)
         picture(page, out / "top.png")
         moves(notebook.stem.partition("_")[0]).operate(page, out)
+        too_high = [height for height in heights(page) if height > HIGHEST]
         without_a_kernel(page, out / "no-kernel.png")
     except Exception:
         page.screenshot(path=out / "failed.png")
@@ -66,6 +74,7 @@ def visit(browser: Any, server: Any, notebook: Path, out: Path) -> float:
     finally:
         page.close()
     assert not errors.found, f"{notebook.stem}: the console says {errors.found}"
+    assert not too_high, f"{notebook.stem}: widgets of {too_high} pixels; a projector shows {HIGHEST}"
     return time.monotonic() - begin
 
 

@@ -12,7 +12,7 @@
 # - say how a text becomes tokens, and which texts make many of them;
 # - follow a token through embedding, norms, attention and feed-forward network;
 # - turn a query by its position (RoPE), and show why only the distance counts;
-# - compute a model's scores from its weights, with nothing but NumPy.
+# - compute a model's scores from its weights, with NumPy alone.
 
 # %% [markdown] tags=["instructor"]
 # > **For the instructor.** Minutes: section 1 with exercise 1 eight, section 2 with exercise 2 six, section 3 with
@@ -21,7 +21,7 @@
 # > *Talking point.* There is no step here that a pupil couldn't do on paper. What makes a model is how many there are:
 # > four million multiplications for one token, and this is a tiny one.
 # >
-# > *Likely question:* "Where is the knowledge?" In the matrices. Nothing else differs between two models of one shape.
+# > *Likely question:* "Where is the knowledge?" In the matrices. Two models of the same shape differ in nothing else.
 
 # %%
 import llmlite as ll
@@ -62,10 +62,10 @@ ranks = one_token.merge_ranks(model)
 print(list(ranks)[:5], "...", len(ranks), "pairs")
 
 # %% [markdown]
-# > **Predict first.** The first pair is `h e`, the second `␣ t`, the third `␣t he`. Which steps make ` the` one token?
+# > **Predict first.** The first pair in the list is `h e`, the second `␣ t`, the third `␣t he`. Which steps make ` the` one token?
 #
 # **Exercise 1.** Merge as long as you can: of all neighbours that are in `ranks`, take the pair with the lowest rank
-# (the first such place), and make one piece of the two.
+# (the first such place), and make one piece of the two. Repeat until no such pair is left.
 
 # %% tags=["exercise"]
 def merge(pieces):
@@ -111,7 +111,7 @@ for word in (" fox", " baker"):
     print(word, "->", [model.tokenizer.decode([i]) for i in near])
 
 # %% [markdown]
-# Animals beside animals, trades beside trades. This was learned only because they stand in similar places in sentences.
+# Animals beside animals, trades beside trades. The model learned this only because they occur in similar places in sentences.
 #
 # This vector is the beginning of the **residual stream**: it goes through all layers, and each layer adds something to
 # it. Before a layer reads it, a copy is brought to a standard length. This is a **norm**, here RMSNorm: divide by the root
@@ -150,7 +150,7 @@ Q = trace["Qcur-0"]
 print("as the engine has it, token by token:", [bool(np.allclose(a, b, atol=1e-4)) for a, b in zip(q, Q)])
 
 # %% [markdown]
-# Only the first token agrees. Something is missing, and it depends on the position: a query has to know *where* it is.
+# Only the first token agrees. Something is missing that depends on the position: a query has to know *where* it is.
 # Its numbers are taken in pairs, and each pair is **turned** by an angle: position times a frequency. The pairs have
 # different frequencies, like the hands of a clock. This is **RoPE**, rotary position embedding. At position 0 nothing
 # is turned.
@@ -200,7 +200,7 @@ ll.lessons.check("turned queries", lambda: rope(q), Q, rtol=1e-4, hint="angles o
 ll.lessons.check("turned keys", lambda: rope(k), trace["Kcur-0"], rtol=1e-4, hint="angles of shape (T, 32); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second")
 
 # %% [markdown]
-# Values are not turned: they are fetched, not compared.
+# Values are not turned: they are fetched, never compared.
 #
 # ## 4. Fetch, add, think, add
 #
@@ -215,7 +215,7 @@ stream = trace["embd"] + fetched @ w["attn_output"].T
 print("the stream after attention:", bool(np.allclose(stream, trace["ffn_inp-0"], atol=1e-3)))
 
 # %% [markdown]
-# Adding is the point: the layer doesn't replace what was there. So early information can get through to the end, and
+# Adding is the point: the layer doesn't replace what was there. So what an early layer found can get through to the end, and
 # training can reach the early layers.
 #
 # Then comes the **feed-forward network**. It works on each token alone: three matrices, 768 numbers in between.
@@ -293,7 +293,7 @@ print("next:", [model.tokenizer.decode([i]) for i in best])
 # %% [markdown]
 # ## Recap
 #
-# - A **tokenizer** cuts a text into pieces of a fixed vocabulary. What it has rarely seen becomes many pieces.
+# - A **tokenizer** cuts a text into pieces of a fixed vocabulary. Text unlike its training text becomes many pieces.
 # - The **stream** begins as a row of the embedding. Layers read a normed copy of it, and add to it.
 # - **RoPE** turns queries and keys by their positions; in their dot product only the distance is left.
 # - **Attention** moves information between tokens, the **feed-forward network** works on each alone.

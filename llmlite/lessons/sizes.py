@@ -1,0 +1,128 @@
+"""One token on models of several sizes: where overhead ends and the memory wall begins.
+
+The shipped figures are taken by `tools/sample_sizes.py` on one machine, for the models of MODELS.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from llmlite import resources
+from llmlite.bench.backends import BACKENDS
+from llmlite.bench.samples import Comparison
+from llmlite.bench.summary import summarize
+
+FILE = "samples/sizes.json"
+BACKEND_NAMES = ("llmlite", "torch-f32")
+TYPE_NAMES = ("Q8_0", "Q4_0")
+UNPACKED = 4  # bytes of a weight as PyTorch's float32 holds it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one backend was measured to do with one model.
+
+    Attributes:
+        model: its name. n_weights: how many it has. backend, type: of BACKENDS; of the file.
+        step_bytes: of the weights that one token needs, as the backend holds them.
+        seconds: for one token: the median over blocks. low, high: its quartiles.
+        private_bytes: the process's own memory.
+    """
+
+    model: str
+    n_weights: int
+    backend: str
+    type: str
+    step_bytes: int
+    seconds: float
+    low: float
+    high: float
+    private_bytes: int
+
+    @property
+    def title(self) -> str:
+        """The backend with what it holds: "llmlite Q4_0", "PyTorch float32"."""
+        return f"llmlite {self.type}" if self.backend == "llmlite" else BACKENDS[self.backend].title
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """A sweep over sizes.
+
+    Attributes:
+        machine: where and when. quiet: False for a provisional take.
+        bytes_per_second: what its memory gives. rows: the smallest model first.
+    """
+
+    machine: str
+    quiet: bool
+    bytes_per_second: float
+    rows: tuple[Row, ...]
+
+    def find(self, model: str, title: str) -> Row:
+        """Return one row. Raises KeyError."""
+        for row in self.rows:
+            if (row.model, row.title) == (model, title):
+                return row
+        raise KeyError(f"{model}, {title}")
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(row.model for row in self.rows))
+
+
+@cache
+def shipped() -> Sizes:
+    """Return the sweep that comes with llmlite.
+
+    Raises:
+        LlmliteError: the file is missing.
+    """
+    stored: dict[str, Any] = json.loads(resources.data_path(FILE).read_text(encoding="utf-8"))
+    return Sizes(**stored | {"rows": tuple(Row(**row) for row in stored["rows"])})
+
+
+def rows(found: Comparison, model: str) -> list[Row]:
+    """Return a comparison's backends that the sweep has, as rows: a live point beside the shipped ones."""
+    files: Mapping[str, Any] = {each["model_type"]: each for each in found.models}
+    private = {(s.backend, s.model_type): s.value for s in summarize(found, "private")}
+    made = []
+    for s in summarize(found, "decode"):
+        if s.backend not in BACKEND_NAMES:
+            continue
+        n_weights = int(files[s.model_type]["model_n_params"])
+        held = int(files[s.model_type]["model_size"]) if s.backend == "llmlite" else UNPACKED * n_weights
+        made.append(
+            Row(
+                model=model, n_weights=n_weights, backend=s.backend, type=s.model_type, step_bytes=held,
+                seconds=1 / s.value, low=1 / s.high, high=1 / s.low,
+                private_bytes=int(private.get((s.backend, s.model_type), 0.0) * 1e6),
+            )
+        )  # fmt: skip
+    return made
+
+
+def above_the_wall(sweep: Sizes) -> list[tuple[str, float, float, float, float]]:
+    """Return for each row: name, megabytes, milliseconds, what memory alone takes, how many times that."""
+    made = []
+    for row in sweep.rows:
+        wall = row.step_bytes / sweep.bytes_per_second
+        made.append(
+            (
+                f"{row.model}, {row.title}",
+                row.step_bytes / 1e6,
+                1e3 * row.seconds,
+                1e3 * wall,
+                row.seconds / wall,
+            )
+        )
+    return made
+
+
+def titles(found: Iterable[Row]) -> list[str]:
+    """Return the series of rows, each once, in order."""
+    return list(dict.fromkeys(row.title for row in found))

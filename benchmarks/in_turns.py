@@ -2,6 +2,7 @@
 
     python benchmarks/in_turns.py smollm2.gguf                        # llmlite, llamacpp; 2 threads, 3 rounds
     python benchmarks/in_turns.py model.gguf --backends llmlite,xllamacpp -p 512 -n 64 --rounds 5
+    python benchmarks/in_turns.py model.gguf --backends llmlite,xllamacpp --cpu v3      # both for AVX2 alone
 
 Each turn is one `llmlite bench` in a process of its own. A ratio is computed within each round, of the best
 repetition of each backend, because a machine's memory speed changes from minute to minute. Printed are the
@@ -13,14 +14,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 from typing import Any
 
+V3 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+sahf,+movbe,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+xsave"
+# What llmlite's kernels are compiled for: LLVM's name and features
+CPUS = {"v3": ("x86-64-v3", V3), "v3+vnni": ("x86-64-v3", f"{V3},+avxvnni")}
+
 
 def turn(options: argparse.Namespace, backend: str) -> dict[str, float]:
     """Run one backend once: the best tokens per second of each test.
+
+    Args:
+        options: `main`'s. backend: a name that `llmlite bench` knows.
 
     Raises:
         SystemExit: the backend did not run.
@@ -28,7 +37,11 @@ def turn(options: argparse.Namespace, backend: str) -> dict[str, float]:
     command = [sys.executable, "-m", "llmlite", "bench", options.model, "-b", backend, "-o", "json"]
     for name in ("p", "n", "d", "t", "r"):
         command += [f"-{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = dict(os.environ)
+    if options.cpu:
+        name, features = CPUS[options.cpu]
+        environment |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{backend}: {done.stderr.strip().splitlines()[-1]}")
     records: list[dict[str, Any]] = json.loads(done.stdout)
@@ -48,6 +61,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--backends", default="llmlite,llamacpp")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu", choices=CPUS, help="compile llmlite's kernels for it (default: this CPU)")
     for name, default, about in (
         ("p", "512", "tokens of a prompt"),
         ("n", "32", "tokens that are generated"),
@@ -58,6 +72,8 @@ def main() -> None:
         parser.add_argument(f"-{name}", default=default, help=f"{about} (default: {default})")
     options = parser.parse_args()
     names = options.backends.split(",")
+    if options.cpu:  # compiling is no part of the first turn
+        turn(argparse.Namespace(**vars(options) | {"p": "16", "n": "2", "r": "1"}), names[0])
     rounds = []
     for i in range(options.rounds):  # every second round backwards: no backend always follows the same one
         order = names if i % 2 == 0 else names[::-1]

@@ -22,7 +22,7 @@ from llmlite.errors import UnsupportedError
 from llmlite.kv_cache import KV_NAMES, AttentionState, quantize
 from llmlite.layers import Attention
 
-RUN = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+RUN = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def words(record) -> np.ndarray:
 def run(module: str, name: str, *arguments: int, threads: int) -> None:
     record = np.array(arguments, np.int64)
     for rank in range(threads):
-        entry(module, name)(record.ctypes.data, rank, threads)
+        entry(module, name)(record.ctypes.data, rank, threads, rank)
 
 
 class Layer:

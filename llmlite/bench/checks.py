@@ -147,14 +147,10 @@ def _features() -> str:
 
 
 def _threads() -> str:
-    from llmlite.bench import environment
     from llmlite.engine import cpu
 
-    quota = cpu.cgroup_quota()
-    return (
-        f"{cpu.usable_threads()} used; {os.cpu_count()} in the machine, {environment.n_cpu_allowed()} "
-        f"allowed to this process, quota {'none' if quota is None else f'{quota:g} CPUs'}"
-    )
+    chosen = cpu.choose_threads()
+    return f"{chosen}; {chosen.n_allowed} of {os.cpu_count()} hardware threads allowed to this process"
 
 
 def _memory() -> str:

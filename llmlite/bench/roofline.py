@@ -77,7 +77,8 @@ class Point:
 
     Args:
         operation: the kernel. label: the weight's name, or the result's. type: its quantization; "" without.
-        nanoseconds: of one run, barrier included. bytes: of weights read; without weights, of all that is
+        nanoseconds: of one run, waiting included. waiting: how many of these a thread had nothing to do, on
+            average. bytes: of weights read; without weights, of all that is
             read and written. operations: with weights; without, multiplications and additions, roughly.
     """
 
@@ -87,6 +88,7 @@ class Point:
     nanoseconds: float
     bytes: int
     operations: int
+    waiting: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("nanoseconds", "bytes", "operations"):

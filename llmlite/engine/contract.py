@@ -1,7 +1,8 @@
 """The contract between recorder, plan and kernels: what memory holds, written once and without numba.
 
-A kernel is called as (record, rank, n_threads). Its record is an array of int64 words: the address of the
-step record, then one word for each argument. Where an operation has many arguments, one of them is the
+A kernel is called as (record, rank, n_threads, worker): it computes piece `rank` of `n_threads` pieces, on
+the thread `worker`, whose scratch memory it may use. Its record is an array of int64 words: the address of
+the step record, then one word for each argument. Where an operation has many arguments, one of them is the
 address of a record of its own; both kinds are declared here as dataclasses, whose fields are words in order.
 """
 
@@ -18,6 +19,8 @@ WORD = 8  # bytes
 
 FEW_TOKENS = 16  # up to here weights meet all tokens as they are read, instead of being unpacked to a tile
 TILE_TOKENS = 12  # matrix kernels take 6, 4 or 2 tokens at a time: a common multiple
+NO_FAULT = 1 << 62
+MAX_PIECES = 8  # of an operation, that a thread of the team owns
 
 CACHE_BLOCK = 32  # positions whose keys lie transposed in the cache, and whose scores are made together
 ATTENTION_QUERIES = 4  # queries at a time, at most (`tiles.QUERIES`)
@@ -53,8 +56,8 @@ class Step:
         sequences: address of their `Sequence` records, one after another.
         tables: address of the addresses of what depends on the position alone, int64 (n_tables,): each table
             has a row of float32 for each position from 0 on (RoPE: cosines, then sines).
-        faults: address of int64 (n_threads, 8): in the first word of each line the number of the first
-            operation that met a number that is not finite, plus 1; 0 if there was none.
+        faults: address of an int64: the number of the first operation that met a number that is not finite,
+            plus 1; NO_FAULT if there was none.
         types: address of each row's token type, int64 (n_tokens,).
     """
 

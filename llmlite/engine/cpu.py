@@ -10,6 +10,7 @@ import pathlib
 import platform
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmlite.engine.shipped import Level, level_for
@@ -104,28 +105,112 @@ def _host(name: str | None, features: str | None) -> Target:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Threads:
+    """How many threads a model takes by default, and why."""
+
+    n: int
+    """The number."""
+    n_allowed: int
+    """Hardware threads that this process may run on."""
+    n_cores: int
+    """Physical cores among them."""
+    n_slow: int
+    """Cores left out because they reach less than half the fastest one's speed."""
+    quota: float | None
+    """CPUs' worth of time that a cgroup grants, None without a limit."""
+
+    def __str__(self) -> str:
+        text = f"{self.n} by default: {_count(self.n_cores, 'core')}"
+        if self.n_allowed > self.n_cores:
+            text += f" with {self.n_allowed} hardware threads"
+        if self.n_slow:
+            text += f", {self.n_slow} of them left out as slow"
+        if self.quota is not None:
+            text += f", a quota of {_count(self.quota, 'CPU')}"
+        return text
+
+
+def _count(n: float, what: str) -> str:
+    return f"{n:g} {what}" + ("" if n == 1 else "s")
+
+
 def usable_threads() -> int:
-    """Return how many threads can really run at once: physical cores in our affinity mask, bounded by the
-    cgroup quota.
+    """Return how many threads a model takes by default; `choose_threads` says why."""
+    return choose_threads().n
+
+
+SLOW = 0.5  # of the fastest core's speed
+
+
+def choose_threads(
+    *, sysfs: str = "/sys/devices/system/cpu", cpus: Iterable[int] | None = None, quota: float | None = None
+) -> Threads:
+    """Count the physical cores in our affinity mask that are fast enough, within the cgroup's quota.
 
     Two hardware threads of one core share its dot-product units and its path to memory, so a core counts
-    once.
+    once. Threads take their work in pieces, so slower cores help; but one that reaches less than half the
+    fastest one's speed makes the others wait for its last piece, and is left out.
+
+    Args:
+        sysfs: the folder that describes CPUs (Linux). cpus: their numbers; by default those allowed to us.
+        quota: CPUs' worth of time; by default our cgroup's.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cpus = os.sched_getaffinity(0)
-    else:
-        cpus = set(range(os.cpu_count() or 1))
-    n_cores = len({_siblings(cpu) for cpu in cpus}) or 1
-    quota = cgroup_quota()
-    return max(1, min(n_cores, round(quota))) if quota else n_cores
+    if cpus is None:
+        if hasattr(os, "sched_getaffinity"):
+            cpus = os.sched_getaffinity(0)
+        else:
+            cpus = range(os.cpu_count() or 1)
+        quota = cgroup_quota() if quota is None else quota
+    folders = {cpu: pathlib.Path(sysfs, f"cpu{cpu}") for cpu in cpus}
+    cores = {_siblings(folder) or str(cpu): _speed(folder) for cpu, folder in folders.items()}
+    fastest = max((speed for speed in cores.values() if speed), default=0.0)
+    n_slow = sum(1 for speed in cores.values() if speed and speed < SLOW * fastest)
+    if sys.platform == "darwin" and (fast := _fast_cores_of_macos()):
+        n_slow = max(0, len(cores) - fast)
+    n = len(cores) - n_slow
+    if quota:
+        n = min(n, int(quota + 0.5))
+    return Threads(n=max(1, n), n_allowed=len(folders), n_cores=len(cores), n_slow=n_slow, quota=quota)
 
 
-def _siblings(cpu: int) -> str:
-    path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+def _siblings(folder: pathlib.Path) -> str | None:
+    """The hardware threads of a CPU's core, under the newer name of the file or the older one."""
+    return _first_of(folder, "topology/core_cpus_list", "topology/thread_siblings_list")
+
+
+def _speed(folder: pathlib.Path) -> float:
+    """A CPU's speed, as the scheduler puts it, else its highest clock in kHz; 0: not known."""
+    for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
+        try:
+            return float(_first_of(folder, name) or "")
+        except ValueError:
+            continue
+    return 0.0
+
+
+def _first_of(folder: pathlib.Path, *names: str) -> str | None:
+    """The text of the first of these files that can be read."""
+    for name in names:
+        try:
+            return (folder / name).read_text().strip()
+        except (OSError, UnicodeError):
+            continue
+    return None
+
+
+def _fast_cores_of_macos() -> int:
+    """Return the performance cores of an Apple CPU; 0: not known. Its others do a third of their work."""
+    import ctypes
+
+    value, size = ctypes.c_int32(0), ctypes.c_size_t(4)
     try:
-        return pathlib.Path(path).read_text().strip()
-    except OSError:
-        return str(cpu)
+        found = ctypes.CDLL(None).sysctlbyname(
+            b"hw.perflevel0.physicalcpu", ctypes.byref(value), ctypes.byref(size), None, 0
+        )
+    except (AttributeError, OSError):
+        return 0
+    return value.value if found == 0 else 0
 
 
 def cgroup_quota(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float | None:

@@ -325,17 +325,25 @@ def assembly(k: Kernel) -> str:
 
 
 def entry_source(body: Callable) -> str:
-    """Return the code of the function (record, rank, n_threads) that calls `body` with the record's values.
+    """Return the code of the function (record, rank, n_threads, worker) that calls `body`.
 
     A record is an int64 array: the address of the step, then one value per parameter after (step, rank,
-    n_threads): an address or an integer as it is, a parameter annotated `float` as the bits of a float64.
+    n_threads) and perhaps `worker`: an address or an integer as it is, a parameter annotated `float` as the
+    bits of a float64.
     """
-    parameters = list(inspect.signature(body).parameters.values())[3:]
+    parameters, first = own_parameters(body), list(inspect.signature(body).parameters)[3:4]
     loads = [
         f"float32(load_f64(record + {8 * i}))"
         if p.annotation in (float, "float")
         else f"load_i64(record + {8 * i})"
         for i, p in enumerate(parameters, 1)
     ]
-    arguments = ", ".join(["load_i64(record)", "rank", "n_threads", *loads])
-    return f"def entry(record, rank, n_threads):\n    body({arguments})\n"
+    worker = ["worker"] if first == ["worker"] else []
+    arguments = ", ".join(["load_i64(record)", "rank", "n_threads", *worker, *loads])
+    return f"def entry(record, rank, n_threads, worker):\n    body({arguments})\n"
+
+
+def own_parameters(body: Callable) -> list[inspect.Parameter]:
+    """Return a kernel body's parameters that its record holds, in order."""
+    parameters = list(inspect.signature(body).parameters.values())[3:]
+    return parameters[1:] if parameters and parameters[0].name == "worker" else parameters

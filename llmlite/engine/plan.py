@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.engine.contract import SEQUENCE, STEP, WORD
+from llmlite.engine.contract import FEW_TOKENS, MAX_PIECES, NO_FAULT, SEQUENCE, STEP, WORD
 from llmlite.engine.jit import Kernel, Progress, prepare
 from llmlite.engine.recorder import N_OUTPUTS, N_TOKENS, Buffer, Op, Recorder
 from llmlite.engine.signatures import RUN, STOP, WORK
 from llmlite.engine.team import renew_lock_after_fork, team
 
-ROW_WORDS = 3  # of the table: kernel, record, whether a barrier follows
+ROW_WORDS = 4  # of the table: kernel, record, whether a barrier follows, pieces that a thread owns
+PIECE_BYTES = 64 << 10  # of weights: some microseconds of a thread
 READ_AHEAD = 64  # bytes behind the last buffer that kernels may read: scales of a group that isn't whole
-FAULT_WORDS = 8  # of a thread's line in the step's `faults`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Plan:
         self.outputs = np.zeros(max(1, self.max_outputs), np.int64)
         self.sequences = np.zeros((self.max_tokens, len(SEQUENCE)), np.int64)
         self.table_addresses = np.zeros(max(1, len(self.tables)), np.int64)
-        self.faults = np.zeros((self.n_threads, FAULT_WORDS), np.int64)
+        self.faults = np.full(1, NO_FAULT, np.int64)
         for name, array in (
             ("ids", self.ids), ("positions", self.positions), ("outputs", self.outputs),
             ("sequences", self.sequences), ("tables", self.table_addresses), ("faults", self.faults),
@@ -130,7 +130,9 @@ class Plan:
         Args:
             pieces: one for each sequence; at most max_tokens ids and max_outputs outputs together.
             tables: addresses of `self.tables`, from position 0 on.
-            clock: int64 (n_ops + 1, 2): seconds and nanoseconds before and after each operation.
+            clock: int64 (n_ops + 1, 1 + n_threads, 2): seconds and nanoseconds. In row 0 those of the
+                beginning; in row i + 1 those when operation i was over, then for each thread those when it
+                found nothing more to do in it, or what was there if the thread came too late for it.
 
         Returns:
             Results, a view (n_outputs, width) into the arena: piece after piece.
@@ -144,12 +146,12 @@ class Plan:
             if self.ops[first].kernel is None:
                 self._run_python(self.ops[first])
                 if clock is not None:
-                    clock[first + 1] = _now()
+                    clock[first + 1, :] = _now()
                 continue
             at = 0 if clock is None else clock[first:].ctypes.data
             workers.run(self._table[first:].ctypes.data, last - first, at)
-        if self.faults[:, 0].any():
-            raise FaultError(self.ops[int(self.faults[self.faults[:, 0] > 0, 0].min()) - 1])
+        if self.faults[0] != NO_FAULT:
+            raise FaultError(self.ops[int(self.faults[0]) - 1])
         return self.array(self._result)
 
     def _describe(self, pieces: Sequence[Piece], tables: Sequence[int]) -> None:
@@ -164,7 +166,7 @@ class Plan:
             self.sequences[i] = row, end, piece.position, piece.states
             row, n_outputs = end, n_outputs + piece.n_outputs
         self.table_addresses[: len(tables)] = tables
-        self.faults[:, 0] = 0
+        self.faults[0] = NO_FAULT
         for name, value in (
             ("n_tokens", row), ("n_outputs", n_outputs), ("n_slots", row * self.n_used),
             ("n_output_slots", n_outputs * self.n_used), ("n_sequences", len(pieces)),
@@ -183,7 +185,8 @@ class Plan:
         for i, op in enumerate(self.ops):
             if op.kernel is not None:
                 next_stage = self.ops[i + 1].stage if i + 1 < len(self.ops) else -1
-                table[i] = op.kernel.address, self._records[i].ctypes.data, op.stage != next_stage
+                ends, n = op.stage != next_stage, pieces_of(op, self.n_threads, self.max_tokens)
+                table[i] = op.kernel.address, self._records[i].ctypes.data, ends, n
         return table
 
     def _record(self, op: Op) -> np.ndarray:
@@ -271,6 +274,16 @@ def assign_stages(ops: list[Op], result: Buffer) -> None:
             buffer.first = stage if buffer.first is None else buffer.first
             buffer.last = stage
     result.last = stage + 1
+
+
+def pieces_of(op: Op, n_threads: int, max_tokens: int) -> int:
+    """Into how many pieces an operation is cut for each thread.
+
+    Those of a single token without weights are over sooner than a piece of them could be taken.
+    """
+    if op.bytes_read:
+        return max(1, min(MAX_PIECES, op.bytes_read // (PIECE_BYTES * n_threads)))
+    return 1 if max_tokens <= FEW_TOKENS else MAX_PIECES // 2
 
 
 def _first_stage(buffer: Buffer) -> int:

@@ -279,7 +279,7 @@ class PlannedExecutor:
         return found
 
     def profile(self, *, n_tokens: int = 1, depth: int = 0, repeat: int = 5) -> list[dict[str, Any]]:
-        """Time every operation of a step by itself, barrier included.
+        """Time every operation of a step by itself, waiting included.
 
         Args:
             n_tokens: length of the step, at most PREFILL_TOKENS. depth: tokens that the cache holds before
@@ -288,8 +288,9 @@ class PlannedExecutor:
 
         Returns:
             One row per operation, in order, with the columns "operation" (the kernel), "label" (weight or
-            result), "type", "nanoseconds", "bytes" (of weights) and "operations" (multiplications and
-            additions with weights): what pandas.DataFrame takes.
+            result), "type", "nanoseconds", "waiting" (how many of these a thread had nothing to do, the mean
+            of all threads; in the first row also until the threads had woken up), "bytes" (of weights) and
+            "operations" (multiplications and additions with weights): what pandas.DataFrame takes.
         """
         plan = self.plan(n_tokens, 1, np.float16)
         cache = KVCache(self.config, depth + n_tokens, np.float16)
@@ -297,29 +298,45 @@ class PlannedExecutor:
             if isinstance(state, AttentionState):
                 state.k[:], state.v[:] = 0.01, 0.01  # of pages never written, the system keeps only one
         piece = Piece([0] * n_tokens, depth, self._states(cache), 1)
-        clock = np.zeros((len(plan.ops) + 1, 2), np.int64)
-        runs = []
+        clock = np.zeros((len(plan.ops) + 1, 1 + plan.n_threads, 2), np.int64)
+        runs, waits = [], []
         with plan.lock:
             for _ in range(repeat):
+                clock[:] = 0
                 self.run_plan(plan, [piece], clock)
-                runs.append(np.diff(clock @ np.array([10**9, 1])))
-        nanoseconds = np.median(runs, axis=0)
+                times = clock @ np.array([10**9, 1])
+                runs.append(np.diff(times[:, 0]))
+                waits.append(_waits(times))
+        nanoseconds, waiting = np.median(runs, axis=0), np.median(waits, axis=0)
         return [
             {
                 "operation": op.name,
                 "label": op.label or op.writes[0].name,
                 "type": op.type,
                 "nanoseconds": float(spent),
+                "waiting": float(waited),
                 "bytes": op.bytes_read,
                 "operations": op.work * int(plan.step[op.writes[0].rows // WORD]),
             }
-            for op, spent in zip(plan.ops, nanoseconds)
+            for op, spent, waited in zip(plan.ops, nanoseconds, waiting)
         ]
 
     def __repr__(self) -> str:
         slow = sorted({op.type for plan in self._plans.values() for op in plan.ops if op.kernel is None})
         text = f"PlannedExecutor({self.n_threads} threads, {target()}"
         return text + (f"; slow, through NumPy: {', '.join(slow)})" if slow else ")")
+
+
+def _waits(times: np.ndarray) -> np.ndarray:
+    """How long threads had nothing to do in each operation, on average.
+
+    Args:
+        times: nanoseconds (n_ops + 1, 1 + n_threads), laid out as `Plan.run`'s clock. A thread without a time
+            of its own, or with one after the operation's end, took no part in it.
+    """
+    begin, end, finished = times[:-1, :1], times[1:, :1], times[1:, 1:]
+    took_part = (finished > begin) & (finished <= end)
+    return np.where(took_part, end - finished, end - begin).mean(axis=1)
 
 
 def layer_words(state: Any, turn: int = 0) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ class Team:
         """Run `n_ops` rows of the plan's table at address `table`; returns when all threads are through.
 
         Args:
-            clock: 0, or the address where the time before and after each operation goes (profiling).
+            clock: 0, or the address where times go, as `Plan.run` says (profiling).
         """
         with self._lock:
             self._run(self._base, table, n_ops, self.n_threads, clock, self._scratch)
@@ -49,7 +49,7 @@ class Team:
     def _start_workers(self, n: int) -> int:
         """Start n threads; returns how many the system granted."""
         work = ctypes.CFUNCTYPE(None, *[_INT64] * 4)(WORK.address)
-        _make_semaphores([self._base + 8 * LINE + rank * 2 * LINE + LINE for rank in range(n)])
+        _make_semaphores([self._base + (8 + 4 * rank + 1) * LINE for rank in range(1, n + 1)])
         for rank in range(1, n + 1):
             arguments = (self._base, rank, LINGER_NS, self._scratch + rank * SCRATCH)
             thread = threading.Thread(target=work, args=arguments, name=f"llmlite-{rank}", daemon=True)

@@ -198,7 +198,7 @@ def make_attention(reader, only=0):
             store(target + c * 4, load_f32x16(outputs + c // 32 * QUERIES * LINE + c % 32 * 4))
 
     @kernel
-    def attention(step, rank, n_threads, spec):
+    def attention(step, rank, n_threads, worker, spec):
         """out[t, h] = Σ softmax(scale · q[t, h] · k) v; if parts are shared, each part's share of it."""
         key_size = only if only else load_i64(spec + ATTENTION.key_size)  # a constant, or not
         value_size = only if only else load_i64(spec + ATTENTION.value_size)
@@ -207,7 +207,7 @@ def make_attention(reader, only=0):
         tile, group = load_i64(spec + ATTENTION.tile_rows), n_head // n_head_kv
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
         out = load_i64(spec + ATTENTION.out)
-        scores = load_i64(spec + ATTENTION.scratch) + rank * load_i64(spec + ATTENTION.scratch_bytes)
+        scores = load_i64(spec + ATTENTION.scratch) + worker * load_i64(spec + ATTENTION.scratch_bytes)
         queries = scores + FLOATS + BLOCK * (key_size + value_size) * 4 + 64
         outputs = queries + tile * q_bytes
         merged = outputs + tile * o_bytes
@@ -272,13 +272,13 @@ attention_f32_256, attention_f16_256, attention_q8_0_256 = (make_attention(READE
 
 
 @kernel
-def merge_parts(step, rank, n_threads, spec):
+def merge_parts(step, rank, n_threads, worker, spec):
     """Fold the parts of every row that threads have shared; the record is that of `attention`."""
     value_size, tile = load_i64(spec + ATTENTION.value_size), load_i64(spec + ATTENTION.tile_rows)
     n_head, n_head_kv = load_i64(spec + ATTENTION.n_head), load_i64(spec + ATTENTION.n_head_kv)
     window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
     part_bytes, n_rows = (value_size + 15) // 16 * 64, load_i64(step + STEP.n_tokens) * n_head
-    outputs = load_i64(spec + ATTENTION.scratch) + rank * load_i64(spec + ATTENTION.scratch_bytes) + 64
+    outputs = load_i64(spec + ATTENTION.scratch) + worker * load_i64(spec + ATTENTION.scratch_bytes) + 64
     state = outputs - 64
     sequence = load_i64(step + STEP.sequences)
     for _ in range(load_i64(step + STEP.n_sequences)):

@@ -1,13 +1,12 @@
 """How a kernel's body is marked, and what all of them use."""
 
-import inspect
-
 import numba
 from numba import types
 
+from llmlite.engine.atomics import atomic_min
 from llmlite.engine.contract import STEP
 from llmlite.engine.families import mixed_bytes
-from llmlite.engine.jit import entry_source
+from llmlite.engine.jit import entry_source, own_parameters
 from llmlite.engine.simd import (
     OPTIONS,
     choose_above,
@@ -22,24 +21,24 @@ from llmlite.engine.simd import (
     reinterpret,
     shift_left,
     splat_f32x16,
-    store,
 )  # fmt: skip
 
 mixed_stride = inline(mixed_bytes)
-FAULT_LINE = 64  # bytes of a thread's own line in the step's `faults`
 
 
 def kernel(body):
-    """Declare a kernel of a plan: `body(step, rank, n_threads, ...)`, the rest from its record
-    (`jit.entry_source`).
+    """Declare a kernel of a plan: `body(step, rank, n_threads, ...)`, the rest from its record.
+
+    `rank` of `n_threads` is the piece that it computes; several may run on one thread. A kernel with scratch
+    memory takes `worker` next: the thread's own number (`jit.entry_source`).
     """
     compiled = inline(body)
-    compiled.llmlite_parameters = list(inspect.signature(body).parameters)[3:]
+    compiled.llmlite_parameters = [p.name for p in own_parameters(body)]
 
     def compile_entry():
         scope = {"body": compiled, "load_i64": load_i64, "load_f64": load_f64, "float32": types.float32}
         exec(entry_source(body), scope)
-        return _cfunc(types.void(i64, i64, i64), scope["entry"])
+        return _cfunc(types.void(i64, i64, i64, i64), scope["entry"])
 
     compiled.llmlite_compile = compile_entry
     return compiled
@@ -74,10 +73,8 @@ def share_by(n, unit, rank, n_threads):
 
 @inline
 def report(step, rank, number):
-    """Note that operation `number` met a number that is not finite; a thread keeps its first."""
-    line = load_i64(step + STEP.faults) + rank * FAULT_LINE
-    if load_i64(line) == 0:
-        store(line, i64(number))
+    """Note that operation `number` met a number that is not finite; the first one is kept."""
+    atomic_min(load_i64(step + STEP.faults), i64(number))
 
 
 @inline

@@ -148,9 +148,9 @@ def make_matmul(sixteen, size):
             store_dots(place, sums)
 
     @kernel
-    def matmul(step, rank, n_threads, rows, w, x, out, n_rows, width, scratch, scratch_bytes):
+    def matmul(step, rank, n_threads, worker, rows, w, x, out, n_rows, width, scratch, scratch_bytes):
         n_tokens = load_i64(step + rows)
-        tile = scratch + rank * scratch_bytes
+        tile = scratch + worker * scratch_bytes
         sums = tile + FLOAT_ROWS * FLOAT_COLUMNS * 4
         low, high = share((n_rows + FLOAT_ROWS - 1) // FLOAT_ROWS, rank, n_threads)
         for first in range(low * FLOAT_ROWS, high * FLOAT_ROWS, FLOAT_ROWS):

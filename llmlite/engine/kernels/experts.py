@@ -198,19 +198,19 @@ def scale_expert_rows(step, rank, n_threads, x, factors, counts, out, width, n_e
 
 
 @intrinsic
-def call_kernel(typing, function, record, rank, n_threads):
+def call_kernel(typing, function, record, rank, n_threads, worker):
     """Call a kernel's entry at address `function`."""
 
     def codegen(context, builder, sig, args):
-        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * 3)
+        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * 4)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.none(*[i64] * 4), codegen
+    return types.none(*[i64] * 5), codegen
 
 
-@routine(3)
-def each_expert(record, rank, n_threads):
+@routine(4)
+def each_expert(record, rank, n_threads, worker):
     """out[s] = weight[expert of s] · x[s]: a matrix kernel of the weights' type, once for each expert.
 
     The record: step, counts, n_expert, the matrix kernel, how many arguments that has, where threads may
@@ -220,7 +220,7 @@ def each_expert(record, rank, n_threads):
     """
     counts, n_expert = load_i64(record + 8), load_i64(record + 16)
     run, n_arguments = load_i64(record + 24), load_i64(record + 32)
-    frame = load_i64(record + 40) + rank * load_i64(record + 48)
+    frame = load_i64(record + 40) + worker * load_i64(record + 48)
     strides = load_i64(record + 56)
     for e in range(n_expert):
         if load_i64(counts + e * 8) > 0:
@@ -230,4 +230,4 @@ def each_expert(record, rank, n_threads):
                 by_expert, by_row = load_i64(strides + i * 16), load_i64(strides + i * 16 + 8)
                 argument = load_i64(record + 64 + i * 8)
                 store(frame + 8 + i * 8, i64(argument + e * by_expert + first * by_row))
-            call_kernel(run, frame, rank, n_threads)
+            call_kernel(run, frame, rank, n_threads, worker)

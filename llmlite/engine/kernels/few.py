@@ -272,7 +272,7 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
 
     @kernel
     def matmul_few(
-        step, rank, n_threads, rows, w, q, mixed, d, sums, out, n_rows, width, scratch, scratch_bytes
+        step, rank, n_threads, worker, rows, w, q, mixed, d, sums, out, n_rows, width, scratch, scratch_bytes
     ):
         n_tokens, n_groups, n_left = load_i64(step + rows), width // 256, width % 256 // 32
         low, high = share_by(n_rows, ROWS, rank, n_threads)
@@ -285,10 +285,10 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
         for begin in range(low, high, together):
             end = min(begin + together, high)
             for place in range((end - begin + ROWS - 1) // ROWS * n_tokens):
-                store(scratch + rank * scratch_bytes + place * SUM_BYTES, none())
+                store(scratch + worker * scratch_bytes + place * SUM_BYTES, none())
             first = i64(0)
             while first < n_groups:  # a range with a variable step would divide
-                acc = scratch + rank * scratch_bytes
+                acc = scratch + worker * scratch_bytes
                 here = min(chunk, n_groups - first)
                 x, xd, xs = mixed + first * 256, d + first * 32, sums + first * sums_bytes
                 for r in range(begin, end, ROWS):
@@ -305,7 +305,7 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
                     multiply(acc, n_tokens, p0, p1, ahead, here, x, xd, xs, x_stride, d_stride, s_stride)
                     acc += n_tokens * SUM_BYTES
                 first += chunk
-            acc = scratch + rank * scratch_bytes
+            acc = scratch + worker * scratch_bytes
             for r in range(begin, end, ROWS):
                 if has_tail:  # noqa: SIM102  (a constant, pruned while compiling)
                     if n_left > 0:

@@ -509,11 +509,11 @@ def make_matmul(*, sub, has_minimum, small=True):
 
     @kernel
     def matmul(
-        step, rank, n_threads, rows, unpack, w, row_bytes, q, d, sums, out, n_rows, width, zero, scratch,
-        scratch_bytes,
+        step, rank, n_threads, worker, rows, unpack, w, row_bytes, q, d, sums, out, n_rows, width, zero,
+        scratch, scratch_bytes,
     ):  # fmt: skip
         n_tokens = load_i64(step + rows)
-        tile = scratch + rank * scratch_bytes
+        tile = scratch + worker * scratch_bytes
         low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
         n_groups = (width + 255) // 256
         n_bytes = sub if UNROLLED else sub + (rank >> 32)

@@ -1,8 +1,17 @@
-"""What a team of threads runs: the plan's operations one after the other, meeting at a barrier.
+"""What a team of threads runs: the plan's operations one after the other, taken in pieces.
+
+Operations between two barriers are a stage. Each is cut into pieces, of which every thread owns as many: it
+takes its own in order, then those that others have not begun. So a thread that the system has put aside holds
+up at most the piece it is in. A stage is over when all its pieces are done, not when all threads have come:
+who comes late goes on with the stage that the others are in. A piece is always computed by one thread, by the
+same arithmetic, so results don't depend on who took it.
 
 Everything the threads share lies in one block of int64 words, each on a cache line of its own (byte offsets
 below). A worker that finds no new job for a while parks on a semaphore; the leader posts it. Both happen in
 compiled code, so no Python exception (Ctrl-C) can come between a job's announcement and its end.
+
+A job is over when its last stage is. The leader then closes it and waits until no worker looks at the plan
+any more: each says so by its `ACTIVE` word, which it clears before it lets another process run.
 """
 
 import sys
@@ -13,11 +22,21 @@ from numba import types
 from numba.extending import intrinsic
 
 from llmlite.engine import emit
+from llmlite.engine.atomics import atomic_add, atomic_exchange, atomic_load, compare_exchange
 from llmlite.engine.kernels.common import routine
 from llmlite.engine.simd import i64, inline, load_i64, store
 
-JOB, ARRIVED, PHASE, STOP, TABLE, N_OPS, CLOCK, N_THREADS = range(0, 512, 64)
-WORKERS = 512  # then for each worker a line "parked" and a line with its semaphore
+# JOB: even if none runs. DONE: pieces of the present stage. STAGE: counts stages, over all jobs.
+# FIRST, on the line of N_THREADS: the job's first stage.
+JOB, DONE, STAGE, STOP, TABLE, N_OPS, CLOCK, N_THREADS = range(0, 512, 64)
+FIRST = N_THREADS + 8
+THREADS = 512  # then for each thread four lines:
+THREAD = 256
+PARKED, SEMAPHORE, TAKEN, ACTIVE = range(
+    0, 256, 64
+)  # TAKEN: a stage, and how many of its own pieces are taken
+PIECE_BITS = 16  # of TAKEN that count pieces; the others are the stage
+ROW = 32  # bytes of a row of the table (`plan.ROW_WORDS`)
 SPINS = 200  # pauses before the first sched_yield: longer only helps where nothing else runs
 CLOCK_ID = getattr(time, "CLOCK_MONOTONIC", 1)
 SEMAPHORES = sys.platform.startswith("linux")
@@ -36,40 +55,6 @@ sched_setaffinity = types.ExternalFunction("sched_setaffinity", types.int32(type
 usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
-def _word(builder, address):
-    return emit.pointer(builder, address, emit.I64)
-
-
-@intrinsic
-def atomic_load(typing, address):
-    """The int64 at `address`, ordered after everything its writer did before."""
-
-    def codegen(context, builder, sig, args):
-        return builder.load_atomic(_word(builder, args[0]), "seq_cst", 8)
-
-    return i64(i64), codegen
-
-
-@intrinsic
-def atomic_add(typing, address, value):
-    """Add and return the value before."""
-
-    def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("add", _word(builder, args[0]), args[1], "seq_cst")
-
-    return i64(i64, i64), codegen
-
-
-@intrinsic
-def atomic_exchange(typing, address, value):
-    """Write and return the value before."""
-
-    def codegen(context, builder, sig, args):
-        return builder.atomic_rmw("xchg", _word(builder, args[0]), args[1], "seq_cst")
-
-    return i64(i64, i64), codegen
-
-
 @intrinsic
 def pause(typing):
     """Tell the core that this is a waiting loop."""
@@ -82,48 +67,146 @@ def pause(typing):
 
 
 @intrinsic
-def call(typing, function, record, rank, n_threads):
-    """Call the kernel at address `function`."""
+def call(typing, function, record, piece, n_pieces, rank):
+    """Call the kernel at address `function` for a piece of its work."""
 
     def codegen(context, builder, sig, args):
-        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * 3)
+        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * 4)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.none(i64, i64, i64, i64), codegen
+    return types.none(*[i64] * 5), codegen
 
 
 @inline
-def barrier(team, n_threads):
-    """Wait until all threads have come here."""
-    phase = atomic_load(team + PHASE)  # read before arriving: the last to arrive moves it on
-    if atomic_add(team + ARRIVED, 1) == n_threads - 1:
-        atomic_exchange(team + ARRIVED, 0)
-        atomic_add(team + PHASE, 1)
-        return
-    spins = 0
-    while atomic_load(team + PHASE) == phase:
-        spins += 1
-        if spins > SPINS:
-            sched_yield()
-        else:
-            pause()
+def thread_lines(team, rank):
+    return team + THREADS + rank * THREAD
 
 
 @inline
-def execute(team, rank):
-    """Run the job. A table row is (kernel, record, whether a barrier follows); the last one has a barrier."""
-    table, n_ops, n_threads = load_i64(team + TABLE), load_i64(team + N_OPS), load_i64(team + N_THREADS)
-    clock = load_i64(team + CLOCK)
-    for i in range(n_ops):
-        row = table + i * 24
-        call(load_i64(row), load_i64(row + 8), rank, n_threads)
-        if clock != 0:  # profiling: every operation for itself, and the time when all are through with it
-            barrier(team, n_threads)
-            if rank == 0:
-                clock_gettime(CLOCK_ID, clock + i * 16 + 16)
-        elif n_threads > 1 and load_i64(row + 16) != 0:
-            barrier(team, n_threads)
+def take(word, stage, n):
+    """Take one of the n pieces of a stage that `word` counts: its number, or -1 if none is left.
+
+    The word of an older stage counts as none taken; that of a later one means that this stage is over.
+    """
+    while True:
+        found = atomic_load(word)
+        of, number = found >> PIECE_BITS, i64(0)
+        if of == stage:
+            number = found & ((1 << PIECE_BITS) - 1)
+        if of > stage or number >= n:
+            return i64(-1)
+        if compare_exchange(word, found, (stage << PIECE_BITS) + number + 1):
+            return number
+
+
+@inline
+def end_of_stage(team, i):
+    """The row after the last one of the stage that begins with row i, and the pieces that a thread owns."""
+    row = load_i64(team + TABLE) + i * ROW
+    n = load_i64(row + 24)
+    if load_i64(team + CLOCK) == 0:  # profiling: every operation for itself
+        while load_i64(row + 16) == 0:
+            i, row = i + 1, row + ROW
+            n += load_i64(row + 24)
+    return i + 1, n
+
+
+@inline
+def run_pieces(team, rank, i, n, owner, stage):
+    """Run the pieces of `owner` that nobody has taken; returns how many."""
+    n_threads, n_run = load_i64(team + N_THREADS), i64(0)
+    word = thread_lines(team, owner) + TAKEN
+    number = take(word, stage, n)
+    while number >= 0:
+        row = load_i64(team + TABLE) + i * ROW
+        while number >= load_i64(row + 24):
+            number -= load_i64(row + 24)
+            row += ROW
+        each = load_i64(row + 24)
+        call(load_i64(row), load_i64(row + 8), owner * each + number, n_threads * each, rank)
+        n_run += 1
+        number = take(word, stage, n)
+    return n_run
+
+
+@inline
+def note_time(team, op, column):
+    """Write the time to the job's clock: a row for each operation, (1 + n_threads) times of 16 bytes."""
+    columns = load_i64(team + N_THREADS) + 1
+    clock_gettime(CLOCK_ID, load_i64(team + CLOCK) + (op * columns + column) * 16)
+
+
+@inline
+def pause_until(team, stage, spins):
+    """Pause up to `spins` times; returns whether the stage is over."""
+    for _ in range(spins):
+        if atomic_load(team + STAGE) != stage:
+            return True
+        pause()
+    return atomic_load(team + STAGE) != stage
+
+
+@inline
+def stand_aside(team, rank, job):
+    """Let others have the core, holding nothing; returns whether the job goes on."""
+    active = thread_lines(team, rank) + ACTIVE
+    if rank == 0:
+        sched_yield()
+        return True
+    atomic_exchange(active, 0)
+    sched_yield()
+    atomic_exchange(active, 1)
+    return atomic_load(team + JOB) == job
+
+
+@inline
+def execute(team, rank, job):
+    """Take part in the job until it is over.
+
+    A table row is (kernel, record, whether its stage ends, pieces that a thread owns); the last one ends one.
+    """
+    n_ops, n_threads = load_i64(team + N_OPS), load_i64(team + N_THREADS)
+    profiled = load_i64(team + CLOCK) != 0
+    i, stage = i64(0), load_i64(team + FIRST)
+    now = atomic_load(team + STAGE)
+    while True:
+        while stage < now:  # stages that went by without us
+            i, _ = end_of_stage(team, i)
+            stage += 1
+        if i >= n_ops:
+            return
+        end, n = end_of_stage(team, i)
+        n_run = run_pieces(team, rank, i, n, rank, stage)
+        # A stage with little to do: whoever has not begun by now is asleep.
+        over = pause_until(team, stage, SPINS) if n == end - i and n_run > 0 else False
+        if not over:
+            for other in range(1, n_threads):
+                n_run += run_pieces(team, rank, i, n, (rank + other) % n_threads, stage)
+        if profiled:
+            note_time(team, i + 1, rank + 1)
+        if n_run > 0 and atomic_add(team + DONE, n_run) + n_run == n * n_threads:
+            atomic_exchange(team + DONE, 0)
+            if profiled:
+                note_time(team, i + 1, 0)
+            atomic_add(team + STAGE, 1)
+        if not pause_until(team, stage, SPINS):
+            while atomic_load(team + STAGE) == stage:
+                if not stand_aside(team, rank, job):
+                    return
+        now = atomic_load(team + STAGE)
+
+
+@inline
+def execute_alone(team):
+    """Run the job on one thread."""
+    table, profiled = load_i64(team + TABLE), load_i64(team + CLOCK) != 0
+    for i in range(load_i64(team + N_OPS)):
+        row = table + i * ROW
+        call(load_i64(row), load_i64(row + 8), i64(0), i64(1), i64(0))
+        if profiled:
+            note_time(team, i + 1, 0)
+            note_time(team, i + 1, 1)
 
 
 @routine(6)
@@ -135,11 +218,23 @@ def run(team, table, n_ops, n_threads, clock, scratch):
     store(team + CLOCK, clock)
     if clock != 0:
         clock_gettime(CLOCK_ID, clock)
-    if n_threads > 1:
-        if AFFINITY:
-            store(scratch + CORE, i64(sched_getcpu()))
-        announce(team, n_threads)
-    execute(team, 0)
+    if n_threads == 1:
+        execute_alone(team)
+        return
+    store(team + FIRST, atomic_load(team + STAGE))
+    if AFFINITY:
+        store(scratch + CORE, i64(sched_getcpu()))
+    announce(team, n_threads)
+    execute(team, i64(0), atomic_load(team + JOB))
+    atomic_add(team + JOB, 1)
+    for rank in range(1, n_threads):
+        spins = 0
+        while atomic_load(thread_lines(team, rank) + ACTIVE) != 0:
+            spins += 1
+            if spins > SPINS:
+                sched_yield()
+            else:
+                pause()
 
 
 @inline
@@ -147,10 +242,10 @@ def announce(team, n_threads):
     """Count the job up and wake the workers that are parked."""
     atomic_add(team + JOB, 1)
     for rank in range(1, n_threads):
-        line = team + WORKERS + (rank - 1) * 128
-        if atomic_exchange(line, 0) == 1:  # noqa: SIM102  (a constant, pruned while compiling)
+        lines = thread_lines(team, rank)
+        if atomic_exchange(lines + PARKED, 0) == 1:  # noqa: SIM102  (a constant, pruned while compiling)
             if SEMAPHORES:
-                sem_post(line + 64)
+                sem_post(lines + SEMAPHORE)
 
 
 @routine(2)
@@ -162,17 +257,19 @@ def stop(team, n_threads):
 
 @routine(4)
 def work(team, rank, linger_ns, scratch):
-    """A worker's life: wait for the next job, run it, until stopped. `scratch`: its own lines."""
-    seen = 0
-    line = team + WORKERS + (rank - 1) * 128
+    """A worker's life: wait for the next job, take part in it, until stopped. `scratch`: its own lines."""
+    seen = i64(0)
+    lines = thread_lines(team, rank)
     while True:
-        await_job(team, seen, line, linger_ns, scratch)
-        seen += 1
+        seen = await_job(team, seen, lines, linger_ns, scratch)
         if atomic_load(team + STOP) != 0:
             return
         if AFFINITY:
             step_aside(rank, scratch)
-        execute(team, rank)
+        atomic_exchange(lines + ACTIVE, 1)
+        if atomic_load(team + JOB) == seen:
+            execute(team, rank, seen)
+        atomic_exchange(lines + ACTIVE, 0)
 
 
 @inline
@@ -205,10 +302,19 @@ def step_aside(rank, scratch):
 
 
 @inline
-def await_job(team, seen, line, linger_ns, scratch):
-    """Spin, then yield, then park. The leader wakes only those whose `parked` it finds set, and clears it."""
+def is_new(job, seen):
+    """Whether a job runs that this worker has not been in."""
+    return job != seen and job & 1 == 1
+
+
+@inline
+def await_job(team, seen, lines, linger_ns, scratch):
+    """Spin, then yield, then park; returns the job. The leader wakes those whose `PARKED` is set."""
     spins = 0
-    while atomic_load(team + JOB) == seen:
+    while True:
+        job = atomic_load(team + JOB)
+        if is_new(job, seen):
+            return job
         spins += 1
         if spins < SPINS:
             pause()
@@ -218,20 +324,20 @@ def await_job(team, seen, line, linger_ns, scratch):
         if spins == SPINS:
             store(scratch + 16, now)
         if now - load_i64(scratch + 16) > linger_ns:
-            park(team, seen, line)
+            park(team, seen, lines)
             spins = 0
 
 
 @inline
-def park(team, seen, line):
-    """Sleep until the leader posts; a job that came meanwhile is seen by whoever clears `parked`."""
+def park(team, seen, lines):
+    """Sleep until the leader posts; a job that came meanwhile is seen by whoever clears `PARKED`."""
     if not SEMAPHORES:
         usleep(200)
         return
-    atomic_exchange(line, 1)
-    if atomic_load(team + JOB) != seen and atomic_exchange(line, 0) == 1:
+    atomic_exchange(lines + PARKED, 1)
+    if is_new(atomic_load(team + JOB), seen) and atomic_exchange(lines + PARKED, 0) == 1:
         return  # it came in between, and the leader has not posted for us
-    while sem_wait(line + 64) != 0:
+    while sem_wait(lines + SEMAPHORE) != 0:
         pass  # a signal interrupted the wait
 
 

@@ -1,0 +1,97 @@
+"""Measure checkouts of llmlite in turns, alone and beside a process that keeps one core busy.
+
+    python benchmarks/rival.py model.gguf --checkouts .,../before             # a rival on core 1, 3 rounds
+    python benchmarks/rival.py model.gguf --checkouts . --core 0 --threads 1,2
+
+Each turn is a process of its own. It reads a prompt and writes tokens, first alone, then with the rival: a
+loop in Python that may run on one core only. Printed are the best and the median tokens per second over all
+turns, and the median ratio of the first checkout to each one within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) -> dict[str, float]:
+    """Load the model and measure it: tokens per second of each test."""
+    import numpy as np
+
+    import llmlite as ll
+    from llmlite.kv_cache import KVCache
+
+    loaded = ll.load(model, n_threads=n_threads)
+
+    def measure() -> tuple[float, float]:
+        cache = KVCache(loaded.config, n_prompt + n_decode, np.float16)
+        begin = time.perf_counter()
+        loaded.executor([5] * n_prompt, cache, n_outputs=1)
+        middle = time.perf_counter()
+        for i in range(n_decode):
+            loaded.executor([7 + i % 50], cache, n_outputs=1)
+        return n_prompt / (middle - begin), n_decode / (time.perf_counter() - middle)
+
+    measure()
+    found = dict(zip(("prefill", "decode"), measure()))
+    command = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"]
+    with subprocess.Popen(command) as rival:
+        try:
+            time.sleep(0.3)
+            found |= dict(zip(("prefill with a rival", "decode with a rival"), measure()))
+        finally:
+            rival.kill()
+    return found
+
+
+def main() -> None:
+    """Take the turns and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--checkouts", default=".")
+    parser.add_argument("--threads", default="2", help="one number for each checkout, or one for all")
+    parser.add_argument("--core", type=int, default=1, help="where the rival runs (default: 1)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-p", type=int, default=512, help="tokens of the prompt")
+    parser.add_argument("-n", type=int, default=100, help="tokens that are generated")
+    parser.add_argument("--turn", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    threads = [int(n) for n in options.threads.split(",")]
+    if options.turn:
+        print(json.dumps(turn(options.model, threads[0], options.p, options.n, options.core)))
+        return
+    folders = options.checkouts.split(",")
+    threads = threads * len(folders) if len(threads) == 1 else threads
+    rounds: list[list[dict[str, Any]]] = []
+    for i in range(options.rounds):
+        found: list[dict[str, Any]] = [{} for _ in folders]
+        order = range(len(folders)) if i % 2 == 0 else reversed(range(len(folders)))
+        for at in order:
+            command = [sys.executable, __file__, options.model, "--turn", "--threads", str(threads[at])]
+            command += [f"-p{options.p}", f"-n{options.n}", "--core", str(options.core)]
+            environment = dict(os.environ, PYTHONPATH=os.path.abspath(folders[at]))
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+            found[at] = json.loads(done.stdout)
+        rounds.append(found)
+    print(f"{'test':22} {'checkout, threads':28} {'best':>8} {'median':>8} {'ratio':>7}  range")
+    for test in rounds[0][0]:
+        for at, folder in enumerate(folders):
+            values = [found[at][test] for found in rounds]
+            ratios = [found[0][test] / found[at][test] for found in rounds]
+            print(
+                f"{test:22} {folder[-24:] + f', {threads[at]}':28} {max(values):8.1f}"
+                f" {statistics.median(values):8.1f} {statistics.median(ratios):7.2f}"
+                f"  {min(ratios):.2f} to {max(ratios):.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

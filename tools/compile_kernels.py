@@ -97,7 +97,7 @@ def compile_level(level: shipped.Level, folder: Path, only: list[str] | None) ->
         source = jit.source_of(k)
         code = kept.get((name, source))
         if code is None:
-            code = bytes(machine.emit_object(llvm.parse_assembly(jit.optimised_ir(k))))
+            code = jit.object_code(k, machine)
             n_compiled += 1
         objects[name] = source, code
     folder.mkdir(parents=True, exist_ok=True)

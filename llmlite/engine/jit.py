@@ -305,9 +305,14 @@ def _compile(k: Kernel) -> Any:
         raise KernelError(f"kernel {k.name}: {type(error).__name__}: {str(error)[:2000]}") from error
 
 
-def object_code(k: Kernel) -> bytes:
-    """Compile the kernel and return its object file."""
-    return bytes(_machine().emit_object(llvm.parse_assembly(optimised_ir(k))))
+def object_code(k: Kernel, machine: Any = None) -> bytes:
+    """Compile the kernel and return its object file; machine: LLVM's, by default that of this process."""
+    text = optimised_ir(k)
+    if target().architecture == "arm":
+        # A symbol of the process may be more than 4 GB away from the code. Through a table (the default) its
+        # address would be relative, and LLVM's linker ends the process if it doesn't fit; so: whole addresses
+        text = text.replace(" = external global ", " = external dso_local global ")
+    return bytes((machine or _machine()).emit_object(llvm.parse_assembly(text)))
 
 
 def optimised_ir(k: Kernel) -> str:

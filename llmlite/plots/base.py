@@ -247,7 +247,7 @@ def show(picture: Picture | Table) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Say nothing of letters that the font lacks, as tokens of a large vocabulary have them: boxes are drawn."""
+    """Say nothing of letters that the font lacks, as tokens of a large vocabulary do: boxes are drawn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,17 @@ def test_bars_among_which_the_best_cannot_be_told_are_grey_and_the_title_says_so
     shown = plots.metric_bars(one, "decode")
     assert greys(shown) == len(shown.x) and "can't be told" in shown.alt
     assert "can't tell the best" in shown.figure.axes[0].get_title() + shown.figure.axes[0].get_title("left")
+
+
+def test_letters_that_the_font_lacks_are_drawn_as_boxes_without_a_warning() -> None:
+    picture = plots.bars(["件", "a"], {"n": [1.0, 2.0]}, heading="tokens", y_label="n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plots.bundle(picture)["text/html"].count("<svg") == 1
+
+
+def test_a_figure_takes_its_colours_from_the_page_and_keeps_an_image_for_pages_without_styles() -> None:
+    text = plots.html(plots.bars(["a"], {"n": [1.0]}, heading="one", y_label="n"))
+    drawing = text[text.index("<svg") : text.index("</svg>")]
+    assert "currentColor" in drawing and plots.THEMES["light"].text not in drawing
+    assert text.count("<img") == 1 and text.index("</svg>") < text.index("<img")

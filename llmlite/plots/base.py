@@ -6,7 +6,9 @@ import base64
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -243,12 +245,21 @@ def show(picture: Picture | Table) -> None:
         say(picture.alt)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing of letters that the font lacks, as tokens of a large vocabulary do: boxes are drawn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
+
+
 def png(picture: Picture) -> bytes:
     """Return the picture as PNG, its description in the PNG's own text fields."""
     buffer = io.BytesIO()
     text = {"Title": picture.labels.get("title", ""), "Description": picture.alt, "Software": "llmlite"}
     figure = picture.figure
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor=figure.get_facecolor(), metadata=text)
+    with _quiet():
+        figure.savefig(buffer, format="png", dpi=DPI, facecolor=figure.get_facecolor(), metadata=text)
     return buffer.getvalue()
 
 
@@ -266,7 +277,10 @@ def svg(picture: Picture) -> str:
     """Return the picture, drawn in any theme, as an inline SVG element in the colours of the page."""
     buffer = io.StringIO()
     # text stays text, and the same picture has the same ids in every run
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "llmlite"}):
+    with (
+        rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "llmlite"}),
+        _quiet(),
+    ):
         picture.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

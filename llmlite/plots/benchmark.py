@@ -44,7 +44,7 @@ def metric_bars(
         if (backends is None or s.backend in backends) and (types is None or s.model_type in types)
     ]
     about = METRICS[metric]
-    drawn, (ax,) = figure(9, 1.5 + 0.55 * max(len(found), 1), theme=theme)
+    drawn, (ax,) = figure(9, 1.5 + (0.55 if len(found) <= 5 else 0.36) * max(len(found), 1), theme=theme)
     tied = undecided(comparison, found, metric)
     _bars(ax, found, theme, grey=tied)
     title(ax, about.title + CANT_TELL * bool(tied), theme)

@@ -90,12 +90,12 @@ print([f"{s:.3f}" for s in seconds], f"slowest / fastest: {max(seconds) / min(se
 # Each backend runs in **its own process**. Then the backends take turns, in random order. Whatever disturbs your
 # machine disturbs all of them.
 #
-# The next cell does all of this. It takes about half a minute with `tales`, a minute with SmolLM2.
+# The next cell does all of this. It takes about half a minute with `tales`, a minute and a half with SmolLM2.
 
 # %% tags=["nbval-ignore-output"]
 options = ll.bench.Options(
     model=MODEL, backends=("llmlite", "torch-f32"), types=("F16", "Q4_0"),
-    quick=True, prompts=(64, 128), n_gen=16, budget_seconds=30 if MODEL == "tales" else 60,
+    quick=True, prompts=(64, 128), n_gen=16, budget_seconds=30 if MODEL == "tales" else 90,
 )
 comparison = ll.bench.compare.run(options)
 

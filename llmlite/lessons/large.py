@@ -1,6 +1,6 @@
 """Large type for a projector: the sizes of the page, and whether somebody asked for them.
 
-`llmlite.plots` reads the same switch for its figures; `llmlite.widgets.large_type` changes both in a notebook.
+`llmlite.plots` reads the same switch for its figures; `llmlite.widgets.large_type` changes both in one.
 """
 
 from __future__ import annotations

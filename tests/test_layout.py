@@ -48,7 +48,7 @@ HOME = {  # a package -> where alone it may be imported
     "onnxruntime_genai": ("bench/backends/",),
     "matplotlib": ("plots/",),
     "ipywidgets": ("widgets/", "lessons/predict.py"),
-    "IPython": ("widgets/", "plots/", "lessons/predict.py", "terminal.py"),
+    "IPython": ("widgets/", "plots/", "lessons/predict.py", "lessons/large.py", "terminal.py"),
     "distributed": ("bench/sweep.py",),
     "dask_jobqueue": ("bench/sweep.py",),
     "numba": ("engine/", "quants/"),

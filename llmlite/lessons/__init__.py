@@ -9,14 +9,15 @@ from pathlib import Path
 from llmlite.lessons import progress
 from llmlite.lessons.check import check
 from llmlite.lessons.hints import hint
-from llmlite.lessons.large import if_wished, large_type
+from llmlite.lessons.large import SCALE, show, wished
 from llmlite.lessons.predict import predict
 
 
 def begin(lesson: str) -> None:
     """Say which lesson this kernel runs: its number, "04". The copies do it in their first cell."""
     progress.begin(lesson)
-    if_wished()
+    if wished():
+        show(SCALE)
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,7 @@
-"""Large type for a projector: one switch for the page, the widgets and the figures."""
+"""Large type for a projector: the sizes of the page, and whether somebody asked for them.
+
+`llmlite.plots` reads the same switch for its figures; `llmlite.widgets.large_type` changes both in one.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,20 @@ SIZES = {
 }
 
 
-def large_type(on: bool = True) -> None:
-    """Show this page, its widgets and the figures drawn from now on in large type; or as usual again.
-
-    `llmlite lab --large-type`, or the environment variable LLMLITE_LARGE=1, turns it on in every lesson.
-    """
-    from IPython.display import publish_display_data
-
-    from llmlite import plots
-
-    plots.set_type_size(SCALE if on else 1.0)
-    text = f"Large type is {'on' if on else 'off'}. Figures drawn before stay as they are."
-    publish_display_data({"text/html": style(SCALE if on else 1.0) + text, "text/plain": text})
-
-
 def style(scale: float) -> str:
     """Return the style sheet that sets JupyterLab's sizes, as one HTML element."""
     rules = "".join(f"{name}:{size * scale:.0f}px!important;" for name, size in SIZES.items())
     return f"<style>:root,body{{{rules}}}</style>"
 
 
-def if_wished() -> None:
-    """Turn large type on if LLMLITE_LARGE asks for it and somebody has the notebook open."""
-    if os.environ.get(SWITCH, "0") not in ("", "0") and progress.somebody_clicks():
-        large_type()
+def wished() -> bool:
+    """Whether LLMLITE_LARGE asks for large type and somebody has the notebook open."""
+    return os.environ.get(SWITCH, "0") not in ("", "0") and progress.somebody_clicks()
+
+
+def show(scale: float) -> None:
+    """Put the style sheet into the page, and say so."""
+    from IPython.display import publish_display_data
+
+    text = f"Large type is {'on' if scale > 1 else 'off'}."
+    publish_display_data({"text/html": style(scale) + text, "text/plain": text})

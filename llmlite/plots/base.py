@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from llmlite import files
 from llmlite.bench.report import short
+from llmlite.lessons import large
 from llmlite.terminal import say
 
 MIME = "application/vnd.llmlite.series+json"
@@ -83,6 +84,10 @@ def set_type_size(scale: float) -> None:
     if not 0.5 <= scale <= 3:
         raise ValueError(f"the scale of letters must be between 0.5 and 3, got {scale!r}")
     FONT.update({name: round(size * scale) for name, size in USUAL_FONT.items()})
+
+
+if large.wished():
+    set_type_size(large.SCALE)
 
 
 def theme_named(name: str | None) -> Theme:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmlite.widgets.fewer_bits import half_the_bits
     from llmlite.widgets.file_layout import byte_map
     from llmlite.widgets.kernels import kernel_ladder, roofline
+    from llmlite.widgets.large import large_type
     from llmlite.widgets.lens import logit_lens
     from llmlite.widgets.machine import machine_panel
     from llmlite.widgets.memory import memory_timeline
@@ -33,6 +34,7 @@ _NAMES = {
     "compare_dashboard": "dashboard",
     "ComparisonDashboard": "dashboard",
     "sampling_explorer": "choosing",
+    "large_type": "large",
     "logit_lens": "lens",
     "machine_panel": "machine",
     "memory_timeline": "memory",

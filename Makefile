@@ -24,7 +24,7 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: clients triton-test docs wheel dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: arm-test clients triton-test docs wheel dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -32,6 +32,7 @@ help:
 	@echo "make test      set up, run the unit tests and the notebooks"
 	@echo "make test-all  everything: llama.cpp (compiled, minutes), the wheel, the slow tests"
 	@echo "make triton-test  a real tritonserver in .venv-triton serves an exported repository (part of test-all)"
+	@echo "make arm-test  kernels, quants, engine and model on ARM, emulated (ARM=...: only these test files)"
 	@echo "make clients   the server with the clients that people use: openai, ollama, litellm and others"
 	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
 	@echo "make lab       set up, open the lessons in JupyterLab"
@@ -91,6 +92,15 @@ triton-test:
 	@$(call setup,$(TEST))
 	$(PY) tools/triton_env.py --venv "$(TRITON_VENV)"
 	$(PY) -m pytest tests/conformance/test_triton.py -s
+
+# a 64-bit ARM Python by emulation, in .venv-arm; on an ARM machine the environment itself
+ARM ?= $(addprefix tests/,test_quants.py test_engine.py test_attention.py test_simd.py test_same_bits_machines.py \
+	test_deterministic.py test_model.py test_model_planned.py)
+arm-test:
+	@$(call setup,$(TEST))
+	$(PY) tools/arm_env.py --folder .venv-arm
+	LLMLITE_CACHE="$(CURDIR)/.venv-arm/cache" PYTHONPATH="$(CURDIR)" .venv-arm/python -m pytest -q \
+		-m "not slow and not conformance" -p no:cacheprovider $(ARM)
 
 # llama.cpp's programs take minutes to compile, so no other goal needs them
 peers:

@@ -162,6 +162,7 @@ def dot_assembly(triple: str, cpu: Target, n: int, *, small: bool = False, signe
 
 
 ARM = "aarch64-unknown-linux-gnu"
+APPLE = "arm64-apple-macosx"
 INTEL = "x86_64-unknown-linux-gnu"
 
 
@@ -171,6 +172,10 @@ INTEL = "x86_64-unknown-linux-gnu"
         (ARM, "arm", "neoverse-n1", "+neon,+dotprod", True, "sdot"),
         (ARM, "arm", "neoverse-n1", "+neon,+dotprod", False, "sdot"),
         (ARM, "arm", "neoverse-v1", "+neon,+dotprod,+i8mm", False, "usdot"),
+        (ARM, "arm", "neoverse-v1", "+neon,+dotprod,+i8mm,+sve", True, "sdot"),
+        (APPLE, "arm", "apple-m1", "+neon,+dotprod", True, "sdot"),
+        (APPLE, "arm", "apple-m1", "+neon,+dotprod", False, "sdot"),
+        (APPLE, "arm", "apple-m2", "+neon,+dotprod,+i8mm", False, "usdot"),
         (ARM, "arm", "cortex-a53", "+neon", False, "mla"),
         (INTEL, "x86", "znver4", f"{AVX512},+avx512vnni", False, "vpdpbusd"),
         (INTEL, "x86", "alderlake", f"{AVX2},+avxvnni", False, "vpdpbusd"),

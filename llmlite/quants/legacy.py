@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlite.quants.record import Array, Parts, QuantType, float32, gather, inverse, spread
+from llmlite.quants.record import Array, Parts, QuantType, finite, float32, gather, inverse, spread
 from llmlite.quants.search import fit_affine, fit_symmetric
 
 
@@ -30,7 +30,7 @@ def _pack_five_bits(blocks: Array, codes: Array) -> None:
 
 def _codes(values: Array, top: int) -> Array:
     """Truncate to 0..top as uint8, the way the reference casts."""
-    return np.trunc(values).astype(np.uint8).clip(0, top)
+    return np.trunc(finite(values)).astype(np.uint8).clip(0, top)
 
 
 def _signed_scale(values: Array, half: int) -> tuple[Array, Array]:
@@ -45,12 +45,6 @@ def _affine_scale(values: Array, top: int) -> tuple[Array, Array, Array]:
     low = values.min(axis=-1, keepdims=True)
     scale = (values.max(axis=-1, keepdims=True) - low) / np.float32(top)
     return scale, low, _codes((values - low) * inverse(scale) + np.float32(0.5), top)
-
-
-def _minimum(m: Array) -> Array:
-    """What to subtract, for types that store what to add. A NaN keeps its sign, as in the reference."""
-    m = float32(m)
-    return np.where(np.isnan(m), m, -m)
 
 
 def _unpack_q4_0(b: Array) -> Parts:
@@ -69,7 +63,7 @@ def _encode_q4_0(values: Array, weights: Array | None) -> Array:
 
 
 def _unpack_q4_1(b: Array) -> Parts:
-    return Parts(spread(b["qs"], 4, 16), float32(b["d"]), _minimum(b["m"]))
+    return Parts(spread(b["qs"], 4, 16), float32(b["d"]), -float32(b["m"]))
 
 
 def _encode_q4_1(values: Array, weights: Array | None) -> Array:
@@ -96,7 +90,7 @@ def _encode_q5_0(values: Array, weights: Array | None) -> Array:
 
 
 def _unpack_q5_1(b: Array) -> Parts:
-    return Parts(_five_bits(b), float32(b["d"]), _minimum(b["m"]))
+    return Parts(_five_bits(b), float32(b["d"]), -float32(b["m"]))
 
 
 def _encode_q5_1(values: Array, weights: Array | None) -> Array:
@@ -112,7 +106,7 @@ def _unpack_q8_0(b: Array) -> Parts:
 
 
 def round_away(values: Array) -> Array:
-    """Round half away from zero, as C's roundf does (NumPy rounds half to even)."""
+    """Round half away from zero, as C's roundf does (NumPy rounds half to even); NaN for infinity."""
     size = np.abs(values)
     whole = np.floor(size)
     return np.sign(values) * (whole + np.floor(2 * (size - whole)))

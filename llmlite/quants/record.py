@@ -82,7 +82,7 @@ class QuantType:
     def dequantize(self, blocks: Array) -> Array:
         """Turn blocks (n, type_size) uint8 into weights (n, block_size) float32.
 
-        Agrees bit for bit with `gguf.quants.dequantize`, NaN and infinity included.
+        Agrees bit for bit with `gguf.quants.dequantize`. A NaN's sign and payload are the processor's choice.
         """
         if not len(blocks):
             return np.empty((0, self.block_size), np.float32)
@@ -160,6 +160,11 @@ def gather(codes: Array, bits: int, group: int) -> Array:
 def float32(halves: Array) -> Array:
     """Widen a float16 field (n,) to a (n, 1) float32 column of scales."""
     return halves.astype(np.float32)[:, None]
+
+
+def finite(values: Array) -> Array:
+    """The values, with 0 for infinities and NaN: as integers those differ between processors."""
+    return np.where(np.isfinite(values), values, np.float32(0))
 
 
 def inverse(scale: Array, numerator: float = 1) -> Array:

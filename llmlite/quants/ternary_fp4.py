@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmlite.quants.legacy import round_away
-from llmlite.quants.record import Array, Parts, QuantType, float32, gather, inverse, spread
+from llmlite.quants.record import Array, Parts, QuantType, finite, float32, gather, inverse, spread
 
 # E2M1: 1 sign, 2 exponent, 1 fraction bit; doubled so that all are whole
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.int8)
@@ -129,7 +129,7 @@ def _unpack_mxfp4(b: Array) -> Parts:
 
 def _encode_mxfp4(values: Array, weights: Array | None) -> Array:
     peak = _peak(values)
-    exponent = np.where(peak > 0, np.floor(np.log2(peak)) - 2 + 127, 0).astype(np.uint8)
+    exponent = np.maximum(finite(np.floor(np.log2(peak)) - 2 + 127), 0).astype(np.uint8)  # 0 for infinity too
     blocks = np.empty(len(values), MXFP4.layout)
     blocks["e"] = exponent[:, 0]
     blocks["qs"] = gather(_nearest_e2m1(values, _e8m0_half(exponent)), 4, 16)

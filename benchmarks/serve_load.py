@@ -1,10 +1,11 @@
 """Load `llmlite serve` with many clients, and compare its throughput with llama.cpp's server.
 
-    python benchmarks/serve_load.py MODEL.gguf --clients 64 --seconds 60
+    python benchmarks/serve_load.py MODEL.gguf --record FILE.json        # 64 clients for a minute
     python benchmarks/serve_load.py MODEL.gguf --compare --rounds 3      # 1 and 8 clients, servers in turns
 
 Every client asks for one streamed text after the other, with a prompt of its own. "lost" counts answers that
-neither ended with [DONE] nor were refused with 429. Memory is the server's resident set, first and highest.
+neither ended with a reason, their usage and [DONE], nor were refused with 429 and Retry-After; a client that
+is refused waits as long as it is told. Memory is the server's resident set, first and highest.
 The comparison needs xllamacpp, whose wheel has no AVX-512: that is a handicap of its row.
 """
 
@@ -21,6 +22,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -55,7 +58,8 @@ def running(kind: str, options: argparse.Namespace, slots: int) -> Iterator[tupl
     threads, ctx = str(options.threads), str(options.ctx)
     if kind == "llmlite":
         command = [sys.executable, "-m", "llmlite", "serve", options.model, "--port", "0", "--quiet"]
-        command += ["--threads", threads, "--ctx", ctx, "--parallel", str(slots), "--queue", "64"]
+        command += ["--threads", threads, "--ctx", ctx, "--parallel", str(slots)]
+        command += ["--queue", str(options.queue)]
     else:
         command = [sys.executable, "-c", PEER, options.model, threads, str(slots), ctx]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -105,12 +109,12 @@ def ask(port: int, number: int, n_tokens: int, seen: Seen) -> None:
         "seed": number,
     }
     body["stream_options"] = {"include_usage": True}
-    begin, first, made, ended, status = time.monotonic(), 0.0, 0, False, 0
+    begin, first, made, ended, status, reason, wait = time.monotonic(), 0.0, 0, False, 0, "", ""
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
         answer = connection.getresponse()
-        status = answer.status
+        status, wait = answer.status, answer.getheader("retry-after") or ""
         for raw in answer if status == 200 else ():
             line = raw.decode().strip()
             if line == "data: [DONE]":
@@ -119,20 +123,23 @@ def ask(port: int, number: int, n_tokens: int, seen: Seen) -> None:
                 part = json.loads(line[6:])
                 if part.get("usage"):
                     made = part["usage"]["completion_tokens"]
-                if not first and part.get("choices") and part["choices"][0].get("text"):
+                choice = (part.get("choices") or [{}])[0]
+                reason = choice.get("finish_reason") or reason
+                if not first and choice.get("text"):
                     first = time.monotonic() - begin
         connection.close()
     except (OSError, http.client.HTTPException, ValueError):
         pass
     with seen.lock:
+        whole, refused = ended and bool(reason) and made > 0, status == 429 and wait.isdigit()
         seen.n_tokens += made
-        seen.done += ended
-        seen.refused += status == 429
-        seen.lost += not ended and status != 429
+        seen.done += whole
+        seen.refused += refused
+        seen.lost += not whole and not refused
         if first:
             seen.first.append(first)
-    if status == 429:
-        time.sleep(1)
+    if refused:
+        time.sleep(int(wait))
 
 
 def load(port: int, clients: int, seconds: float, n_tokens: int) -> tuple[Seen, float]:
@@ -158,8 +165,22 @@ def share(times: list[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
 
-def one_load(options: argparse.Namespace) -> int:
-    """Load one server; print what came; return 1 if something was lost."""
+def at_rest(port: int, seconds: float = 10) -> bool:
+    """Whether the server comes to rest: nothing runs and nothing waits."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/health")
+        state = json.loads(connection.getresponse().read())
+        connection.close()
+        if (state["running"], state["waiting"]) == (0, 0):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Load one server; return the figures of what came."""
     with running("llmlite", options, options.parallel) as (port, process):
         load(port, 1, 0.1, 8)
         before = highest = process.memory_info().rss
@@ -175,12 +196,44 @@ def one_load(options: argparse.Namespace) -> int:
         seen, took = load(port, options.clients, options.seconds, options.tokens)
         over.set()
         watcher.join()
-    counts = f"{seen.done} texts, {seen.refused} refused, {seen.lost} lost"
-    print(f"{options.clients} clients for {took:.1f} s: {counts}")
-    print(f"time to first token: p50 {share(seen.first, 0.5):.3f} s, p95 {share(seen.first, 0.95):.3f} s")
-    print(f"{seen.n_tokens / took:.1f} tokens/s")
-    print(f"memory: {before / 2**20:.0f} MiB before, {highest / 2**20:.0f} MiB at most")
-    return 1 if seen.lost else 0
+        rests = at_rest(port)
+    return {
+        "model": Path(options.model).name,
+        "machine": machine(),
+        "clients": options.clients,
+        "parallel": options.parallel,
+        "queue": options.queue,
+        "threads": options.threads,
+        "tokens_of_a_text": options.tokens,
+        "seconds": round(took, 1),
+        "texts": seen.done,
+        "refused": seen.refused,
+        "lost": seen.lost,
+        "first_token_p50_s": round(share(seen.first, 0.5), 3),
+        "first_token_p95_s": round(share(seen.first, 0.95), 3),
+        "tokens_per_s": round(seen.n_tokens / took, 1),
+        "rss_before_mib": round(before / 2**20),
+        "rss_highest_mib": round(highest / 2**20),
+        "at_rest_afterwards": rests,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What ran it, without names or paths."""
+    from llmlite.engine.cpu import target
+
+    load = round(psutil.getloadavg()[0], 1)
+    return {"cpu": target().name, "cores": psutil.cpu_count(logical=False), "load_average_at_end": load}
+
+
+def one_load(options: argparse.Namespace) -> int:
+    """Load one server; print what came, and write it if asked; return 1 if something was lost."""
+    found = measured(options)
+    for name, value in found.items():
+        print(f"{name:20} {value}")
+    if options.record:
+        Path(options.record).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 1 if found["lost"] or not found["at_rest_afterwards"] else 0
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -214,6 +267,8 @@ def main() -> int:
     parser.add_argument(
         "--parallel", type=int, default=8, help="texts written together (default: %(default)s)"
     )
+    parser.add_argument("--queue", type=int, default=64, help="texts that may wait (default: %(default)s)")
+    parser.add_argument("--record", metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--compare", action="store_true", help="1 and 8 clients, beside llama.cpp's server")
     parser.add_argument("--rounds", type=int, default=3, help="of --compare (default: %(default)s)")
     options = parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -18,7 +19,7 @@ from llmlite.plots.base import COLOURS, FONT, MARKERS, Picture, figure, legend, 
 LINES = ("-", "--", ":", "-.")
 
 
-def _style(names: Sequence[str]) -> dict[str, dict[str, object]]:
+def _style(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a colour, a marker and a dash for each entry, so that none of them is needed alone."""
     return {
         name: {

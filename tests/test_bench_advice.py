@@ -53,9 +53,14 @@ def test_a_file_tells_its_weights_and_a_size_says_what_is_assumed() -> None:
 
 
 def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:
-    assert advice.Checked(model="m", predicted=124, measured=100).holds
-    assert not advice.Checked(model="m", predicted=126, measured=100).holds
-    assert not advice.Checked(model="m", predicted=74, measured=100).holds
+    def predicted(speed: float) -> advice.Checked:
+        half = 0.5 / speed  # seconds: one half is reading, the other the layers' overhead
+        return advice.Checked(
+            model="m", n_bytes=half * GB, bandwidth=GB, n_layer=5, layer_seconds=half / 5, measured=100
+        )
+
+    assert predicted(124).predicted == pytest.approx(124)
+    assert predicted(124).holds and not predicted(126).holds and not predicted(74).holds
 
 
 def test_the_command_shows_the_arithmetic(

@@ -295,6 +295,13 @@ def test_lengths_that_do_not_fit_the_context_are_left_out() -> None:
     run = compare._Run(Options(prompts=(64, 10**6), depths=(1, 10**6), n_gen=16), None, False)  # type: ignore[arg-type]
     run._prepare()
     assert run.prompts == (64,) and run.depths == (1,)
+    assert "no decode after 1000000 tokens: the context has 1024" in run.result.notes
+
+
+def test_the_usual_depths_are_those_that_the_context_has_room_for() -> None:
+    run = compare._Run(Options(), None, False)  # type: ignore[arg-type]
+    run._prepare()
+    assert run.depths == (0, 512) and any("after 2048 tokens" in note for note in run.result.notes)
 
 
 @pytest.mark.parametrize(

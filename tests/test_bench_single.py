@@ -130,3 +130,10 @@ def test_a_counter_that_goes_away_is_no_figure(tmp_path: Path) -> None:
 
 def test_without_counters_the_meter_says_so(tmp_path: Path) -> None:
     assert energy.Meter(tmp_path / "nothing").note == "not readable here"
+
+
+def test_the_usual_depths_are_those_that_the_context_has_room_for() -> None:
+    asked = single.Request(prompts=(64,), gens=(32,))
+    assert asked.fitting(4096).depths == (0, 512, 2048)
+    assert asked.fitting(1024).depths == (0, 512) and asked.fitting(70).depths == (0,)
+    assert single.Request(depths=(7,)).fitting(4096).depths == (7,)  # what was asked for stays

@@ -229,11 +229,24 @@ def best(choices: Sequence[Choice], speed: float) -> Choice | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A prediction beside its measurement, tokens per second."""
+    """A prediction beside its measurement.
+
+    Args:
+        model: its file. n_bytes: of the weights that a token reads. bandwidth: bytes per second over so many.
+        n_layer: layers. layer_seconds: of one, beyond reading. measured: tokens per second.
+    """
 
     model: str
-    predicted: float
+    n_bytes: float
+    bandwidth: float
+    n_layer: int
+    layer_seconds: float
     measured: float
+
+    @property
+    def predicted(self) -> float:
+        """Tokens per second: bytes / bandwidth + layers * overhead, as seconds of a token."""
+        return 1 / (self.n_bytes / self.bandwidth + self.n_layer * self.layer_seconds)
 
     @property
     def error(self) -> float:
@@ -253,9 +266,16 @@ def check(models: Iterable[str], machine: Machine) -> list[Checked]:
         path = resources.model_path(name)
         share = model.n_read / model.n_params
         n_bytes = _weight_bytes(path) * share
-        seconds = n_bytes / machine.bandwidth(n_bytes) + model.n_layer * machine.layer_seconds
-        measured = 1 / measured_seconds(str(path))
-        out.append(Checked(model=model.name, predicted=1 / seconds, measured=measured))
+        out.append(
+            Checked(
+                model=model.name,
+                n_bytes=n_bytes,
+                bandwidth=machine.bandwidth(n_bytes),
+                n_layer=model.n_layer,
+                layer_seconds=machine.layer_seconds,
+                measured=1 / measured_seconds(str(path)),
+            )
+        )
     return out
 
 

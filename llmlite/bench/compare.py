@@ -62,7 +62,7 @@ class _Run(Checking, Timing):
         self.files = files = open_models(options.model, options.types)
         longest = min(file.n_ctx for file in files)
         self.prompts = tuple(n for n in options.prompts if n < longest) or (longest // 2,)
-        self.depths = tuple(n for n in options.depths if n + options.n_gen < longest) or (1,)
+        self.depths = tuple(n for n in options.depths if n + options.n_gen < longest) or (0,)
         self.n_gen = min(options.n_gen, longest - max(self.depths) - 1)
         writing = (depth + self.n_gen for depth in self.depths)
         self.n_ctx = min(longest, max(sum(WARM_UP), *self.prompts, *writing) + 1)
@@ -73,13 +73,16 @@ class _Run(Checking, Timing):
             n_ctx=self.n_ctx,
             timeout=options.timeout,
             prompt=self.ids[: self.prompts[0]],
-            lengths=sorted({WARM_UP[0], *self.prompts, *self.depths}),
+            lengths=sorted({WARM_UP[0], *self.prompts, *(max(n, 1) for n in self.depths)}),
         )
         self.result.models = [file.as_record() for file in files]
         bundled = options.model in resources.BUNDLED_MODELS and not options.quick
         self.exam = questions.exam(files[0], self.n_ctx) if bundled else None
         if self.exam and not self.exam.questions:
             self.exam = None
+        gone = sorted({*options.depths} - {*self.depths})
+        if gone:
+            self._note(f"no decode after {', '.join(map(str, gone))} tokens: the context has {longest}")
         for note in (file.note for file in files if file.note):
             self._note(note)
         names = options.backends or tuple(name for name, info in BACKENDS.items() if info.default)
@@ -151,7 +154,7 @@ class _Run(Checking, Timing):
         try:
             worker.ask("reset_peak")
             worker.ask("prefill", ids=self.ids[: max(self.prompts)])
-            worker.ask("decode", ids=self.ids[: max(self.depths)], n_gen=min(self.n_gen, 32))
+            worker.ask("decode", ids=self.ids[: max(*self.depths, 1)], n_gen=min(self.n_gen, 32))
             keep(worker, "decode")
         finally:
             worker.close()

@@ -20,7 +20,8 @@ class Options:
         threads: for every backend; None for as many as can run at once.
         blocks: rounds in which every backend has one turn; at least 5 to call a difference.
         prompts: lengths of the prompts to read; longer ones than the context are left out.
-        depths: tokens in the cache before writing starts.
+        depths: tokens in the cache before writing starts; those that the context has no room for are left
+            out, and a note says so.
         n_gen: tokens to write.
         start_runs: fresh processes per backend for memory and start-up times, beside the living one.
         budget_seconds: for the whole. Blocks, their length and at last the backends are planned so that five
@@ -37,7 +38,7 @@ class Options:
     threads: int | None = None
     blocks: int = 10
     prompts: tuple[int, ...] = (64, 512)
-    depths: tuple[int, ...] = (1, 512)
+    depths: tuple[int, ...] = (0, 512, 2048)
     n_gen: int = 128
     start_runs: int = 2
     budget_seconds: float | None = 900.0
@@ -49,8 +50,10 @@ class Options:
     def __post_init__(self) -> None:
         for name in self.backends:
             by_name(name)
-        if self.blocks < 1 or self.n_gen < 1 or min((*self.prompts, *self.depths)) < 1:
-            raise ValueError("blocks, n_gen, prompts and depths must be at least 1")
+        if self.blocks < 1 or self.n_gen < 1 or min(self.prompts) < 1:
+            raise ValueError("blocks, n_gen and prompts must be at least 1")
+        if min(self.depths) < 0:
+            raise ValueError("depths can't be negative")
         if self.budget_seconds is not None and not 0 < self.budget_seconds < float("inf"):
             raise ValueError(f"budget_seconds must be a positive number, got {self.budget_seconds}")
         if self.threads is not None and self.threads < 1:

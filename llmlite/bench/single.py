@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -21,6 +21,7 @@ from llmlite.bench.process import BackendError
 from llmlite.engine import cpu
 from llmlite.errors import LlmliteError
 
+DEPTHS = (0, 512, 2048)  # measured unasked, if the context has room for them
 FORMS = ("md", "csv", "json", "jsonl")
 
 
@@ -31,8 +32,8 @@ class Request:
     Args:
         model: a GGUF file, "tales" or "tales:Q4_0". backend: a key of BACKENDS.
         prompts: lengths of prompts to read; 0 for none. gens: numbers of tokens to write; 0 for none.
-        depths: tokens in the cache before either. threads: numbers of threads, each measured in a process of
-            its own; empty for as many as can run at once.
+        depths: tokens in the cache before either; empty for those of DEPTHS that the context has room for.
+        threads: numbers of threads, each in a process of its own; empty for as many as can run at once.
         repetitions: of each test, after one warm-up.
         timeout: seconds any one step may take.
     """
@@ -41,7 +42,7 @@ class Request:
     backend: str = "llmlite"
     prompts: tuple[int, ...] = (512,)
     gens: tuple[int, ...] = (128,)
-    depths: tuple[int, ...] = (0,)
+    depths: tuple[int, ...] = ()
     threads: tuple[int, ...] = ()
     repetitions: int = 5
     timeout: float = 600.0
@@ -58,7 +59,13 @@ class Request:
     def tests(self) -> list[tuple[int, int, int]]:
         """Return (n_prompt, n_gen, n_depth) of each test, in llama-bench's order."""
         pairs = [(n, 0) for n in self.prompts if n] + [(0, n) for n in self.gens if n]
-        return [(p, n, d) for d in self.depths for p, n in pairs]
+        return [(p, n, d) for d in self.depths or (0,) for p, n in pairs]
+
+    def fitting(self, n_ctx: int) -> Request:
+        """Return the same with depths chosen for a context of so many tokens, if none were asked for."""
+        longest = max(p + n for p, n, _ in self.tests()) + 1
+        room = tuple(d for d in DEPTHS if d + longest <= n_ctx)
+        return self if self.depths else replace(self, depths=room or (0,))
 
 
 def measure(request: Request, progress: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
@@ -74,6 +81,7 @@ def measure(request: Request, progress: Callable[[str], None] = lambda _: None) 
     if reason := info.unavailable():
         raise LlmliteError(f"{info.name}: {reason}")
     [file] = open_models(request.model, ())
+    request = request.fitting(file.n_ctx)
     longest = max(p + n + d for p, n, d in request.tests()) + 1
     if longest > file.n_ctx:
         raise LlmliteError(f"{file.path.name}: its context has {file.n_ctx} tokens, {longest} are asked for")

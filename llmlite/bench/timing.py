@@ -80,7 +80,7 @@ class Timing(Running):
         for depth in self.depths:
             begin = time.monotonic()
             n_gen = min(4, self.n_gen)
-            ns = entry.ask("decode", ids=self.ids[:depth], n_gen=n_gen)["samples_ns"][0]
+            ns = entry.ask("decode", ids=self.ids[: max(depth, 1)], n_gen=n_gen)["samples_ns"][0]
             step += ns / n_gen / 1e9
             filling += max(time.monotonic() - begin - ns / 1e9, 0.0)
         return planning.Turn(prefill=prompts + filling, step=step)
@@ -132,7 +132,7 @@ class Timing(Running):
                 n_threads=answer["n_threads"],
             )
         for depth in self.depths:
-            answer = entry.ask("decode", ids=self.ids[:depth], n_gen=self.n_gen)
+            answer = entry.ask("decode", ids=self.ids[: max(depth, 1)], n_gen=self.n_gen)
             self._keep(
                 entry,
                 "decode",

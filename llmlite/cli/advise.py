@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 
 from llmlite.cli.compare import names
 from llmlite.cli.run import number
@@ -90,8 +91,7 @@ def check(models: tuple[str, ...], as_json: bool) -> int:
 
     found = advice.check(models, advice.measure_machine())
     if as_json:
-        rows = [{"model": e.model, "predicted": e.predicted, "measured": e.measured} for e in found]
-        say(json.dumps(rows, indent=2))
+        say(json.dumps([asdict(e) | {"predicted": e.predicted} for e in found], indent=2))
     else:
         for each in found:
             say(

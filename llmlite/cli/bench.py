@@ -58,7 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-p", "--n-prompt", type=lengths, default=(512,), metavar="N,..", help="(default: 512)"
     )
     parser.add_argument("-n", "--n-gen", type=lengths, default=(128,), metavar="N,..", help="(default: 128)")
-    parser.add_argument("-d", "--n-depth", type=lengths, default=(0,), metavar="N,..", help="(default: 0)")
+    parser.add_argument(
+        "-d",
+        "--n-depth",
+        type=lengths,
+        default=(),
+        metavar="N,..",
+        help="(default: those of 0,512,2048 that the context has room for)",
+    )
     parser.add_argument("-t", "--threads", type=lengths, default=(), metavar="N,..", help="(default: all)")
     parser.add_argument(
         "-r", "--repetitions", type=number(int, 1), default=5, metavar="N", help="(default: 5)"

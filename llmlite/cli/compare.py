@@ -32,6 +32,7 @@ examples:
   llmlite compare smollm2 --backends all --time 3600
   llmlite compare model.gguf --types Q8_0,Q4_0 --threads 4
   llmlite compare --types F16,Q6_K --backends llmlite,torch-f32,llamacpp
+  llmlite compare --sizes --time 1800 -o results/sizes   three sizes, a picture; 1.3 GB of cache
   llmlite compare --from results/comparison.jsonl     tables and figure again, nothing measured
   llmlite compare --report comparison.html            one page with everything in it, to send or to print
 
@@ -81,10 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=lengths, metavar="N,..", help="lengths of prompts, in tokens (default: 64,512)"
     )
     parser.add_argument(
-        "--depths", type=lengths, metavar="N,..", help="tokens in the cache before writing (default: 1,512)"
+        "--depths",
+        type=depths,
+        metavar="N,..",
+        help="tokens in the cache before writing (default: 0,512,2048; too long ones are left out)",
     )
     parser.add_argument(
         "--gen", type=number(int, 1), metavar="N", help="tokens written in each turn (default: 128)"
+    )
+    parser.add_argument(
+        "--sizes",
+        action="store_true",
+        help="compare at three sizes: tales, smollm2, and 1.2 billion random weights; --time is for all",
     )
     parser.add_argument("--quick", action="store_true", help="shorter prompts, fewer rounds")
     parser.add_argument(
@@ -114,6 +123,11 @@ def lengths(text: str) -> tuple[int, ...]:
     return found
 
 
+def depths(text: str) -> tuple[int, ...]:
+    """Read "0,512": whole numbers from 0 on."""
+    return tuple(0 if part.strip() == "0" else lengths(part)[0] for part in text.split(","))
+
+
 def names(text: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(",") if part.strip())
     if not found:
@@ -128,6 +142,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.report and importlib.util.find_spec("matplotlib") is None:
         raise LlmliteError("--report needs matplotlib: pip install 'llmlite-kit[plot]'")
+    if options.sizes:
+        return sizes(options)
     if options.samples:
         result = Comparison.load(options.samples)
         written = []
@@ -154,6 +170,31 @@ def run(options: argparse.Namespace) -> int:
     for name in sorted(missing):
         complain(f"--backends: {name} did not run; the table says why")
     return 1 if wrong or missing else 0
+
+
+def sizes(options: argparse.Namespace) -> int:
+    """Compare at every size: a folder each, one table and one picture of all."""
+    from llmlite.bench import compare, sizes
+
+    if options.samples or options.report or options.model != "tales":
+        raise LlmliteError("--sizes chooses the models itself: give neither a model nor --from nor --report")
+    options.output.mkdir(parents=True, exist_ok=True)
+    shown = sys.stderr.isatty()
+    found = sizes.sweep(chosen(options), lambda each: compare.run(each, progress=shown), say=say)
+    for name, result in found.items():
+        result.save(options.output / name / "comparison.jsonl")
+        files.write_text(options.output / name / "comparison.txt", f"{result}\n")
+    rows = sizes.table(found)
+    rows.insert(1, ["---"] * len(rows[0]))
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    say(table)
+    files.write_text(options.output / "sizes.md", table + "\n")
+    if importlib.util.find_spec("matplotlib") is not None:
+        from llmlite import plots
+
+        for theme in ("light", "dark"):
+            plots.save(plots.sweeps.sizes(found, theme=theme), options.output / f"sizes-{theme}.png")
+    return 0 if len(found) == len(sizes.SIZES) else 1
 
 
 def chosen(options: argparse.Namespace) -> Options:

@@ -33,6 +33,7 @@ MARKS = {
     "no weights": ("^", "purple"),
 }
 BESIDE = 1.8  # as much of a logarithmic axis as a number behind its bar takes
+FEW = 0.01  # share of a step below which operations get no bar of their own
 SPAN = (0.05, 3000.0)  # operations per byte that the figure shows
 
 
@@ -173,3 +174,43 @@ def _roofline_in_words(found: Roofline, step: str) -> str:
 
 def _middle(points: Sequence[Point]) -> float:
     return float(np.median([p.ops_per_second for p in points]))
+
+
+def profile(found: Roofline, step: str, *, theme: str | None = None) -> Picture:
+    """Draw how the time of one step is shared among kinds of operations, the longest first.
+
+    Args:
+        step: a key of `found.points`. theme: "light", "dark" or "page".
+
+    Raises:
+        ValueError: no such step.
+    """
+    if step not in found.points:
+        raise ValueError(f"no step {step!r}; there are: {', '.join(found.points)}")
+    spent: dict[str, float] = {}
+    for point in found.points[step]:
+        spent[kind(point)] = spent.get(kind(point), 0.0) + point.nanoseconds / 1e6
+    total = sum(spent.values())
+    small = [ms for ms in spent.values() if ms < FEW * total]
+    rows = sorted(((n, ms) for n, ms in spent.items() if ms >= FEW * total), key=lambda row: -row[1])
+    if small:
+        rows.append((f"{len(small)} others", sum(small)))
+    drawn, (ax,) = figure(10, 1.9 + 0.45 * len(rows), theme=theme)
+    for place, (_, ms) in enumerate(rows):
+        ax.barh(place, ms, 0.66, color=COLOURS["blue"], alpha=0.85)
+        number_at(ax, ms, place, theme, f"{short(ms)} ms, {ms / total:.0%}")
+    names_down(ax, [name for name, _ in rows])
+    ax.margins(x=0.22)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("milliseconds of one step", color=theme_named(theme).text, fontsize=FONT["label"])
+    heading = f"{found.model}: where the time of {step} goes"
+    title(ax, heading, theme)
+    said = ", ".join(f"{name} {short(ms)} ms ({ms / total:.0%})" for name, ms in rows)
+    return Picture(
+        figure=drawn,
+        alt=f"{heading}. {short(total)} ms in all: {said}.",
+        labels={"title": heading, "x": "operation", "y": "milliseconds"},
+        x=[name for name, _ in rows],
+        y={"milliseconds": [ms for _, ms in rows]},
+        rtol=TIMED,
+    )

@@ -1,0 +1,117 @@
+"""One comparison for each size of model, from the bundled one to 1.2 billion weights, in a stated time.
+
+The largest is a known shape with random weights (`llmlite synth`): its speed is that of a trained model, and
+its text means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llmlite import resources
+from llmlite.bench.backends import BACKENDS
+from llmlite.bench.backends.weights import cached
+from llmlite.bench.options import Options
+from llmlite.bench.report import base_entry
+from llmlite.bench.samples import Comparison
+from llmlite.bench.summary import MIN_BLOCKS, ratio, summarize
+from llmlite.errors import LlmliteError
+
+TYPE = "Q8_0"
+SHAPE = "llama-3.2-1b"
+BACKENDS_SWEPT = ("llmlite", "llamacpp", "xllamacpp", "torch-f32", "torch-bf16", "torch-int8", "ort-genai")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A step of the sweep: its name, the model as `compare` takes it, its share of the time."""
+
+    name: str
+    model: Callable[[], str]
+    share: float
+
+
+def _synthetic() -> str:
+    """Return the path of the largest model, written into the cache on first use (1.3 GB)."""
+    from pathlib import Path
+
+    from llmlite.synth import synthesize
+
+    def make(folder: str) -> None:
+        Path(folder).mkdir()
+        synthesize(f"{folder}/{SHAPE}-{TYPE}.gguf", SHAPE, TYPE, seed=0)
+
+    source = str(resources.model_path("tales"))  # only a key: the shape is made of no file
+    [path] = Path(cached(source, f"synth-{SHAPE}-{TYPE}", make)[0]).glob("*.gguf")
+    return str(path)
+
+
+SIZES = (
+    Size(name="tales", model=lambda: "tales", share=0.15),
+    Size(name="smollm2", model=lambda: "smollm2", share=0.25),
+    Size(name=SHAPE, model=_synthetic, share=0.6),
+)
+
+
+def sweep(
+    options: Options, run: Callable[[Options], Comparison], *, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Comparison]:
+    """Compare at every size and return the comparisons by name; say which size can't be had.
+
+    Args:
+        options: for each comparison; model and types are the sweep's, and its time is divided.
+        run: makes a comparison. say: gets a sentence before each, with its time.
+    """
+    backends = options.backends or tuple(n for n in BACKENDS_SWEPT if not BACKENDS[n].unavailable())
+    found = {}
+    for size in SIZES:
+        seconds = options.budget_seconds and options.budget_seconds * size.share
+        try:
+            model = size.model()
+            resources.model_path(model)
+        except (LlmliteError, OSError) as error:
+            say(f"{size.name}: left out: {error}")
+            continue
+        say(f"{size.name}: {'no limit' if seconds is None else f'{seconds:.0f} s'}")
+        types = options.types or (() if size.name == SHAPE else (TYPE,))
+        found[size.name] = run(
+            replace(options, model=model, types=types, backends=backends, budget_seconds=seconds)
+        )
+    return found
+
+
+def table(found: dict[str, Comparison]) -> list[list[str]]:
+    """Return rows of text, headings first; the last cell is the ratio to the base with its verdict."""
+    rows = [["model", "million weights", "backend", "prefill", "decode", "decode against base"]]
+    for name, comparison in found.items():
+        base = base_entry(comparison)
+        prefill = {s.label: s for s in summarize(comparison, "prefill")}
+        for each in summarize(comparison, "decode"):
+            entry = (each.backend, each.model_type)
+            against = ratio(comparison, "decode", entry, base) if base and entry != base else None
+            rows.append(
+                [
+                    name,
+                    f"{n_params(comparison) / 1e6:.0f}",
+                    each.label,
+                    f"{prefill[each.label].value:.0f}" if each.label in prefill else "-",
+                    f"{each.value:.1f}",
+                    str(against) if against else "the base",
+                ]
+            )
+    return rows
+
+
+def n_params(comparison: Comparison) -> int:
+    """Return the number of weights of the first file."""
+    return int(comparison.models[0]["model_n_params"])
+
+
+def called(comparison: Comparison, entries: Sequence[tuple[str, str]]) -> bool:
+    """Whether enough blocks finished to call a difference between these entries."""
+    blocks = [
+        {m.block for m in comparison.measurements if (m.backend, m.model_type) == e and m.block >= 0}
+        for e in entries
+    ]
+    return all(len(each) >= MIN_BLOCKS for each in blocks)

@@ -397,17 +397,17 @@ class _Layers:
         n_layer, n_shared = self.n_layer, int(self.keys.feature("attention.shared_kv_layers"))
         if not n_shared:
             return [None] * n_layer
-        n_own = n_layer - n_shared
-        last = {self.windows[i] > 0: i for i in range(max(n_own, 0))}
-        found: list[int | None] = [None] * max(n_own, 0)
-        for i in range(max(n_own, 0), n_layer):
-            if self.windows[i] > 0 not in last:
+        n_own, kinds = max(n_layer - n_shared, 0), [window > 0 for window in self.windows]
+        last = {kinds[i]: i for i in range(n_own)}
+        found: list[int | None] = [None] * n_own
+        for i in range(n_own, n_layer):
+            if kinds[i] not in last:
                 self.keys.fail(
                     "attention.shared_kv_layers",
                     "so few that layers with and without a window keep keys of their own",
                     n_shared,
                 )
-            source = last[self.windows[i] > 0]
+            source = last[kinds[i]]
             if self.n_head_kv[i] != self.n_head_kv[source]:
                 self.keys.fail(
                     "attention.head_count_kv",

@@ -18,7 +18,7 @@ from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate.texts import Texts
-from llmlite.kv_cache import DTYPES, SNAPSHOTS, KVCache
+from llmlite.kv_cache import DTYPES, SNAPSHOT_EVERY, SNAPSHOTS, KVCache
 from llmlite.locks import fork_safe
 from llmlite.lora import Adapters, listed
 from llmlite.lora import read as read_adapters
@@ -38,6 +38,7 @@ def load(
     executor: str = "auto",
     n_threads: int | None = None,
     n_snapshots: int = SNAPSHOTS,
+    snapshot_every: int = SNAPSHOT_EVERY,
     lora: Adapters | None = None,
 ) -> Model:
     """Load a model. Its weights stay in the file, which is mapped into memory.
@@ -52,6 +53,8 @@ def load(
         n_threads: for the planned executor; by default all cores this process may use.
         n_snapshots: of recurrent layers' states (LFM2, Mamba), from which a text that shares only its
             beginning with the last one is read on. Each takes as much memory as the states.
+        snapshot_every: tokens between snapshots while a text is written; there is one more at each prompt's
+            end.
         lora: a LoRA adapter (GGUF), or a list of them, each a path or (path, scale).
 
     Raises:
@@ -68,6 +71,7 @@ def load(
         executor=executor,
         n_threads=n_threads,
         n_snapshots=n_snapshots,
+        snapshot_every=snapshot_every,
         lora=lora,
     )
 
@@ -104,13 +108,14 @@ class Model(Texts):
         executor: str = "auto",
         n_threads: int | None = None,
         n_snapshots: int = SNAPSHOTS,
+        snapshot_every: int = SNAPSHOT_EVERY,
         lora: Adapters | None = None,
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
         self._options: dict[str, Any] = {  # what a pickle needs beside the file
             "n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads,
-            "n_snapshots": n_snapshots, "lora": lora,
+            "n_snapshots": n_snapshots, "snapshot_every": snapshot_every, "lora": lora,
         }  # fmt: skip
         self.gguf = file
         self.metadata = file.metadata
@@ -124,7 +129,9 @@ class Model(Texts):
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
         dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
-        self._cache_options: dict[str, Any] = {"dtype": dtype, "n_snapshots": n_snapshots}
+        self._cache_options: dict[str, Any] = {
+            "dtype": dtype, "n_snapshots": n_snapshots, "snapshot_every": snapshot_every,
+        }  # fmt: skip
         self.cache = self._new_cache()
         self.executor = make_executor(
             executor, self.weights, self.config, n_threads=n_threads, kv_dtype=dtype

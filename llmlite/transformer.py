@@ -315,7 +315,7 @@ def attention(b: Block, x: X) -> X:
     x = ops.attention(q, k, v, b.i, spec, b.w.get("attn_sinks.weight"))  # (T, H*Dv)
     x = b.name(x, "kqv_out")
     if gate is not None:
-        x = b.name(ops.gate(x, gate), "attn_gated")
+        x = b.name(ops.gate(b.name(x, "attn_pregate"), b.name(gate, "gate_reshaped")), "attn_gated")
     x = b.norm("attn_sub_norm", x)
     return b.name(b.matmul("attn_output", x), "attn_out")
 

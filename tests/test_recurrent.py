@@ -448,6 +448,11 @@ def test_how_many_snapshots_are_kept_is_an_option(path: Path) -> None:
         assert len(model.cache.recurrent.rows) == 2 + n
         model.logits(IDS[:50])
         assert len(model.cache.recurrent.kept) == min(n, 1)
+    model = ll.load(path, snapshot_every=8)
+    model._next_logits(IDS[:10])
+    for end in range(11, 30):
+        model._next_logits(IDS[:end])
+    assert sorted(model.cache.recurrent.kept) == [10, 16, 24]
     for options in ({"n_snapshots": -1}, {"snapshot_every": 0}):
         with pytest.raises(ValueError, match="n_snapshots must be at least 0 and snapshot_every 1"):
             KVCache(model.config, 64, **options)
@@ -483,3 +488,13 @@ def test_a_cache_is_shown_for_layers_with_attention_only(tmp_path: Path) -> None
     assert cache_bytes(recurrent.config, 10) == 0
     with pytest.raises(ll.errors.UnsupportedError, match="a mamba model keeps no keys"):
         filling(recurrent, IDS[:9])
+
+
+def test_a_trace_names_what_a_delta_net_convolves_and_gates(tmp_path: Path) -> None:
+    model = ll.load(tiny_model("qwen35", n_layer=4, seed=3).write(tmp_path / "tiny.gguf"))
+    trace = model.trace(IDS[:9])
+    np.testing.assert_array_equal(trace["conv_input-0"][3:], trace["linear_attn_qkv_mixed-0"])
+    for part, n_head in (("q", 2), ("k", 2), ("v", 4)):
+        assert trace[f"{part}_conv-0"].shape == trace[f"{part}_conv_predelta-0"].shape == (9, n_head, 32)
+    np.testing.assert_allclose(np.linalg.norm(trace["k_conv_predelta-0"], axis=-1), 1, atol=1e-3)
+    assert {"attn_pregate-3", "gate_reshaped-3"} <= set(trace)

@@ -69,12 +69,6 @@ CASES = [
         UnsupportedError,
         "'rwkv7' (RWKV's time mix has no mixer here) is not",
     ),
-    (
-        "general.architecture",
-        "gemma4",
-        UnsupportedError,
-        "'gemma4' (its shared keys and per-layer embeddings",
-    ),
     ("general.architecture", "rwkv", UnsupportedError, "'rwkv' is not supported; supported are llama, qwen2"),
     ("general.architecture", 7, ModelError, "expected a string, got 7"),
     ("llama.block_count", None, ModelError, "llama.block_count: missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,13 @@ def tiny_model(
     n_expert: int = 0,
     n_expert_used: int = 2,
     seed: int = 0,
+    more: Mapping[str, Any] | None = None,
 ) -> TinyModel:
-    """Make a model with random weights, large enough that its logits are not all alike."""
+    """Make a model with random weights, large enough that its logits are not all alike.
+
+    Args:
+        more: further hyper-parameters, without the architecture's prefix; they win.
+    """
     random = np.random.default_rng(seed)
     tokens, merges = vocabulary()
     hyper = {
@@ -102,6 +108,7 @@ def tiny_model(
     if n_expert:
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}
+    hyper |= dict(more or {})
     metadata = {"general.architecture": architecture} | {f"{architecture}.{k}": v for k, v in hyper.items()}
     if ARCHITECTURES[architecture].token_types:
         metadata["tokenizer.ggml.token_type_count"] = 2

@@ -1,4 +1,4 @@
-"""The entry of Gemma 4: inputs for each layer, keys and values that layers share, two sizes of heads."""
+"""The entry of Gemma 4: inputs for each layer, shared keys and values, two sizes of heads."""
 
 from __future__ import annotations
 

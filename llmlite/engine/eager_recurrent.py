@@ -34,6 +34,7 @@ class RecurrentOperations:
         assert self.cache is not None
         state, turn, n = self.cache[layer], self.cache.recurrent.turn, len(taps)
         rows = np.concatenate([self.name(state.tail(turn), "conv_states", layer), x])
+        self.name(rows, "conv_input", layer)
         out = sum(taps[j] * rows[j : j + len(x)] for j in range(n))
         state.tail(1 - turn)[:] = self.name(rows[len(rows) - n + 1 :], "conv_state_last", layer)
         return out if bias is None else out + bias
@@ -97,6 +98,10 @@ class RecurrentOperations:
         keys_of = np.arange(H) % spec.n_head_k if spec.tiled else np.arange(H) // (H // spec.n_head_k)
         q, k = (part.reshape(T, spec.n_head_k, N)[:, keys_of] for part in np.split(qk, 2, axis=1))
         v = x[:, 2 * spec.key_width :].reshape(T, H, N)
+        before = (*np.split(x[:, : 2 * spec.key_width], 2, axis=1), v)
+        for part, raw, unit in zip("qkv", before, (*np.split(qk, 2, axis=1), v)):
+            self.name(raw.reshape(T, -1, N), f"{part}_conv", layer)
+            self.name(unit.reshape(T, -1, N), f"{part}_conv_predelta", layer)
         strength = self.name(1 / (1 + np.exp(-beta)), "beta_sigmoid", layer)
         passed = self.name(np.logaddexp(0, alpha + dt_bias).astype(np.float32), "a_softplus", layer)
         decay = np.exp(self.name(passed * a, "gate", layer))

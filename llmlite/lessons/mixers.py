@@ -45,20 +45,30 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what a learner calls it -> a
         },
     ),
 }  # fmt: skip
+_DELTA = _HEADS | {
+    "attention.key_length": 32, "attention.value_length": 32, "rope.dimension_sections": [8, 4, 4, 0],
+    "ssm.conv_kernel": 4, "ssm.inner_size": D, "ssm.state_size": 32, "ssm.time_step_rank": 4,
+    "ssm.group_count": 2,
+}  # fmt: skip
+MORE: dict[str, tuple[str, dict[str, Any]]] = {  # further kinds that can be made
+    "delta net": ("qwen35", _DELTA),
+    "hybrid": ("qwen35", _DELTA | {"full_attention_interval": 2}),  # a delta net, then attention
+}
 
 
 def make(kind: str, folder: str | os.PathLike[str], *, seed: int = 0, executor: str = "auto") -> Model:
-    """Write a tiny random model whose layers are all of one kind, and load it.
+    """Write a tiny random model whose layers are all of one kind (of "hybrid": of two), and load it.
 
     Args:
-        kind: one of KINDS. folder: where its file is written.
+        kind: one of KINDS or MORE. folder: where its file is written.
 
     Raises:
         ValueError: no such kind. OSError: the file can't be written.
     """
-    if kind not in KINDS:
-        raise ValueError(f"no kind {kind!r}; there are: {', '.join(KINDS)}")
-    name, more = KINDS[kind]
+    kinds = KINDS | MORE
+    if kind not in kinds:
+        raise ValueError(f"no kind {kind!r}; there are: {', '.join(kinds)}")
+    name, more = kinds[kind]
     metadata = {"general.architecture": name, **{f"{name}.{k}": v for k, v in (_COMMON | more).items()}}
     embeddings = QuantTensor.quantize(np.zeros((N_VOCAB, D), np.float32), "F32", "token_embd.weight")
     config = ModelConfig.from_metadata(metadata, {embeddings.name: embeddings})
@@ -69,7 +79,7 @@ def make(kind: str, folder: str | os.PathLike[str], *, seed: int = 0, executor: 
         for tensor, shape in tensor_shapes(config).items()
         if tensor in wanted
     }
-    path = Path(folder) / f"{kind}.gguf"
+    path = Path(folder) / f"{kind.replace(' ', '-')}.gguf"
     gguf.write(path, metadata, tensors)
     return load(path, executor=executor, kv_dtype="f32", n_threads=1)
 

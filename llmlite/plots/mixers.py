@@ -36,7 +36,8 @@ def beside(weights: np.ndarray, memory: Memory, ids: Sequence[int], *, theme: st
         middle.imshow(heads, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
         for i in range(1, len(state)):
             middle.axvline(i * state.shape[2] - 0.5, color=look.text, linewidth=1)
-    title(middle, f"State: {state.size} numbers, {len(state)} heads", theme)
+    shown = f"State: {state.size} numbers, {len(state)} heads" if len(state) else "No state but the tail"
+    title(middle, shown, theme)
     edge = float(np.abs(memory.tail).max()) or 1.0
     right.imshow(memory.tail, cmap="PuOr", vmin=-edge, vmax=edge, aspect="auto", interpolation="nearest")
     title(right, f"Tail: the last {len(memory.tail)} tokens", theme)

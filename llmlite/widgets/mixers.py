@@ -10,33 +10,48 @@ from llmlite.errors import UnsupportedError
 from llmlite.lessons.mixers import memory
 from llmlite.model import Model
 from llmlite.plots import mixers as figures
+from llmlite.recurrent import RecurrentState
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
 
 
 def mixer_memory(attention: Model, recurrent: Model, ids: list[int]) -> MixerMemory:
     """Return the picture of two models that read the same tokens: one has attention, one a state.
 
-    Any model with a recurrent layer will do: the first such layer is shown.
+    Any model with a recurrent layer will do (a delta net, Mamba, a short convolution), and one that has both
+    kinds of layers may be given twice. The first layer with attention is shown; buttons choose among the
+    recurrent ones if there are several.
 
     Raises:
-        UnsupportedError: `recurrent` keeps no state.
+        UnsupportedError: `recurrent` keeps no state, or `attention` has no attention.
+        ValueError: no tokens.
     """
     return MixerMemory(attention, recurrent, ids)
 
 
 class MixerMemory(Explorer):
-    """A slider over the tokens read; buttons choose the attention head.
+    """A slider over the tokens read; buttons choose the attention head and the recurrent layer.
 
     Attributes:
-        picture: what is drawn now. layer: the recurrent layer that is shown.
+        picture: what is drawn now. layers: the recurrent layers. weights: (H, T, T), the shares of the first
+            layer with attention.
     """
 
     def __init__(self, attention: Model, recurrent: Model, ids: list[int]) -> None:
-        found = [i for i in range(recurrent.config.n_layer) if memory(recurrent, ids[:1], i) is not None]
-        if not found:
+        if not ids:
+            raise ValueError("a picture of what layers keep needs at least one token")
+        self.layers = [
+            i for i, state in enumerate(recurrent.cache.states) if isinstance(state, RecurrentState)
+        ]
+        if not self.layers:
             raise UnsupportedError(f"a {recurrent.config.architecture.name} model keeps no state to show")
-        self.recurrent, self.ids, self.layer = recurrent, list(ids), found[0]
-        self.weights: np.ndarray = attention.trace(self.ids)["kq_soft_max-0"]  # (H, T, T)
+        self.recurrent, self.ids = recurrent, list(ids)
+        maps = (value for name, value in attention.trace(self.ids).items() if name.startswith("kq_soft_max"))
+        found = next(maps, None)
+        if found is None:
+            raise UnsupportedError(
+                f"no layer of this {attention.config.architecture.name} model has attention"
+            )
+        self.weights: np.ndarray = found
         style = {"description_width": HEADING_WIDTH}
         self.step = ipywidgets.IntSlider(
             description="Tokens read",
@@ -47,17 +62,23 @@ class MixerMemory(Explorer):
             layout={"width": "46em"},
         )
         self.head = buttons([(str(i), i) for i in range(len(self.weights))], "Head")
+        self.layer = buttons([(str(i), i) for i in self.layers], "State of layer")
         self.figure = ipywidgets.HTML()
         self.picture: plots.Picture | None = None
-        super().__init__([self.step, self.head, self.figure])
-        self.redraw_on((self.step, self.head))
+        choices = [self.head, self.layer] if len(self.layers) > 1 else [self.head]
+        super().__init__([self.step, *choices, self.figure])
+        self.redraw_on((self.step, *choices))
 
     def redraw(self) -> None:
         self.picture = self._picture("page")
         self.figure.value = plots.svg(self.picture)
         n = self.step.value
+        held = memory(self.recurrent, self.ids[:n], self.layer.value)
+        assert held is not None
+        heads = "" if held.state is None else f"{held.state.size} numbers in {len(held.state)} heads, and "
         self.say(
-            f"{n} tokens read: attention has {n} keys to look at; the state has as many numbers as ever."
+            f"{n} tokens read: attention has {n} keys to look at; layer {self.layer.value} keeps {heads}"
+            f"a tail of {held.tail.size} numbers, as many as ever."
         )
 
     def static_view(self) -> plots.Picture:
@@ -66,6 +87,6 @@ class MixerMemory(Explorer):
 
     def _picture(self, theme: str | None) -> plots.Picture:
         n = self.step.value
-        held = memory(self.recurrent, self.ids[:n], self.layer)
+        held = memory(self.recurrent, self.ids[:n], self.layer.value)
         assert held is not None
         return figures.beside(self.weights[self.head.value, :n, :n], held, self.ids[:n], theme=theme)

@@ -466,7 +466,7 @@ MODELS = (
             "num_global_key_value_heads": 1,
         },
         prepare=scale_layers,
-        llama_cpp=GELU_TABLE,
+        llama_cpp=GELU_TABLE + ", and a close choice of experts falls the other way",
     ),
     TinyModel(name="qwen35", model_class="Qwen3_5ForCausalLM", options=DELTA),
     TinyModel(name="qwen35moe", model_class="Qwen3_5MoeForCausalLM", options=DELTA | MIXTURE),

@@ -1,0 +1,104 @@
+"""Measure what a text keeps in memory as it grows, and what a further token costs after it.
+
+    python benchmarks/state_memory.py lfm2-350m-Q4_0.gguf mamba2-130m-Q4_0.gguf
+    python benchmarks/state_memory.py model.gguf --depths 1024,4096,8192 -t 2
+
+For each file one process reads a text of random tokens, with keys and values in float16, and stops at each
+depth. Printed are, per depth: private memory (RssAnon in /proc/self/status; the mapped weights aren't part of
+it) after single tokens have followed, so that a prompt's work memory is given back; what the states and the
+keys and values hold by calculation; and the time of one further token, the least of some. Linux only.
+
+NumPy is told not to ask for huge pages: of these 2 MB count as soon as one byte is written, so keys and
+values would seem to be there long before the text is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+import llmlite as ll
+from llmlite.kv_cache import AttentionState, KVCache
+
+REPEAT = 12  # further tokens at each depth
+
+
+def private_mb() -> float:
+    """Private memory of this process, MB."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        lines = dict(line.split(":", 1) for line in status)
+    return int(lines["RssAnon"].split()[0]) * 1024 / 1e6
+
+
+def kept_mb(cache: KVCache) -> tuple[float, float]:
+    """What recurrent layers hold, snapshots included, and what attention holds of the tokens so far, MB."""
+    states = {id(state): state for state in cache.states}.values()
+    fixed = sum(state.n_bytes for state in states if not isinstance(state, AttentionState))
+    grown = sum(
+        state.n_bytes * min(1.0, cache.position / state.size)
+        for state in states
+        if isinstance(state, AttentionState)
+    )
+    return fixed / 1e6, grown / 1e6
+
+
+def measure(path: str, depths: list[int], n_threads: int) -> list[dict[str, float]]:
+    """Read a text up to each depth; a record for each."""
+    n_ctx = max(depths) + REPEAT * len(depths)
+    model = ll.load(path, n_ctx=n_ctx, n_threads=n_threads)
+    ids = np.random.default_rng(0).integers(0, model.config.n_vocab, n_ctx).tolist()
+    cache, found = model.cache, []
+    for depth in depths:
+        while cache.position < depth:
+            end = min(depth, cache.position + 256)
+            model.executor(ids[cache.position : end], cache, n_outputs=1)
+        times = []
+        for _ in range(REPEAT):
+            begin = time.perf_counter()
+            model.executor(ids[cache.position : cache.position + 1], cache, n_outputs=1)
+            times.append(time.perf_counter() - begin)
+        fixed, grown = kept_mb(cache)
+        found.append(
+            {"depth": depth, "private": private_mb(), "states": fixed, "keys": grown, "ms": 1e3 * min(times)}
+        )
+    return found
+
+
+def main() -> None:
+    """Print a table; each file in a process of its own."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--depths", default="1024,4096,8192", help="tokens read (default: 1024,4096,8192)")
+    parser.add_argument("-t", type=int, default=2, help="threads (default: 2)")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    depths = sorted(int(depth) for depth in options.depths.split(","))
+    if options.one:
+        print(json.dumps(measure(options.models[0], depths, options.t)))
+        return
+    print("| file | tokens | private memory, MB | states, MB | keys and values, MB | one further token, ms |")
+    print("|---|---|---|---|---|---|")
+    for path in options.models:
+        command = [sys.executable, __file__, "--one", path, "--depths", options.depths, "-t", str(options.t)]
+        env = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        if done.returncode:
+            raise SystemExit(f"{path}: {done.stderr.strip().splitlines()[-1]}")
+        for row in json.loads(done.stdout.splitlines()[-1]):
+            print(
+                f"| {path.rpartition('/')[2]} | {row['depth']} | {row['private']:.1f} | "
+                f"{row['states']:.1f} | {row['keys']:.1f} | {row['ms']:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

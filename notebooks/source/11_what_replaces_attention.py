@@ -125,15 +125,27 @@ ll.lessons.check("22 layers of 512", lambda: farthest(512, 22), 22 * 511, hint="
 #
 # *Time to here: 15 minutes.*
 #
-# Left, a head of attention: with each token a row and a column more. In the middle the recurrent state, a field for each
-# head; on the right the tail of its convolution, the three latest inputs. Move the slider: what grows, and what is only
-# written over?
+# Left, a head of attention: with each token a row and a column more. In the middle the states of a **delta net**
+# (Qwen 3.5), a field for each head; on the right the tail of its convolution, the three latest inputs. Move the slider:
+# what grows, and what is only written over?
+#
+# A delta net is a recurrent layer that *corrects*: before it writes, it looks up what its matrix holds for this key. It
+# adds only the difference from the new value. Mamba 2 adds without looking.
 #
 # > **Predict first.** From 30 tokens to 60: how many numbers does the state get in addition?
 
 # %%
+delta = mixers.make("delta net", place)
 ids = [(7 * i * i + 3 * i) % 512 for i in range(60)]
-ll.widgets.mixer_memory(models["attention"], models["recurrent"], ids)
+ll.widgets.mixer_memory(models["attention"], delta, ids)
+
+# %% [markdown]
+# And one model that has both kinds, as Qwen 3.5 has: a delta net in the first layer, attention in the second. Both read
+# the same text.
+
+# %%
+hybrid = mixers.make("hybrid", place)
+ll.widgets.mixer_memory(hybrid, hybrid, ids)
 
 # %% [markdown]
 # None. What each forgets:
@@ -143,6 +155,7 @@ ll.widgets.mixer_memory(models["attention"], models["recurrent"], ids)
 # - a **convolution** all but the last few tokens;
 # - a **recurrent state** a bit of everything, all the time. How fast differs by head: some fade within a few tokens, some
 #   hold on for hundreds. It can't bring back one exact name out of a long text as attention can.
+# - a **delta net** what it is told to correct: writing a key again replaces the old value instead of adding to it.
 #
 # So models mix: many cheap layers, and one with full attention in every few.
 #
@@ -152,6 +165,6 @@ ll.widgets.mixer_memory(models["attention"], models["recurrent"], ids)
 # - Windows and convolutions have an exact end; layers add up their reach.
 # - A recurrent state has a fixed size, and what it holds fades.
 #
-# **Words.** *convolution*: a weighted sum of the latest inputs. *mixer*: the part of a layer that moves information between
-# tokens. *recurrent layer*: keeps a state of fixed size and renews it with each token. *state*: what a recurrent layer
+# **Words.** *convolution*: a weighted sum of the latest inputs. *delta net*: a recurrent layer that writes the difference
+# between what it holds for a key and the new value. *mixer*: the part of a layer that moves information between tokens. *recurrent layer*: keeps a state of fixed size and renews it with each token. *state*: what a recurrent layer
 # keeps. *tail*: the latest inputs that a convolution still needs. *window*: how many of the latest tokens a layer sees.

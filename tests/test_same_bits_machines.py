@@ -1,8 +1,9 @@
 """The same bits on every machine: hashes of what the planned executor computes, stored here.
 
 Made on x86 with AVX-512, and found again with AVX2 and FMA. On ARM: docs/numerics.md. CPUs without FMA
-round products and sums apart, and are outside. Print them with `python -m tests.test_same_bits_machines`,
-types after it.
+round products and sums apart, and are outside.
+
+`python -m tests.test_same_bits_machines [TYPE …]` prints hashes.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ test-all:
 
 # the clients' packages live in a folder of their own: some need older versions than the tests have
 clients: $(VENV)/clients/installed
-	CLIENTS=required PYTHONPATH="$(VENV)/clients" $(PY) -m pytest tests/conformance/test_serve_clients.py tests/test_sagemaker.py
+	CLIENTS=required PYTHONPATH="$(VENV)/clients" $(PY) -m pytest tests/conformance/test_serve_clients.py tests/conformance/test_llm_plugin.py tests/test_sagemaker.py
 
 $(VENV)/clients/installed: tests/clients.txt
 	@$(call setup,$(TEST))

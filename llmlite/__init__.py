@@ -81,5 +81,19 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'llmlite' has no attribute {name!r}")
 
 
+def load_ipython_extension(shell: object) -> None:
+    """Add `%llm` and `%%llm` to a notebook: `%load_ext llmlite`."""
+    from llmlite.magic import load as load_magic
+
+    load_magic(shell)
+
+
+def unload_ipython_extension(shell: object) -> None:
+    """Take them away again: `%unload_ext llmlite`."""
+    from llmlite.magic import unload
+
+    unload(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__"})

@@ -104,10 +104,11 @@ class Conversation:
         options = {key: value for key, value in self.options.items() if key != name}
         if text != "default":
             options[name] = [text] if name == "stop" else _number(name, text)
-        self._check_options(options)
+        self.check_options(options)
         self.options = options
 
-    def _check_options(self, options: dict[str, Any]) -> None:
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise ValueError for an option that there isn't, or a value that it can't have."""
         from llmlite.generate.options import given, make_sampler
 
         try:

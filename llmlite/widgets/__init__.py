@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from llmlite.widgets.base import Explorer
     from llmlite.widgets.block_bits import block_explorer
     from llmlite.widgets.caching import cache_grid
+    from llmlite.widgets.chatting import ChatPanel, chat_panel
     from llmlite.widgets.choosing import sampling_explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
     from llmlite.widgets.fewer_bits import half_the_bits
@@ -33,6 +34,8 @@ _NAMES = {
     "byte_map": "file_layout",
     "compare_dashboard": "dashboard",
     "ComparisonDashboard": "dashboard",
+    "chat_panel": "chatting",
+    "ChatPanel": "chatting",
     "sampling_explorer": "choosing",
     "large_type": "large",
     "logit_lens": "lens",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+import llmlite as ll
 from llmlite.sampling import (
+    DRY_BREAKERS,
     XTC,
     Candidates,
     Context,
+    Dry,
     DynamicTemperature,
     LogitBias,
     MinP,
@@ -23,6 +27,7 @@ from llmlite.sampling import (
     TopNSigma,
     TopP,
     Typical,
+    sequence_breakers,
 )
 from llmlite.sampling.candidates import ranked
 
@@ -109,3 +114,65 @@ def test_mirostat_keeps_as_many_as_llama_cpp_as_its_limit_moves(version: int) ->
         place = found.ids.tolist().index(selected) if selected in found.ids else -1
         option.observe(float(found.probabilities[place]), context)
     llama_cpp.llama_sampler_free(sampler)
+
+
+# ---- DRY: its breakers are texts, which need a vocabulary -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Iterator[Any]:
+    """The bundled model's, without its weights."""
+    llama = llama_cpp.Llama(str(ll.model_path("tales")), vocab_only=True, verbose=False)
+    yield llama_cpp.llama_model_get_vocab(llama.model)
+    llama.close()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return ll.load("tales", executor="eager").tokenizer
+
+
+def repetitive(tokenizer: Any, n: int) -> tuple[int, ...]:
+    """Tokens in which passages come back, with and without a breaker between them."""
+    texts = ('the fox said: "no" and', "the fox said", "\n", " a * b", ":", " once upon a time there was")
+    ids = [
+        i for k in RANDOM.integers(0, len(texts), n) for i in tokenizer.encode(texts[k], add_special=False)
+    ]
+    return tuple(ids[: len(ids) - int(RANDOM.integers(0, 4))])
+
+
+ALL = 4096  # tokens; to the C function -1 is off, its callers put the context's size there
+BREAKERS = [(), DRY_BREAKERS, ("said:", "x time", " a", "ab\ncd"), ("\n",)]
+
+
+@pytest.mark.parametrize("breakers", BREAKERS, ids=["none", "default", "several letters", "one"])
+@pytest.mark.parametrize(
+    ("multiplier", "base", "allowed", "last_n"),
+    [(0.8, 1.75, 2, -1), (1.5, 1.2, 1, 40), (0.5, 1.0, 0, -1), (0.8, 3.0, 4, 25), (0.8, 1.75, 2, 0)],
+)
+def test_dry_takes_from_each_token_what_llama_cpp_takes(
+    vocabulary: Any, tokenizer: Any, breakers: tuple[str, ...], multiplier: float, base: float, allowed: int,
+    last_n: int,
+) -> None:  # fmt: skip
+    texts = (ctypes.c_char_p * max(1, len(breakers)))(*[text.encode() for text in breakers])
+    option = Dry(
+        multiplier=multiplier, base=base, allowed_length=allowed, last_n=last_n,
+        breakers=sequence_breakers(tokenizer, breakers),
+    )  # fmt: skip
+    n_vocab, n_penalized = tokenizer.n_vocab, 0
+    for n in (1, 2, 3, 5, 9, 15, 15, 15):
+        ids = repetitive(tokenizer, n)
+        sampler = llama_cpp.llama_sampler_init_dry(
+            vocabulary, multiplier, base, allowed, ALL if last_n == -1 else last_n, texts, len(breakers)
+        )
+        try:
+            logits = (RANDOM.standard_normal(n_vocab) * 2.5).astype(np.float32)
+            expected, _ = applied(sampler, logits, ids)
+        finally:
+            llama_cpp.llama_sampler_free(sampler)
+        found = option.adjust(logits.astype(np.float64), None, Context(ids=ids, n_vocab=n_vocab))
+        theirs = np.array([expected[token] for token in range(n_vocab)])
+        np.testing.assert_allclose(found, theirs, rtol=1e-5, atol=2e-5)
+        n_penalized += int(np.count_nonzero(theirs != logits))
+    if last_n in (-1, 0) and not breakers:
+        assert (n_penalized > 0) == (last_n != 0), "the texts must repeat, or this test shows nothing"

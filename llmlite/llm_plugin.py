@@ -1,0 +1,142 @@
+"""A plugin of Simon Willison's `llm`: models that are on this machine, run by llmlite.
+
+    pip install llm llmlite-kit
+    llm -m llmlite/tales "Tell a tale."
+    llm -m llmlite/tales -o raw 1 -o seed 3 "Once upon a time"
+
+`llm` finds this module by the entry point group `llm` and imports it; nothing else does. Source: the plugin
+interface at https://llm.datasette.io/en/stable/plugins/ (`register_models`, `Model.execute`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import llm
+from pydantic import Field, create_model
+
+from llmlite import catalog, resources
+from llmlite.cli.run import add_choice, add_length
+from llmlite.errors import LlmliteError, ModelError
+from llmlite.generate.options import BatchOptions
+from llmlite.model import load
+from llmlite.repl.conversation import settable
+
+if TYPE_CHECKING:
+    from llmlite.generate import Generation
+    from llmlite.model import Model
+
+PREFIX = "llmlite/"
+OWN = {
+    "raw": (bool, "continue the prompt as it is, not as a conversation"),
+    "context": (int, "tokens of context (default: the model's, up to 4096)"),
+    "threads": (int, "threads that compute"),
+}
+
+
+@llm.hookimpl
+def register_models(register: Callable[..., None]) -> None:
+    """Register every model that is here. No file is opened: the names alone are listed."""
+    for name in names():
+        register(LlmliteModel(name))
+
+
+def names() -> list[str]:
+    """Names that `llmlite.load` takes: bundled, pulled, and kept by other programs."""
+    found = list(resources.BUNDLED_MODELS)
+    try:
+        found += [model.name for model, _ in catalog.pulled(resources.cache_dir())]
+        found += [each.name for each in catalog.everything()]
+    except (LlmliteError, OSError):  # a cache folder that can't be read hides nothing else
+        pass
+    return found
+
+
+def _options() -> Any:
+    """The class of the options that `-o NAME VALUE` takes: those of `Model.stream`, and OWN."""
+    parser = argparse.ArgumentParser()
+    add_length(parser)
+    add_choice(parser)
+    helps = {action.dest: (action.help or "").partition(" (default")[0] for action in parser._actions}
+    fields: dict[str, Any] = {}
+    for name in settable():
+        kind: Any = str if name == "stop" else _kind(name)
+        fields[name] = (kind | None, Field(default=None, description=helps.get(name) or None))
+    for name, (kind, text) in OWN.items():
+        fields[name] = (kind | None, Field(default=None, description=text))
+    return create_model("Options", __base__=llm.Options, **fields)
+
+
+def _kind(name: str) -> type:
+    """int or float, as the option's annotation begins."""
+    text = BatchOptions.__annotations__[name]
+    text = getattr(text, "__forward_arg__", text)
+    return float if str(text).startswith("float") else int
+
+
+class LlmliteModel(llm.Model):
+    """One model. Its file is opened at the first prompt and stays open."""
+
+    can_stream = True
+    supports_schema = True
+    Options = _options()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model_id = PREFIX + name
+        self._loaded: tuple[Any, Model] | None = None
+
+    def execute(
+        self, prompt: Any, stream: bool, response: Any, conversation: Any | None = None
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece; all of it at once if `stream` is false.
+
+        Raises:
+            LlmliteError: no such model here, a conversation longer than the context, or a template that
+                refuses it. ValueError: an option outside its range.
+        """
+        options = {key: value for key, value in prompt.options.model_dump().items() if value is not None}
+        own = {key: options.pop(key, None) for key in OWN}
+        model = self._model(own["context"], own["threads"])
+        if prompt.schema:
+            options["json_schema"] = prompt.schema
+        generation = begin(model, messages(prompt), options, raw=bool(own["raw"]))
+        try:
+            if stream:
+                yield from generation
+            else:
+                yield "".join(generation)
+        finally:
+            generation.cancel()  # a reader that left
+        response.set_usage(input=generation.n_prompt, output=len(generation.ids))
+
+    def _model(self, n_ctx: int | None, n_threads: int | None) -> Model:
+        key = (n_ctx, n_threads)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = (key, load(self.name, n_ctx=n_ctx, n_threads=n_threads))
+        return self._loaded[1]
+
+
+def messages(prompt: Any) -> list[dict[str, str]]:
+    """The conversation so far with this prompt, as llmlite takes it."""
+    found = []
+    for message in prompt.messages:
+        texts = [part.text for part in message.parts if isinstance(part, llm.parts.TextPart)]
+        if len(texts) < len(message.parts) and not texts:
+            raise LlmliteError(f"a message of the {message.role} holds no text; this plugin takes only text")
+        found.append({"role": message.role, "content": "".join(texts)})
+    return found
+
+
+def begin(model: Model, talk: list[dict[str, str]], options: dict[str, Any], *, raw: bool) -> Generation:
+    """Begin the answer. A model without a form for conversations goes on with a single prompt as it is."""
+    is_plain = len(talk) == 1 and talk[0]["role"] == "user"
+    if raw and not is_plain:
+        raise LlmliteError("raw: continues one prompt; drop the system message, or begin a new conversation")
+    if raw or (is_plain and not model.chat_templates):
+        return model.stream(talk[0]["content"], **options)
+    if not model.chat_templates:
+        raise ModelError.missing("tokenizer.chat_template", "this model has no form for a conversation")
+    return model.stream_chat(talk, **options)

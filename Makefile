@@ -79,12 +79,12 @@ test-all:
 
 # the clients' packages live in a folder of their own: some need older versions than the tests have
 clients: $(VENV)/clients/installed
-	CLIENTS=required PYTHONPATH="$(VENV)/clients" $(PY) -m pytest tests/conformance/test_serve_clients.py tests/conformance/test_llm_plugin.py tests/test_sagemaker.py
+	CLIENTS=required PYTHONPATH="$(VENV)/clients" $(PY) -m pytest tests/conformance/test_serve_clients.py tests/conformance/test_llm_plugin.py tests/serve/test_sagemaker.py
 
-$(VENV)/clients/installed: tests/clients.txt
+$(VENV)/clients/installed: tests/support/clients.txt
 	@$(call setup,$(TEST))
 	rm -rf "$(VENV)/clients"
-	$(PY) -m pip install --quiet --no-deps --target "$(VENV)/clients" -r tests/clients.txt
+	$(PY) -m pip install --quiet --no-deps --target "$(VENV)/clients" -r tests/support/clients.txt
 	@touch $@
 
 # Triton needs an environment of its own; TRITON_SKIP=1 leaves it out of test-all

@@ -13,13 +13,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from llmlite import files, plots, resources
+from llmlite import plots, resources
 from llmlite.bench import timeline
 from llmlite.bench.article import Claims
 from llmlite.bench.roofline import Roofline
 from llmlite.bench.samples import Comparison
 from llmlite.lessons import type_sweep
 from llmlite.plots.base import Picture
+from llmlite.system import files
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,7 +26,7 @@ from typing import Any
 from llmlite.bench import environment, memory
 from llmlite.engine.cpu import usable_threads
 from llmlite.errors import LlmliteError
-from llmlite.mixes import FILE_TYPES
+from llmlite.quantize.mixes import FILE_TYPES
 from llmlite.synth import synthesize
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,7 @@ def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) ->
     import numpy as np
 
     import llmlite as ll
-    from llmlite.kv_cache import KVCache
+    from llmlite.engine.kv_cache import KVCache
 
     loaded = ll.load(model, n_threads=n_threads)
 

@@ -24,7 +24,7 @@ import time
 import numpy as np
 
 import llmlite as ll
-from llmlite.kv_cache import AttentionState, KVCache
+from llmlite.engine.kv_cache import AttentionState, KVCache
 
 REPEAT = 12  # further tokens at each depth
 

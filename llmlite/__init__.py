@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from llmlite.inventory import models
     from llmlite.model import Model, load
     from llmlite.quantize import quantize_file
+    from llmlite.quants.tensor import QuantTensor
     from llmlite.resources import cache_dir, data_path, model_path, notebooks_path
     from llmlite.sampling import Sampler
-    from llmlite.tensor import QuantTensor
 
 _MODULES = frozenset("bench chat errors gguf lessons plots quants resources tokenizers widgets".split())
 # public name -> the module that defines it
 _NAMES = {
     "load": "model",
     "Model": "model",
-    "QuantTensor": "tensor",
+    "QuantTensor": "quants.tensor",
     "Sampler": "sampling",
     "Generation": "generate",
     "Batch": "generate",

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlite.engine import make_executor
+from llmlite.engine.kv_cache import KVCache
 from llmlite.errors import ContextOverflowError, ModelError
-from llmlite.kv_cache import KVCache
-from llmlite.locks import fork_safe
+from llmlite.system.locks import fork_safe
 
 if TYPE_CHECKING:
     from llmlite.model import Model

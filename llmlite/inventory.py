@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from llmlite import catalog, gguf, resources
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
+from llmlite.engine.kv_cache import KVCache
 from llmlite.errors import LlmliteError
-from llmlite.kv_cache import KVCache
-from llmlite.mixes import FILE_TYPES
 from llmlite.model import DEFAULT_N_CTX, KV_DTYPES
+from llmlite.quantize.mixes import FILE_TYPES
 
 BUNDLED_LICENCE = "MIT"  # data/tales-card.md
 SIBLING = re.compile(r"(?P<stem>(?P<model>.+)-(?P<type>[A-Z0-9_]+)-[0-9a-f]{12})-[0-9a-f]{16}\.gguf")

@@ -12,18 +12,18 @@ import numpy as np
 
 from llmlite import gguf, resources
 from llmlite.chat import ChatTemplate
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
+from llmlite.description.lora import Adapters, listed
+from llmlite.description.lora import read as read_adapters
+from llmlite.description.weights import Weights
 from llmlite.embed import Embedder, Text
 from llmlite.engine import make_executor
 from llmlite.engine.eager import EagerExecutor
+from llmlite.engine.kv_cache import DTYPES, SNAPSHOT_EVERY, SNAPSHOTS, KVCache
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.generate.texts import Texts
-from llmlite.kv_cache import DTYPES, SNAPSHOT_EVERY, SNAPSHOTS, KVCache
-from llmlite.locks import fork_safe
-from llmlite.lora import Adapters, listed
-from llmlite.lora import read as read_adapters
+from llmlite.system.locks import fork_safe
 from llmlite.tokenizers import Tokenizer, as_ids, from_metadata
-from llmlite.weights import Weights
 
 DEFAULT_N_CTX = 4096  # models trained for more would reserve gigabytes of cache
 KV_DTYPES = DTYPES

@@ -2,7 +2,7 @@
 
 The bundled folders are `data/` and `notebooks/` beside the package in a checkout, and
 `llmlite/_bundled/` in a wheel. Quantized siblings of the bundled model are made on first use and
-stay in the cache folder (see llmlite.cache), under names that change when the model or the quantizing
+stay in the cache folder (see llmlite.system.cache), under names that change when the model or the quantizing
 code changes, and that tell whether their bytes are still the ones written.
 """
 
@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmlite import catalog
-from llmlite.cache import cache_dir, distrust, subfolder
 from llmlite.errors import MissingFileError
+from llmlite.system.cache import cache_dir, distrust, subfolder
 from llmlite.terminal import complain, progress
 
 PACKAGE = Path(__file__).resolve().parent
@@ -106,7 +106,7 @@ def sibling_stem(source: Path, model: str, type_name: str) -> str:
 
 def _quantized(source: Path, model: str, type_name: str, own_type: str) -> Path:
     """Return the quantized sibling in the cache, making it if it isn't there."""
-    from llmlite.mixes import canonical  # brings NumPy
+    from llmlite.quantize.mixes import canonical  # brings NumPy
 
     type_name = canonical(type_name)  # Q4_K and Q4_K_M are one file
     folder = subfolder("models")

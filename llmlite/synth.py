@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from llmlite import gguf, mixes
-from llmlite.architectures import ARCHITECTURES
-from llmlite.config import NORM_EPS, ModelConfig
+from llmlite import gguf
+from llmlite.description.architectures import ARCHITECTURES
+from llmlite.description.config import NORM_EPS, ModelConfig
+from llmlite.description.weights import required_tensors, tensor_shapes
 from llmlite.errors import UnsupportedError
+from llmlite.quantize import mixes
 from llmlite.quants import QuantType, by_name
-from llmlite.tensor import QuantTensor
-from llmlite.weights import required_tensors, tensor_shapes
+from llmlite.quants.tensor import QuantTensor
 
 POOL_WEIGHTS = 1 << 17  # quantized once per type; rows are drawn from these blocks
 N_BYTES = 256

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
@@ -120,7 +120,13 @@ def complain_once(text: str) -> None:
 # ---- progress ----------------------------------------------------------------------------------------------
 
 
-class Progress:
+# What long work calls as it goes on: (done, total), in units that the caller's documentation names; and the
+# same with the name of what comes next.
+Progress = Callable[[int, int], None]
+NamedProgress = Callable[[int, int, str], None]
+
+
+class ProgressLine:
     """A message about work in progress. Made by `progress`."""
 
     def __init__(self) -> None:
@@ -167,13 +173,13 @@ class Progress:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Iterator[ProgressLine]:
     """Show messages about work in progress: on standard error, or in a notebook as a display that goes away.
 
     What a notebook's cell writes to standard error stays in the notebook, so its outputs would depend on what
     the cache held (nbval compares them).
     """
-    shown = Progress()
+    shown = ProgressLine()
     try:
         yield shown
     finally:

@@ -92,8 +92,10 @@ def test_the_site_builds_without_a_warning_and_asks_no_network(tmp_path: Path) -
 
 
 def test_the_tests_of_a_file_are_those_that_import_it() -> None:
-    assert {"tests/test_sampling.py", "tests/test_layout.py"} <= choose("llmlite/sampling/__init__.py")
-    assert "tests/test_workshop.py" in choose("llmlite/workshop/codes.py")
-    assert "tests/test_bench_diff.py" not in choose("llmlite/workshop/codes.py")
+    assert {"tests/generate/test_sampling.py", "tests/test_layout.py"} <= choose(
+        "llmlite/sampling/__init__.py"
+    )
+    assert "tests/lessons/test_workshop.py" in choose("llmlite/workshop/codes.py")
+    assert "tests/bench/test_bench_diff.py" not in choose("llmlite/workshop/codes.py")
     with pytest.raises(SystemExit, match="no such file"):
         choose("llmlite/nosuch.py")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the tiny models are the tests'
 
 import llmlite as ll  # noqa: E402
-from llmlite.architectures import ARCHITECTURES, Architecture  # noqa: E402
+from llmlite.description.architectures import ARCHITECTURES, Architecture  # noqa: E402
 from llmlite.huggingface import convert_folder  # noqa: E402
 from tests.conformance.architecture_models import (  # noqa: E402
     ENCODERS,

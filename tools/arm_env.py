@@ -1,7 +1,7 @@
 """Make a 64-bit ARM Python that runs on this x86 machine by emulation: for correctness on ARM, not speed.
 
     python tools/arm_env.py --folder .venv-arm        # once: a minute, 600 MB
-    .venv-arm/python -m pytest tests/test_quants.py   # runs there
+    .venv-arm/python -m pytest tests/quants/test_quants.py   # runs there
 
 Emulation is QEMU's. The system comes from this machine's apt sources, the packages from pip's index. Nothing
 is installed: apt only downloads, into the folder, and no step needs root. `sys.executable` is the wrapper, so

@@ -20,8 +20,8 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import summarize
 from llmlite.lessons.half_the_bits import FILE, LADDER, Ladder, Row
-from llmlite.mixes import canonical
 from llmlite.quantize import quantize_file
+from llmlite.quantize.mixes import canonical
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = {"torch-f32": ("F32", 4), "torch-bf16": ("BF16", 2)}  # what it holds, bytes per weight

@@ -16,7 +16,7 @@ from llmlite import resources
 from llmlite.errors import LlmliteError, UnsupportedError
 from llmlite.lessons import type_sweep
 from llmlite.lessons.type_sweep import Point
-from llmlite.mixes import FILE_TYPES
+from llmlite.quantize.mixes import FILE_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 Key = tuple[str, str, bool]

@@ -207,7 +207,7 @@ def held_out_ids(judge: Judge, rows: int = 24, length: int = 384) -> torch.Tenso
 
 def quantized(model: Llama, type_name: str) -> Llama:
     """Return a copy with every matrix taken through `type_name` and back by llmlite's quantizers."""
-    from llmlite.tensor import QuantTensor
+    from llmlite.quants.tensor import QuantTensor
 
     copy = Llama(model.config)
     copy.load_state_dict(

@@ -21,7 +21,7 @@ from typing import Any
 
 from llmlite import gguf, resources
 from llmlite.bench import environment
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
 from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 

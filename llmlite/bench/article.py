@@ -274,7 +274,7 @@ def _refusal() -> str:
 
 @_claim("formats", "One file format serves many engines, types and architectures.")
 def _formats() -> Found:
-    from llmlite.architectures import ARCHITECTURES
+    from llmlite.description.architectures import ARCHITECTURES
 
     values: dict[str, Any] = {"llmlite_architectures": list(ARCHITECTURES), "types_tried": FILE_TYPES}
     said = []

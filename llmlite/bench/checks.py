@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from llmlite import cache, resources
+from llmlite import resources
 from llmlite._version import __version__
 from llmlite.errors import LlmliteError
+from llmlite.system import cache
 
 if TYPE_CHECKING:
-    from llmlite.engine.jit import Kernel, Progress
+    from llmlite.engine.jit import Kernel
+    from llmlite.terminal import NamedProgress
 
 GROUPS = {
     "machine": "the machine",
@@ -300,7 +302,7 @@ def lesson_kernels() -> list[Kernel]:
     return [*found, *SCALAR_MATVEC.values(), *PEAK.values()]
 
 
-def warm_up(models: Sequence[str] = LESSON_MODELS, progress: Progress | None = None) -> None:
+def warm_up(models: Sequence[str] = LESSON_MODELS, progress: NamedProgress | None = None) -> None:
     """Compile what the models need and run each once, so that nobody waits for it later.
 
     Args:

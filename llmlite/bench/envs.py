@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmlite import files, resources
+from llmlite import resources
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 
 # Beside what a backend needs, what llmlite's side of the worker imports.
 ALWAYS = ("numpy>=2.0",)

@@ -11,19 +11,18 @@ activations weighs the errors when a model is quantized.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from llmlite import gguf
 from llmlite.engine.eager import Eager
-from llmlite.kv_cache import KVCache
+from llmlite.engine.kv_cache import KVCache
+from llmlite.engine.transformer import forward
 from llmlite.model import Model
-from llmlite.tensor import QuantTensor, check_importance
-from llmlite.transformer import forward
-
-Progress = Callable[[int, int], None]
+from llmlite.quants.tensor import QuantTensor, check_importance
+from llmlite.terminal import Progress
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmlite import catalog, gguf, resources, tokenizers
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
 from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 

@@ -26,7 +26,7 @@ from llmlite.engine.cpu import usable_threads
 from llmlite.engine.eager import Eager
 from llmlite.engine.matvec import SCALAR, MatVec
 from llmlite.errors import LlmliteError
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 TYPES = ("Q4_0", "Q8_0", "Q4_K")
 AGREE = 1e-5  # largest difference over the largest answer: float32 sums in another order
@@ -82,7 +82,7 @@ def rungs() -> tuple[Rung, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class RungStep:
     """One rung, measured.
 
     Args:
@@ -153,10 +153,10 @@ class Ladder(Saved):
     KIND: ClassVar[str] = "ladder"
     SAMPLE: ClassVar[str] = "samples/ladder.json"
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RungStep] = field(default_factory=list)
     roof: Roof | None = None
 
-    def of(self, type: str) -> list[Step]:
+    def of(self, type: str) -> list[RungStep]:
         """Return the steps of one quantization, the lowest first."""
         return [step for step in self.steps if step.type == type]
 
@@ -168,7 +168,7 @@ class Ladder(Saved):
     def _from_object(cls, found: Mapping[str, Any]) -> Self:
         return cls(
             environment=dict(found["environment"]),
-            steps=[Step(**step) for step in found["steps"]],
+            steps=[RungStep(**step) for step in found["steps"]],
             roof=Roof(**found["roof"]) if found["roof"] else None,
         )
 
@@ -236,7 +236,7 @@ def exact_activations(width: int, seed: int = 0) -> np.ndarray:
     return (levels / 128).astype(np.float32)
 
 
-def _measure(w: QuantTensor, names: Sequence[str], repeats: int, n_threads: int) -> list[Step]:
+def _measure(w: QuantTensor, names: Sequence[str], repeats: int, n_threads: int) -> list[RungStep]:
     x = exact_activations(w.n_columns)
     expected = product("numpy", w)(x)
     products = {name: product(name, w, n_threads) for name in names}
@@ -257,7 +257,7 @@ def _measure(w: QuantTensor, names: Sequence[str], repeats: int, n_threads: int)
             samples[name].append(perf_counter_ns() - begin)
     uses_team = {rung.name: rung.uses_team for rung in _RUNGS}
     return [
-        Step(
+        RungStep(
             rung=name,
             type=w.type.name,
             n_rows=w.shape[0],

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 from typing import Any, Self
 
-from llmlite import files
 from llmlite.bench import records
 from llmlite.errors import ResultsError
+from llmlite.system import files
 
 _LISTS = frozenset(
     ("model", "backend", "agreement", "memory", "skipped", "note")

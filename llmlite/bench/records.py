@@ -23,7 +23,7 @@ NAME = re.compile(r"[\w .:+()/,-]{1,100}")  # no "$": figures would read it as m
 MISSING = object()
 
 Check = Callable[[Any], bool]
-Field = tuple[str, bool, Check]  # a description of the value, whether it is required, the check
+FieldRule = tuple[str, bool, Check]  # a description of the value, whether it is required, the check
 
 
 def _is_name(value: Any) -> bool:
@@ -67,11 +67,11 @@ WHOLE = f"a whole number from 0 to {LARGEST}"
 TEXT = "a text"
 NAMED = "a short name of letters, digits and .:+()/,-"
 
-ENTRY: dict[str, Field] = {
+ENTRY: dict[str, FieldRule] = {
     "backend": (NAMED, True, _is_name),
     "model_type": (NAMED, True, _is_name),
 }
-FIELDS: dict[str, dict[str, Field]] = {
+FIELDS: dict[str, dict[str, FieldRule]] = {
     "environment": {
         "run_id": (TEXT, False, _or_none(_is_text)),
         "env_hash": (TEXT, False, _or_none(_is_text)),

@@ -10,8 +10,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from llmlite import files, resources
+from llmlite import resources
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 
 
 @dataclass(kw_only=True)

@@ -19,8 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from llmlite import files, resources
+from llmlite import resources
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 
 # Kind of task -> the keys of a grid that it takes, with the defaults of those that aren't given.
 KINDS: dict[str, dict[str, Any]] = {

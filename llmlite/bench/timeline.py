@@ -11,11 +11,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from llmlite import files
 from llmlite.bench import environment, memory
 from llmlite.bench.process import WorkerProcess
 from llmlite.engine.cpu import usable_threads
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 
 SCHEMA = 1
 INTERVAL = 0.02  # seconds between two looks

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmlite.cache import distrust
 from llmlite.catalog.table import PACKAGED, Packaged
 from llmlite.errors import LlmliteError
+from llmlite.system.cache import distrust
 
 FOLDER = "pulled"  # in the cache folder
 RECORD = "pulled.json"

@@ -22,7 +22,7 @@ from typing import Any
 from llmlite._version import __version__
 from llmlite.cli.process import Ended, discard_output, ending_by_signal, is_expected, open_streams
 from llmlite.errors import FallbackWarning, LlmliteError
-from llmlite.limits import spare_blas
+from llmlite.system.limits import spare_blas
 from llmlite.terminal import Lossy, complain, flush_output, printable, say
 
 COMMANDS = (

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmlite import files
 from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 from llmlite.terminal import progress, say
 
 if TYPE_CHECKING:

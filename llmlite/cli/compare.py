@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmlite import files
 from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
-from llmlite.limits import MAX_THREADS
+from llmlite.system import files
+from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import complain, say
 
 if TYPE_CHECKING:

@@ -89,7 +89,7 @@ def _save(path: str, found: Any) -> None:
 
     import numpy as np
 
-    from llmlite.files import write_bytes
+    from llmlite.system.files import write_bytes
 
     buffer = io.BytesIO()
     np.save(buffer, found)

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmlite import files, resources
+from llmlite import resources
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 from llmlite.terminal import say
 
 HELP = "copy the lessons to a folder and open them in JupyterLab"

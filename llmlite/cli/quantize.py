@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from llmlite.cli.files import size
 from llmlite.errors import LlmliteError
-from llmlite.limits import MAX_THREADS
+from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import complain, printable, say
 
 if TYPE_CHECKING:

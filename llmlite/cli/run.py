@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlite.errors import LlmliteError
-from llmlite.limits import MAX_THREADS
+from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import say, say_text
 
 if TYPE_CHECKING:

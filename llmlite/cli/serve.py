@@ -12,7 +12,7 @@ import sys
 
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
-from llmlite.limits import MAX_THREADS
+from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import say
 
 HELP = "serve a model over HTTP (OpenAI, ollama, Triton)"

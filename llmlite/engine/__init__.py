@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from llmlite.errors import FallbackWarning, KernelError, UnsupportedError
-from llmlite.limits import require_llvm
+from llmlite.system.limits import require_llvm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmlite.config import ModelConfig
+    from llmlite.description.config import ModelConfig
+    from llmlite.description.weights import Weights
+    from llmlite.engine.kv_cache import KVCache
     from llmlite.engine.planned import PlannedExecutor
-    from llmlite.kv_cache import KVCache
-    from llmlite.weights import Weights
 
 EXECUTORS = ("auto", "planned", "eager")
 

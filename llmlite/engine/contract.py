@@ -92,7 +92,7 @@ class Sequence:
 
 @dataclass
 class LayerWords:
-    """Where a layer's state lies (`llmlite.kv_cache`).
+    """Where a layer's state lies (`llmlite.engine.kv_cache`).
 
     Attributes:
         k, v: addresses of keys and values. size: positions there is room for, a multiple of CACHE_BLOCK:
@@ -126,7 +126,7 @@ class AttentionRecord:
             0: none is shared, and `merge_parts` has nothing to do.
         scratch: `scratch_bytes` for each thread (`attention_scratch`). tile_rows: queries of a unit of work.
         layer: which of a sequence's `LayerWords`.
-        scale, window, causal, softcap: as in `llmlite.layers.Attention`.
+        scale, window, causal, softcap: as in `llmlite.description.layers.Attention`.
         sinks, slopes: addresses of float32 (H,): logits that count in the denominator only, and what a score
             loses for each position of distance (ALiBi); 0: none.
     """

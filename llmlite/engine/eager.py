@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
+from llmlite.description.layers import Attention, Experts, alibi_slopes, temperatures
+from llmlite.description.weights import RopeTable, Weights
 from llmlite.engine.eager_recurrent import RecurrentOperations
+from llmlite.engine.kv_cache import KVCache
+from llmlite.engine.transformer import forward
 from llmlite.errors import NumericsError
-from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention, Experts, alibi_slopes, temperatures
-from llmlite.tensor import QuantTensor
-from llmlite.transformer import forward
-from llmlite.weights import RopeTable, Weights
+from llmlite.quants.tensor import QuantTensor
 
 SLAB_BYTES = 16 * 2**20  # float32 rows of a matrix that are in memory at a time
 GELU_SCALE = np.float32(np.sqrt(2 / np.pi))

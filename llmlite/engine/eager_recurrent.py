@@ -1,4 +1,4 @@
-"""The eager executor's operations of mixers that keep a state of a fixed size (llmlite.recurrent).
+"""The eager executor's operations of mixers that keep a state of a fixed size (llmlite.engine.recurrent).
 
 Each reads the row of states that the step before it wrote, and writes the other row.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlite.kv_cache import KVCache
-from llmlite.layers import DeltaNet, Mamba, Mamba2
+from llmlite.description.layers import DeltaNet, Mamba, Mamba2
+from llmlite.engine.kv_cache import KVCache
 
 
 class RecurrentOperations:

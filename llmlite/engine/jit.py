@@ -30,12 +30,14 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-from llmlite import cache, files, terminal
+from llmlite import terminal
 from llmlite.engine import shipped
 from llmlite.engine.cpu import shipped_level, target
 from llmlite.errors import KernelError, LlmliteError
-from llmlite.limits import COMPILE, require_memory
-from llmlite.locks import wait_before_fork
+from llmlite.system import cache, files
+from llmlite.system.limits import COMPILE, require_memory
+from llmlite.system.locks import wait_before_fork
+from llmlite.terminal import NamedProgress
 
 ENGINE = pathlib.Path(__file__).parent
 MAGIC = b"llmlite kernel 1\n"
@@ -48,8 +50,6 @@ DEAD_SYMBOLS = (
     "NRT_MemInfo_call_dtor", "NRT_Free", "NRT_incref", "NRT_decref", "numba_gil_ensure", "numba_gil_release",
     "numba_unpickle", "numba_runtime_build_excinfo_struct", "numba_do_raise",
 )  # fmt: skip
-
-Progress = Callable[[int, int, str], None]
 
 
 class Kernel:
@@ -104,7 +104,7 @@ def declare(module: str, name: str, parameters: str | None) -> Kernel:
     return found
 
 
-def prepare(kernels: Iterable[Kernel], progress: Progress | None = None) -> None:
+def prepare(kernels: Iterable[Kernel], progress: NamedProgress | None = None) -> None:
     """Make every kernel ready; tell `progress(done, total, name)` about those that must be compiled.
 
     Without `progress`, a line goes to standard error when there is something to compile.
@@ -125,7 +125,7 @@ def prepare(kernels: Iterable[Kernel], progress: Progress | None = None) -> None
         _ = k.address
 
 
-def _tell(shown: terminal.Progress, done: int, total: int, name: str) -> None:
+def _tell(shown: terminal.ProgressLine, done: int, total: int, name: str) -> None:
     kept = "once" if _cache_folder() else "for this process: there is no folder to keep them"
     now = f": {done}/{total} {name}" if shown.is_live else ""
     shown.show(f"compiling {total} kernels for this CPU, {kept}{now}")

@@ -12,7 +12,7 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.signatures import PEAK, SCALAR_MATVEC, TAKE_OUTPUTS
 from llmlite.errors import UnsupportedError
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 SCALAR = frozenset(("Q4_0", "Q8_0", "Q4_K"))  # types that kernels/scalar.py has
 PEAK_ROUNDS = 500_000  # of 12 vector operations: some tens of milliseconds

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from llmlite.engine.contract import FEW_TOKENS, MAX_PIECES, NO_FAULT, SEQUENCE, STEP, WORD
-from llmlite.engine.jit import Kernel, Progress, prepare
+from llmlite.engine.jit import Kernel, prepare
 from llmlite.engine.recorder import N_OUTPUTS, N_TOKENS, Buffer, Op, Recorder
 from llmlite.engine.signatures import RUN, STOP, WORK
 from llmlite.engine.team import renew_lock_after_fork, team
+from llmlite.terminal import NamedProgress
 
 ROW_WORDS = 4  # of the table: kernel, record, whether a barrier follows, pieces that a thread owns
 PIECE_BYTES = 64 << 10  # of weights: some microseconds of a thread
@@ -63,7 +64,12 @@ class Plan:
     """
 
     def __init__(
-        self, recorder: Recorder, result: Buffer, *, keep_all: bool = False, progress: Progress | None = None
+        self,
+        recorder: Recorder,
+        result: Buffer,
+        *,
+        keep_all: bool = False,
+        progress: NamedProgress | None = None,
     ) -> None:
         self.ops = recorder.ops
         self.max_tokens, self.max_outputs = recorder.limits[N_TOKENS], recorder.limits[N_OUTPUTS]

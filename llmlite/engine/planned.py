@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
+from llmlite.description.weights import Weights
 from llmlite.engine.contract import FEW_TOKENS, WORD, LayerWords
 from llmlite.engine.cpu import target, usable_threads
-from llmlite.engine.jit import Progress, prepare
+from llmlite.engine.jit import prepare
+from llmlite.engine.kv_cache import CHUNK, KV_NAMES, AttentionState, KVCache
 from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
 from llmlite.engine.recorder import Buffer, PositionTable, Recorder
+from llmlite.engine.recurrent import RecurrentState
+from llmlite.engine.transformer import forward
 from llmlite.errors import ContextOverflowError, NumericsError
-from llmlite.guard import Watch
-from llmlite.kv_cache import CHUNK, KV_NAMES, AttentionState, KVCache
-from llmlite.limits import MAX_THREADS
-from llmlite.locks import fork_safe
-from llmlite.recurrent import RecurrentState
-from llmlite.transformer import forward
-from llmlite.weights import Weights
+from llmlite.system.guard import Watch
+from llmlite.system.limits import MAX_THREADS
+from llmlite.system.locks import fork_safe
+from llmlite.terminal import NamedProgress
 
 PREFILL_TOKENS = CHUNK
 BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
@@ -62,7 +63,7 @@ class PlannedExecutor:
         *,
         n_threads: int | None = None,
         kv_dtype: Any = np.float16,
-        progress: Progress | None = None,
+        progress: NamedProgress | None = None,
     ) -> None:
         if n_threads is not None and not 1 <= n_threads <= MAX_THREADS:
             raise ValueError(f"n_threads must be at least 1 and at most {MAX_THREADS}, got {n_threads}")

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.description.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, alibi_slopes, temperatures
+from llmlite.description.weights import RopeTable
 from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import (
     ATTENTION_PART,
@@ -26,10 +28,8 @@ from llmlite.engine.contract import (
 )
 from llmlite.engine.families import FAMILIES, Family, mixed_bytes
 from llmlite.engine.jit import Kernel
+from llmlite.engine.kv_cache import require_blocks
 from llmlite.errors import UnsupportedError
-from llmlite.kv_cache import require_blocks
-from llmlite.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, alibi_slopes, temperatures
-from llmlite.weights import RopeTable
 
 # What a buffer's rows are counted by: fields of the step record. SLOTS: rows -> rows times experts used.
 N_TOKENS, N_OUTPUTS = STEP.n_tokens, STEP.n_outputs
@@ -122,7 +122,7 @@ class Recorder:
     Args:
         max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
         n_threads: how many threads get scratch memory.
-        kv: how keys and values are kept, one of `llmlite.kv_cache.DTYPES`.
+        kv: how keys and values are kept, one of `llmlite.engine.kv_cache.DTYPES`.
 
     Raises (from any operation):
         UnsupportedError: a width, or something else, that the kernels don't take.

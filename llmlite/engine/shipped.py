@@ -182,7 +182,7 @@ def write(folder: pathlib.Path, level: Level, objects: dict[str, tuple[str, byte
         objects: kernel -> (digest of its source, object).
         made_by: versions, for the reader; nothing depends on them.
     """
-    from llmlite import files
+    from llmlite.system import files
 
     kernels, whole = {}, bytearray()
     for kernel, (source, code) in sorted(objects.items()):

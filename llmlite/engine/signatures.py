@@ -7,9 +7,9 @@ it compiles. Bodies are in `llmlite/engine/kernels/<module>.py`, under the kerne
 
 from __future__ import annotations
 
+from llmlite.description.layers import Attention
 from llmlite.engine.contract import ATTENTION_FORMS
 from llmlite.engine.jit import Kernel, declare
-from llmlite.layers import Attention
 
 # ---- matrices: one of each for every family (engine/families.py) -------------------------------------------
 

@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from llmlite.engine.signatures import RUN, STOP, WORK
-from llmlite.locks import fork_safe
+from llmlite.system.locks import fork_safe
 
 LINGER_NS = 2_000_000  # how long a worker yields before it sleeps: longer than sampling one token takes
 LINE = 64

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlite.engine.kv_cache import CHUNK, KVCache
 from llmlite.errors import LlmliteError
 from llmlite.generate.generation import Generation
-from llmlite.kv_cache import CHUNK, KVCache
-from llmlite.locks import fork_safe
+from llmlite.system.locks import fork_safe
 
 if TYPE_CHECKING:
     from llmlite.model import Model

@@ -8,7 +8,6 @@ gguf.write("copy.gguf", file.metadata, file.tensors)
 """
 
 from llmlite.errors import GGUFError, GGUFWarning
-from llmlite.files import replacing
 from llmlite.gguf.check import check_weights
 from llmlite.gguf.content import Field, Metadata
 from llmlite.gguf.file import GGUFFile, from_bytes
@@ -17,6 +16,7 @@ from llmlite.gguf.reading import read
 from llmlite.gguf.shards import merge, split
 from llmlite.gguf.values import StringArray, Typed
 from llmlite.gguf.writer import write
+from llmlite.system.files import replacing
 
 __all__ = [
     "Field",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlite import guard
 from llmlite.errors import GGUFError
 from llmlite.gguf.file import GGUFFile
 from llmlite.gguf.parse import shown
-from llmlite.gguf.writer import Progress
+from llmlite.system import guard
+from llmlite.terminal import Progress
 
 SLAB = 1 << 20  # weights dequantized at once
 

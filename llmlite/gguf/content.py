@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmlite import guard
 from llmlite.gguf.parse import Entry, Head, TensorInfo
 from llmlite.gguf.values import STRING, StringArray, Typed, decode
 from llmlite.quants import QuantType
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
+from llmlite.system import guard
 
 SPLIT_KEYS = frozenset({"split.no", "split.count", "split.tensors.count"})
 

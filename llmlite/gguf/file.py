@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from llmlite import guard
 from llmlite.errors import ContentError, GGUFError
 from llmlite.gguf.content import SPLIT_KEYS, Field, Metadata, Tensors
 from llmlite.gguf.fields import fields
 from llmlite.gguf.parse import Head, parse, shown
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
+from llmlite.system import guard
 
 
 class GGUFFile:

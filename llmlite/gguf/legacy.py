@@ -28,9 +28,10 @@ from llmlite.errors import GGUFError
 from llmlite.gguf.file import file_bytes
 from llmlite.gguf.parse import CUT_OFF, DAMAGED, LEGACY_MAGICS, MAGIC, MAX_DIMS, Cursor, shown
 from llmlite.gguf.values import Typed
-from llmlite.gguf.writer import Progress, write
+from llmlite.gguf.writer import write
 from llmlite.quants import TYPES
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
+from llmlite.terminal import Progress
 
 VERSIONS = {"GGML": (), "GGMF": (1,), "GGJT": (1, 2, 3)}
 HYPERPARAMETERS = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "ftype")

@@ -15,7 +15,7 @@ from typing import Any
 from llmlite.errors import GGUFError
 from llmlite.gguf.file import GGUFFile, from_bytes, read_one
 from llmlite.gguf.parse import shown
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 NAME = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 MAX_SHARDS = 65535  # split.no and split.count are u16

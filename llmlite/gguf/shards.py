@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from llmlite import files
 from llmlite.errors import GGUFError
 from llmlite.gguf.content import SPLIT_KEYS
 from llmlite.gguf.file import GGUFFile
 from llmlite.gguf.reading import MAX_SHARDS, read, shard_path
 from llmlite.gguf.values import Typed
-from llmlite.gguf.writer import Progress, write
-from llmlite.tensor import QuantTensor
+from llmlite.gguf.writer import write
+from llmlite.quants.tensor import QuantTensor
+from llmlite.system import files
+from llmlite.terminal import Progress
 
 
 def split(

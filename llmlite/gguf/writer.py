@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from llmlite.errors import GGUFError
-from llmlite.files import replacing
 from llmlite.gguf.content import Metadata, byte_swapped
 from llmlite.gguf.parse import (
     DEFAULT_ALIGNMENT,
@@ -25,11 +24,12 @@ from llmlite.gguf.parse import (
     shown,
 )
 from llmlite.gguf.values import ARRAY, BY_NAME, STRING, StringArray, Typed, ValueType
-from llmlite.guard import arm, check
 from llmlite.quants import QuantType, by_name
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
+from llmlite.system.files import replacing
+from llmlite.system.guard import arm, check
+from llmlite.terminal import Progress
 
-Progress = Callable[[int, int], None]
 SLAB = 1 << 24  # bytes of a tensor written, or turned round, at once
 
 

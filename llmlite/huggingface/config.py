@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from llmlite.architectures import Architecture, by_class
+from llmlite.description.architectures import Architecture, by_class
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface.safetensors import read_json, shown
 

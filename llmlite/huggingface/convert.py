@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 
 from llmlite import gguf
-from llmlite.architectures import Names
-from llmlite.config import ModelConfig
+from llmlite.description.architectures import Names
+from llmlite.description.config import ModelConfig
+from llmlite.description.weights import ALWAYS_F32, Weights
 from llmlite.errors import ModelError, UnsupportedError
-from llmlite.gguf.writer import Progress
 from llmlite.huggingface import sentences
 from llmlite.huggingface.config import Config
 from llmlite.huggingface.names import renamed
 from llmlite.huggingface.safetensors import read_folder
 from llmlite.huggingface.vocabulary import tokenizer_metadata
-from llmlite.mixes import FILE_TYPES, assign, canonical
+from llmlite.quantize.mixes import FILE_TYPES, assign, canonical
 from llmlite.quants import QuantType, by_name
-from llmlite.tensor import PendingTensor, QuantTensor
-from llmlite.weights import ALWAYS_F32, Weights
+from llmlite.quants.tensor import PendingTensor, QuantTensor
+from llmlite.terminal import Progress
 
 PLAIN = ("position_embd", "token_types")  # tables that readers want in F32
 

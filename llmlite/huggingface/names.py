@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from llmlite.architectures import Names
+from llmlite.description.architectures import Names
 from llmlite.errors import ModelError
 from llmlite.huggingface.safetensors import shown
-from llmlite.tensor import PendingTensor, QuantTensor
+from llmlite.quants.tensor import PendingTensor, QuantTensor
 
 # What follows from config.json, yet is stored in old files; GPT-2's attn.bias is its causal mask.
 DERIVED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias)$|(^|\.)h\.\d+\.attn\.bias$")

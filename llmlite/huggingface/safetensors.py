@@ -23,7 +23,7 @@ from llmlite.errors import GGUFError, UnsupportedError
 from llmlite.gguf.file import file_bytes
 from llmlite.gguf.parse import shown as plain
 from llmlite.quants import QuantType, by_name
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
 MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json are near 40 MB

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface.safetensors import read_folder, read_json, read_json_list, shown
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 MODULES = "modules.json"
 POOLINGS = {"mean": 1, "cls": 2, "lasttoken": 3}  # theirs -> the number in a GGUF file (config.POOLING)

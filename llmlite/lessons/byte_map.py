@@ -11,7 +11,7 @@ import numpy as np
 from llmlite.errors import LlmliteError
 from llmlite.gguf import Field, GGUFFile
 from llmlite.gguf.file import file_bytes
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 REGIONS = ("header", "metadata", "tensor list", "padding", "tensor data")
 HEADER_FIELDS = 4  # magic, version, n_tensors, n_kv

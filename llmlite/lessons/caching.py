@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.description.layers import Attention
+from llmlite.engine.kv_cache import KVCache
 from llmlite.errors import UnsupportedError
-from llmlite.kv_cache import KVCache
-from llmlite.layers import Attention
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.synth import SHAPES

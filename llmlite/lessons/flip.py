@@ -17,9 +17,9 @@ from llmlite import gguf
 from llmlite.bench.quality import divergence
 from llmlite.errors import NumericsError
 from llmlite.model import Model
-from llmlite.quants.block import Block, Field
+from llmlite.quants.block import Block, BlockField
 from llmlite.quants.record import QuantType
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 PROMPT = "Once there was Belinor, a lamplighter. Belinor left the silver watch next to the tent."
 N_TOKENS = 40
@@ -110,17 +110,17 @@ def flipped(tensor: QuantTensor, block: int, bits: Iterable[int]) -> QuantTensor
     return QuantTensor(tensor.name, tensor.type, tensor.shape, blocks)
 
 
-def field_at(block: Block, bit: int) -> Field:
+def field_at(block: Block, bit: int) -> BlockField:
     """Return the field of a block that a bit belongs to."""
     return next(f for f in block.fields.values() if f.bit_offset <= bit < f.bit_offset + f.n_bits)
 
 
-def number_format(type: QuantType, field: Field) -> str:
+def number_format(type: QuantType, field: BlockField) -> str:
     """Return the dtype of a field's numbers; "bfloat16" too, which NumPy hasn't got."""
     return "bfloat16" if type.name == "BF16" else field.dtype
 
 
-def role(type: QuantType, field: Field, bit: int) -> str:
+def role(type: QuantType, field: BlockField, bit: int) -> str:
     """Return what a bit is, in short words: "sign", "exponent, bit 4", "fraction, bit 0", "bit 3"."""
     kind = number_format(type, field)
     inside = (bit - field.bit_offset) % (8 * np.dtype(field.dtype).itemsize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from llmlite.bench.ladder import Step
+from llmlite.bench.ladder import RungStep
 from llmlite.bench.roofline import Point, Roof
 from llmlite.engine.families import FAMILIES
 from llmlite.errors import UnsupportedError
@@ -21,7 +21,7 @@ def arithmetic(type_name: str) -> str:
     return "int8" if family and family.sub else "f32"
 
 
-def best_speed(step: Step) -> float:
+def best_speed(step: RungStep) -> float:
     """Return GB of weights per second in the fastest run: what a busy neighbour spoils least."""
     return step.bytes / step.best_ns
 

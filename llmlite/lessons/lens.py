@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmlite.engine.eager import Eager, softmax
+from llmlite.engine.transformer import logits, outer_norm
 from llmlite.model import Model
-from llmlite.transformer import logits, outer_norm
 
 
 @dataclass(frozen=True, kw_only=True)

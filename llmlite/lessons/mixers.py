@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from llmlite import gguf
-from llmlite.config import ModelConfig
-from llmlite.kv_cache import KVCache
+from llmlite.description.config import ModelConfig
+from llmlite.description.weights import required_tensors, tensor_shapes
+from llmlite.engine.kv_cache import KVCache
+from llmlite.engine.recurrent import RecurrentState
 from llmlite.model import Model, load
-from llmlite.recurrent import RecurrentState
-from llmlite.tensor import QuantTensor
-from llmlite.weights import required_tensors, tensor_shapes
+from llmlite.quants.tensor import QuantTensor
 
 D, N_LAYER, N_VOCAB, N_CTX, WINDOW = 128, 2, 512, 4096, 16
 _COMMON = {"block_count": N_LAYER, "context_length": N_CTX, "embedding_length": D}

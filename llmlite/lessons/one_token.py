@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmlite.description.layers import Attention, FeedForward
 from llmlite.engine.eager import softmax
 from llmlite.errors import UnsupportedError
-from llmlite.layers import Attention, FeedForward
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model
 from llmlite.tokenizers import as_ids
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class Part:
     """One step of the way.
 
     Args:
@@ -33,34 +33,34 @@ class Step:
 
 
 STEPS = (
-    Step(key="tokens", title="tokens", trace="", in_layer=False, says="The text is cut into tokens."),
-    Step(
+    Part(key="tokens", title="tokens", trace="", in_layer=False, says="The text is cut into tokens."),
+    Part(
         key="embedding", title="embed", trace="embd", in_layer=False,
         says="The token's row of the embedding matrix is looked up. It is the first state of the stream.",
     ),
-    Step(key="attn_norm", title="norm", trace="attn_norm", says="A copy is brought to a standard length."),
-    Step(key="qkv", title="Q K V", trace="", says="Three matrices make queries, keys and values."),
-    Step(key="rope", title="RoPE", trace="Qcur", says="Queries and keys are turned by the token's position."),
-    Step(
+    Part(key="attn_norm", title="norm", trace="attn_norm", says="A copy is brought to a standard length."),
+    Part(key="qkv", title="Q K V", trace="", says="Three matrices make queries, keys and values."),
+    Part(key="rope", title="RoPE", trace="Qcur", says="Queries and keys are turned by the token's position."),
+    Part(
         key="attention", title="attention", trace="kq_soft_max",
         says="Each head shares its attention among this token and those before it.",
     ),
-    Step(
+    Part(
         key="attn_out", title="output", trace="attn_out",
         says="The values that were fetched are brought back to the width of the stream.",
     ),
-    Step(key="ffn_inp", title="+", trace="ffn_inp", says="The result is added to the stream."),
-    Step(key="ffn_norm", title="norm", trace="ffn_norm", says="Again a copy gets a standard length."),
-    Step(
+    Part(key="ffn_inp", title="+", trace="ffn_inp", says="The result is added to the stream."),
+    Part(key="ffn_norm", title="norm", trace="ffn_norm", says="Again a copy gets a standard length."),
+    Part(
         key="ffn_out", title="feed-\nforward", trace="ffn_out",
         says="The feed-forward network works on this token alone.",
     ),
-    Step(key="l_out", title="+", trace="l_out", says="Its result is added. The next layer reads the stream."),
-    Step(
+    Part(key="l_out", title="+", trace="l_out", says="Its result is added. The next layer reads the stream."),
+    Part(
         key="result_norm", title="norm", trace="result_norm", in_layer=False,
         says="After the last layer the stream itself is brought to a standard length.",
     ),
-    Step(
+    Part(
         key="logits", title="logits", trace="result_output", in_layer=False,
         says="One matrix more, and every token of the vocabulary has a score.",
     ),

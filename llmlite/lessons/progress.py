@@ -23,8 +23,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from llmlite import files, resources
+from llmlite import resources
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 
 FILE = "llmlite-progress.json"
 CATALOG = "lessons.json"
@@ -57,7 +58,7 @@ class Lesson:
 
 
 @dataclass
-class Progress:
+class LearnerProgress:
     """One learner's file.
 
     Attributes:
@@ -118,7 +119,7 @@ def path() -> Path | None:
     return Path.cwd() / FILE if somebody_clicks() else None
 
 
-def load(file: Path) -> Progress:
+def load(file: Path) -> LearnerProgress:
     """Return what a progress file says.
 
     Raises:
@@ -130,7 +131,7 @@ def load(file: Path) -> Progress:
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["format"] != FORMAT:
             raise LlmliteError(f"{file}: format {stored['format']!r}; this llmlite reads format {FORMAT}")
-        return Progress(_text(stored["learner"]), _checked(stored["lessons"]))
+        return LearnerProgress(_text(stored["learner"]), _checked(stored["lessons"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LlmliteError(f"{file}: not a progress file of these lessons ({error!r})") from error
 
@@ -169,7 +170,7 @@ def _changing(change: Any) -> None:
     if file is None:
         return
     try:
-        progress = load(file) if file.exists() else Progress()
+        progress = load(file) if file.exists() else LearnerProgress()
         change(progress)
         stored = {"format": FORMAT, "learner": progress.learner, "lessons": progress.lessons}
         files.write_text(file, json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
@@ -177,7 +178,7 @@ def _changing(change: Any) -> None:
         return  # a lesson goes on, whatever becomes of its record
 
 
-def _of(progress: Progress, kind: str) -> dict[str, Any]:
+def _of(progress: LearnerProgress, kind: str) -> dict[str, Any]:
     found: dict[str, Any] = progress.lessons.setdefault(running(), {}).setdefault(kind, {})
     return found
 
@@ -185,7 +186,7 @@ def _of(progress: Progress, kind: str) -> dict[str, Any]:
 def record_check(exercise: str, name: str, right: bool, kind: str) -> None:
     """Keep what a check found: right once is right for good; tries are counted until then."""
 
-    def change(progress: Progress) -> None:
+    def change(progress: LearnerProgress) -> None:
         checks = _of(progress, "exercises").setdefault(exercise, {})
         before = checks.get(name, {"right": False, "tries": 0})
         if not before["right"]:
@@ -198,7 +199,7 @@ def record_check(exercise: str, name: str, right: bool, kind: str) -> None:
 def record_hint(exercise: str, step: int) -> None:
     """Keep how many hints of an exercise were asked for."""
 
-    def change(progress: Progress) -> None:
+    def change(progress: LearnerProgress) -> None:
         hints = _of(progress, "hints")
         hints[exercise] = max(step, hints.get(exercise, 0))
 
@@ -209,7 +210,7 @@ def record_hint(exercise: str, step: int) -> None:
 def record_prediction(question: str, choice: str, answer: str, right: bool | None) -> None:
     """Keep a prediction: the first one counts."""
 
-    def change(progress: Progress) -> None:
+    def change(progress: LearnerProgress) -> None:
         made = {"choice": choice, "answer": answer, "right": right}
         _of(progress, "predictions").setdefault(question, made)
 
@@ -260,16 +261,16 @@ class Page:
         return self._text
 
 
-def here() -> Progress:
+def here() -> LearnerProgress:
     """Return the progress in this folder; an empty one if there is none or it can't be read."""
     file = path() or Path.cwd() / FILE
     try:
         return load(file)
     except (OSError, LlmliteError):
-        return Progress()
+        return LearnerProgress()
 
 
-def bar(progress: Progress | None = None) -> Page:
+def bar(progress: LearnerProgress | None = None) -> Page:
     """Return how far a learner is, a bar for each lesson; by default of the file in this folder."""
     progress = here() if progress is None else progress
     rows, lines = [], []
@@ -288,7 +289,7 @@ def bar(progress: Progress | None = None) -> Page:
     return Page(f"<table>{''.join(rows)}</table>", "\n".join(lines))
 
 
-def completion(progress: Progress | None = None) -> Page:
+def completion(progress: LearnerProgress | None = None) -> Page:
     """Return the last page: what was done, what is open, and which predictions surprised."""
     progress = here() if progress is None else progress
     open_, surprises, n_right, n_made = [], [], 0, 0
@@ -336,12 +337,12 @@ class Missed:
     favourite: str
 
 
-def collect(folder: Path) -> tuple[dict[str, Progress], list[str]]:
+def collect(folder: Path) -> tuple[dict[str, LearnerProgress], list[str]]:
     """Return the progress files under a folder by learner, and a line for each file that isn't one.
 
     A learner is called as the file says; else as the folder or the file is called.
     """
-    found: dict[str, Progress] = {}
+    found: dict[str, LearnerProgress] = {}
     problems = []
     for file in sorted(folder.rglob("*.json")):
         if file.name == CATALOG or (file.name.startswith(".") and file.name != FILE):
@@ -359,7 +360,7 @@ def collect(folder: Path) -> tuple[dict[str, Progress], list[str]]:
     return found, problems
 
 
-def table(learners: Mapping[str, Progress]) -> list[list[str]]:
+def table(learners: Mapping[str, LearnerProgress]) -> list[list[str]]:
     """Return lesson × learner as rows of text, the first the heading: solved exercises of all."""
     rows = [["lesson", *learners]]
     for number, lesson in catalog().items():
@@ -368,7 +369,7 @@ def table(learners: Mapping[str, Progress]) -> list[list[str]]:
     return rows
 
 
-def missed(learners: Iterable[Progress]) -> list[Missed]:
+def missed(learners: Iterable[LearnerProgress]) -> list[Missed]:
     """Return the predictions that went wrong, the most missed first: by share, then by number."""
     made: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for progress in learners:
@@ -389,7 +390,7 @@ def missed(learners: Iterable[Progress]) -> list[Missed]:
     return sorted(found, key=lambda m: (-m.wrong / m.made, -m.wrong, m.lesson, m.question))
 
 
-def points(learners: Mapping[str, Progress]) -> str:
+def points(learners: Mapping[str, LearnerProgress]) -> str:
     """Return solved exercises as CSV with nbgrader's column names: one row per lesson and learner."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -10,10 +10,10 @@ from llmlite import catalog, gguf, resources
 from llmlite.bench import quality
 from llmlite.errors import LlmliteError
 from llmlite.lessons import progress
-from llmlite.mixes import is_quantized
 from llmlite.model import Model
+from llmlite.quantize.mixes import is_quantized
 from llmlite.quants import by_name
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 BUNDLED = "tales"
 REAL = "smollm2"

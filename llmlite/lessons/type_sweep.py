@@ -17,15 +17,15 @@ from llmlite import gguf, resources
 from llmlite.bench import imatrix
 from llmlite.bench.quality import log_softmax
 from llmlite.errors import UnsupportedError
-from llmlite.mixes import FILE_TYPES, is_quantized
 from llmlite.model import Model
 from llmlite.quantize import plan
+from llmlite.quantize.mixes import FILE_TYPES, is_quantized
 from llmlite.quants import TYPES, by_name
 from llmlite.quants.iq import IQ
 from llmlite.quants.k import K_QUANTS
 from llmlite.quants.legacy import LEGACY
 from llmlite.quants.record import QuantType
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 FILE = "types.json"
 TEXT = "tales-eval.txt"

@@ -19,9 +19,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llmlite import files
 from llmlite.bench.report import short
 from llmlite.lessons import large
+from llmlite.system import files
 from llmlite.terminal import say
 
 MIME = "application/vnd.llmlite.series+json"

@@ -11,7 +11,7 @@ import numpy as np
 from llmlite.quants.record import Array, QuantType
 
 
-class Field(NamedTuple):
+class BlockField(NamedTuple):
     """A named part of a block. Bit 0 is the lowest bit of the block's first byte."""
 
     name: str
@@ -33,13 +33,13 @@ class Block:
         self.bytes = np.array(raw, dtype=np.uint8).reshape(type.type_size)
 
     @cached_property
-    def fields(self) -> dict[str, Field]:
+    def fields(self) -> dict[str, BlockField]:
         """The block's fields in file order, by name."""
         record = self.type.structured(self.bytes[None])[0]
         found = {}
         for name, (dtype, offset, *_) in (self.type.layout.fields or {}).items():
             kind = dtype.base.newbyteorder("=").name
-            found[name] = Field(name, 8 * offset, 8 * dtype.itemsize, kind, np.array(record[name]))
+            found[name] = BlockField(name, 8 * offset, 8 * dtype.itemsize, kind, np.array(record[name]))
         return found
 
     @cached_property

@@ -17,9 +17,9 @@ from llmlite.quants.record import (
     QuantType,
     Unpack,
     float32,
-    gather,
     inverse,
-    spread,
+    pack_bits,
+    unpack_bits,
 )
 from llmlite.quants.search import TINY, largest
 
@@ -81,7 +81,7 @@ def _encode_iq2_xxs(values: Array, weights: Array | None) -> Array:
 
 def _two_scales(b: Array) -> Array:
     """Scales of groups of 16, two four-bit codes to a byte: (n, 16) float32."""
-    codes = spread(b["scales"], 4, 1).astype(np.float32)
+    codes = unpack_bits(b["scales"], 4, 1).astype(np.float32)
     return float32(b["d"]) * (np.float32(0.5) + codes) * np.float32(0.25)
 
 
@@ -98,13 +98,13 @@ def _encode_iq2_xs(values: Array, weights: Array | None) -> Array:
     blocks["d"] = fit.d
     signs = (fit.sign_bytes & np.uint8(127)).astype(np.uint16)
     blocks["qs"] = fit.indices | (signs << np.uint16(9))
-    blocks["scales"] = gather(fit.scale_codes, 4, 1)
+    blocks["scales"] = pack_bits(fit.scale_codes, 4, 1)
     return blocks
 
 
 def _unpack_iq2_s(b: Array) -> Parts:
     # qh: two upper bits for each of four entries
-    indices = b["qs"] | (spread(b["qh"], 2, 1).astype(np.uint16) << np.uint16(8))
+    indices = b["qs"] | (unpack_bits(b["qh"], 2, 1).astype(np.uint16) << np.uint16(8))
     return Parts(_signed(codebook("IQ2_S")[indices], b["signs"]), _two_scales(b))
 
 
@@ -113,9 +113,9 @@ def _encode_iq2_s(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), IQ2_S.layout)
     blocks["d"] = fit.d
     blocks["qs"] = fit.indices & np.uint16(255)
-    blocks["qh"] = gather((fit.indices >> np.uint16(8)).astype(np.uint8), 2, 1)
+    blocks["qh"] = pack_bits((fit.indices >> np.uint16(8)).astype(np.uint8), 2, 1)
     blocks["signs"] = fit.sign_bytes
-    blocks["scales"] = gather(fit.scale_codes, 4, 1)
+    blocks["scales"] = pack_bits(fit.scale_codes, 4, 1)
     return blocks
 
 
@@ -140,8 +140,8 @@ def _encode_iq3_xxs(values: Array, weights: Array | None) -> Array:
 
 
 def _unpack_iq3_s(b: Array) -> Parts:
-    indices = b["qs"] | (spread(b["qh"], 1, 1).astype(np.uint16) << np.uint16(8))
-    scales = float32(b["d"]) * (1 + 2 * spread(b["scales"], 4, 1)).astype(np.float32)
+    indices = b["qs"] | (unpack_bits(b["qh"], 1, 1).astype(np.uint16) << np.uint16(8))
+    scales = float32(b["d"]) * (1 + 2 * unpack_bits(b["scales"], 4, 1)).astype(np.float32)
     return Parts(_signed(codebook("IQ3_S")[indices], b["signs"]), scales)
 
 
@@ -150,9 +150,9 @@ def _encode_iq3_s(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), IQ3_S.layout)
     blocks["d"] = fit.d
     blocks["qs"] = fit.indices & np.uint16(255)
-    blocks["qh"] = gather((fit.indices >> np.uint16(8)).astype(np.uint8), 1, 1)
+    blocks["qh"] = pack_bits((fit.indices >> np.uint16(8)).astype(np.uint8), 1, 1)
     blocks["signs"] = fit.sign_bytes
-    blocks["scales"] = gather(fit.scale_codes, 4, 1)
+    blocks["scales"] = pack_bits(fit.scale_codes, 4, 1)
     return blocks
 
 
@@ -198,7 +198,7 @@ def _iq1_m_unit(scales: Array) -> Array:
 
 def _unpack_iq1_m(b: Array) -> Parts:
     # qh: for each of two entries, 3 shift down   2..0 upper bits;   scales: 15..12 of d, then four of 3 bits
-    qh = spread(b["qh"], 4, 1)  # (n, 32)
+    qh = unpack_bits(b["qh"], 4, 1)  # (n, 32)
     entries = codebook("IQ1_S")[b["qs"] | ((qh & np.uint8(7)).astype(np.uint16) << np.uint16(8))]
     levels = entries + np.where(qh & np.uint8(8), -DELTA, DELTA)[:, :, None]
     codes = (b["scales"][:, :, None] >> np.array([0, 3, 6, 9], dtype=np.uint16)) & np.uint16(7)
@@ -210,7 +210,7 @@ def _encode_iq1_m(values: Array, weights: Array | None) -> Array:
     fit = fit_ternary(values, weights, [np.concatenate(_shifted())], group=16)
     blocks = np.empty(len(values), IQ1_M.layout)
     blocks["qs"] = fit.indices & np.uint16(255)
-    blocks["qh"] = gather((fit.indices >> np.uint16(8)).astype(np.uint8), 4, 1)
+    blocks["qh"] = pack_bits((fit.indices >> np.uint16(8)).astype(np.uint8), 4, 1)
     codes = fit.scale_codes.reshape(-1, 4, 4).astype(np.uint16) << np.array([0, 3, 6, 9], dtype=np.uint16)
     unit_bits = fit.d.view(np.uint16)[:, None] >> np.array([0, 4, 8, 12], dtype=np.uint16)
     blocks["scales"] = np.bitwise_or.reduce(codes, axis=2) | ((unit_bits & np.uint16(15)) << np.uint16(12))
@@ -251,22 +251,22 @@ def _fit_iq4(groups: Array, weights: Array) -> Array:
 
 
 def _unpack_iq4_nl(b: Array) -> Parts:
-    return Parts(IQ4_LEVELS[spread(b["qs"], 4, 16)], float32(b["d"]))
+    return Parts(IQ4_LEVELS[unpack_bits(b["qs"], 4, 16)], float32(b["d"]))
 
 
 def _encode_iq4_nl(values: Array, weights: Array | None) -> Array:
     scale = _fit_iq4(values, values * values if weights is None else weights)
     blocks = np.empty(len(values), IQ4_NL.layout)
     blocks["d"] = scale[:, 0]
-    blocks["qs"] = gather(_nearest_iq4(inverse(scale) * values), 4, 16)
+    blocks["qs"] = pack_bits(_nearest_iq4(inverse(scale) * values), 4, 16)
     return blocks
 
 
 def _unpack_iq4_xs(b: Array) -> Parts:
     upper = (b["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16)) & np.uint16(3)
-    codes = spread(b["scales_l"], 4, 1) | (upper.astype(np.uint8) << np.uint8(4))  # (n, 8), 0..63
+    codes = unpack_bits(b["scales_l"], 4, 1) | (upper.astype(np.uint8) << np.uint8(4))  # (n, 8), 0..63
     scales = float32(b["d"]) * (codes.view(np.int8) - np.int8(32)).astype(np.float32)
-    return Parts(IQ4_LEVELS[spread(b["qs"], 4, 16)], scales)
+    return Parts(IQ4_LEVELS[unpack_bits(b["qs"], 4, 16)], scales)
 
 
 def _encode_iq4_xs(values: Array, weights: Array | None) -> Array:
@@ -277,9 +277,9 @@ def _encode_iq4_xs(values: Array, weights: Array | None) -> Array:
     read_back = (unit.astype(np.float32) * codes).reshape(-1, 1)
     blocks = np.empty(len(values), IQ4_XS.layout)
     blocks["d"] = unit[:, 0]
-    blocks["qs"] = gather(_nearest_iq4(inverse(read_back) * groups).reshape(-1, BLOCK), 4, 16)
+    blocks["qs"] = pack_bits(_nearest_iq4(inverse(read_back) * groups).reshape(-1, BLOCK), 4, 16)
     stored = (codes + 32).astype(np.uint8)
-    blocks["scales_l"] = gather(stored & np.uint8(15), 4, 1)
+    blocks["scales_l"] = pack_bits(stored & np.uint8(15), 4, 1)
     upper = (stored >> np.uint8(4)).astype(np.uint16) << np.arange(0, 16, 2, dtype=np.uint16)
     blocks["scales_h"] = np.bitwise_or.reduce(upper, axis=1)
     return blocks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlite.quants.record import Array, Parts, QuantType, float32, gather, inverse, spread
+from llmlite.quants.record import Array, Parts, QuantType, float32, inverse, pack_bits, unpack_bits
 from llmlite.quants.search import TINY, fit_affine, fit_positive, fit_symmetric, largest, refine
 
 BLOCK = 256
@@ -40,12 +40,14 @@ def _unpack_scales_3(packed: Array) -> Array:
     byte 0..7   HHHHLLLL   lower four bits of scales i + 8 and i
     byte 8..11  ddccbbaa   upper two bits of scales i + 12, i + 8, i + 4, i
     """
-    codes = spread(packed[:, :8], 4, 8) | (spread(packed[:, 8:], 2, 4) << np.uint8(4))
+    codes = unpack_bits(packed[:, :8], 4, 8) | (unpack_bits(packed[:, 8:], 2, 4) << np.uint8(4))
     return codes.view(np.int8) - np.int8(32)
 
 
 def _pack_scales_3(codes: Array) -> Array:
-    return np.concatenate([gather(codes & np.uint8(15), 4, 8), gather(codes >> np.uint8(4), 2, 4)], axis=1)
+    return np.concatenate(
+        [pack_bits(codes & np.uint8(15), 4, 8), pack_bits(codes >> np.uint8(4), 2, 4)], axis=1
+    )
 
 
 # Dequantize
@@ -54,12 +56,12 @@ def _pack_scales_3(codes: Array) -> Array:
 def _unpack_q2_k(b: Array) -> Parts:
     scales = float32(b["d"]) * (b["scales"] & 15).astype(np.float32)
     minimums = float32(b["dmin"]) * (b["scales"] >> 4).astype(np.float32)
-    return Parts(spread(b["qs"], 2, 32), scales, minimums)
+    return Parts(unpack_bits(b["qs"], 2, 32), scales, minimums)
 
 
 def _unpack_q3_k(b: Array) -> Parts:
     # hmask holds a third bit per weight; where it is clear, 4 is taken off
-    levels = spread(b["qs"], 2, 32) | (spread(b["hmask"], 1, 32) << np.uint8(2))
+    levels = unpack_bits(b["qs"], 2, 32) | (unpack_bits(b["hmask"], 1, 32) << np.uint8(2))
     scales = float32(b["d"]) * _unpack_scales_3(b["scales"]).astype(np.float32)
     return Parts(levels.view(np.int8) - np.int8(4), scales)
 
@@ -67,7 +69,7 @@ def _unpack_q3_k(b: Array) -> Parts:
 def _unpack_q4_k(b: Array) -> Parts:
     scales, minimums = _unpack_scales_4_5(b["scales"])
     return Parts(
-        spread(b["qs"], 4, 32),
+        unpack_bits(b["qs"], 4, 32),
         float32(b["d"]) * scales.astype(np.float32),
         float32(b["dmin"]) * minimums.astype(np.float32),
     )
@@ -76,14 +78,14 @@ def _unpack_q4_k(b: Array) -> Parts:
 def _unpack_q5_k(b: Array) -> Parts:
     scales, minimums = _unpack_scales_4_5(b["scales"])
     return Parts(
-        spread(b["qs"], 4, 32) | (spread(b["qh"], 1, 32) << np.uint8(4)),
+        unpack_bits(b["qs"], 4, 32) | (unpack_bits(b["qh"], 1, 32) << np.uint8(4)),
         float32(b["d"]) * scales.astype(np.float32),
         float32(b["dmin"]) * minimums.astype(np.float32),
     )
 
 
 def _unpack_q6_k(b: Array) -> Parts:
-    levels = spread(b["ql"], 4, 64) | (spread(b["qh"], 2, 32) << np.uint8(4))
+    levels = unpack_bits(b["ql"], 4, 64) | (unpack_bits(b["qh"], 2, 32) << np.uint8(4))
     return Parts(levels.view(np.int8) - np.int8(32), float32(b["d"]) * b["scales"].astype(np.float32))
 
 
@@ -150,7 +152,7 @@ def _encode_q2_k(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), Q2_K.layout)
     blocks["d"], blocks["dmin"] = found["d"], found["dmin"]
     blocks["scales"] = found["scales"] | (found["minimums"] << np.uint8(4))
-    blocks["qs"] = gather(found["codes"], 2, 32)
+    blocks["qs"] = pack_bits(found["codes"], 2, 32)
     return blocks
 
 
@@ -159,7 +161,7 @@ def _encode_q4_k(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), Q4_K.layout)
     blocks["d"], blocks["dmin"] = found["d"], found["dmin"]
     blocks["scales"] = _pack_scales_4_5(found["scales"], found["minimums"])
-    blocks["qs"] = gather(found["codes"], 4, 32)
+    blocks["qs"] = pack_bits(found["codes"], 4, 32)
     return blocks
 
 
@@ -168,8 +170,8 @@ def _encode_q5_k(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), Q5_K.layout)
     blocks["d"], blocks["dmin"] = found["d"], found["dmin"]
     blocks["scales"] = _pack_scales_4_5(found["scales"], found["minimums"])
-    blocks["qs"] = gather(found["codes"] & np.uint8(15), 4, 32)
-    blocks["qh"] = gather(found["codes"] >> np.uint8(4), 1, 32)
+    blocks["qs"] = pack_bits(found["codes"] & np.uint8(15), 4, 32)
+    blocks["qh"] = pack_bits(found["codes"] >> np.uint8(4), 1, 32)
     return blocks
 
 
@@ -197,8 +199,8 @@ def _encode_q3_k(values: Array, weights: Array | None) -> Array:
         blocks["d"] = unit[:, 0]
     blocks["scales"] = _pack_scales_3(codes)
     levels = _levels(values, float32(blocks["d"]) * (codes.astype(np.float32) - 32), 4)
-    blocks["qs"] = gather(levels & np.uint8(3), 2, 32)
-    blocks["hmask"] = gather(levels >> np.uint8(2), 1, 32)
+    blocks["qs"] = pack_bits(levels & np.uint8(3), 2, 32)
+    blocks["hmask"] = pack_bits(levels >> np.uint8(2), 1, 32)
     return blocks
 
 
@@ -212,8 +214,8 @@ def _encode_q6_k(values: Array, weights: Array | None) -> Array:
     blocks["d"] = inverse(inverse_unit)[:, 0]
     blocks["scales"] = np.minimum(np.rint(inverse_unit * scales), 127).astype(np.int8)
     levels = _levels(values, float32(blocks["d"]) * blocks["scales"], 32)
-    blocks["ql"] = gather(levels & np.uint8(15), 4, 64)
-    blocks["qh"] = gather(levels >> np.uint8(4), 2, 32)
+    blocks["ql"] = pack_bits(levels & np.uint8(15), 4, 64)
+    blocks["qh"] = pack_bits(levels >> np.uint8(4), 2, 32)
     return blocks
 
 

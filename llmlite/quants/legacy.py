@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmlite.quants.record import Array, Parts, QuantType, finite, float32, gather, inverse, spread
+from llmlite.quants.record import Array, Parts, QuantType, finite, float32, inverse, pack_bits, unpack_bits
 from llmlite.quants.search import fit_affine, fit_symmetric
 
 
@@ -20,12 +20,12 @@ def _five_bits(b: Array) -> Array:
     """The four low bits lie in qs, the fifth of all 32 weights in qh: (n, 32) uint8, 0..31."""
     # qh   31 ... 1 0   one bit per weight
     # qs   HHHHLLLL     weight i + 16, weight i
-    return spread(b["qs"], 4, 16) | (spread(_bytes(b["qh"]), 1, 1) << np.uint8(4))
+    return unpack_bits(b["qs"], 4, 16) | (unpack_bits(_bytes(b["qh"]), 1, 1) << np.uint8(4))
 
 
 def _pack_five_bits(blocks: Array, codes: Array) -> None:
-    blocks["qs"] = gather(codes & np.uint8(15), 4, 16)
-    blocks["qh"] = gather(codes >> np.uint8(4), 1, 1).view("<u4")[:, 0]
+    blocks["qs"] = pack_bits(codes & np.uint8(15), 4, 16)
+    blocks["qh"] = pack_bits(codes >> np.uint8(4), 1, 1).view("<u4")[:, 0]
 
 
 def _codes(values: Array, top: int) -> Array:
@@ -48,7 +48,7 @@ def _affine_scale(values: Array, top: int) -> tuple[Array, Array, Array]:
 
 
 def _unpack_q4_0(b: Array) -> Parts:
-    return Parts(spread(b["qs"], 4, 16).view(np.int8) - np.int8(8), float32(b["d"]))
+    return Parts(unpack_bits(b["qs"], 4, 16).view(np.int8) - np.int8(8), float32(b["d"]))
 
 
 def _encode_q4_0(values: Array, weights: Array | None) -> Array:
@@ -58,19 +58,19 @@ def _encode_q4_0(values: Array, weights: Array | None) -> Array:
     else:
         scale, codes = fit_symmetric(values, weights, 8)
     blocks["d"] = scale[:, 0]
-    blocks["qs"] = gather(codes, 4, 16)
+    blocks["qs"] = pack_bits(codes, 4, 16)
     return blocks
 
 
 def _unpack_q4_1(b: Array) -> Parts:
-    return Parts(spread(b["qs"], 4, 16), float32(b["d"]), -float32(b["m"]))
+    return Parts(unpack_bits(b["qs"], 4, 16), float32(b["d"]), -float32(b["m"]))
 
 
 def _encode_q4_1(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), Q4_1.layout)
     scale, low, codes = _affine_scale(values, 15) if weights is None else fit_affine(values, weights, 15)
     blocks["d"], blocks["m"] = scale[:, 0], low[:, 0]
-    blocks["qs"] = gather(codes, 4, 16)
+    blocks["qs"] = pack_bits(codes, 4, 16)
     return blocks
 
 

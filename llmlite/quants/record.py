@@ -134,7 +134,7 @@ class QuantType:
         return importance * np.sqrt(energy + squares)
 
 
-def spread(packed: Array, bits: int, group: int) -> Array:
+def unpack_bits(packed: Array, bits: int, group: int) -> Array:
     """Unpack codes of 1, 2 or 4 bits: (n, m) uint8 -> (n, m * 8 / bits) uint8.
 
     Bytes come in groups; the lowest bits of a whole group come first, then the next ones. With bits=4,
@@ -146,8 +146,8 @@ def spread(packed: Array, bits: int, group: int) -> Array:
     return codes.reshape(n, m * 8 // bits)
 
 
-def gather(codes: Array, bits: int, group: int) -> Array:
-    """Pack codes of 1, 2 or 4 bits, the inverse of `spread`: (n, k) -> (n, k * bits / 8) uint8."""
+def pack_bits(codes: Array, bits: int, group: int) -> Array:
+    """Pack codes of 1, 2 or 4 bits, the inverse of `unpack_bits`: (n, k) -> (n, k * bits / 8) uint8."""
     n, k = codes.shape
     per_byte = 8 // bits
     grouped = codes.astype(np.uint8, copy=False).reshape(n, k // (per_byte * group), per_byte, group)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.locks import fork_safe
 from llmlite.quants.record import Array
+from llmlite.system.locks import fork_safe
 
 TINY = np.float32(1e-15)  # a group this small counts as all zero
 _lock = fork_safe(threading.Lock())

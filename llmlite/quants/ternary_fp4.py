@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmlite.quants.legacy import round_away
-from llmlite.quants.record import Array, Parts, QuantType, finite, float32, gather, inverse, spread
+from llmlite.quants.record import Array, Parts, QuantType, finite, float32, inverse, pack_bits, unpack_bits
 
 # E2M1: 1 sign, 2 exponent, 1 fraction bit; doubled so that all are whole
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.int8)
@@ -61,14 +61,14 @@ def _encode_tq1_0(values: Array, weights: Array | None) -> Array:
 
 
 def _unpack_tq2_0(b: Array) -> Parts:
-    return Parts(spread(b["qs"], 2, 32).view(np.int8) - np.int8(1), float32(b["d"]))
+    return Parts(unpack_bits(b["qs"], 2, 32).view(np.int8) - np.int8(1), float32(b["d"]))
 
 
 def _encode_tq2_0(values: Array, weights: Array | None) -> Array:
     scale, codes = _trits(values)
     blocks = np.empty(len(values), TQ2_0.layout)
     blocks["d"] = scale[:, 0]
-    blocks["qs"] = gather(codes & np.uint8(3), 2, 32)
+    blocks["qs"] = pack_bits(codes & np.uint8(3), 2, 32)
     return blocks
 
 
@@ -76,7 +76,7 @@ def _encode_tq2_0(values: Array, weights: Array | None) -> Array:
 
 
 def _unpack_q1_0(b: Array) -> Parts:
-    return Parts(2 * spread(b["qs"], 1, 1).view(np.int8) - np.int8(1), float32(b["d"]))
+    return Parts(2 * unpack_bits(b["qs"], 1, 1).view(np.int8) - np.int8(1), float32(b["d"]))
 
 
 def _encode_q1_0(values: Array, weights: Array | None) -> Array:
@@ -84,12 +84,12 @@ def _encode_q1_0(values: Array, weights: Array | None) -> Array:
     # the mean magnitude is the best scale for signs; summed in order, as the reference does
     total = np.add.accumulate(np.abs(values), axis=1)[:, -1]
     blocks["d"] = total / np.float32(128)
-    blocks["qs"] = gather((values >= 0).view(np.uint8), 1, 1)
+    blocks["qs"] = pack_bits((values >= 0).view(np.uint8), 1, 1)
     return blocks
 
 
 def _unpack_q2_0(b: Array) -> Parts:
-    return Parts(spread(b["qs"], 2, 1).view(np.int8) - np.int8(1), float32(b["d"]))
+    return Parts(unpack_bits(b["qs"], 2, 1).view(np.int8) - np.int8(1), float32(b["d"]))
 
 
 def _encode_q2_0(values: Array, weights: Array | None) -> Array:
@@ -97,7 +97,7 @@ def _encode_q2_0(values: Array, weights: Array | None) -> Array:
     peak = _peak(values)
     blocks["d"] = peak[:, 0]
     codes = np.clip(round_away(values * inverse(peak)) + 1, 0, 3).astype(np.uint8)
-    blocks["qs"] = gather(codes, 2, 1)
+    blocks["qs"] = pack_bits(codes, 2, 1)
     return blocks
 
 
@@ -124,7 +124,7 @@ def _nearest_e2m1(values: Array, scale: Array) -> Array:
 
 
 def _unpack_mxfp4(b: Array) -> Parts:
-    return Parts(E2M1[spread(b["qs"], 4, 16)], _e8m0_half(b["e"])[:, None])
+    return Parts(E2M1[unpack_bits(b["qs"], 4, 16)], _e8m0_half(b["e"])[:, None])
 
 
 def _encode_mxfp4(values: Array, weights: Array | None) -> Array:
@@ -132,7 +132,7 @@ def _encode_mxfp4(values: Array, weights: Array | None) -> Array:
     exponent = np.maximum(finite(np.floor(np.log2(peak)) - 2 + 127), 0).astype(np.uint8)  # 0 for infinity too
     blocks = np.empty(len(values), MXFP4.layout)
     blocks["e"] = exponent[:, 0]
-    blocks["qs"] = gather(_nearest_e2m1(values, _e8m0_half(exponent)), 4, 16)
+    blocks["qs"] = pack_bits(_nearest_e2m1(values, _e8m0_half(exponent)), 4, 16)
     return blocks
 
 
@@ -158,7 +158,7 @@ def _to_e4m3(values: Array) -> Array:
 
 
 def _unpack_nvfp4(b: Array) -> Parts:
-    return Parts(E2M1[spread(b["qs"], 4, 8)], _e4m3_half(b["d"]))
+    return Parts(E2M1[unpack_bits(b["qs"], 4, 8)], _e4m3_half(b["d"]))
 
 
 def _encode_nvfp4(values: Array, weights: Array | None) -> Array:
@@ -166,7 +166,7 @@ def _encode_nvfp4(values: Array, weights: Array | None) -> Array:
     scales = _to_e4m3(_peak(groups) / np.float32(6))  # 6 is the largest E2M1 value
     blocks = np.empty(len(values), NVFP4.layout)
     blocks["d"] = scales.reshape(-1, 4)
-    blocks["qs"] = gather(_nearest_e2m1(groups, _e4m3_half(scales)).reshape(-1, 64), 4, 8)
+    blocks["qs"] = pack_bits(_nearest_e2m1(groups, _e4m3_half(scales)).reshape(-1, 64), 4, 8)
     return blocks
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlite.errors import LlmliteError
-from llmlite.files import write_text
+from llmlite.system.files import write_text
 
 if TYPE_CHECKING:
     from llmlite.generate import Generation

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmlite import cache
 from llmlite.errors import LlmliteError
 from llmlite.repl.commands import ALIASES, COMMANDS
 from llmlite.repl.conversation import settable
+from llmlite.system import cache
 
 PROMPT, MORE = "> ", "… "
 BLOCK = '"""'

@@ -25,7 +25,7 @@ from llmlite.sampling.history import (
     Processor,
     sequence_breakers,
 )
-from llmlite.sampling.sampler import Sampler, Step
+from llmlite.sampling.sampler import Sampler, SamplerStep
 from llmlite.sampling.scores import log_probabilities, log_probabilities_of
 from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
 
@@ -46,7 +46,7 @@ __all__ = [
     "Penalties",
     "Processor",
     "Sampler",
-    "Step",
+    "SamplerStep",
     "Temperature",
     "TopK",
     "TopNSigma",

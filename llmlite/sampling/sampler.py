@@ -25,7 +25,7 @@ from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperatu
 
 
 @dataclass(frozen=True)
-class Step:
+class SamplerStep:
     """What one step of the chain left.
 
     Attributes:
@@ -195,20 +195,20 @@ class Sampler:
 
     def steps(
         self, logits: np.ndarray, ids: Sequence[int] | np.ndarray = (), *, mask: np.ndarray | None = None
-    ) -> list[Step]:
+    ) -> list[SamplerStep]:
         """What each step of the chain will keep in the next call with these logits; draws nothing.
 
         Args and Raises: as calling the sampler.
         """
         ahead = self.copy()
         context = Context(ids=ids, n_vocab=len(logits), uniform=ahead._uniform, state=ahead._state)
-        steps: list[Step] = []
+        steps: list[SamplerStep] = []
         ahead._run(_checked(logits, mask), context, steps)
         return steps
 
     explain = steps
 
-    def _run(self, logits: np.ndarray, context: Context, steps: list[Step] | None) -> Candidates:
+    def _run(self, logits: np.ndarray, context: Context, steps: list[SamplerStep] | None) -> Candidates:
         """Go through the chain; adjustments see the whole vocabulary unsorted until a step needs an order."""
         raw, candidates = logits, None
         for option in self.chain:
@@ -217,13 +217,13 @@ class Sampler:
                     raw = option.adjust(raw.astype(np.float64), None, context)  # type: ignore[attr-defined]
                 if steps is not None:
                     left = ranked(raw)
-                    steps.append(Step(option, left.ids, left.probabilities))
+                    steps.append(SamplerStep(option, left.ids, left.probabilities))
                 continue
             if candidates is None:
                 candidates = ranked_top(raw, option.k if isinstance(option, TopK) else _n_needed(option))
             candidates = option(candidates, context)
             if steps is not None:
-                steps.append(Step(option, candidates.ids, candidates.probabilities))
+                steps.append(SamplerStep(option, candidates.ids, candidates.probabilities))
         return ranked(raw) if candidates is None else candidates
 
     def _uniform(self) -> float:

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from llmlite import gguf, resources
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
+from llmlite.engine.kv_cache import DTYPES, KVCache
 from llmlite.errors import LlmliteError
 from llmlite.generate.batch import KEPT
-from llmlite.kv_cache import DTYPES, KVCache
-from llmlite.limits import memory_left
 from llmlite.model import DEFAULT_N_CTX
+from llmlite.system.limits import memory_left
 
 
 def needed(

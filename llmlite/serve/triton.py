@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llmlite import files
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 
 MODEL = Path(__file__).with_name("triton_model.py")
 DEFAULT_URL = "http://127.0.0.1:8080"

@@ -11,7 +11,7 @@ from llmlite import plots
 from llmlite.lessons import flip
 from llmlite.plots import blocks as block_plots
 from llmlite.quants.block import Block
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 from llmlite.widgets.base import Explorer, buttons, picture_html, row
 
 SHORT_ROLES = {"sign": "s", "exponent": "e", "fraction": "f"}

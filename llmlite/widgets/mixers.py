@@ -6,11 +6,11 @@ import ipywidgets
 import numpy as np
 
 from llmlite import plots
+from llmlite.engine.recurrent import RecurrentState
 from llmlite.errors import UnsupportedError
 from llmlite.lessons.mixers import memory
 from llmlite.model import Model
 from llmlite.plots import mixers as figures
-from llmlite.recurrent import RecurrentState
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
 
 

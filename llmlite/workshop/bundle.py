@@ -20,10 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmlite import files, resources
+from llmlite import resources
 from llmlite._version import __version__
 from llmlite.catalog import PACKAGED
 from llmlite.errors import LlmliteError
+from llmlite.system import files
 from llmlite.workshop import scripts
 from llmlite.workshop.resolve import Found, Resolution, n_bytes, pip, quiet, read_pins, resolve
 from llmlite.workshop.target import Target

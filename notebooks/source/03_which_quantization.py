@@ -192,7 +192,7 @@ ll.plots.show(ll.plots.bars(
 # other beats in both: that is the **Pareto front**. Don't take a type that isn't on it.
 #
 # - *Budget* says how many bits per weight you can afford; the words below say what to take.
-# - *mixes* are the files people really use: Q4_K_M keeps the delicate matrices in Q6_K (`llmlite/mixes.py`).
+# - *mixes* are the files people really use: Q4_K_M keeps the delicate matrices in Q6_K (`llmlite/quantize/mixes.py`).
 # - *imatrix*: before quantizing, somebody let the model read a text and noted which columns of each matrix are used
 #   most (an **importance matrix**). The quantizer is then more careful there. Filled points have it. (See
 #   `llmlite/bench/imatrix.py`.)

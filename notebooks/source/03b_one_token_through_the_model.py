@@ -269,7 +269,7 @@ ll.lessons.check("layer 0", lambda: layer(E[trace.ids], w), trace["l_out-0"], rt
 ll.lessons.check("the logits of the whole model", whole, trace["result_output"], rtol=1e-3, hint="x = x + attention(norm(x)), then x + feed_forward(norm(x)); v is not turned")
 
 # %% [markdown]
-# That's a language model: some forty lines. The engine's version is `llmlite/transformer.py`; it walks the same way, for
+# That's a language model: some forty lines. The engine's version is `llmlite/engine/transformer.py`; it walks the same way, for
 # many architectures.
 #
 # Here is the way as a diagram. *Step* lights one box after the other and shows its numbers below; *Token* and *Layer*

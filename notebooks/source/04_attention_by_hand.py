@@ -199,7 +199,7 @@ except ImportError:
     print("PyTorch isn't installed here: pip install torch")
 
 # %% [markdown]
-# In the package: `llmlite/transformer.py` says when attention is computed, `llmlite/engine/eager.py` how, in NumPy, and
+# In the package: `llmlite/engine/transformer.py` says when attention is computed, `llmlite/engine/eager.py` how, in NumPy, and
 # `llmlite/engine/kernels/attention.py` how it is done fast.
 #
 # ## 4. Where does it look?

@@ -136,7 +136,7 @@ ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], 
                  hint="no mask is needed: the later tokens are not in the lists yet")
 
 # %% [markdown]
-# That is a KV cache. The real one is `llmlite/kv_cache.py`: two arrays, filled from the left.
+# That is a KV cache. The real one is `llmlite/engine/kv_cache.py`: two arrays, filled from the left.
 #
 # ## 3. Watch it fill
 #

@@ -20,7 +20,7 @@ import numpy as np
 import llmlite as ll
 from llmlite import resources
 from llmlite.bench.quality import Divergence, divergence
-from llmlite.kv_cache import KVCache
+from llmlite.engine.kv_cache import KVCache
 from llmlite.model import Model
 from llmlite.quantize import quantize_file
 from tests.conformance.test_logits_llama_cpp import run_llama_cpp

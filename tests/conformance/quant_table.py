@@ -18,7 +18,7 @@ import numpy as np
 from gguf import quants as gguf_quants
 
 from llmlite import quants
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 ORACLE = Path(__file__).with_name("libggml_oracle.py")
 SHAPE = (512, 2048)  # 2^20 weights

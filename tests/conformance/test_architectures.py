@@ -27,7 +27,7 @@ from tests.conformance.architecture_models import (
 )
 from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
 from tests.conformance.test_logits_llama_cpp import run_llama_cpp
-from tests.tiny_models import tiny_model
+from tests.support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance
 CUTS = (1, 2, 7, 64)

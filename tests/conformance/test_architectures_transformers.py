@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmlite.architectures import ARCHITECTURES
-from llmlite.config import ModelConfig
+from llmlite.description.architectures import ARCHITECTURES
+from llmlite.description.config import ModelConfig
+from llmlite.description.weights import Weights
 from llmlite.engine.eager import EagerExecutor
+from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.planned import PlannedExecutor
 from llmlite.huggingface.convert import interleaved
-from llmlite.kv_cache import KVCache
-from llmlite.tensor import QuantTensor
-from llmlite.weights import Weights
+from llmlite.quants.tensor import QuantTensor
 
 pytestmark = pytest.mark.conformance
 D, H, K, F, E, USED, N_CTX, V = 64, 4, 2, 96, 6, 3, 128, 300

@@ -17,7 +17,7 @@ from tests.conformance.architecture_models import HEADLESS, WINDOW, TinyModel, s
 from tests.conformance.test_architectures import off
 from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
 from tests.conformance.test_logits_llama_cpp import run_llama_cpp
-from tests.test_embed import encoder, ids_of
+from tests.generate.test_embed import encoder, ids_of
 
 pytestmark = pytest.mark.conformance
 TEXTS = [
@@ -129,7 +129,7 @@ def scored(reference: Any, ids: list[int], types: list[int]) -> np.ndarray:
 
 
 def test_llama_cpp_reads_jina_bert_v2_and_agrees(tmp_path: Path) -> None:
-    """transformers has no class for it: the definition is held by tests/test_embed.py, to 1e-4.
+    """transformers has no class for it: the definition is held by tests/generate/test_embed.py, to 1e-4.
 
     llama.cpp takes the tanh form of GELU for the erf form.
     """

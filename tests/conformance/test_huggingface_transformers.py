@@ -14,7 +14,7 @@ import pytest
 import llmlite as ll
 from llmlite.huggingface import convert_folder
 from tests.conformance.test_logits_llama_cpp import run_llama_cpp
-from tests.huggingface_folders import QWEN2_SPLIT, TEXTS, sentencepiece_merges
+from tests.support.huggingface_folders import QWEN2_SPLIT, TEXTS, sentencepiece_merges
 
 pytestmark = pytest.mark.conformance
 CORPUS = [*TEXTS, "the quick brown fox jumps over the lazy dog, then it sleeps in the sun"] * 20

@@ -11,7 +11,7 @@ import llmlite as ll
 from llmlite import gguf
 from llmlite.errors import UnsupportedError
 from llmlite.huggingface import convert_folder
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 from tests.conformance.architecture_models import LATENT, LATENT_YARN, MODELS, TinyModel, prompt, save
 from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
 from tests.conformance.test_logits_llama_cpp import run_llama_cpp

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import llmlite as ll
-from tests.clients import installed
+from tests.support.clients import installed
 
 pytestmark = [pytest.mark.slow, pytest.mark.conformance]
 ROOT = Path(__file__).resolve().parents[2]

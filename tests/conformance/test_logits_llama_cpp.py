@@ -18,7 +18,7 @@ import pytest
 import llmlite as ll
 from llmlite import gguf, resources
 from tests.conformance.torch_reference import torch_llama
-from tests.tiny_models import tiny_model
+from tests.support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance
 WORKER = Path(__file__).with_name("llama_cpp_worker.py")

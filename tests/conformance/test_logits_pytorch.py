@@ -10,7 +10,7 @@ import pytest
 import llmlite as ll
 from llmlite import gguf
 from tests.conformance.torch_reference import torch_llama
-from tests.tiny_models import TinyModel, tiny_model
+from tests.support.tiny_models import TinyModel, tiny_model
 
 pytestmark = pytest.mark.conformance
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")

@@ -9,8 +9,8 @@ import pytest
 
 import llmlite as ll
 from tests.conformance.test_logits_llama_cpp import random_ids, run_llama_cpp
-from tests.test_lora import BASES, random_pairs, write_adapter
-from tests.tiny_models import tiny_model
+from tests.engine.test_lora import BASES, random_pairs, write_adapter
+from tests.support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance
 

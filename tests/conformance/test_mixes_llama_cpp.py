@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from llmlite import gguf
-from llmlite.mixes import FILE_TYPES
 from llmlite.quantize import plan
-from tests.skeleton import skeleton
+from llmlite.quantize.mixes import FILE_TYPES
+from tests.support.skeleton import skeleton
 
 pytestmark = pytest.mark.conformance
 WORKER = Path(__file__).with_name("llama_quantize_worker.py")

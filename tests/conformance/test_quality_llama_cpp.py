@@ -14,9 +14,9 @@ import pytest
 from llmlite import resources
 from llmlite.bench.imatrix import collect
 from llmlite.bench.quality import text_divergence
-from llmlite.mixes import FILE_TYPES
 from llmlite.model import Model, load
 from llmlite.quantize import quantize_file
+from llmlite.quantize.mixes import FILE_TYPES
 from tests.conformance.imatrix_table import remembered
 
 pytestmark = [pytest.mark.conformance, pytest.mark.slow]

@@ -14,7 +14,7 @@ import pytest
 
 from llmlite import quants
 from llmlite.quants import compiled, search
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 from tests.conformance.quant_table import KINDS, Row, ask, measure, same_weights, sample
 
 pytestmark = pytest.mark.conformance

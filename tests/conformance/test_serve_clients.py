@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients import installed
+from tests.support.clients import installed
 
 pytest.importorskip("uvicorn", reason="the extra serve (uvicorn) is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.conformance]

@@ -55,8 +55,8 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "the nibbles of a byte are swapped": Fault(
         "quants/legacy.py",
-        'Parts(spread(b["qs"], 4, 16).view(np.int8) - np.int8(8)',
-        'Parts(spread(b["qs"] >> 4 | b["qs"] << 4, 4, 16).view(np.int8) - np.int8(8)',
+        'Parts(unpack_bits(b["qs"], 4, 16).view(np.int8) - np.int8(8)',
+        'Parts(unpack_bits(b["qs"] >> 4 | b["qs"] << 4, 4, 16).view(np.int8) - np.int8(8)',
         "02",
     ),
     "tensors are aligned otherwise": Fault(

@@ -13,7 +13,7 @@ import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
 
 from llmlite.bench.backends.weights import Shape, cached, floats, opened, refuse
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 ARCHITECTURES = ("llama",)
 

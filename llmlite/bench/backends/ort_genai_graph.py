@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.bench.backends.weights import Shape, cached, floats, opened, refuse
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 ARCHITECTURES = ("llama",)
 BITS = {"Q4_0": 4, "Q8_0": 8}  # types whose blocks MatMulNBits holds as they are

@@ -1,8 +1,8 @@
 """TensorFlow: the same Llama in its operations, run one by one ("eager") or as one graph (`tf.function`).
 
 The weights come from the same GGUF file and become float32 on loading (TensorFlow has no GGUF types). Written
-independently of llmlite.transformer's forward pass. The graph is traced once for prompts and steps of any
-length; it isn't compiled by XLA, which would compile again for every length.
+independently of llmlite.engine.transformer's forward pass. The graph is traced once for prompts and steps of
+any length; it isn't compiled by XLA, which would compile again for every length.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Five rows come from here: float32, bfloat16, both compiled or plain, int8 by `quantize_dynamic` and int4 in
 packed groups. The weights come from the same GGUF file; PyTorch has no GGUF types, so they become `dtype` on
-loading (or are packed anew, see torch_linear.py). Written independently of llmlite.transformer's forward
-pass: the two check each other.
+loading (or are packed anew, see torch_linear.py). Written independently of llmlite.engine.transformer's
+forward pass: the two check each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from llmlite.bench.backends import torch_linear
 from llmlite.bench.backends.weights import Shape, floats, opened, refuse
 from llmlite.bench.environment import has_bf16
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gpt2")
 COMPILE_FOR = (5, 1, 1, 9, 1)  # lengths of the calls that compile: prompts, then steps, at changing positions

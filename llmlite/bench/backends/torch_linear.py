@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from llmlite.bench.backends.weights import floats
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 GROUP = 32  # weights that share a scale: the block of Q4_0 and Q4_1, and the smallest the kernel takes
 INNER_K_TILES = 1  # of the packed layout; the CPU kernel ignores it, the operator's signature wants it

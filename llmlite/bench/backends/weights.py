@@ -16,9 +16,9 @@ import numpy as np
 
 from llmlite import gguf, resources
 from llmlite._version import __version__
-from llmlite.config import ModelConfig
+from llmlite.description.config import ModelConfig
 from llmlite.errors import UnsupportedError
-from llmlite.tensor import QuantTensor
+from llmlite.quants.tensor import QuantTensor
 
 
 @dataclass(frozen=True, kw_only=True)

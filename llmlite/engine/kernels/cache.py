@@ -1,8 +1,8 @@
 """The cache of keys and values: writing a step's, and their products with queries and weights.
 
 Each kind of cache has a store kernel and a `Reader`: float32, float16, and Q8_0, whose blocks are 32 numbers
-of a head's key or value at one position: a float16 scale and a byte for each. `llmlite.kv_cache` has the
-layout. What a reader gives are the float32 numbers that the cache stands for, exactly, so all kinds share
+of a head's key or value at one position: a float16 scale and a byte for each. `llmlite.engine.kv_cache` has
+the layout. What a reader gives are the float32 numbers that the cache stands for, exactly, so all kinds share
 one order of summation.
 """
 

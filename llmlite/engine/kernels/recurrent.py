@@ -1,7 +1,7 @@
 """Mixers that keep a state of a fixed size: convolutions over the latest tokens, and state-space models.
 
 A step reads a sequence's state where its layer words say, and writes what follows `flip` bytes further
-(`llmlite.recurrent`). Every token is computed in the same order, whatever steps a text is cut into.
+(`llmlite.engine.recurrent`). Every token is computed in the same order, whatever steps a text is cut into.
 """
 
 from llmlite.engine.contract import LAYER, LAYER_BYTES, SEQUENCE, SEQUENCE_BYTES, STEP

@@ -1,0 +1,371 @@
+"""What a model remembers of the tokens it has read: for each layer a state of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from llmlite.description.layers import Attention
+from llmlite.engine.recurrent import RecurrentMemory, RecurrentState
+from llmlite.errors import ContextOverflowError, ModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    from llmlite.description.config import ModelConfig
+
+BLOCK = 32  # positions whose keys lie transposed: a line of 64 bytes holds one element of 32 float16 keys
+ALIGNMENT = 64  # bytes of a cache line and of the widest vector
+CHUNK = 256  # tokens that a step may bring at most: a window's ring has room for so many more
+DTYPES = {"f16": np.float16, "f32": np.float32, "q8_0": np.int8}  # what an array of keys or values holds
+QUANTIZED = 32  # numbers that share a scale in a cache of int8
+KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+SMALLEST = np.float32(1e-30)  # below, a scale is 0 in float16 anyway, and its inverse may overflow
+SNAPSHOTS = 4  # of recurrent states that are kept; each is as large as these states
+SNAPSHOT_EVERY = 256  # positions between snapshots while a text is written
+
+
+class LayerState(Protocol):
+    """What one layer keeps.
+
+    Attributes:
+        n_bytes: bytes when full.
+    """
+
+    n_bytes: int
+
+    def reusable(self, n: int) -> bool:
+        """Return whether the model can go on after the first `n` tokens: nothing it needs is lost."""
+        ...
+
+    def longest(self, n: int) -> int:
+        """Return the largest number of tokens, at most `n`, after which the model can go on."""
+        ...
+
+    def reserve(self, position: int, n: int) -> None:
+        """Note that the next step writes positions `position` … `position + n - 1`."""
+        ...
+
+    def truncate(self, n: int) -> None:
+        """Forget everything after the first `n` tokens."""
+        ...
+
+
+class AttentionState:
+    """The keys and values of one attention layer.
+
+    A layer that sees all positions has room for n_ctx of them; one with a window has a ring of its window
+    and one step's tokens: position p is stored at p % size. The system hands out pages when they are first
+    written, so a long context costs memory only as it fills.
+
+    A cache of int8 keeps Q8_0 blocks: 32 numbers of a head's key or value at one position are bytes (-127 …
+    127) times a scale of their own.
+
+    Attributes:
+        k: (n_head_kv, size/32, key_size, 32): keys transposed within each 32 positions, so that one vector
+            load takes an element of many keys and their scores need no sum over lanes.
+        v: (n_head_kv, size, value_size).
+        k_scales, v_scales: of int8, float16 (n_head_kv, size/32, key_size/32 or value_size/32, 32), one for
+            each 32 numbers and position; else None.
+        size: positions there is room for, a multiple of 32. window: the mixer's, 0 for all positions.
+        intact: the first position that no later one has overwritten.
+    """
+
+    def __init__(self, spec: Attention, n_ctx: int, dtype: type, chunk: int) -> None:
+        if dtype == np.int8:
+            require_blocks(spec)
+        wanted = n_ctx if not spec.window or not spec.causal else min(n_ctx, spec.window + chunk)
+        n_blocks = -(-wanted // BLOCK)
+        self.window = spec.window if spec.causal else 0
+        self.size = n_blocks * BLOCK
+        self.k = _aligned_zeros((spec.n_head_kv, n_blocks, spec.key_size, BLOCK), dtype)
+        self.v = _aligned_zeros((spec.n_head_kv, self.size, spec.value_size), dtype)
+        self.k_scales = self.v_scales = None
+        if dtype == np.int8:
+            self.k_scales, self.v_scales = (
+                _aligned_zeros((spec.n_head_kv, n_blocks, width // QUANTIZED, BLOCK), np.float16)
+                for width in (spec.key_size, spec.value_size)
+            )
+        self.intact = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes when full."""
+        arrays = (self.k, self.v, self.k_scales, self.v_scales)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def reusable(self, n: int) -> bool:
+        """Return whether the positions that token `n` sees are all still there."""
+        return n == 0 or not self.window or max(0, n - self.window + 1) >= self.intact
+
+    def longest(self, n: int) -> int:
+        """Return `n` if it is reusable, else 0: a shorter prefix needs still older positions."""
+        return n if self.reusable(n) else 0
+
+    def reserve(self, position: int, n: int) -> None:
+        """Note that the next step writes `n` positions from `position` on.
+
+        Raises:
+            ValueError: `n` positions would overwrite some that the step itself must see.
+        """
+        if self.window and n > self.size - self.window + 1 and position + n > self.size:
+            raise ValueError(
+                f"a step of {n} tokens: a ring of {self.size} positions and a window of {self.window} take "
+                f"at most {self.size - self.window + 1}; make the cache with a larger chunk"
+            )
+        self.intact = max(self.intact, position + n - self.size)
+
+    def truncate(self, n: int) -> None:
+        """Forget everything after the first `n` tokens."""
+        if n == 0:
+            self.intact = 0
+
+    def copy_from(self, source: AttentionState, n: int) -> None:
+        """Take over the first `n` positions, or of a ring what is still there of them."""
+        n = min(n, self.size)
+        if self.intact or source.intact:
+            n = self.size  # positions have wrapped around
+        n_blocks = -(-n // BLOCK)
+        self.v[:, :n] = source.v[:, :n]
+        self.k[:, :n_blocks] = source.k[:, :n_blocks]
+        if self.k_scales is not None and self.v_scales is not None:
+            assert source.k_scales is not None and source.v_scales is not None
+            self.k_scales[:, :n_blocks] = source.k_scales[:, :n_blocks]
+            self.v_scales[:, :n_blocks] = source.v_scales[:, :n_blocks]
+        self.intact = source.intact
+
+    def write(self, position: int, k: np.ndarray, v: np.ndarray) -> None:
+        """Put the keys (T, n_head_kv, key_size) and values (T, n_head_kv, value_size) at `position`."""
+        at = np.arange(position, position + len(k)) % self.size
+        if self.k_scales is not None and self.v_scales is not None:
+            k, k_scales = quantize(k)
+            v, v_scales = quantize(v)
+            self.k_scales[:, at // BLOCK, :, at % BLOCK] = k_scales
+            self.v_scales[:, at // BLOCK, :, at % BLOCK] = v_scales
+        self.k[:, at // BLOCK, :, at % BLOCK] = k
+        self.v[:, at] = v.swapaxes(0, 1)
+
+    def keys(self, head: int, start: int, end: int) -> np.ndarray:
+        """The keys of one head at positions `start` … `end - 1`, float32 (end - start, key_size)."""
+        at = np.arange(start, end) % self.size
+        return self._floats(self.k[head, at // BLOCK, :, at % BLOCK], self.k_scales, head, at)
+
+    def values(self, head: int, start: int, end: int) -> np.ndarray:
+        """The values of one head at those positions, float32 (end - start, value_size)."""
+        at = np.arange(start, end) % self.size
+        return self._floats(self.v[head, at], self.v_scales, head, at)
+
+    def _floats(self, rows: np.ndarray, scales: np.ndarray | None, head: int, at: np.ndarray) -> np.ndarray:
+        found = rows.astype(np.float32, copy=False)
+        if scales is None:
+            return found
+        own = scales[head, at // BLOCK, :, at % BLOCK].astype(np.float32)
+        with np.errstate(invalid="ignore"):  # 0 times infinity: not a number either
+            return found * own.repeat(QUANTIZED, axis=-1)
+
+
+def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes, int8 (…, D), and scales, float16 (…, D/32), that a Q8_0 cache keeps of float32 x.
+
+    The same bytes as the store kernel's, operation by operation: scale max|x| / 127, codes x · (127 / max|x|)
+    rounded to even. (The file format rounds halves away from zero.) A block in which a number is not finite
+    gets a scale that is not finite.
+    """
+    blocks = x.astype(np.float32, copy=False).reshape(*x.shape[:-1], -1, QUANTIZED)
+    largest = np.abs(blocks).max(axis=-1)
+    with np.errstate(all="ignore"):
+        inverse = np.where(largest > SMALLEST, np.float32(127) / largest, np.float32(0))
+        codes = np.rint(blocks * inverse[..., None])
+        scales = (largest / np.float32(127)).astype(np.float16)
+    return np.nan_to_num(codes, nan=0).astype(np.int8).reshape(x.shape), scales
+
+
+def require_blocks(spec: Attention) -> None:
+    """Refuse a mixer whose keys or values aren't whole blocks of a Q8_0 cache.
+
+    Raises:
+        UnsupportedError: names the size.
+    """
+    for what, size in (("keys", spec.key_size), ("values", spec.value_size)):
+        if size % QUANTIZED:
+            raise UnsupportedError(
+                f"kv_dtype q8_0 needs {what} of a multiple of {QUANTIZED} numbers, this model's have {size}; "
+                "use f16"
+            )
+
+
+class KVCache:
+    """The states of every layer, for at most `n_ctx` tokens of one sequence.
+
+    `ids` are the tokens that the states have seen, in order. An executor calls `reserve` before it writes
+    and appends to `ids` only after all layers are written, so an interrupted step leaves a cache that knows
+    which tokens it still holds.
+
+    Args:
+        config: gives the layers.
+        n_ctx: the number of positions.
+        dtype: np.float16 (half the memory of float32; moves logits by about 3e-2), np.int8 (Q8_0 blocks: half
+            of that and a scale for each 32 numbers), or np.float32.
+        chunk: the longest step that will be run, in tokens.
+        n_snapshots: how many snapshots of recurrent layers' states are kept. A text that shares only its
+            beginning with the last one is read again from the latest snapshot within that beginning.
+        snapshot_every: while a text is written, a snapshot is taken at each multiple of it; one more
+            where a prompt ends.
+
+    Raises:
+        ValueError: for another dtype, n_ctx < 1, n_snapshots < 0 or snapshot_every < 1.
+        UnsupportedError: keys or values that aren't multiples of 32 numbers, in Q8_0.
+        ModelError: the system has no memory for this many positions.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        n_ctx: int,
+        dtype: type = np.float32,
+        *,
+        chunk: int = CHUNK,
+        n_snapshots: int = SNAPSHOTS,
+        snapshot_every: int = SNAPSHOT_EVERY,
+    ) -> None:
+        if dtype not in DTYPES.values():
+            raise ValueError(f"a KV cache holds float16, float32 or int8, not {np.dtype(dtype).name}")
+        if n_ctx < 1:
+            raise ValueError(f"n_ctx must be at least 1, got {n_ctx}")
+        if n_snapshots < 0 or snapshot_every < 1:
+            raise ValueError(
+                f"n_snapshots must be at least 0 and snapshot_every 1, got {n_snapshots} and {snapshot_every}"
+            )
+        self.n_ctx = n_ctx
+        self.dtype = np.dtype(dtype)
+        self.states: list[AttentionState | RecurrentState] = []
+        recurrent = [layer.mixer for layer in config.layers if not isinstance(layer.mixer, Attention)]
+        try:
+            self.recurrent = RecurrentMemory(
+                recurrent,
+                lambda shape: _aligned_zeros(shape, np.float32),
+                n_snapshots=n_snapshots,
+                every=snapshot_every,
+            )
+            left = iter(self.recurrent.states)
+            for mixer in (layer.mixer for layer in config.layers):
+                if not isinstance(mixer, Attention):
+                    self.states.append(next(left))
+                elif mixer.shared is not None:
+                    self.states.append(self.states[mixer.shared])
+                else:
+                    self.states.append(AttentionState(mixer, n_ctx, dtype, chunk))
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
+            raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
+        # others never overwrite a position
+        self._rings = [s for s in self.states if isinstance(s, AttentionState) and s.window]
+        self.ids: list[int] = []
+
+    def __getitem__(self, layer: int) -> Any:
+        return self.states[layer]
+
+    @property
+    def position(self) -> int:
+        """Where the next token goes; the number of tokens held."""
+        return len(self.ids)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes when full: of n_ctx positions, or of a window, rounded up to a multiple of 32."""
+        return sum(state.n_bytes for state in {id(state): state for state in self.states}.values())
+
+    def reserve(self, n: int) -> None:
+        """Note that the next step writes `n` tokens.
+
+        Raises:
+            ContextOverflowError: they do not fit; nothing is changed then.
+        """
+        position = self.position
+        if position + n > self.n_ctx:
+            raise ContextOverflowError(f"{n} tokens after {position} do not fit in a context of {self.n_ctx}")
+        for state in self._rings:
+            state.reserve(position, n)
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Note that all layers have seen `ids`: the step is over."""
+        if self.recurrent.states:  # first: a state that is ahead, if this is interrupted, is not reusable
+            self.recurrent.commit(len(ids))
+        self.ids.extend(int(token) for token in ids)
+
+    def truncate(self, n_tokens: int) -> None:
+        """Forget all but the first `n_tokens` tokens.
+
+        Raises:
+            ValueError: a layer has lost what the next token would need; ask `reusable` first.
+        """
+        if n_tokens < self.position and not self.reusable(n_tokens):
+            raise ValueError(f"the cache can't go on after {n_tokens} of its {self.position} tokens")
+        del self.ids[n_tokens:]
+        for state in self.states:
+            state.truncate(n_tokens)
+
+    def reusable(self, n: int) -> bool:
+        """Return whether every layer can go on after the first `n` tokens."""
+        return n <= self.position and all(state.reusable(n) for state in self.states)
+
+    def common_prefix(self, ids: list[int]) -> int:
+        """Return how many leading tokens of `ids` are in the cache already."""
+        held = self.ids
+        if held == ids[: len(held)]:
+            return len(held)
+        return next(i for i, (old, new) in enumerate(zip(held + [-1], ids + [-1])) if old != new)
+
+    def reuse(self, ids: list[int], at_most: int) -> int:
+        """Keep the longest beginning of `ids` that every layer can go on from; return its length.
+
+        Args:
+            at_most: no longer than this.
+        """
+        n = self.longest(ids, at_most)
+        self.truncate(n)
+        return n
+
+    def longest(self, ids: list[int], at_most: int) -> int:
+        """Return how long a beginning of `ids`, at most `at_most` tokens, every layer can go on from."""
+        n, wanted = min(self.common_prefix(ids), at_most), -1
+        while n != wanted:  # a window or a recurrent state has moved on: more of the text is read again
+            wanted = n
+            n = min((state.longest(n) for state in self.states), default=n)
+        return n
+
+    def copy_from(self, source: KVCache, ids: list[int], at_most: int) -> int:
+        """Become a copy of the longest beginning of `ids` that `source` can go on from; return its length.
+
+        The same bytes as if this cache had read these tokens itself.
+
+        Args:
+            source: a cache of the same model, made with the same sizes; it isn't changed.
+            at_most: no more tokens than this.
+        """
+        n = source.longest(ids, at_most)
+        self.truncate(0)
+        for own, other in {id(own): (own, other) for own, other in zip(self.states, source.states)}.values():
+            if isinstance(own, AttentionState) and isinstance(other, AttentionState):
+                own.copy_from(other, n)
+        if self.recurrent.states and n:
+            self.recurrent.copy_from(source.recurrent, n)
+        self.ids = source.ids[:n]
+        return n
+
+    def __repr__(self) -> str:
+        return (
+            f"KVCache({self.position}/{self.n_ctx} tokens, {len(self.states)} layers, "
+            f"{KV_NAMES[self.dtype]}, {self.n_bytes / 1e6:.1f} MB when full)"
+        )
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """np.zeros at an address that vector loads like; a page is taken when it is first written, not before.
+
+    Kernels may read a vector that begins in the last row and reaches past the end.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(n_bytes + 2 * ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + n_bytes].view(dtype).reshape(shape)

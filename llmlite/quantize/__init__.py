@@ -1,0 +1,253 @@
+"""Quantize a whole GGUF file: plan which tensor becomes what, then write the new file.
+
+from llmlite.quantize import plan, quantize_file
+for row in plan("model-f16.gguf", "Q4_K_M"):
+    print(row.name, row.source.name, "->", row.target.name, row.n_bytes)
+quantize_file("model-f16.gguf", "model-q4_k_m.gguf", "Q4_K_M")
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from llmlite import gguf
+from llmlite.errors import ModelError, UnsupportedError
+from llmlite.quantize.mixes import FILE_TYPES, assign, canonical, kind_of
+from llmlite.quants import QuantType
+from llmlite.quants.search import compiled_searches
+from llmlite.quants.tensor import PendingTensor, QuantTensor, check_importance, importance_parts
+from llmlite.terminal import NamedProgress
+
+COMPILED_FROM = 20_000_000  # weights: fewer are quantized before a compiler is imported
+UNQUANTIZED = ("F32", "F16", "BF16")
+QUANTIZATION_VERSION = 2  # `general.quantization_version`: the block layouts GGML uses since 2023
+Overrides = Sequence[tuple[str, str]]
+Imatrix = Mapping[str, np.ndarray]
+
+
+class PlanRow(NamedTuple):
+    """What happens to one tensor: its type before and after, and its bytes after."""
+
+    name: str
+    source: QuantType
+    target: QuantType
+    n_bytes: int
+
+
+def plan(
+    source: str | os.PathLike[str] | gguf.GGUFFile,
+    file_type: str,
+    *,
+    pure: bool = False,
+    overrides: Overrides = (),
+    imatrix: Imatrix | None = None,
+    requantize: bool = False,
+) -> list[PlanRow]:
+    """Work out every tensor's new type and size, in file order, without quantizing anything.
+
+    file_type: a mix as llama-quantize names it: "Q8_0", "Q4_K_M", "Q2_K", ... ("Q4_K" means "Q4_K_M"). Output
+        and tied embedding keep more bits than the rest (Q6_K, or Q8_0 in a Q8_0 file).
+    pure: every weight gets the mix's main type, output and embedding too.
+    overrides: (regular expression, type) pairs, the first match deciding, before widths are considered.
+    requantize: accept weights that are quantized already: the new rounding comes on top of the old.
+    imatrix: as for `quantize_file`.
+
+    Raises: UnsupportedError for an unknown type, one that can't do without an importance matrix, or quantized
+        weights without `requantize`. ModelError for an importance matrix of another model, or one with NaN,
+        infinity or negative numbers.
+    Warns: some tensors of the importance matrix aren't in this model, or some layers' weights aren't in it.
+    """
+    if not isinstance(source, gguf.GGUFFile):
+        with gguf.read(source) as file:
+            return plan(
+                file, file_type, pure=pure, overrides=overrides, imatrix=imatrix, requantize=requantize
+            )
+    targets = assign(
+        source.metadata,
+        source.tensors,
+        file_type,
+        pure=pure,
+        overrides=overrides,
+        has_importance=imatrix is not None,
+    )
+    if imatrix is not None:
+        changed = [name for name, tensor in source.tensors.items() if targets[name] is not tensor.type]
+        _check_imatrix(imatrix, source, changed)
+    rows = []
+    for name, tensor in source.tensors.items():
+        target = targets[name]
+        if target is not tensor.type:
+            _check(name, tensor, target, canonical(file_type), imatrix, requantize)
+        rows.append(
+            PlanRow(name, tensor.type, target, tensor.n_elements // target.block_size * target.type_size)
+        )
+    return rows
+
+
+def quantize_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    file_type: str,
+    *,
+    pure: bool = False,
+    overrides: Overrides = (),
+    imatrix: Imatrix | str | os.PathLike[str] | None = None,
+    requantize: bool = False,
+    n_threads: int | None = None,
+    progress: NamedProgress | None = None,
+    allow_nan: bool = False,
+) -> list[PlanRow]:
+    """Write `source` quantized to `target`; nothing of `target` appears until it is complete.
+
+    imatrix: tensor name -> importance (n_columns,) or (n_experts, n_columns) float32, or the path of an
+        importance-matrix file. Tensors that it doesn't name or has only zeros for are quantized without.
+    requantize: as for `plan`.
+    n_threads: threads that quantize slabs of rows (None: all this process may use); the result is the same.
+    progress: called as progress(bytes_done, bytes_total, tensor_name), bytes counted in the source.
+    allow_nan: go on at a weight that is NaN or infinite, or beyond what its new type can hold; it ruins its
+        block.
+
+    Returns the plan it followed. Raises as `plan`; GGUFError if the source can't be read; ModelError for such
+    a weight, naming its tensor, row and column.
+    """
+    importances = read_imatrix(imatrix) if isinstance(imatrix, (str, os.PathLike)) else imatrix
+    with gguf.read(source) as file, file.located():
+        rows = plan(
+            file, file_type, pure=pure, overrides=overrides, imatrix=importances, requantize=requantize
+        )
+        total = sum(tensor.n_bytes for tensor in file.tensors.values())
+        done = 0
+
+        def converted(row: PlanRow) -> np.ndarray:
+            nonlocal done
+            tensor = file.tensors[row.name]
+            blocks = tensor.blocks
+            if row.target is not tensor.type:
+                importance = None if importances is None else importances.get(row.name)
+                threads = n_threads or _cores()
+                blocks = QuantTensor.quantize(
+                    tensor, row.target.name, row.name, importance, n_threads=threads, allow_nan=allow_nan
+                ).blocks
+            done += tensor.n_bytes
+            if progress is not None:
+                progress(done, total, row.name)
+            return blocks
+
+        pending = {
+            row.name: PendingTensor(
+                row.name, row.target, file.tensors[row.name].shape, partial(converted, row)
+            )
+            for row in rows
+        }
+        n_weights = sum(tensor.n_elements for tensor in file.tensors.values())
+        with compiled_searches() if n_weights >= COMPILED_FROM else nullcontext():
+            gguf.write(target, _metadata(file, canonical(file_type)), pending, alignment=file.alignment)
+    return rows
+
+
+def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read an importance matrix in llama.cpp's GGUF form: tensor name -> mean squares float32.
+
+    For each weight the file holds `NAME.in_sum2` (n_matrices, n_columns), sums of squared activations, and
+    `NAME.counts`, how many were summed. One matrix gives (n_columns,), experts give (n_experts, n_columns).
+
+    Raises: GGUFError if it is no importance matrix or lacks counts; ModelError naming the tensor with a sum
+        or a count that isn't finite, 0 or more. OSError.
+    """
+    found = {}
+    with gguf.read(path) as file, file.located():
+        for name, sums in file.tensors.items():
+            if not name.endswith(".in_sum2"):
+                continue
+            weight = name.removesuffix(".in_sum2")
+            total = sums.dequantize().reshape(-1, sums.n_columns)
+            counts = _counts(file, weight, len(total))
+            check_importance(total, name, "the sum")
+            # an expert that no token reached tells nothing: all its columns count alike
+            means = np.where(counts > 0, total / np.maximum(counts, 1), np.float32(1)).astype(np.float32)
+            found[weight] = means[0] if len(means) == 1 else means
+    if not found:
+        raise gguf.GGUFError(
+            path, "tensors", None, "some that end in .in_sum2", "none", "this is not an importance matrix"
+        )
+    return found
+
+
+def _counts(file: gguf.GGUFFile, weight: str, n_matrices: int) -> np.ndarray:
+    """How many activations were summed for each matrix of a weight: (n_matrices, 1) float32."""
+    name = f"{weight}.counts"
+    tensor = file.tensors.get(name)
+    if tensor is None or tensor.n_elements != n_matrices:
+        expected = f"{n_matrices} numbers, one for each row of {weight}.in_sum2"
+        got = "no such tensor" if tensor is None else tensor.n_elements
+        raise gguf.GGUFError(file.path, name, None, expected, got, "measure the importance matrix again")
+    counts = tensor.dequantize().reshape(-1, 1)
+    check_importance(counts, name, "the count")
+    return counts
+
+
+def _check_imatrix(imatrix: Imatrix, source: gguf.GGUFFile, changed: Sequence[str]) -> None:
+    """Check what an importance matrix says of the tensors that will change, and how many it knows."""
+    foreign = [name for name in imatrix if name not in source.tensors]
+    if len(foreign) == len(imatrix):
+        example = f", {foreign[0]!r:.80} for example" if foreign else ""
+        raise ModelError(
+            f"the importance matrix is of another model: none of its {len(foreign)} tensors is in this one"
+            + example
+        )
+    if foreign:
+        warnings.warn(
+            f"{len(foreign)} of the importance matrix's {len(imatrix)} tensors aren't in this model "
+            f"({foreign[0]!r:.80} for example): is it of another one?",
+            stacklevel=3,
+        )
+    for name in changed:
+        if name in imatrix:
+            importance_parts(imatrix[name], source.tensors[name].shape, name)
+    bare = [name for name in changed if name.startswith("blk.") and name not in imatrix]
+    if bare:
+        warnings.warn(
+            f"{len(bare)} of the {len(changed)} tensors to be quantized aren't in the importance matrix "
+            f"({bare[0]} for example): they are quantized without",
+            stacklevel=3,
+        )
+
+
+def _check(
+    name: str, tensor: QuantTensor, target: QuantType, mix: str, imatrix: Imatrix | None, requantize: bool
+) -> None:
+    if target.encode is None:
+        raise UnsupportedError(f"{name}: {target.name} has no quantizer")
+    if tensor.type.block_size > 1 and not requantize:
+        raise UnsupportedError(
+            f"{name} is {tensor.type.name} already, and quantizing twice adds both errors: "
+            "start from the F16 or F32 file, or say that you want it with requantize"
+        )
+    needy = target.needs_importance or (target.name == "Q2_K" and mix == "Q2_K_S")
+    given = imatrix is not None and name in imatrix and bool(np.any(imatrix[name]))
+    if needy and not given and kind_of(name) not in ("embedding", "output"):
+        raise UnsupportedError(
+            f"{name}: {target.name} has too few bits to choose them without an importance matrix; give one"
+        )
+
+
+def _metadata(file: gguf.GGUFFile, mix: str) -> dict[str, object]:
+    kept = {key: value for key, value in file.metadata.typed().items() if not key.startswith("split.")}
+    return {
+        **kept,
+        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
+        "general.file_type": np.uint32(FILE_TYPES[mix][0]),
+    }
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

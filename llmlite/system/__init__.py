@@ -1,0 +1,1 @@
+"""What the operating system gives: files that appear whole, locks, a cache folder, limits, guarded maps."""

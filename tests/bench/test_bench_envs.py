@@ -1,0 +1,142 @@
+"""Environments of the comparison's backends: what they ask for, what they cost, what they can't see."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmlite import resources
+from llmlite.bench import backends, envs
+from llmlite.bench.process import WorkerProcess
+from llmlite.errors import LlmliteError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path / "cache"))
+    envs._has.cache_clear()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one wheel, made here, which is all that pip may look at; the environment asks for it."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    write_wheel(folder, "stand_in_peer")
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setattr(envs.shutil, "which", lambda name: None)  # pip: its options are set above
+    monkeypatch.setattr(envs, "ALWAYS", ())
+    monkeypatch.setitem(envs.ENVIRONMENTS, "peer", ("stand-in-peer",))
+    return folder
+
+
+def write_wheel(folder: Path, name: str) -> None:
+    from zipfile import ZipFile
+
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": "VALUE = 7\n" * 100,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,{len(text)}\n" for path, text in files.items()) + f"{info}/RECORD,,\n"
+    with ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        for path, text in {**files, f"{info}/RECORD": record}.items():
+            wheel.writestr(path, text)
+
+
+def test_an_environment_asks_for_what_its_extra_asks_for() -> None:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    for name, requirements in envs.ENVIRONMENTS.items():
+        wanted = set(extras[name])
+        if "llmlite-kit[torch]" in wanted:
+            wanted = wanted - {"llmlite-kit[torch]"} | set(extras["torch"])
+        assert set(requirements) <= wanted, name
+        assert name in ("transformers",) or set(requirements) == wanted, name
+
+
+def test_every_backend_that_needs_a_package_has_an_environment() -> None:
+    for info in backends.BACKENDS.values():
+        assert bool(info.requires) == bool(info.extra), info.name
+        assert not info.extra or info.extra in envs.ENVIRONMENTS, info.name
+
+
+def test_an_environment_is_made_and_its_cost_recorded(index: Path, own_cache: Path) -> None:
+    found = envs.create("peer")
+    assert found.n_packages == 1 and not found.compiled and found.installer == "pip"
+    assert 1000 < found.n_bytes < 10_000 and found.seconds > 0
+    assert envs.installed("peer") == found
+    python = envs.python_with("peer", "stand_in_peer")
+    assert python and envs.python_with("peer", "stand_in_peer numpy") == ""
+    said = subprocess.run(
+        [python, "-c", "import stand_in_peer; print(stand_in_peer.VALUE)"], capture_output=True, text=True
+    )
+    assert said.stdout.strip() == "7"
+    assert envs.remove("peer") and not envs.remove("peer") and envs.installed("peer") is None
+
+
+def test_an_installation_that_failed_is_no_environment(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(envs.ENVIRONMENTS, "peer", ("no-such-package-here",))
+    with pytest.raises(LlmliteError, match="installing failed .*no-such-package-here"):
+        envs.create("peer")
+    assert envs.installed("peer") is None and envs.python_with("peer", "sys") == ""
+
+
+def test_an_unknown_environment_names_those_there_are() -> None:
+    with pytest.raises(LlmliteError, match="no environment 'abacus'; there are: torch, "):
+        envs.create("abacus")
+
+
+def test_a_record_that_was_cut_off_counts_as_no_environment(own_cache: Path) -> None:
+    home = own_cache / "bench-env" / "xllamacpp"
+    home.mkdir(parents=True)
+    (home / envs.RECORD).write_text('{"name": "xlla', encoding="utf-8")
+    assert envs.installed("xllamacpp") is None
+
+
+def test_a_backend_runs_in_its_environment_when_this_one_lacks_its_package(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = backends.BackendInfo(
+        name="peer", title="a peer", module="peer", colour="grey", requires="stand_in_peer", extra="peer"
+    )
+    assert "llmlite bench env create peer" in info.unavailable()
+    envs.create("peer")
+    assert info.unavailable() == "" and info.python() != sys.executable
+
+
+def test_another_interpreter_sees_llmlite_and_none_of_this_ones_packages(index: Path) -> None:
+    envs.create("peer")
+    python = envs.python_with("peer", "stand_in_peer")
+    with WorkerProcess("llmlite-eager", 1, python=python) as worker, pytest.raises(Exception, match="numpy"):
+        worker.ask("start")  # llmlite is found, and NumPy, which isn't installed there, is not
+
+
+def test_the_footprint_counts_what_is_required_once() -> None:
+    n_packages, n_bytes = envs.footprint("numpy")
+    assert n_packages == 1 and n_bytes > 10**7
+    more, larger = envs.footprint("pytest")  # numpy isn't among pytest's
+    assert more > 1 and larger > 10**6
+    with pytest.raises(LlmliteError, match="isn't installed"):
+        envs.footprint("no-such-package-here")
+
+
+def test_the_record_is_json(index: Path) -> None:
+    record: dict[str, Any] = json.loads(json.dumps(envs.create("peer").as_record()))
+    assert record["requirements"] == ["stand-in-peer"]
+    assert str(resources.cache_dir()) not in json.dumps(record)

@@ -1,0 +1,139 @@
+"""One backend measured as llama-bench does it, and the energy counters."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmlite.bench import energy, single
+from llmlite.cli import main
+from tests.support.tiny_models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict[str, Any]]:
+    request = single.Request(
+        backend="llmlite-eager", prompts=(8, 0), gens=(3,), depths=(0, 5), threads=(1,), repetitions=2
+    )
+    return single.measure(request)
+
+
+def test_each_test_has_a_record_in_llama_benchs_order(records: list[dict[str, Any]]) -> None:
+    assert [(r["n_prompt"], r["n_gen"], r["n_depth"]) for r in records] == [
+        (8, 0, 0),
+        (0, 3, 0),
+        (8, 0, 5),
+        (0, 3, 5),
+    ]
+    for r in records:
+        assert len(r["samples_ns"]) == 2 and r["n_threads"] == 1 and r["backend"] == "llmlite-eager"
+        n_tokens = r["n_prompt"] + r["n_gen"]
+        assert r["samples_ts"] == [n_tokens * 1e9 / ns for ns in r["samples_ns"]]
+        assert r["startup_ns"].keys() >= {"start", "import", "load", "first_token"}
+        assert len(r["steps_ns"]) == 2 * r["n_gen"]
+
+
+def test_every_form_holds_every_test(records: list[dict[str, Any]]) -> None:
+    assert json.loads(single.shown(records, "json")) == records
+    assert [json.loads(line) for line in single.shown(records, "jsonl").splitlines()] == records
+    rows = list(csv.DictReader(io.StringIO(single.shown(records, "csv"))))
+    assert [int(row["n_depth"]) for row in rows] == [0, 0, 5, 5]
+    assert [float(row["avg_ts"]) for row in rows] == [r["avg_ts"] for r in records]
+    table = single.shown(records, "md").splitlines()
+    assert len(table) == 2 + len(records) and "pp8 @ d5" in table[4] and "±" in table[4]
+    with pytest.raises(ValueError, match="no form 'xml'"):
+        single.shown(records, "xml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-b", "abacus"], "no backend 'abacus'"),
+        (["-p", "0", "-n", "0"], "nothing to measure"),
+        (["-p", "999999"], "its context has"),
+        (["a", "b"], "one model at a time"),
+        (["env", "create"], "expected: env list"),
+        (["env", "create", "abacus"], "no environment 'abacus'"),
+        (["diff", "one"], "expected: diff BEFORE"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_one_sentence(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_measures_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_model("llama").write(tmp_path / "tiny.gguf")
+    options = ["-b", "llmlite-eager", "-p", "4", "-n", "2", "-r", "1", "-t", "1", "-o", "jsonl"]
+    assert main(["bench", str(path), *options]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [r["model_filename"] for r in lines] == ["tiny.gguf"] * 2
+
+
+# --- energy -----------------------------------------------------------------------------------
+
+
+def rapl(root: Path, **packages: tuple[int, int]) -> Path:
+    """Write a tree like /sys/class/powercap: package -> (energy_uj, max_energy_range_uj)."""
+    for number, (name, (energy_uj, limit)) in enumerate(packages.items()):
+        for path, label in ((f"intel-rapl:{number}", name), (f"intel-rapl:{number}:0", "core")):
+            folder = root / path
+            folder.mkdir(parents=True)
+            (folder / "name").write_text(f"{label.replace('_', '-')}\n")
+            (folder / "energy_uj").write_text(f"{energy_uj}\n")
+            (folder / "max_energy_range_uj").write_text(f"{limit}\n")
+    return root
+
+
+def test_energy_is_the_sum_of_the_packages_without_their_parts(tmp_path: Path) -> None:
+    root = rapl(tmp_path, package_0=(1_000_000, 10**9), package_1=(5_000_000, 10**9))
+    meter = energy.Meter(root)
+    assert meter.note == ""
+    meter.start()
+    (root / "intel-rapl:0/energy_uj").write_text("3500000")
+    (root / "intel-rapl:0:0/energy_uj").write_text("3500000")
+    (root / "intel-rapl:1/energy_uj").write_text("5250000")
+    assert meter.stop() == pytest.approx(2.75)
+
+
+def test_a_counter_that_wrapped_goes_on(tmp_path: Path) -> None:
+    root = rapl(tmp_path, package_0=(9_000_000, 10_000_000))
+    meter = energy.Meter(root)
+    meter.start()
+    (root / "intel-rapl:0/energy_uj").write_text("500000")
+    assert meter.stop() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("spoil", ["energy_uj", "max_energy_range_uj", "name"])
+def test_what_cannot_be_read_is_no_figure(spoil: str, tmp_path: Path) -> None:
+    root = rapl(tmp_path, package_0=(1, 10**9))
+    (root / "intel-rapl:0" / spoil).write_text("nonsense" if spoil != "name" else "psys")
+    meter = energy.Meter(root)
+    meter.start()
+    assert meter.stop() is None and meter.note == "not readable here"
+
+
+def test_a_counter_that_goes_away_is_no_figure(tmp_path: Path) -> None:
+    root = rapl(tmp_path, package_0=(1, 10**9))
+    meter = energy.Meter(root)
+    meter.start()
+    (root / "intel-rapl:0/energy_uj").unlink()
+    assert meter.stop() is None
+
+
+def test_without_counters_the_meter_says_so(tmp_path: Path) -> None:
+    assert energy.Meter(tmp_path / "nothing").note == "not readable here"
+
+
+def test_the_usual_depths_are_those_that_the_context_has_room_for() -> None:
+    asked = single.Request(prompts=(64,), gens=(32,))
+    assert asked.fitting(4096).depths == (0, 512, 2048)
+    assert asked.fitting(1024).depths == (0, 512) and asked.fitting(70).depths == (0,)
+    assert single.Request(depths=(7,)).fitting(4096).depths == (7,)  # what was asked for stays

@@ -1,0 +1,429 @@
+"""The command line as a user meets it: what it prints, where, and the exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmlite import cli
+from llmlite.cli import lab, show
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLMLITE_DEBUG", raising=False)
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must fail with code 2 and one line on stderr; return that line."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("llmlite: ")
+    return captured.err
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must succeed; return what it printed."""
+    assert cli.main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def process(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "llmlite", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, text=True, **options)  # type: ignore[call-overload]
+
+
+# --- help -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert f"  llmlite {command}" in text
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_examples_in_the_help_parse(command: str) -> None:
+    import shlex
+    from importlib import import_module
+
+    parser = cli.build_parser()
+    for line in import_module(f"llmlite.cli.{command}").EXAMPLES.splitlines():
+        text = line.partition("  llmlite ")[2].partition("   ")[0]
+        text = re.split(r" \| | < | >>? ", text)[0]  # what a shell reads itself
+        if text:
+            parser.parse_args(shlex.split(text))
+
+
+def test_version_is_printed_and_so_by_the_module(capsys: pytest.CaptureFixture[str]) -> None:
+    from llmlite import __version__
+
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"llmlite {__version__}\n"
+    assert process("--version", stdout=subprocess.PIPE).communicate()[0] == f"llmlite {__version__}\n"
+
+
+def test_an_unknown_command_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["nosuch"])
+    assert end.value.code == 2
+
+
+# --- wrong requests ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "show"])
+def test_a_wrong_path_is_one_sentence(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert "nosuch.gguf" in failing(capsys, command, "nosuch.gguf")
+
+
+@pytest.mark.parametrize("command", ["run", "show"])
+@pytest.mark.parametrize("content", [b"", b"GG", b"not a model at all, but long enough to be one"])
+def test_a_file_that_is_no_gguf_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, content: bytes
+) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(content)
+    assert "x.gguf" in failing(capsys, command, str(file))
+
+
+def test_a_folder_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    failing(capsys, "show", str(tmp_path))
+
+
+def test_a_prompt_longer_than_the_context_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "Once upon a time there was a fox and a hen."
+    assert "8" in failing(capsys, "run", "--executor", "eager", "--ctx", "8", "--no-echo", "-p", prompt)
+
+
+def test_an_unknown_quantization_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Q9_9" in failing(capsys, "run", "tales:Q9_9")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--temperature", "-1"],
+        ["--top-p", "1.5"],
+        ["-n", "-3"],
+        ["--top-k", "many"],
+        ["--seed", "-1"],
+        ["--ctx", "0"],
+    ],
+)
+def test_an_option_outside_its_range_exits_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", *arguments])
+    assert end.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_the_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmlite.errors import LlmliteError
+
+    monkeypatch.setenv("LLMLITE_DEBUG", "1")
+    with pytest.raises(LlmliteError):
+        cli.main(["show", "nosuch.gguf"])
+
+
+# --- run --------------------------------------------------------------------------------------
+
+
+def test_run_without_a_model_tells_a_tale_and_the_figures_go_to_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["run", "-n", "8", "--temperature", "0"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Once upon a time")
+    assert captured.out.endswith("\n")
+    assert "made 8 tokens" in captured.err
+
+
+def test_a_seed_repeats_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    first = output(capsys, "run", "-n", "12", "--seed", "3")
+    assert output(capsys, "run", "-n", "12", "--seed", "3") == first
+    assert any(output(capsys, "run", "-n", "12", "--seed", str(seed)) != first for seed in (4, 5, 6))
+
+
+def test_quiet_and_no_echo_leave_only_the_new_text(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = output(capsys, "run", "-p", "The fox", "-n", "6", "--temperature", "0")
+    assert cli.main(["run", "-p", "The fox", "-n", "6", "--temperature", "0", "--no-echo", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert "The fox" + captured.out == whole
+    assert captured.err == ""
+
+
+def test_chat_answers_every_line_of_its_input() -> None:
+    running = process("run", "--chat", "-n", "4", "--temperature", "0", stdin=subprocess.PIPE,
+                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    _, err = running.communicate("Hello\n/new\n/what\nWho are you?\n/exit\nnever asked\n", timeout=120)
+    assert running.returncode == 0
+    assert err.count("[prompt ") == 2
+    assert err.count("/help lists them") == 1, "a wrong command is answered with where the right ones are"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    running = process("show", "tales", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout and running.stderr
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    assert running.wait(timeout=60) in (0, 141)
+
+
+def interrupt(generation: object) -> str:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_it_writes_ends_quietly_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("llmlite.cli.run.stream", interrupt)
+    assert cli.main(["run", "--executor", "eager"]) == 130
+    assert capsys.readouterr().err == "\n"
+
+
+def test_ctrl_c_in_a_conversation_stops_the_answer_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("llmlite.repl.showing.PlainView.show", lambda _self, answer: interrupt(answer))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nHello again\n"))
+    assert cli.main(["run", "--chat", "--executor", "eager"]) == 0
+    assert capsys.readouterr().err.count("interrupted") == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_ctrl_c_at_the_prompt_ends_quietly_with_130() -> None:
+    def heed() -> None:  # started from a script in the background, tests inherit that Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    running = process("run", "--chat", "--executor", "eager", "-n", "2", stdin=subprocess.PIPE,
+                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)  # fmt: skip
+    assert running.stdin and running.stderr
+    running.stdin.write("Hello\n")
+    running.stdin.flush()
+    assert running.stderr.readline().startswith("[prompt "), "it has answered and waits for the next line"
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in err
+
+
+# --- show, tokenize ---------------------------------------------------------------------------
+
+
+def test_show_names_every_tensor_and_key(capsys: pytest.CaptureFixture[str]) -> None:
+    from llmlite import gguf, resources
+
+    text = output(capsys, "show", "tales")
+    with gguf.read(resources.model_path("tales")) as file:
+        assert all(name in text for name in [*file.tensors, *file.metadata])
+    assert "GGUF version 3" in text
+
+
+def test_show_lets_no_escape_sequence_of_a_file_pass(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from llmlite import gguf
+
+    path = tmp_path / "hostile.gguf"
+    weights = {"w\x1b[2J\u202e": np.zeros((1, 32), np.float32)}
+    gguf.write(path, {"general.name": "\x1b]0;name\x07", "k\x1b[31m": "v\x1b[0m\udc80"}, weights)
+    text = output(capsys, "show", str(path)) + output(
+        capsys, "show", str(path), "--tensor", next(iter(weights))
+    )
+    assert "w\\x1b[2J" in text
+    assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_show_json_is_json_with_whole_arrays(capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads(output(capsys, "show", "tales", "--json"))
+    assert record["metadata"]["general.architecture"] == "llama"
+    assert len(record["metadata"]["tokenizer.ggml.tokens"]) > 1000
+    assert {"name", "type", "shape", "n_bytes", "bits_per_weight"} == set(record["tensors"][0])
+
+
+def test_show_a_block_prints_its_bytes_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    from llmlite import gguf, resources
+
+    arguments = ["show", "tales:Q4_0", "--tensor", "blk.0.attn_q.weight", "--block", "1"]
+    text = output(capsys, *arguments)
+    with gguf.read(resources.model_path("tales:Q4_0")) as file:
+        tensor = file.tensors["blk.0.attn_q.weight"]
+        block = json.loads(output(capsys, *arguments, "--json"))["block"]
+        assert bytes.fromhex(block["bytes"]) == bytes(tensor.blocks[1])
+        assert block["weights"] == tensor.dequantize().reshape(-1)[32:64].tolist()
+        assert bytes(tensor.blocks[1])[:8].hex(" ") in text
+
+
+def test_a_wrong_tensor_name_suggests_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean blk.0.attn_q.weight" in failing(
+        capsys, "show", "tales", "--tensor", "blk.0.atn_q.weight"
+    )
+
+
+def test_a_wrong_block_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "0 to" in failing(
+        capsys, "show", "tales", "--tensor", "blk.0.attn_q.weight", "--block", "99999999"
+    )
+    assert "--tensor" in failing(capsys, "show", "tales", "--block", "0")
+
+
+def test_json_knows_no_nan() -> None:
+    import numpy as np
+
+    assert show.plain(np.array([np.nan, np.inf, 1.0])) == ["nan", "inf", 1.0]
+
+
+def test_tokenize_gives_ids_that_decode_to_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(output(capsys, "tokenize", "--json", "--no-special", "a fox, 🦊"))
+    assert b"".join(bytes.fromhex(row["bytes"]) for row in rows).decode() == "a fox, 🦊"
+    ids = output(capsys, "tokenize", "--ids", "--no-special", "a fox, 🦊").split()
+    assert [int(token) for token in ids] == [row["id"] for row in rows]
+
+
+# --- doctor, lab ------------------------------------------------------------------------------
+
+
+def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "doctor")
+    for topic in ("processor", "CPU features", "threads", "memory", "numpy", "cache folder", "bundled data"):
+        assert topic in text
+    findings = json.loads(output(capsys, "doctor", "--json"))
+    assert all(finding["ok"] for finding in findings)
+
+
+def test_doctor_says_what_to_do_about_damaged_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llmlite import resources
+
+    monkeypatch.setattr(resources, "damaged_data", lambda: ["tales-f16.gguf: its bytes differ"])
+    assert cli.main(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert "wrong  bundled data" in text
+    assert "pip install --force-reinstall" in text
+
+
+@pytest.fixture
+def lessons(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    (source / "images").mkdir(parents=True)
+    (source / "__pycache__").mkdir()
+    (source / "one.ipynb").write_text("one")
+    (source / "images" / "a.svg").write_text("a")
+    (source / "__pycache__" / "x.pyc").write_text("x")
+    return source
+
+
+def test_lab_copies_whats_new_and_never_overwrites_a_changed_lesson(lessons: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    assert lab.copy_lessons(lessons, folder) == (2, [])
+    assert not (folder / "__pycache__").exists()
+    assert lab.copy_lessons(lessons, folder) == (0, []), "the second time there is nothing to do"
+    (lessons / "one.ipynb").write_text("one, improved")
+    assert lab.copy_lessons(lessons, folder) == (1, []), "an unchanged copy follows the new version"
+    (folder / "one.ipynb").write_text("my own work")
+    (lessons / "one.ipynb").write_text("one, improved again")
+    assert lab.copy_lessons(lessons, folder) == (0, ["one.ipynb"])
+    assert (folder / "one.ipynb").read_text() == "my own work"
+    assert lab.copy_lessons(lessons, folder) == (0, ["one.ipynb"]), "and it stays so"
+
+
+def test_lab_copies_no_sources_and_for_instructors_their_own_copies(lessons: Path, tmp_path: Path) -> None:
+    for name in ("source/one.py", "instructor/one.ipynb", "index.ipynb"):
+        (lessons / name).parent.mkdir(exist_ok=True)
+        (lessons / name).write_text(name)
+    learner, instructor = tmp_path / "mine", tmp_path / "theirs"
+    assert lab.copy_lessons(lessons, learner) == (3, [])
+    assert lab.copy_lessons(lessons, instructor, instructor=True) == (3, [])
+    assert lab.copy_lessons(lessons, instructor, instructor=True) == (0, [])
+    assert {p.name for p in learner.rglob("*.*")} >= {"one.ipynb", "index.ipynb", "a.svg"}
+    assert not (learner / "source").exists() and not (instructor / "instructor").exists()
+    assert (learner / "one.ipynb").read_text() == "one"
+    assert (instructor / "one.ipynb").read_text() == "instructor/one.ipynb"
+
+
+def test_lab_opens_at_the_index(tmp_path: Path) -> None:
+    assert not any("default_url" in part for part in lab.command(tmp_path, browser=True))
+    (tmp_path / "index.ipynb").write_text("")
+    assert any(part.endswith("/lab/tree/index.ipynb") for part in lab.command(tmp_path, browser=False))
+
+
+def test_jupyterlab_asks_the_network_for_nothing() -> None:
+    lab_app = pytest.importorskip("jupyterlab.labapp").LabApp(argv=[])
+    lab_app.parse_command_line(list(lab.QUIET))
+    assert lab_app.news_url is None
+    assert lab_app.check_for_updates_class.__name__ == "NeverCheckForUpdate"
+
+
+def test_lab_without_jupyterlab_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lessons: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(lab.resources, "notebooks_path", lambda: lessons)
+    monkeypatch.setattr(lab.importlib.util, "find_spec", lambda name: None)
+    assert "llmlite-kit[lab]" in failing(capsys, "lab", str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "one.ipynb").exists()
+
+
+def test_an_unreadable_output_encoding_does_not_crash() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    running = process("tokenize", "a 🦊", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    assert "tokens" in out
+
+
+def test_no_command_writes_over_what_it_reads(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a fox. " * 40, encoding="utf-8")
+    output(capsys, "split", "tales", "part", "--max-tensors", "30")
+    first, second = sorted(tmp_path.glob("part-*.gguf"))
+    before = {path: path.read_bytes() for path in (text, first, second)}
+    for arguments in (
+        ("imatrix", first.name, text.name, "-o", text.name, "-c", "64", "--force"),
+        ("imatrix", first.name, text.name, "-o", first.name, "-c", "64", "--force"),
+        ("imatrix", first.name, text.name, "-o", second.name, "-c", "64", "--force"),
+        ("merge", first.name, second.name, "--force"),
+        ("quantize", first.name, second.name, "Q4_0", "--force"),
+        ("split", first.name, "part", "--max-tensors", "30"),
+    ):
+        assert "of the source" in (said := failing(capsys, *arguments)) or "the source itself" in said
+    assert "--force" in failing(capsys, "imatrix", "tales", text.name, "-o", second.name, "-c", "64")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--temperature", "inf"), ("synth", "smollm2-135m", "--seed", "-1")]
+)
+def test_numbers_that_cannot_be_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    try:
+        assert cli.main(arguments) == 2
+    except SystemExit as stop:
+        assert stop.code == 2
+    assert "Traceback" not in capsys.readouterr().err

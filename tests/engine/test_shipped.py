@@ -95,7 +95,7 @@ def test_a_manifest_that_cant_be_used_is_named_and_numba_compiles_for_the_host(
 # ---- which bytes -------------------------------------------------------------------------------------------
 
 REPORT = """
-    from llmlite.engine.jit import kernel
+    from llmlite.engine.families import kernel
     print(bool(kernel("basic", "add").address), "numba" in sys.modules)
 """
 NO_NUMBA = "sys.modules['numba'] = None\n"
@@ -148,7 +148,7 @@ def test_a_shipped_kernel_runs_without_numba_and_writes_no_cache(folder: Path, t
         import ctypes
         import numpy as np
         from llmlite.engine.contract import STEP
-        from llmlite.engine.jit import kernel
+        from llmlite.engine.families import kernel
         n, width = 3, 37
         a, b = (np.arange(n * width, dtype=np.float32) * f for f in (1, 2))
         out = np.zeros_like(a)

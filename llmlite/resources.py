@@ -169,7 +169,7 @@ def _make(source: Path, folder: Path, stem: str, type_name: str, own_type: str) 
 def _key(source: Path) -> str:
     """Return what the quantized file depends on, as 12 hex digits: the model, and the code that quantizes."""
     digest = hashlib.sha256(sha256(source).encode())
-    for code in sorted([*PACKAGE.glob("quants/*.py"), PACKAGE / "mixes.py", PACKAGE / "quantize.py"]):
+    for code in sorted([*PACKAGE.glob("quants/*.py"), *PACKAGE.glob("quantize/*.py")]):
         digest.update(code.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -78,7 +78,8 @@ def test_llmlite_cache_that_cannot_be_written_falls_back_and_says_so_once(
 
 def test_a_second_process_finds_what_the_first_put_into_the_fallback(tmp_path: Path) -> None:
     code = (
-        "from llmlite import cache, resources; path = resources.model_path('tales:Q4_0')\n"
+        "from llmlite import resources\nfrom llmlite.system import cache\n"
+        "path = resources.model_path('tales:Q4_0')\n"
         "print(path.parent.parent == cache.cache_dir(), path.stat().st_mtime_ns)"
     )
     env = {**os.environ, "LLMLITE_CACHE": os.devnull, "TMPDIR": str(tmp_path / "tmp")}

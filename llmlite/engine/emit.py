@@ -401,6 +401,6 @@ def float_to_half(builder, value, cpu: Target):
 
 
 def pause(builder, cpu: Target) -> None:
-    """The waiting-loop hint: `pause` on x86, `isb`-free nothing elsewhere (sched_yield follows soon)."""
+    """The waiting-loop hint: `pause` on x86, `isb`-free nothing elsewhere (`yield_core` follows soon)."""
     if cpu.architecture == "x86":
         _call(builder, "llvm.x86.sse2.pause", ir.VoidType())

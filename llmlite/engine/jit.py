@@ -5,8 +5,8 @@ only when an object is missing: a process that finds all its kernels among the s
 the cache never imports numba.
 
 The key of a cached object is the text of the kernel's file and of every engine file it imports, the versions
-of numba and llvmlite, and the CPU with its features. A file that is torn, corrupt or foreign is compiled
-again; a folder that can't be written only costs the next process its head start.
+of numba and llvmlite, the system, and the CPU with its features. A file that is torn, corrupt or foreign is
+compiled again; a folder that can't be written only costs the next process its head start.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def source_of(k: Kernel) -> str:
 def _key(k: Kernel) -> str:
     digest = _digest(source_files(ENGINE / "kernels" / f"{k.module}.py")).copy()
     cpu = target()
-    versions = (_version("numba"), llvmlite.__version__, llvm.llvm_version_info, sys.byteorder)
+    versions = (_version("numba"), llvmlite.__version__, llvm.llvm_version_info, sys.byteorder, sys.platform)
     digest.update(repr((k.module, k.name, versions, cpu.architecture, cpu.name, cpu.features)).encode())
     return digest.hexdigest()[:32]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.engine import systems
 from llmlite.engine.contract import FEW_TOKENS, MAX_PIECES, NO_FAULT, SEQUENCE, STEP, WORD
 from llmlite.engine.jit import Kernel, prepare
 from llmlite.engine.recorder import N_OUTPUTS, N_TOKENS, Buffer, Op, Recorder
@@ -152,7 +153,7 @@ class Plan:
             if self.ops[first].kernel is None:
                 self._run_python(self.ops[first])
                 if clock is not None:
-                    clock[first + 1, :] = _now()
+                    clock[first + 1, :] = systems.now()
                 continue
             at = 0 if clock is None else clock[first:].ctypes.data
             workers.run(self._table[first:].ctypes.data, last - first, at)
@@ -229,12 +230,6 @@ class Plan:
         text = f"Plan({len(self.ops)} operations, up to {self.max_tokens} tokens, {self.n_threads} threads, "
         text += f"arena {self.arena_bytes / 1e6:.1f} MB"
         return text + (f"; slow, through NumPy: {', '.join(slow)})" if slow else ")")
-
-
-def _now() -> tuple[int, int]:
-    import time
-
-    return divmod(time.clock_gettime_ns(time.CLOCK_MONOTONIC), 10**9)
 
 
 def kernels_of(ops: list[Op]) -> list[Kernel]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
-import sys
 import threading
 from typing import Any
 
 from llmlite.engine.signatures import RUN, STOP, WORK
+from llmlite.engine.systems import make_semaphores
 from llmlite.system.locks import fork_safe
 
 LINGER_NS = 2_000_000  # how long a worker yields before it sleeps: longer than sampling one token takes
@@ -49,7 +49,7 @@ class Team:
     def _start_workers(self, n: int) -> int:
         """Start n threads; returns how many the system granted."""
         work = ctypes.CFUNCTYPE(None, *[_INT64] * 4)(WORK.address)
-        _make_semaphores([self._base + (8 + 4 * rank + 1) * LINE for rank in range(1, n + 1)])
+        make_semaphores([self._base + (8 + 4 * rank + 1) * LINE for rank in range(1, n + 1)])
         for rank in range(1, n + 1):
             arguments = (self._base, rank, LINGER_NS, self._scratch + rank * SCRATCH)
             thread = threading.Thread(target=work, args=arguments, name=f"llmlite-{rank}", daemon=True)
@@ -73,13 +73,6 @@ def _shared_memory(n_bytes: int) -> ctypes.Array:
     _kept.append(memory)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
     return memory
-
-
-def _make_semaphores(addresses: list[int]) -> None:
-    if sys.platform.startswith("linux"):
-        libc = ctypes.CDLL(None)
-        for address in addresses:
-            libc.sem_init(ctypes.c_void_p(address), 0, 0)
 
 
 _kept: list[ctypes.Array] = []

@@ -14,9 +14,6 @@ A job is over when its last stage is. The leader then closes it and waits until 
 any more: each says so by its `ACTIVE` word, which it clears before it lets another process run.
 """
 
-import sys
-import time
-
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -25,6 +22,17 @@ from llmlite.engine import emit
 from llmlite.engine.atomics import atomic_add, atomic_exchange, atomic_load, compare_exchange
 from llmlite.engine.kernels.common import routine
 from llmlite.engine.simd import i64, inline, load_i64, store
+from llmlite.engine.system_calls import (
+    AFFINITY,
+    SEMAPHORES,
+    await_semaphore,
+    post_semaphore,
+    sched_getaffinity,
+    sched_getcpu,
+    sched_setaffinity,
+    write_time,
+    yield_core,
+)
 
 # JOB: even if none runs. DONE: pieces of the present stage. STAGE: counts stages, over all jobs.
 # FIRST, on the line of N_THREADS: the job's first stage.
@@ -37,22 +45,10 @@ PARKED, SEMAPHORE, TAKEN, ACTIVE = range(
 )  # TAKEN: a stage, and how many of its own pieces are taken
 PIECE_BITS = 16  # of TAKEN that count pieces; the others are the stage
 ROW = 32  # bytes of a row of the table (`plan.ROW_WORDS`)
-SPINS = 200  # pauses before the first sched_yield: longer only helps where nothing else runs
-CLOCK_ID = getattr(time, "CLOCK_MONOTONIC", 1)
-SEMAPHORES = sys.platform.startswith("linux")
-AFFINITY = sys.platform.startswith("linux")
+SPINS = 200  # pauses before the first yield_core: longer only helps where nothing else runs
 # A thread's own lines, five of them: a clock, the core it runs on, two masks of 1,024 cores
 SCRATCH, CORE, MASK = 320, 32, 64
 MASK_BYTES = 128
-
-sched_yield = types.ExternalFunction("sched_yield", types.int32())
-clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, i64))
-sem_wait = types.ExternalFunction("sem_wait", types.int32(i64))
-sem_post = types.ExternalFunction("sem_post", types.int32(i64))
-sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
-sched_getaffinity = types.ExternalFunction("sched_getaffinity", types.int32(types.int32, i64, i64))
-sched_setaffinity = types.ExternalFunction("sched_setaffinity", types.int32(types.int32, i64, i64))
-usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 @intrinsic
@@ -134,7 +130,7 @@ def run_pieces(team, rank, i, n, owner, stage):
 def note_time(team, op, column):
     """Write the time to the job's clock: a row for each operation, (1 + n_threads) times of 16 bytes."""
     columns = load_i64(team + N_THREADS) + 1
-    clock_gettime(CLOCK_ID, load_i64(team + CLOCK) + (op * columns + column) * 16)
+    write_time(load_i64(team + CLOCK) + (op * columns + column) * 16)
 
 
 @inline
@@ -152,10 +148,10 @@ def stand_aside(team, rank, job):
     """Let others have the core, holding nothing; returns whether the job goes on."""
     active = thread_lines(team, rank) + ACTIVE
     if rank == 0:
-        sched_yield()
+        yield_core()
         return True
     atomic_exchange(active, 0)
-    sched_yield()
+    yield_core()
     atomic_exchange(active, 1)
     return atomic_load(team + JOB) == job
 
@@ -217,7 +213,7 @@ def run(team, table, n_ops, n_threads, clock, scratch):
     store(team + N_THREADS, n_threads)
     store(team + CLOCK, clock)
     if clock != 0:
-        clock_gettime(CLOCK_ID, clock)
+        write_time(clock)
     if n_threads == 1:
         execute_alone(team)
         return
@@ -232,7 +228,7 @@ def run(team, table, n_ops, n_threads, clock, scratch):
         while atomic_load(thread_lines(team, rank) + ACTIVE) != 0:
             spins += 1
             if spins > SPINS:
-                sched_yield()
+                yield_core()
             else:
                 pause()
 
@@ -245,7 +241,7 @@ def announce(team, n_threads):
         lines = thread_lines(team, rank)
         if atomic_exchange(lines + PARKED, 0) == 1:  # noqa: SIM102  (a constant, pruned while compiling)
             if SEMAPHORES:
-                sem_post(lines + SEMAPHORE)
+                post_semaphore(lines + SEMAPHORE)
 
 
 @routine(2)
@@ -319,7 +315,7 @@ def await_job(team, seen, lines, linger_ns, scratch):
         if spins < SPINS:
             pause()
             continue
-        sched_yield()
+        yield_core()
         now = nanoseconds(scratch)
         if spins == SPINS:
             store(scratch + 16, now)
@@ -332,16 +328,15 @@ def await_job(team, seen, lines, linger_ns, scratch):
 def park(team, seen, lines):
     """Sleep until the leader posts; a job that came meanwhile is seen by whoever clears `PARKED`."""
     if not SEMAPHORES:
-        usleep(200)
+        await_semaphore(lines + SEMAPHORE)
         return
     atomic_exchange(lines + PARKED, 1)
     if is_new(atomic_load(team + JOB), seen) and atomic_exchange(lines + PARKED, 0) == 1:
         return  # it came in between, and the leader has not posted for us
-    while sem_wait(lines + SEMAPHORE) != 0:
-        pass  # a signal interrupted the wait
+    await_semaphore(lines + SEMAPHORE)
 
 
 @inline
 def nanoseconds(scratch):
-    clock_gettime(CLOCK_ID, scratch)
+    write_time(scratch)
     return load_i64(scratch) * 1000000000 + load_i64(scratch + 8)

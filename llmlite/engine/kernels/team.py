@@ -134,6 +134,18 @@ def note_time(team, op, column):
 
 
 @inline
+def finish(team, i, n_run, n):
+    """Note that pieces of the stage which begins with row i are done; the last of n ends it. Whether it ended."""
+    if n_run == 0 or atomic_add(team + DONE, n_run) + n_run != n:
+        return False
+    atomic_exchange(team + DONE, 0)
+    if load_i64(team + CLOCK) != 0:
+        note_time(team, i + 1, 0)
+    atomic_add(team + STAGE, 1)
+    return True
+
+
+@inline
 def pause_until(team, stage, spins):
     """Pause up to `spins` times; returns whether the stage is over."""
     for _ in range(spins):
@@ -174,18 +186,19 @@ def execute(team, rank, job):
             return
         end, n = end_of_stage(team, i)
         n_run = run_pieces(team, rank, i, n, rank, stage)
-        # A stage with little to do: whoever has not begun by now is asleep.
-        over = pause_until(team, stage, SPINS) if n == end - i and n_run > 0 else False
-        if not over:
-            for other in range(1, n_threads):
-                n_run += run_pieces(team, rank, i, n, (rank + other) % n_threads, stage)
         if profiled:
             note_time(team, i + 1, rank + 1)
-        if n_run > 0 and atomic_add(team + DONE, n_run) + n_run == n * n_threads:
-            atomic_exchange(team + DONE, 0)
-            if profiled:
-                note_time(team, i + 1, 0)
-            atomic_add(team + STAGE, 1)
+        over = finish(team, i, n_run, n * n_threads)
+        # A stage with little to do: whoever has not begun by now is asleep.
+        if not over and n == end - i and n_run > 0:
+            over = pause_until(team, stage, SPINS)
+        if not over:
+            n_run = 0
+            for other in range(1, n_threads):
+                n_run += run_pieces(team, rank, i, n, (rank + other) % n_threads, stage)
+            if profiled and n_run > 0:
+                note_time(team, i + 1, rank + 1)
+            finish(team, i, n_run, n * n_threads)
         if not pause_until(team, stage, SPINS):
             while atomic_load(team + STAGE) == stage:
                 if not stand_aside(team, rank, job):

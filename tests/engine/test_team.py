@@ -135,7 +135,7 @@ def test_threads_on_one_core_finish_with_the_same_bits() -> None:
 
 def test_pieces_are_many_where_there_is_much_to_read() -> None:
     recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=2)
-    w = QuantTensor.quantize(np.ones((2048, 256), np.float32), "Q8_0", "w")
+    w = QuantTensor.quantize(np.ones((4096, 256), np.float32), "Q8_0", "w")
     recorder.matmul(w, recorder.rms_norm(Buffer(256), None, 1e-5, 256))
     product, norm = recorder.ops[-1], recorder.ops[0]
     assert pieces_of(product, 2, 1) == w.n_bytes // (2 * PIECE_BYTES) == 4

@@ -135,7 +135,7 @@ def note_time(team, op, column):
 
 @inline
 def finish(team, i, n_run, n):
-    """Note that pieces of the stage which begins with row i are done; the last of n ends it. Whether it ended."""
+    """Count pieces that are done of the stage at row i; the last of n ends it. Returns whether it ended."""
     if n_run == 0 or atomic_add(team + DONE, n_run) + n_run != n:
         return False
     atomic_exchange(team + DONE, 0)

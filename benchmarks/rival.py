@@ -25,6 +25,7 @@ def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) ->
     import numpy as np
 
     import llmlite as ll
+
     loaded = ll.load(model, n_threads=n_threads)
 
     def measure() -> tuple[float, float]:

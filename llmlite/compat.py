@@ -216,7 +216,13 @@ class Llama:
     ) -> Any:
         """Answer a conversation; a dict, or with stream=True an iterator of dicts."""
         ids = self.model.chat_prompt(messages, tools=tools, add_special=False)  # as there
-        if response_format is not None and response_format.get("type") == "json_object":
+        kind = "text" if response_format is None else response_format.get("type")
+        if kind not in ("text", "json_object"):
+            raise UnsupportedError(
+                f"create_chat_completion(response_format={{'type': {kind!r}}}): llmlite.compat has "
+                "'text' and 'json_object', the second with or without a 'schema'"
+            )
+        if response_format is not None and kind == "json_object":
             options["json_schema"] = response_format.get("schema", {"type": "object"})
         generation, is_stream, name = self._begin("create_chat_completion", ids, options, None)
         if is_stream:
@@ -238,8 +244,13 @@ class Llama:
         yield chunk({}, finish(generation))
 
     def embed(self, input: str | list[str], normalize: bool = False, truncate: bool = True) -> Any:
-        """Return the embedding of a text as a list of floats, or of several texts a list of lists."""
-        found = self.model.embed(input, normalize=normalize, truncate=truncate)
+        """Return the embedding of a text as a list of floats, or of several texts a list of lists.
+
+        If the model's file doesn't say how states become one vector, each text has a list of one vector for
+        each token, as there.
+        """
+        pooling = "none" if self.model.config.pooling is None else self.model.config.pooling
+        found = self.model.embed(input, normalize=normalize, truncate=truncate, pooling=pooling)
         rows = [row.tolist() for row in found]
         return rows[0] if isinstance(input, str) else rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -256,8 +257,9 @@ def forms(options: argparse.Namespace) -> dict[str, Any]:
         path = getattr(options, name)
         if path is not None:
             try:
-                found[name] = Path(path).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
+                text = Path(path).read_text(encoding="utf-8")
+                found[name] = json.loads(text) if name == "json_schema" else text
+            except (OSError, ValueError) as error:
                 raise LlmliteError(f"--{name.replace('_', '-')}: {path}: {error}") from None
     return found
 

@@ -51,6 +51,8 @@ class Generation:
         error: what ended it, if stop_reason is "error"; else None.
         n_prompt: tokens of the prompt. n_reused: how many of them were in a cache already.
         logprobs: one TokenLogprob for each of `ids`, if asked for; else None.
+        end_logprob: that of the token that ended the text (an end token or a stop token, which is not in
+            `ids`), if logprobs were asked for and there was one; else None.
         prompt_logprobs: one for each token of the prompt, if asked for; else None. The first is None:
             nothing comes before it.
         speculation: what a draft was worth, if one was asked for; else None.
@@ -101,6 +103,7 @@ class Generation:
         self.text = ""
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] | None = None if logprobs is None else []
+        self.end_logprob: TokenLogprob | None = None
         self.prompt_logprobs: list[TokenLogprob | None] | None = [None] if prompt_logprobs else None
         self.stop_reason: StopReason | None = None
         self.error: Exception | None = None
@@ -219,12 +222,13 @@ class Generation:
         """Choose the next token from logits (V,); return the text that is complete with it."""
         token = self._choose(logits)
         self._n_chosen += 1
-        if token in self._model.tokenizer.eog_ids:
-            return self._end("eos")
-        if token in self._stop_ids:
-            return self._end("stop")
-        if self.logprobs is not None:
-            self.logprobs.append(token_logprob(logits, token, self._n_top))
+        score = None if self.logprobs is None else token_logprob(logits, token, self._n_top)
+        is_eog = token in self._model.tokenizer.eog_ids
+        if is_eog or token in self._stop_ids:
+            self.end_logprob = score
+            return self._end("eos" if is_eog else "stop")
+        if self.logprobs is not None and score is not None:
+            self.logprobs.append(score)
         self.ids.append(token)
         self._context.append(token)
         piece = self._stops.push(self._decoder.push(token))

@@ -44,7 +44,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job's text is complete. reason: as Generation.stop_reason. Times in seconds."""
+    """A job's text is complete. reason, end_logprob: as in Generation. Times in seconds."""
 
     reason: str
     n_prompt: int
@@ -55,6 +55,7 @@ class Ended:
     prompt_seconds: float
     decode_seconds: float
     prompt_logprobs: tuple[Any, ...] | None
+    end_logprob: Any = None
 
 
 @dataclass(frozen=True)
@@ -310,6 +311,7 @@ class Engine:
             prompt_seconds=first - job.started,
             decode_seconds=now - first,
             prompt_logprobs=None if scores is None else tuple(scores),
+            end_logprob=generation.end_logprob,
         )
 
     def _fail_all(self, error: Exception) -> None:

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -53,6 +53,13 @@ class Choice:
         self.text += text
         self.calls += calls
         return text
+
+    def forget(self) -> Ended:
+        """Leave out what was made only to score a prompt: the client asked for no tokens."""
+        assert self.ended is not None
+        self.text, self.logprobs = "", []
+        self.ended = replace(self.ended, reason="length", n_made=0, end_logprob=None)
+        return self.ended
 
 
 def usage(choices: Sequence[Choice], n_prompts: int = 1) -> dict[str, Any]:
@@ -250,9 +257,9 @@ class OpenAI:
             parts = self._completion_chunks(asked, specs, head, len(prompts))
             return await streamed(request, parts, media_type=SSE, failed=failed)
         choices = await unless_left(request, self._all(specs))
-        if asked.echo and not wanted:
+        if not wanted:
             for choice in choices:
-                choice.text, choice.logprobs = "", []
+                choice.forget()
         body = {
             **head,
             "choices": [self._text_choice(i, c, asked, specs[i][0]) for i, c in enumerate(choices)],
@@ -267,7 +274,7 @@ class OpenAI:
         scores = None
         if asked.logprobs is not None:
             prompt = list(zip(ids, choice.ended.prompt_logprobs or ())) if asked.echo else []
-            scores = self._text_logprobs(prompt, choice.logprobs, asked.logprobs)
+            scores = self._text_logprobs(prompt, choice.logprobs + end_score(choice.ended), asked.logprobs)
         reason = REASONS[choice.ended.reason]
         return {"text": before + choice.text, "index": index, "logprobs": scores, "finish_reason": reason}
 
@@ -291,7 +298,11 @@ class OpenAI:
                 async for index, part in events:
                     choices[index].add(part)
                     if isinstance(part, Ended):
-                        yield chunk(index, "", REASONS[part.reason])
+                        if not wanted:
+                            part = choices[index].forget()
+                        last = end_score(part) if asked.logprobs is not None else []
+                        scores = self._text_logprobs([], last, asked.logprobs or 0) if last else None
+                        yield chunk(index, "", REASONS[part.reason], logprobs=scores)
                     elif wanted and (part.text or part.logprobs):
                         scores = None
                         if asked.logprobs is not None:
@@ -383,6 +394,15 @@ def seeded(shared: dict[str, Any], n: int) -> list[dict[str, Any]]:
     """The options of n texts: text i gets seed + i."""
     seed = shared.get("seed")
     return [shared if seed is None else {**shared, "seed": seed + i} for i in range(n)]
+
+
+def end_score(ended: Ended) -> list[Any]:
+    """The score of the token that ended a text, if there is one.
+
+    It has an entry in the lists of /v1/completions, though no text, as with vLLM: with `echo`, a client that
+    scores a prompt (lm-eval) takes away one entry for each token it let the server make.
+    """
+    return [] if ended.end_logprob is None else [ended.end_logprob]
 
 
 def told(conversation: Conversation) -> dict[str, Any]:

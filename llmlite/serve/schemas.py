@@ -100,6 +100,27 @@ class CompletionRequest(_Request):
     suffix: str | None = None
 
 
+class TokenizeRequest(_Strict):
+    """POST /tokenize: a text, or a conversation."""
+
+    prompt: str | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    model: str | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+    # of a conversation
+    add_generation_prompt: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class DetokenizeRequest(_Strict):
+    """POST /detokenize."""
+
+    tokens: Ids
+    model: str | None = None
+
+
 class EmbeddingRequest(_Strict):
     """POST /v1/embeddings."""
 

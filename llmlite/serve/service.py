@@ -167,7 +167,7 @@ class Service:
         self.check_writes()
         plain = [as_plain(index, message) for index, message in enumerate(messages)]
         n_ctx = self.model.n_ctx
-        ids = self._rendered(plain, tools, variables, begin)
+        ids = self.rendered(plain, tools, variables, begin)
         if len(ids) < n_ctx:
             return Conversation(ids)
         if self.settings.context_overflow == "refuse":
@@ -180,7 +180,7 @@ class Service:
         while low <= high:
             middle = (low + high) // 2
             kept = without_oldest(plain, cuts[middle])
-            found = self._rendered(kept, tools, variables, begin)
+            found = self.rendered(kept, tools, variables, begin)
             if len(found) <= room:
                 best = Conversation(found, len(plain) - len(kept))
                 high = middle - 1
@@ -190,18 +190,29 @@ class Service:
             raise overflow(len(ids), n_ctx)
         return best
 
-    def _rendered(
+    def rendered(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
-        begin: str,
+        begin: str = "",
+        *,
+        begins_answer: bool = True,
     ) -> list[int]:
+        """Return a conversation's token ids, however many; `conversation` also looks at the context.
+
+        Args:
+            messages: with plain contents (`as_plain`). tools, variables, begin: as for `conversation`.
+            begins_answer: end with what the template writes before an answer.
+
+        Raises:
+            Fault: a variable that isn't the client's. LlmliteError: the template refuses it.
+        """
         model = self.model
         reserved = {"messages", "add_generation_prompt", "tools", "now"} & set(variables)
         if reserved:
             raise Fault(400, f"chat_template_kwargs: {sorted(reserved)[0]} is not for clients to set")
-        text = model._template(None, tools).render(messages, True, tools=tools or None, **variables)
+        text = model._template(None, tools).render(messages, begins_answer, tools=tools or None, **variables)
         bos = model.tokenizer.bos_id
         has_bos = bos is not None and text.startswith(model.tokenizer.token(bos))
         with model.gguf.located():

@@ -26,6 +26,7 @@ from llmlite.serve.openai import OpenAI
 from llmlite.serve.responses import ClientLeft
 from llmlite.serve.service import Service
 from llmlite.serve.settings import Settings
+from llmlite.serve.tokenizing import Tokenizing
 
 if TYPE_CHECKING:
     from llmlite.model import Model
@@ -53,6 +54,7 @@ def make_app(model: Model, settings: Settings) -> Starlette:
         Route("/health", health, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
         *openai.routes,
+        *Tokenizing(service).routes,
         *Ollama(service).routes,
         *extra_routes(service, openai),
     ]

@@ -1,6 +1,6 @@
 """The server in a process of its own, asked by the clients that people use.
 
-docs/serve.md has the table; `test_the_table_names_what_is_tested` holds it to the tests here.
+docs/serve.md has the table; `test_the_table_names_what_is_tested` holds it to the tests here and ELSEWHERE.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,39 +19,17 @@ from typing import Any
 import pytest
 
 from tests.support.clients import installed
+from tests.support.server import Server
 
 pytest.importorskip("uvicorn", reason="the extra serve (uvicorn) is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.conformance]
 ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = {
+    "boto3": "serve/test_sagemaker.py",
+    "llm": "conformance/test_llm_plugin.py",
+    "lm-eval": "conformance/test_serve_lm_eval.py",
+}
 SAY = [{"role": "user", "content": "Tell a tale."}]
-
-
-class Server:
-    """A running `llmlite serve`."""
-
-    def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "llmlite", "serve", "tales", "--port", "0", *options]
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        found = re.search(r"http://[\d.]+:\d+", line)
-        assert found, line + self.process.stderr.read()
-        self.url = found[0]
-        for _ in range(100):
-            try:
-                self.get("/health")
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError("the server doesn't answer")
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return answer.read().decode()
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +177,12 @@ def test_the_log_holds_no_prompt() -> None:
 def test_the_table_names_what_is_tested() -> None:
     table = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
     own = Path(__file__).read_text(encoding="utf-8")
-    named = set(re.findall(r"^\| `([a-z][a-z-]+)` \|", table, re.MULTILINE))
+    named = set(re.findall(r"^\| `([a-z][a-z0-9-]+)` \|", table, re.MULTILINE))
     tested = {
         name.replace("_", "-")
         for name in re.findall(r"^def test_(\w+)\(server: Server\) -> None", own, re.MULTILINE)
     }
-    assert named == tested
+    assert named == tested | set(ELSEWHERE)
+    for client, file in ELSEWHERE.items():
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert re.search(rf'installed\("\w+", "{client}"', text), file

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import llmlite as ll
@@ -15,6 +17,15 @@ from llmlite.quants.tensor import QuantTensor
 
 PROMPT = "Once upon a time"
 MESSAGES = [{"role": "user", "content": "Tell me a tale."}]
+SCHEMA = {
+    "type": "json_object",
+    "schema": {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", "y"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +106,77 @@ def test_one_program_gives_the_same_under_both(f32: Path) -> None:
         assert texts[0] == texts[1], name
 
 
+def chatted(kind: Any, path: Path, form: Any) -> tuple[str, str]:
+    """An answer held to a form, and why it ended."""
+    llama = kind(str(path), n_ctx=256, n_threads=2, verbose=False, type_k=0, type_v=0)
+    choice = llama.create_chat_completion(MESSAGES, response_format=form, max_tokens=40, temperature=0.0)[
+        "choices"
+    ][0]
+    return choice["message"]["content"], choice["finish_reason"]
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("form", [{"type": "text"}, {"type": "json_object"}, SCHEMA])
+def test_an_answer_held_to_a_form_is_the_same_under_both(f32: Path, form: Any) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is the oracle here")
+    theirs, ours = chatted(llama_cpp.Llama, f32, form), chatted(Llama, f32, form)
+    if form is not SCHEMA:
+        assert ours == theirs
+        return
+    for text, reason in (theirs, ours):  # which white space their grammars allow differs
+        assert reason == "stop" and json.loads(text)["a"] in ("x", "y")
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("pooling", [None, 1, 3])
+def test_embeddings_are_the_same_under_both(f32: Path, tmp_path: Path, pooling: int | None) -> None:
+    """A vector for each token if the file says no pooling, else one for each text."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is the oracle here")
+    path = f32
+    if pooling is not None:
+        file = gguf.read(f32)
+        path = tmp_path / "pooled.gguf"
+        gguf.write(path, {**file.metadata, "llama.pooling_type": pooling}, file.tensors)
+    options: dict[str, Any] = {"n_ctx": 256, "embedding": True, "type_k": 0, "type_v": 0, "verbose": False}
+    theirs, ours = llama_cpp.Llama(str(path), n_threads=2, **options), Llama(str(path), **options)
+    for given in (PROMPT, [PROMPT, "The fox"]):
+        for normalize in (False, True):
+            want, got = (each.embed(given, normalize=normalize) for each in (theirs, ours))
+            assert shape(got) == shape(want)
+            pairs = [(got, want)] if isinstance(given, str) else list(zip(got, want, strict=True))
+            # without pooling, llama-cpp-python 0.3.36 reads the second text's vectors from the wrong place
+            for a, b in pairs[:1] if pooling is None else pairs:
+                assert np.shape(a) == np.shape(b)
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(b).max())
+
+
+def resumed(kind: Any, path: Path) -> tuple[list[int], list[int], int]:
+    """Tokens after a state and one token more, twice; and how many tokens the state has.
+
+    llama-cpp-python samples from the logits of what ran last; its states don't hold those, hence one more.
+    """
+    llama = kind(str(path), n_ctx=256, n_threads=2, verbose=False, logits_all=True, type_k=0, type_v=0)
+    llama.reset()
+    llama.eval(llama.tokenize(PROMPT.encode()))
+    first = llama.sample(temp=0.0)
+    state = llama.save_state()
+    found: list[list[int]] = []
+    for _ in range(2):
+        found.append([first])
+        for _ in range(6):
+            llama.eval(found[-1][-1:])
+            found[-1].append(llama.sample(temp=0.0))
+        llama.load_state(state)
+    return found[0], found[1], llama.n_tokens
+
+
+@pytest.mark.conformance
+def test_a_state_goes_on_the_same_under_both(f32: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is the oracle here")
+    theirs, ours = resumed(llama_cpp.Llama, f32), resumed(Llama, f32)
+    assert ours == theirs and ours[0] == ours[1]
+
+
 @pytest.fixture(scope="module")
 def llama() -> Llama:
     return Llama("tales", n_ctx=256, seed=3)
@@ -112,13 +194,7 @@ def test_a_state_is_saved_and_loaded(llama: Llama) -> None:
 
 
 def test_a_schema_holds_a_conversation_to_json(llama: Llama) -> None:
-    import json
-
-    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"],
-              "additionalProperties": False}  # fmt: skip
-    got = llama.create_chat_completion(
-        MESSAGES, response_format={"type": "json_object", "schema": schema}, max_tokens=60
-    )
+    got = llama.create_chat_completion(MESSAGES, response_format=SCHEMA, max_tokens=60)
     assert json.loads(got["choices"][0]["message"]["content"])["a"] in ("x", "y")
 
 
@@ -127,5 +203,7 @@ def test_what_is_not_there_is_refused_by_name(llama: Llama) -> None:
         llama.set_cache(None)
     with pytest.raises(UnsupportedError, match=r"create_completion\(suffix"):
         llama.create_completion(PROMPT, suffix="x")
+    with pytest.raises(UnsupportedError, match=r"response_format=.*json_schema"):
+        llama.create_chat_completion(MESSAGES, response_format={"type": "json_schema"})
     with pytest.raises(UnsupportedError, match=r"Llama\(rope_freq_base"):
         Llama("tales", rope_freq_base=1e4)

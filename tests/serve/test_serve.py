@@ -85,6 +85,61 @@ def test_log_probabilities_of_the_prompt_are_the_models(client: TestClient, mode
     assert choice["logprobs"]["text_offset"][0] == 0
 
 
+def scored(client: TestClient, ids: list[int], **options: Any) -> dict[str, Any]:
+    asked = {"prompt": ids, "echo": True, "logprobs": 1, "temperature": 0, **options}
+    return client.post("/v1/completions", json=asked).json()
+
+
+def test_a_scored_prompt_loses_no_entry_if_the_model_ends_its_text_at_once(client: TestClient) -> None:
+    model = ll.load("tales:Q8_0", n_ctx=256)
+    whole = model.stream(model.chat_prompt(SAY), temperature=0, max_tokens=200)
+    list(whole)
+    assert whole.stop_reason == "eos"
+    ids = [*whole._prompt_ids, *whole.ids]
+    [none], [one], [two] = (scored(client, ids, max_tokens=n)["choices"] for n in (0, 1, 2))
+    assert none["logprobs"]["token_logprobs"] == one["logprobs"]["token_logprobs"][:-1]
+    assert one["logprobs"] == two["logprobs"]
+    assert {len(each) for each in one["logprobs"].values()} == {len(ids) + 1}
+    rows = model.logits(ids)[-1].astype(np.float64)
+    end = int(rows.argmax())
+    assert end in model.tokenizer.eog_ids
+    assert one["logprobs"]["tokens"][-1] == model.tokenizer.token(end)
+    expected = rows[end] - rows.max() - np.log(np.exp(rows - rows.max()).sum())
+    assert one["logprobs"]["token_logprobs"][-1] == pytest.approx(expected, abs=1e-9)
+    assert one["text"] == none["text"]
+    assert (none["finish_reason"], one["finish_reason"]) == ("length", "stop")
+
+
+def test_a_streamed_end_token_has_its_score_in_the_last_piece(client: TestClient, model: Any) -> None:
+    eos = model.tokenizer.eos_id
+    asked = {"prompt": "The fox", "logprobs": 0, "logit_bias": {str(eos): 100}, "stream": True}
+    [last, done] = events(client.post("/v1/completions", json=asked).text)
+    [choice] = last["choices"]
+    assert done == "[DONE]" and choice["finish_reason"] == "stop"
+    assert choice["logprobs"]["tokens"] == [model.tokenizer.token(eos)]
+    assert choice["logprobs"]["token_logprobs"][0] < 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("end", [False, True])
+def test_an_echo_of_no_tokens_is_the_prompt_alone(
+    client: TestClient, model: Any, stream: bool, end: bool
+) -> None:
+    bias = {str(model.tokenizer.eos_id): 100 if end else -100}
+    asked = {"prompt": "The fox", "max_tokens": 0, "echo": True, "logit_bias": bias}
+    if stream:
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        *chunks, last, _ = events(client.post("/v1/completions", json=asked).text)
+        text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+        reason, usage = chunks[-1]["choices"][0]["finish_reason"], last["usage"]
+    else:
+        body = client.post("/v1/completions", json=asked).json()
+        [choice], usage = body["choices"], body["usage"]
+        text, reason = choice["text"], choice["finish_reason"]
+    assert text == "The fox" and reason == "length"
+    assert usage["completion_tokens"] == 0
+
+
 def test_the_same_seed_gives_the_same_texts_and_n_gives_others(client: TestClient) -> None:
     asked = {"messages": SAY, "max_tokens": 16, "seed": 3, "n": 3, "temperature": 1.5}
     first, second = (client.post("/v1/chat/completions", json=asked).json()["choices"] for _ in range(2))

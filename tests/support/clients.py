@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 
-def installed(module: str, package: str) -> Any:
-    """Import a client. Without it the test is skipped by name, or fails if CLIENTS=required is set."""
+def installed(module: str, package: str, goal: str = "clients") -> Any:
+    """Import a client, which `make GOAL` installs.
+
+    Without it the test is skipped by name, or fails if CLIENTS=required is set.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        text = f"the client {package} is not installed: make clients ({error})"
+        text = f"the client {package} is not installed: make {goal} ({error})"
         if os.environ.get("CLIENTS") == "required":
             pytest.fail(text)
         pytest.skip(text)

@@ -1,0 +1,105 @@
+"""The model's tokenizer over HTTP: /tokenize, /detokenize and /tokenizer_info, in the forms of vLLM's server.
+
+lm-eval's `local-completions` finds the boundary between a context and its continuation with them, so that
+no copy of the tokenizer is needed where it runs.
+
+Source of the forms: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from llmlite.serve.faults import Fault
+from llmlite.serve.responses import answer
+from llmlite.serve.schemas import DetokenizeRequest, TokenizeRequest, read
+from llmlite.serve.service import Service, as_plain
+
+OF_TEXTS = ("add_special_tokens",)
+OF_CONVERSATIONS = ("add_generation_prompt", "tools", "chat_template_kwargs")
+
+
+class Tokenizing:
+    """The routes, for one service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.routes = [
+            Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/detokenize", self.detokenize, methods=["POST"]),
+            Route("/tokenizer_info", self.info, methods=["GET"]),
+        ]
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize: the ids of a text or a conversation, also of one longer than the context."""
+        asked = read(TokenizeRequest, await request.body())
+        self.service.check_model(asked.model)
+        if (asked.prompt is None) == (asked.messages is None):
+            raise Fault(400, "expected either prompt or messages", param="prompt")
+        others = OF_CONVERSATIONS if asked.messages is None else OF_TEXTS
+        for name in others:
+            if getattr(asked, name) is not None:
+                kind = "prompt" if asked.messages is None else "messages"
+                raise Fault(400, f"{name}: not with {kind}", param=name)
+        ids = await asyncio.to_thread(self._ids, asked)
+        body = {"count": len(ids), "max_model_len": self.service.model.n_ctx, "tokens": ids}
+        if asked.return_token_strs:
+            tokenizer = self.service.model.tokenizer
+            body["token_strs"] = [tokenizer.token(token) for token in ids]
+        return answer(body)
+
+    def _ids(self, asked: TokenizeRequest) -> list[int]:
+        service = self.service
+        if asked.messages is not None:
+            return service.rendered(
+                [as_plain(index, message) for index, message in enumerate(asked.messages)],
+                asked.tools,
+                asked.chat_template_kwargs or {},
+                begins_answer=asked.add_generation_prompt is not False,
+            )
+        assert asked.prompt is not None
+        with service.model.gguf.located():
+            return service.model.tokenizer.encode(
+                asked.prompt,
+                add_special=asked.add_special_tokens is not False,
+                add_eos=not service.model.config.causal,  # as a prompt of /v1/completions or /v1/embeddings
+            )
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize: the text of ids, control tokens by their names."""
+        asked = read(DetokenizeRequest, await request.body())
+        self.service.check_model(asked.model)
+        n_vocab = self.service.model.config.n_vocab
+        for token in asked.tokens:
+            if not 0 <= token < n_vocab:
+                raise Fault(
+                    400, f"token {token} is not in the vocabulary, 0 to {n_vocab - 1}", param="tokens"
+                )
+        text = await asyncio.to_thread(self.service.model.tokenizer.decode, asked.tokens)
+        return answer({"prompt": text})
+
+    async def info(self, request: Request) -> Response:
+        """GET /tokenizer_info: special tokens and the chat template, by the names of Hugging Face's files."""
+        model = self.service.model
+        tokenizer = model.tokenizer
+
+        def text(token: int | None) -> str | None:
+            return None if token is None else tokenizer.token(token)
+
+        found: dict[str, Any] = {
+            "tokenizer_class": type(tokenizer).__name__,
+            "bos_token": text(tokenizer.bos_id),
+            "eos_token": text(tokenizer.eos_id),
+            "unk_token": text(tokenizer.unk_id),
+            "pad_token": text(tokenizer.pad_id),
+            "add_bos_token": tokenizer.add_bos,
+            "add_eos_token": tokenizer.add_eos,
+            "model_max_length": model.n_ctx,
+            "chat_template": model.chat_templates.get("default"),
+        }
+        return answer(found)

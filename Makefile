@@ -105,8 +105,8 @@ triton-test:
 	$(PY) -m pytest tests/conformance/test_triton.py -s
 
 # a 64-bit ARM Python by emulation, in .venv-arm; on an ARM machine the environment itself
-ARM ?= $(addprefix tests/,test_quants.py test_engine.py test_attention.py test_simd.py test_same_bits_machines.py \
-	test_deterministic.py test_model.py test_model_planned.py)
+ARM ?= $(addprefix tests/,quants/test_quants.py $(addprefix engine/test_,engine.py attention.py simd.py \
+	same_bits_machines.py deterministic.py model_planned.py) models/test_model.py)
 arm-test:
 	@$(call setup,$(TEST))
 	$(PY) tools/arm_env.py --folder .venv-arm

@@ -100,7 +100,7 @@ def _installed(extra: str) -> list[str]:
 
 @_claim("hardware", "A quantized model runs on ordinary hardware, without a GPU.")
 def _hardware() -> Found:
-    request = single.Request(model="tales:Q4_0", prompts=(), gens=(64,), repetitions=3)
+    request = single.Request(model="tales:Q4_0", prompts=(), gens=(64,), depths=(0,), repetitions=3)
     [record] = single.measure(request)
     with WorkerProcess("llmlite", 1) as worker:
         worker.ask("start")

@@ -607,9 +607,8 @@ class Recorder:
         self, run: Kernel, reads: Sequence, writes: Sequence, facts: dict[str, Any] | None = None, **args: Any
     ) -> None:
         """Write an operation down: `args` by the kernel's own parameter names."""
-        assert run.parameters is not None and args.keys() == set(run.parameters), (
-            f"{run}: takes {run.parameters}, got {tuple(args)}"
-        )
+        if run.parameters is None or args.keys() != set(run.parameters):  # a kernel would read other memory
+            raise TypeError(f"{run}: takes {run.parameters}, got {tuple(args)}")
         ordered = tuple(args[name] for name in run.parameters)
         self.ops.append(Op(run, ordered, tuple(reads), tuple(writes), **(facts or {})))
 

@@ -26,8 +26,9 @@ N_MARKED = 2000  # tokens that have a title; a browser slows down with many more
 REFRESH_SECONDS = 0.1  # between two pictures of an answer that is running
 SUBMIT_SECONDS = 0.2  # the last letters may arrive after the Enter key
 LOG = (
-    '<div role="log" tabindex="0" aria-label="Conversation" style="height:200px;box-sizing:border-box;overflow-y:auto;'
-    'display:flex;flex-direction:column-reverse;border:1px solid rgba(128,128,128,.5);padding:4px 8px;line-height:1.5">'
+    '<div role="log" tabindex="0" aria-label="Conversation" style="height:200px;box-sizing:border-box;'
+    "overflow-y:auto;display:flex;flex-direction:column-reverse;border:1px solid rgba(128,128,128,.5);"
+    'padding:4px 8px;line-height:1.5">'
     "<div>{turns}</div></div>"
 )
 TURN = "<p style='margin:.3em 0;white-space:pre-wrap'><b>{who}</b> {text}</p>"

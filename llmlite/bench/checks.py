@@ -38,7 +38,8 @@ GROUPS = {
 }
 # The models that lessons run with compiled kernels.
 LESSON_MODELS = ("tales", "tales:Q8_0", "tales:Q4_0")
-LESSON_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q6_K")  # of their tensors
+MADE_TYPES = ("Q5_0",)  # that lesson 03 makes in memory, beside those of the models
+LESSON_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q6_K", *MADE_TYPES)  # of tensors in lessons
 MIN_PYTHON = (3, 11)
 MIN_MEMORY = 500e6  # bytes: the largest lesson with PyTorch beside it
 MIN_DISK = 200e6  # bytes: the bundled model in every type, and the kernels

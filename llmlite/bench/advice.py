@@ -6,7 +6,7 @@ A token is written by reading every weight once, so it takes at least
 
 Bandwidth is measured over as many bytes as the weights have, because small models stay in caches. Overhead
 is measured with the bundled model: what its tokens take beyond reading. Quality comes from the sweep of types
-on the bundled model; larger models lose less by the same type.
+on the bundled model; another model may lose more or less by the same type.
 """
 
 from __future__ import annotations

@@ -53,8 +53,11 @@ a type, as in "tales:Q4_0" (made on first use), or any name that `llmlite models
 WIDTH = 80  # columns that every help fits
 
 
+FULL_LINE = 60  # characters of a line that the source has broken
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a description, and breaks those that are wider than the screen.
+    """Fills paragraphs, keeps short and indented lines, and breaks those that are wider than the screen.
 
     An example's comment, which begins after two spaces or more, goes to a line of its own.
     """
@@ -63,7 +66,18 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=WIDTH - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(indent + part for line in text.splitlines() for part in broken(line))
+        return "\n".join(indent + part for line in joined(text) for part in broken(line))
+
+
+def joined(text: str) -> list[str]:
+    """Return the lines of a text. A full line and the unindented one after it become one."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if lines and len(lines[-1]) >= FULL_LINE and line[:1].strip() and lines[-1][:1].strip():
+            lines[-1] += " " + line
+        else:
+            lines.append(line)
+    return lines
 
 
 def broken(line: str) -> list[str]:

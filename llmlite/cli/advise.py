@@ -1,7 +1,7 @@
 """Say which type of a model fits this machine: memory, speed and quality, with the arithmetic.
 
 Bandwidth and overhead are measured on this machine, in a few seconds. Quality is the loss that each type
-causes in the bundled model; larger models lose less.
+causes in the bundled model; in another model it may be more or less.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compare llmlite with PyTorch, llama.cpp and others on this machine.
 
-Each backend runs in a process of its own, on the same weights, token ids and number of threads. What doesn't
-compute the same isn't timed. Raw samples, tables and a figure go to the output folder.
+Each backend runs in a process of its own, on the same weights, token ids and number of threads. A backend
+that computes something else isn't timed. Raw samples, tables and a figure go to the output folder.
 """
 
 from __future__ import annotations

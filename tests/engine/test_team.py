@@ -13,6 +13,7 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
+import llmlite as ll  # noqa: E402
 from llmlite.engine import team as teams  # noqa: E402
 from llmlite.engine.contract import MAX_PIECES  # noqa: E402
 from llmlite.engine.kernels.team import ACTIVE, PIECE_BITS, take  # noqa: E402
@@ -157,3 +158,9 @@ def test_a_profile_says_how_long_threads_waited() -> None:
 
     rows = ll.load("tales", n_threads=2, executor="planned").executor.profile(repeat=3)
     assert all(0 <= row["waiting"] <= row["nanoseconds"] for row in rows)
+
+
+def test_a_thread_that_is_alone_does_not_wait() -> None:
+    rows = ll.load("tales", n_threads=1).executor.profile(n_tokens=2)
+    # Between its last piece and the operation's end it only reads the clock.
+    assert sum(row["waiting"] for row in rows) < sum(row["nanoseconds"] for row in rows) / 2

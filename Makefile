@@ -144,7 +144,7 @@ docs:
 	$(PY) -m mkdocs build --strict --quiet
 	@echo "site-docs/api.html"
 
-# The wheel in dist/, with the kernels compiled for every level of llmlite/engine/shipped.py (Linux; about three
+# The wheel in dist/, with the kernels compiled for every level of llmlite/engine/shipped.py (Linux; about four
 # minutes on two cores). What was compiled is kept in build/kernels and used again until a source changes.
 wheel:
 	@$(call setup,dist)

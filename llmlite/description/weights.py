@@ -72,6 +72,8 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     if entry.norm_bias:
         biases |= {f"{name}.bias" for name in (*entry.norms, *entry.outer)}
     optional = {f"{name}.weight" for name in (*entry.optional, *entry.from_second)} | OPTIONAL
+    if entry.head_norms == "each":  # only the largest models of such an architecture have them
+        optional |= {f"{name}.weight" for name in HEAD_NORMS}
     found = {
         _in_file(name, config)
         for name in _outer_shapes(config)
@@ -87,6 +89,7 @@ def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -
     return found
 
 
+GAINS = ("ssm_norm.weight", "attn_q_norm.weight", "attn_k_norm.weight")
 OPTIONAL = {
     "output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight",
     "ffn_gate_inp_shexp.weight", "layer_output_scale.weight", "ffn_down_exps.scale",
@@ -158,10 +161,14 @@ def _layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[st
 
 def _attention_vectors(mixer: Attention, entry: Architecture) -> Iterator[tuple[str, Shape]]:
     if entry.head_norms:
-        full = entry.head_norms == "full"
-        sizes = (mixer.q_width, mixer.k_width) if full else (mixer.key_size, mixer.key_size)
+        size = mixer.key_size
+        shapes: tuple[Shape, Shape] = (size,), (size,)
+        if entry.head_norms == "full":
+            shapes = (mixer.q_width,), (mixer.k_width,)
+        elif entry.head_norms == "each":
+            shapes = (mixer.n_head, size), (mixer.n_head_kv, size)
         names = HEAD_NORMS if mixer.shared is None else HEAD_NORMS[:1]
-        yield from ((f"{name}.weight", (size,)) for name, size in zip(names, sizes))
+        yield from ((f"{name}.weight", shape) for name, shape in zip(names, shapes))
     if mixer.sinks:
         yield "attn_sinks.weight", (mixer.n_head,)
 
@@ -271,7 +278,7 @@ VECTORS: dict[type, Callable[..., Iterator]] = {
     DeltaNet: _delta_net_vectors,
 }
 # Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
-ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
+ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", *GAINS)
 # … and those that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
 BY_HEAD = ("attn_k_b.weight", "attn_v_b.weight")  # a matrix for each head, read as one
 TURNED = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_dt.weight")
@@ -497,7 +504,7 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
     """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
     if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
-    if tensor.name.endswith("ssm_norm.weight"):  # the gains of each group, behind each other
+    if tensor.name.endswith(GAINS):  # those of each group or head, one after another
         return np.ascontiguousarray(tensor.dequantize().reshape(-1))
     if tensor.name.endswith(BY_HEAD):
         return _by_head(tensor)

@@ -142,11 +142,19 @@ class Eager(RecurrentOperations):
         parts = parts * (1 / np.sqrt(mean + eps)).astype(np.float32)
         return (parts if gain is None else parts * gain).reshape(x.shape)
 
-    def layer_norm(self, x: np.ndarray, gain: np.ndarray, bias: np.ndarray | None, eps: float) -> np.ndarray:
-        """(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) * gain + bias; sums in double."""
+    def layer_norm(
+        self, x: np.ndarray, gain: np.ndarray, bias: np.ndarray | None, eps: float, parts: int = 1
+    ) -> np.ndarray:
+        """(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) * gain + bias; sums in double.
+
+        Args:
+            x: (T, width). gain, bias: (width,). parts: each row is cut into so many stretches, which are
+                normalized by themselves.
+        """
+        whole, x = x, x.reshape(len(x), parts, -1)
         centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64)
         variance = np.mean(centred * centred, axis=-1, keepdims=True)
-        scaled = (centred / np.sqrt(variance + eps)).astype(np.float32) * gain
+        scaled = (centred / np.sqrt(variance + eps)).astype(np.float32).reshape(whole.shape) * gain
         return scaled if bias is None else scaled + bias
 
     def positions(self, table: np.ndarray) -> np.ndarray:

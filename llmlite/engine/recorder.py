@@ -171,12 +171,14 @@ class Recorder:
             self._op(K.RMS_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, out=out, **same)
         return out
 
-    def layer_norm(self, x: Buffer, gain: np.ndarray, bias: np.ndarray | None, eps: float) -> Buffer:
+    def layer_norm(
+        self, x: Buffer, gain: np.ndarray, bias: np.ndarray | None, eps: float, parts: int = 1
+    ) -> Buffer:
         """See eager.Eager.layer_norm."""
         out = self._buffer(x.width, x.rows)
         self._op(
             K.LAYER_NORM, (x,), (out,), rows=x.rows, x=x, gain=gain, bias=0 if bias is None else bias,
-            out=out, width=x.width, eps=float(eps), number=self._number(),
+            out=out, width=x.width // parts, parts=parts, eps=float(eps), number=self._number(),
         )  # fmt: skip
         return out
 

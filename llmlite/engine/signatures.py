@@ -24,7 +24,7 @@ EMBED = "w out width"
 
 RMS_NORM = declare("basic", "rms_norm", "rows x gain out width parts eps number")
 RMS_NORM_PLAIN = declare("basic", "rms_norm_plain", "rows x out width parts eps number")
-LAYER_NORM = declare("basic", "layer_norm", "rows x gain bias out width eps number")
+LAYER_NORM = declare("basic", "layer_norm", "rows x gain bias out width parts eps number")
 POSITIONS = declare("basic", "positions", "table out width")
 TOKEN_TYPES = declare("basic", "token_types", "table out width")
 ADD = declare("basic", "add", "rows a b out width")

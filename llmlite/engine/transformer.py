@@ -47,7 +47,7 @@ class Operations(Protocol):
     def rms_norm(self, x: X, gain: np.ndarray | None, eps: float, width: int = 0) -> X:
         """Each stretch of a row, as long as gain or `width`, divided by its root mean square, times gain."""
 
-    def layer_norm(self, x: X, gain: np.ndarray, bias: np.ndarray | None, eps: float) -> X:
+    def layer_norm(self, x: X, gain: np.ndarray, bias: np.ndarray | None, eps: float, parts: int = 1) -> X:
         """Each row less its mean, divided by its standard deviation, times gain, plus bias."""
 
     def positions(self, table: np.ndarray) -> X:
@@ -363,9 +363,19 @@ def latent_attention(b: Block, x: X) -> X:
 
 
 def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
-    """RMSNorm of each head by itself, or of the whole row: the gain's length says which."""
+    """The norm of queries or keys; x itself if the layer has none.
+
+    RMSNorm is of each head by itself, or of the whole row: the gain's length says which. LayerNorm is of
+    each head by itself, and each has its own gain.
+    """
     gain = b.w.get(f"{tensor}.weight")
-    return x if gain is None else b.name(b.ops.rms_norm(x, gain, b.layer.eps), name, heads=n_head)
+    if gain is None:
+        return x
+    if b.layer.norm == "rms":
+        x = b.ops.rms_norm(x, gain, b.layer.eps)
+    else:
+        x = b.ops.layer_norm(x, gain, None, b.layer.eps, parts=n_head)
+    return b.name(x, name, heads=n_head)
 
 
 def feed_forward(b: Block, x: X, before: X) -> X:

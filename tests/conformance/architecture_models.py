@@ -70,6 +70,13 @@ GRANITE = {
 }  # fmt: skip
 
 
+def scatter_gains(model: Any) -> None:
+    """Norms of queries and keys are made with gains of one; these differ by head and by number."""
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in ("q_norm", "k_norm", "q_layernorm", "k_layernorm")):
+            parameter.uniform_(0.5, 1.5)
+
+
 def make_ternary(model: Any) -> None:
     """BitNet's matrices hold three values: scale · -1, 0, 1."""
     for name, parameter in model.named_parameters():
@@ -293,6 +300,12 @@ MODELS = (
         options={"sliding_window": WINDOW, "num_hidden_layers": 5, "logit_scale": 0.25},
     ),
     TinyModel(name="command-r", model_class="CohereForCausalLM", options={"logit_scale": 0.25}),
+    TinyModel(  # llama.cpp reads the norms of models of 64 layers or more
+        name="command-r, normed heads",
+        model_class="CohereForCausalLM",
+        options={"logit_scale": 0.25, "use_qk_norm": True, "num_hidden_layers": 64},
+        prepare=scatter_gains,
+    ),
     TinyModel(
         name="starcoder2",
         model_class="Starcoder2ForCausalLM",
@@ -310,6 +323,12 @@ MODELS = (
         name="stablelm, parallel",
         model_class="StableLmForCausalLM",
         options={"use_parallel_residual": True, "use_qkv_bias": True},
+    ),
+    TinyModel(
+        name="stablelm, normed heads",
+        model_class="StableLmForCausalLM",
+        options={"use_parallel_residual": True, "qk_layernorm": True},
+        prepare=scatter_gains,
     ),
     TinyModel(
         name="falcon",

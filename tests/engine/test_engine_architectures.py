@@ -47,6 +47,14 @@ def test_layer_norm_equals_the_eager_one() -> None:
     close(computed(lambda ops, x: ops.layer_norm(x, gain, bias, 1e-5), x), want)
 
 
+def test_layer_norm_of_each_head_equals_the_eager_one_and_that_of_the_head_alone() -> None:
+    x, gain = normal(5, 4 * 40) * 3 + 1, normal(4 * 40)
+    want = Eager(0, 0).layer_norm(x, gain, None, 1e-5, parts=4)
+    close(computed(lambda ops, x: ops.layer_norm(x, gain, None, 1e-5, parts=4), x), want)
+    third = Eager(0, 0).layer_norm(x[:, 80:120], gain[80:120], None, 1e-5)
+    assert np.array_equal(want[:, 80:120], third)
+
+
 def test_rms_norm_of_each_head_by_itself_equals_the_eager_one() -> None:
     x, gain = normal(5, 192) * 3, normal(64)
     want = Eager(0, 0).rms_norm(x, gain, 1e-5)

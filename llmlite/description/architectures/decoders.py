@@ -19,6 +19,7 @@ from llmlite.description.architectures.layouts import (
     granite_experts,
     qkv_by_group,
     shared_gate_as_vector,
+    stacked_head_norms,
 )
 
 QWEN_MIXTURE = mixture_names("mlp.gate", "mlp.experts.", ("gate_proj", "up_proj", "down_proj"))
@@ -82,8 +83,6 @@ def _granite_experts(config: Any) -> dict[str, Any]:
 
 
 def _cohere(config: Any) -> dict[str, Any]:
-    if config.flag("use_qk_norm"):
-        config.refuse("use_qk_norm: only false is supported")
     return {"logit_scale": config.number(config.values, "logit_scale", 0.0625)}
 
 
@@ -93,8 +92,6 @@ def _mistral3(config: Any) -> dict[str, Any]:
 
 
 def _stablelm(config: Any) -> dict[str, Any]:
-    if config.flag("qk_layernorm"):
-        config.refuse("qk_layernorm: only false is supported")
     return {"use_parallel_residual": config.flag("use_parallel_residual")}
 
 
@@ -367,6 +364,7 @@ DECODERS = (
         features=("logit_scale",),
         reordered=False,
         tied=True,
+        head_norms="each",
         classes=("CohereForCausalLM",),
         hyperparameters=_cohere,
     ),
@@ -390,8 +388,10 @@ DECODERS = (
         optional=("ffn_norm",),
         norm_bias=True,
         features=("use_parallel_residual",),
+        head_norms="each",
         classes=("StableLmForCausalLM",),
         hyperparameters=_stablelm,
+        sources=stacked_head_norms,
     ),
     Architecture(
         name="falcon",

@@ -162,7 +162,7 @@ class Architecture:
         biases: the matrices whose bias must be present; any other's may be.
         activation: of the feed-forward network (layers.ACTIVATIONS). gated: whether it has a gate.
         head_norms: "head" if queries and keys are normalized head by head, "full" if over their whole
-            width, "" if not.
+            width, "each" if a file may have norms with gains of its own for each head, "" if not.
         fused: the tensors of FUSED that replace their parts; a file may hold the parts instead.
         windows: its windows, or None to refuse a window in the file.
         parallel: whether attention and feed-forward network read the same input.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.errors import ModelError
 from llmlite.quants.tensor import PendingTensor, QuantTensor
 
 Tensors = dict[str, QuantTensor]
@@ -84,6 +85,25 @@ def shared_gate_as_vector(tensors: Tensors, config: Any) -> Tensors:
 def half_of(axis: int, i: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function that takes the first (0) or second (1) half of an array along `axis`."""
     return lambda w: np.split(w, 2, axis)[i]
+
+
+def stacked_head_norms(sources: Tensors, config: Any) -> Tensors:
+    """StableLM keeps each head's gains by themselves: `q_layernorm.norms.3.weight` -> rows of `q_norm`."""
+    found: Tensors = {}
+    heads: dict[str, dict[int, QuantTensor]] = {}
+    for name, tensor in sources.items():
+        match = re.fullmatch(r"(.+\.self_attn\.)([qk])_layernorm\.norms\.(\d{1,4})\.weight", name)
+        if match:
+            heads.setdefault(f"{match[1]}{match[2]}_norm.weight", {})[int(match[3])] = tensor
+        else:
+            found[name] = tensor
+    for name, rows in heads.items():
+        if sorted(rows) != list(range(len(rows))):
+            raise ModelError.at(name, "the gains of every head, numbered from 0", sorted(rows))
+        found[name] = QuantTensor.quantize(
+            np.stack([rows[i].dequantize() for i in range(len(rows))]), "F32", name
+        )
+    return found
 
 
 def granite_experts(sources: Tensors, config: Any) -> Tensors:

@@ -119,12 +119,16 @@ def rms_norm_plain(step, rank, n_threads, rows, x, out, width, parts, eps: float
 
 
 @kernel
-def layer_norm(step, rank, n_threads, rows, x, gain, bias, out, width, eps: float, number):
-    """out[t] = (x[t] - m) / sqrt(mean((x[t] - m)²) + eps) · gain + bias, m = mean(x[t]); bias 0: none."""
-    low, high = share(load_i64(step + rows), rank, n_threads)
+def layer_norm(step, rank, n_threads, rows, x, gain, bias, out, width, parts, eps: float, number):
+    """out[t] = (x[t] - m) / sqrt(mean((x[t] - m)²) + eps) · gain + bias, m = mean(x[t]); bias 0: none.
+
+    Each of the `parts` of a row is normalized by itself; gain and bias are as long as the row.
+    """
+    low, high = share(load_i64(step + rows) * parts, rank, n_threads)
     whole = width // 16 * 64
     for t in range(low, high):
-        a, o = x + t * width * 4, out + t * width * 4
+        a, o, at = x + t * width * 4, out + t * width * 4, t % parts * width * 4
+        g, shift = gain + at, bias + at
         total = splat_f32x16(f32(0))
         for i in range(0, whole, 64):
             total = total + load_f32x16(a + i)
@@ -139,12 +143,12 @@ def layer_norm(step, rank, n_threads, rows, x, gain, bias, out, width, eps: floa
         for i in range(0, whole, 64):
             v = (load_f32x16(a + i) - splat_f32x16(mean)) * splat_f32x16(factor)
             if bias != 0:
-                store(o + i, fma(v, load_f32x16(gain + i), load_f32x16(bias + i)))
+                store(o + i, fma(v, load_f32x16(g + i), load_f32x16(shift + i)))
             else:
-                store(o + i, v * load_f32x16(gain + i))
+                store(o + i, v * load_f32x16(g + i))
         for i in range(whole, width * 4, 4):
-            u = f32(f32(f32(load_f32(a + i) - mean) * factor) * load_f32(gain + i))
-            store(o + i, f32(u + load_f32(bias + i)) if bias != 0 else u)
+            u = f32(f32(f32(load_f32(a + i) - mean) * factor) * load_f32(g + i))
+            store(o + i, f32(u + load_f32(shift + i)) if bias != 0 else u)
 
 
 # ---- sums and scales ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: arm-test clients lm-eval-test triton-test docs wheel dist figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: arm-test clients lm-eval-test triton-test docs wheel dist publish figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -46,6 +46,7 @@ help:
 	@echo "make docs      the Python reference and these documents in site-docs/, to read without a network"
 	@echo "make wheel     the wheel in dist/, with kernels compiled for the common CPUs (minutes, the first time)"
 	@echo "make dist      source distribution and wheel in dist/, their metadata checked"
+	@echo "make publish   upload them, if nothing of a release is missing (docs/releasing.md)"
 	@echo "make figure    README's figure again, from the samples of benchmarks/main_run.sh"
 	@echo "make clean     remove caches and results; .venv stays (rm -r .venv)"
 	@echo "PYTHON=... chooses the interpreter, VENV=... the environment, TORCH_PROBE=0 skips PyTorch's CPU index"
@@ -158,6 +159,14 @@ dist:
 	$(MAKE) wheel
 	$(PY) -m build --sdist --outdir dist
 	$(PY) -m twine check --strict dist/*
+	@$(PY) tools/check_release.py --warn
+
+# refuses a release without public addresses, a version with its date, or a tag: see docs/releasing.md
+publish:
+	@$(call setup,dist)
+	$(PY) tools/check_release.py
+	$(MAKE) dist
+	$(PY) -m twine upload dist/*
 
 lab:
 	@$(call setup,lab$(comma)torch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,11 +74,16 @@ def room_of(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield (absolute module name, line) of each import, within functions too.
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
+    """Return (absolute module name, line) of each import, within functions too.
 
     Imports for type checkers only don't count.
     """
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, int]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     ignored = {
         id(inner)

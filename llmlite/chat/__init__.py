@@ -27,7 +27,7 @@ from llmlite.errors import ChatTemplateError
 SECONDS = 1.0
 MAX_CHARS = 4_000_000
 STARTUP_SECONDS = 30.0
-_WORKER = Path(__file__).with_name("worker.py")
+_WORKER = Path(__file__).with_name("worker")  # a folder with a __main__.py
 
 
 class Prompt(str):
@@ -180,7 +180,7 @@ class _Worker:
                 "chat templates run in a Python process of their own; sys.executable is unset"
             )
         try:
-            # -P: the worker's folder stays off its path, where llmlite's modules would hide others
+            # -P: neither the current folder nor this one is on its path, only the worker's own
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_WORKER)],
                 stdin=subprocess.PIPE,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,40 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one wheel, made here, which is all that pip may look at; the environment asks for it."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    write_wheel(folder, "stand_in_peer")
+def point_at(monkeypatch: pytest.MonkeyPatch, wheels: Path) -> None:
+    """Let pip look at a folder of wheels alone; the environment "peer" asks for the one that is there."""
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.setattr(envs.shutil, "which", lambda name: None)  # pip: its options are set above
     monkeypatch.setattr(envs, "ALWAYS", ())
     monkeypatch.setitem(envs.ENVIRONMENTS, "peer", ("stand-in-peer",))
-    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, envs.Installation]]:
+    """A folder with one wheel, a cache folder with an environment made of it, and what that cost.
+
+    Making one takes seconds, so the tests share it; the one that removes it comes last.
+    """
+    wheels, cache = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("cache")
+    write_wheel(wheels, "stand_in_peer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMLITE_CACHE", str(cache))
+        point_at(patch, wheels)
+        found = envs.create("peer")
+    yield wheels, cache, found
+
+
+@pytest.fixture
+def peer(made: tuple[Path, Path, envs.Installation], monkeypatch: pytest.MonkeyPatch) -> envs.Installation:
+    """The environment that was made, in the cache folder of this test."""
+    wheels, cache, found = made
+    point_at(monkeypatch, wheels)
+    monkeypatch.setenv("LLMLITE_CACHE", str(cache))
+    return found
 
 
 def write_wheel(folder: Path, name: str) -> None:
@@ -76,21 +96,22 @@ def test_every_backend_that_needs_a_package_has_an_environment() -> None:
         assert not info.extra or info.extra in envs.ENVIRONMENTS, info.name
 
 
-def test_an_environment_is_made_and_its_cost_recorded(index: Path, own_cache: Path) -> None:
-    found = envs.create("peer")
-    assert found.n_packages == 1 and not found.compiled and found.installer == "pip"
-    assert 1000 < found.n_bytes < 10_000 and found.seconds > 0
-    assert envs.installed("peer") == found
+def test_an_environment_is_made_and_its_cost_recorded(peer: envs.Installation) -> None:
+    assert peer.n_packages == 1 and not peer.compiled and peer.installer == "pip"
+    assert 1000 < peer.n_bytes < 10_000 and peer.seconds > 0
+    assert envs.installed("peer") == peer
     python = envs.python_with("peer", "stand_in_peer")
     assert python and envs.python_with("peer", "stand_in_peer numpy") == ""
     said = subprocess.run(
         [python, "-c", "import stand_in_peer; print(stand_in_peer.VALUE)"], capture_output=True, text=True
     )
     assert said.stdout.strip() == "7"
-    assert envs.remove("peer") and not envs.remove("peer") and envs.installed("peer") is None
 
 
-def test_an_installation_that_failed_is_no_environment(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_that_failed_is_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(monkeypatch, tmp_path)
     monkeypatch.setitem(envs.ENVIRONMENTS, "peer", ("no-such-package-here",))
     with pytest.raises(LlmliteError, match="installing failed .*no-such-package-here"):
         envs.create("peer")
@@ -110,18 +131,18 @@ def test_a_record_that_was_cut_off_counts_as_no_environment(own_cache: Path) -> 
 
 
 def test_a_backend_runs_in_its_environment_when_this_one_lacks_its_package(
-    index: Path, monkeypatch: pytest.MonkeyPatch
+    peer: envs.Installation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     info = backends.BackendInfo(
         name="peer", title="a peer", module="peer", colour="grey", requires="stand_in_peer", extra="peer"
     )
-    assert "llmlite bench env create peer" in info.unavailable()
-    envs.create("peer")
     assert info.unavailable() == "" and info.python() != sys.executable
+    monkeypatch.setenv("LLMLITE_CACHE", str(tmp_path / "another"))
+    envs._has.cache_clear()
+    assert "llmlite bench env create peer" in info.unavailable()
 
 
-def test_another_interpreter_sees_llmlite_and_none_of_this_ones_packages(index: Path) -> None:
-    envs.create("peer")
+def test_another_interpreter_sees_llmlite_and_none_of_this_ones_packages(peer: envs.Installation) -> None:
     python = envs.python_with("peer", "stand_in_peer")
     with WorkerProcess("llmlite-eager", 1, python=python) as worker, pytest.raises(Exception, match="numpy"):
         worker.ask("start")  # llmlite is found, and NumPy, which isn't installed there, is not
@@ -136,7 +157,11 @@ def test_the_footprint_counts_what_is_required_once() -> None:
         envs.footprint("no-such-package-here")
 
 
-def test_the_record_is_json(index: Path) -> None:
-    record: dict[str, Any] = json.loads(json.dumps(envs.create("peer").as_record()))
+def test_the_record_is_json(peer: envs.Installation) -> None:
+    record: dict[str, Any] = json.loads(json.dumps(peer.as_record()))
     assert record["requirements"] == ["stand-in-peer"]
     assert str(resources.cache_dir()) not in json.dumps(record)
+
+
+def test_a_removed_environment_is_gone(peer: envs.Installation) -> None:
+    assert envs.remove("peer") and not envs.remove("peer") and envs.installed("peer") is None

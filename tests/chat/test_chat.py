@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +239,19 @@ def test_data_a_process_cannot_carry_is_refused() -> None:
 def test_a_template_that_is_no_text_is_refused() -> None:
     with pytest.raises(ChatTemplateError, match="expected a string, got int"):
         ChatTemplate(7)  # type: ignore[arg-type]
+
+
+def test_the_worker_imports_nothing_of_llmlite_nor_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "jinja2.py").write_text("raise SystemExit('the wrong jinja2')")
+    command = [sys.executable, "-P", "-X", "importtime", str(chat._WORKER)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=tmp_path, input="", env=environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {"ready": True}
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"jinja2", "sandbox", "given", "messages"} <= imported
+    assert not any(name.partition(".")[0] == "llmlite" for name in imported)
 
 
 def test_a_worker_that_died_while_idle_is_replaced() -> None:

@@ -253,6 +253,7 @@ def test_progress_without_a_terminal_says_the_first_message_only(capsys: pytest.
     assert capsys.readouterr().err == "llmlite: making x\n"
 
 
+@pytest.mark.slow  # compiles every kernel of a model, in a cold cache
 def test_a_notebooks_outputs_do_not_depend_on_the_cache(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="nbformat isn't installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient isn't installed")

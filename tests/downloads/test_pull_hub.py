@@ -152,6 +152,7 @@ def test_a_download_that_breaks_off_goes_on_from_there(hub: Hub, tmp_path: Path)
     assert hub.sent < 1.2 * len(BIG)
 
 
+@pytest.mark.slow  # huggingface_hub waits before it tries again
 def test_a_download_given_up_leaves_nothing_and_the_next_command_gets_it(hub: Hub, tmp_path: Path) -> None:
     hub.files["big.gguf"] = BIG
     hub.breaks = 1000

@@ -146,10 +146,16 @@ def outcome(platform: str, script: str, tmp_path: Path, **names: object) -> str:
     ("platform", "triple", "magic", "allowed"),
     [
         ("win32", "x86_64-pc-windows-msvc", b"\x64\x86", WINDOWS),
-        ("win32", "aarch64-pc-windows-msvc", b"\x64\xaa", WINDOWS),
-        ("darwin", "x86_64-apple-macosx", b"\xcf\xfa\xed\xfe", POSIX),
+        pytest.param("win32", "aarch64-pc-windows-msvc", b"\x64\xaa", WINDOWS, marks=pytest.mark.slow),
+        pytest.param("darwin", "x86_64-apple-macosx", b"\xcf\xfa\xed\xfe", POSIX, marks=pytest.mark.slow),
         ("darwin", "arm64-apple-macosx", b"\xcf\xfa\xed\xfe", POSIX),
-        ("linux", "x86_64-unknown-linux-gnu", b"\x7fELF", LINUX | POSIX - {"usleep"}),
+        pytest.param(
+            "linux",
+            "x86_64-unknown-linux-gnu",
+            b"\x7fELF",
+            LINUX | POSIX - {"usleep"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_an_object_for_a_system_asks_only_for_what_the_system_has(

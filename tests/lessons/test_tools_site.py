@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -47,12 +49,23 @@ class Page(HTMLParser):
         assert not FETCHED_BY_CSS.search(found.get("style", ""))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["learner", "instructor"])
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
-    folder = tmp_path_factory.mktemp("site")
-    written = render_site.render(folder, instructor=request.param)
-    assert sorted(written) == sorted(folder.iterdir())
-    return {path.name: Page(path) for path in written if path.suffix == ".html"}
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], dict[str, Page]]:
+    """Render the learner's or (True) the instructor's pages, once for all tests: it takes seconds."""
+
+    @functools.cache
+    def rendered(instructor: bool) -> dict[str, Page]:
+        folder = tmp_path_factory.mktemp("site")
+        written = render_site.render(folder, instructor=instructor)
+        assert sorted(written) == sorted(folder.iterdir())
+        return {path.name: Page(path) for path in written if path.suffix == ".html"}
+
+    return rendered
+
+
+@pytest.fixture(params=[False, True], ids=["learner", "instructor"])
+def site(request: pytest.FixtureRequest, sites: Callable[[bool], dict[str, Page]]) -> dict[str, Page]:
+    return sites(request.param)
 
 
 def test_there_is_a_page_for_every_lesson_and_an_index_of_them(site: dict[str, Page]) -> None:
@@ -110,11 +123,11 @@ def test_every_page_has_its_title_language_and_widgets_static_views(site: dict[s
     assert 'class="llmlite-static"' in site["01_anatomy_of_a_gguf_file.html"].text
 
 
-def test_only_the_instructors_pages_hold_solutions() -> None:
-    learner, instructor = _texts(False), _texts(True)
+def test_only_the_instructors_pages_hold_solutions(sites: Callable[[bool], dict[str, Page]]) -> None:
+    learner, instructor = sites(False), sites(True)
     for name in learner:
-        assert "celltag_instructor" not in learner[name]
-        assert name in PLAIN or "celltag_instructor" in instructor[name]
+        assert "celltag_instructor" not in learner[name].text
+        assert name.removesuffix(".html") in PLAIN or "celltag_instructor" in instructor[name].text
 
 
 def test_a_learners_page_shows_what_the_run_gave_but_not_of_exercises_and_checks() -> None:
@@ -125,8 +138,8 @@ def test_a_learners_page_shows_what_the_run_gave_but_not_of_exercises_and_checks
         assert name in PLAIN or any(cell.outputs for cell in code), name
 
 
-def test_the_answer_to_a_prediction_is_folded_away() -> None:
-    page = _texts(False)["10_which_tool"]
+def test_the_answer_to_a_prediction_is_folded_away(sites: Callable[[bool], dict[str, Page]]) -> None:
+    page = sites(False)["10_which_tool.html"].text
     outside = re.sub(r'<details class="answer">.*?</details>', "", page, flags=re.S)
     assert "It is: holds." in page and "It is: holds." not in outside
     assert "A quantized model runs on ordinary hardware, without a GPU.</p>" in outside
@@ -140,8 +153,3 @@ def test_copies_that_do_not_fit_together_are_refused() -> None:
     code[1].source += "\n1 + 1"
     with pytest.raises(lessons.LessonError, match=f"cell {code[1].id} is another"):
         render_site.unsolved(learner, executed)
-
-
-def _texts(instructor: bool) -> dict[str, str]:
-    found = render_site.pages(instructor)
-    return {name: render_site.page(name, title, book, found) for name, (title, book) in found.items()}

@@ -124,7 +124,13 @@ def test_the_stick_appears_whole_and_is_checked(
     (stick / "install.sh").write_text("rm -r /")
     assert cli.main(["workshop", "check", str(stick)]) == 1
     assert "install.sh: its bytes differ" in capsys.readouterr().out
-    bundle.make(planned(tmp_path, own, "linux"))  # takes the older one's place
+
+
+@pytest.mark.slow
+def test_a_new_stick_takes_the_place_of_an_older_one(tmp_path: Path, index: Path, own: Path) -> None:
+    stick = bundle.make(planned(tmp_path, own))
+    (stick / "install.sh").write_text("rm -r /")
+    bundle.make(planned(tmp_path, own, "linux"))
     assert bundle.damaged(stick) == [] and not (stick / "install.bat").exists()
 
 

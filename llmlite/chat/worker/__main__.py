@@ -1,0 +1,77 @@
+"""The program that renders chat templates: one line of JSON in, one out.
+
+llmlite.chat starts this folder as a program. It imports nothing else of llmlite, so that it starts fast and
+holds nothing worth reaching.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmlite.chat.worker.sandbox import Environment
+
+MAX_MEMORY_BYTES = 1 << 30  # about 0.1 GiB of address space is in use
+MAX_ERROR_CHARS = 300
+
+
+def main() -> None:
+    """Answer requests until the parent closes the pipe."""
+    # Templates must not write to the pipe, nor read from it: they have no way to, but a stray print would do.
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr
+    try:
+        if not TYPE_CHECKING:
+            from sandbox import Environment
+        environment = Environment()
+    except Exception as error:  # jinja2 missing or broken: the parent tells the user
+        answer: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+        _limit("RLIMIT_AS", MAX_MEMORY_BYTES)
+        _limit("RLIMIT_CORE", 0)
+        answer = {"ready": True}
+    _send(answers, answer)
+    if "error" in answer:
+        return
+    for line in requests:
+        _send(answers, _answer(environment, line))
+
+
+def _send(answers: Any, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer).encode("ascii") + b"\n")
+    answers.flush()
+
+
+def _limit(name: str, value: int) -> None:
+    """Set the soft limit `name` of the module `resource`, where the system has it."""
+    try:
+        import resource
+
+        limit = getattr(resource, name)
+        resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+    except (ImportError, ValueError, OSError):
+        pass  # Windows has no such module, macOS ignores some limits: the parent's caps remain
+
+
+def _answer(environment: Environment, line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+        # If the parent dies, this limit ends an endless template.
+        _limit("RLIMIT_CPU", int(time.process_time() + request["seconds"]) + 5)
+        text, plain = environment.render(request)
+        return {"text": text, "plain": plain}
+    except Exception as error:  # a fault of the template is its author's: say it in one line
+        number = getattr(error, "lineno", None)
+        where = f"line {number}: " if number else ""
+        kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "
+        text = " ".join(str(error)[:MAX_ERROR_CHARS].split())
+        return {"error": (where + kind + text).rstrip(": ")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Say what a release still lacks: `python tools/check_release.py`. Exit code 1: something is missing.
+
+`make dist` prints the list as a warning, since a wheel for oneself needs none of it. `make publish` stops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+URLS = ("Source", "Issues", "Changelog")  # the least that a page of the package index should link to
+
+
+def lacks(root: Path) -> Iterator[str]:
+    """Yield a sentence for each thing that a release of the checkout in `root` lacks."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    urls = project.get("urls", {})
+    for name in URLS:
+        if not urls.get(name, "").startswith("https://"):
+            yield f"pyproject.toml: [project.urls] has no {name}; give the public address, https://…"
+    text = (root / "llmlite" / "_version.py").read_text(encoding="utf-8")
+    version = re.search(r'__version__ = "([^"]+)"', text)[1]
+    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    if not re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", changes, re.M):
+        yield f"CHANGELOG.md: no heading '## {version} (YYYY-MM-DD)'"
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    for key, wanted in {
+        "version": re.escape(version),
+        "date-released": r"\d{4}-\d\d-\d\d",
+        "repository-code": "https://.+",
+    }.items():
+        if not re.search(rf"^{key}: ['\"]?{wanted}['\"]?$", citation, re.M):
+            yield f"CITATION.cff: no {key}{f' {version}' if key == 'version' else ''}"
+    security = (root / "SECURITY.md").read_text(encoding="utf-8")
+    if not re.search(r"https://|[\w.]+@[\w.]+", security):
+        yield "SECURITY.md: no address to report a fault to in private"
+    git = ["git", "-C", str(root), "tag", "--points-at", "HEAD"]
+    tags = subprocess.run(git, capture_output=True, text=True, check=False).stdout.split()
+    if f"v{version}" not in tags:
+        yield f"git: this commit has no tag v{version}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--warn", action="store_true", help="only print what is missing; exit code 0")
+    options = parser.parse_args()
+    found = list(lacks(ROOT))
+    for sentence in found:
+        print(f"not ready to be published: {sentence}", file=sys.stderr)
+    if not found:
+        print("ready to be published")
+    return 1 if found and not options.warn else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -425,14 +425,16 @@ class _Layers:
         expected = 1 if self.is_split else n_head
         if self.n_head_kv[i] != expected:
             keys.fail("attention.head_count_kv", str(expected), self.n_head_kv[i])
+        rank = keys.integer("attention.kv_lora_rank")
         return LatentAttention(
             n_head=n_head,
-            n_head_kv=n_head,
-            key_size=self.key_size,
-            value_size=self.value_size,
+            n_head_kv=1,
+            key_size=rank + rope.dim,
+            value_size=rank,
+            head_key_size=self.key_size,
+            head_value_size=self.value_size,
             scale=self.scale * self._latent_magnitude(rope) ** 2,
             rope=rope,
-            kv_rank=keys.integer("attention.kv_lora_rank"),
             q_rank=keys.integer("attention.q_lora_rank", 0, at_least=0),
             split=self.is_split,
         )

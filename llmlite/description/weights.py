@@ -26,6 +26,7 @@ from llmlite.description.layers import (
     Rope,
     ShortConvolution,
 )
+from llmlite.description.lora import LowRank
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.quants.tensor import QuantTensor
 
@@ -178,21 +179,23 @@ def _attention_matrices(mixer: Attention, D: int) -> Iterator[tuple[str, tuple[i
 def _latent_matrices(mixer: LatentAttention, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
     if mixer.q_rank:
         yield "attn_q_a", (mixer.q_rank, D)
-    yield ("attn_q_b" if mixer.q_rank else "attn_q"), (mixer.q_width, mixer.q_rank or D)
-    yield "attn_kv_a_mqa", (mixer.kv_rank + mixer.rope_size, D)
-    if not mixer.split:
-        yield "attn_kv_b", (mixer.n_head * (mixer.plain_size + mixer.value_size), mixer.kv_rank)
-    yield "attn_output", (D, mixer.out_width)
+    q_width = mixer.n_head * mixer.head_key_size
+    yield ("attn_q_b" if mixer.q_rank else "attn_q"), (q_width, mixer.q_rank or D)
+    yield "attn_kv_a_mqa", (mixer.key_size, D)
+    yield "attn_output", (D, mixer.n_head * mixer.head_value_size)
 
 
 def _latent_vectors(mixer: LatentAttention, entry: Architecture) -> Iterator[tuple[str, Shape]]:
-    """Gains, and the matrices of each head: keys' (rank, plain_size), values' (value_size, rank)."""
+    """Gains, and the matrices of each head: keys' (rank, plain_size), values' (head_value_size, rank)."""
+    H, plain, size, rank = mixer.n_head, mixer.plain_size, mixer.head_value_size, mixer.kv_rank
     if mixer.q_rank:
         yield "attn_q_a_norm.weight", (mixer.q_rank,)
-    yield "attn_kv_a_norm.weight", (mixer.kv_rank,)
+    yield "attn_kv_a_norm.weight", (rank,)
     if mixer.split:
-        yield "attn_k_b.weight", (mixer.n_head, mixer.kv_rank, mixer.plain_size)
-        yield "attn_v_b.weight", (mixer.n_head, mixer.value_size, mixer.kv_rank)
+        yield "attn_k_b.weight", (H, rank, plain)
+        yield "attn_v_b.weight", (H, size, rank)
+    else:
+        yield "attn_kv_b.weight", (H * (plain + size), rank)
 
 
 def _short_convolution_matrices(mixer: ShortConvolution, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -273,7 +276,7 @@ VECTORS: dict[type, Callable[..., Iterator]] = {
 # Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
 ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight")
 # … and those that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
-BY_HEAD = ("attn_k_b.weight", "attn_v_b.weight")  # a matrix for each head, read as one
+BY_HEAD = ("attn_k_b.weight", "attn_v_b.weight")  # a matrix for each head
 TURNED = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_dt.weight")
 NOT_ADAPTED = tuple(name.removesuffix(".weight") for name in (*TURNED, *BY_HEAD))
 
@@ -499,8 +502,6 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
     if tensor.name.endswith("ssm_norm.weight"):  # the gains of each group, behind each other
         return np.ascontiguousarray(tensor.dequantize().reshape(-1))
-    if tensor.name.endswith(BY_HEAD):
-        return _by_head(tensor)
     if tensor.name.endswith(TURNED):
         numbers = tensor.dequantize()
         is_column = len(numbers.shape) == 1 or numbers.shape[-1] == 1
@@ -510,21 +511,27 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
     return np.ascontiguousarray(tensor.dequantize())
 
 
-def _by_head(tensor: QuantTensor) -> QuantTensor:
-    """The matrices of all heads as one, whose rows make numbers of keys or values out of the short row.
+def _by_head(both: QuantTensor, low_rank: LowRank | None, mixer: LatentAttention) -> dict[str, QuantTensor]:
+    """An older file's one matrix for all keys and values as those of each head, which newer files hold.
 
-    Values' are as they are stored. Keys' are stored the other way round; quantized ones become F32.
+    The keys' are stored the other way round in it. Turned, quantized ones become F32, which is exact: they
+    are a hundredth of a model. So there is one way of computing, and the short rows of one kind of cache.
     """
-    n_head, rows, columns = tensor.shape
-    if tensor.name.endswith("attn_v_b.weight"):
-        return QuantTensor(tensor.name, tensor.type, (n_head * rows, columns), tensor.blocks)
-    shape = (n_head * columns, rows)
-    if tensor.type.block_size == 1:
-        turned = tensor.blocks.reshape(n_head, rows, columns, -1).swapaxes(1, 2)
-        blocks = np.ascontiguousarray(turned).reshape(-1, tensor.type.type_size)
-        return QuantTensor(tensor.name, tensor.type, shape, blocks)
-    numbers = np.ascontiguousarray(tensor.dequantize().reshape(n_head, rows, columns).swapaxes(1, 2))
-    return QuantTensor.quantize(numbers.reshape(shape), "F32", tensor.name)
+    if low_rank is not None:  # what adapters add is no matrix by head: it goes into the numbers
+        numbers = both.dequantize() + low_rank.b.dequantize() @ low_rank.a.dequantize()
+        both = QuantTensor.quantize(numbers, "F32", both.name)
+    H, plain, size, rank = mixer.n_head, mixer.plain_size, mixer.head_value_size, mixer.kv_rank
+    names = [both.name.replace("attn_kv_b", f"attn_{part}_b") for part in "kv"]
+    kind = both.type
+    blocks = both.blocks.reshape(H, plain + size, -1, kind.type_size)
+    values = np.ascontiguousarray(blocks[:, plain:]).reshape(-1, kind.type_size)
+    found = {"attn_v_b.weight": QuantTensor(names[1], kind, (H, size, rank), values)}
+    if kind.block_size == 1:
+        keys = np.ascontiguousarray(blocks[:, :plain].swapaxes(1, 2)).reshape(-1, kind.type_size)
+        return found | {"attn_k_b.weight": QuantTensor(names[0], kind, (H, rank, plain), keys)}
+    numbers = both.dequantize().reshape(H, plain + size, rank)[:, :plain].swapaxes(1, 2)
+    turned = QuantTensor.quantize(np.ascontiguousarray(numbers), "F32", names[0])
+    return found | {"attn_k_b.weight": turned}
 
 
 def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozenset[str]) -> dict[str, Any]:
@@ -532,6 +539,9 @@ def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozen
     for name, value in usable.items():
         if name.startswith(prefix):
             found[_inside(name.removeprefix(prefix), config)] = value
+    mixer = config.layers[i].mixer
+    if isinstance(mixer, LatentAttention) and not mixer.split:
+        found |= _by_head(found.pop("attn_kv_b.weight"), found.pop("attn_kv_b.lora", None), mixer)
     for whole in fused:
         for kind in ("weight", "bias", "lora"):
             if f"{whole}.{kind}" in found:

@@ -167,6 +167,16 @@ class Eager(RecurrentOperations):
             np.matmul(x, w.dequantize(rows).T, out=out[:, rows])
         return out if bias is None else out + bias
 
+    def head_matmul(self, w: QuantTensor, x: np.ndarray) -> np.ndarray:
+        """Each head's stretch of x times its own matrix: (T, H*C) by (H, R, C) -> (T, H*R)."""
+        n_head, n_rows, n_columns = w.shape
+        heads = x.reshape(len(x), n_head, n_columns)
+        parts = [
+            self.matmul(w.slice_rows(h * n_rows, (h + 1) * n_rows), np.ascontiguousarray(heads[:, h]))
+            for h in range(n_head)
+        ]
+        return np.concatenate(parts, axis=1)
+
     def route(self, scores: np.ndarray, spec: Experts, bias: np.ndarray | None = None) -> Routes:
         """Choose experts: the n_used highest scores of each token; of equal ones the first.
 
@@ -262,7 +272,8 @@ class Eager(RecurrentOperations):
         Query heads h*G to h*G+G-1 share key/value head h, where G = n_head / n_head_kv.
 
         Args:
-            q: (T, H*Dk). k: (T, K*Dk), v: (T, K*Dv); None if another layer has stored them.
+            q: (T, H*Dk). k: (T, K*Dk), v: (T, K*Dv); None if another layer has stored them. v is also None
+                if values are in the keys.
             sinks: (H,): a logit of each head that takes its share of the softmax and gives nothing.
 
         Returns:
@@ -271,8 +282,8 @@ class Eager(RecurrentOperations):
         assert self.cache is not None
         T, end = len(q), self.position + len(q)
         K, state = spec.n_head_kv, self.cache[layer]
-        if k is not None and v is not None:
-            state.write(self.position, k.reshape(T, K, -1), v.reshape(T, K, -1))
+        if k is not None:
+            state.write(self.position, k.reshape(T, K, -1), None if v is None else v.reshape(T, K, -1))
         start = max(0, self.position - spec.window + 1) if spec.window and spec.causal else 0
         distance = np.arange(self.position, end)[:, None] - np.arange(start, end)  # (T, end - start)
         hidden = hidden_positions(distance, spec)

@@ -63,14 +63,23 @@ ATTENTION = {
     for kv in KV_KINDS
     for size, form in _FORMS.items()
 }
+ATTENTION_IN_KEYS = {kv: declare("attention", f"attention_{kv}_in_keys", "spec") for kv in KV_KINDS}
 MERGE_PARTS = declare("attention", "merge_parts", "spec")
 
 
 def attention(kv: str, spec: Attention) -> Kernel:
     """Return the kernel for a kind of cache: one for the head size, or the one for any."""
+    if spec.values_in_keys:
+        return ATTENTION_IN_KEYS[kv]
     size = spec.key_size if spec.key_size == spec.value_size else 0
     return ATTENTION[kv, size if size in ATTENTION_FORMS else 0]
 
+
+# ---- a matrix for each head --------------------------------------------------------------------------------
+
+SPLIT_HEADS = declare("heads", "split_heads", "rows x out n_head width plane")
+MERGE_HEADS = declare("heads", "merge_heads", "rows x out n_head width plane")
+EACH_HEAD = declare("heads", "each_head", None)  # a routine: its record holds another kernel's
 
 # ---- recurrent mixers --------------------------------------------------------------------------------------
 

@@ -59,6 +59,9 @@ class Operations(Protocol):
     def matmul(self, w: QuantTensor, x: X, bias: np.ndarray | None = None) -> X:
         """x @ w.T + bias."""
 
+    def head_matmul(self, w: QuantTensor, x: X) -> X:
+        """Each head's stretch of a row times the matrix of its head."""
+
     def route(self, scores: X, spec: Experts, bias: np.ndarray | None = None) -> Any:
         """For each token the experts that it goes through, and how much each of them counts."""
 
@@ -77,7 +80,9 @@ class Operations(Protocol):
     def rope(self, x: X, n_head: int, table: RopeTable) -> X:
         """Pairs of elements of each head turned by position * frequency."""
 
-    def attention(self, q: X, k: X, v: X, layer: int, spec: Attention, sinks: np.ndarray | None) -> X:
+    def attention(
+        self, q: X, k: X | None, v: X | None, layer: int, spec: Attention, sinks: np.ndarray | None
+    ) -> X:
         """Store k and v; for each query the values, weighted by how well their keys answer it."""
 
     def convolve(self, x: X, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> X:
@@ -336,29 +341,29 @@ def keys_and_values(b: Block, x: X) -> tuple[X, X]:
 
 
 def latent_attention(b: Block, x: X) -> X:
-    """Attention by keys and values made of one short row for each token: (T, D) -> (T, D). R is kv_rank."""
+    """Attention by one short row for each token, absorbed: (T, D) -> (T, D). R is kv_rank.
+
+    scores: (K_h c) · q = c · (K_hᵀ q), so the query is multiplied once, not every key; values likewise.
+    """
     ops, w = b.ops, b.w
     spec: LatentAttention = b.layer.mixer
-    H, plain, turned = spec.n_head, spec.plain_size, spec.rope_size
+    H, plain, turned, size = spec.n_head, spec.plain_size, spec.rope_size, spec.head_key_size
     table = b.weights.ropes[spec.rope]  # type: ignore[index]  # config._latent: there is one
     if spec.q_rank:
         q = b.matmul("attn_q_b", b.norm("attn_q_a_norm", b.matmul("attn_q_a", x)))
     else:
-        q = b.matmul("attn_q", x)  # (T, H*Dk)
+        q = b.matmul("attn_q", x)  # (T, H*Dh)
     q = b.name(q, "q", heads=H)
-    q_pe = b.name(ops.rope(ops.columns(q, plain, turned, spec.key_size), H, table), "q_pe", heads=H)
-    q = b.name(ops.join(ops.columns(q, 0, plain, spec.key_size), q_pe, H, H), "Qcur", heads=H)
+    q_pe = b.name(ops.rope(ops.columns(q, plain, turned, size), H, table), "q_pe", heads=H)
+    q = b.name(ops.columns(q, 0, plain, size), "q_nope", heads=H)
+    q = b.name(ops.head_matmul(w["attn_k_b.weight"], q), "q_nope_absorbed", heads=H)  # (T, H*R)
+    q = b.name(ops.join(q, q_pe, H, H), "Qcur", heads=H)
     row = b.name(b.matmul("attn_kv_a_mqa", x), "kv_cmpr_pe")  # (T, R + turned)
     k_pe = b.name(ops.rope(ops.columns(row, spec.kv_rank, turned), 1, table), "k_pe")
     row = ops.rms_norm(ops.columns(row, 0, spec.kv_rank), w["attn_kv_a_norm.weight"], b.layer.eps)
-    row = b.name(row, "kv_cmpr")
-    if spec.split:
-        k, v = b.matmul("attn_k_b", row), b.matmul("attn_v_b", row)  # (T, H*plain), (T, H*Dv)
-    else:
-        both, width = b.name(b.matmul("attn_kv_b", row), "kv"), plain + spec.value_size
-        k, v = ops.columns(both, 0, plain, width), ops.columns(both, plain, spec.value_size, width)
-    k, v = b.name(ops.join(k, k_pe, H, 1), "Kcur", heads=H), b.name(v, "Vcur", heads=H)
-    x = b.name(ops.attention(q, k, v, b.i, spec, None), "kqv_out")  # (T, H*Dv)
+    k = b.name(ops.join(b.name(row, "kv_cmpr"), k_pe, 1, 1), "Kcur")
+    x = b.name(ops.attention(q, k, None, b.i, spec, None), "kqv", heads=H)  # (T, H*R)
+    x = b.name(ops.head_matmul(w["attn_v_b.weight"], x), "kqv_out")  # (T, H*Dv)
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 

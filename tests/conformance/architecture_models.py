@@ -435,7 +435,7 @@ MODELS = (
     TinyModel(
         name="deepseek2, V3",
         model_class="DeepseekV3ForCausalLM",
-        options=LATENT | {"q_lora_rank": 32, "qk_nope_head_dim": 16, "v_head_dim": 48},
+        options=LATENT | {"q_lora_rank": 32, "qk_nope_head_dim": 64, "v_head_dim": 48},
         prepare=choose_unevenly,
     ),
     TinyModel(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_EXPERTS = 512  # llama.cpp's LLAMA_MAX_EXPERTS
+MAX_GROUPS = 32  # of experts; DeepSeek-V3 has 8
 MAX_STATE = 4096  # rows of a head's state; models have up to 256
 MAX_TAPS = 64  # of a convolution over the latest tokens; models have 3 or 4
 NO_ATTENTION = Attention(n_head=0, n_head_kv=0, key_size=0, value_size=0, scale=1.0)
@@ -605,6 +606,7 @@ class _Layers:
         if not shared:
             keys.feature("expert_shared_count")
             keys.feature("expert_shared_feed_forward_length")
+        routing |= self._groups(gating)
         normalized = keys.flag("expert_weights_norm", routing.pop("normalized", True))
         weight_scale = self._weight_scale(routing.pop("any_scale", False))
         return Experts(
@@ -612,6 +614,21 @@ class _Layers:
             | {"gating": gating, "normalized": normalized, "weight_scale": weight_scale,
                "n_ff_shared": n_ff_shared}
         )  # fmt: skip
+
+    def _groups(self, gating: str) -> dict[str, int]:
+        """The groups that experts are chosen in; without groups, nothing."""
+        keys, n_expert = self.keys, self.n_expert
+        n_group = keys.integer("expert_group_count", 1, at_least=0, at_most=MAX_GROUPS)
+        if "expert_group_count" not in keys.features or n_group <= 1:
+            return {}
+        if n_expert % n_group or n_expert == n_group:
+            keys.fail("expert_group_count", f"a divisor of expert_count, {n_expert}, below it", n_group)
+        n_used = keys.integer("expert_group_used_count", at_most=n_group)
+        if n_used * (n_expert // n_group) < self.n_used:
+            keys.fail("expert_group_used_count", f"groups with at least {self.n_used} experts", n_used)
+        if gating == "softmax_chosen":
+            keys.refuse("expert_gating_func", gating, "with groups only softmax and sigmoid are")
+        return {} if n_used == n_group else {"n_group": n_group, "n_group_used": n_used}
 
     def _weight_scale(self, obeyed: bool) -> float:
         scale = self.keys.number("expert_weights_scale", 1.0) or 1.0

@@ -332,6 +332,9 @@ class Experts:
         shared_gate: whether a sigmoid of `ffn_gate_inp_shexp` · x multiplies its output.
         beside: a dense network that runs beside the experts, with norms of its own after both, or None.
         fused: whether the file holds each expert's gate and `up` in one matrix, `ffn_gate_up_exps`.
+        n_group, n_group_used: experts are chosen among those of the best `n_group_used` of `n_group` groups
+            of the same size. A group counts as much as its best expert; with "sigmoid", as its two best
+            together.
     """
 
     n_expert: int
@@ -345,6 +348,8 @@ class Experts:
     shared_gate: bool = False
     beside: FeedForward | None = None
     fused: bool = False
+    n_group: int = 1
+    n_group_used: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,6 +180,8 @@ class Eager(RecurrentOperations):
     def route(self, scores: np.ndarray, spec: Experts, bias: np.ndarray | None = None) -> Routes:
         """Choose experts: the n_used highest scores of each token; of equal ones the first.
 
+        With groups, the best of the experts in the best groups (`in_best_groups`).
+
             weight[t, j] = p[t, j] · weight_scale, p = softmax or sigmoid of the scores,
             divided by Σ p[t, j'] over the chosen j' if `spec.normalized`
 
@@ -193,6 +195,8 @@ class Eager(RecurrentOperations):
         else:
             p = softmax(scores)
         by = p if bias is None else p + bias
+        if spec.n_group > 1:
+            by = in_best_groups(by, spec)
         ids = np.argsort(-by, axis=-1, kind="stable")[:, : spec.n_used]  # (T, n_used)
         weights = np.take_along_axis(p, ids, axis=-1)
         if spec.gating == "sigmoid":
@@ -378,6 +382,21 @@ class Eager(RecurrentOperations):
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The rows of the last `n_outputs` tokens."""
         return x[len(x) - self.n_outputs :]
+
+
+def in_best_groups(by: np.ndarray, spec: Experts) -> np.ndarray:
+    """What experts are chosen by, (T, n_expert), with -inf outside each token's best groups.
+
+    A group counts as much as its best expert (DeepSeek-V2), or after a sigmoid as its two best together (V3).
+    """
+    groups = by.reshape(len(by), spec.n_group, -1)
+    best = np.sort(groups, axis=-1)
+    worth = best[..., -1] + best[..., -2] if spec.gating == "sigmoid" else best[..., -1]  # (T, n_group)
+    chosen = np.argsort(-worth, axis=-1, kind="stable")[:, : spec.n_group_used]
+    out = np.full_like(groups, -np.inf)
+    rows = np.arange(len(by))[:, None]
+    out[rows, chosen] = groups[rows, chosen]
+    return out.reshape(by.shape)
 
 
 SMALLEST_SUM = np.float32(6.103515625e-5)  # llama.cpp divides by no less: F16's smallest normal number

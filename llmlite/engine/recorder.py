@@ -469,7 +469,8 @@ class Recorder:
         ids, token_of, slot_of = (self._buffer(n_used, rows, 8) for _ in range(3))
         weights, counts = self._buffer(n_used, rows), Buffer(2 * n_expert, 8)
         same: dict[str, Any] = {"n_expert": n_expert, "n_used": n_used}
-        how = same | {"factor": float(spec.weight_scale)}
+        groups = {"n_group": spec.n_group, "n_group_used": spec.n_group_used}
+        how = same | groups | {"factor": float(spec.weight_scale)}
         chosen: dict[str, Any] = {"rows": rows, "scores": scores, "ids": ids, "weights": weights}
         if spec.gating == "sigmoid":
             address = 0 if bias is None else bias  # 0: no address

@@ -97,11 +97,10 @@ CONVOLVE = declare("recurrent", "convolve", "x taps bias out layer n_taps width"
 
 # ---- experts -----------------------------------------------------------------------------------------------
 
-ROUTE_SOFTMAX = declare("experts", "route_softmax", "rows scores ids weights n_expert n_used factor")
-ROUTE_SHARE = declare("experts", "route_share", "rows scores ids weights n_expert n_used factor")
-ROUTE_SIGMOID = declare(
-    "experts", "route_sigmoid", "rows scores bias ids weights n_expert n_used factor normalized"
-)
+_ROUTE = "ids weights n_expert n_used n_group n_group_used factor"
+ROUTE_SOFTMAX = declare("experts", "route_softmax", f"rows scores {_ROUTE}")
+ROUTE_SHARE = declare("experts", "route_share", f"rows scores {_ROUTE}")
+ROUTE_SIGMOID = declare("experts", "route_sigmoid", f"rows scores bias {_ROUTE} normalized")
 SORT_ROWS = declare("experts", "sort_rows", "rows ids counts token_of slot_of n_expert n_used")
 SPREAD = declare("experts", "spread", "slots x token_of out width")
 GATHER = declare("experts", "gather", "rows x slot_of weights out width n_used")

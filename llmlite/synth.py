@@ -16,7 +16,7 @@ import numpy as np
 from llmlite import gguf
 from llmlite.description.architectures import ARCHITECTURES
 from llmlite.description.config import NORM_EPS, ModelConfig
-from llmlite.description.weights import required_tensors, tensor_shapes
+from llmlite.description.shapes import required_tensors, tensor_shapes
 from llmlite.errors import UnsupportedError
 from llmlite.quantize import mixes
 from llmlite.quants import QuantType, by_name

@@ -14,7 +14,8 @@ import numpy as np
 
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Attention, Experts, alibi_slopes, temperatures
-from llmlite.description.weights import RopeTable, Weights
+from llmlite.description.rope import RopeTable
+from llmlite.description.weights import Weights
 from llmlite.engine.eager_recurrent import RecurrentOperations
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.transformer import forward

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.description.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, alibi_slopes, temperatures
-from llmlite.description.weights import RopeTable
+from llmlite.description.rope import RopeTable
 from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import (
     ATTENTION_PART,

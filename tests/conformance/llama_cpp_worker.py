@@ -5,8 +5,8 @@
 IDS.npy: int32 (T,), or (N, T) for N texts of T tokens that know nothing of each other.
 OUT.npz: "logits" float32 (T, V) or (N, T, V), and for a single text each intermediate of the graph under its
 name, after the last operation that gave it. With "states" the last states, (T, D), in place of logits, of an
-encoder. With "all" every named float32 result is kept, not only those that most models have. Keys and values in
-F32, no flash attention, no repacking of weights.
+encoder. With "all" every named float32 result is kept, not only those that most models have. Keys and values
+in F32, no flash attention, no repacking of weights.
 """
 
 import ctypes

@@ -12,7 +12,7 @@ import numpy as np
 from llmlite import gguf
 from llmlite.description.architectures import ARCHITECTURES
 from llmlite.description.config import NORM_EPS, ModelConfig
-from llmlite.description.weights import ALWAYS_F32, required_tensors, tensor_shapes
+from llmlite.description.shapes import ALWAYS_F32, required_tensors, tensor_shapes
 from llmlite.quants import by_name
 from llmlite.quants.tensor import PendingTensor, QuantTensor
 

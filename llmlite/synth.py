@@ -16,7 +16,7 @@ import numpy as np
 from llmlite import gguf
 from llmlite.description.architectures import ARCHITECTURES
 from llmlite.description.config import NORM_EPS, ModelConfig
-from llmlite.description.weights import required_tensors, tensor_shapes
+from llmlite.description.shapes import required_tensors, tensor_shapes
 from llmlite.errors import UnsupportedError
 from llmlite.quantize import mixes
 from llmlite.quants import QuantType, by_name
@@ -242,11 +242,12 @@ SHAPES = {
     ),
     # The first 4 of 27 layers, of which one has no experts
     "deepseek-v2-lite-4-layers": Shape(
-        architecture="deepseek2", n_layer=4, n_embd=2048, n_head=16, n_head_kv=16, n_ff=1408, n_vocab=102400,
+        architecture="deepseek2", n_layer=4, n_embd=2048, n_head=16, n_head_kv=1, n_ff=1408, n_vocab=102400,
         n_ctx=163840, rope_base=10000.0, is_tied=False, n_expert=64, n_expert_used=6,
         more={"feed_forward_length": 10944, "leading_dense_block_count": 1, "expert_shared_count": 2,
-              "attention.kv_lora_rank": 512, "rope.dimension_count": 64, "attention.key_length": 192,
-              "attention.value_length": 128},
+              "attention.q_lora_rank": 0, "attention.kv_lora_rank": 512, "rope.dimension_count": 64,
+              "attention.key_length": 576, "attention.value_length": 512,
+              "attention.key_length_mla": 192, "attention.value_length_mla": 128},
     ),
     # The first 4 of 16 layers
     "olmoe-1b-7b-4-layers": Shape(

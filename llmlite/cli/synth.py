@@ -22,7 +22,7 @@ with layers of a state of a fixed size qwen3.5-0.8b, lfm2-350m, mamba2-130m, mam
 encoders: all-minilm-l6, nomic-embed-137m, modernbert-149m, jina-v2-33m, embeddinggemma-300m;
 mixtures of experts: granite-3.1-1b-a400m, and the first layers of gpt-oss-20b-4-layers,
 qwen1.5-moe-a2.7b-4-layers, olmoe-1b-7b-4-layers, qwen3-30b-a3b-4-layers, deepseek-v2-lite-4-layers.
-llama.cpp reads these files too, except deepseek-v2-lite-4-layers: it knows that form by its 27 layers.
+llama.cpp reads these files too.
 """
 
 

@@ -82,6 +82,7 @@ class Attention:
         output_gate: whether `attn_q` holds, for each head, a query and a gate whose sigmoid multiplies the
             head's output.
         shared: the layer whose keys and values this one reads instead of its own, or None.
+        values_in_keys: whether a value is the first `value_size` numbers of its key: only keys are stored.
     """
 
     n_head: int
@@ -102,6 +103,7 @@ class Attention:
     keys_as_values: bool = False
     output_gate: bool = False
     shared: int | None = None
+    values_in_keys: bool = False
 
     @property
     def group(self) -> int:
@@ -120,8 +122,8 @@ class Attention:
 
     @property
     def v_width(self) -> int:
-        """Width of all values, K · Dv."""
-        return self.n_head_kv * self.value_size
+        """Width of all values that are stored beside the keys, K · Dv."""
+        return 0 if self.values_in_keys else self.n_head_kv * self.value_size
 
     @property
     def out_width(self) -> int:
@@ -131,29 +133,40 @@ class Attention:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAttention(Attention):
-    """Attention whose keys and values are made of one short row for each token (DeepSeek-V2, 2024).
+    """Attention by one short row for each token, which all heads share (DeepSeek-V2, 2024), absorbed.
 
-    Each head's key is a part made of that row, followed by a part that is turned and that all heads share.
-    The cache keeps whole keys and values: n_head_kv is n_head.
+    A head's key would be a matrix of its own times the first `kv_rank` numbers of the row, followed by the
+    row's last numbers, which are turned; its value another matrix times the first ones. Instead of keys, the
+    head's query is multiplied by the keys' matrix, and instead of values, what it finds by the values'
+    matrix. So the row itself is the key of all heads (n_head_kv is 1, key_size the length of the row), and
+    its first numbers are the value: `values_in_keys`.
 
     Attributes:
-        kv_rank: numbers of that row. q_rank: numbers of the row that queries are made of; 0: of the input.
+        head_key_size, head_value_size: numbers of a head's query before it is multiplied, and of its output.
+        q_rank: numbers of the row that queries are made of; 0: of the input.
         split: whether the file holds the matrices of keys and of values by themselves, head by head.
     """
 
-    kv_rank: int
+    head_key_size: int
+    head_value_size: int
     q_rank: int = 0
     split: bool = True
+    values_in_keys: bool = True
+
+    @property
+    def kv_rank(self) -> int:
+        """Numbers of a row that keys and values are made of."""
+        return self.value_size
 
     @property
     def rope_size(self) -> int:
-        """Numbers of a query or key that are turned: the last ones."""
+        """Numbers of a query or row that are turned: the last ones."""
         return self.rope.dim if self.rope else 0
 
     @property
     def plain_size(self) -> int:
-        """Numbers of a query or key that are not turned: the first ones."""
-        return self.key_size - self.rope_size
+        """Numbers of a head's query that are not turned: the first ones."""
+        return self.head_key_size - self.rope_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +332,9 @@ class Experts:
         shared_gate: whether a sigmoid of `ffn_gate_inp_shexp` · x multiplies its output.
         beside: a dense network that runs beside the experts, with norms of its own after both, or None.
         fused: whether the file holds each expert's gate and `up` in one matrix, `ffn_gate_up_exps`.
+        n_group, n_group_used: experts are chosen among those of the best `n_group_used` of `n_group` groups
+            of the same size. A group counts as much as its best expert; with "sigmoid", as its two best
+            together.
     """
 
     n_expert: int
@@ -332,6 +348,8 @@ class Experts:
     shared_gate: bool = False
     beside: FeedForward | None = None
     fused: bool = False
+    n_group: int = 1
+    n_group_used: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ import numpy as np
 
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Attention, Experts, alibi_slopes, temperatures
-from llmlite.description.weights import RopeTable, Weights
+from llmlite.description.rope import RopeTable
+from llmlite.description.weights import Weights
 from llmlite.engine.eager_recurrent import RecurrentOperations
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.transformer import forward
@@ -175,8 +176,20 @@ class Eager(RecurrentOperations):
             np.matmul(x, w.dequantize(rows).T, out=out[:, rows])
         return out if bias is None else out + bias
 
+    def head_matmul(self, w: QuantTensor, x: np.ndarray) -> np.ndarray:
+        """Each head's stretch of x times its own matrix: (T, H*C) by (H, R, C) -> (T, H*R)."""
+        n_head, n_rows, n_columns = w.shape
+        heads = x.reshape(len(x), n_head, n_columns)
+        parts = [
+            self.matmul(w.slice_rows(h * n_rows, (h + 1) * n_rows), np.ascontiguousarray(heads[:, h]))
+            for h in range(n_head)
+        ]
+        return np.concatenate(parts, axis=1)
+
     def route(self, scores: np.ndarray, spec: Experts, bias: np.ndarray | None = None) -> Routes:
         """Choose experts: the n_used highest scores of each token; of equal ones the first.
+
+        With groups, the best of the experts in the best groups (`in_best_groups`).
 
             weight[t, j] = p[t, j] · weight_scale, p = softmax or sigmoid of the scores,
             divided by Σ p[t, j'] over the chosen j' if `spec.normalized`
@@ -191,6 +204,8 @@ class Eager(RecurrentOperations):
         else:
             p = softmax(scores)
         by = p if bias is None else p + bias
+        if spec.n_group > 1:
+            by = in_best_groups(by, spec)
         ids = np.argsort(-by, axis=-1, kind="stable")[:, : spec.n_used]  # (T, n_used)
         weights = np.take_along_axis(p, ids, axis=-1)
         if spec.gating == "sigmoid":
@@ -270,7 +285,8 @@ class Eager(RecurrentOperations):
         Query heads h*G to h*G+G-1 share key/value head h, where G = n_head / n_head_kv.
 
         Args:
-            q: (T, H*Dk). k: (T, K*Dk), v: (T, K*Dv); None if another layer has stored them.
+            q: (T, H*Dk). k: (T, K*Dk), v: (T, K*Dv); None if another layer has stored them. v is also None
+                if values are in the keys.
             sinks: (H,): a logit of each head that takes its share of the softmax and gives nothing.
 
         Returns:
@@ -279,8 +295,8 @@ class Eager(RecurrentOperations):
         assert self.cache is not None
         T, end = len(q), self.position + len(q)
         K, state = spec.n_head_kv, self.cache[layer]
-        if k is not None and v is not None:
-            state.write(self.position, k.reshape(T, K, -1), v.reshape(T, K, -1))
+        if k is not None:
+            state.write(self.position, k.reshape(T, K, -1), None if v is None else v.reshape(T, K, -1))
         start = max(0, self.position - spec.window + 1) if spec.window and spec.causal else 0
         distance = np.arange(self.position, end)[:, None] - np.arange(start, end)  # (T, end - start)
         hidden = hidden_positions(distance, spec)
@@ -375,6 +391,21 @@ class Eager(RecurrentOperations):
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The rows of the last `n_outputs` tokens."""
         return x[len(x) - self.n_outputs :]
+
+
+def in_best_groups(by: np.ndarray, spec: Experts) -> np.ndarray:
+    """What experts are chosen by, (T, n_expert), with -inf outside each token's best groups.
+
+    A group counts as much as its best expert (DeepSeek-V2), or after a sigmoid as its two best together (V3).
+    """
+    groups = by.reshape(len(by), spec.n_group, -1)
+    best = np.sort(groups, axis=-1)
+    worth = best[..., -1] + best[..., -2] if spec.gating == "sigmoid" else best[..., -1]  # (T, n_group)
+    chosen = np.argsort(-worth, axis=-1, kind="stable")[:, : spec.n_group_used]
+    out = np.full_like(groups, -np.inf)
+    rows = np.arange(len(by))[:, None]
+    out[rows, chosen] = groups[rows, chosen]
+    return out.reshape(by.shape)
 
 
 SMALLEST_SUM = np.float32(6.103515625e-5)  # llama.cpp divides by no less: F16's smallest normal number

@@ -65,7 +65,7 @@ class AttentionState:
     Attributes:
         k: (n_head_kv, size/32, key_size, 32): keys transposed within each 32 positions, so that one vector
             load takes an element of many keys and their scores need no sum over lanes.
-        v: (n_head_kv, size, value_size).
+        v: (n_head_kv, size, value_size); of width 0 if a value is the beginning of its key.
         k_scales, v_scales: of int8, float16 (n_head_kv, size/32, key_size/32 or value_size/32, 32), one for
             each 32 numbers and position; else None.
         size: positions there is room for, a multiple of 32. window: the mixer's, 0 for all positions.
@@ -80,12 +80,14 @@ class AttentionState:
         self.window = spec.window if spec.causal else 0
         self.size = n_blocks * BLOCK
         self.k = _aligned_zeros((spec.n_head_kv, n_blocks, spec.key_size, BLOCK), dtype)
-        self.v = _aligned_zeros((spec.n_head_kv, self.size, spec.value_size), dtype)
+        v_size = 0 if spec.values_in_keys else spec.value_size
+        self.value_size, self.values_in_keys = spec.value_size, spec.values_in_keys
+        self.v = _aligned_zeros((spec.n_head_kv, self.size, v_size), dtype)
         self.k_scales = self.v_scales = None
         if dtype == np.int8:
             self.k_scales, self.v_scales = (
                 _aligned_zeros((spec.n_head_kv, n_blocks, width // QUANTIZED, BLOCK), np.float16)
-                for width in (spec.key_size, spec.value_size)
+                for width in (spec.key_size, v_size)
             )
         self.intact = 0
 
@@ -135,15 +137,22 @@ class AttentionState:
             self.v_scales[:, :n_blocks] = source.v_scales[:, :n_blocks]
         self.intact = source.intact
 
-    def write(self, position: int, k: np.ndarray, v: np.ndarray) -> None:
-        """Put the keys (T, n_head_kv, key_size) and values (T, n_head_kv, value_size) at `position`."""
+    def write(self, position: int, k: np.ndarray, v: np.ndarray | None) -> None:
+        """Put the keys (T, n_head_kv, key_size) and values (T, n_head_kv, value_size) at `position`.
+
+        Args:
+            v: None if values are in the keys.
+        """
         at = np.arange(position, position + len(k)) % self.size
-        if self.k_scales is not None and self.v_scales is not None:
+        if self.k_scales is not None:
             k, k_scales = quantize(k)
-            v, v_scales = quantize(v)
             self.k_scales[:, at // BLOCK, :, at % BLOCK] = k_scales
-            self.v_scales[:, at // BLOCK, :, at % BLOCK] = v_scales
         self.k[:, at // BLOCK, :, at % BLOCK] = k
+        if v is None:
+            return
+        if self.v_scales is not None:
+            v, v_scales = quantize(v)
+            self.v_scales[:, at // BLOCK, :, at % BLOCK] = v_scales
         self.v[:, at] = v.swapaxes(0, 1)
 
     def keys(self, head: int, start: int, end: int) -> np.ndarray:
@@ -153,6 +162,8 @@ class AttentionState:
 
     def values(self, head: int, start: int, end: int) -> np.ndarray:
         """The values of one head at those positions, float32 (end - start, value_size)."""
+        if self.values_in_keys:
+            return self.keys(head, start, end)[:, : self.value_size]
         at = np.arange(start, end) % self.size
         return self._floats(self.v[head, at], self.v_scales, head, at)
 

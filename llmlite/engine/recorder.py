@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.description.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, alibi_slopes, temperatures
-from llmlite.description.weights import RopeTable
+from llmlite.description.rope import RopeTable
 from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import (
     ATTENTION_PART,
@@ -43,7 +43,8 @@ class Buffer:
 
     Attributes:
         width, itemsize: of one row. rows: the field of the step record that says how many there are.
-        n_rows: the most there can be.
+        n_rows: the most there can be. planes: of so many heads, each of which has as many rows of its own:
+            the rows of one head follow those of the other, and n_rows counts all.
         first, last: stages of the plan. offset: in the arena.
     """
 
@@ -51,6 +52,7 @@ class Buffer:
     itemsize: int = 4
     rows: int = N_TOKENS
     n_rows: int = 1
+    planes: int = 1
     first: int | None = None
     last: int = -1
     offset: int = 0
@@ -60,6 +62,11 @@ class Buffer:
     def n_bytes(self) -> int:
         """Bytes in the arena: whole vectors."""
         return -(-self.width * self.itemsize * self.n_rows // 64) * 64
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes from one head's rows to the next one's."""
+        return self.width * self.itemsize * (self.n_rows // self.planes)
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,41 @@ class Recorder:
             self._quantized_matmul(family, w, x, out)
         return out if bias is None else self.add_row(out, bias)
 
+    def head_matmul(self, w: Any, x: Buffer) -> Buffer:
+        """See eager.Eager.head_matmul: the kernels of one matrix, called for each head's rows."""
+        n_head, n_rows, n_columns = w.shape
+        family, matrix = self._family(w), w.slice_rows(0, n_rows)
+        if family is None:
+            raise UnsupportedError(
+                f"{w.name}: rows of {n_columns} numbers in {w.type.name} for each head, which have no kernels"
+            )
+        self._whole_vectors(n_rows, K.MERGE_HEADS)
+        apart = self._buffer(n_columns, x.rows, planes=n_head)
+        sizes = {"n_head": n_head, "width": n_columns, "plane": apart.plane_bytes}
+        self._op(K.SPLIT_HEADS, (x,), (apart,), rows=x.rows, x=x, out=apart, **sizes)
+        out, before = self._buffer(n_rows, x.rows, planes=n_head), len(self.ops)
+        (self._quantized_matmul if family.sub else self._plain_matmul)(family, matrix, apart, out)
+        self.ops[before:] = [self._each_head(op, n_head, matrix, w, x) for op in self.ops[before:]]
+        whole = self._buffer(n_head * n_rows, x.rows)
+        sizes = {"n_head": n_head, "width": n_rows, "plane": out.plane_bytes}
+        self._op(K.MERGE_HEADS, (out,), (whole,), rows=x.rows, x=out, out=whole, **sizes)
+        return whole
+
+    def _each_head(self, one: Op, n_head: int, matrix: Any, w: Any, x: Buffer) -> Op:
+        """`one`, recorded for a single head's rows and matrix, for every head."""
+        strides = np.zeros(len(one.args), np.int64)
+        for i, value in enumerate(one.args):
+            if value is matrix.blocks:
+                strides[i] = matrix.n_bytes
+            elif isinstance(value, Buffer) and value.planes > 1:
+                strides[i] = value.plane_bytes
+        frames, size = self._scratch(8 * (1 + len(one.args)))
+        args = (n_head, one.kernel, len(one.args), frames, size, strides, *one.args)
+        facts: dict[str, Any] = {"label": one.label or x.name}
+        if one.bytes_read:
+            facts |= {"type": w.type.name, "bytes_read": w.n_bytes, "work": n_head * one.work}
+        return Op(K.EACH_HEAD, args, one.reads, (*one.writes, frames), **facts)
+
     def add(self, a: Buffer, b: Buffer) -> Buffer:
         """a + b."""
         return self._elements(K.ADD, a, a=a, b=b)
@@ -301,8 +343,12 @@ class Recorder:
             "key_size": spec.key_size,
             "value_size": spec.value_size,
         }
-        if k is not None and v is not None:
-            self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **sizes)
+        if k is not None:
+            stored = sizes | ({"value_size": 0} if spec.values_in_keys else {})
+            v = k if v is None else v  # no number of it is read then
+            self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **stored)
+        if spec.values_in_keys:
+            self._whole_vectors(spec.value_size, K.attention(self.kv, spec))
         tile = attention_tile(self.limits[N_TOKENS] * spec.group, spec.key_size, spec.value_size)
         scratch, size = self._scratch(attention_scratch(tile, spec.key_size, spec.value_size))
         out, label = self._buffer(spec.out_width), f"layer {layer}"
@@ -425,7 +471,8 @@ class Recorder:
         ids, token_of, slot_of = (self._buffer(n_used, rows, 8) for _ in range(3))
         weights, counts = self._buffer(n_used, rows), Buffer(2 * n_expert, 8)
         same: dict[str, Any] = {"n_expert": n_expert, "n_used": n_used}
-        how = same | {"factor": float(spec.weight_scale)}
+        groups = {"n_group": spec.n_group, "n_group_used": spec.n_group_used}
+        how = same | groups | {"factor": float(spec.weight_scale)}
         chosen: dict[str, Any] = {"rows": rows, "scores": scores, "ids": ids, "weights": weights}
         if spec.gating == "sigmoid":
             address = 0 if bias is None else bias  # 0: no address
@@ -554,19 +601,20 @@ class Recorder:
         For few tokens also the bytes in a second order, of whole 256.
         """
         if x not in self._quantized:
+            rows, width, planes = x.rows, x.width, x.planes
             parts = {
-                "q": self._buffer(x.width, x.rows, 1),
-                "d": self._buffer(x.width // 32, x.rows),
-                "sums32": self._buffer(x.width // 32, x.rows),
-                "sums16": self._buffer(x.width // 16, x.rows),
-                "offsets32": self._buffer(x.width // 32, x.rows),
-                "offsets16": self._buffer(x.width // 16, x.rows),
+                "q": self._buffer(width, rows, 1, planes),
+                "d": self._buffer(width // 32, rows, 4, planes),
+                "sums32": self._buffer(width // 32, rows, 4, planes),
+                "sums16": self._buffer(width // 16, rows, 4, planes),
+                "offsets32": self._buffer(width // 32, rows, 4, planes),
+                "offsets16": self._buffer(width // 16, rows, 4, planes),
             }
             run = K.QUANTIZE
             if self._at_once(x.rows) <= FEW_TOKENS:
-                parts["mixed"] = self._buffer(mixed_bytes(x.width), x.rows, 1)
+                parts["mixed"] = self._buffer(mixed_bytes(width), rows, 1, planes)
                 run = K.QUANTIZE_MIXED
-            same = {"rows": x.rows, "x": x, "width": x.width, "number": self._number()}
+            same = {"rows": rows, "x": x, "width": width, "number": self._number()}
             self._op(run, (x,), tuple(parts.values()), {"label": x.name}, **same, **parts)
             self._quantized[x] = tuple(parts.values())
         return self._quantized[x]
@@ -585,14 +633,14 @@ class Recorder:
         """As `_at_once`, in whole tiles of tokens."""
         return -(-self._at_once(rows) // TILE_TOKENS) * TILE_TOKENS
 
-    def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4) -> Buffer:
+    def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4, planes: int = 1) -> Buffer:
         """A new buffer; matrix kernels read whole groups of tokens."""
         n_rows = self.limits[rows]
         if rows in SLOTS.values():  # a group of rows may reach past the last expert's
             n_rows += TILE_TOKENS
         elif n_rows > 1:
             n_rows = self._padded(rows)
-        return Buffer(width, itemsize, rows, n_rows)
+        return Buffer(width, itemsize, rows, n_rows * planes, planes)
 
     def _scratch(self, bytes_per_thread: int) -> tuple[Buffer, int]:
         size = -(-bytes_per_thread // 64) * 64

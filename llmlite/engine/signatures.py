@@ -63,14 +63,23 @@ ATTENTION = {
     for kv in KV_KINDS
     for size, form in _FORMS.items()
 }
+ATTENTION_IN_KEYS = {kv: declare("attention", f"attention_{kv}_in_keys", "spec") for kv in KV_KINDS}
 MERGE_PARTS = declare("attention", "merge_parts", "spec")
 
 
 def attention(kv: str, spec: Attention) -> Kernel:
     """Return the kernel for a kind of cache: one for the head size, or the one for any."""
+    if spec.values_in_keys:
+        return ATTENTION_IN_KEYS[kv]
     size = spec.key_size if spec.key_size == spec.value_size else 0
     return ATTENTION[kv, size if size in ATTENTION_FORMS else 0]
 
+
+# ---- a matrix for each head --------------------------------------------------------------------------------
+
+SPLIT_HEADS = declare("heads", "split_heads", "rows x out n_head width plane")
+MERGE_HEADS = declare("heads", "merge_heads", "rows x out n_head width plane")
+EACH_HEAD = declare("heads", "each_head", None)  # a routine: its record holds another kernel's
 
 # ---- recurrent mixers --------------------------------------------------------------------------------------
 
@@ -88,11 +97,10 @@ CONVOLVE = declare("recurrent", "convolve", "x taps bias out layer n_taps width"
 
 # ---- experts -----------------------------------------------------------------------------------------------
 
-ROUTE_SOFTMAX = declare("experts", "route_softmax", "rows scores ids weights n_expert n_used factor")
-ROUTE_SHARE = declare("experts", "route_share", "rows scores ids weights n_expert n_used factor")
-ROUTE_SIGMOID = declare(
-    "experts", "route_sigmoid", "rows scores bias ids weights n_expert n_used factor normalized"
-)
+_ROUTE = "ids weights n_expert n_used n_group n_group_used factor"
+ROUTE_SOFTMAX = declare("experts", "route_softmax", f"rows scores {_ROUTE}")
+ROUTE_SHARE = declare("experts", "route_share", f"rows scores {_ROUTE}")
+ROUTE_SIGMOID = declare("experts", "route_sigmoid", f"rows scores bias {_ROUTE} normalized")
 SORT_ROWS = declare("experts", "sort_rows", "rows ids counts token_of slot_of n_expert n_used")
 SPREAD = declare("experts", "spread", "slots x token_of out width")
 GATHER = declare("experts", "gather", "rows x slot_of weights out width n_used")

@@ -13,7 +13,8 @@ import numpy as np
 from llmlite import gguf
 from llmlite.description.architectures import Names
 from llmlite.description.config import ModelConfig
-from llmlite.description.weights import ALWAYS_F32, Weights
+from llmlite.description.shapes import ALWAYS_F32
+from llmlite.description.weights import Weights
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface import sentences
 from llmlite.huggingface.config import Config

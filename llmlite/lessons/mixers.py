@@ -16,7 +16,7 @@ import numpy as np
 
 from llmlite import gguf
 from llmlite.description.config import ModelConfig
-from llmlite.description.weights import required_tensors, tensor_shapes
+from llmlite.description.shapes import required_tensors, tensor_shapes
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.recurrent import RecurrentState
 from llmlite.model import Model, load

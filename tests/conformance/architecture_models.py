@@ -141,6 +141,7 @@ LATENT = {
     "n_group": 1,
     "topk_group": 1,
 }
+GROUPS = {"n_routed_experts": 8, "n_group": 4, "topk_group": 2}
 GEMMA4 = {
     "head_dim": 32,
     "global_head_dim": 64,
@@ -454,7 +455,19 @@ MODELS = (
     TinyModel(
         name="deepseek2, V3",
         model_class="DeepseekV3ForCausalLM",
-        options=LATENT | {"q_lora_rank": 32, "qk_nope_head_dim": 16, "v_head_dim": 48},
+        options=LATENT | {"q_lora_rank": 32, "qk_nope_head_dim": 64, "v_head_dim": 48},
+        prepare=choose_unevenly,
+    ),
+    TinyModel(
+        name="deepseek2, V2 in groups",
+        model_class="DeepseekV2ForCausalLM",
+        options=LATENT | GROUPS | {"q_lora_rank": None, "topk_method": "group_limited_greedy"},
+        llama_cpp="llama.cpp takes a group for its two best experts together, V2 for its best",
+    ),
+    TinyModel(
+        name="deepseek2, V3 in groups",
+        model_class="DeepseekV3ForCausalLM",
+        options=LATENT | GROUPS | {"q_lora_rank": 32},
         prepare=choose_unevenly,
     ),
     TinyModel(

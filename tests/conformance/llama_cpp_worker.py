@@ -1,12 +1,12 @@
 """Runs a model in llama.cpp, in a process of its own, and saves what it computed.
 
-    python llama_cpp_worker.py MODEL.gguf IDS.npy OUT.npz [logits|states [ADAPTER.gguf SCALE ...]]
+    python llama_cpp_worker.py MODEL.gguf IDS.npy OUT.npz [logits|states|all [ADAPTER.gguf SCALE ...]]
 
 IDS.npy: int32 (T,), or (N, T) for N texts of T tokens that know nothing of each other.
 OUT.npz: "logits" float32 (T, V) or (N, T, V), and for a single text each intermediate of the graph under its
 name, after the last operation that gave it. With "states" the last states, (T, D), in place of logits, of an
-encoder. Keys and values in F32, no flash attention, no repacking of
-weights.
+encoder. With "all" every named float32 result is kept, not only those that most models have. Keys and values
+in F32, no flash attention, no repacking of weights.
 """
 
 import ctypes
@@ -30,13 +30,16 @@ ggml.ggml_is_contiguous.restype = ctypes.c_bool
 ggml.ggml_is_contiguous.argtypes = [ctypes.c_void_p]
 
 kept: dict[str, np.ndarray] = {}
+every = False  # name, not only those in WANTED
 
 
 @ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 def keep(tensor, ask, _):
     """llama.cpp asks for each tensor whether we want it, then shows it to us when it is computed."""
     name = ggml.ggml_get_name(tensor).decode()
-    wanted = name.partition("-")[0] in WANTED and " " not in name and ggml.ggml_is_contiguous(tensor)
+    wanted = name.partition("-")[0] in WANTED or (every and not name.startswith(("node_", "leaf_")))
+    wanted &= " " not in name and ggml.ggml_is_contiguous(tensor)
+    wanted &= ctypes.c_int32.from_address(tensor).value == GGML_TYPE_F32
     if wanted and not ask:
         # struct ggml_tensor: type (4 bytes), padding, buffer pointer (8), then int64 ne[4]
         ne = (ctypes.c_int64 * 4).from_address(tensor + 16)
@@ -105,6 +108,8 @@ def states_of(context: int, ids: list[int], n_embd: int) -> np.ndarray:
 
 
 def main(model_path: str, ids_path: str, out_path: str, what: str = "logits", *adapters: str) -> None:
+    global every
+    every = what == "all"
     ids = np.load(ids_path)
     model = load(model_path)
     options = api.llama_context_default_params()

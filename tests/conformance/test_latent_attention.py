@@ -9,7 +9,7 @@ import pytest
 
 import llmlite as ll
 from llmlite import gguf
-from llmlite.errors import UnsupportedError
+from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface import convert_folder
 from llmlite.quants.tensor import QuantTensor
 from tests.conformance.architecture_models import LATENT, LATENT_YARN, MODELS, TinyModel, prompt, save
@@ -91,7 +91,6 @@ def test_quantized_files_give_what_their_own_weights_say(
 
 
 REFUSED = [
-    ({"n_group": 2}, "DeepseekV3ForCausalLM", "n_group: 2 is not supported"),
     ({"norm_topk_prob": True}, "DeepseekV2ForCausalLM", "norm_topk_prob: only false"),
     (
         {"rope_parameters": LATENT_YARN | {"mscale": 1.0}},
@@ -113,10 +112,23 @@ def test_what_a_file_can_t_say_is_refused_by_name(
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_groups_of_experts_in_a_file_are_refused(folder: Path, tmp_path: Path) -> None:
+GROUPS = [  # keys of a file with 6 experts, of which a token uses 3
+    ({"expert_group_count": 4, "expert_group_used_count": 1}, "a divisor of expert_count, 6"),
+    ({"expert_group_count": 6, "expert_group_used_count": 1}, "a divisor of expert_count, 6, below it"),
+    ({"expert_group_count": 3, "expert_group_used_count": 1}, "groups with at least 3 experts"),
+    ({"expert_group_count": 3, "expert_group_used_count": 4}, "expected 1 to 3"),
+    ({"expert_group_count": 3}, "expert_group_used_count"),
+    ({"expert_group_count": 1000}, "expected 0 to 32"),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), GROUPS)
+def test_impossible_groups_of_experts_are_refused(
+    keys: dict, message: str, folder: Path, tmp_path: Path
+) -> None:
     convert_folder(folder, tmp_path / "model.gguf", file_type="F32")
     with gguf.read(tmp_path / "model.gguf") as model:
-        metadata = dict(model.metadata) | {"deepseek2.expert_group_count": 2}
+        metadata = dict(model.metadata) | {f"deepseek2.{key}": value for key, value in keys.items()}
         gguf.write(tmp_path / "groups.gguf", metadata, dict(model.tensors))
-    with pytest.raises(UnsupportedError, match="deepseek2.expert_group_count: 2 is not supported"):
+    with pytest.raises(ModelError, match=message):
         ll.load(tmp_path / "groups.gguf")

@@ -19,9 +19,6 @@ from tests.conformance.test_logits_llama_cpp import log_softmax, random_ids, run
 pytestmark = pytest.mark.conformance
 MEANT_OTHERWISE = {"bitnet-2b"}  # llama.cpp takes SiLU for the squared ReLU: docs/architectures.md
 ENCODERS = [name for name, shape in SHAPES.items() if not ARCHITECTURES[shape.architecture].causal]
-# llama.cpp takes a model for DeepSeek-V2-Lite by its 27 layers, and asks for `q_lora_rank` otherwise. The
-# architecture's own tests have llama.cpp read the files.
-NOT_READ = {"deepseek-v2-lite-4-layers"}
 EMBED = """
 import json, sys
 import llama_cpp
@@ -44,7 +41,7 @@ def test_llama_cpp_agrees_on_a_synthetic_model(shape: str, tmp_path: Path) -> No
     path.unlink()
 
 
-@pytest.mark.parametrize("shape", [name for name in SHAPES if name not in {*ENCODERS, *NOT_READ}])
+@pytest.mark.parametrize("shape", [name for name in SHAPES if name not in ENCODERS])
 def test_llama_cpp_loads_a_few_layers_of_every_shape(
     shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,7 @@ class Layer:
             sequences[i] = words(Sequence(first, end, position, layers[i].ctypes.data))
             first = end
         step = words(Step(n_tokens=n_tokens, n_sequences=len(parts), sequences=sequences))
-        sizes = (spec.n_head_kv, spec.key_size, spec.value_size)
+        sizes = (spec.n_head_kv, spec.key_size, 0 if spec.values_in_keys else spec.value_size)
         place = step.ctypes.data
         run(
             "cache",
@@ -105,6 +105,7 @@ class Layer:
         )  # fmt: skip
         address = words(record)
         form = f"_{spec.key_size}" if spec.key_size == spec.value_size in ATTENTION_FORMS else ""
+        form = "_in_keys" if spec.values_in_keys else form
         run("attention", f"attention_{self.kind}{form}", place, address.ctypes.data, threads=self.threads)
         if self.n_parts:
             run("attention", "merge_parts", place, address.ctypes.data, threads=self.threads)
@@ -116,7 +117,10 @@ def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarr
     T, end = len(q), len(k)
     q = q.reshape(T, spec.n_head, spec.key_size).astype(np.float64) * spec.scale
     k = k.reshape(end, spec.n_head_kv, spec.key_size).astype(np.float64).repeat(spec.group, axis=1)
-    v = v.reshape(end, spec.n_head_kv, spec.value_size).astype(np.float64).repeat(spec.group, axis=1)
+    if spec.values_in_keys:
+        v = k[..., : spec.value_size]
+    else:
+        v = v.reshape(end, spec.n_head_kv, spec.value_size).astype(np.float64).repeat(spec.group, axis=1)
     score = np.einsum("thi,shi->hts", q, k)
     if spec.softcap:
         score = spec.softcap * np.tanh(score / spec.softcap)
@@ -142,6 +146,13 @@ def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarr
 def numbers(rng, spec: Attention, n: int, dtype) -> tuple[np.ndarray, ...]:
     """q, k and v of n positions; k and v are numbers that the cache holds exactly."""
     q = rng.standard_normal((n, spec.q_width), np.float32)
+    if spec.values_in_keys:
+        v = np.zeros((n, 0), np.float32)
+        k = rng.standard_normal((n, spec.k_width), np.float32)
+        if dtype != np.int8:
+            return q, k.astype(dtype).astype(np.float32), v
+        codes, scales = quantize(k)
+        return q, codes * scales.astype(np.float32).repeat(32, axis=-1), v
     k, v = (rng.standard_normal((n, width), np.float32) for width in (spec.k_width, spec.v_width))
     if dtype != np.int8:
         return q, k.astype(dtype).astype(np.float32), v.astype(dtype).astype(np.float32)
@@ -201,6 +212,21 @@ SHAPES = [  # group, key/value heads, key size, value size
 @each("group, n_head_kv, key_size, value_size", SHAPES, 2, 3)
 def test_any_head_size_equals_the_twin(rng, group, n_head_kv, key_size, value_size, dtype) -> None:
     spec = spec_of(group, n_head_kv, key_size, value_size)
+    q, k, v = numbers(rng, spec, 300, dtype)
+    got = through(Layer(spec, dtype, n_parts=2, threads=2), q, k, v, [255, 1, 1, 33], dtype)
+    close(got, twin(spec, q, k, v, 0))
+
+
+IN_KEYS = [  # as above: a value is the beginning of its key
+    (16, 1, 576, 512), (4, 1, 576, 512), (128, 1, 192, 128), (1, 2, 64, 48), (5, 1, 48, 16), (3, 1, 40, 32),
+]  # fmt: skip
+
+
+@each("group, n_head_kv, key_size, value_size", IN_KEYS, 2, 3)
+def test_values_that_are_the_beginning_of_their_keys_equal_the_twin(
+    rng, group, n_head_kv, key_size, value_size, dtype
+) -> None:
+    spec = spec_of(group, n_head_kv, key_size, value_size, values_in_keys=True)
     q, k, v = numbers(rng, spec, 300, dtype)
     got = through(Layer(spec, dtype, n_parts=2, threads=2), q, k, v, [255, 1, 1, 33], dtype)
     close(got, twin(spec, q, k, v, 0))
@@ -277,6 +303,7 @@ def test_what_is_not_a_number_reaches_every_query_that_sees_it_and_no_other(rng,
 CUT_SIZES = ([1], [2], [7], [37], [64], [256], [257, 1, 255], [100, 1, 1, 3, 150])
 SAME_BITS = [  # key size, value size, group, rest
     (64, 64, 4, {}), (128, 128, 2, {}), (256, 256, 2, {}), (40, 24, 3, {}), (8, 8, 1, {}),
+    (64, 48, 5, {"values_in_keys": True}), (160, 128, 12, {"values_in_keys": True}),
     (64, 64, 3, {"window": 70}), (64, 64, 1, {"window": 300, "softcap": 9.0}), (80, 80, 12, {"window": 33}),
 ]  # fmt: skip
 

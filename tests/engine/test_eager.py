@@ -9,7 +9,8 @@ import pytest
 
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Attention, FeedForward, Layer, Rope
-from llmlite.description.weights import RopeTable, Weights
+from llmlite.description.rope import RopeTable
+from llmlite.description.weights import Weights
 from llmlite.engine import eager, make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.engine.kv_cache import KVCache

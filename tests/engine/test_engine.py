@@ -13,7 +13,8 @@ import pytest
 
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import ACTIVATIONS, Attention, FeedForward, Layer, Rope
-from llmlite.description.weights import Weights, rope_table
+from llmlite.description.rope import rope_table
+from llmlite.description.weights import Weights
 from llmlite.engine import make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.engine.families import FAMILIES

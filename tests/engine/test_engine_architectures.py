@@ -106,6 +106,40 @@ def test_rows_spread_over_experts_gather_to_their_weighted_sum(n_used: int) -> N
     close(build(Eager(0, 0), x), x)
 
 
+@pytest.mark.parametrize("gating", ["sigmoid", "softmax", "softmax_normalized"])
+@pytest.mark.parametrize(("n_group", "n_group_used", "n_used"), [(4, 2, 3), (8, 3, 6), (2, 1, 8), (16, 5, 4)])
+def test_experts_in_the_best_groups_are_those_that_the_definition_names(
+    gating: str, n_group: int, n_group_used: int, n_used: int
+) -> None:
+    """Written out token by token: groups by their best expert, after a sigmoid by their two best."""
+    E, T = 32, 40
+    router, x, bias = QuantTensor.quantize(normal(E, 64), "F32", "router"), normal(T, 64), normal(E) - 1
+    w = QuantTensor("w", router.type, (E, 16, 64), QuantTensor.quantize(normal(16 * E, 64), "F32").blocks)
+    kind, _, normalized = gating.partition("_")
+    spec = Experts(
+        n_expert=E, n_used=n_used, n_ff=64, gating=kind, normalized=bool(normalized), n_group=n_group,
+        n_group_used=n_group_used,
+    )  # fmt: skip
+
+    def build(ops: Any, x: Any) -> Any:
+        routes = ops.route(ops.matmul(router, x), spec, bias if kind == "sigmoid" else None)
+        return ops.gather(ops.expert_matmul(w, ops.spread(x, routes), routes), routes)
+
+    want = np.empty((T, 16), np.float32)
+    for t, scores in enumerate(Eager(0, 0).matmul(router, x)):
+        p = 1 / (1 + np.exp(-scores)) if kind == "sigmoid" else np.exp(scores) / np.exp(scores).sum()
+        by = p + bias if kind == "sigmoid" else p
+        groups = by.reshape(n_group, -1)
+        best = [sorted(group)[-1] + (sorted(group)[-2] if kind == "sigmoid" else 0) for group in groups]
+        allowed = sorted(range(n_group), key=lambda g: -best[g])[:n_group_used]
+        left = [e for e in range(E) if e // (E // n_group) in allowed]
+        chosen = sorted(left, key=lambda e: -by[e])[:n_used]
+        share = p[chosen] / p[chosen].sum() if normalized else p[chosen]
+        want[t] = sum(s * (w.dequantize()[e] @ x[t]) for e, s in zip(chosen, share))
+    close(build(Eager(0, 0), x), want)
+    close(computed(build, x), want)
+
+
 def test_of_equal_scores_the_first_experts_are_chosen() -> None:
     w = QuantTensor.quantize(normal(4, 64), "F32", "w")
     w = QuantTensor("w", w.type, (4, 1, 64), w.blocks)

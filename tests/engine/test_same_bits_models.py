@@ -25,6 +25,8 @@ KINDS = {
     "llama Q8_0": ({}, "Q8_0"),
     "llama Q4_K": ({"n_embd": 256, "n_ff": 256, "n_head": 8}, "Q4_K"),
     "llama experts Q8_0": ({"n_expert": 4}, "Q8_0"),
+    "deepseek2 F32": ({"architecture": "deepseek2"}, "F32"),
+    "deepseek2 Q8_0": ({"architecture": "deepseek2", "n_expert": 4}, "Q8_0"),
     "gpt2 F16": ({"architecture": "gpt2", "n_head_kv": 4}, "F16"),
     "gemma2 Q4_1": ({"architecture": "gemma2"}, "Q4_1"),
     "gemma3 Q8_0": ({"architecture": "gemma3", "n_layer": 7}, "Q8_0"),
@@ -35,7 +37,7 @@ KINDS = {
 }
 EVERY_TYPE = ("Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q5_K", "Q6_K", "BF16")
 KINDS |= {f"llama {name}": ({"n_embd": 256, "n_ff": 256, "n_head": 8}, name) for name in EVERY_TYPE}
-FAST = ("llama Q4_0", "gemma3 Q8_0")
+FAST = ("llama Q4_0", "gemma3 Q8_0", "deepseek2 Q8_0")
 PARAMETERS = [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 

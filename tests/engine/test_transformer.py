@@ -10,7 +10,8 @@ import pytest
 from llmlite.description.architectures import ARCHITECTURES, Architecture
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Rope
-from llmlite.description.weights import RopeTable, Weights, rope_table
+from llmlite.description.rope import RopeTable, rope_table
+from llmlite.description.weights import Weights
 from llmlite.engine.eager import EagerExecutor
 from llmlite.engine.kv_cache import KVCache
 from llmlite.errors import LlmliteError, ModelError, UnsupportedError

@@ -16,7 +16,7 @@ from llmlite import gguf
 from llmlite.cli import main
 from llmlite.description.architectures import ARCHITECTURES
 from llmlite.description.config import NORM_EPS, ModelConfig
-from llmlite.description.weights import required_tensors, tensor_shapes
+from llmlite.description.shapes import required_tensors, tensor_shapes
 from llmlite.embed import grouped, normalized, pooled
 from llmlite.huggingface import sentences
 from llmlite.quants import by_name

@@ -12,7 +12,7 @@ import numpy as np
 from llmlite import gguf
 from llmlite.description.architectures import ARCHITECTURES
 from llmlite.description.config import NORM_EPS, ModelConfig
-from llmlite.description.weights import ALWAYS_F32, required_tensors, tensor_shapes
+from llmlite.description.shapes import ALWAYS_F32, required_tensors, tensor_shapes
 from llmlite.quants import by_name
 from llmlite.quants.tensor import PendingTensor, QuantTensor
 
@@ -86,7 +86,8 @@ def tiny_model(
     if "use_parallel_residual" in ARCHITECTURES[architecture].features:
         hyper["use_parallel_residual"] = True
     if ARCHITECTURES[architecture].latent:
-        hyper |= {"attention.head_count_kv": n_head, "attention.kv_lora_rank": 32, "rope.dimension_count": 8}
+        hyper |= {"attention.head_count_kv": 1, "attention.kv_lora_rank": 32, "rope.dimension_count": 16}
+        hyper |= {"attention.key_length_mla": 48, "attention.value_length_mla": 32}
     if ARCHITECTURES[architecture].recurrent == "short_convolution":
         hyper["attention.head_count_kv"] = [n_head_kv if i % 3 == 1 else 0 for i in range(n_layer)]
         hyper["shortconv.l_cache"] = 3

@@ -48,9 +48,13 @@ def _routing(config: Any) -> dict[str, Any]:
     if method not in (("noaux_tc",) if is_v3 else ("greedy", "group_limited_greedy")):
         config.refuse(f"topk_method: {method!r:.40} is not supported")
     n_group = config.integer("n_group", 1)
-    if n_group > 1 and (is_v3 or method != "greedy"):
-        config.refuse(f"n_group: {n_group} is not supported, only 1 is: experts are chosen among all")
+    n_group_used = config.integer("topk_group", 1) if n_group > 1 and method != "greedy" else n_group
+    if n_group_used > n_group:
+        config.fail("topk_group", f"1 to n_group, {n_group}", n_group_used)
+    has_groups = n_group_used < n_group
     return {
+        "expert_group_count": n_group if has_groups else None,
+        "expert_group_used_count": n_group_used if has_groups else None,
         "expert_count": config.integer("n_routed_experts"),
         "expert_used_count": config.integer("num_experts_per_tok"),
         "expert_feed_forward_length": config.integer("moe_intermediate_size"),
@@ -136,7 +140,7 @@ LATENT_DECODERS = (
             "normalized": False,
             "shared": True,
         },
-        features=("leading_dense_block_count",),
+        features=("leading_dense_block_count", "expert_group_count", "expert_group_used_count"),
         reordered=False,
         classes=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
         names=_names(),

@@ -20,6 +20,9 @@ cache keeps keys transposed within each block (`AttentionState`): element i of 3
 scores are multiples of whole vectors and no lanes are summed up. If a unit has many rows, each float16 block
 is converted to float32 first, which is exact.
 
+If a value is the beginning of its key, the cache keeps keys alone. A block of them, as float32, is turned
+over into values: every head reads the same block, so this happens once for all of a unit's rows.
+
 Kernels come in forms for heads of 64, 128 and 256 numbers, whose loops the compiler unrolls, and for any.
 """
 
@@ -61,10 +64,12 @@ from llmlite.engine.simd import (
     load_f32x16,
     load_f64,
     load_i64,
+    make_transpose16,
     splat_f32x16,
     store,
 )  # fmt: skip
 
+transpose16 = make_transpose16(16)
 PART = ATTENTION_PART
 WORK = QUERIES * LINE  # scores; then a line of what shrinks older sums, and a block's scales
 KINDS = ("f32", "f16", "q8_0")
@@ -102,6 +107,16 @@ def is_shared(n_parts, room, n_units, n_threads):
 
 
 @inline
+def turn(keys, target, value_size):
+    """Write the first numbers of 32 keys, which lie transposed, as rows: (32, value_size) float32."""
+    for i in range(0, value_size, 16):
+        for j in range(0, BLOCK, 16):
+            source, place = keys + (i * BLOCK + j) * 4, target + (j * value_size + i) * 4
+            transpose16(source, i64(BLOCK * 4), place, i64(value_size * 4), i64(0))
+    return target
+
+
+@inline
 def place_of(r, o_bytes):
     """Where row r begins among sums that are laid out as [rows/QUERIES][columns/32][QUERIES][32]."""
     return r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE
@@ -110,8 +125,11 @@ def place_of(r, o_bytes):
 # ---- kernels -----------------------------------------------------------------------------------------------
 
 
-def make_attention(reader, only=0):
-    """Return the kernel for a kind of cache; `only`: the size of keys and values, if it is for one."""
+def make_attention(reader, only=0, in_keys=False):
+    """Return the kernel for a kind of cache; `only`: the size of keys and values, if it is for one.
+
+    in_keys: a value is the first numbers of its key, a multiple of 16.
+    """
     size, score, weigh, key_floats, value_floats = reader
     score_floats, weigh_floats = CONVERTED.score, CONVERTED.weigh
 
@@ -161,7 +179,7 @@ def make_attention(reader, only=0):
         softcap = f32(load_f64(spec + ATTENTION.softcap))
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
         shrink, floats = scores + WORK, scores + FLOATS
-        n_places, many = load_i64(words + LAYER.size), n_rows > 2 * QUERIES
+        n_places, many = load_i64(words + LAYER.size), in_keys or n_rows > 2 * QUERIES
         low = max(load_i64(facts + LOW) // BLOCK * BLOCK, part * PART)
         high = min(load_i64(facts + (n_rows - 1) * ROW + HIGH), part * PART + PART)
         for j in range(low, high, BLOCK):
@@ -173,14 +191,17 @@ def make_attention(reader, only=0):
             if many:
                 keys = key_floats(keys, key_scales, floats, key_size)
                 target, n = floats + BLOCK * key_size * 4, min(BLOCK, high - j)
-                values = value_floats(values, value_scales, target, value_size, n)
+                if in_keys:
+                    values = turn(keys, target, value_size)
+                else:
+                    values = value_floats(values, value_scales, target, value_size, n)
             for r in range(0, n_rows, QUERIES):
                 fact, n = facts + r * ROW, min(QUERIES, n_rows - r)
                 q, o = queries + r * q_bytes, outputs + r * o_bytes
                 first = max(load_i64(fact + LOW) - j, 0)
                 end = min(load_i64(fact + (n - 1) * ROW + HIGH) - j, BLOCK)
                 if first < end:
-                    if many and (size != 4 or r > 0):  # in the first-level cache already
+                    if many and (in_keys or size != 4 or r > 0):  # in the first-level cache already
                         score_floats(q, q_bytes, keys, 0, scores, key_size)
                         softmax_step(scores, fact, shrink, j, softcap, n)
                         weigh_floats(o, scores, shrink, values, 0, value_size, first, end)
@@ -269,6 +290,10 @@ attention_f32, attention_f16, attention_q8_0 = (make_attention(READERS[kv]) for 
 attention_f32_64, attention_f16_64, attention_q8_0_64 = (make_attention(READERS[kv], 64) for kv in KINDS)
 attention_f32_128, attention_f16_128, attention_q8_0_128 = (make_attention(READERS[kv], 128) for kv in KINDS)
 attention_f32_256, attention_f16_256, attention_q8_0_256 = (make_attention(READERS[kv], 256) for kv in KINDS)
+
+attention_f32_in_keys, attention_f16_in_keys, attention_q8_0_in_keys = (
+    make_attention(READERS[kv], in_keys=True) for kv in KINDS
+)
 
 
 @kernel

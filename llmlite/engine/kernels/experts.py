@@ -5,6 +5,7 @@ that an expert's weights are read once for all its rows. `counts` is int64 (2, n
 expert has, and where they begin.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -34,24 +35,62 @@ def exp_scalar(x):
 
 
 @inline
-def choose(row, bias, last, last_id, is_first, n_expert):
-    """The best expert that comes after `last_id` in order of score; of equal scores the first.
+def worth(row, bias, e):
+    """What expert e is chosen by: row[e], plus bias[e] unless `bias` is 0."""
+    s = load_f32(row + e * 4)
+    if bias != 0:
+        s = f32(s + load_f32(bias + e * 4))
+    return s
 
-    The score is row[e], plus bias[e] unless `bias` is 0.
+
+@inline
+def choose_groups(row, bias, n_expert, n_group, n_used, by_two):
+    """The best `n_used` of n_group groups, a bit for each; of equal ones the first.
+
+    A group is worth what its best expert is, or its two best together.
     """
-    best, best_id = f32(0), i64(-1)
-    for e in range(n_expert):
-        s = load_f32(row + e * 4)
-        if bias != 0:
-            s = f32(s + load_f32(bias + e * 4))
-        behind = is_first or s < last or (s == last and e > last_id)  # not chosen yet
-        if behind and (best_id < 0 or s > best):
-            best, best_id = s, i64(e)
+    if n_used >= n_group:
+        return (i64(1) << n_group) - 1
+    size, chosen = n_expert // n_group, i64(0)
+    for _ in range(n_used):
+        best, best_group = f32(0), i64(-1)
+        for g in range(n_group):
+            if (chosen >> g) & 1 == 0:
+                first, second = f32(-np.inf), f32(-np.inf)
+                for e in range(g * size, g * size + size):
+                    s = worth(row, bias, e)
+                    if s > first:
+                        first, second = s, first
+                    elif s > second:
+                        second = s
+                good = f32(first + second) if by_two else first
+                if best_group < 0 or good > best:
+                    best, best_group = good, i64(g)
+        chosen |= i64(1) << best_group
+    return chosen
+
+
+@inline
+def choose(row, bias, last, last_id, is_first, n_expert, n_group, groups):
+    """The best expert that comes after `last_id` in order of worth; of equal ones the first.
+
+    Only those of `groups`, a bit for each of n_group, are asked.
+    """
+    best, best_id, size = f32(0), i64(-1), n_expert // n_group
+    for g in range(n_group):
+        if (groups >> g) & 1:
+            for e in range(g * size, g * size + size):
+                s = worth(row, bias, e)
+                behind = is_first or s < last or (s == last and e > last_id)  # not chosen yet
+                if behind and (best_id < 0 or s > best):
+                    best, best_id = s, i64(e)
     return best, max(best_id, 0)  # scores that are not numbers choose the first expert
 
 
 @kernel
-def route_share(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, factor: float):
+def route_share(
+    step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, n_group, n_group_used, factor: float
+):
     """For each row the n_used highest scores, and of these the softmax:
 
         weight[t, j] = factor · e^score[t, j] / Σ e^score[t, j'] over the chosen j'
@@ -62,9 +101,10 @@ def route_share(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_u
     low, high = share(load_i64(step + rows), rank, n_threads)
     for t in range(low, high):
         row, chosen, out = scores + t * n_expert * 4, ids + t * n_used * 8, weights + t * n_used * 4
+        groups = choose_groups(row, i64(0), n_expert, n_group, n_group_used, False)
         last, last_id, top, total = f32(0), i64(-1), f32(0), f32(0)
         for j in range(n_used):
-            last, last_id = choose(row, i64(0), last, last_id, j == 0, n_expert)
+            last, last_id = choose(row, i64(0), last, last_id, j == 0, n_expert, n_group, groups)
             top = last if j == 0 else top
             weight = exp_scalar(last - top)
             total = f32(total + weight)
@@ -75,7 +115,9 @@ def route_share(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_u
 
 
 @kernel
-def route_softmax(step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, factor: float):
+def route_softmax(
+    step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, n_group, n_group_used, factor: float
+):
     """For each row the n_used highest scores, and their share in the softmax of all:
 
     weight[t, j] = factor · e^score[t, j] / Σ e^score[t, e] over every e
@@ -83,9 +125,10 @@ def route_softmax(step, rank, n_threads, rows, scores, ids, weights, n_expert, n
     low, high = share(load_i64(step + rows), rank, n_threads)
     for t in range(low, high):
         row, chosen, out = scores + t * n_expert * 4, ids + t * n_used * 8, weights + t * n_used * 4
+        groups = choose_groups(row, i64(0), n_expert, n_group, n_group_used, False)
         last, last_id, top, total = f32(0), i64(-1), f32(0), f32(0)
         for j in range(n_used):
-            last, last_id = choose(row, i64(0), last, last_id, j == 0, n_expert)
+            last, last_id = choose(row, i64(0), last, last_id, j == 0, n_expert, n_group, groups)
             top = last if j == 0 else top
             store(chosen + j * 8, last_id)
             store(out + j * 4, exp_scalar(last - top))
@@ -97,8 +140,9 @@ def route_softmax(step, rank, n_threads, rows, scores, ids, weights, n_expert, n
 
 @kernel
 def route_sigmoid(
-    step, rank, n_threads, rows, scores, bias, ids, weights, n_expert, n_used, factor: float, normalized
-):
+    step, rank, n_threads, rows, scores, bias, ids, weights, n_expert, n_used, n_group, n_group_used,
+    factor: float, normalized,
+):  # fmt: skip
     """For each row the n_used highest p + bias, p = sigmoid(score); bias 0: none.
 
     weight[t, j] = factor · p[t, j], divided by Σ p[t, j'] over the chosen j' if `normalized`. The scores
@@ -109,9 +153,10 @@ def route_sigmoid(
         row, chosen, out = scores + t * n_expert * 4, ids + t * n_used * 8, weights + t * n_used * 4
         for e in range(n_expert):
             store(row + e * 4, f32(f32(1) / f32(f32(1) + exp_scalar(-load_f32(row + e * 4)))))
+        groups = choose_groups(row, bias, n_expert, n_group, n_group_used, True)
         last, last_id, total = f32(0), i64(-1), f32(0)
         for j in range(n_used):
-            last, last_id = choose(row, bias, last, last_id, j == 0, n_expert)
+            last, last_id = choose(row, bias, last, last_id, j == 0, n_expert, n_group, groups)
             weight = load_f32(row + last_id * 4)
             total = f32(total + weight)
             store(chosen + j * 8, last_id)

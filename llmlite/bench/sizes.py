@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from llmlite import resources
 from llmlite.bench.backends import BACKENDS
@@ -17,6 +18,7 @@ from llmlite.bench.report import base_entry
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import MIN_BLOCKS, ratio, summarize
 from llmlite.errors import LlmliteError
+from llmlite.synth import synthesize
 
 TYPE = "Q8_0"
 SHAPE = "llama-3.2-1b"
@@ -32,25 +34,22 @@ class Size:
     share: float
 
 
-def _synthetic() -> str:
-    """Return the path of the largest model, written into the cache on first use (1.3 GB)."""
-    from pathlib import Path
-
-    from llmlite.synth import synthesize
+def synthetic(type_name: str = TYPE) -> str:
+    """Return the path of the largest model, written into the cache on first use (Q8_0: 1.3 GB)."""
 
     def make(folder: str) -> None:
         Path(folder).mkdir()
-        synthesize(f"{folder}/{SHAPE}-{TYPE}.gguf", SHAPE, TYPE, seed=0)
+        synthesize(f"{folder}/{SHAPE}-{type_name}.gguf", SHAPE, type_name, seed=0)
 
     source = str(resources.model_path("tales"))  # only a key: the shape is made of no file
-    [path] = Path(cached(source, f"synth-{SHAPE}-{TYPE}", make)[0]).glob("*.gguf")
+    [path] = Path(cached(source, f"synth-{SHAPE}-{type_name}", make)[0]).glob("*.gguf")
     return str(path)
 
 
 SIZES = (
     Size(name="tales", model=lambda: "tales", share=0.15),
     Size(name="smollm2", model=lambda: "smollm2", share=0.25),
-    Size(name=SHAPE, model=_synthetic, share=0.6),
+    Size(name=SHAPE, model=synthetic, share=0.6),
 )
 
 

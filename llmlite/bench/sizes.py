@@ -35,7 +35,11 @@ class Size:
 
 
 def synthetic(type_name: str = TYPE) -> str:
-    """Return the path of the largest model, written into the cache on first use (Q8_0: 1.3 GB)."""
+    """Return the path of the largest model, written into the cache on first use (Q8_0: 1.3 GB).
+
+    Raises:
+        OSError: there is no room for it.
+    """
 
     def make(folder: str) -> None:
         Path(folder).mkdir()
@@ -54,13 +58,20 @@ SIZES = (
 
 
 def sweep(
-    options: Options, run: Callable[[Options], Comparison], *, say: Callable[[str], None] = lambda _: None
+    options: Options,
+    run: Callable[[Options], Comparison],
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    keep: Callable[[str, Comparison], None] = lambda _name, _found: None,
 ) -> dict[str, Comparison]:
     """Compare at every size and return the comparisons by name; say which size can't be had.
 
+    One that fails, or in which nothing could be measured, is left out, and the next one follows.
+
     Args:
         options: for each comparison; model and types are the sweep's, and its time is divided.
-        run: makes a comparison. say: gets a sentence before each, with its time.
+        run: makes a comparison. say: gets a sentence before each, with its time. keep: gets each comparison
+            as soon as it is done, with its name.
     """
     backends = options.backends or tuple(n for n in BACKENDS_SWEPT if not BACKENDS[n].unavailable())
     found = {}
@@ -74,9 +85,17 @@ def sweep(
             continue
         say(f"{size.name}: {'no limit' if seconds is None else f'{seconds:.0f} s'}")
         types = options.types or (() if size.name == SHAPE else (TYPE,))
-        found[size.name] = run(
-            replace(options, model=model, types=types, backends=backends, budget_seconds=seconds)
-        )
+        try:
+            made = run(replace(options, model=model, types=types, backends=backends, budget_seconds=seconds))
+        except (LlmliteError, OSError) as error:
+            say(f"{size.name}: failed: {error}")
+            continue
+        keep(size.name, made)
+        if summarize(made, "decode"):
+            found[size.name] = made
+        else:
+            reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in made.skipped)
+            say(f"{size.name}: nothing was measured: {reasons or 'no backend agrees'}")
     return found
 
 

@@ -23,6 +23,11 @@ SHIPPED = (
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
+    write()
+
+
+def write() -> None:
+    """Write the sums of all shipped files."""
     if not any(DATA.glob("*.gguf")):
         sys.exit(f"{DATA}: no model (*.gguf) there; get it back (git checkout data) before taking sums")
     files = sorted(path for pattern in SHIPPED for path in DATA.glob(pattern) if path.is_file())

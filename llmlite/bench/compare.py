@@ -8,7 +8,7 @@ disturbs all of them (timing.py). Memory is measured last, in fresh processes, o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from llmlite import resources
@@ -16,7 +16,7 @@ from llmlite.bench import questions
 from llmlite.bench.backends import BACKENDS, by_name
 from llmlite.bench.checking import Checking
 from llmlite.bench.entries import Entry, Launcher
-from llmlite.bench.inputs import agreement_ids, open_models
+from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
 from llmlite.bench.options import Options
 from llmlite.bench.process import BackendError, WorkerProcess
 from llmlite.bench.progress import Progress
@@ -27,12 +27,19 @@ from llmlite.bench.timing import Timing
 LATE = 0.3  # share of the time after which no further backend is started; twice that for the usual ones
 
 
-def run(options: Options | None = None, *, progress: bool = True) -> Comparison:
+def run(
+    options: Options | None = None,
+    *,
+    progress: bool = True,
+    pairs: Sequence[tuple[str, ModelFile]] = (),
+) -> Comparison:
     """Run a comparison and return everything that was measured.
 
     Args:
         options: what to compare; None for the defaults.
         progress: show a bar, in a terminal or a notebook.
+        pairs: backends with the file that each reads, instead of those that `options` names; no two files of
+            one type, the best first.
 
     Raises:
         LlmliteError: the model can't be read.
@@ -41,7 +48,11 @@ def run(options: Options | None = None, *, progress: bool = True) -> Comparison:
     options = options or Options()
     options = options.shortened() if options.quick else options
     with ExitStack() as stack:
-        return _Run(options, stack, progress).everything()
+        return _Run(options, stack, progress, pairs=pairs).everything()
+
+
+def _default_backends() -> tuple[str, ...]:
+    return tuple(name for name, info in BACKENDS.items() if info.default)
 
 
 class _Run(Checking, Timing):
@@ -59,7 +70,11 @@ class _Run(Checking, Timing):
 
     def _prepare(self) -> None:
         options = self.options
-        self.files = files = open_models(options.model, options.types)
+        if self.pairs:
+            self.files = list({file.path: file for _, file in self.pairs}.values())
+        else:
+            self.files = open_models(options.model, options.types)
+        files = self.files
         longest = min(file.n_ctx for file in files)
         self.prompts = tuple(n for n in options.prompts if n < longest) or (longest // 2,)
         self.depths = tuple(n for n in options.depths if n + options.n_gen < longest) or (0,)
@@ -76,7 +91,7 @@ class _Run(Checking, Timing):
             lengths=sorted({WARM_UP[0], *self.prompts, *(max(n, 1) for n in self.depths)}),
         )
         self.result.models = [file.as_record() for file in files]
-        bundled = options.model in resources.BUNDLED_MODELS and not options.quick
+        bundled = options.model in resources.BUNDLED_MODELS and not options.quick and not self.pairs
         self.exam = questions.exam(files[0], self.n_ctx) if bundled else None
         if self.exam and not self.exam.questions:
             self.exam = None
@@ -85,14 +100,23 @@ class _Run(Checking, Timing):
             self._note(f"no decode after {', '.join(map(str, gone))} tokens: the context has {longest}")
         for note in (file.note for file in files if file.note):
             self._note(note)
-        names = options.backends or tuple(name for name, info in BACKENDS.items() if info.default)
-        for info in map(by_name, dict.fromkeys(names)):
+        missing = []
+        for name, file in self.pairs or self._usual_pairs():
+            info = by_name(name)
             reason = info.unavailable()
-            if reason:
-                self.result.skipped.append({"backend": info.name, "reason": reason})
-                continue
-            all_files = info.keeps_quantized or options.every_pair
-            self.entries += [Entry(info, file) for file in (files if all_files else files[:1])]
+            if not reason:
+                self.entries.append(Entry(info, file))
+            elif name not in missing:
+                missing.append(name)
+                self.result.skipped.append({"backend": name, "reason": reason})
+
+    def _usual_pairs(self) -> list[tuple[str, ModelFile]]:
+        """Return each backend with the files that it reads: the first alone if it unpacks weights anyway."""
+        found = []
+        for name in dict.fromkeys(self.options.backends or _default_backends()):
+            all_files = by_name(name).keeps_quantized or self.options.every_pair
+            found += [(name, file) for file in (self.files if all_files else self.files[:1])]
+        return found
 
     def _bar(self) -> Progress:
         return Progress((4 + self.options.blocks) * len(self.entries), self.progress)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmlite.bench import environment
 from llmlite.bench.backends import BackendInfo
 from llmlite.bench.inputs import ModelFile
 from llmlite.bench.process import BackendError, WorkerProcess
@@ -16,6 +17,8 @@ from llmlite.bench.process import BackendError, WorkerProcess
 POLICIES: dict[str, dict[str, str]] = {"spin": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
 PROBES = 3  # of each policy, in turns
 PROBE = (32, 12)  # tokens read and written
+UNPACKED = 4  # bytes of a weight, at most, while a library that keeps no quantized weights loads them
+KEPT = 2  # times the file's bytes, at most: mapped, and once more repacked
 
 
 @dataclass
@@ -34,6 +37,11 @@ class Entry:
     @property
     def label(self) -> str:
         return f"{self.info.name} {self.file.model_type}"
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that its process takes at most for weights, roughly."""
+        return self.file.n_bytes * KEPT if self.info.keeps_quantized else self.file.n_params * UNPACKED
 
     @property
     def type_k(self) -> str:
@@ -146,10 +154,16 @@ class Launcher:
         """Give the entry its living process and return the nanoseconds of each phase of its start.
 
         Raises:
-            BackendError: the process failed.
+            BackendError: the process failed, or this machine hasn't the memory for it.
         """
+        need, available = entry.n_bytes, environment.available_memory()
+        if available is not None and need > available:
+            raise BackendError(
+                f"it may need {need / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
+            )
         undecided = entry.info.openmp and entry.info.name not in self.policies
-        if undecided and self.n_threads > 1:
+        both_fit = available is None or 2 * need <= available  # else the usual policy, untried
+        if undecided and both_fit and self.n_threads > 1:
             worker, times = self.choose_policy(entry, stack)
         else:
             worker, times = self.launch(entry, stack)

@@ -48,6 +48,11 @@ def record(run_id: str = "") -> dict[str, Any]:
     return env
 
 
+def place(env: dict[str, Any]) -> str:
+    """Return where and when in words: "AMD EPYC, 2 cores, 2026-11-27"."""
+    return f"{env['cpu_info']}, {env['n_cpu_allowed']} cores, {env['test_time'][:10]}"
+
+
 def versions() -> dict[str, str]:
     """Return the installed versions of the packages that matter here."""
     found = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, median, quantiles, stdev
 from typing import Any, Self
@@ -202,6 +202,22 @@ class Samples:
             raise error if text.startswith(str(path)) else ResultsError(f"{path}: {text}") from None
         records.check_size(len(found.entries()), os.fspath(path))
         return found
+
+    def of_types(self, types: Sequence[str]) -> Self:
+        """Return the same comparison as if only these types had been compared."""
+
+        def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [row for row in rows if row.get("model_type", types[0]) in types]
+
+        return replace(
+            self,
+            measurements=[m for m in self.measurements if m.model_type in types],
+            memory=kept(self.memory),
+            agreement=kept(self.agreement),
+            models=kept(self.models),
+            backends=kept(self.backends),
+            skipped=kept(self.skipped),
+        )
 
     def entries(self) -> list[tuple[str, str]]:
         """Return the (backend, model_type) pairs that were measured, in order of first appearance."""

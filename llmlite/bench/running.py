@@ -35,7 +35,8 @@ class Running:
     Args:
         options: what was asked for. stack: closes every process. progress: whether a bar is shown.
         files: to compare. entries: that are still in it. ids: the text that all of them read.
-        exam: the bundled questions, for the bundled model.
+        exam: the bundled questions, for the bundled model. pairs: backends with their files, if they are
+            chosen one by one.
     """
 
     options: Options
@@ -51,6 +52,7 @@ class Running:
     n_ctx: int = 0
     n_blocks: int = 0
     launcher: Launcher = field(init=False)
+    pairs: Sequence[tuple[str, ModelFile]] = ()
 
     def __post_init__(self) -> None:
         self.begin = time.monotonic()
@@ -62,6 +64,8 @@ class Running:
 
     def _is_named(self, entry: Entry) -> bool:
         """Whether a choice of backends was named, this one in it; naming all of them is no choice."""
+        if self.pairs:
+            return True
         named = self.options.backends
         return entry.info.name in named and len(set(named)) < len(BACKENDS)
 

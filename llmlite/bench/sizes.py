@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from llmlite import resources
 from llmlite.bench.backends import BACKENDS
@@ -17,6 +18,7 @@ from llmlite.bench.report import base_entry
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import MIN_BLOCKS, ratio, summarize
 from llmlite.errors import LlmliteError
+from llmlite.synth import synthesize
 
 TYPE = "Q8_0"
 SHAPE = "llama-3.2-1b"
@@ -32,36 +34,44 @@ class Size:
     share: float
 
 
-def _synthetic() -> str:
-    """Return the path of the largest model, written into the cache on first use (1.3 GB)."""
-    from pathlib import Path
+def synthetic(type_name: str = TYPE) -> str:
+    """Return the path of the largest model, written into the cache on first use (Q8_0: 1.3 GB).
 
-    from llmlite.synth import synthesize
+    Raises:
+        OSError: there is no room for it.
+    """
 
     def make(folder: str) -> None:
         Path(folder).mkdir()
-        synthesize(f"{folder}/{SHAPE}-{TYPE}.gguf", SHAPE, TYPE, seed=0)
+        synthesize(f"{folder}/{SHAPE}-{type_name}.gguf", SHAPE, type_name, seed=0)
 
     source = str(resources.model_path("tales"))  # only a key: the shape is made of no file
-    [path] = Path(cached(source, f"synth-{SHAPE}-{TYPE}", make)[0]).glob("*.gguf")
+    [path] = Path(cached(source, f"synth-{SHAPE}-{type_name}", make)[0]).glob("*.gguf")
     return str(path)
 
 
 SIZES = (
     Size(name="tales", model=lambda: "tales", share=0.15),
     Size(name="smollm2", model=lambda: "smollm2", share=0.25),
-    Size(name=SHAPE, model=_synthetic, share=0.6),
+    Size(name=SHAPE, model=synthetic, share=0.6),
 )
 
 
 def sweep(
-    options: Options, run: Callable[[Options], Comparison], *, say: Callable[[str], None] = lambda _: None
+    options: Options,
+    run: Callable[[Options], Comparison],
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    keep: Callable[[str, Comparison], None] = lambda _name, _found: None,
 ) -> dict[str, Comparison]:
     """Compare at every size and return the comparisons by name; say which size can't be had.
 
+    One that fails, or in which nothing could be measured, is left out, and the next one follows.
+
     Args:
         options: for each comparison; model and types are the sweep's, and its time is divided.
-        run: makes a comparison. say: gets a sentence before each, with its time.
+        run: makes a comparison. say: gets a sentence before each, with its time. keep: gets each comparison
+            as soon as it is done, with its name.
     """
     backends = options.backends or tuple(n for n in BACKENDS_SWEPT if not BACKENDS[n].unavailable())
     found = {}
@@ -75,9 +85,17 @@ def sweep(
             continue
         say(f"{size.name}: {'no limit' if seconds is None else f'{seconds:.0f} s'}")
         types = options.types or (() if size.name == SHAPE else (TYPE,))
-        found[size.name] = run(
-            replace(options, model=model, types=types, backends=backends, budget_seconds=seconds)
-        )
+        try:
+            made = run(replace(options, model=model, types=types, backends=backends, budget_seconds=seconds))
+        except (LlmliteError, OSError) as error:
+            say(f"{size.name}: failed: {error}")
+            continue
+        keep(size.name, made)
+        if summarize(made, "decode"):
+            found[size.name] = made
+        else:
+            reasons = "; ".join(f"{each['backend']}: {each['reason']}" for each in made.skipped)
+            say(f"{size.name}: nothing was measured: {reasons or 'no backend agrees'}")
     return found
 
 

@@ -180,10 +180,14 @@ def sizes(options: argparse.Namespace) -> int:
         raise LlmliteError("--sizes chooses the models itself: give neither a model nor --from nor --report")
     options.output.mkdir(parents=True, exist_ok=True)
     shown = sys.stderr.isatty()
-    found = sizes.sweep(chosen(options), lambda each: compare.run(each, progress=shown), say=say)
-    for name, result in found.items():
+
+    def keep(name: str, result: Comparison) -> None:
         result.save(options.output / name / "comparison.jsonl")
         files.write_text(options.output / name / "comparison.txt", f"{result}\n")
+
+    found = sizes.sweep(chosen(options), lambda each: compare.run(each, progress=shown), say=say, keep=keep)
+    if not found:
+        raise LlmliteError(f"nothing was measured at any size; {options.output} has the reasons")
     rows = sizes.table(found)
     rows.insert(1, ["---"] * len(rows[0]))
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)

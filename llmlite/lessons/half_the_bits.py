@@ -1,7 +1,7 @@
 """One model at fewer and fewer bits: its weights in memory, its speed, and the tale it tells.
 
 Every matrix is put into the same type, in memory; the file stays as it is. Beside what runs live stands a
-sample, `sample()`, taken on one machine by tools/sample_half_the_bits.py: it has PyTorch's figures too.
+sample, `sample()`, taken on one machine by tools/samples.py: it has PyTorch's figures too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from functools import cache
 from typing import Any
 
 from llmlite import gguf, resources
+from llmlite.bench.backends import BACKENDS
+from llmlite.bench.environment import place
+from llmlite.bench.samples import Comparison
+from llmlite.bench.summary import summarize
 from llmlite.lessons.flip import n_same
 from llmlite.lessons.real import all_in
 from llmlite.lessons.type_sweep import shipped
@@ -25,6 +29,7 @@ PROMPT = "Once there was Munofix, a tailor. Munofix and Nerafin the miller lived
 PROMPT += "It was a warm evening."
 N_TOKENS = 48
 REPEATS = 3
+OTHERS = {"torch-f32": ("F32", 4), "torch-bf16": ("BF16", 2)}  # what it holds, bytes per weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,34 @@ def sample() -> Sample:
     """
     stored: dict[str, Any] = json.loads(resources.data_path(FILE).read_text(encoding="utf-8"))
     return Sample(machine=stored["machine"], rows=tuple(Row(**row) for row in stored["rows"]))
+
+
+def measured(found: Comparison, ladder: Ladder) -> Sample:
+    """Return the sample that follows from a comparison of all rungs, with each rung's tale.
+
+    Raises:
+        KeyError: the comparison lacks a rung.
+    """
+    speeds = {(s.backend, s.model_type): s.value for s in summarize(found, "decode")}
+    memory = {(s.backend, s.model_type): s.value for s in summarize(found, "private")}
+
+    def row(entry: tuple[str, str], held: str, n_bytes: int, tale: str = "") -> Row:
+        return Row(
+            backend=BACKENDS[entry[0]].title,
+            type=held,
+            weight_bytes=n_bytes,
+            private_bytes=int(memory[entry] * 1e6),
+            tokens_per_second=round(speeds[entry]),
+            tale=tale,
+        )
+
+    rows = []
+    for name in LADDER:
+        told = ladder.told(name)
+        rows.append(row(("llmlite", name), name, told.n_bytes, told.text))
+    n_weights = sum(tensor.n_elements for tensor in ladder.source.tensors.values())
+    rows += [row((backend, "F16"), held, n_weights * size) for backend, (held, size) in OTHERS.items()]
+    return Sample(machine=place(found.environment), rows=tuple(rows))
 
 
 class Ladder:

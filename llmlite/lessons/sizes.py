@@ -1,6 +1,6 @@
 """One token on models of several sizes: where overhead ends and the memory wall begins.
 
-The shipped figures are taken by `tools/sample_sizes.py` on one machine, for the models of MODELS.
+The shipped figures are taken by `tools/samples.py` on one machine, for the models of MODELS.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from llmlite import resources
 from llmlite.bench.backends import BACKENDS
+from llmlite.bench.environment import place
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import summarize
 
@@ -104,6 +105,24 @@ def rows(found: Comparison, model: str) -> list[Row]:
             )
         )  # fmt: skip
     return made
+
+
+def measured(found: Mapping[str, Comparison], bytes_per_second: float, *, quiet: bool) -> Sizes:
+    """Return the sweep that follows from one comparison for each model, the smallest first.
+
+    Args:
+        found: by the model's name. bytes_per_second: of memory. quiet: whether the machine was.
+    """
+    kept = [
+        row
+        for model, comparison in found.items()
+        for row in rows(comparison, model)
+        if row.backend != "llmlite" or row.type in TYPE_NAMES
+    ]
+    last = [*found.values()][-1]
+    return Sizes(
+        machine=place(last.environment), quiet=quiet, bytes_per_second=bytes_per_second, rows=tuple(kept)
+    )
 
 
 def above_the_wall(sweep: Sizes) -> list[tuple[str, float, float, float, float]]:

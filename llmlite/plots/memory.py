@@ -10,16 +10,23 @@ from llmlite.bench.timeline import Timeline
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, legend, theme_named, title
 
 
-def timeline(found: Timeline, *, cursor: float | None = None, theme: str | None = None) -> Picture:
+def timeline(
+    found: Timeline,
+    *,
+    cursor: float | None = None,
+    among: Sequence[Timeline] = (),
+    theme: str | None = None,
+) -> Picture:
     """Draw private memory under file-backed memory over the life of a process, its stages marked.
 
     Args:
-        cursor: a second to mark. theme: a key of plots.THEMES; None for the one in use.
+        cursor: a second to mark. among: the processes that it is shown in turns with: all get the same axes.
+        theme: a key of plots.THEMES; None for the one in use.
     """
     look = theme_named(theme)
     drawn, (ax,) = figure(11, 4.2, theme=theme)
     _stack(ax, found, theme)
-    top = max(p + f for p, f in zip(found.private, found.file_backed)) / 1e6
+    longest, top = _ends([found, *among])
     for i, (name, second) in enumerate(found.stages):
         ax.axvline(second, color=look.text, linewidth=1, linestyle=":")
         ax.annotate(
@@ -32,6 +39,7 @@ def timeline(found: Timeline, *, cursor: float | None = None, theme: str | None 
         )
     if cursor is not None:
         ax.axvline(cursor, color=COLOURS["red"], linewidth=2)
+    ax.set_xlim(0, longest)
     ax.set_ylim(0, top * 1.22)
     heading = f"Memory of {found.backend}, {found.model}"
     ax.set_xlabel("seconds since the process began", color=look.text, fontsize=FONT["label"])
@@ -54,11 +62,12 @@ def timeline(found: Timeline, *, cursor: float | None = None, theme: str | None 
 
 
 def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture:
-    """Draw several processes side by side, on one scale."""
+    """Draw several processes side by side: their axes of time and of memory are the same."""
     drawn, axes = figure(4.4 * len(found) + 1, 3.8, len(found), theme=theme)
-    top = max(p + f for each in found for p, f in zip(each.private, each.file_backed)) / 1e6
+    longest, top = _ends(found)
     for ax, each in zip(axes, found):
         _stack(ax, each, theme)
+        ax.set_xlim(0, longest)
         ax.set_ylim(0, top * 1.08)
         ax.set_xlabel("seconds", color=theme_named(theme).text, fontsize=FONT["label"])
         title(ax, each.backend, theme)
@@ -75,6 +84,12 @@ def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture
         y={"private": [p for p, _ in last.values()], "file-backed": [f for _, f in last.values()]},
         rtol=0.2,
     )
+
+
+def _ends(found: Sequence[Timeline]) -> tuple[float, float]:
+    """Return the seconds and the megabytes that hold all of them."""
+    longest = max(each.seconds[-1] for each in found)
+    return longest, max(p + f for each in found for p, f in zip(each.private, each.file_backed)) / 1e6
 
 
 def _has(found: Timeline, stage: str) -> bool:

@@ -67,8 +67,10 @@ def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str
         x, y = [n for n, _ in rows], [s.value for _, s in rows]
         spread = [[s.value - s.low for _, s in rows], [s.high - s.value for _, s in rows]]
         ax.errorbar(x, y, yerr=spread, capsize=4, label=names[name], **styles[name])
-    ticks = sorted({n for rows in points.values() for n, _ in rows})
-    ax.set_xticks(ticks, [f"{name}\n{n_params(c) / 1e6:.0f} M" for name, c in found.items()][: len(ticks)])
+    measured = {n for rows in points.values() for n, _ in rows}
+    at = {n_params(c) / 1e6: name for name, c in found.items() if n_params(c) / 1e6 in measured}
+    ticks = sorted(at)
+    ax.set_xticks(ticks, [f"{at[n]}\n{n:.0f} M" for n in ticks])
     ax.minorticks_off()
     _plain(ax, "y")
     ax.set_ylabel(METRICS[metric].title, color=look.text, fontsize=FONT["label"])

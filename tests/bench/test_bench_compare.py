@@ -285,6 +285,20 @@ def test_every_backend_has_a_colour_for_figures() -> None:
     assert set(plots.BACKEND_COLOURS.values()) <= set(plots.COLOURS)
 
 
+def test_pairs_choose_each_backend_with_its_file() -> None:
+    best, small_file = open_models("tales", ("F16", "Q4_0"))
+    run = compare._Run(
+        small(backends=(), types=None),
+        None,  # type: ignore[arg-type]
+        False,
+        pairs=[("llmlite-eager", small_file), ("torch-f32", best)],
+    )
+    run._prepare()
+    assert [entry.label for entry in run.entries] == ["llmlite-eager Q4_0", "torch-f32 F16"]
+    assert run.exam is None and all(run._is_named(entry) for entry in run.entries)
+    assert [file.model_type for file in run.files] == ["Q4_0", "F16"]
+
+
 def test_the_time_budget_ends_the_blocks_and_says_so() -> None:
     found = compare.run(small(blocks=50, budget_seconds=0.001), progress=False)
     assert {m.block for m in found.measurements} == {-1, 0}

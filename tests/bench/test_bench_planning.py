@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
+
 import pytest
 
+from llmlite.bench import environment
+from llmlite.bench.backends import by_name
+from llmlite.bench.entries import Entry, Launcher
+from llmlite.bench.inputs import ModelFile
 from llmlite.bench.planning import SHORTEST, Turn, plan
+from llmlite.bench.process import BackendError
 
 TURNS = {
     "fast": Turn(prefill=1, step=0.01),
@@ -57,3 +65,22 @@ def test_what_is_done_once_counts_and_goes_with_its_entry() -> None:
     assert found.left_out == ("loads long",) and found.n_blocks == 10
     assert plan(turns, (), seconds=120, n_blocks=10, n_gen=16).n_blocks == 10
     assert plan(turns, (), seconds=112, n_blocks=10, n_gen=16).n_blocks == 6
+
+
+def test_a_backend_that_memory_has_no_room_for_is_refused_and_one_that_fits_once_is_not_started_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = ModelFile(path=Path("m.gguf"), model_type="Q8_0", n_ctx=8, n_params=10**9, n_bytes=10**9)
+    launcher = Launcher(n_threads=2, n_ctx=8, timeout=1, prompt=[1], lengths=[1])
+    started: list[str] = []
+    monkeypatch.setattr(Launcher, "choose_policy", lambda *_: started.append("twice") or (None, {}))
+    monkeypatch.setattr(Launcher, "launch", lambda *_: started.append("once") or (None, {}))
+    for gigabytes in (3, 5, 9):  # 4 bytes a weight
+        monkeypatch.setattr(environment, "available_memory", lambda n=gigabytes: n * 10**9)
+        entry = Entry(by_name("torch-f32"), file)
+        if gigabytes == 3:
+            with pytest.raises(BackendError, match=r"may need 4\.0 GB of memory, 3\.0 GB are available"):
+                launcher.start(entry, ExitStack())
+        else:
+            launcher.start(entry, ExitStack())
+    assert started == ["once", "twice"]

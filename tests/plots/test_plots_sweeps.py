@@ -70,3 +70,37 @@ def test_a_sweep_divides_its_time_and_says_which_size_is_missing(monkeypatch: py
     assert "gone: left out: not pulled" in said
     rows = sizes.table(found)
     assert len(rows) == 4 and {len(row) for row in rows} == {6} and "the base" in rows[3][-1]
+
+
+def test_a_size_that_fails_or_measures_nothing_loses_none_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("first", "broken", "empty", "last")
+    monkeypatch.setattr(
+        sizes, "SIZES", [sizes.Size(name=n, model=lambda: "tales", share=0.25) for n in names]
+    )
+    said: list[str] = []
+    kept: list[str] = []
+    answers = iter(names)
+
+    def run(_options: Options) -> Comparison:
+        name, found = next(answers), synthetic_comparison()
+        if name == "broken":
+            raise LlmliteError("no memory")
+        if name == "empty":
+            found.measurements, found.skipped = [], [{"backend": "llmlite", "reason": "too slow"}]
+        return found
+
+    found = sizes.sweep(Options(), run, say=said.append, keep=lambda name, _found: kept.append(name))
+    assert list(found) == ["first", "last"] and kept == ["first", "empty", "last"]
+    assert "broken: failed: no memory" in said
+    assert "empty: nothing was measured: llmlite: too slow" in said
+
+
+def test_a_size_without_measurements_takes_no_other_ones_place_on_the_axis() -> None:
+    one, two = synthetic_comparison(), synthetic_comparison()
+    for model in two.models:
+        model["model_n_params"] = 10**9
+    one.measurements = []
+    (ax,) = plots.sweeps.sizes({"one": one, "two": two}).figure.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["two\n1000 M"]

@@ -28,6 +28,18 @@ def test_another_process_has_its_own_length_and_figure(explorer: widgets.Explore
     assert explorer.moment.max == len(explorer.timelines[1].seconds) - 1
 
 
+def test_all_processes_have_the_same_axes_of_time_and_memory(explorer: widgets.Explorer) -> None:
+    limits = set()
+    for number, each in enumerate(explorer.timelines):
+        explorer.which.value = number
+        (ax,) = explorer.picture.figure.axes
+        limits.add((ax.get_xlim(), ax.get_ylim()))
+        assert ax.get_xlim()[1] >= each.seconds[-1]
+    assert len(limits) == 1
+    side_by_side = explorer.static_view().figure.axes
+    assert len({(ax.get_xlim(), ax.get_ylim()) for ax in side_by_side}) == 1
+
+
 def test_without_a_kernel_all_of_them_stay(explorer: widgets.Explorer) -> None:
     data = explorer.static_bundle()
     assert list(data[plots.MIME]["x"]) == [t.backend for t in explorer.timelines]

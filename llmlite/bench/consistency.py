@@ -1,0 +1,68 @@
+"""Whether samples of one machine agree: the same backend, model and type must have the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+from llmlite.bench.backends import BACKENDS
+from llmlite.bench.samples import Comparison
+from llmlite.bench.summary import summarize
+
+TOLERANCE = 1.25  # the larger of two figures over the smaller one
+UNITS = {"decode": "tokens/s", "memory": "MB private"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number that a sample shows.
+
+    Args:
+        file: the sample's name. backend: of BACKENDS. model: that was run. type: of its file; "" for a
+            backend that unpacks all types to the same. what: a key of UNITS. value: in that unit.
+    """
+
+    file: str
+    backend: str
+    model: str
+    type: str
+    what: str
+    value: float
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return self.backend, self.model, self.type, self.what
+
+    def __str__(self) -> str:
+        return f"{self.file} has {self.value:.4g} {UNITS[self.what]}"
+
+
+def figure(file: str, backend: str, model: str, type_name: str, what: str, value: float) -> Figure:
+    """Return a Figure; the type counts only if the backend keeps it."""
+    kept = type_name if BACKENDS[backend].keeps_quantized else ""
+    return Figure(file=file, backend=backend, model=model, type=kept, what=what, value=value)
+
+
+def of_comparison(file: str, model: str, found: Comparison) -> list[Figure]:
+    """Return the figures of a comparison: tokens per second written into the emptiest cache, and memory."""
+    return [
+        figure(file, s.backend, model, s.model_type, what, s.value)
+        for what, metric in (("decode", "decode"), ("memory", "private"))
+        for s in summarize(found, metric)
+    ]
+
+
+def disagreements(figures: Iterable[Figure], tolerance: float = TOLERANCE) -> list[str]:
+    """Return a sentence for each pair of figures that should be the same and aren't, with both files."""
+    by_key: dict[tuple[str, str, str, str], list[Figure]] = {}
+    for each in figures:
+        by_key.setdefault(each.key, []).append(each)
+    said = []
+    for (backend, model, type_name, _), same in by_key.items():
+        for a, b in combinations(same, 2):
+            low, high = sorted((a.value, b.value))
+            if low <= 0 or high / low > tolerance:
+                name = " ".join(part for part in (BACKENDS[backend].title, type_name, "on", model) if part)
+                said.append(f"{name}: {a}, {b}")
+    return said

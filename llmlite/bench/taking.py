@@ -1,0 +1,179 @@
+"""Take shipped samples again: measure what they need, each once, and put all of them in place together.
+
+What was measured is kept at once in a folder, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmlite import resources
+from llmlite.bench.backends import by_name
+from llmlite.bench.canary import Canary
+from llmlite.bench.consistency import Figure, disagreements
+from llmlite.errors import LlmliteError
+from llmlite.system import files
+
+QUIET = 1.25  # the slowest canary over the fastest; more, and the machine was busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One measurement that samples are made of.
+
+    Args:
+        name: its key. minutes: it takes on two quiet cores. measure: gets a function that says what is going
+            on. save, load: keep its result in a folder. backends, models: it needs, by name.
+    """
+
+    name: str
+    minutes: float
+    measure: Callable[[Callable[[str], None]], Any]
+    save: Callable[[Any, Path], None]
+    load: Callable[[Path], Any]
+    backends: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+    def missing(self) -> list[str]:
+        """Return a sentence for each backend or model that isn't here."""
+        said = []
+        for name in self.backends:
+            if reason := by_name(name).unavailable():
+                said.append(f"{self.name} needs the backend {name}, {reason}")
+        for name in self.models:
+            try:
+                resources.model_path(name)
+            except (LlmliteError, OSError) as error:
+                said.append(f"{self.name} needs the model {name}: {error}")
+        return said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One shipped file.
+
+    Args:
+        name: its key. file: below the samples' folder. runs: names of the runs that it is made from.
+        write: gets the results of those by name, and the path to write to. figures: reads the file and
+            returns its figures, for the comparison with other samples.
+    """
+
+    name: str
+    file: str
+    runs: tuple[str, ...]
+    write: Callable[[Mapping[str, Any], Path], None]
+    figures: Callable[[Path], list[Figure]] = lambda _: []
+
+
+@dataclass(kw_only=True)
+class Taking:
+    """Samples being taken.
+
+    Args:
+        runs, samples: the tables. kept: folder of what was measured. target: folder of the samples.
+        say: gets lines about what is going on.
+    """
+
+    runs: Sequence[Run]
+    samples: Sequence[Sample]
+    kept: Path
+    target: Path
+    say: Callable[[str], None]
+    canaries: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def needed(self, chosen: Sequence[Sample]) -> list[Run]:
+        """Return the runs that samples need, in order."""
+        names = {name for sample in chosen for name in sample.runs}
+        return [run for run in self.runs if run.name in names]
+
+    def choose(self, names: Sequence[str]) -> list[Sample]:
+        """Return the samples of these names; all of them for none.
+
+        Raises:
+            LlmliteError: there is no such sample.
+        """
+        known = {sample.name: sample for sample in self.samples}
+        for name in names:
+            if name not in known:
+                raise LlmliteError(f"no sample {name!r}; there are: {', '.join(known)}")
+        return [known[name] for name in names or known]
+
+    def measure(self, chosen: Sequence[Sample], *, resume: bool = False) -> dict[str, Any]:
+        """Measure what samples need and return the results of the runs that ended, by name.
+
+        Args:
+            resume: read what the folder has instead of measuring it again.
+
+        Raises:
+            LlmliteError: something that a run needs isn't here; nothing was measured.
+        """
+        runs = self.needed(chosen)
+        done = [run for run in runs if resume and (self.kept / run.name / "done").exists()]
+        missing = [said for run in runs if run not in done for said in run.missing()]
+        if missing:
+            raise LlmliteError("nothing was measured: " + "; ".join(missing))
+        results = {run.name: run.load(self.kept / run.name) for run in done}
+        for run in done:
+            self.canaries[run.name] = tuple(json.loads((self.kept / run.name / "done").read_text()))
+        left = [run for run in runs if run not in done]
+        canary = Canary()
+        for number, run in enumerate(left):
+            minutes = sum(each.minutes for each in left[number:])
+            self.say(f"{number + 1} of {len(left)}: {run.name}; about {minutes:.0f} min left")
+            try:
+                results[run.name] = self._one(run, canary)
+            except (LlmliteError, OSError) as error:
+                self.say(f"{run.name} failed: {error}")
+        return results
+
+    def _one(self, run: Run, canary: Canary) -> Any:
+        folder = self.kept / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "done").unlink(missing_ok=True)
+        begin, before = time.monotonic(), canary.sing()
+        result = run.measure(lambda text: self.say(f"  {run.name}: {text}"))
+        after = canary.sing()
+        run.save(result, folder)
+        files.write_text(folder / "done", json.dumps([before, after]) + "\n")
+        self.canaries[run.name] = before, after
+        self.say(
+            f"  {run.name}: took {(time.monotonic() - begin) / 60:.1f} min, planned {run.minutes:g}; canary "
+            f"{before / 1e6:.2f} ms before, {after / 1e6:.2f} ms after"
+        )
+        return result
+
+    def is_quiet(self) -> bool:
+        """Whether the canaries before and after all runs were about equally fast."""
+        songs = [ns for both in self.canaries.values() for ns in both]
+        return bool(songs) and max(songs) <= QUIET * min(songs)
+
+    def write(self, chosen: Sequence[Sample], results: Mapping[str, Any]) -> dict[str, Path]:
+        """Write those samples whose runs ended beside what was measured; return their paths by name."""
+        folder = self.kept / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        written = {}
+        for sample in chosen:
+            if set(sample.runs) <= set(results):
+                sample.write(results, folder / sample.file)
+                written[sample.name] = folder / sample.file
+        return written
+
+    def disagreements(self, written: Mapping[str, Path]) -> list[str]:
+        """Return where the samples, those just written in place of the old ones, contradict each other."""
+        return disagreements(
+            figure
+            for sample in self.samples
+            for figure in sample.figures(written.get(sample.name, self.target / sample.file))
+        )
+
+    def install(self, written: Mapping[str, Path]) -> None:
+        """Put what was written in the place of the shipped files, all together."""
+        with files.together():
+            for path in written.values():
+                with files.replacing(self.target / path.name) as file:
+                    file.write(path.read_bytes())

@@ -1,0 +1,276 @@
+"""Take the shipped samples again (data/samples): one run, each figure measured once, for two quiet cores.
+
+    python tools/samples.py                      all of them; about half an hour
+    python tools/samples.py --list               what there is, what each needs, and how long it takes
+    python tools/samples.py --only ladder,roofline
+    python tools/samples.py --resume             go on after a stop: what was measured isn't measured again
+    python tools/samples.py --check              measure nothing: do the shipped samples agree?
+
+It needs PyTorch, llama-cpp-python, and environments of `llmlite bench env create NAME` for the other peers;
+SmolLM2 must have been pulled. What is missing is named before anything is measured. Results are kept in
+results/samples as they come. At the end all samples are compared: if two of them contradict each other,
+nothing is put in place (--force does so anyway). Then data/SHA256SUMS is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from llmlite.bench import article, consistency, findings, shipped, timeline  # noqa: E402
+from llmlite.bench.consistency import Figure  # noqa: E402
+from llmlite.bench.ladder import Ladder  # noqa: E402
+from llmlite.bench.roofline import Roofline  # noqa: E402
+from llmlite.bench.samples import Comparison  # noqa: E402
+from llmlite.bench.taking import Run, Sample, Taking  # noqa: E402
+from llmlite.errors import LlmliteError  # noqa: E402
+from llmlite.lessons import half_the_bits, sizes  # noqa: E402
+from llmlite.system import files  # noqa: E402
+from tools import checksums  # noqa: E402
+
+TARGET = ROOT / "data/samples"
+KEPT = ROOT / "results/samples"
+MODELS = {"tales": "tales", "SmolLM2 135M": "smollm2", "1B shape": "large"}  # lesson 08's names -> runs
+PEERS = ("llamacpp", "torch-f32", "tensorflow", "xllamacpp", "transformers", "openvino", "ctranslate2")
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+
+def _save_kernels(found: tuple[Ladder, Roofline], folder: Path) -> None:
+    found[0].save(folder / "ladder.json")
+    found[1].save(folder / "roofline.json")
+
+
+def _load_kernels(folder: Path) -> tuple[Ladder, Roofline]:
+    return Ladder.load(folder / "ladder.json"), Roofline.load(folder / "roofline.json")
+
+
+def _comparison(name: str, measure: Any, minutes: float, backends: tuple[str, ...], model: str) -> Run:
+    return Run(
+        name=name,
+        minutes=minutes,
+        measure=measure,
+        save=lambda found, folder: found.save(folder / "comparison.jsonl"),
+        load=lambda folder: Comparison.load(folder / "comparison.jsonl"),
+        backends=backends,
+        models=(model,),
+    )
+
+
+RUNS = (
+    _comparison("tales", shipped.tales, 7, shipped.ON_TALES, "tales"),
+    _comparison("smollm2", shipped.smollm2, 5.5, shipped.ON_SMOLLM2, "smollm2"),
+    _comparison("large", shipped.large, 4, shipped.ON_LARGE, "tales"),
+    Run(
+        name="kernels",
+        minutes=2.5,
+        measure=shipped.kernels,
+        save=_save_kernels,
+        load=_load_kernels,
+    ),
+    Run(
+        name="timelines",
+        minutes=1,
+        measure=shipped.timelines,
+        save=lambda found, folder: timeline.save(found, folder / "timelines.jsonl"),
+        load=lambda folder: timeline.load(folder / "timelines.jsonl"),
+        backends=shipped.WATCHED,
+        models=("tales",),
+    ),
+    Run(
+        name="claims",
+        minutes=8,
+        measure=lambda say: article.claims((), say),
+        save=lambda found, folder: found.save(folder / "claims.json"),
+        load=lambda folder: findings.Claims.load(folder / "claims.json"),
+        backends=PEERS,
+        models=("tales", "smollm2"),
+    ),
+)
+
+
+# --- samples ----------------------------------------------------------------------------------
+
+
+def _write_json(made: Any, path: Path) -> None:
+    files.write_text(path, json.dumps(asdict(made), indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_bits(found: Mapping[str, Any], path: Path) -> None:
+    _write_json(half_the_bits.measured(found["tales"], half_the_bits.Ladder()), path)
+
+
+def _bits(path: Path) -> list[Figure]:
+    names = {info.title: name for name, info in shipped.compare.BACKENDS.items()}
+    out = []
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        speed, memory = row["tokens_per_second"], row["private_bytes"] / 1e6
+        for what, value in (("decode", speed), ("memory", memory)):
+            out.append(
+                consistency.figure(path.name, names[row["backend"]], "tales", row["type"], what, value)
+            )
+    return out
+
+
+def _write_sizes(found: Mapping[str, Any], path: Path) -> None:
+    memory = found["kernels"][1].roof.bytes_per_second
+    comparisons = {model: found[run] for model, run in MODELS.items()}
+    _write_json(sizes.measured(comparisons, memory, quiet=taking.is_quiet()), path)
+
+
+def _sizes(path: Path) -> list[Figure]:
+    out = []
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        where = path.name, row["backend"], MODELS[row["model"]], row["type"]
+        out.append(consistency.figure(*where, "decode", 1 / row["seconds"]))
+        if row["private_bytes"]:
+            out.append(consistency.figure(*where, "memory", row["private_bytes"] / 1e6))
+    return out
+
+
+def _timelines(path: Path) -> list[Figure]:
+    return [
+        consistency.figure(path.name, each.backend, "tales", "F16", "memory", each.private[-1] / 1e6)
+        for each in timeline.load(path)
+    ]
+
+
+def _claims(path: Path) -> list[Figure]:
+    values = findings.Claims.load(path)["hardware"].values
+    memory = (values["private_bytes"] or 0) / 1e6
+    where = path.name, "llmlite", "tales", "Q4_0"
+    speed = consistency.figure(*where, "decode", values["tokens_per_second"])
+    return [speed, consistency.figure(*where, "memory", memory)] if memory else [speed]
+
+
+def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
+    """Return the sample of a comparison, without the types that only another sample shows."""
+
+    def write(found: Mapping[str, Any], path: Path) -> None:
+        found[run].of_types(types).save(path)
+
+    return Sample(
+        name=file.removesuffix(".jsonl"),
+        file=file,
+        runs=(run,),
+        write=write,
+        figures=lambda path: consistency.of_comparison(path.name, run, Comparison.load(path)),
+    )
+
+
+SAMPLES = (
+    _compared("tales", "comparison-two-cores.jsonl", shipped.TYPES),
+    _compared("smollm2", "comparison-smollm2.jsonl", shipped.LARGE_TYPES),
+    Sample(
+        name="half-the-bits", file="half_the_bits.json", runs=("tales",), write=_write_bits, figures=_bits
+    ),
+    Sample(
+        name="sizes",
+        file="sizes.json",
+        runs=("tales", "smollm2", "large", "kernels"),
+        write=_write_sizes,
+        figures=_sizes,
+    ),
+    Sample(
+        name="ladder",
+        file="ladder.json",
+        runs=("kernels",),
+        write=lambda found, path: found["kernels"][0].save(path) and None,
+    ),
+    Sample(
+        name="roofline",
+        file="roofline.json",
+        runs=("kernels",),
+        write=lambda found, path: found["kernels"][1].save(path) and None,
+    ),
+    Sample(
+        name="memory-timeline",
+        file="memory-timeline.jsonl",
+        runs=("timelines",),
+        write=lambda found, path: timeline.save(found["timelines"], path),
+        figures=_timelines,
+    ),
+    Sample(
+        name="claims",
+        file="claims.json",
+        runs=("claims",),
+        write=lambda found, path: found["claims"].save(path) and None,
+        figures=_claims,
+    ),
+)
+taking = Taking(
+    runs=RUNS, samples=SAMPLES, kept=KEPT, target=TARGET, say=lambda text: print(text, flush=True)
+)
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def listed() -> str:
+    """Return the table of samples as text."""
+    rows = []
+    for sample in SAMPLES:
+        needed = taking.needed([sample])
+        peers = sorted({name for run in needed for name in run.backends} - {"llmlite"})
+        minutes = sum(run.minutes for run in needed)
+        needs = f"needs {', '.join(peers) or 'no peer'}"
+        rows.append(f"{sample.name:<21}{minutes:>5g} min  runs: {', '.join(sample.runs)}; {needs}")
+    total = sum(run.minutes for run in RUNS)
+    return "\n".join([*rows, f"together {total:g} min: each run is made once"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", metavar="A,B", default="", help="take only these samples")
+    parser.add_argument("--list", action="store_true", help="show the table of samples and stop")
+    parser.add_argument("--resume", action="store_true", help="keep what results/samples has")
+    parser.add_argument("--check", action="store_true", help="only say whether the shipped samples agree")
+    parser.add_argument("--force", action="store_true", help="install samples that contradict each other")
+    options = parser.parse_args()
+    if options.list:
+        print(listed())
+        return 0
+    if options.check:
+        return told(taking.disagreements({}))
+    try:
+        chosen = taking.choose([name for name in options.only.split(",") if name])
+        results = taking.measure(chosen, resume=options.resume)
+    except KeyboardInterrupt:
+        sys.exit("stopped; go on with: python tools/samples.py --resume")
+    except LlmliteError as error:
+        parser.error(str(error))
+    written = taking.write(chosen, results)
+    busy = "" if taking.is_quiet() else "; THE MACHINE WAS BUSY: take them again"
+    print(f"written: {', '.join(written) or 'nothing'}{busy}")
+    wrong = told(taking.disagreements(written))
+    if wrong and not options.force:
+        sys.exit(f"nothing was installed; the new files are in {taking.kept / 'samples'}")
+    taking.install(written)
+    checksums.write()
+    left = [sample.name for sample in chosen if sample.name not in written]
+    if left:
+        sys.exit(f"not taken: {', '.join(left)}; go on with: python tools/samples.py --resume")
+    return 0
+
+
+def told(wrong: list[str]) -> int:
+    """Print what contradicts; return 1 if anything does."""
+    for sentence in wrong:
+        print(sentence)
+    print(f"{len(wrong)} contradictions" if wrong else "the samples agree")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -121,47 +121,22 @@ def _hardware() -> Found:
 @_claim("installation", "The engine has few dependencies and is quick to set up; the frameworks are large.")
 def _installation() -> Found:
     values: dict[str, Any] = {}
-    try:
-        values["llmlite"] = _cost(*envs.footprint("llmlite-kit"))
-    except LlmliteError:  # run from a checkout: what it would install
-        parts = [envs.footprint(name) for name in ("numpy", "numba", "regex", "jinja2", "tqdm")]
-        values["llmlite"] = _cost(sum(n for n, _ in parts), sum(size for _, size in parts))
-    for name in envs.ENVIRONMENTS:
-        found = envs.installed(name)
+    values["llmlite"] = envs.cost("")
+    for name in envs.ENVIRONMENTS:  # its own environment first: seconds were recorded there
+        found = envs.cost(name, here=envs.installed(name) is None)
         if found:
-            values[name] = {
-                **_cost(found.n_packages, found.n_bytes),
-                "seconds": found.seconds,
-                "compiled": found.compiled,
-            }
-            continue
-        try:
-            values[name] = _cost(*envs.footprint(_distribution(name)))
-        except LlmliteError:
-            continue
+            values[name] = found
     said = []
     for name, cost in values.items():
-        seconds = f", {cost['seconds']:.0f} s" if "seconds" in cost else ""
-        compiled = ", compiled here" if cost.get("compiled") else ""
-        said.append(
-            f"{name} {cost['n_bytes'] / 1e6:.0f} MB in {cost['n_packages']} packages{seconds}{compiled}"
-        )
-    frameworks = [values[name]["n_bytes"] for name in ("torch", "tensorflow") if name in values]
+        seconds = f", {cost['install_seconds']:.0f} s" if "install_seconds" in cost else ""
+        compiled = {True: ", compiled here", False: ", no compiler"}.get(cost.get("compiled"), "")
+        size = f"{cost['installed_bytes'] / 1e6:.0f} MB in {cost['n_packages']} packages"
+        said.append(f"{name} {size}{seconds}{compiled}")
+    frameworks = [values[name]["installed_bytes"] for name in ("torch", "tensorflow") if name in values]
     if not frameworks:
         return UNKNOWN, "; ".join(said) + "; no framework is installed to compare with", values
-    smaller = values["llmlite"]["n_bytes"] < min(frameworks)
+    smaller = values["llmlite"]["installed_bytes"] < min(frameworks)
     return HOLDS if smaller else FAILS, "; ".join(said), values
-
-
-def _cost(n_packages: int, n_bytes: int) -> dict[str, Any]:
-    return {"n_packages": n_packages, "n_bytes": n_bytes}
-
-
-def _distribution(extra: str) -> str:
-    """Return the package that gives an environment its purpose."""
-    if extra == "transformers":  # PyTorch comes first in its list
-        return extra
-    return envs._required(envs.ENVIRONMENTS[extra][0])
 
 
 @_claim("privacy", "Everything stays on the machine: no data leaves it.")

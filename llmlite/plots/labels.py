@@ -32,7 +32,7 @@ def overlaps(found: np.ndarray, others: np.ndarray, *, gap: float = 0.0) -> np.n
     """
     a, b = found[:, None], others[None]
     apart = (a[..., 2:] + gap <= b[..., :2]) | (b[..., 2:] + gap <= a[..., :2])
-    return ~apart.any(axis=-1)
+    return np.asarray(~apart.any(axis=-1))
 
 
 def name_points(
@@ -46,7 +46,7 @@ def name_points(
 ) -> list[Text]:
     """Write each name beside its point, as near as there is room; a far one is joined by a thin line.
 
-    Everything else must be drawn before, because the places are found in the finished layout, which then stays.
+    Draw everything else before: the places are found in the finished layout, which then stays.
     A name for which there is no room is left out; the names given first get their places first.
 
     Args:

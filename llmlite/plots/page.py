@@ -23,6 +23,7 @@ PICTURES = (
     "compile",
     "private",
     "file",
+    "energy",
     "kl",
 )
 STYLE = """\

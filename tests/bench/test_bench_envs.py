@@ -140,3 +140,24 @@ def test_the_record_is_json(index: Path) -> None:
     record: dict[str, Any] = json.loads(json.dumps(envs.create("peer").as_record()))
     assert record["requirements"] == ["stand-in-peer"]
     assert str(resources.cache_dir()) not in json.dumps(record)
+
+
+def test_the_cost_here_is_a_footprint_and_elsewhere_what_was_recorded(index: Path) -> None:
+    assert envs.cost("")["installed_bytes"] > 10**7
+    envs.create("peer")
+    recorded = envs.cost("peer", here=False)
+    assert recorded["n_packages"] == 1 and recorded["install_seconds"] > 0 and not recorded["compiled"]
+    assert envs.cost("peer") == {}  # its package isn't in this environment
+    assert envs.cost("xllamacpp", here=False) == {}
+
+
+def test_a_wheel_that_no_index_would_take_was_compiled_here(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tags = {"built": "py3-none-linux_x86_64", "came": "cp311-cp311-manylinux_2_17_x86_64"}
+    tags["pure"] = "py3-none-any"
+    for name, tag in tags.items():
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
+    assert [envs.built_here(name) for name in (*tags, "absent")] == [True, False, False, False]

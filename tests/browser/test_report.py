@@ -1,4 +1,4 @@
-"""The page of `compare --report` in a real browser: it asks nobody, says no error, and no label touches another."""
+"""The page of `compare --report` in a real browser: it asks nobody, says no error, and labels don't touch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEASURED = {
 }
 SIZE = {"width": 1280, "height": 720}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-# Pairs of texts of one picture whose boxes share more than a pixel both ways, and texts outside of their picture.
+# Pairs of texts of one picture whose boxes share more than a pixel both ways; texts outside of their picture.
 TOUCHING = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
   const texts = [...svg.querySelectorAll('text')].map(e => [e.textContent, e.getBoundingClientRect()]);
   return texts.flatMap(([a, p], i) => texts.slice(i + 1).filter(([, q]) =>

@@ -1,4 +1,4 @@
-"""What is written on a picture can be read: no text lies on another, none is cut off, on real measurements."""
+"""What is written on a picture of real measurements can be read: no text touches another, none is cut off."""
 
 from __future__ import annotations
 
@@ -116,11 +116,11 @@ def test_the_check_sees_texts_that_touch() -> None:
 
 
 def test_a_name_without_room_is_left_out_and_a_far_one_is_joined_by_a_line() -> None:
-    drawn, (ax,) = plots.figure(4, 3)
+    _, (ax,) = plots.figure(4, 3)
     grid = [(x, y) for x in np.linspace(0, 1, 40) for y in np.linspace(0, 1, 40)]
     ax.plot(*zip(*grid), "o")
     assert labels.name_points(ax, ["name"], [(0.5, 0.5)], around=grid, colour="black", size=11) == []
-    drawn, (ax,) = plots.figure(4, 3)
+    _, (ax,) = plots.figure(4, 3)
     close = [(x, y) for x in np.linspace(0.4, 0.6, 9) for y in np.linspace(0.4, 0.6, 9)]
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)

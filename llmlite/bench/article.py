@@ -12,13 +12,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llmlite import resources
-from llmlite.bench import environment, envs, privacy, serving, single
+from llmlite.bench import environment, envs, old_formats, privacy, serving, single
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.findings import FAILS, HOLDS, PARTLY, UNKNOWN, Claims, Finding
 from llmlite.bench.inputs import agreement_ids, open_models
@@ -154,8 +154,16 @@ def _privacy() -> Found:
     )
     failed = [f"{each.backend}: {each.reason}" for each in found if each.isolated is False]
     figure += f"; failed there: {'; '.join(failed)}" if failed else ""
+    blocked = [each for each in found if each.blocked is not None]
+    if blocked:
+        n = sum(bool(each.blocked) for each in blocked)
+        figure += (
+            f"; neither a namespace nor strace is here: {n} of {len(blocked)} computed while their Python "
+            "code could reach no machine, and what C++ code connects wasn't seen"
+        )
     values = {each.backend: asdict(each) for each in found}
     if not counted and not isolated:
+        # blocked sockets see Python code only, so they can't prove the claim
         return UNKNOWN, figure, values
     ours = any(each.backend.startswith("llmlite") for each in outside)
     return (FAILS if ours else PARTLY if failed or outside else HOLDS), figure, values
@@ -176,17 +184,34 @@ def _training() -> Found:
             f"{extra}: {r['steps']} steps on the bundled model in {r['seconds']:.0f} s, "
             f"loss {r['loss_before']:.2f} to {r['loss_after']:.2f}"
         )
+    if not BACKENDS["llamacpp"].unavailable():
+        said.append(_llamacpp_trains(values))
     asked = subprocess.run(
         [sys.executable, "-m", "llmlite", "train"], capture_output=True, text=True, timeout=60
     )
     values["llmlite"] = {"exit_code": asked.returncode}
     said.append(f"`llmlite train` ends with exit code {asked.returncode}: there is no such command")
-    trained = [
-        values[name]["loss_after"] < values[name]["loss_before"] for name in values if name != "llmlite"
-    ]
-    if not trained:
+    frameworks = [values[name] for name in ("torch", "tensorflow") if name in values]
+    if not frameworks:
         return UNKNOWN, "; ".join(said), values
-    return HOLDS if all(trained) and asked.returncode else PARTLY, "; ".join(said), values
+    engine = values.get("llamacpp", {})
+    learned = engine.get("loss_after", 1.0) < engine.get("loss_before", 0.0)
+    trained = all(each["loss_after"] < each["loss_before"] for each in frameworks)
+    return (HOLDS if trained and asked.returncode and not learned else PARTLY), "; ".join(said), values
+
+
+def _llamacpp_trains(values: dict[str, Any]) -> str:
+    """Ask llama.cpp to train, keep what came of it in `values`, and return it in words."""
+    try:
+        r = run_experiment("llamacpp_training", BACKENDS["llamacpp"].python(), ids=_prompt(257))
+    except BackendError as error:
+        values["llamacpp"] = {"error": str(error)}
+        return f"llama.cpp's experimental llama_opt_epoch failed: {error}"
+    values["llamacpp"] = r
+    return (
+        f"llama.cpp's experimental llama_opt_epoch, which is for float32 weights and has no Python function: "
+        f"{r['steps']} steps in {r['seconds']:.0f} s, loss {r['loss_before']:.2f} to {r['loss_after']:.2f}"
+    )
 
 
 @_claim("distributed", "The frameworks train on several machines at once.")
@@ -264,28 +289,51 @@ def _formats() -> Found:
         f"the bundled model in {len(FILE_TYPES)} types, loaded and run by: {', '.join(said)}; "
         f"llmlite knows {len(ARCHITECTURES)} architectures"
     )
+    values["before_gguf"] = before = _old_forms_read([name for name in READERS if name in values])
+    figure += f"; of {len(old_formats.FORMS)} forms from before GGUF: " + ", ".join(
+        f"{BACKENDS[name].title} {sum(found.values())}{' (converted)' * (name == 'llmlite')}"
+        for name, found in before.items()
+    )
     read = [sum(values[name].values()) for name in READERS if name in values]
     if len(read) < 2:
         return UNKNOWN, figure, values
     return HOLDS if min(read) == len(FILE_TYPES) else PARTLY, figure, values
 
 
+def _old_forms_read(names: Iterable[str]) -> dict[str, dict[str, bool]]:
+    """Return for each backend which small files from before GGUF it reads; llmlite converts them first."""
+    from llmlite import gguf
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths, converted = {}, {}
+        for form in old_formats.FORMS:
+            paths[form] = Path(folder) / f"{form.replace(' ', '-')}.bin"
+            converted[form] = paths[form].with_suffix(".gguf")
+            old_formats.write(paths[form], form)
+            gguf.convert_legacy(paths[form], converted[form], n_ctx=64)
+        return {name: _read(name, converted if name == "llmlite" else paths) for name in names}
+
+
 def _types_read(name: str) -> dict[str, bool]:
     """Return for each type whether a backend loads the bundled model in it and makes a token."""
+    return _read(name, {each: resources.model_path(f"tales:{each}") for each in FILE_TYPES})
+
+
+def _read(name: str, paths: Mapping[str, Path]) -> dict[str, bool]:
+    """Return for each file whether a backend loads it and makes a token."""
     found: dict[str, bool] = {}
     worker: WorkerProcess | None = None
     try:
-        for type_name in FILE_TYPES:
+        for key, path in paths.items():
             if worker is None:  # at first, and after one that died of a file
                 worker = WorkerProcess(name, 1, python=BACKENDS[name].python(), timeout=120)
                 worker.ask("start")
             try:
-                path = str(resources.model_path(f"tales:{type_name}"))
-                worker.ask("load", model=path, n_ctx=32, n_threads=1)
+                worker.ask("load", model=str(path), n_ctx=32, n_threads=1)
                 worker.ask("prefill", ids=[1, 2, 3])
-                found[type_name] = True
+                found[key] = True
             except BackendError as error:
-                found[type_name] = False
+                found[key] = False
                 if "process ended" in str(error) or "no answer" in str(error):
                     worker.close()
                     worker = None
@@ -299,8 +347,9 @@ def _types_read(name: str) -> dict[str, bool]:
 def _devices() -> Found:
     machine = environment.record()["machine"]
     figure = (
-        f"this machine is {machine}; another processor's speed can't be measured here, and a GPU isn't used. "
-        "Figures of vendors aren't quoted"
+        f"this machine is {machine}; another processor's speed can't be measured here. `make arm-test` runs "
+        "the engine's tests on an emulated 64-bit ARM, which says that it computes the same there, not how "
+        "fast. No GPU was used, and figures of vendors aren't quoted"
     )
     return UNKNOWN, figure, {"machine": machine}
 

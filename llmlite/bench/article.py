@@ -12,13 +12,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llmlite import resources
-from llmlite.bench import environment, envs, privacy, serving, single
+from llmlite.bench import environment, envs, old_formats, privacy, serving, single
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.findings import FAILS, HOLDS, PARTLY, UNKNOWN, Claims, Finding
 from llmlite.bench.inputs import agreement_ids, open_models
@@ -121,47 +121,22 @@ def _hardware() -> Found:
 @_claim("installation", "The engine has few dependencies and is quick to set up; the frameworks are large.")
 def _installation() -> Found:
     values: dict[str, Any] = {}
-    try:
-        values["llmlite"] = _cost(*envs.footprint("llmlite-kit"))
-    except LlmliteError:  # run from a checkout: what it would install
-        parts = [envs.footprint(name) for name in ("numpy", "numba", "regex", "jinja2", "tqdm")]
-        values["llmlite"] = _cost(sum(n for n, _ in parts), sum(size for _, size in parts))
-    for name in envs.ENVIRONMENTS:
-        found = envs.installed(name)
+    values["llmlite"] = envs.cost("")
+    for name in envs.ENVIRONMENTS:  # its own environment first: seconds were recorded there
+        found = envs.cost(name, here=envs.installed(name) is None)
         if found:
-            values[name] = {
-                **_cost(found.n_packages, found.n_bytes),
-                "seconds": found.seconds,
-                "compiled": found.compiled,
-            }
-            continue
-        try:
-            values[name] = _cost(*envs.footprint(_distribution(name)))
-        except LlmliteError:
-            continue
+            values[name] = found
     said = []
     for name, cost in values.items():
-        seconds = f", {cost['seconds']:.0f} s" if "seconds" in cost else ""
-        compiled = ", compiled here" if cost.get("compiled") else ""
-        said.append(
-            f"{name} {cost['n_bytes'] / 1e6:.0f} MB in {cost['n_packages']} packages{seconds}{compiled}"
-        )
-    frameworks = [values[name]["n_bytes"] for name in ("torch", "tensorflow") if name in values]
+        seconds = f", {cost['install_seconds']:.0f} s" if "install_seconds" in cost else ""
+        compiled = {True: ", compiled here", False: ", no compiler"}.get(cost.get("compiled"), "")
+        size = f"{cost['installed_bytes'] / 1e6:.0f} MB in {cost['n_packages']} packages"
+        said.append(f"{name} {size}{seconds}{compiled}")
+    frameworks = [values[name]["installed_bytes"] for name in ("torch", "tensorflow") if name in values]
     if not frameworks:
         return UNKNOWN, "; ".join(said) + "; no framework is installed to compare with", values
-    smaller = values["llmlite"]["n_bytes"] < min(frameworks)
+    smaller = values["llmlite"]["installed_bytes"] < min(frameworks)
     return HOLDS if smaller else FAILS, "; ".join(said), values
-
-
-def _cost(n_packages: int, n_bytes: int) -> dict[str, Any]:
-    return {"n_packages": n_packages, "n_bytes": n_bytes}
-
-
-def _distribution(extra: str) -> str:
-    """Return the package that gives an environment its purpose."""
-    if extra == "transformers":  # PyTorch comes first in its list
-        return extra
-    return envs._required(envs.ENVIRONMENTS[extra][0])
 
 
 @_claim("privacy", "Everything stays on the machine: no data leaves it.")
@@ -179,8 +154,16 @@ def _privacy() -> Found:
     )
     failed = [f"{each.backend}: {each.reason}" for each in found if each.isolated is False]
     figure += f"; failed there: {'; '.join(failed)}" if failed else ""
+    blocked = [each for each in found if each.blocked is not None]
+    if blocked:
+        n = sum(bool(each.blocked) for each in blocked)
+        figure += (
+            f"; neither a namespace nor strace is here: {n} of {len(blocked)} computed while their Python "
+            "code could reach no machine, and what C++ code connects wasn't seen"
+        )
     values = {each.backend: asdict(each) for each in found}
     if not counted and not isolated:
+        # blocked sockets see Python code only, so they can't prove the claim
         return UNKNOWN, figure, values
     ours = any(each.backend.startswith("llmlite") for each in outside)
     return (FAILS if ours else PARTLY if failed or outside else HOLDS), figure, values
@@ -201,17 +184,34 @@ def _training() -> Found:
             f"{extra}: {r['steps']} steps on the bundled model in {r['seconds']:.0f} s, "
             f"loss {r['loss_before']:.2f} to {r['loss_after']:.2f}"
         )
+    if not BACKENDS["llamacpp"].unavailable():
+        said.append(_llamacpp_trains(values))
     asked = subprocess.run(
         [sys.executable, "-m", "llmlite", "train"], capture_output=True, text=True, timeout=60
     )
     values["llmlite"] = {"exit_code": asked.returncode}
     said.append(f"`llmlite train` ends with exit code {asked.returncode}: there is no such command")
-    trained = [
-        values[name]["loss_after"] < values[name]["loss_before"] for name in values if name != "llmlite"
-    ]
-    if not trained:
+    frameworks = [values[name] for name in ("torch", "tensorflow") if name in values]
+    if not frameworks:
         return UNKNOWN, "; ".join(said), values
-    return HOLDS if all(trained) and asked.returncode else PARTLY, "; ".join(said), values
+    engine = values.get("llamacpp", {})
+    learned = engine.get("loss_after", 1.0) < engine.get("loss_before", 0.0)
+    trained = all(each["loss_after"] < each["loss_before"] for each in frameworks)
+    return (HOLDS if trained and asked.returncode and not learned else PARTLY), "; ".join(said), values
+
+
+def _llamacpp_trains(values: dict[str, Any]) -> str:
+    """Ask llama.cpp to train, keep what came of it in `values`, and return it in words."""
+    try:
+        r = run_experiment("llamacpp_training", BACKENDS["llamacpp"].python(), ids=_prompt(257))
+    except BackendError as error:
+        values["llamacpp"] = {"error": str(error)}
+        return f"llama.cpp's experimental llama_opt_epoch failed: {error}"
+    values["llamacpp"] = r
+    return (
+        f"llama.cpp's experimental llama_opt_epoch, which is for float32 weights and has no Python function: "
+        f"{r['steps']} steps in {r['seconds']:.0f} s, loss {r['loss_before']:.2f} to {r['loss_after']:.2f}"
+    )
 
 
 @_claim("distributed", "The frameworks train on several machines at once.")
@@ -289,28 +289,51 @@ def _formats() -> Found:
         f"the bundled model in {len(FILE_TYPES)} types, loaded and run by: {', '.join(said)}; "
         f"llmlite knows {len(ARCHITECTURES)} architectures"
     )
+    values["before_gguf"] = before = _old_forms_read([name for name in READERS if name in values])
+    figure += f"; of {len(old_formats.FORMS)} forms from before GGUF: " + ", ".join(
+        f"{BACKENDS[name].title} {sum(found.values())}{' (converted)' * (name == 'llmlite')}"
+        for name, found in before.items()
+    )
     read = [sum(values[name].values()) for name in READERS if name in values]
     if len(read) < 2:
         return UNKNOWN, figure, values
     return HOLDS if min(read) == len(FILE_TYPES) else PARTLY, figure, values
 
 
+def _old_forms_read(names: Iterable[str]) -> dict[str, dict[str, bool]]:
+    """Return for each backend which small files from before GGUF it reads; llmlite converts them first."""
+    from llmlite import gguf
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths, converted = {}, {}
+        for form in old_formats.FORMS:
+            paths[form] = Path(folder) / f"{form.replace(' ', '-')}.bin"
+            converted[form] = paths[form].with_suffix(".gguf")
+            old_formats.write(paths[form], form)
+            gguf.convert_legacy(paths[form], converted[form], n_ctx=64)
+        return {name: _read(name, converted if name == "llmlite" else paths) for name in names}
+
+
 def _types_read(name: str) -> dict[str, bool]:
     """Return for each type whether a backend loads the bundled model in it and makes a token."""
+    return _read(name, {each: resources.model_path(f"tales:{each}") for each in FILE_TYPES})
+
+
+def _read(name: str, paths: Mapping[str, Path]) -> dict[str, bool]:
+    """Return for each file whether a backend loads it and makes a token."""
     found: dict[str, bool] = {}
     worker: WorkerProcess | None = None
     try:
-        for type_name in FILE_TYPES:
+        for key, path in paths.items():
             if worker is None:  # at first, and after one that died of a file
                 worker = WorkerProcess(name, 1, python=BACKENDS[name].python(), timeout=120)
                 worker.ask("start")
             try:
-                path = str(resources.model_path(f"tales:{type_name}"))
-                worker.ask("load", model=path, n_ctx=32, n_threads=1)
+                worker.ask("load", model=str(path), n_ctx=32, n_threads=1)
                 worker.ask("prefill", ids=[1, 2, 3])
-                found[type_name] = True
+                found[key] = True
             except BackendError as error:
-                found[type_name] = False
+                found[key] = False
                 if "process ended" in str(error) or "no answer" in str(error):
                     worker.close()
                     worker = None
@@ -324,8 +347,9 @@ def _types_read(name: str) -> dict[str, bool]:
 def _devices() -> Found:
     machine = environment.record()["machine"]
     figure = (
-        f"this machine is {machine}; another processor's speed can't be measured here, and a GPU isn't used. "
-        "Figures of vendors aren't quoted"
+        f"this machine is {machine}; another processor's speed can't be measured here. `make arm-test` runs "
+        "the engine's tests on an emulated 64-bit ARM, which says that it computes the same there, not how "
+        "fast. No GPU was used, and figures of vendors aren't quoted"
     )
     return UNKNOWN, figure, {"machine": machine}
 

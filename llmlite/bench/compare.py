@@ -7,12 +7,13 @@ disturbs all of them (timing.py). Memory is measured last, in fresh processes, o
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from llmlite import resources
-from llmlite.bench import questions
+from llmlite.bench import envs, questions
 from llmlite.bench.backends import BACKENDS, by_name
 from llmlite.bench.checking import Checking
 from llmlite.bench.entries import Entry, Launcher
@@ -150,7 +151,8 @@ class _Run(Checking, Timing):
     def _become_alive(self, entry: Entry) -> None:
         self._keep_start(entry, self.launcher.start(entry, self.stack))
         about = {key: value for key, value in entry.about.items() if value not in ("", None)}
-        self.result.backends.append({**entry.key, **about})
+        cost = envs.cost(entry.info.extra, here=entry.info.python() == sys.executable)
+        self.result.backends.append({**entry.key, **about, **cost})
 
     def _memory(self, advance: Callable[[str], None]) -> None:
         """Measure each entry in fresh processes with nothing else of ours alive: shared pages count whole."""

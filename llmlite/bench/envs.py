@@ -40,6 +40,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "ctranslate2": ("ctranslate2>=4.5",),
     "ort-genai": ("onnxruntime-genai>=0.12", "onnx>=1.18"),
 }
+CORE = ("numpy", "numba", "regex", "jinja2", "tqdm")  # what llmlite itself requires
 RECORD = "installation.json"
 COMPILED = ("Building wheel for", "Built ")  # what pip and uv say when no wheel fitted
 
@@ -207,17 +208,67 @@ def installed_bytes(dist: Any) -> int:
     return total
 
 
-def footprint(distribution: str) -> tuple[int, int]:
-    """Return (packages, bytes) of a distribution of this environment and of all that it requires.
+def cost(extra: str, *, here: bool = True) -> dict[str, Any]:
+    """Return what installing a backend's packages takes: installed_bytes, n_packages, and more if known.
+
+    Of an environment of its own `install_seconds` and `compiled` are known, because they were recorded. Of
+    packages in this environment, `compiled` is known on Linux. What isn't installed has an empty answer.
+
+    Args:
+        extra: a key of ENVIRONMENTS, or "" for llmlite itself.
+        here: in this environment, not in one of its own.
+    """
+    if not here:
+        found = installed(extra)
+        if found is None:
+            return {}
+        return {
+            "installed_bytes": found.n_bytes,
+            "n_packages": found.n_packages,
+            "install_seconds": found.seconds,
+            "compiled": found.compiled,
+        }
+    names = [_required(line) for line in ENVIRONMENTS[extra]] if extra else ["llmlite-kit"]
+    try:
+        n_packages, n_bytes = footprint(*names)
+    except LlmliteError:
+        if extra:
+            return {}
+        n_packages, n_bytes = footprint(*CORE)  # run from a checkout: what it would install
+    found_here = {"installed_bytes": n_bytes, "n_packages": n_packages}
+    if extra and sys.platform == "linux":
+        found_here["compiled"] = any(map(built_here, names))
+    return found_here
+
+
+def built_here(distribution: str) -> bool:
+    """Whether a distribution of this environment was compiled where it was installed (Linux).
+
+    An index takes no wheel for "linux": those that it has are for "manylinux" or "musllinux" (PEP 513, 600).
+    """
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import distribution as of
+
+    try:
+        text = of(distribution).read_text("WHEEL") or ""
+    except PackageNotFoundError:
+        return False
+    tags = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Tag:")]
+    return any(tag.rpartition("-")[2].startswith("linux_") for tag in tags)
+
+
+def footprint(*names: str) -> tuple[int, int]:
+    """Return (packages, bytes) of distributions of this environment and of all that they require.
 
     Raises:
-        LlmliteError: it isn't installed.
+        LlmliteError: one isn't installed.
     """
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import distribution as of
 
     seen: dict[str, int] = {}
-    waiting = [distribution]
+    asked = list(map(_canonical, names))
+    waiting = list(asked)
     while waiting:
         name = _canonical(waiting.pop())
         if name in seen:
@@ -225,8 +276,8 @@ def footprint(distribution: str) -> tuple[int, int]:
         try:
             dist = of(name)
         except PackageNotFoundError:
-            if not seen:
-                raise LlmliteError(f"{distribution} isn't installed") from None
+            if name in asked:
+                raise LlmliteError(f"{name} isn't installed") from None
             continue  # required on another system only, or by an extra
         seen[name] = installed_bytes(dist)
         waiting += [_required(line) for line in dist.requires or () if "extra ==" not in line]

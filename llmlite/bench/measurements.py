@@ -42,6 +42,7 @@ class Measurement:
         steps_ns: nanoseconds of every single decode step, for plots of the series.
         type_k: what the key/value cache holds: "f32", "bf16", "f16".
         flagged: True when the block's canary drifted, so that the rule dropped it.
+        joules: what the whole machine used meanwhile; None where no counter can be read.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class Measurement:
     steps_ns: tuple[int, ...] = ()
     type_k: str = "f32"
     flagged: bool = False
+    joules: float | None = None
 
     def __post_init__(self) -> None:
         if not self.samples_ns or min(self.samples_ns) <= 0:

@@ -1,4 +1,7 @@
-"""Does a backend compute without a network? Run it where there is none, and count its system calls."""
+"""Does a backend compute without a network? Run it where there is none, and count its system calls.
+
+If the system offers neither a namespace nor strace, its Python code's sockets are blocked instead.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmlite.bench import offline
 from llmlite.bench.backends import BackendInfo
 from llmlite.bench.process import BackendError, WorkerProcess
 
@@ -29,6 +33,8 @@ class Privacy:
         isolated: True when it computed without a network; None where that can't be tried.
         n_calls: system calls to addresses outside this machine; None where nobody can count.
         local: addresses of this machine that it used. reason: why it failed, or wasn't tried.
+        blocked: True when it computed although its Python code could reach no machine; None if that wasn't
+            tried, because a better way was there.
     """
 
     backend: str
@@ -36,6 +42,7 @@ class Privacy:
     n_calls: int | None
     local: tuple[str, ...] = ()
     reason: str = ""
+    blocked: bool | None = None
 
 
 def can_isolate() -> bool:
@@ -65,13 +72,31 @@ def examine(
         except BackendError as error:
             isolated, reason = False, str(error)
     n_calls, local = _count(info, model, ids, n_ctx, timeout)
-    return Privacy(backend=info.name, isolated=isolated, n_calls=n_calls, local=local, reason=reason)
+    blocked: bool | None = None
+    if isolated is None and n_calls is None:
+        try:
+            _work(info, model, ids, n_ctx, timeout, (), {offline.VARIABLE: "1"})
+            blocked = True
+        except BackendError as error:
+            blocked, reason = False, str(error)
+    return Privacy(
+        backend=info.name, isolated=isolated, n_calls=n_calls, local=local, reason=reason, blocked=blocked
+    )
 
 
 def _work(
-    info: BackendInfo, model: str, ids: Sequence[int], n_ctx: int, timeout: float, prefix: Sequence[str]
+    info: BackendInfo,
+    model: str,
+    ids: Sequence[int],
+    n_ctx: int,
+    timeout: float,
+    prefix: Sequence[str],
+    variables: Mapping[str, str] | None = None,
 ) -> None:
-    with WorkerProcess(info.name, 1, timeout=timeout, python=info.python() or None, prefix=prefix) as worker:
+    python = info.python() or None
+    with WorkerProcess(
+        info.name, 1, timeout=timeout, python=python, prefix=prefix, variables=variables
+    ) as worker:
         worker.ask("start")
         worker.ask("convert", model=model, n_ctx=n_ctx)
         worker.ask("load", model=model, n_ctx=n_ctx, n_threads=1)

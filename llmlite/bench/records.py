@@ -102,6 +102,9 @@ FIELDS: dict[str, dict[str, FieldRule]] = {
         "type_k": (NAMED, False, _is_name),
         "n_threads": (WHOLE, False, _or_none(_is_whole)),
         "own_quantization": ("true or false", False, lambda value: isinstance(value, bool)),
+        **dict.fromkeys(("n_packages", "installed_bytes"), (WHOLE, False, _is_whole)),
+        "install_seconds": (NUMBER, False, _is_number),
+        "compiled": ("true or false", False, lambda value: isinstance(value, bool)),
     },
     "memory": {
         **ENTRY,
@@ -132,6 +135,7 @@ FIELDS: dict[str, dict[str, FieldRule]] = {
         "n_threads": (WHOLE, False, _is_whole),
         "type_k": (NAMED, False, _is_name),
         "flagged": ("true or false", False, lambda value: isinstance(value, bool)),
+        "joules": (f"{NUMBER}, or null", False, _or_none(_is_number)),
     },
 }
 # If one of a group is in a record of agreement, all are. A library that tells tokens only has the second.

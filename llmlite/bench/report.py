@@ -158,8 +158,9 @@ def speed_table(comparison: Samples) -> Table:
     base = base_entry(comparison)
     found = {
         key: _by_entry(comparison, key)
-        for key in ("import", "load", "compile", "first_token", "prefill64", "prefill", "decode")
+        for key in ("import", "load", "compile", "first_token", "prefill64", "prefill", "decode", "energy")
     }
+    metered = bool(found["energy"])
     starts = [key for key in ("import", "load", "compile", "first_token") if found[key] or key != "compile"]
     lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
     short = ["prefill 64"] if lengths != [64] else []  # else it is the longest prompt, too
@@ -175,6 +176,7 @@ def speed_table(comparison: Samples) -> Table:
                 _number(long_prompt, ".0f"),
                 _spread(decode),
                 str(against) if against else "the base" if entry == base else NOTHING,
+                *([_number(found["energy"].get(entry), ".3g")] if metered else []),
                 threads_that_ran(comparison, entry),
             ]
         )
@@ -185,7 +187,9 @@ def speed_table(comparison: Samples) -> Table:
             "",
             *(key.removesuffix("_token") for key in starts),
             *short,
-            *(f"prefill {lengths[-1]}" if lengths else "prefill", "decode", "decode against base", "threads"),
+            *(f"prefill {lengths[-1]}" if lengths else "prefill", "decode", "decode against base"),
+            *["J/token"] * metered,
+            "threads",
         ],
         rows,
     )
@@ -198,7 +202,8 @@ def depth_table(comparison: Samples) -> Table:
     cold = {(m.backend, m.model_type): m for m in comparison.measurements if m.phase == "first_token_cold"}
     headings = ["", *(f"after {n}" for n in depths), *(["first ever, s"] if cold else [])]
     rows = []
-    for entry in dict.fromkeys((m.backend, m.model_type) for m in written):
+    timed = {(m.backend, m.model_type) for m in written}
+    for entry in (each for each in comparison.entries() if each in timed):
         cells = []
         for depth in depths:
             found = [
@@ -247,6 +252,7 @@ def memory_table(comparison: Samples) -> Table:
 def conditions_table(comparison: Samples) -> Table:
     """What a reader must know to call it fair: whose weights, version, cache, waiting, instruction set."""
     kl = {(r["backend"], r["model_type"]): r.get("same_file_kl") for r in comparison.agreement}
+    told = any("installed_bytes" in r for r in comparison.backends)
     rows = []
     for r in comparison.backends:
         entry = (r["backend"], r["model_type"])
@@ -254,14 +260,28 @@ def conditions_table(comparison: Samples) -> Table:
         if r.get("own_quantization"):
             divergence = kl.get(entry)
             own = "own quantization" + (f", KL {divergence:.2g}" if divergence is not None else "")
-        cells = (str(r.get(key, NOTHING)) for key in ("version", "type_k", "wait_policy", "isa"))
-        rows.append([entry_label(*entry), own, *cells])
+        cells = [str(r.get(key, NOTHING)) for key in ("version", "type_k", "wait_policy")]
+        rows.append(
+            [entry_label(*entry), own, *cells, *[_installation(r)] * told, str(r.get("isa", NOTHING))]
+        )
     return (
         "How each ran: whose weights, version, key/value cache, how OpenMP's threads wait (the better of two "
-        "that were tried), instruction set.",
-        ["", "weights", "version", "cache", "waits", "instructions"],
+        "that were tried), " + "what its installation takes, " * told + "instruction set.",
+        ["", "weights", "version", "cache", "waits", *["installation"] * told, "instructions"],
         rows,
     )
+
+
+def _installation(record: dict[str, Any]) -> str:
+    """Return what installing takes, as far as it is known: "263 MB, 5 packages, 10 s, no compiler"."""
+    if "installed_bytes" not in record:
+        return NOTHING
+    parts = [f"{record['installed_bytes'] / 1e6:.0f} MB", f"{record['n_packages']} packages"]
+    if "install_seconds" in record:
+        parts.append(f"{record['install_seconds']:.0f} s")
+    if "compiled" in record:
+        parts.append("compiled" if record["compiled"] else "no compiler")
+    return ", ".join(parts)
 
 
 def base_entry(comparison: Samples) -> tuple[str, str] | None:

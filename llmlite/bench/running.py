@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmlite.bench import environment, questions
+from llmlite.bench import energy, environment, questions
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.entries import Entry, Launcher
 from llmlite.bench.inputs import ModelFile
@@ -36,7 +36,7 @@ class Running:
         options: what was asked for. stack: closes every process. progress: whether a bar is shown.
         files: to compare. entries: that are still in it. ids: the text that all of them read.
         exam: the bundled questions, for the bundled model. pairs: backends with their files, if they are
-            chosen one by one.
+            chosen one by one. meter: counts energy, where that can be read.
     """
 
     options: Options
@@ -53,6 +53,7 @@ class Running:
     n_blocks: int = 0
     launcher: Launcher = field(init=False)
     pairs: Sequence[tuple[str, ModelFile]] = ()
+    meter: energy.Meter = field(default_factory=energy.Meter)
 
     def __post_init__(self) -> None:
         self.begin = time.monotonic()

@@ -146,6 +146,9 @@ METRICS = {
         Metric(key="private", short="private memory", title="private memory, MB", more_is_better=False),
         Metric(key="file", short="file-backed memory", title="file-backed memory, MB", more_is_better=False),
         Metric(key="peak", short="peak memory", title="peak memory, MB", more_is_better=False),
+        Metric(
+            key="energy", short="energy", title="energy of decode, joules per token", more_is_better=False
+        ),
         Metric(key="size", short="file size", title="model file, MB", more_is_better=False, live=False),
         Metric(
             key="kl",
@@ -233,6 +236,14 @@ def _size(comparison: Samples, metric: Metric, backend: str, model_type: str) ->
     return [m["model_size"] / 1e6 for m in comparison.models if m["model_type"] == model_type]
 
 
+def _energy(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[float]:
+    return [
+        m.joules / m.n_gen
+        for m in selected(comparison, METRICS["decode"], backend, model_type)
+        if m.joules and m.n_gen
+    ]
+
+
 def _kl(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[float]:
     return [
         r["kl"]
@@ -245,6 +256,7 @@ _FIELDS = {
     "private": _memory("private_bytes"),
     "file": _memory("file_bytes"),
     "peak": _memory("peak_bytes"),
+    "energy": _energy,
     "size": _size,
     "kl": _kl,
 }

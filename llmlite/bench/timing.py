@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from llmlite.bench import planning
+from llmlite.bench import energy, planning
 from llmlite.bench.canary import Canary
 from llmlite.bench.entries import Entry
 from llmlite.bench.progress import Progress
@@ -89,6 +89,8 @@ class Timing(Running):
         """Give every entry one turn per block, in random order, a canary before and after each block."""
         order = random.Random(self.options.seed)
         canary = Canary()
+        if not self.meter.zones:
+            self._note(f"energy: {energy.NOT_READABLE}")
         canaries: list[float] = []
         for block in range(self.n_blocks):
             begin = time.monotonic()
@@ -132,7 +134,9 @@ class Timing(Running):
                 n_threads=answer["n_threads"],
             )
         for depth in self.depths:
+            self.meter.start()
             answer = entry.ask("decode", ids=self.ids[: max(depth, 1)], n_gen=self.n_gen)
+            used = self.meter.stop()
             self._keep(
                 entry,
                 "decode",
@@ -142,6 +146,7 @@ class Timing(Running):
                 n_depth=depth,
                 n_threads=answer["n_threads"],
                 steps_ns=answer["steps_ns"],
+                joules=used if depth <= 1 else None,  # reading the text before would be in it
             )
 
     def _out_of_time(self, last_block: float, done: int) -> bool:

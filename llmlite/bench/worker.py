@@ -14,6 +14,8 @@ import sys
 from time import perf_counter_ns, process_time_ns
 from typing import TYPE_CHECKING, Any, TextIO
 
+from llmlite.bench import offline
+
 if TYPE_CHECKING:
     from llmlite.bench.backends import Backend
 
@@ -206,6 +208,8 @@ def _take_stdout() -> TextIO:
 def main() -> int:
     """Answer requests until the parent closes stdin."""
     channel = _take_stdout()
+    if os.environ.get(offline.VARIABLE) == "1":
+        offline.block_sockets()
     worker = Worker(sys.argv[1])
     channel.write(json.dumps({"ok": True, "ready": worker.name, "pid": os.getpid()}) + "\n")
     for line in sys.stdin:

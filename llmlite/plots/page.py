@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-from llmlite.bench.report import all_tables, headline
+from llmlite.bench.report import all_tables, headline, titled
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import summarize
 from llmlite.plots.base import Picture, svg
@@ -23,6 +23,7 @@ PICTURES = (
     "compile",
     "private",
     "file",
+    "energy",
     "kl",
 )
 STYLE = """\
@@ -79,8 +80,7 @@ def comparison_page(result: Comparison) -> str:
 
 
 def _title(result: Comparison) -> str:
-    names = dict.fromkeys(str(model["model_filename"]) for model in result.models)
-    return f"llmlite compare: {', '.join(names)}" if names else "llmlite compare"
+    return f"llmlite compare: {titled(result)}"
 
 
 def _figure(number: int, picture: Picture) -> str:

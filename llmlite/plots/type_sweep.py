@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from llmlite.bench.report import short
 from llmlite.lessons.type_sweep import FAMILIES, Point, front
 from llmlite.plots.base import CYCLE, FONT, MARKERS, Picture, figure, legend, theme_named, title
+from llmlite.plots.labels import name_points
 
 COSTS = {
     "kl": "KL divergence from float32, nats",
@@ -45,7 +46,6 @@ def scatter(
     if best:
         x, y = [p.bits_per_weight for p in best], [_cost(p, cost) for p in best]
         ax.plot(x, y, color=look.text, linewidth=1, linestyle=":", zorder=0)
-    _name_points(ax, best, cost, look.text)
     if budget is not None:
         ax.axvline(budget, color=look.text, linewidth=1.5, linestyle="--")
     _bits_axis(ax, look.text)
@@ -53,6 +53,7 @@ def scatter(
     title(ax, heading, theme)
     if points:
         legend(ax, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _name_points(ax, best, points, cost, look.text)
     ordered = sorted(points, key=lambda p: (p.bits_per_weight, p.label))
     return Picture(
         figure=drawn,
@@ -91,18 +92,19 @@ def _cost(point: Point, cost: str) -> float:
     return max(getattr(point, cost), FLOORS[cost])
 
 
-def _name_points(ax: Axes, best: Sequence[Point], cost: str, colour: str) -> None:
+def _name_points(ax: Axes, best: Sequence[Point], points: Sequence[Point], cost: str, colour: str) -> None:
+    """Name points of the front, at most NAMED of them; the ends get their places first."""
     every = max(1, -(-len(best) // NAMED))
-    for i, point in enumerate(best[::every]):
-        ax.annotate(
-            point.name,
-            (point.bits_per_weight, _cost(point, cost)),
-            xytext=(7, 5) if i % 2 else (-7, -15),
-            ha="left" if i % 2 else "right",
-            textcoords="offset points",
-            color=colour,
-            fontsize=FONT["tick"] - 2,
-        )
+    ends = [best[0], best[-1]] if best else []
+    chosen = list(dict.fromkeys([*ends, *best[::every]]))
+    name_points(
+        ax,
+        [point.name for point in chosen],
+        [(point.bits_per_weight, _cost(point, cost)) for point in chosen],
+        around=[(point.bits_per_weight, _cost(point, cost)) for point in points],
+        colour=colour,
+        size=FONT["tick"] - 2,
+    )
 
 
 def _words(heading: str, label: str, points: Sequence[Point], best: Sequence[Point], cost: str) -> str:

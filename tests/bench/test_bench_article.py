@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from llmlite.bench import article, privacy, serving
+import llmlite as ll
+from llmlite import gguf
+from llmlite.bench import article, old_formats, privacy, serving
 from llmlite.bench.backends import BACKENDS, BackendInfo
 from llmlite.bench.process import BackendError, run_experiment
 from llmlite.cli import main
 from llmlite.errors import LlmliteError
+from llmlite.gguf import legacy
 
 LOG = """\
 12 connect(3, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110) = -1 ENOENT
@@ -143,6 +149,48 @@ def test_a_backend_that_asks_the_network_fails_without_one(monkeypatch: pytest.M
     assert found.isolated is False and "unreachable" in found.reason and found.n_calls is None
 
 
+def test_without_a_namespace_and_strace_the_sockets_of_python_code_are_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(privacy, "can_isolate", lambda: False)
+    monkeypatch.setattr(privacy.shutil, "which", lambda name: None)
+    model = str(article.resources.model_path("tales"))
+    found = privacy.examine(BACKENDS["llmlite-eager"], model, list(range(3, 9)))
+    assert (found.isolated, found.n_calls, found.blocked) == (None, None, True)
+
+    def dies(info: BackendInfo, *rest: Any) -> None:
+        raise BackendError("'192.0.2.1' is another machine")
+
+    monkeypatch.setattr(privacy, "_work", dies)
+    found = privacy.examine(BACKENDS["llmlite-eager"], model, [3])
+    assert found.blocked is False and "another machine" in found.reason
+
+
+def test_a_blocked_process_reaches_itself_and_nobody_else() -> None:
+    code = """
+import socket
+from llmlite.bench import offline
+offline.block_sockets()
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname(), timeout=5).close()
+refused = 0
+for attempt in (
+    lambda: socket.create_connection(("192.0.2.1", 80), timeout=5),
+    lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)),
+    lambda: socket.getaddrinfo("example.org", 80),
+    lambda: socket.gethostbyname("example.org"),
+):
+    try:
+        attempt()
+    except PermissionError as error:
+        assert "another machine" in str(error)
+        refused += 1
+print(refused)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "4", done.stderr
+
+
 # --- experiments ------------------------------------------------------------------------------
 
 
@@ -156,6 +204,56 @@ def test_pytorch_trains_the_bundled_model() -> None:
     pytest.importorskip("torch")
     found = run_experiment("torch_training", ids=article._prompt(33))
     assert found["loss_after"] < 0.9 * found["loss_before"]
+
+
+@pytest.mark.slow
+@pytest.mark.conformance
+def test_llama_cpp_trains_when_asked_and_starts_from_pytorchs_loss() -> None:
+    pytest.importorskip("torch")
+    if reason := BACKENDS["llamacpp"].unavailable():
+        pytest.skip(reason)
+    ids = article._prompt(257)
+    found = run_experiment("llamacpp_training", BACKENDS["llamacpp"].python(), ids=ids)
+    assert found["loss_before"] == pytest.approx(
+        run_experiment("torch_training", ids=ids)["loss_before"], rel=1e-4
+    )
+    assert found["loss_after"] < 0.9 * found["loss_before"]
+    with pytest.raises(BackendError, match="expected 257 tokens, got 9"):
+        run_experiment("llamacpp_training", BACKENDS["llamacpp"].python(), ids=ids[:9])
+
+
+@pytest.mark.parametrize("form", old_formats.FORMS)
+def test_small_files_from_before_gguf_are_what_they_are_called(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.bin"
+    old_formats.write(path, form)
+    assert legacy.read_legacy(path).name == form
+    gguf.convert_legacy(path, tmp_path / "new.gguf", n_ctx=64)
+    assert np.isfinite(ll.load(tmp_path / "new.gguf", executor="eager").logits([1, 2, 3])).all()
+    with pytest.raises(LlmliteError, match="before GGUF"):
+        ll.load(path)
+
+
+def test_an_engine_that_trains_makes_the_claim_hold_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trains(name: str, *_: Any, **__: Any) -> dict[str, Any]:
+        return {"steps": 20, "seconds": 1.0, "loss_before": 2.0, "loss_after": 1.0}
+
+    def fails(name: str, *rest: Any, **options: Any) -> dict[str, Any]:
+        if name == "llamacpp_training":
+            raise BackendError("it was killed")
+        return trains(name)
+
+    monkeypatch.setattr(article, "_installed", lambda extra: ["torch-f32"] if extra == "torch" else [])
+    monkeypatch.setattr(BackendInfo, "unavailable", lambda info: "")
+    monkeypatch.setattr(article, "run_experiment", trains)
+    verdict, figure, values = article.CLAIMS["training"].measure()
+    assert verdict == article.PARTLY and "llama_opt_epoch" in figure and values["llamacpp"]["steps"] == 20
+    monkeypatch.setattr(article, "run_experiment", fails)
+    verdict, figure, values = article.CLAIMS["training"].measure()
+    assert (
+        verdict == article.HOLDS
+        and "it was killed" in figure
+        and values["llamacpp"] == {"error": "it was killed"}
+    )
 
 
 @pytest.mark.slow

@@ -163,5 +163,25 @@ def test_the_record_is_json(peer: envs.Installation) -> None:
     assert str(resources.cache_dir()) not in json.dumps(record)
 
 
+def test_the_cost_here_is_a_footprint_and_elsewhere_what_was_recorded(peer: envs.Installation) -> None:
+    assert envs.cost("")["installed_bytes"] > 10**7
+    recorded = envs.cost("peer", here=False)
+    assert recorded["n_packages"] == 1 and recorded["install_seconds"] > 0 and not recorded["compiled"]
+    assert envs.cost("peer") == {}  # its package isn't in this environment
+    assert envs.cost("xllamacpp", here=False) == {}
+
+
+def test_a_wheel_that_no_index_would_take_was_compiled_here(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tags = {"built": "py3-none-linux_x86_64", "came": "cp311-cp311-manylinux_2_17_x86_64"}
+    tags["pure"] = "py3-none-any"
+    for name, tag in tags.items():
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
+    assert [envs.built_here(name) for name in (*tags, "absent")] == [True, False, False, False]
+
+
 def test_a_removed_environment_is_gone(peer: envs.Installation) -> None:
     assert envs.remove("peer") and not envs.remove("peer") and envs.installed("peer") is None

@@ -12,6 +12,7 @@ from llmlite import resources
 from llmlite.bench import quality
 from llmlite.bench.agreement import judge, judge_tokens
 from llmlite.bench.backends import BACKENDS
+from llmlite.bench.backends.system_info import instructions
 from llmlite.bench.inputs import agreement_ids, open_models
 from llmlite.bench.process import WorkerProcess
 
@@ -42,7 +43,7 @@ def test_a_peer_computes_the_same_and_writes_what_it_reads(
         worker.ask("start")
         worker.ask("convert", model=path, n_ctx=64)
         about = worker.ask("load", model=path, n_ctx=64, n_threads=1)["about"]
-        assert about["type_k"] and about["n_threads"] >= 1
+        assert about["type_k"] and about["n_threads"] >= 1 and about["isa"]
         worker.ask("compile", lengths=[8])
         written = worker.ask("greedy", ids=ids[:8], n_gen=5)["ids"]
         timed = worker.ask("decode", ids=ids[:8], n_gen=5)
@@ -60,3 +61,9 @@ def test_a_peer_computes_the_same_and_writes_what_it_reads(
     assert verdict["agrees"], verdict["reason"]
     gaps = quality.log_softmax(again).max(-1) - quality.log_softmax(again)[range(5), written]
     assert gaps.max() < 0.2, f"it wrote tokens {gaps} nats below the best"
+
+
+def test_llama_cpps_features_are_those_that_are_on() -> None:
+    said = b"CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | OPENMP = 1 | "
+    assert instructions(said) == instructions(said.decode()) == "SSE3 AVX2 OPENMP"
+    assert instructions("") == ""

@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -350,3 +351,32 @@ def test_the_comparison_that_is_shipped_has_the_slow_backends_and_all_of_them_ag
     assert {"prefill", "decode"} <= {m.phase for m in shipped.measurements}
     assert shipped.environment["cpu_info"] and "Shipped with llmlite" in shipped.notes[-1]
     assert "/" not in "".join(str(model["model_filename"]) for model in shipped.models)
+
+
+def test_energy_is_of_the_emptiest_cache_and_a_column_only_if_it_was_measured() -> None:
+    found = synthetic_comparison()
+    [row] = [s for s in summary.summarize(found, "energy") if (s.backend, s.model_type) == ("llmlite", "F16")]
+    assert row.value == pytest.approx(2.05e6 * 2e-8)
+    assert "J/token" in str(found)
+    found.measurements = [replace(m, joules=None) for m in found.measurements]
+    assert summary.summarize(found, "energy") == [] and "J/token" not in str(found)
+
+
+def test_how_a_backend_was_installed_is_in_the_table_as_far_as_it_is_known() -> None:
+    found = synthetic_comparison()
+    found.backends = [
+        {"backend": "llmlite", "model_type": "F16", "type_k": "f32", "isa": "avx2"},
+        {"backend": "torch-f32", "model_type": "F16", "installed_bytes": 741 * 10**6, "n_packages": 10}
+        | {"install_seconds": 70.4, "compiled": False},
+    ]
+    assert "741 MB, 10 packages, 70 s, no compiler" in str(found)
+    found.backends.pop()
+    assert "installation" not in str(found)
+
+
+def test_the_rows_of_every_table_are_in_one_order() -> None:
+    found = synthetic_comparison()
+    found.measurements.reverse()  # as random turns leave them
+    found.measurements += [replace(m, n_depth=0) for m in found.measurements if m.phase == "decode"]
+    labels = [row[0] for row in report.depth_table(found)[2]]
+    assert labels == [row[0] for row in report.speed_table(found)[2]] and len(labels) == 3

@@ -42,6 +42,7 @@ def synthetic_comparison() -> Comparison:
                     n_depth=64,
                     samples_ns=(int(ns * N_GEN),),
                     steps_ns=(int(ns),) * N_GEN,
+                    joules=ns * N_GEN * 2e-8,  # 20 watts
                     **entry,
                 )
             )

@@ -43,8 +43,9 @@ class Backend(Protocol):
     def about(self) -> dict[str, Any]:
         """Return what a reader should know, as JSON values.
 
-        `n_threads` and `type_k` always; where it applies `version`, `isa` (the instruction set it was built
-        for or chose), `own_quantization` (True where its weights aren't the file's), `note`.
+        `n_threads`, `type_k` and `isa` always (the instruction set that it was built for or chose, or that it
+        doesn't tell); where it applies `version`, `own_quantization` (True where its weights aren't the
+        file's), `note`.
 
         Four more methods are optional:
             convert(path, n_ctx) -> bool: write the file in a format of its own, kept in the cache; False if

@@ -87,6 +87,7 @@ class CTranslate2Backend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": ctranslate2.__version__,
+            "isa": "chosen at run time, not told",
             "own_quantization": True,
             "note": "int8 weights and activations, quantized from the file's dequantized weights",
         }

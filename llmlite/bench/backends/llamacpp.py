@@ -12,6 +12,8 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from llmlite.bench.backends.system_info import instructions
+
 F32 = 0  # GGML_TYPE_F32
 
 
@@ -75,5 +77,6 @@ class LlamaCppBackend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": llama_cpp.__version__,
+            "isa": instructions(llama_cpp.llama_print_system_info()),
             "note": "repacks some types on loading: private memory beside the mapped file",
         }

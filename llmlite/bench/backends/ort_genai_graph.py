@@ -99,6 +99,7 @@ class OrtGenaiBackend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": self.library.__version__,
+            "isa": "chosen at run time, not told",
             "own_quantization": bool(self.anew),
             "note": note,
         }

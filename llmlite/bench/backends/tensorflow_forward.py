@@ -176,5 +176,6 @@ class TensorFlowBackend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": tf.__version__,
+            "isa": "chosen at run time, not told",
             "note": "one graph (tf.function)" if self.graph else "operation by operation",
         }

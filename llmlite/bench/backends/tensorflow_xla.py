@@ -108,6 +108,7 @@ class XlaBackend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": tf.__version__,
+            "isa": "XLA compiles for this processor",
             "note": f"{note}; a SavedModel loaded by hub.load" if self.hub else note,
         }
 

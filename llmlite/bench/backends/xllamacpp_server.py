@@ -14,6 +14,7 @@ import numpy as np
 import xllamacpp
 
 from llmlite import gguf
+from llmlite.bench.backends.system_info import instructions
 
 GREEDY = {"temperature": 0.0, "samplers": ["temperature"], "ignore_eos": True, "cache_prompt": False}
 
@@ -100,14 +101,10 @@ class XllamacppBackend:
         return found
 
     def about(self) -> dict[str, Any]:
-        info = str(xllamacpp.get_system_info())
-        features = [
-            part.split("=")[0].strip(" :") for part in info.replace("CPU", "").split("|") if "= 1" in part
-        ]
         return {
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": xllamacpp.__version__,
-            "isa": " ".join(features),
+            "isa": instructions(str(xllamacpp.get_system_info())),
             "note": "a wheel built for AVX2, without AVX-512 and VNNI; writing is timed by its own clock",
         }

@@ -1,0 +1,14 @@
+"""What llama.cpp says of the processor: the instruction sets that a build has and this machine can run."""
+
+from __future__ import annotations
+
+
+def instructions(said: str | bytes) -> str:
+    """Return the features that are on, with spaces between.
+
+    Args:
+        said: such as "CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | ", as llama_print_system_info returns it.
+    """
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    parts = [part.rpartition(":")[2].partition("=") for part in text.split("|")]
+    return " ".join(name.strip() for name, _, value in parts if value.strip() == "1")

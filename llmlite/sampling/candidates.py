@@ -84,9 +84,14 @@ class Adjustment:
     """A step that works on logits in any order, so that a whole vocabulary need not be sorted for it.
 
     Its `adjust` does the work. Called with candidates, it sorts the result again.
+
+    Attributes:
+        one_by_one: whether what becomes of a logit depends on no other logit, so that it makes no difference
+            whether a mask comes before this step or after it.
     """
 
     off = False
+    one_by_one = False
 
     def adjust(self, logits: np.ndarray, ids: np.ndarray | None, context: Context) -> np.ndarray:
         """Return the changed logits; -inf takes a token out of the running.

@@ -18,6 +18,7 @@ from llmlite.sampling.candidates import (
     Option,
     check_whole,
     ranked,
+    ranked_some,
     ranked_top,
 )
 from llmlite.sampling.cuts import XTC, Greedy, MinP, TopK, TopNSigma, TopP, Typical
@@ -25,6 +26,7 @@ from llmlite.sampling.history import Dry, LogitBias, LogitsProcessor, Penalties,
 from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
 
 MOST_TRIED = 256  # of the likeliest tokens; beyond that, a mask costs less than asking
+FEW = 8  # tokens are few if they are less than one in so many of the vocabulary
 
 
 class MaskSource(Protocol):
@@ -239,9 +241,10 @@ class Sampler:
     explain = steps
 
     def _settled(self, logits: np.ndarray, context: Context, constraint: MaskSource) -> Candidates | None:
-        """Run the chain on the likeliest tokens that a constraint allows; None if it takes the mask to tell.
+        """Run the chain on the likeliest tokens that a constraint allows; None if it takes all of them.
 
-        Of a chain that keeps the k likeliest, no others matter than the first k that are allowed.
+        Of a chain that keeps the k likeliest, no others matter than the first k that are allowed. If hardly
+        any of the likeliest is allowed, these k are looked for among the few that the mask allows.
         """
         raw, chain = logits, self.chain
         while chain and (chain[0].off or (isinstance(chain[0], Adjustment) and chain[0].one_by_one)):
@@ -257,8 +260,12 @@ class Sampler:
                 kept = Candidates(candidates.ids[allowed], candidates.logits[allowed])
                 return self._run(raw, context, None, (chain, kept.first(k)))
             if len(allowed) * MOST_TRIED < k * n:  # the next ones would hardly be enough
-                return None
-        return None
+                break
+        if not _tried(k):
+            return None
+        ids = np.flatnonzero(constraint.mask())
+        ids = ids[raw[ids] > -np.inf] if len(ids) * FEW < len(raw) else ids[:0]
+        return self._run(raw, context, None, (chain, ranked_some(raw[ids], ids, k))) if len(ids) else None
 
     def _run(
         self,

@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypedDict, cast
 
 import numpy as np
 
 from llmlite.errors import SamplingError
 from llmlite.generate.logprobs import TokenLogprob, token_logprob
 from llmlite.generate.stops import Stop, StopStrings, sort_stops
+from llmlite.sampling import Sampler
 
 if TYPE_CHECKING:
     from llmlite.generate.speculation import Speculation, Speculator
-    from llmlite.grammar import Constraint
+    from llmlite.grammar import AskedConstraint, Constraint
     from llmlite.model import Model
 
 StopReason = Literal["eos", "stop", "length", "cancelled", "error"]
@@ -97,6 +98,10 @@ class Generation:
         strings, self._stop_ids = sort_stops(stop, model.tokenizer)
         self._stops = StopStrings(strings)
         self._constraint = constraint
+        parts = ("allowed", "complete")
+        self._asks = (
+            cast("AskedConstraint", constraint) if all(hasattr(type(constraint), p) for p in parts) else None
+        )
         self._n_top = 0 if logprobs is None else _whole("logprobs", logprobs, MAX_LOGPROBS)
         self._decoder = model.tokenizer.stream(skip_special=True)
         self._speculator = speculator
@@ -243,6 +248,8 @@ class Generation:
 
     def _choose(self, logits: np.ndarray) -> int:
         if self._constraint is not None:
+            if self._asks is not None and type(self._sampler) is Sampler:
+                return self._sampler(logits, self._context, constraint=self._asks)
             allowed = self._constraint.mask()
             if not allowed.any():
                 raise SamplingError(
@@ -258,6 +265,8 @@ class Generation:
         self._constraint.accept(token)
         if not self._constraint.finished:
             return False
+        if self._asks is not None:
+            return self._asks.complete
         allowed = self._constraint.mask()
         n_ends = sum(bool(allowed[i]) for i in self._model.tokenizer.eog_ids)
         return int(np.count_nonzero(allowed)) == n_ends

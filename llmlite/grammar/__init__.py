@@ -11,8 +11,8 @@
 `constraint.finished` says whether the text may end; end-of-generation tokens are allowed exactly then.
 """
 
-from llmlite.grammar.constraint import Constraint
+from llmlite.grammar.constraint import AskedConstraint, Constraint
 from llmlite.grammar.grammar import Grammar
 from llmlite.grammar.tokens import TokenConstraint
 
-__all__ = ["Constraint", "Grammar", "TokenConstraint"]
+__all__ = ["AskedConstraint", "Constraint", "Grammar", "TokenConstraint"]

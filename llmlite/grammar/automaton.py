@@ -90,6 +90,7 @@ class Automaton:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._places: list[_Place] = []
+        self._least: dict[int, int] = {}  # of a place that counts: bytes that each item has at least
         self._starts: dict[str, int] = {}
         for name, expression in rules.rules.items():
             self._starts[name] = self._whole(expression)
@@ -124,8 +125,12 @@ class Automaton:
         return frozenset(found)
 
     def bounded(self, readings: Readings, n_bytes: int) -> Readings:
-        """Readings with counters of at most n_bytes + 1: within n_bytes, larger ones make no difference."""
-        return frozenset(self._bounded(stack, n_bytes + 1) for stack in readings)
+        """Readings with counters as low as they may be without making a difference within n_bytes.
+
+        An item that is under way may end with the first byte; so many bytes begin at most
+        n_bytes // (least bytes of an item) + 1 others.
+        """
+        return frozenset(self._bounded(stack, n_bytes) for stack in readings)
 
     def forget(self) -> None:
         """Drop what was kept to make equal stacks the same object; readings must be `adopted` afterwards."""
@@ -142,12 +147,12 @@ class Automaton:
             found = self._stacks[key] = Stack(entry, below)
         return found
 
-    def _bounded(self, stack: Stack, limit: int) -> Stack:
-        if stack.bounded is not None and stack.bounded[0] == limit:
+    def _bounded(self, stack: Stack, n_bytes: int) -> Stack:
+        if stack.bounded is not None and stack.bounded[0] == n_bytes:
             return stack.bounded[1]
-        return self._rebuilt(stack, limit)
+        return self._rebuilt(stack, n_bytes)
 
-    def _rebuilt(self, stack: Stack, limit: int | None) -> Stack:
+    def _rebuilt(self, stack: Stack, n_bytes: int | None) -> Stack:
         """Make a stack again from the bottom, without recursion; stops where it was done before."""
         if stack is self.end:
             return stack
@@ -155,18 +160,19 @@ class Automaton:
         made: Stack | None = None
         level: Stack | None = stack
         while level is not None:
-            if limit is not None and level.bounded is not None and level.bounded[0] == limit:
+            if n_bytes is not None and level.bounded is not None and level.bounded[0] == n_bytes:
                 made = level.bounded[1]
                 break
             todo.append(level)
             level = level.below
         for level in reversed(todo):
             entry = level.entry
-            if limit is not None:
+            if n_bytes is not None:
+                limit = n_bytes // self._least.get(entry.place, 1) + 1
                 entry = Entry(entry.place, min(entry.must, limit), min(entry.may, limit))
             made = self._push(entry, made)
-            if limit is not None:
-                level.bounded = (limit, made)
+            if n_bytes is not None:
+                level.bounded = (n_bytes, made)
         assert made is not None
         return made
 
@@ -294,7 +300,9 @@ class Automaton:
         if high == 1:
             first = self._graph(item, after)
             return first if low else self._new(empty=[first, after])
-        return self._new(count=(self._whole(item), low, UNLIMITED if high is None else high, after))
+        place = self._new(count=(self._whole(item), low, UNLIMITED if high is None else high, after))
+        self._least[place] = max(1, self._rules.least_bytes(item))
+        return place
 
     def _characters(self, ranges: Iterable[tuple[int, int]], after: int) -> int:
         """A place from which the UTF-8 of every character of the ranges leads to `after`."""

@@ -44,3 +44,16 @@ class Constraint(Protocol):
     def copy(self) -> Constraint:
         """Return a constraint that goes on from here by itself."""
         ...
+
+
+class AskedConstraint(Constraint, Protocol):
+    """A constraint that can be asked about some tokens, which is faster than making the whole mask."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here and no other token may follow: the mask holds ends alone."""
+        ...
+
+    def allowed(self, token_ids: np.ndarray) -> np.ndarray:
+        """Whether each of some tokens may come next: `mask()[token_ids]`, bool (N,)."""
+        ...

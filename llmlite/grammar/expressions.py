@@ -218,6 +218,23 @@ class Rules:
                 return name in known
         return False
 
+    def least_bytes(self, expression: Expression) -> int:
+        """A number of bytes that every text of an expression has; a rule counts as one byte at most."""
+        match expression:
+            case Text(text):
+                return len(text.encode())
+            case Chars(ranges):
+                return len(chr(ranges[0][0]).encode()) if ranges else 0
+            case Sequence(items):
+                return sum(map(self.least_bytes, items))
+            case Choice(items):
+                return min(map(self.least_bytes, items), default=0)
+            case Repeat(item, low, _):
+                return low * self.least_bytes(item) if low else 0
+            case Rule(name):
+                return 0 if name in self.nullable else 1
+        raise AssertionError(expression)
+
     def _pruned(self, expression: Expression, productive: set[str]) -> Expression:
         if not self._is_productive(expression, productive):
             return NOTHING

@@ -10,7 +10,9 @@ from typing import Any
 from llmlite.grammar import gbnf, json_schema, regex
 from llmlite.grammar.automaton import Automaton
 from llmlite.grammar.expressions import Expression, Rules
-from llmlite.grammar.tokens import Matcher, TokenConstraint, TokenizerLike, TokenTrie
+from llmlite.grammar.matcher import Matcher
+from llmlite.grammar.tokens import TokenConstraint
+from llmlite.grammar.trie import TokenizerLike, TokenTrie
 
 _tries: weakref.WeakKeyDictionary[TokenizerLike, TokenTrie] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()

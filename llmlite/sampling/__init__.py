@@ -25,7 +25,7 @@ from llmlite.sampling.history import (
     Processor,
     sequence_breakers,
 )
-from llmlite.sampling.sampler import Sampler, SamplerStep
+from llmlite.sampling.sampler import MaskSource, Sampler, SamplerStep
 from llmlite.sampling.scores import log_probabilities, log_probabilities_of
 from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
 
@@ -40,6 +40,7 @@ __all__ = [
     "Greedy",
     "LogitBias",
     "LogitsProcessor",
+    "MaskSource",
     "MinP",
     "Mirostat",
     "Option",

@@ -84,9 +84,14 @@ class Adjustment:
     """A step that works on logits in any order, so that a whole vocabulary need not be sorted for it.
 
     Its `adjust` does the work. Called with candidates, it sorts the result again.
+
+    Attributes:
+        one_by_one: whether what becomes of a logit depends on no other logit, so that it makes no difference
+            whether a mask comes before this step or after it.
     """
 
     off = False
+    one_by_one = False
 
     def adjust(self, logits: np.ndarray, ids: np.ndarray | None, context: Context) -> np.ndarray:
         """Return the changed logits; -inf takes a token out of the running.
@@ -142,10 +147,19 @@ def ranked_top(logits: np.ndarray, k: int) -> Candidates:
     bound = _bound(logits, k)
     # of few tokens that a grammar allows, most columns have none: then all that are allowed
     ids = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
+    return ranked_some(logits[ids], ids, k)
+
+
+def ranked_some(logits: np.ndarray, ids: np.ndarray, k: int) -> Candidates:
+    """Sort the k likeliest of some tokens; equals `ranked(logits, ids).first(k)`.
+
+    Raises:
+        As `ranked`.
+    """
     if len(ids) > k:
-        some = logits[ids]
-        ids = ids[some >= np.partition(some, len(some) - k)[len(some) - k]]
-    return ranked(logits[ids], ids).first(k)
+        kept = np.flatnonzero(logits >= np.partition(logits, len(logits) - k)[len(logits) - k])
+        logits, ids = logits[kept], ids[kept]
+    return ranked(logits, ids).first(k)
 
 
 def _bound(logits: np.ndarray, k: int) -> np.floating:

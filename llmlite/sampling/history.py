@@ -28,6 +28,7 @@ class LogitBias(Adjustment):
     """
 
     biases: Mapping[int, float] = field(hash=False)
+    one_by_one = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.biases, Mapping):
@@ -74,6 +75,7 @@ class Penalties(Adjustment):
     frequency: float = 0.0
     presence: float = 0.0
     last_n: int = 64
+    one_by_one = True
 
     def __post_init__(self) -> None:
         check_real("repeat_penalty", self.repeat, 1e-6, "above 0, and finite")
@@ -120,6 +122,7 @@ class Dry(Adjustment):
     allowed_length: int = 2
     last_n: int = -1
     breakers: tuple[tuple[int, ...], ...] = ()
+    one_by_one = True
 
     def __post_init__(self) -> None:
         check_real("dry_multiplier", self.multiplier, 0, "0 (off) or more, and finite")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -17,11 +18,27 @@ from llmlite.sampling.candidates import (
     Option,
     check_whole,
     ranked,
+    ranked_some,
     ranked_top,
 )
 from llmlite.sampling.cuts import XTC, Greedy, MinP, TopK, TopNSigma, TopP, Typical
 from llmlite.sampling.history import Dry, LogitBias, LogitsProcessor, Penalties, Processor
 from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
+
+MOST_TRIED = 256  # of the likeliest tokens; beyond that, a mask costs less than asking
+FEW = 8  # tokens are few if they are less than one in so many of the vocabulary
+
+
+class MaskSource(Protocol):
+    """Tells which tokens may come next: `llmlite.grammar.AskedConstraint`, or one of your own."""
+
+    def mask(self) -> np.ndarray:
+        """Which tokens may come next: bool (V,)."""
+        ...
+
+    def allowed(self, token_ids: np.ndarray) -> np.ndarray:
+        """`mask()[token_ids]`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -166,7 +183,12 @@ class Sampler:
         return made
 
     def __call__(
-        self, logits: np.ndarray, ids: Sequence[int] | np.ndarray = (), *, mask: np.ndarray | None = None
+        self,
+        logits: np.ndarray,
+        ids: Sequence[int] | np.ndarray = (),
+        *,
+        mask: np.ndarray | None = None,
+        constraint: MaskSource | None = None,
     ) -> int:
         """Choose a token.
 
@@ -175,13 +197,23 @@ class Sampler:
             ids: the tokens of the sequence so far, the prompt's included. Penalties, DRY and processors read
                 them; nothing keeps or changes them.
             mask: bool (V,), False for tokens that a grammar forbids; see `Constraint.mask`.
+            constraint: instead of a mask: the token is the one that `mask=constraint.mask()` gives, but the
+                mask is made only if asking about the likeliest tokens doesn't settle which it is.
 
         Raises:
             SamplingError: NaN or +inf among the logits, or nothing but -inf; the chain or the mask leaves
                 no token.
+            GrammarError: of the constraint.
         """
         context = Context(ids=ids, n_vocab=len(logits), uniform=self._uniform, state=self._state)
-        candidates = self._run(_checked(logits, mask), context, None)
+        if constraint is not None:
+            if mask is not None:
+                raise ValueError("mask and constraint: give one of them")
+            candidates = self._settled(_checked(logits), context, constraint)
+            if candidates is None:
+                candidates = self._run(_checked(logits, constraint.mask()), context, None)
+        else:
+            candidates = self._run(_checked(logits, mask), context, None)
         if len(candidates.ids) == 1:
             place, weights = 0, np.ones(1)  # nothing to draw, so no random number is spent
         else:
@@ -208,10 +240,44 @@ class Sampler:
 
     explain = steps
 
-    def _run(self, logits: np.ndarray, context: Context, steps: list[SamplerStep] | None) -> Candidates:
+    def _settled(self, logits: np.ndarray, context: Context, constraint: MaskSource) -> Candidates | None:
+        """Run the chain on the likeliest tokens that a constraint allows; None if it takes all of them.
+
+        Of a chain that keeps the k likeliest, no others matter than the first k that are allowed. If hardly
+        any of the likeliest is allowed, these k are looked for among the few that the mask allows.
+        """
+        raw, chain = logits, self.chain
+        while chain and (chain[0].off or (isinstance(chain[0], Adjustment) and chain[0].one_by_one)):
+            if not chain[0].off:
+                raw = chain[0].adjust(raw.astype(np.float64), None, context)  # type: ignore[attr-defined]
+            chain = chain[1:]
+        k = _n_needed(chain[0]) if chain else 0
+        for n in _tried(k):
+            candidates = ranked_top(raw, n)
+            allowed = np.flatnonzero(constraint.allowed(candidates.ids))
+            all_tried = len(candidates.ids) < n  # the others are forbidden already
+            if len(allowed) >= k or (all_tried and len(allowed)):
+                kept = Candidates(candidates.ids[allowed], candidates.logits[allowed])
+                return self._run(raw, context, None, (chain, kept.first(k)))
+            if len(allowed) * MOST_TRIED < k * n:  # the next ones would hardly be enough
+                break
+        if not _tried(k):
+            return None
+        ids = np.flatnonzero(constraint.mask())
+        ids = ids[raw[ids] > -np.inf] if len(ids) * FEW < len(raw) else ids[:0]
+        return self._run(raw, context, None, (chain, ranked_some(raw[ids], ids, k))) if len(ids) else None
+
+    def _run(
+        self,
+        logits: np.ndarray,
+        context: Context,
+        steps: list[SamplerStep] | None,
+        settled: tuple[Sequence[Option], Candidates] | None = None,
+    ) -> Candidates:
         """Go through the chain; adjustments see the whole vocabulary unsorted until a step needs an order."""
-        raw, candidates = logits, None
-        for option in self.chain:
+        raw = logits
+        chain, candidates = (self.chain, None) if settled is None else settled
+        for option in chain:
             if candidates is None and (option.off or isinstance(option, Adjustment)):
                 if not option.off:
                     raw = option.adjust(raw.astype(np.float64), None, context)  # type: ignore[attr-defined]
@@ -220,7 +286,7 @@ class Sampler:
                     steps.append(SamplerStep(option, left.ids, left.probabilities))
                 continue
             if candidates is None:
-                candidates = ranked_top(raw, option.k if isinstance(option, TopK) else _n_needed(option))
+                candidates = ranked_top(raw, _n_needed(option))
             candidates = option(candidates, context)
             if steps is not None:
                 steps.append(SamplerStep(option, candidates.ids, candidates.probabilities))
@@ -233,7 +299,16 @@ class Sampler:
 
 def _n_needed(option: Option) -> int:
     """How many of the likeliest a first step looks at; 0 for all."""
+    if isinstance(option, TopK):
+        return option.k
     return 1 if isinstance(option, Greedy) else 0
+
+
+def _tried(k: int) -> tuple[int, ...]:
+    """How many of the likeliest tokens a constraint is asked about, until k are found that it allows."""
+    if not 0 < k <= MOST_TRIED // 2:
+        return ()
+    return (1, 32, MOST_TRIED) if k == 1 else (k + 24, MOST_TRIED)
 
 
 def _only_on(options: Sequence[Option]) -> tuple[Option, ...]:

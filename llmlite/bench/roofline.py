@@ -23,7 +23,7 @@ from llmlite.engine.bandwidth import ReadBandwidth
 from llmlite.engine.cpu import usable_threads
 from llmlite.engine.matvec import PeakArithmetic
 from llmlite.engine.planned import PlannedExecutor
-from llmlite.engine.recorder import N_TOKENS, Buffer, Op
+from llmlite.engine.recording import N_TOKENS, Buffer, Op
 from llmlite.errors import LlmliteError
 
 if TYPE_CHECKING:

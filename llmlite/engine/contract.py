@@ -152,6 +152,38 @@ class AttentionRecord:
     slopes: Any = 0
 
 
+@dataclass
+class MatmulRecord:
+    """What a product of a quantized matrix with many tokens reads beside the step (kernels/matmul.py).
+
+    Attributes:
+        rows: offset in the step record of how many tokens there are.
+        unpack, multiply: addresses of the routines that unpack 32 rows and multiply them (kernels/unpack.py,
+            kernels/multiply.py).
+        zero: what its quants are too large by.
+        w: the matrix, `n_rows` rows of `width` weights, of `row_bytes` each.
+        q, d: activations as bytes (T, width), and their scales, float32 (T, width/32).
+        sums: of activations, int32; or times their scales, float32 (T, width/32 or width/16).
+        out: float32 (T, n_rows).
+        scratch: `scratch_bytes` for each thread (`families.Family.scratch_bytes`).
+    """
+
+    rows: int = 0
+    unpack: Any = 0
+    multiply: Any = 0
+    w: Any = 0
+    row_bytes: int = 0
+    q: Any = 0
+    d: Any = 0
+    sums: Any = 0
+    out: Any = 0
+    n_rows: int = 0
+    width: int = 0
+    zero: int = 0
+    scratch: Any = 0
+    scratch_bytes: int = 0
+
+
 def attention_tile(n_rows: int, key_size: int, value_size: int) -> int:
     """Return how many queries a unit of work takes, if a sequence may bring n_rows for a key/value head."""
     rows = max(32, min(256, ATTENTION_ROW_BYTES // (4 * (key_size + value_size)) // 16 * 16))
@@ -170,4 +202,4 @@ def attention_scratch(tile_rows: int, key_size: int, value_size: int) -> int:
 
 STEP, SEQUENCE, LAYER = offsets(Step), offsets(Sequence), offsets(LayerWords)
 SEQUENCE_BYTES, LAYER_BYTES = WORD * len(SEQUENCE), WORD * len(LAYER)
-ATTENTION = offsets(AttentionRecord)
+ATTENTION, MATMUL = offsets(AttentionRecord), offsets(MatmulRecord)

@@ -20,11 +20,13 @@ TOKEN_BLOCK = 24  # tokens that meet a chunk together: a multiple of every `tile
 FEW_ROWS, FEW_CHUNK = 16, 64  # of a few tokens: rows that share a chunk; its groups, times tokens: 20 KB
 FLOAT_ROWS, FLOAT_COLUMNS = 16, 512  # of plain weights that are converted together
 # Offsets in a thread's scratch for quantized types: bytes; then scales and minimums, at most 16 of a group;
-# then one group's rows as they are read, not transposed yet; then sums.
+# then one group's rows as they are read, not transposed yet; then sums: those that wait to be folded, and, of
+# rows longer than a chunk, all eight of every token.
 SCALES = TILE_ROWS * GROUP * CHUNK
 MINIMUMS = SCALES + TILE_ROWS * 16 * 4 * CHUNK
 STAGED = MINIMUMS + TILE_ROWS * 16 * 4 * CHUNK
 SUMS = STAGED + TILE_ROWS * (GROUP + 2 * 16 * 4)
+KEPT = SUMS + 3 * TOKEN_BLOCK * TILE_ROWS * 4
 
 
 def mixed_bytes(width: int) -> int:
@@ -78,8 +80,8 @@ class Family:
             return n_tokens * FEW_ROWS * 32
         if not self.sub:
             return FLOAT_ROWS * (FLOAT_COLUMNS * 4 + n_tokens * 64)
-        n_blocks = -(-n_tokens // TOKEN_BLOCK) if width > CHUNK * GROUP else 1
-        return SUMS + n_blocks * TOKEN_BLOCK * LANES * TILE_ROWS * 4
+        n_blocks = -(-n_tokens // TOKEN_BLOCK) if width > CHUNK * GROUP else 0
+        return KEPT + n_blocks * TOKEN_BLOCK * LANES * TILE_ROWS * 4
 
     @property
     def matvec(self) -> Kernel:
@@ -97,8 +99,13 @@ class Family:
         """out = X Wᵀ for many tokens."""
         if not self.sub:
             return declare(self.module, f"matmul_{self.suffix}", signatures.PLAIN_MATMUL)
+        return declare("matmul", f"matmul{self.sub}", signatures.MATMUL)
+
+    @property
+    def multiply(self) -> Kernel:
+        """The routine by which `matmul` of a quantized type multiplies 32 rows that are unpacked."""
         form = "_min" if self.has_minimum else "_bytes" if self.full_bytes else ""
-        return declare("quantized", f"matmul{self.sub}{form}", signatures.MATMUL)
+        return declare("multiply", f"multiply{self.sub}{form}", None)
 
     @property
     def unpack(self) -> Kernel:
@@ -113,7 +120,7 @@ class Family:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         """All of them."""
-        quantized = (self.matmul_few, self.unpack) if self.sub else ()
+        quantized = (self.matmul_few, self.unpack, self.multiply) if self.sub else ()
         return self.matvec, self.matmul, self.embed, *quantized
 
 

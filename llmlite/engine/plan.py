@@ -15,7 +15,8 @@ import numpy as np
 from llmlite.engine import systems
 from llmlite.engine.contract import FEW_TOKENS, MAX_PIECES, NO_FAULT, SEQUENCE, STEP, WORD
 from llmlite.engine.jit import Kernel, prepare
-from llmlite.engine.recorder import N_OUTPUTS, N_TOKENS, Buffer, Op, Recorder
+from llmlite.engine.recorder import Recorder
+from llmlite.engine.recording import N_OUTPUTS, N_TOKENS, Buffer, Op
 from llmlite.engine.signatures import RUN, STOP, WORK
 from llmlite.engine.team import renew_lock_after_fork, team
 from llmlite.terminal import NamedProgress

@@ -17,7 +17,8 @@ from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.jit import prepare
 from llmlite.engine.kv_cache import CHUNK, KV_NAMES, AttentionState, KVCache
 from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
-from llmlite.engine.recorder import Buffer, PositionTable, Recorder
+from llmlite.engine.recorder import Recorder
+from llmlite.engine.recording import Buffer, PositionTable
 from llmlite.engine.recurrent import RecurrentState
 from llmlite.engine.transformer import forward
 from llmlite.errors import ContextOverflowError, NumericsError

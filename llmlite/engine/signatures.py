@@ -8,6 +8,7 @@ it compiles. Bodies are in `llmlite/engine/kernels/<module>.py`, under the kerne
 from __future__ import annotations
 
 from llmlite.description.layers import Attention
+from llmlite.engine import contract
 from llmlite.engine.contract import ATTENTION_FORMS
 from llmlite.engine.jit import Kernel, declare
 
@@ -17,7 +18,7 @@ PLAIN_MATVEC = "rows w x out n_rows width"
 PLAIN_MATMUL = "rows w x out n_rows width scratch scratch_bytes"
 MATVEC = "rows w q mixed d sums out n_rows width"
 MATMUL_FEW = "rows w q mixed d sums out n_rows width scratch scratch_bytes"
-MATMUL = "rows unpack w row_bytes q d sums out n_rows width zero scratch scratch_bytes"
+MATMUL = " ".join(contract.MATMUL._fields)  # read by their places in its record
 EMBED = "w out width"
 
 # ---- rows --------------------------------------------------------------------------------------------------

@@ -122,25 +122,19 @@ def store_sums(typing, address, sums):
     return types.none(i64, sums), codegen
 
 
-def make_fold(n):
-    """Return an operation (address, stride) -> the sum of n vectors of float32, folded by halves.
-
-    The order is that of `emit.reduce` over n lanes.
-    """
+def make_add_sums(n):
+    """Return an operation (sums, address) -> 2n vectors of float32: the sums plus those at the address."""
 
     @intrinsic
-    def fold(typing, address, stride):
+    def add_sums(typing, sums, address):
         def codegen(context, builder, sig, args):
-            places = [builder.add(args[0], builder.mul(args[1], emit.I64(i))) for i in range(n)]
-            found = [_load_at(builder, place, f32x16.llvm) for place in places]
-            while len(found) > 1:
-                half = len(found) // 2
-                found = [builder.fadd(a, b) for a, b in zip(found[:half], found[half:])]
-            return found[0]
+            base = emit.pointer(builder, args[1], f32x16.llvm)
+            found = [builder.load(builder.gep(base, [emit.I64(i)]), align=4) for i in range(2 * n)]
+            return _packed(builder, [builder.fadd(a, b) for a, b in zip(found, _each(builder, args[0]))])
 
-        return f32x16(i64, i64), codegen
+        return sums(sums, i64), codegen
 
-    return fold
+    return add_sums
 
 
 def make_dots(n_rows, n_tokens, vector):

@@ -168,7 +168,7 @@ def test_a_kernel_neither_raises_nor_allocates(name: str) -> None:
 
 @pytest.mark.skipif("avx512vnni" not in jit.target().enabled, reason="this CPU has no AVX-512 VNNI")
 def test_matrix_kernels_use_the_dot_product_instruction() -> None:
-    for module, name in (("blocks32", "matvec_q4_0"), ("quantized", "matmul32")):
+    for module, name in (("blocks32", "matvec_q4_0"), ("multiply", "multiply32")):
         text = jit.assembly(kernel(module, name))
         assert text.count("vpdpbusd") >= 4
         assert "vpmaddubsw" not in text
@@ -179,7 +179,7 @@ def test_warmup_compiles_what_a_model_needs(tiny: Path, capsys: pytest.CaptureFi
 
     assert cli.main(["warmup", str(tiny)]) == 0
     assert "kernels are ready" in capsys.readouterr().out
-    assert kernel("quantized", "matmul32_bytes").ready and kernel("blocks32", "matvec_q8_0").ready
+    assert kernel("multiply", "multiply32_bytes").ready and kernel("blocks32", "matvec_q8_0").ready
 
 
 # ---- a process that is interrupted, forked, ended ----------------------------------------------------------

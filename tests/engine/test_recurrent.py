@@ -16,7 +16,8 @@ from llmlite.engine.eager import Eager
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.planned import layer_words
-from llmlite.engine.recorder import Buffer, Recorder
+from llmlite.engine.recorder import Recorder
+from llmlite.engine.recording import Buffer
 from llmlite.engine.recurrent import RecurrentMemory
 from llmlite.lessons.caching import cache_bytes, filling
 from tests.support.tiny_models import tiny_model

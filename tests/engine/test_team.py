@@ -19,7 +19,8 @@ from llmlite.engine.contract import MAX_PIECES  # noqa: E402
 from llmlite.engine.kernels.team import ACTIVE, PIECE_BITS, take  # noqa: E402
 from llmlite.engine.plan import PIECE_BYTES, Piece, Plan, pieces_of  # noqa: E402
 from llmlite.engine.planned import _waits  # noqa: E402
-from llmlite.engine.recorder import Buffer, Recorder  # noqa: E402
+from llmlite.engine.recorder import Recorder  # noqa: E402
+from llmlite.engine.recording import Buffer  # noqa: E402
 from llmlite.engine.simd import OPTIONS, i64, inline, load_i64, store  # noqa: E402
 from llmlite.quants.tensor import QuantTensor  # noqa: E402
 

@@ -15,8 +15,8 @@ from llmlite.engine.kernels.quantized import (
     if_wide,
     make_embed,
     make_matvec,
-    make_unpack,
 )
+from llmlite.engine.kernels.unpack import make_unpack
 from llmlite.engine.simd import (
     concat,
     high_half,

@@ -13,8 +13,8 @@ from llmlite.engine.kernels.quantized import (
     itself,
     make_embed,
     make_matvec,
-    make_unpack,
 )
+from llmlite.engine.kernels.unpack import make_unpack
 from llmlite.engine.simd import (
     choose_above,
     concat,

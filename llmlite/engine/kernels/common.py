@@ -44,6 +44,25 @@ def kernel(body):
     return compiled
 
 
+def kernel_of(fields):
+    """Declare a kernel of a plan whose body reads its record: `body(step, rank, n_threads, worker, spec)`.
+
+    `spec`: the address of its arguments, one word each, at the places `fields` (`contract.offsets`).
+    """
+
+    def declare(body):
+        compiled = inline(body)
+        compiled.llmlite_parameters = list(fields._fields)
+
+        def entry(record, rank, n_threads, worker):
+            compiled(load_i64(record), rank, n_threads, worker, record + 8)
+
+        compiled.llmlite_compile = lambda: _cfunc(types.void(i64, i64, i64, i64), entry)
+        return compiled
+
+    return declare
+
+
 def routine(n_arguments, result=types.void):
     """Declare a function of `n_arguments` int64 that other compiled code calls by its address."""
 

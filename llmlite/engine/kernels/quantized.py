@@ -11,31 +11,14 @@ activations x[k] = d[k // 32] · q[k] the product is, over sub-blocks,
 
 whose inner sums are exact integers.
 
-`make_matvec` streams rows in file order (decoding); `matmul*` unpacks 32 rows × 256 weights once, into bytes
-that stay in the first-level cache, and reuses them for every token (prefill).
+`make_matvec` streams rows in file order (decoding); `few` and `matmul` have the products of more tokens.
 """
-
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from llmlite.engine import emit
 from llmlite.engine.contract import STEP
-from llmlite.engine.families import (
-    CHUNK,
-    LANES,
-    MINIMUMS,
-    SCALES,
-    STAGED,
-    SUMS,
-    TILE_ROWS,
-    TOKEN_BLOCK,
-)
-from llmlite.engine.kernels.common import kernel, mixed_stride, routine, share
+from llmlite.engine.kernels.common import kernel, mixed_stride, share
 from llmlite.engine.simd import (
-    QUANTIZED_TOKENS,
     add_pairs,
-    add_scaled,
     choose_lane,
     concat,
     dot4,
@@ -45,13 +28,10 @@ from llmlite.engine.simd import (
     fma,
     high_half,
     i32,
-    i32x16,
-    i64,
     inline,
     lane_at,
     load_f32,
     load_f32x8,
-    load_f32x16,
     load_i32,
     load_i32x8,
     load_i32x16,
@@ -59,14 +39,7 @@ from llmlite.engine.simd import (
     load_u8x32,
     load_u8x64,
     low_half,
-    make_add_products,
-    make_fold,
-    make_load_sums,
-    make_offset_products,
     make_shuffle,
-    make_subtract_minimums,
-    make_transpose16,
-    make_zero_sums,
     prefetch,
     reduce_add,
     splat_f32x8,
@@ -74,24 +47,12 @@ from llmlite.engine.simd import (
     splat_i32x8,
     splat_i32x16,
     store,
-    store_sums,
     to_f32,
     widen_u8,
 )  # fmt: skip
 
 AHEAD = 4096  # bytes between what is multiplied and what is prefetched: 3 to 6 % faster than 2048
-TILE_TOKENS = QUANTIZED_TOKENS
-ROUNDS_AHEAD = TILE_ROWS // LANES  # of LANES rows of the next chunk, prefetched by blocks of tokens
-LINE = TILE_ROWS * 4  # bytes of one row of words, scales, minimums or sums
-
-load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
-no_products, no_sums = make_zero_sums(TILE_TOKENS, i32x16), make_zero_sums(TILE_TOKENS)
 TARGET = emit.current_target()
-# With 16 registers, loops over the words of a sub-block stay loops, because their bound looks unknown: LLVM
-# would unroll them, put all words of one row first, and then run out of registers: 40 % slower.
-UNROLLED = TARGET.has("avx512f")
-
-transpose16 = make_transpose16(8)
 
 
 @inline
@@ -365,188 +326,3 @@ def make_embed(family, *, quants64, scales16, mins16=None, quants32=None, scale=
                     p, o = p + block_bytes, o + 128
 
     return embed
-
-
-# ---- prefill -----------------------------------------------------------------------------------------------
-
-
-def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=None, minimum=None):
-    """Return the routine that unpacks up to CHUNK groups of 32 rows to bytes.
-
-    Their order is [block of a group][group][k/4][row][k%4], so that what one sum takes lies together; scales
-    and minimums follow as [block][group][sub-block][row]. A group is put down row by row, then transposed.
-
-    Its arguments: address of the first row, bytes per row, the first group, how many blocks of 32 there are
-    (no multiple of 8 at the end of a row), how many rows exist (the last is repeated), a thread's scratch.
-    """
-    has_minimum, has_tail = family.has_minimum, quants32 is not None
-    mins, quants32 = mins or nothing, quants32 or nothing
-    scale, minimum = scale or nothing, minimum or nothing
-    sub, group_bytes, block_bytes = family.sub, family.group_bytes, family.group_bytes // 8
-    numbers_bytes = 32 // sub * LINE  # scales of a block of 32 rows
-
-    @routine(6)
-    def unpack(w, row_bytes, first, n_blocks, n_rows, tile):
-        rows, n_groups = tile + STAGED, (n_blocks + 7) // 8
-        for group in range(n_groups):
-            left = n_blocks - 8 * group
-            for row in range(TILE_ROWS):
-                p = w + min(row, n_rows - 1) * row_bytes + (first + group) * group_bytes
-                bytes_place, place = rows + row * 256, rows + TILE_ROWS * 256 + row * 64
-                if left >= 8:
-                    for i in range(4):
-                        store(bytes_place + i * 64, quants64(p, i))
-                    store(place, scales(p))
-                    if has_minimum:
-                        store(place + TILE_ROWS * 64, mins(p))
-                elif has_tail:
-                    for i in range(left):
-                        store(bytes_place + i * 32, quants32(p))
-                        store(place + i * 4, f32(scale(p)))
-                        if has_minimum:
-                            store(place + TILE_ROWS * 64 + i * 4, f32(minimum(p)))
-                        p += block_bytes
-            for half in range(2):
-                bytes_place, place = rows + half * 16 * 256, rows + TILE_ROWS * 256 + half * 16 * 64
-                words = tile + group * 8 * LINE + half * 64
-                apart_bytes = n_groups * 8 * LINE
-                for i in range(4):
-                    transpose16(bytes_place + i * 64, 256, words + i * 2 * apart_bytes, LINE, apart_bytes)
-                numbers, step = tile + group * numbers_bytes + half * 64, n_groups * numbers_bytes
-                halves = (
-                    LINE if sub == 16 else 8 * step
-                )  # else what follows eight scales goes where nobody reads
-                transpose16(place, 64, numbers + SCALES, step, halves)
-                if has_minimum:
-                    transpose16(place + TILE_ROWS * 64, 64, numbers + MINIMUMS, step, halves)
-
-    return unpack
-
-
-@intrinsic
-def call_unpack(typing, function, w, row_bytes, first, n_blocks, n_rows, tile):
-    """Call the routine of `make_unpack` at address `function`."""
-
-    def codegen(context, builder, sig, args):
-        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * 6)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.none(*[i64] * 7), codegen
-
-
-def make_matmul(*, sub, has_minimum, small=True):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
-
-    A row and token have eight sums, one for each block of a group, which add up that block of all groups: the
-    lanes of `make_matvec`. With AVX-512 twelve vectors of sums (2 × 16 rows, 6 tokens) run side by side: a
-    dot product takes 4 or 5 cycles, two start in one. `small`: every quant is below 128; else `zero` is 128,
-    so bytes are signed numbers shifted.
-    """
-    signed = not small and emit.dots_signed(TARGET)
-    add_products = make_add_products(small, signed)
-    fold = make_fold(LANES)
-    apart_bytes = TOKEN_BLOCK * LINE  # from one block's sums to the next one's
-    subtract_mins = make_subtract_minimums(32 // sub, LINE)
-    n_parts, sums_bytes = 32 // sub, 1024 // sub  # sub-blocks of a block; bytes of a group's Σ q
-
-    @inline
-    def multiply(words, scales, acc, x, xd, xs, width, n_groups, n_bytes, zero, begins):
-        """32 rows × TILE_TOKENS × one block of every group, added to `acc` (TILE_TOKENS, 32)."""
-        d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
-        sums = no_sums() if begins else load_sums(acc)
-        for _ in range(n_groups):
-            for part in range(n_parts):
-                products = no_products() if signed else offset_products(xs + part * 32, s_stride, zero)
-                for k in range(0, n_bytes, 4):
-                    w0, w1 = load_u8x64(words), load_u8x64(words + 64)
-                    products = add_products(products, w0, w1, x + part * sub + k, width)
-                    words += LINE
-                s0, s1 = load_f32x16(scales), load_f32x16(scales + 64)
-                sums = add_scaled(sums, products, s0, s1, xd, d_stride)
-                scales += LINE
-            if has_minimum:
-                sums = subtract_mins(sums, scales + MINIMUMS - SCALES - n_parts * LINE, xs, s_stride)
-            x, xd, xs = x + 256, xd + 32, xs + sums_bytes
-        store_sums(acc, sums)
-
-    @inline
-    def multiply_chunk(
-        tile, acc, q, d, sums, width, first, n_blocks, n_bytes, t, n_tokens, zero, coming, row_bytes,
-        n_coming, n_ahead,
-    ):  # fmt: skip
-        """32 rows × up to TOKEN_BLOCK tokens from t on × one chunk.
-
-        `coming`: the next chunk's first row. It lies row by row, so no CPU guesses that it comes; n_ahead of
-        its rows are prefetched with each block of a group, n_coming bytes of each.
-        """
-        n_groups = (n_blocks + 7) // 8
-        for j in range(LANES):
-            for _ in range(n_ahead):
-                for line in range(0, n_coming, 64):
-                    prefetch(coming + line)
-                coming += row_bytes
-            n_here = n_groups - (1 if j >= n_blocks - 8 * (n_groups - 1) else 0)
-            words, scales = tile + j * n_groups * 8 * LINE, tile + SCALES + j * n_groups * n_parts * LINE
-            for i in range(0, n_tokens, TILE_TOKENS):
-                x = q + (t + i) * width + first * 256 + j * 32
-                xd = d + (t + i) * width // 8 + first * 32 + j * 4
-                xs = sums + (t + i) * (width * 4 // sub) + first * sums_bytes + j * 4
-                place = acc + j * apart_bytes + i * LINE
-                multiply(words, scales, place, x, xd, xs, width, n_here, n_bytes, zero, first == 0)
-
-    @inline
-    def copy_out(acc, out, n_tokens, row_bytes, n, spare):
-        """Fold the sums; the first n of 32 rows of every token go to their place."""
-        for t in range(n_tokens):
-            source, target = acc + t * LINE, out + t * row_bytes
-            place = target if n == TILE_ROWS else spare
-            store(place, fold(source, apart_bytes))
-            store(place + 64, fold(source + 64, apart_bytes))
-            if n < TILE_ROWS:
-                for i in range(0, n * 4, 4):
-                    store(target + i, load_f32(spare + i))
-
-    @kernel
-    def matmul(
-        step, rank, n_threads, worker, rows, unpack, w, row_bytes, q, d, sums, out, n_rows, width, zero,
-        scratch, scratch_bytes,
-    ):  # fmt: skip
-        n_tokens = load_i64(step + rows)
-        tile = scratch + worker * scratch_bytes
-        low, high = share((n_rows + TILE_ROWS - 1) // TILE_ROWS, rank, n_threads)
-        n_groups = (width + 255) // 256
-        n_bytes = sub if UNROLLED else sub + (rank >> 32)
-        if n_tokens == 0:
-            return
-        n_ahead = max(1, ROUNDS_AHEAD // ((n_tokens + TOKEN_BLOCK - 1) // TOKEN_BLOCK))
-        for row in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
-            n = min(TILE_ROWS, n_rows - row)
-            for first in range(0, n_groups, CHUNK):
-                n_blocks = min(8 * CHUNK, width // 32 - first * 8)
-                call_unpack(unpack, w + row * row_bytes, row_bytes, first, n_blocks, n, tile)
-                last = first + CHUNK >= n_groups  # of this row's chunks
-                coming = w + (row + TILE_ROWS if last else row) * row_bytes
-                coming += 0 if last else (first + CHUNK) * (row_bytes // n_groups)
-                n_coming = min(row_bytes, CHUNK * (row_bytes // n_groups))
-                for t in range(0, n_tokens, TOKEN_BLOCK):
-                    here = min(TOKEN_BLOCK, n_tokens - t)
-                    acc = tile + SUMS + (t * LANES * LINE if n_groups > CHUNK else 0)
-                    if t // TOKEN_BLOCK * n_ahead >= ROUNDS_AHEAD:  # all of it is on its way
-                        n_coming = 0
-                    multiply_chunk(
-                        tile, acc, q, d, sums, width, first, n_blocks, n_bytes, t, here, zero,
-                        coming, row_bytes, n_coming, n_ahead,
-                    )  # fmt: skip
-                    coming += LANES * n_ahead * row_bytes
-                    if first + CHUNK >= n_groups:
-                        copy_out(acc, out + (t * n_rows + row) * 4, here, n_rows * 4, n, tile + STAGED)
-
-    return matmul
-
-
-matmul32 = make_matmul(sub=32, has_minimum=False)
-matmul32_bytes = make_matmul(sub=32, has_minimum=False, small=False)
-matmul32_min = make_matmul(sub=32, has_minimum=True)
-matmul16 = make_matmul(sub=16, has_minimum=False)
-matmul16_min = make_matmul(sub=16, has_minimum=True)

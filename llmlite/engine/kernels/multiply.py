@@ -1,0 +1,98 @@
+"""Products of unpacked rows of quantized weights with activations: the inner loops of `matmul`."""
+
+from llmlite.engine import emit
+from llmlite.engine.families import (
+    MINIMUMS,
+    SCALES,
+    TOKEN_BLOCK,
+)
+from llmlite.engine.kernels.common import routine
+from llmlite.engine.kernels.quantized import TARGET
+from llmlite.engine.kernels.unpack import LINE
+from llmlite.engine.simd import (
+    QUANTIZED_TOKENS,
+    add_scaled,
+    i32x16,
+    inline,
+    load_f32x16,
+    load_u8x64,
+    make_add_products,
+    make_add_sums,
+    make_load_sums,
+    make_offset_products,
+    make_subtract_minimums,
+    make_zero_sums,
+    store_sums,
+)  # fmt: skip
+
+TILE_TOKENS = QUANTIZED_TOKENS
+
+add_sums = make_add_sums(TILE_TOKENS)
+load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
+no_products, no_sums = make_zero_sums(TILE_TOKENS, i32x16), make_zero_sums(TILE_TOKENS)
+# With 16 registers, loops over the words of a sub-block stay loops, because their bound looks unknown: LLVM
+# would unroll them, put all words of one row first, and then run out of registers: 40 % slower.
+UNROLLED = TARGET.has("avx512f")
+
+
+def make_multiply(*, sub, has_minimum=False, small=True):
+    """Return the routine that multiplies one block of every group of a chunk: 32 rows × n_tokens.
+
+    With AVX-512 twelve vectors of sums (2 × 16 rows, 6 tokens) run side by side: a dot product takes 4 or 5
+    cycles, two start in one. As a routine of its own it has registers for all its addresses. `small`: every
+    quant is below 128; else `zero` is 128, so bytes are signed numbers shifted.
+
+    Its arguments:
+        words, numbers: where the block's quants and its scales begin.
+        q, d, xs: activations of the first token, their scales, and their sums. width: numbers of a row.
+        n_groups: how many groups there are. n_bytes: `sub`. zero: what quants are too large by.
+        before: sums to go on with, of each token; 0: none yet.
+        sums: where they go. n_folded: how many sums that lie there, TOKEN_BLOCK tokens apart, are folded in,
+            the last one first.
+    """
+    signed = not small and emit.dots_signed(TARGET)
+    add_products = make_add_products(small, signed)
+    subtract_mins = make_subtract_minimums(32 // sub, LINE)
+    n_parts, sums_bytes = 32 // sub, 1024 // sub  # sub-blocks of a block; bytes of a group's Σ q
+
+    @inline
+    def multiply_tokens(total, words, numbers, q, d, xs, width, n_groups, n_bytes, zero):
+        """TILE_TOKENS tokens."""
+        d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
+        for _ in range(n_groups):
+            for part in range(n_parts):
+                products = no_products() if signed else offset_products(xs + part * 32, s_stride, zero)
+                for k in range(0, sub if UNROLLED else n_bytes, 4):
+                    w0, w1 = load_u8x64(words), load_u8x64(words + 64)
+                    products = add_products(products, w0, w1, q + part * sub + k, width)
+                    words += LINE
+                s0, s1 = load_f32x16(numbers), load_f32x16(numbers + 64)
+                total = add_scaled(total, products, s0, s1, d, d_stride)
+                numbers += LINE
+            if has_minimum:
+                total = subtract_mins(total, numbers + MINIMUMS - SCALES - n_parts * LINE, xs, s_stride)
+            q, d, xs = q + 256, d + 32, xs + sums_bytes
+        return total
+
+    @routine(13)
+    def multiply(
+        words, numbers, q, d, xs, width, n_groups, n_bytes, zero, n_tokens, before, sums, n_folded
+    ):  # fmt: skip
+        for _ in range(0, n_tokens, TILE_TOKENS):
+            total = load_sums(before) if before else no_sums()
+            total = multiply_tokens(total, words, numbers, q, d, xs, width, n_groups, n_bytes, zero)
+            for k in range(n_folded - 1, -1, -1):
+                total = add_sums(total, sums + k * TOKEN_BLOCK * LINE)
+            store_sums(sums, total)
+            q, d = q + TILE_TOKENS * width, d + TILE_TOKENS * (width // 8)
+            xs, sums = xs + TILE_TOKENS * (width * 4 // sub), sums + TILE_TOKENS * LINE
+            before += TILE_TOKENS * LINE if before else 0
+
+    return multiply
+
+
+multiply32 = make_multiply(sub=32)
+multiply32_bytes = make_multiply(sub=32, small=False)
+multiply32_min = make_multiply(sub=32, has_minimum=True)
+multiply16 = make_multiply(sub=16)
+multiply16_min = make_multiply(sub=16, has_minimum=True)

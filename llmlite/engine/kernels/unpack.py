@@ -1,0 +1,72 @@
+"""Rows of quantized weights unpacked to bytes, in the order in which `matmul` reads them."""
+
+from llmlite.engine.families import (
+    MINIMUMS,
+    SCALES,
+    STAGED,
+    TILE_ROWS,
+)
+from llmlite.engine.kernels.common import routine
+from llmlite.engine.kernels.quantized import nothing
+from llmlite.engine.simd import (
+    f32,
+    make_transpose16,
+    store,
+)  # fmt: skip
+
+LINE = TILE_ROWS * 4  # bytes of one row of words, scales, minimums or sums
+
+transpose16 = make_transpose16(8)
+
+
+def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=None, minimum=None):
+    """Return the routine that unpacks up to CHUNK groups of 32 rows to bytes.
+
+    Their order is [block of a group][group][k/4][row][k%4], so that what one sum takes lies together; scales
+    and minimums follow as [block][group][sub-block][row]. A group is put down row by row, then transposed.
+
+    Its arguments: address of the first row, bytes per row, the first group, how many blocks of 32 there are
+    (no multiple of 8 at the end of a row), how many rows exist (the last is repeated), a thread's scratch.
+    """
+    has_minimum, has_tail = family.has_minimum, quants32 is not None
+    mins, quants32 = mins or nothing, quants32 or nothing
+    scale, minimum = scale or nothing, minimum or nothing
+    sub, group_bytes, block_bytes = family.sub, family.group_bytes, family.group_bytes // 8
+    numbers_bytes = 32 // sub * LINE  # scales of a block of 32 rows
+
+    @routine(6)
+    def unpack(w, row_bytes, first, n_blocks, n_rows, tile):
+        rows, n_groups = tile + STAGED, (n_blocks + 7) // 8
+        for group in range(n_groups):
+            left = n_blocks - 8 * group
+            for row in range(TILE_ROWS):
+                p = w + min(row, n_rows - 1) * row_bytes + (first + group) * group_bytes
+                bytes_place, place = rows + row * 256, rows + TILE_ROWS * 256 + row * 64
+                if left >= 8:
+                    for i in range(4):
+                        store(bytes_place + i * 64, quants64(p, i))
+                    store(place, scales(p))
+                    if has_minimum:
+                        store(place + TILE_ROWS * 64, mins(p))
+                elif has_tail:
+                    for i in range(left):
+                        store(bytes_place + i * 32, quants32(p))
+                        store(place + i * 4, f32(scale(p)))
+                        if has_minimum:
+                            store(place + TILE_ROWS * 64 + i * 4, f32(minimum(p)))
+                        p += block_bytes
+            for half in range(2):
+                bytes_place, place = rows + half * 16 * 256, rows + TILE_ROWS * 256 + half * 16 * 64
+                words = tile + group * 8 * LINE + half * 64
+                apart_bytes = n_groups * 8 * LINE
+                for i in range(4):
+                    transpose16(bytes_place + i * 64, 256, words + i * 2 * apart_bytes, LINE, apart_bytes)
+                numbers, step = tile + group * numbers_bytes + half * 64, n_groups * numbers_bytes
+                halves = (
+                    LINE if sub == 16 else 8 * step
+                )  # else what follows eight scales goes where nobody reads
+                transpose16(place, 64, numbers + SCALES, step, halves)
+                if has_minimum:
+                    transpose16(place + TILE_ROWS * 64, 64, numbers + MINIMUMS, step, halves)
+
+    return unpack

@@ -1,0 +1,188 @@
+"""What a recorder writes down: operations on buffers, and how one is written.
+
+Nothing is compiled here: kernels are named (`signatures`), not made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llmlite.engine.contract import STEP, TILE_TOKENS
+from llmlite.engine.families import FAMILIES, Family
+from llmlite.engine.jit import Kernel
+from llmlite.errors import UnsupportedError
+
+# What a buffer's rows are counted by: fields of the step record. SLOTS: rows -> rows times experts used.
+N_TOKENS, N_OUTPUTS = STEP.n_tokens, STEP.n_outputs
+SLOTS = {STEP.n_tokens: STEP.n_slots, STEP.n_outputs: STEP.n_output_slots}
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Rows of numbers that live in the plan's arena from the operation that writes them to the last that
+    reads them.
+
+    Attributes:
+        width, itemsize: of one row. rows: the field of the step record that says how many there are.
+        n_rows: the most there can be. planes: of so many heads, each of which has as many rows of its own:
+            the rows of one head follow those of the other, and n_rows counts all.
+        first, last: stages of the plan. offset: in the arena.
+    """
+
+    width: int
+    itemsize: int = 4
+    rows: int = N_TOKENS
+    n_rows: int = 1
+    planes: int = 1
+    first: int | None = None
+    last: int = -1
+    offset: int = 0
+    name: str = ""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in the arena: whole vectors."""
+        return -(-self.width * self.itemsize * self.n_rows // 64) * 64
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes from one head's rows to the next one's."""
+        return self.width * self.itemsize * (self.n_rows // self.planes)
+
+
+@dataclass(eq=False)
+class Op:
+    """One operation: a kernel and its arguments, or a Python function that computes on arrays.
+
+    Attributes:
+        args: Buffers, arrays (kept alive: the record holds their address), kernels, integers, floats, and
+            dataclasses of all these (records of their own), in the kernel's order.
+        reads, writes: Buffers, and tokens such as `Recorder.cache` that stand for memory outside the arena.
+        label: the weight's name, or what the result is called. bytes_read: of weights, each run.
+        work: multiply-adds per row, times two.
+    """
+
+    kernel: Kernel | None
+    args: tuple
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    label: str = ""
+    type: str = ""
+    bytes_read: int = 0
+    work: int = 0
+    function: Any = None
+    stage: int = 0
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The kernel's name, or "numpy:…" for the slow way."""
+        return self.kernel.name if self.kernel else f"numpy:{self.type}"
+
+
+@dataclass(frozen=True, eq=False)
+class PositionTable:
+    """Numbers that depend on a position alone: a row of `width` float32 for each.
+
+    Attributes:
+        key: what it is made of; operations with the same key share a table.
+        rows: (positions (n,)) -> float32 (n, width).
+    """
+
+    key: Any
+    width: int
+    rows: Callable[[np.ndarray], np.ndarray]
+
+
+class Recording:
+    """The operations of one plan, and what all of the recorder's parts write them down with.
+
+    Args: see `llmlite.engine.recorder.Recorder`.
+    """
+
+    def __init__(self, *, max_tokens: int, max_outputs: int, n_threads: int, kv: str = "f16") -> None:
+        self.limits = {N_TOKENS: max_tokens, N_OUTPUTS: max_outputs}
+        self.n_used = 0  # experts for each row, known when one is routed
+        self.n_threads = n_threads
+        self.kv = kv
+        self.ops: list[Op] = []
+        self.cache = Buffer(0, name="cache")
+        self.tables: list[PositionTable] = []
+        self._quantized: dict[Buffer, tuple[Buffer, ...]] = {}  # see MatrixOperations
+
+    def _family(self, w: Any) -> Family | None:
+        family = FAMILIES.get(w.type.id)
+        return family if family and w.shape[-1] % 32 == 0 else None
+
+    def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
+        """The number of the table with this key; it is added if it is new."""
+        for number, table in enumerate(self.tables):
+            if table.key == key:
+                return number
+        self.tables.append(PositionTable(key, width, rows))
+        return len(self.tables) - 1
+
+    def _number(self) -> int:
+        """The next operation's number, as it is reported: its place plus 1."""
+        return len(self.ops) + 1
+
+    def _at_once(self, rows: int) -> int:
+        """The most rows that one matrix may meet: a token uses an expert once."""
+        return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
+
+    def _padded(self, rows: int) -> int:
+        """As `_at_once`, in whole tiles of tokens."""
+        return -(-self._at_once(rows) // TILE_TOKENS) * TILE_TOKENS
+
+    def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4, planes: int = 1) -> Buffer:
+        """A new buffer; matrix kernels read whole groups of tokens."""
+        n_rows = self.limits[rows]
+        if rows in SLOTS.values():  # a group of rows may reach past the last expert's
+            n_rows += TILE_TOKENS
+        elif n_rows > 1:
+            n_rows = self._padded(rows)
+        return Buffer(width, itemsize, rows, n_rows * planes, planes)
+
+    def _scratch(self, bytes_per_thread: int) -> tuple[Buffer, int]:
+        size = -(-bytes_per_thread // 64) * 64
+        return Buffer(size * self.n_threads, 1, name="scratch"), size
+
+    def _elements(self, run: Kernel, like: Buffer, **args: Any) -> Buffer:
+        """An operation on every number by itself; the result has the shape of `like`."""
+        out = self._buffer(like.width, like.rows)
+        reads = tuple(value for value in args.values() if isinstance(value, Buffer))
+        self._op(run, reads, (out,), rows=like.rows, out=out, width=like.width, **args)
+        return out
+
+    def _op(
+        self, run: Kernel, reads: Sequence, writes: Sequence, facts: dict[str, Any] | None = None, **args: Any
+    ) -> None:
+        """Write an operation down: `args` by the kernel's own parameter names."""
+        if run.parameters is None or args.keys() != set(run.parameters):  # a kernel would read other memory
+            raise TypeError(f"{run}: takes {run.parameters}, got {tuple(args)}")
+        ordered = tuple(args[name] for name in run.parameters)
+        self.ops.append(Op(run, ordered, tuple(reads), tuple(writes), **(facts or {})))
+
+    def _whole_vectors(self, width: int, run: Kernel) -> None:
+        """Refuse rows that some kernels, which take 16 numbers at a time, would run over."""
+        if width % 16:
+            raise UnsupportedError(f"rows of {width} numbers: {run.name} takes multiples of 16")
+
+    def _python(self, function: Any, w: Any, reads: tuple[Buffer, ...], out: Buffer) -> Buffer:
+        """An operation without a kernel: NumPy, between two runs of the team."""
+        op = Op(None, (w, *reads, out), reads, (out,), function=function, **weight_facts(w))
+        self.ops.append(op)
+        return out
+
+
+def weight_facts(w: Any) -> dict[str, Any]:
+    return {
+        "label": w.name,
+        "type": w.type.name,
+        "bytes_read": w.n_bytes,
+        "work": 2 * w.shape[0] * w.shape[1],
+    }

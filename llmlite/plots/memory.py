@@ -10,16 +10,19 @@ from llmlite.bench.timeline import Timeline
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, legend, theme_named, title
 
 
-def timeline(found: Timeline, *, cursor: float | None = None, theme: str | None = None) -> Picture:
+def timeline(
+    found: Timeline, *, cursor: float | None = None, among: Sequence[Timeline] = (), theme: str | None = None
+) -> Picture:
     """Draw private memory under file-backed memory over the life of a process, its stages marked.
 
     Args:
-        cursor: a second to mark. theme: a key of plots.THEMES; None for the one in use.
+        cursor: a second to mark. among: timelines whose scale it shares.
+        theme: a key of plots.THEMES; None for the one in use.
     """
     look = theme_named(theme)
     drawn, (ax,) = figure(11, 4.2, theme=theme)
     _stack(ax, found, theme)
-    top = max(p + f for p, f in zip(found.private, found.file_backed)) / 1e6
+    top = _top([found, *among])
     for i, (name, second) in enumerate(found.stages):
         ax.axvline(second, color=look.text, linewidth=1, linestyle=":")
         ax.annotate(
@@ -56,10 +59,11 @@ def timeline(found: Timeline, *, cursor: float | None = None, theme: str | None 
 def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture:
     """Draw several processes side by side, on one scale."""
     drawn, axes = figure(4.4 * len(found) + 1, 3.8, len(found), theme=theme)
-    top = max(p + f for each in found for p, f in zip(each.private, each.file_backed)) / 1e6
+    top, end = _top(found), max(each.seconds[-1] for each in found)
     for ax, each in zip(axes, found):
         _stack(ax, each, theme)
         ax.set_ylim(0, top * 1.08)
+        ax.set_xlim(0, end * 1.02)
         ax.set_xlabel("seconds", color=theme_named(theme).text, fontsize=FONT["label"])
         title(ax, each.backend, theme)
     axes[0].set_ylabel("MB", color=theme_named(theme).text, fontsize=FONT["label"])
@@ -75,6 +79,11 @@ def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture
         y={"private": [p for p, _ in last.values()], "file-backed": [f for _, f in last.values()]},
         rtol=0.2,
     )
+
+
+def _top(found: Sequence[Timeline]) -> float:
+    """Return the most memory of all, in MB."""
+    return max(p + f for each in found for p, f in zip(each.private, each.file_backed)) / 1e6
 
 
 def _has(found: Timeline, stage: str) -> bool:

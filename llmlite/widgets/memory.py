@@ -45,7 +45,7 @@ class MemoryTimeline(Explorer):
         shown, i = self.timelines[self.which.value], self.moment.value
         i = min(i, len(shown.seconds) - 1)
         second = shown.seconds[i]
-        self.picture = plots.memory.timeline(shown, cursor=second, theme="page")
+        self.picture = plots.memory.timeline(shown, cursor=second, among=self.timelines, theme="page")
         self.figure.value = plots.svg(self.picture)
         self.say(
             f"{shown.backend} after {second:.2f} s, {shown.stage_at(second)}: "

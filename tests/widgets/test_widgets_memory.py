@@ -28,6 +28,16 @@ def test_another_process_has_its_own_length_and_figure(explorer: widgets.Explore
     assert explorer.moment.max == len(explorer.timelines[1].seconds) - 1
 
 
+def test_all_processes_share_their_axes(explorer: widgets.Explorer) -> None:
+    heights = set()
+    for i in range(len(explorer.timelines)):
+        explorer.which.value = i
+        heights.add(explorer.picture.figure.axes[0].get_ylim())
+    assert len(heights) == 1
+    axes = plots.memory.timelines(explorer.timelines).figure.axes
+    assert len({ax.get_ylim() for ax in axes}) == 1 and len({ax.get_xlim() for ax in axes}) == 1
+
+
 def test_without_a_kernel_all_of_them_stay(explorer: widgets.Explorer) -> None:
     data = explorer.static_bundle()
     assert list(data[plots.MIME]["x"]) == [t.backend for t in explorer.timelines]

@@ -16,8 +16,9 @@ and holds no output. Made from it:
 In a source, `ll.lessons.check(…, hint="…")` or `hint=("vague", "plainer")` holds the hints. In the copies the
 exercise's number takes their place, and `ll.lessons.hint(NUMBER)` shows them, the `# solution:` line last.
 The first cell with code, `import llmlite as ll`, gets `ll.lessons.begin("NN")` in the copies.
-`ll.lessons.predict(question, choices, answer, reveal)` stays as it is; its question is a plain string.
-The first use of each word under "**Words.**" becomes a link to the glossary.
+`ll.lessons.predict(question, choices, answer, reveal)` has a plain string as its question. If answer and
+reveal are plain too, they go to lessons.json, so that no copy shows them. A text cell with the tag "answer"
+is folded in the learner's copy. The first use of each word of the glossary becomes a link to it.
 
 Copies are never edited by hand. What changes from run to run for no reason (timestamps, cell ids, the
 interpreter's exact version) is left out, so that a difference in git is a difference in a result.
@@ -26,8 +27,8 @@ interpreter's exact version) is left out, so that a difference in git is a diffe
 from __future__ import annotations
 
 import argparse
-import ast
 import copy
+import functools
 import json
 import os
 import re
@@ -44,7 +45,8 @@ from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.words import link_first_uses
+from tools.calls import LessonError, asked, numbered
+from tools.words import explained, link_first_uses
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -60,15 +62,12 @@ MINUTES = re.compile(r"^\*About (?P<minutes>\d+) minutes\.", re.M)
 OBJECTIVES = re.compile(r"^\*\*Afterwards you can\*\*$(?P<list>.*?)(?=^$(?!\n- )|\Z)", re.M | re.S)
 EXERCISE = re.compile(r"\*\*Exercise (?P<number>\d+)\.\*\*")
 IMPORT = "import llmlite as ll"
+FOLD = "<details>\n<summary>The answer (predict first, then open)</summary>\n\n{text}\n\n</details>"
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_][\w, ]*?) = ")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "file_extension": ".py"},
 }
-
-
-class LessonError(Exception):
-    """A source that can't be made into a lesson: what, where, what to write instead."""
 
 
 def tags(cell: Any) -> list[str]:
@@ -101,6 +100,10 @@ def load(source: Path) -> Any:
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
     _number_exercises(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "ll.lessons.predict(" in cell.source:
+            cell.source, told = asked(cell.source)
+            cell.metadata["llmlite"] = {"predictions": told}
     return notebook
 
 
@@ -127,57 +130,16 @@ def _number_exercises(notebook: Any) -> None:
                 about_exercise["hints"] = list(dict.fromkeys([*given, *about_exercise["hints"]]))
 
 
-def numbered(source: str, exercise: str) -> tuple[str, list[str]]:
-    """Return a check's code with `exercise=NUMBER` in place of each `hint=…`, and the hints that were there.
-
-    Raises:
-        LessonError: a check without a hint, or whose hint isn't a plain string or a tuple of them.
-    """
-    raw, edits, hints = source.encode(), [], []
-    starts = [0]
-    for line in raw.split(b"\n"):
-        starts.append(starts[-1] + len(line) + 1)
-    for call in _calls(source, "check"):
-        keyword = next((k for k in call.keywords if k.arg == "hint"), None)
-        if keyword is None:
-            raise LessonError(f"ll.lessons.check needs hint=…:\n{source}")
-        try:
-            given = ast.literal_eval(keyword.value)
-        except ValueError:
-            raise LessonError(f"write the hint as a plain string in the call:\n{source}") from None
-        hints += [given] if isinstance(given, str) else list(given)
-        begin = starts[keyword.lineno - 1] + keyword.col_offset
-        end = starts[keyword.value.end_lineno - 1] + keyword.value.end_col_offset
-        edits.append((begin, end))
-    for begin, end in sorted(edits, reverse=True):
-        raw = raw[:begin] + f"exercise={exercise}".encode() + raw[end:]
-    return raw.decode(), list(dict.fromkeys(hints))
-
-
-def _calls(source: str, name: str) -> list[ast.Call]:
-    """Return the calls of ll.lessons.NAME in a piece of code, in order."""
-    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    found = [node for node in found if ast.unparse(node.func) == f"ll.lessons.{name}"]
-    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
-
-
 def catalog(chosen: list[Path]) -> str:
-    """Return lessons.json: of each lesson its title, its exercises with their hints, its predictions.
-
-    Raises:
-        LessonError: a prediction whose question isn't a plain string.
-    """
+    """Return lessons.json: of each lesson its title, its exercises with hints, predictions with answers."""
     lessons = {}
     for source in chosen:
-        said, exercises, predictions = about(source), {}, []
+        said, exercises, predictions = about(source), {}, {}
         for cell in load(source).cells:
             found = cell.metadata.get("llmlite", {})
-            if found:
+            if "exercise" in found:
                 exercises[found["exercise"]] = found["hints"]
-            for call in _calls(cell.source, "predict") if cell.cell_type == "code" else ():
-                if not (call.args and isinstance(call.args[0], ast.Constant)):
-                    raise LessonError(f"a prediction's question is a plain string:\n{cell.source}")
-                predictions.append(call.args[0].value)
+            predictions |= found.get("predictions", {})
         lessons[said.number] = {
             "title": said.title, "file": f"{said.name}.ipynb", "minutes": said.minutes,
             "exercises": exercises, "predictions": predictions,
@@ -234,6 +196,13 @@ def _stub(solution: list[str], indent: str, exercise: str) -> list[str]:
 # --- copies -----------------------------------------------------------------------------------
 
 
+@functools.cache
+def glossary_words() -> tuple[str, ...]:
+    """Return every word that some lesson explains."""
+    found = (word for source in sources() for word, _ in explained(jupytext.read(source, fmt="py:percent")))
+    return tuple(dict.fromkeys(found))
+
+
 def instructor(notebook: Any) -> Any:
     """Return the instructor's copy of a source, without outputs."""
     made = _begun(notebook)
@@ -247,7 +216,7 @@ def instructor(notebook: Any) -> Any:
 def _begun(notebook: Any) -> Any:
     """Return a copy whose first code says which lesson it is, with links to the glossary."""
     made = copy.deepcopy(notebook)
-    link_first_uses(made)
+    link_first_uses(made, glossary_words())
     code = (cell for cell in made.cells if cell.cell_type == "code")
     first = next((cell for cell in code if cell.source.split("\n")[0] == IMPORT), None)
     if first is not None:
@@ -258,7 +227,7 @@ def _begun(notebook: Any) -> Any:
 
 
 def learner(notebook: Any) -> Any:
-    """Return the learner's copy of a source: no solutions, no hints, no notes, no outputs."""
+    """Return the learner's copy of a source: no solutions, hints, notes or outputs, and answers folded."""
     made = _begun(notebook)
     for cell in made.cells:
         if "exercise" in tags(cell):
@@ -266,6 +235,8 @@ def learner(notebook: Any) -> Any:
         cell.metadata.pop("llmlite", None)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        elif "answer" in tags(cell):
+            cell.source = FOLD.format(text=cell.source)
     made.cells = [cell for cell in made.cells if "instructor" not in tags(cell)]
     return made
 

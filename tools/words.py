@@ -6,13 +6,22 @@ The links are put in when the copies are made, so the sources stay plain text an
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 GLOSSARY = "glossary.ipynb"
 WORDS = re.compile(r"^\*\*Words\.\*\*(?P<text>.*)\Z", re.M | re.S)
-ENTRY = re.compile(r"\*(?P<word>[^*]+)\*: (?P<meaning>.*?)(?=\.\s+\*[^*]+\*: |\.?\s*\Z)", re.S)
+ENTRY = re.compile(r"\*(?P<word>[^*]+)\*:\s+(?P<meaning>.*?)(?=\.\s+\*[^*]+\*:\s|\.?\s*\Z)", re.S)
 # where no link may be: code, links that are there already, formulas
 CLOSED = re.compile(r"`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$")
+# Words that usually mean something else: linked in lessons that explain them, and nowhere else.
+EVERYDAY = frozenset(
+    """
+    backend bit block cache claim context convert draw engine framework gain greedy head intensity
+    kernel level levels loss mask mapped minimum mix mixer model offset padding plan scalar scale
+    seed state tail temperature trace training verdict widget window
+    """.split()
+)
 NO_TEXT = ("#", "    ", "|", "*About ", "*Time to here", "**Words.**", "> **Predict first.**")
 
 
@@ -31,11 +40,14 @@ def anchor(word: str) -> str:
     return f"{GLOSSARY}#{word.replace(' ', '-')}"
 
 
-def link_first_uses(notebook: Any) -> None:
-    """Make the first use of each word that the lesson explains a link to the glossary, in place."""
-    for word, _ in sorted(
-        explained(notebook), key=lambda entry: -len(entry[0])
-    ):  # "cache folder", then "cache"
+def link_first_uses(notebook: Any, others: Iterable[str] = ()) -> None:
+    """Make a lesson's first use of each word of the glossary a link to it, in place.
+
+    Args:
+        others: words that other lessons explain. Those of EVERYDAY are left alone.
+    """
+    words = {word for word, _ in explained(notebook)} | (set(others) - EVERYDAY)
+    for word in sorted(words, key=lambda word: (-len(word), word)):  # "cache folder", then "cache"
         for cell in notebook.cells:
             if cell.cell_type != "markdown" or "instructor" in cell.metadata.get("tags", []):
                 continue
@@ -46,8 +58,12 @@ def link_first_uses(notebook: Any) -> None:
 
 
 def linked(text: str, word: str) -> str:
-    """Return Markdown with its first use of a word as a link; unchanged if there is none outside of code."""
-    whole = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.I)
+    """Return Markdown with its first use of a word as a link; unchanged if there is none outside of code.
+
+    word: one, or several with one entry ("top-k, top-p, min-p"); a plural counts, too.
+    """
+    any_of = "|".join(map(re.escape, word.split(", ")))
+    whole = re.compile(rf"(?<![\w-])(?:{any_of})s?(?![\w-])", re.I)
     body = text.partition("**Words.**")[0]
     place, fenced = 0, False
     for line in body.splitlines(keepends=True):

@@ -1,7 +1,9 @@
 """The command line: one file per command, and here what they share.
 
 A command module has HELP (one line), EXAMPLES (shown under --help), `add_arguments(parser)` and
-`run(options) -> exit code`. Exit codes: 0 done, 1 something examined is wrong (doctor, compare), 2 the
+`run(options) -> exit code`; with PASSES_ON, `options.rest` is what follows `--`.
+
+Exit codes: 0 done, 1 something examined is wrong (doctor, compare), 2 the
 request, a file or the machine is at fault, 129 the terminal went away, 130 stopped by Ctrl-C, 141 the reader
 of our output went away, 143 ended by SIGTERM.
 """
@@ -118,8 +120,23 @@ def build_parser() -> argparse.ArgumentParser:
         module = import_module(f"llmlite.cli.{name}")
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__, epilog=module.EXAMPLES)
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, parser=sub)
     return parser
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a command line; an unknown one ends the program with its command's usage."""
+    given, rest = list(sys.argv[1:] if argv is None else argv), []
+    command = given[0] if given else ""
+    if command in COMMANDS and getattr(import_module(f"llmlite.cli.{command}"), "PASSES_ON", False):
+        cut = given.index("--") if "--" in given else len(given)
+        given, rest = given[:cut], given[cut + 1 :]
+    options, unknown = build_parser().parse_known_args(given)
+    unknown += getattr(options, "rest", None) or []
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.rest = rest
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,7 +167,7 @@ def _main(argv: Sequence[str] | None) -> int:
     warnings.simplefilter("always", FallbackWarning)
     try:
         with ending_by_signal():
-            options = build_parser().parse_args(argv)
+            options = parsed(argv)
             code = options.run(options)
             flush_output()
             return code

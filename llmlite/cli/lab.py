@@ -32,6 +32,7 @@ examples:
   llmlite lab --summary FOLDER    a table of the progress files that learners handed in
   llmlite lab --instructor        with solutions and notes, to teach from (./llmlite-lessons-instructor)
 """
+PASSES_ON = True  # what follows -- is JupyterLab's
 # The checksum of each file as it was copied: tells a lesson that its reader changed from an old one.
 RECORD = ".llmlite-lessons.json"
 INSTRUCTOR = "instructor"
@@ -73,9 +74,6 @@ def run(options: argparse.Namespace) -> int:
         return summarize(options.summary, options.points)
     if options.points:
         raise LlmliteError("--points needs --summary FOLDER")
-    if options.folder and str(options.folder).startswith("-"):  # `llmlite lab -- --option`: no folder given
-        options.rest.insert(0, str(options.folder))
-        options.folder = None
     folder = options.folder or Path("llmlite-lessons" + ("-instructor" if options.instructor else ""))
     copied, kept = copy_lessons(resources.notebooks_path(), folder, instructor=options.instructor)
     say(f"{folder}: {copied} file{'' if copied == 1 else 's'} copied")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from llmlite.bench.ladder import RungStep
+from llmlite.bench.ladder import Ladder, RungStep, rungs
 from llmlite.bench.roofline import Point, Roof
 from llmlite.engine.families import FAMILIES
 from llmlite.errors import UnsupportedError
 from llmlite.model import Model
 from llmlite.quants import by_name
 
+CHOICES = ("less than 10", "10 to 100", "more than 100")  # how many times faster the ladder's last rung is
 KERNELS = Path(__file__).resolve().parent.parent / "engine" / "kernels"
 
 
@@ -24,6 +25,13 @@ def arithmetic(type_name: str) -> str:
 def best_speed(step: RungStep) -> float:
     """Return GB of weights per second in the fastest run: what a busy neighbour spoils least."""
     return step.bytes / step.best_ns
+
+
+def climbed(found: Ladder, type_name: str = "Q4_0") -> str:
+    """Return which of CHOICES says how many times faster the last rung is than the first."""
+    speeds = {step.rung: best_speed(step) for step in found.steps if step.type == type_name}
+    factor = speeds[rungs()[-1].name] / speeds[rungs()[0].name]
+    return CHOICES[(factor >= 10) + (factor > 100)]
 
 
 def bound(point: Point, roof: Roof) -> str:

@@ -31,9 +31,13 @@ def predict(
             after the click; None if only this machine's next cell can tell.
         reveal: text (Markdown), or a function that draws or prints; what it returns is displayed.
 
+    Without answer and reveal, those of `lessons.json` are taken: no lesson's copy shows them in its code.
+
     Raises:
         ValueError: fewer than two choices, one twice, or an answer that isn't one of them.
     """
+    if answer is None and reveal is None:
+        answer, reveal = _kept(question)
     options = [str(choice) for choice in choices]
     if len(options) < 2 or len(set(options)) != len(options):
         raise ValueError(f"a prediction needs two different choices or more, not {options}")
@@ -43,6 +47,13 @@ def predict(
         _ask(question, options, answer, reveal)
     else:
         _tell(question, options, answer, reveal)
+
+
+def _kept(question: str) -> tuple[Any, str | None]:
+    """Return answer and reveal of a question of the running lesson; None and None if it doesn't ask it."""
+    lesson = progress.catalog().get(progress.running()) if progress.running() else None
+    told = lesson.predictions.get(question, {}) if lesson else {}
+    return told.get("answer"), told.get("reveal")
 
 
 def _right(answer: Any, options: Sequence[str]) -> list[str]:

@@ -46,7 +46,8 @@ class Lesson:
 
     Attributes:
         number: "04". title, file: of the notebook. minutes: as the lesson says.
-        exercises: number of the exercise -> its hints, the plainest last. predictions: their questions.
+        exercises: number of the exercise -> its hints, the plainest last.
+        predictions: question -> "answer" and "reveal", as `predict` takes them; empty if computed.
     """
 
     number: str
@@ -54,7 +55,7 @@ class Lesson:
     file: str
     minutes: int
     exercises: Mapping[str, tuple[str, ...]]
-    predictions: tuple[str, ...]
+    predictions: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass
@@ -239,7 +240,7 @@ def catalog() -> dict[str, Lesson]:
         number: Lesson(
             number=number, title=one["title"], file=one["file"], minutes=one["minutes"],
             exercises={name: tuple(hints) for name, hints in one["exercises"].items()},
-            predictions=tuple(one["predictions"]),
+            predictions=one["predictions"],
         )
         for number, one in sorted(stored.items())
     }  # fmt: skip

@@ -31,9 +31,9 @@ import llmlite as ll
 # Was that red, with `No module named 'llmlite'`? Then this notebook runs in a different Python from the one that has
 # llmlite. Close JupyterLab and open it with `llmlite lab`.
 #
-# This is where the lessons lead. A small model continues a tale, with 16 bits for each of its weights, then with about 8,
-# then with about 4. Nothing is computed here yet: llmlite ships these results. The first line names the machine they are
-# from.
+# This is where the lessons lead. A small language model continues a tale, three times. Its **weights**, the numbers that it
+# has learned, take 16 bits each the first time, then about 8, then about 4. (F16, Q8_0 and Q4_K are names of ways to store
+# them.) Nothing is computed here yet: llmlite ships these results. The first line names the machine they are from.
 
 # %%
 from llmlite.lessons import half_the_bits
@@ -53,6 +53,9 @@ ll.plots.show(ll.plots.bars(
 ))
 
 # %% [markdown]
+# *Private memory* belongs to one program alone. PyTorch is the library that most such models are trained with; it can run
+# them, too.
+#
 # A quarter of the bits, and still a tale; and little memory, compared with PyTorch. How can that be, and is the
 # comparison fair? You will look into the file, into the arithmetic, and into the measurement. First: can your machine do
 # it?
@@ -71,8 +74,13 @@ print("\n".join(ll.bench.checks.wrong(findings)) or "nothing is wrong")
 #
 # Now everything, in a panel. It knows three words. **ready**: all is well. **optional**: the lessons work, but something
 # could be added. **wrong**: something must be done.
-#
-# > **Predict first.** How many processor threads may this notebook use, and how much memory is free? Then look.
+
+# %%
+ll.lessons.predict(
+    "How many processor threads may this notebook use?",
+    ["1 or 2", "3 to 8", "more than 8"], None,
+    "The panel below says it, and how much memory is free.",
+)
 
 # %%
 ll.widgets.machine_panel()
@@ -90,10 +98,16 @@ ll.widgets.machine_panel()
 #
 # *Time to here: 3 minutes.*
 #
-# The work of a language model is arithmetic, a lot of it. llmlite does it in small functions that are compiled for
-# exactly your processor: **kernels**. This happens once. Then they are kept in the cache folder.
-#
-# > **Predict first.** Run the next cell, then run it once more. Will the second time be a little shorter, or much?
+# The work of a language model is arithmetic, a lot of it. llmlite does it in small functions that are compiled for your
+# kind of processor: **kernels**. This happens once. Then they are kept in the cache folder. (On Linux, llmlite may bring
+# them compiled.)
+
+# %%
+ll.lessons.predict(
+    "You will run the next cell twice. How much shorter will the second time be, if kernels must be compiled?",
+    ["a little shorter", "much shorter"], "much shorter",
+    "Compiling takes about half a minute. Loading what was compiled takes less than a second.",
+)
 
 # %% tags=["nbval-ignore-output"]
 import time
@@ -103,8 +117,8 @@ ll.bench.checks.warm_up(progress=lambda done, total, name: print(f"\r{done} of {
 print(f"\nready after {time.perf_counter() - begin:.1f} s")
 
 # %% [markdown]
-# Much shorter: compiling takes about half a minute, loading what was compiled takes less than a second. (Both times short?
-# Then somebody has compiled them on this machine before.)
+# Were both times short? Then the kernels were there already: they came with llmlite, or somebody has compiled them on this
+# machine before.
 #
 # Now the model itself. It is small, it comes with llmlite, and it has learned to tell tales, nothing else.
 
@@ -138,9 +152,9 @@ megabytes = n_bytes / 1_000_000
 ll.lessons.check("megabytes", megabytes, n_bytes / 1e6, hint="divide n_bytes by 1_000_000")
 
 # %% [markdown]
-# Files get damaged: a download breaks off, a disk fails. Nobody can compare millions of bytes by eye. So programs compute
-# a **checksum**: a short number computed from all the bytes. llmlite comes with a list of the right ones, and *bundled data* in
-# the panel compares them. Now you do it.
+# Files get damaged: a download breaks off, a disk fails. Nobody can compare millions of bytes by eye. So programs
+# compute a **checksum**: a short number computed from all the bytes. llmlite comes with a list of the right ones, and
+# *bundled data* in the panel compares them. Now you do it.
 #
 # **Exercise 2.** Write a function that returns the SHA-256 checksum of some bytes as text. `hashlib.sha256(data)` makes
 # it; its method `hexdigest()` writes it as 64 digits.
@@ -176,14 +190,15 @@ after = hashlib.sha256(data).hexdigest()
 differ = sum(a != b for a, b in zip(after, listed[path.name]))
 print(differ, "of 64 digits differ")
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # Nearly all: after any change, however small, a good checksum looks like a new random number. A digit stays the same only
 # by chance, one time in 16.
-#
+
+# %% [markdown]
 # ## Recap
 #
 # - The panel says what your machine has: *ready*, *optional* or *wrong*, and what to do. `llmlite doctor` says it too.
-# - Kernels are compiled once for your processor, then kept.
+# - Kernels are compiled once for your kind of processor, then kept.
 # - An exercise: replace `...`, run the check below it.
 # - A checksum tells a damaged file from an intact one (`ll.resources.sha256`, `ll.resources.damaged_data`).
 #

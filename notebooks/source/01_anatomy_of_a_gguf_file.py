@@ -41,8 +41,9 @@ file = ll.gguf.read(path)
 print(file.file_size, "bytes,", len(file.metadata), "entries of metadata,", len(file.tensors), "tensors")
 
 # %% [markdown]
-# There are two kinds of things in it. **Metadata** are named values: the architecture, how many layers, the vocabulary.
-# **Tensors** are named arrays of weights.
+# There are two kinds of things in it. **Metadata** are named values: which kind of model it is (its *architecture*), its
+# sizes, the pieces of text that it knows. **Tensors** are named arrays of weights. (What a block or an embedding is comes in
+# lesson 03b. Here they are only names.)
 
 # %%
 kind = file.metadata["general.architecture"]
@@ -65,12 +66,14 @@ from llmlite.lessons.byte_map import ByteMap
 
 ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 
+# %% [markdown] tags=["answer"]
+# Mind the scale: each step to the right is ten times as much. So more than 95 in 100 bytes of the file are weights, and the
+# header is 24 bytes. For a model a thousand times larger the picture is the same, with longer bars.
+
 # %% [markdown]
-# Mind the scale: each step to the right is ten times as much. So nearly all of the file is weights, and the header is
-# 24 bytes. For a model a thousand times larger the picture is the same, with longer bars.
-#
 # That's why a program can open a file of many gigabytes at once. It reads the small parts at the beginning and leaves the
-# weights where they are until they are needed.
+# weights where they are. The file is **mapped**: the system shows it as if it were memory, and reads a piece when a program
+# first touches it.
 #
 # ## 2. Byte by byte
 #
@@ -92,10 +95,12 @@ ll.lessons.predict(
 # %%
 ll.widgets.byte_map(file)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # At the beginning. In the bundled model, byte 8 is `2f`, which is 2 · 16 + 15 = 47, and seven bytes of zero follow. The
-# small end comes first: this order is called **little-endian**. Nearly all processors of today keep numbers in memory this way.
-#
+# small end comes first: this order is called **little-endian**. Nearly all processors of today keep numbers in memory
+# this way.
+
+# %% [markdown]
 # Three things to find on the map:
 #
 # - a text has no end mark: its length comes before it, in 8 bytes;
@@ -181,11 +186,15 @@ else:
 #
 # *Time to here: 17 minutes.*
 #
-# Files come from strangers. What if one says that it holds a billion billion tensors? A careless reader asks for the
-# memory, and that's the end of your notebook.
-#
-# > **Predict first.** We change one byte of the header, number 15, so that the number of tensors becomes enormous. What
-# > should a good reader say?
+# Files come from strangers. What if one says that it holds a billion billion tensors? We change one byte of the header,
+# number 15, so that the number of tensors becomes enormous.
+
+# %%
+ll.lessons.predict(
+    "What should a good reader do with such a file?",
+    ["ask for the memory", "read on until the bytes end", "refuse it"], "refuse it",
+    "A careless reader asks for the memory, and that's the end of your notebook. See below what llmlite says.",
+)
 
 # %%
 liar = bytearray(data)
@@ -234,7 +243,7 @@ ll.lessons.check("a complaint about", lambda: complaint(where, value), "version"
 # - A GGUF file is a **header**, **metadata**, a **list of tensors** and the **weights**, in this order.
 # - The header's 24 bytes say how many entries and tensors follow.
 # - Numbers are little-endian. The length of a text or an array comes before it.
-# - Weights start at a multiple of 32, so they can be mapped into memory and used as they are.
+# - Weights start at a multiple of 32, so a mapped file's can be used as they are.
 # - A reader believes no number before it has checked it against the bytes that are there.
 #
 # The same from the command line: `llmlite show tales`. The package's own map is `file.fields()` in
@@ -242,5 +251,6 @@ ll.lessons.check("a complaint about", lambda: complaint(where, value), "version"
 #
 # **Words.** *byte*: eight bits, a number from 0 to 255. *GGUF*: the file format of llama.cpp, also used by others.
 # *hexadecimal*: numbers written with 16 digits, 0 to 9 and a to f. *little-endian*: the small end of a number first.
-# *metadata*: named values before the weights. *offset*: distance in bytes from a starting point. *padding*: bytes
-# that only fill up. *tensor*: an array of numbers with a name. *weight*: one of the numbers that a model has learned.
+# *mapped*: shown by the system as if it were memory; a piece of the file is read when it is first touched.
+# *metadata*: named values before the weights. *offset*: distance in bytes from a starting point. *padding*: bytes that
+# only fill up. *tensor*: an array of numbers with a name. *weight*: one of the numbers that a model has learned.

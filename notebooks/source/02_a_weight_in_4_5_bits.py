@@ -3,7 +3,7 @@
 #
 # *About 35 minutes. Everything is on this machine: no account, no download.*
 #
-# A weight of a model is a number. Trained, it takes 32 or 16 bits. The file you download often spends **4.5**. What is
+# A weight of a model is a number. After training it takes 32 or 16 bits. The file you download often spends **4.5**. What is
 # half a bit, and what was lost? In this lesson you open such a file, down to single bits, and turn them back into weights
 # with your own code.
 #
@@ -131,10 +131,11 @@ ll.lessons.predict(
 # %%
 ll.widgets.block_explorer(q4_0, original=exact)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # A nibble's bit moves one weight, by one, two, four or eight steps. A bit of the scale moves every weight of the
 # block (only a level of 0 stays where it is).
-#
+
+# %% [markdown]
 # A 16-bit float has three parts, marked `s`, `e` and `f` above the bits: one **sign**, five bits of **exponent**, ten
 # of **fraction**. The exponent counts in powers of two. Its highest bit is worth 2 to the power of 16: all 32 weights
 # get 65,536 times larger. Flip it and look at the scale of the figure.
@@ -146,20 +147,32 @@ ll.widgets.block_explorer(q4_0, original=exact)
 # A block is 18 bytes out of millions. Can one bit of them change what the *model* says? We flip it in memory, let the
 # model write, and compare its predictions with those from before.
 #
-# What the model says next comes from a score for every possible token, its **logits**, turned into chances (the lesson
-# "Choosing the next token" shows how). To compare two such lists of chances, before and after, we use one number: how
-# surprised is somebody who expects the new chances while the old ones are true? This is the **KL divergence**, in
-# *nats*: 0 means "the same predictions", 0.01 is hard to notice, and at 5 the new predictions have little to do with the
-# old.
+# A model reads and writes **tokens**: words, or parts of words. To choose the next one, it gives every token that it knows a
+# score. These scores are its **logits**. They are turned into chances (the lesson "Choosing the next token" shows how).
 #
-# > **Predict first.** (a) The lowest bit of one nibble: will the tale change? (b) The highest exponent bit of one
-# > scale: will it? Write down two numbers for the KL divergence before you look.
+# To compare two such lists of chances, before and after, we use one number: how surprised is somebody who expects the new
+# chances while the old ones are true? This is the **KL divergence**, in *nats*: 0 means "the same predictions", 0.01 is hard
+# to notice, and at 5 the new predictions have little to do with the old.
+
+# %%
+ll.lessons.predict(
+    "The lowest bit of one nibble is flipped. What is the KL divergence?",
+    ["hardly more than 0", "about 0.01", "about 5"], "hardly more than 0",
+    "One weight moves by one step, among four million.",
+)
+
+# %%
+ll.lessons.predict(
+    "The highest exponent bit of one scale is flipped. What is the KL divergence?",
+    ["hardly more than 0", "about 0.01", "5 or more"], "5 or more",
+    "32 weights get 65,536 times larger. See what becomes of the tale.",
+)
 
 # %%
 ll.widgets.which_bit(ll.load("tales:Q4_0"))
 
 # %% [markdown]
-# The same number of bits changed: one. Choose the others too, then another block. (Some bits may change a
+# The same number of bits is changed each time: one. Choose the others too, then another block. (Some bits may change a
 # name in the tale: if two names are nearly equally likely, the smallest push decides.)
 #
 # Now all 16 bits of the scale and the 8 bits of one byte of levels, one after the other. The axis is logarithmic: each
@@ -175,14 +188,16 @@ names = [f"{field.name}: {role(block.type, field, bit)}" for field, bit in zip(f
 kl = [lab.kl(name, 0, bit) for bit in bits]
 ll.plots.show(ll.plots.blocks.damage(names, kl))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # One bar stands alone. A model is a sum of very many small numbers, and it forgives a small error in any *one* of them.
 # It doesn't forgive a number that is 65,536 times too large: that drowns everything it is added to.
-#
+
+# %% [markdown]
 # This says nothing yet about rounding *all* weights at once, as quantization does. Millions of small errors could add
 # up. Whether they do has to be measured with all of them in place: that is lesson 03.
 #
 # It does say which bits matter most: those of the scales. A level gets four bits, a scale sixteen.
+#
 # (The code of this experiment is short: `llmlite/lessons/flip.py`. It copies the one matrix and leaves the file alone.)
 
 # %% [markdown] tags=["instructor"]
@@ -228,9 +243,10 @@ ll.lessons.predict(
 # %%
 ll.widgets.block_explorer(q4_k, original=exact)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # A bit of `scales` moves one group, 32 weights at most. A bit of `dmin` moves every group that has a minimum.
-#
+
+# %% [markdown]
 # Eight scales and eight minimums of six bits are 96 bits: 12 bytes. But six bits don't fill a byte, so the last four
 # pairs are spread over what is left. Each letter here is one bit, the highest to the left:
 #

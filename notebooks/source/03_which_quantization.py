@@ -25,7 +25,7 @@ import llmlite as ll
 # ## 1. Half the bits, the same tale?
 #
 # We put every matrix of the model into one type and let it continue the same beginning, always with the likeliest
-# token. 32 bits per weight, then 16, then fewer and fewer.
+# token. It has 32 bits per weight at first, then 16, then fewer and fewer.
 
 # %%
 ll.lessons.predict(
@@ -37,7 +37,7 @@ ll.lessons.predict(
 # %%
 ll.widgets.half_the_bits()
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # The marked word is the first that differs. Three things to notice:
 #
 # - For a long way down **nothing changes**. 32 bits, 16, 8.5: the weights shrink to less than a third, and the tale
@@ -47,7 +47,8 @@ ll.widgets.half_the_bits()
 # - PyTorch's bars don't move. It unpacks weights to 16 or 32 bits, whatever the file had. (Orange bars are a sample
 #   that comes with llmlite, taken on the machine named under it; compare them with each other only. Lesson 08
 #   measures all of it on yours.)
-#
+
+# %% [markdown]
 # So one tale is no measure: it can stay the same by luck or tip by bad luck. We need something finer.
 #
 # ## 2. What it saves
@@ -167,8 +168,8 @@ print("a lower perplexity than float32:", ", ".join(better))
 # them for the same text.
 #
 # Here is perplexity by type, computed on your machine. Set `MODEL` to another model and see how much *that* one loses. (It
-# reads the same tales, of which it may think less. Its F16 is what its own file says, written with 16 bits: if the file was
-# quantized before, that loss is in all bars.)
+# reads the same tales, and they may surprise it more. Its F16 is what its own file says, written with 16 bits: if the file
+# was quantized before, that loss is in all bars.)
 
 # %%
 MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file

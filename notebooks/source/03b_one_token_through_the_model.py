@@ -30,15 +30,22 @@ import llmlite as ll
 # ## 1. Text becomes tokens
 #
 # A model reads numbers. The **tokenizer** cuts a text into pieces that it knows, the **tokens**, and gives each its
-# number in a fixed list, the **vocabulary**. This model knows 2,048 pieces, of which some are words and some are parts
-# of words. (A space is shown as ␣.)
+# number in a fixed list, the **vocabulary**. The bundled model knows 2,048 pieces, of which some are words and some are
+# parts of words. (A space is shown as ␣.)
+
+# %%
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+
+# %% [markdown]
+# We load it with the options that follow every step in NumPy (`executor="eager"`) and keep 32 bits for all that is computed
+# (`kv_dtype="f32"`).
 
 # %%
 import numpy as np
 
 from llmlite.lessons import one_token
 
-model = ll.load("tales", executor="eager", kv_dtype="f32")
+model = ll.load(MODEL, executor="eager", kv_dtype="f32")
 texts = [" fox", "fox", "The fox was", "1999", "naïve", "Straßenbahn", "🦊"]
 rows = [(text, n, len(tokens), "  ".join(tokens)) for text, n, tokens in one_token.cuts(model, texts)]
 columns = ["text", "bytes", "tokens", "the pieces"]
@@ -52,7 +59,7 @@ ll.plots.show(ll.plots.Table(heading="Where a text is cut", columns=columns, row
 # - An **emoji** is four bytes in UTF-8, and there is no token for all of them. Every byte is a token, so nothing is
 #   impossible to read, only long.
 #
-# The more pieces, the more work, and the less of the context is left.
+# The more pieces, the more work, and the less room is left: the number of tokens that a model can read is limited.
 #
 # How does the tokenizer know where to cut? It begins with single letters and **merges** neighbours. A list says which
 # pairs may be merged, and which of them goes first. This is called **byte-pair encoding**.
@@ -61,9 +68,15 @@ ll.plots.show(ll.plots.Table(heading="Where a text is cut", columns=columns, row
 ranks = one_token.merge_ranks(model)
 print(list(ranks)[:5], "...", len(ranks), "pairs")
 
+# %%
+ll.lessons.predict(
+    "The first pair in the bundled model's list is h+e, the second ␣+t, the third ␣t+he. Which steps make ' the' one token?",
+    ["␣+t, then h+e, then ␣t+he", "h+e, then ␣+t, then ␣t+he", "␣+t, then ␣t+h, then ␣th+e"],
+    "h+e, then ␣+t, then ␣t+he",
+    "The pair that comes first in the list is merged first, wherever it is in the word.",
+)
+
 # %% [markdown]
-# > **Predict first.** The first pair in the list is `h e`, the second `␣ t`, the third `␣t he`. Which steps make ` the` one token?
-#
 # **Exercise 1.** Merge as long as you can: of all neighbours that are in `ranks`, take the pair with the lowest rank
 # (the first such place), and make one piece of the two. Repeat until no such pair is left.
 
@@ -100,8 +113,12 @@ E = model.weights.token_embd.dequantize()
 x = E[trace.ids]
 print(x.shape, bool((x == trace["embd"]).all()))
 
-# %% [markdown]
-# > **Predict first.** Nobody told the model what a fox is. Which rows will lie in the same direction as the one of ` fox`?
+# %%
+ll.lessons.predict(
+    "Nobody told the model what a fox is. Which rows will lie in nearly the same direction as the row of ' fox'?",
+    ["words that are spelled alike", "other animals", "words that often come before or after it"], "other animals",
+    "The next cell finds the two nearest, also those of ' baker'.",
+)
 
 # %%
 directions = E / np.linalg.norm(E, axis=1, keepdims=True)
@@ -110,11 +127,13 @@ for word in (" fox", " baker"):
     near = np.argsort(-directions @ directions[token])[1:3]
     print(word, "->", [model.tokenizer.decode([i]) for i in near])
 
+# %% [markdown] tags=["answer"]
+# Animals beside animals, trades beside trades. The model learned this only because they occur in similar places in
+# sentences.
+
 # %% [markdown]
-# Animals beside animals, trades beside trades. The model learned this only because they occur in similar places in sentences.
-#
 # This vector is the beginning of the **residual stream**: it goes through all layers, and each layer adds something to
-# it. Before a layer reads it, a copy is brought to a standard length. This is a **norm**, here RMSNorm: divide by the root
+# it. Before a layer reads it, a copy is brought to a standard size. This is a **norm**, here RMSNorm: divide by the root
 # of the mean square, then multiply each number by a learned one, the *gain*. A tiny `eps` under the root keeps it from
 # dividing by zero.
 #
@@ -140,20 +159,26 @@ ll.lessons.check("norm of layer 0", lambda: norm(x, w["attn_norm"]), trace["attn
 #
 # *Time to here: 14 minutes.*
 #
-# Three matrices make a **query**, a **key** and a **value** of the normed vector, 64 numbers for each head. The next
-# lesson is about what they do. Here is the query, straight from its matrix.
+# Three matrices make a **query**, a **key** and a **value** of the normed vector. The next lesson is about what they
+# do. Each is cut into several **heads** of `d` numbers, which work side by side. Here is the query, straight from its
+# matrix.
+
+# %%
+mixer = model.config.layers[0].mixer
+n_head, n_head_kv, d, base = mixer.n_head, mixer.n_head_kv, mixer.key_size, mixer.rope.base
+print(n_head, "heads of queries,", n_head_kv, "of keys and of values; d =", d)
 
 # %%
 x = trace["attn_norm-0"]
-q = (x @ w["attn_q"].T).reshape(len(x), 4, 64)
+q = (x @ w["attn_q"].T).reshape(len(x), n_head, d)
 Q = trace["Qcur-0"]
 print("as the engine has it, token by token:", [bool(np.allclose(a, b, atol=1e-4)) for a, b in zip(q, Q)])
 
 # %% [markdown]
-# Only the first token agrees. Something is missing that depends on the position: a query has to know *where* it is.
-# Its numbers are taken in pairs, and each pair is **turned** by an angle: position times a frequency. The pairs have
-# different frequencies, like the hands of a clock. This is **RoPE**, rotary position embedding. At position 0 nothing
-# is turned.
+# Only the first token agrees, the one at position 0. Something is missing that depends on the position: a query has to
+# know *where* it is. Its numbers are taken in pairs, and each pair is **turned** by an angle: position times a
+# frequency. The pairs have different frequencies, like the hands of a clock. This is **RoPE**, rotary position
+# embedding. At position 0 nothing is turned, so that token agreed.
 #
 # By hand, with one pair, the frequency 1 and the position 2:
 
@@ -165,8 +190,14 @@ def turned(pair, angle):
 turned([1.0, 0.0], 2.0).round(3)
 
 # %% [markdown]
-# > **Predict first.** A query at position 7 meets a key at position 3. Then both move on by 100. Does their dot product
-# > change?
+# How well a query fits a key is their **dot product**: multiply number by number, and add up.
+
+# %%
+ll.lessons.predict(
+    "A query at position 7 meets a key at position 3. Then both move on by 100. Does their dot product change?",
+    ["yes", "no"], "no",
+    "Both are turned by the same angle more, so nothing changes between them.",
+)
 
 # %%
 query, key = np.array([1.0, 0.5]), np.array([0.2, 2.0])
@@ -175,18 +206,19 @@ there = turned(query, 107.0) @ turned(key, 103.0)
 assert np.isclose(here, there), "only the distance counts"
 print(round(float(here), 6), round(float(there), 6))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # It stays. Turning both by the same angle changes nothing between them: **only the distance counts**. So "three tokens
 # ago" looks the same everywhere in a text.
-#
+
+# %% [markdown]
 # **Exercise 3.** Turn all pairs of all heads. Pair i holds the numbers 2i and 2i + 1, and its frequency is
-# `10000 ** (-2 * i / 64)`.
+# `base ** (-2 * i / d)`. (In the bundled model `base` is 10,000 and `d` is 64.)
 
 # %% tags=["exercise"]
 def rope(q):
-    """Return q of shape (T, H, 64), each pair turned by position * frequency; row t is position t."""
+    """Return q of shape (T, H, d), each pair turned by position * frequency; row t is position t."""
     # solution: angles = positions[:, None] * frequencies, then broadcast over the heads with [:, None, :]
-    angles = np.arange(len(q))[:, None] * 10000.0 ** (-np.arange(0, 64, 2) / 64)
+    angles = np.arange(len(q))[:, None] * base ** (-np.arange(0, d, 2) / d)
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     a, b = q[..., 0::2], q[..., 1::2]
     out = np.empty_like(q)
@@ -195,9 +227,9 @@ def rope(q):
     # end
 
 # %% tags=["check"]
-k = (x @ w["attn_k"].T).reshape(len(x), 2, 64)
-ll.lessons.check("turned queries", lambda: rope(q), Q, rtol=1e-4, hint="angles of shape (T, 32); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second")
-ll.lessons.check("turned keys", lambda: rope(k), trace["Kcur-0"], rtol=1e-4, hint="angles of shape (T, 32); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second")
+k = (x @ w["attn_k"].T).reshape(len(x), n_head_kv, d)
+ll.lessons.check("turned queries", lambda: rope(q), Q, rtol=1e-4, hint="angles of shape (T, d / 2); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second")
+ll.lessons.check("turned keys", lambda: rope(k), trace["Kcur-0"], rtol=1e-4, hint="angles of shape (T, d / 2); q[..., 0::2] are the first numbers of all pairs, q[..., 1::2] the second")
 
 # %% [markdown]
 # Values are not turned: they are fetched, never compared.
@@ -207,7 +239,7 @@ ll.lessons.check("turned keys", lambda: rope(k), trace["Kcur-0"], rtol=1e-4, hin
 # *Time to here: 24 minutes.*
 #
 # **Attention** fetches values from the tokens before. You write it in the next lesson; here `one_token.attend` does it.
-# A matrix brings the result back to 256 numbers, and it is *added* to the stream.
+# One matrix more makes 256 numbers of the result, and they are *added* to the stream.
 
 # %%
 fetched = one_token.attend(Q, trace["Kcur-0"], trace["Vcur-0"])
@@ -222,7 +254,7 @@ print("the stream after attention:", bool(np.allclose(stream, trace["ffn_inp-0"]
 #
 # `down @ (silu(gate @ x) * (up @ x))`, with `silu(z) = z / (1 + exp(-z))`
 #
-# About two thirds of a layer's weights are here.
+# About three quarters of a layer's weights are here.
 #
 # **Exercise 4.** Write it, for all tokens at once.
 
@@ -243,17 +275,17 @@ ll.lessons.check("feed-forward network of layer 0", lambda: feed_forward(trace["
 # *Time to here: 30 minutes.*
 #
 # A layer is: norm, attention, add; norm, feed-forward, add. The model is: look up the embedding, go through the layers,
-# one norm more, and multiply by the embedding once again. That gives a score for each token of the vocabulary, the
-# **logits**.
+# one norm more, and multiply by the output matrix. That gives a score for each token of the vocabulary, the **logits**. In
+# `tales` and SmolLM2 the output matrix is the embedding, used once again.
 #
 # **Exercise 5.** Put your functions together.
 
 # %% tags=["exercise"]
 def layer(x, w):
     """Return the stream x (T, D) after a layer with the matrices w; use norm, rope, one_token.attend, feed_forward."""
-    # solution: two branches, each added to what came in; q has 4 heads, k and v have 2, all of 64 numbers
+    # solution: two branches, each added to what came in; q, k and v become heads with reshape(len(x), -1, d)
     h = norm(x, w["attn_norm"])
-    q, k, v = ((h @ w[f"attn_{name}"].T).reshape(len(x), -1, 64) for name in "qkv")
+    q, k, v = ((h @ w[f"attn_{name}"].T).reshape(len(x), -1, d) for name in "qkv")
     x = x + one_token.attend(rope(q), rope(k), v) @ w["attn_output"].T
     return x + feed_forward(norm(x, w["ffn_norm"]), w)
     # stub: return ...
@@ -264,29 +296,33 @@ def whole():
     x = E[trace.ids]
     for i in range(model.config.n_layer):
         x = layer(x, one_token.matrices(model, i))
-    return norm(x, model.weights.output_norm) @ E.T
+    return norm(x, model.weights.output_norm) @ model.weights.output.dequantize().T
 ll.lessons.check("layer 0", lambda: layer(E[trace.ids], w), trace["l_out-0"], rtol=1e-4, hint="x = x + attention(norm(x)), then x + feed_forward(norm(x)); v is not turned")
 ll.lessons.check("the logits of the whole model", whole, trace["result_output"], rtol=1e-3, hint="x = x + attention(norm(x)), then x + feed_forward(norm(x)); v is not turned")
 
 # %% [markdown]
-# That's a language model: some forty lines. The engine's version is `llmlite/engine/transformer.py`; it walks the same way, for
-# many architectures.
+# That's a language model: some forty lines. The engine's version is `llmlite/engine/transformer.py`; it walks the same
+# way, for many architectures.
 #
 # Here is the way as a diagram. *Step* lights one box after the other and shows its numbers below; *Token* and *Layer*
 # choose whose. (Tab moves on, the arrow keys move a slider.)
-#
-# > **Predict first.** Go through the layers with the step `+` lit. Does the stream get longer or shorter from layer to
-# > layer? And what does the last `norm` do about that?
+
+# %%
+ll.lessons.predict(
+    "Light the step + in the diagram and go through the layers. What becomes of the stream's numbers?",
+    ["they get smaller", "their size stays", "they get larger"], "they get larger",
+    "Each layer adds. The last norm brings them back, so the scores don't depend on how much was added.",
+)
 
 # %%
 ll.widgets.token_path(model, prompt)
 
 # %% [markdown]
-# It gets longer: each layer adds. The last norm brings it back, so the scores don't depend on how many layers have added.
+# The same for the last token, as numbers: the root of the sum of squares after each layer.
 
 # %%
-lengths = [float(np.linalg.norm(trace[f"l_out-{i}"][-1])) for i in range(model.config.n_layer)]
-print("length after each layer:", [round(n) for n in lengths])
+sizes = [float(np.linalg.norm(trace[f"l_out-{i}"][-1])) for i in range(model.config.n_layer)]
+print("size after each layer:", [round(n) for n in sizes])
 best = np.argsort(-trace["result_output"][-1])[:3]
 print("next:", [model.tokenizer.decode([i]) for i in best])
 
@@ -302,6 +338,6 @@ print("next:", [model.tokenizer.decode([i]) for i in best])
 # **Words.** *byte-pair encoding*: making tokens by merging neighbours, the most frequent pairs first. *embedding*: the
 # matrix with a row for each token. *feed-forward network*: the part of a layer that works on each token alone. *gain*: the
 # learned number by which a norm multiplies. *layer*: attention and a feed-forward network, each added to the stream.
-# *logits*: one score for each possible next token. *norm*: brings a vector to a standard length. *residual stream*: the
+# *logits*: one score for each possible next token. *norm*: brings a vector to a standard size. *residual stream*: the
 # vector that each layer reads, adds to, and passes on. *RoPE*: turning queries and keys by their position. *token*: a piece
 # of text that the model knows by number. *tokenizer*: cuts a text into tokens. *vocabulary*: all tokens there are.

@@ -82,9 +82,10 @@ scores = np.where(hidden, -np.inf, q @ k.T / np.sqrt(2))
 shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
 shares.round(3)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # It can look only at itself, so the share is 1, whatever the scores are.
-#
+
+# %% [markdown]
 # ## 2. Your own attention
 #
 # *Time to here: 5 minutes.*
@@ -125,9 +126,10 @@ Q.shape, K.shape, V.shape
 # %% [markdown]
 # Can you get these from the weights? Not by the three matrices alone. Normalize the embedding, multiply: for the values
 # that is all. Queries and keys are then **rotated** by an angle that grows with the token's position. This is **RoPE**
-# (rotary position embedding). Number j of a vector and number j+1 are the two coordinates of a point, which is turned;
-# the later pairs turn more slowly. A dot product of two turned vectors depends only on the *difference* of their angles:
-# so only the distance between two tokens counts.
+# (rotary position embedding). Numbers 0 and 1 of a vector are the two coordinates of a point, which is turned; so are
+# numbers 2 and 3, and so on. The later pairs turn more slowly. (The code writes a point as one complex number.) A dot
+# product of two turned vectors depends only on the *difference* of their angles: so only the distance between two
+# tokens counts.
 
 # %%
 def turned(x, base=model.config.layers[0].mixer.rope.base):
@@ -143,9 +145,9 @@ print("matrices alone:", [bool(np.allclose(plain[n], x, atol=1e-3)) for n, x in 
 print("then turned:   ", [bool(np.allclose(turned(plain[n].astype(float)), x, atol=1e-3)) for n, x in zip("qk", (Q, K))])
 
 # %% [markdown]
-# In the shapes above, the first number is the tokens, the last the size of a head. Between them are the **heads**. The
-# model does not look once but several times side by side, each time with queries of its own. One head may look at the token before, another at
-# the subject of the sentence.
+# In the shapes above, the first number counts the tokens, the last is the size of a head. Between them are the **heads**.
+# The model does not look once but several times side by side, each time with queries of its own. One head may look at the
+# token before, another at the subject of the sentence.
 #
 # Here is head 0, computed by llmlite's engine, and computed from its queries and keys as above.
 
@@ -199,8 +201,8 @@ except ImportError:
     print("PyTorch isn't installed here: pip install torch")
 
 # %% [markdown]
-# In the package: `llmlite/engine/transformer.py` says when attention is computed, `llmlite/engine/eager.py` how, in NumPy, and
-# `llmlite/engine/kernels/attention.py` how it is done fast.
+# In the package: `llmlite/engine/transformer.py` says when attention is computed, `llmlite/engine/eager.py` how, in
+# NumPy, and `llmlite/engine/kernels/attention.py` how it is done fast.
 #
 # ## 4. Where does it look?
 #
@@ -220,9 +222,12 @@ ll.lessons.predict(
 # %%
 ll.widgets.attention_map(model, "Miro, Talan and Besik met Miro, Talan and")
 
+# %% [markdown] tags=["answer"]
+# At what came after the same word the first time. (Another model has such heads in other places.)
+
 # %% [markdown]
-# At what came after the same word the first time. (Another model has such heads in other places.) Such heads are called **induction heads**: they find the place where
-# the present token occurred before, and look one further. This is how a model copies. Nobody built it in.
+# Such heads are called **induction heads**: they find the place where the present token occurred before, and look one
+# further. This is how a model copies. Nobody built it in.
 #
 # ## 5. Erase the sentence
 #
@@ -233,9 +238,13 @@ ll.widgets.attention_map(model, "Miro, Talan and Besik met Miro, Talan and")
 #
 # A picture alone proves nothing. It might look at one sentence and use another. So we test it: **erase** a sentence and
 # ask again.
-#
-# > **Predict first.** Look at the colours. Which sentence must go for the answer to change? And what will the model say
-# > then? Then pick a sentence that it hardly looked at, and predict again.
+
+# %%
+ll.lessons.predict(
+    "You erase the sentence with the strongest colour, then in its place one that has hardly any. When does the answer change?",
+    ["both times", "only the first time", "only the second time"], "only the first time",
+    "Try both below. What does the model say if it can't know the answer?",
+)
 
 # %%
 fast = ll.load("tales")
@@ -254,8 +263,9 @@ print("right with the whole tale:", whole == question.answer)
 print("changed without the source:", without_source != whole, "| changed without another:", without_other != whole)
 
 # %% [markdown]
-# **Exercise 3.** Does the model look most at the source sentence for *most* questions, or did we pick nice ones? Take the
-# first six questions, and count those for which it does. `erase.looked_at(model, question, answer)` gives a number per sentence.
+# **Exercise 3.** Does the model look most at the source sentence for *most* questions, or did we pick nice ones? Take
+# the first six questions, and count those for which it does. `erase.looked_at(model, question, answer)` gives a number
+# per sentence.
 
 # %%
 six = erase.questions()[:6]
@@ -279,10 +289,10 @@ ll.lessons.check("questions out of six", hits, sum(wanted), hint="for each quest
 # - Heads look at different things side by side, and may share keys and values.
 # - To know where an answer comes from, erase it and ask again.
 #
-# **Words.** *attention*: fetching from earlier tokens by fitting queries to keys. *dot product*: multiply number by number
-# and add up. *grouped-query attention*: several heads of queries share one head of keys and values. *head*: one of
-# several attentions side by side. *induction head*: a head that looks at what followed the present token when it
-# last occurred. *layer*: attention and feed-forward network, each adding to the residual stream; numbered from 0. *mask*: hides what comes later. *residual stream*: the vector that each layer
-# reads and adds to. *RoPE*: turns queries and keys by their position. *softmax*: turns scores into positive shares that
-# sum to 1. *token*: a piece of text, cut by the tokenizer. *trace*: everything computed
-# on the way.
+# **Words.** *attention*: fetching from earlier tokens by fitting queries to keys. *dot product*: multiply number by
+# number and add up. *grouped-query attention*: several heads of queries share one head of keys and values. *head*: one
+# of several attentions side by side. *induction head*: a head that looks at what followed the present token when it
+# last occurred. *layer*: attention and feed-forward network, each adding to the residual stream; numbered from 0.
+# *mask*: hides what comes later. *residual stream*: the vector that each layer reads and adds to. *RoPE*: turns queries
+# and keys by their position. *softmax*: turns scores into positive shares that sum to 1. *token*: a piece of text, cut
+# by the tokenizer. *trace*: everything computed on the way.

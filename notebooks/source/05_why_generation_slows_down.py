@@ -34,7 +34,10 @@ import llmlite as ll
 # there were none.
 
 # %%
-model = ll.load("tales", kv_dtype="f32")
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+
+# %%
+model = ll.load(MODEL, kv_dtype="f32")
 text = "Once upon a time there lived a fox and a hen in a small house at the end of the wood. " * 2
 ids = model.tokenizer.encode(text)[:40]
 
@@ -52,10 +55,11 @@ with_cache, few = caching.logits_step_by_step(model, ids, cached=True)
 without, many = caching.logits_step_by_step(model, ids, cached=False)
 print(few, "tokens with a cache,", many, "without; the largest difference is below 0.001:", bool(abs(with_cache - without).max() < 1e-3))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # The same answers, for a twentieth of the tokens. The first token is read 40 times without a cache, the second 39 times,
 # and so on: 40 + 39 + … + 1 = 820. Twice the text is four times as many tokens.
-#
+
+# %% [markdown]
 # Tokens are not yet time. So we take the time of **one more token** after texts of several lengths, with the cache and
 # without. The fastest of three counts.
 
@@ -72,11 +76,12 @@ times = {kept: [caching.seconds_for_one_more(model, n, cached=kept) for n in dep
 for n, kept, again in zip(depths, times[True], times[False]):
     print(f"after {n:3} tokens: {1000 * kept:6.2f} ms with the cache, {1000 * again:6.1f} ms without")
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # Without a cache the time grows with the whole text. With it, much less, but it does grow: the new token still looks at
-# **all** earlier keys. All other work is the same at every depth. So what the last row takes more than the first is
-# attention; the longer the text, the larger its share.
-#
+# **all** earlier keys. All other work is the same at every depth. So the time by which the last row exceeds the first is
+# attention's; the longer the text, the larger its share.
+
+# %% [markdown]
 # **Exercise 1.** A prompt has `n_prompt` tokens, and the model writes `n_new` more. The first new token comes out of
 # reading the prompt; each further one needs the one before it to be read. How many tokens go through the model in all,
 # with a cache and without?
@@ -132,7 +137,7 @@ def step(q, k, v, keys, values):
 def step_by_step():
     keys, values = [], []
     return [step(q, k, v, keys, values) for q, k, v in zip(Q, K, V)]
-ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], rtol=1e-4,
+ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, : Q.shape[1]], rtol=1e-4,
                  hint="no mask is needed: the later tokens are not in the lists yet")
 
 # %% [markdown]
@@ -143,11 +148,11 @@ ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, :64], 
 # *Time to here: 13 minutes.*
 #
 # A row for each layer and each head of keys, a column for each token. Move the slider (or the arrow keys): with each
-# token a whole column is filled, in all layers. The stronger the colour, the longer the key.
+# token a whole column is filled, in all layers. The stronger the colour, the larger the key's numbers.
 
 # %%
 ll.lessons.predict(
-    "This model has 5 layers with 2 heads of keys and values, of 64 numbers each. How many bytes does one token take, at 2 bytes per number?",
+    "The bundled model has 5 layers with 2 heads of keys and values, of 64 numbers each. How many bytes does one token take, at 2 bytes per number?",
     ["640", "1280", "2560"], "2560",
     "2 · 5 · 2 · 64 · 2. The first 2 is for keys *and* values.",
 )
@@ -155,9 +160,10 @@ ll.lessons.predict(
 # %%
 ll.widgets.cache_grid(model, "Once upon a time there lived a fox and a hen in a small house.")
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # 2 · 5 · 2 · 64 · 2 = 2560. The first 2 is for keys *and* values.
-#
+
+# %% [markdown]
 # Reading the prompt fills many columns at once, since all its tokens are there from the start. This is called
 # **prefill**. Writing fills one column after the other, because each token depends on the one before: **decode**.
 # Prefill can use each weight for many tokens as soon as it has been fetched from memory. Decode fetches all weights
@@ -198,10 +204,11 @@ ll.lessons.predict(
 contexts = [2048, 8192, 32768, 131072]
 ll.plots.show(ll.plots.caching.sizes(shapes, contexts))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # 32 KB per token: at 24,000 tokens the cache is as large as the model.
-#
-# And look at the lines: a model's size hardly decides. `smollm2-135m` has an eighth of the weights of `tinyllama-1.1b`
+
+# %% [markdown]
+# Look at the lines: a model's size hardly decides. `smollm2-135m` has an eighth of the weights of `tinyllama-1.1b`
 # and needs a little more cache, because it has more layers and shares less: 3 heads of queries to one of keys, against 8.
 # `qwen2.5-0.5b` needs least, with 7 to one.
 #

@@ -71,10 +71,11 @@ ll.lessons.predict(
 # %%
 print("Once upon a time" + writer.generate("Once upon a time", max_tokens=60, temperature=0))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # Look at the names. Each time a name is due, the bundled model gives the same one the highest score. So everybody has the
 # same name, and the friend of the hero is the hero. (A larger model repeats itself in other ways.)
-#
+
+# %% [markdown]
 # A tale that is good is rarely the one that is likeliest word by word. So we don't take the best: we **draw**, and
 # give better tokens a better chance.
 #
@@ -110,10 +111,11 @@ ll.plots.show(ll.plots.bars(
     names, chances, heading="Cold is sharp, hot is flat", y_label="probability, %", rtol=1e-3,
 ))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # A low temperature makes the leader stronger. At 0 nothing else is left: that is greedy. A high temperature makes all
 # tokens alike, the bad ones too.
-#
+
+# %% [markdown]
 # **Exercise 1.** Write softmax with temperature. One trap: `exp` of a large number overflows. Subtract the largest
 # score first: it cancels out in the division.
 
@@ -157,8 +159,8 @@ print("Once upon a time" + writer.generate(
 #
 # What is left is divided by its sum, so that it sums to 1 again.
 #
-# **Exercise 2.** Write the first two. They get probabilities and give probabilities back, with 0 for the tokens that are cut.
-# If you like, let `top_p` find out how many to keep, and call `top_k`.
+# **Exercise 2.** Write the first two. They get probabilities and give probabilities back, with 0 for the tokens that
+# are cut. If you like, let `top_p` find out how many to keep, and call `top_k`.
 
 # %% tags=["exercise"]
 def top_k(probabilities, k):
@@ -191,28 +193,40 @@ ll.lessons.check("top-p", lambda: top_p(plain, 0.6), wanted, hint="the token tha
 # Now all of it together. The explorer below runs the model **once**. After that the sliders only work on the scores.
 # For each token you see its chance before and after, and which step cut it.
 #
-# > **Predict first.** (a) Set top-p to 0.9. The model sees many good places here: how many tokens will be left?
-# > (b) Now replace the prompt with `Once upon a time`. With the same top-p, will it be more tokens or fewer? And what
-# > would top-k 5 do to each of the two?
+# Set top-p to 0.9 and see how many tokens are left: the bundled model knows many good places. Then replace the prompt with
+# `Once upon a time`.
 #
 # (By keyboard: Tab moves on, the arrows move a slider, the space bar presses a button, Enter reads a new prompt.)
 
 # %%
+ll.lessons.predict(
+    "The prompt gets shorter: \"Once upon a time\" instead of \"Once upon a time there was a\". Will top-p 0.9 keep more tokens or fewer?",
+    ["more", "as many", "fewer"], "fewer",
+    "A tale goes on in two or three ways here. And what would top-k 5 do to each of the two prompts?",
+)
+
+# %%
 ll.widgets.sampling_explorer(model, "Once upon a time there was a")
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # Top-k always keeps the same number. If the model is sure, that lets bad tokens in; if many tokens are good, it
 # throws good ones out. Top-p follows the model: few tokens if it is sure, many if it isn't.
-#
+
+# %% [markdown]
 # The last column of the lower table says how open the choice is: *as open as an even choice among n tokens*. This n is 2
 # to the power of the **entropy**, which is counted in bits.
-#
-# > **Predict first.** Leave top-p at 0.9 and set the temperature to 2. Now press *temperature first*: the scores are
-# > flattened before the cut, not after. Will more tokens be kept, or fewer?
-#
-# Try it in the explorer. The order of the steps is part of the rule. llmlite has temperature last, like llama.cpp, so
-# changing the temperature doesn't change *which* tokens may be drawn. Other libraries have it first. The same numbers then mean
-# something else: a setting that you copy from somewhere needs its order.
+
+# %%
+ll.lessons.predict(
+    "Leave top-p at 0.9, set the temperature to 2, and press \"temperature first\". Will more tokens be kept, or fewer?",
+    ["more", "as many", "fewer"], "more",
+    "The scores are flattened before the cut, so many more tokens are needed to reach 0.9. Try it in the explorer.",
+)
+
+# %% [markdown]
+# The order of the steps is part of the rule. llmlite has temperature last, like llama.cpp, so changing the temperature
+# doesn't change *which* tokens may be drawn. Other libraries have it first. The same numbers then mean something else: a
+# setting that you copy from somewhere needs its order.
 #
 # The same steps, without sliders. `stages` runs the sampler's own chain:
 
@@ -281,12 +295,16 @@ scores = model.weights.output.dequantize() @ x                 # the output matr
 print(model.tokenizer.decode([scores.argmax()]))
 
 # %% [markdown]
-# The tale has a name that the bundled model has never seen. After the second `Rok` it must copy the rest, `an`. In the grid, each
-# column is a token that was read, each row a layer; a cell shows what the model would say if it stopped there. The
-# bluer, the surer. Click on a cell (or move the sliders) to see its five likeliest.
-#
-# > **Predict first.** The bottom row reads the embedding, before any layer. What will it say? And from which layer on
-# > will the last column say what the model says in the end?
+# The tale has a name that the bundled model has never seen. After the second `Rok` it must copy the rest, `an`. In the
+# grid, each column is a token that was read, each row a layer; a cell shows what the model would say if it stopped
+# there. The bluer, the surer. Click on a cell (or move the sliders) to see its five likeliest.
+
+# %%
+ll.lessons.predict(
+    "The bottom row reads the embedding, before any layer has worked. What will it say?",
+    ["the token that was read", "the token that comes next", "nothing that makes sense"], "the token that was read",
+    "And from which layer on does the last column say what the model says in the end? See the grid.",
+)
 
 # %%
 ll.widgets.logit_lens(model, text)
@@ -299,13 +317,14 @@ for position in (min(8, last), min(5, last), last):
     said = model.tokenizer.decode([found.best[-1, position]])
     print(f"{read!r}: {said!r} is on top from {found.stages[found.settled(position)]} on")
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # The bottom row says the token itself. In both `tales` and SmolLM2 the embedding and the output matrix are the same matrix,
 # so reading a token's own vector finds the token.
 #
 # Then the layers work on it. What follows from a word or two alone is there early. Copying a name needs a look far back,
 # and the heads that do it are in the late layers: only there does the right end of the name come up.
-#
+
+# %% [markdown]
 # One warning: the lens shows what the *last* step would make of an early vector. A layer may know something in a form
 # that the output matrix can't read yet.
 #

@@ -30,8 +30,11 @@ import llmlite as ll
 # %% [markdown]
 # ## 1. Where does the time go?
 #
-# llmlite writes the forward pass down once, as a *plan*: a list of operations that a team of threads runs. A plan can
-# be timed operation by operation.
+# To write one token, the engine takes one *step*: the last token goes through all layers. llmlite writes the operations of
+# a step down once, as a *plan*, which a team of threads runs. A plan can be timed operation by operation.
+
+# %%
+MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
 
 # %%
 ll.lessons.predict(
@@ -41,14 +44,14 @@ ll.lessons.predict(
 )
 
 # %% tags=["nbval-ignore-output"]
-model = ll.load("tales:Q8_0", executor="planned")
+model = ll.lessons.real.in_type(MODEL, "Q8_0", executor="planned")
 rows = model.executor.profile()
 products = sum(row["nanoseconds"] for row in rows if row["operations"])
 share = products / sum(row["nanoseconds"] for row in rows)
 print(f"matrix products: {share:.0%} of the time of a step")
 
 # %% [markdown]
-# And this model is tiny. In a large one the share is larger still. So this is the operation to look at.
+# And the bundled model is tiny. In a large one the share is larger still. So this is the operation to look at.
 #
 # ## 2. One product, in integers
 #
@@ -59,17 +62,18 @@ print(f"matrix products: {share:.0%} of the time of a step")
 
 # %%
 w = model.gguf.tensors["blk.0.ffn_up.weight"]
-row = w.blocks[: w.shape[1] // 32]                   # the blocks of row 0: (8, 34) bytes
+row = w.blocks[: w.shape[1] // 32]                   # the blocks of row 0, 34 bytes each
 parts = w.type.parts(row)
 parts.levels.shape, parts.levels.dtype, parts.scales.shape
 
 # %% [markdown]
-# The vector that is multiplied, the *activations*, is turned into such blocks too. That happens once, however many rows then read it.
+# The vector that is multiplied, the *activations*, is turned into such blocks too. That happens once, however many rows
+# then read it.
 
 # %%
 import numpy as np
 
-x = np.random.default_rng(7).standard_normal((1, 256)).astype(np.float32)
+x = np.random.default_rng(7).standard_normal((1, w.shape[1])).astype(np.float32)
 activations = ll.QuantTensor.quantize(x, "Q8_0")
 x_parts = activations.type.parts(activations.blocks)
 x_parts.levels.shape, x_parts.scales.shape
@@ -80,7 +84,8 @@ x_parts.levels.shape, x_parts.scales.shape
 # `sum of (s·w[j]) · (t·x[j])  =  s·t · (sum of w[j]·x[j])`
 #
 # What is left in the sum are products of whole numbers. A sum of whole numbers has no rounding: it is **exact**. And
-# processors multiply many numbers at a time, as many as fit into a register: 64 bytes, but only 16 floats.
+# processors multiply many numbers at a time, as many as fit into a register: 64 bytes, but only 16 floats. (On many laptops
+# a register holds half as much.)
 #
 # **Exercise 1.** Compute the sum of each block as integers, then the dot product. Mind the type: a sum of 32 products of
 # bytes doesn't fit into a byte.
@@ -115,7 +120,7 @@ ll.lessons.check("dot product", lambda: dot(*four), floats, rtol=1e-6, hint="sum
 # activations did. Here are both, against the product of floats that were never rounded.
 
 # %%
-original = ll.load("tales").gguf.tensors["blk.0.ffn_up.weight"].dequantize(slice(0, 64)).astype(float)
+original = ll.load(MODEL).gguf.tensors["blk.0.ffn_up.weight"].dequantize(slice(0, 64)).astype(float)
 rounded, rounded_x = w.dequantize(slice(0, 64)).astype(float), activations.dequantize()[0]
 true = original @ x[0]
 for name, product in {"weights": rounded @ x[0], "activations": original @ rounded_x, "both": rounded @ rounded_x}.items():
@@ -132,7 +137,7 @@ for name, product in {"weights": rounded @ x[0], "activations": original @ round
 #
 # 1. **NumPy**: turn the weights into floats, a slab at a time, and let a library multiply;
 # 2. **scalar**: a compiled loop, one weight after the other;
-# 3. **SIMD**: one instruction, 64 weights (*single instruction, multiple data*);
+# 3. **SIMD** (*single instruction, multiple data*): one instruction works on up to 64 weights;
 # 4. **threads**: the same on all cores.
 #
 # First the answers. A fast kernel that computes something else is worth nothing.
@@ -151,10 +156,14 @@ for step in small.steps:
 # %%
 print(ll.lessons.kernels.source("scalar", "row_q8_0"))
 
+# %%
+ll.lessons.predict(
+    "All four do the same multiplications. On the machine of the shipped figures: how many times faster is the last than the first?",
+    ll.lessons.kernels.CHOICES, lambda: ll.lessons.kernels.climbed(ladder.Ladder.sample()),
+    "Which single step gains the most? Climb below, and see.",
+)
+
 # %% [markdown]
-# > **Predict first.** All four do the same multiplications. How many times faster is the last than the first: 3, 30,
-# > 300? And which single step gains the most?
-#
 # Climb with the slider. The points are single runs, the bar is the fastest of them. The dashed line is the
 # speed of that machine's memory when nothing is computed at all. (By keyboard: Tab moves on, the arrows move the slider.)
 
@@ -168,13 +177,14 @@ ll.widgets.kernel_ladder()
 mine = ladder.measure_ladder(("Q4_0",), ("simd",), n_rows=16384, repeats=5, roof=False).steps[0]
 print(f"SIMD, one thread: {mine.best_ns / 1e6:.2f} ms, {mine.bytes / mine.best_ns:.1f} GB of weights per second")
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # NumPy has to write the floats to memory before it can multiply them, 32 bits for a weight that had 4. The compiled loop
-# leaves that out. SIMD does 64 weights where the loop does one.
+# leaves that out. SIMD does up to 64 weights where the loop does one: of all steps, this one gains the most.
 #
 # The last step can't gain more than the number of cores, two on that machine. And there is an end in sight: choose Q8_0,
 # and the fastest run comes close to the dashed line. Then more cores wouldn't help.
-#
+
+# %% [markdown]
 # ## 4. The wall
 #
 # *Time to here: 17 minutes.*
@@ -265,19 +275,20 @@ for name in ("Q4_0", "F16"):
     here.append(roofline.measure_roofline(tales, f"tales {name}, here", prefill=(256,)))
 ll.widgets.roofline(roofline.Roofline.sample(), *here)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # When writing, the operations are under the slope: **bound by memory**. Twice the arithmetic would change nothing. When
 # reading a prompt they are far to the right, **bound by arithmetic**; there the integer products pay off.
-#
+
+# %% [markdown]
 # A few points stay on the left even then. In the last layer only the last token goes on: nobody needs a guess for what
 # follows the others. So its matrices meet one vector, not 256.
 #
 # The triangles are the operations without weights: norms, additions, attention. They do little per byte, and they are
 # short.
 #
-# Are there points *above* the slope? The roof is the speed of main memory. Weights that stay in a cache come faster: those of
-# `tales` all do. And a roof that was measured while another program was busy is too low. F16 has a roof of its own, lower
-# on the right: floats are multiplied sixteen at a time, bytes sixty-four.
+# Are there points *above* the slope? The roof is the speed of main memory. Weights that stay in a cache come faster:
+# those of `tales` all do. And a roof that was measured while another program was busy is too low. F16 has a roof of its
+# own, lower on the right: floats are multiplied sixteen at a time, bytes sixty-four.
 #
 # The same as a table: for each operation of writing, how many operations per byte, and what bounds it.
 
@@ -306,7 +317,8 @@ for point in matrices[:7]:
 # The kernels are in `llmlite/engine/kernels/`; `quantized.py` has the shapes that all types share. Your machine's figures:
 # `ll.bench.roofline.measure_roof()`.
 #
-# **Words.** *activations*: the numbers that flow through the model, in contrast to its weights. *bandwidth*: bytes per second
-# from memory. *cache*: small, fast memory on the processor. *intensity*: operations per byte. *kernel*: the code of one
-# operation. *levels*: the whole numbers that weights are stored as. *plan*: the list of operations of a step.
-# *roofline*: the highest speed at each intensity. *scalar*: one number at a time. *SIMD*: one instruction, many numbers.
+# **Words.** *activations*: the numbers that flow through the model, in contrast to its weights. *bandwidth*: bytes per
+# second from memory. *cache*: small, fast memory on the processor. *intensity*: operations per byte. *kernel*: the code
+# of one operation. *levels*: the whole numbers that weights are stored as. *plan*: the list of operations of a step.
+# *roofline*: the highest speed at each intensity. *scalar*: one number at a time. *SIMD*: one instruction, many
+# numbers.

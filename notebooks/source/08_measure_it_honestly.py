@@ -84,11 +84,12 @@ print([f"{s:.3f}" for s in seconds], f"slowest / fastest: {max(seconds) / min(se
 #
 # *Time to here: 6 minutes.*
 #
-# Fast and wrong is easy. Before anything is timed, each backend computes the logits of the same text, and we compare
-# them with float32 arithmetic on the same weights.
+# Fast and wrong is easy. A library that runs the model is called a **backend** here. Before anything is timed, each backend
+# computes the logits of the same text, and we compare them with float32 arithmetic on the same weights.
 #
-# Each backend runs in **its own process**. Then the backends take turns, in random order. Whatever disturbs your
-# machine disturbs all of them.
+# Each backend runs in **its own process**. Then the backends take turns, in random order. One round, in which each has a
+# turn, is a **block**. Whatever disturbs your machine disturbs all of them. Beside each block some fixed work is timed, the
+# **canary**: if it takes longer, the machine has slowed down.
 #
 # The next cell does all of this. It takes about half a minute with `tales`, a minute and a half with SmolLM2.
 
@@ -119,10 +120,15 @@ comparison
 
 # %% [markdown]
 # ## 4. Fast? Light? Look
-#
-# > **Predict first.** Q4_0 has 4.5 bits per weight, F16 has 16. Which of the three panels below will show a clear
-# > gap between them: reading, writing, or memory?
-#
+
+# %%
+ll.lessons.predict(
+    "Q4_0 has 4.5 bits per weight, F16 has 16. Where will llmlite show hardly any gap between the two?",
+    ["reading a prompt", "writing", "file-backed memory"], "reading a prompt",
+    "When many tokens are read, arithmetic decides, not bytes. (On a model as small as the bundled one, writing may show little, too.)",
+)
+
+# %% [markdown]
 # Points are single blocks. If the points of two bars overlap, be careful. Grey bars are those among which the best can't
 # be told.
 
@@ -143,7 +149,7 @@ ll.lessons.predict(
 # %% tags=["nbval-ignore-output"]
 ll.widgets.compare_dashboard(comparison)
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # Writing and memory show it, reading less. When one token is written, every weight is fetched once, and Q4_0 has fewer
 # bytes. When many tokens are read, arithmetic decides. And **private memory** is hardly changed in llmlite: its weights
 # stay in the mapped file. What shrinks is the file-backed part. Does your figure say otherwise? With so few blocks it
@@ -200,16 +206,16 @@ columns = ["model", "weights, MB", "time, ms", "memory alone, ms", "times the wa
 rows = sizes.above_the_wall(sweep)
 ll.plots.show(ll.plots.Table(heading="One token, by size (shipped)", columns=columns, rows=rows, alt="Time of a token on three models"))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # The largest. On `tales` a token takes llmlite several times as long as memory alone would: the rest is overhead, and
 # fewer bytes hardly help. (Q4_0 is no faster than Q8_0 there.) With a billion weights nearly all the time goes into fetching
-# them, and half the bytes are half the time. PyTorch's float32 has seven times as many bytes to fetch; a point of it that
-# is far above the line on the right, too, is limited by its arithmetic. So a measurement on a small model says little about
-# a large one.
-#
-# *When* does the memory come? The next cell starts llmlite once more, in a process of its own, and looks at its memory
-# fifty times a second. Beside it stand llama.cpp and PyTorch: measured on **another machine** and shipped with the
-# lesson, as the words under the figure say.
+# them, and half the bytes are half the time. PyTorch's float32 has seven times as many bytes to fetch. So a measurement on a
+# small model says little about a large one.
+
+# %% [markdown]
+# *When* does the memory come? The next cell starts llmlite once more, in a process of its own on this machine, and looks at
+# its memory fifty times a second. The figure after it has llmlite, llama.cpp and PyTorch on **another machine**, shipped with
+# the lesson: compare these three with each other.
 
 # %%
 ll.lessons.predict(
@@ -223,15 +229,17 @@ from llmlite.bench import timeline
 
 shown = shipped = timeline.load(ll.data_path("samples/memory-timeline.jsonl"))
 try:
-    mine = timeline.record("llmlite", ll.model_path(MODEL), ids=range(100, 228))
-    shown = [mine, *(each for each in shipped if each.backend != "llmlite")]
+    shown = [timeline.record("llmlite", ll.model_path(MODEL), ids=range(100, 228))]
 except ll.LlmliteError as error:
-    print(f"{error}. So llmlite's is shipped, too: from another machine.")
+    print(f"{error}. So you see only what is shipped, from another machine.")
 
 # %% tags=["nbval-ignore-output"]
 ll.widgets.memory_timeline(shown)
 
-# %% [markdown]
+# %%
+ll.widgets.memory_timeline(shipped)
+
+# %% [markdown] tags=["answer"]
 # The import. With a small model, the library holds most of its memory before it has seen the model. That is what *heavy*
 # means here, and the library takes as much beside a model a thousand times larger.
 #
@@ -268,18 +276,24 @@ ll.plots.show(ll.plots.bars(
 ))
 
 # %% [markdown]
-# Now all at once, with `tales`. The slider goes from 32 bits per weight down to 2. The blue bars are computed here and now;
-# the orange ones are shipped, from another machine.
-#
-# > **Predict first.** How far can you go down before the tale changes its first word? And before it becomes nonsense?
+# Now all at once, with `tales`: lesson 03's slider, from 32 bits per weight down to 2. The blue bars are computed here and
+# now; the orange ones are shipped, from another machine.
+
+# %%
+ll.lessons.predict(
+    "At 8.5 bits per weight the tale is still the same, word for word. When is it no tale any more?",
+    ["below 6 bits", "below 5 bits", "below 3 bits"], None,
+    "Go down, read aloud, and decide yourself. The divergence below the tale is a number for it; \"no tale\" is yours to say.",
+)
 
 # %% tags=["nbval-ignore-output"]
 ll.widgets.half_the_bits()
 
+# %% [markdown] tags=["answer"]
+# From 16 bits to 8.5 the tale doesn't change. Halving the bytes costs almost nothing. Halving them again costs more,
+# and so does every further step: this is the trade that you make when you choose a quantization.
+
 # %% [markdown]
-# Halving the bytes costs almost nothing. Halving them again costs more, and so does every further step: this is the trade
-# that you make when you choose a quantization.
-#
 # ## 6. When is a difference a difference?
 #
 # *Time to here: 21 minutes.*
@@ -372,8 +386,8 @@ print("connections opened:", len(connections))
 # - **Two kinds of memory.** Private can't be dropped, file-backed can.
 # - **Call a difference only when it clears the noise.** "Can't tell" is a result.
 #
-# Do it again from the command line, with more blocks and with PyTorch in bfloat16: `llmlite compare`. It keeps every sample in
-# `results/comparison.jsonl`; open that file with `ll.widgets.compare_dashboard("results/comparison.jsonl")`.
+# Do it again from the command line, with more blocks and with PyTorch in bfloat16: `llmlite compare`. It keeps every
+# sample in `results/comparison.jsonl`; open that file with `ll.widgets.compare_dashboard("results/comparison.jsonl")`.
 #
 # **Words.** *backend*: a library that runs the model. *block*: one round in which every backend has a turn. *canary*:
 # fixed work timed beside each block; when it slows down, the machine did. *decode*: writing token by token.

@@ -51,13 +51,10 @@ print(len(ids), "tokens of text;", sum(p.numel() for p in student.parameters()),
 # The model reads a piece of text and gives each token of the vocabulary a score, at every position. The **loss** says how
 # bad these scores are: take the probability that the model gave to the token that really came next, and minus its
 # logarithm. If it was sure and right, that is 0.
-#
-# > **Predict first.** The vocabulary has 2,048 tokens. A model that knows nothing gives each the same chance. What is
-# > its loss?
 
 # %%
 ll.lessons.predict(
-    "Which loss does a model have that gives 2,048 tokens equal chances?",
+    "A model that knows nothing gives each of the 2,048 tokens the same chance. What is its loss?",
     ["1", "7.6", "2048"], "7.6",
     "-log(1 / 2048) = log(2048) = 7.62. The model's first loss will be near it.",
 )
@@ -135,8 +132,13 @@ ll.lessons.check("slope, against PyTorch's gradient", lambda: slope(1e-4), gradi
 #
 # A step: take some pieces of text, compute the loss, go back for the gradients, move all weights a little downhill. The
 # curve grows while the cell runs. (The losses differ a little from machine to machine: sums are made in another order.)
-#
-# > **Predict first.** After how many steps will the loss be half of what it was: 5, 50, or not at all in 80?
+
+# %%
+ll.lessons.predict(
+    "Will the loss be half of what it was within 80 steps?",
+    ["within 10", "yes, but later", "no"], "yes, but later",
+    "See where the curve comes below 3.8.",
+)
 
 # %% tags=["nbval-ignore-output"]
 curve = ll.widgets.loss_curve(STEPS)
@@ -211,7 +213,8 @@ share = np.mean(np.abs(after - before) < 0.02 * np.abs(before).max())
 print("most weights stay on their level:", bool(share > 0.9))
 
 # %% [markdown]
-# So the framework keeps weights in 16 or 32 bits, and beside each weight its gradient and two averages for the optimizer.
+# So the framework keeps weights in 16 or 32 bits. Beside each weight it keeps the gradient and, for the **optimizer**
+# (the rule that moves the weights; *Adam* is the usual one), two averages of earlier gradients.
 #
 # **Exercise 3.** Training with Adam in float32 keeps four numbers of 4 bytes for each weight. Running in Q4_0 keeps 4.5
 # bits. How many times as much memory does training take, for the weights alone?

@@ -35,7 +35,7 @@ shipped = Claims.sample()
 print(choosing_tools.taken(shipped))
 
 # %% [markdown]
-# > **Predict first.** For each claim: does it hold, only partly, or could it not be measured? Click before you read on.
+# For each claim: does it hold, only partly, or could it not be measured? Click before you read on.
 
 # %%
 ll.lessons.predict(

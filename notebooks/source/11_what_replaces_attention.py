@@ -41,8 +41,12 @@ from llmlite.lessons import mixers
 place = tempfile.mkdtemp()
 models = {kind: mixers.make(kind, place) for kind in mixers.KINDS}
 
-# %% [markdown]
-# > **Predict first.** Which of the four needs more memory for 4,096 tokens than for 256?
+# %%
+ll.lessons.predict(
+    "Which of the four needs more memory for 4,096 tokens than for 256?",
+    ["attention", "window", "convolution", "recurrent"], "attention",
+    "It keeps a key and a value of every token. The others keep a fixed number of things.",
+)
 
 # %%
 depths = [16, 256, 1024, 4096]
@@ -50,10 +54,11 @@ kept = {kind: [mixers.memory_bytes(model, n) / 1024 for n in depths] for kind, m
 ll.plots.show(ll.plots.bars(kept, {f"{n} tokens": [kept[kind][i] for kind in kept] for i, n in enumerate(depths)},
                             heading="What the layers keep", y_label="KiB", rtol=0))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # Only attention grows. At 16 tokens the recurrent model keeps *more* than attention does: a state takes its full
 # size from the first token on.
-#
+
+# %% [markdown]
 # **Exercise 1.** From how many tokens on does attention keep more than the recurrent model's states? Attention keeps
 # `per_token` bytes for each token.
 
@@ -88,8 +93,13 @@ ll.plots.show(ll.plots.lines(depths, times, heading="Time of one further token",
 #
 # A test: change one token of a text, somewhere in the past. Do the scores at the end change? If they stay the same to
 # the last bit, the model *cannot* know that token.
-#
-# > **Predict first.** A window of 16, in two layers. A token that is 20 back: can it still have an influence?
+
+# %%
+ll.lessons.predict(
+    "Two layers have a window of 16. Can a token that is 20 back still have an influence?",
+    ["yes", "no"], "yes",
+    "What the first layer fetched from 15 back, the second can fetch from another 15 back.",
+)
 
 # %%
 distances = [0, 1, 4, 5, 15, 16, 30, 31, 64, 128]
@@ -98,12 +108,13 @@ columns = ["tokens back", *reach]
 rows = [(n, *("can't know" if not reach[k][i] else "knows" for k in reach)) for i, n in enumerate(distances)]
 ll.plots.show(ll.plots.Table(heading="Can it know?", columns=columns, rows=rows, alt="For each distance, which models can know"))
 
-# %% [markdown]
+# %% [markdown] tags=["answer"]
 # - The **window** reaches 30 back, not 15: what the first layer fetched, the second fetches from there. At 31 it ends,
 #   exactly.
 # - The **convolution** reaches 4: two layers, two steps each. Exactly.
 # - **Attention** and the **recurrent** model know everything, in principle.
-#
+
+# %% [markdown]
 # "In principle" hides a difference. Attention looks up a token as it was. The state has been written over with every token
 # since.
 #
@@ -131,8 +142,13 @@ ll.lessons.check("22 layers of 512", lambda: farthest(512, 22), 22 * 511, hint="
 #
 # A delta net is a recurrent layer that *corrects*: before it writes, it looks up what its matrix holds for this key. It
 # adds only the difference from the new value. Mamba 2 adds without looking.
-#
-# > **Predict first.** From 30 tokens to 60: how many numbers does the state get in addition?
+
+# %%
+ll.lessons.predict(
+    "The text grows from 30 tokens to 60. What becomes of the delta net's state?",
+    ["it doubles", "it grows a little", "it stays as large"], "it stays as large",
+    "Its numbers change; how many there are doesn't.",
+)
 
 # %%
 delta = mixers.make("delta net", place)
@@ -148,7 +164,7 @@ hybrid = mixers.make("hybrid", place)
 ll.widgets.mixer_memory(hybrid, hybrid, ids)
 
 # %% [markdown]
-# None. What each forgets:
+# What each forgets:
 #
 # - **attention** nothing, and it pays for that with memory and time;
 # - a **window** all that is out of reach, at once and completely;
@@ -165,6 +181,8 @@ ll.widgets.mixer_memory(hybrid, hybrid, ids)
 # - Windows and convolutions have an exact end; layers add up their reach.
 # - A recurrent state has a fixed size, and what it holds fades.
 #
-# **Words.** *convolution*: a weighted sum of the latest inputs. *delta net*: a recurrent layer that writes the difference
-# between what it holds for a key and the new value. *mixer*: the part of a layer that moves information between tokens. *recurrent layer*: keeps a state of fixed size and renews it with each token. *state*: what a recurrent layer
-# keeps. *tail*: the latest inputs that a convolution still needs. *window*: how many of the latest tokens a layer sees.
+# **Words.** *convolution*: a weighted sum of the latest inputs. *delta net*: a recurrent layer that writes the
+# difference between what it holds for a key and the new value. *mixer*: the part of a layer that moves information
+# between tokens. *recurrent layer*: keeps a state of fixed size and renews it with each token. *state*: what a
+# recurrent layer keeps. *tail*: the latest inputs that a convolution still needs. *window*: how many of the latest
+# tokens a layer sees.

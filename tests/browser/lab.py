@@ -125,6 +125,8 @@ def run_all(page: Page) -> None:
     assert numbers == [str(i + 1) for i in range(len(numbers))], f"not every cell ran: {numbers}"
     errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
     assert errors.count() == 0, errors.first.inner_text()
+    pink = page.locator("[data-mime-type='application/vnd.jupyter.stderr']")
+    assert pink.count() == 0, f"on standard error: {pink.first.inner_text()}"
 
 
 def explorer(page: Page, number: int = 0) -> Locator:

@@ -36,12 +36,13 @@ def operate(page: Page, out: Path) -> None:
     timeline.locator(".noUi-handle").focus()
     said = changes(timeline, lambda: page.keyboard.press("Home"))
     assert "start: " in said
+    timeline = explorer(page, 4)  # llmlite, llama.cpp, PyTorch on another machine
     buttons = timeline.locator(".widget-toggle-button")
     said = changes(timeline, lambda: buttons.nth(1).click())
     assert "MB private" in said
     picture(page, out / "timeline.png")
 
-    bits = explorer(page, 4)
+    bits = explorer(page, 5)
     picture(page, out / "bits.png")
     bits.locator(".noUi-handle").focus()
     changes(bits, lambda: page.keyboard.press("End"))

@@ -370,6 +370,33 @@ def test_lab_opens_at_the_index(tmp_path: Path) -> None:
     assert any(part.endswith("/lab/tree/index.ipynb") for part in lab.command(tmp_path, browser=False))
 
 
+@pytest.mark.parametrize("user", [0, 1000])
+def test_lab_runs_as_root_and_passes_options_on(
+    user: int, monkeypatch: pytest.MonkeyPatch, lessons: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("jupyterlab")
+    started: list[list[str]] = []
+
+    def open_lab(folder: Path, *, browser: bool, more: list[str]) -> int:
+        started.append(lab.command(folder, browser=browser, more=more))
+        return 0
+
+    monkeypatch.setattr(lab, "open_lab", open_lab)
+    monkeypatch.setattr(lab.resources, "notebooks_path", lambda: lessons)
+    monkeypatch.setattr(lab.os, "geteuid", lambda: user, raising=False)
+    given = ["--no-browser", "--port", "9999", "--ip", "0.0.0.0", "--", "--LabApp.collaborative=True"]
+    assert cli.main(["lab", str(tmp_path / "mine"), *given]) == 0
+    (command,) = started
+    assert ("--allow-root" in command) == (user == 0)
+    assert {"--no-browser", "--port=9999", "--ip=0.0.0.0", "--LabApp.collaborative=True"} <= set(command)
+
+
+def test_a_wrong_option_of_lab_shows_the_usage_of_lab(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["lab", "--nonsense"])
+    assert "usage: llmlite lab " in capsys.readouterr().err
+
+
 def test_jupyterlab_asks_the_network_for_nothing() -> None:
     lab_app = pytest.importorskip("jupyterlab.labapp").LabApp(argv=[])
     lab_app.parse_command_line(list(lab.QUIET))

@@ -20,7 +20,7 @@ def test_every_word_that_a_lesson_explains_is_an_entry() -> None:
     for source in sources():
         text = load(source).cells[-1].source
         words = words_of.WORDS.search(text)["text"]
-        n = words.count("*: ")
+        n = len(re.findall(r"\*:\s", words))  # a line may end after the colon
         mine = [word for word, said in found.items() if glossary.copy_name(source) in dict(said)]
         assert n and len(mine) == n, (source.name, n, mine)
 
@@ -42,7 +42,16 @@ def test_the_first_use_of_a_word_is_a_link_and_not_in_code_headings_or_other_lin
     text = "# A token\n\n`token` and [token](x.md), then a **token**.\n\n**Words.** *token*: a piece."
     assert words_of.linked(text, "token") == text.replace("**token**", "**[token](glossary.ipynb#token)**")
     assert words_of.linked("```\ntoken\n```\n    token", "token") == "```\ntoken\n```\n    token"
-    assert words_of.linked("a sub-token, tokens", "token") == "a sub-token, tokens"
+    assert words_of.linked("a sub-token", "token") == "a sub-token"
+    assert words_of.linked("its tokens", "token") == "its [tokens](glossary.ipynb#token)"
+    place = "glossary.ipynb#top-k,-top-p"
+    assert words_of.linked("by top-p", "top-k, top-p") == f"by [top-p]({place})"
+
+
+def test_words_of_other_lessons_are_links_too_but_everyday_words_are_not() -> None:
+    cell = nbformat.v4.new_markdown_cell("Logits in this state.\n\n**Words.** *nat*: a unit.")
+    words_of.link_first_uses(notebook := nbformat.v4.new_notebook(cells=[cell]), ["logits", "state"])
+    assert notebook.cells[0].source.startswith("[Logits](glossary.ipynb#logits) in this state.")
 
 
 def test_every_lesson_links_to_entries_of_the_glossary_only() -> None:

@@ -91,6 +91,18 @@ def test_a_prediction_reveals_in_the_callback_of_the_first_click(
     assert "You said: a. It is: b." in shown[0].children[2].value and first.disabled and second.disabled
 
 
+def test_answers_that_a_copy_does_not_show_come_from_the_list_of_lessons(
+    record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("IPython")
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    question, told = next(iter(progress.catalog()["02"].predictions.items()))
+    lessons.predict(question, [told["answer"], "another"])
+    assert f"It is: {told['answer']}." in capsys.readouterr().out
+    lessons.predict("A question of nobody's?", ["a", "b"])
+    assert "It is" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("choices", "answer"), [(["a"], "a"), (["a", "a"], "a"), (["a", "b"], "c")])
 def test_a_prediction_that_cannot_be_right_is_refused(choices: list[str], answer: str) -> None:
     with pytest.raises(ValueError, match="choice"):

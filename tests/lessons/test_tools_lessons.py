@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 
 import pytest
@@ -125,7 +126,14 @@ WHOLE = (
 import llmlite as ll
 
 # %%
-ll.lessons.predict("How many bits?", ["4", "8"], "8")
+ll.lessons.predict(
+    "How many bits in a byte — ü?", ["4", "8"], "8",
+    "A byte has eight of them.",
+)
+ll.lessons.predict("Which bit?", ["low", "high"], lambda: "low", "computed")
+
+# %% [markdown] tags=["answer"]
+# Eight, we see.
 
 # %% tags=["exercise"]
 # solution: it is 8
@@ -144,12 +152,32 @@ def test_hints_are_in_the_list_of_exercises_and_in_no_copy(tmp_path) -> None:
     path.write_text(WHOLE, encoding="utf-8")
     (found,) = json.loads(catalog([path])).values()
     assert found["exercises"] == {"1": ["count", "count again", "it is 8"]}
-    assert found["predictions"] == ["How many bits?"]
+    assert found["predictions"] == {
+        "How many bits in a byte — ü?": {"answer": "8", "reveal": "A byte has eight of them."},
+        "Which bit?": {},
+    }
     open_ = "\n".join(cell.source for cell in learner(load(path)).cells)
     assert 'check("ü bits", bits, 8, exercise=1, rtol=0)' in open_ and 'll.lessons.begin("03")' in open_
-    for secret in ("count", "it is 8"):
+    for secret in ("count", "it is 8", "eight of them"):
         assert secret not in open_.partition("Exercise 1")[2]
     assert "bits = 8" in "\n".join(cell.source for cell in instructor(load(path)).cells)
+
+
+def test_no_copy_shows_a_predictions_answer_and_the_text_after_it_is_folded(tmp_path) -> None:
+    path = tmp_path / "03_bits.py"
+    path.write_text(WHOLE, encoding="utf-8")
+    notebook = load(path)
+    for made in (learner(notebook), instructor(notebook)):
+        (cell,) = [cell for cell in made.cells if "How many bits" in cell.source]
+        asked_, computed = ast.parse(cell.source).body
+        assert [ast.unparse(arg) for arg in asked_.value.args] == [
+            "'How many bits in a byte — ü?'",
+            "['4', '8']",
+        ]
+        assert len(computed.value.args) == 4, "what the cell computes stays in it"
+    (folded,) = [cell.source for cell in learner(notebook).cells if "Eight, we see" in cell.source]
+    assert folded.startswith("<details>\n<summary>") and folded.endswith("\n\nEight, we see.\n\n</details>")
+    assert any(cell.source == "Eight, we see." for cell in instructor(notebook).cells)
 
 
 @pytest.mark.parametrize("call", ["ll.lessons.check('a', 1, 1)", "ll.lessons.check('a', 1, 1, hint=h)"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 jupytext = pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 
-from tools import lessons  # noqa: E402 (needs the two above)
+from tools import calls, lessons  # noqa: E402 (needs the two above)
 
 EVERY = lessons.sources()
 
@@ -65,6 +66,22 @@ def test_the_learners_copy_gives_no_solution_and_no_notes_away(source: Path) -> 
             assert "your turn" in cell.source and "# solution" not in cell.source
             compile(cell.source, source.stem, "exec")
         assert "hint=" not in cell.source, "hints are asked for, never in a copy"
+
+
+def test_every_prediction_is_clicked_and_its_answer_is_in_no_code(source: Path) -> None:
+    for cell in lessons.learner(lessons.load(source)).cells:
+        assert "**Predict first.**" not in cell.source, "ask with ll.lessons.predict"
+        for call in calls.calls(cell.source, "predict") if cell.cell_type == "code" else ():
+            literal = [arg for arg in call.args[2:] if isinstance(arg, ast.Constant)]
+            assert len(literal) < 2, cell.source  # a computed answer may have a plain reveal
+
+
+def test_divergence_comes_after_logits_in_the_order_of_the_lessons() -> None:
+    text = "\n".join(
+        cell.source for path in EVERY for cell in lessons.learner(lessons.load(path)).cells
+        if cell.cell_type == "markdown"
+    )  # fmt: skip
+    assert 0 < text.index("logits") < text.index("KL divergence")
 
 
 def test_the_learners_copy_carries_no_outputs(source: Path) -> None:

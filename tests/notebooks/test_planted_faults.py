@@ -71,6 +71,15 @@ FAULTS: Mapping[str, Fault] = {
     "keys are counted, values forgotten": Fault(
         "lessons/caching.py", "return 2 * n_layer * int(", "return n_layer * int(", "05"
     ),
+    "perplexity forgets a token": Fault(
+        "bench/quality.py",
+        "return negative_log_likelihoods(logits[first:-1], original[first + 1 :])",
+        "return negative_log_likelihoods(logits[first:-1], original[first:-1])",
+        "03",
+    ),
+    "a difference is called on three blocks": Fault(
+        "bench/summary.py", "MIN_BLOCKS = 5", "MIN_BLOCKS = 3", "08"
+    ),
     "attention's scores are scaled otherwise": Fault(
         "lessons/one_token.py",
         'scores = np.einsum("thd,shd->hts", q, k) / np.sqrt(size)',
@@ -149,6 +158,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, tu
     return {
         lesson: nbval(lesson, folder, cache) for lesson in sorted({fault.lesson for fault in FAULTS.values()})
     }
+
+
+def test_every_lesson_has_a_fault_to_notice() -> None:
+    lessons = {path.stem.partition("_")[0] for path in (ROOT / "notebooks" / "source").glob("*_*.py")}
+    assert {fault.lesson for fault in FAULTS.values()} == lessons
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -14,7 +14,7 @@ pytest.importorskip("nbclient")
 
 from tools import lessons  # noqa: E402 (needs the two above)
 
-TAKING_A_MODEL = ("01", "03", "04", "06", "08")
+TAKING_A_MODEL = ("01", "03", "03b", "04", "05", "06", "07", "08")
 
 
 def test_every_lesson_that_takes_a_model_is_tried() -> None:

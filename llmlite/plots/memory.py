@@ -11,34 +11,22 @@ from llmlite.plots.base import COLOURS, FONT, Picture, figure, legend, theme_nam
 
 
 def timeline(
-<<<<<<< HEAD
     found: Timeline,
     *,
     cursor: float | None = None,
     among: Sequence[Timeline] = (),
     theme: str | None = None,
-=======
-    found: Timeline, *, cursor: float | None = None, among: Sequence[Timeline] = (), theme: str | None = None
->>>>>>> course3
 ) -> Picture:
     """Draw private memory under file-backed memory over the life of a process, its stages marked.
 
     Args:
-<<<<<<< HEAD
         cursor: a second to mark. among: the processes that it is shown in turns with: all get the same axes.
-=======
-        cursor: a second to mark. among: timelines whose scale it shares.
->>>>>>> course3
         theme: a key of plots.THEMES; None for the one in use.
     """
     look = theme_named(theme)
     drawn, (ax,) = figure(11, 4.2, theme=theme)
     _stack(ax, found, theme)
-<<<<<<< HEAD
     longest, top = _ends([found, *among])
-=======
-    top = _top([found, *among])
->>>>>>> course3
     for i, (name, second) in enumerate(found.stages):
         ax.axvline(second, color=look.text, linewidth=1, linestyle=":")
         ax.annotate(
@@ -76,11 +64,7 @@ def timeline(
 def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture:
     """Draw several processes side by side: their axes of time and of memory are the same."""
     drawn, axes = figure(4.4 * len(found) + 1, 3.8, len(found), theme=theme)
-<<<<<<< HEAD
     longest, top = _ends(found)
-=======
-    top, end = _top(found), max(each.seconds[-1] for each in found)
->>>>>>> course3
     for ax, each in zip(axes, found):
         _stack(ax, each, theme)
         ax.set_xlim(0, longest)
@@ -103,16 +87,10 @@ def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture
     )
 
 
-<<<<<<< HEAD
 def _ends(found: Sequence[Timeline]) -> tuple[float, float]:
     """Return the seconds and the megabytes that hold all of them."""
     longest = max(each.seconds[-1] for each in found)
     return longest, max(p + f for each in found for p, f in zip(each.private, each.file_backed)) / 1e6
-=======
-def _top(found: Sequence[Timeline]) -> float:
-    """Return the most memory of all, in MB."""
-    return max(p + f for each in found for p, f in zip(each.private, each.file_backed)) / 1e6
->>>>>>> course3
 
 
 def _has(found: Timeline, stage: str) -> bool:

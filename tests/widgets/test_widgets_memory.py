@@ -28,7 +28,6 @@ def test_another_process_has_its_own_length_and_figure(explorer: widgets.Explore
     assert explorer.moment.max == len(explorer.timelines[1].seconds) - 1
 
 
-<<<<<<< HEAD
 def test_all_processes_have_the_same_axes_of_time_and_memory(explorer: widgets.Explorer) -> None:
     limits = set()
     for number, each in enumerate(explorer.timelines):
@@ -39,16 +38,6 @@ def test_all_processes_have_the_same_axes_of_time_and_memory(explorer: widgets.E
     assert len(limits) == 1
     side_by_side = explorer.static_view().figure.axes
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in side_by_side}) == 1
-=======
-def test_all_processes_share_their_axes(explorer: widgets.Explorer) -> None:
-    heights = set()
-    for i in range(len(explorer.timelines)):
-        explorer.which.value = i
-        heights.add(explorer.picture.figure.axes[0].get_ylim())
-    assert len(heights) == 1
-    axes = plots.memory.timelines(explorer.timelines).figure.axes
-    assert len({ax.get_ylim() for ax in axes}) == 1 and len({ax.get_xlim() for ax in axes}) == 1
->>>>>>> course3
 
 
 def test_without_a_kernel_all_of_them_stay(explorer: widgets.Explorer) -> None:

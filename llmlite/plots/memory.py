@@ -69,7 +69,6 @@ def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture
         _stack(ax, each, theme)
         ax.set_xlim(0, longest)
         ax.set_ylim(0, top * 1.08)
-        ax.set_xlim(0, end * 1.02)
         ax.set_xlabel("seconds", color=theme_named(theme).text, fontsize=FONT["label"])
         title(ax, each.backend, theme)
     axes[0].set_ylabel("MB", color=theme_named(theme).text, fontsize=FONT["label"])

@@ -110,7 +110,7 @@ class Bench:
         """Take named turns; canary and bandwidth before, between and after them.
 
         Returns:
-            "order" (names), "canary_ns", "bandwidth", and for each name its `timings`, turn behind turn.
+            "order" (names), "canary_ns", "bandwidth", and for each name its `timings`, turn after turn.
         """
         found: dict[str, Any] = {"order": [name for name, _ in sequence]}
         songs, widths = zip(self.machine())
@@ -181,7 +181,7 @@ def bundled(bench: Bench, row: str) -> None:
 
 
 def depth(bench: Bench, row: str) -> None:
-    """Decoding behind nothing and behind 2048 tokens and a few, in turns, with the cache a user gets."""
+    """Decoding after no tokens, and after 2048 and a few, in turns, with the cache a user gets."""
     path, n_turns = bench.model("Q4_0"), TURNS["decode"]
     grown = 2  # steps of the deep worker: it goes on where it was, so that no prompt stands between turns
     with ExitStack() as stack:
@@ -206,7 +206,7 @@ def depth(bench: Bench, row: str) -> None:
 
 
 def memory(bench: Bench, row: str) -> None:
-    """Private memory behind the step at position 2047, kernels from the cache, n_ctx 2048."""
+    """Private memory after the step at position 2047, kernels from the cache, n_ctx 2048."""
     with ExitStack() as stack:
         worker = bench.worker("llmlite-f16", bench.model("Q4_0"), DEPTH, stack)
         worker.ask("decode", ids=ids(DEPTH - 8), n_gen=8)  # positions 2040 to 2047

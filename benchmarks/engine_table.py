@@ -29,7 +29,7 @@ class Figure:
     Args:
         title: what it is. row: whose samples. phase: of which blocks, "prefill" or "decode"; None for all.
         value: of one sample. must, aim: its bounds.
-        at_least: False where small is good. unit: behind the number. digits: behind the point.
+        at_least: False where small is good. unit: after the number. digits: after the point.
     """
 
     title: str
@@ -119,7 +119,7 @@ FIGURES = (
         aim=0.95,
     ),
     Figure(
-        title="private memory behind position 2047, n_ctx 2048, Q4_0",
+        title="private memory after position 2047, n_ctx 2048, Q4_0",
         row="memory",
         value=lambda s: s["private_bytes"] / 1e6,
         must=200,

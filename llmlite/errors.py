@@ -84,7 +84,7 @@ class ContentError(LlmliteError):
     path, offset: the file, and where the value or entry begins in it, as far as known.
     key: the key or tensor it's about; None if it's about none. index: which element of an array, or None.
     expected: what would have been right, as a phrase; got: what was there instead. Both as in GGUFError, and
-        empty where an error isn't about one value.
+        empty if an error isn't about one value.
     """
 
     path: str | None = None

@@ -138,5 +138,5 @@ def begin(model: Model, talk: list[dict[str, str]], options: dict[str, Any], *, 
     if raw or (is_plain and not model.chat_templates):
         return model.stream(talk[0]["content"], **options)
     if not model.chat_templates:
-        raise ModelError.missing("tokenizer.chat_template", "this model has no form for a conversation")
+        raise ModelError.missing("tokenizer.chat_template", "this model has no chat template")
     return model.stream_chat(talk, **options)

@@ -61,7 +61,7 @@ def load(shell: Any) -> None:
 
     magic = Magic(shell)
 
-    @no_var_expand  # "{3}" in a pattern is no variable
+    @no_var_expand  # "{3}" in a pattern is not a variable
     def llm(line: str, cell: str | None = None) -> None:
         """Continue a text, or answer a question, with a model: `%llm --help` lists the options."""
         magic.run(line, cell)

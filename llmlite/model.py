@@ -157,7 +157,7 @@ class Model(Texts):
         """
         source = self.metadata.get("tokenizer.chat_template")
         if source is None:
-            raise ModelError.missing("tokenizer.chat_template", "this model has no form for a conversation")
+            raise ModelError.missing("tokenizer.chat_template", "this model has no chat template")
         return ChatTemplate(source, bos_token=self._text_of("bos_id"), eos_token=self._text_of("eos_id"))
 
     def _text_of(self, special: str) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes that tests start.
 
-    Whoever starts the tests in the background of a script (a CI, for one) hands down an ignored SIGINT.
+    Tests that a script starts in the background, such as a CI's, inherit an ignored SIGINT.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -67,6 +67,41 @@ def test_a_foreign_phrase_is_found_with_a_suggestion() -> None:
     assert not list(findings(Path("x.md"), "for who <!-- terms: ok -->"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "None where the file has none",
+        "where it is absent",
+        "field 3 is no message",
+        "it's no multiple of 32",
+        "memory behind position 2047",
+        "behind the end of the file",
+        "tensors lie one behind the other",
+        "a text of so many tokens",
+        "wait at most so long",
+        "a rendering is ended then",
+        "nothing of it was kept",
+        "Falcon's vocabulary, for one, has none",
+        "a script (a CI, for one)",
+        "--plain does without.",
+        "what isn't installed is said to be so",
+        "they didn't come to an end",
+        "in order, without a hole",
+        "what the model held likely there",
+        "what it makes for later: where it is",
+        "Markdown is set as it comes",
+        "the least of 6 runs",
+    ],
+)
+def test_phrases_that_came_up_in_the_text_cannot_come_back(text: str) -> None:
+    assert len(list(findings(Path("x.md"), text))) == 1
+
+
+@pytest.mark.parametrize("text", ["there is no token for it", "there is no folder", "the token where it is"])
+def test_the_same_words_in_plain_english_are_left_alone(text: str) -> None:
+    assert not list(findings(Path("x.md"), text))
+
+
 def test_the_version_is_written_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "version" in project["dynamic"] and "version" not in project

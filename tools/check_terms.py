@@ -1,7 +1,8 @@
 """Find phrases that a reader must read twice, and say what to write instead: `python tools/check_terms.py`.
 
-Reads README, docs, the lessons, and the text of commands. Each rule is a pattern and a suggestion. A line
-with the comment "terms: ok" is left alone. Exit code 1: something was found.
+Reads README, docs, the lessons, and the rooms of ROOMS: their
+docstrings, comments, help and errors. Each rule is a pattern and a suggestion. A line with the comment
+"terms: ok" is left alone. Exit code 1: something was found.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = (
+    "catalog chat cli downloads gguf huggingface lessons plots quantize quants repl serve system tokenizers"
+    " widgets workshop"
+).split()
 READ = (
     "*.md",
     "docs/*.md",
-    "llmlite/cli/*.py",
-    "llmlite/workshop/*.py",
-    "llmlite/nbval.py",
-    "llmlite/plots/*.py",
-    "llmlite/lessons/*.py",
-    "llmlite/widgets/*.py",
+    "docs/measurements/*.md",
+    "llmlite/*.py",
+    *(f"llmlite/{room}/**/*.py" for room in ROOMS),
     "notebooks/*.md",
     "notebooks/source/*.py",
 )
@@ -35,7 +37,7 @@ RULES = {
     r"\bthe way round\b": "Use … to avoid this",
     r"\bsecond second\b": "after one second",
     r"\bhow many megabytes has\b": "how many megabytes does … take",
-    r"\bis no (size|path|number|file|folder)\b": "is not a valid …",
+    r"(?<!there )\bis no (size|path|number|file|folder)\b": "is not a valid …",
     r"\bfound not\b": "did not find",
     r"\bonly so many\b": "at most this many",
     r"\b(stands|stand) (in|on|there|beside|behind)\b": "is in; is stored; is written",
@@ -48,6 +50,25 @@ RULES = {
     r"\bin words, for\b": "a description for",
     r"\bmade for later\b": "cached",
     r"\bmeanwhiles?\b(?= that)": "while",
+    r"\b(None|False|True|empty|nothing) where\b": "None if; where is for places",
+    r"\bwhere (it is|that is|that isn't|that can't be) (possible|absent|missing|done|installed)\b": "if …",
+    r"(?<!there )\b(is|are|it's) no (message|model|number|text|token|JSON|JSON number|lesson|multiple|gguf"
+    r"|list|choice|variable|tolerance|saved conversation|byte-level|controls|such file)\b": "is not a …",
+    r"\bbehind (position|the (step|scored|end of)|nothing|its bar|one the other)\b": "after; beyond",
+    r"\bone behind the other\b": "one after the other",
+    r"\bof so many\b": "of `n`; name the number",
+    r"\b(at most|wait|take) so long\b": "at most `seconds`; name the limit",
+    r"\b(rendering|request|answer|process|sequence)s? (is|are) ended\b": "is stopped",
+    r"\bnothing of it\b": "nothing",
+    r", for one,|, for one\)": "for example",
+    r"\bdo(es)? without\.": "say what is missing then",
+    r"\bsaid to be so\b": "is reported as …",
+    r"\bdidn't come to an end\b": "didn't finish",
+    r"\bwithout a hole\b": "without gaps",
+    r"\bheld likely\b": "considered likely",
+    r"\bfor later:": "cached",
+    r"\bset as it comes\b": "formatted as it arrives",
+    r"\bthe least of (some|many|all|\d+|four|five|six)\b": "the minimum of",
     r"\breads? prompts? [\d.]+": "prefill … times as fast",
     r"\bwrites [\d.]+ (to|times)": "decode … times as fast",
 }

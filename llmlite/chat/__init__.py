@@ -49,7 +49,7 @@ class ChatTemplate:
     Args:
         source: the Jinja program.
         bos_token, eos_token: texts of these tokens, which templates may write.
-        seconds: a rendering may take so long; it is ended then.
+        seconds: the time limit of a rendering, which is stopped then.
         max_chars: the most characters of a prompt.
 
     Source: the variables and functions that templates expect are those of transformers'
@@ -102,7 +102,7 @@ class ChatTemplate:
 
         Raises:
             ChatTemplateError: the template is malformed, refuses these messages, reaches for what it must
-                not, or takes too long or too much; or the messages are no messages.
+                not, takes too long, or writes too much; or the messages aren't messages.
         """
         request = {
             "template": self.source,
@@ -198,7 +198,7 @@ class _Worker:
             raise ChatTemplateError(f"the process for chat templates doesn't start: {ready['error']}")
 
     def ask(self, line: str, seconds: float) -> dict[str, Any]:
-        """Send a request and return the answer; one with "error" and "ended" where none comes in time."""
+        """Send a request and return the answer; one with "error" and "ended" if none comes in time."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line.encode("ascii") + b"\n")

@@ -21,7 +21,7 @@ examples:
 /stats, /quit. Ctrl-C stops an answer only; Ctrl-D ends.
 A line that ends in "\\" goes on in the next one, and a line \"\"\" begins and ends
 several lines. With the extra `chat` (prompt_toolkit, rich) Alt-Enter makes a
-new line, and Markdown is set as it comes; --plain does without.
+new line, and Markdown is formatted as it arrives; --plain turns both off.
 What you typed is kept in chat-history.jsonl in the cache folder.
 """
 

@@ -1,7 +1,7 @@
 """Put the article's claims about engines and frameworks to the test on this machine.
 
-Each claim gets a verdict (holds, holds partly, doesn't hold here, not measured), the measured figure, and the
-command that measures it alone. What isn't installed is said to be so.
+Each claim gets a verdict (holds, holds partly, doesn't hold here, not measured), the measured figure, and
+the command that measures it alone. If a package is missing, the claim is reported as not measured.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=number(int, 1, MAX_THREADS),
         metavar="N",
-        help="for every backend (default: what can run at once)",
+        help="for every backend (default: as many as can run at once)",
     )
     parser.add_argument(
         "--blocks",
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes",
         action="store_true",
-        help="compare at three sizes: tales, smollm2, and 1.2 billion random weights; --time is for all",
+        help="compare at three sizes: tales, smollm2, and 1.2 billion random weights; --time covers all",
     )
     parser.add_argument("--quick", action="store_true", help="shorter prompts, fewer rounds")
     parser.add_argument(

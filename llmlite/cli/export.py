@@ -1,4 +1,4 @@
-"""Write a folder with which another server offers a model.
+"""Write a folder from which another server serves a model.
 
 triton: a model repository for Triton Inference Server. Its models forward to a
 running `llmlite serve`.

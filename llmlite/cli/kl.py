@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if model.config.n_vocab != reference.config.n_vocab:
         raise LlmliteError(
             f"{options.model} has {model.config.n_vocab} tokens, {options.reference} has "
-            f"{reference.config.n_vocab}: only models of one vocabulary can be compared"
+            f"{reference.config.n_vocab}: only models with the same vocabulary can be compared"
         )
     ids, n_chunks = chunked_ids(reference, options)
     found = text_divergence(

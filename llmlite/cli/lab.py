@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--large-type", action="store_true", help="text and figures for a projector")
     parser.add_argument("--port", type=int, help="port of JupyterLab (default: 8888 or the next free one)")
-    parser.add_argument("--ip", help="address to listen on, as 0.0.0.0 for all (default: this machine only)")
+    parser.add_argument("--ip", help="address to listen on; 0.0.0.0 means all (default: this machine only)")
     parser.add_argument("--summary", type=Path, metavar="FOLDER", help="read progress files, print a table")
     parser.add_argument(
         "--points", type=Path, metavar="CSV", help="with --summary: write points to a CSV file"
@@ -153,7 +153,7 @@ def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tup
 
 
 def read_record(file: Path) -> dict[str, str]:
-    """Return the checksums of an earlier copy; none where the record is missing or damaged.
+    """Return the checksums of an earlier copy; none if the record is missing or damaged.
 
     Without them a lesson that differs counts as changed by its reader, so nothing of theirs is overwritten.
     """
@@ -165,7 +165,7 @@ def read_record(file: Path) -> dict[str, str]:
 
 
 def command(folder: Path, *, browser: bool, more: Sequence[str] = ()) -> list[str]:
-    """Return the command that starts JupyterLab; it opens the index where the folder has one."""
+    """Return the command that starts JupyterLab; it opens the index if the folder has one."""
     start = [sys.executable, "-m", "jupyterlab", *QUIET]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         start.append("--allow-root")  # containers run as root

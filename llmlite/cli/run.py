@@ -127,7 +127,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         ("dry-multiplier", float, 0, INFINITE, "penalty for repeating longer passages (DRY), 0 is off"),
         ("xtc-probability", float, 0, 1, "chance of leaving the likeliest out (XTC), 0 is off"),
         ("xtc-threshold", float, 0, 1, "of XTC: those at least this likely"),
-        ("mirostat", int, 0, 2, "hold the text's surprise at a value, by version 1 or 2"),
+        ("mirostat", int, 0, 2, "keep the text's surprise constant: version 1 or 2"),
     ):
         choice.add_argument(f"--{name}", type=number(kind, low, high), metavar="N", help=text)
     choice.add_argument("--seed", type=number(int, 0), help="the same seed gives the same text")
@@ -175,7 +175,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--draft",
         metavar="MODEL",
-        help='"prompt-lookup" or a smaller model of the same vocabulary: faster where it guesses well; '
+        help='"prompt-lookup" or a smaller model of the same vocabulary: faster if it guesses well; '
         "the text stays the same",
     )
     engine.add_argument("--quiet", action="store_true", help="print no figures on standard error")

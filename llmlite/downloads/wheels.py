@@ -168,10 +168,10 @@ def check(path: Path, n_bytes: int, expected: str, name: str) -> None:
         raise LlmliteError(f"{path}: this file is missing; expected {name} of {n_bytes} bytes")
     got = path.stat().st_size
     if got != n_bytes:
-        raise LlmliteError(f"{name}: expected {n_bytes} bytes, got {got}; nothing of it was kept")
+        raise LlmliteError(f"{name}: expected {n_bytes} bytes, got {got}; nothing was kept")
     digest = sha256(path)
     if digest != expected:
-        raise LlmliteError(f"{name}: expected SHA-256 {expected}, got {digest}; nothing of it was kept")
+        raise LlmliteError(f"{name}: expected SHA-256 {expected}, got {digest}; nothing was kept")
 
 
 def sha256(path: Path) -> str:

@@ -36,7 +36,7 @@ class _Reader:
 
 
 def fields(data: np.ndarray, head: Head) -> Iterator[Field]:
-    """Yield every field of a parsed file, in order and without a hole.
+    """Yield every field of a parsed file, in order and without gaps.
 
     data: (file size,) uint8. head: what `parse` made of it.
     """

@@ -94,7 +94,7 @@ class GGUFFile:
         return self.metadata.type(key)
 
     def fields(self) -> Iterator[Field]:
-        """Every field of the file in order, without a hole: header, metadata, tensor infos, padding, data.
+        """Every field of the file in order, without gaps: header, metadata, tensor infos, padding, data.
 
         Of a split model, those of the first file; `shards` has the others.
         """

@@ -107,7 +107,7 @@ def _header(cursor: Cursor) -> LegacyFile:
     if magic == MAGIC:
         cursor.fail("magic", 0, "GGML, GGMF or GGJT", "GGUF", "the file needs no conversion")
     if magic not in LEGACY_MAGICS:
-        cursor.fail("magic", 0, "GGML, GGMF or GGJT", repr(magic)[1:], "this is no model of that time")
+        cursor.fail("magic", 0, "GGML, GGMF or GGJT", repr(magic)[1:], "this is none of these formats")
     cursor.at = 4
     kind, version = LEGACY_MAGICS[magic], 0
     if VERSIONS[kind]:

@@ -403,7 +403,7 @@ def _check_data(cursor: Cursor, head: Head) -> None:
             )
         if tensor.offset != expected:
             kind = "they overlap" if tensor.offset < expected else "there is a gap"
-            hint = f"tensors lie one behind the other; here {kind}"
+            hint = f"tensors follow one another without gaps; here {kind}"
             where = f"{expected}, where the tensor before ends"
             cursor.fail(f"{name}: offset", offset_at, where, tensor.offset, hint)
         left = cursor.size - head.data_offset - tensor.offset

@@ -77,7 +77,7 @@ def write(
     metadata: key -> value. The metadata of a file that was read keeps its types (so does its `typed()`).
         Otherwise bool -> bool, str -> string, int -> u32, or the first of i32, u64, i64 that holds it,
         float -> f32, or f64 where f32 would overflow; NumPy scalars and 1-D arrays their own type; lists by
-        their elements, whole numbers as i32 where they fit. `Typed(value, "u16")` says it exactly.
+        their elements, whole numbers as i32 if they fit. `Typed(value, "u16")` says it exactly.
     tensors: name -> QuantTensor, or an array of floats (16, 32, 64 bits) or signed integers, stored as it is.
         `blocks` of a tensor is taken when its turn to be written comes.
     version: 1, 2 or 3. byte_order: "little" or "big".

@@ -129,7 +129,7 @@ def _message(data: bytes) -> tuple[list[tuple[str, float, TokenType]], dict[int,
         if number not in (1, 2, 3):
             continue
         if not isinstance(value, bytes):
-            raise ValueError(f"field {number} is no message")
+            raise ValueError(f"field {number} is not a message")
         inner = dict(_fields(value))
         if number == 1:
             pieces.append(_piece(len(pieces), inner))

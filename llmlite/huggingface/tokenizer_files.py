@@ -34,7 +34,7 @@ class TokenizerFiles:
         if not names:
             raise UnsupportedError(
                 f"{folder}: has no {', '.join(FILES[:-1])} or {FILES[-1]}; "
-                "transformers' save_pretrained writes a tokenizer.json where it can"
+                "transformers' save_pretrained writes a tokenizer.json if it can"
             )
         self.name = names[0]
         self.path = os.path.join(folder, self.name)
@@ -58,7 +58,7 @@ class TokenizerFiles:
         raise UnsupportedError(f"{self.path}: {what}")
 
     def part(self, name: str) -> dict[str, Any]:
-        """One of tokenizer.json's objects; empty where it is absent or null."""
+        """One of tokenizer.json's objects; empty if it is absent or null."""
         value = self.tokenizer.get(name)
         if not isinstance(value, dict | None):
             self.fail(name, "an object", value)

@@ -42,7 +42,7 @@ def tokenizer_metadata(
 ) -> dict[str, Any]:
     """Read a folder's tokenizer as the `tokenizer.*` keys of a GGUF file.
 
-    config: the content of config.json, whose special ids stand in for those that the tokenizer doesn't name.
+    config: the content of config.json, whose special ids replace those that the tokenizer doesn't name.
     n_vocab: rows of the model's embedding; the rows that no token has become unused tokens.
     pre: the `tokenizer.ggml.pre` to write; by default found from the expressions that cut words.
 
@@ -181,7 +181,7 @@ def _expressions(files: TokenizerFiles) -> Iterator[str]:
     """What cuts words, as regular expressions, one applied after the other."""
     parts = list(flat(files.part("pre_tokenizer"), "pretokenizers"))
     if not any(part.get("type") == "ByteLevel" for part in parts):
-        files.refuse("its pre_tokenizer has no ByteLevel: it is no byte-level BPE")
+        files.refuse("its pre_tokenizer has no ByteLevel: it is not byte-level BPE")
     for part in parts:
         kind = part.get("type")
         if kind == "Split" and isinstance(part.get("pattern"), dict):
@@ -329,7 +329,7 @@ def _end_ids(files: TokenizerFiles, found: dict[str, Any]) -> dict[str, Any]:
                 wanted.append(token_id)
             elif token_id is not None:
                 warnings.warn(
-                    f"{files.folder}: eos_token_id: {shown(token_id)} is no token of the vocabulary: "
+                    f"{files.folder}: eos_token_id: {shown(token_id)} is not a token of the vocabulary: "
                     "left out",
                     stacklevel=4,
                 )

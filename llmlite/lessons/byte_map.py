@@ -41,7 +41,7 @@ class ByteMap:
         LlmliteError: the file is a split one. OSError: it can't be read again.
 
     Attributes:
-        fields: in order and without a hole. regions: header, metadata, tensor list, padding, tensor data;
+        fields: in order and without gaps. regions: header, metadata, tensor list, padding, tensor data;
             those that are there.
     """
 
@@ -111,7 +111,7 @@ class ByteMap:
         if isinstance(field.value, QuantTensor):
             kind = field.value.type
             return f"blocks of {kind.type_size} bytes, each {kind.block_size} weights, in type {kind.name}"
-        return f"one element after the other, type {field.type}; their count stands before them"
+        return f"one element after the other, type {field.type}; their count comes before them"
 
     def rows(self, first: int = 0, n: int = 24) -> list[list[Any]]:
         """Return fields as rows of a table: offset, bytes in hexadecimal, name, type, value."""

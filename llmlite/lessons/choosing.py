@@ -15,7 +15,7 @@ from llmlite.sampling import Option, Sampler, TopK
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What stands after one step of the chain, and what the step took away.
+    """What one step of the chain keeps, and what it takes away.
 
     Attributes:
         name: of the step, with its setting: "top-k 40". off: the setting lets everything through.

@@ -1,6 +1,6 @@
 """One model at fewer and fewer bits: its weights in memory, its speed, and the tale it tells.
 
-Every matrix is put into the same type, in memory; the file stays as it is. Beside what runs live stands a
+Every matrix is put into the same type, in memory; the file stays as it is. Beside the live runs is a
 sample, `sample()`, taken on one machine by tools/samples.py: it has PyTorch's figures too.
 """
 

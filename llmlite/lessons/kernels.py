@@ -40,14 +40,14 @@ def bound(point: Point, roof: Roof) -> str:
 
 
 def reached(point: Point, roof: Roof) -> float:
-    """Return an operation's speed as a share of its roof; above 1 where its weights came from a cache."""
+    """Return an operation's speed as a share of its roof; above 1 if its weights came from a cache."""
     return point.ops_per_second / roof.limit(point.intensity, arithmetic(point.type))
 
 
 def weight_bytes(model: Model) -> int:
     """Return the bytes of weights that one decoding step reads: those of all layers, the norms, the output.
 
-    Of the token embeddings a step reads one row; where they serve as the output matrix too, all of them.
+    Of the token embeddings a step reads one row; if they serve as the output matrix too, all of them.
     """
     weights = model.weights
     tensors = [w for layer in weights.layers for w in layer.values()]

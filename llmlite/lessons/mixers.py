@@ -119,7 +119,7 @@ def _last(model: Model, ids: Sequence[int]) -> np.ndarray:
 
 
 def memory_bytes(model: Model, n_tokens: int) -> int:
-    """Return the bytes that a text of so many tokens keeps in the layers: states, or keys and values."""
+    """Return the bytes that a text of `n_tokens` keeps in the layers: states, or keys and values."""
     total = 0
     for i, layer in enumerate(model.config.layers):
         state = model.cache[i]
@@ -133,7 +133,7 @@ def memory_bytes(model: Model, n_tokens: int) -> int:
 
 
 def decode_microseconds(model: Model, depths: Sequence[int], *, repetitions: int = 40) -> list[float]:
-    """Return the time of one further token after texts of these lengths: the least of some repetitions."""
+    """Return the time of one further token after texts of these lengths: the shortest of some repetitions."""
     ids = np.random.default_rng(0).integers(0, N_VOCAB, max(depths)).tolist()
     found = []
     for depth in depths:

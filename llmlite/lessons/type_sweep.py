@@ -30,7 +30,7 @@ from llmlite.quants.tensor import QuantTensor
 FILE = "types.json"
 TEXT = "tales-eval.txt"
 N_CTX, N_CHUNKS = 256, 8  # what is scored: the second halves of the chunks
-N_IMATRIX = 12  # chunks that the importance matrix is measured on, behind the scored ones
+N_IMATRIX = 12  # chunks that the importance matrix is measured on, after the scored ones
 FAMILIES = ("plain", "legacy", "K", "IQ", "ternary and FP4")
 SCOPES = {"tensors": "every matrix in this type", "mix": "a file as llmlite quantize makes it"}
 
@@ -218,7 +218,7 @@ class Bench:
 
     @staticmethod
     def _scores(model: Model, chunk: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Log probabilities (N_CTX / 2 - 1, V) behind the first half, and the losses of the text's tokens."""
+        """Log probabilities (N_CTX / 2 - 1, V) after the first half, and the losses of the text's tokens."""
         first = len(chunk) // 2
         scores = log_softmax(model.logits(chunk)[first:-1])
         return scores, -scores[np.arange(len(scores)), chunk[first + 1 :]]

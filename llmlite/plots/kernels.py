@@ -32,7 +32,7 @@ MARKS = {
     "weights as floats": ("s", "orange"),
     "no weights": ("^", "purple"),
 }
-BESIDE = 1.8  # as much of a logarithmic axis as a number behind its bar takes
+BESIDE = 1.8  # as much of a logarithmic axis as a number after its bar takes
 FEW = 0.01  # share of a step below which operations get no bar of their own
 SPAN = (0.05, 3000.0)  # operations per byte that the figure shows
 
@@ -41,7 +41,7 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
     """Draw the fastest run of each rung as a bar on a logarithmic scale, every run as a point.
 
     Args:
-        n_rungs: only the first so many; None for all. theme: "light", "dark" or "page".
+        n_rungs: how many of them, from the first on; None for all. theme: "light", "dark" or "page".
 
     Raises:
         ValueError: a type that the ladder wasn't climbed with.

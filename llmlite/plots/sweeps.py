@@ -121,7 +121,7 @@ def token_times(result: Comparison, *, depth: int | None = None, theme: str | No
         if m.n_depth == depth:
             by_entry.setdefault((m.backend, m.model_type), []).append(m.steps_ns)
     if not by_entry:
-        raise ValueError(f"no backend told its single steps at depth {depth}; there are: {depths}")
+        raise ValueError(f"no backend reported single steps at depth {depth}; there are: {depths}")
     y = {
         entry_label(*entry): [median(step) / 1e6 for step in zip(*blocks)]
         for entry, blocks in by_entry.items()

@@ -158,8 +158,8 @@ def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     For each weight the file holds `NAME.in_sum2` (n_matrices, n_columns), sums of squared activations, and
     `NAME.counts`, how many were summed. One matrix gives (n_columns,), experts give (n_experts, n_columns).
 
-    Raises: GGUFError if it is no importance matrix or lacks counts; ModelError naming the tensor with a sum
-        or a count that isn't finite, 0 or more. OSError.
+    Raises: GGUFError if it isn't an importance matrix or has no counts; ModelError naming the tensor with a
+        sum or a count that isn't finite, 0 or more. OSError.
     """
     found = {}
     with gguf.read(path) as file, file.located():

@@ -243,7 +243,7 @@ def choose(s: Situation, base: str) -> str:
 
 
 def fitted(chosen: str, n_columns: int) -> str:
-    """The type itself where n_columns is a multiple of its block, else its fallback, else F16."""
+    """The type itself if n_columns is a multiple of its block, else its fallback, else F16."""
     if n_columns % by_name(chosen).block_size == 0:
         return chosen
     second = FALLBACKS.get(chosen, chosen)

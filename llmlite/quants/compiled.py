@@ -3,7 +3,7 @@
 Each function is the twin of the one of its name there, and tests hold them together. They sum in another
 order, so where two candidates cost the same to the last bits, another one may win; the error is the same.
 
-numba keeps the machine code in its cache, so only the first process compiles (some seconds); where no cache
+numba keeps the machine code in its cache, so only the first process compiles (some seconds); if no cache
 can be written, each process does. Like NumPy's loops they let other threads run meanwhile.
 """
 
@@ -25,7 +25,7 @@ F32 = np.float32
 
 
 def compiled(function: Callable) -> Any:
-    """Compile on first use, cached on disk where that is possible."""
+    """Compile on first use, cached on disk if possible."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
     try:
         return numba.njit(cache=True, **options)(function)

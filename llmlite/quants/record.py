@@ -14,7 +14,7 @@ Array = np.ndarray
 class Parts(NamedTuple):
     """A block taken apart: weight = scale * level - minimum.
 
-    levels: (n, block_size), the small numbers the bits spell (int8; float32 where they aren't whole).
+    levels: (n, block_size), the small numbers the bits spell (int8; float32 if they aren't whole).
     scales: (n, n_groups) float32, or None for plain types, whose levels are the weights.
     minimums: (n, n_groups) float32, or None for types centred on zero.
     """

@@ -27,7 +27,7 @@ _users = 0  # of the compiled twins; above zero they are called
 def compiled_searches() -> Iterator[None]:
     """Within, this process searches by the compiled twins (compiled.py): several times as fast.
 
-    They are worth their import, and where none is cached their compilation, for many millions of weights.
+    They are worth their import, and their compilation if none is cached, for many millions of weights.
     """
     global _users
     from llmlite.quants import compiled  # noqa: F401 - imported now, not on many threads at once
@@ -106,7 +106,7 @@ def fit_affine(
     """
     peak = values.max(axis=1, keepdims=True)
     floor = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
-    flat = ~(peak > floor)  # also true where a NaN makes every comparison false
+    flat = ~(peak > floor)  # also true if a NaN makes every comparison false
     weighted = weights * values
     sum_w, sum_x = _rows(weights), _rows(weighted)
     sum_x2 = _dot(weighted, values)

@@ -137,7 +137,7 @@ class Conversation:
         """Take the messages of a file that `save` wrote, in place of these.
 
         Raises:
-            LlmliteError: it is no such file; the conversation is then as it was. OSError: it can't be read.
+            LlmliteError: the file isn't one; the conversation stays as it was. OSError: it can't be read.
         """
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -150,7 +150,7 @@ class Conversation:
 def _messages(data: bytes, name: str) -> list[Message]:
     """Read the messages of a saved conversation. Raises LlmliteError."""
     if len(data) > MAX_FILE_BYTES:
-        raise LlmliteError(f"{name}: more than {MAX_FILE_BYTES >> 20} MiB; this is no saved conversation")
+        raise LlmliteError(f"{name}: more than {MAX_FILE_BYTES >> 20} MiB; this is not a saved conversation")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -135,7 +135,7 @@ class Engine:
         self._thread.start()
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End all jobs and the thread; wait for it at most so long."""
+        """End all jobs and the thread; wait for it at most `seconds`."""
         with self._condition:
             self._stopping = True
             self._condition.notify()

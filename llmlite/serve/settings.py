@@ -21,7 +21,7 @@ class Settings:
             hold up the texts that are being written, and a client that leaves is noticed.
         max_queue: requests that wait for their turn; more are refused with 429.
         max_body_bytes: a larger request is refused with 413.
-        max_seconds: a request that takes longer is ended.
+        max_seconds: a request that takes longer is stopped.
         max_choices: texts that one request may ask for (n times prompts).
         max_inputs: texts that one request for embeddings may hold.
         context_overflow: "refuse" a conversation that doesn't fit the context, or "drop-oldest" turns.

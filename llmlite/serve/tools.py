@@ -90,7 +90,7 @@ def offered(
     if form is None or "tools" not in program:
         raise Fault(
             400,
-            "tools: this model's chat template knows nothing of them",
+            "tools: this model's chat template doesn't support them",
             param="tools",
             code="model_refused",
         )

@@ -1,4 +1,4 @@
-"""The folder for what llmlite makes for later: where it is, and whether what lies there may be trusted.
+"""The cache folder: where it is, and whether what lies there may be trusted.
 
 Compiled kernels are code that the next process runs, so they must come from this user or from root. A folder
 is trusted if it, and every folder above it, belongs to one of the two and nobody else may write there (in
@@ -25,7 +25,7 @@ OTHERS_WRITE = 0o022
 
 
 def cache_dir() -> Path:
-    """Return the folder for what llmlite makes for later: it exists, and only this user can write to it.
+    """Return the cache folder: it exists, and only this user can write to it.
 
     `LLMLITE_CACHE` if it is set; else the system's place for caches (`$XDG_CACHE_HOME` or `~/.cache`,
     `~/Library/Caches`, `%LOCALAPPDATA%`). If that can't be written or can't be trusted, a private folder
@@ -33,7 +33,7 @@ def cache_dir() -> Path:
     write is closed to them, with a line.
 
     Raises:
-        LlmliteError: not even a temporary folder can be had.
+        LlmliteError: not even a temporary folder can be used.
     """
     folder, problem = _wanted()
     return _temporary_cache(folder, problem) if problem else folder

@@ -3,7 +3,7 @@
 Reading a page of a mapping that its file no longer has raises SIGBUS. The handler installed here looks
 whether the address lies in a mapping it watches; then it maps zeros over the rest of it, notes where they
 begin and returns, so that the kernel (or NumPy) finishes on zeros, and `check` raises. Any other SIGBUS goes
-to whoever handled it before.
+to the handler before it.
 
 `enter` notes each mapping when it is made. The handler is compiled machine code (a few lines of LLVM IR with
 the table's address in them), which costs 0.15 s when llvmlite isn't imported yet; so `arm` installs it before

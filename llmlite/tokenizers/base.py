@@ -25,13 +25,13 @@ class Tokenizer(ABC):
     Attributes:
         model: the value of `tokenizer.ggml.model`.
         n_vocab: number of tokens.
-        bos_id, eos_id, unk_id, pad_id: special ids, None where the file names none.
+        bos_id, eos_id, unk_id, pad_id: special ids, None if the file names none.
         eog_ids: every id that ends a reply, `eos_id` among them.
         add_bos, add_eos: whether `encode(add_special=True)` puts BOS before and EOS after the text.
     """
 
     model: str
-    # what this kind of vocabulary has even where the metadata is silent
+    # what this kind of vocabulary has even if the metadata doesn't say so
     _default_add_bos = False
     _default_add_eos = False
     _default_ids: Mapping[str, int] = MappingProxyType({})
@@ -159,7 +159,7 @@ class Tokenizer(ABC):
         return self.vocabulary.types[self._check(token_id)]
 
     def token_id(self, text: str) -> int | None:
-        """The id of the token with exactly this text, None where there is none."""
+        """The id of the token with exactly this text, None if there is none."""
         return self.vocabulary.ids.get(text)
 
     @abstractmethod

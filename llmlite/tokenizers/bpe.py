@@ -66,7 +66,7 @@ class BPETokenizer(Tokenizer):
     def _ids_of_part(self, part: str) -> list[int]:
         """The ids of a merged part, or of its bytes if it isn't in the vocabulary.
 
-        Falcon's vocabulary, for one, has no token for some control characters. Such a byte becomes the
+        Falcon's vocabulary, for example, has no token for some control characters. Such a byte becomes the
         unknown token; without one it is left out, as in llama.cpp and in the tokenizers library, but not
         silently.
         """

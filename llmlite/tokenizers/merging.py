@@ -61,7 +61,7 @@ def _merge_by_heap(
     heapify(heap)
     n_parts = len(parts)
     pair_rank.append(_NONE)
-    texts: list[str | None] = list(parts)  # None where a part went into its left neighbour
+    texts: list[str | None] = list(parts)  # None if a part went into its left neighbour
     following = list(range(1, n_parts + 1))
     previous = list(range(-1, n_parts - 1))
 

@@ -98,7 +98,7 @@ class PreTokenizer:
     Attributes:
         expressions: regular expressions in the syntax of the `regex` package, applied one after the other.
         ignore_merges: a word that is a token as a whole is taken at once, whatever the merges say.
-        add_bos: whether BOS is added where the file doesn't say.
+        add_bos: whether BOS is added if the file doesn't say.
     """
 
     expressions: tuple[str, ...]

@@ -90,7 +90,7 @@ class SpecialTokens:
         return found
 
     def _pattern(self, present: tuple[str, ...]) -> re.Pattern[str] | None:
-        """An expression that finds these tokens from left to right; None where that isn't longest-first."""
+        """An expression that finds these tokens from left to right; None if that isn't longest-first."""
         if present not in self._compiled:
             if len(self._compiled) >= 64:
                 self._compiled.clear()

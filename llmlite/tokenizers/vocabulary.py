@@ -73,7 +73,7 @@ class Vocabulary:
         return value.item() if getattr(value, "shape", None) == () else value
 
     def text(self, key: str) -> str:
-        """A string of the metadata, empty where it is missing."""
+        """A string of the metadata, empty if it is missing."""
         value = self.get(key, "")
         if not isinstance(value, str):
             raise TokenizerError.at(f"{PREFIX}{key}", "a string", type(value).__name__)
@@ -110,7 +110,7 @@ class Vocabulary:
         return default
 
     def numbers(self, key: str, kind: str) -> list[Any] | None:
-        """A numeric array with one entry per token, as a list; None where the file has none.
+        """A numeric array with one entry per token, as a list; None if the file has none.
 
         `kind` is "integers" or "numbers".
         """
@@ -123,7 +123,7 @@ class Vocabulary:
         return self._checked(key, values, kind)
 
     def integers(self, key: str) -> list[int] | None:
-        """An array of whole numbers of any length, as a list; None where the file has none."""
+        """An array of whole numbers of any length, as a list; None if the file has none."""
         values = self.get(key)
         if values is None:
             return None

@@ -1,4 +1,4 @@
-"""Things to move in a notebook. Each shows a static picture where no kernel runs, and works by keyboard.
+"""Things to move in a notebook. Each shows a static picture if no kernel runs, and works by keyboard.
 
 ipywidgets is imported in this folder only, on first use.
 """

@@ -33,7 +33,7 @@ STYLE = f"""<style>
 
 
 class View(ipywidgets.VBox):
-    """Rows of widgets to look at, which are no controls."""
+    """Rows of widgets to look at, not to operate."""
 
 
 class Explorer(ipywidgets.VBox):
@@ -100,7 +100,7 @@ class TextExplorer(Explorer):
     kept = "What is shown is that of the text before."
 
     def reread_on(self, field: ipywidgets.Text) -> None:
-        """Read the field's text whenever it changes; say so where that can't be done, and show what was."""
+        """Read the field's text whenever it changes; if that fails, say so and keep what was shown."""
 
         def reread(_change: Any) -> None:
             try:
@@ -148,7 +148,7 @@ def boxes(names: Iterable[str], title: Callable[[str], str] = str) -> dict[str, 
 def row(
     heading: str, widgets: Mapping[str, ipywidgets.Widget] | Iterable[ipywidgets.Widget]
 ) -> ipywidgets.HBox:
-    """Return a row of widgets under one heading, wrapped where it is too narrow."""
+    """Return a row of widgets under one heading, wrapped if it is too narrow."""
     children = widgets.values() if isinstance(widgets, Mapping) else widgets
     label = ipywidgets.HTML(escape(heading), layout={"width": HEADING_WIDTH})
     return ipywidgets.HBox([label, *children], layout={"flex_flow": "row wrap", "align_items": "center"})

@@ -50,7 +50,7 @@ def chat_panel(
         options: of `Model.stream`: max_tokens, temperature, seed …
 
     Raises:
-        ModelError: the model has no form for a conversation. ValueError: no such option, or one outside its
+        ModelError: the model has no chat template. ValueError: no such option, or one outside its
             range. With a question, as `Model.chat`.
     """
     if not 1 <= n_top <= 10:

@@ -83,7 +83,7 @@ class ByteMapExplorer(Explorer):
         self.redraw()
 
     def choose_field(self, i: int) -> None:
-        """Show field number `i`; the first or the last where there is none so far."""
+        """Show field number `i`; the first or the last if there is none so far."""
         self.field = min(max(i, 0), len(self.map.fields) - 1)
         start = self.map.fields[self.field].offset
         if not self.top <= start < self.top + len(self.cells):
@@ -119,7 +119,7 @@ class ByteMapExplorer(Explorer):
     def _draw_byte(self, cell: ipywidgets.Button, offset: int) -> None:
         with cell.hold_sync():
             if offset >= len(self.map.data):
-                cell.description, cell.tooltip, cell.disabled = "", "behind the end of the file", True
+                cell.description, cell.tooltip, cell.disabled = "", "beyond the end of the file", True
                 return
             i = self.map.at(offset)
             cell.disabled = False

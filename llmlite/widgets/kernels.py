@@ -133,7 +133,7 @@ class RooflineExplorer(Explorer):
         return [p for p in self.chosen.points[self.step.value] if kind(p) == self.kind.value]
 
     def _other_model(self) -> None:
-        """Offer the steps and operations of the chosen model; keep the choice where it has it."""
+        """Offer the steps and operations of the chosen model; keep the choice if it has it."""
         with self._mixed():
             _offer(self.step, list(self.chosen.points))
             _offer(self.kind, self._kinds())

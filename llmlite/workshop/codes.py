@@ -127,7 +127,7 @@ def decode(code: str) -> Summary:
         raise LlmliteError(f"{shown!r}: too long for a code; expected at most {LONGEST} letters")
     strange = sorted(set(letters) - set(ALPHABET))
     if strange:
-        raise LlmliteError(f"{shown!r}: {strange[0]!r} is in no code; ask for it to be sent again")
+        raise LlmliteError(f"{shown!r}: {strange[0]!r} is not a letter of codes; ask for it to be sent again")
     data = _bytes(letters)
     if data is None or binascii.crc_hqx(data[:-2], 0) != int.from_bytes(data[-2:], "big"):
         raise LlmliteError(

@@ -124,7 +124,7 @@ def resolve(
         todo = [pair for name in sorted(new) for pair in _needs(result, name, wanted[name][1])]
         if not todo:
             return result
-    raise LlmliteError(f"{target.name}: dependencies didn't come to an end after {ROUNDS} rounds")
+    raise LlmliteError(f"{target.name}: resolving the dependencies didn't finish in {ROUNDS} rounds")
 
 
 def _fetch(
@@ -151,8 +151,8 @@ def _fetch(
         found = _found(item)
         if _packaging("version").Version(found.version).is_prerelease:
             raise LlmliteError(
-                f"{result.target.name}: {found.name} {found.version} is a pre-release, which no room should "
-                "test; pin an older version in a file of constraints and give it with --constraints"
+                f"{result.target.name}: {found.name} {found.version} is a pre-release; a workshop needs "
+                "releases: pin an older version in a file of constraints and give it with --constraints"
             )
         result.wheels[found.name] = found
     return set(left)

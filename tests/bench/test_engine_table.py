@@ -114,7 +114,7 @@ def test_small_is_good_for_memory_and_time(table: Any) -> None:
         {"row": "import", "kind": "import", "bare": 0.02, "import": 0.03, "third_party": []},
     ]
     text = table.tables(samples)
-    memory = line(text, "private memory behind position 2047, n_ctx 2048, Q4_0")
+    memory = line(text, "private memory after position 2047, n_ctx 2048, Q4_0")
     assert (memory[1], memory[5]) == ("150 MB", "must")
     assert line(text, "first use ever (no kernels yet), Q4_K_M")[5] == "**missed**"
     assert line(text, "`import llmlite` over a bare interpreter")[1] == "0.010 s"

@@ -602,7 +602,7 @@ def test_every_end_token_of_the_folder_ends_a_reply(
 @pytest.mark.parametrize("wrong", [10**6, -1, "</s>", 1.5, True])
 def test_an_end_token_outside_the_vocabulary_is_warned_of(folder: Path, tmp_path: Path, wrong: Any) -> None:
     write_json(folder / "generation_config.json", {"eos_token_id": [65, wrong]})
-    with pytest.warns(UserWarning, match="eos_token_id: .* is no token of the vocabulary: left out"):
+    with pytest.warns(UserWarning, match="eos_token_id: .* is not a token of the vocabulary: left out"):
         convert_folder(folder, tmp_path / "out.gguf")
     assert 65 in load(tmp_path / "out.gguf", executor="eager").tokenizer.eog_ids
 

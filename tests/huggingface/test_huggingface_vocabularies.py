@@ -176,7 +176,7 @@ def test_a_space_prefix_and_added_tokens_are_as_the_files_say(tmp_path: Path) ->
         (sentencepiece(3), UnsupportedError, "a model of type 3; BPE and Unigram"),
         (sentencepiece(1, field(24, 1)), UnsupportedError, "spaces come after words"),
         (sentencepiece(1, b"", field(2, b"abc")), TokenizerError, "precompiled_charsmap: expected"),
-        (field(1, 7), TokenizerError, "its bytes: .*field 1 is no message"),
+        (field(1, 7), TokenizerError, "its bytes: .*field 1 is not a message"),
         (field(1, field(1, b"a") + field(3, 9)), TokenizerError, "piece 0 has type 9"),
         (field(1, field(2, 1.0)), TokenizerError, "piece 0 has no text"),
         (b"\xff" * 11, TokenizerError, "a number that doesn't end"),

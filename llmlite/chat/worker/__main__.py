@@ -48,7 +48,7 @@ def _send(answers: Any, answer: dict[str, Any]) -> None:
 
 
 def _limit(name: str, value: int) -> None:
-    """Set the soft limit `name` of the module `resource`, where the system has it."""
+    """Set the soft limit `name` of the module `resource`, if the system has it."""
     try:
         import resource
 

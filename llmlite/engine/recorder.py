@@ -152,6 +152,13 @@ class Recorder:
         x.name = name if layer is None else f"{name}-{layer}"
         return x
 
+    def name_routed(self, x: Buffer, name: str, layer: int, routes: RouteBuffers) -> Buffer:
+        """As `name`."""
+        return self.name(x, name, layer)
+
+    def inside(self, name: str, layer: int, compute: Callable[[], Any]) -> None:
+        """Nothing: only traces ask what an operation has inside, and the eager executor makes them."""
+
     def embed(self, w: Any, ids: Any) -> Buffer:
         """Rows of w for the step's ids."""
         out = self._buffer(w.shape[1])
@@ -460,7 +467,9 @@ class Recorder:
 
     # ---- experts -------------------------------------------------------------------------------------------
 
-    def route(self, scores: Buffer, spec: Experts, bias: np.ndarray | None = None) -> RouteBuffers:
+    def route(
+        self, scores: Buffer, spec: Experts, bias: np.ndarray | None = None, layer: int | None = None
+    ) -> RouteBuffers:
         """See eager.Eager.route."""
         n_expert, rows, n_used = scores.width, scores.rows, spec.n_used
         self.n_used = n_used

@@ -28,11 +28,10 @@ LEFT_OUT = {  # a name of llama.cpp's -> why no trace has it
     "v_cont": "a copy of the values in another order",
     "h_nextn": "result_norm under a second name",
     "conv_states_reshaped": "conv_states in another order",
+    "conv_state_update": "the place that conv_state_last is written to, before it is",
 }
 # Axes are in another order: the numbers are the same
-PERMUTED = {
-    "conv_input", "conv_state_update", "new_state", "q_nope_absorbed", "kqv_mla",
-}  # fmt: skip
+PERMUTED = {"conv_input", "new_state", "q_nope_absorbed", "kqv_mla"}
 REPEATED = {"q_conv_predelta", "k_conv_predelta"}  # Qwen3-Next's graph repeats key heads for value heads
 LOOSE = {"gemma4, shared keys": 3e-2}  # its GELU is a table: docs/measurements/mixers.md
 

@@ -26,7 +26,6 @@ _QWEN = {
     "attn_out": "attn_output",
     "ffn_inp": "attn_residual",
     "ffn_norm": "attn_post_norm",
-    "conv_state_last": "conv_state_update",
 }
 _SHARED = {
     "ffn_gate_shexp": "ffn_gate",

@@ -522,7 +522,7 @@ class Recorder:
         for i, value in enumerate(one.args):
             if value is matrix.blocks:
                 strides[i, 0] = matrix.n_bytes
-            elif isinstance(value, Buffer) and value.rows == x.rows and not value.name:
+            elif isinstance(value, Buffer) and value.rows == x.rows and value.name != "scratch":
                 strides[i, 1] = value.width * value.itemsize
         frames, size = self._scratch(8 * (1 + len(one.args)))
         first = (0, *one.args[1:])  # the step that an expert sees begins with the count of its rows

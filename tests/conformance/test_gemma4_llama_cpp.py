@@ -1,7 +1,7 @@
 """Why llama.cpp's logits of Gemma 4 differ from transformers': its GELU is a table of F16, and nothing else.
 
-llama.cpp rounds GELU's argument to F16 and reads the result, F16 too, from a table; beyond -10 and 10 it gives
-0 and the argument (ggml-cpu/vec.h). Gemma 4 has GELU in the network and again in each layer's own input.
+llama.cpp rounds GELU's argument to F16 and reads the result, F16 too, from a table; beyond -10 and 10 it
+gives 0 and the argument (ggml-cpu/vec.h). Gemma 4 has GELU in the network and in each layer's own input.
 """
 
 from __future__ import annotations

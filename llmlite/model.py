@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from llmlite import gguf, resources
 from llmlite.chat import ChatTemplate
+from llmlite.description.architectures.traced import TRACED
 from llmlite.description.config import ModelConfig
 from llmlite.description.lora import Adapters, listed
 from llmlite.description.lora import read as read_adapters
@@ -264,9 +265,9 @@ class Model(Texts):
         """
         ids = self._ids(prompt)
         cache = KVCache(self.config, len(ids), self.cache.dtype.type, chunk=len(ids))
-        trace = Trace(ids)
-        EagerExecutor(self.weights, self.config)(ids, cache, n_outputs=len(ids), trace=trace)
-        return trace
+        found: dict[str, np.ndarray] = {}
+        EagerExecutor(self.weights, self.config)(ids, cache, n_outputs=len(ids), trace=found)
+        return Trace(ids, found, TRACED.get(self.config.architecture.name))
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
@@ -354,15 +355,34 @@ class Model(Texts):
 class Trace(dict[str, np.ndarray]):
     """Named intermediates of one run, in the order they were computed.
 
+    Names are llama.cpp's. If its graph of an architecture has a name of its own, the one that other
+    architectures have is understood too: in Qwen 3.5 "ffn_inp-0" is "attn_residual-0".
+
     Attributes:
         ids: the tokens that were read.
     """
 
-    def __init__(self, ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        ids: Sequence[int],
+        found: Mapping[str, np.ndarray] | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
-        self.ids = list(ids)
+        self.ids, self._names = list(ids), dict(names or {})
+        for name, array in (found or {}).items():
+            self[self._own(name)] = array
+
+    def _own(self, name: str) -> str:
+        """The name in this architecture of what is called `name` in all."""
+        stem, dash, layer = name.rpartition("-")
+        if not dash or not layer.isdigit():
+            return self._names.get(name, name)
+        return f"{self._names.get(stem, stem)}-{layer}"
 
     def __missing__(self, name: str) -> np.ndarray:
+        if self._own(name) in self:
+            return self[self._own(name)]
         stems = dict.fromkeys(known.partition("-")[0] for known in self)  # in order, each once
         raise KeyError(f"{name!r}; there is {', '.join(stems)}, most of them followed by -LAYER")
 

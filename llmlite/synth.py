@@ -93,6 +93,17 @@ SHAPES = {
         n_vocab=262144, n_ctx=32768, rope_base=1000000.0, is_tied=True,
         more={"attention.sliding_window": 512},
     ),
+    "gemma4-e2b": Shape(
+        architecture="gemma4", n_layer=35, n_embd=1536, n_head=8, n_head_kv=1, head_size=512, n_ff=6144,
+        n_vocab=262144, n_ctx=131072, rope_base=1000000.0, is_tied=True,
+        more={"feed_forward_length": [6144] * 15 + [12288] * 20, "attention.shared_kv_layers": 20,
+              "attention.sliding_window": 512,
+              "attention.sliding_window_pattern": [True, True, True, True, False] * 7,
+              "attention.key_length_swa": 256, "attention.value_length_swa": 256,
+              "rope.dimension_count_swa": 256, "rope.freq_base_swa": 10000.0,
+              "embedding_length_per_layer_input": 256, "final_logit_softcapping": 30.0},
+        optional=("rope_freqs.weight", "layer_output_scale.weight"),
+    ),
     "gemma2-2b": Shape(
         architecture="gemma2", n_layer=26, n_embd=2304, n_head=8, n_head_kv=4, head_size=256, n_ff=9216,
         n_vocab=256000, n_ctx=8192, rope_base=10000.0, is_tied=True,

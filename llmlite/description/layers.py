@@ -2,7 +2,7 @@
 
 A model is a tuple of `Layer`s. Each says what mixes tokens (`Attention`; other mixers have records of their
 own), what follows (`FeedForward`, `Experts`), and how the branches join. Names are built from a file's
-metadata and from which tensors it holds (config.py); no record knows an architecture's name.
+metadata and from which tensors it holds (layer_keys.py); no record knows an architecture's name.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ class Layer:
         residual_scale: multiplies both branches' outputs.
     """
 
-    mixer: Any  # the record of one of transformer.MIXERS
+    mixer: Any  # the record of one of mixers.MIXERS
     feed_forward: FeedForward | Experts | None
     norm: str = "rms"
     eps: float = 1e-5

@@ -7,7 +7,7 @@ dequantized a slab of rows at a time. BLAS chooses its own number of threads (OP
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,12 @@ class Routes:
     weights: np.ndarray
     order: np.ndarray
     counts: np.ndarray
+
+    def by_token(self, x: np.ndarray) -> np.ndarray:
+        """Return the rows x (S, D), which are sorted by expert, as (T, n_used, D)."""
+        out = np.empty_like(x)
+        out[self.order] = x
+        return out.reshape(*self.weights.shape, -1)
 
 
 class EagerExecutor:
@@ -126,6 +132,17 @@ class Eager(RecurrentOperations):
             self.trace[key] = x.copy() if heads is None else x.reshape(len(x), heads, -1).copy()
         return x
 
+    def name_routed(self, x: np.ndarray, name: str, layer: int, routes: Routes) -> np.ndarray:
+        """Record rows that are sorted by expert as (T, n_used, width), each token's best expert first."""
+        if self.trace is not None:
+            self.trace[f"{name}-{layer}"] = routes.by_token(x)
+        return x
+
+    def inside(self, name: str, layer: int, compute: Callable[[], np.ndarray]) -> None:
+        """Record what an operation has inside, if somebody looks."""
+        if self.trace is not None:
+            self.trace[f"{name}-{layer}"] = np.array(compute())
+
     def embed(self, w: QuantTensor, ids: np.ndarray) -> np.ndarray:
         """Rows of w (V, D), one for each id -> (T, D)."""
         self.n_tokens = len(ids)
@@ -186,7 +203,9 @@ class Eager(RecurrentOperations):
         ]
         return np.concatenate(parts, axis=1)
 
-    def route(self, scores: np.ndarray, spec: Experts, bias: np.ndarray | None = None) -> Routes:
+    def route(
+        self, scores: np.ndarray, spec: Experts, bias: np.ndarray | None = None, layer: int | None = None
+    ) -> Routes:
         """Choose experts: the n_used highest scores of each token; of equal ones the first.
 
         With groups, the best of the experts in the best groups (`in_best_groups`).
@@ -196,6 +215,7 @@ class Eager(RecurrentOperations):
 
         Args:
             scores: (T, n_expert). bias: (n_expert,): is added to p to choose, and doesn't count after that.
+            layer: whose steps a trace gets; None: none.
         """
         if spec.gating == "sigmoid":
             p = 1 / (1 + np.exp(-scores))
@@ -214,6 +234,9 @@ class Eager(RecurrentOperations):
         elif spec.gating == "softmax_chosen" or spec.normalized:
             weights = softmax(weights)
         weights = (weights * np.float32(spec.weight_scale)).astype(np.float32)
+        if self.trace is not None and layer is not None:
+            steps = routing_steps(scores, spec, bias, by, ids)
+            self.trace.update({f"{name}-{layer}": array for name, array in steps.items()})
         order = np.argsort(ids.ravel(), kind="stable")  # (S,): expert after expert
         return Routes(weights, order, np.bincount(ids.ravel(), minlength=scores.shape[-1]))
 
@@ -242,9 +265,7 @@ class Eager(RecurrentOperations):
 
     def gather(self, x: np.ndarray, routes: Routes) -> np.ndarray:
         """out[t] = Σ weight[t, j] * x[row of t and j]: (S, D) -> (T, D)."""
-        by_token = np.empty_like(x)
-        by_token[routes.order] = x
-        return np.einsum("tj,tjd->td", routes.weights, by_token.reshape(*routes.weights.shape, -1))
+        return np.einsum("tj,tjd->td", routes.weights, routes.by_token(x))
 
     def rope(self, x: np.ndarray, n_head: int, table: RopeTable) -> np.ndarray:
         """Turn each pair (a, b) of a head by position * frequency:
@@ -321,6 +342,7 @@ class Eager(RecurrentOperations):
         if self.trace is not None:
             self.name(np.concatenate(scores), "kq", layer)  # (H, T, end - start)
             self.name(np.concatenate(weights), "kq_soft_max", layer)
+            self.name(out.reshape(-1, T, spec.value_size), "kqv", layer)  # (H, T, Dv)
         return out.transpose(2, 0, 1, 3).reshape(T, -1)
 
     def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
@@ -391,6 +413,33 @@ class Eager(RecurrentOperations):
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The rows of the last `n_outputs` tokens."""
         return x[len(x) - self.n_outputs :]
+
+
+def routing_steps(
+    scores: np.ndarray, spec: Experts, bias: np.ndarray | None, by: np.ndarray, ids: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The steps from scores to weights under llama.cpp's names, as its graph takes them.
+
+    Args:
+        by: what experts were chosen by. ids: the chosen ones, (T, n_used).
+    """
+    p = scores if spec.gating == "softmax_chosen" else softmax(scores)
+    p = 1 / (1 + np.exp(-scores)) if spec.gating == "sigmoid" else p
+    found = {"ffn_moe_probs": p}
+    if bias is not None:
+        found["ffn_moe_probs_biased"] = p + bias
+    if spec.n_group > 1:
+        found["ffn_moe_probs_masked"] = np.where(np.isinf(by), by, p if bias is None else p + bias)
+    weights = found["ffn_moe_weights"] = np.take_along_axis(p, ids, axis=-1)
+    if spec.gating == "softmax_chosen":
+        weights = found["ffn_moe_weights_softmax"] = softmax(weights)
+    if spec.normalized and spec.gating != "softmax_chosen":
+        total = found["ffn_moe_weights_sum"] = weights.sum(-1, keepdims=True)
+        total = found["ffn_moe_weights_sum_clamped"] = np.maximum(total, SMALLEST_SUM)
+        weights = found["ffn_moe_weights_norm"] = weights / total
+    if spec.weight_scale != 1:
+        found["ffn_moe_weights_scaled"] = weights * np.float32(spec.weight_scale)
+    return {name: array.astype(np.float32) for name, array in found.items()}
 
 
 def in_best_groups(by: np.ndarray, spec: Experts) -> np.ndarray:

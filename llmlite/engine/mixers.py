@@ -37,7 +37,9 @@ def attention(b: Block, x: X) -> X:
     x = ops.attention(q, k, v, b.i, spec, b.w.get("attn_sinks.weight"))  # (T, H*Dv)
     x = b.name(x, "kqv_out")
     if gate is not None:
-        x = b.name(ops.gate(b.name(x, "attn_pregate"), b.name(gate, "gate_reshaped")), "attn_gated")
+        gate = b.name(gate, "gate_reshaped")
+        b.inside("gate_sigmoid", lambda: 1 / (1 + np.exp(-gate)))
+        x = b.name(ops.gate(b.name(x, "attn_pregate"), gate), "attn_gated")
     x = b.norm("attn_sub_norm", x)
     return b.name(b.matmul("attn_output", x), "attn_out")
 
@@ -78,9 +80,11 @@ def latent_attention(b: Block, x: X) -> X:
     row = b.name(b.matmul("attn_kv_a_mqa", x), "kv_cmpr_pe")  # (T, R + turned)
     k_pe = b.name(ops.rope(ops.columns(row, spec.kv_rank, turned), 1, table), "k_pe")
     row = ops.rms_norm(ops.columns(row, 0, spec.kv_rank), w["attn_kv_a_norm.weight"], b.layer.eps)
-    k = b.name(ops.join(b.name(row, "kv_cmpr"), k_pe, 1, 1), "Kcur")
-    x = b.name(ops.attention(q, k, None, b.i, spec, None), "kqv", heads=H)  # (T, H*R)
-    x = b.name(ops.head_matmul(w["attn_v_b.weight"], x), "kqv_out")  # (T, H*Dv)
+    row = b.name(b.name(row, "Vcur"), "kv_cmpr")  # one row is both
+    k = b.name(ops.join(row, k_pe, 1, 1), "Kcur")
+    x = ops.attention(q, k, None, b.i, spec, None)  # (T, H*R)
+    x = b.name(ops.head_matmul(w["attn_v_b.weight"], x), "kqv_mla", heads=H)  # (T, H*Dv)
+    x = b.name(x, "kqv_out")
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 
@@ -93,6 +97,7 @@ def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
     gain = b.w.get(f"{tensor}.weight")
     if gain is None:
         return x
+    x = b.name(x, name.replace("normed", "raw"), heads=n_head)
     if b.layer.norm == "rms":
         x = b.ops.rms_norm(x, gain, b.layer.eps)
     else:
@@ -103,7 +108,8 @@ def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
 def short_convolution(b: Block, x: X) -> X:
     """A gated convolution over the latest tokens: (T, D) -> (T, D)."""
     ops = b.ops
-    before, after, x = (b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x"))  # (T, D) each
+    before, after, x = parts = [b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x")]  # (T, D) each
+    b.inside("conv.in_proj", lambda: np.concatenate(parts, axis=1))
     x = ops.convolve(ops.multiply(before, x), b.w["shortconv.conv.weight"], None, b.i)
     x = ops.multiply(after, b.name(x, "conv.conv"))
     return b.name(b.matmul("shortconv.out_proj", x), "conv.out_proj")
@@ -147,7 +153,7 @@ def delta_net(b: Block, x: X) -> X:
     spec: DeltaNet = b.layer.mixer
     N, r = spec.head_size, spec.n_head // spec.n_head_k
     if spec.fused_rates:  # for each key head what concerns its value heads
-        rates = b.matmul("ssm_ba", x)
+        rates = b.name(b.matmul("ssm_ba", x), "linear_attn_mixed_ba")
         beta, alpha = ops.columns(rates, 0, r, 2 * r), ops.columns(rates, r, r, 2 * r)
     else:
         beta, alpha = b.matmul("ssm_beta", x), b.matmul("ssm_alpha", x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,7 +46,9 @@ class Operations(Protocol):
     def head_matmul(self, w: QuantTensor, x: X) -> X:
         """Each head's stretch of a row times the matrix of its head."""
 
-    def route(self, scores: X, spec: Experts, bias: np.ndarray | None = None) -> Any:
+    def route(
+        self, scores: X, spec: Experts, bias: np.ndarray | None = None, layer: int | None = None
+    ) -> Any:
         """For each token the experts that it goes through, and how much each of them counts."""
 
     def spread(self, x: X, routes: Any) -> X:
@@ -127,6 +129,12 @@ class Operations(Protocol):
     def name(self, x: X, name: str, layer: int | None = None, heads: int | None = None) -> X:
         """x itself, known from now on as "name-layer"."""
 
+    def name_routed(self, x: X, name: str, layer: int, routes: Any) -> X:
+        """As `name`, of rows that `spread` has sorted by expert."""
+
+    def inside(self, name: str, layer: int, compute: Callable[[], Any]) -> None:
+        """Give a trace what an operation has inside, as compute() tells; other executors don't ask."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -147,6 +155,10 @@ class Block:
     def name(self, x: X, name: str, heads: int | None = None) -> X:
         """x, called "name-layer"."""
         return self.ops.name(x, name, self.i, heads=heads)
+
+    def inside(self, name: str, compute: Callable[[], Any]) -> None:
+        """In a trace, compute() is "name-layer"."""
+        self.ops.inside(name, self.i, compute)
 
     def matmul(self, name: str, x: X) -> X:
         """x @ W.T, plus the bias if the file has one, and what adapters add: neither needs a flag."""

@@ -6,6 +6,7 @@ the plan runs. Matrices and recurrent mixers are in files of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from llmlite.engine.contract import (
     attention_tile,
 )
 from llmlite.engine.kv_cache import require_blocks
-from llmlite.engine.recorder_matrices import MatrixOperations
+from llmlite.engine.recorder_matrices import MatrixOperations, RouteBuffers
 from llmlite.engine.recorder_recurrent import RecurrentOperations
 from llmlite.engine.recording import N_OUTPUTS, N_TOKENS, Buffer
 
@@ -43,6 +44,13 @@ class Recorder(MatrixOperations, RecurrentOperations):
         """Call x "name-layer" in profiles and errors."""
         x.name = name if layer is None else f"{name}-{layer}"
         return x
+
+    def name_routed(self, x: Buffer, name: str, layer: int, routes: RouteBuffers) -> Buffer:
+        """As `name`."""
+        return self.name(x, name, layer)
+
+    def inside(self, name: str, layer: int, compute: Callable[[], Any]) -> None:
+        """Nothing: only traces ask what an operation has inside, and the eager executor makes them."""
 
     def embed(self, w: Any, ids: Any) -> Buffer:
         """Rows of w for the step's ids."""

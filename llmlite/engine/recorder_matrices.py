@@ -143,7 +143,9 @@ class MatrixOperations(Recording):
 
     # ---- experts -------------------------------------------------------------------------------------------
 
-    def route(self, scores: Buffer, spec: Experts, bias: np.ndarray | None = None) -> RouteBuffers:
+    def route(
+        self, scores: Buffer, spec: Experts, bias: np.ndarray | None = None, layer: int | None = None
+    ) -> RouteBuffers:
         """See eager.Eager.route."""
         n_expert, rows, n_used = scores.width, scores.rows, spec.n_used
         self.n_used = n_used
@@ -196,7 +198,7 @@ class MatrixOperations(Recording):
         for i, value in enumerate(one.args):
             if value is matrix.blocks:
                 strides[i, 0] = matrix.n_bytes
-            elif isinstance(value, Buffer) and value.rows == x.rows and not value.name:
+            elif isinstance(value, Buffer) and value.rows == x.rows and value.name != "scratch":
                 strides[i, 1] = value.width * value.itemsize
         frames, size = self._scratch(8 * (1 + len(one.args)))
         first = (0, *one.args[1:])  # the step that an expert sees begins with the count of its rows

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Experts, FeedForward
 from llmlite.description.weights import Weights
@@ -150,12 +152,21 @@ def dense(b: Block, spec: FeedForward, x: X, suffix: str = "") -> X:
     if spec.gated:
         gate = b.name(b.matmul(f"ffn_gate{suffix}", x), f"ffn_gate{suffix}")
         x = b.ops.activate(spec.activation, gate, up)
-        x = b.name(x, f"ffn_swiglu{suffix}" if spec.activation == "silu" else f"ffn_act{suffix}")
+        x = b.name(x, f"{GATED_NAMES.get(spec.activation, 'ffn_act')}{suffix}")
     else:
         name = "ffn_gelu" if spec.activation == "gelu" else "ffn_act"
         x = b.name(b.ops.activate(spec.activation, up), f"{name}{suffix}")
     x = b.norm(f"ffn_sub_norm{suffix}", x)
     return b.name(b.matmul(f"ffn_down{suffix}", x), f"ffn_out{suffix}")  # (T, D)
+
+
+# What an activation times `up` is called
+GATED_NAMES = {
+    "silu": "ffn_swiglu",
+    "gelu": "ffn_geglu",
+    "gelu_erf": "ffn_geglu",
+    "swiglu_oai": "ffn_swiglu_oai",
+}
 
 
 def experts(b: Block, spec: Experts, x: X, routed_by: X) -> X:
@@ -166,7 +177,7 @@ def experts(b: Block, spec: Experts, x: X, routed_by: X) -> X:
     """
     ops, w, inner = b.ops, b.w, x
     scores = b.name(b.matmul("ffn_gate_inp", routed_by), "ffn_moe_logits")  # (T, n_expert)
-    routes = ops.route(scores, spec, w.get("exp_probs_b.bias"))
+    routes = ops.route(scores, spec, w.get("exp_probs_b.bias"), b.i)
     x = ops.spread(x, routes)  # (S, D)
 
     def matmul(name: str, x: X) -> X:
@@ -177,18 +188,28 @@ def experts(b: Block, spec: Experts, x: X, routed_by: X) -> X:
         inner = ops.expert_matmul(low_rank.a, x, routes)
         return ops.add(y, ops.expert_matmul(low_rank.b, inner, routes))
 
+    def named(x: X, name: str) -> X:
+        return ops.name_routed(x, f"ffn_moe_{name}", b.i, routes)
+
     if "ffn_gate_up_exps.weight" in w:  # the rows of the gate, then those of `up`
-        both = matmul("ffn_gate_up", x)
+        both = named(matmul("ffn_gate_up", x), "gate_up")
         gate, up = ops.columns(both, 0, spec.n_ff), ops.columns(both, spec.n_ff, spec.n_ff)
     else:
         gate, up = matmul("ffn_gate", x), matmul("ffn_up", x)
-    x = matmul("ffn_down", ops.activate(spec.activation, gate, up))  # (S, F) -> (S, D)
+    gate, up = named(gate, "gate"), named(up, "up")
+    act = GATED_NAMES.get(spec.activation, "ffn_act").removeprefix("ffn_")
+    x = matmul("ffn_down", named(ops.activate(spec.activation, gate, up), act))  # (S, F) -> (S, D)
+    x = named(x, "down")
     if "ffn_down_exps.scale" in w:
-        x = ops.scale_experts(x, w["ffn_down_exps.scale"], routes)
-    x = b.name(ops.gather(x, routes), "ffn_moe_out")  # (T, D)
+        x = named(ops.scale_experts(x, w["ffn_down_exps.scale"], routes), "down_scaled")
+    rows = x
+    b.inside("ffn_moe_weighted", lambda: routes.by_token(rows) * routes.weights[..., None])
+    x = b.name(ops.gather(rows, routes), "ffn_moe_out")  # (T, D)
     if not spec.n_ff_shared:
         return x
     shared = dense(b, FeedForward(n_ff=spec.n_ff_shared, activation=spec.activation), inner, "_shexp")
     if "ffn_gate_inp_shexp.weight" in w:
-        shared = ops.gate(shared, ops.matmul(w["ffn_gate_inp_shexp.weight"], inner))
+        gate = b.name(ops.matmul(w["ffn_gate_inp_shexp.weight"], inner), "shared_expert_gate")
+        b.inside("shared_expert_gate_sigmoid", lambda: 1 / (1 + np.exp(-gate)))
+        shared = b.name(ops.gate(shared, gate), "ffn_shexp_gated")
     return b.name(ops.add(x, shared), "ffn_out")

@@ -51,8 +51,14 @@ def test_llama_cpp_loads_a_few_layers_of_every_shape(
     the logits of noise move by a tenth.
     """
     # llama.cpp needs a layer with attention; lfm2 lists them for its sixteen
-    n_layer = {"qwen3.5-0.8b": 4, "lfm2-350m": 16}.get(shape, 2)
+    n_layer = {"qwen3.5-0.8b": 4, "lfm2-350m": 16, "gemma4-e2b": 10}.get(shape, 2)
     few = {"n_layer": n_layer, "n_vocab": 1000, "n_expert": min(SHAPES[shape].n_expert, 8)}
+    few["more"] = {
+        key: value[-n_layer:] if isinstance(value, list) and len(value) > 4 else value
+        for key, value in SHAPES[shape].more.items()
+    }
+    if shape == "gemma4-e2b":
+        few["more"]["attention.shared_kv_layers"] = 5
     monkeypatch.setitem(SHAPES, shape, dataclasses.replace(SHAPES[shape], **few))
     path, ids = tmp_path / "synthetic.gguf", random_ids(16)
     synthesize(path, shape, "Q8_0")

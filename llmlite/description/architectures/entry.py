@@ -168,7 +168,7 @@ class Architecture:
         parallel: whether attention and feed-forward network read the same input.
         experts: how a mixture of experts is routed: fields of layers.Experts; None if it has none.
         expert_count_required: whether it is always a mixture.
-        features: the hyper-parameters beyond llama's that it obeys (config.FEATURES); in any other
+        features: the hyper-parameters beyond llama's that it obeys (hyperparameters.FEATURES); in any other
             architecture an unusual value of one of these is refused.
         embedding_scale: (n_embd) -> what embeddings are multiplied by.
         attention_scale: (key_size, n_embd, n_head, n_layer) -> what scores are multiplied by.
@@ -177,7 +177,7 @@ class Architecture:
         sinks: whether each head has a logit that counts only in the softmax's denominator.
         yarn_rounded: whether the ends of yarn's ramp are rounded to whole pairs.
         renamed: a tensor's stem in the file, in a layer or outside -> the stem that says what it does here.
-        recurrent: what mixes tokens in layers without key/value heads: a name of config.RECURRENT; "" if
+        recurrent: what mixes tokens in layers without key/value heads: a name of mixer_keys.RECURRENT; "" if
             there are no such layers.
         tiled_heads: of a delta net, whether its value heads take key heads in turn (layers.DeltaNet).
         output_gate: whether `attn_q` also holds a gate for each head's output.

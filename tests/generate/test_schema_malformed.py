@@ -1,4 +1,4 @@
-"""Schemas with values of the wrong kind anywhere: refused with a GrammarError, or read; never another error."""
+"""Schemas with values of the wrong kind anywhere are refused by a GrammarError, or read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from tests.generate.test_grammar import random_schema
 KEYWORDS = [*(keyword for keywords in OF_TYPE.values() for keyword in keywords), "type", "enum", "const"]
 KEYWORDS += ["anyOf", "oneOf", "allOf", "$ref", "$defs", "title", REFUSED[0]]
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2.5, float("inf"), float("nan"), 10**40, "", "string", "#", "#/properties/k0",
-    "#/x", "\ud800", [], {}, [1], ["a"], [{}], [[]], {"a": 1}, {"type": "string"}, ["string", "null"], [None],
+    None, True, False, 0, 1, -1, 2.5, float("inf"), float("nan"), 10**40, "", "string", "#",
+    "#/properties/k0", "#/x", "\ud800", [], {}, [1], ["a"], [{}], [[]], {"a": 1}, {"type": "string"},
+    ["string", "null"], [None],
     {"\ud800": {}}, [{"minimum": "a"}, {"minimum": 3}], [{"enum": [1]}, {"enum": 3}],
     [{"required": ["x"]}, {"required": 4}], [{"properties": {"q": {}}}, {"properties": 5}],
     [{"type": 5}, {"type": "string"}],

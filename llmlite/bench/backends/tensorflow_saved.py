@@ -24,7 +24,7 @@ input_ids is the prompt, int32 (T,). It takes the most probable token each time.
 ## How to publish it
 
 1. Read the license of the model's weights: it must allow you to pass them on. Put its text beside this file.
-2. On a web server of your own: pack what is in the folder, not the folder itself, and give the archive's address.
+2. On a web server of your own: pack the contents of the folder, not the folder itself, and give the address.
 
        tar czf model.tar.gz -C FOLDER .
        hub.load("https://example.com/model.tar.gz")

@@ -24,7 +24,7 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: arm-test clients lm-eval-test triton-test docs wheel dist publish figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: arm-test clients lm-eval-test tfhub-test triton-test docs wheel dist publish figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -35,6 +35,7 @@ help:
 	@echo "make arm-test  kernels, quants, engine and model on ARM, emulated (ARM=...: only these test files)"
 	@echo "make clients   the server with the clients that people use: openai, ollama, litellm and others"
 	@echo "make lm-eval-test  lm-eval asks the server the bundled questions (half a gigabyte of packages)"
+	@echo "make tfhub-test  TensorFlow Hub loads an exported SavedModel (two gigabytes of packages)"
 	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
 	@echo "make lab       set up, open the lessons in JupyterLab"
 	@echo "make site      render the lessons to site/, to read without Python or a network (INSTRUCTOR=1: with solutions)"
@@ -97,6 +98,16 @@ $(VENV)/lm-eval/installed: tests/support/lm_eval.txt
 	@$(call setup,$(TEST))
 	rm -rf "$(VENV)/lm-eval"
 	$(PY) -m pip install --quiet --no-deps --target "$(VENV)/lm-eval" -r tests/support/lm_eval.txt
+	@touch $@
+
+# TensorFlow takes two gigabytes, so no other goal needs it
+tfhub-test: $(VENV)/tfhub/installed
+	CLIENTS=required PYTHONPATH="$(VENV)/tfhub" $(PY) -m pytest tests/serve/test_tensorflow_saved.py
+
+$(VENV)/tfhub/installed: tests/support/tfhub.txt
+	@$(call setup,$(TEST))
+	rm -rf "$(VENV)/tfhub"
+	$(PY) -m pip install --quiet --no-deps --target "$(VENV)/tfhub" -r tests/support/tfhub.txt
 	@touch $@
 
 # Triton needs an environment of its own; TRITON_SKIP=1 leaves it out of test-all

@@ -4,9 +4,9 @@
     python benchmarks/grammars.py smollm2.gguf                      # --tokens 64 --rounds 5 --threads 2
 
 A round writes a text without a grammar and two under each grammar, in turns. Times are the mean of a text's
-tokens after the first, of the best round; beside them what they cost more than without a grammar.
-"first text" is the first one of a new Grammar object, whose states and masks are found out on the way;
-"later texts" are those of an object that is kept, as in a loop.
+tokens after the first, of the best round; beside them what they cost more than without a grammar. "first
+text" is the first one of a new Grammar object: its states and masks are found out on the way. "later texts"
+are those of an object that is kept, as in a loop.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from llmlite.sampling.candidates import (
 )
 from llmlite.sampling.cuts import XTC, Greedy, MinP, TopK, TopNSigma, TopP, Typical
 from llmlite.sampling.history import Dry, LogitBias, LogitsProcessor, Penalties, Processor
+from llmlite.sampling.partial import drawn, nucleus, place_of
 from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
 
 MOST_TRIED = 256  # of the likeliest tokens; beyond that, a mask costs less than asking
@@ -206,21 +207,23 @@ class Sampler:
             GrammarError: of the constraint.
         """
         context = Context(ids=ids, n_vocab=len(logits), uniform=self._uniform, state=self._state)
+        raw, candidates = logits, None
         if constraint is not None:
             if mask is not None:
                 raise ValueError("mask and constraint: give one of them")
             candidates = self._settled(_checked(logits), context, constraint)
-            if candidates is None:
-                candidates = self._run(_checked(logits, constraint.mask()), context, None)
-        else:
-            candidates = self._run(_checked(logits, mask), context, None)
+            mask = constraint.mask() if candidates is None else None
+        if candidates is None:
+            raw, candidates = self._run(_checked(logits, mask), context, None)
+        if candidates is None and np.count_nonzero(raw > -np.inf) > 1:
+            return drawn(raw, self._uniform())
+        if candidates is None:
+            candidates = ranked(raw)
         if len(candidates.ids) == 1:
             place, weights = 0, np.ones(1)  # nothing to draw, so no random number is spent
         else:
             weights = deterministic.exp(candidates.logits - candidates.logits[0])
-            reached = np.cumsum(weights)
-            place = int(np.searchsorted(reached, self._uniform() * reached[-1], side="right"))
-            place = min(place, len(reached) - 1)
+            place = place_of(weights, self._uniform())
         if self.chain and isinstance(self.chain[-1], Mirostat):
             self.chain[-1].observe(float(weights[place] / deterministic.total(weights)), context)
         return int(candidates.ids[place])
@@ -258,14 +261,14 @@ class Sampler:
             all_tried = len(candidates.ids) < n  # the others are forbidden already
             if len(allowed) >= k or (all_tried and len(allowed)):
                 kept = Candidates(candidates.ids[allowed], candidates.logits[allowed])
-                return self._run(raw, context, None, (chain, kept.first(k)))
+                return self._run(raw, context, None, (chain, kept.first(k)))[1]
             if len(allowed) * MOST_TRIED < k * n:  # the next ones would hardly be enough
                 break
         if not _tried(k):
             return None
         ids = np.flatnonzero(constraint.mask())
         ids = ids[raw[ids] > -np.inf] if len(ids) * FEW < len(raw) else ids[:0]
-        return self._run(raw, context, None, (chain, ranked_some(raw[ids], ids, k))) if len(ids) else None
+        return self._run(raw, context, None, (chain, ranked_some(raw[ids], ids, k)))[1] if len(ids) else None
 
     def _run(
         self,
@@ -273,8 +276,12 @@ class Sampler:
         context: Context,
         steps: list[SamplerStep] | None,
         settled: tuple[Sequence[Option], Candidates] | None = None,
-    ) -> Candidates:
-        """Go through the chain; adjustments see the whole vocabulary unsorted until a step needs an order."""
+    ) -> tuple[np.ndarray, Candidates | None]:
+        """Go through the chain; adjustments see the whole vocabulary unsorted until a step needs an order.
+
+        Returns:
+            float (V,), adjusted. The candidates left, or None if no step needed an order.
+        """
         raw = logits
         chain, candidates = (self.chain, None) if settled is None else settled
         for option in chain:
@@ -286,11 +293,15 @@ class Sampler:
                     steps.append(SamplerStep(option, left.ids, left.probabilities))
                 continue
             if candidates is None:
-                candidates = ranked_top(raw, _n_needed(option))
-            candidates = option(candidates, context)
+                if type(option) is TopP:
+                    candidates = nucleus(raw, option.p)
+                else:
+                    candidates = option(ranked_top(raw, _n_needed(option)), context)
+            else:
+                candidates = option(candidates, context)
             if steps is not None:
                 steps.append(SamplerStep(option, candidates.ids, candidates.probabilities))
-        return ranked(raw) if candidates is None else candidates
+        return raw, candidates
 
     def _uniform(self) -> float:
         """A number in [0, 1) from the generator's upper 53 bits, of which NumPy guarantees every one."""

@@ -164,5 +164,5 @@ def _tempered(logits: np.ndarray, t: float) -> np.ndarray:
         only[best] = logits[best]
         return only
     # Shifted first, so that a tiny t can't overflow the likeliest; the rest may well go to -inf.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # all may be -inf
         return (logits - logits[best]) / t

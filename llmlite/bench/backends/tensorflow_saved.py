@@ -21,8 +21,19 @@ README = """\
 input_ids is the prompt, int32 (T,). It takes the most probable token each time. Prompt and answer share
 {n_ctx} places. One call at a time: the cache is part of the model. The tokenizer isn't; use llmlite's.
 
-To publish it, run `tar czf model.tar.gz -C FOLDER .` and put that file on a web server; `hub.load` takes its
-address. Or upload the folder to kaggle.com/models as TensorFlow 2. Add the model's license.
+## How to publish it
+
+1. Read the license of the model's weights: it must allow you to pass them on. Put its text beside this file.
+2. On a web server of your own: pack the contents of the folder, not the folder itself, and give the address.
+
+       tar czf model.tar.gz -C FOLDER .
+       hub.load("https://example.com/model.tar.gz")
+
+3. Or on kaggle.com/models, which is what tfhub.dev became (a Kaggle account, `pip install kagglehub`):
+
+       kagglehub.login()
+       kagglehub.model_upload("OWNER/MODEL/tensorFlow2/VARIATION", "FOLDER", license_name="LICENSE")
+       hub.load("https://www.kaggle.com/models/OWNER/MODEL/TensorFlow2/VARIATION/1")
 """
 
 

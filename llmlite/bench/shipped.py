@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from llmlite import resources
-from llmlite.bench import compare, sizes, timeline
+from llmlite.bench import advice, compare, sizes, timeline
 from llmlite.bench.backends.weights import cached
 from llmlite.bench.environment import record
 from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
@@ -36,6 +36,7 @@ LARGE_TYPES = ("Q8_0", "Q4_0")
 ON_TALES = ("llmlite", "llamacpp", "torch-f32", "torch-bf16", "tensorflow", "tensorflow-eager")
 ON_SMOLLM2 = ("llmlite", "llamacpp", "xllamacpp", "torch-f32", "torch-bf16", "torch-int4", "torch-int8")
 ON_LARGE = ("llmlite", "torch-f32")
+ADVISED = ("tales:F16", "tales:Q8_0", "tales:Q4_0", "smollm2:Q8_0", "smollm2:Q4_0", "smollm2:Q4_1")
 WATCHED = ("llmlite", "llamacpp", "torch-f32")  # their memory over time
 SECONDS = {"tales": 420.0, "smollm2": 330.0, "large": 240.0}  # a budget for each comparison
 STEPS = {"decode": 1, "prefill 64": 64, "prefill 256": 256}  # tokens of the steps under the roof
@@ -151,3 +152,16 @@ def timelines(say: Say) -> list[timeline.Timeline]:
             watched = partial(timeline.record, name, file.path, ids, n_gen=RULES.n_gen, n_ctx=545)
             taken[name].append(watched())
     return [min(both, key=lambda each: each.seconds[-1]) for both in taken.values()]
+
+
+def advised(say: Say) -> advice.Checks:
+    """Predict the speed of models of three sizes, and measure it."""
+    say("bandwidth and the overhead of a matrix")
+    machine = advice.measure_machine()
+    synthetic = {sizes.synthetic(name): f"large:{name}" for name in LARGE_TYPES}
+    checks = []
+    for model in (*ADVISED, *synthetic):
+        name = synthetic.get(model, model)
+        say(name)
+        checks += advice.check([model], machine, names={model: name})
+    return advice.Checks(environment=record(), checks=checks)

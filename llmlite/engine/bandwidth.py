@@ -27,12 +27,18 @@ class ReadBandwidth:
         recorder._op(READ_ALL, (), (sums,), data=self._data, n_bytes=self._data.nbytes, out=sums)
         self._plan = Plan(recorder, sums)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the block: those asked for, less what doesn't fill 256."""
+        return self._data.nbytes
+
+    def seconds(self) -> float:
+        """Read the block once and return the time."""
+        with self._plan.lock:
+            begin = perf_counter()
+            self._plan.run([Piece([0])])
+            return perf_counter() - begin
+
     def measure(self, repeat: int = 5) -> float:
         """Return the best of `repeat` readings, in bytes per second."""
-        best = 0.0
-        with self._plan.lock:
-            for _ in range(repeat):
-                begin = perf_counter()
-                self._plan.run([Piece([0])])
-                best = max(best, self._data.nbytes / (perf_counter() - begin))
-        return best
+        return self.n_bytes / min(self.seconds() for _ in range(repeat))

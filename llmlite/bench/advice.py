@@ -8,8 +8,7 @@ Bandwidth is measured over as many bytes as the weights have, because small mode
 overhead is what a matrix takes beyond reading: its share of the small operations around it, waiting for the
 other threads, and, if it comes from memory, the start of a new stream. So it is measured twice, with the
 bundled model: from caches, and after its weights were pushed out of them. A model between both gets a
-mixture.
-Quality comes from the sweep of types on the bundled model; another model may lose more or less.
+mixture. Quality comes from the sweep of types on the bundled model; another model may lose more or less.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any, ClassVar, Self
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmlite import gguf, resources
 from llmlite.bench import environment
@@ -29,14 +28,18 @@ from llmlite.description.config import ModelConfig
 from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 
+if TYPE_CHECKING:
+    from llmlite.engine.bandwidth import ReadBandwidth
+
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from the best to the smallest
+CACHE = 32 * 2**20  # bytes of the last cache, if the system doesn't tell
 PER_LAYER = 7  # matrices of a layer of Llama's kind
 MEASURED_BYTES = 512 * 2**20  # of memory read to measure bandwidth; more gives the same
 SHARE = 0.8  # of the memory available; the rest is for other programs
 PROCESS_BYTES = 60e6  # Python, kernels and activations: what a process takes beside weights and cache
-CALIBRATION = "tales:Q8_0"  # gives the overhead of a matrix
+CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # give the overhead of a matrix: their mean
 PUSH_BYTES = 128 * 2**20  # read to push the weights out of the caches
-ROUNDS, READS, STEPS, COLD_STEPS = 5, 7, 32, 12  # of a measurement; the best round's median counts
+ROUNDS, READS, STEPS, COLD_STEPS = 15, 3, 8, 3  # of a measurement; the best round's median counts
 N_CTX = 512  # positions while steps are timed
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.IGNORECASE)
 UNITS = {"M": 1e6, "B": 1e9}
@@ -64,26 +67,21 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Overhead:
-    """What a matrix takes beyond reading its weights, and how fast these are read, in the two extremes.
+    """What a matrix takes beyond reading its weights, in the two extremes.
 
     Args:
-        cached_rate, memory_rate: bytes per second, of a model in the caches and of one that is in none.
-        cached_seconds, memory_seconds: of a matrix, beyond reading.
+        cached_seconds, memory_seconds: of a matrix of a model that is in the caches, and of one that is not.
+        cache_bytes: of the last cache. A model of this size is in it; of one twice as large nothing is left
+            when the next token comes.
     """
 
-    cached_rate: float
-    memory_rate: float
     cached_seconds: float
     memory_seconds: float
+    cache_bytes: int
 
-    def seconds(self, rate: float) -> float:
-        """Return the overhead of a matrix of a model whose weights are read at so many bytes per second.
-
-        The slower they are read, the larger is the share that comes from memory.
-        """
-        span = 1 / self.memory_rate - 1 / self.cached_rate
-        share = (1 / rate - 1 / self.cached_rate) / span if span > 0 else 1.0
-        share = min(max(share, 0.0), 1.0)
+    def seconds(self, n_bytes: float) -> float:
+        """Return the overhead of a matrix of a model whose tokens read so many bytes."""
+        share = min(max(n_bytes / self.cache_bytes - 1, 0.0), 1.0)  # from memory
         return self.cached_seconds + share * (self.memory_seconds - self.cached_seconds)
 
 
@@ -183,24 +181,30 @@ def measure_machine() -> Machine:
             known[n] = reader.n_bytes / _best([_seconds_of(reader.seconds, READS) for _ in range(ROUNDS)])
         return known[n]
 
-    calibration, n_bytes = describe(CALIBRATION), _weight_bytes(resources.model_path(CALIBRATION))
-    steps, push = _Steps(CALIBRATION), ReadBandwidth(n_bytes=PUSH_BYTES)
-
-    def pushed_out() -> float:
-        push.seconds()
-        return steps()
-
-    cached = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
-    cold = _best([_seconds_of(pushed_out, COLD_STEPS) for _ in range(ROUNDS)])
-    rates = bandwidth(n_bytes), bandwidth(MEASURED_BYTES)
-    beyond = [max(s - n_bytes / rate, 0.0) / calibration.n_matrices for s, rate in zip((cached, cold), rates)]
+    push = ReadBandwidth(n_bytes=PUSH_BYTES)
+    found = [_overhead(model, push, bandwidth) for model in CALIBRATION]
+    cached, memory = (mean(both[i] for both in found) for i in (0, 1))
     overhead = Overhead(
-        cached_rate=rates[0],
-        memory_rate=rates[1],
-        cached_seconds=beyond[0],
-        memory_seconds=max(beyond),
+        cached_seconds=cached,
+        memory_seconds=max(cached, memory),
+        cache_bytes=environment.last_cache() or CACHE,
     )
     return Machine(available=environment.available_memory(), overhead=overhead, bandwidth=bandwidth)
+
+
+def _overhead(model: str, push: ReadBandwidth, bandwidth: Callable[[float], float]) -> tuple[float, float]:
+    """Return the seconds of a matrix beyond reading: of a model in the caches, and pushed out of them."""
+    n_matrices, n_bytes = describe(model).n_matrices, _weight_bytes(resources.model_path(model))
+    steps = _Steps(model)
+
+    def after_pushing() -> tuple[float, float]:
+        return push.seconds(), steps()
+
+    cached = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
+    turns = [[after_pushing() for _ in range(COLD_STEPS)] for _ in range(ROUNDS)]
+    pushing, cold = (_best([[both[i] for both in turn] for turn in turns]) for i in (0, 1))
+    reading = n_bytes / bandwidth(n_bytes), n_bytes * pushing / push.n_bytes
+    return max(cached - reading[0], 0.0) / n_matrices, max(cold - reading[1], 0.0) / n_matrices
 
 
 def _measured_bytes(n_bytes: float) -> int:
@@ -264,7 +268,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     cache = 2 * model.n_kv * n_ctx  # float16
     memory = n_bytes + cache + PROCESS_BYTES
     rate = machine.bandwidth(n_read)
-    overhead = machine.overhead.seconds(rate)
+    overhead = machine.overhead.seconds(n_read)
     seconds = n_read / rate + model.n_matrices * overhead
     arithmetic = (
         f"weights: {model.n_params:,} x {bits:g} bits / 8 = {_mb(n_bytes)}",
@@ -318,7 +322,7 @@ class Checked:
     @property
     def predicted(self) -> float:
         """Tokens per second: bytes / bandwidth + matrices * overhead, as seconds of a token."""
-        beyond = self.n_matrices * self.overhead.seconds(self.bandwidth)
+        beyond = self.n_matrices * self.overhead.seconds(self.n_bytes)
         return 1 / (self.n_bytes / self.bandwidth + beyond)
 
     @property

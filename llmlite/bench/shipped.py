@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llmlite import resources
 from llmlite.bench import advice, compare, sizes, timeline
@@ -30,6 +31,7 @@ Say = Callable[[str], None]
 
 # Every comparison reads prompts and writes tokens of these lengths, in so many blocks.
 RULES = Options(blocks=10, prompts=(64, 256), depths=(1, 512), n_gen=32, start_runs=2, budget_seconds=None)
+LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # less, where all is slow
 TYPES = ("F16", "Q8_0", "Q4_0")  # of the bundled model, as `llmlite compare` has them
 PURE_TYPES = ("F32", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")  # every matrix in one type; llmlite alone
 LARGE_TYPES = ("Q8_0", "Q4_0")
@@ -63,16 +65,15 @@ def large(say: Say) -> Comparison:
     """Compare on 1.2 billion random weights of a known shape."""
     say("writing the model of 1.2 billion weights, unless the cache has it")
     files = [open_models(sizes.synthetic(name), ())[0] for name in LARGE_TYPES]
-    rules = replace(RULES, prompts=(64,), depths=(1,), start_runs=1)
-    return _compared("large", sizes.SHAPE, _pairs(ON_LARGE, files), say, rules)
+    return _compared("large", sizes.SHAPE, _pairs(ON_LARGE, files), say, **LARGE_RULES)
 
 
 def _compared(
-    name: str, model: str, pairs: Sequence[tuple[str, ModelFile]], say: Say, rules: Options = RULES
+    name: str, model: str, pairs: Sequence[tuple[str, ModelFile]], say: Say, **rules: Any
 ) -> Comparison:
     budget = SECONDS[name]
     say(f"{len(pairs)} entries, at most {budget:.0f} s")
-    options = replace(rules, model=model, budget_seconds=budget)
+    options = replace(RULES, model=model, budget_seconds=budget, **rules)
     found = compare.run(options, progress=sys.stderr.isatty(), pairs=pairs)
     timed = {(m.backend, m.model_type) for m in found.measurements if m.phase == "decode"}
     gone = [f"{b} {file.model_type}" for b, file in pairs if (b, file.model_type) not in timed]

@@ -11,9 +11,13 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.signatures import READ_ALL
 
+AT_LEAST = 64 * 2**20  # bytes read in one run; less, and it would mostly wait for its threads
+
 
 class ReadBandwidth:
     """Reads a block of memory larger than the caches, with all threads of the team.
+
+    A smaller block is read several times in a row, so that the start of the threads doesn't count.
 
     Args:
         n_threads: by default those the executor would take. n_bytes: of the block.
@@ -24,7 +28,9 @@ class ReadBandwidth:
         self._data = np.ones(n_bytes // 256 * 256, np.uint8)  # ones: untouched zeros would be one page
         recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
         sums = recorder._buffer(16 * self.n_threads)
-        recorder._op(READ_ALL, (), (sums,), data=self._data, n_bytes=self._data.nbytes, out=sums)
+        self.passes = max(1, AT_LEAST // max(self._data.nbytes, 1))
+        for _ in range(self.passes):
+            recorder._op(READ_ALL, (), (sums,), data=self._data, n_bytes=self._data.nbytes, out=sums)
         self._plan = Plan(recorder, sums)
 
     @property
@@ -33,11 +39,11 @@ class ReadBandwidth:
         return self._data.nbytes
 
     def seconds(self) -> float:
-        """Read the block once and return the time."""
+        """Return the time of reading the block once."""
         with self._plan.lock:
             begin = perf_counter()
             self._plan.run([Piece([0])])
-            return perf_counter() - begin
+            return (perf_counter() - begin) / self.passes
 
     def measure(self, repeat: int = 5) -> float:
         """Return the best of `repeat` readings, in bytes per second."""

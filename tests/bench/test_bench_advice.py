@@ -15,9 +15,7 @@ GB = 1e9
 
 
 def overhead(cached: float = 1e-5, memory: float = 1e-5) -> advice.Overhead:
-    return advice.Overhead(
-        cached_rate=100 * GB, memory_rate=10 * GB, cached_seconds=cached, memory_seconds=memory
-    )
+    return advice.Overhead(cached_seconds=cached, memory_seconds=memory, cache_bytes=10**7)
 
 
 def machine(available: int | None = 10**10) -> advice.Machine:
@@ -67,8 +65,8 @@ def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:
         half = 0.5 / speed  # seconds: one half is reading, the other the matrices' overhead
         return advice.Checked(
             model="m",
-            n_bytes=half * GB,
-            bandwidth=GB,
+            n_bytes=half * 100 * GB,
+            bandwidth=100 * GB,
             n_matrices=5,
             overhead=overhead(memory=half / 5),
             measured=100,
@@ -80,10 +78,9 @@ def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:
 
 def test_a_matrix_costs_more_the_larger_the_share_of_weights_from_memory() -> None:
     found = overhead(cached=2e-6, memory=5e-6)
-    assert found.seconds(100 * GB) == found.seconds(200 * GB) == pytest.approx(2e-6)
-    assert found.seconds(10 * GB) == found.seconds(1 * GB) == pytest.approx(5e-6)
-    half = 1 / ((1 / 100 + 1 / 10) / 2) * GB  # half of the bytes at each rate
-    assert found.seconds(half) == pytest.approx(3.5e-6)
+    assert found.seconds(10**6) == found.seconds(10**7) == pytest.approx(2e-6)
+    assert found.seconds(2e7) == found.seconds(10**9) == pytest.approx(5e-6)
+    assert found.seconds(1.5e7) == pytest.approx(3.5e-6)
 
 
 def test_shipped_predictions_follow_from_the_stored_figures_and_hold_for_models_of_three_sizes() -> None:
@@ -91,7 +88,7 @@ def test_shipped_predictions_follow_from_the_stored_figures_and_hold_for_models_
     assert {each.model.partition(":")[0] for each in found} == {"tales", "smollm2", "large"}
     for each in found:
         reading = each.n_bytes / each.bandwidth
-        seconds = reading + each.n_matrices * each.overhead.seconds(each.bandwidth)
+        seconds = reading + each.n_matrices * each.overhead.seconds(each.n_bytes)
         assert each.predicted == pytest.approx(1 / seconds)
         assert 1 / 1.25 < each.predicted / each.measured < 1.25, (
             f"{each.model}: predicted {each.predicted:.0f} tokens/s, measured {each.measured:.0f}"

@@ -15,10 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
+from functools import partial
 from typing import Any
+
+from llmlite.bench import turns
 
 V3 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+sahf,+movbe,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+xsave"
 # What llmlite's kernels are compiled for: LLVM's name and features
@@ -74,19 +76,12 @@ def main() -> None:
     names = options.backends.split(",")
     if options.cpu:  # compiling is no part of the first turn
         turn(argparse.Namespace(**vars(options) | {"p": "16", "n": "2", "r": "1"}), names[0])
-    rounds = []
-    for i in range(options.rounds):  # every second round backwards: no backend always follows the same one
-        order = names if i % 2 == 0 else names[::-1]
-        rounds.append({name: turn(options, name) for name in order})
+    found = turns.rounds(names, partial(turn, options), options.rounds)
     print(f"{'test':20} {'backend':12} {'best tokens/s':>14} {'ratio':>7}  range of rounds")
-    for test in rounds[0][names[0]]:
+    for test in found[0][names[0]]:
         for name in names:
-            ratios = [r[names[0]][test] / r[name][test] for r in rounds]
-            best = max(r[name][test] for r in rounds)
-            print(
-                f"{test:20} {name:12} {best:14.1f} {statistics.median(ratios):7.2f}"
-                f"  {min(ratios):.2f} to {max(ratios):.2f}"
-            )
+            one = turns.standing(found, test, names[0], name)
+            print(f"{test:20} {name:12} {max(one.values):14.1f} {one}")
 
 
 if __name__ == "__main__":

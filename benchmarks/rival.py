@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
 
 
 def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) -> dict[str, float]:
@@ -70,26 +69,24 @@ def main() -> None:
         return
     folders = options.checkouts.split(",")
     threads = threads * len(folders) if len(threads) == 1 else threads
-    rounds: list[list[dict[str, Any]]] = []
-    for i in range(options.rounds):
-        found: list[dict[str, Any]] = [{} for _ in folders]
-        order = range(len(folders)) if i % 2 == 0 else reversed(range(len(folders)))
-        for at in order:
-            command = [sys.executable, __file__, options.model, "--turn", "--threads", str(threads[at])]
-            command += [f"-p{options.p}", f"-n{options.n}", "--core", str(options.core)]
-            environment = dict(os.environ, PYTHONPATH=os.path.abspath(folders[at]))
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-            found[at] = json.loads(done.stdout)
-        rounds.append(found)
+
+    def one(at: int) -> dict[str, float]:
+        command = [sys.executable, __file__, options.model, "--turn", "--threads", str(threads[at])]
+        command += [f"-p{options.p}", f"-n{options.n}", "--core", str(options.core)]
+        environment = dict(os.environ, PYTHONPATH=os.path.abspath(folders[at]))
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        return dict(json.loads(done.stdout))
+
+    from llmlite.bench import turns  # here: a turn runs on another checkout, which may lack it
+
+    found = turns.rounds(range(len(folders)), one, options.rounds)
     print(f"{'test':22} {'checkout, threads':28} {'best':>8} {'median':>8} {'ratio':>7}  range")
-    for test in rounds[0][0]:
+    for test in found[0][0]:
         for at, folder in enumerate(folders):
-            values = [found[at][test] for found in rounds]
-            ratios = [found[0][test] / found[at][test] for found in rounds]
+            place = turns.standing(found, test, 0, at)
             print(
-                f"{test:22} {folder[-24:] + f', {threads[at]}':28} {max(values):8.1f}"
-                f" {statistics.median(values):8.1f} {statistics.median(ratios):7.2f}"
-                f"  {min(ratios):.2f} to {max(ratios):.2f}"
+                f"{test:22} {folder[-24:] + f', {threads[at]}':28} {max(place.values):8.1f}"
+                f" {statistics.median(place.values):8.1f} {place}"
             )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from llmlite.bench import article, consistency, findings, shipped, timeline  # noqa: E402
+from llmlite.bench import advice, article, consistency, findings, shipped, timeline  # noqa: E402
 from llmlite.bench.consistency import Figure  # noqa: E402
 from llmlite.bench.ladder import Ladder  # noqa: E402
 from llmlite.bench.roofline import Roofline  # noqa: E402
@@ -85,6 +85,14 @@ RUNS = (
         load=lambda folder: timeline.load(folder / "timelines.jsonl"),
         backends=shipped.WATCHED,
         models=("tales",),
+    ),
+    Run(
+        name="advice",
+        minutes=1.5,
+        measure=shipped.advised,
+        save=lambda found, folder: found.save(folder / "advice.json"),
+        load=lambda folder: advice.Checks.load(folder / "advice.json"),
+        models=("tales", "smollm2"),
     ),
     Run(
         name="claims",
@@ -152,6 +160,14 @@ def _claims(path: Path) -> list[Figure]:
     return [speed, consistency.figure(*where, "memory", memory)] if memory else [speed]
 
 
+def _advice(path: Path) -> list[Figure]:
+    out = []
+    for each in advice.Checks.load(path).checks:
+        model, _, type_name = each.model.partition(":")
+        out.append(consistency.figure(path.name, "llmlite", model, type_name, "decode", each.measured))
+    return out
+
+
 def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
     """Return the sample of a comparison, without the types that only another sample shows."""
 
@@ -198,6 +214,13 @@ SAMPLES = (
         runs=("timelines",),
         write=lambda found, path: timeline.save(found["timelines"], path),
         figures=_timelines,
+    ),
+    Sample(
+        name="advice",
+        file="advice.json",
+        runs=("advice",),
+        write=lambda found, path: found["advice"].save(path) and None,
+        figures=_advice,
     ),
     Sample(
         name="claims",

@@ -1,35 +1,46 @@
 """Which type of a model fits this machine: memory, speed and quality, with the arithmetic shown.
 
-A token is written by reading every weight once, so it takes at least
+A token is written by reading every weight once, matrix by matrix:
 
-    bytes of the weights read / bandwidth of memory + layers · overhead of a layer
+    bytes of the weights read / bandwidth + matrices · overhead of a matrix
 
-Bandwidth is measured over as many bytes as the weights have, because small models stay in caches. Overhead
-is measured with the bundled model: what its tokens take beyond reading. Quality comes from the sweep of types
-on the bundled model; another model may lose more or less by the same type.
+Bandwidth is measured over as many bytes as the weights have, because small models stay in caches. The
+overhead is what a matrix takes beyond reading: its share of the small operations around it, waiting for the
+other threads, and, if it comes from memory, the start of a new stream. So it is measured twice, with the
+bundled model: from caches, and after its weights were pushed out of them. A model between both gets a
+mixture. Quality comes from the sweep of types on the bundled model; another model may lose more or less.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmlite import gguf, resources
 from llmlite.bench import environment
+from llmlite.bench.saved import Saved
 from llmlite.description.config import ModelConfig
 from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 
+if TYPE_CHECKING:
+    from llmlite.engine.bandwidth import ReadBandwidth
+
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from the best to the smallest
+CACHE = 32 * 2**20  # bytes of the last cache, if the system doesn't tell
+PER_LAYER = 7  # matrices of a layer of Llama's kind
 MEASURED_BYTES = 512 * 2**20  # of memory read to measure bandwidth; more gives the same
 SHARE = 0.8  # of the memory available; the rest is for other programs
 PROCESS_BYTES = 60e6  # Python, kernels and activations: what a process takes beside weights and cache
-CALIBRATION = "tales:Q8_0"  # gives the overhead of a layer
+CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # give the overhead of a matrix: their mean
+PUSH_BYTES = 128 * 2**20  # read to push the weights out of the caches
+ROUNDS, READS, STEPS, COLD_STEPS = 15, 3, 8, 3  # of a measurement; the best round's median counts
+N_CTX = 512  # positions while steps are timed
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.IGNORECASE)
 UNITS = {"M": 1e6, "B": 1e9}
 TOLERANCE = 0.25  # how far a prediction may be from a measurement
@@ -41,17 +52,37 @@ class Model:
 
     Args:
         name: of the file or the size. n_params: weights. n_read: weights read for one token (of an embedding
-            that isn't the output matrix too, a token reads one row only). n_layer: layers.
-        n_kv: numbers in the cache for one position; 0 if unknown.
-        note: what was assumed.
+                that isn't the output matrix too, a token reads one row only). n_matrices: that hold these.
+        n_layer: layers. n_kv: numbers in the cache for one position; 0 if unknown. note: what was assumed.
     """
 
     name: str
     n_params: int
     n_read: int
+    n_matrices: int
     n_layer: int
     n_kv: int
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overhead:
+    """What a matrix takes beyond reading its weights, in the two extremes.
+
+    Args:
+        cached_seconds, memory_seconds: of a matrix of a model that is in the caches, and of one that is not.
+        cache_bytes: of the last cache. A model of this size is in it; of one twice as large nothing is left
+            when the next token comes.
+    """
+
+    cached_seconds: float
+    memory_seconds: float
+    cache_bytes: int
+
+    def seconds(self, n_bytes: float) -> float:
+        """Return the overhead of a matrix of a model whose tokens read so many bytes."""
+        share = min(max(n_bytes / self.cache_bytes - 1, 0.0), 1.0)  # from memory
+        return self.cached_seconds + share * (self.memory_seconds - self.cached_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +91,11 @@ class Machine:
 
     Args:
         available: bytes of memory that programs can still have; None if the system doesn't tell.
-        layer_seconds: of a layer of one token, beyond reading its weights.
-        bandwidth: bytes per second, for so many bytes read again and again.
+        overhead: of a matrix. bandwidth: bytes per second, for so many bytes read again and again.
     """
 
     available: int | None
-    layer_seconds: float
+    overhead: Overhead
     bandwidth: Callable[[float], float]
 
 
@@ -107,17 +137,27 @@ def describe(text: str) -> Model:
             raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
         n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
         note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
-        return Model(name=text, n_params=n_params, n_read=n_params, n_layer=n_layer, n_kv=0, note=note)
+        return Model(
+            name=text,
+            n_params=n_params,
+            n_read=n_params,
+            n_matrices=PER_LAYER * n_layer + 1,
+            n_layer=n_layer,
+            n_kv=0,
+            note=note,
+        )
     path = resources.model_path(text)
     with gguf.read(path) as file:
         config = ModelConfig.from_metadata(file.metadata, file.tensors)
         n_params = sum(tensor.n_elements for tensor in file.tensors.values())
         unread = file.tensors["token_embd.weight"].n_elements if "output.weight" in file.tensors else 0
+        n_matrices = sum(len(tensor.shape) > 1 for tensor in file.tensors.values()) - bool(unread)
     experts = config.n_expert > 0
     return Model(
         name=Path(path).name,
         n_params=n_params,
         n_read=n_params - unread,
+        n_matrices=n_matrices,
         n_layer=config.n_layer,
         n_kv=2 * config.n_layer * config.n_embd_kv,
         note="a mixture reads only some experts for a token: it is faster than predicted" if experts else "",
@@ -135,33 +175,68 @@ def measure_machine() -> Machine:
     known: dict[int, float] = {}
 
     def bandwidth(n_bytes: float) -> float:
-        n = int(min(max(n_bytes, 2**20), MEASURED_BYTES))
+        n = _measured_bytes(n_bytes)
         if n not in known:
-            known[n] = ReadBandwidth(n_bytes=n).measure(9)
+            reader = ReadBandwidth(n_bytes=n)
+            known[n] = reader.n_bytes / _best([_seconds_of(reader.seconds, READS) for _ in range(ROUNDS)])
         return known[n]
 
-    calibration = describe(CALIBRATION)
-    n_bytes = _weight_bytes(resources.model_path(CALIBRATION))
-    seconds = measured_seconds(CALIBRATION)
-    beyond = max(seconds - n_bytes / bandwidth(n_bytes), 0.0) / calibration.n_layer
-    return Machine(available=environment.available_memory(), layer_seconds=beyond, bandwidth=bandwidth)
+    push = ReadBandwidth(n_bytes=PUSH_BYTES)
+    found = [_overhead(model, push, bandwidth) for model in CALIBRATION]
+    cached, memory = (mean(both[i] for both in found) for i in (0, 1))
+    overhead = Overhead(
+        cached_seconds=cached,
+        memory_seconds=max(cached, memory),
+        cache_bytes=environment.last_cache() or CACHE,
+    )
+    return Machine(available=environment.available_memory(), overhead=overhead, bandwidth=bandwidth)
 
 
-def measured_seconds(model: str, n_gen: int = 32, rounds: int = 5) -> float:
-    """Return the seconds of one written token: the shortest round's median."""
-    from llmlite.model import load
+def _overhead(model: str, push: ReadBandwidth, bandwidth: Callable[[float], float]) -> tuple[float, float]:
+    """Return the seconds of a matrix beyond reading: of a model in the caches, and pushed out of them."""
+    n_matrices, n_bytes = describe(model).n_matrices, _weight_bytes(resources.model_path(model))
+    steps = _Steps(model)
 
-    opened = load(model, n_ctx=n_gen * (rounds + 1) + 8)
-    opened.logits([0, 1, 2, 3], last_only=True)
-    best = float("inf")
-    for _ in range(rounds + 1):  # the first warms up, and can't be the shortest by much
-        steps = []
-        for _ in range(n_gen):
-            begin = time.perf_counter()
-            opened.executor([1], opened.cache, n_outputs=1)
-            steps.append(time.perf_counter() - begin)
-        best = min(best, median(steps))
-    return best
+    def after_pushing() -> tuple[float, float]:
+        return push.seconds(), steps()
+
+    cached = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
+    turns = [[after_pushing() for _ in range(COLD_STEPS)] for _ in range(ROUNDS)]
+    pushing, cold = (_best([[both[i] for both in turn] for turn in turns]) for i in (0, 1))
+    reading = n_bytes / bandwidth(n_bytes), n_bytes * pushing / push.n_bytes
+    return max(cached - reading[0], 0.0) / n_matrices, max(cold - reading[1], 0.0) / n_matrices
+
+
+def _measured_bytes(n_bytes: float) -> int:
+    return int(min(max(n_bytes, 2**20), MEASURED_BYTES))
+
+
+def _seconds_of(work: Callable[[], float], n: int) -> list[float]:
+    return [work() for _ in range(n)]
+
+
+def _best(rounds: Iterable[Sequence[float]]) -> float:
+    """Return the smallest median of the rounds: a neighbour that disturbs some of them doesn't count."""
+    return min(median(each) for each in rounds)
+
+
+class _Steps:
+    """Writes a token with each call and returns its seconds; goes back to the beginning in time."""
+
+    def __init__(self, model: str) -> None:
+        from llmlite.model import load
+
+        self.model = load(model, n_ctx=N_CTX)
+        self.model.logits([0, 1, 2, 3], last_only=True)
+        self()  # the first one makes the plan
+
+    def __call__(self) -> float:
+        cache = self.model.cache
+        if cache.position >= N_CTX - 1:
+            cache.truncate(4)
+        begin = time.perf_counter()
+        self.model.executor([1], cache, n_outputs=1)
+        return time.perf_counter() - begin
 
 
 def _weight_bytes(path: Path | str) -> int:
@@ -193,15 +268,16 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     cache = 2 * model.n_kv * n_ctx  # float16
     memory = n_bytes + cache + PROCESS_BYTES
     rate = machine.bandwidth(n_read)
-    seconds = n_read / rate + model.n_layer * machine.layer_seconds
+    overhead = machine.overhead.seconds(n_read)
+    seconds = n_read / rate + model.n_matrices * overhead
     arithmetic = (
         f"weights: {model.n_params:,} x {bits:g} bits / 8 = {_mb(n_bytes)}",
         f"cache: 2 bytes x {model.n_kv:,} numbers x {n_ctx} positions = {_mb(cache)}"
         if model.n_kv
         else "cache: unknown for a size",
         f"memory: weights + cache + {_mb(PROCESS_BYTES)} for the process = {_mb(memory)}",
-        f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_layer} layers x "
-        f"{machine.layer_seconds * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
+        f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_matrices} matrices x "
+        f"{overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
     )
     return Choice(
         type=name,
@@ -232,21 +308,22 @@ class Checked:
     """A prediction beside its measurement.
 
     Args:
-        model: its file. n_bytes: of the weights that a token reads. bandwidth: bytes per second over so many.
-        n_layer: layers. layer_seconds: of one, beyond reading. measured: tokens per second.
+        model: its file or name. n_bytes: of the weights that a token reads. n_matrices: that hold them.
+        bandwidth: bytes per second over so many. overhead: of a matrix. measured: tokens per second.
     """
 
     model: str
     n_bytes: float
+    n_matrices: int
     bandwidth: float
-    n_layer: int
-    layer_seconds: float
+    overhead: Overhead
     measured: float
 
     @property
     def predicted(self) -> float:
-        """Tokens per second: bytes / bandwidth + layers * overhead, as seconds of a token."""
-        return 1 / (self.n_bytes / self.bandwidth + self.n_layer * self.layer_seconds)
+        """Tokens per second: bytes / bandwidth + matrices * overhead, as seconds of a token."""
+        beyond = self.n_matrices * self.overhead.seconds(self.n_bytes)
+        return 1 / (self.n_bytes / self.bandwidth + beyond)
 
     @property
     def error(self) -> float:
@@ -258,24 +335,51 @@ class Checked:
         return abs(self.error) <= TOLERANCE
 
 
-def check(models: Iterable[str], machine: Machine) -> list[Checked]:
-    """Predict the speed of files as they are, and measure it."""
+@dataclass(kw_only=True)
+class Checks(Saved):
+    """Predictions beside measurements of one machine, with all figures that they follow from."""
+
+    KIND: ClassVar[str] = "advice"
+    SAMPLE: ClassVar[str] = "samples/advice.json"
+
+    checks: list[Checked] = field(default_factory=list)
+
+    @classmethod
+    def _from_object(cls, found: Mapping[str, Any]) -> Self:
+        checks = [Checked(**{**each, "overhead": Overhead(**each["overhead"])}) for each in found["checks"]]
+        return cls(environment=dict(found["environment"]), checks=checks)
+
+
+def check(
+    models: Iterable[str], machine: Machine, *, names: Mapping[str, str] | None = None
+) -> list[Checked]:
+    """Predict the speed of files as they are, and measure it; bandwidth is measured in turns with the steps.
+
+    Args:
+        names: how models are called in the result; the file's name for others.
+
+    Raises:
+        LlmliteError: there is no such model.
+    """
+    from llmlite.engine.bandwidth import ReadBandwidth
+
     out = []
     for name in models:
-        model = describe(name)
-        path = resources.model_path(name)
-        share = model.n_read / model.n_params
-        n_bytes = _weight_bytes(path) * share
+        model, path = describe(name), resources.model_path(name)
+        n_bytes = _weight_bytes(path) * model.n_read / model.n_params
+        reader, steps = ReadBandwidth(n_bytes=_measured_bytes(n_bytes)), _Steps(str(path))
+        turns = [(_seconds_of(reader.seconds, READS), _seconds_of(steps, STEPS)) for _ in range(ROUNDS)]
         out.append(
             Checked(
-                model=model.name,
+                model=(names or {}).get(name, model.name),
                 n_bytes=n_bytes,
-                bandwidth=machine.bandwidth(n_bytes),
-                n_layer=model.n_layer,
-                layer_seconds=machine.layer_seconds,
-                measured=1 / measured_seconds(str(path)),
+                n_matrices=model.n_matrices,
+                bandwidth=reader.n_bytes / _best([reads for reads, _ in turns]),
+                overhead=machine.overhead,
+                measured=1 / _best([written for _, written in turns]),
             )
         )
+        del reader, steps  # the next one needs the memory
     return out
 
 

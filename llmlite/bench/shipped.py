@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llmlite import resources
-from llmlite.bench import compare, sizes, timeline
+from llmlite.bench import advice, compare, sizes, timeline
 from llmlite.bench.backends.weights import cached
 from llmlite.bench.environment import record
 from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
@@ -30,14 +31,16 @@ Say = Callable[[str], None]
 
 # Every comparison reads prompts and writes tokens of these lengths, in so many blocks.
 RULES = Options(blocks=10, prompts=(64, 256), depths=(1, 512), n_gen=32, start_runs=2, budget_seconds=None)
+LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # less, where all is slow
 TYPES = ("F16", "Q8_0", "Q4_0")  # of the bundled model, as `llmlite compare` has them
 PURE_TYPES = ("F32", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")  # every matrix in one type; llmlite alone
 LARGE_TYPES = ("Q8_0", "Q4_0")
 ON_TALES = ("llmlite", "llamacpp", "torch-f32", "torch-bf16", "tensorflow", "tensorflow-eager")
 ON_SMOLLM2 = ("llmlite", "llamacpp", "xllamacpp", "torch-f32", "torch-bf16", "torch-int4", "torch-int8")
 ON_LARGE = ("llmlite", "torch-f32")
+ADVISED = ("tales:F16", "tales:Q8_0", "tales:Q4_0", "smollm2:Q8_0", "smollm2:Q4_0", "smollm2:Q4_1")
 WATCHED = ("llmlite", "llamacpp", "torch-f32")  # their memory over time
-SECONDS = {"tales": 420.0, "smollm2": 330.0, "large": 240.0}  # a budget for each comparison
+SECONDS = {"tales": 600.0, "smollm2": 480.0, "large": 420.0}  # at most, for each comparison
 STEPS = {"decode": 1, "prefill 64": 64, "prefill 256": 256}  # tokens of the steps under the roof
 ROUNDS, PAUSE = 8, 3.0  # of the kernels; seconds between two
 KERNELS_MODEL = "Llama 3.2 1B's shape, Q4_0"
@@ -62,16 +65,15 @@ def large(say: Say) -> Comparison:
     """Compare on 1.2 billion random weights of a known shape."""
     say("writing the model of 1.2 billion weights, unless the cache has it")
     files = [open_models(sizes.synthetic(name), ())[0] for name in LARGE_TYPES]
-    rules = replace(RULES, prompts=(64,), depths=(1,), start_runs=1)
-    return _compared("large", sizes.SHAPE, _pairs(ON_LARGE, files), say, rules)
+    return _compared("large", sizes.SHAPE, _pairs(ON_LARGE, files), say, **LARGE_RULES)
 
 
 def _compared(
-    name: str, model: str, pairs: Sequence[tuple[str, ModelFile]], say: Say, rules: Options = RULES
+    name: str, model: str, pairs: Sequence[tuple[str, ModelFile]], say: Say, **rules: Any
 ) -> Comparison:
     budget = SECONDS[name]
     say(f"{len(pairs)} entries, at most {budget:.0f} s")
-    options = replace(rules, model=model, budget_seconds=budget)
+    options = replace(RULES, model=model, budget_seconds=budget, **rules)
     found = compare.run(options, progress=sys.stderr.isatty(), pairs=pairs)
     timed = {(m.backend, m.model_type) for m in found.measurements if m.phase == "decode"}
     gone = [f"{b} {file.model_type}" for b, file in pairs if (b, file.model_type) not in timed]
@@ -151,3 +153,16 @@ def timelines(say: Say) -> list[timeline.Timeline]:
             watched = partial(timeline.record, name, file.path, ids, n_gen=RULES.n_gen, n_ctx=545)
             taken[name].append(watched())
     return [min(both, key=lambda each: each.seconds[-1]) for both in taken.values()]
+
+
+def advised(say: Say) -> advice.Checks:
+    """Predict the speed of models of three sizes, and measure it."""
+    say("bandwidth and the overhead of a matrix")
+    machine = advice.measure_machine()
+    synthetic = {sizes.synthetic(name): f"large:{name}" for name in LARGE_TYPES}
+    checks = []
+    for model in (*ADVISED, *synthetic):
+        name = synthetic.get(model, model)
+        say(name)
+        checks += advice.check([model], machine, names={model: name})
+    return advice.Checks(environment=record(), checks=checks)

@@ -23,7 +23,7 @@ examples:
   llmlite advise --check tales:Q4_0,smollm2    predictions beside measurements; exit code 1 if one is off by
                                                more than 25 %
 
-A prediction is bytes of weights / bandwidth + layers x overhead. Run it on a quiet machine.
+A prediction is bytes of weights / bandwidth + matrices x overhead. Run it on a quiet machine.
 """
 
 

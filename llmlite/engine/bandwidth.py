@@ -11,9 +11,13 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.signatures import READ_ALL
 
+AT_LEAST = 64 * 2**20  # bytes read in one run; less, and it would mostly wait for its threads
+
 
 class ReadBandwidth:
     """Reads a block of memory larger than the caches, with all threads of the team.
+
+    A smaller block is read several times in a row, so that the start of the threads doesn't count.
 
     Args:
         n_threads: by default those the executor would take. n_bytes: of the block.
@@ -24,15 +28,23 @@ class ReadBandwidth:
         self._data = np.ones(n_bytes // 256 * 256, np.uint8)  # ones: untouched zeros would be one page
         recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
         sums = recorder._buffer(16 * self.n_threads)
-        recorder._op(READ_ALL, (), (sums,), data=self._data, n_bytes=self._data.nbytes, out=sums)
+        self.passes = max(1, AT_LEAST // max(self._data.nbytes, 1))
+        for _ in range(self.passes):
+            recorder._op(READ_ALL, (), (sums,), data=self._data, n_bytes=self._data.nbytes, out=sums)
         self._plan = Plan(recorder, sums)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the block: those asked for, less what doesn't fill 256."""
+        return self._data.nbytes
+
+    def seconds(self) -> float:
+        """Return the time of reading the block once."""
+        with self._plan.lock:
+            begin = perf_counter()
+            self._plan.run([Piece([0])])
+            return (perf_counter() - begin) / self.passes
 
     def measure(self, repeat: int = 5) -> float:
         """Return the best of `repeat` readings, in bytes per second."""
-        best = 0.0
-        with self._plan.lock:
-            for _ in range(repeat):
-                begin = perf_counter()
-                self._plan.run([Piece([0])])
-                best = max(best, self._data.nbytes / (perf_counter() - begin))
-        return best
+        return self.n_bytes / min(self.seconds() for _ in range(repeat))

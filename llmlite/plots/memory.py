@@ -9,6 +9,9 @@ from matplotlib.axes import Axes
 from llmlite.bench.timeline import Timeline
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, legend, theme_named, title
 
+CHARACTER = 0.0125  # width of one in a stage's name, as a share of the axis of time
+LEVEL = 0.09  # between two lines of names, as a share of the highest memory
+
 
 def timeline(
     found: Timeline,
@@ -27,11 +30,12 @@ def timeline(
     drawn, (ax,) = figure(11, 4.2, theme=theme)
     _stack(ax, found, theme)
     longest, top = _ends([found, *among])
-    for i, (name, second) in enumerate(found.stages):
+    levels = _levels(found.stages, longest)
+    for (name, second), level in zip(found.stages, levels):
         ax.axvline(second, color=look.text, linewidth=1, linestyle=":")
         ax.annotate(
             name,
-            (second, top * (1.12 if i % 2 else 1.04)),
+            (second, top * (1.04 + LEVEL * level)),
             xytext=(3, 0),
             textcoords="offset points",
             color=look.text,
@@ -40,12 +44,13 @@ def timeline(
     if cursor is not None:
         ax.axvline(cursor, color=COLOURS["red"], linewidth=2)
     ax.set_xlim(0, longest)
-    ax.set_ylim(0, top * 1.22)
+    n_levels = 1 + max(level for each in (found, *among) for level in _levels(each.stages, longest))
+    ax.set_ylim(0, top * (1.06 + LEVEL * n_levels))
     heading = f"Memory of {found.backend}, {found.model}"
     ax.set_xlabel("seconds since the process began", color=look.text, fontsize=FONT["label"])
     ax.set_ylabel("MB", color=look.text, fontsize=FONT["label"])
     title(ax, heading, theme)
-    legend(ax, theme, loc="upper left", bbox_to_anchor=(0, 0.86))
+    legend(ax, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     ends = {name: found.at_end_of(name) for name, _ in found.stages if _has(found, name)}
     said = "; ".join(f"{n}: {p / 1e6:.0f} private, {f / 1e6:.0f} file-backed" for n, (p, f) in ends.items())
     return Picture(
@@ -84,6 +89,18 @@ def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture
         y={"private": [p for p, _ in last.values()], "file-backed": [f for _, f in last.values()]},
         rtol=0.2,
     )
+
+
+def _levels(stages: Sequence[tuple[str, float]], longest: float) -> list[int]:
+    """Return a line for each stage's name, counted from below, so that no two names touch."""
+    free: list[float] = []  # where each line's last name ends, in seconds
+    levels = []
+    for name, second in stages:
+        level = next((i for i, end in enumerate(free) if end <= second), len(free))
+        end = second + longest * CHARACTER * (len(name) + 1)
+        free[level : level + 1] = [end]
+        levels.append(level)
+    return levels
 
 
 def _ends(found: Sequence[Timeline]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,18 +14,24 @@ from llmlite.errors import LlmliteError
 GB = 1e9
 
 
-def machine(available: int | None = 10**10, layer: float = 1e-4) -> advice.Machine:
-    return advice.Machine(available=available, layer_seconds=layer, bandwidth=lambda n_bytes: 10 * GB)
+def overhead(cached: float = 1e-5, memory: float = 1e-5) -> advice.Overhead:
+    return advice.Overhead(cached_seconds=cached, memory_seconds=memory, cache_bytes=10**7)
 
 
-MODEL = advice.Model(name="m", n_params=10**9, n_read=8 * 10**8, n_layer=10, n_kv=2 * 10 * 512)
+def machine(available: int | None = 10**10) -> advice.Machine:
+    return advice.Machine(available=available, overhead=overhead(), bandwidth=lambda n_bytes: 10 * GB)
+
+
+MODEL = advice.Model(
+    name="m", n_params=10**9, n_read=8 * 10**8, n_matrices=100, n_layer=10, n_kv=2 * 10 * 512
+)
 
 
 def test_memory_and_speed_are_what_the_formula_says() -> None:
     [found] = advice.advise(MODEL, machine(), n_ctx=1000, types=("Q8_0",), losses=[("Q8_0", 0.5)])
     assert found.bits == 8.5 and found.kl == 0.5
     assert found.memory == pytest.approx(1.0625e9 + 2 * 2 * 10 * 512 * 1000 + advice.PROCESS_BYTES)
-    assert 1 / found.tokens_per_second == pytest.approx(0.8e9 * 8.5 / 8 / 1e10 + 10 * 1e-4)
+    assert 1 / found.tokens_per_second == pytest.approx(0.8e9 * 8.5 / 8 / 1e10 + 100 * 1e-5)
     assert "= 86.00 ms" in found.arithmetic[-1]
 
 
@@ -45,6 +52,7 @@ def test_where_memory_is_unknown_nothing_is_ruled_out() -> None:
 
 def test_a_file_tells_its_weights_and_a_size_says_what_is_assumed() -> None:
     tales, size = advice.describe("tales"), advice.describe("1.1B")
+    assert tales.n_matrices == 36 and size.n_matrices == 7 * size.n_layer + 1
     assert tales.n_params > 4e6 and tales.n_layer > 0 and tales.n_kv > 0 and not tales.note
     assert size.n_params == 1_100_000_000 and "assumed" in size.note
     for wrong in ("nothing.gguf", "0B", "7X"):
@@ -54,13 +62,45 @@ def test_a_file_tells_its_weights_and_a_size_says_what_is_assumed() -> None:
 
 def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:
     def predicted(speed: float) -> advice.Checked:
-        half = 0.5 / speed  # seconds: one half is reading, the other the layers' overhead
+        half = 0.5 / speed  # seconds: one half is reading, the other the matrices' overhead
         return advice.Checked(
-            model="m", n_bytes=half * GB, bandwidth=GB, n_layer=5, layer_seconds=half / 5, measured=100
+            model="m",
+            n_bytes=half * 100 * GB,
+            bandwidth=100 * GB,
+            n_matrices=5,
+            overhead=overhead(memory=half / 5),
+            measured=100,
         )
 
     assert predicted(124).predicted == pytest.approx(124)
     assert predicted(124).holds and not predicted(126).holds and not predicted(74).holds
+
+
+def test_a_matrix_costs_more_the_larger_the_share_of_weights_from_memory() -> None:
+    found = overhead(cached=2e-6, memory=5e-6)
+    assert found.seconds(10**6) == found.seconds(10**7) == pytest.approx(2e-6)
+    assert found.seconds(2e7) == found.seconds(10**9) == pytest.approx(5e-6)
+    assert found.seconds(1.5e7) == pytest.approx(3.5e-6)
+
+
+def test_shipped_predictions_follow_from_the_stored_figures_and_hold_for_models_of_three_sizes() -> None:
+    found = advice.Checks.sample().checks
+    assert {each.model.partition(":")[0] for each in found} == {"tales", "smollm2", "large"}
+    for each in found:
+        reading = each.n_bytes / each.bandwidth
+        seconds = reading + each.n_matrices * each.overhead.seconds(each.n_bytes)
+        assert each.predicted == pytest.approx(1 / seconds)
+        assert 1 / 1.25 < each.predicted / each.measured < 1.25, (
+            f"{each.model}: predicted {each.predicted:.0f} tokens/s, measured {each.measured:.0f}"
+        )
+
+
+def test_checks_are_the_same_after_saving(tmp_path: Path) -> None:
+    one = advice.Checked(
+        model="m", n_bytes=1e6, n_matrices=3, bandwidth=GB, overhead=overhead(), measured=100.0
+    )
+    found = advice.Checks(environment={"cpu_info": "x"}, checks=[one])
+    assert advice.Checks.load(found.save(tmp_path / "advice.json")) == found
 
 
 def test_the_command_shows_the_arithmetic(

@@ -40,6 +40,11 @@ def test_all_processes_have_the_same_axes_of_time_and_memory(explorer: widgets.E
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in side_by_side}) == 1
 
 
+def test_names_of_stages_that_are_close_to_each_other_are_written_on_lines_of_their_own() -> None:
+    stages = [("start", 0.0), ("import", 0.1), ("load", 5.0), ("read", 5.01), ("write", 9.0)]
+    assert plots.memory._levels(stages, 10.0) == [0, 1, 0, 1, 0]
+
+
 def test_without_a_kernel_all_of_them_stay(explorer: widgets.Explorer) -> None:
     data = explorer.static_bundle()
     assert list(data[plots.MIME]["x"]) == [t.backend for t in explorer.timelines]

@@ -1,0 +1,50 @@
+"""Rounds in which each contestant has one turn, and ratios within them: a machine changes by the minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+Round = dict[Name, dict[str, float]]  # contestant -> test -> tokens per second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One contestant in one test.
+
+    Args:
+        values: tokens per second, one for each round. ratios: of the first contestant's speed to this one's,
+            within each round.
+    """
+
+    values: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{median(self.ratios):7.2f}  {min(self.ratios):.2f} to {max(self.ratios):.2f}"
+
+
+def rounds(
+    names: Sequence[Name], turn: Callable[[Name], dict[str, float]], n_rounds: int
+) -> list[Round[Name]]:
+    """Take the turns, every second round backwards: no contestant always follows the same one.
+
+    Args:
+        turn: measures one contestant once; tokens per second by test.
+    """
+    found = []
+    for number in range(n_rounds):
+        order = names if number % 2 == 0 else names[::-1]
+        found.append({name: turn(name) for name in order})
+    return found
+
+
+def standing(found: Sequence[Round[Name]], test: str, first: Name, name: Name) -> Standing:
+    """Return how a contestant did in a test, against the first one."""
+    return Standing(
+        values=tuple(each[name][test] for each in found),
+        ratios=tuple(each[first][test] / each[name][test] for each in found),
+    )

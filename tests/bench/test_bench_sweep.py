@@ -261,3 +261,17 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     words = ["sweep", "n_gen=2", "--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path)]
     assert main(words) == 2
     assert "the same command does the rest" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_slurm_script_can_be_submitted_several_times_and_is_the_one_in_the_docs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue isn't installed")
+    assert main(["sweep", "--slurm"]) == 0
+    script = capsys.readouterr().out
+    assert sweep.PLACE in script and "--name slurm-$SLURM_JOB_ID" in script and "127.0.0.1" not in script
+    page = (Path(__file__).resolve().parents[2] / "docs/sweep.md").read_text(encoding="utf-8")
+    assert script.replace(sys.executable, ".venv/bin/python").strip() in page
+    assert main(["sweep", "--slurm", "--scheduler", "tcp://node7:9000"]) == 0
+    assert "dask_worker tcp://node7:9000 --name" in capsys.readouterr().out

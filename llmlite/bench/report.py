@@ -276,7 +276,8 @@ def _installation(record: dict[str, Any]) -> str:
     """Return what installing takes, as far as it is known: "263 MB, 5 packages, 10 s, no compiler"."""
     if "installed_bytes" not in record:
         return NOTHING
-    parts = [f"{record['installed_bytes'] / 1e6:.0f} MB", f"{record['n_packages']} packages"]
+    n = record.get("n_packages", 1)
+    parts = [f"{record['installed_bytes'] / 1e6:.0f} MB", f"{n} package{'s' * (n != 1)}"]
     if "install_seconds" in record:
         parts.append(f"{record['install_seconds']:.0f} s")
     if "compiled" in record:

@@ -161,3 +161,13 @@ def test_a_wheel_that_no_index_would_take_was_compiled_here(tmp_path: Path, monk
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
     assert [envs.built_here(name) for name in (*tags, "absent")] == [True, False, False, False]
+
+
+def test_ci_runs_the_comparison_that_a_lost_peer_fails() -> None:
+    jobs = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert "- run: make compare-test" in jobs
+    recipe = (
+        (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ncompare-test:\n")[2].partition("\n\n")[0]
+    )
+    assert "tests/bench/test_bench_ci.py" in recipe and "-m" not in recipe.partition("pytest")[2]
+    assert "xllamacpp" in recipe and "$(TEST)" in recipe

@@ -163,7 +163,7 @@ def speed_table(comparison: Samples) -> Table:
     metered = bool(found["energy"])
     starts = [key for key in ("import", "load", "compile", "first_token") if found[key] or key != "compile"]
     lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
-    short = ["prefill 64"] if lengths != [64] else []  # else it is the longest prompt, too
+    short = ["prefill 64"] if 64 in lengths[:-1] else []  # else it wasn't read, or is the longest prompt
     rows = []
     for entry in found["decode"]:
         long_prompt, decode = found["prefill"].get(entry), found["decode"][entry]

@@ -24,7 +24,7 @@ TEST := lab,hub,serve,torch,transformers,test
 
 SAMPLES ?= docs/measurements/smollm2/comparison.jsonl
 
-.PHONY: arm-test clients lm-eval-test tfhub-test triton-test docs wheel dist publish figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
+.PHONY: arm-test clients compare-test lm-eval-test tfhub-test triton-test docs wheel dist publish figure check coverage help demo test test-all peers lint lab site notebooks browser-test warmup clean
 
 help:
 	@echo "make demo      set up, let the bundled model tell a tale, compare with PyTorch (results in $(RESULTS)/)"
@@ -34,6 +34,7 @@ help:
 	@echo "make triton-test  a real tritonserver in .venv-triton serves an exported repository (part of test-all)"
 	@echo "make arm-test  kernels, quants, engine and model on ARM, emulated (ARM=...: only these test files)"
 	@echo "make clients   the server with the clients that people use: openai, ollama, litellm and others"
+	@echo "make compare-test  one comparison with llama.cpp's wheel, five of PyTorch and Transformers: all must run"
 	@echo "make lm-eval-test  lm-eval asks the server the bundled questions (half a gigabyte of packages)"
 	@echo "make tfhub-test  TensorFlow Hub loads an exported SavedModel (two gigabytes of packages)"
 	@echo "make peers     compile llama-perplexity, -imatrix and -quantize (minutes), compare with them"
@@ -89,6 +90,11 @@ $(VENV)/clients/installed: tests/support/clients.txt
 	rm -rf "$(VENV)/clients"
 	$(PY) -m pip install --quiet --no-deps --target "$(VENV)/clients" -r tests/support/clients.txt
 	@touch $@
+
+# every peer that comes without a compiler, PyTorch's torch.compile excepted; one that doesn't run is a failure
+compare-test:
+	@$(call setup,$(TEST)$(comma)xllamacpp)
+	$(PY) -m pytest tests/bench/test_bench_ci.py
 
 # half a gigabyte of packages, so no other goal needs it
 lm-eval-test: $(VENV)/clients/installed $(VENV)/lm-eval/installed

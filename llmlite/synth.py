@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from llmlite.quants.tensor import QuantTensor
 
 POOL_WEIGHTS = 1 << 17  # quantized once per type; rows are drawn from these blocks
 N_BYTES = 256
+SMALL_VOCABULARY, SMALL_CONTEXT = 1024, 256
 _NONE = np.zeros((0, 1), np.uint8)  # blocks of a tensor that is only a name, a type and a shape
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -278,6 +279,7 @@ def synthesize(
     shape: str,
     type_name: str = "Q4_0",
     *,
+    small: bool = False,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -286,6 +288,7 @@ def synthesize(
     Args:
         path: the file to write. shape: one of SHAPES.
         type_name: a type or mix, such as "Q8_0" or "Q4_K_M": tensors get what llama.cpp would give them.
+        small: two layers if layers are alike, few tokens, few experts: to try who reads such a file.
         progress: called as progress(bytes_done, n_bytes).
 
     Raises:
@@ -293,7 +296,7 @@ def synthesize(
     """
     if shape not in SHAPES:
         raise UnsupportedError(f"{shape!r} is not a known shape; known are {', '.join(SHAPES)}")
-    widths = SHAPES[shape]
+    widths = _reduced(SHAPES[shape]) if small else SHAPES[shape]
     metadata = _metadata(shape, widths, type_name)
     shapes = _tensor_shapes(widths)
     plain = {name: _Random(name, by_name("F32"), size, lambda _: _NONE) for name, size in shapes.items()}
@@ -306,6 +309,18 @@ def synthesize(
 
     tensors = {name: _Random(name, types[name], size, draw) for name, size in shapes.items()}
     gguf.write(path, metadata, tensors, progress=progress)
+
+
+def _reduced(widths: Shape) -> Shape:
+    """Return the same kind of model with the fewest weights that still show what it is."""
+    by_layer = any(isinstance(value, list | tuple) for value in widths.more.values())
+    return replace(
+        widths,
+        n_layer=widths.n_layer if by_layer else min(widths.n_layer, 2),
+        n_vocab=SMALL_VOCABULARY,
+        n_ctx=min(widths.n_ctx, SMALL_CONTEXT),
+        n_expert=min(widths.n_expert, 2 * widths.n_expert_used),
+    )
 
 
 class _Random(QuantTensor):

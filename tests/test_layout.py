@@ -37,7 +37,7 @@ HOME = {  # a package -> where alone it may be imported
     "transformers": ("bench/backends/",),
     "tensorflow": ("bench/backends/", "bench/experiments/"),
     "tensorflow_hub": ("bench/backends/",),
-    "llama_cpp": ("bench/backends/",),
+    "llama_cpp": ("bench/backends/", "bench/experiments/"),
     "xllamacpp": ("bench/backends/",),
     "openvino": ("bench/backends/",),
     "openvino_genai": ("bench/backends/",),

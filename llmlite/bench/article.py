@@ -12,13 +12,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llmlite import resources
-from llmlite.bench import environment, envs, old_formats, privacy, serving, single
+from llmlite.bench import environment, envs, old_formats, privacy, readers, serving, single
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.findings import FAILS, HOLDS, PARTLY, UNKNOWN, Claims, Finding
 from llmlite.bench.inputs import agreement_ids, open_models
@@ -283,64 +283,26 @@ def _formats() -> Found:
         if info.unavailable():
             said.append(f"{info.title} isn't installed")
             continue
-        values[name] = _types_read(name)
+        values[name] = readers.types(name, FILE_TYPES)
         said.append(f"{info.title} {sum(values[name].values())} of {len(FILE_TYPES)}")
     figure = (
         f"the bundled model in {len(FILE_TYPES)} types, loaded and run by: {', '.join(said)}; "
         f"llmlite knows {len(ARCHITECTURES)} architectures"
     )
-    values["before_gguf"] = before = _old_forms_read([name for name in READERS if name in values])
+    found = [name for name in READERS if name in values]
+    values["architectures"] = tried = readers.architectures(found)
+    figure += f"; of {len(tried)} architectures, each a small random file: " + ", ".join(
+        f"{BACKENDS[name].title} {sum(each[name] for each in tried.values())}" for name in found
+    )
+    values["before_gguf"] = before = readers.old_forms(found)
     figure += f"; of {len(old_formats.FORMS)} forms from before GGUF: " + ", ".join(
-        f"{BACKENDS[name].title} {sum(found.values())}{' (converted)' * (name == 'llmlite')}"
-        for name, found in before.items()
+        f"{BACKENDS[name].title} {sum(read_by.values())}{' (converted)' * (name == 'llmlite')}"
+        for name, read_by in before.items()
     )
     read = [sum(values[name].values()) for name in READERS if name in values]
     if len(read) < 2:
         return UNKNOWN, figure, values
     return HOLDS if min(read) == len(FILE_TYPES) else PARTLY, figure, values
-
-
-def _old_forms_read(names: Iterable[str]) -> dict[str, dict[str, bool]]:
-    """Return for each backend which small files from before GGUF it reads; llmlite converts them first."""
-    from llmlite import gguf
-
-    with tempfile.TemporaryDirectory() as folder:
-        paths, converted = {}, {}
-        for form in old_formats.FORMS:
-            paths[form] = Path(folder) / f"{form.replace(' ', '-')}.bin"
-            converted[form] = paths[form].with_suffix(".gguf")
-            old_formats.write(paths[form], form)
-            gguf.convert_legacy(paths[form], converted[form], n_ctx=64)
-        return {name: _read(name, converted if name == "llmlite" else paths) for name in names}
-
-
-def _types_read(name: str) -> dict[str, bool]:
-    """Return for each type whether a backend loads the bundled model in it and makes a token."""
-    return _read(name, {each: resources.model_path(f"tales:{each}") for each in FILE_TYPES})
-
-
-def _read(name: str, paths: Mapping[str, Path]) -> dict[str, bool]:
-    """Return for each file whether a backend loads it and makes a token."""
-    found: dict[str, bool] = {}
-    worker: WorkerProcess | None = None
-    try:
-        for key, path in paths.items():
-            if worker is None:  # at first, and after one that died of a file
-                worker = WorkerProcess(name, 1, python=BACKENDS[name].python(), timeout=120)
-                worker.ask("start")
-            try:
-                worker.ask("load", model=str(path), n_ctx=32, n_threads=1)
-                worker.ask("prefill", ids=[1, 2, 3])
-                found[key] = True
-            except BackendError as error:
-                found[key] = False
-                if "process ended" in str(error) or "no answer" in str(error):
-                    worker.close()
-                    worker = None
-    finally:
-        if worker is not None:
-            worker.close()
-    return found
 
 
 @_claim("devices", "It runs from a phone's processor to a server's GPU.")

@@ -163,7 +163,7 @@ def speed_table(comparison: Samples) -> Table:
     metered = bool(found["energy"])
     starts = [key for key in ("import", "load", "compile", "first_token") if found[key] or key != "compile"]
     lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
-    short = ["prefill 64"] if lengths != [64] else []  # else it is the longest prompt, too
+    short = ["prefill 64"] if 64 in lengths[:-1] else []  # else it wasn't read, or is the longest prompt
     rows = []
     for entry in found["decode"]:
         long_prompt, decode = found["prefill"].get(entry), found["decode"][entry]
@@ -276,7 +276,8 @@ def _installation(record: dict[str, Any]) -> str:
     """Return what installing takes, as far as it is known: "263 MB, 5 packages, 10 s, no compiler"."""
     if "installed_bytes" not in record:
         return NOTHING
-    parts = [f"{record['installed_bytes'] / 1e6:.0f} MB", f"{record['n_packages']} packages"]
+    n = record.get("n_packages", 1)
+    parts = [f"{record['installed_bytes'] / 1e6:.0f} MB", f"{n} package{'s' * (n != 1)}"]
     if "install_seconds" in record:
         parts.append(f"{record['install_seconds']:.0f} s")
     if "compiled" in record:

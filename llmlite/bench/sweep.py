@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -42,6 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 TIMED = frozenset({"bench"})
 NUMBERS = frozenset("threads n_prompt n_gen n_depth repetitions round ctx_size chunks n seed".split())
 MAX_TASKS = 100_000
+PLACE = "tcp://HOST:8786"  # stands for a scheduler's address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,8 +334,13 @@ def _shown(task: Task) -> str:
     return " ".join(f"{key}={value}" for key, value in task.values.items())
 
 
-def job_script(queue: str = "", cores: int = 1, memory: str = "4GB", walltime: str = "01:00:00") -> str:
+def job_script(scheduler: str = "", *, memory: str = "4GB", walltime: str = "01:00:00") -> str:
     """Return the script by which dask-jobqueue asks SLURM for a worker; SLURM itself isn't needed to see it.
+
+    It may be submitted several times: each worker is named after its job.
+
+    Args:
+        scheduler: the address of a running one; "" for a placeholder.
 
     Raises:
         LlmliteError: dask-jobqueue isn't installed.
@@ -343,13 +350,16 @@ def job_script(queue: str = "", cores: int = 1, memory: str = "4GB", walltime: s
     except ImportError:
         raise LlmliteError("the script needs dask-jobqueue: pip install dask-jobqueue") from None
     cluster = SLURMCluster(
-        queue=queue or None, cores=cores, processes=1, memory=memory, walltime=walltime,
+        cores=1, processes=1, memory=memory, walltime=walltime,
         scheduler_options={"dashboard_address": None},
     )  # fmt: skip
     try:
-        return str(cluster.job_script())
+        script = str(cluster.job_script())
     finally:
         cluster.close(timeout=5)
+    # Its own scheduler lives in this process only. A name that two workers share is refused by a scheduler.
+    script = re.sub(r"tcp://\S+", lambda _: scheduler or PLACE, script)
+    return re.sub(r"--name \S+", "--name slurm-$SLURM_JOB_ID", script)
 
 
 def here(tasks: Iterable[Task], folder: Path) -> int:

@@ -7,8 +7,9 @@ Each test runs -r times after one warm-up. Tokenizing and sampling aren't timed.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
@@ -16,8 +17,8 @@ from llmlite.errors import LlmliteError
 from llmlite.system import files
 from llmlite.terminal import progress, say
 
-if TYPE_CHECKING:
-    pass
+RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?:([+*])(\d{1,9}))?)?", re.ASCII)  # first[-last[(+|*)step]]
+MOST = 1000  # values of one option
 
 HELP = "measure one backend; manage environments; compare results"
 EXAMPLES = """\
@@ -30,20 +31,41 @@ examples:
   llmlite bench env remove xllamacpp
   llmlite bench diff before.jsonl after.jsonl --junit diff.xml --markdown diff.md
 
+-p, -n, -d and -t take numbers with commas between them, ranges (1-4, 0-2048+512, 64-512*2), and may be given
+several times; every combination is measured.
+
 exit codes of diff: 0 nothing is slower for certain, 2 a file can't be used, 3 something is slower for
 certain, 4 something computes something else than before or is missing. docs/ci-performance.md explains them.
 """
 
 
 def lengths(text: str) -> tuple[int, ...]:
-    """Read "64,512" as llama-bench does."""
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = (-1,)
-    if min(found) < 0:
-        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between them, got {text!r}")
-    return found
+    """Read numbers and ranges as llama-bench does: "64,512", "1-4", "0-2048+512", "64-512*2"."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = RANGE.fullmatch(part)
+        if match is None:
+            raise argparse.ArgumentTypeError(
+                f"expected whole numbers or ranges with commas between them, got {text!r}"
+            )
+        first, last, sign, step = match.groups()
+        value, end, by = int(first), int(last or first), int(step or 1)
+        while value <= end:
+            found.append(value)
+            if len(found) > MOST:
+                raise argparse.ArgumentTypeError(f"{text!r} has more than {MOST} values")
+            following = value * by if sign == "*" else value + by
+            if following <= value:
+                raise argparse.ArgumentTypeError(f"the range {part!r} never ends")
+            value = following
+    if not found:
+        raise argparse.ArgumentTypeError(f"the range {text!r} is empty")
+    return tuple(found)
+
+
+def _all(given: list[tuple[int, ...]] | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the values of an option that may be given several times, as llama-bench takes it."""
+    return tuple(value for each in given for value in each) if given else default
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,19 +76,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='what to measure (default: "tales"); or one of the other two jobs',
     )
     parser.add_argument("-b", "--backend", default="llmlite", metavar="NAME", help=", ".join(BACKENDS))
-    parser.add_argument(
-        "-p", "--n-prompt", type=lengths, default=(512,), metavar="N,..", help="(default: 512)"
-    )
-    parser.add_argument("-n", "--n-gen", type=lengths, default=(128,), metavar="N,..", help="(default: 128)")
+    listed: dict[str, Any] = {"type": lengths, "action": "append", "metavar": "N,.."}
+    parser.add_argument("-p", "--n-prompt", **listed, help="tokens read (default: 512); 0 for no such test")
+    parser.add_argument("-n", "--n-gen", **listed, help="tokens written (default: 128); 0 for no such test")
     parser.add_argument(
         "-d",
         "--n-depth",
-        type=lengths,
-        default=(),
-        metavar="N,..",
-        help="(default: those of 0,512,2048 that the context has room for)",
+        **listed,
+        help="tokens in the cache before (default: those of 0,512,2048 that the context has room for)",
     )
-    parser.add_argument("-t", "--threads", type=lengths, default=(), metavar="N,..", help="(default: all)")
+    parser.add_argument("-t", "--threads", **listed, help="(default: as many as can run at once)")
     parser.add_argument(
         "-r", "--repetitions", type=number(int, 1), default=5, metavar="N", help="(default: 5)"
     )
@@ -96,10 +115,10 @@ def measure(model: str, options: argparse.Namespace) -> int:
         request = single.Request(
             model=model,
             backend=options.backend,
-            prompts=options.n_prompt,
-            gens=options.n_gen,
-            depths=options.n_depth,
-            threads=options.threads,
+            prompts=_all(options.n_prompt, (512,)),
+            gens=_all(options.n_gen, (128,)),
+            depths=_all(options.n_depth, ()),
+            threads=_all(options.threads, ()),
             repetitions=options.repetitions,
         )
     except ValueError as error:

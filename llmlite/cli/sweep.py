@@ -20,7 +20,7 @@ examples:
   llmlite sweep job=perplexity model=tales,tales:Q4_0 chunks=8
   llmlite sweep job=questions model=tales,tales:Q2_K n=20 --workers 2
   llmlite sweep ... --scheduler tcp://host:8786      workers: dask worker tcp://host:8786 --nthreads 1
-  llmlite sweep --slurm                              print the job script for SLURM (dask-jobqueue)
+  llmlite sweep --slurm --scheduler tcp://host:8786  print the job script for SLURM (dask-jobqueue)
 
 jobs and their keys:
 {chr(10).join(f"  {kind}: {', '.join(keys)}" for kind, keys in KINDS.items())}
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from llmlite.bench import sweep
 
     if options.slurm:
-        say(sweep.job_script().rstrip())
+        say(sweep.job_script(options.scheduler).rstrip())
         return 0
     tasks = sweep.grid(options.grid)
     with progress() as shown:

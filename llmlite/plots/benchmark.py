@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.report import canary_words, describe, describe_memory, short, undecided
 from llmlite.bench.samples import Comparison
-from llmlite.bench.summary import METRICS, Summary, summarize
+from llmlite.bench.summary import METRICS, MIN_BLOCKS, Summary, bootstrap_interval, summarize
 from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
 from llmlite.terminal import printable
 
@@ -28,7 +28,7 @@ def metric_bars(
     types: Sequence[str] | None = None,
     theme: str | None = None,
 ) -> Picture:
-    """Draw one metric: a bar per backend and quantization, every block's value as a point on it.
+    """Draw one metric: a bar per backend and quantization, its 95 % interval, every block as a point.
 
     Args:
         metric: a key of llmlite.bench.METRICS.
@@ -78,7 +78,7 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     place = (
         f"{printable(model) + ' on ' if model else ''}{cpu}, {result.environment.get('n_threads')} threads"
     )
-    below = f"{place}; bars: medians, points: blocks{'; ' + quiet if quiet else ''}"
+    below = f"{place}; bars: medians with 95 % intervals, points: blocks{'; ' + quiet if quiet else ''}"
     drawn.supxlabel(below, color=theme_named(theme).text, fontsize=12)
     alt = " ".join(
         [*(describe(found, key, result) for key, found in speeds.items()), describe_memory(memory)]
@@ -94,6 +94,11 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     )
 
 
+def interval(found: Summary) -> tuple[float, float] | None:
+    """Return the 95 % interval of a median over blocks; None for fewer blocks than can tell."""
+    return bootstrap_interval(found.values) if len(found.values) >= MIN_BLOCKS else None
+
+
 def _bars(
     ax: Axes,
     found: Sequence[Summary],
@@ -102,7 +107,7 @@ def _bars(
     names: bool = True,
     grey: Sequence[Summary] = (),
 ) -> None:
-    """Draw the bars; those among which the best can't be told are grey."""
+    """Draw bars, points, and the 95 % intervals of medians; grey if the best of them can't be told."""
     for place, s in enumerate(found):
         colour = GREY if s in grey else COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
         ax.barh(
@@ -125,6 +130,17 @@ def _bars(
             markeredgecolor=colour,
             markeredgewidth=0.8,
         )
+        ends = interval(s)
+        if ends:
+            ax.plot(
+                ends,
+                (place, place),
+                "|-",
+                color=theme_named(theme).text,
+                linewidth=1.6,
+                markersize=13,
+                markeredgewidth=1.6,
+            )
         number_at(ax, max(s.value, *s.values), place, theme, text=short(s.value))
     names_down(ax, [s.label for s in found] if names else [""] * len(found))
     ax.margins(x=0.18)

@@ -67,7 +67,7 @@ def comparison_page(result: Comparison) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(_title(result))}</title><style>{STYLE}</style></head><body><main>",
         f"<h1>{escape(_title(result))}</h1><p>{escape(headline(result))}</p>",
-        "<h2>Pictures</h2><p>Bars are medians, points are blocks.</p>",
+        "<h2>Pictures</h2><p>Bars are medians, lines on them their 95 % intervals, points are blocks.</p>",
         *(_figure(number, each) for number, each in enumerate(pictures)),
         "<h2>Tables</h2>",
         *(_table(title, headings, rows) for title, headings, rows in all_tables(result) if rows),

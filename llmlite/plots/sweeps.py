@@ -120,6 +120,7 @@ def token_times(result: Comparison, *, depth: int | None = None, theme: str | No
     for m in rows:
         if m.n_depth == depth:
             by_entry.setdefault((m.backend, m.model_type), []).append(m.steps_ns)
+    by_entry = {entry: by_entry[entry] for entry in result.entries() if entry in by_entry}  # as in the tables
     if not by_entry:
         raise ValueError(f"no backend reported single steps at depth {depth}; there are: {depths}")
     y = {

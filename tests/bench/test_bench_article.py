@@ -13,12 +13,13 @@ import pytest
 
 import llmlite as ll
 from llmlite import gguf
-from llmlite.bench import article, old_formats, privacy, serving
+from llmlite.bench import article, old_formats, privacy, readers, serving
 from llmlite.bench.backends import BACKENDS, BackendInfo
 from llmlite.bench.process import BackendError, run_experiment
 from llmlite.cli import main
 from llmlite.errors import LlmliteError
 from llmlite.gguf import legacy
+from tests.support.tiny_models import tiny_model
 
 LOG = """\
 12 connect(3, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110) = -1 ENOENT
@@ -220,6 +221,24 @@ def test_llama_cpp_trains_when_asked_and_starts_from_pytorchs_loss() -> None:
     assert found["loss_after"] < 0.9 * found["loss_before"]
     with pytest.raises(BackendError, match="expected 257 tokens, got 9"):
         run_experiment("llamacpp_training", BACKENDS["llamacpp"].python(), ids=ids[:9])
+
+
+def test_a_reader_that_died_of_a_file_reads_the_next_one(tmp_path: Path) -> None:
+    tiny = tiny_model("llama").write(tmp_path / "tiny.gguf")
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF")
+    with readers.Reader("llmlite-eager") as reader:
+        assert reader.reads(tiny) and not reader.reads(tmp_path / "bad.gguf") and reader.reads(tiny)
+        assert reader.worker is not None
+        reader.worker._process.kill()
+        assert not reader.reads(tiny) and reader.worker is None
+        assert reader.reads(tiny)
+
+
+def test_architectures_are_tried_one_by_one_on_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(readers.shapes()) >= 25 and "bert" not in readers.shapes()
+    monkeypatch.setattr(readers, "shapes", lambda: {"llama": "smollm2-135m", "mamba": "mamba-130m"})
+    found = readers.architectures(["llmlite-eager"])
+    assert found == {"llama": {"llmlite-eager": True}, "mamba": {"llmlite-eager": True}}
 
 
 @pytest.mark.parametrize("form", old_formats.FORMS)

@@ -183,5 +183,15 @@ def test_a_wheel_that_no_index_would_take_was_compiled_here(tmp_path: Path, monk
     assert [envs.built_here(name) for name in (*tags, "absent")] == [True, False, False, False]
 
 
+def test_ci_runs_the_comparison_that_a_lost_peer_fails() -> None:
+    jobs = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert "- run: make compare-test" in jobs
+    recipe = (
+        (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ncompare-test:\n")[2].partition("\n\n")[0]
+    )
+    assert "tests/bench/test_bench_ci.py" in recipe and "-m" not in recipe.partition("pytest")[2]
+    assert "xllamacpp" in recipe and "$(TEST)" in recipe
+
+
 def test_a_removed_environment_is_gone(peer: envs.Installation) -> None:
     assert envs.remove("peer") and not envs.remove("peer") and envs.installed("peer") is None

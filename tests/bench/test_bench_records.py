@@ -73,6 +73,8 @@ def written(folder: Path, records: list[Any]) -> Path:
         ("skipped", "backend", {}),
         ("note", "text", GONE),
         ("note", "text", 7),
+        ("measurement", "joules", -1.0),
+        ("measurement", "joules", "5 J"),
         ("environment", "cpu_info", 7),
         ("environment", "n_threads", "two"),
     ],

@@ -380,3 +380,15 @@ def test_the_rows_of_every_table_are_in_one_order() -> None:
     found.measurements += [replace(m, n_depth=0) for m in found.measurements if m.phase == "decode"]
     labels = [row[0] for row in report.depth_table(found)[2]]
     assert labels == [row[0] for row in report.speed_table(found)[2]] and len(labels) == 3
+
+
+@pytest.mark.parametrize(
+    ("kept", "columns"),
+    [((64, 256), ["prefill 64", "prefill 256"]), ((64,), ["prefill 64"]), ((256,), ["prefill 256"])],
+)
+def test_a_prompt_that_was_not_read_has_no_column(kept: tuple[int, ...], columns: list[str]) -> None:
+    found = synthetic_comparison()
+    found.measurements = [m for m in found.measurements if m.phase != "prefill" or m.n_prompt in kept]
+    _, headings, rows = report.speed_table(found)
+    assert [name for name in headings if name.startswith("prefill")] == columns
+    assert all(len(row) == len(headings) and "-" not in row for row in rows)

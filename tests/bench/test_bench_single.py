@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ import pytest
 
 from llmlite.bench import energy, single
 from llmlite.cli import main
+from llmlite.cli.bench import lengths
 from tests.support.tiny_models import tiny_model
 
 
@@ -137,3 +139,63 @@ def test_the_usual_depths_are_those_that_the_context_has_room_for() -> None:
     assert asked.fitting(4096).depths == (0, 512, 2048)
     assert asked.fitting(1024).depths == (0, 512) and asked.fitting(70).depths == (0,)
     assert single.Request(depths=(7,)).fitting(4096).depths == (7,)  # what was asked for stays
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("512", (512,)),
+        ("64,512", (64, 512)),
+        ("1-4", (1, 2, 3, 4)),
+        ("0-2048+512", (0, 512, 1024, 1536, 2048)),
+        ("64-512*2", (64, 128, 256, 512)),
+        ("1-10+4,7,3-3", (1, 5, 9, 7, 3)),
+    ],
+)
+def test_lists_and_ranges_are_read_as_llama_bench_reads_them(text: str, values: tuple[int, ...]) -> None:
+    assert lengths(text) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected whole numbers"),
+        ("-1", "expected whole numbers"),
+        ("1,,2", "expected whole numbers"),
+        ("1-", "expected whole numbers"),
+        ("1-4/2", "expected whole numbers"),
+        ("٣", "expected whole numbers"),
+        ("0-8*2", "never ends"),
+        ("1-8+0", "never ends"),
+        ("8-1", "is empty"),
+        ("1-999999999", "more than 1000 values"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        lengths(text)
+
+
+def test_every_combination_of_lists_is_measured_and_an_option_may_be_given_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_model("llama").write(tmp_path / "tiny.gguf")
+    options = [
+        "-b",
+        "llmlite-eager",
+        "-p",
+        "4",
+        "-p",
+        "6-8+2",
+        "-n",
+        "0",
+        "-d",
+        "0,3",
+        "-t",
+        "1,2",
+        "-r",
+        "1",
+    ]
+    assert main(["bench", str(path), *options, "-o", "json"]) == 0
+    found = [(r["n_threads"], r["n_depth"], r["n_prompt"]) for r in json.loads(capsys.readouterr().out)]
+    assert found == [(t, d, p) for t in (1, 2) for d in (0, 3) for p in (4, 6, 8)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +133,8 @@ def test_timed_tasks_of_one_machine_do_not_run_at_once() -> None:
     assert other.communicate(timeout=30)[0].split() == ["in", "out"]
 
 
-def _python_children(pid: int) -> list[int]:
-    """Return the processes below `pid` that are Dask's workers: those that have no children of their own."""
+def _workers(pid: int) -> list[int]:
+    """Return the processes below `pid` that Dask started for work."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -144,16 +147,20 @@ def _python_children(pid: int) -> list[int]:
         children = [child for child, parent in parents.items() if parent == waiting[0]]
         waiting = waiting[1:] + children
         below += children
-    return [
-        each
-        for each in below
-        if each not in parents.values() and b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()
-    ]
+    return [each for each in below if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 
-def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    words = ["job=questions", "model=tales:Q4_0", "n=6", "round=0,1,2,3,4,5,6,7"]
-    command = [sys.executable, "-m", "llmlite", "sweep", *words, "-o", str(folder), *more]
+EIGHT = {  # job -> a grid of eight tasks, each long enough to be interrupted
+    "questions": ["model=tales:Q4_0", "n=6", "round=0,1,2,3,4,5,6,7"],
+    "perplexity": ["model=tales:Q4_0,tales:Q8_0", "ctx_size=64,128", "chunks=5,6"],
+    "generate": ["model=tales:Q4_0", "n_gen=100", "seed=0,1,2,3,4,5,6,7", "temperature=0.8"],
+    "bench": ["model=tales:Q4_0", "backend=llmlite-eager", "n_gen=2", "repetitions=2", "threads=1",
+              "round=0,1,2,3,4,5,6,7"],
+}  # fmt: skip
+
+
+def _start(folder: Path, *more: str, job: str = "questions") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "llmlite", "sweep", f"job={job}", *EIGHT[job], "-o", str(folder), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -164,33 +171,86 @@ def _wait_for(folder: Path, n: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds workers by /proc")
-def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="Dask isn't installed")
-    process = _start(tmp_path)
-    _wait_for(tmp_path, 1, process)
-    for worker in _python_children(process.pid):
-        os.kill(worker, signal.SIGKILL)
+def _finished(process: subprocess.Popen[str]) -> int:
+    """Wait for a sweep to end well; return how many results its lines rest on."""
     out, err = process.communicate(timeout=150)
     assert process.returncode == 0, err
-    assert len(out.splitlines()) == 1 and json.loads(out)["n_results"] == 8
+    return sum(json.loads(line)["n_results"] for line in out.splitlines())
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
 
 
 @pytest.mark.slow
-def test_a_killed_scheduler_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("job", EIGHT)
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds workers by /proc")
+def test_a_killed_worker_loses_nothing(job: str, tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask isn't installed")
+    process = _start(tmp_path, job=job)
+    _wait_for(tmp_path, 1, process)
+    kept = _content(tmp_path)
+    workers = _workers(process.pid)
+    assert workers and len(kept) < 8
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    assert _finished(process) == 8
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+
+
+@pytest.mark.slow
+def test_a_killed_command_with_its_scheduler_loses_nothing(tmp_path: Path) -> None:
     pytest.importorskip("distributed", reason="Dask isn't installed")
     process = _start(tmp_path)  # its cluster's scheduler lives in this process
     _wait_for(tmp_path, 2, process)
     process.kill()
     process.communicate(timeout=30)
-    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
-    assert len(kept) >= 2
-    again = _start(tmp_path)
-    out, err = again.communicate(timeout=150)
-    assert again.returncode == 0, err
-    assert json.loads(out)["n_results"] == 8
-    assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())
+    kept = _content(tmp_path)
+    assert 2 <= len(kept) < 8
+    assert _finished(_start(tmp_path)) == 8
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+
+
+@contextmanager
+def _cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker in processes of their own, as on several machines: its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    run = [sys.executable, "-m"]
+    scheduler = [*run, "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
+    worker = [*run, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+    worker += ["--local-directory", str(folder), "--death-timeout", "10"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen(command, **quiet) for command in (scheduler, worker)]
+    try:
+        yield address, processes[0]
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_of_several_machines_loses_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask isn't installed")
+    results = tmp_path / "results"
+    with _cluster(tmp_path / "first") as (address, scheduler):
+        process = _start(results, "--scheduler", address)
+        _wait_for(results, 2, process)
+        scheduler.kill()
+        _, err = process.communicate(timeout=90)  # it ends, and doesn't wait for ever
+        assert process.returncode == 2 and "the same command does the rest" in err
+    kept = _content(results)
+    assert 2 <= len(kept) < 8
+    with _cluster(tmp_path / "second") as (address, _):
+        assert _finished(_start(results, "--scheduler", address)) == 8
+    assert {name: (results / name).read_bytes() for name in kept} == kept
 
 
 @pytest.mark.slow
@@ -201,3 +261,17 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     words = ["sweep", "n_gen=2", "--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path)]
     assert main(words) == 2
     assert "the same command does the rest" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_slurm_script_can_be_submitted_several_times_and_is_the_one_in_the_docs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue isn't installed")
+    assert main(["sweep", "--slurm"]) == 0
+    script = capsys.readouterr().out
+    assert sweep.PLACE in script and "--name slurm-$SLURM_JOB_ID" in script and "127.0.0.1" not in script
+    page = (Path(__file__).resolve().parents[2] / "docs/sweep.md").read_text(encoding="utf-8")
+    assert script.replace(sys.executable, ".venv/bin/python").strip() in page
+    assert main(["sweep", "--slurm", "--scheduler", "tcp://node7:9000"]) == 0
+    assert "dask_worker tcp://node7:9000 --name" in capsys.readouterr().out

@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 
 from llmlite import plots
 from llmlite.bench.backends import BACKENDS
-from llmlite.bench.summary import METRICS
+from llmlite.bench.summary import METRICS, summarize
 from tests.support.synthetic import synthetic_comparison
 
 
@@ -177,3 +177,16 @@ def test_a_figure_takes_its_colours_from_the_page_and_keeps_an_image_for_pages_w
     drawing = text[text.index("<svg") : text.index("</svg>")]
     assert "currentColor" in drawing and plots.THEMES["light"].text not in drawing
     assert text.count("<img") == 1 and text.index("</svg>") < text.index("<img")
+
+
+def test_a_bar_has_the_95_percent_interval_of_its_median_if_five_blocks_were_timed() -> None:
+    found = synthetic_comparison()
+    [summary, *_] = summarize(found, "decode")
+    low, high = plots.benchmark.interval(summary)
+    assert low < summary.value < high and low >= min(summary.values) and high <= max(summary.values)
+    lines = plots.benchmark.metric_bars(found, "decode").figure.axes[0].lines
+    assert next(tuple(line.get_xdata()) for line in lines if line.get_marker() == "|") == (low, high)
+    found.measurements = [m for m in found.measurements if m.block < 4]
+    assert plots.benchmark.interval(summarize(found, "decode")[0]) is None
+    lines = plots.benchmark.metric_bars(found, "decode").figure.axes[0].lines
+    assert not [line for line in lines if line.get_marker() == "|"]

@@ -101,10 +101,12 @@ class XllamacppBackend:
         return found
 
     def about(self) -> dict[str, Any]:
+        isa = instructions(str(xllamacpp.get_system_info()))
+        built = "a wheel built for AVX2, without AVX-512 and VNNI; " if "AVX2" in isa.split() else ""
         return {
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": xllamacpp.__version__,
-            "isa": instructions(str(xllamacpp.get_system_info())),
-            "note": "a wheel built for AVX2, without AVX-512 and VNNI; writing is timed by its own clock",
+            "isa": isa,
+            "note": f"{built}writing is timed by its own clock",
         }

@@ -123,7 +123,7 @@ triton-test:
 	$(PY) -m pytest tests/conformance/test_triton.py -s
 
 # a 64-bit ARM Python by emulation, in .venv-arm; on an ARM machine the environment itself
-ARM ?= $(addprefix tests/,quants/test_quants.py $(addprefix engine/test_,engine.py attention.py simd.py \
+ARM ?= $(addprefix tests/,quants/test_quants.py quants/test_quants_machines.py $(addprefix engine/test_,engine.py attention.py simd.py \
 	same_bits_machines.py deterministic.py model_planned.py) models/test_model.py)
 arm-test:
 	@$(call setup,$(TEST))

@@ -200,7 +200,7 @@ def dot4(builder, acc, unsigned, signed, cpu: Target, *, small: bool = False):
     widest = _widest_dot(cpu)
     if widest and n > widest:  # wider than the CPU's registers: two halves
         parts = [
-            dot4(builder, *(_half(builder, v, side) for v in (acc, unsigned, signed)), cpu, small=small)
+            dot4(builder, *(half(builder, v, side) for v in (acc, unsigned, signed)), cpu, small=small)
             for side in (0, 1)
         ]
         return shuffle(builder, *parts, range(n))
@@ -224,18 +224,22 @@ def dots_signed(cpu: Target) -> bool:
 
 
 def dot4_signed(builder, acc, shifted, signed, cpu: Target):
-    """acc[i] + Σⱼ (shifted[4i+j] − 128) · signed[4i+j], j < 4, exactly, for signed ≥ −127; see `dots_signed`.
+    """acc[i] + Σⱼ (shifted[4i+j] − 128) · signed[4i+j], j < 4, exactly; see `dot4_both_signed`."""
+    return dot4_both_signed(builder, acc, builder.xor(shifted, constant(shifted.type, -128)), signed, cpu)
+
+
+def dot4_both_signed(builder, acc, w, signed, cpu: Target):
+    """acc[i] + Σⱼ w[4i+j] · signed[4i+j], j < 4, exactly, for signed ≥ −127, where `dots_signed`.
 
     AVX2 multiplies unsigned with signed bytes: |w| with x·sign(w), at most 128·127·2 < 2¹⁵ in a pair.
     """
     n, widest = acc.type.count, _widest_dot(cpu)
     if n > widest:
         parts = [
-            dot4_signed(builder, *(_half(builder, v, side) for v in (acc, shifted, signed)), cpu)
+            dot4_both_signed(builder, *(half(builder, v, side) for v in (acc, w, signed)), cpu)
             for side in (0, 1)
         ]
         return shuffle(builder, *parts, range(n))
-    w = builder.xor(shifted, constant(shifted.type, -128))
     if cpu.architecture == "arm":
         return _call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", acc.type, acc, w, signed)
     size = builder.select(builder.icmp_signed("<", w, constant(w.type, 0)), builder.neg(w), w)
@@ -252,7 +256,8 @@ def _widest_dot(cpu: Target) -> int:
     return 4 if cpu.architecture == "arm" and cpu.has("dotprod") else 0
 
 
-def _half(builder, v, side: int):
+def half(builder, v, side: int):
+    """Return the lower (side 0) or the upper lanes."""
     n = v.type.count // 2
     return shuffle(builder, v, v, range(side * n, side * n + n))
 
@@ -316,7 +321,7 @@ def lookup16(builder, table, index, cpu: Target):
         widest = 64 if cpu.has("avx512bw") else 32 if cpu.has("avx2") else 16
         if n > widest:
             parts = [
-                lookup16(builder, _half(builder, table, side), _half(builder, index, side), cpu)
+                lookup16(builder, half(builder, table, side), half(builder, index, side), cpu)
                 for side in (0, 1)
             ]
             return shuffle(builder, *parts, range(n))

@@ -219,27 +219,38 @@ def make_add_products(small, signed=False):
     """Return an operation (products, w0, w1, x, stride): dot products of four bytes, added up.
 
     The bytes are 32 rows' in w0 and w1, and the token's own at x + t·stride. `small`: see `emit.dot4`.
-    `signed`: bytes of rows stand for numbers smaller by 128.
+    `signed`: bytes of rows are signed numbers.
     """
 
     @intrinsic
     def add_products(typing, products, w0, w1, x, stride):
         def codegen(context, builder, sig, args):
             sums, cpu = _each(builder, args[0]), emit.current_target()
-            for i, total in enumerate(sums):
-                place = builder.add(args[3], builder.mul(args[4], emit.I64(i // 2)))
+            words = []
+            for t in range(len(sums) // 2):
+                place = builder.add(args[3], builder.mul(args[4], emit.I64(t)))
                 word = emit.splat(builder, _load_at(builder, place, emit.I32), 16)
-                four = builder.bitcast(word, args[1].type)
-                w = args[1 + i % 2]
-                if signed:
-                    sums[i] = emit.dot4_signed(builder, total, w, four, cpu)
-                else:
-                    sums[i] = emit.dot4(builder, total, w, four, cpu, small=small)
+                words.append(builder.bitcast(word, args[1].type))
+            if signed:
+                return _packed(builder, _add_signed(builder, sums, args[1:3], words, cpu))
+            for i, total in enumerate(sums):
+                sums[i] = emit.dot4(builder, total, args[1 + i % 2], words[i // 2], cpu, small=small)
             return _packed(builder, sums)
 
         return products(products, w0, w1, x, stride), codegen
 
     return add_products
+
+
+def _add_signed(builder, sums, weights, words, cpu):
+    """A register of weights meets all tokens before the next one is loaded: with its sizes it takes two."""
+    halves = [[emit.half(builder, total, side) for side in (0, 1)] for total in sums]
+    for i, side in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        w = emit.half(builder, weights[i], side)
+        for t, word in enumerate(words):
+            x, total = emit.half(builder, word, side), halves[2 * t + i][side]
+            halves[2 * t + i][side] = emit.dot4_both_signed(builder, total, w, x, cpu)
+    return [emit.shuffle(builder, *pair, range(2 * pair[0].type.count)) for pair in halves]
 
 
 def make_subtract_minimums(n_parts, line):

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmlite.deterministic import power
 from llmlite.quants.record import Array
+from llmlite.quants.sums import columns, dot
 
 CHUNK = 1 << 21  # products (vectors x entries) held at once: 8 MB
 # How far the largest weight of a group may lie from the codebook's largest value: beyond 1 it is cut off.
@@ -124,11 +126,12 @@ def unshrunk(d: Array, values: Array, levels: Array, share: float) -> Array:
     error that a larger scale adds. share: how much of the shrinking is undone. All of it lowers the
     divergence most; where it would leave more error than llama.cpp's quantizer does, it is less.
     """
-    energy = np.einsum("nk,nk->n", values, values)
-    kept = np.einsum("nk,nk->n", values, levels) * d.astype(np.float32)
+    x = columns(values)
+    energy, kept = dot(x, x), dot(x, columns(levels)) * d.astype(np.float32)
     sound = (kept > 0) & (energy < np.inf)
     factor = np.where(sound, energy / kept, np.float32(1))
-    return (d * np.clip(factor, 1, MOST_UNSHRUNK) ** np.float32(share)).astype(np.float16)
+    enlarged = power(np.clip(factor, 1, MOST_UNSHRUNK), share).astype(np.float32)
+    return (d * enlarged).astype(np.float16)
 
 
 def _scale_codes(scales: Array, unit: Array, n_scales: int) -> Array:

@@ -22,6 +22,7 @@ from llmlite.quants.record import (
     unpack_bits,
 )
 from llmlite.quants.search import TINY, largest
+from llmlite.quants.sums import columns, dot, dot3
 
 BLOCK = 256
 
@@ -236,18 +237,18 @@ def _nearest_iq4(values: Array) -> Array:
 
 def _fit_iq4(groups: Array, weights: Array) -> Array:
     """The scale of each group of 32 that loses least, of sixteen candidates: (m, 32) -> (m, 1)."""
-    peak = largest(groups)
-    weighted = weights * groups
+    peak = largest(groups)[:, 0]
+    x, w = columns(groups), columns(weights)
+    weighted = w * x
     best_removed, best_scale = np.full(peak.shape, -1, np.float32), np.zeros_like(peak)
     for target in (127, *range(-134, -119)):  # where the largest weight lands
-        levels = IQ4_LEVELS[_nearest_iq4(np.float32(target) / peak * groups)].astype(np.float32)
-        along = np.einsum("mk,mk->m", weighted, levels)[:, None]
-        norm = np.einsum("mk,mk,mk->m", weights, levels, levels)[:, None]
+        levels = IQ4_LEVELS[_nearest_iq4(np.float32(target) / peak * x)].astype(np.float32)
+        along, norm = dot(weighted, levels), dot3(w, levels, levels)
         scale = along / norm
         better = (norm > 0) & (scale * along > best_removed)
         best_removed = np.where(better, scale * along, best_removed)
         best_scale = np.where(better, scale, best_scale)
-    return np.where(np.abs(peak) < TINY, np.float32(0), best_scale)
+    return np.where(np.abs(peak) < TINY, np.float32(0), best_scale)[:, None]
 
 
 def _unpack_iq4_nl(b: Array) -> Parts:

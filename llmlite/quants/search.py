@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmlite.quants.record import Array
+from llmlite.quants.sums import columns, dot, dot3, total
 from llmlite.system.locks import fork_safe
 
 TINY = np.float32(1e-15)  # a group this small counts as all zero
@@ -67,24 +68,25 @@ def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Arra
     For given levels q the best scale is sum(w x q) / sum(w q q), and it removes sum(w x q)^2 / sum(w q q)
     from the error; the candidate that removes most wins. Returns scale (m, 1) float32, codes (m, k) uint8.
     """
-    peak = largest(values)
+    peak = largest(values)[:, 0]
     empty = np.abs(peak) < TINY
-    weighted = weights * values
+    x, w = columns(values), columns(weights)  # (k, m): columns contiguous
+    weighted = w * x
     best_removed = np.full(peak.shape, -1, np.float32)
     best_inverse, best_scale = np.zeros_like(peak), np.zeros_like(peak)
     for step in (0, *range(-9, 0), *range(1, 10)):  # 0 first: a tie stays with the plain choice
         inverse = -(np.float32(half) + np.float32(0.1) * np.float32(step)) / peak
-        levels = np.clip(np.rint(inverse * values), -half, half - 1)
-        along = np.einsum("mk,mk->m", weighted, levels)[:, None]
-        norm = np.einsum("mk,mk,mk->m", weights, levels, levels)[:, None]
+        levels = inverse * x
+        levels = np.clip(np.rint(levels, out=levels), -half, half - 1, out=levels)
+        along, norm = dot(weighted, levels), dot3(w, levels, levels)
         scale = along / norm
         better = (norm > 0) & (scale * along > best_removed)
         np.copyto(best_removed, scale * along, where=better)
         np.copyto(best_inverse, inverse, where=better)
         np.copyto(best_scale, scale, where=better)
-    levels = np.clip(np.rint(best_inverse * values), -half, half - 1)
+    levels = np.clip(np.rint(best_inverse * x), -half, half - 1)
     codes = np.where(empty, 0, levels + half).astype(np.uint8)
-    return np.where(empty, np.float32(0), best_scale), codes
+    return np.where(empty, np.float32(0), best_scale)[:, None], columns(codes)
 
 
 @_has_compiled_twin
@@ -104,26 +106,26 @@ def fit_affine(
     for each, scale and low solve the weighted normal equations. `absolute` judges candidates by absolute
     instead of squared error. Returns scale (m, 1), low (m, 1) float32, codes (m, k) uint8.
     """
-    peak = values.max(axis=1, keepdims=True)
-    floor = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
+    x, w = columns(values), columns(weights)  # (k, m): columns contiguous
+    peak, floor = x.max(axis=0), np.minimum(x.min(axis=0), np.float32(0))
     flat = ~(peak > floor)  # also true if a NaN makes every comparison false
-    weighted = weights * values
-    sum_w, sum_x = _rows(weights), _rows(weighted)
-    sum_x2 = _dot(weighted, values)
+    weighted = w * x
+    sum_w, sum_x = total(w), total(weighted)
+    sum_x2 = dot(weighted, x)
 
     def codes_for(inverse: Array, floor: Array) -> Array:
-        codes = values - floor
+        codes = x - floor
         codes *= inverse
         return np.clip(np.rint(codes, out=codes), 0, top, out=codes)
 
     best_inverse, best_floor = np.float32(top) / (peak - floor), floor
     best_scale, best_low = 1 / best_inverse, floor
-    best_error = _residual(values, weights, best_scale, floor, codes_for(best_inverse, floor), absolute)
+    best_error = _residual(x, w, best_scale, floor, codes_for(best_inverse, floor), absolute)
     for i in range(n_steps + 1):
         inverse = np.float32(start + step * i + top) / (peak - best_low)
         codes = codes_for(inverse, best_low)
-        weighted_codes = weights * codes
-        sum_l, sum_xl, sum_l2 = _rows(weighted_codes), _dot(weighted, codes), _dot(weighted_codes, codes)
+        weighted_codes = w * codes
+        sum_l, sum_xl, sum_l2 = total(weighted_codes), dot(weighted, codes), dot(weighted_codes, codes)
         determinant = sum_w * sum_l2 - sum_l * sum_l
         scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
@@ -131,7 +133,7 @@ def fit_affine(
         scale = np.where(low > 0, sum_xl / sum_l2, scale)
         low = np.minimum(low, np.float32(0))
         if absolute:
-            off = _residual(values, weights, scale, low, codes, absolute)
+            off = _residual(x, w, scale, low, codes, absolute)
         else:  # the squared error from the sums at hand, in double: its terms nearly cancel
             s, b = scale.astype(np.float64), low.astype(np.float64)
             off = s * (s * sum_l2 + 2 * (b * sum_l - sum_xl)) + b * (b * sum_w - 2 * sum_x) + sum_x2
@@ -142,24 +144,14 @@ def fit_affine(
         best_scale = np.where(better, scale, best_scale)
         best_low = np.where(better, low, best_low)
     codes = np.where(flat, 0, codes_for(best_inverse, best_floor)).astype(np.uint8)
-    return np.where(flat, np.float32(0), best_scale), best_low, codes
-
-
-def _rows(a: Array) -> Array:
-    """Sums of rows: (m, k) -> (m, 1)."""
-    return np.einsum("mk->m", a)[:, None]
-
-
-def _dot(a: Array, b: Array) -> Array:
-    """Dot products of rows: (m, k), (m, k) -> (m, 1)."""
-    return np.einsum("mk,mk->m", a, b)[:, None]
+    return np.where(flat, np.float32(0), best_scale)[:, None], best_low[:, None], columns(codes)
 
 
 def _residual(values: Array, weights: Array, scale: Array, low: Array, codes: Array, absolute: bool) -> Array:
-    """Weighted sum of squared or absolute errors of scale * code + low: (m, 1)."""
+    """Weighted sum of squared or absolute errors of scale * code + low: (k, m) -> (m,)."""
     off = scale * codes
     off += low - values
-    return _dot(weights, np.abs(off) if absolute else off * off)
+    return dot(weights, np.abs(off) if absolute else off * off)
 
 
 def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]:
@@ -174,7 +166,7 @@ def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]
     for step in (0, -4, -3, -2, -1, 1, 2, 3, 4):
         inverse = (np.float32(0.1) * np.float32(step) + np.float32(top)) / peak
         off = values - np.minimum(np.rint(inverse * values), top) / inverse
-        error = np.einsum("mk,mk,mk->m", weights, off, off)[:, None]
+        error = dot3(columns(weights), *2 * (columns(off),))[:, None]
         if best_error is None:
             best_error = error
         better = error < best_error

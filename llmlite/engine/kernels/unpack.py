@@ -1,5 +1,8 @@
 """Rows of quantized weights unpacked to bytes, in the order in which `matmul` reads them."""
 
+from numba import types
+
+from llmlite.engine import emit
 from llmlite.engine.families import (
     MINIMUMS,
     SCALES,
@@ -7,10 +10,12 @@ from llmlite.engine.families import (
     TILE_ROWS,
 )
 from llmlite.engine.kernels.common import routine
-from llmlite.engine.kernels.quantized import nothing
+from llmlite.engine.kernels.quantized import TARGET, nothing
 from llmlite.engine.simd import (
     f32,
     make_transpose16,
+    splat_u8x32,
+    splat_u8x64,
     store,
 )  # fmt: skip
 
@@ -24,6 +29,7 @@ def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=Non
 
     Their order is [block of a group][group][k/4][row][k%4], so that what one sum takes lies together; scales
     and minimums follow as [block][group][sub-block][row]. A group is put down row by row, then transposed.
+    Quants of full bytes are stored less 128 where `multiply` takes signed numbers (`emit.dots_signed`).
 
     Its arguments: address of the first row, bytes per row, the first group, how many blocks of 32 there are
     (no multiple of 8 at the end of a row), how many rows exist (the last is repeated), a thread's scratch.
@@ -33,6 +39,7 @@ def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=Non
     scale, minimum = scale or nothing, minimum or nothing
     sub, group_bytes, block_bytes = family.sub, family.group_bytes, family.group_bytes // 8
     numbers_bytes = 32 // sub * LINE  # scales of a block of 32 rows
+    signed = family.full_bytes and emit.dots_signed(TARGET)
 
     @routine(6)
     def unpack(w, row_bytes, first, n_blocks, n_rows, tile):
@@ -44,13 +51,15 @@ def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=Non
                 bytes_place, place = rows + row * 256, rows + TILE_ROWS * 256 + row * 64
                 if left >= 8:
                     for i in range(4):
-                        store(bytes_place + i * 64, quants64(p, i))
+                        v = quants64(p, i)
+                        store(bytes_place + i * 64, v ^ splat_u8x64(types.uint8(128)) if signed else v)
                     store(place, scales(p))
                     if has_minimum:
                         store(place + TILE_ROWS * 64, mins(p))
                 elif has_tail:
                     for i in range(left):
-                        store(bytes_place + i * 32, quants32(p))
+                        v = quants32(p)
+                        store(bytes_place + i * 32, v ^ splat_u8x32(types.uint8(128)) if signed else v)
                         store(place + i * 4, f32(scale(p)))
                         if has_minimum:
                             store(place + TILE_ROWS * 64 + i * 4, f32(minimum(p)))

@@ -14,6 +14,7 @@ import numpy as np
 
 from llmlite.description.layers import Attention, DeltaNet, Experts, Mamba, Mamba2, alibi_slopes, temperatures
 from llmlite.description.weights import RopeTable
+from llmlite.engine import amx
 from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import (
     ATTENTION_PART,
@@ -26,7 +27,7 @@ from llmlite.engine.contract import (
     attention_scratch,
     attention_tile,
 )
-from llmlite.engine.families import FAMILIES, Family, mixed_bytes
+from llmlite.engine.families import FAMILIES, MATMUL_TILES, Family, mixed_bytes
 from llmlite.engine.jit import Kernel
 from llmlite.engine.kv_cache import require_blocks
 from llmlite.errors import UnsupportedError
@@ -123,16 +124,20 @@ class Recorder:
         max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
         n_threads: how many threads get scratch memory.
         kv: how keys and values are kept, one of `llmlite.engine.kv_cache.DTYPES`.
+        tiles: whether AMX multiplies quantized weights with many tokens (`amx_check`).
 
     Raises (from any operation):
         UnsupportedError: a width, or something else, that the kernels don't take.
     """
 
-    def __init__(self, *, max_tokens: int, max_outputs: int, n_threads: int, kv: str = "f16") -> None:
+    def __init__(
+        self, *, max_tokens: int, max_outputs: int, n_threads: int, kv: str = "f16", tiles: bool = False
+    ) -> None:
         self.limits = {N_TOKENS: max_tokens, N_OUTPUTS: max_outputs}
         self.n_used = 0  # experts for each row, known when one is routed
         self.n_threads = n_threads
         self.kv = kv
+        self.tiles = tiles
         self.ops: list[Op] = []
         self.cache = Buffer(0, name="cache")
         self.tables: list[PositionTable] = []
@@ -529,18 +534,20 @@ class Recorder:
         same = {"rows": x.rows, "w": w.blocks, "q": q, "d": d, "sums": sums, "out": out}
         same |= {"n_rows": w.shape[0], "width": w.shape[1]}
         n = self._at_once(x.rows)
-        run = family.product(n)
+        run = family.product(n, self.tiles)
         if run is family.matvec:
             self._op(run, (q, *mixed, d, sums), (out,), _facts(w), **same, mixed=mixed[0])
             return
         n = n if n <= FEW_TOKENS else self._padded(x.rows)
-        scratch, size = self._scratch(family.scratch_bytes(n, w.shape[1]))
+        scratch, size = self._scratch(family.scratch_bytes(n, w.shape[1], self.tiles))
         if run is family.matmul_few:
             self._op(
                 run, (q, *mixed, d, sums), (out, scratch), _facts(w), **same, mixed=mixed[0],
                 scratch=scratch, scratch_bytes=size,
             )  # fmt: skip
             return
+        if run is MATMUL_TILES:
+            same |= {"block": family.tile_block, "config": amx.config(family.sub), "sub": family.sub}
         self._op(
             run, (q, d, sums), (out, scratch), _facts(w), **same, unpack=family.unpack,
             row_bytes=w.n_bytes // w.shape[0], zero=family.zero, scratch=scratch, scratch_bytes=size,
@@ -580,14 +587,15 @@ class Recorder:
         return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
 
     def _padded(self, rows: int) -> int:
-        """As `_at_once`, in whole tiles of tokens."""
-        return -(-self._at_once(rows) // TILE_TOKENS) * TILE_TOKENS
+        """As `_at_once`, in whole tiles of tokens, of both kinds."""
+        n = self._at_once(rows)
+        return max(-(-n // size) * size for size in (TILE_TOKENS, amx.TILE_ROWS))
 
     def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4) -> Buffer:
         """A new buffer; matrix kernels read whole groups of tokens."""
         n_rows = self.limits[rows]
         if rows in SLOTS.values():  # a group of rows may reach past the last expert's
-            n_rows += TILE_TOKENS
+            n_rows += max(TILE_TOKENS, amx.TILE_ROWS)
         elif n_rows > 1:
             n_rows = self._padded(rows)
         return Buffer(width, itemsize, rows, n_rows)

@@ -18,6 +18,8 @@ PLAIN_MATMUL = "rows w x out n_rows width scratch scratch_bytes"
 MATVEC = "rows w q mixed d sums out n_rows width"
 MATMUL_FEW = "rows w q mixed d sums out n_rows width scratch scratch_bytes"
 MATMUL = "rows unpack w row_bytes q d sums out n_rows width zero scratch scratch_bytes"
+# tiles of bytes (AMX); config: an array that `amx.config` makes
+MATMUL_TILES = "rows unpack block config w row_bytes q d sums out n_rows width zero sub scratch scratch_bytes"
 EMBED = "w out width"
 
 # ---- rows --------------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ llmlite, and llama.cpp if llama-cpp-python is installed. Printed for each type a
 - the share of ideal scaling from one thread,
 - how much of a step threads wait for each other (`profile`: "waiting").
 
-What is not reached in time is left out and named. AMX is looked for, and asked for as the system wants it.
+What is not reached in time is left out and named. Whether AMX is used is said first; `benchmarks/amx.py`
+measures it.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import subprocess
@@ -29,8 +29,6 @@ from typing import Any
 
 SHAPE = "llama-3.2-1b"
 THREADS = (1, 2, 4, 8, 16, 32, 64)
-ARCH_REQ_XCOMP_PERM, XTILEDATA = 0x1023, 18  # Linux: Documentation/arch/x86/xstate.rst
-ARCH_PRCTL = 158  # the system call's number on x86-64
 
 OURS = """
 import json, sys
@@ -46,18 +44,6 @@ for name, tokens in (("decode", 1), ("prefill", 256)):
     shares[name] = sum(r["waiting"] for r in rows) / sum(r["nanoseconds"] for r in rows)
 print(json.dumps({"bandwidth": bandwidth, "waiting": shares}))
 """
-
-
-def amx() -> str:
-    """Say whether the CPU has int8 tiles, and whether the system lets this process use them."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return "no /proc/cpuinfo"
-    if "amx_int8" not in flags:
-        return "none (no amx_int8 among the CPU's flags)"
-    refused = ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XTILEDATA)
-    return "refused by the system" if refused else "there, and granted by the system"
 
 
 def output(command: list[str], timeout: float) -> str:
@@ -122,11 +108,12 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=7.0)
     options = parser.parse_args()
+    from llmlite.engine import amx_check
     from llmlite.engine.cpu import choose_threads, target
 
     chosen, begin = choose_threads(), time.monotonic()
     counts = [int(n) for n in options.threads.split(",") if n] or [n for n in THREADS if n <= chosen.n_cores]
-    print(f"{target()}; {chosen}; load {os.getloadavg()[0]:.1f}\nAMX: {amx()}", flush=True)
+    print(f"{target()}; {chosen}; load {os.getloadavg()[0]:.1f}\nAMX: {amx_check.report()[1]}", flush=True)
     options.folder.mkdir(parents=True, exist_ok=True)
     names = options.types.split(",")
     for i, name in enumerate(names):

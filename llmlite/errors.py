@@ -154,6 +154,10 @@ class FallbackWarning(UserWarning):
     """The compiled executor can't be had, so the slow one runs the model: why, and what to do."""
 
 
+class AMXWarning(UserWarning):
+    """The system grants the CPU's AMX tiles, but they give other numbers than the other kernels: not used."""
+
+
 class UnsupportedError(ContentError):
     """A tensor type, architecture or feature that this package doesn't support."""
 

@@ -88,7 +88,7 @@ def compile_level(level: shipped.Level, folder: Path, only: list[str] | None) ->
     machine = llvm.Target.from_triple(TRIPLES[level.architecture]).create_target_machine(
         cpu=level.cpu, features=level.features, opt=3, jit=True, reloc="default"
     )
-    kernels = {f"{k.module}.{k.name}": k for k in jit.DECLARED.values()}
+    kernels = {f"{k.module}.{k.name}": k for k in jit.declared_for(level.required)}
     if only:
         kernels = {name: kernels[name] for name in only}
     kept = present(level, folder, made_by)

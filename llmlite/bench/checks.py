@@ -149,6 +149,15 @@ def _features() -> str:
     return " ".join(features)
 
 
+def _amx() -> str:
+    from llmlite.engine import amx_check
+
+    right, found = amx_check.report()
+    if not right:
+        raise WrongError(found)
+    return found
+
+
 def _threads() -> str:
     from llmlite.engine import cpu
 
@@ -273,7 +282,7 @@ def _compiler() -> str:
 
     level, why = shipped.choose(host().architecture, host().enabled)
     if level is not None:
-        kernels = {f"{k.module}.{k.name}": jit.source_of(k) for k in jit.DECLARED.values()}
+        kernels = {f"{k.module}.{k.name}": jit.source_of(k) for k in jit.declared_for(level.required)}
         if problems := shipped.problems(level, kernels):
             more = f"; {len(problems)} in all" if len(problems) > 1 else ""
             raise WrongError(f"of those shipped for {level.name}, not used: {problems[0]}{more}", REINSTALL)
@@ -342,6 +351,14 @@ CHECKS = (
         needs="AVX2 on x86, or NEON on ARM",
         remedy="nothing: all works, more slowly than the lessons say",
         look=_features,
+        optional=True,
+    ),
+    Check(
+        group="machine",
+        topic="AMX",
+        needs="none; prompts are read faster with it",
+        remedy="report it with the output of `llmlite doctor --json`; the other kernels are used",
+        look=_amx,
         optional=True,
     ),
     Check(

@@ -2,6 +2,8 @@
 run in; compare two files of measurements.
 
 Each test runs -r times after one warm-up. Tokenizing and sampling aren't timed.
+
+--profile times every operation of a step by itself instead, and says how long threads wait for each other.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.cli.run import number
 from llmlite.errors import LlmliteError
 from llmlite.system import files
-from llmlite.terminal import progress, say
+from llmlite.terminal import json_text, progress, say
 
 RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?:([+*])(\d{1,9}))?)?", re.ASCII)  # first[-last[(+|*)step]]
 MOST = 1000  # values of one option
@@ -26,6 +28,7 @@ examples:
   llmlite bench                                    the bundled model: read 512 tokens, write 128
   llmlite bench model.gguf -p 64,512 -n 128 -d 0,512,2048 -t 1,2 -o jsonl
   llmlite bench model.gguf -b llamacpp -p 0 -n 64
+  llmlite bench model.gguf --profile -d 0,2048     where the time of a step goes
   llmlite bench env list
   llmlite bench env create xllamacpp               llama.cpp without a compiler, apart from everything else
   llmlite bench env remove xllamacpp
@@ -92,6 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", choices=("md", "csv", "json", "jsonl"), default="md", help="(default: md)"
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="time each operation of a token's step and of a prompt's (-n, -p; at most 256 tokens), and how "
+        "long threads wait; with -o json each one by itself",
+    )
     parser.add_argument("--base", metavar="BACKEND", help="diff: the backend that speeds are ratios to")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="diff: write JUnit XML")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="diff: write a Markdown table")
@@ -105,7 +114,39 @@ def run(options: argparse.Namespace) -> int:
         return difference(words[1:], options)
     if len(words) > 1:
         raise LlmliteError(f"one model at a time, got {' '.join(words)}")
-    return measure(words[0], options)
+    return profile(words[0], options) if options.profile else measure(words[0], options)
+
+
+def profile(model: str, options: argparse.Namespace) -> int:
+    """Print where the time of a model's steps goes."""
+    from llmlite.bench import profiling
+    from llmlite.cli.files import table
+
+    if options.backend != "llmlite":
+        raise LlmliteError(f"--profile knows the operations of llmlite only, not of {options.backend}")
+    if options.output == "csv":
+        raise LlmliteError("--profile is written as md, json or jsonl, not as csv")
+    if options.threads and min(options.threads) < 1:
+        raise LlmliteError("threads must be at least 1")
+    records: list[dict[str, object]] = []
+    for n_threads in options.threads or (None,):
+        for step in profiling.profile(
+            model,
+            prompts=options.n_prompt,
+            gens=options.n_gen,
+            depths=options.n_depth,
+            n_threads=n_threads,
+            repeat=options.repetitions,
+        ):
+            if options.output == "md":
+                title = [] if records else [f"{step.model}: {step.executor}"]
+                say("\n".join([*title, "", step.headline(), *table(step.table())]))
+            elif options.output == "jsonl":
+                say(json_text(step.as_record()))
+            records.append(step.as_record())
+    if options.output == "json":
+        say(json_text(records, indent=1))
+    return 0
 
 
 def measure(model: str, options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llmlite.engine import signatures
+from llmlite.engine import amx, signatures
 from llmlite.engine.contract import FEW_TOKENS
 from llmlite.engine.jit import DECLARED, Kernel, declare
 
@@ -17,11 +17,12 @@ LANES = 8  # float sums of one row and token: one for each 32 weights of a group
 TILE_ROWS = 32  # of weights, that a matrix product of many tokens unpacks together
 CHUNK = 8  # groups of a row that are unpacked together
 TOKEN_BLOCK = 24  # tokens that meet a chunk together: a multiple of every `tiles.QUANTIZED_TOKENS`
+AMX_BLOCK = 32  # the same where tiles of bytes multiply: a multiple of amx.TILE_ROWS
 FEW_ROWS, FEW_CHUNK = 16, 64  # of a few tokens: rows that share a chunk; its groups, times tokens: 20 KB
 FLOAT_ROWS, FLOAT_COLUMNS = 16, 512  # of plain weights that are converted together
 # Offsets in a thread's scratch for quantized types: bytes; then scales and minimums, at most 16 of a group;
 # then one group's rows as they are read, not transposed yet; then sums: those that wait to be folded, and, of
-# rows longer than a chunk, all eight of every token.
+# rows longer than a chunk, all eight of every token. Where AMX multiplies, all eight of every token alone.
 SCALES = TILE_ROWS * GROUP * CHUNK
 MINIMUMS = SCALES + TILE_ROWS * 16 * 4 * CHUNK
 STAGED = MINIMUMS + TILE_ROWS * 16 * 4 * CHUNK
@@ -65,23 +66,31 @@ class Family:
         """Bytes of GROUP weights."""
         return self.block_bytes * GROUP // self.block
 
-    def product(self, n_tokens: int) -> Kernel:
+    def product(self, n_tokens: int, tiles: bool = False) -> Kernel:
         """The kernel for a product with at most n_tokens rows of activations: the one place that chooses.
 
         Plain types have no kernel for a few: their weights need no unpacking that a tile would save.
+
+        Args:
+            tiles: whether AMX multiplies many tokens (`amx_check`), if the type is quantized.
         """
         if n_tokens == 1:
             return self.matvec
-        return self.matmul_few if self.sub and n_tokens <= FEW_TOKENS else self.matmul
+        if self.sub and n_tokens <= FEW_TOKENS:
+            return self.matmul_few
+        return MATMUL_TILES if self.sub and tiles else self.matmul
 
-    def scratch_bytes(self, n_tokens: int, width: int) -> int:
-        """Bytes that a thread of `product(n_tokens)` writes to; n_tokens: whole tiles if they are many."""
+    def scratch_bytes(self, n_tokens: int, width: int, tiles: bool = False) -> int:
+        """Bytes that a thread of `product(n_tokens, tiles)` writes to; n_tokens: whole tiles if they are
+        many.
+        """
         if self.sub and n_tokens <= FEW_TOKENS:
             return n_tokens * FEW_ROWS * 32
         if not self.sub:
             return FLOAT_ROWS * (FLOAT_COLUMNS * 4 + n_tokens * 64)
-        n_blocks = -(-n_tokens // TOKEN_BLOCK) if width > CHUNK * GROUP else 0
-        return KEPT + n_blocks * TOKEN_BLOCK * LANES * TILE_ROWS * 4
+        kept, block = (SUMS, AMX_BLOCK) if tiles else (KEPT, TOKEN_BLOCK)
+        n_blocks = -(-n_tokens // block) if width > CHUNK * GROUP else int(tiles)
+        return kept + n_blocks * block * LANES * TILE_ROWS * 4
 
     @property
     def matvec(self) -> Kernel:
@@ -108,6 +117,11 @@ class Family:
         return declare("multiply", f"multiply{self.sub}{form}", None)
 
     @property
+    def tile_block(self) -> Kernel:
+        """The routine by which MATMUL_TILES multiplies a chunk of a quantized type."""
+        return declare("amx", f"block{self.sub}{'_min' if self.has_minimum else ''}", None, amx.NEEDS)
+
+    @property
     def unpack(self) -> Kernel:
         """The routine by which `matmul` of a quantized type reads 32 rows."""
         return declare(self.module, f"unpack_{self.suffix}", None)
@@ -122,6 +136,10 @@ class Family:
         """All of them."""
         quantized = (self.matmul_few, self.unpack, self.multiply) if self.sub else ()
         return self.matvec, self.matmul, self.embed, *quantized
+
+
+# out = X Wᵀ for many tokens, of any quantized type, where AMX multiplies
+MATMUL_TILES = declare("amx", "matmul_tiles", signatures.MATMUL_TILES, amx.NEEDS)
 
 
 def _plain(suffix: str, n_bytes: int) -> Family:
@@ -163,6 +181,8 @@ BY_SUFFIX = {family.suffix: family for family in FAMILIES.values()}
 
 for _family in FAMILIES.values():
     _ = _family.kernels  # declared once, so that `kernel` finds each by its name
+    if _family.sub:
+        _family.tile_block  # noqa: B018
 
 
 def kernel(module: str, name: str) -> Kernel:
@@ -174,8 +194,11 @@ def kernel(module: str, name: str) -> Kernel:
 
 
 def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:
-    """The kernels that any model needs, and those of the types, given by id: of all types by default."""
+    """The kernels that any model needs, and those of the types, given by id: of all types by default.
+
+    Those for AMX are left out: a model that may use them makes them ready itself.
+    """
     measuring = {*signatures.PEAK.values(), *signatures.SCALAR_MATVEC.values(), signatures.READ_ALL}
     of_types = {k for family in FAMILIES.values() for k in family.kernels}
-    found = [k for k in DECLARED.values() if k not in measuring and k not in of_types]
+    found = [k for k in DECLARED.values() if k not in measuring and k not in of_types and k.module != "amx"]
     return [*found, *dict.fromkeys(k for type_id in types for k in FAMILIES[type_id].kernels)]

@@ -55,8 +55,10 @@ DEAD_SYMBOLS = (
 class Kernel:
     """One compiled function; nothing is compiled, nor numba imported, before `address` is read."""
 
-    def __init__(self, module: str, name: str, parameters: tuple[str, ...] | None = None) -> None:
-        self.module, self.name, self.parameters = module, name, parameters
+    def __init__(
+        self, module: str, name: str, parameters: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()
+    ) -> None:
+        self.module, self.name, self.parameters, self.needs = module, name, parameters, needs
         self.symbol = f"llmlite_{name}"
         self._address: int | None = None
 
@@ -91,17 +93,24 @@ class Kernel:
 DECLARED: dict[tuple[str, str], Kernel] = {}
 
 
-def declare(module: str, name: str, parameters: str | None) -> Kernel:
+def declare(module: str, name: str, parameters: str | None, needs: tuple[str, ...] = ()) -> Kernel:
     """Return the kernel `name` of `llmlite.engine.kernels.<module>`; a second declaration must be the same.
 
     Args:
         parameters: its parameters after (step, rank, n_threads), in order, with spaces between; None for a
             routine, whose caller is compiled code.
+        needs: features without which no CPU runs it, by LLVM's names.
     """
     names = None if parameters is None else tuple(parameters.split())
-    found = DECLARED.setdefault((module, name), Kernel(module, name, names))
-    assert found.parameters == names, f"{module}.{name} is declared twice, with unlike parameters"
+    found = DECLARED.setdefault((module, name), Kernel(module, name, names, needs))
+    same = (found.parameters, found.needs) == (names, needs)
+    assert same, f"{module}.{name} is declared twice, with unlike parameters"
     return found
+
+
+def declared_for(features: Iterable[str]) -> list[Kernel]:
+    """Return the declared kernels that a CPU with these features may run."""
+    return [k for k in DECLARED.values() if set(k.needs) <= set(features)]
 
 
 def prepare(kernels: Iterable[Kernel], progress: NamedProgress | None = None) -> None:

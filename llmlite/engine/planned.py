@@ -12,6 +12,7 @@ import numpy as np
 
 from llmlite.description.config import ModelConfig
 from llmlite.description.weights import Weights
+from llmlite.engine import amx_check
 from llmlite.engine.contract import FEW_TOKENS, WORD, LayerWords
 from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.jit import prepare
@@ -71,6 +72,7 @@ class PlannedExecutor:
         self.weights, self.config = weights, config
         self.n_threads = n_threads or usable_threads()
         self.progress = progress
+        self.tiles = amx_check.usable(_matrices(weights))  # asks the system before threads start
         self._plans: dict[tuple, Plan] = {}
         self._filled: set[Plan] = set()  # plans of many tokens whose arenas hold pages
         self._lock = fork_safe(threading.Lock())
@@ -224,8 +226,9 @@ class PlannedExecutor:
     def _recorded(self, max_tokens: int, max_outputs: int, kv: str) -> tuple[Recorder, Buffer]:
         """The operations of such a step and the buffer of its results."""
         recorder = Recorder(
-            max_tokens=max_tokens, max_outputs=max_outputs, n_threads=self.step_threads(max_tokens), kv=kv
-        )
+            max_tokens=max_tokens, max_outputs=max_outputs, n_threads=self.step_threads(max_tokens), kv=kv,
+            tiles=self.tiles,
+        )  # fmt: skip
         return recorder, forward(recorder, self.weights, self.config, None)
 
     def _keep_or_release(self, plan: Plan) -> None:
@@ -325,7 +328,7 @@ class PlannedExecutor:
 
     def __repr__(self) -> str:
         slow = sorted({op.type for plan in self._plans.values() for op in plan.ops if op.kernel is None})
-        text = f"PlannedExecutor({self.n_threads} threads, {target()}"
+        text = f"PlannedExecutor({self.n_threads} threads, {target()}{', AMX' if self.tiles else ''}"
         return text + (f"; slow, through NumPy: {', '.join(slow)})" if slow else ")")
 
 

@@ -35,6 +35,7 @@ class Recorder(MatrixOperations, RecurrentOperations):
         max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
         n_threads: how many threads get scratch memory.
         kv: how keys and values are kept, one of `llmlite.engine.kv_cache.DTYPES`.
+        tiles: whether AMX multiplies quantized weights with many tokens (`amx_check`).
 
     Raises (from any operation):
         UnsupportedError: a width, or something else, that the kernels don't take.

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from llmlite.description.layers import Experts
+from llmlite.engine import amx
 from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import FEW_TOKENS
-from llmlite.engine.families import Family, mixed_bytes
+from llmlite.engine.families import MATMUL_TILES, Family, mixed_bytes
 from llmlite.engine.recording import SLOTS, Buffer, Op, Recording, weight_facts
 from llmlite.errors import UnsupportedError
 
@@ -99,22 +100,25 @@ class MatrixOperations(Recording):
         same = {"rows": x.rows, "w": w.blocks, "q": q, "d": d, "sums": sums, "out": out}
         same |= {"n_rows": w.shape[0], "width": w.shape[1]}
         n = self._at_once(x.rows)
-        run = family.product(n)
+        run = family.product(n, self.tiles)
         if run is family.matvec:
             self._op(run, (q, *mixed, d, sums), (out,), weight_facts(w), **same, mixed=mixed[0])
             return
         n = n if n <= FEW_TOKENS else self._padded(x.rows)
-        scratch, size = self._scratch(family.scratch_bytes(n, w.shape[1]))
+        scratch, size = self._scratch(family.scratch_bytes(n, w.shape[1], self.tiles))
         if run is family.matmul_few:
             self._op(
                 run, (q, *mixed, d, sums), (out, scratch), weight_facts(w), **same, mixed=mixed[0],
                 scratch=scratch, scratch_bytes=size,
             )  # fmt: skip
             return
+        if run is MATMUL_TILES:
+            same |= {"block": family.tile_block, "config": amx.config(family.sub), "sub": family.sub}
+        else:
+            same |= {"multiply": family.multiply}
         self._op(
             run, (q, d, sums), (out, scratch), weight_facts(w), **same, unpack=family.unpack,
-            multiply=family.multiply, row_bytes=w.n_bytes // w.shape[0], zero=family.zero, scratch=scratch,
-            scratch_bytes=size,
+            row_bytes=w.n_bytes // w.shape[0], zero=family.zero, scratch=scratch, scratch_bytes=size,
         )  # fmt: skip
 
     def _activations(self, x: Buffer) -> tuple[Buffer, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.engine import amx
 from llmlite.engine.contract import STEP, TILE_TOKENS
 from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.jit import Kernel
@@ -104,11 +105,14 @@ class Recording:
     Args: see `llmlite.engine.recorder.Recorder`.
     """
 
-    def __init__(self, *, max_tokens: int, max_outputs: int, n_threads: int, kv: str = "f16") -> None:
+    def __init__(
+        self, *, max_tokens: int, max_outputs: int, n_threads: int, kv: str = "f16", tiles: bool = False
+    ) -> None:
         self.limits = {N_TOKENS: max_tokens, N_OUTPUTS: max_outputs}
         self.n_used = 0  # experts for each row, known when one is routed
         self.n_threads = n_threads
         self.kv = kv
+        self.tiles = tiles
         self.ops: list[Op] = []
         self.cache = Buffer(0, name="cache")
         self.tables: list[PositionTable] = []
@@ -135,14 +139,15 @@ class Recording:
         return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
 
     def _padded(self, rows: int) -> int:
-        """As `_at_once`, in whole tiles of tokens."""
-        return -(-self._at_once(rows) // TILE_TOKENS) * TILE_TOKENS
+        """As `_at_once`, in whole tiles of tokens, of both kinds."""
+        n = self._at_once(rows)
+        return max(-(-n // size) * size for size in (TILE_TOKENS, amx.TILE_ROWS))
 
     def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4, planes: int = 1) -> Buffer:
         """A new buffer; matrix kernels read whole groups of tokens."""
         n_rows = self.limits[rows]
         if rows in SLOTS.values():  # a group of rows may reach past the last expert's
-            n_rows += TILE_TOKENS
+            n_rows += max(TILE_TOKENS, amx.TILE_ROWS)
         elif n_rows > 1:
             n_rows = self._padded(rows)
         return Buffer(width, itemsize, rows, n_rows * planes, planes)

@@ -19,6 +19,8 @@ PLAIN_MATMUL = "rows w x out n_rows width scratch scratch_bytes"
 MATVEC = "rows w q mixed d sums out n_rows width"
 MATMUL_FEW = "rows w q mixed d sums out n_rows width scratch scratch_bytes"
 MATMUL = " ".join(contract.MATMUL._fields)  # read by their places in its record
+# tiles of bytes (AMX); config: an array that `amx.config` makes
+MATMUL_TILES = "rows unpack block config w row_bytes q d sums out n_rows width zero sub scratch scratch_bytes"
 EMBED = "w out width"
 
 # ---- rows --------------------------------------------------------------------------------------------------

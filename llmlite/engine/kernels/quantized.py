@@ -71,10 +71,8 @@ BLOCK_ORDER = emit.block_order(TARGET)
 first_of_neighbours, second_of_neighbours = (
     make_shuffle([4 * q + side + j for q in range(4) for side in (0, 16) for j in (i, i + 2)]) for i in (0, 1)
 )
-even_quarters, odd_quarters = (
-    make_shuffle([8 * h + 4 * i + j for h in (0, 1) for j in range(4)]) for i in (0, 1)
-)
-woven = make_shuffle([4 * (block % 2) + block // 2 for block in range(8)])
+# lanes of 16 weights each (see `multiply` below): the first of each block, then the second ones
+halves_of_blocks = make_shuffle([8 * (block % 2) + 4 * i + block // 2 for i in (0, 1) for block in range(8)])
 # lanes of 16 weights each (see `multiply` below): the blocks' first halves, then the second ones
 quarters_apart = make_shuffle(
     [4 * (block % 2 * 2 + half) + block // 2 for half in (0, 1) for block in range(8)]
@@ -123,8 +121,8 @@ def in_file_order(quants64, sub, dot):
     @inline
     def multiply32(p, x):
         v = multiply(p, x)
-        blocks = even_quarters(v, v) + odd_quarters(v, v)  # the even ones, then the odd ones
-        return woven(blocks, blocks)
+        halves = halves_of_blocks(v, v)  # one permutation; two of eight lanes became four shuffles
+        return low_half(halves) + high_half(halves)
 
     return multiply16 if sub == 16 else multiply32
 

@@ -1,0 +1,164 @@
+"""Measure AMX tiles beside the other kernels, PyTorch's bfloat16 and llama.cpp, in turns, on an Intel server.
+
+    python benchmarks/amx.py FOLDER                        # Q4_0, 512 tokens, 1 and 16 threads, 3 rounds
+    python benchmarks/amx.py FOLDER --types Q4_0,Q8_0,Q4_K_M --threads 1,16
+    python benchmarks/amx.py FOLDER --bits                 # no speed: compare bits of every type, and stop
+
+Needs `pip install 'llmlite-kit[torch,llamacpp]'`; what isn't installed is left out and named. Models have the
+shape of Llama-3.2-1B and random weights; a missing one is written to FOLDER first (0.8 to 1.3 GB).
+
+Printed, for prompts:
+
+- tiles over llmlite's other kernels, for each number of threads (must be ≥ 2 on one thread),
+- tiles over PyTorch bfloat16 on the most threads (must be ≥ 1.4; oneDNN uses AMX by itself),
+- tiles over llama.cpp (aim 3), and whether that build uses AMX: it says so itself.
+
+A ratio is computed within each round, of the best repetition; median and range of the rounds are printed.
+Without AMX it says so, measures what else there is if --without-amx is given, and ends with exit code 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SHAPE = "llama-3.2-1b"
+TILES, OTHER, TORCH, LLAMACPP = "llmlite, AMX", "llmlite, no AMX", "PyTorch bfloat16", "llama.cpp"
+# name -> (backend, LLMLITE_AMX)
+CONTESTANTS = {
+    TILES: ("llmlite", "on"),
+    OTHER: ("llmlite", "off"),
+    TORCH: ("torch-bf16", "off"),
+    LLAMACPP: ("llamacpp", "off"),
+}
+AIMS = {OTHER: "must 2 on one thread", TORCH: "must 1.4 on 16 threads", LLAMACPP: "aim 3"}
+
+
+def python(code: str) -> str:
+    """Run code in a Python of its own; return what it printed, or the last line of its error."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"not known ({(done.stderr.strip().splitlines() or ['no error'])[-1][:120]})"
+    return done.stdout.strip()
+
+
+def llamacpp_amx() -> str:
+    """Say whether the installed llama.cpp was built with AMX, in its own words."""
+    code = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
+    info = python(code)
+    found = re.findall(r"AMX\w* = \d", info)
+    if found:
+        return ", ".join(found)
+    return info if info.startswith("not known") else "none: its build names no AMX"
+
+
+def torch_amx() -> str:
+    """Say what PyTorch's oneDNN may use."""
+    return python("import torch; print(torch.backends.cpu.get_cpu_capability(), torch.__version__)")
+
+
+def turn(path: Path, name: str, n_prompt: int, n_threads: int) -> float | None:
+    """One turn: the best prefill speed in tokens per second; None if there was none."""
+    backend, tiles = CONTESTANTS[name]
+    command = [sys.executable, "-m", "llmlite", "bench", str(path), "-b", backend, "-o", "json", "-d", "0"]
+    command += ["-p", str(n_prompt), "-n", "0", "-r", "3", "-t", str(n_threads)]
+    environment = {**os.environ, "LLMLITE_AMX": tiles}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no error"])[-1]
+        print(f"  left out: {name}: {last[:150]}", flush=True)
+        return None
+    records: list[dict[str, Any]] = json.loads(done.stdout)
+    return max(max(record["samples_ts"]) for record in records)
+
+
+def measure(path: Path, n_prompt: int, n_threads: int, rounds: int, names: list[str]) -> None:
+    """Take the turns on one file and print speeds and ratios."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    names = list(names)
+    for _ in range(rounds):
+        for name in list(names):
+            speed = turn(path, name, n_prompt, n_threads)
+            if speed is None:
+                names.remove(name)
+            else:
+                found[name].append(speed)
+    print(f"\n{path.stem}, {n_prompt} tokens, {n_threads} threads")
+    for name in names:
+        speeds, line = found[name], f"  {name:<18} {max(found[name]):8.1f} tokens/s"
+        if name != names[0] and len(found[names[0]]) == len(speeds):
+            ratios = [a / b for a, b in zip(found[names[0]], speeds)]
+            line += f"; {names[0]} is {statistics.median(ratios):.2f} times as fast"
+            line += f" ({min(ratios):.2f} to {max(ratios):.2f}), {AIMS[name]}"
+        print(line, flush=True)
+
+
+def compare_bits() -> bool:
+    """Multiply by both kernels in every type; print how many numbers differ."""
+    import numpy as np
+
+    from llmlite.engine import amx_check
+    from llmlite.engine.families import FAMILIES
+    from llmlite.quants import get
+    from llmlite.quants.tensor import QuantTensor
+
+    rng, same = np.random.default_rng(3), True
+    for type_id, family in FAMILIES.items():
+        if family.sub:
+            weights = rng.standard_normal((100, 2304)).astype(np.float32)
+            found = amx_check.compare(QuantTensor.quantize(weights, get(type_id).name, "w"))
+            same &= not found.n_unlike
+            print(
+                f"{family.suffix:<8} {found.n_unlike} of {found.n} numbers differ; "
+                f"{found.ratio:.2f} times as fast"
+            )
+    return same
+
+
+def main() -> int:
+    """Say what this machine has, then take the turns, type by type."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--types", default="Q4_0")
+    parser.add_argument("--threads", default="1,16")
+    parser.add_argument("-p", type=int, default=512, help="tokens of a prompt (default: 512)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bits", action="store_true")
+    parser.add_argument("--without-amx", action="store_true", help="measure the others where there is no AMX")
+    options = parser.parse_args()
+    from llmlite.engine import amx, amx_check
+    from llmlite.engine.cpu import choose_threads, host
+
+    reason = amx.refusal()
+    print(f"{host()}; {choose_threads()}; load {os.getloadavg()[0]:.1f}")
+    print(f"AMX: {amx_check.report()[1]}")
+    print(f"llama.cpp: {llamacpp_amx()}\nPyTorch: {torch_amx()}", flush=True)
+    if reason:
+        print(f"\nThere is NO AMX here ({reason}): none of the figures about it can be measured.", flush=True)
+        if options.bits or not options.without_amx:
+            return 3
+    if options.bits:
+        return 0 if compare_bits() else 1
+    names = [name for name in CONTESTANTS if not (reason and name == TILES)]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name in options.types.split(","):
+        path = options.folder / f"{SHAPE}-{name}.gguf"
+        if not path.exists():
+            command = [sys.executable, "-m", "llmlite", "synth", SHAPE, "--type", name, "-o", str(path)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for n in options.threads.split(","):
+            measure(path, options.p, int(n), options.rounds, names)
+    return 3 if reason else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Where a step's time goes: operations of one kind together, and what threads spend waiting for each other.
+
+for step in profile("smollm2:Q8_0", prompts=(256,), gens=(128,)):
+    print(step.text())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmlite.engine.planned import PREFILL_TOKENS, PlannedExecutor
+from llmlite.errors import LlmliteError
+
+HEADINGS = ("operation", "type", "times", "ms", "share", "waiting", "GB/s", "GOP/s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProfile:
+    """One step's operations.
+
+    Args:
+        model: its name. executor: its repr. n_threads: that ran the step.
+        n_tokens, depth: its length, and tokens in the cache before it.
+        rows: as `PlannedExecutor.profile` returns them, in order.
+    """
+
+    model: str
+    executor: str
+    n_threads: int
+    n_tokens: int
+    depth: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def nanoseconds(self) -> float:
+        """Of the whole step, every operation timed by itself: a barrier follows each."""
+        return sum(row["nanoseconds"] for row in self.rows)
+
+    @property
+    def waiting(self) -> float:
+        """Nanoseconds that a thread had nothing to do, on average: barriers, uneven pieces, waking up."""
+        return sum(row["waiting"] for row in self.rows)
+
+    @property
+    def waking(self) -> float:
+        """Of these, nanoseconds in the first operation, before which threads sleep or look for a job."""
+        return self.rows[0]["waiting"] if self.rows else 0.0
+
+    def kinds(self) -> list[dict[str, Any]]:
+        """Return operations of the same kernel and type of weights as one row, the longest first."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in self.rows:
+            same = {"operation": row["operation"], "type": row["type"], "times": 0}
+            total = found.setdefault((row["operation"], row["type"]), same)
+            total["times"] += 1
+            for name in ("nanoseconds", "waiting", "bytes", "operations"):
+                total[name] = total.get(name, 0) + row[name]
+        return sorted(found.values(), key=lambda row: -row["nanoseconds"])
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the fields, the sums, and the rows of `kinds`, as JSON values."""
+        return {
+            "kind": "profile",
+            **{name: getattr(self, name) for name in ("model", "executor", "n_threads", "n_tokens", "depth")},
+            "nanoseconds": self.nanoseconds,
+            "waiting": self.waiting,
+            "waking": self.waking,
+            "kinds": self.kinds(),
+            "rows": self.rows,
+        }
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return headings and a row of words for each kind: times in milliseconds, rates while it runs."""
+        rows: list[tuple[str, ...]] = [HEADINGS]
+        for kind in self.kinds():
+            ns = max(kind["nanoseconds"], 1.0)
+            rows.append(
+                (
+                    kind["operation"],
+                    kind["type"] or "-",
+                    str(kind["times"]),
+                    f"{ns / 1e6:.3f}",
+                    f"{ns / max(self.nanoseconds, 1.0):.1%}",
+                    f"{kind['waiting'] / ns:.1%}" if self.n_threads > 1 else "-",
+                    f"{kind['bytes'] / ns:.1f}" if kind["bytes"] else "-",
+                    f"{kind['operations'] / ns:.0f}" if kind["operations"] else "-",
+                )
+            )
+        return rows
+
+    def headline(self) -> str:
+        """Return what the step was and what it took, in one line."""
+        what = "1 token" if self.n_tokens == 1 else f"{self.n_tokens} tokens"
+        text = f"{what} after {self.depth}: {self.nanoseconds / 1e6:.3f} ms on {self.n_threads} "
+        text += "thread" if self.n_threads == 1 else "threads"
+        if self.n_threads > 1:
+            share = self.waiting / max(self.nanoseconds, 1.0)
+            text += f"; threads wait {share:.1%} of it ({self.waiting / 1e6:.3f} ms), "
+            text += f"{self.waking / 1e6:.3f} ms of that in the first operation, until all are awake"
+        return text
+
+
+def profile(
+    model: str,
+    *,
+    prompts: Sequence[int] = (PREFILL_TOKENS,),
+    gens: Sequence[int] = (1,),
+    depths: Sequence[int] = (0,),
+    n_threads: int | None = None,
+    repeat: int = 5,
+) -> Iterator[StepProfile]:
+    """Load a model and time every operation of its steps.
+
+    Args:
+        model: a GGUF file, "tales" or "tales:Q4_0".
+        prompts: lengths of prompts; of a longer one than PREFILL_TOKENS a step of so many is timed.
+        gens: if one of them is above 0, a single token's step is timed. depths: tokens in the cache before.
+        n_threads: by default those that the model takes. repeat: runs, of which the median counts.
+
+    Raises:
+        LlmliteError: nothing to time, or another executor runs the model.
+    """
+    from llmlite import load
+
+    lengths = dict.fromkeys(min(n, PREFILL_TOKENS) for n in prompts if n)
+    if any(gens):
+        lengths[1] = None
+    if not lengths:
+        raise LlmliteError("nothing to profile: give -p or -n a number above 0")
+    loaded = load(model, n_threads=n_threads)
+    executor = loaded.executor
+    if not isinstance(executor, PlannedExecutor):
+        raise LlmliteError(f"{model}: {executor!r} has no operations to time; it needs compiled kernels")
+    for depth in depths or (0,):
+        for n_tokens in lengths:
+            yield StepProfile(
+                model=model,
+                executor=repr(executor),
+                n_threads=executor.step_threads(n_tokens),
+                n_tokens=n_tokens,
+                depth=depth,
+                rows=executor.profile(n_tokens=n_tokens, depth=depth, repeat=repeat),
+            )

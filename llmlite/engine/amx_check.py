@@ -1,0 +1,138 @@
+"""Whether AMX tiles multiply in this process: only if they give the other kernels' bits, and aren't slower.
+
+Machines with AMX are rare where this was written. So each process compares both kernels on a small product,
+for each form of weights that its model has, before it uses tiles. As the bits are the same, nothing but the
+speed depends on the outcome.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from llmlite.engine import amx
+from llmlite.engine.families import FAMILIES, Family
+from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.recorder import Recorder
+from llmlite.errors import AMXWarning
+from llmlite.quants.tensor import QuantTensor
+
+ROWS, N_TOKENS = 40, 141  # a whole tile of 32 rows and a part of one; tokens likewise
+REPEAT = 5
+SLOWEST = 1.2  # times as long as the other kernel: beyond it tiles are not used. Short runs are noisy.
+TYPES, WIDTH = ("Q8_0", "Q4_K", "Q6_K", "Q2_K"), 1024  # what `report` compares: a type of each form
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two kernels on the same product.
+
+    Attributes:
+        n_unlike: numbers of the result whose bits differ, of `n`.
+        ratio: time of the other kernel over that of tiles, the least of REPEAT turns each.
+    """
+
+    n_unlike: int
+    n: int
+    ratio: float
+
+
+_compared: dict[tuple[int, bool], Comparison] = {}
+
+
+def usable(weights: Iterable[Any]) -> bool:
+    """Whether products of these weights with many tokens shall use tiles.
+
+    Args:
+        weights: QuantTensors; plain ones among them don't matter.
+
+    Raises:
+        LlmliteError: LLMLITE_AMX is no choice. KernelError: a kernel can't be compiled or loaded.
+    Warns:
+        AMXWarning: the tiles gave other numbers.
+    """
+    if amx.refusal():
+        return False
+    found = [_of_form(form, w) for form, w in _forms(weights).items()]
+    if wrong := next((c for c in found if c.n_unlike), None):
+        warnings.warn(
+            f"AMX tiles are not used: {wrong.n_unlike} of {wrong.n} numbers differ from the other kernels'; "
+            f"please report this with the output of `llmlite doctor --json`",
+            AMXWarning,
+            stacklevel=2,
+        )
+        return False
+    return bool(found) and (amx.choice() == "on" or all(c.ratio * SLOWEST >= 1 for c in found))
+
+
+def report() -> tuple[bool, str]:
+    """Compare a type of each form, for `llmlite doctor`.
+
+    Returns:
+        Whether all is as it should be, and in a few words whether tiles are used here and why.
+    """
+    if reason := amx.refusal():
+        return True, f"not used: {reason}"
+    rng = np.random.default_rng(1)
+    made = {
+        name: QuantTensor.quantize(rng.standard_normal((ROWS, WIDTH)).astype(np.float32), name, name)
+        for name in TYPES
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AMXWarning)
+        used = usable(made.values())
+    found = {name: _compared[_form(FAMILIES[w.type.id])] for name, w in made.items()}
+    same = all(not c.n_unlike for c in found.values())
+    bits = "the same bits as other kernels" if same else "OTHER numbers than other kernels"
+    ratios = ", ".join(f"{name} {c.ratio:.1f}" for name, c in found.items())
+    return same, f"{'used' if used else 'not used'}: granted by the system; {bits}; times as fast: {ratios}"
+
+
+def _form(family: Family) -> tuple[int, bool]:
+    """What a routine of `amx_emit` is made for."""
+    return family.sub, family.has_minimum
+
+
+def _forms(weights: Iterable[Any]) -> dict[tuple[int, bool], Any]:
+    """Return a matrix of each form among the weights."""
+    found: dict[tuple[int, bool], Any] = {}
+    for w in weights:
+        family = FAMILIES.get(w.type.id)
+        if family and family.sub and w.shape[-1] % 32 == 0:
+            found.setdefault(_form(family), w)
+    return found
+
+
+def _of_form(form: tuple[int, bool], w: Any) -> Comparison:
+    if form not in _compared:
+        _compared[form] = compare(w.slice_rows(0, min(ROWS, w.shape[-2])))
+    return _compared[form]
+
+
+def compare(w: QuantTensor) -> Comparison:
+    """Multiply w, (rows, width), by random activations with both kernels, in turns, on one thread.
+
+    Raises:
+        KernelError: a kernel can't be compiled or loaded.
+    """
+    x = np.random.default_rng(0).standard_normal((N_TOKENS, w.shape[1])).astype(np.float32)
+    plans = []
+    for tiles in (False, True):
+        recorder = Recorder(max_tokens=N_TOKENS, max_outputs=1, n_threads=1, tiles=tiles)
+        result = recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None))
+        plans.append(Plan(recorder, result))
+    times, results = [np.inf, np.inf], [np.empty(0), np.empty(0)]
+    for _ in range(REPEAT):
+        for i, plan in enumerate(plans):
+            with plan.lock:
+                begin = perf_counter()
+                found = plan.run([Piece(range(N_TOKENS))])
+                times[i] = min(times[i], perf_counter() - begin)
+                results[i] = found.copy()
+    n_unlike = int((results[0].view(np.uint32) != results[1].view(np.uint32)).sum())
+    return Comparison(n_unlike, results[0].size, times[0] / times[1])

@@ -155,7 +155,9 @@ class FallbackWarning(UserWarning):
 
 
 class AMXWarning(UserWarning):
-    """The system grants the CPU's AMX tiles, but they give other numbers than the other kernels: not used."""
+    """The system grants the CPU's AMX tiles, but they give other numbers than the other kernels, or their
+    kernels can't be had: they are not used.
+    """
 
 
 class UnsupportedError(ContentError):

@@ -75,7 +75,7 @@ def refusal() -> str:
     The system is asked once for each process; all of its threads then have what it grants.
 
     Raises:
-        LlmliteError: LLMLITE_AMX is no choice.
+        LlmliteError: LLMLITE_AMX is not a valid choice.
     """
     if choice() == "off":
         return f"{CHOICE}=off"

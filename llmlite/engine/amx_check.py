@@ -19,7 +19,7 @@ from llmlite.engine import amx
 from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
-from llmlite.errors import AMXWarning
+from llmlite.errors import AMXWarning, KernelError
 from llmlite.quants.tensor import QuantTensor
 
 ROWS, N_TOKENS = 40, 141  # a whole tile of 32 rows and a part of one; tokens likewise
@@ -34,7 +34,7 @@ class Comparison:
 
     Attributes:
         n_unlike: numbers of the result whose bits differ, of `n`.
-        ratio: time of the other kernel over that of tiles, the least of REPEAT turns each.
+        ratio: time of the other kernel over that of tiles, the minimum of REPEAT turns each.
     """
 
     n_unlike: int
@@ -52,22 +52,25 @@ def usable(weights: Iterable[Any]) -> bool:
         weights: QuantTensors; plain ones among them don't matter.
 
     Raises:
-        LlmliteError: LLMLITE_AMX is no choice. KernelError: a kernel can't be compiled or loaded.
+        LlmliteError: LLMLITE_AMX is not a valid choice.
     Warns:
-        AMXWarning: the tiles gave other numbers.
+        AMXWarning: the tiles gave other numbers, or their kernels can't be compiled or loaded.
     """
     if amx.refusal():
         return False
-    found = [_of_form(form, w) for form, w in _forms(weights).items()]
+    try:
+        found = [_of_form(form, w) for form, w in _forms(weights).items()]
+    except KernelError as error:
+        return _warn(str(error))
     if wrong := next((c for c in found if c.n_unlike), None):
-        warnings.warn(
-            f"AMX tiles are not used: {wrong.n_unlike} of {wrong.n} numbers differ from the other kernels'; "
-            f"please report this with the output of `llmlite doctor --json`",
-            AMXWarning,
-            stacklevel=2,
-        )
-        return False
+        return _warn(f"{wrong.n_unlike} of {wrong.n} numbers differ from the other kernels'")
     return bool(found) and (amx.choice() == "on" or all(c.ratio * SLOWEST >= 1 for c in found))
+
+
+def _warn(reason: str) -> bool:
+    text = f"AMX tiles are not used: {reason}; please report this with the output of `llmlite doctor --json`"
+    warnings.warn(text, AMXWarning, stacklevel=3)
+    return False
 
 
 def report() -> tuple[bool, str]:
@@ -83,10 +86,13 @@ def report() -> tuple[bool, str]:
         name: QuantTensor.quantize(rng.standard_normal((ROWS, WIDTH)).astype(np.float32), name, name)
         for name in TYPES
     }
+    try:
+        found = {name: _of_form(_form(FAMILIES[w.type.id]), w) for name, w in made.items()}
+    except KernelError as error:
+        return False, f"not used: granted by the system, but {error}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AMXWarning)
         used = usable(made.values())
-    found = {name: _compared[_form(FAMILIES[w.type.id])] for name, w in made.items()}
     same = all(not c.n_unlike for c in found.values())
     bits = "the same bits as other kernels" if same else "OTHER numbers than other kernels"
     ratios = ", ".join(f"{name} {c.ratio:.1f}" for name, c in found.items())

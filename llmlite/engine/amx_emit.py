@@ -83,12 +83,12 @@ def block_module(
 ) -> str:
     """Return the IR of the routine `name`, with the arguments ARGUMENTS, all int64.
 
-    config: address of `amx.config(sub)`. tile: of the unpacked chunk (`quantized.make_unpack`), whose bytes
+    config: address of `amx.config(sub)`. tile: of the unpacked chunk (`unpack.make_unpack`), whose bytes
     have lost their zero, so that they are signed. acc: of the sums, float32 (LANES, AMX_BLOCK, 32).
     q, d, sums: of the first token's bytes, scales and d·Σq of the chunk's first group; tokens lie `width`
     bytes apart, and whole sixteens of them are read. n_blocks: of 32 weights, in the chunk. begins: whether
     sums start at zero. products: of 4 KB of the thread's own. coming, …: the rows that are prefetched, as in
-    `quantized.make_matmul`.
+    `matmul.make_matmul`.
 
     Args:
         features: added to the CPU's.

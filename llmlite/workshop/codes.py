@@ -32,6 +32,7 @@ TOPICS = (
     *("matplotlib", "jupyterlab", "ipywidgets", "jupyterlab_widgets"),
     *("cache folder", "disk", "bundled data", "compiler", "lessons' kernels"),
     *("torch", "transformers", "llama_cpp"),
+    "AMX",
 )
 VERDICTS = ("ready", "optional", "wrong", "unknown")
 SYSTEMS = ("other", "Linux", "Windows", "macOS")

@@ -18,16 +18,17 @@ import pytest
 llvm = pytest.importorskip("llvmlite.binding")
 import llmlite as ll  # noqa: E402
 from llmlite.bench import checks  # noqa: E402
-from llmlite.engine import amx, amx_check, jit  # noqa: E402
+from llmlite.engine import amx, amx_check, jit, shipped  # noqa: E402
 from llmlite.engine.amx_emit import block_module  # noqa: E402
 from llmlite.engine.cpu import Target, target  # noqa: E402
 from llmlite.engine.families import CHUNK, FAMILIES, MATMUL_TILES, Family  # noqa: E402
 from llmlite.engine.plan import Piece, Plan  # noqa: E402
 from llmlite.engine.recorder import Recorder  # noqa: E402
-from llmlite.errors import AMXWarning, LlmliteError  # noqa: E402
+from llmlite.errors import AMXWarning, KernelError, LlmliteError  # noqa: E402
 from llmlite.quants import get  # noqa: E402
 from llmlite.quants.tensor import QuantTensor  # noqa: E402
 from tests.engine.test_engine import random_weights  # noqa: E402
+from tests.support.amx_twin import by_tiles, fma  # noqa: E402
 from tests.support.tile_unit import Emulator, TileFaultError, TileUnit, emulated  # noqa: E402
 from tests.support.tiny_models import tiny_model  # noqa: E402
 
@@ -81,98 +82,12 @@ def test_the_tile_unit_faults_over_other_configurations(byte: int, value: int, s
         TileUnit().ldtilecfg(config)
 
 
-def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a·b + c in float32, rounded once.
-
-    The product is exact in float64; the sum is rounded to odd there (its error says whether, and which way),
-    so that the second rounding, to float32, sees on which side of a tie the exact sum lies.
-    """
-    p, c = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
-    s = p + c
-    back = s - p
-    error = (p - (s - back)) + (c - back)
-    even = (s.view(np.int64) & 1) == 0
-    toward = np.where((error > 0) == (s > 0), 1, -1)  # one bit further from zero, or nearer to it
-    odd = (s.view(np.int64) + np.where((error != 0) & even, toward, 0)).view(np.float64)
-    return odd.astype(np.float32)
-
-
 def test_fma_rounds_once() -> None:
     one, tiny = np.float32(1 + 2**-12), np.float32(2**-60)
     a, b = np.array([one, one]), np.array([one, one])
     c = np.array([tiny, -tiny])  # (1 + 2⁻¹²)² = 1 + 2⁻¹¹ + 2⁻²⁴: a tie, which c breaks
     found = fma(a, b, c)
     assert found[0] == np.float32(1 + 2**-11 + 2**-23) and found[1] == np.float32(1 + 2**-11)
-
-
-def decoded(w: QuantTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return signed quants (rows, width), scales and minimums (rows, width/sub), after the format alone."""
-    n, raw = w.shape[0], w.blocks.reshape(-1, w.type.type_size)
-
-    def halves(at: int) -> np.ndarray:
-        return raw[:, at : at + 2].copy().view(np.float16).astype(np.float32)
-
-    minimums = None
-    if w.type.name == "Q8_0":
-        quants, scales = raw[:, 2:].view(np.int8), halves(0)
-    elif w.type.name == "Q4_0":
-        quants, scales = np.hstack([raw[:, 2:] & 15, raw[:, 2:] >> 4]).astype(np.int8) - 8, halves(0)
-    elif w.type.name == "Q4_K":
-        chunks = raw[:, 16:].reshape(-1, 4, 1, 32)
-        quants = np.concatenate([chunks & 15, chunks >> 4], axis=2).astype(np.int8)
-        a, b, c = (raw[:, at : at + 4] for at in (4, 8, 12))
-        low, high = (c & 15) | (a >> 6) << 4, (c >> 4) | (b >> 6) << 4
-        scales = np.hstack([a & 63, low]).astype(np.float32) * halves(0)
-        minimums = (np.hstack([b & 63, high]).astype(np.float32) * halves(2)).reshape(n, -1)
-    else:
-        low, pairs = raw[:, :128].reshape(-1, 2, 64), raw[:, 128:192].reshape(-1, 2, 1, 32)
-        nibbles = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
-        upper = pairs >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-        quants = (nibbles | upper << 4).astype(np.int8) - 32
-        scales = raw[:, 192:208].view(np.int8).astype(np.float32) * halves(208)
-    return quants.reshape(n, -1), scales.reshape(n, -1), minimums
-
-
-def quantized(x: np.ndarray, sub: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the engine's bytes (T, width), scales (T, width/32), and d·Σq (T, width/sub)."""
-    blocks = x.reshape(len(x), -1, 32)
-    largest = np.abs(blocks).max(2, keepdims=True)
-    q = np.rint(blocks * (np.float32(127) / largest)).astype(np.int8)
-    d = largest / np.float32(127)
-    offsets = d * q.reshape(*d.shape[:2], -1, sub).sum(3, dtype=np.float32)
-    return q.reshape(x.shape), d[:, :, 0], offsets.reshape(len(x), -1)
-
-
-def by_tiles(w: QuantTensor, x: np.ndarray) -> np.ndarray:
-    """The kernel in NumPy, instruction by instruction of the tile unit, for whole groups and sixteens."""
-    sub, (quants, scales, minimums) = NAMES[w.type.name].sub, decoded(w)
-    q, d, offsets = quantized(x, sub)
-    unit, out = TileUnit(), np.zeros((len(x), len(quants)), np.float32)
-    unit.ldtilecfg(amx.config(sub))
-    for t, r in itertools.product(range(0, len(x), 16), range(0, len(quants), 16)):
-        tokens, rows = slice(t, t + 16), slice(r, r + 16)
-        sums = np.zeros((8, 16, 16), np.float32)  # block of a group, token, row
-        for block in range(x.shape[1] // 32):
-            total = sums[block % 8]
-            for part in range(32 // sub):
-                at = block * 32 + part * sub
-                number = at // sub
-                unit.tilezero(amx.PRODUCTS)
-                unit.tileload(amx.TOKENS, q[tokens, at : at + sub].view(np.uint8))
-                # four weights of a row side by side, then the next row's
-                packed = quants[rows, at : at + sub].reshape(16, sub // 4, 4).transpose(1, 0, 2)
-                unit.tileload(amx.WEIGHTS, np.ascontiguousarray(packed).reshape(sub // 4, 64).view(np.uint8))
-                unit.tdpbssd(amx.PRODUCTS, amx.TOKENS, amx.WEIGHTS)
-                found = unit.tilestore(amx.PRODUCTS).copy().view(np.int32).astype(np.float32)
-                both = scales[None, rows, number] * d[tokens, None, block]
-                total = fma(found, both, total)
-                if minimums is not None:
-                    total = fma(minimums[None, rows, number], -offsets[tokens, None, number], total)
-            sums[block % 8] = total
-        while len(sums) > 1:
-            sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
-        out[tokens, rows] = sums[0]
-    return out
 
 
 @no_fma
@@ -316,6 +231,15 @@ def test_numba_is_not_asked_for_tiles() -> None:
     assert "define void @llmlite_block32(" in text.replace('"', "")
 
 
+def test_wheels_carry_the_routine_for_the_level_that_cpus_with_amx_reach() -> None:
+    with_tiles = [
+        level.name
+        for level in shipped.LEVELS
+        if any(k.module == "amx" for k in jit.declared_for(level.required))
+    ]
+    assert with_tiles == ["x86-64-v4-vnni-bf16"]
+
+
 # ---- the choice --------------------------------------------------------------------------------------------
 
 
@@ -436,6 +360,18 @@ def test_tiles_that_differ_in_one_number_are_refused_by_name(monkeypatch: pytest
     assert not right and words.startswith("not used: granted by the system; OTHER numbers")
     (check,) = [check for check in checks.CHECKS if check.topic == "AMX"]
     assert checks._look(check, strict=False).verdict == "optional"
+
+
+@pytest.mark.usefixtures("clean")
+def test_kernels_that_cannot_be_had_cost_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(w: QuantTensor) -> amx_check.Comparison:
+        raise KernelError("no such instruction")
+
+    with_amx(monkeypatch, (0, 0))
+    monkeypatch.setattr(amx_check, "compare", failing)
+    with pytest.warns(AMXWarning, match="AMX tiles are not used: no such instruction; please report"):
+        assert not amx_check.usable([random_weights("Q4_0", 40, 32)])
+    assert amx_check.report() == (False, "not used: granted by the system, but no such instruction")
 
 
 def test_this_machine_runs_its_own_tiles() -> None:

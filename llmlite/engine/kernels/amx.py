@@ -5,27 +5,23 @@ integer products then need no correction, and are those of the other kernels exa
 `amx_emit` multiplies a chunk of 32 rows by up to AMX_BLOCK tokens.
 """
 
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-
 from llmlite.engine import emit
 from llmlite.engine.amx_emit import ARGUMENTS, LINE, block_module
 from llmlite.engine.families import AMX_BLOCK, CHUNK, LANES, STAGED, SUMS, TILE_ROWS
 from llmlite.engine.kernels.common import kernel, share
-from llmlite.engine.kernels.matmul import ROUNDS_AHEAD, call_unpack
+from llmlite.engine.kernels.matmul import ROUNDS_AHEAD, call_unpack, copy_out, make_call, next_chunk
 from llmlite.engine.simd import (
     i64,
     inline,
-    load_f32,
+    load_f32x16,
     load_i64,
     load_u8x64,
-    make_fold,
     splat_u8x64,
     store,
 )  # fmt: skip
 
-fold = make_fold(LANES)
+call_block = make_call(len(ARGUMENTS))
+SIGNED = emit.dots_signed(emit.current_target())  # then unpacked full bytes have lost their 128 already
 APART = AMX_BLOCK * LINE  # bytes from one block's sums to the next one's
 
 
@@ -48,20 +44,6 @@ block32, block32_min = Routine(32, False), Routine(32, True)
 block16, block16_min = Routine(16, False), Routine(16, True)
 
 
-@intrinsic
-def call_block(typing, function, arguments):
-    """Call a routine of `amx_emit` at address `function`."""
-    n = len(ARGUMENTS)
-
-    def codegen(context, builder, sig, args):
-        kind = ir.FunctionType(ir.VoidType(), [emit.I64] * n)
-        values = [builder.extract_value(args[1], i) for i in range(n)]
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
-        return context.get_dummy_value()
-
-    return types.none(i64, types.UniTuple(i64, n)), codegen
-
-
 @inline
 def subtract_zero(tile, n_bytes, zero):
     """Make unpacked bytes signed."""
@@ -71,16 +53,16 @@ def subtract_zero(tile, n_bytes, zero):
 
 
 @inline
-def copy_out(acc, out, n_tokens, row_bytes, n, spare):
-    """Fold the sums; the first n of 32 rows of every token go to their place."""
-    for t in range(n_tokens):
-        source, target = acc + t * LINE, out + t * row_bytes
-        place = target if n == TILE_ROWS else spare
-        store(place, fold(source, APART))
-        store(place + 64, fold(source + 64, APART))
-        if n < TILE_ROWS:
-            for i in range(0, n * 4, 4):
-                store(target + i, load_f32(spare + i))
+def fold(sums, n_tokens):
+    """Add the eight sums of 32 rows, APART from each other, to the first ones: by halves, as docs/numerics.md
+    says.
+    """
+    for place in range(sums, sums + n_tokens * LINE, 64):
+        a = load_f32x16(place) + load_f32x16(place + 4 * APART)
+        b = load_f32x16(place + APART) + load_f32x16(place + 5 * APART)
+        c = load_f32x16(place + 2 * APART) + load_f32x16(place + 6 * APART)
+        d = load_f32x16(place + 3 * APART) + load_f32x16(place + 7 * APART)
+        store(place, (a + c) + (b + d))
 
 
 @kernel
@@ -100,12 +82,11 @@ def matmul_tiles(
         for first in range(0, n_groups, CHUNK):
             n_blocks = min(8 * CHUNK, width // 32 - first * 8)
             call_unpack(unpack, (w + row * row_bytes, row_bytes, first, n_blocks, n, tile))
-            if zero != 0:
+            if zero != 0 and not (SIGNED and zero == 128):
                 subtract_zero(tile, (n_blocks + 7) // 8 * (64 * LINE), zero)
             last = first + CHUNK >= n_groups  # of this row's chunks
-            coming = w + (row + TILE_ROWS if last else row) * row_bytes
-            coming += 0 if last else (first + CHUNK) * group_bytes
-            n_coming = min(row_bytes, CHUNK * group_bytes)
+            place = w + row * row_bytes + first * group_bytes
+            coming, n_coming = next_chunk(place, first, n_groups, row_bytes)
             for t in range(0, n_tokens, AMX_BLOCK):
                 here = min(AMX_BLOCK, n_tokens - t)
                 acc = tile + SUMS + (t * LANES * LINE if n_groups > CHUNK else 0)
@@ -121,4 +102,5 @@ def matmul_tiles(
                 )  # fmt: skip
                 coming += LANES * n_ahead * row_bytes
                 if last:
-                    copy_out(acc, out + (t * n_rows + row) * 4, here, n_rows * 4, n, tile + STAGED)
+                    fold(acc, here)
+                    copy_out(acc, out + (t * n_rows + row) * 4, n_rows * 4, here, n)

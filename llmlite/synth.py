@@ -288,7 +288,7 @@ def synthesize(
     Args:
         path: the file to write. shape: one of SHAPES.
         type_name: a type or mix, such as "Q8_0" or "Q4_K_M": tensors get what llama.cpp would give them.
-        small: two layers if layers are alike, few tokens, few experts: to try who reads such a file.
+        small: two layers if layers are alike, few tokens and experts: to try who reads such a file.
         progress: called as progress(bytes_done, n_bytes).
 
     Raises:
@@ -319,6 +319,7 @@ def _reduced(widths: Shape) -> Shape:
         n_layer=widths.n_layer if by_layer else min(widths.n_layer, 2),
         n_vocab=SMALL_VOCABULARY,
         n_ctx=min(widths.n_ctx, SMALL_CONTEXT),
+        n_ff=min(widths.n_ff, 2 * widths.n_embd),
         n_expert=min(widths.n_expert, 2 * widths.n_expert_used),
     )
 

@@ -13,6 +13,9 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.bench.process import BackendError, WorkerProcess
 from llmlite.description.architectures import ARCHITECTURES
 
+# llama.cpp tells DeepSeek-V2-Lite by its number of layers: a file of fewer would be held against it
+NOT_SMALL = frozenset(("deepseek2",))
+
 
 class Reader:
     """A backend in its process, which is started again after it died of a file.
@@ -61,7 +64,7 @@ def shapes() -> dict[str, str]:
     """Return for each architecture of decoders the name of a shape that `llmlite.synth` knows."""
     found: dict[str, str] = {}
     for name, shape in synth.SHAPES.items():
-        if ARCHITECTURES[shape.architecture].causal:
+        if ARCHITECTURES[shape.architecture].causal and shape.architecture not in NOT_SMALL:
             found.setdefault(shape.architecture, name)
     return found
 

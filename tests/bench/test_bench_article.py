@@ -241,6 +241,12 @@ def test_architectures_are_tried_one_by_one_on_small_files(monkeypatch: pytest.M
     assert found == {"llama": {"llmlite-eager": True}, "mamba": {"llmlite-eager": True}}
 
 
+@pytest.mark.slow
+def test_every_architecture_of_the_trial_is_one_that_llmlite_reads() -> None:
+    found = readers.architectures(["llmlite-eager"])
+    assert found == {name: {"llmlite-eager": True} for name in readers.shapes()}
+
+
 @pytest.mark.parametrize("form", old_formats.FORMS)
 def test_small_files_from_before_gguf_are_what_they_are_called(form: str, tmp_path: Path) -> None:
     path = tmp_path / "old.bin"

@@ -2,6 +2,7 @@
 
     python benchmarks/rival.py model.gguf --checkouts .,../before             # a rival on core 1, 3 rounds
     python benchmarks/rival.py model.gguf --checkouts . --core 0 --threads 1,2
+    python benchmarks/rival.py model.gguf --trace -p 128    # which operations of a prompt wait, and how long
 
 Each turn is a process of its own. It reads a prompt and writes tokens, first alone, then with the rival: a
 loop in Python that may run on one core only. Printed are the best and the median tokens per second over all
@@ -11,12 +12,15 @@ turns, and the median ratio of the first checkout to each one within a round.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 
 def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) -> dict[str, float]:
@@ -39,14 +43,46 @@ def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) ->
 
     measure()
     found = dict(zip(("prefill", "decode"), measure()))
+    with rival_on(core):
+        found |= dict(zip(("prefill with a rival", "decode with a rival"), measure()))
+    return found
+
+
+@contextlib.contextmanager
+def rival_on(core: int) -> Iterator[None]:
+    """Keep a core busy within the block."""
     command = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"]
     with subprocess.Popen(command) as rival:
         try:
             time.sleep(0.3)
-            found |= dict(zip(("prefill with a rival", "decode with a rival"), measure()))
+            yield
         finally:
             rival.kill()
-    return found
+
+
+def trace(model: str, n_threads: int, n_prompt: int, core: int, repeat: int = 20) -> None:
+    """Print how long a prompt's operations take, and how many of them have to wait for a thread."""
+    import llmlite as ll
+
+    executor = ll.load(model, n_threads=n_threads).executor
+    executor.profile(n_tokens=n_prompt)
+
+    def measure(title: str) -> None:
+        rows = [row for _ in range(repeat) for row in executor.profile(n_tokens=n_prompt, repeat=1)]
+        held = [row for row in rows if row["waiting"] > 500_000]  # of each thread, on average
+        total, waited, long = (
+            sum(row[what] for row in some) / repeat / 1e6
+            for some, what in ((rows, "nanoseconds"), (rows, "waiting"), (held, "waiting"))
+        )
+        each = statistics.median(row["nanoseconds"] for row in held) / 1e6 if held else 0
+        print(
+            f"{title:8} {total:7.2f} ms a prompt; a thread waits {waited:6.2f} ms, {long:6.2f} of them in"
+            f" {len(held) / repeat:5.2f} of {len(rows) // repeat} operations, each of {each:.2f} ms (median)"
+        )
+
+    measure("alone")
+    with rival_on(core):
+        measure("a rival")
 
 
 def main() -> None:
@@ -61,9 +97,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-p", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("-n", type=int, default=100, help="tokens that are generated")
+    parser.add_argument("--trace", action="store_true", help="of this checkout: operations that wait")
     parser.add_argument("--turn", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     threads = [int(n) for n in options.threads.split(",")]
+    if options.trace:
+        trace(options.model, threads[0], options.p, options.core)
+        return
     if options.turn:
         print(json.dumps(turn(options.model, threads[0], options.p, options.n, options.core)))
         return

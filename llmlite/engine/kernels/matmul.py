@@ -114,6 +114,9 @@ def make_matmul(sub):
         n_groups, last = (n_blocks + 7) // 8, (first + CHUNK) * 256 >= width
         ahead, n_ahead, n_coming = coming
         kept, waiting = tile + KEPT + t * LANES * LINE, tile + SUMS
+        out = load_i64(spec + MATMUL.out) + (t * n_rows + row) * 4
+        if last:  # the lines that results go to: a write that misses holds up the ones after it
+            ask_for(out, n_rows * 4, n_tokens, LINE)
         for i in range(LANES):
             ahead = ask_for(ahead, row_bytes, n_ahead, n_coming)
             j = (i & 1) << 2 | i & 2 | i >> 2
@@ -141,7 +144,6 @@ def make_matmul(sub):
                 ),
             )
         if last:
-            out = load_i64(spec + MATMUL.out) + (t * n_rows + row) * 4
             copy_out(waiting, out, n_rows * 4, n_tokens, min(TILE_ROWS, n_rows - row))
         return ahead
 

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 
 def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) -> dict[str, float]:

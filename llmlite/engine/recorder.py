@@ -17,6 +17,8 @@ from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.contract import (
     ATTENTION_PART,
     ATTENTION_PARTS,
+    ATTENTION_ROWS,
+    ATTENTION_ROWS_IN_KEYS,
     ATTENTION_SHARED,
     AttentionRecord,
     attention_scratch,
@@ -196,7 +198,10 @@ class Recorder(MatrixOperations, RecurrentOperations):
             self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **stored)
         if spec.values_in_keys:
             self._whole_vectors(spec.value_size, K.attention(self.kv, spec))
-        tile = attention_tile(self.limits[N_TOKENS] * spec.group, spec.key_size, spec.value_size)
+        n_tokens, least = self.limits[N_TOKENS], ATTENTION_ROWS
+        if spec.values_in_keys and n_tokens > FEW_TOKENS:  # few have too few units for all threads
+            least = ATTENTION_ROWS_IN_KEYS
+        tile = attention_tile(n_tokens * spec.group, spec.key_size, spec.value_size, least)
         scratch, size = self._scratch(attention_scratch(tile, spec.key_size, spec.value_size))
         out, label = self._buffer(spec.out_width), f"layer {layer}"
         n_parts = self._n_parts(spec)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmlite.description.config import ModelConfig
-from llmlite.description.layers import Attention, FeedForward, Layer
+from llmlite.description.layers import Attention, FeedForward, LatentAttention, Layer
 from llmlite.description.weights import Weights
 from llmlite.engine.eager import EagerExecutor
 from llmlite.engine.kv_cache import BLOCK, AttentionState, KVCache
@@ -49,6 +49,25 @@ def test_a_ring_has_room_for_a_window_and_a_step(window: int, n_ctx: int, chunk:
     state = AttentionState(spec_of(window), n_ctx, np.float32, chunk)
     assert state.size == size and size % BLOCK == 0
     assert state.n_bytes == size * 2 * (8 + 16) * 4
+
+
+@pytest.mark.parametrize(("dtype", "n_bytes"), [(np.float32, 4), (np.float16, 2), (np.int8, 1 + 2 / 32)])
+def test_latent_attention_keeps_one_short_row_for_each_token(dtype: type, n_bytes: float) -> None:
+    """DeepSeek-V2-Lite: 512 numbers and 64 that are turned, whatever the number of heads."""
+    sizes = {"n_head_kv": 1, "key_size": 576, "value_size": 512, "scale": 1.0}
+    spec = LatentAttention(n_head=16, head_key_size=192, head_value_size=128, **sizes)
+    state, rng = AttentionState(spec, 1024, dtype, 64), np.random.default_rng(0)
+    assert state.n_bytes == 1024 * 576 * n_bytes
+    written_out = Attention(n_head=16, n_head_kv=16, key_size=192, value_size=128, scale=1.0)
+    assert AttentionState(written_out, 1024, dtype, 64).n_bytes == 1024 * 5120 * n_bytes
+    rows = rng.standard_normal((70, 1, 576)).astype(np.float32)
+    state.write(0, rows, None)
+    keys = state.keys(0, 0, 70)
+    np.testing.assert_allclose(keys, rows[:, 0], rtol=0, atol=0.02)
+    np.testing.assert_array_equal(state.values(0, 3, 70), keys[3:, :512])
+    other = AttentionState(spec, 1024, dtype, 64)
+    other.copy_from(state, 70)
+    np.testing.assert_array_equal(other.keys(0, 0, 70), keys)
 
 
 def test_without_causal_a_window_is_no_ring() -> None:

@@ -92,6 +92,33 @@ def test_an_adapter_computes_what_merged_weights_compute(
     np.testing.assert_allclose(model._next_logits(IDS)[1], got[-1], rtol=0, atol=1e-4 * np.abs(want).max())
 
 
+def older_deepseek() -> TinyModel:
+    """A file with one matrix for the keys and values of all heads of a layer."""
+    made = tiny_model("deepseek2")
+    for i in range(made.metadata["deepseek2.block_count"]):
+        keys, values = (made.arrays.pop(f"blk.{i}.attn_{part}_b.weight") for part in "kv")
+        both = np.concatenate([keys.swapaxes(1, 2), values], axis=1)
+        made.arrays[f"blk.{i}.attn_kv_b.weight"] = np.ascontiguousarray(both.reshape(-1, both.shape[-1]))
+    for size in ("key_length", "value_length"):
+        key = f"deepseek2.attention.{size}"
+        made.metadata[key] = made.metadata.pop(f"{key}_mla")
+    made.metadata["deepseek2.attention.head_count_kv"] = made.metadata["deepseek2.attention.head_count"]
+    return made
+
+
+@BOTH
+def test_an_adapter_of_an_older_file_s_keys_and_values_is_obeyed(executor: str, tmp_path: Path) -> None:
+    """The matrix is split by head when the file is loaded: what adapters add must be in it by then."""
+    base, options = older_deepseek(), {"kv_dtype": "f32", "executor": executor}
+    pairs = random_pairs(base, 4)
+    assert any("attn_kv_b" in name for name in pairs)
+    path = write_adapter(tmp_path / "adapter.gguf", base, pairs, alpha=8)
+    file = base.write(tmp_path / "base.gguf")
+    want = ll.load(merged(base, pairs, 2.0).write(tmp_path / "merged.gguf"), **options).logits(IDS)
+    assert_same(ll.load(file, lora=path, **options).logits(IDS), want)
+    assert np.abs(ll.load(file, **options).logits(IDS) - want).max() > 0.1 * np.abs(want).max()
+
+
 @BOTH
 def test_adapters_add_up_with_their_scales(executor: str, tmp_path: Path) -> None:
     base = tiny_model()

@@ -23,9 +23,9 @@ OWN = {
     "nested": 'root ::= "a" root "b" | "(" root? ")" | [0-9]+ | "é" [à-ü]{1,2}',
 }
 GRAMMARS = {**FILES, **OWN}
-# Tokens of one byte that llama.cpp treats otherwise. It takes a zero for no text, and bytes that UTF-8 never has
-# for the beginning of a character. It refuses the first byte of a character if a set leaves some of those that
-# begin so out, though it has the others.
+# Tokens of one byte that llama.cpp treats otherwise. It takes a zero for no text, and bytes that UTF-8 never
+# has for the beginning of a character. It refuses the first byte of a character if a set leaves some of those
+# that begin so out, though it has the others.
 NEVER = [bytes([byte]) for byte in range(0xF5, 0x100)]
 OTHERS = {b"\0", b"\xc2", b"\xe2", *NEVER}
 

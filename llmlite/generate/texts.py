@@ -209,7 +209,7 @@ class Texts:
             options: as for `generate`.
 
         Returns:
-            The answer, a str. With `tools` an `llmlite.chat.tool_calls.Answer`: a str without the calls, which
+            The answer, a str. With `tools` a `llmlite.chat.tool_calls.Answer`: a str without the calls; these
             are objects in `tool_calls`.
 
         Raises:

@@ -14,8 +14,9 @@ Source: the chat templates in these models' repositories.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Form = Literal["hermes", "llama3", "mistral"]
 OPENINGS: dict[Form, tuple[str, ...]] = {
@@ -26,7 +27,18 @@ OPENINGS: dict[Form, tuple[str, ...]] = {
 HERMES_END = "</tool_call>"
 ARGUMENTS = "[ARGS]"
 CALL_ID = "[CALL_ID]"
+MARKS = frozenset([*(mark for marks in OPENINGS.values() for mark in marks), HERMES_END, ARGUMENTS, CALL_ID])
 _decoder = json.JSONDecoder()
+
+
+class TokenizerLike(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    vocabulary: Any
+
+    def token(self, token_id: int) -> str: ...
+
+    def stream(self, *, skip_special: bool) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,42 @@ class Parsed:
     text: str
     calls: tuple[ToolCall, ...]
     broken: str = ""
+
+
+class Answer(str):
+    """A model's answer to a conversation with tools: a string, what isn't part of a call.
+
+    Attributes:
+        tool_calls: in their order.
+        broken: text that began as a call and can't be read as one, else ""; it is part of the string too.
+    """
+
+    tool_calls: tuple[ToolCall, ...] = ()
+    broken: str = ""
+
+    @classmethod
+    def of(cls, parsed: Parsed) -> Answer:
+        """The answer that was taken apart."""
+        answer = cls(parsed.text)
+        answer.tool_calls, answer.broken = parsed.calls, parsed.broken
+        return answer
+
+
+def with_marks(text: str, ids: Iterable[int], tokenizer: TokenizerLike) -> str:
+    """Put control tokens that begin or end calls back into a text, which leaves them out.
+
+    Args:
+        text: of the tokens; a stop string may have cut it.
+        ids: all tokens.
+    """
+    decoder, reached, begin, parts = tokenizer.stream(skip_special=True), 0, 0, []
+    for token in ids:
+        is_mark = tokenizer.vocabulary.is_hidden(token) and tokenizer.token(token) in MARKS
+        if is_mark and reached <= len(text):
+            parts += [text[begin:reached], tokenizer.token(token)]
+            begin = reached
+        reached += len(decoder.push(token))
+    return "".join([*parts, text[begin:]])
 
 
 def form_of(template: str) -> Form | None:

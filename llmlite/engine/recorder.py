@@ -20,6 +20,7 @@ from llmlite.engine.contract import (
     ATTENTION_ROWS,
     ATTENTION_ROWS_IN_KEYS,
     ATTENTION_SHARED,
+    FEW_TOKENS,
     AttentionRecord,
     attention_scratch,
     attention_tile,

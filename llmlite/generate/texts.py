@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 import numpy as np
 
 from llmlite.chat import ChatTemplate
+from llmlite.chat.tool_calls import Answer, form_of, parse, with_marks
 from llmlite.errors import ChatTemplateError, ModelError
 from llmlite.generate.batch import Batch
 from llmlite.generate.generation import Generation
@@ -208,14 +209,19 @@ class Texts:
             options: as for `generate`.
 
         Returns:
-            The answer, a str.
+            The answer, a str. With `tools` a `llmlite.chat.tool_calls.Answer`: a str without the calls; these
+            are objects in `tool_calls`.
 
         Raises:
             As `generate`; ModelError: the model's file has no chat template; ChatTemplateError: these are no
-            messages, or the template refuses them, or knows nothing of tools.
+            messages, or the template refuses them, or knows nothing of tools, or writes calls in a form that
+            isn't known.
         """
         if stream is not None:
             _deprecated("chat(stream=…)", "stream_chat(…)")
+        form = None
+        if tools and not stream:
+            form = form_of(self._template(template, tools).source)
         generation = self.stream_chat(
             messages,
             parse_special=parse_special,
@@ -224,7 +230,17 @@ class Texts:
             template_variables=template_variables,
             **options,
         )
-        return generation if stream else "".join(generation)
+        if stream:
+            return generation
+        if tools and form is None:
+            raise ChatTemplateError(
+                f"{FORM}: writes calls of tools in a form that isn't known (known: Hermes and Qwen, Llama 3, "
+                "Mistral); stream_chat gives the text as it is"
+            )
+        text = "".join(generation)
+        if form is None:
+            return text
+        return Answer.of(parse(with_marks(text, generation.ids, self.tokenizer), form))
 
     def stream_chat(
         self,

@@ -255,17 +255,17 @@ class Sampler:
                 raw = chain[0].adjust(raw.astype(np.float64), None, context)  # type: ignore[attr-defined]
             chain = chain[1:]
         k = _n_needed(chain[0]) if chain else 0
-        for n in _tried(k):
+        if not 0 < k <= MOST_TRIED // 2:
+            return None
+        n = 1 if k == 1 else k + 24  # tokens that are asked about
+        while n:
             candidates = ranked_top(raw, n)
             allowed = np.flatnonzero(constraint.allowed(candidates.ids))
             all_tried = len(candidates.ids) < n  # the others are forbidden already
             if len(allowed) >= k or (all_tried and len(allowed)):
                 kept = Candidates(candidates.ids[allowed], candidates.logits[allowed])
                 return self._run(raw, context, None, (chain, kept.first(k)))[1]
-            if len(allowed) * MOST_TRIED < k * n:  # the next ones would hardly be enough
-                break
-        if not _tried(k):
-            return None
+            n = _next_tried(n, k, len(allowed))
         ids = np.flatnonzero(constraint.mask())
         ids = ids[raw[ids] > -np.inf] if len(ids) * FEW < len(raw) else ids[:0]
         return self._run(raw, context, None, (chain, ranked_some(raw[ids], ids, k)))[1] if len(ids) else None
@@ -315,11 +315,17 @@ def _n_needed(option: Option) -> int:
     return 1 if isinstance(option, Greedy) else 0
 
 
-def _tried(k: int) -> tuple[int, ...]:
-    """How many of the likeliest tokens a constraint is asked about, until k are found that it allows."""
-    if not 0 < k <= MOST_TRIED // 2:
-        return ()
-    return (1, 32, MOST_TRIED) if k == 1 else (k + 24, MOST_TRIED)
+def _next_tried(n: int, k: int, n_allowed: int) -> int:
+    """How many of the likeliest to ask about, to find k allowed ones; 0 if they would hardly be enough.
+
+    Args:
+        n: asked about. n_allowed: of these, fewer than k.
+    """
+    if n == 1:
+        return 32
+    if n >= MOST_TRIED or n_allowed * MOST_TRIED < k * n:
+        return 0
+    return min(MOST_TRIED, k * n // n_allowed + 24)
 
 
 def _only_on(options: Sequence[Option]) -> tuple[Option, ...]:

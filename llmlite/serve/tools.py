@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmlite.chat.tool_calls import ARGUMENTS, CALL_ID, HERMES_END, OPENINGS, Form, ToolCall, ToolCallStream
+from llmlite.chat.tool_calls import MARKS, OPENINGS, Form, ToolCall, ToolCallStream
 from llmlite.chat.tool_calls import form_of as form_of_template
 from llmlite.serve.engine import Piece
 from llmlite.serve.faults import Fault
@@ -16,8 +16,6 @@ from llmlite.serve.faults import Fault
 if TYPE_CHECKING:
     from llmlite.model import Model
     from llmlite.tokenizers.base import Tokenizer
-
-MARKS = frozenset([*(mark for marks in OPENINGS.values() for mark in marks), HERMES_END, ARGUMENTS, CALL_ID])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import llmlite as ll
+from llmlite.chat.tool_calls import with_marks
 from llmlite.errors import ChatTemplateError, ModelError
 from llmlite.generate.options import SAMPLER_OPTIONS, SamplerOptions
 from llmlite.model import Model
@@ -150,6 +152,55 @@ def test_templates_variables_and_tools(model: Model) -> None:
     plain = model.chat_prompt("<|im_end|>")
     assert model.tokenizer.token_id("<|im_end|>") not in plain
     assert model.tokenizer.token_id("<|im_end|>") in model.chat_prompt("<|im_end|>", parse_special=True)
+
+
+CALLS = {
+    "hermes": 'I look. <tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>',
+    "llama3": '<|python_tag|>{"name": "f", "parameters": {"x": 1}}',
+    "mistral": '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]',
+}
+
+
+@pytest.mark.parametrize("form", CALLS)
+def test_calls_of_tools_are_objects(tmp_path: Path, form: str) -> None:
+    mark = {"hermes": "<tool_call>", "llama3": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}[form]
+    made = tiny_model(n_ctx=512, seed=3)
+    made.metadata["tokenizer.chat_template"] = f"{{# {mark} #}}{TOOLS}{PLAIN}"
+    model = ll.load(made.write(tmp_path / "tiny.gguf"), executor="planned")
+    grammar = "root ::= " + json.dumps(CALLS[form])
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    answer = model.chat("hi", tools=tools, grammar=grammar, max_tokens=200)
+    [call] = answer.tool_calls
+    assert (call.name, call.arguments, answer.broken) == ("f", {"x": 1}, "")
+    assert answer == ("I look. " if form == "hermes" else "")
+    assert type(model.chat("hi", grammar=grammar, max_tokens=200)) is str
+    half = model.chat("hi", tools=tools, grammar='root ::= "' + mark + ' no"', max_tokens=200)
+    assert not half.tool_calls and half == half.broken == f"{mark} no"
+
+
+def test_a_template_whose_form_of_calls_is_not_known_is_refused(model: Model) -> None:
+    with pytest.raises(ChatTemplateError, match=r"isn't known.*stream_chat"):
+        model.chat("hi", tools=[{"type": "function", "function": {"name": "f"}}], max_tokens=1)
+
+
+def test_marks_that_are_control_tokens_are_put_back_where_they_were() -> None:
+    names = ["[TOOL_CALLS]", "f", "[ARGS]", '{"x": 1}', "</s>", "é"]
+
+    class Decoder:
+        def push(self, token: int) -> str:
+            return "" if token in (0, 2, 4) else names[token]
+
+    class Tokenizer:
+        vocabulary = types.SimpleNamespace(is_hidden=lambda token: token in (0, 2, 4))
+
+        def token(self, token: int) -> str:
+            return names[token]
+
+        def stream(self, *, skip_special: bool) -> Decoder:
+            return Decoder()
+
+    assert with_marks('éf{"x": 1}', [5, 0, 1, 2, 3, 4], Tokenizer()) == 'é[TOOL_CALLS]f[ARGS]{"x": 1}'
+    assert with_marks("é", [5, 5, 0, 1], Tokenizer()) == "é", "a stop string came before the call"
 
 
 def test_old_spellings_warn_and_work(model: Model) -> None:

@@ -78,7 +78,8 @@ def _compared(
     timed = {(m.backend, m.model_type) for m in found.measurements if m.phase == "decode"}
     gone = [f"{b} {file.model_type}" for b, file in pairs if (b, file.model_type) not in timed]
     if gone:
-        reasons = "; ".join(f"{r['backend']}: {r['reason']}" for r in found.skipped)
+        refused = [r for r in found.agreement if not r["agrees"]]
+        reasons = "; ".join(f"{r['backend']}: {r['reason']}" for r in [*found.skipped, *refused])
         raise LlmliteError(f"{model}: not measured: {', '.join(gone)} ({reasons or 'no reason was given'})")
     found.measurements = [replace(m, steps_ns=()) for m in found.measurements]  # nobody reads those shipped
     return found

@@ -84,7 +84,7 @@ def sweep(
             say(f"{size.name}: left out: {error}")
             continue
         say(f"{size.name}: {'no limit' if seconds is None else f'{seconds:.0f} s'}")
-        types = options.types or (() if size.name == SHAPE else (TYPE,))
+        types = options.types or (None if size.name == SHAPE else (TYPE,))  # None: the file as it is
         try:
             made = run(replace(options, model=model, types=types, backends=backends, budget_seconds=seconds))
         except (LlmliteError, OSError) as error:

@@ -166,6 +166,15 @@ def test_lower_precision_is_held_to_divergence_and_best_token() -> None:
     assert not refused["agrees"] and "KL" in refused["reason"]
 
 
+def test_other_best_tokens_count_only_if_the_distributions_differ() -> None:
+    random = np.random.default_rng(0)
+    flat = random.normal(size=(100, 20_000)).astype(np.float32)  # as of random weights: many near-ties
+    verdict = judged(flat + 0.05 * random.normal(size=flat.shape), flat, "llmlite")
+    assert verdict["top1"] < agreement.MIN_TOP1 and verdict["kl"] < agreement.TIES_KL and verdict["agrees"]
+    verdict = judged(flat + 0.1 * random.normal(size=flat.shape), flat, "llmlite")
+    assert agreement.TIES_KL < verdict["kl"] < agreement.MAX_KL and not verdict["agrees"]
+
+
 @pytest.mark.parametrize("backend", ["torch-f32", "torch-bf16"])
 def test_a_shifted_position_or_a_wrong_token_order_does_not_agree(backend: str) -> None:
     reference = (4 * np.random.default_rng(0).normal(size=(50, 50))).astype(np.float32)

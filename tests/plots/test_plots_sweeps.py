@@ -72,6 +72,15 @@ def test_a_sweep_divides_its_time_and_says_which_size_is_missing(monkeypatch: py
     assert len(rows) == 4 and {len(row) for row in rows} == {6} and "the base" in rows[3][-1]
 
 
+def test_the_largest_size_is_compared_as_its_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Options] = []
+    monkeypatch.setattr(sizes, "SIZES", [sizes.Size(name=sizes.SHAPE, model=lambda: "tales", share=1.0)])
+    sizes.sweep(Options(), lambda options: asked.append(options) or synthetic_comparison())  # type: ignore[func-returns-value]
+    assert asked[0].types is None
+    sizes.sweep(Options(types=("Q4_0",)), lambda options: asked.append(options) or synthetic_comparison())  # type: ignore[func-returns-value]
+    assert asked[1].types == ("Q4_0",)
+
+
 def test_a_size_that_fails_or_measures_nothing_loses_none_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -63,6 +63,7 @@ OBJECTIVES = re.compile(r"^\*\*Afterwards you can\*\*$(?P<list>.*?)(?=^$(?!\n- )
 EXERCISE = re.compile(r"\*\*Exercise (?P<number>\d+)\.\*\*")
 IMPORT = "import llmlite as ll"
 FOLD = "<details>\n<summary>The answer (predict first, then open)</summary>\n\n{text}\n\n</details>"
+CHECKS = "# run this cell: it checks exercise {exercise}"
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_][\w, ]*?) = ")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -228,13 +229,19 @@ def _begun(notebook: Any) -> Any:
 
 def learner(notebook: Any) -> Any:
     """Return the learner's copy of a source: no solutions, hints, notes or outputs, and answers folded."""
-    made = _begun(notebook)
+    made, exercise = _begun(notebook), ""
     for cell in made.cells:
         if "exercise" in tags(cell):
-            cell.source = stubbed(cell.source, cell.metadata["llmlite"]["exercise"])
+            exercise = cell.metadata["llmlite"]["exercise"]
+            cell.source = stubbed(cell.source, exercise)
         cell.metadata.pop("llmlite", None)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            if "check" in tags(cell):
+                cell.metadata["jupyter"] = {"source_hidden": True}  # it knows the answer
+                cell.source = (
+                    f"{CHECKS.format(exercise=exercise)}\n{cell.source}"  # the line that stays in sight
+                )
         elif "answer" in tags(cell):
             cell.source = FOLD.format(text=cell.source)
     made.cells = [cell for cell in made.cells if "instructor" not in tags(cell)]

@@ -78,8 +78,9 @@ class Flip:
         return int(np.count_nonzero(~(self.before == self.after)))
 
     def __str__(self) -> str:
+        weights = "1 weight" if self.n_changed == 1 else f"{self.n_changed} weights"
         return (
-            f"{self.tensor}, block {self.block}, bit {self.bit} ({self.meaning}): {self.n_changed} weights "
+            f"{self.tensor}, block {self.block}, bit {self.bit} ({self.meaning}): {weights} "
             f"moved, KL {self.kl:.2g}, {self.n_same} of {self.n_tokens} tokens as before"
         )
 

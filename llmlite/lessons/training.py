@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,29 @@ def train(
     model: TinyLlama, ids: np.ndarray, steps: int, *, rate: float = 4e-3, seed: int = 0,
     on_step: Callable[[int, float], Any] | None = None,
 ) -> list[float]:  # fmt: skip
-    """Train with Adam, the rate first rising, then falling; return each step's loss."""
+    """Train with Adam, the rate first rising, then falling; return each step's loss.
+
+    One thread does it: more gain little on a model so small, and wait for each other if a core is busy.
+    """
+    with _one_thread():
+        return _trained(model, ids, steps, rate, seed, on_step)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _trained(
+    model: TinyLlama, ids: np.ndarray, steps: int, rate: float, seed: int,
+    on_step: Callable[[int, float], Any] | None,
+) -> list[float]:  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     rng, losses = np.random.default_rng(seed), []
     for step in range(steps):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from itertools import takewhile
 from typing import Any
@@ -20,6 +21,8 @@ STATIC = '<details class="llmlite-static"><summary>{summary}</summary>{body}</de
 # A projector shows 1280 x 720: a widget is never higher than this. Its controls and words stay in sight while
 # the view between them scrolls.
 HIGHEST = 560  # pixels
+BUSY = "llmlite-busy"  # the class of a widget that computes
+PATIENCE = 0.3  # seconds until it says so: most answers come sooner
 STYLE = f"""<style>
 .llmlite-explorer {{ max-height: {HIGHEST}px; overflow: auto; }}
 .llmlite-explorer > * {{ flex-shrink: 0; }}
@@ -29,6 +32,10 @@ STYLE = f"""<style>
   background: var(--jp-layout-color0, Canvas); }}
 .llmlite-explorer [role=status] {{ max-height: 4.2em; overflow-y: auto; margin: .2em 0 0; line-height: 1.4; }}
 .llmlite-explorer svg {{ max-height: 370px; }}
+.{BUSY}, .{BUSY} * {{ cursor: progress; }}
+.{BUSY} > .llmlite-words::before {{ content: "working …"; font-weight: bold; opacity: 0;
+  animation: llmlite-appear 0s {PATIENCE}s forwards; }}
+@keyframes llmlite-appear {{ to {{ opacity: 1; }} }}
 </style>"""
 
 
@@ -62,9 +69,23 @@ class Explorer(ipywidgets.VBox):
 
     def redraw_on(self, controls: Iterable[ipywidgets.Widget], *, name: str = "value") -> None:
         """Call `redraw` whenever one of the controls changes, and once now."""
+
+        def changed(_change: Any) -> None:
+            with self.working():
+                self.redraw()
+
         for control in controls:
-            control.observe(lambda _change: self.redraw(), names=name)
+            control.observe(changed, names=name)
         self.redraw()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Show that the widget computes, until the block ends. The page gets this at once."""
+        self.add_class(BUSY)
+        try:
+            yield
+        finally:
+            self.remove_class(BUSY)
 
     def redraw(self) -> None:
         """Draw the present state."""
@@ -103,12 +124,13 @@ class TextExplorer(Explorer):
         """Read the field's text whenever it changes; if that fails, say so and keep what was shown."""
 
         def reread(_change: Any) -> None:
-            try:
-                self._read(field.value)
-            except (LlmliteError, ValueError) as error:
-                self.say(f"This {field.description.lower()} can't be read: {error}. {self.kept}")
-                return
-            self.redraw()
+            with self.working():
+                try:
+                    self._read(field.value)
+                except (LlmliteError, ValueError) as error:
+                    self.say(f"This {field.description.lower()} can't be read: {error}. {self.kept}")
+                    return
+                self.redraw()
 
         field.observe(reread, names="value")
 

@@ -50,9 +50,10 @@ class TypePicker(Explorer):
             continuous_update=False, style={"description_width": "7.5em"}, layout={"width": "520px"},
         )  # fmt: skip
         self.figure = ipywidgets.HTML()
-        super().__init__(
-            [self.cost, self.scope, self.imatrix, row("Families", self.families), self.budget, self.figure]
-        )
+        choices = ipywidgets.HBox([self.cost, self.scope, self.imatrix], layout={"flex_flow": "row wrap"})
+        for each in choices.children:
+            each.layout.width, each.style.description_width = "auto", "auto"
+        super().__init__([choices, row("Families", self.families), self.budget, self.figure])
         self.redraw_on((self.cost, self.scope, self.imatrix, *self.families.values(), self.budget))
 
     def redraw(self) -> None:

@@ -28,7 +28,7 @@ def marked(text: str, reference: str) -> str:
 def panel(heading: str, body: str) -> str:
     """Return HTML: a heading and a text beside others, in the page's own colours."""
     return (
-        '<div style="flex:1;min-width:260px;border:1px solid currentColor;border-radius:6px;padding:8px 12px;'
+        '<div style="flex:1;min-width:220px;border:1px solid currentColor;border-radius:6px;padding:8px 12px;'
         f'margin:4px;line-height:1.45"><b>{escape(heading)}</b><br>{body}</div>'
     )
 

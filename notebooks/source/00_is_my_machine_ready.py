@@ -104,7 +104,8 @@ ll.widgets.machine_panel()
 
 # %%
 ll.lessons.predict(
-    "You will run the next cell twice. How much shorter will the second time be, if kernels must be compiled?",
+    "You will run the next cell twice. How much shorter will the second time be, if kernels "
+    "must be compiled?",
     ["a little shorter", "much shorter"], "much shorter",
     "Compiling takes about half a minute. Loading what was compiled takes less than a second.",
 )
@@ -112,8 +113,11 @@ ll.lessons.predict(
 # %% tags=["nbval-ignore-output"]
 import time
 
+def show(done, total, name):
+    print(f"\r{done} of {total} {name:<20}", end="")
+
 begin = time.perf_counter()
-ll.bench.checks.warm_up(progress=lambda done, total, name: print(f"\r{done} of {total} {name:<20}", end=""))
+ll.bench.checks.warm_up(progress=show)
 print(f"\nready after {time.perf_counter() - begin:.1f} s")
 
 # %% [markdown]
@@ -133,8 +137,9 @@ print(model.generate("Once upon a time", max_tokens=60, temperature=0.7, seed=2)
 #
 # *Time to here: 5 minutes.*
 #
-# Each lesson has exercises. In the first you replace the `...` by your answer. The cell below it checks what you wrote:
-# ✓ is right, ✗ comes with a hint. An exercise that you leave open stops nothing.
+# Each lesson has exercises. In the first you replace the `...` by your answer. The cell below it checks what you wrote. It
+# is folded, because its code knows the answer; run it like any other. ✓ is right, ✗ says what kind of wrong it is, and how to
+# get a hint. An exercise that you leave open stops nothing.
 #
 # **Exercise 1.** The model is one file. How large is it, in megabytes? A megabyte is a million bytes.
 
@@ -162,7 +167,8 @@ ll.lessons.check("megabytes", megabytes, n_bytes / 1e6, hint="divide n_bytes by 
 # %%
 import hashlib
 
-listed = dict(reversed(line.split()) for line in ll.data_path("SHA256SUMS").read_text().splitlines())
+lines = ll.data_path("SHA256SUMS").read_text().splitlines()
+listed = dict(reversed(line.split()) for line in lines)
 listed[path.name]
 
 # %% tags=["exercise"]
@@ -178,7 +184,8 @@ ll.lessons.check("checksum of the model", lambda: checksum(path.read_bytes()), l
 
 # %%
 ll.lessons.predict(
-    "We flip one single bit, in the middle of the file. How many of the 64 digits of its checksum will be others?",
+    "We flip one single bit, in the middle of the file. How many of the 64 digits of its "
+    "checksum will be others?",
     ["one", "a few", "half", "nearly all"], "nearly all",
     "Nearly all of them. The next cell does it.",
 )

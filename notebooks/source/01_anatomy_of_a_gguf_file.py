@@ -33,7 +33,7 @@ import llmlite as ll
 # `tales` is the small model that comes with llmlite. Opening its file reads nothing but the list of contents.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+MODEL = "tales"  # or "smollm2" (llmlite pull smollm2), or a path; numbers in the text are of "tales"
 
 # %%
 path = ll.model_path(MODEL)
@@ -47,7 +47,8 @@ print(file.file_size, "bytes,", len(file.metadata), "entries of metadata,", len(
 
 # %%
 kind = file.metadata["general.architecture"]
-for key in ["general.architecture", f"{kind}.block_count", f"{kind}.embedding_length", "tokenizer.ggml.tokens"]:
+own = [f"{kind}.block_count", f"{kind}.embedding_length"]
+for key in ["general.architecture", *own, "tokenizer.ggml.tokens"]:
     print(f"{key:26}", file.metadata[key])
 
 # %%
@@ -87,7 +88,8 @@ ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 
 # %%
 ll.lessons.predict(
-    "The number of tensors is stored in eight bytes, 8 to 15. It is small. At which end of the eight will you find it?",
+    "The number of tensors is stored in eight bytes, 8 to 15. It is small. At which end of "
+    "the eight will you find it?",
     ["at the beginning", "at the end"], "at the beginning",
     "Look at byte 8 on the map below, and at the seven after it.",
 )
@@ -173,8 +175,8 @@ import numpy as np
 place = byte_map.fields[byte_map.named("blk.0.ffn_down.weight: data")].offset
 tensor = file.tensors["blk.0.ffn_down.weight"]
 if tensor.type.name == "F16":
-    weights = np.frombuffer(data, dtype="<f2", count=tensor.n_elements, offset=place).reshape(tensor.shape)
-    print("equal:", bool((weights == tensor.dequantize()).all()))
+    weights = np.frombuffer(data, dtype="<f2", count=tensor.n_elements, offset=place)
+    print("equal:", bool((weights.reshape(tensor.shape) == tensor.dequantize()).all()))
 else:
     print(f"{tensor.type.name}: not plain numbers. The next lesson unpacks them.")
 
@@ -193,7 +195,8 @@ else:
 ll.lessons.predict(
     "What should a good reader do with such a file?",
     ["ask for the memory", "read on until the bytes end", "refuse it"], "refuse it",
-    "A careless reader asks for the memory, and that's the end of your notebook. See below what llmlite says.",
+    "A careless reader asks for the memory, and that's the end of your notebook. See below "
+    "what llmlite says.",
 )
 
 # %%
@@ -216,7 +219,8 @@ except ll.GGUFError as error:
 from llmlite import chat
 
 try:
-    print(chat.ChatTemplate("{{ messages.__class__.__mro__ }}").render([{"role": "user", "content": "hi"}]))
+    template = chat.ChatTemplate("{{ messages.__class__.__mro__ }}")
+    print(template.render([{"role": "user", "content": "hi"}]))
 except ll.LlmliteError as error:
     print("refused:", error)
 

@@ -41,7 +41,8 @@ print(exact.shape, exact.type.name, "and", q4_0.type.name)
 # %%
 block = q4_0.block(0)
 original = exact.dequantize(slice(0, 1))[0, :32]
-ll.plots.show(ll.plots.blocks.weights(block.weights, original=original, heading="The first block of Q4_0"))
+heading = "The first block of Q4_0"
+ll.plots.show(ll.plots.blocks.weights(block.weights, original=original, heading=heading))
 
 # %% [markdown]
 # Look at the blue points: they lie on a few heights only, all the same distance apart. There are 16 possible
@@ -218,13 +219,16 @@ ll.plots.show(ll.plots.blocks.damage(names, kl))
 q4_k = ll.QuantTensor.quantize(exact, "Q4_K", name)
 errors = [float(np.sqrt(np.mean((t.dequantize() - exact.dequantize()) ** 2))) for t in (q4_0, q4_k)]
 ll.plots.show(ll.plots.bars(
-    ["Q4_0", "Q4_K"], {"RMS error": errors}, heading="Both cost 4.5 bits", y_label="RMS error of a weight"))
+    ["Q4_0", "Q4_K"], {"RMS error": errors},
+    heading="Both cost 4.5 bits", y_label="RMS error of a weight"))
 
 # %% [markdown]
 # Its block is larger: 256 weights, in eight groups of 32. Each group has a scale of its own **and a minimum**, so its
 # 16 heights needn't lie around zero: they sit where the group's weights are.
 #
-#     weight = d × scale[group] × level  -  dmin × minimum[group]          levels go from 0 to 15
+#     weight = d × scale[group] × level  -  dmin × minimum[group]
+#
+# Levels go from 0 to 15.
 #
 # Sixteen more floats would cost too much. So scales and minimums are quantized themselves: six bits each, against one
 # float `d` and one float `dmin` for the whole block. A scale for the scales.
@@ -235,9 +239,11 @@ for field in q4_k.block(0).fields.values():
 
 # %%
 ll.lessons.predict(
-    "One bit of a byte in scales is flipped, in the first four bytes. How many of the 256 weights can move?",
+    "One bit of a byte in scales is flipped, in the first four bytes. How many of the 256 "
+    "weights can move?",
     ["1", "32", "256"], "32",
-    "A scale belongs to one group of 32 weights, or its two upper bits to another one. And one bit of `dmin`? Try both below.",
+    "A scale belongs to one group of 32 weights, or its two upper bits to another one. And "
+    "one bit of `dmin`? Try both below.",
 )
 
 # %%

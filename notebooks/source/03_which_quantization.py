@@ -127,7 +127,8 @@ scale = np.abs(weights).max(axis=1, keepdims=True) / 7
 found = {"absmax": np.rint(weights / scale) * scale}
 for name in ("Q4_0", "Q4_1", "Q4_K", "Q5_K"):
     found[name] = ll.QuantTensor.quantize(exact, name).dequantize().reshape(-1, 32)
-error = [float(np.sqrt(np.mean((values - weights) ** 2) / np.mean(weights**2))) for values in found.values()]
+size = np.mean(weights**2)
+error = [float(np.sqrt(np.mean((values - weights) ** 2) / size)) for values in found.values()]
 ll.plots.show(ll.plots.bars(
     list(found), {"error": error}, heading="Error of one matrix", y_label="RMS error over RMS weight"))
 
@@ -178,7 +179,8 @@ MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF 
 types = ("F16", "Q8_0", "Q5_0", "Q4_0")  # blocks of 32: they fit the rows of nearly every model
 found = [ll.lessons.real.perplexity(ll.lessons.real.in_type(MODEL, name)) for name in types]
 ll.plots.show(ll.plots.bars(
-    types, {"perplexity": found}, heading="Perplexity by type", y_label="perplexity on the tales", rtol=0.02))
+    types, {"perplexity": found},
+    heading="Perplexity by type", y_label="perplexity on the tales", rtol=0.02))
 
 # %% [markdown] tags=["instructor"]
 # > *Likely question:* "So is perplexity useless?" No: over a long text the luck averages out, and it needs no 32-bit
@@ -202,7 +204,8 @@ ll.plots.show(ll.plots.bars(
 ll.lessons.predict(
     "An importance matrix says which columns matter most. Where does it help more?",
     ["at 2 bits", "at 6 bits"], "at 2 bits",
-    "If bits are few, it matters where they are spent. Set the cost to KL divergence below and compare filled points with empty ones. Does an IQ type beat the K type at 3.5 bits?",
+    "If bits are few, it matters where they are spent. Set the cost to KL divergence below "
+    "and compare filled points with empty ones. Does an IQ type beat the K type at 3.5 bits?",
 )
 
 # %%

@@ -34,7 +34,7 @@ import llmlite as ll
 # parts of words. (A space is shown as ␣.)
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+MODEL = "tales"  # or "smollm2" (llmlite pull smollm2), or a path; numbers in the text are of "tales"
 
 # %% [markdown]
 # We load it with the options that follow every step in NumPy (`executor="eager"`) and keep 32 bits for all that is computed
@@ -46,10 +46,14 @@ import numpy as np
 from llmlite.lessons import one_token
 
 model = ll.load(MODEL, executor="eager", kv_dtype="f32")
+
+# %%
 texts = [" fox", "fox", "The fox was", "1999", "naïve", "Straßenbahn", "🦊"]
-rows = [(text, n, len(tokens), "  ".join(tokens)) for text, n, tokens in one_token.cuts(model, texts)]
+found = one_token.cuts(model, texts)
+rows = [(text, n, len(tokens), "  ".join(tokens)) for text, n, tokens in found]
 columns = ["text", "bytes", "tokens", "the pieces"]
-ll.plots.show(ll.plots.Table(heading="Where a text is cut", columns=columns, rows=rows, alt="Each text with its pieces"))
+ll.plots.show(ll.plots.Table(
+    heading="Where a text is cut", columns=columns, rows=rows, alt="Each text with its pieces"))
 
 # %% [markdown]
 # - A **space** belongs to the word after it: ` fox` is one token, `fox` without a space is two. That's why a prompt
@@ -70,7 +74,8 @@ print(list(ranks)[:5], "...", len(ranks), "pairs")
 
 # %%
 ll.lessons.predict(
-    "The first pair in the bundled model's list is h+e, the second ␣+t, the third ␣t+he. Which steps make ' the' one token?",
+    "The first pair in the bundled model's list is h+e, the second ␣+t, the third ␣t+he. "
+    "Which steps make ' the' one token?",
     ["␣+t, then h+e, then ␣t+he", "h+e, then ␣+t, then ␣t+he", "␣+t, then ␣t+h, then ␣th+e"],
     "h+e, then ␣+t, then ␣t+he",
     "The pair that comes first in the list is merged first, wherever it is in the word.",
@@ -115,7 +120,8 @@ print(x.shape, bool((x == trace["embd"]).all()))
 
 # %%
 ll.lessons.predict(
-    "Nobody told the model what a fox is. Which rows will lie in nearly the same direction as the row of ' fox'?",
+    "Nobody told the model what a fox is. Which rows will lie in nearly the same direction as "
+    "the row of ' fox'?",
     ["words that are spelled alike", "other animals", "words that often come before or after it"], "other animals",
     "The next cell finds the two nearest, also those of ' baker'.",
 )
@@ -172,7 +178,8 @@ print(n_head, "heads of queries,", n_head_kv, "of keys and of values; d =", d)
 x = trace["attn_norm-0"]
 q = (x @ w["attn_q"].T).reshape(len(x), n_head, d)
 Q = trace["Qcur-0"]
-print("as the engine has it, token by token:", [bool(np.allclose(a, b, atol=1e-4)) for a, b in zip(q, Q)])
+same = [bool(np.allclose(a, b, atol=1e-4)) for a, b in zip(q, Q)]
+print("as the engine has it, token by token:", same)
 
 # %% [markdown]
 # Only the first token agrees, the one at position 0. Something is missing that depends on the position: a query has to
@@ -194,7 +201,8 @@ turned([1.0, 0.0], 2.0).round(3)
 
 # %%
 ll.lessons.predict(
-    "A query at position 7 meets a key at position 3. Then both move on by 100. Does their dot product change?",
+    "A query at position 7 meets a key at position 3. Then both move on by 100. Does their "
+    "dot product change?",
     ["yes", "no"], "no",
     "Both are turned by the same angle more, so nothing changes between them.",
 )
@@ -260,7 +268,7 @@ print("the stream after attention:", bool(np.allclose(stream, trace["ffn_inp-0"]
 
 # %% tags=["exercise"]
 def feed_forward(x, w):
-    """Return what the network makes of x (T, D); w has "ffn_gate", "ffn_up" (F, D) and "ffn_down" (D, F)."""
+    """Return what the network makes of x (T, D); w has "ffn_gate", "ffn_up" and "ffn_down"."""
     # solution: x @ w["ffn_gate"].T and so on; silu on the gate, times up, then down
     gate, up = x @ w["ffn_gate"].T, x @ w["ffn_up"].T
     return (gate / (1 + np.exp(-gate)) * up) @ w["ffn_down"].T
@@ -282,7 +290,7 @@ ll.lessons.check("feed-forward network of layer 0", lambda: feed_forward(trace["
 
 # %% tags=["exercise"]
 def layer(x, w):
-    """Return the stream x (T, D) after a layer with the matrices w; use norm, rope, one_token.attend, feed_forward."""
+    """Return the stream x (T, D) after a layer; use norm, rope, one_token.attend, feed_forward."""
     # solution: two branches, each added to what came in; q, k and v become heads with reshape(len(x), -1, d)
     h = norm(x, w["attn_norm"])
     q, k, v = ((h @ w[f"attn_{name}"].T).reshape(len(x), -1, d) for name in "qkv")
@@ -309,9 +317,11 @@ ll.lessons.check("the logits of the whole model", whole, trace["result_output"],
 
 # %%
 ll.lessons.predict(
-    "Light the step + in the diagram and go through the layers. What becomes of the stream's numbers?",
+    "Light the step + in the diagram and go through the layers. What becomes of the stream's "
+    "numbers?",
     ["they get smaller", "their size stays", "they get larger"], "they get larger",
-    "Each layer adds. The last norm brings them back, so the scores don't depend on how much was added.",
+    "Each layer adds. The last norm brings them back, so the scores don't depend on how much "
+    "was added.",
 )
 
 # %%

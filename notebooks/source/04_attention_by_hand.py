@@ -114,7 +114,7 @@ ll.lessons.check("mixed values", lambda: attend(q, k, v)[1], shares @ v, hint="s
 # and values of layer 0.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+MODEL = "tales"  # or "smollm2" (llmlite pull smollm2), or a path; numbers in the text are of "tales"
 
 # %%
 model = ll.load(MODEL, executor="eager", kv_dtype="f32")
@@ -141,8 +141,10 @@ def turned(x, base=model.config.layers[0].mixer.rope.base):
 h = trace["attn_norm-0"]
 weight = {n: model.gguf.tensors[f"blk.0.attn_{n}.weight"].dequantize() for n in "qk"}
 plain = {n: (h @ weight[n].T).reshape(len(h), -1, Q.shape[2]) for n in "qk"}
-print("matrices alone:", [bool(np.allclose(plain[n], x, atol=1e-3)) for n, x in zip("qk", (Q, K))])
-print("then turned:   ", [bool(np.allclose(turned(plain[n].astype(float)), x, atol=1e-3)) for n, x in zip("qk", (Q, K))])
+for n, x in zip("qk", (Q, K)):
+    alone, then = plain[n], turned(plain[n].astype(float))
+    print(n, "by its matrix alone:", bool(np.allclose(alone, x, atol=1e-3)))
+    print(n, "then turned:        ", bool(np.allclose(then, x, atol=1e-3)))
 
 # %% [markdown]
 # In the shapes above, the first number counts the tokens, the last is the size of a head. Between them are the **heads**.
@@ -194,8 +196,10 @@ ll.lessons.check(
 try:
     import torch.nn.functional as F
     from torch import from_numpy
-    heads = [from_numpy(x.copy()).transpose(0, 1)[None] for x in (Q, *(x.repeat(Q.shape[1] // x.shape[1], axis=1) for x in (K, V)))]
-    out = F.scaled_dot_product_attention(*heads, is_causal=True)[0].transpose(0, 1).reshape(T, -1).numpy()
+    shared = (x.repeat(Q.shape[1] // x.shape[1], axis=1) for x in (K, V))
+    heads = [from_numpy(x.copy()).transpose(0, 1)[None] for x in (Q, *shared)]
+    out = F.scaled_dot_product_attention(*heads, is_causal=True)[0]
+    out = out.transpose(0, 1).reshape(T, -1).numpy()
     print("largest difference from the engine:", abs(out - trace["kqv_out-0"]).max())
 except ImportError:
     print("PyTorch isn't installed here: pip install torch")
@@ -214,7 +218,8 @@ except ImportError:
 
 # %%
 ll.lessons.predict(
-    "The text below begins a list of names twice, up to the second \"and\". Where does head 3 of layer 3 of the bundled model look from there?",
+    "The text below begins a list of names twice, up to the second \"and\". Where does head 3 "
+    "of layer 3 of the bundled model look from there?",
     ["at the first \"and\"", "at what came after the first \"and\"", "at itself"], "at what came after the first \"and\"",
     "What followed once may follow again. See the map.",
 )
@@ -241,7 +246,8 @@ ll.widgets.attention_map(model, "Miro, Talan and Besik met Miro, Talan and")
 
 # %%
 ll.lessons.predict(
-    "You erase the sentence with the strongest colour, then in its place one that has hardly any. When does the answer change?",
+    "You erase the sentence with the strongest colour, then in its place one that has hardly "
+    "any. When does the answer change?",
     ["both times", "only the first time", "only the second time"], "only the first time",
     "Try both below. What does the model say if it can't know the answer?",
 )
@@ -258,9 +264,10 @@ ll.widgets.erase_sentence(fast)
 from llmlite.lessons import erase
 
 question = erase.examples(fast, 1)[0]
-whole, without_source, without_other = (erase.ask(fast, question, i) for i in (None, question.source, question.other))
+whole = erase.ask(fast, question)
 print("right with the whole tale:", whole == question.answer)
-print("changed without the source:", without_source != whole, "| changed without another:", without_other != whole)
+print("changed without the source:", erase.ask(fast, question, question.source) != whole)
+print("changed without another:", erase.ask(fast, question, question.other) != whole)
 
 # %% [markdown]
 # **Exercise 3.** Does the model look most at the source sentence for *most* questions, or did we pick nice ones? Take

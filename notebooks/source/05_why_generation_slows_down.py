@@ -34,7 +34,7 @@ import llmlite as ll
 # there were none.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+MODEL = "tales"  # or "smollm2" (llmlite pull smollm2), or a path; numbers in the text are of "tales"
 
 # %%
 model = ll.load(MODEL, kv_dtype="f32")
@@ -53,7 +53,8 @@ from llmlite.lessons import caching
 
 with_cache, few = caching.logits_step_by_step(model, ids, cached=True)
 without, many = caching.logits_step_by_step(model, ids, cached=False)
-print(few, "tokens with a cache,", many, "without; the largest difference is below 0.001:", bool(abs(with_cache - without).max() < 1e-3))
+print(few, "tokens with a cache,", many, "without")
+print("the largest difference is below 0.001:", bool(abs(with_cache - without).max() < 1e-3))
 
 # %% [markdown] tags=["answer"]
 # The same answers, for a twentieth of the tokens. The first token is read 40 times without a cache, the second 39 times,
@@ -72,8 +73,8 @@ ll.lessons.predict(
 
 # %% tags=["nbval-ignore-output"]
 depths = (15, 240, 960)
-times = {kept: [caching.seconds_for_one_more(model, n, cached=kept) for n in depths] for kept in (True, False)}
-for n, kept, again in zip(depths, times[True], times[False]):
+for n in depths:
+    kept, again = (caching.seconds_for_one_more(model, n, cached=cached) for cached in (True, False))
     print(f"after {n:3} tokens: {1000 * kept:6.2f} ms with the cache, {1000 * again:6.1f} ms without")
 
 # %% [markdown] tags=["answer"]
@@ -152,7 +153,8 @@ ll.lessons.check("head 0 of layer 0", step_by_step, trace["kqv_out-0"][:, : Q.sh
 
 # %%
 ll.lessons.predict(
-    "The bundled model has 5 layers with 2 heads of keys and values, of 64 numbers each. How many bytes does one token take, at 2 bytes per number?",
+    "The bundled model has 5 layers with 2 heads of keys and values, of 64 numbers each. How "
+    "many bytes does one token take, at 2 bytes per number?",
     ["640", "1280", "2560"], "2560",
     "2 · 5 · 2 · 64 · 2. The first 2 is for keys *and* values.",
 )
@@ -180,7 +182,8 @@ ll.widgets.cache_grid(model, "Once upon a time there lived a fox and a hen in a 
 # %%
 shapes = caching.known_shapes()
 llama = shapes["llama-3.2-1b"]
-print(llama.n_layer, "layers,", llama.n_head, "heads of queries,", llama.n_head_kv, "of keys, head size", llama.head_size)
+print(llama.n_layer, "layers;", llama.n_head, "heads of queries,", llama.n_head_kv, "of keys")
+print("head size", llama.head_size)
 
 # %% tags=["exercise"]
 def cache_bytes(shape, n_tokens, bytes_per_number):
@@ -195,7 +198,8 @@ for name, shape in shapes.items():
 
 # %%
 ll.lessons.predict(
-    "The weights of Llama 3.2 1B take about 770 MB in Q4_0. From how many tokens on does its cache take more than that?",
+    "The weights of Llama 3.2 1B take about 770 MB in Q4_0. From how many tokens on does its "
+    "cache take more than that?",
     ["about 2,000", "about 20,000", "about 200,000"], "about 20,000",
     "The figure below shows it: 32 KB for each token.",
 )
@@ -220,8 +224,8 @@ ll.plots.show(ll.plots.caching.sizes(shapes, contexts))
 for name in ("llama-3.2-1b", "qwen3-0.6b"):
     shape, one = shapes[name], caching.cache_bytes(shapes[name], 32768) / 1e9
     alone = one * shape.n_head / shape.n_head_kv
-    print(f"{name:13} no shared heads {alone:5.2f} GB | shared {one:5.2f} | shared, Q8_0 {one * 8.5 / 16:5.2f}"
-          f" | shared, window of 1,024 in every layer {one / 32:5.3f}")
+    print(f"{name:13} no shared heads {alone:5.2f} GB | shared {one:5.2f} | "
+          f"shared, Q8_0 {one * 8.5 / 16:5.2f} | shared, window of 1,024 in every layer {one / 32:5.3f}")
 
 # %% [markdown]
 # **Shared heads** are built into the model. **Q8_0** keeps 34 bytes for 32 numbers instead of 64. A **window** lets a

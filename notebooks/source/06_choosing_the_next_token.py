@@ -29,11 +29,11 @@ import llmlite as ll
 # We use float32 throughout, so that your numbers are the same as ours.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+MODEL = "tales"  # or "smollm2" (llmlite pull smollm2), or a path; numbers in the text are of "tales"
 
 # %%
 model = ll.load(MODEL, executor="eager", kv_dtype="f32")
-writer = model if MODEL == "tales" else ll.load(MODEL)  # float32 in NumPy is slow: a larger model writes with kernels
+writer = model if MODEL == "tales" else ll.load(MODEL)  # NumPy would be slow for a larger one
 ids = model.tokenizer.encode("Once upon a time there was a")
 logits = model.logits(ids, last_only=True)[0]
 len(logits), model.config.n_vocab
@@ -47,7 +47,8 @@ import numpy as np
 top = np.argsort(-logits)[:8]
 names = [model.tokenizer.decode([token]) for token in top]
 ll.plots.show(ll.plots.bars(
-    names, {"score": logits[top]}, heading="Once upon a time there was a …", y_label="logit", rtol=1e-3,
+    names, {"score": logits[top]},
+    heading="Once upon a time there was a …", y_label="logit", rtol=1e-3,
 ))
 
 # %% [markdown]
@@ -92,7 +93,8 @@ print("Once upon a time" + writer.generate("Once upon a time", max_tokens=60, te
 
 # %%
 ll.lessons.predict(
-    "Dividing by 0.5 doubles the distance between any two scores, dividing by 2 halves it. Which of the two makes the leader stronger?",
+    "Dividing by 0.5 doubles the distance between any two scores, dividing by 2 halves it. "
+    "Which of the two makes the leader stronger?",
     ["dividing by 0.5", "dividing by 2"], "dividing by 0.5",
     "The figure below has three temperatures.",
 )
@@ -200,9 +202,11 @@ ll.lessons.check("top-p", lambda: top_p(plain, 0.6), wanted, hint="the token tha
 
 # %%
 ll.lessons.predict(
-    "The prompt gets shorter: \"Once upon a time\" instead of \"Once upon a time there was a\". Will top-p 0.9 keep more tokens or fewer?",
+    "The prompt gets shorter: \"Once upon a time\" instead of \"Once upon a time there was "
+    "a\". Will top-p 0.9 keep more tokens or fewer?",
     ["more", "as many", "fewer"], "fewer",
-    "A tale goes on in two or three ways here. And what would top-k 5 do to each of the two prompts?",
+    "A tale goes on in two or three ways here. And what would top-k 5 do to each of the two "
+    "prompts?",
 )
 
 # %%
@@ -218,9 +222,11 @@ ll.widgets.sampling_explorer(model, "Once upon a time there was a")
 
 # %%
 ll.lessons.predict(
-    "Leave top-p at 0.9, set the temperature to 2, and press \"temperature first\". Will more tokens be kept, or fewer?",
+    "Leave top-p at 0.9, set the temperature to 2, and press \"temperature first\". Will more "
+    "tokens be kept, or fewer?",
     ["more", "as many", "fewer"], "more",
-    "The scores are flattened before the cut, so many more tokens are needed to reach 0.9. Try it in the explorer.",
+    "The scores are flattened before the cut, so many more tokens are needed to reach 0.9. "
+    "Try it in the explorer.",
 )
 
 # %% [markdown]
@@ -258,7 +264,8 @@ print([model.tokenizer.decode([token]) for token in kept])
 
 # %%
 ll.lessons.predict(
-    "Two samplers have seed 7, one has seed 8. Each draws eight tokens from the same scores. Which rows are equal?",
+    "Two samplers have seed 7, one has seed 8. Each draws eight tokens from the same scores. "
+    "Which rows are equal?",
     ["all three", "the first two", "none"], "the first two",
     "The seed is all that differs.",
 )
@@ -303,7 +310,8 @@ print(model.tokenizer.decode([scores.argmax()]))
 ll.lessons.predict(
     "The bottom row reads the embedding, before any layer has worked. What will it say?",
     ["the token that was read", "the token that comes next", "nothing that makes sense"], "the token that was read",
-    "And from which layer on does the last column say what the model says in the end? See the grid.",
+    "And from which layer on does the last column say what the model says in the end? See the "
+    "grid.",
 )
 
 # %%

@@ -34,11 +34,12 @@ import llmlite as ll
 # a step down once, as a *plan*, which a team of threads runs. A plan can be timed operation by operation.
 
 # %%
-MODEL = "tales"  # or "smollm2" (`llmlite pull smollm2`), or the path of a GGUF file; numbers in the text are of "tales"
+MODEL = "tales"  # or "smollm2" (llmlite pull smollm2), or a path; numbers in the text are of "tales"
 
 # %%
 ll.lessons.predict(
-    "A step has norms, rotations, attention, additions, and matrix products. How much of its time do the matrix products take?",
+    "A step has norms, rotations, attention, additions, and matrix products. How much of its "
+    "time do the matrix products take?",
     ["half", "three quarters", "nearly all"], None,
     "The next cell measures it on your machine.",
 )
@@ -92,7 +93,7 @@ x_parts.levels.shape, x_parts.scales.shape
 
 # %% tags=["exercise"]
 def block_sums(w_levels, x_levels):
-    """Return one integer per block: the sum of the products of its levels; both are int8 (blocks, 32)."""
+    """Return for each block the sum of its products, an integer; both are int8 (blocks, 32)."""
     # solution: make one of them int32 before you multiply, then sum along the last axis
     return (w_levels.astype(np.int32) * x_levels).sum(axis=1)
     # end
@@ -123,8 +124,10 @@ ll.lessons.check("dot product", lambda: dot(*four), floats, rtol=1e-6, hint="sum
 original = ll.load(MODEL).gguf.tensors["blk.0.ffn_up.weight"].dequantize(slice(0, 64)).astype(float)
 rounded, rounded_x = w.dequantize(slice(0, 64)).astype(float), activations.dequantize()[0]
 true = original @ x[0]
-for name, product in {"weights": rounded @ x[0], "activations": original @ rounded_x, "both": rounded @ rounded_x}.items():
-    print(f"{name:12} rounded: error {np.sqrt(np.mean((product - true) ** 2) / np.mean(true**2)):.4f} of the size")
+products = {"weights": rounded @ x[0], "activations": original @ rounded_x, "both": rounded @ rounded_x}
+for name, product in products.items():
+    error = np.sqrt(np.mean((product - true) ** 2) / np.mean(true**2))
+    print(f"{name:12} rounded: error {error:.4f} of the size")
 
 # %% [markdown]
 # The two errors are alike in size. A library that keeps its activations as floats has only the first of them.
@@ -158,7 +161,8 @@ print(ll.lessons.kernels.source("scalar", "row_q8_0"))
 
 # %%
 ll.lessons.predict(
-    "All four do the same multiplications. On the machine of the shipped figures: how many times faster is the last than the first?",
+    "All four do the same multiplications. On the machine of the shipped figures: how many "
+    "times faster is the last than the first?",
     ll.lessons.kernels.CHOICES, lambda: ll.lessons.kernels.climbed(ladder.Ladder.sample()),
     "Which single step gains the most? Climb below, and see.",
 )
@@ -175,7 +179,8 @@ ll.widgets.kernel_ladder()
 
 # %% tags=["nbval-ignore-output"]
 mine = ladder.measure_ladder(("Q4_0",), ("simd",), n_rows=16384, repeats=5, roof=False).steps[0]
-print(f"SIMD, one thread: {mine.best_ns / 1e6:.2f} ms, {mine.bytes / mine.best_ns:.1f} GB of weights per second")
+speed = mine.bytes / mine.best_ns
+print(f"SIMD, one thread: {mine.best_ns / 1e6:.2f} ms, {speed:.1f} GB of weights per second")
 
 # %% [markdown] tags=["answer"]
 # NumPy has to write the floats to memory before it can multiply them, 32 bits for a weight that had 4. The compiled loop
@@ -258,7 +263,8 @@ ll.lessons.check("one token, F16", lambda: intensity(1, 16), 1.0, hint="16 bits 
 
 # %%
 ll.lessons.predict(
-    "Writing has about 4 operations per byte, reading 256 tokens about 900. Would a processor with twice the arithmetic write any faster?",
+    "Writing has about 4 operations per byte, reading 256 tokens about 900. Would a processor "
+    "with twice the arithmetic write any faster?",
     ["yes", "no"], "no",
     "Writing lies under the slope: memory bounds it. Reading lies under the flat part.",
 )

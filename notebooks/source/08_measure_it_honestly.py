@@ -123,9 +123,11 @@ comparison
 
 # %%
 ll.lessons.predict(
-    "Q4_0 has 4.5 bits per weight, F16 has 16. Where will llmlite show hardly any gap between the two?",
+    "Q4_0 has 4.5 bits per weight, F16 has 16. Where will llmlite show hardly any gap between "
+    "the two?",
     ["reading a prompt", "writing", "file-backed memory"], "reading a prompt",
-    "When many tokens are read, arithmetic decides, not bytes. (On a model as small as the bundled one, writing may show little, too.)",
+    "When many tokens are read, arithmetic decides, not bytes. (On a model as small as the "
+    "bundled one, writing may show little, too.)",
 )
 
 # %% [markdown]
@@ -162,7 +164,8 @@ ll.widgets.compare_dashboard(comparison)
 
 # %%
 sample = ll.bench.samples.Comparison.sample("smollm2")
-print("measured on:", sample.environment["cpu_info"], "with", sample.environment["n_threads"], "threads")
+machine = sample.environment
+print("measured on:", machine["cpu_info"], "with", machine["n_threads"], "threads")
 
 # %% tags=["nbval-ignore-output"]
 ll.widgets.compare_dashboard(sample)
@@ -189,7 +192,8 @@ ll.widgets.compare_dashboard(ll.bench.samples.Comparison.sample("tales"))
 
 # %%
 ll.lessons.predict(
-    "On which model does llmlite come closest to the wall: does a token take hardly longer than fetching its weights?",
+    "On which model does llmlite come closest to the wall: does a token take hardly longer "
+    "than fetching its weights?",
     ["the smallest", "the largest"], "the largest",
     "The next two cells show it.",
 )
@@ -204,7 +208,9 @@ ll.plots.show(ll.plots.sizes.sweep(sweep, here=sizes.rows(comparison, MODEL)))
 # %%
 columns = ["model", "weights, MB", "time, ms", "memory alone, ms", "times the wall"]
 rows = sizes.above_the_wall(sweep)
-ll.plots.show(ll.plots.Table(heading="One token, by size (shipped)", columns=columns, rows=rows, alt="Time of a token on three models"))
+ll.plots.show(ll.plots.Table(
+    heading="One token, by size (shipped)", columns=columns, rows=rows,
+    alt="Time of a token on three models"))
 
 # %% [markdown] tags=["answer"]
 # The largest. On `tales` a token takes llmlite several times as long as memory alone would: the rest is overhead, and
@@ -219,7 +225,8 @@ ll.plots.show(ll.plots.Table(heading="One token, by size (shipped)", columns=col
 
 # %%
 ll.lessons.predict(
-    "The library is imported, the model is loaded, a text is read and continued. Which of them takes the most private memory in PyTorch?",
+    "The library is imported, the model is loaded, a text is read and continued. Which of "
+    "them takes the most private memory in PyTorch?",
     ["the import", "loading", "reading and writing"], "the import",
     "The figure below shows when the memory comes.",
 )
@@ -281,9 +288,11 @@ ll.plots.show(ll.plots.bars(
 
 # %%
 ll.lessons.predict(
-    "At 8.5 bits per weight the tale is still the same, word for word. When is it no tale any more?",
+    "At 8.5 bits per weight the tale is still the same, word for word. When is it no tale any "
+    "more?",
     ["below 6 bits", "below 5 bits", "below 3 bits"], None,
-    "Go down, read aloud, and decide yourself. The divergence below the tale is a number for it; \"no tale\" is yours to say.",
+    "Go down, read aloud, and decide yourself. The divergence below the tale is a number for "
+    "it; \"no tale\" is yours to say.",
 )
 
 # %% tags=["nbval-ignore-output"]

@@ -45,7 +45,10 @@ STEPS = 80
 teacher = ll.load("tales")
 ids = training.text_ids(teacher)
 student = training.TinyLlama(teacher.config.n_vocab)
-print(len(ids), "tokens of text;", sum(p.numel() for p in student.parameters()), "weights, all of them random")
+
+# %%
+n_weights = sum(p.numel() for p in student.parameters())
+print(len(ids), "tokens of text;", n_weights, "weights, all of them random")
 
 # %% [markdown]
 # The model reads a piece of text and gives each token of the vocabulary a score, at every position. The **loss** says how
@@ -54,7 +57,8 @@ print(len(ids), "tokens of text;", sum(p.numel() for p in student.parameters()),
 
 # %%
 ll.lessons.predict(
-    "A model that knows nothing gives each of the 2,048 tokens the same chance. What is its loss?",
+    "A model that knows nothing gives each of the 2,048 tokens the same chance. What is its "
+    "loss?",
     ["1", "7.6", "2048"], "7.6",
     "-log(1 / 2048) = log(2048) = 7.62. The model's first loss will be near it.",
 )
@@ -148,7 +152,8 @@ curve.keep()
 # %%
 first, last = np.mean(losses[:5]), np.mean(losses[-5:])
 assert last < first - 2, "the loss must fall"
-print("loss at first near 7.6:", bool(abs(losses[0] - np.log(2048)) < 0.5), "| it fell by more than 2:", bool(first - last > 2))
+print("loss at first near 7.6:", bool(abs(losses[0] - np.log(2048)) < 0.5))
+print("it fell by more than 2:", bool(first - last > 2))
 
 # %% [markdown]
 # First the model learns which tokens are frequent, then which follow each other. The curve bends there.
@@ -215,6 +220,9 @@ print("most weights stay on their level:", bool(share > 0.9))
 # %% [markdown]
 # So the framework keeps weights in 16 or 32 bits. Beside each weight it keeps the gradient and, for the **optimizer**
 # (the rule that moves the weights; *Adam* is the usual one), two averages of earlier gradients.
+#
+# llmlite and llama.cpp keep none of these. Both know a list of architectures, and run finished files of them. (llama.cpp can
+# also fine-tune such a model in float32. It can't train one that nobody has compiled into it, as PyTorch just did.)
 #
 # **Exercise 3.** Training with Adam in float32 keeps four numbers of 4 bytes for each weight. Running in Q4_0 keeps 4.5
 # bits. How many times as much memory does training take, for the weights alone?

@@ -72,9 +72,9 @@ ll.lessons.predict(
 
 # %%
 columns = ["claim", "in full", "verdict"]
-table = ll.plots.Table(heading="The article's claims", columns=columns, rows=choosing_tools.rows(shipped),
-                       alt="Each claim of the article with its verdict, as measured for the shipped sample")
-ll.plots.show(table)
+ll.plots.show(ll.plots.Table(
+    heading="The article's claims", columns=columns, rows=choosing_tools.rows(shipped),
+    alt="Each claim of the article with its verdict, as measured for the shipped sample"))
 
 # %% [markdown]
 # Mind the last rows. The size of a community, or the speed on a phone, can't be measured on this machine. "Not measured"

@@ -50,9 +50,9 @@ ll.lessons.predict(
 
 # %%
 depths = [16, 256, 1024, 4096]
-kept = {kind: [mixers.memory_bytes(model, n) / 1024 for n in depths] for kind, model in models.items()}
-ll.plots.show(ll.plots.bars(kept, {f"{n} tokens": [kept[kind][i] for kind in kept] for i, n in enumerate(depths)},
-                            heading="What the layers keep", y_label="KiB", rtol=0))
+size = mixers.memory_bytes
+kept = {f"{n} tokens": [size(model, n) / 1024 for model in models.values()] for n in depths}
+ll.plots.show(ll.plots.bars(models, kept, heading="What the layers keep", y_label="KiB", rtol=0))
 
 # %% [markdown] tags=["answer"]
 # Only attention grows. At 16 tokens the recurrent model keeps *more* than attention does: a state takes its full
@@ -80,8 +80,9 @@ ll.lessons.check("tokens", crossing, state // per_token + 1, hint="divide, then 
 
 # %% tags=["nbval-ignore-output"]
 times = {kind: mixers.decode_microseconds(model, depths) for kind, model in models.items()}
-ll.plots.show(ll.plots.lines(depths, times, heading="Time of one further token", x_label="tokens before it",
-                             y_label="microseconds", rtol=10))
+ll.plots.show(ll.plots.lines(
+    depths, times, heading="Time of one further token",
+    x_label="tokens before it", y_label="microseconds", rtol=10))
 
 # %% [markdown]
 # Attention has more to look at with every token. The others don't. (Models this small measure mostly the overhead of
@@ -105,8 +106,11 @@ ll.lessons.predict(
 distances = [0, 1, 4, 5, 15, 16, 30, 31, 64, 128]
 reach = {kind: mixers.influence(model, distances) for kind, model in models.items()}
 columns = ["tokens back", *reach]
-rows = [(n, *("can't know" if not reach[k][i] else "knows" for k in reach)) for i, n in enumerate(distances)]
-ll.plots.show(ll.plots.Table(heading="Can it know?", columns=columns, rows=rows, alt="For each distance, which models can know"))
+rows = []
+for i, n in enumerate(distances):
+    rows.append((n, *("knows" if reach[kind][i] else "can't know" for kind in reach)))
+ll.plots.show(ll.plots.Table(
+    heading="Can it know?", columns=columns, rows=rows, alt="For each distance, which models can know"))
 
 # %% [markdown] tags=["answer"]
 # - The **window** reaches 30 back, not 15: what the first layer fetched, the second fetches from there. At 31 it ends,

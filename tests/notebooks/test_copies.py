@@ -89,6 +89,14 @@ def test_the_learners_copy_carries_no_outputs(source: Path) -> None:
     for cell in copy.cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None, cell.source
+            hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+            assert hidden == ("check" in lessons.tags(cell)), "a check's code knows the answer"
+
+
+def test_no_line_of_code_is_wider_than_a_projector_shows(source: Path) -> None:
+    for cell in lessons.learner(lessons.load(source)).cells:
+        if cell.cell_type == "code" and "check" not in lessons.tags(cell):
+            assert max(map(len, cell.source.split("\n"))) <= 105, cell.source
 
 
 @pytest.mark.slow

@@ -9,8 +9,11 @@ import pytest
 pytest.importorskip("ipywidgets")
 pytest.importorskip("matplotlib")
 
+import ipywidgets
+
 from llmlite import plots, widgets
 from llmlite.bench.samples import Comparison
+from llmlite.widgets import base
 from tests.support.synthetic import synthetic_comparison
 
 
@@ -81,3 +84,23 @@ def test_it_opens_the_file_that_compare_wrote(tmp_path: Path) -> None:
 def test_a_comparison_without_measurements_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing"):
         widgets.compare_dashboard(Comparison(environment={}))
+
+
+def test_a_widget_says_that_it_works_while_it_does_and_stops_after_an_error() -> None:
+    class Slow(base.Explorer):
+        def __init__(self) -> None:
+            self.number, self.seen = ipywidgets.IntText(0), []
+            super().__init__([self.number])
+            self.redraw_on([self.number])
+
+        def redraw(self) -> None:
+            self.seen.append(base.BUSY in self._dom_classes)
+            if self.number.value > 1:
+                raise ValueError("too large")
+
+    slow = Slow()
+    slow.number.value = 1
+    assert slow.seen == [False, True] and base.BUSY not in slow._dom_classes
+    with pytest.raises(ValueError, match="too large"):
+        slow.number.value = 2
+    assert base.BUSY not in slow._dom_classes

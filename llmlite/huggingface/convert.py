@@ -59,7 +59,7 @@ def convert_folder(
     folder = os.fspath(folder)
     path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
-        raise UnsupportedError(f"{folder}: is a folder without config.json, so it isn't a model from Hugging Face")
+        raise UnsupportedError(f"{folder}: is a folder without config.json, not a Hugging Face model")
     config = Config(path)
     architecture = config.architecture()
     sources = read_folder(folder)

@@ -147,23 +147,30 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def begun(
+    options: argparse.Namespace, model: Llama, made: list[torch.optim.Optimizer]
+) -> tuple[Position, int, int, float]:
+    """Return position, step, tokens and seconds of a new run, or of the checkpoint, which is loaded."""
+    if not options.resume:
+        options.log.write_text("")
+        return Position(length=options.length), 0, 0, 0.0
+    state = torch.load(options.checkpoint, weights_only=False)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(made, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    position = Position(**state["position"])
+    if position.length != options.length:  # rows are packed anew: go on with the next shard
+        position = Position(shard=position.shard + 1, length=options.length)
+    return position, *state["progress"]
+
+
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     config = Config(n_layer=options.layers, n_ff=options.ff)
     model = Llama(config).initialise(torch.Generator().manual_seed(options.seed))
     made = optimizers(model, options.muon_rate, options.adam_rate)
-    position, step, tokens, seconds = Position(length=options.length), 0, 0, 0.0
-    if options.resume:
-        state = torch.load(options.checkpoint, weights_only=False)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(made, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        position, step, tokens, seconds = Position(**state["position"]), *state["progress"]
-        if position.length != options.length:  # rows are packed anew: go on with the next shard
-            position = Position(shard=position.shard + 1, length=options.length)
-    else:
-        options.log.write_text("")
+    position, step, tokens, seconds = begun(options, model, made)
     stream = Stream(options.seed, position)
     held_out = pack(stream.tokenizer, shard(VALIDATION_SEED, 0, 160, held_out=True), 513, 0)
     loss_of = torch.compile(weighted_loss, dynamic=False)

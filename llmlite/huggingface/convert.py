@@ -60,7 +60,7 @@ def convert_folder(
     folder = os.fspath(folder)
     path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
-        raise UnsupportedError(f"{folder}: has no config.json, so it isn't a model from Hugging Face")
+        raise UnsupportedError(f"{folder}: is a folder without config.json, not a Hugging Face model")
     config = Config(path)
     architecture = config.architecture()
     sources = read_folder(folder)
@@ -72,24 +72,15 @@ def convert_folder(
     hyperparameters = config.hyperparameters(architecture) | sentences.pooling(folder)
     keys, matrices = sentences.dense(folder, architecture.dense)
     hyperparameters, tensors = hyperparameters | keys, tensors | matrices
-    metadata: dict[str, Any] = {
-        "general.architecture": architecture.name,
-        "general.type": "model",
-        "general.name": os.path.basename(os.path.realpath(folder)),
-        **{
-            key if key.startswith("tokenizer.") else f"{architecture.name}.{key}": value
-            for key, value in hyperparameters.items()
-        },
-    }
+    metadata = _metadata(folder, architecture.name, hyperparameters)
     for name, factors in config.rope_factors().items():
         tensors[f"{name}.weight"] = QuantTensor.quantize(factors, "F32", f"{name}.weight")
     checked = _check(folder, metadata, tensors, names)
     metadata |= tokenizer_metadata(folder, config.values, checked.n_vocab, pre=pre)
     types = _types(metadata, tensors, file_type)
     metadata |= _type_metadata(tensors, types, file_type)
-    reordered = {"attn_q": checked.n_head, "attn_k": checked.n_head_kv}
-    if architecture.rope_pairs != "norm" or not architecture.reordered:
-        reordered = {}
+    by_pairs = architecture.rope_pairs == "norm" and architecture.reordered
+    reordered = {"attn_q": checked.n_head, "attn_k": checked.n_head_kv} if by_pairs else {}
     made = {
         name: _made(name, tensors[name], types[name], reordered, allow_nan) for name in _in_order(tensors)
     }
@@ -98,6 +89,19 @@ def convert_folder(
     except ModelError as error:
         error.path = error.path or folder
         raise
+
+
+def _metadata(folder: str, architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of the file, hyper-parameters under the architecture's name."""
+    return {
+        "general.architecture": architecture,
+        "general.type": "model",
+        "general.name": os.path.basename(os.path.realpath(folder)),
+        **{
+            key if key.startswith("tokenizer.") else f"{architecture}.{key}": value
+            for key, value in hyperparameters.items()
+        },
+    }
 
 
 def _check(

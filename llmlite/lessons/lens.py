@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmlite.engine.eager import Eager, softmax
+from llmlite.engine.eager import Eager
+from llmlite.engine.eager_routing import softmax
 from llmlite.engine.transformer import logits, outer_norm
 from llmlite.model import Model
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmlite.description.layers import Attention, FeedForward
-from llmlite.engine.eager import softmax
+from llmlite.engine.eager_routing import softmax
 from llmlite.errors import UnsupportedError
 from llmlite.lessons.tokens import visible
 from llmlite.model import Model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite.engine.eager import softmax
+from llmlite.engine.eager_routing import softmax
 from llmlite.errors import SamplingError
 from llmlite.lessons import choosing
 from llmlite.lessons.lens import lens

@@ -34,7 +34,8 @@ STYLE = f"""<style>
 .llmlite-explorer svg {{ max-height: 340px; }}
 .llmlite-explorer .widget-toggle-buttons {{ display: flex; flex-flow: row nowrap; align-items: baseline;
   margin-right: 1.2em; }}
-.llmlite-explorer .widget-toggle-buttons > .widget-label {{ flex: none; text-align: right; margin-right: .6em; }}
+.llmlite-explorer .widget-toggle-buttons > .widget-label {{ flex: none; text-align: right;
+  margin-right: .6em; }}
 .{BUSY}, .{BUSY} * {{ cursor: progress; }}
 .{BUSY} > .llmlite-words::before {{ content: "working …"; font-weight: bold; opacity: 0;
   animation: llmlite-appear 0s {PATIENCE}s forwards; }}

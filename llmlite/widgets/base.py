@@ -31,7 +31,11 @@ STYLE = f"""<style>
 .llmlite-explorer > .llmlite-words {{ position: sticky; bottom: 0; z-index: 2;
   background: var(--jp-layout-color0, Canvas); }}
 .llmlite-explorer [role=status] {{ max-height: 4.2em; overflow-y: auto; margin: .2em 0 0; line-height: 1.4; }}
-.llmlite-explorer svg {{ max-height: 370px; }}
+.llmlite-explorer svg {{ max-height: 340px; }}
+.llmlite-explorer .widget-toggle-buttons {{ display: flex; flex-flow: row nowrap; align-items: baseline;
+  margin-right: 1.2em; }}
+.llmlite-explorer .widget-toggle-buttons > .widget-label {{ flex: none; text-align: right;
+  margin-right: .6em; }}
 .{BUSY}, .{BUSY} * {{ cursor: progress; }}
 .{BUSY} > .llmlite-words::before {{ content: "working …"; font-weight: bold; opacity: 0;
   animation: llmlite-appear 0s {PATIENCE}s forwards; }}

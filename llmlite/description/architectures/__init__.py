@@ -20,12 +20,16 @@ from llmlite.description.architectures.entry import (
 from llmlite.description.architectures.gemma4 import GEMMA4_DECODERS
 from llmlite.description.architectures.hybrids import HYBRID_DECODERS
 from llmlite.description.architectures.latent import LATENT_DECODERS
+from llmlite.description.architectures.mixtures import MIXTURE_DECODERS
 from llmlite.description.architectures.recurrent import RECURRENT_DECODERS
 from llmlite.errors import ModelError, UnsupportedError
 
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
-    for group in (DECODERS, GEMMA4_DECODERS, LATENT_DECODERS, RECURRENT_DECODERS, HYBRID_DECODERS, ENCODERS)
+    for group in (
+        *(DECODERS, MIXTURE_DECODERS, GEMMA4_DECODERS, LATENT_DECODERS, RECURRENT_DECODERS, HYBRID_DECODERS),
+        ENCODERS,
+    )
     for entry in group
 }
 

@@ -15,15 +15,9 @@ from llmlite.description.architectures.entry import (
 )
 from llmlite.description.architectures.layouts import (
     gains_plus_one,
-    gpt_oss_experts,
-    granite_experts,
     qkv_by_group,
-    shared_gate_as_vector,
     stacked_head_norms,
 )
-
-QWEN_MIXTURE = mixture_names("mlp.gate", "mlp.experts.", ("gate_proj", "up_proj", "down_proj"))
-
 
 GPT2_REFUSED = {
     "scale_attn_weights": True,
@@ -52,34 +46,13 @@ def _gemma_scale(key_size: int, n_embd: int, n_head: int, n_layer: int) -> float
     return (n_embd / n_head if n_layer in (46, 62) else key_size) ** -0.5
 
 
-def _experts_shared(config: Any) -> dict[str, Any]:
-    config.shares_add_up(False)
-    return {"expert_shared_feed_forward_length": config.integer("shared_expert_intermediate_size")}
-
-
-def _shares(wanted: bool) -> Any:
-    """Return the hook that refuses mixtures whose weights do, or don't, add up to 1."""
-
-    def check(config: Any) -> dict[str, Any]:
-        config.shares_add_up(wanted)
-        return {}
-
-    return check
-
-
-def _granite(config: Any) -> dict[str, Any]:
+def granite(config: Any) -> dict[str, Any]:
     return {
         "embedding_scale": config.number(config.values, "embedding_multiplier", 1.0),
         "residual_scale": config.number(config.values, "residual_multiplier", 1.0),
         "logit_scale": config.number(config.values, "logits_scaling", 1.0),
         "attention.scale": config.number(config.values, "attention_multiplier"),
     }
-
-
-def _granite_experts(config: Any) -> dict[str, Any]:
-    shared = config.values.get("shared_intermediate_size")
-    found = {"expert_feed_forward_length": config.integer("intermediate_size")}
-    return _granite(config) | found | ({"expert_shared_feed_forward_length": shared} if shared else {})
 
 
 def _cohere(config: Any) -> dict[str, Any]:
@@ -119,10 +92,6 @@ def _smollm3(config: Any) -> dict[str, Any]:
     return {}
 
 
-MLP = {"mlp.gate_proj": None, "mlp.up_proj": None, "mlp.down_proj": None}
-SHARED = {f"mlp.shared_expert.{part}_proj": f"ffn_{part}_shexp" for part in ("gate", "up", "down")} | {
-    "mlp.shared_expert_gate": "ffn_gate_inp_shexp"
-}
 FUSED_NAMES = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 
 DECODERS = (
@@ -144,16 +113,6 @@ DECODERS = (
         classes=("Qwen2ForCausalLM",),
     ),
     Architecture(name="qwen3", rope_pairs="neox", head_norms="head", classes=("Qwen3ForCausalLM",)),
-    Architecture(
-        name="qwen3moe",
-        rope_pairs="neox",
-        head_norms="head",
-        experts={"gating": "softmax"},
-        expert_count_required=True,
-        classes=("Qwen3MoeForCausalLM",),
-        names=QWEN_MIXTURE,
-        hyperparameters=_shares(True),
-    ),
     Architecture(
         name="gpt2",
         rope_pairs="",
@@ -288,30 +247,7 @@ DECODERS = (
         ),
         logit_scale=lambda value: 1 / value,
         classes=("GraniteForCausalLM",),
-        hyperparameters=_granite,
-    ),
-    Architecture(
-        name="granitemoe",
-        rope_pairs="norm",
-        experts={"gating": "softmax", "shared": True},
-        expert_count_required=True,
-        features=(
-            "embedding_scale",
-            "residual_scale",
-            "logit_scale",
-            "attention.scale",
-            "rope.scaling.finetuned",
-        ),
-        logit_scale=lambda value: 1 / value,
-        classes=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
-        names=llama_names(
-            MLP
-            | {"block_sparse_moe.router.layer": "ffn_gate_inp"}
-            | {f"experts.{part}": f"ffn_{part}_exps" for part in ("gate", "up", "down")}
-            | {f"shared.{part}": f"ffn_{part}_shexp" for part in ("gate", "up", "down")}
-        ),
-        hyperparameters=_granite_experts,
-        sources=granite_experts,
+        hyperparameters=granite,
     ),
     Architecture(
         name="mistral3",
@@ -319,27 +255,6 @@ DECODERS = (
         features=("attention.temperature_scale", "attention.temperature_length"),
         classes=("Ministral3ForCausalLM",),
         hyperparameters=_mistral3,
-    ),
-    Architecture(
-        name="qwen2moe",
-        rope_pairs="neox",
-        biases=("attn_q", "attn_k", "attn_v"),
-        experts={"gating": "softmax", "normalized": False, "shared": True, "shared_gate": True},
-        expert_count_required=True,
-        classes=("Qwen2MoeForCausalLM",),
-        names=mixture_names("mlp.gate", "mlp.experts.", ("gate_proj", "up_proj", "down_proj"), SHARED),
-        hyperparameters=_experts_shared,
-        tensors=shared_gate_as_vector,
-    ),
-    Architecture(
-        name="olmoe",
-        rope_pairs="neox",
-        head_norms="full",
-        experts={"gating": "softmax", "normalized": False},
-        expert_count_required=True,
-        classes=("OlmoeForCausalLM",),
-        names=QWEN_MIXTURE,
-        hyperparameters=_shares(False),
     ),
     Architecture(
         name="cohere2",
@@ -458,36 +373,6 @@ DECODERS = (
         ),
         hyperparameters=_gptneox,
         tensors=qkv_by_group(lambda config: config.integer("num_attention_heads")),
-    ),
-    Architecture(
-        name="gpt-oss",
-        rope_pairs="neox",
-        biases=(
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "attn_output",
-            "ffn_gate_inp",
-            "ffn_gate_exps",
-            "ffn_up_exps",
-            "ffn_down_exps",
-        ),
-        activation="swiglu_oai",
-        sinks=True,
-        windows=Windows(pattern=2, size=128),
-        experts={"gating": "softmax_chosen", "activation": "swiglu_oai"},
-        expert_count_required=True,
-        yarn_rounded=False,
-        renamed={"post_attention_norm": "ffn_norm"},
-        classes=("GptOssForCausalLM",),
-        names=llama_names(
-            MLP
-            | {"self_attn.sinks": "attn_sinks", "mlp.router": "ffn_gate_inp"}
-            | {f"mlp.experts.{part}": f"ffn_{part}_exps" for part in ("gate", "up", "down")}
-            | {"post_attention_layernorm": "post_attention_norm"}
-        ),
-        hyperparameters=lambda config: {"expert_feed_forward_length": config.integer("intermediate_size")},
-        sources=gpt_oss_experts,
     ),
     Architecture(
         name="bitnet",

@@ -18,7 +18,7 @@ from llmlite.description.layers import (
 from llmlite.engine.operations import Block, X
 
 
-def attention(b: Block, x: X) -> X:
+def attention(b: Block[X], x: X) -> X:
     """Softmax attention: (T, D) -> (T, D)."""
     ops = b.ops
     spec: Attention = b.layer.mixer
@@ -44,7 +44,7 @@ def attention(b: Block, x: X) -> X:
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 
-def keys_and_values(b: Block, x: X) -> tuple[X, X]:
+def keys_and_values(b: Block[X], x: X) -> tuple[X, X]:
     """The keys (T, K*Dk) and values (T, K*Dv) that a layer stores."""
     ops = b.ops
     spec: Attention = b.layer.mixer
@@ -59,7 +59,7 @@ def keys_and_values(b: Block, x: X) -> tuple[X, X]:
     return b.name(k, "Kcur", heads=K), v
 
 
-def latent_attention(b: Block, x: X) -> X:
+def latent_attention(b: Block[X], x: X) -> X:
     """Attention by one short row for each token, absorbed: (T, D) -> (T, D). R is kv_rank.
 
     scores: (K_h c) · q = c · (K_hᵀ q), so the query is multiplied once, not every key; values likewise.
@@ -88,7 +88,7 @@ def latent_attention(b: Block, x: X) -> X:
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 
-def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
+def head_norm(b: Block[X], tensor: str, x: X, name: str, n_head: int) -> X:
     """The norm of queries or keys; x itself if the layer has none.
 
     RMSNorm is of each head by itself, or of the whole row: the gain's length says which. LayerNorm is of
@@ -105,7 +105,7 @@ def head_norm(b: Block, tensor: str, x: X, name: str, n_head: int) -> X:
     return b.name(x, name, heads=n_head)
 
 
-def short_convolution(b: Block, x: X) -> X:
+def short_convolution(b: Block[X], x: X) -> X:
     """A gated convolution over the latest tokens: (T, D) -> (T, D)."""
     ops = b.ops
     before, after, x = parts = [b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x")]  # (T, D) each
@@ -115,7 +115,7 @@ def short_convolution(b: Block, x: X) -> X:
     return b.name(b.matmul("shortconv.out_proj", x), "conv.out_proj")
 
 
-def mamba2(b: Block, x: X) -> X:
+def mamba2(b: Block[X], x: X) -> X:
     """A state-space model: (T, D) -> (T, D). E is the width of all heads."""
     ops, w = b.ops, b.w
     spec: Mamba2 = b.layer.mixer
@@ -132,7 +132,7 @@ def mamba2(b: Block, x: X) -> X:
     return b.name(b.matmul("ssm_out", b.name(x, "ssm_norm")), "mamba_out")
 
 
-def mamba(b: Block, x: X) -> X:
+def mamba(b: Block[X], x: X) -> X:
     """A state-space model of single columns: (T, D) -> (T, D). E is the mixer's width."""
     ops, w = b.ops, b.w
     spec: Mamba = b.layer.mixer
@@ -147,7 +147,7 @@ def mamba(b: Block, x: X) -> X:
     return b.name(b.matmul("ssm_out", x), "mamba_out")
 
 
-def delta_net(b: Block, x: X) -> X:
+def delta_net(b: Block[X], x: X) -> X:
     """Linear attention by the gated delta rule: (T, D) -> (T, D). H heads of N numbers, K of keys."""
     ops, w = b.ops, b.w
     spec: DeltaNet = b.layer.mixer

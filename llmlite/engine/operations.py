@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from llmlite.description.weights import Weights
 if TYPE_CHECKING:
     from llmlite.quants.tensor import QuantTensor
 
-X = Any  # see Operations
+X = TypeVar("X")  # see Operations
 
 
-class Operations(Protocol):
+class Operations(Protocol[X]):
     """What the forward pass is made of. X is an executor's own: an array, or a note of one to come.
 
     Their formulas are in llmlite/engine/eager.py. Each works on any number of tokens.
@@ -137,14 +137,14 @@ class Operations(Protocol):
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Generic[X]):
     """What a layer's functions read: its number, record and tensors, and the angles it turns by.
 
     Attributes:
         inputs: what every layer adds of its own, one layer's columns after the other's, or None.
     """
 
-    ops: Operations
+    ops: Operations[X]
     i: int
     layer: Layer
     w: Mapping[str, Any]
@@ -177,11 +177,11 @@ class Block:
         return self.name(normed(self.ops, self.layer.norm, gain, bias, self.layer.eps, x), name)
 
 
-def normed(ops: Operations, kind: str, gain: np.ndarray, bias: np.ndarray | None, eps: float, x: X) -> X:
+def normed(ops: Operations[X], kind: str, gain: np.ndarray, bias: np.ndarray | None, eps: float, x: X) -> X:
     """RMSNorm ("rms") or LayerNorm ("layer")."""
     return ops.rms_norm(x, gain, eps) if kind == "rms" else ops.layer_norm(x, gain, bias, eps)
 
 
-def adapted(ops: Operations, y: X, x: X, low_rank: LowRank | None) -> X:
+def adapted(ops: Operations[X], y: X, x: X, low_rank: LowRank | None) -> X:
     """y, a matrix times x, plus what adapters of that matrix add: B (A x)."""
     return y if low_rank is None else ops.add(y, ops.matmul(low_rank.b, ops.matmul(low_rank.a, x)))

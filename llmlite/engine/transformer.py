@@ -19,7 +19,7 @@ from llmlite.engine.mixers import MIXERS
 from llmlite.engine.operations import Block, Operations, X, adapted, normed
 
 
-def forward(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) -> X:
+def forward(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any) -> X:
     """Describe one step of the model: `ids` (T,) are at the positions that the executor knows.
 
     Returns what `ops` makes of it: from the eager executor the logits, float32 (n_outputs, V), or of an
@@ -34,7 +34,7 @@ def forward(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) ->
     return logits(ops, weights, config, x) if weights.output is not None else x
 
 
-def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any) -> X:
+def embeddings(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any) -> X:
     """The rows of the embedding, with what the model adds to them: (T, D)."""
     x = ops.name(_rows(ops, weights, "token_embd", ids), "embd")
     if config.embedding_scale != 1:
@@ -46,14 +46,14 @@ def embeddings(ops: Operations, weights: Weights, config: ModelConfig, ids: Any)
     return outer_norm(ops, weights, config, "token_embd_norm", "inp_norm", x)
 
 
-def _rows(ops: Operations, weights: Weights, name: str, ids: Any) -> X:
+def _rows(ops: Operations[X], weights: Weights, name: str, ids: Any) -> X:
     """The rows of a table for the tokens, with what adapters add to them."""
     x = ops.embed(weights.outer[f"{name}.weight"], ids)
     low_rank = weights.outer.get(f"{name}.lora")
     return x if low_rank is None else ops.add(x, ops.matmul(low_rank.b, ops.embed(low_rank.a, ids)))
 
 
-def layer_inputs(ops: Operations, weights: Weights, config: ModelConfig, ids: Any, x: X) -> X:
+def layer_inputs(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any, x: X) -> X:
     """What each layer adds of its own (Gemma 4): (T, L*P), P numbers for each of L layers.
 
     Half of it is a vector of the token for each layer, the other half is made of the embeddings `x`.
@@ -68,7 +68,7 @@ def layer_inputs(ops: Operations, weights: Weights, config: ModelConfig, ids: An
     return ops.name(ops.scale(ops.add(made, own), 0.5**0.5), "inp_per_layer")
 
 
-def outer_norm(ops: Operations, weights: Weights, config: ModelConfig, tensor: str, name: str, x: X) -> X:
+def outer_norm(ops: Operations[X], weights: Weights, config: ModelConfig, tensor: str, name: str, x: X) -> X:
     """A norm outside the layers; x itself if the model has none of that name."""
     if f"{tensor}.weight" not in weights.outer:
         return x
@@ -76,7 +76,7 @@ def outer_norm(ops: Operations, weights: Weights, config: ModelConfig, tensor: s
     return ops.name(normed(ops, config.architecture.norm, gain, bias, config.rms_eps, x), name)
 
 
-def logits(ops: Operations, weights: Weights, config: ModelConfig, x: X) -> X:
+def logits(ops: Operations[X], weights: Weights, config: ModelConfig, x: X) -> X:
     """A score for every token of the vocabulary: (n_outputs, V)."""
     assert weights.output is not None
     y = ops.matmul(weights.output, x, weights.outer.get("output.bias"))
@@ -88,7 +88,7 @@ def logits(ops: Operations, weights: Weights, config: ModelConfig, x: X) -> X:
     return ops.name(x, "result_output")
 
 
-def block(b: Block, x: X) -> X:
+def block(b: Block[X], x: X) -> X:
     """One layer: what mixes tokens, then what works on each alone; each is added to what came in."""
     ops, layer = b.ops, b.layer
     inner = b.norm("attn_norm", x)
@@ -112,7 +112,7 @@ def block(b: Block, x: X) -> X:
     return b.name(x, "l_out")
 
 
-def add_layer_input(b: Block, x: X) -> X:
+def add_layer_input(b: Block[X], x: X) -> X:
     """x plus what this layer makes of its own columns of `inputs`: (T, D) -> (T, D)."""
     ops, width = b.ops, b.w["inp_gate.weight"].shape[0]
     own = ops.columns(b.inputs, b.i * width, width)
@@ -123,13 +123,13 @@ def add_layer_input(b: Block, x: X) -> X:
     return ops.add(x, b.name(made, "per_layer_embd_out"))
 
 
-def _branch(b: Block, norm: str, x: X) -> X:
+def _branch(b: Block[X], norm: str, x: X) -> X:
     """The end of a branch: its norm, if there is one, and its scale."""
     x = b.norm(norm, x)
     return x if b.layer.residual_scale == 1 else b.ops.scale(x, b.layer.residual_scale)
 
 
-def feed_forward(b: Block, x: X, before: X) -> X:
+def feed_forward(b: Block[X], x: X, before: X) -> X:
     """What works on each token alone: (T, D) -> (T, D). `before` is x before its norm."""
     spec = b.layer.feed_forward
     assert spec is not None
@@ -146,7 +146,7 @@ def feed_forward(b: Block, x: X, before: X) -> X:
     return b.name(b.ops.add(both, mixed), "ffn_moe_combined")
 
 
-def dense(b: Block, spec: FeedForward, x: X, suffix: str = "") -> X:
+def dense(b: Block[X], spec: FeedForward, x: X, suffix: str = "") -> X:
     """One network, gated or not; `suffix` of its tensors' names."""
     up = b.name(b.matmul(f"ffn_up{suffix}", x), f"ffn_up{suffix}")  # (T, F)
     if spec.gated:
@@ -169,7 +169,7 @@ GATED_NAMES = {
 }
 
 
-def experts(b: Block, spec: Experts, x: X, routed_by: X) -> X:
+def experts(b: Block[X], spec: Experts, x: X, routed_by: X) -> X:
     """A mixture: each token goes through the experts that its scores choose. S is T * n_used.
 
     Args:

@@ -49,7 +49,7 @@ ll.widgets.half_the_bits()
 #   measures all of it on yours.)
 
 # %% [markdown]
-# So one tale is no measure: it can stay the same by luck or tip by bad luck. We need something finer.
+# So one tale does not measure anything: it can stay the same by luck or tip by bad luck. We need something finer.
 #
 # ## 2. What it saves
 #

@@ -160,14 +160,6 @@ def _claims(path: Path) -> list[Figure]:
     return [speed, consistency.figure(*where, "memory", memory)] if memory else [speed]
 
 
-def _advice(path: Path) -> list[Figure]:
-    out = []
-    for each in advice.Checks.load(path).checks:
-        model, _, type_name = each.model.partition(":")
-        out.append(consistency.figure(path.name, "llmlite", model, type_name, "decode", each.measured))
-    return out
-
-
 def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
     """Return the sample of a comparison, without the types that only another sample shows."""
 
@@ -219,8 +211,9 @@ SAMPLES = (
         name="advice",
         file="advice.json",
         runs=("advice",),
+        # Not compared with others: it keeps the best rounds, of bandwidth and of tokens. If memory has a fast
+        # and a slow level, the median of a comparison can be a quarter below.
         write=lambda found, path: found["advice"].save(path) and None,
-        figures=_advice,
     ),
     Sample(
         name="claims",

@@ -177,11 +177,11 @@ def measure_machine() -> Machine:
     def bandwidth(n_bytes: float) -> float:
         n = _measured_bytes(n_bytes)
         if n not in known:
-            reader = ReadBandwidth(n_bytes=n)
+            reader = ReadBandwidth(n_bytes=n, mapped=True)
             known[n] = reader.n_bytes / _best([_seconds_of(reader.seconds, READS) for _ in range(ROUNDS)])
         return known[n]
 
-    push = ReadBandwidth(n_bytes=PUSH_BYTES)
+    push = ReadBandwidth(n_bytes=PUSH_BYTES, mapped=True)
     found = [_overhead(model, push, bandwidth) for model in CALIBRATION]
     cached, memory = (mean(both[i] for both in found) for i in (0, 1))
     overhead = Overhead(
@@ -367,7 +367,7 @@ def check(
     for name in models:
         model, path = describe(name), resources.model_path(name)
         n_bytes = _weight_bytes(path) * model.n_read / model.n_params
-        reader, steps = ReadBandwidth(n_bytes=_measured_bytes(n_bytes)), _Steps(str(path))
+        reader, steps = ReadBandwidth(n_bytes=_measured_bytes(n_bytes), mapped=True), _Steps(str(path))
         turns = [(_seconds_of(reader.seconds, READS), _seconds_of(steps, STEPS)) for _ in range(ROUNDS)]
         out.append(
             Checked(

@@ -159,7 +159,7 @@ def describe(text: str) -> Model:
         n_read=n_params - unread,
         n_matrices=n_matrices,
         n_layer=config.n_layer,
-        n_kv=2 * config.n_layer * config.n_embd_kv,
+        n_kv=sum(each.k_width + each.v_width for each in config.attentions if each.shared is None),
         note="a mixture reads only some experts for a token: it is faster than predicted" if experts else "",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from llmlite import gguf, resources, synth
@@ -72,13 +72,15 @@ def shapes() -> dict[str, str]:
 def architectures(names: Sequence[str]) -> dict[str, dict[str, bool]]:
     """Return for each architecture which of the backends `names` read a small random file of it."""
     found: dict[str, dict[str, bool]] = {}
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+    # readers end first: Windows removes no file that one of them has mapped
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         readers = {name: stack.enter_context(Reader(name)) for name in names}
-        path = Path(folder) / "small.gguf"
         for architecture, shape in shapes().items():
+            path = Path(folder) / f"{architecture}.gguf"
             synth.synthesize(path, shape, "Q8_0", small=True)
             found[architecture] = {name: reader.reads(path) for name, reader in readers.items()}
-            path.unlink()  # a new file, because a reader may still have this one mapped
+            with suppress(OSError):
+                path.unlink()
     return found
 
 

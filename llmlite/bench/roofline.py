@@ -171,7 +171,8 @@ def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[i
     n_bytes = sum(n * size for n, size in moved)
     if op.name.startswith("attention"):
         pairs = sum(depth + t + 1 for t in range(n_tokens))  # a token looks at itself and at all before it
-        cache = 2 * 2 * model.config.n_embd_kv * (depth + n_tokens)  # float16 keys and values
+        mixer = model.config.attention
+        cache = 2 * (mixer.k_width + mixer.v_width) * (depth + n_tokens)  # float16 keys and values
         return n_bytes + cache, 4 * model.config.n_embd_q * pairs
     written = sum(n for n, _ in numbers(op.writes)) or sum(n for n, _ in moved)  # or into the cache
     return max(n_bytes, 1), max(PER_NUMBER.get(op.name, 1) * written, 1)

@@ -18,7 +18,8 @@ def latent(build: Layers, i: int) -> LatentAttention:
     """Return the record of layer i of DeepSeek-V2 or -V3."""
     keys, rope, n_head = build.keys, build.ropes[False], build.n_head[i]
     if rope is None or rope.dim >= build.key_size:
-        keys.fail("rope.dimension_count", f"less than a key's length, {build.key_size}", build.key_size)
+        dim = rope.dim if rope else 0
+        keys.fail("rope.dimension_count", f"less than a key's length, {build.key_size}", dim)
     expected = 1 if build.is_split else n_head
     if build.n_head_kv[i] != expected:
         keys.fail("attention.head_count_kv", str(expected), build.n_head_kv[i])

@@ -201,7 +201,6 @@ def _short_convolution_vectors(mixer: ShortConvolution, entry: Architecture) -> 
     yield "shortconv.conv.weight", (mixer.width, mixer.n_taps)
 
 
-# A mixer's record -> its matrices, which may have a bias and be fused, and its other tensors
 def _mamba2_matrices(mixer: Mamba2, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
     yield "ssm_in_z", (mixer.inner_width, D)
     yield "ssm_in_xbc", (mixer.conv_width, D)
@@ -250,6 +249,7 @@ def _delta_net_vectors(mixer: DeltaNet, entry: Architecture) -> Iterator[tuple[s
     yield "ssm_norm.weight", (mixer.head_size,)
 
 
+# A mixer's record -> its matrices, which may have a bias and be fused, and its other tensors
 MATRICES: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_matrices,
     LatentAttention: _latent_matrices,
@@ -268,8 +268,8 @@ VECTORS: dict[type, Callable[..., Iterator]] = {
 }
 # Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
 ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", *GAINS)
-# … and those that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
 BY_HEAD = ("attn_k_b.weight", "attn_v_b.weight")  # a matrix for each head
+# Tensors that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
 TURNED = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_dt.weight")
 NOT_ADAPTED = tuple(name.removesuffix(".weight") for name in (*TURNED, *BY_HEAD))
 

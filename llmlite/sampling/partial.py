@@ -64,7 +64,7 @@ def place_of(weights: np.ndarray, uniform: float) -> int:
 
 def _total(logits: np.ndarray) -> float:
     """Σ e^(l - max), with a relative error of at most ERROR."""
-    with np.errstate(over="ignore"):  # far below, float32 may go to -inf
+    with np.errstate(over="ignore", invalid="ignore"):  # far below, float32 may go to -inf; all may be -inf
         below = (logits - logits.max()).astype(np.float32)
     return float(np.exp(below).sum())
 

@@ -1,4 +1,4 @@
-"""How fast memory can be read here: the ceiling of decoding, which reads every weight once per token."""
+"""Read bandwidth of this machine's memory, which limits decode: each token reads every weight once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.signatures import READ_ALL
 
-AT_LEAST = 64 * 2**20  # bytes read in one run; less, and it would mostly wait for its threads
+AT_LEAST = 64 * 2**20  # bytes read in one run; a smaller run would mostly wait for its threads
 
 
 class ReadBandwidth:
     """Reads a block of memory larger than the caches, with all threads of the team.
 
-    A smaller block is read several times in a row, so that the start of the threads doesn't count.
+    A small block is read several times in a row, so that the start of the threads doesn't count.
 
     Args:
-        n_threads: by default those the executor would take. n_bytes: of the block.
+        n_threads: number of threads; by default, as many as the executor would use.
+        n_bytes: size of the block.
     """
 
     def __init__(self, n_threads: int | None = None, n_bytes: int = 256 * 2**20) -> None:
@@ -35,11 +36,11 @@ class ReadBandwidth:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the block: those asked for, less what doesn't fill 256."""
+        """Bytes of the block: the number asked for, rounded down to a multiple of 256."""
         return self._data.nbytes
 
     def seconds(self) -> float:
-        """Return the time of reading the block once."""
+        """Return the seconds that one reading of the block takes."""
         with self._plan.lock:
             begin = perf_counter()
             self._plan.run([Piece([0])])

@@ -1,4 +1,4 @@
-"""The planned executor, the fast one: it records the forward pass once per length of step, then runs plans."""
+"""The planned executor, the fast one: it records the forward pass once per step length, then runs plans."""
 
 from __future__ import annotations
 

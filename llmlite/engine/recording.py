@@ -171,7 +171,7 @@ class Recording:
         self, run: Kernel, reads: Sequence, writes: Sequence, facts: dict[str, Any] | None = None, **args: Any
     ) -> None:
         """Record an operation; `args` are named after the kernel's parameters."""
-        if run.parameters is None or args.keys() != set(run.parameters):  # else a kernel would read wrong memory
+        if run.parameters is None or args.keys() != set(run.parameters):  # or it would read wrong memory
             raise TypeError(f"{run}: takes {run.parameters}, got {tuple(args)}")
         ordered = tuple(args[name] for name in run.parameters)
         self.ops.append(Op(run, ordered, tuple(reads), tuple(writes), **(facts or {})))

@@ -1,8 +1,7 @@
 """Threads that wait for plans to run, started once for the whole process, without a threading layer.
 
 The compiled side is `kernels/team.py`. Workers run in compiled code without the GIL; after `LINGER_NS`
-without
-a job, they wait on a semaphore. Plans of several models and several Python threads take turns.
+without a job, they wait on a semaphore. Plans of several models and several Python threads take turns.
 """
 
 from __future__ import annotations

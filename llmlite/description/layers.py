@@ -387,7 +387,7 @@ class Layer:
 
 
 def alibi_slopes(spec: Attention) -> np.ndarray:
-    """Return each head's slope: what scores lose per position of distance, float32 (H,); Press et al. 2022."""
+    """Return each head's slope of ALiBi, the loss of score per position, float32 (H,); Press et al. 2022."""
     n = 1 << int(math.log2(spec.n_head))  # the largest power of two up to the number of heads
     even, odd = 2 ** (-spec.alibi / n), 2 ** (-spec.alibi / 2 / n)
     slopes = [even ** (h + 1) if h < n else odd ** (2 * (h - n) + 1) for h in range(spec.n_head)]

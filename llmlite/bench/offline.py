@@ -1,6 +1,6 @@
-"""A process whose Python code reaches no other machine, for systems that give no namespace without a network.
+"""Block the connections of Python code to other machines, for systems without network namespaces.
 
-What a library written in C++ connects by itself isn't seen here: no audit event tells of it.
+Connections that a C++ library makes by itself aren't seen here, because they raise no audit event.
 """
 
 from __future__ import annotations

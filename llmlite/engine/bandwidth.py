@@ -1,4 +1,4 @@
-"""How fast memory can be read here: the ceiling of decoding, which reads every weight once per token."""
+"""Read bandwidth of this machine's memory, which limits decode: each token reads every weight once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_LEAST = 64 * 2**20  # bytes read in one run; less, and it would mostly wait f
 class ReadBandwidth:
     """Reads a block of memory larger than the caches, with all threads of the team.
 
-    A smaller block is read several times in a row, so that the start of the threads doesn't count.
+    A small block is read several times in a row, so that the start of the threads doesn't count.
 
     Args:
         n_threads: by default those the executor would take. n_bytes: of the block.
@@ -46,11 +46,11 @@ class ReadBandwidth:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the block: those asked for, less what doesn't fill 256."""
+        """Bytes of the block: the number asked for, rounded down to a multiple of 256."""
         return self._data.nbytes
 
     def seconds(self) -> float:
-        """Return the time of reading the block once."""
+        """Return the seconds that one reading of the block takes."""
         with self._plan.lock:
             begin = perf_counter()
             self._plan.run([Piece([0])])

@@ -4,7 +4,8 @@ To write a token, the engine reads every weight once, matrix by matrix. That tak
 
     bytes of the weights read / bandwidth + matrices · overhead of a matrix
 
-Bandwidth is measured over as many bytes as the weights have, because small models stay in the caches. The
+Bandwidth is measured over as many bytes as the weights have, because small models stay in the caches, and by
+the kernel that decodes with their type, because its arithmetic counts where memory is fast. The
 overhead is the time that a matrix takes beyond reading: its share of the small operations around it, waiting
 for other threads, and the start of a new stream if it comes from memory. So it is measured twice with the
 bundled model: with its weights in the caches, and after they were evicted. A size in between gets a
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,13 +100,13 @@ class Machine:
     Args:
         available: bytes of memory that programs can still use; None if the system doesn't report it.
         overhead: overhead of a matrix.
-        bandwidth: function that takes a number of bytes, and returns the bytes per second at which that many
-            are read again and again.
+        bandwidth: function that takes a number of bytes and a type, and returns the bytes per second at which
+            that many are read again and again.
     """
 
     available: int | None
     overhead: Overhead
-    bandwidth: Callable[[float], float]
+    bandwidth: Callable[[float, str], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,12 +185,12 @@ def measure_machine() -> Machine:
     """
     from llmlite.engine.bandwidth import ReadBandwidth
 
-    known: dict[int, float] = {}
+    known: dict[tuple[int, str], float] = {}
 
-    def bandwidth(n_bytes: float) -> float:
-        n = _measured_bytes(n_bytes)
+    def bandwidth(n_bytes: float, type_name: str) -> float:
+        n = _measured_bytes(n_bytes), type_name
         if n not in known:
-            reader = ReadBandwidth(n_bytes=n, mapped=True)
+            reader = ReadBandwidth(n_bytes=n[0], mapped=True, weights=by_name(type_name))
             known[n] = reader.n_bytes / _best([_seconds_of(reader.seconds, READS) for _ in range(ROUNDS)])
         return known[n]
 
@@ -203,7 +205,9 @@ def measure_machine() -> Machine:
     return Machine(available=environment.available_memory(), overhead=overhead, bandwidth=bandwidth)
 
 
-def _overhead(model: str, push: ReadBandwidth, bandwidth: Callable[[float], float]) -> tuple[float, float]:
+def _overhead(
+    model: str, push: ReadBandwidth, bandwidth: Callable[[float, str], float]
+) -> tuple[float, float]:
     """Return the overhead of a matrix in seconds: with the model in the caches, and with it evicted."""
     n_matrices, n_bytes = describe(model).n_matrices, _weight_bytes(resources.model_path(model))
     steps = _Steps(model)
@@ -214,7 +218,7 @@ def _overhead(model: str, push: ReadBandwidth, bandwidth: Callable[[float], floa
     cached = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
     turns = [[after_pushing() for _ in range(COLD_STEPS)] for _ in range(ROUNDS)]
     pushing, cold = (_best([[both[i] for both in turn] for turn in turns]) for i in (0, 1))
-    reading = n_bytes / bandwidth(n_bytes), n_bytes * pushing / push.n_bytes
+    reading = n_bytes / bandwidth(n_bytes, model.partition(":")[2]), n_bytes * pushing / push.n_bytes
     return max(cached - reading[0], 0.0) / n_matrices, max(cold - reading[1], 0.0) / n_matrices
 
 
@@ -250,6 +254,15 @@ class _Steps:
         return time.perf_counter() - begin
 
 
+def _main_type(path: Path | str) -> str:
+    """Return the name of the type that most bytes of a file's weights have."""
+    found: Counter[str] = Counter()
+    with gguf.read(path) as file:
+        for tensor in file.tensors.values():
+            found[tensor.type.name] += tensor.n_bytes
+    return found.most_common(1)[0][0]
+
+
 def _weight_bytes(path: Path | str) -> int:
     with gguf.read(path) as file:
         return sum(tensor.n_bytes for tensor in file.tensors.values())
@@ -279,7 +292,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     n_bytes, n_read = model.n_params * bits / 8, model.n_read * bits / 8
     cache = 2 * model.n_kv * n_ctx  # float16
     memory = n_bytes + cache + PROCESS_BYTES
-    rate = machine.bandwidth(n_read)
+    rate = machine.bandwidth(n_read, name)
     overhead = machine.overhead.seconds(n_read)
     seconds = n_read / rate + model.n_matrices * overhead
     arithmetic = (
@@ -383,7 +396,8 @@ def check(
     for name in models:
         model, path = describe(name), resources.model_path(name)
         n_bytes = _weight_bytes(path) * model.n_read / model.n_params
-        reader, steps = ReadBandwidth(n_bytes=_measured_bytes(n_bytes), mapped=True), _Steps(str(path))
+        size, weights = _measured_bytes(n_bytes), by_name(_main_type(path))
+        reader, steps = ReadBandwidth(n_bytes=size, mapped=True, weights=weights), _Steps(str(path))
         turns = [(_seconds_of(reader.seconds, READS), _seconds_of(steps, STEPS)) for _ in range(ROUNDS)]
         out.append(
             Checked(

@@ -1,7 +1,7 @@
 """Where a step's time goes: operations of one kind together, and what threads spend waiting for each other.
 
-    for step in profile("smollm2:Q8_0", prompts=(256,), gens=(128,)):
-        print(step.headline(), *step.table(), sep="\n")
+for step in profile("smollm2:Q8_0", prompts=(256,), gens=(128,)):
+    print(step.headline())
 """
 
 from __future__ import annotations

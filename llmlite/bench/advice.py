@@ -241,13 +241,15 @@ class _Steps:
     def __init__(self, model: str) -> None:
         from llmlite.model import load
 
-        self.model = load(model, n_ctx=N_CTX)
+        self.model = load(model)  # with a small context, if it has learned few positions
+        if self.model.n_ctx > N_CTX:
+            self.model = load(model, n_ctx=N_CTX)
         self.model.logits([0, 1, 2, 3], last_only=True)
         self()  # the first call makes the plan
 
     def __call__(self) -> float:
         cache = self.model.cache
-        if cache.position >= N_CTX - 1:
+        if cache.position >= self.model.n_ctx - 1:
             cache.truncate(4)
         begin = time.perf_counter()
         self.model.executor([1], cache, n_outputs=1)

@@ -41,6 +41,8 @@ class Entry:
     @property
     def n_bytes(self) -> int:
         """Rough upper limit of the memory that its process takes for weights."""
+        if self.info.maps_file:
+            return self.file.n_bytes
         return self.file.n_bytes * KEPT if self.info.keeps_quantized else self.file.n_params * UNPACKED
 
     @property

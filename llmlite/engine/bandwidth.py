@@ -17,6 +17,7 @@ from llmlite.quants.tensor import QuantTensor
 
 CHUNK = 2**20
 WIDTH = 4096  # of a row of weights
+MOST_PASSES = 4096  # of a tiny block
 AT_LEAST = 64 * 2**20  # bytes read in one run; less, and it would mostly wait for its threads
 
 
@@ -52,7 +53,7 @@ class ReadBandwidth:
         # ones: untouched zeros would be one page
         self._data = _mapped_ones(n_bytes) if mapped else np.ones(n_bytes, np.uint8)
         recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
-        self.passes = max(1, AT_LEAST // n_bytes)
+        self.passes = min(max(1, AT_LEAST // n_bytes), MOST_PASSES)
         if weights is None or weights.id not in FAMILIES:
             out = recorder._buffer(16 * self.n_threads)
             for _ in range(self.passes):

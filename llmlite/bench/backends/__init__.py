@@ -77,6 +77,7 @@ class BackendInfo:
         minor: whether it is started last, because another row of the same library is more important.
         keeps_quantized: False if weights become floats on loading, so that the file's quantization changes
             neither speed nor memory.
+        maps_file: whether it reads weights from the mapped file only, without a copy of its own.
         exact: True for float32 arithmetic throughout, which must pass the strict test of agreement.
         openmp: whether OpenMP's waiting policy changes its speed, so that both are probed.
         agreement_tokens: number of positions checked; fewer if logits are slow to get.
@@ -94,6 +95,7 @@ class BackendInfo:
     default: bool = False
     minor: bool = False
     keeps_quantized: bool = False
+    maps_file: bool = False
     exact: bool = False
     openmp: bool = False
     agreement_tokens: int = 128
@@ -121,7 +123,7 @@ def _backend(name: str, title: str, module: str, colour: str, **rest: Any) -> Ba
     return BackendInfo(name=name, title=title, module=module, colour=colour, **rest)
 
 
-_LLMLITE: dict[str, Any] = {"keeps_quantized": True}
+_LLMLITE: dict[str, Any] = {"keeps_quantized": True, "maps_file": True}
 _TORCH: dict[str, Any] = {"requires": "torch", "extra": "torch", "openmp": True}
 _TF: dict[str, Any] = {"requires": "tensorflow", "extra": "tensorflow", "exact": True}
 _HUB: dict[str, Any] = {**_TF, "requires": "tensorflow tensorflow_hub"}

@@ -18,9 +18,7 @@ from llmlite.bench.process import BackendError, BackendTimeoutError
 from llmlite.bench.running import WARM_UP, Running, logits
 
 AGREEMENT_TOKENS = 128  # checked for agreement; their logits take 80 MB with a large vocabulary
-CHECKED = (
-    0.5  # of the budget, after which no backend is checked any more; for the usual ones, 1.5 times that
-)
+CHECKED = 0.5  # of the budget, after which no backend is checked any more; for the usual ones, 1.5 times that
 
 
 class Checking(Running):

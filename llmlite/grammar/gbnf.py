@@ -111,9 +111,7 @@ class _Parser:
             self.depth -= 1
             return found
         if c in ("<", "!"):
-            self.fail(
-                "characters", f"a token ({c}), which isn't supported: write its text in quotes"
-            )
+            self.fail("characters", f"a token ({c}), which isn't supported: write its text in quotes")
         if c in ("*", "+", "?", "{"):
             self.fail("something to repeat before it")
         return Rule(self.name()) if _is_word(c) else None

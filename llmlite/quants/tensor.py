@@ -128,7 +128,7 @@ class QuantTensor:
         return self.type.dequantize(picked).reshape(len(chosen), self.n_columns)
 
     def slice_rows(self, start: int, stop: int) -> QuantTensor:
-        """Return rows start to stop-1, counted through all leading dimensions, as a tensor on the same memory."""
+        """Return rows start to stop-1, counted through all leading dimensions, as a view."""
         per_row = self._blocks_per_row
         shape = (stop - start, self.n_columns)
         return QuantTensor(self.name, self.type, shape, self.blocks[start * per_row : stop * per_row])

@@ -39,6 +39,9 @@ from tools import checksums  # noqa: E402
 TARGET = ROOT / "data/samples"
 KEPT = ROOT / "results/samples"
 MODELS = {"tales": "tales", "SmolLM2 135M": "smollm2", "1B shape": "large"}  # lesson 08's names -> runs
+SHIPPED = (
+    "Shipped with llmlite: two cores of a small virtual server. Run `llmlite compare` for your own machine."
+)
 PEERS = ("llamacpp", "torch-f32", "tensorflow", "xllamacpp", "transformers", "openvino", "ctranslate2")
 
 
@@ -164,7 +167,9 @@ def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
     """Return the sample of a comparison, without the types that only another sample shows."""
 
     def write(found: Mapping[str, Any], path: Path) -> None:
-        found[run].of_types(types).save(path)
+        kept = found[run].of_types(types)
+        kept.notes.append(SHIPPED)
+        kept.save(path)
 
     return Sample(
         name=file.removesuffix(".jsonl"),

@@ -473,7 +473,7 @@ def test_too_many_readings_are_an_error_not_a_hang() -> None:
         ("a{2,1}", "m <= n"),
         ("a**", "one quantifier"),
         ("x(^a)", "ends of a pattern"),
-        ("(" * 3000 + ")" * 3000, "at most 60 groups"),
+        ("(" * 3000 + ")" * 3000, "at most 60 nested groups"),
     ],
 )
 def test_a_pattern_that_cannot_be_obeyed_is_refused(pattern: str, words: str) -> None:

@@ -154,7 +154,7 @@ class TorchTransformer:
         return out
 
     def _rotate(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Apply float32 RoPE to pairs of (T, H, Dh): (2i, 2i+1) for "norm", (i, i + rope_dim/2) "neox"."""
+        """Apply RoPE to pairs of (T, H, Dh): (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
         n = self.shape.rope_dim
         if not n:
             return x

@@ -40,10 +40,16 @@ def lacks(root: Path) -> Iterator[str]:
     security = (root / "SECURITY.md").read_text(encoding="utf-8")
     if not re.search(r"https://|[\w.]+@[\w.]+", security):
         yield "SECURITY.md: no address to report a fault to in private"
-    git = ["git", "-C", str(root), "tag", "--points-at", "HEAD"]
-    tags = subprocess.run(git, capture_output=True, text=True, check=False).stdout.split()
-    if f"v{version}" not in tags:
+    if f"v{version}" not in _git(root, "tag", "--points-at", "HEAD").split():
         yield f"git: this commit has no tag v{version}"
+    if _git(root, "status", "--porcelain"):
+        yield "git: there are changes that are not committed"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+    ).stdout
 
 
 def main() -> int:

@@ -39,6 +39,9 @@ from tools import checksums  # noqa: E402
 TARGET = ROOT / "data/samples"
 KEPT = ROOT / "results/samples"
 MODELS = {"tales": "tales", "SmolLM2 135M": "smollm2", "1B shape": "large"}  # lesson 08's names -> runs
+SHIPPED = (
+    "Shipped with llmlite: two cores of a small virtual server. Run `llmlite compare` for your own machine."
+)
 PEERS = ("llamacpp", "torch-f32", "tensorflow", "xllamacpp", "transformers", "openvino", "ctranslate2")
 
 
@@ -160,19 +163,13 @@ def _claims(path: Path) -> list[Figure]:
     return [speed, consistency.figure(*where, "memory", memory)] if memory else [speed]
 
 
-def _advice(path: Path) -> list[Figure]:
-    out = []
-    for each in advice.Checks.load(path).checks:
-        model, _, type_name = each.model.partition(":")
-        out.append(consistency.figure(path.name, "llmlite", model, type_name, "decode", each.measured))
-    return out
-
-
 def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
     """Return the sample of a comparison, without the types that only another sample shows."""
 
     def write(found: Mapping[str, Any], path: Path) -> None:
-        found[run].of_types(types).save(path)
+        kept = found[run].of_types(types)
+        kept.notes.append(SHIPPED)
+        kept.save(path)
 
     return Sample(
         name=file.removesuffix(".jsonl"),
@@ -219,8 +216,9 @@ SAMPLES = (
         name="advice",
         file="advice.json",
         runs=("advice",),
+        # Not compared with others: it keeps the best rounds, of bandwidth and of tokens. If memory has a fast
+        # and a slow level, the median of a comparison can be a quarter below.
         write=lambda found, path: found["advice"].save(path) and None,
-        figures=_advice,
     ),
     Sample(
         name="claims",

@@ -1,9 +1,10 @@
-"""Measurements: speed, memory, quality, each backend in a process of its own.
+"""Measurements of speed, memory and quality; each backend runs in its own process.
 
     comparison = ll.bench.compare.run(ll.bench.Options(quick=True))
     print(comparison)
 
-Names load on first use: a worker process imports this package before its clock starts, so it must stay light.
+Names load on first use: a worker process imports this package before its clock starts, so the import must be
+cheap.
 """
 
 TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing

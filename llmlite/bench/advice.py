@@ -1,20 +1,22 @@
-"""Which type of a model fits this machine: memory, speed and quality, with the arithmetic shown.
+"""Advice on the type of a model that fits this machine: memory, speed and quality, with the arithmetic shown.
 
-A token is written by reading every weight once, matrix by matrix:
+To write a token, the engine reads every weight once, matrix by matrix. That takes
 
     bytes of the weights read / bandwidth + matrices · overhead of a matrix
 
-Bandwidth is measured over as many bytes as the weights have, because small models stay in caches. The
-overhead is what a matrix takes beyond reading: its share of the small operations around it, waiting for the
-other threads, and, if it comes from memory, the start of a new stream. So it is measured twice, with the
-bundled model: from caches, and after its weights were pushed out of them. A model between both gets a
-mixture. Quality comes from the sweep of types on the bundled model; another model may lose more or less.
+Bandwidth is measured over as many bytes as the weights have, because small models stay in the caches, and by
+the kernel that decodes with their type, because its arithmetic counts where memory is fast. The
+overhead is the time that a matrix takes beyond reading: its share of the small operations around it, waiting
+for other threads, and the start of a new stream if it comes from memory. So it is measured twice with the
+bundled model: with its weights in the caches, and after they were evicted. A size in between gets a
+weighted mean. Quality comes from the sweep of types on the bundled model; another may lose more or less.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,13 +34,13 @@ if TYPE_CHECKING:
     from llmlite.engine.bandwidth import ReadBandwidth
 
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from the best to the smallest
-CACHE = 32 * 2**20  # bytes of the last cache, if the system doesn't tell
+CACHE = 32 * 2**20  # bytes of the last-level cache, if the system doesn't report it
 PER_LAYER = 7  # matrices of a layer of Llama's kind
-MEASURED_BYTES = 512 * 2**20  # of memory read to measure bandwidth; more gives the same
-SHARE = 0.8  # of the memory available; the rest is for other programs
-PROCESS_BYTES = 60e6  # Python, kernels and activations: what a process takes beside weights and cache
-CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # give the overhead of a matrix: their mean
-PUSH_BYTES = 128 * 2**20  # read to push the weights out of the caches
+MEASURED_BYTES = 512 * 2**20  # read from memory to measure bandwidth; more bytes give the same result
+SHARE = 0.8  # of the available memory; the rest is for other programs
+PROCESS_BYTES = 60e6  # Python, kernels and activations: the memory of a process beside weights and cache
+CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # their mean is the overhead of a matrix
+PUSH_BYTES = 128 * 2**20  # read to evict the weights from the caches
 ROUNDS, READS, STEPS, COLD_STEPS = 15, 3, 8, 3  # of a measurement; the best round's median counts
 N_CTX = 512  # positions while steps are timed
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.IGNORECASE)
@@ -48,12 +50,17 @@ TOLERANCE = 0.25  # how far a prediction may be from a measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What advice depends on.
+    """The properties of a model that advice depends on.
 
     Args:
-        name: of the file or the size. n_params: weights. n_read: weights read for one token (of an embedding
-                that isn't the output matrix too, a token reads one row only). n_matrices: that hold these.
-        n_layer: layers. n_kv: numbers in the cache for one position; 0 if unknown. note: what was assumed.
+        name: the file's name, or the size.
+        n_params: number of weights.
+        n_read: number of weights read for one token. A token reads only one row of an embedding that isn't
+            also the output matrix.
+        n_matrices: number of matrices that hold these weights.
+        n_layer: number of layers.
+        n_kv: numbers in the cache for one position; 0 if unknown.
+        note: the assumptions made.
     """
 
     name: str
@@ -67,12 +74,13 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Overhead:
-    """What a matrix takes beyond reading its weights, in the two extremes.
+    """The time a matrix takes beyond reading its weights, in the two extreme cases.
 
     Args:
-        cached_seconds, memory_seconds: of a matrix of a model that is in the caches, and of one that is not.
-        cache_bytes: of the last cache. A model of this size is in it; of one twice as large nothing is left
-            when the next token comes.
+        cached_seconds: overhead of a matrix if the model is in the caches.
+        memory_seconds: overhead of a matrix if the model is not in the caches.
+        cache_bytes: size of the last-level cache. A model of this size stays in it; nothing of a model twice
+            as large is left in it when the next token comes.
     """
 
     cached_seconds: float
@@ -80,35 +88,40 @@ class Overhead:
     cache_bytes: int
 
     def seconds(self, n_bytes: float) -> float:
-        """Return the overhead of a matrix of a model whose tokens read so many bytes."""
+        """Return the overhead of a matrix of a model that reads `n_bytes` for each token."""
         share = min(max(n_bytes / self.cache_bytes - 1, 0.0), 1.0)  # from memory
         return self.cached_seconds + share * (self.memory_seconds - self.cached_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What was measured here.
+    """The measured limits of this machine.
 
     Args:
-        available: bytes of memory that programs can still have; None if the system doesn't tell.
-        overhead: of a matrix. bandwidth: bytes per second, for so many bytes read again and again.
+        available: bytes of memory that programs can still use; None if the system doesn't report it.
+        overhead: overhead of a matrix.
+        bandwidth: function that takes a number of bytes and a type, and returns the bytes per second at which
+            that many are read again and again.
     """
 
     available: int | None
     overhead: Overhead
-    bandwidth: Callable[[float], float]
+    bandwidth: Callable[[float, str], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One type of a model on this machine; `arithmetic` shows how the numbers came about.
+    """One type of a model on this machine; `arithmetic` shows how the numbers were calculated.
 
     Args:
-        type: of the weights. bits: per weight. n_bytes: of all weights. memory: of the process with a full
-            cache, bytes. fits: whether this much is available; None if unknown.
-        tokens_per_second: predicted, writing.
-        kl: divergence from float32 of the bundled model in this type, nats; None if it wasn't measured.
-        arithmetic: lines.
+        type: quantization of the weights.
+        bits: bits per weight.
+        n_bytes: bytes of all weights.
+        memory: bytes that the process needs with a full cache.
+        fits: whether this much memory is available; None if unknown.
+        tokens_per_second: predicted speed of decode.
+        kl: divergence of the bundled model in this type from float32, in nats; None if it wasn't measured.
+        arithmetic: lines that show the calculation.
     """
 
     type: str
@@ -125,10 +138,10 @@ class Choice:
 
 
 def describe(text: str) -> Model:
-    """Return what is known of a model: a file, a name that `llmlite.load` takes, or a size such as "1.1B".
+    """Return the properties of a model: a file, a name that `llmlite.load` takes, or a size such as "1.1B".
 
     Raises:
-        LlmliteError: it is neither.
+        LlmliteError: `text` is none of these.
     """
     size = SIZE.fullmatch(text.strip())
     if size and not Path(text).exists():
@@ -159,29 +172,29 @@ def describe(text: str) -> Model:
         n_read=n_params - unread,
         n_matrices=n_matrices,
         n_layer=config.n_layer,
-        n_kv=2 * config.n_layer * config.n_embd_kv,
+        n_kv=sum(each.k_width + each.v_width for each in config.attentions if each.shared is None),
         note="a mixture reads only some experts for a token: it is faster than predicted" if experts else "",
     )
 
 
 def measure_machine() -> Machine:
-    """Measure bandwidth and overhead here: some seconds.
+    """Measure bandwidth and overhead on this machine, which takes a few seconds.
 
     Raises:
         KernelError: kernels can't be compiled or loaded here.
     """
     from llmlite.engine.bandwidth import ReadBandwidth
 
-    known: dict[int, float] = {}
+    known: dict[tuple[int, str], float] = {}
 
-    def bandwidth(n_bytes: float) -> float:
-        n = _measured_bytes(n_bytes)
+    def bandwidth(n_bytes: float, type_name: str) -> float:
+        n = _measured_bytes(n_bytes), type_name
         if n not in known:
-            reader = ReadBandwidth(n_bytes=n)
+            reader = ReadBandwidth(n_bytes=n[0], mapped=True, weights=by_name(type_name))
             known[n] = reader.n_bytes / _best([_seconds_of(reader.seconds, READS) for _ in range(ROUNDS)])
         return known[n]
 
-    push = ReadBandwidth(n_bytes=PUSH_BYTES)
+    push = ReadBandwidth(n_bytes=PUSH_BYTES, mapped=True)
     found = [_overhead(model, push, bandwidth) for model in CALIBRATION]
     cached, memory = (mean(both[i] for both in found) for i in (0, 1))
     overhead = Overhead(
@@ -192,8 +205,10 @@ def measure_machine() -> Machine:
     return Machine(available=environment.available_memory(), overhead=overhead, bandwidth=bandwidth)
 
 
-def _overhead(model: str, push: ReadBandwidth, bandwidth: Callable[[float], float]) -> tuple[float, float]:
-    """Return the seconds of a matrix beyond reading: of a model in the caches, and pushed out of them."""
+def _overhead(
+    model: str, push: ReadBandwidth, bandwidth: Callable[[float, str], float]
+) -> tuple[float, float]:
+    """Return the overhead of a matrix in seconds: with the model in the caches, and with it evicted."""
     n_matrices, n_bytes = describe(model).n_matrices, _weight_bytes(resources.model_path(model))
     steps = _Steps(model)
 
@@ -203,7 +218,7 @@ def _overhead(model: str, push: ReadBandwidth, bandwidth: Callable[[float], floa
     cached = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
     turns = [[after_pushing() for _ in range(COLD_STEPS)] for _ in range(ROUNDS)]
     pushing, cold = (_best([[both[i] for both in turn] for turn in turns]) for i in (0, 1))
-    reading = n_bytes / bandwidth(n_bytes), n_bytes * pushing / push.n_bytes
+    reading = n_bytes / bandwidth(n_bytes, model.partition(":")[2]), n_bytes * pushing / push.n_bytes
     return max(cached - reading[0], 0.0) / n_matrices, max(cold - reading[1], 0.0) / n_matrices
 
 
@@ -216,27 +231,38 @@ def _seconds_of(work: Callable[[], float], n: int) -> list[float]:
 
 
 def _best(rounds: Iterable[Sequence[float]]) -> float:
-    """Return the smallest median of the rounds: a neighbour that disturbs some of them doesn't count."""
+    """Return the smallest median of the rounds: rounds that another program disturbed don't count."""
     return min(median(each) for each in rounds)
 
 
 class _Steps:
-    """Writes a token with each call and returns its seconds; goes back to the beginning in time."""
+    """Writes a token with each call and returns its seconds; starts again before the context is full."""
 
     def __init__(self, model: str) -> None:
         from llmlite.model import load
 
-        self.model = load(model, n_ctx=N_CTX)
+        self.model = load(model)  # with a small context, if it has learned few positions
+        if self.model.n_ctx > N_CTX:
+            self.model = load(model, n_ctx=N_CTX)
         self.model.logits([0, 1, 2, 3], last_only=True)
-        self()  # the first one makes the plan
+        self()  # the first call makes the plan
 
     def __call__(self) -> float:
         cache = self.model.cache
-        if cache.position >= N_CTX - 1:
+        if cache.position >= self.model.n_ctx - 1:
             cache.truncate(4)
         begin = time.perf_counter()
         self.model.executor([1], cache, n_outputs=1)
         return time.perf_counter() - begin
+
+
+def _main_type(path: Path | str) -> str:
+    """Return the name of the type that most bytes of a file's weights have."""
+    found: Counter[str] = Counter()
+    with gguf.read(path) as file:
+        for tensor in file.tensors.values():
+            found[tensor.type.name] += tensor.n_bytes
+    return found.most_common(1)[0][0]
 
 
 def _weight_bytes(path: Path | str) -> int:
@@ -255,7 +281,8 @@ def advise(
     """Return one Choice for each type, the best quality first.
 
     Args:
-        n_ctx: positions in the cache. losses: (type, KL divergence), as the sweep of types measured them.
+        n_ctx: positions in the cache.
+        losses: pairs (type, KL divergence) from the sweep of types.
     """
     kl = dict(losses)
     return [_choice(model, machine, name, n_ctx, kl.get(name)) for name in types]
@@ -267,7 +294,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     n_bytes, n_read = model.n_params * bits / 8, model.n_read * bits / 8
     cache = 2 * model.n_kv * n_ctx  # float16
     memory = n_bytes + cache + PROCESS_BYTES
-    rate = machine.bandwidth(n_read)
+    rate = machine.bandwidth(n_read, name)
     overhead = machine.overhead.seconds(n_read)
     seconds = n_read / rate + model.n_matrices * overhead
     arithmetic = (
@@ -292,9 +319,9 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
 
 
 def best(choices: Sequence[Choice], speed: float) -> Choice | None:
-    """Return the best quality that fits and writes at least `speed` tokens per second.
+    """Return the choice of best quality that fits and writes at least `speed` tokens per second.
 
-    If none is so fast, the fastest that fits; None if none fits.
+    If none is that fast, return the fastest that fits; if none fits, return None.
     """
     fitting = [each for each in choices if each.fits is not False]
     fast = [each for each in fitting if each.tokens_per_second >= speed]
@@ -308,8 +335,12 @@ class Checked:
     """A prediction beside its measurement.
 
     Args:
-        model: its file or name. n_bytes: of the weights that a token reads. n_matrices: that hold them.
-        bandwidth: bytes per second over so many. overhead: of a matrix. measured: tokens per second.
+        model: the model's file or name.
+        n_bytes: bytes of the weights that a token reads.
+        n_matrices: number of matrices that hold them.
+        bandwidth: bytes per second while that many bytes are read.
+        overhead: overhead of a matrix.
+        measured: tokens per second.
     """
 
     model: str
@@ -321,13 +352,13 @@ class Checked:
 
     @property
     def predicted(self) -> float:
-        """Tokens per second: bytes / bandwidth + matrices * overhead, as seconds of a token."""
+        """Predicted tokens per second; a token takes bytes / bandwidth + matrices * overhead seconds."""
         beyond = self.n_matrices * self.overhead.seconds(self.n_bytes)
         return 1 / (self.n_bytes / self.bandwidth + beyond)
 
     @property
     def error(self) -> float:
-        """Relative: +0.1 if it was predicted ten percent too fast."""
+        """Relative error: +0.1 if the prediction was ten percent too fast."""
         return self.predicted / self.measured - 1
 
     @property
@@ -337,7 +368,7 @@ class Checked:
 
 @dataclass(kw_only=True)
 class Checks(Saved):
-    """Predictions beside measurements of one machine, with all figures that they follow from."""
+    """Predictions beside measurements of one machine, with all the figures that they are based on."""
 
     KIND: ClassVar[str] = "advice"
     SAMPLE: ClassVar[str] = "samples/advice.json"
@@ -353,13 +384,13 @@ class Checks(Saved):
 def check(
     models: Iterable[str], machine: Machine, *, names: Mapping[str, str] | None = None
 ) -> list[Checked]:
-    """Predict the speed of files as they are, and measure it; bandwidth is measured in turns with the steps.
+    """Predict the speed of files and measure it; bandwidth and steps are measured in turns.
 
     Args:
-        names: how models are called in the result; the file's name for others.
+        names: names of models in the result; other models get their file's name.
 
     Raises:
-        LlmliteError: there is no such model.
+        LlmliteError: a model doesn't exist.
     """
     from llmlite.engine.bandwidth import ReadBandwidth
 
@@ -367,7 +398,8 @@ def check(
     for name in models:
         model, path = describe(name), resources.model_path(name)
         n_bytes = _weight_bytes(path) * model.n_read / model.n_params
-        reader, steps = ReadBandwidth(n_bytes=_measured_bytes(n_bytes)), _Steps(str(path))
+        size, weights = _measured_bytes(n_bytes), by_name(_main_type(path))
+        reader, steps = ReadBandwidth(n_bytes=size, mapped=True, weights=weights), _Steps(str(path))
         turns = [(_seconds_of(reader.seconds, READS), _seconds_of(steps, STEPS)) for _ in range(ROUNDS)]
         out.append(
             Checked(

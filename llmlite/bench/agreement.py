@@ -1,4 +1,4 @@
-"""Whether a backend computes the same as float32 arithmetic does: asked before anything is timed."""
+"""Check that a backend computes what float32 arithmetic computes; this comes before any timing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REFERENCES = ("torch-f32", "llmlite-eager")  # float32 arithmetic throughout; th
 EXACT = 1e-4  # float32 against float32: largest difference over the largest logit (at least 10)
 MAX_KL = 0.02  # lower precision, on the same file: mean divergence in nats
 MIN_TOP1 = 0.90  # and share of equal best tokens
-TIES_KL = 0.002  # nats: distributions so near to each other have other best tokens in ties only
-OWN_MAX_KL = 2.0  # weights of its own: the same model still; another one is some 10 nats away
+TIES_KL = 0.002  # nats: distributions this close have different best tokens only if there are ties
+OWN_MAX_KL = 2.0  # nats, own weights: still the same model; a different model is about 10 nats away
 OWN_MIN_TOP1 = 0.30
 
 
@@ -31,9 +31,11 @@ def judge(
     """Decide whether an entry computes what float32 arithmetic computes on its file.
 
     Args:
-        logits: (T, V) of the entry, or log probabilities. reference: float32 logits of the same file.
-        best: float32 logits of the comparison's first file. own: whether its weights aren't the file's.
-        ids: the T tokens read, for the perplexity; empty for none.
+        logits: (T, V) logits or log probabilities of the entry.
+        reference: float32 logits of the same file.
+        best: float32 logits of the comparison's first file.
+        own: whether the entry uses weights other than the file's.
+        ids: the T tokens read, for the perplexity; empty for no perplexity.
     """
     if not np.isfinite(logits).all():
         return {"agrees": False, "reason": "its logits aren't finite numbers"}
@@ -60,7 +62,7 @@ def judge(
         reason = "" if agrees else f"logits differ by {same.max_abs_diff:.2g}, more than {limit:.2g}"
     else:
         max_kl, min_top1 = (OWN_MAX_KL, OWN_MIN_TOP1) if own else (MAX_KL, MIN_TOP1)
-        ties = same.kl <= TIES_KL  # a model of random weights has many, and little between any two tokens
+        ties = same.kl <= TIES_KL  # a model with random weights has many, and its tokens differ little
         agrees = same.kl <= max_kl and (ties or same.top1 >= min_top1)
         reason = (
             ""
@@ -74,7 +76,7 @@ def judge(
 
 
 def _are_log_probabilities(logits: np.ndarray) -> bool:
-    """Whether the exponentials of each row add up to 1."""
+    """Return whether the exponentials of each row add up to 1."""
     wide = np.asarray(logits, np.float64)
     top = wide.max(axis=-1, keepdims=True)
     sums = top[:, 0] + np.log(np.exp(wide - top).sum(axis=-1))
@@ -84,10 +86,12 @@ def _are_log_probabilities(logits: np.ndarray) -> bool:
 def judge_tokens(
     tokens: Sequence[int], reference: np.ndarray | None, best: np.ndarray | None
 ) -> dict[str, Any]:
-    """Decide by the best token after each beginning of a text, for a library that tells no logits.
+    """Decide by the best token after each prefix of a text, for a library that returns no logits.
 
     Args:
-        tokens: T best tokens. reference, best: float32 logits (T, V) of the same file and of the first.
+        tokens: T best tokens.
+        reference: float32 logits (T, V) of the same file.
+        best: float32 logits (T, V) of the comparison's first file.
     """
     if reference is None or best is None:
         return {"agrees": False, "reason": "there is no float32 reference to check it against"}
@@ -107,12 +111,14 @@ def judge_tokens(
 
 
 def judge_steps(logits: np.ndarray, written: Sequence[int], max_abs_diff: float) -> dict[str, Any]:
-    """Decide whether the tokens written one by one are those that reading them at once calls the best.
+    """Decide whether decode chooses the tokens that prefill of the same text ranks first.
 
     Args:
-        logits: (T, V) of the same backend, before each written token, from reading everything at once.
+        logits: (T, V) logits of the same backend before each written token, from one prefill of the whole
+            text.
         written: the T tokens.
-        max_abs_diff: how far the backend's logits are from float32; two of them may swap tokens this near.
+        max_abs_diff: largest difference of the backend's logits from float32; tokens closer than twice this
+            may swap.
     """
     gaps = logits.max(axis=-1) - logits[np.arange(len(written)), np.asarray(written)]
     limit = 2 * max_abs_diff + EXACT * max(10.0, float(np.abs(logits).max()))

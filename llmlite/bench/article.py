@@ -2,8 +2,8 @@
 
     print(ll.bench.claims(only=["privacy"]))
 
-A claim is a function below that returns a Finding. It measures on this machine, with what is installed; what
-can't be measured says so, and no figure is quoted from anywhere.
+A claim is a function below that returns a Finding. It measures on this machine, with the packages that are
+installed. If a claim can't be measured, its Finding says so; no figure is quoted from another source.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def _claim(key: str, text: str) -> Callable[[Callable[[], Found]], Callable[[], 
 
 
 def claims(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _: None) -> Claims:
-    """Measure the claims and return what was found.
+    """Measure the claims and return the findings.
 
     Args:
         only: keys of CLAIMS; empty for all. progress: called with each claim before it is measured.
 
     Raises:
-        LlmliteError: there is no such claim.
+        LlmliteError: a key is not the key of a claim.
     """
     keys = tuple(only) or tuple(CLAIMS)
     for key in keys:
@@ -122,7 +122,7 @@ def _hardware() -> Found:
 def _installation() -> Found:
     values: dict[str, Any] = {}
     values["llmlite"] = envs.cost("")
-    for name in envs.ENVIRONMENTS:  # its own environment first: seconds were recorded there
+    for name in envs.ENVIRONMENTS:  # its own environment first: the installation time was recorded there
         found = envs.cost(name, here=envs.installed(name) is None)
         if found:
             values[name] = found
@@ -163,7 +163,7 @@ def _privacy() -> Found:
         )
     values = {each.backend: asdict(each) for each in found}
     if not counted and not isolated:
-        # blocked sockets see Python code only, so they can't prove the claim
+        # blocked sockets affect Python code only, so they can't prove the claim
         return UNKNOWN, figure, values
     ours = any(each.backend.startswith("llmlite") for each in outside)
     return (FAILS if ours else PARTLY if failed or outside else HOLDS), figure, values
@@ -201,7 +201,7 @@ def _training() -> Found:
 
 
 def _llamacpp_trains(values: dict[str, Any]) -> str:
-    """Ask llama.cpp to train, keep what came of it in `values`, and return it in words."""
+    """Let llama.cpp train, store its result in `values`, and return the result as a sentence."""
     try:
         r = run_experiment("llamacpp_training", BACKENDS["llamacpp"].python(), ids=_prompt(257))
     except BackendError as error:
@@ -256,7 +256,7 @@ def _breadth() -> Found:
 
 
 def _refusal() -> str:
-    """Return what llmlite says to a file whose architecture it doesn't know; "" if it takes it."""
+    """Return llmlite's error for a file with an unknown architecture; "" if it accepts the file."""
     from llmlite import gguf
     from llmlite.model import load
 
@@ -368,7 +368,7 @@ def _scale() -> Found:
 
 
 def _served_model() -> str:
-    """Return a real model if it was pulled, else the bundled one."""
+    """Return SmolLM2 if it was pulled, else the bundled model."""
     try:
         resources.model_path("smollm2")
     except (LlmliteError, OSError):

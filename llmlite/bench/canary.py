@@ -1,4 +1,4 @@
-"""A fixed piece of work, timed beside every block: when it slows down, the machine did."""
+"""A fixed piece of work that is timed beside every block: if it slows down, the machine slowed down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Canary:
     """Multiplies two float32 matrices (arithmetic) and copies 32 MiB (memory), the same every time.
 
     Args:
-        repetitions: of both, in one song.
+        repetitions: number of times each call does both.
     """
 
     def __init__(self, repetitions: int = REPETITIONS) -> None:

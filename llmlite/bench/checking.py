@@ -1,4 +1,4 @@
-"""The first part of a comparison: whoever computes something else isn't timed."""
+"""The first part of a comparison: an entry that computes something else isn't timed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from llmlite.bench.entries import Entry
 from llmlite.bench.process import BackendError, BackendTimeoutError
 from llmlite.bench.running import WARM_UP, Running, logits
 
-AGREEMENT_TOKENS = 128  # checked for agreement; a large vocabulary makes 80 MB of logits of them
-CHECKED = (
-    0.5  # share of the time after which no further backend is checked; 1.5 times that for the usual ones
-)
+AGREEMENT_TOKENS = 128  # checked for agreement; their logits take 80 MB with a large vocabulary
+CHECKED = 0.5  # of the budget, after which no backend is checked any more; for the usual ones, 1.5 times that
 
 
 class Checking(Running):
@@ -56,7 +54,7 @@ class Checking(Running):
     def _left_to_check(self, entry: Entry) -> float:
         """Return the seconds that checking an entry may take, never more than the timeout.
 
-        The first one is always checked: a comparison of nothing would be worth nothing.
+        The first entry is always checked: a comparison without entries would be worth nothing.
         """
         budget, timeout = self.options.budget_seconds, self.options.timeout
         if budget is None or not any(record["agrees"] for record in self.result.agreement):
@@ -78,7 +76,7 @@ class Checking(Running):
         reference: np.ndarray | None,
         best: np.ndarray | None,
     ) -> dict[str, Any]:
-        """Return what the entry's logits, or where it has none its tokens, say about it."""
+        """Return the agreement record from the entry's logits, or from its tokens if it returns no logits."""
         ids = ids[: entry.info.agreement_tokens]
         record: dict[str, Any] = {"n_tokens": len(ids)}
         reference, best = (None if found is None else found[: len(ids)] for found in (reference, best))
@@ -95,7 +93,7 @@ class Checking(Running):
         return record
 
     def _exact_answers(self, entry: Entry) -> dict[str, Any]:
-        """Ask the bundled questions, if the model is the bundled one and no length has to be compiled."""
+        """Ask the bundled questions, unless the model is another one or prompt lengths must be compiled."""
         if self.exam is None or any(
             m.phase == "compile" and m.backend == entry.info.name for m in self.result.measurements
         ):
@@ -104,7 +102,7 @@ class Checking(Running):
         return {"n_exact": right, "n_asked": asked}
 
     def _steps_agree(self, entry: Entry, folder: Path, max_abs_diff: float) -> dict[str, Any]:
-        """Check that writing token by token chooses what reading the same tokens at once would choose."""
+        """Check that decode chooses the tokens that prefill of the same text would choose."""
         n_prompt, n_gen = WARM_UP
         prompt = self.ids[:n_prompt]
         written = entry.ask("greedy", ids=prompt, n_gen=n_gen)["ids"]
@@ -121,7 +119,7 @@ class Checking(Running):
             with ExitStack() as stack:
                 if own and own.worker:
                     worker = own.worker
-                    stack.callback(self.launcher.load, worker, own.file)  # back to what it will be timed on
+                    stack.callback(self.launcher.load, worker, own.file)  # back to its own file, to be timed
                 else:
                     worker = stack.enter_context(self.launcher.process(BACKENDS[name]))
                     worker.ask("start")

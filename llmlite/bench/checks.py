@@ -1,10 +1,10 @@
-"""Is this machine ready? What llmlite and its lessons need, whether it is there, what to do where it isn't.
+"""Check that this machine has what llmlite and its lessons need; if something is missing, say what to do.
 
     for finding in ll.bench.checks.examine():
         print(finding.verdict, finding.topic, finding.found, finding.remedy)
 
-`llmlite doctor` and the first lesson's panel both show these. Importing this imports no third-party package:
-a missing one is a finding, not a crash.
+`llmlite doctor` and the first lesson's panel both show the findings. This module imports no third-party
+package, so that a missing package is a finding, not a crash.
 """
 
 from __future__ import annotations
@@ -38,18 +38,23 @@ GROUPS = {
 }
 # The models that lessons run with compiled kernels.
 LESSON_MODELS = ("tales", "tales:Q8_0", "tales:Q4_0")
-MADE_TYPES = ("Q5_0",)  # that lesson 03 makes in memory, beside those of the models
+MADE_TYPES = ("Q5_0",)  # made in memory by lesson 03, in addition to the models' types
 LESSON_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q6_K", *MADE_TYPES)  # of tensors in lessons
 MIN_PYTHON = (3, 11)
 MIN_MEMORY = 500e6  # bytes: the largest lesson with PyTorch beside it
 MIN_DISK = 200e6  # bytes: the bundled model in every type, and the kernels
 FAST = frozenset({"avx2", "asimd"})  # one of these makes integer arithmetic on quantized weights fast
-PIP = "python -m pip install"  # in a finding the running interpreter stands for "python"
+PIP = "python -m pip install"  # in a finding, "python" is replaced by the running interpreter's path
 REINSTALL = f"{PIP} --force-reinstall llmlite-kit (until then kernels are compiled here)"
 
 
 class WrongError(Exception):
-    """A check found not what it needs, but `found`. remedy: in place of the check's own; "" for that."""
+    """Raised when a check fails.
+
+    Args:
+        found: what was there instead.
+        remedy: replaces the check's own remedy; "" keeps it.
+    """
 
     def __init__(self, found: str, remedy: str = "") -> None:
         super().__init__(found)
@@ -58,12 +63,15 @@ class WrongError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing to look at.
+    """One thing to check.
 
     Args:
-        group: a key of GROUPS. topic: its name. needs: what should be found, in words.
-        remedy: what to do where it isn't. look: returns what it found; raises WrongError.
-        optional: llmlite and the lessons work without it.
+        group: a key of GROUPS.
+        topic: name of the check.
+        needs: description of what is required.
+        remedy: what to do if the check fails.
+        look: function that returns a description of what it found, or raises WrongError.
+        optional: whether llmlite and the lessons also work without it.
     """
 
     group: str
@@ -76,7 +84,12 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a check found. remedy: what to do, "" where nothing is. ok: False where something must be done."""
+    """The result of a check.
+
+    Attributes:
+        remedy: what to do; "" if there is nothing to do.
+        ok: False if something must be done.
+    """
 
     group: str
     topic: str
@@ -93,18 +106,18 @@ class Finding:
 
 
 def examine(groups: Iterable[str] = tuple(GROUPS), *, needed: Iterable[str] = ()) -> list[Finding]:
-    """Return what every check of the groups found.
+    """Run every check of the groups and return their findings.
 
     Args:
         groups: keys of GROUPS.
-        needed: groups whose optional checks count as necessary; ("lessons",) in a lesson.
+        needed: groups whose optional checks count as required; ("lessons",) in a lesson.
     """
     chosen, strict = set(groups), set(needed)
     return [_look(check, check.group in strict) for check in CHECKS if check.group in chosen]
 
 
 def wrong(findings: Iterable[Finding]) -> list[str]:
-    """Return a line for each finding that something must be done about: topic, what was found, what to do."""
+    """Return a line for each finding that needs action: its topic, what was found, and what to do."""
     return [f"{f.topic}: {f.found} -> {f.remedy}" for f in findings if not f.ok]
 
 
@@ -186,7 +199,7 @@ def _gigabytes(n_bytes: int | None) -> str:
 
 
 def version(module: str, distribution: str) -> str | None:
-    """Return the version of an installed package without importing it; None where it isn't installed."""
+    """Return the version of an installed package without importing it; None if it isn't installed."""
     if importlib.util.find_spec(module) is None:
         return None
     try:
@@ -303,7 +316,7 @@ def _warm() -> str:
 
 
 def lesson_kernels() -> list[Kernel]:
-    """Return the kernels that LESSON_MODELS run with, and the lesson on kernels measures."""
+    """Return the kernels that LESSON_MODELS use, and those that the lesson on kernels measures."""
     from llmlite.engine.families import every_kernel
     from llmlite.engine.signatures import PEAK, SCALAR_MATVEC
     from llmlite.quants import by_name
@@ -313,15 +326,15 @@ def lesson_kernels() -> list[Kernel]:
 
 
 def warm_up(models: Sequence[str] = LESSON_MODELS, progress: NamedProgress | None = None) -> None:
-    """Compile what the models need and run each once, so that nobody waits for it later.
+    """Compile the kernels that the models need and run each model once, so that no one has to wait later.
 
     Args:
-        models: what `llmlite.load` takes; the lessons' own by default.
-        progress: called with (done, total, kernel's name) while the lessons' kernels compile; without it a
-            line goes to standard error.
+        models: names that `llmlite.load` takes; by default, the models of the lessons.
+        progress: called with (done, total, kernel's name) while the lessons' kernels compile; without it, a
+            line is printed to standard error.
 
     Raises:
-        LlmliteError: kernels can't be compiled here: NumPy runs the models then, more slowly.
+        LlmliteError: kernels can't be compiled here; NumPy then runs the models, more slowly.
     """
     from llmlite import load
     from llmlite.engine.jit import prepare
@@ -356,7 +369,7 @@ CHECKS = (
     Check(
         group="machine",
         topic="AMX",
-        needs="none; prompts are read faster with it",
+        needs="nothing; it makes prefill faster",
         remedy="report it with the output of `llmlite doctor --json`; the other kernels are used",
         look=_amx,
         optional=True,

@@ -1,8 +1,8 @@
 """Compare backends on the same weights, the same token ids and the same number of threads.
 
-First they must agree: what computes something else isn't timed (checking.py). Then every backend lives in
-its own process and they take turns in random order, block by block, so that whatever disturbs the machine
-disturbs all of them (timing.py). Memory is measured last, in fresh processes, one at a time.
+First, the backends must agree: one that computes something else isn't timed (checking.py). Then each backend
+has its own process, and they take turns in random order, block by block, so that any disturbance of the
+machine affects all of them (timing.py). Memory is measured last, in fresh processes, one at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llmlite.bench.running import WARM_UP
 from llmlite.bench.samples import Comparison
 from llmlite.bench.timing import Timing
 
-LATE = 0.3  # share of the time after which no further backend is started; twice that for the usual ones
+LATE = 0.3  # share of the budget after which no further backend is started; twice that for the usual backends
 
 
 def run(
@@ -34,17 +34,17 @@ def run(
     progress: bool = True,
     pairs: Sequence[tuple[str, ModelFile]] = (),
 ) -> Comparison:
-    """Run a comparison and return everything that was measured.
+    """Run a comparison and return all its measurements.
 
     Args:
         options: what to compare; None for the defaults.
         progress: show a bar, in a terminal or a notebook.
-        pairs: backends with the file that each reads, instead of those that `options` names; no two files of
-            one type, the best first.
+        pairs: pairs (backend, file) to measure instead of those that `options` names; no two files have the
+            same type, and the best type comes first.
 
     Raises:
         LlmliteError: the model can't be read.
-        ValueError: an option makes no sense.
+        ValueError: an option is invalid.
     """
     options = options or Options()
     options = options.shortened() if options.quick else options
@@ -112,7 +112,7 @@ class _Run(Checking, Timing):
                 self.result.skipped.append({"backend": name, "reason": reason})
 
     def _usual_pairs(self) -> list[tuple[str, ModelFile]]:
-        """Return each backend with the files that it reads: the first alone if it unpacks weights anyway."""
+        """Return each backend with its files: only the first if the backend unpacks all weights anyway."""
         found = []
         for name in dict.fromkeys(self.options.backends or _default_backends()):
             all_files = by_name(name).keeps_quantized or self.options.every_pair
@@ -123,7 +123,8 @@ class _Run(Checking, Timing):
         return Progress((4 + self.options.blocks) * len(self.entries), self.progress)
 
     def _start(self, advance: Callable[[str], None]) -> None:
-        # In the order named; else the usual backends first, each on the first file before any on the second.
+        # In the order given; by default, the usual backends first, each on the first file before any on the
+        # second.
         order = {id(file): number for number, file in enumerate(self.files)}
 
         def place(entry: Entry) -> tuple[bool, bool, int]:
@@ -141,9 +142,9 @@ class _Run(Checking, Timing):
             self._or_drop(entry, self._become_alive)
 
     def _too_late_to_start(self, entry: Entry) -> bool:
-        """Whether starting and checking have eaten so much time that only what is essential may follow."""
+        """Return whether starting and checking took so much time that only the essential steps may follow."""
         budget = self.options.budget_seconds
-        if budget is None or not self.result.backends:  # the first one always starts
+        if budget is None or not self.result.backends:  # the first backend always starts
             return False
         spent = (time.monotonic() - self.begin) / budget
         return spent > (2 * LATE if entry.info.default or self._is_named(entry) else LATE)
@@ -155,7 +156,7 @@ class _Run(Checking, Timing):
         self.result.backends.append({**entry.key, **about, **cost})
 
     def _memory(self, advance: Callable[[str], None]) -> None:
-        """Measure each entry in fresh processes with nothing else of ours alive: shared pages count whole."""
+        """Measure each entry in fresh processes while no other worker runs: shared pages count in full."""
         for entry in self.entries:
             advance(f"memory of {entry.info.name} {entry.file.model_type}")
             if self._over(self._start_seconds(entry)):

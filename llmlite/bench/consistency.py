@@ -1,4 +1,4 @@
-"""Whether samples of one machine agree: the same backend, model and type must have the same figures."""
+"""Check that samples of one machine agree: the same backend, model and type must have the same figures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ class Figure:
     """One number that a sample shows.
 
     Args:
-        file: the sample's name. backend: of BACKENDS. model: that was run. type: of its file; "" for a
-            backend that unpacks all types to the same. what: a key of UNITS. value: in that unit.
+        file: the sample's name.
+        backend: a name of BACKENDS.
+        model: the model that was run.
+        type: type of its file; "" for a backend that unpacks all types to the same one.
+        what: a key of UNITS.
+        value: the number, in that unit.
     """
 
     file: str
@@ -45,7 +49,7 @@ def figure(file: str, backend: str, model: str, type_name: str, what: str, value
 
 
 def of_comparison(file: str, model: str, found: Comparison) -> list[Figure]:
-    """Return the figures of a comparison: tokens per second written into the emptiest cache, and memory."""
+    """Return the figures of a comparison: the speed of decode at the smallest depth, and memory."""
     return [
         figure(file, s.backend, model, s.model_type, what, s.value)
         for what, metric in (("decode", "decode"), ("memory", "private"))
@@ -54,7 +58,7 @@ def of_comparison(file: str, model: str, found: Comparison) -> list[Figure]:
 
 
 def disagreements(figures: Iterable[Figure], tolerance: float = TOLERANCE) -> list[str]:
-    """Return a sentence for each pair of figures that should be the same and aren't, with both files."""
+    """Return a sentence, with both files, for each pair of figures that should be the same but aren't."""
     by_key: dict[tuple[str, str, str, str], list[Figure]] = {}
     for each in figures:
         by_key.setdefault(each.key, []).append(each)

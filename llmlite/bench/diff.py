@@ -1,7 +1,7 @@
-"""Compare two files of measurements: what is computed first, then speed, as ratios that a CI can trust.
+"""Compare two files of measurements: first the results, then the speed, as ratios that a CI job can trust.
 
-Only ratios within one run are compared with ratios within another: the speed of an entry against the speed of
-a base entry that ran beside it, block by block. A slower machine, or a busier one, slows both.
+A ratio within one run is compared with the same ratio within the other: the speed of an entry relative to a
+base entry that ran beside it, block by block. A slower or busier machine slows both.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ EXIT_CODES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing compared. kind: "agreement" or a key of SPEEDS.
+    """One comparison of an entry with its earlier result.
 
     Args:
-        entry: label of backend and type. verdict: "agrees", "DISAGREES", "missing", "faster", "slower",
-            "about equal", "can't tell".
+        entry: label of backend and type.
+        kind: "agreement" or a key of SPEEDS.
+        verdict: "agrees", "DISAGREES", "missing", "faster", "slower", "about equal" or "can't tell".
         ratio, low, high: how many times faster than before, with its 95 % interval; None for agreement.
-        text: the reason, or what it was measured against.
+        text: the reason, or the base of the measurement.
     """
 
     entry: str
@@ -57,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """All rows. base: what speeds are ratios to."""
+    """All rows, and the base that speeds are relative to."""
 
     rows: tuple[Row, ...]
     base: str
@@ -88,7 +89,7 @@ class Diff:
         return "\n".join(lines)
 
     def junit(self) -> str:
-        """Return JUnit XML: one case per row; what can't be told is skipped, not passed."""
+        """Return JUnit XML: one case per row; a row without a certain verdict is skipped, not passed."""
         failures = sum(row.failed for row in self.rows)
         skipped = sum(row.verdict == "can't tell" for row in self.rows)
         suite = ElementTree.Element(
@@ -112,8 +113,8 @@ def compare(before: Comparison, after: Comparison, base: str | None = None) -> D
     """Compare two runs.
 
     Args:
-        base: the backend that speeds are ratios to; None for the first of torch-f32, llamacpp, xllamacpp and
-            llmlite-eager that both runs have. What changed must not be the base.
+        base: the backend that speeds are relative to; None for the first of torch-f32, llamacpp, xllamacpp
+            and llmlite-eager that both runs have. It must not be the backend that changed.
 
     Raises:
         LlmliteError: the runs have no entry, or no base, in common.
@@ -141,7 +142,7 @@ def _base(
             if entry[0] == name and entry in both:
                 return entry
     wanted = base or "torch-f32, llamacpp, xllamacpp or llmlite-eager"
-    raise LlmliteError(f"both runs must have timed {wanted}, which speeds are ratios to")
+    raise LlmliteError(f"both runs must have timed {wanted}, which speeds are relative to")
 
 
 def _agreement(before: Comparison, after: Comparison, entry: tuple[str, str]) -> Row:
@@ -174,7 +175,7 @@ def _speed(
         entry=label,
         kind=metric,
         verdict=verdict(low, high, least),
-        text="" if least >= MIN_BLOCKS else f"{least} blocks; {MIN_BLOCKS} are the least",
+        text="" if least >= MIN_BLOCKS else f"{least} blocks; at least {MIN_BLOCKS} are needed",
         ratio=median(now) / median(then),
         low=low,
         high=high,
@@ -184,7 +185,7 @@ def _speed(
 def _ratios(
     comparison: Comparison, entry: tuple[str, str], base: tuple[str, str], metric: str
 ) -> list[float]:
-    """Return how many times faster an entry was than the base, for each block that has both."""
+    """Return, for each block that has both, how many times faster an entry was than the base."""
     found = METRICS[metric]
     ours, theirs = (
         {m.block: m.median_ns / m.n_tokens for m in selected(comparison, found, *which) if m.block >= 0}

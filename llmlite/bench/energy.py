@@ -1,7 +1,7 @@
-"""Energy by RAPL, the counters of Intel's and AMD's processors (Linux powercap), where they may be read.
+"""Energy from RAPL, the counters of Intel's and AMD's processors (Linux powercap), if they are readable.
 
-Each package has a counter in microjoules that wraps at `max_energy_range_uj`. Since 2020 only root may read
-it on most systems, and virtual machines rarely have it at all: then this says so, and nothing is estimated.
+Each package has a counter in microjoules that wraps at `max_energy_range_uj`. Since 2020, only root may read
+it on most systems, and virtual machines rarely have it. Without a counter, nothing is estimated.
 Source: the Linux kernel's Documentation/power/powercap/powercap.rst.
 """
 
@@ -16,23 +16,29 @@ NOT_READABLE = "not readable here"
 
 @dataclass(frozen=True, kw_only=True)
 class Zone:
-    """One counter. name: such as "package-0". path: its folder. limit: microjoules at which it wraps."""
+    """One counter.
+
+    Args:
+        name: name of the package, such as "package-0".
+        path: folder of the counter.
+        limit: microjoules at which it wraps.
+    """
 
     name: str
     path: Path
     limit: int
 
     def read(self) -> int:
-        """Return microjoules since some beginning.
+        """Return microjoules since an arbitrary start.
 
         Raises:
-            OSError, ValueError: it can't be read.
+            OSError, ValueError: the counter can't be read.
         """
         return int((self.path / "energy_uj").read_text())
 
 
 def zones(root: Path = ROOT) -> list[Zone]:
-    """Return the packages whose counter can be read; parts of a package (cores, DRAM) would count twice."""
+    """Return the packages with a readable counter; their parts (cores, DRAM) would count twice."""
     found = []
     for path in sorted(root.glob("*-rapl:*")):
         if path.name.count(":") != 1:
@@ -49,10 +55,10 @@ def zones(root: Path = ROOT) -> list[Zone]:
 
 
 class Meter:
-    """Joules of all packages between `start` and `stop`; None where no counter can be read.
+    """Joules of all packages between `start` and `stop`; None if no counter can be read.
 
-    It counts the whole machine: other programs' work is in it. A span must be shorter than a wrap of the
-    counter, which takes minutes at full power.
+    The figure is for the whole machine, other programs included. A span must be shorter than the time in
+    which the counter wraps, which is minutes at full power.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
@@ -61,7 +67,7 @@ class Meter:
 
     @property
     def note(self) -> str:
-        """What a table says in place of a figure; "" where there is one."""
+        """The text that a table shows in place of a figure; "" if there is a figure."""
         return "" if self.zones else NOT_READABLE
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""One backend on one file: its process, and how that is started so that the backend is at its best."""
+"""One backend on one file: its process, started with the settings that make the backend fastest."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llmlite.bench.backends import BackendInfo
 from llmlite.bench.inputs import ModelFile
 from llmlite.bench.process import BackendError, WorkerProcess
 
-# OpenMP's threads spin while they wait, or sleep. On a quiet machine spinning is faster, on a busy one it can
-# cost two thirds of the speed, so each OpenMP backend is tried both ways and runs the better one.
+# OpenMP's threads spin or sleep while they wait. On a quiet machine, spinning is faster; on a busy one, it
+# can cost two thirds of the speed. So each OpenMP backend is tried both ways, and the faster way is used.
 POLICIES: dict[str, dict[str, str]] = {"spin": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
 PROBES = 3  # of each policy, in turns
 PROBE = (32, 12)  # tokens read and written
-UNPACKED = 4  # bytes of a weight, at most, while a library that keeps no quantized weights loads them
-KEPT = 2  # times the file's bytes, at most: mapped, and once more repacked
+UNPACKED = 4  # bytes per weight, at most, while a library that unpacks quantized weights loads them
+KEPT = 2  # times the file's bytes, at most: the mapped file and a repacked copy
 
 
 @dataclass
 class Entry:
-    """One backend on one file, and its living process while there is one."""
+    """One backend on one file, and its process while one is running."""
 
     info: BackendInfo
     file: ModelFile
@@ -40,7 +40,9 @@ class Entry:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that its process takes at most for weights, roughly."""
+        """Rough upper limit of the memory that its process takes for weights."""
+        if self.info.maps_file:
+            return self.file.n_bytes
         return self.file.n_bytes * KEPT if self.info.keeps_quantized else self.file.n_params * UNPACKED
 
     @property
@@ -71,8 +73,11 @@ class Launcher:
     """Starts workers the same way every time.
 
     Args:
-        n_threads: of every backend. n_ctx: positions in the cache. timeout: seconds for any one answer.
-        prompt: token ids of the first prompt. lengths: of the prompts that will come, for those that compile.
+        n_threads: threads of every backend.
+        n_ctx: positions in the cache.
+        timeout: seconds to wait for any answer.
+        prompt: token ids of the first prompt.
+        lengths: lengths of the prompts that will come, for backends that compile.
     """
 
     n_threads: int
@@ -83,10 +88,10 @@ class Launcher:
     policies: dict[str, str] = field(default_factory=dict)
 
     def process(self, info: BackendInfo, variables: Mapping[str, str] | None = None) -> WorkerProcess:
-        """Start a backend's interpreter, in its own environment where it has one.
+        """Start a backend's interpreter, in the backend's own environment if it has one.
 
         Raises:
-            BackendError: it doesn't start.
+            BackendError: the process doesn't start.
         """
         chosen = POLICIES[self.policies.get(info.name, "spin")]
         return WorkerProcess(
@@ -109,9 +114,10 @@ class Launcher:
         variables: Mapping[str, str] | None = None,
         after_load: Callable[[WorkerProcess], None] | None = None,
     ) -> tuple[WorkerProcess, dict[str, int]]:
-        """Start, import, convert, load, compile, make the first token.
+        """Start a process, import the library, convert, load and compile the model, and make the first token.
 
-        Returns the worker and nanoseconds by phase, "_cold" after each name where llmlite compiled kernels.
+        Returns:
+            The worker, and nanoseconds by phase; each name ends in "_cold" if llmlite compiled kernels.
         """
         worker = self.process(entry.info, variables)
         stack.callback(worker.close)
@@ -133,7 +139,7 @@ class Launcher:
         return worker, {phase + cold: ns for phase, ns in times.items()}
 
     def choose_policy(self, entry: Entry, stack: ExitStack) -> tuple[WorkerProcess, dict[str, int]]:
-        """Launch an OpenMP backend under both waiting policies, keep the faster one and remember its name."""
+        """Start an OpenMP backend with both waiting policies, keep the faster one and remember its name."""
         launched = {
             name: self.launch(entry, stack, variables=variables) for name, variables in POLICIES.items()
         }
@@ -151,10 +157,10 @@ class Launcher:
         return launched[faster]
 
     def start(self, entry: Entry, stack: ExitStack) -> dict[str, int]:
-        """Give the entry its living process and return the nanoseconds of each phase of its start.
+        """Start the entry's process and return the nanoseconds of each phase of the start.
 
         Raises:
-            BackendError: the process failed, or this machine hasn't the memory for it.
+            BackendError: the process failed, or this machine has too little memory for it.
         """
         need, available = entry.n_bytes, environment.available_memory()
         if available is not None and need > available:
@@ -162,7 +168,7 @@ class Launcher:
                 f"it may need {need / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
             )
         undecided = entry.info.openmp and entry.info.name not in self.policies
-        both_fit = available is None or 2 * need <= available  # else the usual policy, untried
+        both_fit = available is None or 2 * need <= available  # else the usual policy, without a trial
         if undecided and both_fit and self.n_threads > 1:
             worker, times = self.choose_policy(entry, stack)
         else:

@@ -1,4 +1,4 @@
-"""Where a measurement was taken: versions, processor, limits, load. Without it a number can't be repeated."""
+"""The environment of a measurement, which is needed to repeat it: versions, processor, limits, load."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PACKAGES = (
     *("llmlite-kit", "numpy", "numba", "llvmlite"),
     *("torch", "tensorflow-cpu", "tensorflow", "transformers", "llama-cpp-python"),
 )
-# What changes from minute to minute says nothing about which machine this is, so the hash leaves it out.
+# Fields that change from minute to minute don't identify the machine, so the hash leaves them out.
 CHANGING = frozenset({"run_id", "test_time", "load_average", "env_hash"})
-# CPU features that decide how fast quantized arithmetic can be.
+# CPU features that determine how fast quantized arithmetic can be.
 FEATURES = frozenset(
     "avx avx2 fma f16c avx512f avx512bw avx512_vnni avx_vnni avx512_bf16 amx_int8 amx_bf16 "
     "asimd asimddp i8mm bf16 sve".split()
@@ -49,7 +49,7 @@ def record(run_id: str = "") -> dict[str, Any]:
 
 
 def place(env: dict[str, Any]) -> str:
-    """Return where and when in words: "AMD EPYC, 2 cores, 2026-11-27"."""
+    """Return the place and date of a measurement as text: "AMD EPYC, 2 cores, 2026-11-27"."""
     return f"{env['cpu_info']}, {env['n_cpu_allowed']} cores, {env['test_time'][:10]}"
 
 
@@ -65,7 +65,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name, or the machine type where the system doesn't say."""
+    """Return the processor's name, or the machine type if the system doesn't report a name."""
     for line in _read("/proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Model"):
@@ -74,7 +74,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> list[str]:
-    """Return the features of FEATURES this processor has; empty where the system doesn't list them."""
+    """Return the features of FEATURES that this processor has; empty if the system doesn't list them."""
     for line in _read("/proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
@@ -83,7 +83,7 @@ def cpu_features() -> list[str]:
 
 
 def has_bf16() -> bool | None:
-    """Say whether the processor multiplies bfloat16 itself; None where it can't be known."""
+    """Return whether the processor has bfloat16 arithmetic; None if the system doesn't report it."""
     features = cpu_features()
     return any(name in features for name in ("avx512_bf16", "amx_bf16", "bf16")) if features else None
 
@@ -96,7 +96,7 @@ def n_cpu_allowed() -> int:
 
 
 def total_memory() -> int | None:
-    """Return the machine's RAM in bytes; None where the system doesn't tell."""
+    """Return the machine's RAM in bytes; None if the system doesn't report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -104,7 +104,7 @@ def total_memory() -> int | None:
 
 
 def last_cache() -> int | None:
-    """Return the bytes of the first processor's last cache; None where the system doesn't tell."""
+    """Return the bytes of the first processor's last-level cache; None if the system doesn't report it."""
     sizes = []
     for index in range(8):
         text = _read(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").strip()
@@ -114,7 +114,7 @@ def last_cache() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes of RAM that programs can still have; None where the system doesn't tell."""
+    """Return the bytes of RAM that programs can still use; None if the system doesn't report them."""
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -1,8 +1,8 @@
-"""Environments of their own for backends whose packages collide with others, or are too large to mix in.
+"""Separate environments for backends whose packages conflict with others or are very large.
 
-`llmlite bench env create NAME` makes one in the cache folder, with uv where it is installed and with venv and
-pip elsewhere. What the installation cost is recorded: seconds, packages, bytes and whether anything was
-compiled are claims of the comparison too.
+`llmlite bench env create NAME` makes one in the cache folder, with uv if it is installed, else with venv and
+pip. The cost of the installation is recorded (seconds, packages, bytes, and whether anything was compiled),
+because the comparison makes claims about it too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from llmlite import resources
 from llmlite.errors import LlmliteError
 from llmlite.system import files
 
-# Beside what a backend needs, what llmlite's side of the worker imports.
+# The packages that llmlite's side of the worker imports, in addition to those of the backend.
 ALWAYS = ("numpy>=2.0",)
-# Name -> requirements. The same as the extras of that name in pyproject.toml, which a test holds equal.
+# Name -> requirements: the same as the extra of that name in pyproject.toml (a test checks this).
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "torch": ("torch>=2.4",),
     "transformers": ("torch>=2.4", "transformers>=4.50", "accelerate>=1.0", "gguf>=0.17"),
@@ -32,7 +32,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
         "tensorflow>=2.16",  # not tensorflow-cpu: Hub's tf-keras requires this one, and both share a folder
         "tensorflow-hub>=0.16",
         "tf-keras>=2.16",
-        "setuptools<81",  # tensorflow-hub imports pkg_resources, which later ones lack
+        "setuptools<81",  # tensorflow-hub imports pkg_resources, which later versions lack
     ),
     "xllamacpp": ("xllamacpp>=2025.9",),
     "llamacpp": ("llama-cpp-python>=0.3.16",),
@@ -40,21 +40,24 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "ctranslate2": ("ctranslate2>=4.5",),
     "ort-genai": ("onnxruntime-genai>=0.12", "onnx>=1.18"),
 }
-CORE = ("numpy", "numba", "regex", "jinja2", "tqdm")  # what llmlite itself requires
+CORE = ("numpy", "numba", "regex", "jinja2", "tqdm")  # the packages that llmlite itself requires
 RECORD = "installation.json"
-COMPILED = ("Building wheel for", "Built ")  # what pip and uv say when no wheel fitted
+COMPILED = ("Building wheel for", "Built ")  # printed by pip and uv if no wheel fits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
-    """What installing an environment cost.
+    """The cost of installing an environment.
 
     Args:
-        name: of the environment. requirements: what was asked for.
-        seconds: of the installer, downloads included, the interpreter's own environment not.
-        n_bytes: of the installed files. n_packages: of the distributions, numpy among them.
+        name: name of the environment.
+        requirements: the requirements that were asked for.
+        seconds: time of the installer with its downloads, but without making the empty environment.
+        n_bytes: bytes of the installed files.
+        n_packages: number of distributions, with numpy.
         compiled: whether a package came as source and was built here.
-        installer: "uv" or "pip". python: version.
+        installer: "uv" or "pip".
+        python: version of Python.
     """
 
     name: str
@@ -71,10 +74,10 @@ class Installation:
 
 
 def folder(name: str) -> Path:
-    """Return where the environment called `name` is or would be.
+    """Return the folder of the environment called `name`, which may not exist yet.
 
     Raises:
-        LlmliteError: there is no such environment to make; names those there are.
+        LlmliteError: the name is unknown; the message lists the known names.
     """
     if name not in ENVIRONMENTS:
         raise LlmliteError(f"no environment {name!r}; there are: {', '.join(ENVIRONMENTS)}")
@@ -108,13 +111,13 @@ def _has(python: str, modules: str) -> bool:
 
 
 def create(name: str, *, again: bool = False) -> Installation:
-    """Make the environment called `name` and return what it cost; one that is there is kept.
+    """Make the environment called `name`, unless it exists, and return its cost.
 
     Args:
-        again: remove it first and install anew.
+        again: remove an existing environment first and install it again.
 
     Raises:
-        LlmliteError: there is no such name, or the installer failed (with its last lines).
+        LlmliteError: the name is unknown, or the installer failed (with its last lines).
     """
     home = folder(name)
     found = installed(name)
@@ -151,7 +154,7 @@ def create(name: str, *, again: bool = False) -> Installation:
 
 
 def installed(name: str) -> Installation | None:
-    """Return what the environment cost when it was made; None where it isn't there, or isn't whole."""
+    """Return the environment's cost when it was made; None if it doesn't exist or isn't complete."""
     try:
         found = json.loads((folder(name) / RECORD).read_text(encoding="utf-8"))
         return Installation(**{**found, "requirements": tuple(found["requirements"])})
@@ -160,7 +163,7 @@ def installed(name: str) -> Installation | None:
 
 
 def remove(name: str) -> bool:
-    """Delete the environment called `name`; False where there was none."""
+    """Delete the environment called `name`; return False if there was none."""
     home = folder(name)
     if not home.exists():
         return False
@@ -193,7 +196,7 @@ def _packages(home: Path) -> dict[str, int]:
 
 
 def installed_bytes(dist: Any) -> int:
-    """Return the bytes of a distribution's files, by its RECORD; files made later don't count."""
+    """Return the bytes of a distribution's files according to its RECORD; files made later don't count."""
     total = 0
     for file in dist.files or ():
         if file.suffix == ".pyc":
@@ -209,14 +212,14 @@ def installed_bytes(dist: Any) -> int:
 
 
 def cost(extra: str, *, here: bool = True) -> dict[str, Any]:
-    """Return what installing a backend's packages takes: installed_bytes, n_packages, and more if known.
+    """Return the cost of installing a backend's packages: installed_bytes, n_packages, and more if known.
 
-    Of an environment of its own `install_seconds` and `compiled` are known, because they were recorded. Of
-    packages in this environment, `compiled` is known on Linux. What isn't installed has an empty answer.
+    For a separate environment, `install_seconds` and `compiled` are known, because they were recorded. For
+    packages in this environment, `compiled` is known on Linux. The answer is empty if nothing is installed.
 
     Args:
         extra: a key of ENVIRONMENTS, or "" for llmlite itself.
-        here: in this environment, not in one of its own.
+        here: look in this environment, not in a separate one.
     """
     if not here:
         found = installed(extra)
@@ -234,7 +237,7 @@ def cost(extra: str, *, here: bool = True) -> dict[str, Any]:
     except LlmliteError:
         if extra:
             return {}
-        n_packages, n_bytes = footprint(*CORE)  # run from a checkout: what it would install
+        n_packages, n_bytes = footprint(*CORE)  # run from a checkout: the packages it would install
     found_here = {"installed_bytes": n_bytes, "n_packages": n_packages}
     if extra and sys.platform == "linux":
         found_here["compiled"] = any(map(built_here, names))
@@ -242,9 +245,9 @@ def cost(extra: str, *, here: bool = True) -> dict[str, Any]:
 
 
 def built_here(distribution: str) -> bool:
-    """Whether a distribution of this environment was compiled where it was installed (Linux).
+    """Return whether a distribution of this environment was compiled on this machine (Linux).
 
-    An index takes no wheel for "linux": those that it has are for "manylinux" or "musllinux" (PEP 513, 600).
+    An index accepts no wheels for "linux", only for "manylinux" or "musllinux" (PEP 513, 600).
     """
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import distribution as of
@@ -261,7 +264,7 @@ def footprint(*names: str) -> tuple[int, int]:
     """Return (packages, bytes) of distributions of this environment and of all that they require.
 
     Raises:
-        LlmliteError: one isn't installed.
+        LlmliteError: a distribution isn't installed.
     """
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import distribution as of

@@ -1,4 +1,4 @@
-"""What was found of the article's claims: one Finding each, and all of them as a table."""
+"""The findings on the article's claims: a Finding for each claim, and all of them as a table."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ VERDICTS = (HOLDS, PARTLY, FAILS, UNKNOWN)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found of one claim.
+    """The finding on one claim.
 
     Args:
-        key: its name. claim: in the article's words, translated. verdict: one of VERDICTS.
-        figure: the measured numbers in a sentence, or why there are none. command: that measures it.
+        key: name of the claim.
+        claim: the article's sentence, translated.
+        verdict: one of VERDICTS.
+        figure: a sentence with the measured numbers, or with the reason why there are none.
+        command: the command that measures it.
         values: the numbers it is based on, by name.
     """
 
@@ -32,12 +35,12 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
-            raise ValueError(f"{self.key}: verdict {self.verdict!r} is none of {', '.join(VERDICTS)}")
+            raise ValueError(f"{self.key}: verdict {self.verdict!r} is not one of {', '.join(VERDICTS)}")
 
 
 @dataclass(kw_only=True, repr=False)
 class Claims(Saved):
-    """All findings; `print(claims)` shows a table, a notebook the same as HTML."""
+    """All findings; `print(claims)` shows a table, and a notebook shows the same table as HTML."""
 
     KIND: ClassVar[str] = "claims"
     SAMPLE: ClassVar[str] = "samples/claims.json"
@@ -48,14 +51,14 @@ class Claims(Saved):
         return iter(self.findings)
 
     def __getitem__(self, key: str) -> Finding:
-        """Return the finding called `key`; KeyError names those there are."""
+        """Return the finding called `key`; the KeyError for another key lists the known keys."""
         for each in self.findings:
             if each.key == key:
                 return each
         raise KeyError(f"{key!r}; there are: {', '.join(each.key for each in self.findings)}")
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one JSON object per finding: what pandas.DataFrame takes."""
+        """Return one JSON object per finding, for pandas.DataFrame."""
         return [asdict(each) for each in self.findings]
 
     def __repr__(self) -> str:

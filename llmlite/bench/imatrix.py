@@ -1,7 +1,7 @@
 """Importance matrices: how strongly each column of each weight is used, measured on a text.
 
-An error in a weight costs as much as the activation it meets is large: the mean square of each column's
-activations weighs the errors when a model is quantized.
+The larger the activation that a weight is multiplied with, the more an error in the weight costs. So the
+quantizers weight the errors in each column by the mean square of its activations.
 
     imatrix = collect(model, model.tokenizer.encode(text))
     imatrix.write("imatrix.gguf")
@@ -29,8 +29,11 @@ from llmlite.terminal import Progress
 class Imatrix:
     """Sums over the tokens seen, by tensor name.
 
-    squares: (n_columns,) float32 each, sums of squared activations. counts: how many tokens were summed.
-    chunk_size: tokens that were read together; n_chunks: how often.
+    Attributes:
+        squares: sums of squared activations, float32 (n_columns,) for each tensor.
+        counts: number of tokens summed, for each tensor.
+        chunk_size: tokens read together.
+        n_chunks: number of chunks read.
     """
 
     chunk_size: int
@@ -39,19 +42,21 @@ class Imatrix:
     n_chunks: int = 0
 
     def means(self) -> dict[str, np.ndarray]:
-        """Mean squares (n_columns,) float32 by tensor name: what the quantizers take."""
+        """Return the mean squares for the quantizers, float32 (n_columns,) by tensor name."""
         return {name: total / np.float32(self.counts[name]) for name, total in self.squares.items()}
 
     def add(self, name: str, x: np.ndarray) -> None:
-        """Count the activations x (T, n_columns) that a tensor is about to meet."""
+        """Add the activations x (T, n_columns) that a tensor is about to be multiplied with."""
         total = np.einsum("tc,tc->c", x, x, dtype=np.float64)
         self.squares[name] = (self.squares.get(name, 0) + total).astype(np.float32)
         self.counts[name] = self.counts.get(name, 0) + len(x)
 
     def write(self, path: str | os.PathLike[str], dataset: str = "") -> None:
-        """Write it in llama.cpp's GGUF form, which `llmlite quantize` and llama-quantize read.
+        """Write the matrix as llama.cpp's GGUF file, which `llmlite quantize` and llama-quantize read.
 
-        dataset: the name of the text it was measured on, kept in the file.
+        Args:
+            path: the file to write.
+            dataset: name of the text it was measured on; it is stored in the file.
         """
         metadata = {
             "general.type": "imatrix",
@@ -67,7 +72,7 @@ class Imatrix:
 
 
 class _Watching(Eager):
-    """The eager operations, with every product's activations counted first."""
+    """The eager operations; each product first counts its activations."""
 
     def __init__(self, imatrix: Imatrix, cache: KVCache, n_outputs: int) -> None:
         super().__init__(0, n_outputs, cache=cache)
@@ -86,14 +91,20 @@ def collect(
     n_chunks: int | None = None,
     progress: Progress | None = None,
 ) -> Imatrix:
-    """Run a text through a model and measure what each weight's columns meet.
+    """Run a text through a model and measure the activations of each weight's columns.
 
-    ids: the text's tokens, read in chunks of n_ctx, each from an empty cache; the rest is dropped.
-    n_chunks: stop after this many. progress: called as progress(chunks_done, n_chunks).
+    Args:
+        model: the model to measure.
+        ids: the text's tokens, read in chunks of n_ctx, each from an empty cache; an incomplete chunk is
+            dropped.
+        n_chunks: stop after this many chunks.
+        progress: called as progress(chunks_done, n_chunks).
 
-    Raises: ValueError if the text is shorter than one chunk. The model is damaged: NumericsError
-        naming the first result that isn't finite; ModelError naming the first tensor that meets numbers whose
-        squares add up to infinity.
+    Raises:
+        ValueError: the text is shorter than one chunk.
+        NumericsError: a result isn't finite, because the model is damaged; names the first one.
+        ModelError: the squares of a tensor's activations add up to infinity; names the first tensor.
+
     Source: llama.cpp, tools/imatrix.
     """
     starts = range(0, len(ids) - n_ctx + 1, n_ctx)[:n_chunks]
@@ -112,5 +123,5 @@ def collect(
         if progress is not None:
             progress(done, len(starts))
     for name, total in imatrix.squares.items():
-        check_importance(total[None], name, "what it meets is no number: the sum of squares")
+        check_importance(total[None], name, "its activations aren't finite: the sum of squares")
     return imatrix

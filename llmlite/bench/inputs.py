@@ -1,4 +1,4 @@
-"""What a comparison reads: the model's files, and the token ids that every backend gets."""
+"""The input of a comparison: the model's files, and the token ids that every backend gets."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llmlite.description.config import ModelConfig
 from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 
-# What is compared unasked. Q8_0 and Q4_0 come first for SmolLM2, whose own file is Q4_1: llama.cpp repacks
-# these two for its fast kernels, and not that one.
+# The types that are compared by default. SmolLM2's own file is Q4_1, but Q8_0 and Q4_0 come first, because
+# llama.cpp repacks these two for its fast kernels, and not Q4_1.
 TYPES = {"tales": ("F16", "Q8_0", "Q4_0"), "smollm2": ("Q8_0", "Q4_0", "Q4_1")}
-# Read where the bundled evaluation text isn't there or belongs to another vocabulary.
+# Read if the bundled evaluation text is missing or belongs to another vocabulary.
 TEXT = (
     "A measurement is a promise that another can check. Write down what was measured, where, how often, "
     "and how far apart the answers lay. Then do it again tomorrow and see what is left of it. "
@@ -27,9 +27,12 @@ class ModelFile:
     """One GGUF file of a comparison.
 
     Args:
-        path: where it is. model_type: quantization of most of its weights, such as "Q4_0".
-        n_ctx: context length in tokens. n_params: number of weights. n_bytes: size of the file.
-        note: what a reader should know of it, "" for nothing.
+        path: path of the file.
+        model_type: quantization of most of its weights, such as "Q4_0".
+        n_ctx: context length in tokens.
+        n_params: number of weights.
+        n_bytes: size of the file.
+        note: a remark for the reader; "" for none.
     """
 
     path: Path
@@ -40,7 +43,7 @@ class ModelFile:
     note: str = ""
 
     def as_record(self) -> dict[str, Any]:
-        """Return llama-bench's fields; the name without its folder, so that results can be shared."""
+        """Return llama-bench's fields; the file name is without its folder, so that results can be shared."""
         return {
             "model_filename": self.path.name,
             "model_type": self.model_type,
@@ -51,12 +54,13 @@ class ModelFile:
 
 
 def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
-    """Return the files to compare, one for each type; the best comes first.
+    """Return the files to compare, one for each type, the best type first.
 
     Args:
         model: "tales", "smollm2", or the path of a GGUF file.
-        types: quantizations; None for those of TYPES, and for any other model the file as it is, as with ().
-            Siblings of a file are quantized anew from its weights and kept in the cache.
+        types: quantizations. None gives the types of TYPES, or the file itself for a model that isn't in
+            TYPES; () always gives the file itself. Other types are quantized anew from the file's weights and
+            cached.
 
     Raises:
         LlmliteError: a file is missing or can't be read as a model.
@@ -68,7 +72,7 @@ def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
 
 
 def _sibling(model: str, source: ModelFile, type_name: str) -> ModelFile:
-    """Return the same model in another type: made on first use, and kept in the cache."""
+    """Return the same model in another type, which is made on first use and cached."""
     from llmlite.bench.backends.weights import cached
     from llmlite.quantize import quantize_file
 

@@ -1,11 +1,11 @@
-"""The ladder: one matrix times one vector, climbed from NumPy to what the engine runs.
+"""The ladder: one matrix times one vector, in steps from NumPy to the engine's own kernel.
 
     ladder = measure_ladder(("Q4_0",))
     for step in ladder.steps:
         print(step.rung, step.gigabytes_per_second)
 
-Every rung computes the same product of quantized weights; their answers are compared before any is timed. The
-matrix is larger than the caches, as a model is: the last rungs meet the limit of memory, not of arithmetic.
+Every rung computes the same product of quantized weights; the answers are compared before any rung is timed.
+The matrix is larger than the caches, as a model is, so memory limits the last rungs, not arithmetic.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Rung:
     """One way to compute the product.
 
     Args:
-        name: its key. title: for axes. about: one sentence. uses_team: whether all threads work.
+        name: key of the rung.
+        title: name for axes.
+        about: one sentence that describes it.
+        uses_team: whether all threads work.
     """
 
     name: str
@@ -60,7 +63,7 @@ _RUNGS = (
     Rung(
         name="scalar",
         title="numba, scalar",
-        about="One weight after the other is unpacked, multiplied and added; nothing is written back.",
+        about="One weight after another is unpacked, multiplied and added; nothing is written back.",
     ),
     Rung(
         name="simd",
@@ -83,13 +86,17 @@ def rungs() -> tuple[Rung, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class RungStep:
-    """One rung, measured.
+    """The measurement of one rung.
 
     Args:
-        rung: name of the Rung. type: quantization of the weights. n_rows, width: of the matrix.
-        n_threads: that a compiled rung ran on; for NumPy as many as its BLAS chose among these.
-        bytes: of the matrix. operations: multiplications and additions.
-        samples_ns: nanoseconds of each run. max_error: against NumPy, relative to the largest answer.
+        rung: name of the Rung.
+        type: quantization of the weights.
+        n_rows, width: size of the matrix.
+        n_threads: threads of a compiled rung; for NumPy, the upper limit for its BLAS.
+        bytes: size of the matrix.
+        operations: number of multiplications and additions.
+        samples_ns: nanoseconds of each run.
+        max_error: largest difference from NumPy, relative to the largest answer.
     """
 
     rung: str
@@ -121,16 +128,16 @@ class RungStep:
 
     @property
     def gigabytes_per_second(self) -> float:
-        """Quantized weights read, by the median."""
+        """Bytes of quantized weights read per second, from the median."""
         return self.bytes / self.median_ns
 
     @property
     def gigaops_per_second(self) -> float:
-        """Multiplications and additions, by the median."""
+        """Multiplications and additions per second, from the median."""
         return self.operations / self.median_ns
 
     def as_record(self) -> dict[str, Any]:
-        """Return the fields and what follows from them, as JSON values."""
+        """Return the fields and the figures derived from them, as JSON values."""
         return {
             **asdict(self),
             "samples_ns": list(self.samples_ns),
@@ -147,7 +154,7 @@ class Ladder(Saved):
 
     Attributes:
         steps: in climbing order within each type.
-        roof: the machine's limits at the time, or None where they weren't measured.
+        roof: the machine's limits at the time; None if they weren't measured.
     """
 
     KIND: ClassVar[str] = "ladder"
@@ -161,7 +168,7 @@ class Ladder(Saved):
         return [step for step in self.steps if step.type == type]
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one JSON object per step: what pandas.DataFrame takes."""
+        """Return one JSON object per step, for pandas.DataFrame."""
         return [step.as_record() for step in self.steps]
 
     @classmethod
@@ -182,16 +189,18 @@ def measure_ladder(
     n_threads: int | None = None,
     roof: bool = True,
 ) -> Ladder:
-    """Measure rungs on one matrix of each type, taken in turns.
+    """Measure rungs in turns on one matrix of each type.
 
     Args:
-        types: quantizations, of TYPES. rungs: names; None for all.
-        n_rows, width: of the matrix; by default 75 MB and more, which no cache holds.
-        repeats: runs of each rung. n_threads: of the last rung; by default those a model would take.
+        types: quantizations from TYPES.
+        rungs: names of rungs; None for all.
+        n_rows, width: size of the matrix; by default 75 MB or more, which fits no cache.
+        repeats: runs of each rung.
+        n_threads: threads of the last rung; by default, as many as a model would use.
         roof: also measure the machine's limits.
 
     Raises:
-        LlmliteError: a rung gives another answer than NumPy; nothing is timed then.
+        LlmliteError: a rung's answer differs from NumPy's; then nothing is timed.
         KernelError: kernels can't be compiled or loaded here.
         ValueError: an unknown type or rung, or a size below 1.
     """
@@ -211,7 +220,7 @@ def measure_ladder(
 
 
 def product(rung: str, w: QuantTensor, n_threads: int | None = None) -> Product:
-    """Return the function x -> W x of one rung; `n_threads` counts for "team" only."""
+    """Return the function x -> W x of one rung; `n_threads` affects only "team"."""
     if rung == "numpy":
         return lambda x: Eager(0, 0).matmul(w, x[None])[0]
     return MatVec(w, n_threads=n_threads if rung == "team" else 1, scalar=rung == "scalar")
@@ -227,9 +236,10 @@ def random_matrix(type_name: str, n_rows: int, width: int, seed: int = 0) -> Qua
 
 
 def exact_activations(width: int, seed: int = 0) -> np.ndarray:
-    """Return float32 (width,) that bytes hold exactly, so that rungs with and without them agree.
+    """Return float32 (width,) values that bytes represent exactly, so that rungs with and without bytes
+    agree.
 
-    In every 32 the largest is 127/128 and all are multiples of 1/128.
+    The largest value of every 32 is 127/128, and all are multiples of 1/128.
     """
     levels = np.random.default_rng(seed).integers(-127, 128, width)
     levels[::32] = 127
@@ -240,7 +250,7 @@ def _measure(w: QuantTensor, names: Sequence[str], repeats: int, n_threads: int)
     x = exact_activations(w.n_columns)
     expected = product("numpy", w)(x)
     products = {name: product(name, w, n_threads) for name in names}
-    errors = {name: _error(run(x), expected) for name, run in products.items()}  # warms them, too
+    errors = {name: _error(run(x), expected) for name, run in products.items()}  # also a warm-up
     wrong = [f"{name} by {error:.1g}" for name, error in errors.items() if not error <= AGREE]
     if wrong:
         raise LlmliteError(

@@ -1,7 +1,7 @@
-"""Raw samples, kept whole: one JSON object per line, and the object that holds those of a comparison.
+"""Raw samples, all of them kept: one JSON object per line, and the object that holds those of a comparison.
 
-Field names are llama-bench's where it has one (n_prompt, n_gen, n_depth, samples_ns, avg_ts, ...), so its
-tools and ours can read each other; `run_id, block, backend, phase, env_hash` are added.
+Field names are llama-bench's if it has one (n_prompt, n_gen, n_depth, samples_ns, avg_ts, ...), so that its
+tools and ours can read each other's files; `run_id, block, backend, phase, env_hash` are added.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOISY = 0.10  # interquartile range over median above which a measurement warns,
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Timings of one phase of one backend in one block, every repetition kept.
+    """Timings of one phase of one backend in one block, with every repetition.
 
     Args:
         run_id: the run this belongs to.
@@ -37,12 +37,13 @@ class Measurement:
             "_cold" after any but the last two, a start that had to compile llmlite's kernels.
         block: number of the block, or -1 outside the interleaved part.
         samples_ns: nanoseconds of each repetition.
-        n_prompt, n_gen, n_depth: tokens read, made, already in the cache (llama-bench's meaning).
-        n_threads: threads that really ran, where the system tells; else those asked for.
+        n_prompt, n_gen, n_depth: tokens read, tokens written, tokens already in the cache (as in
+            llama-bench).
+        n_threads: threads that really ran if the system reports them; else the number asked for.
         steps_ns: nanoseconds of every single decode step, for plots of the series.
-        type_k: what the key/value cache holds: "f32", "bf16", "f16".
+        type_k: type of the key/value cache: "f32", "bf16" or "f16".
         flagged: True when the block's canary drifted, so that the rule dropped it.
-        joules: what the whole machine used meanwhile; None where no counter can be read.
+        joules: energy that the whole machine used in this time; None if no counter can be read.
     """
 
     run_id: str
@@ -72,7 +73,7 @@ class Measurement:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens one repetition read or made."""
+        """Number of tokens that one repetition read or wrote."""
         return self.n_prompt or self.n_gen
 
     @property
@@ -81,7 +82,7 @@ class Measurement:
 
     @property
     def tokens_per_second(self) -> float:
-        """Median speed; 0.0 for a phase that counts no tokens."""
+        """Median speed; 0.0 for a phase without tokens."""
         return self.n_tokens * 1e9 / self.median_ns
 
     @property
@@ -90,7 +91,7 @@ class Measurement:
         return interquartile_range(self.samples_ns) > NOISY * self.median_ns
 
     def as_record(self) -> dict[str, Any]:
-        """Return the JSON object of this measurement, with llama-bench's derived fields."""
+        """Return this measurement as a JSON object, with llama-bench's derived fields."""
         record: dict[str, Any] = {"kind": "measurement", **asdict(self)}
         record["samples_ns"], record["steps_ns"] = list(self.samples_ns), list(self.steps_ns)
         record["avg_ns"] = fmean(self.samples_ns)
@@ -102,7 +103,7 @@ class Measurement:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Measurement:
-        """Rebuild from a JSON object; fields that are derived or unknown are ignored."""
+        """Rebuild a measurement from a JSON object; derived and unknown fields are ignored."""
         names = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in record.items() if name in names})
 
@@ -117,7 +118,7 @@ def interquartile_range(values: Sequence[float]) -> float:
 
 @dataclass(kw_only=True, repr=False)
 class Samples:
-    """What one run of `compare` found, as data; `llmlite.bench.samples.Comparison` shows it, too.
+    """The data of one run of `compare`; `llmlite.bench.samples.Comparison` can also show it.
 
     Attributes:
         environment: one record: versions, CPU, quota, load, and `env_hash`.
@@ -128,7 +129,7 @@ class Samples:
         backends: one record per entry that started: version, isa, type_k, wait_policy, own_quantization,
             note.
         skipped: backends that didn't run, each with its reason.
-        notes: sentences a reader needs beside the numbers.
+        notes: sentences that a reader needs with the numbers.
     """
 
     environment: dict[str, Any]
@@ -164,10 +165,10 @@ class Samples:
         """Rebuild a comparison from its JSON objects, each checked.
 
         Args:
-            places: where each is from, as errors say it; by default "record 1" and so on.
+            places: origin of each record for error messages; by default "record 1" and so on.
 
         Raises:
-            ResultsError: a record that isn't one of a comparison, or there is no environment record.
+            ResultsError: a record isn't one of a comparison, or there is no environment record.
         """
         by_kind: dict[str, list[dict[str, Any]]] = {}
         for number, record in enumerate(items):
@@ -193,7 +194,8 @@ class Samples:
         """Read what `save` wrote.
 
         Raises:
-            ResultsError: the file, the line, the field, what was expected and what is there.
+            ResultsError: a record is invalid; names the file, the line, the field, the expected value and the
+                actual one.
             OSError: the file can't be read.
         """
         lines = _read_lines(path)
@@ -229,7 +231,7 @@ class Samples:
 
 
 def write_jsonl(path: str | os.PathLike[str], items: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one JSON object per line, whole or not at all (temporary name, then rename)."""
+    """Write one JSON object per line, atomically (temporary name, then rename)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(record, allow_nan=False) for record in items]
@@ -241,13 +243,14 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read JSON lines.
 
     Raises:
-        ResultsError: naming the file and the line that isn't a JSON object. OSError: it can't be read.
+        ResultsError: a line isn't a JSON object; names the file and the line.
+        OSError: the file can't be read.
     """
     return [record for _, record in _read_lines(path)]
 
 
 def _read_lines(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Each object of a file of JSON lines, with its place: "FILE, line N"."""
+    """Return each object of a file of JSON lines, with its place: "FILE, line N"."""
     lines = records.read_text(Path(path)).split("\n")  # not splitlines: a text may hold a U+2028
     places = [f"{os.fspath(path)}, line {number}" for number in range(1, len(lines) + 1)]
     return [(place, records.parse(line, place)) for place, line in zip(places, lines) if line.strip()]

@@ -1,9 +1,10 @@
-"""How much memory this process holds, and of which kind.
+"""The memory that this process holds, by kind.
 
-Memory of a process is of two kinds. *File-backed* pages mirror a file on disk: the system can drop them at
-any moment and read them again, and processes share them. *Private* (anonymous) pages exist nowhere else:
-they are what makes a machine swap. A memory-mapped model is file-backed, a dequantized copy of it is private,
-and one number for both (RSS) hides the difference.
+A process has two kinds of memory. *File-backed* pages mirror a file on disk: the system can drop them at any
+moment and read them again, and processes share them. *Private* (anonymous) pages exist nowhere else: they
+make
+a machine swap. A memory-mapped model is file-backed, a dequantized copy of it is private, and a single number
+for both (RSS) hides the difference.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """Bytes this process holds; a field is None where the system doesn't tell.
+    """Bytes that this process holds; a field is None if the system doesn't report it.
 
     Args:
         private: anonymous pages (Pss_Anon on Linux).
         file_backed: mapped file pages in RAM, counted whole (RssFile on Linux).
-        file_share: this process's share of them (Pss_File on Linux): smaller whenever another process maps
-            the same library, so it says what this process costs here and now, not what it costs.
+        file_share: this process's share of them (Pss_File on Linux). It gets smaller when another process
+            maps the same library, so it is the cost at this moment only.
         resident: everything in RAM, shared pages counted whole (RSS).
         peak: the highest `resident` since the start or the last `reset_peak` (VmHWM on Linux).
-        note: what the numbers can't tell on this system; empty where they tell everything.
+        note: the limits of the numbers on this system; empty if there are none.
     """
 
     private: int | None
@@ -38,7 +39,7 @@ class MemoryUse:
     note: str = ""
 
     def as_record(self) -> dict[str, Any]:
-        """Return the fields with their unit in the name."""
+        """Return the fields, with the unit in each name."""
         names = {
             "private": "private_bytes",
             "file_backed": "file_bytes",
@@ -71,7 +72,7 @@ def now() -> MemoryUse:
 
 
 def of(pid: int) -> MemoryUse | None:
-    """Measure another process of this user; None where the system doesn't tell, or it is gone.
+    """Measure another process of this user; return None if the system doesn't report it, or it has ended.
 
     Outside Linux, psutil is used if it is installed.
     """
@@ -82,7 +83,7 @@ def of(pid: int) -> MemoryUse | None:
 
 
 def reset_peak() -> bool:
-    """Start a new peak from here (Linux: 5 to /proc/self/clear_refs); False where that isn't possible."""
+    """Reset the peak (Linux: write 5 to /proc/self/clear_refs); return False if that isn't possible."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -92,7 +93,7 @@ def reset_peak() -> bool:
 
 
 def _psutil(pid: int) -> MemoryUse | None:
-    """macOS and Windows: what psutil tells of a process; None without psutil or without the process."""
+    """Return psutil's figures for a process (macOS, Windows); None without psutil or without the process."""
     try:
         import psutil
     except ImportError:
@@ -106,14 +107,14 @@ def _psutil(pid: int) -> MemoryUse | None:
     except psutil.Error:
         return None
     private = getattr(found, "uss", None)
-    unknown = "file-backed pages aren't told apart from other shared ones"
+    unknown = "file-backed pages aren't separated from other shared ones"
     if private is None:
-        unknown = "only resident memory is told: private memory isn't, nor file-backed"
+        unknown = "only resident memory is reported, not its private and file-backed parts"
     return MemoryUse(
         private=private,
         file_backed=None,
         resident=found.rss,
-        peak=getattr(found, "peak_wset", None),  # Windows; macOS keeps none that psutil reads
+        peak=getattr(found, "peak_wset", None),  # Windows; on macOS psutil reads none
         note=f"by psutil: {unknown}; the peak can't be reset",
     )
 
@@ -134,7 +135,7 @@ def _linux(process: str = "self") -> MemoryUse:
 
 
 def _posix() -> MemoryUse:
-    """macOS and others: `ps` tells what is resident, getrusage the peak; neither separates the two kinds."""
+    """Return the figures of macOS and others: resident memory by `ps`, the peak by getrusage."""
     import resource
 
     try:
@@ -185,7 +186,7 @@ def _windows() -> MemoryUse:
         file_backed=None,
         resident=counters.WorkingSetSize,
         peak=counters.PeakWorkingSetSize,
-        note="private counts committed memory, resident or not; file-backed pages aren't told apart here",
+        note="private counts committed memory, resident or not; file-backed pages aren't separated here",
     )
 
 

@@ -1,18 +1,18 @@
-"""A process whose Python code reaches no other machine, for systems that give no namespace without a network.
+"""Block the connections of Python code to other machines, for systems without network namespaces.
 
-What a library written in C++ connects by itself isn't seen here: no audit event tells of it.
+Connections that a C++ library makes by itself aren't seen here, because they raise no audit event.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
 VARIABLE = "LLMLITE_BLOCK_SOCKETS"  # set to 1 in a worker's environment
-EVENTS = frozenset(
-    ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname")
-)
-OWN = ("127.", "localhost", "::1")
+SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
+ASKING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
+OWN = re.compile(r"localhost|::1|127\.\d{1,3}\.\d{1,3}\.\d{1,3}", re.ASCII)
 
 
 def block_sockets() -> None:
@@ -21,10 +21,11 @@ def block_sockets() -> None:
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    if event not in EVENTS:
+    if event not in (*SENDING, *ASKING):
         return
-    target = arguments[0] if event.startswith("socket.get") else arguments[1]
+    target = arguments[0] if event in ASKING else arguments[1]
     host = target[0] if isinstance(target, tuple) else target
-    is_path = not event.startswith("socket.get") and not isinstance(target, tuple)  # AF_UNIX: this machine
-    if host is not None and not is_path and not str(host).startswith(OWN):
+    is_path = event in SENDING and not isinstance(target, tuple)  # AF_UNIX: this machine
+    name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+    if host is not None and not is_path and not OWN.fullmatch(name):
         raise PermissionError(f"{event}: {host!r} is another machine, and this process may reach none")

@@ -1,4 +1,4 @@
-"""Small files as they were before GGUF, to try who still reads them: a random LLaMA in GGML, GGMF or GGJT."""
+"""Small files older than GGUF, to test which backends read them: a random LLaMA in GGML, GGMF or GGJT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMS = {
     "GGJT v2": (b"tjgg", 2),
     "GGJT v3": (b"tjgg", 3),
 }
-N_EMBD, N_HEAD, N_FF, N_MULT = 32, 2, 96, 32  # N_FF follows from N_EMBD and N_MULT, as those files have it
+N_EMBD, N_HEAD, N_FF, N_MULT = 32, 2, 96, 32  # N_FF follows from N_EMBD and N_MULT, as in those files
 TEXTS = (b"?", b"", b"", *(bytes([i]) for i in range(256)), b" ", b"a", b" a", b"the", b" the")
 ALIGNMENT = 32  # of data in GGJT
 

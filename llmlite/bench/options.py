@@ -1,4 +1,4 @@
-"""What a comparison may be asked for."""
+"""The options of a comparison."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from llmlite.bench.backends import by_name
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to compare and how long.
+    """The models and backends to compare, and the time to take.
 
     Args:
         model: "tales", "smollm2", or the path of a GGUF file.
-        types: quantizations; None for the usual ones of "tales" and "smollm2", and for a path the file as it
-            is. Other types than a file's own are quantized anew from its weights.
-        backends: names of BACKENDS; empty for the default ones.
-        threads: for every backend; None for as many as can run at once.
+        types: quantizations. None gives the usual ones for "tales" and "smollm2", and the file's own type for
+            a path. Types other than the file's own are quantized anew from its weights.
+        backends: names of BACKENDS; empty for the default backends.
+        threads: threads of every backend; None for as many as can run at once.
         blocks: rounds in which every backend has one turn; at least 5 to call a difference.
-        prompts: lengths of the prompts to read; longer ones than the context are left out.
-        depths: tokens in the cache before writing starts; those that the context has no room for are left
-            out, and a note says so.
+        prompts: lengths of the prompts to read; those longer than the context are left out.
+        depths: tokens in the cache before decode starts. Depths that don't fit in the context are left out,
+            and a note says so.
         n_gen: tokens to write.
-        start_runs: fresh processes per backend for memory and start-up times, beside the living one.
-        budget_seconds: for the whole. Blocks, their length and at last the backends are planned so that five
-            blocks finish in it; None for no limit.
-        seed: of the order of turns.
-        quick: about a minute instead of several: shorter prompts, fewer tokens, a budget.
-        every_pair: also run backends that unpack weights to floats on every quantization.
+        start_runs: fresh processes per backend for memory and start-up times, in addition to the main one.
+        budget_seconds: time for the whole comparison. The number of blocks is reduced, then their length, and
+            at last the number of backends, so that five blocks finish in it; None for no limit.
+        seed: seed of the random order of turns.
+        quick: take about a minute instead of several, with shorter prompts, fewer tokens and a budget.
+        every_pair: run backends that unpack weights to floats on every quantization too.
         timeout: seconds any one step of a backend may take.
     """
 
@@ -62,7 +62,7 @@ class Options:
             raise ValueError("types: name at least one quantization, such as F16")
 
     def shortened(self) -> Options:
-        """Return the quick form of these options, with what was asked for otherwise kept."""
+        """Return the quick form of these options, with every option that was set explicitly kept."""
         defaults = Options()
         short: dict[str, Any] = {
             "blocks": 7,

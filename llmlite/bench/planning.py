@@ -1,4 +1,4 @@
-"""How many blocks fit the time, of what length, and who has to stay out so that five blocks finish."""
+"""Plan the blocks that fit the time, their length, and the entries left out so that five blocks finish."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ SHORTEST = 16  # tokens written; fewer say little
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one turn of an entry takes, from a first probe.
+    """The time that one turn of an entry takes, from a first probe.
 
     Args:
-        prefill: seconds of all prompts and of filling the cache. step: seconds of one token, all depths
-            together. once: seconds outside the blocks: its fresh processes for memory.
+        prefill: seconds for all prompts and for filling the cache.
+        step: seconds for one token, summed over all depths.
+        once: seconds outside the blocks, for the fresh processes that measure memory.
     """
 
     prefill: float
@@ -31,7 +32,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done: blocks, tokens written at each depth, and the entries left out, slowest first."""
+    """The plan: blocks, tokens written at each depth, and the entries left out, slowest first."""
 
     n_blocks: int
     n_gen: int
@@ -42,14 +43,16 @@ class Plan:
 def plan(
     turns: Mapping[Key, Turn], essential: Sequence[Key], *, seconds: float | None, n_blocks: int, n_gen: int
 ) -> Plan:
-    """Fit blocks into `seconds`: first fewer blocks, then shorter writing, then fewer entries.
+    """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, then with fewer entries.
 
-    At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't call a difference. Of
-    the entries those that aren't essential go first, the slowest before the faster. The last one stays.
+    At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't establish a difference.
+    Entries that aren't essential are dropped first, and slower ones before faster ones. The last entry stays.
 
     Args:
-        turns: what each entry's turn takes. essential: entries that go last.
-        seconds: for all blocks together; None for no limit. n_blocks, n_gen: what was asked for.
+        turns: the time of each entry's turn.
+        essential: entries that are dropped last.
+        seconds: time for all blocks together; None for no limit.
+        n_blocks, n_gen: the numbers asked for.
     """
     kept = dict(turns)
     left_out: list[Key] = []

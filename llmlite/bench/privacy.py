@@ -1,6 +1,8 @@
-"""Does a backend compute without a network? Run it where there is none, and count its system calls.
+"""Test whether a backend computes without a network: run it in a namespace without one, and count its system
+calls.
 
-If the system offers neither a namespace nor strace, its Python code's sockets are blocked instead.
+If the system offers neither a namespace nor strace, the sockets of the backend's Python code are blocked
+instead.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from llmlite.bench import offline
 from llmlite.bench.backends import BackendInfo
 from llmlite.bench.process import BackendError, WorkerProcess
 
-UNSHARE = ("unshare", "-rn")  # a network namespace of its own, without any device; works without root
+UNSHARE = ("unshare", "-rn")  # a new network namespace without any device; works without root
 TRACE = ("strace", "-f", "-qq", "-e", "trace=connect,bind,sendto,sendmsg")
 # sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("1.2.3.4"), or inet_pton(AF_INET6, "::1", ...)
 INTERNET = re.compile(r'sa_family=AF_INET6?\b.*?(?:inet_addr\(|inet_pton\(AF_INET6, )"([^"]+)"')
@@ -27,14 +29,15 @@ OWN = ("0.0.0.0", "::", "::1")  # any address of this machine, and IPv6's loopba
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """What was seen of one backend.
+    """The observations of one backend.
 
     Args:
-        isolated: True when it computed without a network; None where that can't be tried.
-        n_calls: system calls to addresses outside this machine; None where nobody can count.
-        local: addresses of this machine that it used. reason: why it failed, or wasn't tried.
-        blocked: True when it computed although its Python code could reach no machine; None if that wasn't
-            tried, because a better way was there.
+        isolated: True if it computed without a network; None if that can't be tried.
+        n_calls: system calls to addresses outside this machine; None if they can't be counted.
+        local: addresses of this machine that it used.
+        reason: the reason why it failed, or why it wasn't tried.
+        blocked: True if it computed although its Python code could reach no other machine; None if that
+            wasn't tried, because a better method was available.
     """
 
     backend: str
@@ -46,7 +49,7 @@ class Privacy:
 
 
 def can_isolate() -> bool:
-    """Whether this system gives a process a network namespace of its own without root."""
+    """Return whether this system lets a process without root have its own network namespace."""
     if sys.platform != "linux" or shutil.which(UNSHARE[0]) is None:
         return False
     try:
@@ -58,10 +61,11 @@ def can_isolate() -> bool:
 def examine(
     info: BackendInfo, model: str, ids: Sequence[int], *, n_ctx: int = 64, timeout: float = 240.0
 ) -> Privacy:
-    """Let a backend load a model and write some tokens without a network, then with one under strace.
+    """Let a backend load a model and write a few tokens, first without a network, then with one under strace.
 
     Args:
-        model: a GGUF file. ids: the prompt.
+        model: a GGUF file.
+        ids: token ids of the prompt.
     """
     isolated: bool | None = None
     reason = "this system gives no network namespace (unshare -rn)"
@@ -118,7 +122,7 @@ def _count(
 
 
 def parse(log: str) -> tuple[int, tuple[str, ...]]:
-    """Return how many calls in strace's log went outside, and which addresses of this machine were used."""
+    """Return the calls to other machines in strace's log (a number), and the used addresses of this one."""
     addresses = INTERNET.findall(log)
     local = [address for address in addresses if address.startswith("127.") or address in OWN]
     return len(addresses) - len(local), tuple(sorted(set(local)))

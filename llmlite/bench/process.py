@@ -1,4 +1,4 @@
-"""The parent's end of a worker: start it, ask, wait at most so long, stop it."""
+"""The parent's end of a worker: start it, send requests, wait with a time limit, stop it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 from llmlite.errors import LlmliteError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# This very llmlite, installed or not, and nothing else that lies beside it: another interpreter must not see
-# this one's packages. Nothing from the current folder either (-P).
+# The worker finds this copy of llmlite, installed or not, and no other package in the same folder: another
+# interpreter must not see this one's packages. It also finds nothing in the current folder (-P).
 FIND_LLMLITE = """\
 import importlib.util, sys
 root = sys.argv[2]
@@ -41,7 +41,7 @@ found = importlib.import_module("llmlite.bench.experiments." + sys.argv[1]).run(
 channel.write(json.dumps(found))
 channel.close()
 """
-# Read by the libraries when they are imported: too late from inside.
+# Libraries read these variables on import, so setting them inside the process would be too late.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -50,7 +50,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-# No library asks a hub, none reports home, and all of them compute on the processor.
+# No library contacts a hub, none sends telemetry, and all of them compute on the CPU.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -62,23 +62,26 @@ OFFLINE = {
 
 
 class BackendError(LlmliteError):
-    """A backend's process failed, died or didn't answer in time; the message says which."""
+    """Raised if a backend's process failed, died or didn't answer in time; the message says which."""
 
 
 class BackendTimeoutError(BackendError):
-    """A backend didn't answer in time; its process was ended."""
+    """Raised if a backend didn't answer in time; its process was ended."""
 
 
 def run_experiment(
     name: str, python: str = "", *, timeout: float = 300.0, **arguments: Any
 ) -> dict[str, Any]:
-    """Run `llmlite.bench.experiments.NAME` in a fresh interpreter and return what it found.
+    """Run `llmlite.bench.experiments.NAME` in a fresh interpreter and return its result.
 
     Args:
-        python: the interpreter; "" for this one. arguments: of its `run`, as JSON values.
+        name: name of the module.
+        python: the interpreter; "" for this one.
+        timeout: seconds to wait for the result.
+        arguments: arguments of its `run`, as JSON values.
 
     Raises:
-        BackendError: it failed, or took longer than `timeout`; with the last line it printed.
+        BackendError: it failed, or took longer than `timeout`; the message has the last line it printed.
     """
     other = bool(python) and python != sys.executable
     dropped = ("PYTHONPATH", "PYTHONHOME") if other else ()
@@ -101,14 +104,15 @@ class WorkerProcess:
 
     Args:
         backend: a name of BACKENDS.
-        n_threads: set in the environment before the interpreter starts; the backend sets it by API too.
-        timeout: seconds to wait for any one answer.
+        n_threads: number of threads, set in the environment before the interpreter starts; the backend also
+            sets it through its API.
+        timeout: seconds to wait for any answer.
         python: the interpreter; None for this one.
-        variables: more of the environment, such as {"OMP_WAIT_POLICY": "passive"}.
+        variables: more environment variables, such as {"OMP_WAIT_POLICY": "passive"}.
         prefix: a command that starts the interpreter, such as ("unshare", "-rn").
 
     Raises:
-        BackendError: when the process doesn't start.
+        BackendError: the process doesn't start.
     """
 
     def __init__(
@@ -149,7 +153,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number, by which the system tells its memory."""
+        """The process's number, which the system needs to report its memory."""
         return self._process.pid
 
     @contextlib.contextmanager
@@ -157,7 +161,7 @@ class WorkerProcess:
         """Allow this many seconds for all requests inside the block together.
 
         Raises:
-            BackendTimeoutError: they are over; the process is ended.
+            BackendTimeoutError: the time is over; the process is ended.
         """
         usual, self._deadline = self.timeout, monotonic() + seconds
         try:
@@ -169,14 +173,14 @@ class WorkerProcess:
         """Send one request and return its answer.
 
         Raises:
-            BackendError: when the backend fails, dies or takes longer than `timeout`.
+            BackendError: the backend failed, died or took longer than `timeout`.
         """
         assert self._process.stdin is not None
         if self._deadline is not None:
             self.timeout = self._deadline - monotonic()
             if self.timeout <= 0:
                 self._process.kill()
-                raise BackendTimeoutError(f"{self.backend}, {action}: its time was over before it was asked")
+                raise BackendTimeoutError(f"{self.backend}, {action}: its time was over before the request")
         try:
             self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
             self._process.stdin.flush()
@@ -188,10 +192,10 @@ class WorkerProcess:
         return answer
 
     def close(self) -> None:
-        """End the process: ask first, then insist."""
+        """End the process: ask it to stop, and kill it if it doesn't."""
         process = self._process
         if process.stdin and not process.stdin.closed:
-            with contextlib.suppress(OSError):  # it is gone already
+            with contextlib.suppress(OSError):  # it has ended already
                 process.stdin.close()
         try:
             process.wait(timeout=5)
@@ -229,7 +233,7 @@ class WorkerProcess:
         return json.loads(line)
 
     def _epitaph(self, action: str) -> str:
-        """Say how the process ended, with the last line it printed."""
+        """Describe how the process ended, with the last line it printed."""
         code = self._process.wait(timeout=10)
         self._errors.seek(0)
         said = [line for line in self._errors.read().splitlines() if line.strip()]

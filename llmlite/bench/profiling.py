@@ -1,7 +1,7 @@
-"""Where a step's time goes: operations of one kind together, and what threads spend waiting for each other.
+"""The time of a step by kind of operation, and the time that threads wait for each other.
 
 for step in profile("smollm2:Q8_0", prompts=(256,), gens=(128,)):
-    print(step.text())
+    print(step.headline(), *step.table(), sep="\n")
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ class StepProfile:
     """One step's operations.
 
     Args:
-        model: its name. executor: its repr. n_threads: that ran the step.
-        n_tokens, depth: its length, and tokens in the cache before it.
-        rows: as `PlannedExecutor.profile` returns them, in order.
+        model: name of the model.
+        executor: repr of the executor.
+        n_threads: threads that ran the step.
+        n_tokens: tokens of the step.
+        depth: tokens in the cache before it.
+        rows: the rows of `PlannedExecutor.profile`, in order.
     """
 
     model: str
@@ -35,21 +38,21 @@ class StepProfile:
 
     @property
     def nanoseconds(self) -> float:
-        """Of the whole step, every operation timed by itself: a barrier follows each."""
+        """Nanoseconds of the whole step; each operation is timed by itself, with a barrier after it."""
         return sum(row["nanoseconds"] for row in self.rows)
 
     @property
     def waiting(self) -> float:
-        """Nanoseconds that a thread had nothing to do, on average: barriers, uneven pieces, waking up."""
+        """Nanoseconds that a thread was idle, on average: barriers, uneven pieces, waking up."""
         return sum(row["waiting"] for row in self.rows)
 
     @property
     def waking(self) -> float:
-        """Of these, nanoseconds in the first operation, before which threads sleep or look for a job."""
+        """Nanoseconds of `waiting` in the first operation, before which threads sleep or look for a job."""
         return self.rows[0]["waiting"] if self.rows else 0.0
 
     def kinds(self) -> list[dict[str, Any]]:
-        """Return operations of the same kernel and type of weights as one row, the longest first."""
+        """Return one row for all operations with the same kernel and weight type, the longest first."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self.rows:
             same = {"operation": row["operation"], "type": row["type"], "times": 0}
@@ -72,7 +75,7 @@ class StepProfile:
         }
 
     def table(self) -> list[tuple[str, ...]]:
-        """Return headings and a row of words for each kind: times in milliseconds, rates while it runs."""
+        """Return headings and a row of texts for each kind: times in milliseconds, rates while it runs."""
         rows: list[tuple[str, ...]] = [HEADINGS]
         for kind in self.kinds():
             ns = max(kind["nanoseconds"], 1.0)
@@ -91,7 +94,7 @@ class StepProfile:
         return rows
 
     def headline(self) -> str:
-        """Return what the step was and what it took, in one line."""
+        """Describe the step and its time in one line."""
         what = "1 token" if self.n_tokens == 1 else f"{self.n_tokens} tokens"
         text = f"{what} after {self.depth}: {self.nanoseconds / 1e6:.3f} ms on {self.n_threads} "
         text += "thread" if self.n_threads == 1 else "threads"
@@ -115,12 +118,14 @@ def profile(
 
     Args:
         model: a GGUF file, "tales" or "tales:Q4_0".
-        prompts: lengths of prompts; of a longer one than PREFILL_TOKENS a step of so many is timed.
-        gens: if one of them is above 0, a single token's step is timed. depths: tokens in the cache before.
-        n_threads: by default those that the model takes. repeat: runs, of which the median counts.
+        prompts: lengths of prompts; for one longer than PREFILL_TOKENS, a step of PREFILL_TOKENS is timed.
+        gens: if one of them is above 0, the step of a single token is timed.
+        depths: tokens in the cache before the step.
+        n_threads: number of threads; by default, as many as the model uses.
+        repeat: number of runs; their median counts.
 
     Raises:
-        LlmliteError: nothing to time, or another executor runs the model.
+        LlmliteError: there is nothing to time, or another executor runs the model.
     """
     from llmlite import load
 

@@ -1,4 +1,4 @@
-"""A bar that says what is going on and how much time is left."""
+"""A progress bar that shows the current activity and the remaining time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Progress:
-    """A tqdm bar that says what is going on and how much time is left; calling it moves it on."""
+    """A tqdm bar that shows the current activity and the remaining time; each call advances it."""
 
     def __init__(self, total: int, shown: bool) -> None:
         from tqdm.auto import tqdm  # a widget in a notebook, text in a terminal
@@ -18,7 +18,7 @@ class Progress:
         self._end = 0.0
 
     def expect(self, steps: int, seconds: float) -> None:
-        """Say how many steps are still to come, and in what time."""
+        """Set the number of remaining steps and the time for them."""
         self._end = time.monotonic() + seconds
         self._bar.total = self._bar.n + steps
 

@@ -1,4 +1,4 @@
-"""How much worse a model got: perplexity, Kullback-Leibler divergence and agreement of the best token.
+"""The loss of quality of a model: perplexity, Kullback-Leibler divergence and agreement of the best token.
 
 Perplexity follows llama.cpp's tools/perplexity: the text is cut into chunks of n_ctx tokens, each chunk's
 first token is replaced by BOS, and only the second half of a chunk is scored, so that every scored token has
@@ -17,12 +17,12 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """exp of the mean negative log-likelihood.
+    """Perplexity: exp of the mean negative log-likelihood.
 
     Args:
         value: the perplexity; a model that guesses among V equally likely tokens has V.
         standard_error: of the value, from the spread of the tokens' likelihoods.
-        n_tokens: how many tokens were scored.
+        n_tokens: number of tokens scored.
     """
 
     value: float
@@ -32,16 +32,16 @@ class Perplexity:
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """How far one model's predictions are from a reference's, over the same positions.
+    """The distance of a model's predictions from a reference's, over the same positions.
 
     Args:
         kl: mean Kullback-Leibler divergence in nats; 0 for equal predictions. kl_error: its standard error.
         kl_50, kl_90, kl_99, kl_max: its median, percentiles and largest value.
         top1: share of positions where both put the same token first.
         delta_p_rms: root mean square of the difference in the probability of the text's own next token,
-            0 to 1; None where the text wasn't given.
+            0 to 1; None if the text wasn't given.
         max_abs_diff: largest difference of any logit.
-        n_tokens: how many positions were compared.
+        n_tokens: number of positions compared.
     """
 
     kl: float
@@ -73,16 +73,17 @@ def divergence(
 ) -> Divergence:
     """Compare logits (T, V) with a reference's (T, V): KL(reference || logits) and its relatives.
 
-    targets: (T,) the tokens that really came next, for `delta_p_rms`.
+    Args:
+        targets: (T,) the text's own next tokens, for `delta_p_rms`.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: the shapes differ.
     """
     return _summary([_compare(logits, reference, targets)])
 
 
 class _Compared(NamedTuple):
-    """What one piece of a text gives, float64 (T,) each: small, unlike the logits it comes from."""
+    """The figures of one piece of a text, float64 (T,) each: small, unlike the logits they come from."""
 
     kl: np.ndarray
     same_top: np.ndarray
@@ -133,14 +134,15 @@ def perplexity(
     """Measure perplexity on the tokens of a text by llama.cpp's method.
 
     Args:
-        logits_of: gives logits (T, V) for T token ids from an empty cache, such as `model.logits`.
-        ids: the whole text's tokens; what is left over after whole chunks isn't used.
+        logits_of: function that returns logits (T, V) for T token ids from an empty cache, such as
+            `model.logits`.
+        ids: the whole text's tokens; an incomplete chunk at the end isn't used.
         n_ctx: tokens in a chunk.
-        bos_id: is each chunk's first token if the model wants one; None leaves the text's token.
+        bos_id: replaces each chunk's first token if the model wants a BOS; None keeps the text's token.
         n_chunks: score at most this many chunks.
 
     Raises:
-        ValueError: when the text is shorter than one chunk, or n_ctx < 4.
+        ValueError: the text is shorter than one chunk, or n_ctx < 4.
     """
     chunks = list(_chunks(ids, n_ctx, bos_id))[:n_chunks]
     losses = np.concatenate([_second_half(logits_of(chunk), original) for chunk, original in chunks])
@@ -158,9 +160,9 @@ def text_divergence(
     bos_id: int | None = None,
     n_chunks: int | None = None,
 ) -> Divergence:
-    """Compare two models over a text, at the positions that `perplexity` scores; arguments as there.
+    """Compare two models over a text at the positions that `perplexity` scores; it takes the same arguments.
 
-    One chunk's logits stand in memory at a time.
+    The logits of only one chunk are in memory at a time.
     """
     first = scored_from(n_ctx)
     pieces = []
@@ -190,6 +192,6 @@ def _chunks(ids: Sequence[int], n_ctx: int, bos_id: int | None) -> list[tuple[li
 
 
 def _second_half(logits: np.ndarray, original: list[int]) -> np.ndarray:
-    """Losses of the tokens after the middle: position i predicts token i + 1."""
+    """Return the losses of the tokens after the middle: position i predicts token i + 1."""
     first = scored_from(len(original))
     return negative_log_likelihoods(logits[first:-1], original[first + 1 :])

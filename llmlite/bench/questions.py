@@ -17,8 +17,8 @@ from llmlite.chat import ChatTemplate
 from llmlite.tokenizers import Tokenizer
 
 N_QUESTIONS = 20
-SECONDS = 4.0  # of one entry; who is slower is asked fewer
-FAMILIES = ("where", "friend", "why")  # arithmetic and lists are no question of rounding alone
+SECONDS = 4.0  # for one entry; a slower entry is asked fewer questions
+FAMILIES = ("where", "friend", "why")  # answers to arithmetic and lists depend on more than rounding
 SPARE = 4  # tokens beyond the right answer's, for its end and another way of cutting the same words
 
 
@@ -36,14 +36,15 @@ class Exam:
     """The questions in a model's own tokens.
 
     Args:
-        questions: in the order asked. tokenizer: of the model.
+        questions: the questions, in the order asked.
+        tokenizer: tokenizer of the model.
     """
 
     questions: tuple[Question, ...]
     tokenizer: Tokenizer
 
     def marks(self, ask: Callable[..., dict[str, Any]], seconds: float = SECONDS) -> tuple[int, int]:
-        """Ask until the time is over; return how many answers were exact and how many were asked."""
+        """Ask until the time is over; return the numbers of exact answers and of questions asked."""
         right, asked, end = 0, 0, time.monotonic() + seconds
         for question in self.questions:
             written = ask("greedy", ids=list(question.ids), n_gen=question.n_gen)["ids"]
@@ -54,7 +55,7 @@ class Exam:
         return right, asked
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the answer in tokens that were written without regard to where it ends."""
+        """Return the answer within tokens that may go on after its end."""
         ends = self.tokenizer.eog_ids
         length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         return self.tokenizer.decode(ids[:length]).strip()

@@ -1,10 +1,10 @@
-"""Who reads which files: types, architectures, forms from before GGUF; each tried on a real small file."""
+"""Test which types, architectures and old formats a backend reads, each with a real small file."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from llmlite import gguf, resources, synth
@@ -13,15 +13,15 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.bench.process import BackendError, WorkerProcess
 from llmlite.description.architectures import ARCHITECTURES
 
-# llama.cpp tells DeepSeek-V2-Lite by its number of layers: a file of fewer would be held against it
+# llama.cpp recognizes DeepSeek-V2-Lite by its number of layers, so a file with fewer would be unfair to it
 NOT_SMALL = frozenset(("deepseek2",))
 
 
 class Reader:
-    """A backend in its process, which is started again after it died of a file.
+    """A backend in its process, which is restarted after a file made it crash.
 
     Args:
-        name: of the backend.
+        name: name of the backend.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,7 +29,7 @@ class Reader:
         self.worker: WorkerProcess | None = None
 
     def reads(self, path: Path) -> bool:
-        """Whether the backend loads a file and makes a token."""
+        """Return whether the backend loads a file and makes a token."""
         try:
             if self.worker is None:
                 python = BACKENDS[self.name].python() or None
@@ -56,12 +56,12 @@ class Reader:
 
 
 def types(name: str, type_names: Iterable[str]) -> dict[str, bool]:
-    """Return for each type whether a backend reads the bundled model in it."""
+    """Return, for each type, whether a backend reads the bundled model in it."""
     return _read(name, {each: resources.model_path(f"tales:{each}") for each in type_names})
 
 
 def shapes() -> dict[str, str]:
-    """Return for each architecture of decoders the name of a shape that `llmlite.synth` knows."""
+    """Return, for each architecture of decoders, the name of a shape that `llmlite.synth` knows."""
     found: dict[str, str] = {}
     for name, shape in synth.SHAPES.items():
         if ARCHITECTURES[shape.architecture].causal and shape.architecture not in NOT_SMALL:
@@ -70,20 +70,22 @@ def shapes() -> dict[str, str]:
 
 
 def architectures(names: Sequence[str]) -> dict[str, dict[str, bool]]:
-    """Return for each architecture which of the backends `names` read a small random file of it."""
+    """Return, for each architecture, which of the backends `names` read a small random file of it."""
     found: dict[str, dict[str, bool]] = {}
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+    # readers end first: Windows removes no file that one of them has mapped
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         readers = {name: stack.enter_context(Reader(name)) for name in names}
-        path = Path(folder) / "small.gguf"
         for architecture, shape in shapes().items():
+            path = Path(folder) / f"{architecture}.gguf"
             synth.synthesize(path, shape, "Q8_0", small=True)
             found[architecture] = {name: reader.reads(path) for name, reader in readers.items()}
-            path.unlink()  # a new file, because a reader may still have this one mapped
+            with suppress(OSError):
+                path.unlink()
     return found
 
 
 def old_forms(names: Iterable[str]) -> dict[str, dict[str, bool]]:
-    """Return for each backend which small files from before GGUF it reads; llmlite converts them first."""
+    """Return, for each backend, which small files in older formats it reads; llmlite converts them first."""
     with tempfile.TemporaryDirectory() as folder:
         paths, converted = {}, {}
         for form in old_formats.FORMS:
@@ -95,6 +97,6 @@ def old_forms(names: Iterable[str]) -> dict[str, dict[str, bool]]:
 
 
 def _read(name: str, paths: Mapping[str, Path]) -> dict[str, bool]:
-    """Return for each file whether a backend reads it."""
+    """Return, for each file, whether a backend reads it."""
     with Reader(name) as reader:
         return {key: reader.reads(path) for key, path in paths.items()}

@@ -1,8 +1,9 @@
-"""What the lines of a results file must hold, so that tables and figures can rely on it.
+"""The rules for the lines of a results file, so that tables and figures can rely on them.
 
-A results file comes from anybody: it is read back, sent by mail, edited, cut off by a full disk. Each record
-is checked field by field when it is read. Fields that aren't named here pass as they are: a newer llmlite may
-write more.
+A results file can come from anyone, and may have been sent by mail, edited, or cut off by a full disk. So
+each
+record is checked field by field when it is read. Other fields are kept unchecked, because a newer llmlite may
+write more of them.
 """
 
 from __future__ import annotations
@@ -138,17 +139,19 @@ FIELDS: dict[str, dict[str, FieldRule]] = {
         "joules": (f"{NUMBER}, or null", False, _or_none(_is_number)),
     },
 }
-# If one of a group is in a record of agreement, all are. A library that tells tokens only has the second.
+# A record of agreement has all fields of a group or none. A library that returns only tokens has the second.
 TOGETHER = (("kl", "max_abs_diff"), ("same_file_top1", "top1"))
 
 
 def check(record: Mapping[str, Any], place: str) -> None:
     """Check one record of a comparison.
 
-    place: where it is from, as errors say it: "results.jsonl, line 7".
+    Args:
+        record: the record to check.
+        place: origin of the record for error messages: "results.jsonl, line 7".
 
     Raises:
-        ResultsError: the place, the field, what was expected and what is there.
+        ResultsError: a field is invalid; names the place, the field, the expected value and the actual one.
     """
     kind = record.get("kind", MISSING)
     if not isinstance(kind, str) or kind not in FIELDS:
@@ -163,7 +166,7 @@ def check(record: Mapping[str, Any], place: str) -> None:
         for group in TOGETHER:
             missing = [name for name in group if name not in record]
             if missing and len(missing) < len(group):
-                expected = "a number, as its neighbours have one"
+                expected = "a number, because the other fields of its group have one"
                 raise _wrong(place, f"{kind}: {missing[0]}", expected, MISSING)
         if not record["agrees"] and "reason" not in record:
             raise _wrong(place, f"{kind}: reason", "why it doesn't agree", MISSING)
@@ -177,7 +180,7 @@ def _wrong(place: str, field: str, expected: str, got: object) -> ResultsError:
 def _short(value: object) -> str:
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, int):  # Python refuses to print one of thousands of digits
+    if isinstance(value, int):  # Python refuses to print an integer of thousands of digits
         return str(value) if abs(value) < 10**40 else "a very large number"
     return f"{value!r:.80}"
 
@@ -192,7 +195,7 @@ def parse(line: str, place: str) -> dict[str, Any]:
     """Read one line as a JSON object.
 
     Raises:
-        ResultsError: the place and what is wrong with it.
+        ResultsError: the line is invalid; names the place and the fault.
     """
     try:
         record = json.loads(line, parse_float=_finite, parse_constant=_no_constant)
@@ -210,19 +213,20 @@ def parse(line: str, place: str) -> dict[str, Any]:
 def _finite(text: str) -> float:
     value = float(text)
     if not isfinite(value):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return value
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def read_text(path: Path) -> str:
     """Return the text of a results file.
 
     Raises:
-        ResultsError: it isn't UTF-8; names the line. OSError: it can't be read.
+        ResultsError: the file isn't UTF-8; names the line.
+        OSError: the file can't be read.
     """
     data = path.read_bytes()
     try:

@@ -1,4 +1,4 @@
-"""A comparison as tables, for a terminal and for a notebook, and in words instead of its figures."""
+"""A comparison as tables for a terminal or a notebook, and as sentences that describe its figures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llmlite.terminal import printable
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows of cells
 NOTHING = "-"
 PROSE = ("agrees", "instructions")  # columns of words, aligned to the left
-EXACT = ("size",)  # metrics that are the same on every run: any difference is one
+EXACT = ("size",)  # metrics that are the same on every run, so any difference counts
 
 
 def tables(comparison: Samples) -> str:
-    """Return all tables and notes as text, at most about 110 columns wide, fit for a terminal."""
+    """Return all tables and notes as text for a terminal, at most about 110 columns wide."""
     parts = [headline(comparison), *(_text(*table) for table in all_tables(comparison) if table[2])]
     notes = "\n".join(f"note: {note}" for note in comparison.notes)
     return printable("\n\n".join([*parts, notes] if notes else parts))
@@ -31,7 +31,7 @@ def titled(comparison: Samples) -> str:
 
 
 def canary_words(comparison: Samples) -> str:
-    """Say how quiet the machine was; "" if the canary never sang."""
+    """Describe how quiet the machine was; "" if the canary never ran."""
     sung = comparison.environment.get("canary_ns") or []
     if not sung:
         return ""
@@ -39,7 +39,7 @@ def canary_words(comparison: Samples) -> str:
 
 
 def markdown(comparison: Samples) -> str:
-    """Return all tables and notes as Markdown, to keep beside other documents."""
+    """Return all tables and notes as Markdown, for other documents."""
     parts = [headline(comparison) + "."]
     for title, headings, rows in all_tables(comparison):
         if rows:
@@ -78,7 +78,7 @@ def _cells(cells: list[str]) -> str:
 
 
 def headline(comparison: Samples) -> str:
-    """Say in one line what was compared where."""
+    """Describe in one line what was compared, and where."""
     env = comparison.environment
     n_blocks = len({m.block for m in comparison.measurements if m.block >= 0})
     quiet = canary_words(comparison)
@@ -100,7 +100,7 @@ def all_tables(comparison: Samples) -> list[Table]:
 
 
 def agreement_table(comparison: Samples) -> Table:
-    """Who computes the same, and what quantization costs in quality."""
+    """Return the table of agreement, and of the quality that quantization costs."""
     rows = []
     answered = any(r.get("n_asked") for r in comparison.agreement)
     for r in comparison.agreement:
@@ -154,7 +154,7 @@ def _skipped_label(record: dict[str, Any]) -> str:
 
 
 def speed_table(comparison: Samples) -> Table:
-    """Medians over the blocks; the spread of the middle half for decode; ratio to the base."""
+    """Return medians over the blocks, the spread of the middle half for decode, and the ratio to the base."""
     base = base_entry(comparison)
     found = {
         key: _by_entry(comparison, key)
@@ -196,7 +196,7 @@ def speed_table(comparison: Samples) -> Table:
 
 
 def depth_table(comparison: Samples) -> Table:
-    """Writing speed at each depth, and the first token ever (kernels compiled in it) beside a warm one."""
+    """Return the speed of decode at each depth, and the time of the first token with kernels to compile."""
     written = [m for m in comparison.measurements if m.phase == "decode" and not m.flagged]
     depths = sorted({m.n_depth for m in written})
     cold = {(m.backend, m.model_type): m for m in comparison.measurements if m.phase == "first_token_cold"}
@@ -216,12 +216,12 @@ def depth_table(comparison: Samples) -> Table:
             cells.append(f"{cold[entry].median_ns / 1e9:.1f}" if entry in cold else NOTHING)
         rows.append([entry_label(*entry), *cells])
     if len(depths) < 2 and not cold:
-        rows = []  # the table of speeds says all of it
+        rows = []  # the table of speeds has all of it
     return "Decode after so many tokens in the cache, tokens per second, medians.", headings, rows
 
 
 def threads_that_ran(comparison: Samples, entry: tuple[str, str]) -> str:
-    """Return how many threads worked while reading and while writing, as "2/1"."""
+    """Return the numbers of threads that worked in prefill and in decode, as "2/1"."""
     counts = []
     for key in ("prefill", "decode"):
         used = [m.n_threads for m in selected(comparison, METRICS[key], *entry)]
@@ -230,7 +230,7 @@ def threads_that_ran(comparison: Samples, entry: tuple[str, str]) -> str:
 
 
 def memory_table(comparison: Samples) -> Table:
-    """Private and file-backed memory after writing, the peak, and the file's size."""
+    """Return private and file-backed memory after decode, the peak, and the file's size."""
     found = {key: _by_entry(comparison, key) for key in ("private", "file", "peak", "size")}
     entries = dict.fromkeys([*found["peak"], *found["private"]])
     rows = [
@@ -250,7 +250,7 @@ def memory_table(comparison: Samples) -> Table:
 
 
 def conditions_table(comparison: Samples) -> Table:
-    """What a reader must know to call it fair: whose weights, version, cache, waiting, instruction set."""
+    """Return each backend's conditions: whose weights, version, cache, waiting policy, instruction set."""
     kl = {(r["backend"], r["model_type"]): r.get("same_file_kl") for r in comparison.agreement}
     told = any("installed_bytes" in r for r in comparison.backends)
     rows = []
@@ -273,7 +273,7 @@ def conditions_table(comparison: Samples) -> Table:
 
 
 def _installation(record: dict[str, Any]) -> str:
-    """Return what installing takes, as far as it is known: "263 MB, 5 packages, 10 s, no compiler"."""
+    """Return the known costs of the installation: "263 MB, 5 packages, 10 s, no compiler"."""
     if "installed_bytes" not in record:
         return NOTHING
     n = record.get("n_packages", 1)
@@ -286,7 +286,7 @@ def _installation(record: dict[str, Any]) -> str:
 
 
 def base_entry(comparison: Samples) -> tuple[str, str] | None:
-    """Return what the ratios refer to: PyTorch float32 where it was timed, else the first entry timed."""
+    """Return the base of the ratios: PyTorch float32 if it was timed, else the first entry timed."""
     timed = [(s.backend, s.model_type) for s in summarize(comparison, "decode")]
     for entry in timed:
         if entry[0] == "torch-f32":
@@ -324,10 +324,10 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
 
 
 def best_of(comparison: Samples, found: Sequence[Summary], metric: str) -> str:
-    """Name the best entry of a metric, or those that can't be told apart: by the rule of the tables.
+    """Name the best entry of a metric, or the entries that can't be told apart, by the rule of the tables.
 
-    A speed is the best only if it is faster than every other for certain. Memory has no such interval: there
-    values that differ by less than 3 % can't be told apart.
+    A speed is the best only if it is certainly faster than every other. Memory has no such interval; two of
+    its values can't be told apart if they differ by less than 3 %.
     """
     tied = undecided(comparison, found, metric)
     if tied:
@@ -340,7 +340,7 @@ def _first(found: Sequence[Summary], metric: str) -> Summary:
 
 
 def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> list[Summary]:
-    """Return the entries among which the best can't be told; none if it can. Figures grey them."""
+    """Return the entries among which no best one can be named; empty if one can. Figures grey them."""
     if len(found) < 2:
         return []
     first = _first(found, metric)
@@ -360,10 +360,10 @@ def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> lis
 
 
 def describe(found: Sequence[Summary], metric: str, comparison: Samples | None = None) -> str:
-    """Say in words what a metric's bars show: each value, the best, and how far the points lie apart.
+    """Describe a metric's bars: each value, the best, and the spread of the points.
 
     Args:
-        comparison: that `found` is from; without it nothing is called the best.
+        comparison: the comparison that `found` is from; without it, no entry is called the best.
     """
     about = METRICS[metric]
     if not found:
@@ -379,7 +379,7 @@ def describe(found: Sequence[Summary], metric: str, comparison: Samples | None =
 
 
 def describe_memory(memory: Sequence[tuple[str, float, float]]) -> str:
-    """Say in words what the memory bars show."""
+    """Describe the memory bars."""
     if not memory:
         return "Memory: not measured."
     parts = [f"{label} {private:.0f} private and {file:.0f} file-backed" for label, private, file in memory]
@@ -387,5 +387,5 @@ def describe_memory(memory: Sequence[tuple[str, float, float]]) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits, without exponents where they aren't needed."""
+    """Return a number with three digits, and without an exponent if it isn't needed."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

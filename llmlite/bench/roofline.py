@@ -1,12 +1,12 @@
-"""The roofline: what the machine can do at most, and where each operation of a model stands below it.
+"""The roofline: the limits of the machine, and the position of each operation of a model below them.
 
-An operation that does little work per byte it reads can't be faster than memory; one that does much can't be
-faster than the arithmetic units. The roof is the lower of the two lines:
+An operation that does little work for each byte it reads can't be faster than memory; one that does much work
+can't be faster than the arithmetic units. The roof is the lower of the two lines:
 
     operations/s ≤ min(peak, intensity · bandwidth),    intensity = operations / byte
 
-(Williams, Waterman, Patterson: Roofline, CACM 2009.) Only weights count as bytes here, and multiplications
-and additions with weights as operations: activations stay in the caches.
+(Williams, Waterman, Patterson: Roofline, CACM 2009.) Only the bytes of weights count here, and only the
+multiplications and additions with weights, because activations stay in the caches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from llmlite.errors import LlmliteError
 if TYPE_CHECKING:
     from llmlite.model import Model
 
-# Operations per number written, where there are no weights; a mere copy counts as one, to have a place.
+# Operations per number written, for kernels without weights; a mere copy counts as one, so that it has a
+# place.
 PER_NUMBER = {"rms_norm": 4, "silu_mul": 5, "rope": 3, "quantize": 3}
 
 
@@ -38,8 +39,9 @@ class Roof:
     """The machine's two limits, measured.
 
     Args:
-        n_threads: that measured them. bytes_per_second: read from memory.
-        f32_per_second, int8_per_second: multiplications and additions, from registers alone.
+        n_threads: threads that measured the limits.
+        bytes_per_second: bytes read from memory.
+        f32_per_second, int8_per_second: multiplications and additions with all operands in registers.
     """
 
     n_threads: int
@@ -55,7 +57,7 @@ class Roof:
         """Return the peak of "int8" or "f32" arithmetic, in operations per second.
 
         Raises:
-            ValueError: another kind.
+            ValueError: `kind` is something else.
         """
         peaks = {"int8": self.int8_per_second, "f32": self.f32_per_second}
         if kind not in peaks:
@@ -63,7 +65,7 @@ class Roof:
         return peaks[kind]
 
     def limit(self, intensity: float, kind: str = "int8") -> float:
-        """Return the most operations per second at so many operations per byte."""
+        """Return the maximum of operations per second at `intensity` operations per byte."""
         return min(self.peak(kind), intensity * self.bytes_per_second)
 
     def ridge(self, kind: str = "int8") -> float:
@@ -76,10 +78,13 @@ class Point:
     """One operation of a model.
 
     Args:
-        operation: the kernel. label: the weight's name, or the result's. type: its quantization; "" without.
-        nanoseconds: of one run, waiting included. waiting: how many of these a thread had nothing to do, on
-            average. bytes: of weights read; without weights, of all that is
-            read and written. operations: with weights; without, multiplications and additions, roughly.
+        operation: name of the kernel.
+        label: name of the weight, or of the result if there is no weight.
+        type: quantization of the weight; "" without a weight.
+        nanoseconds: time of one run, with waiting.
+        waiting: nanoseconds of these that a thread was idle, on average.
+        bytes: bytes of weights read; without weights, bytes of everything read and written.
+        operations: operations with weights; without weights, multiplications and additions, roughly.
     """
 
     operation: str
@@ -118,7 +123,7 @@ class Point:
 
 
 def measure_roof(n_threads: int | None = None, repeat: int = 5) -> Roof:
-    """Measure memory and arithmetic of this machine, on the threads that a model would take by default.
+    """Measure memory and arithmetic of this machine, on the threads that a model would use by default.
 
     Raises:
         KernelError: kernels can't be compiled or loaded here.
@@ -136,8 +141,10 @@ def roofline_points(model: Model, n_tokens: int = 1, depth: int = 0, repeat: int
     """Time a step of `model` and return a point for each operation of its plan.
 
     Args:
-        model: one that runs on the planned executor. n_tokens: of the step: 1 is decoding, more is prefill.
-        depth: tokens in the cache before. repeat: runs, of which each operation's median counts.
+        model: a model that runs on the planned executor.
+        n_tokens: tokens of the step: 1 for decode, more for prefill.
+        depth: tokens in the cache before the step.
+        repeat: number of runs; each operation's median counts.
 
     Raises:
         LlmliteError: the model runs on another executor, which has no operations to time.
@@ -161,7 +168,7 @@ def roofline_points(model: Model, n_tokens: int = 1, depth: int = 0, repeat: int
 
 
 def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[int, int]:
-    """Return the bytes that an operation without weights reads and writes, and its operations, roughly."""
+    """Return the bytes that an operation without weights reads and writes, and its rough operations."""
 
     def numbers(buffers: Iterable[Buffer]) -> list[tuple[int, int]]:
         kept = [b for b in buffers if b.width and b.name not in ("cache", "scratch")]
@@ -171,7 +178,8 @@ def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[i
     n_bytes = sum(n * size for n, size in moved)
     if op.name.startswith("attention"):
         pairs = sum(depth + t + 1 for t in range(n_tokens))  # a token looks at itself and at all before it
-        cache = 2 * 2 * model.config.n_embd_kv * (depth + n_tokens)  # float16 keys and values
+        mixer = model.config.attention
+        cache = 2 * (mixer.k_width + mixer.v_width) * (depth + n_tokens)  # float16 keys and values
         return n_bytes + cache, 4 * model.config.n_embd_q * pairs
     written = sum(n for n, _ in numbers(op.writes)) or sum(n for n, _ in moved)  # or into the cache
     return max(n_bytes, 1), max(PER_NUMBER.get(op.name, 1) * written, 1)
@@ -182,8 +190,9 @@ class Roofline(Saved):
     """A roof and the points below it, measured on one machine.
 
     Attributes:
-        model: its name. roof: the limits.
-        points: name of the step, such as "decode" or "prefill 256" -> its operations.
+        model: name of the model.
+        roof: the limits.
+        points: name of a step, such as "decode" or "prefill 256" -> its operations.
     """
 
     KIND: ClassVar[str] = "roofline"
@@ -194,7 +203,7 @@ class Roofline(Saved):
     points: dict[str, list[Point]] = field(default_factory=dict)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one JSON object per point, with its step: what pandas.DataFrame takes."""
+        """Return one JSON object per point, with its step, for pandas.DataFrame."""
         return [{"step": step, **p.as_record()} for step, points in self.points.items() for p in points]
 
     @classmethod
@@ -209,7 +218,7 @@ class Roofline(Saved):
 
 
 def measure_roofline(model: Model, name: str, prefill: Iterable[int] = (64, 256)) -> Roofline:
-    """Measure the roof, then a decoding step and prefill steps of so many tokens of `model`."""
+    """Measure the roof, then the decode step and prefill steps of `prefill` tokens of `model`."""
     points = {"decode": roofline_points(model)}
     points |= {f"prefill {n}": roofline_points(model, n_tokens=n) for n in prefill}
     return Roofline(environment=environment.record(), model=name, roof=measure_roof(), points=points)

@@ -1,4 +1,4 @@
-"""A finished comparison: its samples, and how it shows itself."""
+"""A finished comparison: its samples, and its display."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ SAMPLES = {"tales": "samples/comparison-two-cores.jsonl", "smollm2": "samples/co
 
 @dataclass(kw_only=True, repr=False)
 class Comparison(Samples):
-    """What one run of `compare` found; `print(comparison)` shows its tables, a notebook the same as HTML."""
+    """The result of a run of `compare`; `print(comparison)` shows tables, a notebook shows them as HTML."""
 
     @classmethod
     def sample(cls, model: str = "tales") -> Self:
-        """Return a comparison that comes with llmlite; its `environment` says which machine it is of.
+        """Return a comparison that is included in llmlite; its `environment` names the machine it was
+        measured on.
 
         Args:
-            model: that was compared, "tales" or "smollm2".
+            model: the model that was compared, "tales" or "smollm2".
 
         Raises:
-            LlmliteError: the installation carries no samples. ValueError: another model.
+            LlmliteError: the installation has no samples.
+            ValueError: there is no sample of `model`.
         """
         if model not in SAMPLES:
             raise ValueError(f"a comparison is shipped of {' and '.join(SAMPLES)}, not of {model!r}")

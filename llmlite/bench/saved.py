@@ -17,11 +17,12 @@ from llmlite.system import files
 
 @dataclass(kw_only=True)
 class Saved:
-    """What `save` and `load` keep: a subclass's fields, the machine among them.
+    """Base class of measurements that `save` and `load` keep; a subclass adds fields.
 
     Attributes:
-        KIND: what the file says it holds. SAMPLE: the bundled file, below data/.
-        environment: see `llmlite.bench.environment.record`.
+        KIND: kind of measurement, as the file names it.
+        SAMPLE: the bundled file, below data/.
+        environment: the machine; see `llmlite.bench.environment.record`.
     """
 
     KIND: ClassVar[str]
@@ -30,7 +31,7 @@ class Saved:
     environment: dict[str, Any]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write JSON, whole or not at all, and return the path."""
+        """Write the JSON file atomically and return its path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"kind": self.KIND, **asdict(self)}
@@ -42,7 +43,7 @@ class Saved:
         """Read what `save` wrote.
 
         Raises:
-            LlmliteError: the file holds something else, or figures that can't be.
+            LlmliteError: the file holds something else, or impossible figures.
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -55,7 +56,7 @@ class Saved:
 
     @classmethod
     def sample(cls) -> Self:
-        """Return the one that comes with llmlite; its `environment` says which machine it is of."""
+        """Return the bundled measurement; its `environment` names the machine it was taken on."""
         return cls.load(resources.data_path(cls.SAMPLE))
 
     @classmethod

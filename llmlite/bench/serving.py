@@ -1,4 +1,4 @@
-"""`llmlite serve` in a process of its own, its protocols tried, and its throughput by the number of clients.
+"""`llmlite serve` in its own process: tests of its protocols, and its throughput by number of clients.
 
 Only the standard library is needed on this side; the server needs the extra `serve`.
 """
@@ -21,7 +21,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from llmlite.errors import LlmliteError
 
-START = 120.0  # seconds for the server to load the model, kernels compiled included
+START = 120.0  # seconds for the server to load the model and compile its kernels
 ANSWER = 60.0  # seconds for one answer
 CLIENTS = (1, 4, 16)
 N_TOKENS = 48  # written for each request
@@ -33,11 +33,12 @@ _open = build_opener(ProxyHandler({})).open  # this machine's own address never 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """What a number of clients got together.
+    """The throughput of a number of clients together.
 
     Args:
-        clients: requests at once. tokens: written for all.
-        seconds: from the first request to the last answer.
+        clients: number of requests at once.
+        tokens: tokens written for all of them.
+        seconds: time from the first request to the last answer.
     """
 
     clients: int
@@ -54,7 +55,7 @@ def server(model: str = "tales:Q8_0", *arguments: str) -> Iterator[str]:
     """Serve a model on a free port of this machine while the block runs; yield its address, without a slash.
 
     Raises:
-        LlmliteError: it didn't start; with what it said.
+        LlmliteError: the server didn't start; the message has its output.
     """
     command = [sys.executable, "-m", "llmlite", "serve", model, "--port", "0", "--name", NAME, "--sagemaker"]
     process = subprocess.Popen(
@@ -77,7 +78,7 @@ def _address(process: subprocess.Popen[str]) -> str:
     """Wait for the line that names the address, and for the server to be ready."""
     lines: queue.Queue[str] = queue.Queue()
 
-    def read() -> None:  # to the end, so that the server never waits for room in the pipe
+    def read() -> None:  # read to the end, so that a full pipe never blocks the server
         try:
             for line in process.stdout or ():
                 lines.put(line)
@@ -120,7 +121,7 @@ def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
 
 
 def protocols(url: str) -> dict[str, str]:
-    """Try each protocol of a running server; return "answered" or what went wrong, by its name."""
+    """Try each protocol of a running server; return "answered" or the error, by name of the protocol."""
     text = {"prompt": "The fox", "max_tokens": 8, "temperature": 0}
     written = _written_by_completion(url, text)
     found = {}
@@ -169,10 +170,11 @@ def _infer(url: str) -> str:
 
 
 def throughput(url: str, clients: Sequence[int] = CLIENTS, n_tokens: int = N_TOKENS) -> list[Throughput]:
-    """Let so many clients at once make REQUESTS for `n_tokens`, shared among them; return what they got.
+    """Let `clients` clients at once share REQUESTS for `n_tokens` tokens; return their throughput.
 
     Raises:
-        LlmliteError: a request was refused. OSError: no answer.
+        LlmliteError: a request was refused.
+        OSError: there was no answer.
     """
 
     def request(number: int) -> int:
@@ -187,7 +189,7 @@ def throughput(url: str, clients: Sequence[int] = CLIENTS, n_tokens: int = N_TOK
         with ThreadPoolExecutor(n) as pool:
             return sum(pool.map(request, range(REQUESTS)))
 
-    all_requests(max(clients))  # warm: kernels, and the same prompts known to the cache for every number
+    all_requests(max(clients))  # a warm-up, so that kernels are compiled and every prompt is cached
     found = []
     for n in clients:
         begin = time.monotonic()

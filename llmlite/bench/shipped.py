@@ -1,7 +1,7 @@
-"""The measurements that the shipped samples are made of: the same models, lengths and blocks everywhere.
+"""The measurements for the shipped samples, with the same models, lengths and blocks everywhere.
 
-`tools/samples.py` takes them one after the other and writes what lessons and documents show. A backend's
-speed on a model is measured in one comparison only; every sample that shows it reads it there.
+`tools/samples.py` takes them one after another and writes the samples that lessons and documents show. A
+backend's speed on a model is measured in only one comparison; every sample that shows it takes it from there.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from llmlite.quantize.mixes import canonical
 
 Say = Callable[[str], None]
 
-# Every comparison reads prompts and writes tokens of these lengths, in so many blocks.
+# The prompt lengths, token counts and blocks of every comparison.
 RULES = Options(blocks=10, prompts=(64, 256), depths=(1, 512), n_gen=32, start_runs=2, budget_seconds=None)
-LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # less, where all is slow
-TYPES = ("F16", "Q8_0", "Q4_0")  # of the bundled model, as `llmlite compare` has them
-PURE_TYPES = ("F32", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")  # every matrix in one type; llmlite alone
+LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # fewer: all is slow
+TYPES = ("F16", "Q8_0", "Q4_0")  # of the bundled model, as in `llmlite compare`
+PURE_TYPES = ("F32", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")  # every matrix in one type; only for llmlite
 LARGE_TYPES = ("Q8_0", "Q4_0")
 ON_TALES = ("llmlite", "llamacpp", "torch-f32", "torch-bf16", "tensorflow", "tensorflow-eager")
 ON_SMOLLM2 = ("llmlite", "llamacpp", "xllamacpp", "torch-f32", "torch-bf16", "torch-int4", "torch-int8")
 ON_LARGE = ("llmlite", "torch-f32")
 ADVISED = ("tales:F16", "tales:Q8_0", "tales:Q4_0", "smollm2:Q8_0", "smollm2:Q4_0", "smollm2:Q4_1")
-WATCHED = ("llmlite", "llamacpp", "torch-f32")  # their memory over time
-SECONDS = {"tales": 600.0, "smollm2": 480.0, "large": 420.0}  # at most, for each comparison
-STEPS = {"decode": 1, "prefill 64": 64, "prefill 256": 256}  # tokens of the steps under the roof
-ROUNDS, PAUSE = 8, 3.0  # of the kernels; seconds between two
+WATCHED = ("llmlite", "llamacpp", "torch-f32")  # backends whose memory is recorded over time
+SECONDS = {"tales": 600.0, "smollm2": 480.0, "large": 420.0}  # the limit for each comparison
+STEPS = {"decode": 1, "prefill 64": 64, "prefill 256": 256}  # tokens of the steps in the roofline
+ROUNDS, PAUSE = 8, 3.0  # of the kernels' measurements; seconds between two rounds
 KERNELS_MODEL = "Llama 3.2 1B's shape, Q4_0"
 
 
 def tales(say: Say) -> Comparison:
-    """Compare on the bundled model; llmlite also in the types that lesson 03's slider has."""
+    """Compare on the bundled model; llmlite also runs the types of lesson 03's slider."""
     files = open_models("tales", TYPES)
     pure = [_pure(type_name) for type_name in PURE_TYPES]
     pairs = _pairs(("llmlite",), files)
@@ -57,7 +57,7 @@ def tales(say: Say) -> Comparison:
 
 
 def smollm2(say: Say) -> Comparison:
-    """Compare on SmolLM2, pulled before."""
+    """Compare on SmolLM2, which must have been pulled."""
     return _compared("smollm2", "smollm2", _pairs(ON_SMOLLM2, open_models("smollm2", LARGE_TYPES)), say)
 
 
@@ -81,18 +81,18 @@ def _compared(
         refused = [r for r in found.agreement if not r["agrees"]]
         reasons = "; ".join(f"{r['backend']}: {r['reason']}" for r in [*found.skipped, *refused])
         raise LlmliteError(f"{model}: not measured: {', '.join(gone)} ({reasons or 'no reason was given'})")
-    found.measurements = [replace(m, steps_ns=()) for m in found.measurements]  # nobody reads those shipped
+    found.measurements = [replace(m, steps_ns=()) for m in found.measurements]  # unused in samples
     return found
 
 
 def _pairs(backends: Sequence[str], files: Sequence[ModelFile]) -> list[tuple[str, ModelFile]]:
-    """Return each backend with all files, or with the first alone if it unpacks weights anyway."""
+    """Return each backend with all files, or with only the first if it unpacks weights anyway."""
     keeps = compare.BACKENDS
     return [(b, file) for b in backends for file in (files if keeps[b].keeps_quantized else files[:1])]
 
 
 def _pure(type_name: str) -> ModelFile:
-    """Return the bundled model with every matrix in one type; kept in the cache."""
+    """Return the bundled model with every matrix in one type; the file is cached."""
     source = resources.model_path("tales")
 
     def make(folder: str) -> None:
@@ -106,8 +106,8 @@ def _pure(type_name: str) -> ModelFile:
 def kernels(say: Say) -> tuple[Ladder, Roofline]:
     """Measure the ladder and the roofline in rounds.
 
-    The ladder keeps every run. The roof is the best of all rounds, and each operation's time the shortest:
-    what the machine can do if it is left alone, above and below the roof alike.
+    The ladder keeps every run. The roof is the best of all rounds, and each operation has its shortest time,
+    so that both show the machine undisturbed.
     """
     from llmlite.model import load
 
@@ -134,7 +134,7 @@ def kernels(say: Say) -> tuple[Ladder, Roofline]:
 
 
 def best_roof(a: Roof, b: Roof) -> Roof:
-    """Return the higher of two measurements, limit by limit."""
+    """Return the higher value of each limit of two measurements."""
     return Roof(**{name: max(value, asdict(b)[name]) for name, value in asdict(a).items()})
 
 
@@ -144,7 +144,7 @@ def fastest(a: list[Point], b: list[Point]) -> list[Point]:
 
 
 def timelines(say: Say) -> list[timeline.Timeline]:
-    """Watch the memory of processes on the bundled model: each twice, in turns; the shorter life counts."""
+    """Record the memory of processes on the bundled model: each twice, in turns; the shorter run counts."""
     [file] = open_models("tales", ("F16",))
     ids = agreement_ids(file, 256)
     taken: dict[str, list[timeline.Timeline]] = {name: [] for name in WATCHED}

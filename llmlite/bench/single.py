@@ -1,4 +1,4 @@
-"""One backend measured as llama-bench does it: a list of tests, each repeated, one record per test."""
+"""One backend measured as in llama-bench: a list of tests, each repeated, with one record per test."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ from llmlite.bench.process import BackendError
 from llmlite.engine import cpu
 from llmlite.errors import LlmliteError
 
-DEPTHS = (0, 512, 2048)  # measured unasked, if the context has room for them
+DEPTHS = (0, 512, 2048)  # measured by default, if they fit in the context
 FORMS = ("md", "csv", "json", "jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to measure.
+    """The tests to run.
 
     Args:
-        model: a GGUF file, "tales" or "tales:Q4_0". backend: a key of BACKENDS.
-        prompts: lengths of prompts to read; 0 for none. gens: numbers of tokens to write; 0 for none.
-        depths: tokens in the cache before either; empty for those of DEPTHS that the context has room for.
-        threads: numbers of threads, each in a process of its own; empty for as many as can run at once.
-        repetitions: of each test, after one warm-up.
-        timeout: seconds any one step may take.
+        model: a GGUF file, "tales" or "tales:Q4_0".
+        backend: a key of BACKENDS.
+        prompts: lengths of prompts to read; 0 for none.
+        gens: numbers of tokens to write; 0 for none.
+        depths: tokens in the cache before each test; empty for the DEPTHS that fit in the context.
+        threads: numbers of threads, each in its own process; empty for as many as can run at once.
+        repetitions: number of runs of each test, after one warm-up.
+        timeout: seconds that any step may take.
     """
 
     model: str = "tales"
@@ -62,7 +64,7 @@ class Request:
         return [(p, n, d) for d in self.depths or (0,) for p, n in pairs]
 
     def fitting(self, n_ctx: int) -> Request:
-        """Return the same with depths chosen for a context of so many tokens, if none were asked for."""
+        """Return the same request; without depths, choose those that fit in a context of `n_ctx` tokens."""
         longest = max(p + n for p, n, _ in self.tests()) + 1
         room = tuple(d for d in DEPTHS if d + longest <= n_ctx)
         return self if self.depths else replace(self, depths=room or (0,))
@@ -71,11 +73,12 @@ class Request:
 def measure(request: Request, progress: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
     """Run the tests and return one record for each, with llama-bench's fields.
 
-    A prompt at a depth is the time of depth + prompt tokens less the time of depth tokens, each read into an
-    empty cache, because not every library can be stopped in between; it's noisier than one at depth 0.
+    The time of a prompt at a depth is the time of depth + prompt tokens minus the time of depth tokens, each
+    read into an empty cache, because not every library can be stopped in between. It is noisier than at depth
+    0.
 
     Raises:
-        LlmliteError: the backend isn't there or failed, or the model can't be read.
+        LlmliteError: the backend isn't available or failed, or the model can't be read.
     """
     info = by_name(request.backend)
     if reason := info.unavailable():
@@ -142,7 +145,7 @@ def _tests(
 
 
 def _once(entry: Entry, ids: list[int], n_prompt: int, n_gen: int, n_depth: int) -> tuple[int, list[int]]:
-    """Return nanoseconds of one repetition, and of each step where they are told."""
+    """Return the nanoseconds of one repetition, and of each step if the backend reports them."""
     if n_gen:
         answer = entry.ask("decode", ids=ids[: max(n_depth, 1)], n_gen=n_gen)
         return answer["samples_ns"][0], answer["steps_ns"]
@@ -154,7 +157,7 @@ def _once(entry: Entry, ids: list[int], n_prompt: int, n_gen: int, n_depth: int)
 def record(
     entry: Entry, samples: Sequence[int], lengths: dict[str, int], *, env: dict[str, Any], **more: Any
 ) -> dict[str, Any]:
-    """Return one test's JSON object: llama-bench's fields and ours."""
+    """Return one test as a JSON object with llama-bench's fields and ours."""
     n_tokens = lengths["n_prompt"] + lengths["n_gen"]
     speeds = [n_tokens * 1e9 / ns for ns in samples]
     return {
@@ -196,7 +199,7 @@ def shown(records: Sequence[dict[str, Any]], form: str) -> str:
         form: "md" (llama-bench's table), "csv", "json" or "jsonl".
 
     Raises:
-        ValueError: another form.
+        ValueError: the form is unknown.
     """
     if form == "md":
         return _markdown(records)

@@ -1,6 +1,7 @@
-"""One comparison for each size of model, from the bundled one to 1.2 billion weights, in a stated time.
+"""One comparison for each size of model, from the bundled model to 1.2 billion weights, within a given time.
 
-The largest is a known shape with random weights (`llmlite synth`): its speed is that of a trained model, and
+The largest model has a known shape and random weights (`llmlite synth`): it is as fast as a trained model,
+but
 its text means nothing.
 """
 
@@ -27,7 +28,7 @@ BACKENDS_SWEPT = ("llmlite", "llamacpp", "xllamacpp", "torch-f32", "torch-bf16",
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A step of the sweep: its name, the model as `compare` takes it, its share of the time."""
+    """A step of the sweep: its name, the model for `compare`, and its share of the time."""
 
     name: str
     model: Callable[[], str]
@@ -35,17 +36,17 @@ class Size:
 
 
 def synthetic(type_name: str = TYPE) -> str:
-    """Return the path of the largest model, written into the cache on first use (Q8_0: 1.3 GB).
+    """Return the path of the largest model, which is written to the cache on first use (Q8_0: 1.3 GB).
 
     Raises:
-        OSError: there is no room for it.
+        OSError: there is too little room on the disk.
     """
 
     def make(folder: str) -> None:
         Path(folder).mkdir()
         synthesize(f"{folder}/{SHAPE}-{type_name}.gguf", SHAPE, type_name, seed=0)
 
-    source = str(resources.model_path("tales"))  # only a key: the shape is made of no file
+    source = str(resources.model_path("tales"))  # only a key: the shape isn't made from a file
     [path] = Path(cached(source, f"synth-{SHAPE}-{type_name}", make)[0]).glob("*.gguf")
     return str(path)
 
@@ -64,14 +65,15 @@ def sweep(
     say: Callable[[str], None] = lambda _: None,
     keep: Callable[[str, Comparison], None] = lambda _name, _found: None,
 ) -> dict[str, Comparison]:
-    """Compare at every size and return the comparisons by name; say which size can't be had.
+    """Compare at every size and return the comparisons by name; report each size that isn't available.
 
-    One that fails, or in which nothing could be measured, is left out, and the next one follows.
+    A comparison that fails, or in which nothing could be measured, is left out, and the next one follows.
 
     Args:
-        options: for each comparison; model and types are the sweep's, and its time is divided.
-        run: makes a comparison. say: gets a sentence before each, with its time. keep: gets each comparison
-            as soon as it is done, with its name.
+        options: options of each comparison; the sweep sets model and types, and divides the time.
+        run: function that makes a comparison.
+        say: called with a sentence before each comparison, with its time.
+        keep: called with the name and each comparison as soon as it is done.
     """
     backends = options.backends or tuple(n for n in BACKENDS_SWEPT if not BACKENDS[n].unavailable())
     found = {}
@@ -84,7 +86,7 @@ def sweep(
             say(f"{size.name}: left out: {error}")
             continue
         say(f"{size.name}: {'no limit' if seconds is None else f'{seconds:.0f} s'}")
-        types = options.types or (None if size.name == SHAPE else (TYPE,))  # None: the file as it is
+        types = options.types or (None if size.name == SHAPE else (TYPE,))  # None: the file's own type
         try:
             made = run(replace(options, model=model, types=types, backends=backends, budget_seconds=seconds))
         except (LlmliteError, OSError) as error:
@@ -127,7 +129,7 @@ def n_params(comparison: Comparison) -> int:
 
 
 def called(comparison: Comparison, entries: Sequence[tuple[str, str]]) -> bool:
-    """Whether enough blocks finished to call a difference between these entries."""
+    """Return whether enough blocks finished to establish a difference between these entries."""
     blocks = [
         {m.block for m in comparison.measurements if (m.backend, m.model_type) == e and m.block >= 0}
         for e in entries

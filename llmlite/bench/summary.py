@@ -1,4 +1,4 @@
-"""From raw samples to numbers that can be compared: medians, spread, ratios with their uncertainty."""
+"""Turn raw samples into comparable numbers: medians, spread, ratios with their uncertainty."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DRIFT = 0.05  # a block whose canary is further than this from the median canary is flagged
-MARGIN = 0.03  # differences smaller than this aren't called
-MIN_BLOCKS = 5  # with fewer, a bootstrap interval is too narrow to call anything
+MARGIN = 0.03  # smaller differences get no verdict
+MIN_BLOCKS = 5  # with fewer, a bootstrap interval is too narrow for a verdict
 N_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One thing to compare.
+    """One quantity to compare.
 
     Args:
-        key: its name in METRICS. short: for buttons.
-        title: for axes and tables, with the unit.
-        more_is_better: which way is good.
-        phase, n_prompt: which measurements it comes from; "" for memory, size and quality.
-        deep: of several depths take the fullest cache instead of the emptiest.
-        live: True when it differs from run to run (time, memory), so that no test compares it.
+        key: its name in METRICS.
+        short: name for buttons.
+        title: name for axes and tables, with the unit.
+        more_is_better: whether a larger value is better.
+        phase, n_prompt: select the measurements it comes from; "" for memory, size and quality.
+        deep: with several depths, take the fullest cache instead of the emptiest.
+        live: whether it differs from run to run (time, memory), so that no test compares it.
     """
 
     key: str
@@ -49,7 +50,8 @@ class Summary:
 
     Args:
         values: one number per block (or per repetition outside the blocks), in the metric's unit.
-        value: their median. low, high: quartiles of the values.
+        value: their median.
+        low, high: quartiles of the values.
     """
 
     backend: str
@@ -61,7 +63,7 @@ class Summary:
 
     @property
     def label(self) -> str:
-        """Name for axes: the backend's title and the quantization."""
+        """Name of the entry for axes: the backend's title and the quantization."""
         return entry_label(self.backend, self.model_type)
 
 
@@ -70,8 +72,9 @@ class Ratio:
     """How many times faster one entry is than another, with a 95 % interval from a bootstrap over blocks.
 
     Args:
-        value: median of the ratios within blocks. low, high: the interval.
-        n_blocks: blocks it rests on.
+        value: median of the ratios within blocks.
+        low, high: the interval.
+        n_blocks: number of blocks it is based on.
         verdict: "faster", "slower", "about equal" or "can't tell".
     """
 
@@ -82,7 +85,7 @@ class Ratio:
     verdict: str
 
     def __str__(self) -> str:
-        if self.n_blocks < MIN_BLOCKS:  # an interval of so few would look surer than it is
+        if self.n_blocks < MIN_BLOCKS:  # an interval from so few blocks would look more certain than it is
             return f"{self.value:.2f}x in {self.n_blocks} block{'s'[: self.n_blocks > 1]}, {self.verdict}"
         return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f}), {self.verdict}"
 
@@ -162,7 +165,7 @@ METRICS = {
 
 
 def entry_label(backend: str, model_type: str) -> str:
-    """Return how an entry is called in tables and figures."""
+    """Return the name of an entry in tables and figures."""
     title = BACKENDS[backend].title if backend in BACKENDS else backend
     return f"{title} {model_type}"
 
@@ -174,7 +177,7 @@ def summarize(comparison: Samples, metric: str) -> list[Summary]:
         metric: a key of METRICS.
 
     Raises:
-        ValueError: naming the metrics there are.
+        ValueError: the metric is unknown; the message lists the known ones.
     """
     if metric not in METRICS:
         raise ValueError(f"no metric {metric!r}; there are: {', '.join(METRICS)}")
@@ -199,7 +202,7 @@ def summarize(comparison: Samples, metric: str) -> list[Summary]:
 
 
 def selected(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[Measurement]:
-    """Return the measurements a metric rests on: of its phase, its prompt length, and not flagged."""
+    """Return the measurements that a metric is based on: its phase, its prompt length, and not flagged."""
     rows = [
         m
         for m in comparison.measurements
@@ -263,7 +266,8 @@ _FIELDS = {
 
 
 def ratio(comparison: Samples, metric: str, entry: tuple[str, str], base: tuple[str, str]) -> Ratio | None:
-    """Return how many times better `entry` is than `base`, from blocks that have both; None without any.
+    """Return how many times better `entry` is than `base`, from blocks that have both; None without such
+    blocks.
 
     Args:
         metric: a key of METRICS whose measurements come in blocks.
@@ -282,7 +286,7 @@ def ratio(comparison: Samples, metric: str, entry: tuple[str, str], base: tuple[
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the median (Efron 1979), the same for a seed."""
+    """Return the percentile bootstrap interval of the median (Efron 1979), which depends on the seed only."""
     array = np.asarray(values, float)
     draws = np.random.default_rng(seed).choice(array, (N_RESAMPLES, len(array)))
     low, high = np.percentile(np.median(draws, axis=1), [50 * (1 - level), 50 * (1 + level)])
@@ -290,7 +294,7 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
 
 
 def verdict(low: float, high: float, n_blocks: int) -> str:
-    """Call a difference only when the interval clears 3 % to either side, on at least five blocks."""
+    """Return a verdict: a difference needs an interval beyond 3 % on one side, and at least five blocks."""
     if n_blocks < MIN_BLOCKS:
         return "can't tell"
     if low > 1 + MARGIN:
@@ -303,7 +307,7 @@ def verdict(low: float, high: float, n_blocks: int) -> str:
 
 
 def drifted(canaries: Sequence[float]) -> list[bool]:
-    """Return for each block whether its canary is more than 5 % from the median canary."""
+    """Return, for each block, whether its canary is more than 5 % from the median canary."""
     if not canaries:
         return []
     middle = median(canaries)

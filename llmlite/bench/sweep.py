@@ -1,9 +1,10 @@
-"""Many measurements, on this machine or on several: a grid of tasks that Dask hands out.
+"""Many measurements on one or several machines: a grid of tasks that Dask distributes.
 
-Every result is a file of its own in the output folder, named after its task, written whole or not at all, so
-that a worker, the scheduler or this process may die at any moment: what was finished stays, and the same
-command goes on with the rest. A result carries the environment it was taken in; `summary` never pools results
-of unlike machines. Timed tasks hold a lock of their machine, so that no two of them run there at once.
+Every result is a separate file in the output folder, named after its task and written atomically. So a
+worker,
+the scheduler or this process may die at any moment: finished results are kept, and the same command continues
+with the rest. A result contains the environment it was taken in; `summary` never pools results of different
+machines. Timed tasks hold a lock of their machine, so that only one of them runs there at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from llmlite import resources
 from llmlite.errors import LlmliteError
 from llmlite.system import files
 
-# Kind of task -> the keys of a grid that it takes, with the defaults of those that aren't given.
+# Kind of task -> the keys of a grid that it takes, with their defaults.
 KINDS: dict[str, dict[str, Any]] = {
     "bench": {
         "model": "tales",
@@ -43,19 +44,24 @@ KINDS: dict[str, dict[str, Any]] = {
 TIMED = frozenset({"bench"})
 NUMBERS = frozenset("threads n_prompt n_gen n_depth repetitions round ctx_size chunks n seed".split())
 MAX_TASKS = 100_000
-PLACE = "tcp://HOST:8786"  # stands for a scheduler's address
+PLACE = "tcp://HOST:8786"  # a placeholder for a scheduler's address
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One measurement. kind: a key of KINDS. values: its arguments, all of them."""
+    """One measurement.
+
+    Attributes:
+        kind: a key of KINDS.
+        values: all its arguments.
+    """
 
     kind: str
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
-        """The same for the same task, everywhere and always."""
+        """Name of the task, the same on every machine and at any time."""
         text = json.dumps([self.kind, dict(self.values)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -64,7 +70,7 @@ def grid(words: Iterable[str]) -> list[Task]:
     """Return all combinations of a grid such as ["job=bench", "model=tales:Q4_0,tales:Q8_0", "n_gen=32"].
 
     Raises:
-        LlmliteError: a word isn't KEY=VALUES, or the kind of task has no such key.
+        LlmliteError: a word isn't KEY=VALUES, or the kind of task doesn't have the key.
     """
     given: dict[str, list[str]] = {}
     for word in words:
@@ -110,11 +116,11 @@ def _not_negative(number: Any) -> Any:
     return number
 
 
-# --- one task, in whatever process ----------------------------------------------------------------
+# --- one task, in any process ----------------------------------------------------------------
 
 
 def run_task(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one task here and return its result, tagged with the environment."""
+    """Run one task in this process and return its result with the environment."""
     from llmlite.bench import environment
 
     begin = time.time()
@@ -134,13 +140,13 @@ def run_task(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hold the machine's lock for timed tasks; it is let go when the process dies, too."""
+    """Hold the machine's lock for timed tasks, which is also released if the process dies."""
     folder = resources.cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "timed-task.lock", "w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows: one worker per machine has to do (the default)
+        except ImportError:  # Windows: one worker per machine (the default) is needed
             yield
             return
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -184,7 +190,7 @@ def _perplexity(model: str, ctx_size: int, chunks: int) -> dict[str, Any]:
 
 
 def _questions(model: str, n: int, round: int) -> dict[str, Any]:
-    """Ask `n` of the bundled questions, from the place round * n on, together; count the exact answers."""
+    """Ask `n` of the bundled questions together, from index round * n on; count the exact answers."""
     from llmlite.model import load
 
     lines = resources.data_path("tales-questions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -219,13 +225,13 @@ WORK: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def keep(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as a file of its own, whole or not at all."""
+    """Write a result as a separate file, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / f"{result['task']}.json", json.dumps(result, allow_nan=False) + "\n")
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
-    """Return the results of a folder; files that aren't whole don't count, and their tasks are done again."""
+    """Return the results of a folder; incomplete files don't count, and their tasks are run again."""
     out = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -238,7 +244,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Put results of one machine together that differ in their round only; unlike machines never meet."""
+    """Pool results of one machine that differ only in their round; machines are never pooled."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for each in found:
         values = {key: value for key, value in each["values"].items() if key != "round"}
@@ -261,7 +267,7 @@ def summary(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-# --- handing the tasks out ------------------------------------------------------------------------
+# --- distributing the tasks ------------------------------------------------------------------------
 
 
 def run(
@@ -272,15 +278,16 @@ def run(
     n_workers: int = 1,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, list[str]]:
-    """Run the tasks that have no result yet; return how many were run, and what failed, in sentences.
+    """Run the tasks that have no result yet; return their number, and a sentence for each failure.
 
     Args:
-        folder: for the results. scheduler: such as tcp://host:8786; "" starts a cluster on this machine.
-        n_workers: of that cluster; tasks that aren't timed run side by side.
+        folder: folder of the results.
+        scheduler: an address such as tcp://host:8786; "" starts a cluster on this machine.
+        n_workers: workers of that cluster; tasks that aren't timed run side by side.
 
     Raises:
-        LlmliteError: Dask isn't installed, or the scheduler isn't there or went away; what was finished is
-            kept, and the same call goes on.
+        LlmliteError: Dask isn't installed, or the scheduler can't be reached; finished results are kept, and
+            the same call continues.
     """
     done = {each["task"] for each in results(folder)}
     waiting = [task for task in tasks if task.id not in done]
@@ -335,12 +342,12 @@ def _shown(task: Task) -> str:
 
 
 def job_script(scheduler: str = "", *, memory: str = "4GB", walltime: str = "01:00:00") -> str:
-    """Return the script by which dask-jobqueue asks SLURM for a worker; SLURM itself isn't needed to see it.
+    """Return the script with which dask-jobqueue asks SLURM for a worker; SLURM isn't needed to see it.
 
     It may be submitted several times: each worker is named after its job.
 
     Args:
-        scheduler: the address of a running one; "" for a placeholder.
+        scheduler: address of a running scheduler; "" for a placeholder.
 
     Raises:
         LlmliteError: dask-jobqueue isn't installed.
@@ -357,13 +364,13 @@ def job_script(scheduler: str = "", *, memory: str = "4GB", walltime: str = "01:
         script = str(cluster.job_script())
     finally:
         cluster.close(timeout=5)
-    # Its own scheduler lives in this process only. A name that two workers share is refused by a scheduler.
+    # Its own scheduler exists only in this process. A scheduler refuses a name that two workers share.
     script = re.sub(r"tcp://\S+", lambda _: scheduler or PLACE, script)
     return re.sub(r"--name \S+", "--name slurm-$SLURM_JOB_ID", script)
 
 
 def here(tasks: Iterable[Task], folder: Path) -> int:
-    """Run the tasks that have no result yet in this process, without Dask; return how many were run."""
+    """Run the tasks that have no result yet in this process, without Dask; return their number."""
     done = {each["task"] for each in results(folder)}
     n = 0
     for task in tasks:

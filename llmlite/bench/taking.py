@@ -1,6 +1,6 @@
-"""Take shipped samples again: measure what they need, each once, and put all of them in place together.
+"""Take shipped samples again: run each measurement that they need once, and replace all of them together.
 
-What was measured is kept at once in a folder, so that a run that was stopped goes on where it was.
+Each result is stored in a folder at once, so that an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmlite.bench.consistency import Figure, disagreements
 from llmlite.errors import LlmliteError
 from llmlite.system import files
 
-QUIET = 1.25  # the slowest canary over the fastest; more, and the machine was busy
+QUIET = 1.25  # the slowest canary over the fastest; a larger ratio means a busy machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,11 @@ class Run:
     """One measurement that samples are made of.
 
     Args:
-        name: its key. minutes: it takes on two quiet cores. measure: gets a function that says what is going
-            on. save, load: keep its result in a folder. backends, models: it needs, by name.
+        name: its key.
+        minutes: time it takes on two quiet cores.
+        measure: function that measures; it gets a function that reports progress.
+        save, load: store its result in a folder, and read it.
+        backends, models: names of those that it needs.
     """
 
     name: str
@@ -40,7 +43,7 @@ class Run:
     models: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
-        """Return a sentence for each backend or model that isn't here."""
+        """Return a sentence for each backend or model that is missing."""
         said = []
         for name in self.backends:
             if reason := by_name(name).unavailable():
@@ -58,9 +61,11 @@ class Sample:
     """One shipped file.
 
     Args:
-        name: its key. file: below the samples' folder. runs: names of the runs that it is made from.
-        write: gets the results of those by name, and the path to write to. figures: reads the file and
-            returns its figures, for the comparison with other samples.
+        name: its key.
+        file: path below the samples' folder.
+        runs: names of the runs that it is made from.
+        write: function that gets the results of those runs by name, and the path to write.
+        figures: function that reads the file and returns its figures, for the comparison with other samples.
     """
 
     name: str
@@ -75,8 +80,10 @@ class Taking:
     """Samples being taken.
 
     Args:
-        runs, samples: the tables. kept: folder of what was measured. target: folder of the samples.
-        say: gets lines about what is going on.
+        runs, samples: the tables.
+        kept: folder of the results.
+        target: folder of the samples.
+        say: called with lines that report progress.
     """
 
     runs: Sequence[Run]
@@ -92,10 +99,10 @@ class Taking:
         return [run for run in self.runs if run.name in names]
 
     def choose(self, names: Sequence[str]) -> list[Sample]:
-        """Return the samples of these names; all of them for none.
+        """Return the samples with these names; all samples if no name is given.
 
         Raises:
-            LlmliteError: there is no such sample.
+            LlmliteError: a name is unknown.
         """
         known = {sample.name: sample for sample in self.samples}
         for name in names:
@@ -104,13 +111,13 @@ class Taking:
         return [known[name] for name in names or known]
 
     def measure(self, chosen: Sequence[Sample], *, resume: bool = False) -> dict[str, Any]:
-        """Measure what samples need and return the results of the runs that ended, by name.
+        """Run the measurements that samples need; return the results of those that finished, by name.
 
         Args:
-            resume: read what the folder has instead of measuring it again.
+            resume: read the results in the folder instead of measuring them again.
 
         Raises:
-            LlmliteError: something that a run needs isn't here; nothing was measured.
+            LlmliteError: something that a run needs is missing; nothing was measured.
         """
         runs = self.needed(chosen)
         done = [run for run in runs if resume and (self.kept / run.name / "done").exists()]
@@ -148,12 +155,12 @@ class Taking:
         return result
 
     def is_quiet(self) -> bool:
-        """Whether the canaries before and after all runs were about equally fast."""
+        """Return whether the canaries before and after all runs were about equally fast."""
         songs = [ns for both in self.canaries.values() for ns in both]
         return bool(songs) and max(songs) <= QUIET * min(songs)
 
     def write(self, chosen: Sequence[Sample], results: Mapping[str, Any]) -> dict[str, Path]:
-        """Write those samples whose runs ended beside what was measured; return their paths by name."""
+        """Write the samples whose runs finished into the folder of results; return their paths by name."""
         folder = self.kept / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         written = {}
@@ -164,7 +171,7 @@ class Taking:
         return written
 
     def disagreements(self, written: Mapping[str, Path]) -> list[str]:
-        """Return where the samples, those just written in place of the old ones, contradict each other."""
+        """Return the contradictions between samples, with the new ones in place of the old ones."""
         return disagreements(
             figure
             for sample in self.samples
@@ -172,7 +179,7 @@ class Taking:
         )
 
     def install(self, written: Mapping[str, Path]) -> None:
-        """Put what was written in the place of the shipped files, all together."""
+        """Replace the shipped files by the new ones, all together."""
         with files.together():
             for path in written.values():
                 with files.replacing(self.target / path.name) as file:

@@ -1,4 +1,4 @@
-"""The memory of a backend's process over its life: started, loaded, reading, writing."""
+"""The memory of a backend's process over time: started, loaded, in prefill, in decode."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from llmlite.errors import LlmliteError
 from llmlite.system import files
 
 SCHEMA = 1
-INTERVAL = 0.02  # seconds between two looks
-REST = 0.15  # seconds before and after the work, so that a flat piece shows what stays
+INTERVAL = 0.02  # seconds between two samples
+REST = 0.15  # seconds before and after the work, so that a flat piece shows the memory that is kept
 STAGES = ("start", "import", "load", "read", "write", "done")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """What a process held, look by look.
+    """The memory of a process at a series of times.
 
     Args:
-        backend, model: names. machine: in general words.
-        seconds: of each look, from the process's start. private, file_backed: bytes at each look.
-        stages: (name, second at which it began), names from STAGES.
-        note: what this system can't tell; "" where it tells everything.
+        backend, model: names.
+        machine: description of the machine.
+        seconds: time of each sample, from the process's start.
+        private, file_backed: bytes at each sample.
+        stages: pairs of a name from STAGES and the second at which it began.
+        note: figures that this system doesn't report; "" if it reports all.
     """
 
     backend: str
@@ -44,14 +46,14 @@ class Timeline:
     note: str = ""
 
     def stage_at(self, second: float) -> str:
-        """Return the stage that was under way."""
+        """Return the stage at a time."""
         return [name for name, begin in self.stages if begin <= second][-1]
 
     def at_end_of(self, stage: str) -> tuple[int, int]:
-        """Return (private, file-backed) bytes at the last look within a stage.
+        """Return (private, file-backed) bytes at the last sample within a stage.
 
         Raises:
-            KeyError: there was no such stage.
+            KeyError: the stage is unknown.
         """
         looks = [i for i, second in enumerate(self.seconds) if self.stage_at(second) == stage]
         if not looks:
@@ -68,13 +70,16 @@ def record(
     n_ctx: int = 512,
     n_threads: int | None = None,
 ) -> Timeline:
-    """Run a backend in a process of its own through all stages and watch its memory.
+    """Run a backend in its own process through all stages and record its memory.
 
     Args:
-        backend: a key of bench.backends.BACKENDS. ids: the prompt. n_gen: tokens to write.
+        backend: a key of bench.backends.BACKENDS.
+        ids: token ids of the prompt.
+        n_gen: tokens to write.
 
     Raises:
-        BackendError: it failed. LlmliteError: this system doesn't tell another process's memory.
+        BackendError: the backend failed.
+        LlmliteError: this system doesn't report another process's memory.
     """
     threads = n_threads or usable_threads()
     begin = perf_counter()
@@ -95,7 +100,7 @@ def record(
             stages.append(("done", perf_counter() - begin))
             watch.stop.wait(2 * REST)
     if not watch.looks:
-        raise LlmliteError("this system doesn't tell the memory of another process; Linux does")
+        raise LlmliteError("this system doesn't report the memory of another process; Linux does")
     seconds, private, file_backed = (list(column) for column in zip(*watch.looks))
     return Timeline(
         backend=backend,
@@ -109,7 +114,7 @@ def record(
 
 
 class _Watch:
-    """Looks at a process's memory at short intervals, on a thread of its own."""
+    """Samples a process's memory at short intervals, on its own thread."""
 
     def __init__(self, pid: int, begin: float) -> None:
         self.pid, self.begin = pid, begin
@@ -136,7 +141,7 @@ class _Watch:
 
 
 def save(timelines: Iterable[Timeline], path: str | os.PathLike[str]) -> None:
-    """Write timelines as JSON lines, one each."""
+    """Write timelines as JSON lines, one line each."""
     lines = [json.dumps({"schema": SCHEMA, **asdict(timeline)}) for timeline in timelines]
     files.write_text(path, "\n".join(lines) + "\n")
 
@@ -145,7 +150,8 @@ def load(path: str | os.PathLike[str]) -> list[Timeline]:
     """Read what `save` wrote.
 
     Raises:
-        OSError: the file can't be read. ValueError: it holds something else; names the line.
+        OSError: the file can't be read.
+        ValueError: it holds something else; names the line.
     """
     found = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):

@@ -17,7 +17,7 @@ from llmlite.bench.progress import Progress
 from llmlite.bench.running import WARM_UP, Running
 from llmlite.bench.summary import MIN_BLOCKS, drifted
 
-PROBED = 0.6  # share after which no further backend is probed, the usual ones excepted: blocks need the rest
+PROBED = 0.6  # share after which only the usual backends are probed: blocks need the rest
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 
@@ -25,7 +25,7 @@ class Timing(Running):
     """Probes every entry, plans the blocks, and gives every entry one turn in each."""
 
     def _plan(self, advance: Progress) -> None:
-        """Warm everybody up, probe one turn each, and fit at least five blocks into the time there is."""
+        """Warm every entry up, probe one turn of each, and fit at least five blocks into the time left."""
         turns: dict[int, planning.Turn] = {}
         for entry in list(self.entries):
             advance(f"probe {entry.label}")
@@ -71,7 +71,7 @@ class Timing(Running):
         return time.monotonic() - self.begin > PROBED * budget
 
     def _probe(self, entry: Entry) -> planning.Turn:
-        """Time one short turn and reckon what a whole one takes."""
+        """Time one short turn and estimate the time of a full one."""
         begin = time.monotonic()
         for n_prompt in self.prompts:
             entry.ask("prefill", ids=self.ids[:n_prompt])
@@ -86,7 +86,7 @@ class Timing(Running):
         return planning.Turn(prefill=prompts + filling, step=step)
 
     def _blocks(self, advance: Callable[[str], None]) -> None:
-        """Give every entry one turn per block, in random order, a canary before and after each block."""
+        """Give every entry one turn per block, in random order, with a canary before and after each block."""
         order = random.Random(self.options.seed)
         canary = Canary()
         if not self.meter.zones:
@@ -95,7 +95,7 @@ class Timing(Running):
         for block in range(self.n_blocks):
             begin = time.monotonic()
             before = canary.sing()
-            for entry in order.sample(self.entries, len(self.entries)):  # a copy: a failing one leaves
+            for entry in order.sample(self.entries, len(self.entries)):  # a copy: failed ones are removed
                 advance(f"block {block + 1} of {self.n_blocks}: {entry.label}")
                 time.sleep(SETTLE)
                 self._or_drop(entry, partial(self._turn, block=block))
@@ -146,11 +146,11 @@ class Timing(Running):
                 n_depth=depth,
                 n_threads=answer["n_threads"],
                 steps_ns=answer["steps_ns"],
-                joules=used if depth <= 1 else None,  # reading the text before would be in it
+                joules=used if depth <= 1 else None,  # it would include prefill
             )
 
     def _out_of_time(self, last_block: float, done: int) -> bool:
-        """Whether another block would overrun the budget. It may be overrun by a fifth to reach five."""
+        """Return whether another block would exceed the budget (by a fifth, until there are five blocks)."""
         if self.options.budget_seconds is None:
             return False
         limit = self.options.budget_seconds * (1.2 if done < min(MIN_BLOCKS, self.n_blocks) else 1.0)

@@ -1,4 +1,4 @@
-"""Rounds in which each contestant has one turn, and ratios within them: a machine changes by the minute."""
+"""Rounds in which each contestant has one turn, with ratios within a round: a machine's speed drifts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Standing:
     """One contestant in one test.
 
     Args:
-        values: tokens per second, one for each round. ratios: of the first contestant's speed to this one's,
-            within each round.
+        values: tokens per second, one for each round.
+        ratios: the first contestant's speed over this one's, within each round.
     """
 
     values: tuple[float, ...]
@@ -30,10 +30,10 @@ class Standing:
 def rounds(
     names: Sequence[Name], turn: Callable[[Name], dict[str, float]], n_rounds: int
 ) -> list[Round[Name]]:
-    """Take the turns, every second round backwards: no contestant always follows the same one.
+    """Take the turns, every second round in reverse, so that no contestant always follows the same one.
 
     Args:
-        turn: measures one contestant once; tokens per second by test.
+        turn: function that measures one contestant once and returns tokens per second by test.
     """
     found = []
     for number in range(n_rounds):
@@ -43,7 +43,7 @@ def rounds(
 
 
 def standing(found: Sequence[Round[Name]], test: str, first: Name, name: Name) -> Standing:
-    """Return how a contestant did in a test, against the first one."""
+    """Return a contestant's result in a test, relative to the first one."""
     return Standing(
         values=tuple(each[name][test] for each in found),
         ratios=tuple(each[first][test] / each[name][test] for each in found),

@@ -1,9 +1,8 @@
 """A backend in its own process: JSON lines in, JSON lines out (see process.py).
 
-Each line in is one request, {"do": "prefill", ...}; each line out its answer, {"ok": true, ...} or
-{"ok": false, "error": ...}. Only one library lives in the process, its threads are set by the environment
-before anything is imported, and this module imports next to nothing, so that the import it times is the
-backend's own.
+Each input line is one request, {"do": "prefill", ...}. Each output line is its answer, {"ok": true, ...} or
+{"ok": false, "error": ...}. Only one library is loaded in the process, and the environment sets its threads
+before any import. This module imports next to nothing, so that the import it times is the backend's own.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from llmlite.bench import offline
 if TYPE_CHECKING:
     from llmlite.bench.backends import Backend
 
-# CPU time below this share of the busiest thread's counts as idle when threads are counted.
+# A thread counts as idle if its CPU time is below this share of the busiest thread's.
 WORKING = 0.05
 
 
@@ -32,7 +31,7 @@ class Worker:
         self.last_token = 0
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run one request and return its answer; a failure is an answer too."""
+        """Run one request and return its answer, which may be an error."""
         arguments = dict(request)
         action = arguments.pop("do", "")
         if action not in ACTIONS:
@@ -49,7 +48,7 @@ class Worker:
         return self.backend
 
     def start(self) -> dict[str, Any]:
-        """Import what the backend needs; the time is the backend's import."""
+        """Import the backend's modules and time it."""
         begin = perf_counter_ns()
         from llmlite.bench.backends import make
 
@@ -58,25 +57,25 @@ class Worker:
         return {"ns": perf_counter_ns() - begin}
 
     def convert(self, model: str, n_ctx: int) -> dict[str, Any]:
-        """Write the file in the backend's own format, once for a file; `converted` is False for most."""
+        """Write the file in the backend's own format, once per file; `converted` is False for most."""
         begin = perf_counter_ns()
         converted = hasattr(self.loaded, "convert") and self.loaded.convert(model, n_ctx)
         return {"ns": perf_counter_ns() - begin, "converted": converted}
 
     def load(self, model: str, n_ctx: int, n_threads: int) -> dict[str, Any]:
-        """Load a GGUF file, replacing the one before."""
+        """Load a GGUF file, which replaces the previous one."""
         begin = perf_counter_ns()
         self.loaded.load(model, n_ctx, n_threads)
         return {"ns": perf_counter_ns() - begin, "about": self.loaded.about()}
 
     def compile(self, lengths: list[int]) -> dict[str, Any]:
-        """Compile what the backend compiles ahead; `compiled` is False for most."""
+        """Compile ahead of time, if the backend does; `compiled` is False for most backends."""
         begin = perf_counter_ns()
         compiled = hasattr(self.loaded, "compile") and self.loaded.compile(lengths)
         return {"ns": perf_counter_ns() - begin, "compiled": compiled, "about": self.loaded.about()}
 
     def greedy(self, ids: list[int], n_gen: int) -> dict[str, Any]:
-        """Return the first `n_gen` tokens written after `ids`, not timed."""
+        """Return the first `n_gen` tokens written after `ids`, without timing."""
         backend = self.loaded
         if hasattr(backend, "greedy"):
             return {"ids": backend.greedy(ids, n_gen)}
@@ -86,7 +85,7 @@ class Worker:
         return {"ids": tokens}
 
     def first_token(self, ids: list[int]) -> dict[str, Any]:
-        """Read a prompt and choose the next token, once: compilation and first touches of memory included."""
+        """Read a prompt and choose the next token once; the time includes compilation and page faults."""
         begin = perf_counter_ns()
         token = self.loaded.prefill(ids)
         ns = perf_counter_ns() - begin
@@ -101,7 +100,7 @@ class Worker:
         return {"shape": list(values.shape)}
 
     def prefill(self, ids: list[int], repetitions: int = 1) -> dict[str, Any]:
-        """Time reading `ids` into an empty cache, last position's logits only; `cpu_ns` is of all threads."""
+        """Time the prefill of `ids` with the last position's logits only; `cpu_ns` is for all threads."""
         samples, cpu, before = [], [], _thread_times()
         for _ in range(repetitions):
             begin, cpu_begin = perf_counter_ns(), process_time_ns()
@@ -111,10 +110,10 @@ class Worker:
         return {"samples_ns": samples, "cpu_ns": cpu, "n_threads": self._threads_that_ran(before)}
 
     def decode(self, ids: list[int], n_gen: int, repetitions: int = 1) -> dict[str, Any]:
-        """Time `n_gen` greedy steps after the prompt `ids`, whose reading isn't timed; nothing ends early.
+        """Time `n_gen` greedy steps after the prompt `ids`, without its prefill; no step ends early.
 
-        Without `ids` it goes on after the last step. A library that writes in a loop of its own may tell the
-        sum only: `steps_ns` is empty then, and `ids` too.
+        Without `ids`, it continues after the last step. A library with its own decoding loop may report only
+        the sum; then `steps_ns` and `ids` are empty.
         """
         if hasattr(self.loaded, "write"):
             return self._write(ids, n_gen, repetitions)
@@ -145,7 +144,7 @@ class Worker:
 
     def _write(self, ids: list[int], n_gen: int, repetitions: int) -> dict[str, Any]:
         if not ids:
-            raise ValueError(f"{self.name} writes in a loop of its own and can't go on after the last step")
+            raise ValueError(f"{self.name} has its own decoding loop and can't continue after the last step")
         samples, cpu, steps = [], [], []
         before = _thread_times()
         for _ in range(repetitions):
@@ -176,7 +175,7 @@ class Worker:
     def _threads_that_ran(self, before: dict[str, int]) -> int:
         worked = [ns - before.get(tid, 0) for tid, ns in _thread_times().items()]
         if not worked or max(worked) <= 0:
-            return int(self.loaded.about().get("n_threads", 0))  # the system doesn't tell: what was set
+            return int(self.loaded.about().get("n_threads", 0))  # not reported: the number set
         return sum(1 for ns in worked if ns >= WORKING * max(worked))
 
 
@@ -186,7 +185,7 @@ ACTIONS = frozenset(
 
 
 def _thread_times() -> dict[str, int]:
-    """Return nanoseconds of CPU time by thread (/proc/self/task/*/schedstat); empty where there is none."""
+    """Return the CPU time in ns by thread (/proc/self/task/*/schedstat); empty if the system has none."""
     times = {}
     try:
         for tid in os.listdir("/proc/self/task"):
@@ -198,7 +197,7 @@ def _thread_times() -> dict[str, int]:
 
 
 def _take_stdout() -> TextIO:
-    """Keep the answers' channel for ourselves: what a library prints goes to stderr, not between."""
+    """Reserve stdout for answers: the output of libraries goes to stderr."""
     channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr

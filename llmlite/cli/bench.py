@@ -126,15 +126,16 @@ def profile(model: str, options: argparse.Namespace) -> int:
         raise LlmliteError(f"--profile knows the operations of llmlite only, not of {options.backend}")
     if options.output == "csv":
         raise LlmliteError("--profile is written as md, json or jsonl, not as csv")
-    if options.threads and min(options.threads) < 1:
+    threads = _all(options.threads, ())
+    if threads and min(threads) < 1:
         raise LlmliteError("threads must be at least 1")
     records: list[dict[str, object]] = []
-    for n_threads in options.threads or (None,):
+    for n_threads in threads or (None,):
         for step in profiling.profile(
             model,
-            prompts=options.n_prompt,
-            gens=options.n_gen,
-            depths=options.n_depth,
+            prompts=_all(options.n_prompt, (512,)),
+            gens=_all(options.n_gen, (128,)),
+            depths=_all(options.n_depth, (0,)),
             n_threads=n_threads,
             repeat=options.repetitions,
         ):

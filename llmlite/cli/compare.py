@@ -187,7 +187,7 @@ def sizes(options: argparse.Namespace) -> int:
 
     found = sizes.sweep(chosen(options), lambda each: compare.run(each, progress=shown), say=say, keep=keep)
     if not found:
-        raise LlmliteError(f"nothing was measured at any size; {options.output} has the reasons")
+        raise LlmliteError(f"nothing was measured at any size; the reasons are above, or in {options.output}")
     rows = sizes.table(found)
     rows.insert(1, ["---"] * len(rows[0]))
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)

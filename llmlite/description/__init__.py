@@ -1,1 +1,1 @@
-"""What a model is: its layers one by one, built from a file's metadata, and its weights by name."""
+"""The description of a model: its layers one by one, from a file's metadata, and its weights by name."""

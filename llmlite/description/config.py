@@ -1,4 +1,4 @@
-"""A model's hyper-parameters: its layers, described one by one, and what surrounds them."""
+"""A model's hyper-parameters: the description of each layer, and of the parts around the layers."""
 
 from __future__ import annotations
 
@@ -29,20 +29,24 @@ class ModelConfig:
 
     Attributes:
         layers: one record for each layer (llmlite.description.layers).
-        n_embd, n_vocab: widths. n_ctx: the context length the model was trained for.
+        n_embd: width of an embedding.
+        n_vocab: number of tokens in the vocabulary.
+        n_ctx: the context length that the model was trained for.
         rms_eps: added to the mean of squares in RMSNorm, to the variance in LayerNorm.
-        embedding_scale: embeddings are multiplied by it. logit_scale: logits are multiplied by it.
-        final_softcap: logits become final_softcap · tanh(logit / final_softcap); 0: they stay.
+        embedding_scale: factor of the embeddings.
+        logit_scale: factor of the logits.
+        final_softcap: logits become final_softcap · tanh(logit / final_softcap); 0 leaves them unchanged.
         n_ctx_original: the context before it was extended (longrope), else n_ctx.
         pooling: how a text's states become its embedding: "none", "mean", "cls", "last" or "rank"; None if
-            the file doesn't say. n_token_types: kinds of tokens that have a vector of their own; 0: none.
+            the file doesn't say.
+        n_token_types: number of token types, each with its own vector; 0 for none.
         dense: (rows, columns) of the matrices that pooled states go through, by name.
-        n_embd_per_layer: numbers that each layer gets of its own for a token; 0: none.
-        n_class: numbers that a head for pairs of texts gives; 0 without one. head_pooling: the states that
-            it reads, "cls" or "mean"; None if the file doesn't say.
+        n_embd_per_layer: size of the embedding that each layer has for a token; 0 for none.
+        n_class: number of results of a head for pairs of texts; 0 without a head.
+        head_pooling: the states that this head reads, "cls" or "mean"; None if the file doesn't say.
 
-    `n_head`, `n_head_kv`, `head_size` and the like are those of the first layer with attention, `n_ff` of the
-    first layer: of all layers in most models; `layers` has each one's own.
+    `n_head`, `n_head_kv`, `head_size` and similar properties are those of the first layer with attention;
+    `n_ff` is that of the first layer. In most models, all layers are equal; `layers` has the values of each.
     """
 
     architecture: Architecture
@@ -64,27 +68,27 @@ class ModelConfig:
 
     @property
     def n_layer(self) -> int:
-        """How many layers there are."""
+        """Number of layers."""
         return len(self.layers)
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
-        """The mixers of the layers that have attention."""
+        """The mixers of the layers with attention."""
         return tuple(layer.mixer for layer in self.layers if isinstance(layer.mixer, Attention))
 
     @property
     def attention(self) -> Attention:
-        """The attention of the first layer that has it; one without heads if none has."""
+        """The attention of the first layer that has one; if none has, an attention without heads."""
         return self.attentions[0] if self.attentions else NO_ATTENTION
 
     @property
     def n_head(self) -> int:
-        """Query heads."""
+        """Number of query heads."""
         return self.attention.n_head
 
     @property
     def n_head_kv(self) -> int:
-        """Key/value heads, which groups of query heads share."""
+        """Number of key/value heads, which groups of query heads share."""
         return self.attention.n_head_kv
 
     @property
@@ -104,12 +108,12 @@ class ModelConfig:
 
     @property
     def attention_scale(self) -> float:
-        """What scores are multiplied by before the softmax."""
+        """The factor of the scores before the softmax."""
         return self.attention.scale
 
     @property
     def rope_dim(self) -> int:
-        """How many elements of each head RoPE turns; 0 without RoPE."""
+        """Number of elements of each head that RoPE rotates; 0 without RoPE."""
         return self.attention.rope.dim if self.attention.rope else 0
 
     @property
@@ -119,7 +123,7 @@ class ModelConfig:
 
     @property
     def rope_scale(self) -> float:
-        """What every position is multiplied by (linear scaling of the context)."""
+        """The factor of every position (linear scaling of the context)."""
         return self.attention.rope.scale if self.attention.rope else 1.0
 
     @property
@@ -129,12 +133,12 @@ class ModelConfig:
 
     @property
     def n_expert(self) -> int:
-        """Feed-forward networks of a layer that a token may go through; 0 in a model without a mixture."""
+        """Number of experts in a layer; 0 in a model without a mixture."""
         return max((mixture.n_expert for mixture in self.mixtures), default=0)
 
     @property
     def n_expert_used(self) -> int:
-        """How many of them each token goes through."""
+        """Number of experts that each token goes through."""
         return max((mixture.n_used for mixture in self.mixtures), default=0)
 
     @property
@@ -149,11 +153,11 @@ class ModelConfig:
 
     @property
     def causal(self) -> bool:
-        """Whether a token sees only those before it: the model can write text."""
+        """Whether a token sees only those before it, so that the model can write text."""
         return self.architecture.causal
 
     def for_context(self, n_ctx: int) -> ModelConfig:
-        """Return the configuration for a context of `n_ctx` tokens: longrope has factors for long ones."""
+        """Return the configuration for a context of `n_ctx` tokens; longrope has factors for long ones."""
         if not self.n_ctx_original or n_ctx <= self.n_ctx_original:
             return self
         return replace(self, layers=tuple(_with_long_factors(layer) for layer in self.layers))
@@ -163,16 +167,17 @@ class ModelConfig:
         """Read the hyper-parameters and check them against each other.
 
         Args:
-            metadata: a GGUF file's; keys as in the GGUF specification, read as llama.cpp's
-                llama-model.cpp reads them, with the same defaults.
-            tensors: the file's; the token embeddings' shape gives n_vocab.
+            metadata: metadata of a GGUF file, with the keys of the GGUF specification. They are read as in
+                llama.cpp's llama-model.cpp, with the same defaults.
+            tensors: tensors of the file; the shape of the token embeddings gives n_vocab.
 
         Raises:
-            ModelError: a key is missing or its value impossible; names key, expected and got.
+            ModelError: a key is missing or its value is impossible; names the key, the expected and the
+                actual value.
             UnsupportedError: an architecture, a variant or a key that llmlite doesn't know.
         """
         if "general.architecture" not in metadata:
-            raise ModelError.missing("general.architecture", "without it this is not a model")
+            raise ModelError.missing("general.architecture", "a model needs this key")
         if metadata.get("general.type") == "adapter":
             raise UnsupportedError("general.type: an adapter isn't a model; load its base with lora=FILE")
         architecture = by_name(metadata["general.architecture"])
@@ -182,7 +187,7 @@ class ModelConfig:
         n_ctx = keys.integer("context_length")
         eps = keys.positive(NORM_EPS[architecture.norm])
         build = Layers(keys, architecture, tensors, n_layer, n_embd, n_ctx, eps)
-        n_ahead = int(keys.feature("nextn_predict_layers"))  # they guess further tokens; a text needs none
+        n_ahead = int(keys.feature("nextn_predict_layers"))  # they predict more tokens; a text needs none
         if n_ahead >= n_layer:
             keys.fail("nextn_predict_layers", f"less than block_count, {n_layer}", n_ahead)
         layers = tuple(build.layer(i) for i in range(n_layer - n_ahead))
@@ -218,7 +223,7 @@ def _unless_zero(value: float, default: float) -> float:
 
 
 def _n_token_types(keys: Keys, architecture: Architecture) -> int:
-    """How many kinds of tokens there are: a key of the tokenizer's, as the format has it."""
+    """Return the number of token types, which is one of the tokenizer's keys."""
     if not architecture.token_types:
         return 0
     key = "tokenizer.ggml.token_type_count"
@@ -233,7 +238,7 @@ def _n_token_types(keys: Keys, architecture: Architecture) -> int:
 def _dense(
     keys: Keys, architecture: Architecture, tensors: Mapping[str, QuantTensor], n_embd: int
 ) -> dict[str, tuple[int, int]]:
-    """The matrices after pooling: each takes what the one before gives, and the first takes n_embd."""
+    """Return the matrices after pooling: each takes the previous one's output, and the first takes n_embd."""
     found: dict[str, tuple[int, int]] = {}
     width = n_embd
     for name in architecture.dense:
@@ -241,14 +246,14 @@ def _dense(
         if not rows and f"{name}.weight" not in tensors:
             continue
         if columns != width:
-            keys.fail(f"{name}_feat_in", f"{width}, the width of what comes in", columns)
+            keys.fail(f"{name}_feat_in", f"{width}, the width of its input", columns)
         found[name] = rows, columns
         width = rows
     return found
 
 
 def _n_class(architecture: Architecture, tensors: Mapping[str, QuantTensor]) -> int:
-    """How many numbers the head for pairs of texts gives; 0 without one."""
+    """Return the number of results of the head for pairs of texts; 0 without a head."""
     head = tensors.get("cls.output.weight") if architecture.head else None
     return 0 if head is None else int(head.shape[0])
 

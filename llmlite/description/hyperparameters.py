@@ -1,4 +1,4 @@
-"""A file's hyper-parameters, read one by one: each is checked as it is read, and none is overlooked."""
+"""A file's hyper-parameters: each is checked when it is read, and no key is overlooked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from llmlite.errors import ModelError, UnsupportedError
 
-# Keys that change no result, and why.
+# Keys that change no result, with the reason.
 HARMLESS = {
-    "vocab_size": "the number of rows of token_embd says it",
+    "vocab_size": "the number of rows of token_embd gives it",
     "tensor_data_layout": "the layout is that of the architecture",
     "classifier.output_labels": "they are names",
     "rope.scaling.finetuned": "it says how the model was trained; architectures that obey it read it",
@@ -26,9 +26,9 @@ HARMLESS = {
     "rope.scaling.yarn_beta_slow": "only yarn uses it",
     "attention.layer_norm_epsilon": "models with RMSNorm read attention.layer_norm_rms_epsilon",
     "attention.layer_norm_rms_epsilon": "models with LayerNorm read attention.layer_norm_epsilon",
-    "attention.sliding_window_pattern": "without a window it says nothing",
-    "rope.freq_base_swa": "without a window it says nothing",
-    "rope.dimension_sections": "for text alone all sections turn by the same position",
+    "attention.sliding_window_pattern": "it has no meaning without a window",
+    "rope.freq_base_swa": "it has no meaning without a window",
+    "rope.dimension_sections": "for text, all sections rotate by the same position",
     "rope.freq_base": "a model without RoPE has no use for it",
     "rope.dimension_count": "a model without RoPE has no use for it",
     "expert_feed_forward_length": "a model without experts has no use for it",
@@ -38,8 +38,8 @@ HARMLESS = {
     "expert_weights_scale": "a model without experts has no use for it",
     "feed_forward_length": "a model whose every layer is a mixture reads expert_feed_forward_length",
 }
-TOWERS = ("vision.", "audio.", "mm.")  # keys of towers for images and sound, which text never passes
-# Keys that ask for something: the value that asks for nothing.
+TOWERS = ("vision.", "audio.", "mm.")  # keys of towers for images and sound, which text doesn't use
+# Keys that request a feature, with the value that requests nothing.
 FEATURES: dict[str, Any] = {
     "attn_logit_softcapping": 0.0,
     "final_logit_softcapping": 0.0,
@@ -71,11 +71,12 @@ FEATURES: dict[str, Any] = {
 
 
 class Keys:
-    """The keys of one architecture, without its prefix, checked as they are read.
+    """The keys of one architecture, without its prefix; each is checked when it is read.
 
     Args:
-        metadata: a GGUF file's. prefix: the architecture's name.
-        features: those of FEATURES that the architecture obeys.
+        metadata: metadata of a GGUF file.
+        prefix: name of the architecture.
+        features: the keys of FEATURES that the architecture supports.
     """
 
     def __init__(self, metadata: Mapping[str, Any], prefix: str, features: tuple[str, ...] = ()) -> None:
@@ -85,11 +86,11 @@ class Keys:
         self._read: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Return whether the file gives this key."""
+        """Return whether the file has this key."""
         return f"{self.prefix}.{name}" in self.metadata
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a value as it is in the file."""
+        """Return a value from the file, unchecked."""
         self._read.add(name)
         return self.metadata.get(f"{self.prefix}.{name}", default)
 
@@ -169,7 +170,7 @@ class Keys:
         """Return the number or flag of a key of FEATURES.
 
         Raises:
-            UnsupportedError: the value asks for something, and this architecture doesn't have it.
+            UnsupportedError: the value requests a feature that this architecture doesn't have.
         """
         neutral = FEATURES[name]
         value = self.flag(name, neutral) if isinstance(neutral, bool) else self.number(name, neutral or 0.0)
@@ -178,10 +179,10 @@ class Keys:
         self.refuse(name, value, f"in a {self.prefix} model only {neutral} is")
 
     def refuse_unread(self) -> None:
-        """Refuse keys that were not read, and are not known to change nothing.
+        """Refuse keys that weren't read, unless they are known to change nothing.
 
         Raises:
-            UnsupportedError: names key and value.
+            UnsupportedError: there is such a key; names the key and its value.
         """
         start = f"{self.prefix}."
         for key, value in self.metadata.items():

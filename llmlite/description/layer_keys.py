@@ -20,7 +20,7 @@ GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # llama.cpp's llama_
 
 
 class Layers:
-    """Builds the layers' records from keys that may have one value for all or one for each."""
+    """Builds the layers' records from keys with one value for all layers, or one value for each."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Layers:
         self.key_size = keys.integer("attention.key_length", head_size)
         self.value_size = keys.integer("attention.value_length", head_size)
         self.is_split = architecture.latent and keys.has("attention.key_length_mla")
-        if self.is_split:  # those lengths are of the rows that llama.cpp keeps; these are of the heads
+        if self.is_split:  # those lengths are for the rows of llama.cpp's cache; these are for the heads
             self.key_size = keys.integer("attention.key_length_mla")
             self.value_size = keys.integer("attention.value_length_mla")
         self.is_recurrent = mixer_keys.recurrent_layers(self)
@@ -113,7 +113,7 @@ class Layers:
         )
 
     def _sizes(self) -> dict[bool, tuple[int, int]]:
-        """The sizes of keys and values in windowed layers (True) and in the others."""
+        """Return the sizes of keys and values in windowed layers (True) and in other layers (False)."""
         keys, usual = self.keys, (self.key_size, self.value_size)
         if not self.architecture.window_sizes:
             return {False: usual, True: usual}
@@ -124,9 +124,10 @@ class Layers:
         return {False: usual, True: windowed}
 
     def _shared(self) -> list[int | None]:
-        """For each layer the one whose keys and values it reads instead of its own, or None.
+        """Return, for each layer, the layer whose keys and values it reads instead of its own, or None.
 
-        The last layers read those of the last layer before them that has a window too, or has none either.
+        The last layers share those of the latest layer before them of the same kind, with or without a
+        window.
         """
         n_layer, n_shared = self.n_layer, int(self.keys.feature("attention.shared_kv_layers"))
         if not n_shared:
@@ -138,7 +139,7 @@ class Layers:
             if kinds[i] not in last:
                 self.keys.fail(
                     "attention.shared_kv_layers",
-                    "so few that layers with and without a window keep keys of their own",
+                    "a number that leaves layers with and without a window their own keys",
                     n_shared,
                 )
             source = last[kinds[i]]
@@ -161,14 +162,14 @@ class Layers:
         return self.keys.per_layer("feed_forward_length", self.n_layer, at_least=least)
 
     def _parallel(self) -> bool:
-        """Whether attention and feed-forward network read the same input."""
+        """Return whether attention and feed-forward network read the same input."""
         entry, keys = self.architecture, self.keys
         if "use_parallel_residual" not in entry.features:
             keys.feature("use_parallel_residual")
             return entry.parallel
         if keys.has("use_parallel_residual"):
             return keys.flag("use_parallel_residual", True)
-        if "ffn_norm" in entry.optional:  # it has no norm of its own if it reads the attention's
+        if "ffn_norm" in entry.optional:  # it has no norm if it reads the attention's input
             return "blk.0.ffn_norm.weight" not in self.tensors
         raise ModelError.missing(f"{keys.prefix}.use_parallel_residual", f"a {keys.prefix} model needs it")
 
@@ -181,13 +182,13 @@ class Layers:
     # ---- windows ---------------------------------------------------------------------------------------
 
     def _windows(self) -> tuple[int, ...]:
-        """Each layer's window; 0 where it sees everything."""
+        """Return each layer's window; 0 for a layer that sees all positions."""
         rule, keys, n_layer = self.architecture.windows, self.keys, self.n_layer
         if rule is None:
             if keys.has("attention.sliding_window"):
                 size = keys.number("attention.sliding_window")
                 if 0 < size < self.n_ctx:
-                    keys.refuse("attention.sliding_window", size, "only windows as long as the context are")
+                    keys.refuse("attention.sliding_window", size, "only a window as long as the context is")
             return (0,) * n_layer
         size = keys.integer("attention.sliding_window", rule.size, at_least=0)
         if size == 0:
@@ -203,7 +204,7 @@ class Layers:
     # ---- experts ---------------------------------------------------------------------------------------
 
     def _mixtures(self) -> tuple[bool, ...]:
-        """Whether each layer is a mixture of experts."""
+        """Return whether each layer is a mixture of experts."""
         keys, entry = self.keys, self.architecture
         if entry.experts is None:
             keys.feature("expert_count")
@@ -245,7 +246,7 @@ class Layers:
         )  # fmt: skip
 
     def _groups(self, gating: str) -> dict[str, int]:
-        """The groups that experts are chosen in; without groups, nothing."""
+        """Return the groups that experts are chosen from; empty without groups."""
         keys, n_expert = self.keys, self.n_expert
         n_group = keys.integer("expert_group_count", 1, at_least=0, at_most=MAX_GROUPS)
         if "expert_group_count" not in keys.features or n_group <= 1:

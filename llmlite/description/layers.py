@@ -1,8 +1,8 @@
-"""Layers, described one by one: small frozen records that the forward pass and both executors read.
+"""The description of each layer: small frozen records that the forward pass and both executors read.
 
-A model is a tuple of `Layer`s. Each says what mixes tokens (`Attention`; other mixers have records of their
-own), what follows (`FeedForward`, `Experts`), and how the branches join. Names are built from a file's
-metadata and from which tensors it holds (layer_keys.py); no record knows an architecture's name.
+A model is a tuple of `Layer`s. Each describes what mixes tokens (`Attention` or another mixer's record), what
+follows (`FeedForward` or `Experts`), and how the branches join. The records are built from a file's metadata
+and the names of its tensors (layer_keys.py); no record has an architecture's name.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu2", "swiglu_oai")
 
 @dataclass(frozen=True, kw_only=True)
 class Rope:
-    """Rotary position embedding of a layer: which angles, and which elements they turn.
+    """Rotary position embedding of a layer: its angles, and the elements they rotate.
 
     Attributes:
-        dim: how many elements of each head are turned, an even number.
-        pairs: "norm" turns elements (2i, 2i + 1) together, "neox" (i, i + dim/2).
+        dim: number of elements of each head that are rotated, an even number.
+        pairs: "norm" rotates the elements (2i, 2i + 1) together, "neox" (i, i + dim/2).
         base: the lowest frequency is about 1/base.
-        scale: every position is multiplied by it (linear scaling of the context).
+        scale: factor of every position (linear scaling of the context).
         factors: the tensor whose values divide the frequencies ("rope_freqs", "rope_factors_long",
             "rope_factors_short"), or "".
-        magnitude: multiplies cosines and sines (attention factor of yarn and longrope).
+        magnitude: factor of cosines and sines (attention factor of yarn and longrope).
         yarn: how yarn blends scaled and unscaled frequencies, or None.
     """
 
@@ -42,12 +42,13 @@ class Rope:
 
 @dataclass(frozen=True, kw_only=True)
 class Yarn:
-    """Peng et al. 2023: high frequencies stay, low ones are scaled, a ramp lies between.
+    """Scaling by Peng et al. 2023: high frequencies don't change, low ones are scaled, with a ramp in
+    between.
 
     Attributes:
         n_ctx: the context the model was first trained for.
         beta_fast, beta_slow: turns within n_ctx at which the ramp begins and ends.
-        mix: how much of the blend counts (`ext_factor`), 0 to 1.
+        mix: weight of the blend (`ext_factor`), 0 to 1.
         rounded: whether the ramp's ends are rounded to whole pairs.
     """
 
@@ -60,29 +61,29 @@ class Yarn:
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Softmax attention over keys and values that a cache keeps.
+    """Softmax attention over keys and values in a cache.
 
     Attributes:
-        n_head, n_head_kv: query heads, and the key/value heads that groups of them share.
+        n_head, n_head_kv: number of query heads, and of key/value heads, which groups of query heads share.
         key_size, value_size: numbers in a key (and a query) and in a value.
-        scale: scores are multiplied by it before the softmax.
-        rope: how queries and keys are turned, or None.
-        window: a query sees the `window` latest positions, itself included; 0: all of them. Without
-            `causal`, positions at most window/2 away on either side.
-        causal: whether a query sees only positions up to its own; else all of the step's.
-        softcap: scores become softcap · tanh(score / softcap); 0: they stay.
-        sinks: whether each head has a logit that counts in the softmax's denominator only.
-        alibi: the largest slope exponent of ALiBi (scores lose slope · distance); 0: none.
+        scale: factor of the scores before the softmax.
+        rope: rotation of queries and keys, or None.
+        window: number of latest positions that a query sees, with its own; 0 for all positions. Without
+            `causal`, a query sees positions at most window/2 away on either side.
+        causal: whether a query sees only positions up to its own; if not, it sees all positions of the step.
+        softcap: scores become softcap · tanh(score / softcap); 0 leaves them unchanged.
+        sinks: whether each head has a logit that counts only in the softmax's denominator.
+        alibi: the largest slope exponent of ALiBi (slope · distance is subtracted from scores); 0 for none.
         temperature_scale, temperature_length: queries are multiplied by
-            1 + scale · ln(floor(position / length) + 1); 0: they stay.
+            1 + scale · ln(floor(position / length) + 1); 0 leaves them unchanged.
         norm_after_rope: whether per-head norms of queries and keys come after the rotation.
         norm_values: whether values are divided by their root mean square, head by head.
-        keys_as_values: whether the values are what the keys are made of, before their norm: the file has no
-            `attn_v`.
+        keys_as_values: whether the keys before their norm serve as values; the file then has no `attn_v`.
         output_gate: whether `attn_q` holds, for each head, a query and a gate whose sigmoid multiplies the
             head's output.
         shared: the layer whose keys and values this one reads instead of its own, or None.
-        values_in_keys: whether a value is the first `value_size` numbers of its key: only keys are stored.
+        values_in_keys: whether a value is the first `value_size` numbers of its key, so that only keys are
+            stored.
     """
 
     n_head: int
@@ -107,7 +108,7 @@ class Attention:
 
     @property
     def group(self) -> int:
-        """Query heads that share a key/value head."""
+        """Number of query heads that share a key/value head."""
         return self.n_head // self.n_head_kv
 
     @property
@@ -122,7 +123,7 @@ class Attention:
 
     @property
     def v_width(self) -> int:
-        """Width of all values that are stored beside the keys, K · Dv."""
+        """Width of all values that are stored separately from the keys, K · Dv."""
         return 0 if self.values_in_keys else self.n_head_kv * self.value_size
 
     @property
@@ -133,18 +134,19 @@ class Attention:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAttention(Attention):
-    """Attention by one short row for each token, which all heads share (DeepSeek-V2, 2024), absorbed.
+    """Attention over one short row for each token that all heads share (DeepSeek-V2, 2024), in absorbed form.
 
-    A head's key would be a matrix of its own times the first `kv_rank` numbers of the row, followed by the
-    row's last numbers, which are turned; its value another matrix times the first ones. Instead of keys, the
-    head's query is multiplied by the keys' matrix, and instead of values, what it finds by the values'
-    matrix. So the row itself is the key of all heads (n_head_kv is 1, key_size the length of the row), and
-    its first numbers are the value: `values_in_keys`.
+    In the original form, a head's key is the head's key matrix times the first `kv_rank` numbers of the row,
+    followed by the row's last numbers, which are rotated; its value is another matrix times the first
+    numbers. In the absorbed form, the key matrix multiplies the head's query instead, and the value matrix
+    multiplies the head's result. So the row itself is the key of all heads (n_head_kv is 1, key_size is the
+    length of the row), and its first numbers are the value (`values_in_keys`).
 
     Attributes:
-        head_key_size, head_value_size: numbers of a head's query before it is multiplied, and of its output.
-        q_rank: numbers of the row that queries are made of; 0: of the input.
-        split: whether the file holds the matrices of keys and of values by themselves, head by head.
+        head_key_size, head_value_size: numbers of a head's query before the multiplication, and of its
+            output.
+        q_rank: length of the row that queries are made from; 0 if they are made from the input.
+        split: whether the file has separate matrices for keys and values, head by head.
     """
 
     head_key_size: int
@@ -155,17 +157,17 @@ class LatentAttention(Attention):
 
     @property
     def kv_rank(self) -> int:
-        """Numbers of a row that keys and values are made of."""
+        """Numbers of a row that keys and values are made from."""
         return self.value_size
 
     @property
     def rope_size(self) -> int:
-        """Numbers of a query or row that are turned: the last ones."""
+        """Numbers at the end of a query or row, which are rotated."""
         return self.rope.dim if self.rope else 0
 
     @property
     def plain_size(self) -> int:
-        """Numbers of a head's query that are not turned: the first ones."""
+        """Numbers at the start of a head's query, which aren't rotated."""
         return self.head_key_size - self.rope_size
 
 
@@ -176,7 +178,8 @@ class ShortConvolution:
     Its state is the last `n_taps - 1` rows of b · x, whatever the length of the text.
 
     Attributes:
-        width: numbers of a token, n_embd. n_taps: tokens that the convolution sees, this one included.
+        width: numbers of a token, n_embd.
+        n_taps: tokens that the convolution sees, with the present one.
     """
 
     width: int
@@ -189,20 +192,22 @@ class ShortConvolution:
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """It has no other state."""
+        """Shape of the recurrent state, which is empty."""
         return (0,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba2:
-    """A state-space model whose heads forget at a rate that each token sets (Dao and Gu, 2024).
+    """A state-space model whose heads decay at a rate that each token sets (Dao and Gu, 2024).
 
-    Its state is a matrix for each head, and the last rows that its convolution needs.
+    Its state is a matrix for each head, and the latest rows that its convolution needs.
 
     Attributes:
-        n_head, head_size: heads, and the numbers of a token that each takes.
-        n_group: groups of heads that share what writes to the state (b) and what reads it (c).
-        state_size: numbers of b and c. n_taps: tokens that the convolution sees, this one included.
+        n_head: number of heads.
+        head_size: numbers of a token that each head takes.
+        n_group: number of groups of heads that share b, which writes to the state, and c, which reads it.
+        state_size: numbers of b and c.
+        n_taps: tokens that the convolution sees, with the present one.
     """
 
     n_head: int
@@ -228,18 +233,19 @@ class Mamba2:
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """For each head and each number of b a row as long as the head."""
+        """Shape of the state: a row of head_size for each head and each number of b."""
         return self.n_head, self.state_size, self.head_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba:
-    """A state-space model whose every number forgets at rates of its own (Gu and Dao, 2023).
+    """A state-space model in which every number has its own decay rates (Gu and Dao, 2023).
 
     Attributes:
         width: numbers of a token in the state-space model.
-        rank: numbers from which a token's time steps come.
-        state_size: numbers that the state keeps for each. n_taps: as in Mamba2.
+        rank: numbers from which a token's time steps are computed.
+        state_size: numbers in the state for each number of a token.
+        n_taps: as in Mamba2.
     """
 
     width: int
@@ -254,21 +260,22 @@ class Mamba:
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """Rows as wide as a token."""
+        """Shape of the state: rows as wide as a token."""
         return self.state_size, self.width
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaNet:
-    """Linear attention by the gated delta rule (Yang et al., 2024): each head's matrix forgets, and a token
-    corrects what the matrix holds for its key.
+    """Linear attention with the gated delta rule (Yang et al., 2024): each head's matrix decays, and a token
+    corrects the matrix's value for its key.
 
     Attributes:
-        n_head_k: heads of queries and keys. n_head: heads of values; several share a query and a key.
+        n_head_k: number of heads of queries and keys.
+        n_head: number of heads of values; several share a query and a key.
         head_size: numbers of a query, a key and a value.
-        n_taps: tokens that the convolution sees, this one included.
-        tiled: whether value head h reads key head h % n_head_k, else h // (n_head / n_head_k).
-        fused_rates: whether the file holds the rates' two matrices in one, `ssm_ba`.
+        n_taps: tokens that the convolution sees, with the present one.
+        tiled: whether value head h reads key head h % n_head_k, or else h // (n_head / n_head_k).
+        fused_rates: whether the file has both matrices of the rates in one, `ssm_ba`.
     """
 
     n_head_k: int
@@ -300,7 +307,7 @@ class DeltaNet:
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """For each head and each number of a key a row as long as a value."""
+        """Shape of the state: a row as long as a value for each head and each number of a key."""
         return self.n_head, self.head_size, self.head_size
 
 
@@ -309,7 +316,9 @@ class FeedForward:
     """One network for every token: down(activation(gate(x)) · up(x)), or down(activation(up(x))).
 
     Attributes:
-        n_ff: its inner width. activation: one of ACTIVATIONS. gated: whether there is a gate.
+        n_ff: its inner width.
+        activation: one of ACTIVATIONS.
+        gated: whether there is a gate.
     """
 
     n_ff: int
@@ -319,22 +328,22 @@ class FeedForward:
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """A mixture of feed-forward networks: each token goes through the `n_used` that a router chooses.
+    """A mixture of feed-forward networks: a router chooses `n_used` of them for each token.
 
     Attributes:
-        n_expert, n_used: how many there are, and how many a token uses.
-        n_ff: the inner width of one. activation: one of ACTIVATIONS.
-        gating: "softmax" (over all experts, then the best are chosen), "softmax_chosen" (over the chosen
-            only) or "sigmoid".
-        normalized: whether the chosen experts' weights are made to add up to 1. weight_scale: what they
-            are multiplied by then.
-        n_ff_shared: the width of a network that every token goes through as well; 0: none.
-        shared_gate: whether a sigmoid of `ffn_gate_inp_shexp` · x multiplies its output.
-        beside: a dense network that runs beside the experts, with norms of its own after both, or None.
-        fused: whether the file holds each expert's gate and `up` in one matrix, `ffn_gate_up_exps`.
-        n_group, n_group_used: experts are chosen among those of the best `n_group_used` of `n_group` groups
-            of the same size. A group counts as much as its best expert; with "sigmoid", as its two best
-            together.
+        n_expert, n_used: number of experts, and of those that a token uses.
+        n_ff: the inner width of an expert.
+        activation: one of ACTIVATIONS.
+        gating: "softmax" (over all experts, then the best are chosen), "softmax_chosen" (over only the chosen
+            experts) or "sigmoid".
+        normalized: whether the chosen experts' weights are divided by their sum.
+        weight_scale: factor of the weights after that.
+        n_ff_shared: the width of a network that every token also goes through; 0 for none.
+        shared_gate: whether a sigmoid of `ffn_gate_inp_shexp` · x multiplies that network's output.
+        beside: a dense network that runs in parallel with the experts, with a norm after each, or None.
+        fused: whether the file has each expert's gate and `up` in one matrix, `ffn_gate_up_exps`.
+        n_group, n_group_used: experts are chosen from the best `n_group_used` of `n_group` groups of equal
+            size. A group's score is that of its best expert; with "sigmoid", it is the sum of its two best.
     """
 
     n_expert: int
@@ -354,17 +363,19 @@ class Experts:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One block: a mixer and what follows it.
+    """One block: a mixer and a feed-forward network.
 
-    Which norms stand before, after or inside the branches follows from the tensors that the file holds:
+    The tensors in the file determine the norms before, after and inside the branches:
     `attn_norm` and `ffn_norm` before them, `post_attention_norm` and `post_ffw_norm` after them and before
     the residual, `attn_output_norm` and `layer_output_norm` after the residual.
 
     Attributes:
-        mixer: mixes tokens. feed_forward: works on each token alone, or None.
-        norm: "rms" or "layer". eps: added to a mean of squares, or to a variance.
+        mixer: the part that mixes tokens.
+        feed_forward: the part that works on each token separately, or None.
+        norm: "rms" or "layer".
+        eps: number added to a mean of squares, or to a variance.
         parallel: whether both branches read the layer's input, and the output is the sum of all three.
-        residual_scale: multiplies both branches' outputs.
+        residual_scale: factor of both branches' outputs.
     """
 
     mixer: Any  # the record of one of mixers.MIXERS
@@ -376,7 +387,7 @@ class Layer:
 
 
 def alibi_slopes(spec: Attention) -> np.ndarray:
-    """Return what each head's scores lose per position of distance, float32 (H,); Press et al. 2022."""
+    """Return each head's slope of ALiBi, the loss of score per position, float32 (H,); Press et al. 2022."""
     n = 1 << int(math.log2(spec.n_head))  # the largest power of two up to the number of heads
     even, odd = 2 ** (-spec.alibi / n), 2 ** (-spec.alibi / 2 / n)
     slopes = [even ** (h + 1) if h < n else odd ** (2 * (h - n) + 1) for h in range(spec.n_head)]
@@ -384,6 +395,6 @@ def alibi_slopes(spec: Attention) -> np.ndarray:
 
 
 def temperatures(positions: np.ndarray, spec: Attention) -> np.ndarray:
-    """Return what queries at `positions` p are multiplied by: 1 + scale · ln(⌊p / length⌋ + 1)."""
+    """Return the factors of queries at `positions` p: 1 + scale · ln(⌊p / length⌋ + 1)."""
     steps = np.floor(positions / spec.temperature_length)
     return (1 + spec.temperature_scale * np.log(steps + 1)).astype(np.float32)

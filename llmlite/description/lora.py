@@ -1,8 +1,8 @@
-"""LoRA adapters: small matrices that change what a model's matrices compute, without touching its file.
+"""LoRA adapters: small matrices that change the results of a model's matrices, without a change to its file.
 
-A GGUF adapter (general.type "adapter") holds for some of its base model's matrices W (out, in) a pair
-A (r, in) and B (out, r): y = W x + (alpha / r) · scale · B (A x). Hu et al. 2021, "LoRA: Low-Rank Adaptation
-of Large Language Models"; keys and names as llama.cpp's convert_lora_to_gguf.py writes them.
+For some of its base model's matrices W (out, in), a GGUF adapter (general.type "adapter") has a pair A (r,
+in) and B (out, r): y = W x + (alpha / r) · scale · B (A x). Source: Hu et al. 2021, "LoRA: Low-Rank
+Adaptation of Large Language Models"; keys and names of llama.cpp's convert_lora_to_gguf.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmlite.errors import ModelError, UnsupportedError
 from llmlite.quants.tensor import QuantTensor
 
 Adapters = str | os.PathLike[str] | Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]]
-RANKS = 32  # the planned executor's kernels take rows of whole multiples of it
+RANKS = 32  # the planned executor's kernels need ranks that are multiples of it
 EMBEDDINGS = "token_embd.weight"
 KNOWN_KEYS = {"adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"}
 Pair = tuple[np.ndarray, np.ndarray]
@@ -27,19 +27,19 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class LowRank:
-    """What all adapters together add to one matrix: B (A x).
+    """The sum of all adapters for one matrix: B (A x).
 
     Attributes:
-        a: F32 (R, in), or of stacked experts (E, R, in); of the embeddings (V, R), whose rows replace A x.
-        b: F32 (out, R) or (E, out, R), with the scales in it. R is the sum of the ranks, rounded up to a
-            multiple of 32 by zeros.
+        a: F32 (R, in); (E, R, in) for stacked experts; (V, R) for embeddings, whose rows replace A x.
+        b: F32 (out, R) or (E, out, R), multiplied by the scales. R is the sum of the ranks, padded with zeros
+            to a multiple of 32.
     """
 
     a: QuantTensor
     b: QuantTensor
 
     def slice_rows(self, start: int, stop: int) -> LowRank:
-        """What it adds to rows start to stop-1 of the matrix."""
+        """Return the part for rows start to stop-1 of the matrix."""
         return LowRank(self.a, self.b.slice_rows(start, stop))
 
 
@@ -47,7 +47,7 @@ def listed(adapters: Adapters | None) -> list[tuple[str, float]]:
     """Return (path, scale) of each adapter.
 
     Raises:
-        ValueError: a scale that is not a finite number, or an entry that is neither a path nor a pair.
+        ValueError: a scale is not a finite number, or an entry is neither a path nor a pair.
     """
     if adapters is None:
         return []
@@ -67,18 +67,21 @@ def listed(adapters: Adapters | None) -> list[tuple[str, float]]:
 def read(
     adapters: Sequence[tuple[str, float]], architecture: str, tensors: Mapping[str, QuantTensor]
 ) -> dict[str, LowRank]:
-    """Read adapters and check them against the model that they are for.
+    """Read adapters and check that they fit the model.
 
     Args:
-        adapters: (path, scale) of each. architecture: the model's. tensors: those of its file.
+        adapters: (path, scale) of each adapter.
+        architecture: architecture of the model.
+        tensors: tensors of the model's file.
 
     Returns:
-        What they add to each matrix, as "blk.0.attn_q.lora" for "blk.0.attn_q.weight".
+        The sum of the adapters for each matrix, under "blk.0.attn_q.lora" for "blk.0.attn_q.weight".
 
     Raises:
-        ModelError: a tensor that isn't part of a pair, has no matrix in the model, or doesn't fit it.
-        UnsupportedError: another kind of adapter, or one for another architecture.
-        GGUFError: not a valid file. OSError: it can't be read.
+        ModelError: a tensor isn't part of a pair, has no matrix in the model, or doesn't fit it.
+        UnsupportedError: the adapter is of another kind, or for another architecture.
+        GGUFError: a file is not valid.
+        OSError: a file can't be read.
     """
     pairs: dict[str, list[Pair]] = {}
     for path, scale in adapters:
@@ -91,7 +94,7 @@ def read(
 
 
 def _alpha(metadata: Mapping[str, object], architecture: str) -> float:
-    """The number that is divided by the adapter's rank; 0: its matrices are used as they are."""
+    """Return alpha, which is divided by the adapter's rank; with 0, its matrices aren't scaled."""
     for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
         if metadata.get(key) != wanted:
             raise UnsupportedError.at(key, f"{wanted!r}", metadata.get(key, "no such key"))
@@ -110,7 +113,7 @@ def _alpha(metadata: Mapping[str, object], architecture: str) -> float:
 def _pairs(
     tensors: Mapping[str, QuantTensor], base: Mapping[str, QuantTensor]
 ) -> dict[str, tuple[QuantTensor, QuantTensor]]:
-    """The adapter's pairs by the names of the base model's matrices, checked."""
+    """Return the adapter's checked pairs by the names of the base model's matrices."""
     found = {}
     for name in tensors:
         matrix, _, part = name.rpartition(".")
@@ -123,7 +126,7 @@ def _pairs(
             raise ModelError(f"{name}: the base model has no matrix {matrix}")
         if matrix == EMBEDDINGS and "output.weight" not in base:
             raise UnsupportedError(
-                f"{name}: the model's embeddings are its output matrix too; an adapter for both is ambiguous"
+                f"{name}: the model's embeddings are also its output matrix; an adapter for both is ambiguous"
             )
         if part == "lora_a":
             found[matrix] = tensors[name], tensors[other]
@@ -144,7 +147,7 @@ def _check_shapes(matrix: str, shape: tuple[int, ...], a: QuantTensor, b: QuantT
 
 
 def _joined(name: str, pairs: Sequence[Pair]) -> LowRank:
-    """One pair for all: the rows of A, and the columns of B, one after another."""
+    """Return one pair for all: the rows of A, and the columns of B, one after another."""
     rank_axis = -1 if name == EMBEDDINGS else -2
     a = np.concatenate([a for a, _ in pairs], axis=rank_axis)
     b = np.concatenate([b for _, b in pairs], axis=-1)

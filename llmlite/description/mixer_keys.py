@@ -18,7 +18,8 @@ def latent(build: Layers, i: int) -> LatentAttention:
     """Return the record of layer i of DeepSeek-V2 or -V3."""
     keys, rope, n_head = build.keys, build.ropes[False], build.n_head[i]
     if rope is None or rope.dim >= build.key_size:
-        keys.fail("rope.dimension_count", f"less than a key's length, {build.key_size}", build.key_size)
+        dim = rope.dim if rope else 0
+        keys.fail("rope.dimension_count", f"less than a key's length, {build.key_size}", dim)
     expected = 1 if build.is_split else n_head
     if build.n_head_kv[i] != expected:
         keys.fail("attention.head_count_kv", str(expected), build.n_head_kv[i])
@@ -38,7 +39,7 @@ def latent(build: Layers, i: int) -> LatentAttention:
 
 
 def _latent_magnitude(build: Layers, rope: Rope) -> float:
-    """By how much yarn enlarges queries and keys, the parts that are not turned included.
+    """Return yarn's factor for queries and keys, which also applies to the parts that aren't rotated.
 
     Source: llama.cpp's deepseek2.cpp, whose key holds a tenth of the multiplier.
     """
@@ -53,7 +54,7 @@ def _latent_multiplier(build: Layers) -> float:
 
 
 def recurrent_layers(build: Layers) -> list[bool]:
-    """Return whether each layer is recurrent: it has no key/value heads, or the file says so."""
+    """Return whether each layer is recurrent, which means without key/value heads, or listed in the file."""
     keys, n_layer = build.keys, build.n_layer
     if build.architecture.recurrent != "delta_net":
         return [n_head_kv == 0 for n_head_kv in build.n_head_kv]
@@ -67,7 +68,7 @@ def recurrent_layers(build: Layers) -> list[bool]:
 
 
 def delta_net(build: Layers) -> DeltaNet:
-    """Return the record of a layer of Qwen 3.5 or Qwen3-Next that has no attention."""
+    """Return the record of a layer without attention of Qwen 3.5 or Qwen3-Next."""
     keys, entry = build.keys, build.architecture
     inner, n_head_k = keys.integer("ssm.inner_size"), keys.integer("ssm.group_count")
     n_head = keys.integer("ssm.time_step_rank", at_most=inner)
@@ -87,7 +88,7 @@ def delta_net(build: Layers) -> DeltaNet:
 
 
 def short_convolution(build: Layers) -> ShortConvolution:
-    """Return the record of a layer of LFM2 that has no attention."""
+    """Return the record of a layer without attention of LFM2."""
     n_taps = build.keys.integer("shortconv.l_cache", at_least=2, at_most=MAX_TAPS)
     return ShortConvolution(width=build.n_embd, n_taps=n_taps)
 
@@ -126,7 +127,7 @@ def mamba2(build: Layers) -> Mamba2:
     )
 
 
-RECURRENT = {  # what an entry calls a mixer -> its record
+RECURRENT = {  # an entry's name of a mixer -> its record
     "short_convolution": short_convolution,
     "mamba": mamba,
     "mamba2": mamba2,

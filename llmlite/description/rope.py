@@ -1,4 +1,4 @@
-"""The angles by which RoPE turns queries and keys."""
+"""The angles by which RoPE rotates queries and keys."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RopeTable:
     """The angles of one kind of RoPE.
 
     Attributes:
-        spec: how they were made.
-        frequencies: float32 (dim/2,): the angle, in radians, by which one position turns each pair.
+        spec: the record they were made from.
+        frequencies: float32 (dim/2,), the angle in radians by which one position rotates each pair.
     """
 
     spec: Rope
@@ -33,17 +33,18 @@ class RopeTable:
 
 
 def rope_table(spec: Rope, factors: np.ndarray | None = None) -> RopeTable:
-    """Return the angle by which RoPE turns each pair of elements from one position to the next.
+    """Return the angle by which RoPE rotates each pair of elements from one position to the next.
 
         frequency[i] = scale · base ** (-2i / dim) / factors[i]
 
-    With yarn, high frequencies leave `scale` out, low ones have it, and a ramp blends those between.
+    With yarn, high frequencies omit `scale`, low ones include it, and a ramp blends those in between.
 
     Args:
-        factors: the tensor that the file divides them by, (dim/2,) float32, or None.
+        spec: the record of the layer's RoPE.
+        factors: divisors from the file, float32 (dim/2,), or None.
 
     Raises:
-        ModelError: a factor that isn't a positive number, or too few of them.
+        ModelError: a factor isn't a positive number, or there are too few.
     """
     n = spec.dim // 2
     if factors is not None and (len(factors) < n or not (np.isfinite(factors) & (factors > 0)).all()):
@@ -60,11 +61,11 @@ def rope_table(spec: Rope, factors: np.ndarray | None = None) -> RopeTable:
 
 
 def _yarn_kept(spec: Rope) -> np.ndarray:
-    """How much of each frequency stays as it is: 1 for the high ones, 0 for the low ones."""
+    """Return the unscaled share of each frequency: 1 for the high ones, 0 for the low ones."""
     yarn = spec.yarn
     assert yarn is not None
 
-    def pair(turns: float) -> float:  # the pair that makes so many turns within the original context
+    def pair(turns: float) -> float:  # the pair that makes `turns` turns within the original context
         return spec.dim * math.log(yarn.n_ctx / (turns * 2 * math.pi)) / (2 * math.log(spec.base))
 
     low, high = pair(yarn.beta_fast), pair(yarn.beta_slow)

@@ -1,4 +1,4 @@
-"""How queries and keys are turned, from a file's keys."""
+"""The rotation of queries and keys, from a file's keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def rope(build: Layers, windowed: bool) -> Rope | None:
-    """Return how queries and keys are turned in windowed layers, or in the others."""
+    """Return the rotation of queries and keys in windowed layers, or in other layers."""
     entry, keys, rule = build.architecture, build.keys, build.architecture.windows
     if not entry.rope_pairs:
         return None
@@ -36,7 +36,7 @@ def rope(build: Layers, windowed: bool) -> Rope | None:
 
 
 def _scaled(build: Layers, rope: Rope) -> Rope:
-    """`rope` with the scaling that the file asks for."""
+    """Return `rope` with the scaling that the file requests."""
     keys = build.keys
     kind = keys.get("rope.scaling.type", "linear")
     if not isinstance(kind, str) or kind not in ("none", "linear", "yarn", "longrope"):
@@ -68,7 +68,7 @@ def _yarn(build: Layers, rope: Rope, factor: float) -> Rope:
     )
     magnitude = rope.magnitude * (keys.number("rope.scaling.yarn_attn_factor", 1.0) or 1.0)
     multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0)
-    if build.architecture.latent and multiplier:  # the scale of attention has it instead
+    if build.architecture.latent and multiplier:  # it is in the scale of attention instead
         return replace(rope, yarn=yarn, magnitude=magnitude)
     if mix:
         magnitude *= (1 + 0.1 * math.log(factor)) if factor > 1 else 1.0

@@ -1,4 +1,4 @@
-"""The tensors that a file must and may have: their names and shapes, from a model's configuration.
+"""The tensors that a file must or may have: their names and shapes, from a model's configuration.
 
 Shapes: D n_embd, H heads, K key/value heads, Dh head size, F n_ff, V vocabulary.
 """
@@ -24,10 +24,10 @@ Shape = tuple[int, ...]
 
 
 def tensor_shapes(config: ModelConfig, fused: frozenset[str] | None = None) -> dict[str, Shape]:
-    """Return every tensor that a file of this configuration may have -> its shape, (rows, columns).
+    """Return the shape, (rows, columns), of every tensor that a file of this configuration may have, by name.
 
     Args:
-        fused: which tensors of FUSED replace their parts; by default all that the architecture may fuse.
+        fused: the tensors of FUSED that replace their parts; by default, all that the architecture may fuse.
     """
     fused = frozenset(config.architecture.fused) if fused is None else fused
     shapes = {in_file(name, config): shape for name, shape in _outer_shapes(config).items()}
@@ -38,20 +38,20 @@ def tensor_shapes(config: ModelConfig, fused: frozenset[str] | None = None) -> d
 
 
 def in_file(name: str, config: ModelConfig) -> str:
-    """Return a tensor's name in the file, from the one that says what it does."""
+    """Return a tensor's name in the file, from its name by purpose."""
     renamed = {new: old for old, new in config.architecture.renamed.items()}
     stem, dot, kind = name.rpartition(".")
     return f"{renamed.get(stem, stem)}{dot}{kind}"
 
 
 def inside(name: str, config: ModelConfig) -> str:
-    """Return the name that says what a tensor does, from the one in the file."""
+    """Return a tensor's name by purpose, from its name in the file."""
     stem, dot, kind = name.rpartition(".")
     return f"{config.architecture.renamed.get(stem, stem)}{dot}{kind}"
 
 
 def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -> set[str]:
-    """Return the names of the tensors that such a file must have; embeddings may stand in for `output`."""
+    """Return the names of the tensors that such a file must have; embeddings may replace `output`."""
     entry = config.architecture
     fused = frozenset(entry.fused) if fused is None else fused
     biases = {f"{name}.bias" for name in entry.biases}
@@ -113,7 +113,7 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[str, Shape]:
-    """Return the tensors of layer `i`, by the names that say what they do."""
+    """Return the tensors of layer `i`, with names by purpose."""
     entry, layer, D = config.architecture, config.layers[i], config.n_embd
     mixer, after = layer.mixer, layer.feed_forward
     shapes: dict[str, Shape] = {}
@@ -179,7 +179,7 @@ def _latent_matrices(mixer: LatentAttention, D: int) -> Iterator[tuple[str, tupl
 
 
 def _latent_vectors(mixer: LatentAttention, entry: Architecture) -> Iterator[tuple[str, Shape]]:
-    """Gains, and the matrices of each head: keys' (rank, plain_size), values' (head_value_size, rank)."""
+    """Yield gains, and each head's matrices: keys (rank, plain_size) and values (head_value_size, rank)."""
     H, plain, size, rank = mixer.n_head, mixer.plain_size, mixer.head_value_size, mixer.kv_rank
     if mixer.q_rank:
         yield "attn_q_a_norm.weight", (mixer.q_rank,)
@@ -201,7 +201,6 @@ def _short_convolution_vectors(mixer: ShortConvolution, entry: Architecture) -> 
     yield "shortconv.conv.weight", (mixer.width, mixer.n_taps)
 
 
-# A mixer's record -> its matrices, which may have a bias and be fused, and its other tensors
 def _mamba2_matrices(mixer: Mamba2, D: int) -> Iterator[tuple[str, tuple[int, int]]]:
     yield "ssm_in_z", (mixer.inner_width, D)
     yield "ssm_in_xbc", (mixer.conv_width, D)
@@ -250,6 +249,7 @@ def _delta_net_vectors(mixer: DeltaNet, entry: Architecture) -> Iterator[tuple[s
     yield "ssm_norm.weight", (mixer.head_size,)
 
 
+# A mixer's record -> its matrices, which may have a bias and be fused, and its other tensors
 MATRICES: dict[type, Callable[..., Iterator]] = {
     Attention: _attention_matrices,
     LatentAttention: _latent_matrices,
@@ -266,10 +266,10 @@ VECTORS: dict[type, Callable[..., Iterator]] = {
     Mamba2: _mamba2_vectors,
     DeltaNet: _delta_net_vectors,
 }
-# Small tensors of these mixers: always F32 in a file, whatever the type of its matrices
+# Small tensors of these mixers, which are F32 in a file of any type
 ALWAYS_F32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", *GAINS)
-# … and those that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
 BY_HEAD = ("attn_k_b.weight", "attn_v_b.weight")  # a matrix for each head
+# Tensors that are read with the mixer's width, or the number of heads, last: taps become (taps, columns)
 TURNED = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_dt.weight")
 NOT_ADAPTED = tuple(name.removesuffix(".weight") for name in (*TURNED, *BY_HEAD))
 
@@ -299,7 +299,7 @@ def _expert_shapes(experts: Experts, D: int) -> Iterator[tuple[str, Shape]]:
 
 
 def fused_in(tensors: Mapping[str, Any], config: ModelConfig) -> frozenset[str]:
-    """Return which tensors of FUSED a file really holds in place of their parts."""
+    """Return the tensors of FUSED that a file has in place of their parts."""
     entry = config.architecture
     found = set()
     for whole in entry.fused:

@@ -1,4 +1,4 @@
-"""A model's weights: its tensors checked, and as the forward pass finds them.
+"""A model's weights: its tensors, checked and arranged for the forward pass.
 
 Shapes: D n_embd, H heads, V vocabulary.
 """
@@ -30,22 +30,23 @@ from llmlite.description.shapes import (
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.quants.tensor import QuantTensor
 
-TOWERS = r"(v|a|mm)\."  # tensors of vision and audio towers and their projectors; text never passes them
+TOWERS = r"(v|a|mm)\."  # tensors of vision and audio towers and their projectors, which text doesn't use
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights as the forward pass reads them.
+    """A model's weights for the forward pass.
 
-    Matrices are QuantTensors over the mapped file; vectors (norm gains, biases) float32 arrays.
+    Matrices are QuantTensors over the mapped file; vectors (norm gains, biases) are float32 arrays.
 
     Attributes:
-        token_embd: (V, D). output: (V, D), the same tensor when the embeddings are tied; None in an encoder.
-        outer: the other tensors outside the layers by name.
+        token_embd: (V, D).
+        output: (V, D), the same tensor as token_embd if the embeddings are tied; None in an encoder.
+        outer: the other tensors outside the layers, by name.
         positions: float32 (n_ctx, D), a learned vector for each position, or None.
-        token_types: float32 (n_token_types, D), a learned vector for each kind of token, or None.
-        ropes: the angles of each kind of RoPE that a layer has.
-        layers: for each layer its tensors by their names without "blk.N.".
+        token_types: float32 (n_token_types, D), a learned vector for each token type, or None.
+        ropes: the angles of each kind of RoPE in the layers.
+        layers: for each layer, its tensors by their names without "blk.N.".
     """
 
     token_embd: QuantTensor
@@ -71,11 +72,11 @@ class Weights:
         """Check every tensor's name and shape against `config`, and sort them by layer.
 
         Args:
-            corrections: what adapters add to matrices, as "blk.0.attn_q.lora" (`lora.read`).
+            corrections: the sums of adapters, under names like "blk.0.attn_q.lora" (`lora.read`).
 
         Raises:
-            ModelError: a tensor is missing, has another shape than the hyper-parameters give it, or
-                isn't one of this architecture: leaving it out would give wrong answers.
+            ModelError: a tensor is missing, its shape doesn't fit the hyper-parameters, or it doesn't belong
+                to this architecture (to ignore it would give wrong answers).
         """
         tensors = _without_skipped(tensors, config)
         fused = fused_in(tensors, config)
@@ -109,10 +110,10 @@ def _factors(spec: Rope, usable: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Mapping[str, QuantTensor]:
-    """What the text model consists of: without towers, and without what its architecture skips."""
+    """Return the tensors of the text model, without towers and without those its architecture skips."""
     pattern = "|".join(filter(None, (TOWERS, config.architecture.skipped)))
     kept = {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
-    for i, layer in enumerate(config.layers):  # files may hold what a layer with another's keys doesn't read
+    for i, layer in enumerate(config.layers):  # a layer with another's keys may have unused tensors
         if isinstance(layer.mixer, Attention) and layer.mixer.shared is not None:
             for unused in ("attn_k", "attn_v", "attn_k_norm"):
                 kept.pop(f"blk.{i}.{unused}.weight", None)
@@ -122,7 +123,7 @@ def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) ->
 
 
 def _is_ahead(name: str, n_layer: int) -> bool:
-    """Whether a tensor belongs to a layer that only guesses further tokens: they follow the others."""
+    """Return whether a tensor belongs to one of the last layers, which only predict more tokens."""
     match = re.match(r"blk\.(\d+)\.", name)
     return match is not None and int(match[1]) >= n_layer
 
@@ -145,7 +146,7 @@ def _check(tensors: Mapping[str, QuantTensor], config: ModelConfig, fused: froze
 
 
 def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
-    """A matrix as it is; a vector, which is read whole at every step and small, as float32."""
+    """Return a matrix unchanged, and a vector, which is small and read whole at every step, as float32."""
     if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
     if tensor.name.endswith(GAINS):  # those of each group or head, one after another
@@ -160,12 +161,13 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
 
 
 def _by_head(both: QuantTensor, low_rank: LowRank | None, mixer: LatentAttention) -> dict[str, QuantTensor]:
-    """An older file's one matrix for all keys and values as those of each head, which newer files hold.
+    """Split an older file's matrix for all keys and values into the matrices of each head, as in newer files.
 
-    The keys' are stored the other way round in it. Turned, quantized ones become F32, which is exact: they
-    are a hundredth of a model. So there is one way of computing, and the short rows of one kind of cache.
+    The older matrix has the keys' part transposed. To transpose it, quantized numbers become F32, which is
+    exact; they are a hundredth of a model. So there is only one way to compute, with one kind of short rows
+    in the cache.
     """
-    if low_rank is not None:  # what adapters add is no matrix by head: it goes into the numbers
+    if low_rank is not None:  # an adapter's sum has no matrix for each head, so it is added to the numbers
         numbers = both.dequantize() + low_rank.b.dequantize() @ low_rank.a.dequantize()
         both = QuantTensor.quantize(numbers, "F32", both.name)
     H, plain, size, rank = mixer.n_head, mixer.plain_size, mixer.head_value_size, mixer.kv_rank
@@ -198,7 +200,7 @@ def _layer(usable: Mapping[str, Any], i: int, config: ModelConfig, fused: frozen
 
 
 def _split(whole: str, kind: str, tensor: Any, config: ModelConfig, i: int) -> dict[str, Any]:
-    """The rows of a fused tensor, or of what adapters add to it, as its parts: views, no copies."""
+    """Return the parts of a fused tensor, or of its adapters' sum, as views of its rows."""
     parts = layer_shapes(config, i, frozenset())
     found, at = {}, 0
     for name in FUSED[whole]:

@@ -1,4 +1,4 @@
-"""Executors: what runs the forward pass. Each takes the same weights and gives the same logits.
+"""Executors, which run the forward pass. Each takes the same weights and returns the same logits.
 
 An executor is made once per model and called once per step:
 
@@ -28,10 +28,10 @@ EXECUTORS = ("auto", "planned", "eager")
 
 
 class Executor(Protocol):
-    """What the model needs of an executor."""
+    """The interface of an executor."""
 
     name: str
-    max_tokens: int  # the longest step it takes: the model cuts a longer prompt into chunks
+    max_tokens: int  # the longest step; the model cuts a longer prompt into chunks
 
     def __call__(
         self, ids: Sequence[int], cache: KVCache, *, n_outputs: int, types: Sequence[int] | None = None
@@ -54,17 +54,19 @@ def make_executor(
 ) -> Executor:
     """Make the executor called `kind`: one of EXECUTORS.
 
-    "auto" takes the planned one, or if that can't be had the eager one, whose repr says why.
+    "auto" makes the planned executor. If that isn't possible, it makes the eager one, whose repr gives the
+    reason.
 
     Args:
-        n_threads: for the planned executor; by default the cores this process may use.
-        kv_dtype: of the caches it will be given first; others cost a plan of their own.
+        n_threads: threads of the planned executor; by default, the cores that this process may use.
+        kv_dtype: type of the caches it will get first; every other type needs its own plan.
 
     Raises:
-        ValueError: for a name that is not in EXECUTORS, or n_threads out of range.
-        UnsupportedError, KernelError: for "planned", if the model or the machine can't be served.
+        ValueError: `kind` is not in EXECUTORS, or n_threads is out of range.
+        UnsupportedError: "planned" doesn't support the model.
+        KernelError: "planned" can't compile or load kernels on this machine.
     Warns:
-        FallbackWarning: "auto" took the eager executor, which is slow.
+        FallbackWarning: "auto" made the eager executor, which is slow.
     """
     if kind not in EXECUTORS:
         raise ValueError(f"executor must be one of {', '.join(EXECUTORS)}; got {kind!r}")

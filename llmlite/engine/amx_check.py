@@ -1,8 +1,9 @@
-"""Whether AMX tiles multiply in this process: only if they give the other kernels' bits, and aren't slower.
+"""Decide whether AMX tiles are used in this process: only if they give the other kernels' bits and aren't
+slower.
 
-Machines with AMX are rare where this was written. So each process compares both kernels on a small product,
-for each form of weights that its model has, before it uses tiles. As the bits are the same, nothing but the
-speed depends on the outcome.
+This code could be tested on few machines with AMX. So each process compares both kernels on a small product,
+for each form of weights in its model, before it uses tiles. Because the bits are the same, only the speed
+depends on the outcome.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from llmlite.engine.recorder import Recorder
 from llmlite.errors import AMXWarning, KernelError
 from llmlite.quants.tensor import QuantTensor
 
-ROWS, N_TOKENS = 40, 141  # a whole tile of 32 rows and a part of one; tokens likewise
+ROWS, N_TOKENS = 40, 141  # a whole tile of 32 rows and part of another; the same for tokens
 REPEAT = 5
-SLOWEST = 1.2  # times as long as the other kernel: beyond it tiles are not used. Short runs are noisy.
-TYPES, WIDTH = ("Q8_0", "Q4_K", "Q6_K", "Q2_K"), 1024  # what `report` compares: a type of each form
+SLOWEST = 1.2  # times as long as the other kernel: slower tiles are not used. Short runs are noisy.
+TYPES, WIDTH = ("Q8_0", "Q4_K", "Q6_K", "Q2_K"), 1024  # the types that `report` compares: one of each form
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Comparison:
     """Two kernels on the same product.
 
     Attributes:
-        n_unlike: numbers of the result whose bits differ, of `n`.
-        ratio: time of the other kernel over that of tiles, the minimum of REPEAT turns each.
+        n_unlike: how many of the `n` numbers in the result have different bits.
+        ratio: the other kernel's time over the tiles' time, each the minimum of REPEAT turns.
     """
 
     n_unlike: int
@@ -46,15 +47,15 @@ _compared: dict[tuple[int, bool], Comparison] = {}
 
 
 def usable(weights: Iterable[Any]) -> bool:
-    """Whether products of these weights with many tokens shall use tiles.
+    """Return whether products of these weights with many tokens should use tiles.
 
     Args:
-        weights: QuantTensors; plain ones among them don't matter.
+        weights: QuantTensors; plain types among them are ignored.
 
     Raises:
         LlmliteError: LLMLITE_AMX is not a valid choice.
     Warns:
-        AMXWarning: the tiles gave other numbers, or their kernels can't be compiled or loaded.
+        AMXWarning: the tiles gave different numbers, or their kernels can't be compiled or loaded.
     """
     if amx.refusal():
         return False
@@ -63,7 +64,7 @@ def usable(weights: Iterable[Any]) -> bool:
     except KernelError as error:
         return _warn(str(error))
     if wrong := next((c for c in found if c.n_unlike), None):
-        return _warn(f"{wrong.n_unlike} of {wrong.n} numbers differ from the other kernels'")
+        return _warn(f"{wrong.n_unlike} of {wrong.n} numbers differ from those of the other kernels")
     return bool(found) and (amx.choice() == "on" or all(c.ratio * SLOWEST >= 1 for c in found))
 
 
@@ -77,7 +78,7 @@ def report() -> tuple[bool, str]:
     """Compare a type of each form, for `llmlite doctor`.
 
     Returns:
-        Whether all is as it should be, and in a few words whether tiles are used here and why.
+        Whether everything is in order, and a short text that says whether tiles are used, and why.
     """
     if reason := amx.refusal():
         return True, f"not used: {reason}"
@@ -94,13 +95,13 @@ def report() -> tuple[bool, str]:
         warnings.simplefilter("ignore", AMXWarning)
         used = usable(made.values())
     same = all(not c.n_unlike for c in found.values())
-    bits = "the same bits as other kernels" if same else "OTHER numbers than other kernels"
+    bits = "the same bits as other kernels" if same else "DIFFERENT numbers from other kernels"
     ratios = ", ".join(f"{name} {c.ratio:.1f}" for name, c in found.items())
     return same, f"{'used' if used else 'not used'}: granted by the system; {bits}; times as fast: {ratios}"
 
 
 def _form(family: Family) -> tuple[int, bool]:
-    """What a routine of `amx_emit` is made for."""
+    """Return the form of weights that selects a routine of `amx_emit`."""
     return family.sub, family.has_minimum
 
 

@@ -33,7 +33,7 @@ NUMBERS, INTEGERS = ir.VectorType(emit.F32, 16), ir.VectorType(emit.I32, 16)
 
 
 class Instructions:
-    """The tile instructions. A subclass may do their work in another way: see tests/support/emulated_amx.py.
+    """The tile instructions. A subclass may do their work in another way: see tests/support/tile_unit.py.
 
     Registers are numbers 0…7; addresses and strides are values of i64.
     """

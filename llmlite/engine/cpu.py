@@ -1,7 +1,7 @@
-"""What this process may use of the machine: instruction set, cores, quota.
+"""The resources that this process may use: instruction set, cores, quota.
 
-Nothing here imports numba. `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` override the host, as they do for numba
-itself, so kernels for a smaller CPU can be compiled and run on a bigger one.
+Nothing here imports numba. `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` override the host, as in numba itself,
+so that kernels for a smaller CPU can be compiled and run on a larger one.
 """
 
 import functools
@@ -17,7 +17,7 @@ from llmlite.engine.shipped import Level, level_for
 from llmlite.errors import LlmliteError
 
 FEATURE = re.compile(r"[+-][A-Za-z0-9][A-Za-z0-9_.-]*")
-# platform.machine() -> what kernels ask for
+# platform.machine() -> the architecture for kernels
 _ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
 
 
@@ -39,8 +39,8 @@ class Target:
 
     @property
     def dot_bits(self) -> int:
-        """Widest vector, in bits, that this CPU's int8 dot-product instruction (VNNI) takes; 0 without
-        one.
+        """Bits of the widest vector of this CPU's int8 dot-product instruction (VNNI); 0 without the
+        instruction.
         """
         if self.architecture != "x86":
             return 0
@@ -49,7 +49,7 @@ class Target:
         return 256 if {"avxvnni", "avx2"} <= self.enabled else 0
 
     def has(self, *features: str) -> bool:
-        """Whether every one of `features` is switched on."""
+        """Return whether all of `features` are switched on."""
         return self.enabled.issuperset(features)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ def target() -> Target:
     """Return the CPU that kernels are compiled for: the best shipped level that fits the host, or the host.
 
     Raises:
-        LlmliteError: NUMBA_CPU_FEATURES is no list of features; LLMLITE_KERNELS is no choice.
+        LlmliteError: NUMBA_CPU_FEATURES or LLMLITE_KERNELS has an invalid value.
     """
     level = shipped_level()
     if level is None:
@@ -71,7 +71,7 @@ def target() -> Target:
 
 
 def shipped_level() -> Level | None:
-    """Return the level whose kernels this installation ships and this process runs; None: compile here."""
+    """Return the level of the shipped kernels that this process runs; None to compile kernels here."""
     return level_for(host().architecture, host().enabled)
 
 
@@ -79,7 +79,7 @@ def host() -> Target:
     """Return this machine's CPU, or the one that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name.
 
     Raises:
-        LlmliteError: NUMBA_CPU_FEATURES is no list of features.
+        LlmliteError: NUMBA_CPU_FEATURES is not a list of features.
     """
     return _host(os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES"))
 
@@ -89,13 +89,13 @@ def _host(name: str | None, features: str | None) -> Target:
     import llvmlite.binding as llvm
 
     if features and (wrong := [item for item in features.split(",") if not FEATURE.fullmatch(item)]):
-        # LLVM ends the process over one of these
+        # LLVM would abort the process because of one of these
         raise LlmliteError(
             f"NUMBA_CPU_FEATURES: expected features with a sign and commas between, such as +avx2,-avx512f; "
             f"got {wrong[0]!r} among them"
         )
     if features is None:
-        # numba reads a "generic" CPU without a feature list as: no feature at all
+        # for numba, a "generic" CPU without a feature list has no features at all
         features = "" if (name or "").lower() == "generic" else llvm.get_host_cpu_features().flatten()
     machine = platform.machine().lower()
     return Target(
@@ -107,7 +107,7 @@ def _host(name: str | None, features: str | None) -> Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Threads:
-    """How many threads a model takes by default, and why."""
+    """The default number of threads of a model, and the reason."""
 
     n: int
     """The number."""
@@ -116,9 +116,9 @@ class Threads:
     n_cores: int
     """Physical cores among them."""
     n_slow: int
-    """Cores left out because they reach less than half the fastest one's speed."""
+    """Cores left out because they have less than half the fastest core's speed."""
     quota: float | None
-    """CPUs' worth of time that a cgroup grants, None without a limit."""
+    """CPU time that a cgroup grants, in CPUs; None without a limit."""
 
     def __str__(self) -> str:
         text = f"{self.n} by default: {_count(self.n_cores, 'core')}"
@@ -136,7 +136,7 @@ def _count(n: float, what: str) -> str:
 
 
 def usable_threads() -> int:
-    """Return how many threads a model takes by default; `choose_threads` says why."""
+    """Return the default number of threads of a model; `choose_threads` also gives the reason."""
     return choose_threads().n
 
 
@@ -148,13 +148,14 @@ def choose_threads(
 ) -> Threads:
     """Count the physical cores in our affinity mask that are fast enough, within the cgroup's quota.
 
-    Two hardware threads of one core share its dot-product units and its path to memory, so a core counts
-    once. Threads take their work in pieces, so slower cores help; but one that reaches less than half the
-    fastest one's speed makes the others wait for its last piece, and is left out.
+    Two hardware threads of a core share its dot-product units and its path to memory, so a core counts once.
+    Threads take their work in pieces, so slower cores help. But a core with less than half the fastest core's
+    speed makes the others wait for its last piece, so it is left out.
 
     Args:
-        sysfs: the folder that describes CPUs (Linux). cpus: their numbers; by default those allowed to us.
-        quota: CPUs' worth of time; by default our cgroup's.
+        sysfs: the folder that describes CPUs (Linux).
+        cpus: numbers of CPUs; by default, those that this process may use.
+        quota: CPU time in CPUs; by default, that of our cgroup.
     """
     if cpus is None:
         if hasattr(os, "sched_getaffinity"):
@@ -175,12 +176,12 @@ def choose_threads(
 
 
 def _siblings(folder: pathlib.Path) -> str | None:
-    """The hardware threads of a CPU's core, under the newer name of the file or the older one."""
+    """Return the hardware threads of a CPU's core, from the file under its newer or older name."""
     return _first_of(folder, "topology/core_cpus_list", "topology/thread_siblings_list")
 
 
 def _speed(folder: pathlib.Path) -> float:
-    """A CPU's speed, as the scheduler puts it, else its highest clock in kHz; 0: not known."""
+    """Return a CPU's speed from the scheduler, else its highest clock in kHz; 0 if neither is known."""
     for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
         try:
             return float(_first_of(folder, name) or "")
@@ -190,7 +191,7 @@ def _speed(folder: pathlib.Path) -> float:
 
 
 def _first_of(folder: pathlib.Path, *names: str) -> str | None:
-    """The text of the first of these files that can be read."""
+    """Return the text of the first of these files that can be read."""
     for name in names:
         try:
             return (folder / name).read_text().strip()
@@ -200,7 +201,7 @@ def _first_of(folder: pathlib.Path, *names: str) -> str | None:
 
 
 def _fast_cores_of_macos() -> int:
-    """Return the performance cores of an Apple CPU; 0: not known. Its others do a third of their work."""
+    """Return the number of performance cores of an Apple CPU, or 0; others do a third of the work."""
     import ctypes
 
     value, size = ctypes.c_int32(0), ctypes.c_size_t(4)
@@ -214,10 +215,10 @@ def _fast_cores_of_macos() -> int:
 
 
 def cgroup_quota(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float | None:
-    """Return the CPUs' worth of time per period our cgroup (or any above it) grants, or None without a limit.
+    """Return the CPU time, in CPUs, that our cgroup (or any above it) grants, or None without a limit.
 
     Args:
-        root: where the cgroup file system is mounted.
+        root: mount point of the cgroup file system.
         membership: the file that names our cgroups, in the format of cgroups(7).
 
     Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`).

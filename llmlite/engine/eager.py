@@ -1,7 +1,8 @@
-"""The eager executor: every operation at once, in NumPy, on float32. It is meant to be read and stepped.
+"""The eager executor: it runs every operation immediately, in NumPy, on float32. It is meant to be read and
+stepped.
 
-It is the reference the faster executor is tested against. It never holds the model in float: a matrix is
-dequantized a slab of rows at a time. BLAS chooses its own number of threads (OPENBLAS_NUM_THREADS).
+It is the reference for tests of the faster executor. It never holds the whole model in float32: a matrix is
+dequantized one slab of rows at a time. BLAS chooses its own number of threads (OPENBLAS_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class EagerExecutor:
     """Runs a model step by step; see llmlite.engine.Executor."""
 
     name = "eager"
-    max_tokens = 256  # bounds the scores, (T, positions) for each head of one key/value head
+    max_tokens = 256  # limits the size of the scores, (T, positions) for each head of one key/value head
 
     def __init__(self, weights: Weights, config: ModelConfig, *, reason: str = "") -> None:
         self.weights = weights
         self.config = config
-        self.reason = reason  # why a faster executor could not be had, for those who look
+        self.reason = reason  # why no faster executor could be made
 
     def __call__(
         self,
@@ -47,22 +48,22 @@ class EagerExecutor:
         trace: dict[str, np.ndarray] | None = None,
         types: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Run `ids` after the tokens in `cache`; given a dict, put every named intermediate into it.
+        """Run `ids` after the tokens in `cache`; if `trace` is a dict, store every named intermediate in it.
 
         Args:
             types: each id's token type; by default 0.
 
         Returns:
-            float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens; of an encoder their
-            last states, (n_outputs, n_embd).
+            The logits of the last `n_outputs` tokens, float32 (n_outputs, n_vocab); for an encoder, their
+            last states, float32 (n_outputs, n_embd).
 
         Raises:
-            NumericsError: a number that is not finite; names the first operation that made one.
+            NumericsError: a result is not finite; names the first operation that made one.
             ContextOverflowError: the tokens don't fit the cache.
         """
         cache.reserve(len(ids))
         ops = Eager(cache.position, n_outputs, trace, cache, types)
-        with np.errstate(invalid="ignore", over="ignore"):  # `name` looks for what comes of it
+        with np.errstate(invalid="ignore", over="ignore"):  # `name` finds the results
             logits = forward(ops, self.weights, self.config, np.asarray(ids))
         cache.extend(ids)
         return logits
@@ -76,11 +77,11 @@ class Eager(RecurrentOperations):
     """The operations of one step. Every x is float32, one row per token.
 
     Args:
-        position: of the step's first token.
-        n_outputs: how many of the last tokens `outputs` keeps.
-        trace: collects named results, or None.
-        cache: the states that attention reads and writes.
-        types: each token's type; None: all are 0.
+        position: position of the step's first token.
+        n_outputs: number of last tokens that `outputs` keeps.
+        trace: dict that collects named results, or None.
+        cache: states that attention reads and writes.
+        types: each token's type; None if all are 0.
     """
 
     def __init__(
@@ -94,17 +95,17 @@ class Eager(RecurrentOperations):
         self.position = position
         self.types = types
         self.n_outputs = n_outputs
-        self.n_tokens = 0  # of the step, known once they are embedded
+        self.n_tokens = 0  # of the step; set by `embed`
         self.trace = trace
         self.cache = cache
 
     def name(
         self, x: np.ndarray, name: str, layer: int | None = None, heads: int | None = None
     ) -> np.ndarray:
-        """Record x as "name-layer", split into heads (T, heads, Dh) if their number is given; return x.
+        """Record x as "name-layer", as (T, heads, Dh) if the number of heads is given; return x.
 
         Raises:
-            NumericsError: x holds a number that is not finite.
+            NumericsError: x has a number that is not finite.
         """
         if not np.isfinite(x).all():
             raise NumericsError.at(name, layer)
@@ -114,18 +115,18 @@ class Eager(RecurrentOperations):
         return x
 
     def name_routed(self, x: np.ndarray, name: str, layer: int, routes: Routes) -> np.ndarray:
-        """Record rows that are sorted by expert as (T, n_used, width), each token's best expert first."""
+        """Record rows sorted by expert as (T, n_used, width), with each token's best expert first."""
         if self.trace is not None:
             self.trace[f"{name}-{layer}"] = routes.by_token(x)
         return x
 
     def inside(self, name: str, layer: int, compute: Callable[[], np.ndarray]) -> None:
-        """Record what an operation has inside, if somebody looks."""
+        """Record an intermediate of an operation, if there is a trace."""
         if self.trace is not None:
             self.trace[f"{name}-{layer}"] = np.array(compute())
 
     def embed(self, w: QuantTensor, ids: np.ndarray) -> np.ndarray:
-        """Rows of w (V, D), one for each id -> (T, D)."""
+        """Return the rows of w (V, D) for the ids, (T, D)."""
         self.n_tokens = len(ids)
         return w.rows(ids)
 
@@ -133,8 +134,8 @@ class Eager(RecurrentOperations):
         """x / sqrt(mean(x²) + eps) * gain; squares are summed in double, as llama.cpp does.
 
         Args:
-            x: (T, n*width). gain: (width,): each stretch of that width is normalized by itself; None for
-                ones, and `width` says how long a stretch is.
+            x: (T, n*width); each part of `width` columns is normalized separately.
+            gain: (width,), or None for ones; then `width` gives the length of a part.
         """
         parts = x.reshape(len(x), -1, width if gain is None else len(gain))
         mean = np.mean(parts * parts, axis=-1, keepdims=True, dtype=np.float64)
@@ -147,8 +148,9 @@ class Eager(RecurrentOperations):
         """(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) * gain + bias; sums in double.
 
         Args:
-            x: (T, width). gain, bias: (width,). parts: each row is cut into so many stretches, which are
-                normalized by themselves.
+            x: (T, width).
+            gain, bias: (width,).
+            parts: number of equal parts of a row, each of which is normalized separately.
         """
         whole, x = x, x.reshape(len(x), parts, -1)
         centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64)
@@ -157,15 +159,15 @@ class Eager(RecurrentOperations):
         return scaled if bias is None else scaled + bias
 
     def positions(self, table: np.ndarray) -> np.ndarray:
-        """Rows of table (n_ctx, D) for the step's positions -> (n, D)."""
+        """Return the rows of table (n_ctx, D) for the step's positions, (n, D)."""
         return table[self.position : self.position + self.n_tokens]
 
     def token_types(self, table: np.ndarray) -> np.ndarray:
-        """Rows of table (n_token_types, D) for the tokens' types -> (T, D)."""
+        """Return the rows of table (n_token_types, D) for the tokens' types, (T, D)."""
         return table[np.zeros(self.n_tokens, np.int64) if self.types is None else np.asarray(self.types)]
 
     def matmul(self, w: QuantTensor, x: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-        """x @ w.T + bias: (T, columns) by (rows, columns) -> (T, rows)."""
+        """Return x @ w.T + bias: (T, columns) by (rows, columns) -> (T, rows)."""
         n_rows, n_columns = w.shape
         slab = max(1, SLAB_BYTES // (4 * n_columns))
         out = np.empty((len(x), n_rows), np.float32)
@@ -175,7 +177,7 @@ class Eager(RecurrentOperations):
         return out if bias is None else out + bias
 
     def head_matmul(self, w: QuantTensor, x: np.ndarray) -> np.ndarray:
-        """Each head's stretch of x times its own matrix: (T, H*C) by (H, R, C) -> (T, H*R)."""
+        """Multiply each head's columns of x by its own matrix: (T, H*C) by (H, R, C) -> (T, H*R)."""
         n_head, n_rows, n_columns = w.shape
         heads = x.reshape(len(x), n_head, n_columns)
         parts = [
@@ -187,21 +189,22 @@ class Eager(RecurrentOperations):
     def route(
         self, scores: np.ndarray, spec: Experts, bias: np.ndarray | None = None, layer: int | None = None
     ) -> Routes:
-        """Choose experts: the n_used highest scores of each token; of equal ones the first.
+        """Choose the n_used experts with the highest scores for each token; ties go to the lower index.
 
-        With groups, the best of the experts in the best groups (`in_best_groups`).
+        With groups, choose among the experts of the best groups (`in_best_groups`).
 
             weight[t, j] = p[t, j] · weight_scale, p = softmax or sigmoid of the scores,
             divided by Σ p[t, j'] over the chosen j' if `spec.normalized`
 
         Args:
-            scores: (T, n_expert). bias: (n_expert,): is added to p to choose, and doesn't count after that.
-            layer: whose steps a trace gets; None: none.
+            scores: (T, n_expert).
+            bias: (n_expert,), added to p for the choice only.
+            layer: layer whose steps are traced; None for no trace.
         """
         if spec.gating == "sigmoid":
             p = 1 / (1 + np.exp(-scores))
         elif spec.gating == "softmax_chosen" or spec.normalized:
-            p = scores  # a softmax over the chosen ones is what normalizing leaves
+            p = scores  # normalizing leaves a softmax over the chosen experts
         else:
             p = softmax(scores)
         by = p if bias is None else p + bias
@@ -222,13 +225,13 @@ class Eager(RecurrentOperations):
         return Routes(weights, order, np.bincount(ids.ravel(), minlength=scores.shape[-1]))
 
     def spread(self, x: np.ndarray, routes: Routes) -> np.ndarray:
-        """(T, D) -> (S, D), S = T * n_used: each token's row for each of its experts, expert after expert."""
+        """Copy each token's row to its experts, sorted by expert: (T, D) -> (S, D), S = T * n_used."""
         return x[routes.order // routes.weights.shape[1]]
 
     def expert_matmul(
         self, w: QuantTensor, x: np.ndarray, routes: Routes, bias: np.ndarray | None = None
     ) -> np.ndarray:
-        """x[s] @ w[expert of s].T + bias[expert of s].
+        """Return x[s] @ w[expert of s].T + bias[expert of s].
 
         (S, columns) by (n_expert, rows, columns) -> (S, rows)
         """
@@ -241,21 +244,21 @@ class Eager(RecurrentOperations):
         return np.concatenate(parts)
 
     def scale_experts(self, x: np.ndarray, factors: np.ndarray, routes: Routes) -> np.ndarray:
-        """x[s] * factors[expert of s]: (S, D) by (n_expert,) -> (S, D)."""
+        """Return x[s] * factors[expert of s]: (S, D) by (n_expert,) -> (S, D)."""
         return x * factors.repeat(routes.counts)[:, None]
 
     def gather(self, x: np.ndarray, routes: Routes) -> np.ndarray:
-        """out[t] = Σ weight[t, j] * x[row of t and j]: (S, D) -> (T, D)."""
+        """Return Σ weight[t, j] * x[row of t and j] for each token t: (S, D) -> (T, D)."""
         return np.einsum("tj,tjd->td", routes.weights, routes.by_token(x))
 
     def rope(self, x: np.ndarray, n_head: int, table: RopeTable) -> np.ndarray:
-        """Turn each pair (a, b) of a head by position * frequency:
+        """Rotate each pair (a, b) of a head by position * frequency:
 
             a' = a cos - b sin,  b' = a sin + b cos
 
         Args:
-            x: (T, n_head*Dh). Elements from `table.spec.dim` on stay as they are; "norm" pairs the elements
-                2i, 2i+1, "neox" i, i+dim/2.
+            x: (T, n_head*Dh). Elements from `table.spec.dim` on don't change; "norm" pairs the elements 2i
+                and 2i+1, "neox" i and i+dim/2.
         """
         spec = table.spec
         n = spec.dim // 2
@@ -280,16 +283,17 @@ class Eager(RecurrentOperations):
         spec: Attention,
         sinks: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Store k and v, then let each query look at the positions it may see:
+        """Store k and v, then let each query attend to the positions it may see:
 
             softmax(q · k * scale) · v
 
         Query heads h*G to h*G+G-1 share key/value head h, where G = n_head / n_head_kv.
 
         Args:
-            q: (T, H*Dk). k: (T, K*Dk), v: (T, K*Dv); None if another layer has stored them. v is also None
-                if values are in the keys.
-            sinks: (H,): a logit of each head that takes its share of the softmax and gives nothing.
+            q: (T, H*Dk).
+            k, v: (T, K*Dk) and (T, K*Dv); None if another layer has stored them. v is also None if values are
+                in the keys.
+            sinks: (H,), a logit of each head that takes a share of the softmax without a value.
 
         Returns:
             (T, H*Dv)
@@ -327,7 +331,7 @@ class Eager(RecurrentOperations):
         return out.transpose(2, 0, 1, 3).reshape(T, -1)
 
     def activate(self, kind: str, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
-        """An activation of x, times up if it is given:
+        """Return an activation of x, times `up` if it is given:
 
         silu        x * sigmoid(x)
         gelu        x/2 * (1 + tanh(sqrt(2/π) * (x + 0.044715 x³))), the usual approximation of x * Φ(x)
@@ -335,7 +339,7 @@ class Eager(RecurrentOperations):
         relu2       max(x, 0)²
         swiglu_oai  g * sigmoid(1.702 g) * (u + 1), g = min(x, 7), u = up between -7 and 7
         """
-        with np.errstate(over="ignore"):  # exp(-x) may reach inf: the quotient is then 0, as it should be
+        with np.errstate(over="ignore"):  # exp(-x) may reach inf; the quotient is then 0, which is correct
             if kind == "silu":
                 x = x / (1 + np.exp(-x))
             elif kind == "gelu":
@@ -345,7 +349,7 @@ class Eager(RecurrentOperations):
             elif kind == "relu2":
                 x = np.square(np.maximum(x, 0))
             elif kind == "swiglu_oai":
-                assert up is not None, "gated: its projections are two"
+                assert up is not None, "a gated activation needs two projections"
                 x = np.minimum(x, SWIGLU_LIMIT)
                 x = x / (1 + np.exp(-SWIGLU_ALPHA * x))
                 return x * (np.clip(up, -SWIGLU_LIMIT, SWIGLU_LIMIT) + 1)
@@ -354,50 +358,50 @@ class Eager(RecurrentOperations):
         return x if up is None else x * up
 
     def gate(self, x: np.ndarray, by: np.ndarray) -> np.ndarray:
-        """x * sigmoid(by); by: (T, width) or (T, 1)."""
+        """Return x * sigmoid(by), with `by` (T, width) or (T, 1)."""
         with np.errstate(over="ignore"):
             return x / (1 + np.exp(-by))
 
     def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """a + b."""
+        """Return a + b."""
         return a + b
 
     def add_row(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """x + row, for every row of x."""
+        """Return x with `row` added to every row."""
         return x + row
 
     def scale(self, x: np.ndarray, factor: float) -> np.ndarray:
-        """x · factor."""
+        """Return x · factor."""
         return x * np.float32(factor)
 
     def softcap(self, x: np.ndarray, cap: float) -> np.ndarray:
-        """cap · tanh(x / cap)."""
+        """Return cap · tanh(x / cap)."""
         return np.float32(cap) * np.tanh(x / np.float32(cap))
 
     def temperature(self, x: np.ndarray, spec: Attention) -> np.ndarray:
-        """Each row times 1 + scale · ln(floor(position / length) + 1)."""
+        """Multiply each row by 1 + scale · ln(floor(position / length) + 1)."""
         positions = np.arange(self.position, self.position + len(x))
         return x * temperatures(positions, spec)[:, None]
 
     def columns(self, x: np.ndarray, start: int, width: int, stride: int = 0) -> np.ndarray:
-        """Columns `start` … `start + width - 1` of each row, or of each stretch of `stride` columns."""
+        """Return columns `start` … `start + width - 1` of each row, or of each part of `stride` columns."""
         parts = x.reshape(len(x), -1, stride or x.shape[1])
         return np.ascontiguousarray(parts[:, :, start : start + width].reshape(len(x), -1))
 
     def join(self, a: np.ndarray, b: np.ndarray, n_head: int, n_head_b: int) -> np.ndarray:
-        """(T, H*A) and (T, H*B), or (T, B) for all heads -> (T, H*(A + B)): each head's a, then its b."""
+        """Join each head's a and b: (T, H*A) and (T, H*B), or (T, B) for all heads -> (T, H*(A + B))."""
         heads = np.broadcast_to(
             b.reshape(len(b), n_head_b, -1), (len(b), n_head, b.shape[1] // n_head_b)
         )  # n_head_b is H or 1
         return np.concatenate([a.reshape(len(a), n_head, -1), heads], axis=2).reshape(len(a), -1)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
-        """The rows of the last `n_outputs` tokens."""
+        """Return the rows of the last `n_outputs` tokens."""
         return x[len(x) - self.n_outputs :]
 
 
 def hidden_positions(distance: np.ndarray, spec: Attention) -> np.ndarray:
-    """Whether a query must not see a key that is `distance` positions before it."""
+    """Return where a query must not see a key that is `distance` positions before it."""
     if not spec.causal:
         return np.abs(distance) > spec.window // 2 if spec.window else np.zeros(distance.shape, bool)
     hidden = distance < 0
@@ -408,5 +412,5 @@ _erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """The error function of every element, float64."""
+    """Return the error function of every element, float64."""
     return _erf(x).astype(np.float64)

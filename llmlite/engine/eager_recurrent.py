@@ -1,6 +1,6 @@
-"""The eager executor's operations of mixers that keep a state of a fixed size (llmlite.engine.recurrent).
+"""The eager executor's operations for mixers with a state of fixed size (llmlite.engine.recurrent).
 
-Each reads the row of states that the step before it wrote, and writes the other row.
+Each reads the row of states that the previous step wrote, and writes the other row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from llmlite.engine.kv_cache import KVCache
 
 
 class RecurrentOperations:
-    """Part of `eager.Eager`, whose cache it reads and writes."""
+    """A part of `eager.Eager`; it reads and writes that class's cache."""
 
     cache: KVCache | None
 
@@ -23,13 +23,14 @@ class RecurrentOperations:
         raise NotImplementedError
 
     def convolve(self, x: np.ndarray, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> np.ndarray:
-        """Weigh each column's latest values, and keep the last of them for the next step:
+        """Sum each column's latest values with weights, and keep the last values for the next step:
 
             out[t, c] = Σ taps[j, c] · x[t - n + 1 + j, c] + bias[c]
 
         Args:
-            x: (T, C). taps: (n, C): the last one meets the token itself. Rows before the step come from the
-                layer's state. bias: (C,) or None.
+            x: (T, C). Rows before the step come from the layer's state.
+            taps: (n, C); the last row is for the token itself.
+            bias: (C,) or None.
         """
         assert self.cache is not None
         state, turn, n = self.cache[layer], self.cache.recurrent.turn, len(taps)
@@ -40,23 +41,24 @@ class RecurrentOperations:
         return out if bias is None else out + bias
 
     def multiply(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """a · b."""
+        """Return a · b."""
         return a * b
 
     def multiply_row(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """x · row, for every row of x."""
+        """Return x with every row multiplied by `row`."""
         return x * row
 
     def scan(
         self, x: np.ndarray, dt: np.ndarray, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int,
         spec: Mamba2,
     ) -> np.ndarray:  # fmt: skip
-        """Let each head's state S (N, P) forget, take up the token x (P,) by b (N,), and read it by c (N,):
+        """Decay each head's state S (N, P), add the token x (P,) through b (N,), and read S through c (N,):
 
             δ = ln(1 + e^(dt + dt_bias)),  S ← e^(δ·a) · S + b ⊗ δ·x,  out = Sᵀ·c + d·x
 
         Args:
-            x: (T, H*P + 2*G*N): the heads' tokens, then b and c of each group. dt: (T, H).
+            x: (T, H*P + 2*G*N), the heads' tokens, then b and c of each group.
+            dt: (T, H).
             a, d, dt_bias: (H,).
 
         Returns:
@@ -81,13 +83,15 @@ class RecurrentOperations:
         self, x: np.ndarray, qk: np.ndarray, beta: np.ndarray, alpha: np.ndarray, a: np.ndarray,
         dt_bias: np.ndarray, layer: int, spec: DeltaNet,
     ) -> np.ndarray:  # fmt: skip
-        """Let each head's state S (N, N) forget, correct at the key k what differs from v, and read it by q:
+        """Decay each head's state S (N, N), correct its value at the key k towards v, and read it with q:
 
             S ← e^(a·ln(1 + e^(alpha + dt_bias))) · S,  S ← S + k ⊗ σ(beta)·(v − Sᵀ·k),  out = Sᵀ·q / √N
 
         Args:
-            x: (T, 2*K*N + H*N), whose last H*N columns are the values. qk: (T, 2*K*N): queries and keys of
-                length 1. beta, alpha: (T, H). a, dt_bias: (H,).
+            x: (T, 2*K*N + H*N), whose last H*N columns are the values.
+            qk: (T, 2*K*N), queries and keys of length 1.
+            beta, alpha: (T, H).
+            a, dt_bias: (H,).
 
         Returns:
             (T, H*N)
@@ -115,19 +119,22 @@ class RecurrentOperations:
         return (out * np.float32(N**-0.5)).reshape(T, -1)
 
     def project(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """x[:, :n] @ w + bias: (T, n or more) by (n, E) -> (T, E)."""
+        """Return x[:, :n] @ w + bias: (T, n or more) by (n, E) -> (T, E)."""
         return x[:, : len(w)] @ w + bias
 
     def scan_columns(
         self, x: np.ndarray, dt: np.ndarray, db: np.ndarray, a: np.ndarray, d: np.ndarray, layer: int,
         spec: Mamba,
     ) -> np.ndarray:  # fmt: skip
-        """As `scan`, but the state (N, E) has a rate a[n, e] for each of its numbers:
+        """Do the same as `scan`, but each number of the state (N, E) has its own rate a[n, e]:
 
             δ = ln(1 + e^dt),  S ← e^(δ·a) · S + b ⊗ δ·x,  out = Σₙ c[n] · S[n] + d·x
 
         Args:
-            x, dt: (T, E). db: (T, rank + 2*N): after `rank` columns b and c. a: (N, E). d: (E,).
+            x, dt: (T, E).
+            db: (T, rank + 2*N), with b and c after `rank` columns.
+            a: (N, E).
+            d: (E,).
 
         Returns:
             (T, E)

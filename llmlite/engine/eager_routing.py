@@ -1,4 +1,4 @@
-"""The eager executor's choice of experts: what it is made of, and its steps as a trace names them."""
+"""The eager executor's choice of experts: its parts, and its steps under the names of a trace."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import numpy as np
 
 from llmlite.description.layers import Experts
 
-SMALLEST_SUM = np.float32(6.103515625e-5)  # llama.cpp divides by no less: F16's smallest normal number
+SMALLEST_SUM = np.float32(6.103515625e-5)  # the smallest divisor of llama.cpp: F16's smallest normal number
 
 
 @dataclass(frozen=True)
 class Routes:
-    """Which experts a step's tokens go through. S = T * n_used rows are sorted by expert.
+    """The experts of a step's tokens. S = T * n_used rows are sorted by expert.
 
     Attributes:
-        weights: float32 (T, n_used). order: (S,), which t * n_used + j each row is. counts: (n_expert,).
+        weights: float32 (T, n_used).
+        order: (S,), the index t * n_used + j of each row.
+        counts: (n_expert,), rows of each expert.
     """
 
     weights: np.ndarray
@@ -24,17 +26,17 @@ class Routes:
     counts: np.ndarray
 
     def by_token(self, x: np.ndarray) -> np.ndarray:
-        """Return the rows x (S, D), which are sorted by expert, as (T, n_used, D)."""
+        """Return the rows x (S, D), sorted by expert, as (T, n_used, D)."""
         out = np.empty_like(x)
         out[self.order] = x
         return out.reshape(*self.weights.shape, -1)
 
 
 def softmax(x: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
-    """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so that exp stays finite.
+    """Return exp(x) / sum(exp(x)) over the last axis; the maximum is subtracted first, so exp stays finite.
 
     Args:
-        sinks: further logits that count in the sum only, one for each row.
+        sinks: additional logits that count only in the sum, one for each row.
     """
     top = x.max(axis=-1, keepdims=True)
     if sinks is not None:
@@ -45,9 +47,9 @@ def softmax(x: np.ndarray, sinks: np.ndarray | None = None) -> np.ndarray:
 
 
 def in_best_groups(by: np.ndarray, spec: Experts) -> np.ndarray:
-    """What experts are chosen by, (T, n_expert), with -inf outside each token's best groups.
+    """Return the scores for the choice of experts, (T, n_expert), with -inf outside each token's best groups.
 
-    A group counts as much as its best expert (DeepSeek-V2), or after a sigmoid as its two best together (V3).
+    A group's score is that of its best expert (DeepSeek-V2), or after a sigmoid the sum of its two best (V3).
     """
     groups = by.reshape(len(by), spec.n_group, -1)
     best = np.sort(groups, axis=-1)
@@ -62,10 +64,11 @@ def in_best_groups(by: np.ndarray, spec: Experts) -> np.ndarray:
 def routing_steps(
     scores: np.ndarray, spec: Experts, bias: np.ndarray | None, by: np.ndarray, ids: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The steps from scores to weights under llama.cpp's names, as its graph takes them.
+    """Return the steps from scores to weights, with the names and the order of llama.cpp's graph.
 
     Args:
-        by: what experts were chosen by. ids: the chosen ones, (T, n_used).
+        by: scores that the experts were chosen by.
+        ids: the chosen experts, (T, n_used).
     """
     p = scores if spec.gating == "softmax_chosen" else softmax(scores)
     p = 1 / (1 + np.exp(-scores)) if spec.gating == "sigmoid" else p

@@ -1,6 +1,6 @@
-"""Which quant types have kernels of their own, in which shape. Others run through NumPy, visibly slower.
+"""The quant types that have kernels, and the shapes of these. Other types run through NumPy, much slower.
 
-The recorder and the kernels read the same records: what is known about a type is written here only.
+The recorder and the kernels read the same records: all facts about a type are only here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from llmlite.engine import amx, signatures
 from llmlite.engine.contract import FEW_TOKENS
 from llmlite.engine.jit import DECLARED, Kernel, declare
 
-GROUP = 256  # weights that kernels of quantized types take at once: a super-block, or eight blocks of 32
+GROUP = 256  # weights that kernels of quantized types process together: a super-block, or eight blocks of 32
 LANES = 8  # float sums of one row and token: one for each 32 weights of a group
-TILE_ROWS = 32  # of weights, that a matrix product of many tokens unpacks together
+TILE_ROWS = 32  # of weights that a matrix product of many tokens unpacks together
 CHUNK = 8  # groups of a row that are unpacked together
-TOKEN_BLOCK = 24  # tokens that meet a chunk together: a multiple of every `tiles.QUANTIZED_TOKENS`
-AMX_BLOCK = 32  # the same where tiles of bytes multiply: a multiple of amx.TILE_ROWS
+TOKEN_BLOCK = 24  # tokens multiplied with a chunk together: a multiple of every `tiles.QUANTIZED_TOKENS`
+AMX_BLOCK = 32  # the same for AMX tiles: a multiple of amx.TILE_ROWS
 FEW_ROWS, FEW_CHUNK = 16, 64  # of a few tokens: rows that share a chunk; its groups, times tokens: 20 KB
 FLOAT_ROWS, FLOAT_COLUMNS = 16, 512  # of plain weights that are converted together
 # Offsets in a thread's scratch for quantized types: bytes; then scales and minimums, at most 16 of a group;
@@ -31,9 +31,10 @@ KEPT = SUMS + 3 * TOKEN_BLOCK * TILE_ROWS * 4
 
 
 def mixed_bytes(width: int) -> int:
-    """Return the bytes of a row of activations in the order of `side_by_side`: whole groups, and a line more.
+    """Return the bytes of a row of activations in the order of `side_by_side`: whole groups, and one more
+    line.
 
-    Without it, rows of 4096 and of its multiples would meet in the same few sets of the first-level cache.
+    Without that line, rows of multiples of 4096 would share the same few sets of the first-level cache.
     """
     return (width + GROUP - 1) // GROUP * GROUP + 64
 
@@ -44,12 +45,13 @@ class Family:
 
     Attributes:
         module: the file in `llmlite/engine/kernels`.
-        suffix: of the kernels' names in it.
-        block: weights in a block: a row must be whole blocks of it. block_bytes: of one in a file.
+        suffix: suffix of the kernels' names.
+        block: weights in a block; a row must consist of whole blocks.
+        block_bytes: bytes of a block in a file.
         sub: weights that share a scale, 32 or 16; 0 for plain floats, whose activations stay floats.
-        zero: what is subtracted from an unpacked quant.
+        zero: number to subtract from an unpacked quant.
         has_minimum: whether a sub-block subtracts a minimum.
-        full_bytes: whether quants use all of a byte; else they are below 128.
+        full_bytes: whether quants use all values of a byte; if not, they are below 128.
     """
 
     module: str
@@ -67,9 +69,11 @@ class Family:
         return self.block_bytes * GROUP // self.block
 
     def product(self, n_tokens: int, tiles: bool = False) -> Kernel:
-        """The kernel for a product with at most n_tokens rows of activations: the one place that chooses.
+        """Return the kernel for a product with at most n_tokens rows of activations: the only place that
+        chooses.
 
-        Plain types have no kernel for a few: their weights need no unpacking that a tile would save.
+        Plain types have no kernel for a few tokens, because their weights need no unpacking that a tile would
+        save.
 
         Args:
             tiles: whether AMX multiplies many tokens (`amx_check`), if the type is quantized.
@@ -81,8 +85,8 @@ class Family:
         return MATMUL_TILES if self.sub and tiles else self.matmul
 
     def scratch_bytes(self, n_tokens: int, width: int, tiles: bool = False) -> int:
-        """Bytes that a thread of `product(n_tokens, tiles)` writes to; n_tokens: whole tiles if they are
-        many.
+        """Return the bytes of scratch memory for a thread of `product(n_tokens, tiles)`; many tokens count as
+        whole tiles.
         """
         if self.sub and n_tokens <= FEW_TOKENS:
             return n_tokens * FEW_ROWS * 32
@@ -94,51 +98,51 @@ class Family:
 
     @property
     def matvec(self) -> Kernel:
-        """out = W x for one token."""
+        """The kernel of out = W x for one token."""
         parameters = signatures.MATVEC if self.sub else signatures.PLAIN_MATVEC
         return declare(self.module, f"matvec_{self.suffix}", parameters)
 
     @property
     def matmul_few(self) -> Kernel:
-        """out = X Wᵀ for 2 to FEW_TOKENS tokens, of quantized types."""
+        """The kernel of out = X Wᵀ for 2 to FEW_TOKENS tokens, for quantized types."""
         return declare(self.module, f"matmul_few_{self.suffix}", signatures.MATMUL_FEW)
 
     @property
     def matmul(self) -> Kernel:
-        """out = X Wᵀ for many tokens."""
+        """The kernel of out = X Wᵀ for many tokens."""
         if not self.sub:
             return declare(self.module, f"matmul_{self.suffix}", signatures.PLAIN_MATMUL)
         return declare("matmul", f"matmul{self.sub}", signatures.MATMUL)
 
     @property
     def multiply(self) -> Kernel:
-        """The routine by which `matmul` of a quantized type multiplies 32 rows that are unpacked."""
+        """The routine with which `matmul` of a quantized type multiplies 32 unpacked rows."""
         form = "_min" if self.has_minimum else "_bytes" if self.full_bytes else ""
         return declare("multiply", f"multiply{self.sub}{form}", None)
 
     @property
     def tile_block(self) -> Kernel:
-        """The routine by which MATMUL_TILES multiplies a chunk of a quantized type."""
+        """The routine with which MATMUL_TILES multiplies a chunk of a quantized type."""
         return declare("amx", f"block{self.sub}{'_min' if self.has_minimum else ''}", None, amx.NEEDS)
 
     @property
     def unpack(self) -> Kernel:
-        """The routine by which `matmul` of a quantized type reads 32 rows."""
+        """The routine with which `matmul` of a quantized type unpacks 32 rows."""
         return declare(self.module, f"unpack_{self.suffix}", None)
 
     @property
     def embed(self) -> Kernel:
-        """Rows as floats."""
+        """The kernel that reads rows as floats."""
         return declare(self.module, f"embed_{self.suffix}", signatures.EMBED)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
-        """All of them."""
+        """All kernels of the type."""
         quantized = (self.matmul_few, self.unpack, self.multiply) if self.sub else ()
         return self.matvec, self.matmul, self.embed, *quantized
 
 
-# out = X Wᵀ for many tokens, of any quantized type, where AMX multiplies
+# out = X Wᵀ for many tokens of any quantized type, with AMX
 MATMUL_TILES = declare("amx", "matmul_tiles", signatures.MATMUL_TILES, amx.NEEDS)
 
 
@@ -194,9 +198,9 @@ def kernel(module: str, name: str) -> Kernel:
 
 
 def every_kernel(types: Iterable[int] = FAMILIES) -> list[Kernel]:
-    """The kernels that any model needs, and those of the types, given by id: of all types by default.
+    """Return the kernels that any model needs, and those of the types given by id (by default, all types).
 
-    Those for AMX are left out: a model that may use them makes them ready itself.
+    Kernels for AMX are left out: a model that may use them prepares them itself.
     """
     measuring = {*signatures.PEAK.values(), *signatures.SCALAR_MATVEC.values(), signatures.READ_ALL}
     of_types = {k for family in FAMILIES.values() for k in family.kernels}

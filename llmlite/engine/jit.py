@@ -1,12 +1,13 @@
 """Kernels: shipped, or compiled by numba once and kept as object files; loaded by llvmlite alone.
 
-A kernel is a function of `llmlite.engine.kernels.<module>`. Those modules import numba, so they are imported
-only when an object is missing: a process that finds all its kernels among the shipped ones (`shipped`) and in
+A kernel is a function of `llmlite.engine.kernels.<module>`. These modules import numba, so they are imported
+only if an object is missing: a process that finds all its kernels among the shipped ones (`shipped`) and in
 the cache never imports numba.
 
 The key of a cached object is the text of the kernel's file and of every engine file it imports, the versions
-of numba and llvmlite, the system, and the CPU with its features. A file that is torn, corrupt or foreign is
-compiled again; a folder that can't be written only costs the next process its head start.
+of numba and llvmlite, the system, and the CPU with its features. If a cached object is truncated, corrupt or
+foreign, its kernel is compiled again; if the folder can't be written, the next process must compile again
+too.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from llmlite.terminal import NamedProgress
 ENGINE = pathlib.Path(__file__).parent
 MAGIC = b"llmlite kernel 1\n"
 IMPORT = re.compile(r"^\s*from (llmlite\.engine[.\w]*) import (\([^)]*\)|.+)$", re.MULTILINE)
-KEPT_VERSIONS = 4  # object files of one kernel that stay in the cache: several environments may share it
-# Object loading is proven where its tests ran; elsewhere numba's own in-memory code is used.
+KEPT_VERSIONS = 4  # object files of one kernel to keep in the cache, which several environments may share
+# Object loading is used on systems where its tests ran; elsewhere, numba's own in-memory code is used.
 OBJECTS_PROVEN = shipped.SUPPORTED and platform.machine() in ("x86_64", "aarch64")
 # numba's entry code names these in the path of a raised exception, which our kernels don't have.
 DEAD_SYMBOLS = (
@@ -53,7 +54,7 @@ DEAD_SYMBOLS = (
 
 
 class Kernel:
-    """One compiled function; nothing is compiled, nor numba imported, before `address` is read."""
+    """One compiled function; compilation, and the import of numba, wait until `address` is read."""
 
     def __init__(
         self, module: str, name: str, parameters: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()
@@ -67,10 +68,10 @@ class Kernel:
 
     @property
     def address(self) -> int:
-        """Where the machine code starts; compiles or loads it on first use.
+        """Address of the machine code, which is compiled or loaded on first use.
 
         Raises:
-            KernelError: with the reason.
+            KernelError: the kernel can't be compiled or loaded; with the reason.
         """
         if self._address is None:
             with _lock:
@@ -80,13 +81,13 @@ class Kernel:
 
     @property
     def path(self) -> pathlib.Path | None:
-        """Its object file in the cache, existing or not; None where no cache folder can be had."""
+        """Path of its object file in the cache, which may not exist; None without a cache folder."""
         folder = _cache_folder()
         return folder and folder / f"{self.name}-{_key(self)}.o"
 
     @property
     def ready(self) -> bool:
-        """Whether reading `address` will not compile."""
+        """Whether `address` can be read without compilation."""
         return self._address is not None or (OBJECTS_PROVEN and any(True for _ in _objects(self)))
 
 
@@ -97,9 +98,9 @@ def declare(module: str, name: str, parameters: str | None, needs: tuple[str, ..
     """Return the kernel `name` of `llmlite.engine.kernels.<module>`; a second declaration must be the same.
 
     Args:
-        parameters: its parameters after (step, rank, n_threads), in order, with spaces between; None for a
-            routine, whose caller is compiled code.
-        needs: features without which no CPU runs it, by LLVM's names.
+        parameters: its parameters after (step, rank, n_threads), in order, separated by spaces; None for a
+            routine, which compiled code calls.
+        needs: features that a CPU must have to run it, by LLVM's names.
     """
     names = None if parameters is None else tuple(parameters.split())
     found = DECLARED.setdefault((module, name), Kernel(module, name, names, needs))
@@ -114,12 +115,12 @@ def declared_for(features: Iterable[str]) -> list[Kernel]:
 
 
 def prepare(kernels: Iterable[Kernel], progress: NamedProgress | None = None) -> None:
-    """Make every kernel ready; tell `progress(done, total, name)` about those that must be compiled.
+    """Make every kernel ready; call `progress(done, total, name)` for those that must be compiled.
 
-    Without `progress`, a line goes to standard error when there is something to compile.
+    Without `progress`, a line is printed to standard error if there is something to compile.
 
     Raises:
-        KernelError: with the kernel's name and the reason.
+        KernelError: a kernel can't be compiled; with its name and the reason.
     """
     kernels = list(dict.fromkeys(kernels))
     missing = [k for k in kernels if not k.ready]
@@ -145,7 +146,7 @@ def _tell(shown: terminal.ProgressLine, done: int, total: int, name: str) -> Non
 
 @functools.cache
 def _cache_folder() -> pathlib.Path | None:
-    """The folder of the objects, which only this user can write; None if there is none."""
+    """Return the folder of the objects, which only this user can write; None if there is none."""
     try:
         return cache.subfolder("kernels")
     except (OSError, LlmliteError):
@@ -153,7 +154,7 @@ def _cache_folder() -> pathlib.Path | None:
 
 
 def source_of(k: Kernel) -> str:
-    """Return the digest of the text that the kernel is made of."""
+    """Return the digest of the kernel's source text."""
     return _digest(source_files(ENGINE / "kernels" / f"{k.module}.py")).hexdigest()
 
 
@@ -184,7 +185,7 @@ def _digest(files: frozenset[pathlib.Path]) -> Any:
 
 @functools.cache
 def source_files(path: pathlib.Path) -> frozenset[pathlib.Path]:
-    """Return `path`, this file, and every file of the engine that `path` imports, directly or not."""
+    """Return `path`, this file, and every file of the engine that `path` imports, directly or indirectly."""
     found: set[pathlib.Path] = set()
     waiting = [path, pathlib.Path(__file__)]
     while waiting:
@@ -198,7 +199,7 @@ def source_files(path: pathlib.Path) -> frozenset[pathlib.Path]:
 
 @functools.cache
 def _imports(file: pathlib.Path) -> list[pathlib.Path]:
-    """Return the engine's files that `file` imports, by a pattern: Python's parser took 0.2 s for all."""
+    """Return the engine's files that `file` imports, by a pattern, because Python's parser took 0.2 s."""
     found = []
     for module, names in IMPORT.findall(file.read_text(encoding="utf-8")):
         base = ENGINE.joinpath(*module.split(".")[2:])
@@ -216,7 +217,7 @@ def _objects(k: Kernel) -> Iterator[bytes]:
 
 
 def _read(k: Kernel) -> bytes | None:
-    """Return the cached object, or None if there is none that can be trusted."""
+    """Return the cached object; None if there is none, or it can't be trusted."""
     path = k.path
     blob = cache.trusted_bytes(path) if path else None
     if blob is None:
@@ -228,12 +229,12 @@ def _read(k: Kernel) -> bytes | None:
 
 
 def _write(k: Kernel, code: bytes) -> None:
-    """Keep the object; by renaming, so that another process sees all of it or nothing."""
+    """Store the object, with a rename at the end, so that another process sees all of it or nothing."""
     path = k.path
     if path is None:
         return
-    with contextlib.suppress(OSError):  # it only costs the next process its head start
-        path.unlink(missing_ok=True)  # a damaged one, or one of a mode that a new file must not inherit
+    with contextlib.suppress(OSError):  # then the next process must compile again
+        path.unlink(missing_ok=True)  # it may be damaged, or have a mode that a new file must not inherit
         files.write_bytes(path, MAGIC + hashlib.sha256(code).digest() + code)
         same = [
             p
@@ -275,7 +276,7 @@ def _load(k: Kernel) -> int:
     for code in _objects(k):
         try:
             return _link(k, code)
-        except RuntimeError:  # whole, but not what this LLVM links: compiled again
+        except RuntimeError:  # complete, but this LLVM can't link it: compile again
             pass
     code = object_code(k)
     _write(k, code)
@@ -315,11 +316,12 @@ def _compile(k: Kernel) -> Any:
 
 
 def object_code(k: Kernel, machine: Any = None) -> bytes:
-    """Compile the kernel and return its object file; machine: LLVM's, by default that of this process."""
+    """Compile the kernel and return its object file, by default for LLVM's machine of this process."""
     text = optimised_ir(k)
     if target().architecture == "arm":
         # A symbol of the process may be more than 4 GB away from the code. Through a table (the default) its
-        # address would be relative, and LLVM's linker ends the process if it doesn't fit; so: whole addresses
+        # address would be relative, and LLVM's linker aborts the process if it doesn't fit. So use full
+        # addresses.
         text = text.replace(" = external global ", " = external dso_local global ")
     return bytes((machine or _machine()).emit_object(llvm.parse_assembly(text)))
 
@@ -341,9 +343,9 @@ def assembly(k: Kernel) -> str:
 def entry_source(body: Callable) -> str:
     """Return the code of the function (record, rank, n_threads, worker) that calls `body`.
 
-    A record is an int64 array: the address of the step, then one value per parameter after (step, rank,
-    n_threads) and perhaps `worker`: an address or an integer as it is, a parameter annotated `float` as the
-    bits of a float64.
+    A record is an int64 array: the address of the step, then one value for each parameter after (step, rank,
+    n_threads) and `worker` if there is one. An address or an integer is stored as itself, and a parameter
+    annotated `float` as the bits of a float64.
     """
     parameters, first = own_parameters(body), list(inspect.signature(body).parameters)[3:4]
     loads = [
@@ -358,6 +360,6 @@ def entry_source(body: Callable) -> str:
 
 
 def own_parameters(body: Callable) -> list[inspect.Parameter]:
-    """Return a kernel body's parameters that its record holds, in order."""
+    """Return those parameters of a kernel's body that its record has, in order."""
     parameters = list(inspect.signature(body).parameters.values())[3:]
     return parameters[1:] if parameters and parameters[0].name == "worker" else parameters

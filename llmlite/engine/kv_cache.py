@@ -1,4 +1,4 @@
-"""What a model remembers of the tokens it has read: for each layer a state of its own."""
+"""A model's memory of the tokens it has read: one state for each layer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from llmlite.errors import ContextOverflowError, ModelError, UnsupportedError
 if TYPE_CHECKING:
     from llmlite.description.config import ModelConfig
 
-BLOCK = 32  # positions whose keys lie transposed: a line of 64 bytes holds one element of 32 float16 keys
+BLOCK = 32  # positions whose keys are stored transposed: 64 bytes hold one element of 32 float16 keys
 ALIGNMENT = 64  # bytes of a cache line and of the widest vector
-CHUNK = 256  # tokens that a step may bring at most: a window's ring has room for so many more
-DTYPES = {"f16": np.float16, "f32": np.float32, "q8_0": np.int8}  # what an array of keys or values holds
+CHUNK = 256  # the maximum of tokens in a step: a window's ring has room for this many more
+DTYPES = {"f16": np.float16, "f32": np.float32, "q8_0": np.int8}  # types of the arrays of keys and values
 QUANTIZED = 32  # numbers that share a scale in a cache of int8
 KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-SMALLEST = np.float32(1e-30)  # below, a scale is 0 in float16 anyway, and its inverse may overflow
-SNAPSHOTS = 4  # of recurrent states that are kept; each is as large as these states
-SNAPSHOT_EVERY = 256  # positions between snapshots while a text is written
+SMALLEST = np.float32(1e-30)  # a smaller scale is 0 in float16 anyway, and its inverse may overflow
+SNAPSHOTS = 4  # of recurrent states; each is as large as the states themselves
+SNAPSHOT_EVERY = 256  # positions between snapshots during decode
 
 
 class LayerState(Protocol):
-    """What one layer keeps.
+    """The state of one layer.
 
     Attributes:
         n_bytes: bytes when full.
@@ -36,15 +36,15 @@ class LayerState(Protocol):
     n_bytes: int
 
     def reusable(self, n: int) -> bool:
-        """Return whether the model can go on after the first `n` tokens: nothing it needs is lost."""
+        """Return whether the model can continue after the first `n` tokens, with nothing it needs lost."""
         ...
 
     def longest(self, n: int) -> int:
-        """Return the largest number of tokens, at most `n`, after which the model can go on."""
+        """Return the largest number of tokens, at most `n`, after which the model can continue."""
         ...
 
     def reserve(self, position: int, n: int) -> None:
-        """Note that the next step writes positions `position` … `position + n - 1`."""
+        """Prepare for a step that writes positions `position` … `position + n - 1`."""
         ...
 
     def truncate(self, n: int) -> None:
@@ -55,20 +55,21 @@ class LayerState(Protocol):
 class AttentionState:
     """The keys and values of one attention layer.
 
-    A layer that sees all positions has room for n_ctx of them; one with a window has a ring of its window
-    and one step's tokens: position p is stored at p % size. The system hands out pages when they are first
-    written, so a long context costs memory only as it fills.
+    A layer that sees all positions has room for n_ctx of them. A layer with a window has a ring for its
+    window and one step's tokens; position p is stored at p % size. The system provides pages when they are
+    first written, so a long context costs memory only as it fills.
 
-    A cache of int8 keeps Q8_0 blocks: 32 numbers of a head's key or value at one position are bytes (-127 …
-    127) times a scale of their own.
+    A cache of int8 stores Q8_0 blocks: 32 numbers of a head's key or value at one position are bytes (-127 …
+    127) times one scale.
 
     Attributes:
-        k: (n_head_kv, size/32, key_size, 32): keys transposed within each 32 positions, so that one vector
-            load takes an element of many keys and their scores need no sum over lanes.
-        v: (n_head_kv, size, value_size); of width 0 if a value is the beginning of its key.
-        k_scales, v_scales: of int8, float16 (n_head_kv, size/32, key_size/32 or value_size/32, 32), one for
+        k: (n_head_kv, size/32, key_size, 32), keys transposed within each 32 positions, so that one vector
+            load reads an element of many keys, and scores need no sum over lanes.
+        v: (n_head_kv, size, value_size); value_size is 0 if a value is the first part of its key.
+        k_scales, v_scales: for int8, float16 (n_head_kv, size/32, key_size/32 or value_size/32, 32), one for
             each 32 numbers and position; else None.
-        size: positions there is room for, a multiple of 32. window: the mixer's, 0 for all positions.
+        size: positions there is room for, a multiple of 32.
+        window: the mixer's window; 0 for all positions.
         intact: the first position that no later one has overwritten.
     """
 
@@ -93,23 +94,23 @@ class AttentionState:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes when full."""
+        """Bytes of the state when it is full."""
         arrays = (self.k, self.v, self.k_scales, self.v_scales)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def reusable(self, n: int) -> bool:
-        """Return whether the positions that token `n` sees are all still there."""
+        """Return whether all the positions that token `n` sees are still stored."""
         return n == 0 or not self.window or max(0, n - self.window + 1) >= self.intact
 
     def longest(self, n: int) -> int:
-        """Return `n` if it is reusable, else 0: a shorter prefix needs still older positions."""
+        """Return `n` if it is reusable, else 0, because a shorter prefix needs even older positions."""
         return n if self.reusable(n) else 0
 
     def reserve(self, position: int, n: int) -> None:
-        """Note that the next step writes `n` positions from `position` on.
+        """Prepare for a step that writes `n` positions from `position` on.
 
         Raises:
-            ValueError: `n` positions would overwrite some that the step itself must see.
+            ValueError: the step would overwrite positions that it must see itself.
         """
         if self.window and n > self.size - self.window + 1 and position + n > self.size:
             raise ValueError(
@@ -124,7 +125,7 @@ class AttentionState:
             self.intact = 0
 
     def copy_from(self, source: AttentionState, n: int) -> None:
-        """Take over the first `n` positions, or of a ring what is still there of them."""
+        """Copy the first `n` positions from another state; from a ring, copy those that it still has."""
         n = min(n, self.size)
         if self.intact or source.intact:
             n = self.size  # positions have wrapped around
@@ -138,10 +139,10 @@ class AttentionState:
         self.intact = source.intact
 
     def write(self, position: int, k: np.ndarray, v: np.ndarray | None) -> None:
-        """Put the keys (T, n_head_kv, key_size) and values (T, n_head_kv, value_size) at `position`.
+        """Store keys (T, n_head_kv, key_size) and values (T, n_head_kv, value_size) from `position` on.
 
         Args:
-            v: None if values are in the keys.
+            k, v: the keys and values; v is None if values are in the keys.
         """
         at = np.arange(position, position + len(k)) % self.size
         if self.k_scales is not None:
@@ -156,12 +157,12 @@ class AttentionState:
         self.v[:, at] = v.swapaxes(0, 1)
 
     def keys(self, head: int, start: int, end: int) -> np.ndarray:
-        """The keys of one head at positions `start` … `end - 1`, float32 (end - start, key_size)."""
+        """Return one head's keys at positions `start` … `end - 1`, float32 (end - start, key_size)."""
         at = np.arange(start, end) % self.size
         return self._floats(self.k[head, at // BLOCK, :, at % BLOCK], self.k_scales, head, at)
 
     def values(self, head: int, start: int, end: int) -> np.ndarray:
-        """The values of one head at those positions, float32 (end - start, value_size)."""
+        """Return one head's values at these positions, float32 (end - start, value_size)."""
         if self.values_in_keys:
             return self.keys(head, start, end)[:, : self.value_size]
         at = np.arange(start, end) % self.size
@@ -172,16 +173,16 @@ class AttentionState:
         if scales is None:
             return found
         own = scales[head, at // BLOCK, :, at % BLOCK].astype(np.float32)
-        with np.errstate(invalid="ignore"):  # 0 times infinity: not a number either
+        with np.errstate(invalid="ignore"):  # 0 times infinity is also not a number
             return found * own.repeat(QUANTIZED, axis=-1)
 
 
 def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes, int8 (…, D), and scales, float16 (…, D/32), that a Q8_0 cache keeps of float32 x.
+    """Return the codes, int8 (…, D), and scales, float16 (…, D/32), that a Q8_0 cache stores for float32 x.
 
-    The same bytes as the store kernel's, operation by operation: scale max|x| / 127, codes x · (127 / max|x|)
-    rounded to even. (The file format rounds halves away from zero.) A block in which a number is not finite
-    gets a scale that is not finite.
+    The bytes are those of the store kernel, operation by operation: the scale is max|x| / 127, and the codes
+    are x · (127 / max|x|), rounded to even. (The file format rounds halves away from zero.) If a block has a
+    number that is not finite, its scale is not finite either.
     """
     blocks = x.astype(np.float32, copy=False).reshape(*x.shape[:-1], -1, QUANTIZED)
     largest = np.abs(blocks).max(axis=-1)
@@ -193,10 +194,10 @@ def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def require_blocks(spec: Attention) -> None:
-    """Refuse a mixer whose keys or values aren't whole blocks of a Q8_0 cache.
+    """Refuse a mixer whose keys or values don't fill whole blocks of a Q8_0 cache.
 
     Raises:
-        UnsupportedError: names the size.
+        UnsupportedError: a size is not a multiple of 32; names it.
     """
     for what, size in (("keys", spec.key_size), ("values", spec.value_size)):
         if size % QUANTIZED:
@@ -209,25 +210,25 @@ def require_blocks(spec: Attention) -> None:
 class KVCache:
     """The states of every layer, for at most `n_ctx` tokens of one sequence.
 
-    `ids` are the tokens that the states have seen, in order. An executor calls `reserve` before it writes
-    and appends to `ids` only after all layers are written, so an interrupted step leaves a cache that knows
-    which tokens it still holds.
+    `ids` are the tokens that the states have seen, in order. An executor calls `reserve` before it writes,
+    and appends to `ids` only after all layers are written. So after an interrupted step, the cache still
+    knows which tokens it holds.
 
     Args:
-        config: gives the layers.
+        config: configuration with the layers.
         n_ctx: the number of positions.
-        dtype: np.float16 (half the memory of float32; moves logits by about 3e-2), np.int8 (Q8_0 blocks: half
-            of that and a scale for each 32 numbers), or np.float32.
+        dtype: np.float16 (half the memory of float32; changes logits by about 3e-2), np.int8 (Q8_0 blocks:
+            half the memory of float16, plus a scale for each 32 numbers), or np.float32.
         chunk: the longest step that will be run, in tokens.
-        n_snapshots: how many snapshots of recurrent layers' states are kept. A text that shares only its
+        n_snapshots: number of snapshots of recurrent layers' states to keep. A text that shares only its
             beginning with the last one is read again from the latest snapshot within that beginning.
-        snapshot_every: while a text is written, a snapshot is taken at each multiple of it; one more
-            where a prompt ends.
+        snapshot_every: during decode, a snapshot is taken at each multiple of this; another one is taken at
+            the end of a prompt.
 
     Raises:
-        ValueError: for another dtype, n_ctx < 1, n_snapshots < 0 or snapshot_every < 1.
-        UnsupportedError: keys or values that aren't multiples of 32 numbers, in Q8_0.
-        ModelError: the system has no memory for this many positions.
+        ValueError: another dtype, n_ctx < 1, n_snapshots < 0 or snapshot_every < 1.
+        UnsupportedError: a Q8_0 cache for keys or values whose size isn't a multiple of 32.
+        ModelError: the system has too little memory for this many positions.
     """
 
     def __init__(
@@ -267,7 +268,7 @@ class KVCache:
                     self.states.append(self.states[mixer.shared])
                 else:
                     self.states.append(AttentionState(mixer, n_ctx, dtype, chunk))
-        except (MemoryError, ValueError) as error:  # ValueError: more bytes than an address can count
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than can be addressed
             raise ModelError(f"no memory for the keys and values of a context of {n_ctx}: {error}") from error
         # others never overwrite a position
         self._rings = [s for s in self.states if isinstance(s, AttentionState) and s.window]
@@ -278,19 +279,19 @@ class KVCache:
 
     @property
     def position(self) -> int:
-        """Where the next token goes; the number of tokens held."""
+        """Position of the next token, which is the number of tokens held."""
         return len(self.ids)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes when full: of n_ctx positions, or of a window, rounded up to a multiple of 32."""
+        """Bytes of the full cache: of n_ctx positions, or of a window, rounded up to a multiple of 32."""
         return sum(state.n_bytes for state in {id(state): state for state in self.states}.values())
 
     def reserve(self, n: int) -> None:
-        """Note that the next step writes `n` tokens.
+        """Prepare for a step that writes `n` tokens.
 
         Raises:
-            ContextOverflowError: they do not fit; nothing is changed then.
+            ContextOverflowError: the tokens don't fit; nothing is changed.
         """
         position = self.position
         if position + n > self.n_ctx:
@@ -299,8 +300,8 @@ class KVCache:
             state.reserve(position, n)
 
     def extend(self, ids: Sequence[int]) -> None:
-        """Note that all layers have seen `ids`: the step is over."""
-        if self.recurrent.states:  # first: a state that is ahead, if this is interrupted, is not reusable
+        """Finish a step: all layers have seen `ids`."""
+        if self.recurrent.states:  # first: a state that is ahead, after an interruption, is not reusable
             self.recurrent.commit(len(ids))
         self.ids.extend(int(token) for token in ids)
 
@@ -308,51 +309,53 @@ class KVCache:
         """Forget all but the first `n_tokens` tokens.
 
         Raises:
-            ValueError: a layer has lost what the next token would need; ask `reusable` first.
+            ValueError: a layer has lost positions that the next token needs; call `reusable` first.
         """
         if n_tokens < self.position and not self.reusable(n_tokens):
-            raise ValueError(f"the cache can't go on after {n_tokens} of its {self.position} tokens")
+            raise ValueError(f"the cache can't continue after {n_tokens} of its {self.position} tokens")
         del self.ids[n_tokens:]
         for state in self.states:
             state.truncate(n_tokens)
 
     def reusable(self, n: int) -> bool:
-        """Return whether every layer can go on after the first `n` tokens."""
+        """Return whether every layer can continue after the first `n` tokens."""
         return n <= self.position and all(state.reusable(n) for state in self.states)
 
     def common_prefix(self, ids: list[int]) -> int:
-        """Return how many leading tokens of `ids` are in the cache already."""
+        """Return the number of leading tokens of `ids` that are in the cache."""
         held = self.ids
         if held == ids[: len(held)]:
             return len(held)
         return next(i for i, (old, new) in enumerate(zip(held + [-1], ids + [-1])) if old != new)
 
     def reuse(self, ids: list[int], at_most: int) -> int:
-        """Keep the longest beginning of `ids` that every layer can go on from; return its length.
+        """Keep the longest prefix of `ids` from which every layer can continue; return its length.
 
         Args:
-            at_most: no longer than this.
+            ids: token ids of a text.
+            at_most: the maximum of its length.
         """
         n = self.longest(ids, at_most)
         self.truncate(n)
         return n
 
     def longest(self, ids: list[int], at_most: int) -> int:
-        """Return how long a beginning of `ids`, at most `at_most` tokens, every layer can go on from."""
+        """Return the length (up to `at_most`) of the longest prefix of `ids` that every layer can reuse."""
         n, wanted = min(self.common_prefix(ids), at_most), -1
-        while n != wanted:  # a window or a recurrent state has moved on: more of the text is read again
+        while n != wanted:  # a window or a recurrent state is ahead: more of the text must be read again
             wanted = n
             n = min((state.longest(n) for state in self.states), default=n)
         return n
 
     def copy_from(self, source: KVCache, ids: list[int], at_most: int) -> int:
-        """Become a copy of the longest beginning of `ids` that `source` can go on from; return its length.
+        """Copy the longest prefix of `ids` from which `source` can continue; return its length.
 
-        The same bytes as if this cache had read these tokens itself.
+        The cache then has the same bytes as if it had read these tokens itself.
 
         Args:
-            source: a cache of the same model, made with the same sizes; it isn't changed.
-            at_most: no more tokens than this.
+            source: a cache of the same model with the same sizes; it isn't changed.
+            ids: token ids of a text.
+            at_most: the maximum of tokens to copy.
         """
         n = source.longest(ids, at_most)
         self.truncate(0)
@@ -372,9 +375,9 @@ class KVCache:
 
 
 def _aligned_zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """np.zeros at an address that vector loads like; a page is taken when it is first written, not before.
+    """Return np.zeros at an aligned address; the system provides a page when it is first written.
 
-    Kernels may read a vector that begins in the last row and reaches past the end.
+    Kernels may read a vector that begins in the last row and extends past the end.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(n_bytes + 2 * ALIGNMENT, np.uint8)

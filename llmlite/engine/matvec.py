@@ -1,4 +1,4 @@
-"""One matrix times one vector as a plan of its own, and the machine's peak arithmetic: for ladders."""
+"""One matrix times one vector as a separate plan, and the machine's peak arithmetic, for ladders."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from llmlite.engine.signatures import PEAK, SCALAR_MATVEC, TAKE_OUTPUTS
 from llmlite.errors import UnsupportedError
 from llmlite.quants.tensor import QuantTensor
 
-SCALAR = frozenset(("Q4_0", "Q8_0", "Q4_K"))  # types that kernels/scalar.py has
-PEAK_ROUNDS = 500_000  # of 12 vector operations: some tens of milliseconds
+SCALAR = frozenset(("Q4_0", "Q8_0", "Q4_K"))  # types in kernels/scalar.py
+PEAK_ROUNDS = 500_000  # of 12 vector operations; they take tens of milliseconds
 PEAK_OPERATIONS = {"f32": 12 * 16 * 2, "int8": 12 * 64 * 2}  # multiplications and additions in a round
 
 
 class MatVec:
-    """y = W x by compiled kernels; call it with x.
+    """The product W x by compiled kernels; call it with x.
 
     Args:
-        w: (rows, width). n_threads: by default those a model would take.
-        scalar: one weight at a time (types in SCALAR) instead of vectors.
+        w: (rows, width).
+        n_threads: number of threads; by default, as many as a model would use.
+        scalar: multiply one weight at a time (types in SCALAR) instead of vectors.
 
     Raises:
-        UnsupportedError: w's type or width has no such kernel.
+        UnsupportedError: there is no such kernel for w's type or width.
         KernelError: kernels can't be compiled or loaded here.
     """
 
@@ -59,11 +60,12 @@ class MatVec:
 
 
 class PeakArithmetic:
-    """The most operations a second that vector units do, from registers alone, on all threads at once.
+    """The peak rate of the vector units with all operands in registers, on all threads at once.
 
     Args:
         kind: "f32" (fused multiply-add) or "int8" (the dot product that matrix kernels use on this CPU).
-        n_threads: by default those a model would take. rounds: of a dozen vector operations.
+        n_threads: number of threads; by default, as many as a model would use.
+        rounds: number of rounds of twelve vector operations.
     """
 
     def __init__(self, kind: str, n_threads: int | None = None, rounds: int = PEAK_ROUNDS) -> None:

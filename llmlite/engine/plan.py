@@ -1,4 +1,4 @@
-"""A plan: recorded operations with addresses, run by a team of threads without going back to Python."""
+"""A plan: recorded operations with addresses, which a team of threads runs without returning to Python."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from llmlite.engine.signatures import RUN, STOP, WORK
 from llmlite.engine.team import renew_lock_after_fork, team
 from llmlite.terminal import NamedProgress
 
-ROW_WORDS = 4  # of the table: kernel, record, whether a barrier follows, pieces that a thread owns
-PIECE_BYTES = 128 << 10  # of weights: some microseconds of a thread. Half of it cost SmolLM2 1 % of decode.
-READ_AHEAD = 64  # bytes behind the last buffer that kernels may read: scales of a group that isn't whole
+ROW_WORDS = 4  # of the table: kernel, record, whether a barrier follows, pieces per thread
+PIECE_BYTES = 128 << 10  # of weights: some microseconds of a thread. Half as many cost SmolLM2 1 % of decode.
+READ_AHEAD = 64  # bytes after the last buffer that kernels may read: scales of an incomplete group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,11 @@ class Piece:
     """A sequence's share of a step.
 
     Attributes:
-        ids: token ids, at least one. position: of the first.
-        states: address of its cache's layer words (`contract.LayerWords`), one record a layer.
-        n_outputs: how many of the last ids' results are wanted.
-        types: each id's token type, or None: all are 0.
+        ids: token ids, at least one.
+        position: position of the first one.
+        states: address of its cache's layer words (`contract.LayerWords`), one record for each layer.
+        n_outputs: number of last ids whose results are needed.
+        types: each id's token type; None if all are 0.
     """
 
     ids: Sequence[int]
@@ -45,7 +46,7 @@ class Piece:
 
 
 class FaultError(Exception):
-    """An operation met a number that is not finite; `op` is the first that did."""
+    """Raised if an operation met a number that is not finite; `op` is the first such operation."""
 
     def __init__(self, op: Op) -> None:
         super().__init__(op.label or op.name)
@@ -56,9 +57,9 @@ class Plan:
     """One forward pass for steps of up to `max_tokens` tokens.
 
     Args:
-        recorder: after `forward` has called its operations.
+        recorder: a recorder whose operations `forward` has called.
         result: the Buffer of the logits.
-        keep_all: give every buffer its own place, so that all can be looked at after a run.
+        keep_all: give every buffer its own place, so that all of them can be read after a run.
         progress: see `jit.prepare`.
 
     Raises:
@@ -85,7 +86,7 @@ class Plan:
         self._base = -(-self._memory.ctypes.data // 64) * 64
         self.tables = recorder.tables
         self._step_memory()
-        self._kept: list[np.ndarray] = []  # records whose addresses other records hold
+        self._kept: list[np.ndarray] = []  # records whose addresses are in other records
         self._records = [self._record(op) for op in self.ops]
         self._table = self._make_table()
         self._segments = segments_of(self.ops)
@@ -108,13 +109,13 @@ class Plan:
 
     @property
     def arena_bytes(self) -> int:
-        """Memory reserved for intermediate results; pages are touched as far as steps are long."""
+        """Memory reserved for intermediate results; long steps touch more of its pages than short ones."""
         return self._memory.nbytes
 
     def release(self) -> None:
-        """Give the arena's pages back to the system; the next step gets new ones. Call it with `lock` held.
+        """Return the arena's pages to the system; the next step gets new ones. Call it with `lock` held.
 
-        On Linux, where such pages come back as zeros; elsewhere nothing happens.
+        This works on Linux, where such pages come back as zeros. On other systems, nothing happens.
         """
         if sys.platform.startswith("linux"):
             first = -(-self._memory.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -124,7 +125,7 @@ class Plan:
                 ctypes.CDLL(None).madvise(address, n_bytes, mmap.MADV_DONTNEED)
 
     def array(self, buffer: Buffer, dtype: Any = np.float32) -> np.ndarray:
-        """The rows of `buffer` that the last step wrote: a view (n, width) into the arena."""
+        """Return the rows of `buffer` that the last step wrote, as a view (n, width) into the arena."""
         n = int(self.step[buffer.rows // WORD])
         start = self._base + buffer.offset - self._memory.ctypes.data
         rows = self._memory[start : start + n * buffer.width * buffer.itemsize]
@@ -133,17 +134,18 @@ class Plan:
     def run(
         self, pieces: Sequence[Piece], *, tables: Sequence[int] = (), clock: np.ndarray | None = None
     ) -> np.ndarray:
-        """Run one step; call it with `lock` held, and copy the result before letting go.
+        """Run one step; call it with `lock` held, and copy the result before you release the lock.
 
         Args:
-            pieces: one for each sequence; at most max_tokens ids and max_outputs outputs together.
+            pieces: one for each sequence, with at most max_tokens ids and max_outputs outputs in all.
             tables: addresses of `self.tables`, from position 0 on.
-            clock: int64 (n_ops + 1, 1 + n_threads, 2): seconds and nanoseconds. In row 0 those of the
-                beginning; in row i + 1 those when operation i was over, then for each thread those when it
-                found nothing more to do in it, or what was there if the thread came too late for it.
+            clock: int64 (n_ops + 1, 1 + n_threads, 2), times in seconds and nanoseconds. Row 0 gets the time
+                of the start. Row i + 1 gets the time at which operation i ended, then for each thread the
+                time at which it ran out of work in it; the entry of a thread that came too late isn't
+                changed.
 
         Returns:
-            Results, a view (n_outputs, width) into the arena: piece after piece.
+            The results of one piece after another, as a view (n_outputs, width) into the arena.
 
         Raises:
             FaultError: an operation met a number that is not finite.
@@ -198,7 +200,7 @@ class Plan:
         return table
 
     def _record(self, op: Op) -> np.ndarray:
-        """What the kernel reads: the step's address, then its arguments (`jit.entry_source`)."""
+        """Return the kernel's record: the step's address, then its arguments (`jit.entry_source`)."""
         record = np.zeros(1 + len(op.args), np.int64)
         record[0] = self.step.ctypes.data
         if op.kernel is not None:
@@ -234,18 +236,18 @@ class Plan:
 
 
 def kernels_of(ops: list[Op]) -> list[Kernel]:
-    """Every kernel that a run of the operations takes: theirs, routines among their arguments, the team's."""
+    """Return all kernels that a run needs: the operations', the routines in their arguments, the team's."""
     found = [op.kernel for op in ops if op.kernel is not None]
     return [*found, *(value for op in ops for value in op.args if isinstance(value, Kernel)), RUN, WORK, STOP]
 
 
 def buffers_of(ops: list[Op]) -> list[Buffer]:
-    """Every buffer that needs a place."""
+    """Return every buffer that needs a place."""
     return [b for b in dict.fromkeys(b for op in ops for b in (*op.reads, *op.writes)) if b.n_bytes]
 
 
 def segments_of(ops: list[Op]) -> list[tuple[int, int]]:
-    """Ranges of operations to run at once: kernels together, each Python operation alone."""
+    """Return ranges of operations to run at once: kernels together, each Python operation alone."""
     segments: list[tuple[int, int]] = []
     for i, op in enumerate(ops):
         together = segments and op.kernel is not None and ops[i - 1].kernel is not None
@@ -257,10 +259,10 @@ def segments_of(ops: list[Op]) -> list[tuple[int, int]]:
 
 
 def assign_stages(ops: list[Op], result: Buffer) -> None:
-    """Number the stretches between barriers, and give every buffer its first and last.
+    """Number the stages between barriers, and set every buffer's first and last stage.
 
-    An operation joins the one before if it neither touches what that stretch has written nor writes what it
-    reads.
+    An operation joins the stage before if it neither touches memory that the stage has written, nor writes
+    memory that the stage reads.
     """
     stage = 0
     read: set[Any] = set()
@@ -279,9 +281,9 @@ def assign_stages(ops: list[Op], result: Buffer) -> None:
 
 
 def pieces_of(op: Op, n_threads: int, max_tokens: int) -> int:
-    """Into how many pieces an operation is cut for each thread.
+    """Return the number of pieces for each thread that an operation is cut into.
 
-    Those of a single token without weights are over sooner than a piece of them could be taken.
+    An operation without weights on a single token ends sooner than a thread could take a piece of it.
     """
     if op.bytes_read:
         return max(1, min(MAX_PIECES, op.bytes_read // (PIECE_BYTES * n_threads)))
@@ -294,8 +296,10 @@ def _first_stage(buffer: Buffer) -> int:
 
 
 def place(buffers: list[Buffer], keep_all: bool) -> int:
-    """First fit by lifetime: a byte of the arena serves many buffers, never two in one stage. Returns its
-    size.
+    """Place buffers by first fit: a byte of the arena may serve many buffers, but only one in each stage.
+
+    Returns:
+        The size of the arena in bytes.
     """
     placed: list[Buffer] = []
     top = 0

@@ -1,4 +1,4 @@
-"""The planned executor: the speed. Records the forward pass once for each length of step, then runs plans."""
+"""The planned executor, the fast one: it records the forward pass once per step length, then runs plans."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from llmlite.system.locks import fork_safe
 from llmlite.terminal import NamedProgress
 
 PREFILL_TOKENS = CHUNK
-BYTES_PER_THREAD = 8 << 20  # of weights: below, a token's step is a fraction of a millisecond
-RELEASED_BYTES = 16 << 20  # a larger arena is given back when single tokens follow; see docs/engine.md
+BYTES_PER_THREAD = 8 << 20  # of weights; with fewer, a token's step takes a fraction of a millisecond
+RELEASED_BYTES = 16 << 20  # a larger arena is released when single tokens follow; see docs/engine.md
 ENCODER_TOKENS = 512  # of several texts in one step of an encoder
-SCORING_TOKENS = 64  # when all logits are wanted: bounds their buffer, (64, n_vocab)
+SCORING_TOKENS = 64  # if all logits are needed; limits their buffer to (64, n_vocab)
 
 
 def _matrices(weights: Weights) -> list[Any]:
@@ -42,15 +42,16 @@ def _matrices(weights: Weights) -> list[Any]:
 
 
 class PlannedExecutor:
-    """Runs a model by compiled kernels on a team of threads; see llmlite.engine.Executor.
+    """Runs a model with compiled kernels on a team of threads; see llmlite.engine.Executor.
 
     Args:
-        n_threads: the most threads; by default the physical cores this process may use, within its cgroup's
-            quota. A single token's step that has too little work for them runs on fewer (`step_threads`).
+        n_threads: the maximum of threads; by default, the physical cores that this process may use, within
+            its cgroup's quota. A single token's step with too little work for them runs on fewer
+            (`step_threads`).
         progress: called as progress(done, total, name) while kernels are compiled.
 
     Raises:
-        UnsupportedError: something in the model that the kernels don't take.
+        UnsupportedError: the kernels don't support something in the model.
         KernelError: kernels can't be compiled or loaded on this machine.
         ValueError: n_threads below 1 or above MAX_THREADS.
     """
@@ -72,15 +73,16 @@ class PlannedExecutor:
         self.weights, self.config = weights, config
         self.n_threads = n_threads or usable_threads()
         self.progress = progress
-        self.tiles = amx_check.usable(_matrices(weights))  # asks the system before threads start
+        self.tiles = amx_check.usable(_matrices(weights))  # must ask the system before threads start
         self._plans: dict[tuple, Plan] = {}
-        self._filled: set[Plan] = set()  # plans of many tokens whose arenas hold pages
+        self._filled: set[Plan] = set()  # plans of many tokens whose arenas have pages
         self._lock = fork_safe(threading.Lock())
-        self._tables: dict[Any, np.ndarray] = {}  # what depends on positions alone, by PositionTable.key
+        self._tables: dict[Any, np.ndarray] = {}  # arrays that depend only on positions, by PositionTable.key
         self._words: weakref.WeakKeyDictionary[KVCache, np.ndarray] = weakref.WeakKeyDictionary()
         outer = (tensor.blocks for tensor in weights.outer.values() if hasattr(tensor, "blocks"))
         self._watch = Watch((*outer, *(tensor.blocks for tensor in _matrices(weights))))
-        # Now: a model that can't be planned says so when it is made, and its kernels are compiled at one go.
+        # Record a plan now, so that an unsupported model fails here, and all its kernels are compiled at
+        # once.
         kinds = ((1, 1), (PREFILL_TOKENS, 1)) if config.causal else ((SCORING_TOKENS, SCORING_TOKENS),)
         kv = KV_NAMES[np.dtype(kv_dtype)]
         recorded = {kind: self._recorded(*kind, kv) for kind in kinds}
@@ -90,7 +92,7 @@ class PlannedExecutor:
 
     @property
     def width(self) -> int:
-        """Numbers in a result: n_vocab, or of an encoder n_embd."""
+        """Numbers in a result: n_vocab, or n_embd for an encoder."""
         return self.config.n_vocab if self.weights.output is not None else self.config.n_embd
 
     def __call__(
@@ -102,12 +104,12 @@ class PlannedExecutor:
             types: each id's token type; by default 0.
 
         Returns:
-            float32 (n_outputs, n_vocab), the logits of the last `n_outputs` tokens; of an encoder their last
-            states, (n_outputs, n_embd).
+            The logits of the last `n_outputs` tokens, float32 (n_outputs, n_vocab); for an encoder, their
+            last states, float32 (n_outputs, n_embd).
 
         Raises:
             GGUFError: the model's file has been cut off since it was mapped.
-            NumericsError: a number that is not finite; names the first operation that met one.
+            NumericsError: a number is not finite; names the first operation that met one.
             ContextOverflowError: the tokens don't fit the cache.
         """
         return self.batch([(ids, cache, n_outputs)], types=[types])[0]
@@ -118,18 +120,18 @@ class PlannedExecutor:
         *,
         types: Sequence[Sequence[int] | None] | None = None,
     ) -> list[np.ndarray]:
-        """Run several sequences at once: weights are read once for all of their tokens.
+        """Run several sequences at once, so that weights are read once for all of their tokens.
 
         Args:
-            requests: for each sequence its next ids, its own cache, and how many of the last ids' results
-                are wanted.
-            types: for each sequence its ids' token types, or None: all are 0.
+            requests: for each sequence, its next ids, its own cache, and the number of last ids whose
+                results are needed.
+            types: for each sequence, its ids' token types; None if all are 0.
 
         Returns:
-            The results of each, float32 (n_outputs, n_vocab): the same bits as if it had run alone.
+            Each sequence's results, float32 (n_outputs, n_vocab), with the same bits as if it had run alone.
 
         Raises:
-            As `__call__`.
+            The same errors as `__call__`.
         """
         results = [np.empty((n_outputs, self.width), np.float32) for _, _, n_outputs in requests]
         waiting = [
@@ -140,23 +142,23 @@ class PlannedExecutor:
         return results
 
     def _chunks(self, n: int, n_outputs: int) -> list[tuple[int, int]]:
-        """Cut n ids into steps, as ranges: those whose results are wanted are fewer at a time."""
+        """Cut n ids into ranges, one for each step; steps whose results are needed are shorter."""
         if not self.config.causal:
             return [(0, n)]  # every token sees all others
         cuts, at, first_output = [], 0, n - n_outputs
         while at < n:
             wanted = n_outputs > 1 and at >= first_output
             end = min(at + (SCORING_TOKENS if wanted else PREFILL_TOKENS), n)
-            if n_outputs > 1 and at < first_output < end:  # mere context stops where results begin
+            if n_outputs > 1 and at < first_output < end:  # a step without results ends where results begin
                 end = first_output
             cuts.append((at, end))
             at = end
         return cuts
 
     def _step(self, requests: Any, waiting: list, results: list[np.ndarray], types: Any) -> list:
-        """Run as many of the waiting chunks as fit a step, one of each sequence; return the others.
+        """Run as many of the waiting chunks as fit in a step, one of each sequence; return the others.
 
-        A step's caches are of one type, the first one's.
+        All caches of a step have the same type, which is that of the first one.
         """
         taken: dict[int, tuple[int, int, int]] = {}
         left: list[tuple[int, tuple[int, int]]] = []
@@ -193,7 +195,7 @@ class PlannedExecutor:
         return left
 
     def plan(self, n_tokens: int, n_outputs: int, kv_dtype: Any) -> Plan:
-        """Return the plan that runs a step of that size, recorded on first use."""
+        """Return the plan for a step of this size, which is recorded on first use."""
         if not self.config.causal:
             size = max(SCORING_TOKENS, 1 << (n_tokens - 1).bit_length())
             kind = (size, size)
@@ -212,7 +214,7 @@ class PlannedExecutor:
             return self._plans[key]
 
     def step_threads(self, max_tokens: int) -> int:
-        """Return how many threads a step of that size runs on: few if a token is soon over."""
+        """Return the number of threads for a step of this size: few, if the step is short."""
         if max_tokens > 1:
             return self.n_threads
         n_bytes = sum(tensor.n_bytes for tensor in _matrices(self.weights))
@@ -224,7 +226,7 @@ class PlannedExecutor:
         return Plan(recorder, result, keep_all=keep_all, progress=self.progress)
 
     def _recorded(self, max_tokens: int, max_outputs: int, kv: str) -> tuple[Recorder, Buffer]:
-        """The operations of such a step and the buffer of its results."""
+        """Return the operations of such a step, and the buffer of its results."""
         recorder = Recorder(
             max_tokens=max_tokens, max_outputs=max_outputs, n_threads=self.step_threads(max_tokens), kv=kv,
             tiles=self.tiles,
@@ -239,9 +241,9 @@ class PlannedExecutor:
             self._release()
 
     def _release(self) -> None:
-        """Give up the memory that a prompt was read with: decoding doesn't need it."""
+        """Release the memory that was needed for prefill; decode doesn't need it."""
         for plan in list(self._filled):
-            if plan.lock.acquire(blocking=False):  # else a step of another thread fills it right now
+            if plan.lock.acquire(blocking=False):  # otherwise a step of another thread is filling it
                 try:
                     self._filled.discard(plan)
                     plan.release()
@@ -249,10 +251,10 @@ class PlannedExecutor:
                     plan.lock.release()
 
     def run_plan(self, plan: Plan, pieces: Sequence[Piece], clock: np.ndarray | None = None) -> np.ndarray:
-        """Run one step of `plan`, whose lock is held; caches get the keys and values, not the ids.
+        """Run one step of `plan`, whose lock is held; the caches get keys and values, but not the ids.
 
         Raises:
-            NumericsError: a number that is not finite.
+            NumericsError: a number is not finite.
         """
         end = max(piece.position + len(piece.ids) for piece in pieces)
         learned = self.weights.positions
@@ -268,14 +270,14 @@ class PlannedExecutor:
         return found
 
     def _states(self, cache: KVCache) -> int:
-        """The address of a cache's layer words, for the row of recurrent states that the step reads."""
+        """Return the address of a cache's layer words for the row of states that the step reads."""
         if cache not in self._words:
             words = [[layer_words(state, turn) for state in cache.states] for turn in (0, 1)]
             self._words[cache] = np.array(words, np.int64)
         return self._words[cache][cache.recurrent.turn].ctypes.data
 
     def _table(self, table: PositionTable, n: int) -> np.ndarray:
-        """The table's rows for positions 0…n−1 at least, float32 (n, width)."""
+        """Return the table's rows for at least the positions 0…n−1, float32 (n, width)."""
         found = self._tables.get(table.key)
         if found is None or len(found) < n:
             size = max(n, 2 * (0 if found is None else len(found)), 256)
@@ -284,24 +286,25 @@ class PlannedExecutor:
         return found
 
     def profile(self, *, n_tokens: int = 1, depth: int = 0, repeat: int = 5) -> list[dict[str, Any]]:
-        """Time every operation of a step by itself, waiting included.
+        """Time every operation of a step separately, including waiting.
 
         Args:
-            n_tokens: length of the step, at most PREFILL_TOKENS. depth: tokens that the cache holds before
-                it.
-            repeat: runs, of which each operation's median counts.
+            n_tokens: length of the step, at most PREFILL_TOKENS.
+            depth: tokens in the cache before the step.
+            repeat: number of runs; each operation's median counts.
 
         Returns:
             One row per operation, in order, with the columns "operation" (the kernel), "label" (weight or
-            result), "type", "nanoseconds", "waiting" (how many of these a thread had nothing to do, the mean
-            of all threads; in the first row also until the threads had woken up), "bytes" (of weights) and
-            "operations" (multiplications and additions with weights): what pandas.DataFrame takes.
+            result), "type", "nanoseconds", "waiting" (nanoseconds of these that a thread was idle, as the
+            mean of all threads; in the first row also until the threads had woken up), "bytes" (of weights)
+            and "operations" (multiplications and additions with weights), in the form that pandas.DataFrame
+            takes.
         """
         plan = self.plan(n_tokens, 1, np.float16)
         cache = KVCache(self.config, depth + n_tokens, np.float16)
         for state in cache.states:
             if isinstance(state, AttentionState):
-                state.k[:], state.v[:] = 0.01, 0.01  # of pages never written, the system keeps only one
+                state.k[:], state.v[:] = 0.01, 0.01  # or all pages would be the same one
         piece = Piece([0] * n_tokens, depth, self._states(cache), 1)
         clock = np.zeros((len(plan.ops) + 1, 1 + plan.n_threads, 2), np.int64)
         runs, waits = [], []
@@ -333,11 +336,11 @@ class PlannedExecutor:
 
 
 def _waits(times: np.ndarray) -> np.ndarray:
-    """How long threads had nothing to do in each operation, on average.
+    """Return how long threads were idle in each operation, on average.
 
     Args:
-        times: nanoseconds (n_ops + 1, 1 + n_threads), laid out as `Plan.run`'s clock. A thread without a time
-            of its own, or with one after the operation's end, took no part in it.
+        times: nanoseconds (n_ops + 1, 1 + n_threads), in the layout of `Plan.run`'s clock. A thread without a
+            time, or with a time after the operation's end, took no part in it.
     """
     begin, end, finished = times[:-1, :1], times[1:, :1], times[1:, 1:]
     took_part = (finished > begin) & (finished <= end)
@@ -345,9 +348,10 @@ def _waits(times: np.ndarray) -> np.ndarray:
 
 
 def layer_words(state: Any, turn: int = 0) -> tuple[int, ...]:
-    """What kernels read of a layer's state, in the order of `contract.LayerWords`.
+    """Return the words of a layer's state that kernels read, in the order of `contract.LayerWords`.
 
     Args:
+        state: the layer's state.
         turn: the row, 0 or 1, from which a recurrent state is read.
     """
     if isinstance(state, RecurrentState):

@@ -1,7 +1,7 @@
-"""The recorder: the operations that a forward pass calls, written down instead of computed.
+"""The recorder: it records the operations that a forward pass calls, instead of computing them.
 
 It has the methods of `llmlite.engine.eager.Eager`; each returns the `Buffer` that will hold the result when
-the plan runs. Matrices and recurrent mixers are in files of their own.
+the plan runs. Matrices and recurrent mixers have separate files.
 """
 
 from __future__ import annotations
@@ -32,32 +32,33 @@ from llmlite.engine.recording import N_OUTPUTS, N_TOKENS, Buffer
 
 
 class Recorder(MatrixOperations, RecurrentOperations):
-    """Writes operations down.
+    """Records operations.
 
     Args:
-        max_tokens, max_outputs: the longest step, and how many logits rows it may ask for.
-        n_threads: how many threads get scratch memory.
-        kv: how keys and values are kept, one of `llmlite.engine.kv_cache.DTYPES`.
+        max_tokens: tokens of the longest step.
+        max_outputs: the maximum of logits rows in a step.
+        n_threads: number of threads that get scratch memory.
+        kv: type of keys and values, one of `llmlite.engine.kv_cache.DTYPES`.
         tiles: whether AMX multiplies quantized weights with many tokens (`amx_check`).
 
     Raises (from any operation):
-        UnsupportedError: a width, or something else, that the kernels don't take.
+        UnsupportedError: the kernels don't support a width or another property.
     """
 
     def name(self, x: Buffer, name: str, layer: int | None = None, heads: int | None = None) -> Buffer:
-        """Call x "name-layer" in profiles and errors."""
+        """Give x the name "name-layer" in profiles and errors."""
         x.name = name if layer is None else f"{name}-{layer}"
         return x
 
     def name_routed(self, x: Buffer, name: str, layer: int, routes: RouteBuffers) -> Buffer:
-        """As `name`."""
+        """Do the same as `name`."""
         return self.name(x, name, layer)
 
     def inside(self, name: str, layer: int, compute: Callable[[], Any]) -> None:
-        """Nothing: only traces ask what an operation has inside, and the eager executor makes them."""
+        """Do nothing: only traces need intermediates, and only the eager executor makes traces."""
 
     def embed(self, w: Any, ids: Any) -> Buffer:
-        """Rows of w for the step's ids."""
+        """Record the rows of w for the step's ids."""
         out = self._buffer(w.shape[1])
         family = self._family(w)
         if family is None:
@@ -108,15 +109,15 @@ class Recorder(MatrixOperations, RecurrentOperations):
         return out
 
     def add(self, a: Buffer, b: Buffer) -> Buffer:
-        """a + b."""
+        """Record a + b."""
         return self._elements(K.ADD, a, a=a, b=b)
 
     def scale(self, x: Buffer, factor: float) -> Buffer:
-        """x · factor."""
+        """Record x · factor."""
         return self._elements(K.SCALE, x, x=x, factor=float(factor))
 
     def softcap(self, x: Buffer, cap: float) -> Buffer:
-        """cap · tanh(x / cap)."""
+        """Record cap · tanh(x / cap)."""
         return self._elements(K.SOFTCAP, x, x=x, cap=float(cap))
 
     def activate(self, kind: str, x: Buffer, up: Buffer | None = None) -> Buffer:
@@ -126,7 +127,7 @@ class Recorder(MatrixOperations, RecurrentOperations):
         return self._elements(K.GATED_ACTIVATIONS[kind], x, x=x, up=up)
 
     def gate(self, x: Buffer, by: Buffer) -> Buffer:
-        """x · sigmoid(by)."""
+        """Record x · sigmoid(by)."""
         if by.width == x.width:
             return self._elements(K.GATE, x, x=x, by=by)
         self._whole_vectors(x.width, K.GATE_BY_ONE)
@@ -195,12 +196,12 @@ class Recorder(MatrixOperations, RecurrentOperations):
         }
         if k is not None:
             stored = sizes | ({"value_size": 0} if spec.values_in_keys else {})
-            v = k if v is None else v  # no number of it is read then
+            v = k if v is None else v  # then none of its numbers is read
             self._op(K.STORE[self.kv], (k, v), (self.cache,), k=k, v=v, layer=layer, **stored)
         if spec.values_in_keys:
             self._whole_vectors(spec.value_size, K.attention(self.kv, spec))
         n_tokens, least = self.limits[N_TOKENS], ATTENTION_ROWS
-        if spec.values_in_keys and n_tokens > FEW_TOKENS:  # few have too few units for all threads
+        if spec.values_in_keys and n_tokens > FEW_TOKENS:  # a few tokens have too few units for all threads
             least = ATTENTION_ROWS_IN_KEYS
         tile = attention_tile(n_tokens * spec.group, spec.key_size, spec.value_size, least)
         scratch, size = self._scratch(attention_scratch(tile, spec.key_size, spec.value_size))
@@ -213,7 +214,7 @@ class Recorder(MatrixOperations, RecurrentOperations):
             slopes=alibi_slopes(spec) if spec.alibi else 0,
         )  # fmt: skip
         writes = [out, scratch]
-        if n_parts:  # of a few tokens: threads share parts, which are merged in order after that
+        if n_parts:  # a few tokens: threads share the parts, which are then merged in order
             whole = -(-spec.value_size // 16) * 16
             record.parts = self._buffer(n_parts * spec.n_head * whole)
             record.states = self._buffer(n_parts * spec.n_head * 2)
@@ -225,7 +226,7 @@ class Recorder(MatrixOperations, RecurrentOperations):
         return out
 
     def _n_parts(self, spec: Attention) -> int:
-        """How many parts of positions threads may share; 0 in a prompt, whose tokens they share."""
+        """Return how many parts of positions threads may share; 0 in a prompt, where they share tokens."""
         if self.limits[N_TOKENS] > ATTENTION_SHARED:
             return 0
         if spec.window and spec.causal:

@@ -1,4 +1,4 @@
-"""The recorder's products of matrices, of one and of a layer's experts, and the routing of these."""
+"""The recorder's matrix products, of single matrices and of a layer's experts, and the routing of experts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmlite.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class RouteBuffers:
-    """Where a step's rows go among experts (kernels/experts.py)."""
+    """The experts that a step's rows are routed to (kernels/experts.py)."""
 
     counts: Buffer
     token_of: Buffer
@@ -27,7 +27,7 @@ class RouteBuffers:
 
 
 class MatrixOperations(Recording):
-    """Part of `recorder.Recorder`."""
+    """A part of `recorder.Recorder`."""
 
     def matmul(self, w: Any, x: Buffer, bias: np.ndarray | None = None) -> Buffer:
         """See eager.Eager.matmul."""
@@ -42,12 +42,12 @@ class MatrixOperations(Recording):
         return out if bias is None else self.add_row(out, bias)
 
     def head_matmul(self, w: Any, x: Buffer) -> Buffer:
-        """See eager.Eager.head_matmul: the kernels of one matrix, called for each head's rows."""
+        """See eager.Eager.head_matmul; the kernels of a single matrix are called for each head's rows."""
         n_head, n_rows, n_columns = w.shape
         family, matrix = self._family(w), w.slice_rows(0, n_rows)
         if family is None:
             raise UnsupportedError(
-                f"{w.name}: rows of {n_columns} numbers in {w.type.name} for each head, which have no kernels"
+                f"{w.name}: rows of {n_columns} numbers in {w.type.name} for each head have no kernels"
             )
         self._whole_vectors(n_rows, K.MERGE_HEADS)
         apart = self._buffer(n_columns, x.rows, planes=n_head)
@@ -62,7 +62,7 @@ class MatrixOperations(Recording):
         return whole
 
     def _each_head(self, one: Op, n_head: int, matrix: Any, w: Any, x: Buffer) -> Op:
-        """`one`, recorded for a single head's rows and matrix, for every head."""
+        """Record `one`, which is for a single head's rows and matrix, for every head."""
         strides = np.zeros(len(one.args), np.int64)
         for i, value in enumerate(one.args):
             if value is matrix.blocks:
@@ -77,7 +77,7 @@ class MatrixOperations(Recording):
         return Op(K.EACH_HEAD, args, one.reads, (*one.writes, frames), **facts)
 
     def add_row(self, x: Buffer, row: np.ndarray) -> Buffer:
-        """x + row, for every row of x."""
+        """Record x with `row` added to every row."""
         out = self._buffer(x.width, x.rows)
         row = np.ascontiguousarray(row, np.float32)
         self._op(K.ADD_ROW, (x,), (out,), rows=x.rows, a=x, row=row, out=out, width=x.width)
@@ -122,9 +122,10 @@ class MatrixOperations(Recording):
         )  # fmt: skip
 
     def _activations(self, x: Buffer) -> tuple[Buffer, ...]:
-        """x as bytes, scales, sums over 32 and over 16, these times scales: once for all its readers.
+        """Record x as bytes, scales, sums over 32 and over 16, and sums times scales, once for all its
+        readers.
 
-        For few tokens also the bytes in a second order, of whole 256.
+        For a few tokens, also record the bytes of whole 256 in a second order.
         """
         if x not in self._quantized:
             rows, width, planes = x.rows, x.width, x.planes
@@ -190,13 +191,13 @@ class MatrixOperations(Recording):
         n_expert, n_rows, _ = w.shape
         family = self._family(w)
         if family is None:
-            raise UnsupportedError(f"{w.name}: experts in {w.type.name}, which has no kernels of its own")
+            raise UnsupportedError(f"{w.name}: experts in {w.type.name}, which has no kernels")
         out = self._buffer(n_rows, x.rows)
         matrix = w.slice_rows(0, n_rows)
         plain = self._plain_matmul if not family.sub else self._quantized_matmul
         before = len(self.ops)
         plain(family, matrix, x, out)
-        one = self.ops.pop()  # the multiplication by a single matrix: what is left are the activations
+        one = self.ops.pop()  # the product with a single matrix; operations on activations remain
         assert len(self.ops) - before <= 1
         strides = np.zeros((len(one.args), 2), np.int64)
         for i, value in enumerate(one.args):
@@ -205,7 +206,7 @@ class MatrixOperations(Recording):
             elif isinstance(value, Buffer) and value.rows == x.rows and value.name != "scratch":
                 strides[i, 1] = value.width * value.itemsize
         frames, size = self._scratch(8 * (1 + len(one.args)))
-        first = (0, *one.args[1:])  # the step that an expert sees begins with the count of its rows
+        first = (0, *one.args[1:])  # an expert's step record begins with the count of its rows
         args = (routes.counts, n_expert, one.kernel, len(first), frames, size, strides, *first)
         used = min(n_expert, self.limits[x.rows]) / n_expert
         facts = {"label": w.name, "type": w.type.name, "bytes_read": int(w.n_bytes * used), "work": one.work}

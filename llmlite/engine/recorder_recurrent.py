@@ -1,4 +1,4 @@
-"""The recorder's operations of mixers that keep a state of a fixed size (kernels/recurrent.py)."""
+"""The recorder's operations for mixers with a state of fixed size (kernels/recurrent.py)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from llmlite.engine.recording import Buffer, Recording
 
 
 class RecurrentOperations(Recording):
-    """Part of `recorder.Recorder`."""
+    """A part of `recorder.Recorder`."""
 
     def multiply(self, a: Buffer, b: Buffer) -> Buffer:
-        """a · b."""
+        """Record a · b."""
         return self._elements(K.MULTIPLY, a, a=a, b=b)
 
     def convolve(self, x: Buffer, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> Buffer:
@@ -27,7 +27,7 @@ class RecurrentOperations(Recording):
         return out
 
     def multiply_row(self, x: Buffer, row: np.ndarray) -> Buffer:
-        """x · row, for every row of x."""
+        """Record x with every row multiplied by `row`."""
         self._whole_vectors(x.width, K.MULTIPLY_ROW)
         return self._elements(K.MULTIPLY_ROW, x, x=x, row=row)
 

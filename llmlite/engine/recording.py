@@ -1,6 +1,6 @@
-"""What a recorder writes down: operations on buffers, and how one is written.
+"""The records of a recorder: operations on buffers, and the methods that add them.
 
-Nothing is compiled here: kernels are named (`signatures`), not made.
+Nothing is compiled here: kernels are only named (`signatures`).
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from llmlite.engine.families import FAMILIES, Family
 from llmlite.engine.jit import Kernel
 from llmlite.errors import UnsupportedError
 
-# What a buffer's rows are counted by: fields of the step record. SLOTS: rows -> rows times experts used.
+# The fields of the step record that count a buffer's rows. SLOTS: rows -> rows times experts used.
 N_TOKENS, N_OUTPUTS = STEP.n_tokens, STEP.n_outputs
 SLOTS = {STEP.n_tokens: STEP.n_slots, STEP.n_outputs: STEP.n_output_slots}
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Rows of numbers that live in the plan's arena from the operation that writes them to the last that
-    reads them.
+    """Rows of numbers in the plan's arena, kept from the operation that writes them to the last that reads
+    them.
 
     Attributes:
-        width, itemsize: of one row. rows: the field of the step record that says how many there are.
-        n_rows: the most there can be. planes: of so many heads, each of which has as many rows of its own:
-            the rows of one head follow those of the other, and n_rows counts all.
-        first, last: stages of the plan. offset: in the arena.
+        width: numbers in a row.
+        itemsize: bytes of a number.
+        rows: the field of the step record that counts the rows.
+        n_rows: the maximum number of rows, of all planes together.
+        planes: number of heads with equally many separate rows; the rows of one head follow those of another.
+        first, last: stages of the plan.
+        offset: place in the arena, in bytes.
     """
 
     width: int
@@ -46,12 +49,12 @@ class Buffer:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes in the arena: whole vectors."""
+        """Bytes in the arena, rounded up to whole vectors."""
         return -(-self.width * self.itemsize * self.n_rows // 64) * 64
 
     @property
     def plane_bytes(self) -> int:
-        """Bytes from one head's rows to the next one's."""
+        """Bytes from one head's rows to the next head's."""
         return self.width * self.itemsize * (self.n_rows // self.planes)
 
 
@@ -60,10 +63,11 @@ class Op:
     """One operation: a kernel and its arguments, or a Python function that computes on arrays.
 
     Attributes:
-        args: Buffers, arrays (kept alive: the record holds their address), kernels, integers, floats, and
-            dataclasses of all these (records of their own), in the kernel's order.
-        reads, writes: Buffers, and tokens such as `Recorder.cache` that stand for memory outside the arena.
-        label: the weight's name, or what the result is called. bytes_read: of weights, each run.
+        args: Buffers, arrays (kept alive, because the record has their addresses), kernels, integers, floats,
+            and dataclasses of all these (separate records), in the kernel's order.
+        reads, writes: Buffers, and tokens such as `Recorder.cache` for memory outside the arena.
+        label: name of the weight, or of the result.
+        bytes_read: bytes of weights read in each run.
         work: multiply-adds per row, times two.
     """
 
@@ -81,17 +85,17 @@ class Op:
 
     @property
     def name(self) -> str:
-        """The kernel's name, or "numpy:…" for the slow way."""
+        """The kernel's name, or "numpy:…" for an operation without a kernel."""
         return self.kernel.name if self.kernel else f"numpy:{self.type}"
 
 
 @dataclass(frozen=True, eq=False)
 class PositionTable:
-    """Numbers that depend on a position alone: a row of `width` float32 for each.
+    """Numbers that depend only on the position: a row of `width` float32 for each position.
 
     Attributes:
-        key: what it is made of; operations with the same key share a table.
-        rows: (positions (n,)) -> float32 (n, width).
+        key: the values it is made from; operations with the same key share a table.
+        rows: function (positions (n,)) -> float32 (n, width).
     """
 
     key: Any
@@ -100,16 +104,16 @@ class PositionTable:
 
 
 class Recording:
-    """The operations of one plan, and what all of the recorder's parts write them down with.
+    """The operations of one plan, and the methods with which all parts of the recorder add them.
 
-    Args: see `llmlite.engine.recorder.Recorder`.
+    See `llmlite.engine.recorder.Recorder` for the arguments.
     """
 
     def __init__(
         self, *, max_tokens: int, max_outputs: int, n_threads: int, kv: str = "f16", tiles: bool = False
     ) -> None:
         self.limits = {N_TOKENS: max_tokens, N_OUTPUTS: max_outputs}
-        self.n_used = 0  # experts for each row, known when one is routed
+        self.n_used = 0  # experts for each row, set by the first routing
         self.n_threads = n_threads
         self.kv = kv
         self.tiles = tiles
@@ -123,7 +127,7 @@ class Recording:
         return family if family and w.shape[-1] % 32 == 0 else None
 
     def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
-        """The number of the table with this key; it is added if it is new."""
+        """Return the number of the table with this key, which is added if it is new."""
         for number, table in enumerate(self.tables):
             if table.key == key:
                 return number
@@ -131,22 +135,22 @@ class Recording:
         return len(self.tables) - 1
 
     def _number(self) -> int:
-        """The next operation's number, as it is reported: its place plus 1."""
+        """The next operation's number in reports: its place plus 1."""
         return len(self.ops) + 1
 
     def _at_once(self, rows: int) -> int:
-        """The most rows that one matrix may meet: a token uses an expert once."""
+        """Return the maximum of rows for one matrix; a token uses an expert at most once."""
         return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
 
     def _padded(self, rows: int) -> int:
-        """As `_at_once`, in whole tiles of tokens, of both kinds."""
+        """Return `_at_once` rounded up to whole tiles of tokens, of both kinds."""
         n = self._at_once(rows)
         return max(-(-n // size) * size for size in (TILE_TOKENS, amx.TILE_ROWS))
 
     def _buffer(self, width: int, rows: int = N_TOKENS, itemsize: int = 4, planes: int = 1) -> Buffer:
-        """A new buffer; matrix kernels read whole groups of tokens."""
+        """Return a new buffer; matrix kernels read whole groups of tokens."""
         n_rows = self.limits[rows]
-        if rows in SLOTS.values():  # a group of rows may reach past the last expert's
+        if rows in SLOTS.values():  # a group of rows may extend past the last expert's rows
             n_rows += max(TILE_TOKENS, amx.TILE_ROWS)
         elif n_rows > 1:
             n_rows = self._padded(rows)
@@ -157,7 +161,7 @@ class Recording:
         return Buffer(size * self.n_threads, 1, name="scratch"), size
 
     def _elements(self, run: Kernel, like: Buffer, **args: Any) -> Buffer:
-        """An operation on every number by itself; the result has the shape of `like`."""
+        """Record an operation on each number separately; the result has the shape of `like`."""
         out = self._buffer(like.width, like.rows)
         reads = tuple(value for value in args.values() if isinstance(value, Buffer))
         self._op(run, reads, (out,), rows=like.rows, out=out, width=like.width, **args)
@@ -166,19 +170,19 @@ class Recording:
     def _op(
         self, run: Kernel, reads: Sequence, writes: Sequence, facts: dict[str, Any] | None = None, **args: Any
     ) -> None:
-        """Write an operation down: `args` by the kernel's own parameter names."""
-        if run.parameters is None or args.keys() != set(run.parameters):  # a kernel would read other memory
+        """Record an operation; `args` are named after the kernel's parameters."""
+        if run.parameters is None or args.keys() != set(run.parameters):  # or it would read wrong memory
             raise TypeError(f"{run}: takes {run.parameters}, got {tuple(args)}")
         ordered = tuple(args[name] for name in run.parameters)
         self.ops.append(Op(run, ordered, tuple(reads), tuple(writes), **(facts or {})))
 
     def _whole_vectors(self, width: int, run: Kernel) -> None:
-        """Refuse rows that some kernels, which take 16 numbers at a time, would run over."""
+        """Refuse rows that aren't multiples of 16 numbers, because some kernels would run past their end."""
         if width % 16:
             raise UnsupportedError(f"rows of {width} numbers: {run.name} takes multiples of 16")
 
     def _python(self, function: Any, w: Any, reads: tuple[Buffer, ...], out: Buffer) -> Buffer:
-        """An operation without a kernel: NumPy, between two runs of the team."""
+        """Record an operation without a kernel, which NumPy runs between two runs of the team."""
         op = Op(None, (w, *reads, out), reads, (out,), function=function, **weight_facts(w))
         self.ops.append(op)
         return out

@@ -1,4 +1,4 @@
-"""What recurrent layers remember: states of a fixed size, and snapshots of them to go on from."""
+"""The memory of recurrent layers: states of fixed size, and snapshots of them to continue from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Protocol
 
 import numpy as np
 
-LINE = 16  # float32 numbers in a cache line: each part of a state begins with one
+LINE = 16  # float32 numbers in a cache line; each part of a state begins on a line
 
 
 class RecurrentMixer(Protocol):
-    """What a recurrent layer's record (llmlite.description.layers) says of its state.
+    """The state of a recurrent layer, as its record (llmlite.description.layers) describes it.
 
     Attributes:
-        tail_shape: of the rows that its convolution needs of earlier tokens, (taps - 1, width).
-        state_shape: of its recurrent state; (0,) if it has none.
+        tail_shape: shape of the earlier tokens' rows that its convolution needs, (taps - 1, width).
+        state_shape: shape of its recurrent state; (0,) if it has none.
     """
 
     @property
@@ -28,21 +28,22 @@ class RecurrentMixer(Protocol):
 class RecurrentMemory:
     """The states of all recurrent layers of one sequence.
 
-    A row holds the states of all layers. A step reads one row and writes another; only when it is over do
-    they change places, so a step that fails leaves everything as it was. Snapshots are further rows: copies
-    from which a text can be read on. One is taken at the end of every step of several tokens, which is the
-    end of a prompt or of a part of it, and at every position that `every` divides. If all rows are taken, the
-    snapshot whose loss leaves the smallest gap makes room.
+    A row holds the states of all layers. A step reads one row and writes another; they change places only
+    when the step is over, so a step that fails changes nothing. Snapshots are additional rows: copies from
+    which a text can be continued. One is taken at the end of every step of several tokens, which is the end
+    of a prompt or of a part of it, and at every position that `every` divides. If all rows are in use, the
+    snapshot whose loss leaves the smallest gap is dropped.
 
     Args:
         specs: the records of the recurrent layers.
-        zeros: (shape) -> float32 zeros; the system hands out their pages when they are first written.
-        n_snapshots: the most that are kept. every: a position is kept while tokens come one by one.
+        zeros: function (shape) -> float32 zeros, whose pages the system provides when they are first written.
+        n_snapshots: the maximum number of snapshots.
+        every: distance of snapshots in decode, in positions.
 
     Attributes:
         rows: float32 (2 + n_snapshots, width): the two rows of steps, then the snapshots.
-        now: the row, 0 or 1, that the next step reads, and how many tokens it has seen. It is replaced in
-            one assignment, so an interruption never leaves a row under another row's number of tokens.
+        now: the row, 0 or 1, that the next step reads, and the number of tokens it has seen. One assignment
+            replaces both, so they belong together even after an interruption.
         kept: position -> the row of its snapshot.
         states: one for each layer, in the order of `specs`.
     """
@@ -72,7 +73,7 @@ class RecurrentMemory:
 
     @property
     def position(self) -> int:
-        """How many tokens that row has seen."""
+        """Number of tokens that this row has seen."""
         return self.now[1]
 
     @property
@@ -81,17 +82,17 @@ class RecurrentMemory:
         return self.rows[0].nbytes
 
     def commit(self, n: int) -> None:
-        """Note that a step of `n` tokens is over: its row becomes the one that is read."""
+        """Finish a step of `n` tokens: its row becomes the one that is read."""
         self.now = 1 - self.turn, self.position + n
         if len(self.rows) > 2 and (n > 1 or self.position % self.every == 0):
             self._keep()
 
     def longest(self, n: int) -> int:
-        """Return the largest number of tokens, at most `n`, after which the states can go on."""
+        """Return the largest number of tokens, at most `n`, after which the states can continue."""
         return max(at for at in (0, self.position, *self.kept) if at <= n)
 
     def truncate(self, n: int) -> None:
-        """Go back to the state after the first `n` tokens, which `longest` must have named."""
+        """Return to the state after the first `n` tokens; `n` must come from `longest`."""
         if n >= self.position:
             return
         self.kept = {at: row for at, row in self.kept.items() if at <= n}
@@ -100,9 +101,9 @@ class RecurrentMemory:
         self.now = other, n
 
     def copy_from(self, source: RecurrentMemory, n: int) -> None:
-        """Take over the state after the first `n` tokens, which `source.longest` must have named.
+        """Copy the state after the first `n` tokens from `source`; `n` must come from `source.longest`.
 
-        It becomes a snapshot too: this sequence can come back to it.
+        The state also becomes a snapshot, so that this sequence can return to it.
         """
         self.kept = {}
         self.rows[1 - self.turn] = source.rows[source.turn if n == source.position else source.kept[n]]
@@ -117,16 +118,18 @@ class RecurrentMemory:
         self.kept[self.position] = row
 
     def _least(self) -> int:
-        """The snapshot whose neighbours are nearest to each other."""
+        """Return the snapshot whose neighbours are nearest to each other."""
         at = [0, *sorted(self.kept), self.position]
         return min(zip(at, at[1:], at[2:]), key=lambda near: near[2] - near[0])[1]
 
 
 class RecurrentState:
-    """One layer's share of a memory's rows; a `kv_cache.LayerState`.
+    """One layer's part of the rows of a memory; a `kv_cache.LayerState`.
 
     Attributes:
-        spec: the layer's record. start: where its numbers begin in a row. width: how many there are.
+        spec: the layer's record.
+        start: index of its first number in a row.
+        width: number of its numbers.
     """
 
     def __init__(self, memory: RecurrentMemory, spec: RecurrentMixer, start: int) -> None:
@@ -136,33 +139,33 @@ class RecurrentState:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes when full, snapshots included: the same for any context."""
+        """Bytes of the full state with its snapshots, which don't depend on the context."""
         return len(self.memory.rows) * self.width * 4
 
     def tail(self, row: int) -> np.ndarray:
-        """The convolution's tail in row 0 or 1, float32 `tail_shape`: the latest token comes last."""
+        """Return the convolution's tail in row 0 or 1, float32 `tail_shape`, with the latest token last."""
         return self._part(row, self.start, self.spec.tail_shape)
 
     def state(self, row: int) -> np.ndarray:
-        """The recurrent state in row 0 or 1, float32 `state_shape`."""
+        """Return the recurrent state in row 0 or 1, float32 `state_shape`."""
         return self._part(row, self.start + self._tail_size, self.spec.state_shape)
 
     def _part(self, row: int, start: int, shape: tuple[int, ...]) -> np.ndarray:
         return self.memory.rows[row, start : start + int(np.prod(shape))].reshape(shape)
 
     def reusable(self, n: int) -> bool:
-        """Return whether the model can go on after the first `n` tokens."""
+        """Return whether the model can continue after the first `n` tokens."""
         return self.memory.longest(n) == n
 
     def longest(self, n: int) -> int:
-        """Return the largest number of tokens, at most `n`, after which this layer can go on."""
+        """Return the largest number of tokens, at most `n`, after which this layer can continue."""
         return self.memory.longest(n)
 
     def reserve(self, position: int, n: int) -> None:
-        """A state has room for any number of tokens."""
+        """Do nothing: a state has room for any number of tokens."""
 
     def truncate(self, n: int) -> None:
-        """Forget everything after the first `n` tokens: for all layers of the memory at once."""
+        """Forget everything after the first `n` tokens, for all layers of the memory at once."""
         self.memory.truncate(n)
 
 

@@ -1,12 +1,12 @@
-"""Kernels compiled ahead, which a wheel carries: for which CPUs, and whether their bytes may be run.
+"""Kernels compiled ahead of time in a wheel: their CPUs, and the checks of their bytes before use.
 
-`make wheel` compiles every kernel for each of LEVELS (tools/compile_kernels.py) and puts two files of each
-into `llmlite/_kernels`: all objects in one, and a manifest with their places and hashes. A checkout, an
-editable installation and a source distribution carry none, and compile with numba.
+`make wheel` compiles every kernel for each of LEVELS (tools/compile_kernels.py) and puts two files for each
+level into `llmlite/_kernels`: all objects in one file, and a manifest with their places and hashes. A
+checkout, an editable installation and a source distribution have none, and compile with numba.
 
-A process runs kernels of one target only, because they agree among themselves on layouts that depend on the
-CPU (`emit.block_order`). So the level is chosen once: it is the target of all kernels, also of one that has
-to be compiled because its object is missing or damaged. Nothing here imports numba or llvmlite.
+A process runs kernels of only one target, because they share layouts that depend on the CPU
+(`emit.block_order`). So the level is chosen once: it is the target of all kernels, also of a kernel that must
+be compiled because its object is missing or damaged. Nothing here imports numba or llvmlite.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from llmlite.errors import LlmliteError
 from llmlite.terminal import complain_once
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "_kernels"
-FORMAT = 1  # of the manifest, and of how an object is entered and linked
+FORMAT = 1  # of the manifest, and of an object's entry and linking
 CHOICE = "LLMLITE_KERNELS"
 MACHINES = {"x86": 62, "arm": 183}  # ELF's e_machine
 SUPPORTED = sys.platform == "linux" and sys.maxsize > 1 << 32 and sys.byteorder == "little"
-LARGEST = 1 << 20  # bytes of a manifest, and of an object: what is longer is damaged
+LARGEST = 1 << 20  # the maximum bytes of a manifest or an object; a longer one is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A set of CPUs that run the same objects.
+    """A set of CPUs that can run the same objects.
 
     Attributes:
-        name: of its files.
-        architecture: as in `cpu.Target`.
-        cpu: LLVM's name. It decides how instructions are ordered, and implies no feature beyond `required`.
-        required: the features that a CPU must have, all of them, by LLVM's names.
-        tuning: further words for LLVM's list of features that no CPU has to have.
+        name: name of its files.
+        architecture: see `cpu.Target`.
+        cpu: LLVM's name. It determines the order of instructions, and implies no feature beyond `required`.
+        required: all features that a CPU must have, by LLVM's names.
+        tuning: more items for LLVM's list of features, which no CPU must have.
     """
 
     name: str
@@ -82,7 +82,7 @@ LEVELS = (
 
 
 def level_for(architecture: str, enabled: frozenset[str]) -> Level | None:
-    """Return the best level all of whose features are enabled, among those whose files are here.
+    """Return the best level with all its features enabled, among the levels whose files are installed.
 
     Raises:
         LlmliteError: LLMLITE_KERNELS is neither empty nor "compile".
@@ -94,7 +94,7 @@ def level_for(architecture: str, enabled: frozenset[str]) -> Level | None:
 
 
 def choose(architecture: str, enabled: frozenset[str]) -> tuple[Level | None, str]:
-    """Return the level, or None and why there is none, in a few words; "" if nothing is shipped.
+    """Return the level, or None and a short reason why there is none; "" if nothing is shipped.
 
     Raises:
         LlmliteError: LLMLITE_KERNELS is neither empty nor "compile".
@@ -109,16 +109,17 @@ def choose(architecture: str, enabled: frozenset[str]) -> tuple[Level | None, st
         return None, f"{CHOICE}={choice}"
     for level in there:
         if level.architecture == architecture and enabled.issuperset(level.required):
-            damage = _manifest(level)[1]  # and then none of a lesser level: numba makes better kernels
+            damage = _manifest(level)[1]  # then no lower level is used either: numba makes better kernels
             return (None, damage) if damage else (level, "")
     return None, "none of the shipped kernels fits this CPU"
 
 
 def object_of(level: Level, kernel: str, source: str) -> bytes | None:
-    """Return the object of a kernel ("file.name"); None if it can't be trusted, and tell the reason once.
+    """Return the object of a kernel ("file.name"); if it can't be trusted, report the reason once and return
+    None.
 
     Args:
-        source: digest of the text that the kernel is made of, here and now.
+        source: digest of the kernel's present source text.
     """
     code, reason = _look(level, kernel, source)
     if reason:
@@ -127,7 +128,7 @@ def object_of(level: Level, kernel: str, source: str) -> bytes | None:
 
 
 def problems(level: Level, sources: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the shipped objects; sources: as `object_of` takes them, by kernel."""
+    """Return the faults of the shipped objects; sources: digests for `object_of`, by kernel."""
     found = ((kernel, _look(level, kernel, source)[1]) for kernel, source in sources.items())
     return [f"{kernel}: {reason}" for kernel, reason in found if reason]
 
@@ -138,7 +139,7 @@ def _look(level: Level, kernel: str, source: str) -> tuple[bytes | None, str]:
         return None, "it isn't in the manifest"
     try:
         if entry["source"] != source:
-            return None, "it was made of another source text"
+            return None, "it was made from another source text"
         offset, size = int(entry["offset"]), int(entry["size"])
         if offset < 0 or not 0 <= size <= LARGEST:
             return None, "the manifest gives an impossible place"
@@ -161,7 +162,7 @@ def _look(level: Level, kernel: str, source: str) -> tuple[bytes | None, str]:
 
 @functools.cache
 def _manifest(level: Level) -> tuple[dict[str, Any], str]:
-    """Return the entries by kernel and ""; or nothing, and what is wrong with the manifest."""
+    """Return the entries by kernel and ""; or no entries, and the fault of the manifest."""
     path = FOLDER / f"{level.name}.json"
     try:
         with open(path, "rb") as file:

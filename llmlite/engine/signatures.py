@@ -1,8 +1,8 @@
-"""Every kernel by name, with its parameters: what a recorder may write down, declared without numba.
+"""Every kernel by name, with its parameters, for the recorder; declared without numba.
 
-A declaration is the one place that names a kernel's file and its parameters in order. `Recorder` passes
-arguments by these names and a wrong one fails when it is recorded; `jit` compares them with the body when
-it compiles. Bodies are in `llmlite/engine/kernels/<module>.py`, under the kernel's own name.
+A declaration is the only place that names a kernel's file and its parameters in order. `Recorder` passes
+arguments by these names, and a wrong name fails during recording; `jit` compares them with the body when it
+compiles. The body is in `llmlite/engine/kernels/<module>.py`, under the kernel's own name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLAIN_MATVEC = "rows w x out n_rows width"
 PLAIN_MATMUL = "rows w x out n_rows width scratch scratch_bytes"
 MATVEC = "rows w q mixed d sums out n_rows width"
 MATMUL_FEW = "rows w q mixed d sums out n_rows width scratch scratch_bytes"
-MATMUL = " ".join(contract.MATMUL._fields)  # read by their places in its record
+MATMUL = " ".join(contract.MATMUL._fields)  # fields of its record
 # tiles of bytes (AMX); config: an array that `amx.config` makes
 MATMUL_TILES = "rows unpack block config w row_bytes q d sums out n_rows width zero sub scratch scratch_bytes"
 EMBED = "w out width"
@@ -55,7 +55,7 @@ GATED_ACTIVATIONS: dict[str, Kernel] = {
     for kind in ("silu", "gelu", "gelu_erf", "relu2", "swiglu_oai")
 }
 
-KV_KINDS = ("f16", "f32", "q8_0")  # as `kv_cache.DTYPES` names them
+KV_KINDS = ("f16", "f32", "q8_0")  # the names in `kv_cache.DTYPES`
 
 # ---- attention ---------------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ MERGE_PARTS = declare("attention", "merge_parts", "spec")
 
 
 def attention(kv: str, spec: Attention) -> Kernel:
-    """Return the kernel for a kind of cache: one for the head size, or the one for any."""
+    """Return the kernel for a kind of cache: the one for the head size, or the one for any size."""
     if spec.values_in_keys:
         return ATTENTION_IN_KEYS[kv]
     size = spec.key_size if spec.key_size == spec.value_size else 0

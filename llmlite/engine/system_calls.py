@@ -1,8 +1,8 @@
-"""What compiled code asks of the system: yield a core, read the clock, sleep, move to another core.
+"""System calls of compiled code: yield a core, read the clock, sleep, move to another core.
 
-Each function has a form for Linux, for Windows and for macOS, chosen while compiling; the symbols of the
-others don't come into the object. On Windows they are functions of kernel32.dll, whose addresses are
-registered with LLVM here: its C runtime has none of the POSIX names. Importing this module imports numba.
+Each function has a form for Linux, for Windows and for macOS, chosen at compile time; the object has no
+symbols of the other forms. On Windows, they are functions of kernel32.dll, whose addresses are registered
+with LLVM here, because its C runtime has none of the POSIX names. Importing this module imports numba.
 
 Sources: POSIX.1-2017; learn.microsoft.com/windows/win32/api (SwitchToThread, QueryPerformanceCounter,
 WaitForSingleObject, ReleaseSemaphore); macOS has no sched_getcpu, sched_setaffinity nor working sem_init.
@@ -19,7 +19,7 @@ from llmlite.engine.systems import LINUX, WINDOWS, kernel32_addresses
 CLOCK_ID = getattr(time, "CLOCK_MONOTONIC", 1)
 FOREVER = 0xFFFFFFFF  # INFINITE
 SEMAPHORES = LINUX or WINDOWS
-AFFINITY = LINUX  # whether threads can be told from which cores to stay away
+AFFINITY = LINUX  # whether threads can be kept away from certain cores
 
 i32 = types.int32
 if WINDOWS:
@@ -45,7 +45,7 @@ release_semaphore = types.ExternalFunction("ReleaseSemaphore", i32(i64, i32, i64
 
 @inline
 def yield_core():
-    """Let another thread have this core, if one waits for it."""
+    """Let another thread run on this core, if one is waiting for it."""
     if WINDOWS:
         switch_to_thread()
     else:
@@ -68,7 +68,7 @@ def write_time(address):
 
 @inline
 def await_semaphore(address):
-    """Sleep until the semaphore at `address` is posted, or a little, where there is none."""
+    """Sleep until the semaphore at `address` is posted; without semaphores, sleep for a short time."""
     if WINDOWS:
         wait_for(load_i64(address), FOREVER)
     elif LINUX:
@@ -80,7 +80,7 @@ def await_semaphore(address):
 
 @inline
 def post_semaphore(address):
-    """Wake who waits for the semaphore at `address`, or who will."""
+    """Wake the thread that waits for the semaphore at `address`, or the next one that will wait."""
     if WINDOWS:
         release_semaphore(load_i64(address), 1, 0)
     elif LINUX:

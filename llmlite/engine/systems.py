@@ -1,7 +1,7 @@
-"""The system that kernels run on, for what threads ask of it: the plain side of `system_calls`.
+"""The operating system that kernels run on: the Python side of `system_calls`.
 
-LINUX, WINDOWS and neither (macOS and other POSIX systems) are the three forms of compiled code. They are
-constants while kernels compile, and `sys.platform` is part of the key of a cached object.
+Compiled code has three forms: for LINUX, for WINDOWS, and for neither (macOS and other POSIX systems). The
+names are constants during compilation, and `sys.platform` is part of the key of a cached object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST_COUNT = 2**31 - 1
 
 @functools.cache
 def kernel32() -> Any:
-    """Return Windows' kernel32.dll; elsewhere there is none."""
+    """Return Windows' kernel32.dll, which only Windows has."""
     return getattr(ctypes, "WinDLL")("kernel32")  # noqa: B009 - the name exists on Windows only
 
 
@@ -42,7 +42,7 @@ def make_semaphores(addresses: list[int]) -> None:
     Linux: a `sem_t`. Windows: a handle. Elsewhere nothing, since macOS has no unnamed semaphores.
 
     Raises:
-        LlmliteError: Windows grants no more.
+        LlmliteError: Windows refuses another semaphore.
     """
     if LINUX:
         libc = ctypes.CDLL(None)

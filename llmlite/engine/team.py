@@ -1,7 +1,7 @@
-"""Threads that wait for plans to run: started once for the whole process, without a threading layer.
+"""Threads that wait for plans to run, started once for the whole process, without a threading layer.
 
-The compiled side is `kernels/team.py`. Workers live in compiled code without the GIL; after `LINGER_NS`
-without a job they park on a semaphore. Plans of several models and several Python threads take turns.
+The compiled side is `kernels/team.py`. Workers run in compiled code without the GIL; after `LINGER_NS`
+without a job, they wait on a semaphore. Plans of several models and several Python threads take turns.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _INT64 = ctypes.c_int64
 
 
 class Team:
-    """`n_threads` threads, of which the calling one is rank 0.
+    """A team of `n_threads` threads; the calling thread is rank 0.
 
-    Use `team(n_threads)`: a process needs one of each size.
+    Use `team(n_threads)`: a process needs only one team of each size.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -38,16 +38,18 @@ class Team:
         self.n_threads = 1 + self._start_workers(n_threads - 1) if n_threads > 1 else 1
 
     def run(self, table: int, n_ops: int, clock: int = 0) -> None:
-        """Run `n_ops` rows of the plan's table at address `table`; returns when all threads are through.
+        """Run `n_ops` rows of the plan's table at address `table`; return when all threads have finished.
 
         Args:
-            clock: 0, or the address where times go, as `Plan.run` says (profiling).
+            table: address of the plan's table.
+            n_ops: number of its rows to run.
+            clock: address of the times for profiling (see `Plan.run`), or 0.
         """
         with self._lock:
             self._run(self._base, table, n_ops, self.n_threads, clock, self._scratch)
 
     def _start_workers(self, n: int) -> int:
-        """Start n threads; returns how many the system granted."""
+        """Start n threads; return how many the system granted."""
         work = ctypes.CFUNCTYPE(None, *[_INT64] * 4)(WORK.address)
         make_semaphores([self._base + (8 + 4 * rank + 1) * LINE for rank in range(1, n + 1)])
         for rank in range(1, n + 1):
@@ -55,12 +57,12 @@ class Team:
             thread = threading.Thread(target=work, args=arguments, name=f"llmlite-{rank}", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # the system's limit of threads: go on with fewer
+            except RuntimeError:  # the system's limit of threads: continue with fewer
                 return rank - 1
         return n
 
     def close(self) -> None:
-        """Let the workers return; the team can't be used afterwards."""
+        """End the workers; the team can't be used afterwards."""
         if self.n_threads > 1 and self._lock.acquire(timeout=1):  # else a plan still runs: leave it alone
             ctypes.CFUNCTYPE(None, _INT64, _INT64)(STOP.address)(self._base, self.n_threads)
             self.n_threads = 1
@@ -68,7 +70,7 @@ class Team:
 
 
 def _shared_memory(n_bytes: int) -> ctypes.Array:
-    """Zeroed memory that is never freed: a worker may still look at it while the interpreter ends."""
+    """Return zeroed memory that is never freed: a worker may read it while the interpreter ends."""
     memory = (ctypes.c_char * n_bytes)()
     _kept.append(memory)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))
@@ -81,7 +83,7 @@ _teams_lock = fork_safe(threading.Lock())
 
 
 def team(n_threads: int) -> Team:
-    """Return the process's team of that size, started on first use (in a forked child: its own)."""
+    """Return the process's team of this size, started on first use; a forked child has its own."""
     with _teams_lock:
         if n_threads not in _teams:
             _teams[n_threads] = Team(n_threads)
@@ -89,12 +91,12 @@ def team(n_threads: int) -> Team:
 
 
 def renew_lock_after_fork(plan: Any) -> None:
-    """Let forked children find `plan.lock` free: the thread that held it isn't there."""
+    """Make sure that forked children find `plan.lock` free, because they lack the thread that held it."""
     fork_safe(plan.lock)
 
 
 def _after_fork() -> None:
-    """In the child there are no workers; new ones start with the next plan."""
+    """Forget the workers, which a forked child doesn't have; new ones start with the next plan."""
     _teams.clear()
 
 

@@ -1,8 +1,8 @@
 """Many sequences at once: each step reads the weights once for all of them.
 
-A step brings every running sequence one token further, and reads a part of the prompts that are new.
-Sequences join and leave between steps. The results are those of running each alone, bit for bit, with the
-planned executor; the eager one runs one sequence after the other.
+A step advances every running sequence by one token, and reads a part of the new prompts. Sequences join and
+leave between steps. With the planned executor, each result has the same bits as if the sequence had run
+alone; the eager executor runs one sequence after another.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from llmlite.model import Model
 
 MAX_SEQUENCES = 8
-KEPT = 4  # caches of ended sequences, whose beginnings later ones may share
-WORTH_COPYING = 16  # tokens: below, reading them again is as fast as waiting for another sequence
-WORTH_KEEPING = 64  # tokens at the end of a cache that are lost if it is used again from an earlier place
+KEPT = 4  # caches of ended sequences, whose prefixes later sequences may share
+WORTH_COPYING = 16  # tokens; to read fewer again is as fast as to wait for another sequence
+WORTH_KEEPING = 64  # tokens at the end of a cache that would be lost if it is reused from an earlier place
 
 
 class BatchGeneration(Generation):
-    """A Generation that a Batch advances. Iterating it steps the batch, so the others go on too."""
+    """A Generation that a Batch advances. Iteration steps the batch, so the other sequences advance too."""
 
     def __init__(self, batch: Batch, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -59,7 +59,8 @@ class BatchGeneration(Generation):
 class _Running:
     """A sequence that has a cache.
 
-    leader: one that is reading the same beginning, `common` tokens, right now: they are copied when it has.
+    Attributes:
+        leader: a sequence that is reading the same prefix of `common` tokens; they are copied afterwards.
     """
 
     generation: Generation
@@ -79,7 +80,7 @@ class _Running:
 
 @dataclass
 class _Work:
-    """What a step does for one sequence: run its tokens up to `end`, and return n_outputs results."""
+    """The part of a step for one sequence: run its tokens up to `end`, and return n_outputs results."""
 
     running: _Running
     start: int
@@ -101,24 +102,25 @@ class Batch:
             for generation, piece in batch.step():
                 ...
 
-    Each sequence has its own sampler, stop strings, constraint and cache. A beginning that two sequences
-    share is read once: its keys and values are copied from a running or an ended sequence.
+    Each sequence has its own sampler, stop strings, constraint and cache. A prefix that two sequences share
+    is read once: its keys and values are copied from a running or an ended sequence.
 
     `add`, `cancel` and `step` may be called from several threads; they wait for a running step.
 
     Args:
         model: a model that writes text.
-        max_sequences: run together; more wait their turn.
-        prefill_tokens: of prompts that one step reads at most, 1 to 256: the fewer, the less a new prompt
-            holds up the sequences that are running.
-        kept: caches of ended sequences that are kept for others that begin alike.
+        max_sequences: the maximum of sequences that run together; others wait their turn.
+        prefill_tokens: the maximum of prompt tokens that one step reads, 1 to 256. With fewer, a new prompt
+            delays the running sequences less.
+        kept: number of ended sequences' caches to keep for sequences with the same prefix.
 
     Attributes:
-        model, max_sequences, prefill_tokens, kept: as given.
-        n_steps: steps so far. n_step_tokens: tokens that they ran.
+        model, max_sequences, prefill_tokens, kept: the arguments.
+        n_steps: number of steps so far.
+        n_step_tokens: number of tokens in these steps.
 
     Raises:
-        ValueError: an option outside its range.
+        ValueError: an option is outside its range.
     """
 
     def __init__(
@@ -142,44 +144,44 @@ class Batch:
         self._waiting: deque[Generation] = deque()
         self._running: list[_Running] = []
         self._ended: list[tuple[Generation, str]] = []  # not reported yet
-        self._idle: list[KVCache] = []  # of ended sequences, the one used last at the end
+        self._idle: list[KVCache] = []  # caches of ended sequences; the one used last is at the end
         self._lock = fork_safe(threading.RLock())
 
     def __len__(self) -> int:
-        """How many sequences `step` still has to report the end of: those running and those waiting."""
+        """Number of sequences whose end `step` hasn't reported: those running and those waiting."""
         return len(self._running) + len(self._waiting) + len(self._ended)
 
     @property
     def running(self) -> int:
-        """How many sequences have a place."""
+        """Number of sequences that have a place."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """How many sequences wait for a place."""
+        """Number of sequences that wait for a place."""
         return len(self._waiting)
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of all caches this batch may come to hold, each full."""
+        """Bytes of all caches that this batch may have, when each is full."""
         return (self.max_sequences + self.kept) * self.model.cache.n_bytes
 
     def add(self, prompt: str | Sequence[int], **options: Any) -> Generation:
-        """Add a sequence; it joins at the next step in which there is a place.
+        """Add a sequence; it joins at the next step with a free place.
 
         Args:
             prompt: text, or token ids.
-            options: as for `Model.stream`, without `draft`.
+            options: the options of `Model.stream`, without `draft`.
 
         Returns:
             The Generation, which `step` advances.
 
         Raises:
-            As `Model.stream`: the others aren't touched.
+            The errors of `Model.stream`; other sequences aren't affected.
         """
         generation = self.model._generation(prompt, options, lambda *a, **o: BatchGeneration(self, *a, **o))
         if generation._speculator is not None:
-            raise ValueError("draft: sequences in a batch take no draft; use stream")
+            raise ValueError("draft: not supported in a batch; use stream")
         with self._lock:
             piece = generation._begin()
             if generation.stop_reason is None:
@@ -189,7 +191,7 @@ class Batch:
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        """End a sequence; its place is free at once. One that has ended, or isn't of this batch, stays."""
+        """End a sequence; its place is free at once. Ended sequences and other batches' don't change."""
         with self._lock:
             running = next((r for r in self._running if r.generation is generation), None)
             if running is not None:
@@ -201,11 +203,12 @@ class Batch:
             generation.stop_reason = "cancelled"
 
     def step(self) -> list[tuple[Generation, str]]:
-        """Advance every running sequence by one token, and read a part of the prompts that are new.
+        """Advance every running sequence by one token, and read a part of the new prompts.
 
         Returns:
-            (generation, text) of each sequence that came further, the text perhaps empty; one that has ended
-            has a `stop_reason`. One that failed has the reason "error" and its `error`; the others go on.
+            (generation, text) of each sequence that advanced; the text may be empty. A sequence that has
+            ended has a `stop_reason`; one that failed has the reason "error" and its `error`, and the others
+            continue.
         """
         with self._lock, self.model._lock:
             pieces, self._ended = self._ended, []
@@ -231,21 +234,21 @@ class Batch:
     # ---- joining and leaving ---------------------------------------------------------------------------
 
     def _admit(self) -> list[tuple[Generation, str]]:
-        """Give places to sequences that wait; return those that fail at it."""
+        """Give places to waiting sequences; return those that fail."""
         failed = []
         while self._waiting and len(self._running) < self.max_sequences:
             generation = self._waiting.popleft()
             try:
                 self._running.append(self._start(generation))
-            except LlmliteError as error:  # no memory for its cache
+            except LlmliteError as error:  # too little memory for its cache
                 generation.stop_reason, generation.error = "error", error
                 failed.append((generation, ""))
         return failed
 
     def _start(self, generation: Generation) -> _Running:
-        """Find a cache for a sequence, with as much of its prompt as is read already."""
+        """Find a cache for a sequence, with the longest part of its prompt that has been read."""
         ids = generation._context
-        most = 0 if generation.prompt_logprobs is not None else len(ids) - 1  # one must run to give logits
+        most = 0 if generation.prompt_logprobs is not None else len(ids) - 1  # one must run, for logits
         found = [(cache.longest(ids, most), cache) for cache in self._idle]
         found += [(running.cache.longest(ids, most), running.cache) for running in self._running]
         n, best = max(found, key=lambda pair: pair[0], default=(0, None))
@@ -261,7 +264,7 @@ class Batch:
         return running
 
     def _leader(self, ids: list[int], most: int) -> tuple[_Running | None, int]:
-        """The sequence that is about to read the longest beginning of `ids`, and that beginning's length."""
+        """Return the sequence that will read the longest prefix of `ids`, and the length of that prefix."""
         best: tuple[_Running | None, int] = (None, 0)
         for running in self._running:
             if running.reads_prompt:
@@ -271,7 +274,7 @@ class Batch:
         return best
 
     def _cache(self, best: KVCache | None, n: int) -> KVCache:
-        """A cache to use: the best one itself if it is idle and little of it is lost, else a new one."""
+        """Return a cache: the best one if it is idle and little of it would be lost, else a new one."""
         if best is not None and best.position - n < WORTH_KEEPING:
             for place, cache in enumerate(self._idle):
                 if cache is best:
@@ -279,7 +282,7 @@ class Batch:
         return self.model._new_cache()
 
     def _leave(self, running: _Running) -> None:
-        """Free a sequence's place; its cache is kept for others that begin alike."""
+        """Free a sequence's place; its cache is kept for sequences with the same prefix."""
         self._running.remove(running)
         self._idle.append(running.cache)
         del self._idle[: max(0, len(self._idle) - self.kept)]
@@ -287,7 +290,7 @@ class Batch:
     # ---- a step ----------------------------------------------------------------------------------------
 
     def _work(self) -> list[_Work]:
-        """What the next step runs: one token of each sequence that writes, and a part of the prompts."""
+        """Return the next step's items: one token of each sequence in decode, and parts of the prompts."""
         writing = [running for running in self._running if not running.reads_prompt]
         work = [_Work(running, self._rewound(running), len(running.ids), 1) for running in writing]
         left = self.prefill_tokens
@@ -297,7 +300,7 @@ class Batch:
             start = self._rewound(running)
             end = min(len(running.ids), start + left)
             followers = [r.common for r in self._running if r.leader is running and r.common > start]
-            end = min([end, *followers])  # there a recurrent layer must take a snapshot for them
+            end = min([end, *followers])  # a recurrent layer must take a snapshot for them there
             if running.generation.prompt_logprobs is not None:
                 n_outputs = end - start
             else:
@@ -307,7 +310,7 @@ class Batch:
         return work
 
     def _waits(self, running: _Running) -> bool:
-        """Whether a sequence waits for its leader; one whose leader is there copies what that has read."""
+        """Return whether a sequence waits for its leader; if the leader is ready, copy what it has read."""
         leader = running.leader
         if leader is None:
             return False
@@ -320,13 +323,13 @@ class Batch:
         return False
 
     def _rewound(self, running: _Running) -> int:
-        """Where a sequence's next token goes; a step that was interrupted may have left too many."""
+        """Return the position of a sequence's next token; an interrupted step may have left too many."""
         if running.cache.position >= len(running.ids):
             running.cache.reuse(running.ids, len(running.ids) - 1)
         return running.cache.position
 
     def _run(self, work: list[_Work]) -> list[np.ndarray | LlmliteError]:
-        """Run a step; if it fails, every sequence by itself, so that only the one at fault fails."""
+        """Run a step; if it fails, run every sequence alone, so that only the faulty one fails."""
         self.n_step_tokens += sum(item.end - item.start for item in work)
         if hasattr(self.model.executor, "batch"):
             try:
@@ -339,7 +342,7 @@ class Batch:
     def _run_alone(self, item: _Work) -> np.ndarray | LlmliteError:
         cache, ids = item.running.cache, item.running.ids
         try:
-            cache.reuse(ids, item.start)  # what a failed step has run already is run again
+            cache.reuse(ids, item.start)  # tokens of a failed step are run again
             if cache.position < item.start:
                 self._read(ids[cache.position : item.start], cache, 0)
             return self._read(ids[item.start : item.end], cache, item.n_outputs)
@@ -347,7 +350,7 @@ class Batch:
             return error
 
     def _read(self, ids: list[int], cache: KVCache, n_outputs: int) -> np.ndarray:
-        """Run tokens in chunks that the executor takes; results of the last n_outputs of them."""
+        """Run tokens in chunks of the executor's size; return the results of the last n_outputs."""
         size, rows = self.model.executor.max_tokens, []
         for start in range(0, len(ids), size):
             chunk = ids[start : start + size]
@@ -357,7 +360,7 @@ class Batch:
         return np.concatenate(rows)
 
     def _use(self, item: _Work, rows: np.ndarray | LlmliteError, seconds: float) -> str | None:
-        """Give a sequence its results; return its new text, None if its prompt isn't read yet."""
+        """Give a sequence its results; return its new text, or None if its prompt isn't read yet."""
         running, generation = item.running, item.running.generation
         error: Exception | None = rows if isinstance(rows, LlmliteError) else None
         piece: str | None = None
@@ -368,7 +371,7 @@ class Batch:
                     generation._score_prompt(item.start, rows)
                 if item.end == len(running.ids):
                     piece = generation._take(rows[-1])
-            except Exception as raised:  # of a sampler or constraint of the caller's own, too
+            except Exception as raised:  # also from the caller's own sampler or constraint
                 error = raised
         if error is not None:
             generation.stop_reason, generation.error = "error", error

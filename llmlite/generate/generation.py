@@ -1,4 +1,4 @@
-"""Text as it is made: one token after the other, handed on in pieces that never split a character."""
+"""Text while it is made: one token after another, in pieces that never split a character."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from llmlite.model import Model
 
 StopReason = Literal["eos", "stop", "length", "cancelled", "error"]
-CHUNK = 256  # tokens of a prompt that one step reads
-MAX_LOGPROBS = 1000  # likeliest tokens kept beside each
+CHUNK = 256  # prompt tokens in a step
+MAX_LOGPROBS = 1000  # the maximum of likeliest tokens kept with each token
 
 
 class Usage(TypedDict):
-    """How many tokens an answer took.
+    """The number of tokens of an answer.
 
-    prompt_tokens: of the prompt; cached_tokens: of these, not read again. completion_tokens: of the answer,
-    without the one that ended it. total_tokens: prompt and answer.
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: tokens of the prompt that came from a cache.
+        completion_tokens: tokens of the answer, without the token that ended it.
+        total_tokens: tokens of prompt and answer.
     """
 
     prompt_tokens: int
@@ -38,42 +41,44 @@ class Usage(TypedDict):
 
 
 class Generation:
-    """One answer of a model. Iterate to get its text piece by piece; the work is done as you iterate.
+    """One answer of a model. Iterate to get its text piece by piece; the work is done during the iteration.
 
         for piece in model.stream("Once upon a time"):
             print(piece, end="", flush=True)
 
     Attributes:
-        text: the text that has been made so far.
-        ids: the tokens made so far, without the one that ended the text.
+        text: the text so far.
+        ids: the tokens so far, without the one that ended the text.
         stop_reason: None while it runs; then "eos" (the model ended it, or its grammar is complete), "stop"
-            (a stop string or stop token came up), "length" (max_tokens are made, or the context is full),
-            "cancelled", or "error" (of a batch: see `error`).
-        error: what ended it, if stop_reason is "error"; else None.
-        n_prompt: tokens of the prompt. n_reused: how many of them were in a cache already.
-        logprobs: one TokenLogprob for each of `ids`, if asked for; else None.
-        end_logprob: that of the token that ended the text (an end token or a stop token, which is not in
-            `ids`), if logprobs were asked for and there was one; else None.
-        prompt_logprobs: one for each token of the prompt, if asked for; else None. The first is None:
+            (a stop string or stop token occurred), "length" (max_tokens are made, or the context is full),
+            "cancelled", or "error" (in a batch: see `error`).
+        error: the error that ended it, if stop_reason is "error"; else None.
+        n_prompt: number of prompt tokens.
+        n_reused: number of prompt tokens that were in a cache.
+        logprobs: a TokenLogprob for each of `ids`, if requested; else None.
+        end_logprob: TokenLogprob of the token that ended the text (an end token or a stop token, which is not
+            in `ids`), if logprobs were requested and there was one; else None.
+        prompt_logprobs: one for each prompt token, if requested; else None. The first is None, because
             nothing comes before it.
-        speculation: what a draft was worth, if one was asked for; else None.
-        prompt_seconds: reading the rest of the prompt and choosing the first token.
-        decode_seconds: making the other tokens. Time the caller takes between pieces is not counted; in a
+        speculation: the use of a draft, if one was requested; else None.
+        prompt_seconds: time to read the rest of the prompt and choose the first token.
+        decode_seconds: time to make the other tokens. The caller's time between pieces is not counted; in a
             batch, each step counts in full for each of its sequences.
 
     Args:
-        model: what runs.
-        prompt_ids: the prompt.
-        max_tokens: the most tokens to write.
-        sampler: chooses a token: sampler(logits), or sampler(logits, ids) with all tokens so far.
+        model: the model to run.
+        prompt_ids: token ids of the prompt.
+        max_tokens: the maximum of tokens to write.
+        sampler: function that chooses a token: sampler(logits), or sampler(logits, ids) with all tokens so
+            far.
         stop: strings and token ids that end the text; they are not part of it.
-        constraint: allows some tokens only.
-        logprobs: keep each token's log-probability and those of this many of the likeliest.
-        prompt_logprobs: keep the prompt's too; it is then read from its beginning.
-        speculator: proposes tokens that are then checked several at a time.
+        constraint: object that restricts the tokens.
+        logprobs: keep each token's log-probability, and those of this many of the likeliest tokens.
+        prompt_logprobs: keep those of the prompt too, which is then read from its beginning.
+        speculator: object that proposes tokens, which are then checked several at a time.
 
     Raises:
-        ValueError: an empty prompt or stop string, max_tokens < 0, or logprobs out of range.
+        ValueError: the prompt or a stop string is empty, max_tokens < 0, or logprobs is out of range.
     """
 
     def __init__(
@@ -92,7 +97,7 @@ class Generation:
         self._max_tokens = _whole("max_tokens", max_tokens)
         self._model = model
         self._prompt_ids = list(prompt_ids)
-        self._context = list(prompt_ids)  # and then what is made
+        self._context = list(prompt_ids)  # then the answer's tokens
         self._sampler = sampler
         self._sees_ids = _takes_ids(sampler)
         strings, self._stop_ids = sort_stops(stop, model.tokenizer)
@@ -116,7 +121,7 @@ class Generation:
         self.n_reused = 0
         self.prompt_seconds = 0.0
         self.decode_seconds = 0.0
-        self._n_chosen = 0  # tokens sampled, the one that ended the text included
+        self._n_chosen = 0  # tokens sampled, with the one that ended the text
         self._pieces = self._run()
 
     def __iter__(self) -> Iterator[str]:
@@ -137,21 +142,21 @@ class Generation:
 
     @property
     def speculation(self) -> Speculation | None:
-        """What the draft was worth so far."""
+        """The use of the draft so far."""
         return None if self._speculator is None else self._speculator.report
 
     @property
     def prompt_tokens_per_second(self) -> float:
-        """Speed of reading the prompt, over the tokens that were really read; 0 before that."""
+        """Speed of prefill, for the tokens that were really read; 0 before that."""
         return (self.n_prompt - self.n_reused) / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """Speed of making all tokens but the first, whose time is the prompt's; 0 before the second."""
+        """Speed of decode without the first token, which counts as prefill; 0 before the second token."""
         return max(0, self._n_chosen - 1) / self.decode_seconds if self.decode_seconds else 0.0
 
     def cancel(self) -> None:
-        """End the text here; a step that is running is not waited for. Ended ones stay as they are."""
+        """End the text here without waiting for a running step. A text that has ended doesn't change."""
         if self.stop_reason is None:
             self.stop_reason = "cancelled"
 
@@ -184,7 +189,7 @@ class Generation:
         return (piece for piece in pieces if piece)
 
     def _read_prompt(self) -> list[str]:
-        """Read the prompt from its beginning, scoring each of its tokens."""
+        """Read the prompt from its beginning, and score each of its tokens."""
         last = None
         for start, rows in self._model._prompt_rows(self._prompt_ids):
             self._score_prompt(start, rows)
@@ -200,7 +205,7 @@ class Generation:
             return self._speculator.advance(self)
         if self._n_chosen or self.n_prompt <= CHUNK:
             reused, logits = self._model._next_logits(list(self._context))
-        else:  # a long prompt: `cancel` is heard between its chunks
+        else:  # a long prompt: `cancel` takes effect between its chunks
             found = self._model._next_logits(list(self._context), halted=lambda: self.stop_reason is not None)
             if found is None:
                 return []
@@ -209,7 +214,7 @@ class Generation:
             self.n_reused = reused
         return [self._take(logits)]
 
-    # ---- what becomes of logits, alone or in a batch ---------------------------------------------------
+    # ---- from logits to text, alone or in a batch --- ---------------------------------------------------
 
     def _begin(self) -> str:
         return self._end("length") if self._is_full() else ""
@@ -218,13 +223,13 @@ class Generation:
         return len(self.ids) >= self._max_tokens or len(self._context) > self._model.n_ctx
 
     def _score_prompt(self, start: int, rows: np.ndarray) -> None:
-        """Note the log-probabilities that rows (T, V), those after tokens start …, give the next tokens."""
+        """Record the log-probabilities of the next tokens from rows (T, V), which follow tokens start …."""
         assert self.prompt_logprobs is not None
         for row, token in zip(rows, self._prompt_ids[start + 1 : start + 1 + len(rows)]):
             self.prompt_logprobs.append(token_logprob(row, token, self._n_top))
 
     def _take(self, logits: np.ndarray) -> str:
-        """Choose the next token from logits (V,); return the text that is complete with it."""
+        """Choose the next token from logits (V,); return the text that it completes."""
         token = self._choose(logits)
         self._n_chosen += 1
         score = None if self.logprobs is None else token_logprob(logits, token, self._n_top)
@@ -253,14 +258,14 @@ class Generation:
             allowed = self._constraint.mask()
             if not allowed.any():
                 raise SamplingError(
-                    f"after {len(self.ids)} tokens the constraint allows no token, not even the end; "
+                    f"after {len(self.ids)} tokens the constraint allows no token, not even an end token; "
                     f"the text so far ends in {self.text[-40:]!r}"
                 )
             logits = np.where(allowed, logits, np.float32(-np.inf))
         return int(self._sampler(logits, self._context) if self._sees_ids else self._sampler(logits))
 
     def _accepted(self, token: int) -> bool:
-        """Tell the constraint of a token; return whether nothing but an end may follow."""
+        """Pass a token to the constraint; return whether the text must end now."""
         assert self._constraint is not None
         self._constraint.accept(token)
         if not self._constraint.finished:
@@ -272,7 +277,7 @@ class Generation:
         return int(np.count_nonzero(allowed)) == n_ends
 
     def _end(self, reason: StopReason) -> str:
-        """End the text and return what was held back; a stop string may be complete with the last bytes."""
+        """End the text and return the part held back; the last bytes may complete a stop string."""
         self.stop_reason = reason
         piece = self._stops.push(self._decoder.flush()) + self._stops.flush()
         if self._stops.found:
@@ -298,10 +303,10 @@ def _whole(name: str, value: SupportsIndex, most: int | None = None) -> int:
 
 
 def _takes_ids(sampler: Callable[..., int]) -> bool:
-    """Whether a sampler wants the tokens so far beside the logits."""
+    """Return whether a sampler takes the tokens so far in addition to the logits."""
     try:
         parameters = inspect.signature(sampler).parameters.values()
-    except (TypeError, ValueError):  # built in, without a signature
+    except (TypeError, ValueError):  # a built-in function without a signature
         return False
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(places) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)

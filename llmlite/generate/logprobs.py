@@ -11,13 +11,13 @@ from llmlite.sampling import log_probabilities
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """How likely the model held a token to be, before any sampler or constraint.
+    """The model's log-probability of a token, before any sampler or constraint.
 
     Attributes:
         id: the token.
         logprob: natural logarithm of its probability, at most 0.
-        top: the likeliest tokens at this place as (id, logprob), the likeliest first; of equals the lower
-            id comes first. As many as were asked for.
+        top: the likeliest tokens at this place as (id, logprob), the likeliest first, with ties in the order
+            of ids; as many as requested.
     """
 
     id: int
@@ -26,7 +26,7 @@ class TokenLogprob:
 
 
 def token_logprob(logits: np.ndarray, token: int, n_top: int) -> TokenLogprob:
-    """Return what logits (V,) say of `token`, with the `n_top` likeliest beside it."""
+    """Return the log-probability of `token` from logits (V,), with the `n_top` likeliest tokens."""
     found = log_probabilities(logits)
     top: tuple[tuple[int, float], ...] = ()
     if n_top:

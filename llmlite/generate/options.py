@@ -1,4 +1,4 @@
-"""The options of a text: how a token is chosen, what ends it, what form it keeps."""
+"""The options of a text: the choice of tokens, the end of the text, its form."""
 
 from __future__ import annotations
 
@@ -52,16 +52,17 @@ class SamplerOptions(TypedDict, total=False):
 
 
 class BatchOptions(SamplerOptions, total=False):
-    """What a text in a batch takes; None means "not given".
+    """The options of a text in a batch; None means "not given".
 
-    max_tokens: the most tokens to write (256).
-    stop: a string or token id that ends the text, or several; a string that is a control token's text
+    max_tokens: the maximum of tokens to write (256).
+    stop: one or several strings or token ids that end the text; a string that is the text of a control token
         means that token.
-    sampler: chooses tokens: a Sampler, or any function of logits (V,), or of logits and all ids so far. It
-        replaces every option of Sampler.
-    grammar: GBNF text, or a `llmlite.grammar.Grammar`. json_schema: a JSON schema, as a mapping or as text.
-        regex: a pattern that the whole text matches. constraint: the state of a grammar that has begun.
-        At most one of the four.
+    sampler: a Sampler, or any function of logits (V,), or of logits and all ids so far, that chooses a token.
+        It replaces every option of Sampler.
+    grammar: GBNF text, or a `llmlite.grammar.Grammar`.
+    json_schema: a JSON schema, as a mapping or as text.
+    regex: a pattern that the whole text must match.
+    constraint: the state of a grammar in use. Give at most one of these four.
     logprobs: keep each token's log-probability and those of this many of the likeliest tokens.
     prompt_logprobs: keep those of the prompt's tokens too.
     """
@@ -78,11 +79,11 @@ class BatchOptions(SamplerOptions, total=False):
 
 
 class Options(BatchOptions, total=False):
-    """What a text takes; None means "not given".
+    """The options of a text; None means "not given".
 
-    draft: "prompt-lookup" proposes tokens that once followed the last ones; a smaller model of the same
-        vocabulary proposes what it holds likeliest. The text stays the same, bit for bit.
-    draft_tokens: proposed at a time, at most (8).
+    draft: "prompt-lookup" proposes the tokens that followed the same tokens earlier in the text; a smaller
+        model with the same vocabulary proposes its likeliest tokens. The text doesn't change.
+    draft_tokens: the maximum of tokens proposed at a time (8).
     """
 
     draft: Literal["prompt-lookup"] | Model | None
@@ -93,10 +94,10 @@ NAMES = frozenset(Options.__annotations__)
 
 
 def check_names(options: Mapping[str, Any], known: frozenset[str] = NAMES) -> None:
-    """Refuse an option that there isn't, and say which was perhaps meant.
+    """Refuse an unknown option, and suggest a similar one.
 
     Raises:
-        TypeError: names it.
+        TypeError: an option is unknown; names it.
     """
     for name in options:
         if name not in known:
@@ -105,25 +106,27 @@ def check_names(options: Mapping[str, Any], known: frozenset[str] = NAMES) -> No
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that aren't None.
+    """Return the options that aren't None.
 
     Raises:
-        TypeError: an unknown name. ValueError: two that exclude each other.
+        TypeError: a name is unknown.
+        ValueError: two options exclude each other.
     """
     check_names(options)
     found = {name: value for name, value in options.items() if value is not None}
     if len(forms := [name for name in FORMS if name in found]) > 1:
-        raise ValueError(f"{' and '.join(forms)}: a text keeps one form; pass one of them")
+        raise ValueError(f"{' and '.join(forms)}: a text has only one form; pass one of them")
     if "sampler" in found and (both := sorted(SAMPLER_OPTIONS & set(found))):
         raise ValueError(f"sampler: it has its own options, so {', '.join(both)} would do nothing; drop one")
     return found
 
 
 def make_sampler(options: Mapping[str, Any]) -> Callable[..., int]:
-    """The sampler that options ask for.
+    """Return the sampler for the options.
 
     Raises:
-        ValueError: an option outside its range. TypeError: a sampler that can't be called.
+        ValueError: an option is outside its range.
+        TypeError: the sampler can't be called.
     """
     sampler = options.get("sampler")
     if sampler is None:
@@ -134,10 +137,11 @@ def make_sampler(options: Mapping[str, Any]) -> Callable[..., int]:
 
 
 def make_constraint(options: Mapping[str, Any], model: Model) -> Any:
-    """The constraint that options ask for, or None.
+    """Return the constraint for the options, or None.
 
     Raises:
-        GrammarError: a grammar, schema or pattern that is malformed. TypeError: something else entirely.
+        GrammarError: a grammar, schema or pattern is malformed.
+        TypeError: a value has the wrong type.
     """
     name = next((name for name in FORMS if name in options), None)
     if name is None:
@@ -151,7 +155,7 @@ def make_constraint(options: Mapping[str, Any], model: Model) -> Any:
 
 
 def form(name: str, value: Any) -> Any:
-    """The Grammar of one of the options "grammar", "json_schema" and "regex"; `make_constraint` raises."""
+    """Return the Grammar of "grammar", "json_schema" or "regex"; see `make_constraint` for errors."""
     from llmlite.grammar import Grammar
 
     if hasattr(value, "constrain"):

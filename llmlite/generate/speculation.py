@@ -1,11 +1,11 @@
 """Speculative decoding that never changes the text.
 
-A draft proposes the next tokens; the model then reads them in one step, which costs little more than reading
-one, and gives the logits after each. Tokens are chosen from these logits one after the other, with the same
-sampler and the same random numbers as without a draft, for as long as the choice is what was proposed. What
-follows the first other choice is dropped from the cache. So the draft decides only how fast it goes.
+A draft proposes the next tokens. The model reads them in one step, which costs little more than a step of one
+token, and returns the logits after each. Tokens are chosen from these logits one after another, with the same
+sampler and the same random numbers as without a draft, as long as the choice is the proposed token. The
+tokens after the first different choice are dropped from the cache. So the draft affects only the speed.
 
-This needs steps of several tokens that give the same bits as steps of one: the planned executor's do.
+This needs steps of several tokens that give the same bits as steps of one, as the planned executor's do.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ if TYPE_CHECKING:
 
 DRAFT_TOKENS = 8
 MOST_DRAFT_TOKENS = 32
-LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # last tokens that prompt lookup looks for
-TRIAL_STEPS = 12  # with a draft, after which it must have paid
-PLAIN_STEPS = 4  # timed without a draft first
+LONGEST_MATCH, SHORTEST_MATCH = 4, 2  # numbers of last tokens that prompt lookup searches for
+TRIAL_STEPS = 12  # steps with a draft, after which it must be faster
+PLAIN_STEPS = 4  # steps timed without a draft first
 
 
 @dataclass
 class Speculation:
-    """What a draft was worth.
+    """The use of a draft.
 
     Attributes:
         draft: "prompt-lookup", or the draft model's file.
-        proposed: tokens; accepted: how many of them the model chose too.
-        steps: with a proposal; tokens: made in them. seconds: they took, the draft's own time included.
-        plain_steps: without one, of one token each. plain_seconds: they took.
+        proposed: number of proposed tokens.
+        accepted: number of proposed tokens that the model also chose.
+        steps: number of steps with a proposal.
+        tokens: number of tokens made in these steps.
+        seconds: time of these steps, with the draft's time.
+        plain_steps: number of steps without a proposal, of one token each.
+        plain_seconds: time of the plain steps.
         worth_it: False once the draft has been switched off, because it cost more than it saved.
     """
 
@@ -51,12 +55,12 @@ class Speculation:
 
     @property
     def accepted_share(self) -> float:
-        """Accepted of the proposed tokens, 0 to 1."""
+        """Share of the proposed tokens that were accepted, 0 to 1."""
         return self.accepted / self.proposed if self.proposed else 0.0
 
     @property
     def speed_up(self) -> float:
-        """How many times as fast the steps with a proposal made tokens as those without; 0 if not known."""
+        """Speed of steps with a proposal over the speed of steps without; 0 if it isn't known."""
         if not self.tokens or not self.plain_steps or not self.seconds:
             return 0.0
         return (self.tokens / self.seconds) / (self.plain_steps / self.plain_seconds)
@@ -71,26 +75,26 @@ class Speculation:
 
 
 class Draft(Protocol):
-    """What proposes tokens.
+    """A source of proposed tokens.
 
     Attributes:
-        name: for the report.
+        name: name in the report.
     """
 
     name: str
 
     def propose(self, ids: list[int], n: int) -> list[int]:
-        """Return at most `n` tokens that may follow `ids`; none if there is no idea."""
+        """Return at most `n` tokens that may follow `ids`; empty if there is no proposal."""
         ...
 
 
 class PromptLookup:
-    """Proposes what followed the last tokens earlier in the text: for summaries, edits and code."""
+    """Proposes tokens that followed the last ones earlier in the text: for summaries, edits and code."""
 
     name = "prompt-lookup"
 
     def propose(self, ids: list[int], n: int) -> list[int]:
-        """Look for the latest earlier place of the last 4 tokens, then of the last 3, then 2."""
+        """Search for the latest earlier occurrence of the last 4 tokens, then of the last 3, then 2."""
         for length in range(LONGEST_MATCH, SHORTEST_MATCH - 1, -1):
             if len(ids) <= length:
                 continue
@@ -102,14 +106,14 @@ class PromptLookup:
 
 
 class ModelDraft:
-    """Proposes what a smaller model of the same vocabulary holds likeliest."""
+    """Proposes the likeliest tokens of a smaller model with the same vocabulary."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.name = str(model.gguf.path)
 
     def propose(self, ids: list[int], n: int) -> list[int]:
-        """Let the draft model write `n` tokens, always the likeliest."""
+        """Let the draft model write the `n` likeliest tokens."""
         found: list[int] = []
         room = self.model.n_ctx - len(ids)
         for _ in range(min(n, room)):
@@ -118,15 +122,16 @@ class ModelDraft:
 
 
 class Speculator:
-    """Runs a Generation with a draft, and stops asking it if it doesn't pay.
+    """Runs a Generation with a draft, and switches the draft off if it isn't faster.
 
     Args:
-        model: what writes. draft: "prompt-lookup" or a model. n: tokens proposed at a time, at most.
+        model: the model that writes.
+        draft: "prompt-lookup" or a model.
+        n: the maximum of tokens proposed at a time.
 
     Raises:
-        ValueError: another draft, another vocabulary, or n out of range.
-        UnsupportedError: the model has recurrent layers, which can't take tokens back, or no planned
-            executor.
+        ValueError: the draft is invalid or has another vocabulary, or n is out of range.
+        UnsupportedError: the model has recurrent layers, which can't drop tokens, or no planned executor.
     """
 
     def __init__(self, model: Model, draft: Any, n: int | None = None) -> None:
@@ -144,7 +149,7 @@ class Speculator:
         self.draft = self._draft(model, draft)
         self.report = Speculation(self.draft.name)
         executor: Any = model.executor
-        executor.plan(2, 2, model.cache.dtype)  # made now: what it takes is no part of the first step
+        executor.plan(2, 2, model.cache.dtype)  # made now, so that its time is not part of the first step
 
     @staticmethod
     def _draft(model: Model, draft: Any) -> Draft:
@@ -157,13 +162,13 @@ class Speculator:
         ours, theirs = (m.tokenizer.vocabulary.texts for m in (model, draft))
         if list(ours) != list(theirs):
             raise ValueError(
-                f"draft: its vocabulary is another one ({len(theirs)} tokens, the model's {len(ours)}), "
-                "so its proposals would mean something else"
+                f"draft: its vocabulary is different ({len(theirs)} tokens, the model's {len(ours)}), "
+                "so its token ids have other meanings"
             )
         return ModelDraft(draft)
 
     def advance(self, generation: Generation) -> list[str]:
-        """Make the next token, or several; return their text."""
+        """Make one or several tokens; return their text."""
         report, ids = self.report, list(generation._context)
         start = time.perf_counter()
         proposed: list[int] = []

@@ -1,4 +1,4 @@
-"""What ends a text: strings and tokens, also strings that are control tokens."""
+"""The ends of a text: strings and tokens, and strings that are control tokens."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ Stop = str | SupportsIndex | Iterable[str | SupportsIndex]
 
 
 class StopStrings:
-    """Passes text on up to the first stop string; holds back an end that may be the start of one.
+    """Passes text on up to the first stop string; holds back an end that may begin a stop string.
 
     Args:
         stops: strings, none of them empty.
 
     Raises:
-        ValueError: an empty string. TypeError: something that isn't a string.
+        ValueError: a string is empty.
+        TypeError: something isn't a string.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
@@ -34,7 +35,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """Return what can be shown for sure now."""
+        """Return the text that can be shown now."""
         if self.found:
             return ""
         text = self.held + text
@@ -47,25 +48,26 @@ class StopStrings:
         return text[: len(text) - n_held]
 
     def flush(self) -> str:
-        """Return what was held back: nothing more comes."""
+        """Return the text that was held back, at the end."""
         text, self.held = self.held, ""
         return text
 
 
 def sort_stops(stop: Stop | None, tokenizer: Tokenizer) -> tuple[list[str], frozenset[int]]:
-    """Tell stop strings from stop tokens.
+    """Separate stop strings from stop tokens.
 
-    A string that is a control token's text ("<|im_end|>") never comes up in the text, which doesn't show
-    control tokens: it means that token.
+    A string that is the text of a control token ("<|im_end|>") means that token, because the text doesn't
+    show control tokens.
 
     Args:
         stop: one string or token id, or several.
 
     Returns:
-        Strings to look for in the text, and ids that end it.
+        The strings to search for in the text, and the ids that end it.
 
     Raises:
-        ValueError: an empty string, or an id outside the vocabulary. TypeError: neither string nor id.
+        ValueError: a string is empty, or an id is outside the vocabulary.
+        TypeError: a value is neither string nor id.
     """
     if stop is None:
         return [], frozenset()
@@ -92,6 +94,6 @@ def sort_stops(stop: Stop | None, tokenizer: Tokenizer) -> tuple[list[str], froz
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of text are the beginning of stop."""
+    """Return the number of characters at the end of text that are the beginning of stop."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""What a model does with text: the part of `llmlite.Model` that writes, answers and scores."""
+"""The part of `llmlite.Model` for text: it writes, answers and scores."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ FORM = "tokenizer.chat_template"
 
 
 class Texts:
-    """Methods of `llmlite.Model` that take and give text."""
+    """Methods of `llmlite.Model` that take and return text."""
 
-    if TYPE_CHECKING:  # what Model has
+    if TYPE_CHECKING:  # the attributes of Model
         gguf: GGUFFile
         metadata: Mapping[str, Any]
         n_ctx: int
@@ -44,15 +44,15 @@ class Texts:
     # ---- tokens ----------------------------------------------------------------------------------------
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Return the token ids that a prompt of this text has.
+        """Return the token ids of a prompt with this text.
 
         Args:
             text: any text.
-            add_special: put the token that begins a text before it, if the model's file asks for it.
-            parse_special: read the texts of control tokens as those tokens.
+            add_special: add the token that begins a text, if the model's file requires it.
+            parse_special: read the texts of control tokens as these tokens.
 
         Raises:
-            TokenizerError: as `tokenizer`, or a lone surrogate.
+            TokenizerError: see `tokenizer`; or the text has a lone surrogate.
         """
         with self.gguf.located():
             return self.tokenizer.encode(
@@ -63,10 +63,11 @@ class Texts:
         """Return the text of token ids; bytes that aren't UTF-8 become U+FFFD.
 
         Args:
-            ids: token ids. skip_special: leave control tokens out.
+            ids: token ids.
+            skip_special: leave control tokens out.
 
         Raises:
-            TokenizerError: an id outside the vocabulary.
+            TokenizerError: an id is outside the vocabulary.
         """
         return self.tokenizer.decode(ids, skip_special=skip_special)
 
@@ -96,12 +97,12 @@ class Texts:
         return generation if stream else "".join(generation)
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generation:
-        """Continue a prompt piece by piece: iterate over what this returns.
+        """Continue a prompt piece by piece; iterate over the result.
 
         Args and Raises: as `generate`.
 
         Returns:
-            A Generation, which makes its text as you iterate, and has its ids, usage and speeds.
+            A Generation, which makes its text during the iteration, and has its ids, usage and speeds.
         """
         return self._generation(prompt, options)
 
@@ -111,8 +112,8 @@ class Texts:
             async for piece in model.astream("Once upon a time"):
                 ...
 
-        The work is done in a thread. If the task is cancelled, it ends after the step that is running, of at
-        most 256 tokens of a prompt.
+        The work is done in a thread. If the task is cancelled, the work ends after the running step, which
+        has at most 256 tokens of a prompt.
 
         Args and Raises: as `generate`.
         """
@@ -143,21 +144,21 @@ class Texts:
         details: bool = False,
         **options: Unpack[BatchOptions],
     ) -> list[Any]:
-        """Continue many prompts together: weights are read once for all that run at the same time.
+        """Continue many prompts together; weights are read once for all prompts that run at the same time.
 
         Args:
             prompts: texts, or token ids, or both.
-            max_sequences: that run together.
+            max_sequences: the maximum of prompts that run together.
             details: return Generations instead of texts; one that failed has an `error`.
-            options: as for `generate`, without `draft`. Each prompt gets them as if it ran alone; of a
-                `sampler` each gets a copy.
+            options: the options of `generate`, without `draft`. They apply to each prompt as if it ran alone;
+                each gets its own copy of a `sampler`.
 
         Returns:
-            A text for each prompt, or with `details` a Generation.
+            A text for each prompt, or a Generation if `details` is set.
 
         Raises:
-            As `generate`. Prompts and options are checked before anything runs; without `details`, a text
-            that fails later raises after the others have ended.
+            The errors of `generate`. Prompts and options are checked before anything runs. Without `details`,
+            the error of a text that fails later is raised after the others have ended.
         """
         batch = self.batch(max_sequences=max_sequences)
         made = [batch.add(prompt, **_own(options)) for prompt in prompts]
@@ -171,7 +172,7 @@ class Texts:
         return [generation.text for generation in made]
 
     def batch(self, *, max_sequences: int = 8, prefill_tokens: int = 256, kept: int = 4) -> Batch:
-        """Make an empty batch: sequences that run together, and join and leave between steps.
+        """Make an empty batch, whose sequences run together, and join and leave between steps.
 
         Args and Raises: as `llmlite.generate.Batch`; ModelError: the model is an encoder.
         """
@@ -193,29 +194,31 @@ class Texts:
         template_variables: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Answer a conversation, in the form the model was trained on.
+        """Answer a conversation, in the format that the model was trained on.
 
         Args:
             messages: {"role": "user" | "assistant" | "system", "content": text} each; or one user message.
                 A content may also be None, or a list of parts {"type": "text", "text": text}.
             stream: deprecated; use `stream_chat`.
-            parse_special: read control tokens spelled in the messages as those tokens. By default they are
-                only text: the author of a message can't end it and begin another in someone else's name.
+            parse_special: read the texts of control tokens in the messages as these tokens. By default, they
+                are plain text, so that the author of a message can't end it and begin another in someone
+                else's name.
             tools: descriptions of functions that the model may call.
-            template: the name of one of `chat_templates`, or a Jinja program; by default the file's own, with
-                `tools` the one named "tool_use" if there is one.
-            template_variables: what the template asks for, such as {"enable_thinking": False}; one that it
-                names may also be passed as a keyword.
+            template: the name of one of `chat_templates`, or a Jinja program; by default, the file's own
+                template, or with `tools` the one named "tool_use" if there is one.
+            template_variables: variables of the template, such as {"enable_thinking": False}; those that it
+                names may also be passed as keywords.
             options: as for `generate`.
 
         Returns:
-            The answer, a str. With `tools` a `llmlite.chat.tool_calls.Answer`: a str without the calls; these
-            are objects in `tool_calls`.
+            The answer, a str. With `tools`, a `llmlite.chat.tool_calls.Answer`: a str without the calls,
+            which are objects in `tool_calls`.
 
         Raises:
-            As `generate`; ModelError: the model's file has no chat template; ChatTemplateError: these are no
-            messages, or the template refuses them, or knows nothing of tools, or writes calls in a form that
-            isn't known.
+            The errors of `generate`, and:
+            ModelError: the model's file has no chat template.
+            ChatTemplateError: the messages are malformed, or the template refuses them, doesn't support
+                tools, or writes calls in an unknown form.
         """
         if stream is not None:
             _deprecated("chat(stream=…)", "stream_chat(…)")
@@ -234,8 +237,8 @@ class Texts:
             return generation
         if tools and form is None:
             raise ChatTemplateError(
-                f"{FORM}: writes calls of tools in a form that isn't known (known: Hermes and Qwen, Llama 3, "
-                "Mistral); stream_chat gives the text as it is"
+                f"{FORM}: writes tool calls in an unknown form (known: Hermes and Qwen, Llama 3, "
+                "Mistral); stream_chat returns the text unchanged"
             )
         text = "".join(generation)
         if form is None:
@@ -252,7 +255,7 @@ class Texts:
         template_variables: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Generation:
-        """Answer a conversation piece by piece; arguments and errors as `chat`, result as `stream`."""
+        """Answer a conversation piece by piece; arguments and errors as in `chat`, result as in `stream`."""
         extra = {name: options.pop(name) for name in list(options) if name not in NAMES}
         ids = self.chat_prompt(
             messages,
@@ -278,15 +281,15 @@ class Texts:
         """Return the token ids of a conversation, up to where the answer begins.
 
         Args:
-            add_special: put the token that begins a text before it, if the file asks for it and the template
-                hasn't written it. The other arguments, and errors, are those of `chat`.
+            add_special: add the token that begins a text, if the file requires it and the template hasn't
+                written it. The other arguments and the errors are those of `chat`.
         """
         self._writes_text()
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         program = self._template(template, tools)
         unknown = {name: value for name, value in variables.items() if name not in program.source}
-        check_names(unknown)  # neither an option nor something this template asks for
+        check_names(unknown)  # neither an option nor a variable of this template
         if tools and "tools" not in program.source:
             raise ChatTemplateError(f"{FORM}: this model's template knows nothing of tools")
         text = program.render(
@@ -300,7 +303,7 @@ class Texts:
 
     @property
     def chat_templates(self) -> dict[str, str]:
-        """The file's chat templates by name: "default", and those under a name of their own."""
+        """The file's chat templates by name: "default" and the named ones."""
         found = {"default": self.metadata[FORM]} if FORM in self.metadata else {}
         for key, source in self.metadata.items():
             if key.startswith(f"{FORM}.") and isinstance(source, str):
@@ -323,16 +326,18 @@ class Texts:
     # ---- scores ----------------------------------------------------------------------------------------
 
     def perplexity(self, texts: str | Sequence[Prompt]) -> Any:
-        """Return how surprised the model is by texts: exp of the mean negative log-likelihood of a token.
+        """Return the perplexity of texts: exp of the mean negative log-likelihood of a token.
 
-        Every token but a text's first is scored, given all before it. A text longer than n_ctx is cut into
-        parts of n_ctx tokens. (`llmlite perplexity` follows llama.cpp's method, which scores less.)
+        Every token except a text's first is scored, given all tokens before it. A text longer than n_ctx is
+        cut into parts of n_ctx tokens. (`llmlite perplexity` follows llama.cpp's method, which scores fewer
+        tokens.)
 
         Args:
             texts: one text, or several texts or lists of token ids, which are read together.
 
         Returns:
-            A float for one text; float64 (n,) for several. 1 is no surprise; of one token, nan.
+            A float for one text; float64 (n,) for several. 1 means no surprise; a text of one token gives
+            nan.
 
         Raises:
             As `generate`.
@@ -381,7 +386,7 @@ class Texts:
 
 
 def _own(options: Mapping[str, Any]) -> Any:
-    """Options for one of several texts: nothing that draws or remembers is shared."""
+    """Return the options for one of several texts, without shared random numbers or states."""
     return {
         name: copy.deepcopy(value) if name in ("sampler", "constraint", "chain") else value
         for name, value in options.items()

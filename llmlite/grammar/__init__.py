@@ -8,7 +8,7 @@
             break
         constraint.accept(token)
 
-`constraint.finished` says whether the text may end; end-of-generation tokens are allowed exactly then.
+`constraint.finished` tells whether the text may end; end-of-generation tokens are allowed only then.
 """
 
 from llmlite.grammar.constraint import AskedConstraint, Constraint

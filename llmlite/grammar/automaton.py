@@ -1,9 +1,9 @@
 """A pushdown automaton over bytes that follows all readings of a text at once.
 
-Each rule becomes a small graph. A reading of the text is a stack: on top the place in a rule's graph that
-waits for a byte, below it the places to go on from when the rules above are complete. Stacks share their
-lower parts.
-Repetitions with bounds count down in their stack entry, so {1,1000000} takes no more room than {1,2}.
+Each rule becomes a small graph. A reading of the text is a stack: the top is the place in a rule's graph that
+waits for a byte; below it are the places to continue from when the rules above are complete. Stacks share
+their lower parts. Repetitions with bounds count down in their stack entry, so {1,1000000} takes no more room
+than {1,2}.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNLIMITED = -1
 
 
 class Entry(NamedTuple):
-    """One level of a stack: a place; for a counted repetition, how many must and may still come."""
+    """One level of a stack: a place and, for a counted repetition, how many items must and may still come."""
 
     place: int
     must: int = 0
@@ -42,14 +42,14 @@ class Entry(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """Where a place leads without a byte: stacks to be pushed (lowest entry first); can its rule end here?"""
+    """The stacks that a place leads to without a byte (lowest entry first); whether its rule can end here."""
 
     stacks: tuple[tuple[Entry, ...], ...]
     ends: bool
 
 
 class Stack:
-    """A stack that shares the lower ones; equal stacks of one automaton are the same object."""
+    """A stack that shares its lower entries; equal stacks of one automaton are the same object."""
 
     __slots__ = ("below", "bounded", "entry")
 
@@ -67,21 +67,21 @@ class _Place:
     """A node of a rule's graph."""
 
     bytes: list[tuple[int, int, int]] = field(default_factory=list)  # (lowest, highest, next place)
-    empty: list[int] = field(default_factory=list)  # next places that need nothing
-    call: tuple[str, int] | None = None  # rule, where to go on
-    count: tuple[int, int, int, int] | None = None  # item's place, must, may, where to go on
+    empty: list[int] = field(default_factory=list)  # next places, reached without a byte
+    call: tuple[str, int] | None = None  # rule, place to continue at
+    count: tuple[int, int, int, int] | None = None  # item's place, must, may, place to continue at
     ends: bool = False
 
 
 class Automaton:
-    """Rules made ready to follow a text byte by byte.
+    """Rules in a form that follows a text byte by byte.
 
     Args:
         rules: checked.
 
     Attributes:
-        n_classes: bytes that no rule tells apart share a class.
-        class_of: uint8 (256,).
+        n_classes: number of classes; bytes that no rule distinguishes share a class.
+        class_of: class of each byte, uint8 (256,).
 
     Raises:
         GrammarError: the grammar is too large, or too ambiguous.
@@ -90,7 +90,7 @@ class Automaton:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._places: list[_Place] = []
-        self._least: dict[int, int] = {}  # of a place that counts: bytes that each item has at least
+        self._least: dict[int, int] = {}  # for a place that counts: the minimum of bytes in an item
         self._starts: dict[str, int] = {}
         for name, expression in rules.rules.items():
             self._starts[name] = self._whole(expression)
@@ -102,16 +102,16 @@ class Automaton:
         self.end = Stack(Entry(-1), None)
 
     def start(self) -> Readings:
-        """The readings of an empty text."""
+        """Return the readings of an empty text."""
         found: set[Stack] = set()
         self._go_on(self._enter(self._starts[self._rules.root]), None, found)
         return frozenset(found)
 
     def step(self, readings: Iterable[Stack], byte_class: int) -> Readings:
-        """The readings after one more byte; none if it doesn't fit.
+        """Return the readings after one more byte; none if it doesn't fit.
 
         Raises:
-            GrammarError: too many readings.
+            GrammarError: there are too many readings.
         """
         found: set[Stack] = set()
         for stack in readings:
@@ -125,19 +125,19 @@ class Automaton:
         return frozenset(found)
 
     def bounded(self, readings: Readings, n_bytes: int) -> Readings:
-        """Readings with counters as low as they may be without making a difference within n_bytes.
+        """Return readings with counters as low as possible without a difference within n_bytes.
 
-        An item that is under way may end with the first byte; so many bytes begin at most
-        n_bytes // (least bytes of an item) + 1 others.
+        An item in progress may end with the first byte; after it, the bytes begin at most
+        n_bytes // (minimum of bytes in an item) + 1 other items.
         """
         return frozenset(self._bounded(stack, n_bytes) for stack in readings)
 
     def forget(self) -> None:
-        """Drop what was kept to make equal stacks the same object; readings must be `adopted` afterwards."""
+        """Drop the table that makes equal stacks the same object; readings must be `adopted` afterwards."""
         self._stacks.clear()
 
     def adopted(self, readings: Readings) -> Readings:
-        """The same readings, made of this automaton's present stacks."""
+        """Return the same readings, made from this automaton's present stacks."""
         return frozenset(self._rebuilt(stack, None) for stack in readings)
 
     def _push(self, entry: Entry, below: Stack | None) -> Stack:
@@ -153,7 +153,7 @@ class Automaton:
         return self._rebuilt(stack, n_bytes)
 
     def _rebuilt(self, stack: Stack, n_bytes: int | None) -> Stack:
-        """Make a stack again from the bottom, without recursion; stops where it was done before."""
+        """Rebuild a stack from the bottom, without recursion; stop at an entry that was rebuilt before."""
         if stack is self.end:
             return stack
         todo: list[Stack] = []
@@ -177,7 +177,7 @@ class Automaton:
         return made
 
     def _go_on(self, entered: Entered, below: Stack | None, found: set[Stack]) -> None:
-        """Push stacks; where a rule ends, go on with the entry below, and so on down."""
+        """Push stacks; at the end of a rule, continue with the entry below, and so on down."""
         while True:
             for stack in entered.stacks:
                 top = below
@@ -192,7 +192,7 @@ class Automaton:
             entered, below = self._resume(below.entry), below.below
 
     def _resume(self, entry: Entry) -> Entered:
-        """Where an entry leads once the rule or the item above it is complete."""
+        """Return the stacks that an entry leads to when the rule or the item above it is complete."""
         count = self._places[entry.place].count
         if count is None:
             return self._enter(entry.place)
@@ -206,13 +206,13 @@ class Automaton:
         return Entered(stacks, ends)
 
     def _counted(self, place: int, item: int, must: int, may: int) -> tuple[tuple[Entry, ...], ...]:
-        """Stacks that begin one more item; an item that is empty counts for nothing."""
+        """Return stacks that begin one more item; an empty item doesn't count."""
         rest = Entry(place, max(0, must - 1), may - 1 if may > 0 else UNLIMITED)
         inner = self._enter(item).stacks
         return tuple((rest, *stack) for stack in inner)
 
     def _enter(self, start: int) -> Entered:
-        """Where a place leads without a byte. Rules it may begin with come before it (`Rules.order`)."""
+        """Return what a place leads to without a byte. Rules that may begin it come first (`Rules.order`)."""
         known = self._entered.get(start)
         if known is not None:
             return known
@@ -232,7 +232,7 @@ class Automaton:
             if place.call:
                 rule, back = place.call
                 inner = self._enter(self._starts[rule])
-                # nothing is left to do after a last call: its rule's end is this one's
+                # after a last call nothing is left to do: the end of its rule is the end of this rule
                 below = () if self._only_ends(back) else (Entry(back),)
                 added += [below + stack for stack in inner.stacks]
                 after += [back] if inner.ends else []
@@ -246,7 +246,7 @@ class Automaton:
                     stacks[stack] = None
                     n_entries += len(stack)
             if n_entries > MAX_ENTERED:
-                raise GrammarError("the grammar is too ambiguous: a place in it has too many ways to go on")
+                raise GrammarError("the grammar is too ambiguous: a place has too many ways to continue")
             open_ones += [other for other in after if other not in seen]
             seen.update(after)
         found = self._entered[start] = Entered(tuple(stacks), ends)
@@ -263,11 +263,11 @@ class Automaton:
         return len(self._places) - 1
 
     def _whole(self, expression: Expression) -> int:
-        """The first place of a graph that ends after the expression."""
+        """Return the first place of a graph that ends after the expression."""
         return self._graph(expression, self._new(ends=True))
 
     def _graph(self, expression: Expression, after: int) -> int:
-        """The first place of a graph for an expression that goes on at `after`."""
+        """Return the first place of a graph for an expression that continues at `after`."""
         match expression:
             case Text(text):
                 for byte in reversed(text.encode()):
@@ -291,7 +291,7 @@ class Automaton:
         if high == 0:
             return after
         if self._rules.is_nullable(item):
-            low = 0  # empty items make up the number
+            low = 0  # empty items fill up the number
         if low <= 1 and high is None:
             again = self._new(empty=[after])
             first = self._graph(item, again)
@@ -305,7 +305,7 @@ class Automaton:
         return place
 
     def _characters(self, ranges: Iterable[tuple[int, int]], after: int) -> int:
-        """A place from which the UTF-8 of every character of the ranges leads to `after`."""
+        """Return a place from which the UTF-8 of every character of the ranges leads to `after`."""
         tails: dict[tuple[tuple[int, int], ...], int] = {(): after}
         edges: list[tuple[int, int, int]] = []
         for low, high in ranges:
@@ -317,7 +317,7 @@ class Automaton:
         return self._new(bytes=edges)
 
     def _make_classes(self) -> None:
-        """Give bytes that every edge treats alike one class, and each place its edges by class."""
+        """Put bytes that every edge treats alike into one class, and give each place its edges by class."""
         edges = {(low, high) for place in self._places for low, high, _ in place.bytes}
         signature = [0] * 256
         for bit, (low, high) in enumerate(sorted(edges)):
@@ -337,7 +337,7 @@ class Automaton:
             self._moves.append(moves)
 
     def expected(self, readings: Readings) -> Iterator[tuple[int, int]]:
-        """Ranges of bytes that may come next, for an error's text."""
+        """Return the ranges of bytes that may come next, for an error's text."""
         for stack in readings:
             if stack is not self.end:
                 yield from ((low, high) for low, high, _ in self._places[stack.entry.place].bytes)

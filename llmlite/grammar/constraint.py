@@ -1,4 +1,4 @@
-"""What the rest of the package asks of a grammar while a text is made."""
+"""The interface of a grammar for the rest of the package, while a text is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Constraint(Protocol):
-    """The state of one text that is being made under a grammar.
+    """The state of one text that is made under a grammar.
 
     constraint = grammar.constrain(tokenizer)
     while True:
@@ -20,40 +20,41 @@ class Constraint(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the text may end here; it may go on too if `mask` allows other tokens than the last."""
+        """Whether the text may end here; it may also continue, if `mask` allows tokens that don't end it."""
         ...
 
     def mask(self) -> np.ndarray:
-        """Which tokens may come next: bool (V,), not to be written to.
+        """Return which tokens may come next: bool (V,), read-only.
 
-        End-of-generation tokens are allowed exactly if `finished`.
+        End-of-generation tokens are allowed only if `finished`.
 
         Raises:
-            GrammarError: no token fits: the vocabulary can't spell what the grammar demands here.
+            GrammarError: no token fits, because the vocabulary can't spell the text that the grammar requires
+                here.
         """
         ...
 
     def accept(self, token_id: int) -> None:
-        """Go on with a token. An end-of-generation token changes nothing.
+        """Advance by a token. An end-of-generation token changes nothing.
 
         Raises:
-            GrammarError: the token doesn't fit here. The state is then as it was.
+            GrammarError: the token doesn't fit here; the state is unchanged.
         """
         ...
 
     def copy(self) -> Constraint:
-        """Return a constraint that goes on from here by itself."""
+        """Return an independent constraint that continues from here."""
         ...
 
 
 class AskedConstraint(Constraint, Protocol):
-    """A constraint that can be asked about some tokens, which is faster than making the whole mask."""
+    """A constraint that can test some tokens, which is faster than a whole mask."""
 
     @property
     def complete(self) -> bool:
-        """Whether the text may end here and no other token may follow: the mask holds ends alone."""
+        """Whether the text must end here: the mask allows only end-of-generation tokens."""
         ...
 
     def allowed(self, token_ids: np.ndarray) -> np.ndarray:
-        """Whether each of some tokens may come next: `mask()[token_ids]`, bool (N,)."""
+        """Return whether each of some tokens may come next: `mask()[token_ids]`, bool (N,)."""
         ...

@@ -9,8 +9,8 @@ from typing import TypeAlias
 from llmlite.errors import GrammarError
 
 HIGHEST = 0x10FFFF  # Unicode's last code point
-SURROGATES = (0xD800, 0xDFFF)  # no characters; UTF-8 can't spell them
-MAX_DEPTH = 60  # of parentheses, or of schemas in schemas
+SURROGATES = (0xD800, 0xDFFF)  # not characters: UTF-8 can't encode them
+MAX_DEPTH = 60  # of nested parentheses, or of nested schemas
 MAX_COUNT = 2**31 - 1
 MAX_SOURCE = 2**20  # characters of a grammar, schema or pattern
 
@@ -19,12 +19,12 @@ Ranges: TypeAlias = "tuple[tuple[int, int], ...]"
 
 @dataclass(frozen=True)
 class Chars:
-    """One character out of a set: sorted ranges of code points, both ends included."""
+    """One character from a set: sorted ranges of code points, with both ends."""
 
     ranges: Ranges
 
     def inverted(self) -> Chars:
-        """All other characters."""
+        """Return the set of all other characters."""
         found, start = [], 0
         for low, high in self.ranges:
             if low > start:
@@ -37,7 +37,7 @@ class Chars:
 
 @dataclass(frozen=True)
 class Text:
-    """These characters one after the other; an empty text is nothing."""
+    """These characters, one after another; an empty text matches nothing more than itself."""
 
     text: str
 
@@ -49,14 +49,14 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Choice:
-    """Any one of the items; without items, nothing at all fits."""
+    """Any one of the items; without items, no text fits."""
 
     items: tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """The item at least `low` and at most `high` times; None is without limit."""
+    """The item, at least `low` and at most `high` times; None means no limit."""
 
     item: Expression
     low: int
@@ -82,7 +82,7 @@ def chars(*ranges: tuple[int, int] | str) -> Chars:
 
 
 def normalized(ranges: list[tuple[int, int]]) -> Ranges:
-    """Sort ranges, join those that touch, and leave surrogates out."""
+    """Sort ranges, join adjacent ones, and leave out surrogates."""
     low_surrogate, high_surrogate = SURROGATES
     parts = []
     for low, high in ranges:
@@ -123,7 +123,7 @@ def children(expression: Expression) -> tuple[Expression, ...]:
 
 
 def names(expression: Expression) -> Iterator[str]:
-    """All rules that an expression names."""
+    """Return all rules that an expression names."""
     open_ones = [expression]
     while open_ones:
         found = open_ones.pop()
@@ -136,12 +136,13 @@ class Rules:
     """The rules of a grammar that `root` needs, checked, without alternatives that can never be completed.
 
     Attributes:
-        rules: name -> expression. root: the name of the first.
+        rules: name -> expression.
+        root: name of the first rule.
         nullable: the names of rules that the empty text fits.
         order: every rule after those that it may begin with.
 
     Raises:
-        GrammarError: a name without a rule, a rule that begins with itself, or a root that nothing fits.
+        GrammarError: a name has no rule, a rule begins with itself, or no text fits the root.
     """
 
     def __init__(self, rules: Mapping[str, Expression], root: str = "root") -> None:
@@ -150,7 +151,7 @@ class Rules:
         productive = self._growing(self._is_productive)
         if root not in productive:
             raise GrammarError(
-                f"rule {root!r}: no finite text fits it, as every way through it goes on for ever"
+                f"rule {root!r}: no finite text fits it, because every way through it is endless"
             )
         self.rules = {
             name: self._pruned(expression, productive)
@@ -174,7 +175,7 @@ class Rules:
         return found
 
     def _growing(self, holds: Callable[[Expression, set[str]], bool]) -> set[str]:
-        """The smallest set of rules for which `holds(expression, set)` is true of its own members."""
+        """Return the smallest set of rules for which `holds(expression, set)` is true for each member."""
         users: dict[str, set[str]] = {name: set() for name in self.rules}
         for name, expression in self.rules.items():
             for other in names(expression):
@@ -203,7 +204,7 @@ class Rules:
         return True
 
     def is_nullable(self, expression: Expression, known: set[str] | None = None) -> bool:
-        """Whether the empty text fits an expression."""
+        """Return whether the empty text fits an expression."""
         known = self.nullable if known is None else known
         match expression:
             case Text(text):
@@ -219,7 +220,7 @@ class Rules:
         return False
 
     def least_bytes(self, expression: Expression) -> int:
-        """A number of bytes that every text of an expression has; a rule counts as one byte at most."""
+        """Return a lower limit of bytes in the texts of an expression; a rule counts as at most one byte."""
         match expression:
             case Text(text):
                 return len(text.encode())
@@ -251,7 +252,7 @@ class Rules:
         return expression
 
     def _first_names(self, expression: Expression) -> Iterator[str]:
-        """The rules that an expression may begin with."""
+        """Return the rules that an expression may begin with."""
         match expression:
             case Rule(name):
                 yield name
@@ -268,7 +269,7 @@ class Rules:
                         return
 
     def _ordered(self) -> list[str]:
-        """Depth first without recursion; a rule met again on its own path begins with itself."""
+        """Visit rules depth first, without recursion; a rule met again on its own path begins with itself."""
         done: dict[str, None] = {}
         path: dict[str, Iterator[str]] = {}
         for start in self.rules:

@@ -1,4 +1,4 @@
-"""The grammar language of llama.cpp, read into rules.
+"""A reader of llama.cpp's grammar language.
 
 Source: llama.cpp, grammars/README.md and src/llama-grammar.cpp.
 """
@@ -30,10 +30,10 @@ def parse(text: str) -> dict[str, Expression]:
     """Read a grammar.
 
     Returns:
-        name -> expression, of each rule.
+        The expression of each rule, by name.
 
     Raises:
-        GrammarError: line and column, what was expected and what was found.
+        GrammarError: the text is malformed; names line and column, what was expected, and what was found.
     """
     if len(text) > MAX_SOURCE:
         raise GrammarError(f"grammar: expected at most {MAX_SOURCE} characters, got {len(text)}")
@@ -102,7 +102,7 @@ class _Parser:
         if c == "(":
             self.depth += 1
             if self.depth > MAX_DEPTH:
-                self.fail(f"at most {MAX_DEPTH} parentheses in one another")
+                self.fail(f"at most {MAX_DEPTH} nested parentheses")
             self.place += 1
             self.space(lines=True)
             found = self.alternatives(lines=True)
@@ -111,9 +111,7 @@ class _Parser:
             self.depth -= 1
             return found
         if c in ("<", "!"):
-            self.fail(
-                "characters", f"a token ({c}), which grammars here can't demand: write its text in quotes"
-            )
+            self.fail("characters", f"a token ({c}), which isn't supported: write its text in quotes")
         if c in ("*", "+", "?", "{"):
             self.fail("something to repeat before it")
         return Rule(self.name()) if _is_word(c) else None

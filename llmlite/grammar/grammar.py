@@ -27,8 +27,8 @@ class Grammar:
         constraint = grammar.constrain(model.tokenizer)
 
     Args:
-        text: rules in llama.cpp's language (GBNF); the text must fit the rule `root`.
-        root: another rule instead of it.
+        text: rules in llama.cpp's language (GBNF).
+        root: name of the rule that a text must fit.
 
     Raises:
         GrammarError: the grammar is malformed, left-recursive, too large, or no text fits it.
@@ -39,25 +39,26 @@ class Grammar:
 
     @classmethod
     def from_json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Grammar:
-        """Make a grammar of JSON that is valid under a schema; {} is any JSON.
+        """Make a grammar for JSON that is valid under a schema; {} allows any JSON.
 
         Args:
-            schema: as json.loads gives it, or its text. `llmlite.grammar.json_schema` says what is supported.
+            schema: the result of json.loads, or its text. `llmlite.grammar.json_schema` lists the supported
+                parts.
 
         Raises:
-            GrammarError: the place in the schema, and what is wrong or not supported there.
+            GrammarError: a part of the schema is wrong or not supported; names the place.
         """
         return cls._made(json_schema.rules_of(schema))
 
     @classmethod
     def from_regex(cls, pattern: str) -> Grammar:
-        """Make a grammar of the texts that a pattern matches as a whole.
+        """Make a grammar for the texts that a pattern matches as a whole.
 
         Args:
-            pattern: ECMAScript's syntax. `llmlite.grammar.regex` says what is supported.
+            pattern: a pattern in ECMAScript's syntax. `llmlite.grammar.regex` lists the supported parts.
 
         Raises:
-            GrammarError: the character where the pattern is malformed or not supported.
+            GrammarError: the pattern is malformed or not supported; names the character.
         """
         return cls._made({"root": regex.parse(pattern)})
 
@@ -74,7 +75,7 @@ class Grammar:
         self._lock = threading.Lock()
 
     def constrain(self, tokenizer: TokenizerLike) -> TokenConstraint:
-        """Return the constraint of one text. What is learned about a vocabulary is kept for the next one."""
+        """Return a constraint for one text. Results for a vocabulary are kept for the next text."""
         trie = _trie_of(tokenizer)
         with self._lock:
             matcher = self._matchers.get(trie)
@@ -83,7 +84,7 @@ class Grammar:
         return TokenConstraint(matcher)
 
     def accepts(self, text: str | bytes) -> bool:
-        """Whether a whole text fits.
+        """Return whether a whole text fits.
 
         Raises:
             GrammarError: the text has too many readings.

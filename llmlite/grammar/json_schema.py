@@ -1,9 +1,9 @@
 """JSON schemas as grammars: a text that fits is JSON and valid under the schema.
 
-Objects have their properties in the schema's order, and no others unless `additionalProperties` says so
-(llama.cpp does the same: models left free invent them). `oneOf` is read as `anyOf`. `format` is obeyed for
-dates, times, UUIDs and IPv4 addresses. Keywords that say nothing about the value (`title`, `default`, …) are
-passed over; those that restrict a value and can't be obeyed are refused by name.
+Objects have their properties in the schema's order, and no others unless `additionalProperties` allows them
+(as in llama.cpp, because models would invent some). `oneOf` is read as `anyOf`. `format` is enforced for
+dates, times, UUIDs and IPv4 addresses. Keywords that don't restrict the value (`title`, `default`, …) are
+ignored; those that restrict a value and aren't supported are refused by name.
 
 Source: JSON Schema 2020-12, core and validation; llama.cpp, common/json-schema-to-grammar.cpp.
 """
@@ -49,10 +49,10 @@ def rules_of(schema: Mapping[str, Any] | bool | str) -> dict[str, Expression]:
     """Turn a schema into rules.
 
     Args:
-        schema: as json.loads gives it, or its text.
+        schema: the result of json.loads, or its text.
 
     Raises:
-        GrammarError: the place in the schema ("#/properties/age"), and what is wrong or not supported there.
+        GrammarError: a part of the schema is wrong or not supported; names its place ("#/properties/age").
     """
     if isinstance(schema, str):
         if len(schema) > MAX_SOURCE:
@@ -64,7 +64,7 @@ def rules_of(schema: Mapping[str, Any] | bool | str) -> dict[str, Expression]:
     try:
         return _Converter(schema).rules
     except RecursionError:
-        raise GrammarError(f"schema: more than {MAX_DEPTH} schemas in one another") from None
+        raise GrammarError(f"schema: more than {MAX_DEPTH} nested schemas") from None
 
 
 class _Converter(SchemaDocument):
@@ -80,9 +80,9 @@ class _Converter(SchemaDocument):
         self.rules["root"] = self.schema(schema, "#", 0)
 
     def schema(self, schema: Any, where: str, depth: int) -> Expression:
-        """The expression of a schema."""
+        """Return the expression of a schema."""
         if depth > MAX_DEPTH:
-            raise GrammarError(f"schema, {where:.200}: more than {MAX_DEPTH} schemas in one another")
+            raise GrammarError(f"schema, {where:.200}: more than {MAX_DEPTH} nested schemas")
         if schema is True:
             return Rule("value")
         if schema is False:
@@ -115,7 +115,7 @@ class _Converter(SchemaDocument):
         return choice(*(self.of_type(kind, schema, where, depth) for kind in self.kinds(schema, where)))
 
     def kinds(self, schema: Mapping[str, Any], where: str) -> list[str]:
-        """The types a value may have; without "type", those that the keywords speak of, or all."""
+        """Return the types a value may have; without "type", those that the keywords apply to, or all."""
         found = schema.get("type")
         if found is None:
             spoken = [
@@ -152,7 +152,7 @@ class _Converter(SchemaDocument):
             target = self.target(reference, where)
             if len(self.rules) > MAX_RULES:
                 raise GrammarError(f"schema: more than {MAX_RULES} parts")
-            self.rules[name] = NOTHING  # a reference to itself inside finds the name
+            self.rules[name] = NOTHING  # a reference to itself inside it finds the name
             self.rules[name] = self.schema(target, reference, depth + 1)
         return Rule(name)
 
@@ -209,9 +209,9 @@ class _Converter(SchemaDocument):
     def members(
         self, members: list[tuple[Expression, bool]], more: Expression | None, where: str
     ) -> Expression:
-        """Members in order, with commas between those that are there. Steps are rules, so sizes add up."""
-        first: Expression = sequence()  # nothing is written yet
-        later: Expression = sequence()  # something is
+        """Return members in order, with commas between those present. Steps are rules, so sizes add up."""
+        first: Expression = sequence()  # before any member
+        later: Expression = sequence()  # after a member
         if more is not None:
             later = Repeat(sequence(COMMA, more, SPACE), 0, None)
             first = optional(sequence(more, SPACE, later))
@@ -236,7 +236,7 @@ class _Converter(SchemaDocument):
         return Rule(name)
 
     def named(self, schema: Any, where: str, depth: int) -> Expression:
-        """A schema inside another one, as a rule of its own unless it is one."""
+        """Return a schema inside another one as a separate rule, unless it is one already."""
         found = self.schema(schema, where, depth + 1)
         return found if isinstance(found, Rule) else self.rule(found, where)
 
@@ -345,7 +345,7 @@ def _is_of(value: Any, kind: str) -> bool:
 
 
 def _whole(bound: Decimal, *, up: bool, open_end: bool) -> int:
-    """The nearest integer inside a bound."""
+    """Return the nearest integer inside a bound."""
     if abs(bound.adjusted()) > 2 * numbers.MAX_BOUND_DIGITS:
         raise GrammarError(f"a bound of an integer: expected at most {numbers.MAX_BOUND_DIGITS} digits")
     whole = int(bound)  # towards 0

@@ -22,7 +22,7 @@ SPACE = choice("", " ", sequence("\n", Repeat(chars("\t", " "), 0, 20)))
 COMMA = sequence(",", SPACE)
 PLAIN_CHAR = Chars(normalized([(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F)])).inverted()
 HEX = chars("09", "af", "AF")
-UNICODE = choice(  # without surrogates: half a character isn't one
+UNICODE = choice(  # without surrogates, which are half a character
     sequence(chars("09", "ac", "ef", "AC", "EF"), Repeat(HEX, 3, 3)),
     sequence(chars("d", "D"), chars("07"), Repeat(HEX, 2, 2)),
 )
@@ -41,7 +41,7 @@ FORMATS["date-time"] = f"({FORMATS['date']})T({FORMATS['time']})"
 
 
 def listed(opening: str, item: Expression, low: int, high: int | None, closing: str) -> Expression:
-    """Items with commas between brackets."""
+    """Return items between brackets, separated by commas."""
     if high is not None and high < low:
         return NOTHING
     if high == 0 or (item == NOTHING and low == 0):
@@ -52,7 +52,7 @@ def listed(opening: str, item: Expression, low: int, high: int | None, closing: 
 
 
 def other_names(names: list[str]) -> Expression:
-    """Texts without escapes that are none of the names: they leave the tree of the names somewhere."""
+    """Return texts without escapes that aren't one of the names: they leave the tree of names somewhere."""
     tree: dict[str, Any] = {}
     for name in names:
         node = tree
@@ -90,7 +90,7 @@ def _holds(one: Chars, c: str) -> bool:
 
 
 def escaped(found: Chars) -> Expression:
-    """A character of a set, as it is written in a JSON string."""
+    """Return a character of a set in the notation of a JSON string."""
     plain = _without(PLAIN_CHAR, set(found.inverted().ranges))
     special = [c for c in map(chr, [*range(0x20), 0x22, 0x5C, 0x7F]) if _holds(found, c)]
     escapes = [json.dumps(c)[1:-1] if c != "\x7f" else "\\u007f" for c in special]

@@ -1,7 +1,7 @@
-"""What an automaton allows of a vocabulary: states, transitions and masks, found out as they are needed.
+"""The tokens of a vocabulary that an automaton allows: states, transitions and masks, computed on demand.
 
-Three ways lead to the same answer. `Matcher.allowed` asks about some tokens, byte by byte. A mask of a state
-from which few bytes lead on is found by following those through the trie, node by node. All other masks are
+Three methods lead to the same answer. `Matcher.allowed` tests some tokens, byte by byte. For a state with few
+possible next bytes, the mask is found by following those through the trie, node by node. All other masks are
 found level by level, with the states of thousands of nodes computed at once.
 """
 
@@ -20,21 +20,22 @@ from llmlite.system.locks import fork_safe
 UNKNOWN, DEAD = -1, 0
 MAX_CELLS = 4 * 2**20  # of the table of transitions: 16 MiB
 MAX_MASK_BYTES = 32 * 2**20
-FEW_ALIVE = 8  # one in so many nodes of a level: below, the dead ones cost more than finding the children
-FEW_NODES = 2_000  # of a trie, looked at one by one before they are computed all at once
+FEW_ALIVE = 8  # one node in this many of a level: with fewer alive, dead ones cost more than the search
+FEW_NODES = 2_000  # of a trie that are visited one by one before all are computed at once
 
 
 class Matcher:
-    """An automaton and a trie, with everything found out about them so far: states, transitions, masks.
+    """An automaton and a trie, with all known results: states, transitions, masks.
 
-    States are numbered as they are met. What is kept is bounded; when it is full it begins anew.
+    States are numbered in the order they occur. The memory is limited; when it is full, all results are
+    dropped.
     """
 
     def __init__(self, automaton: Automaton, trie: TokenTrie) -> None:
         self.automaton = automaton
         self.trie = trie
         self.generation = 0
-        self.lock = fork_safe(threading.RLock())  # texts of several threads may have one grammar
+        self.lock = fork_safe(threading.RLock())  # texts in several threads may share a grammar
         self._classes = automaton.class_of.tobytes()  # a table for bytes.translate
         self._width = automaton.n_classes
         self._node_classes = trie.bytes.translate(self._classes)
@@ -52,16 +53,16 @@ class Matcher:
         self._masks.clear()
 
     def tidy(self) -> None:
-        """Begin anew if too much is kept; constraints `adopt` their readings when they see the generation."""
+        """Drop all results if there are too many; constraints `adopt` their readings at a new generation."""
         if self._table.size > MAX_CELLS:
             self.generation += 1
             self.automaton.forget()
             self._begin()
 
-    # ---- what is asked of it ---------------------------------------------------------------------------
+    # ---- questions about tokens ------------------------------------------------------------------------
 
     def mask(self, readings: Readings) -> np.ndarray:
-        """Which tokens fit after these readings; end-of-generation tokens if one of them is complete."""
+        """Return which tokens fit after these readings; end tokens too, if one reading is complete."""
         state = self._state(readings)
         known = self._masks.get(state)
         if known is not None:
@@ -79,7 +80,7 @@ class Matcher:
         return found
 
     def allowed(self, readings: Readings, token_ids: np.ndarray) -> np.ndarray:
-        """`mask(readings)[token_ids]`, without the mask unless it is known. bool (N,)."""
+        """Return `mask(readings)[token_ids]`, bool (N,), without the mask unless it is known."""
         state = self._state(readings)
         known = self._masks.get(state)
         if known is not None:
@@ -95,10 +96,10 @@ class Matcher:
         )
 
     def fits_any(self, readings: Readings) -> bool:
-        """Whether any token but those that end a generation fits."""
+        """Return whether any token fits other than those that end a generation."""
         return next(self._nodes(self._state(readings)), None) is not None
 
-    # ---- how it is found -------------------------------------------------------------------------------
+    # ---- how masks are found ---------------------------------------------------------------------------
 
     def _fits(self, state: int, piece: bytes) -> bool:
         cells, width = self._cells, self._width
@@ -113,10 +114,10 @@ class Matcher:
         return True
 
     def _nodes(self, state: int, most: int | None = None) -> Iterator[int]:
-        """The nodes with tokens that lead from a state to one that isn't dead.
+        """Return the nodes with tokens that lead from a state to one that isn't dead.
 
         Args:
-            most: nodes that are looked at; if there are more, -1 comes last.
+            most: the maximum of nodes to visit; if there are more, the last item is -1.
         """
         starts, tokens = memoryview(self.trie.first_child), memoryview(self.trie.first_token)
         cells, width, classes = self._cells, self._width, self._node_classes
@@ -141,7 +142,7 @@ class Matcher:
                         yield child
 
     def _by_nodes(self, state: int, most: int = FEW_NODES) -> np.ndarray | None:
-        """The mask, if not too many nodes have to be looked at. bool (V,)."""
+        """Return the mask, bool (V,), if it doesn't need too many nodes."""
         nodes = np.fromiter(self._nodes(state, most), dtype=np.int64)
         if len(nodes) and nodes[-1] < 0:
             return None
@@ -151,12 +152,13 @@ class Matcher:
         return found
 
     def _by_levels(self, state: int) -> np.ndarray:
-        """The mask, for any state. bool (V,).
+        """Return the mask for any state, bool (V,).
 
-        While many nodes of a level are alive, the states of all of them are computed; then of those alone.
+        While many nodes of a level are alive, the states of all nodes are computed; after that, only of live
+        ones.
         """
         found = np.zeros(self.trie.n_vocab, dtype=bool)
-        nodes: np.ndarray | None = None  # that `states` are of; None: all
+        nodes: np.ndarray | None = None  # the nodes of `states`; None for all
         states = np.array([state], dtype=np.int64)
         for level, classes in zip(self.trie.levels, self._level_classes):
             if nodes is None:
@@ -181,7 +183,7 @@ class Matcher:
         return found
 
     def _moved(self, states: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """The states after one byte each, given by its class."""
+        """Return the states after one byte each, given by its class."""
         cells = states * self._width + classes
         after = self._table[cells]
         if len(after) and after.min() == UNKNOWN:
@@ -191,7 +193,7 @@ class Matcher:
         return after.astype(np.int64)
 
     def _learn(self, state: int, byte_class: int) -> int:
-        """Find out a transition that wasn't met before; `_table` and `_cells` may be new ones afterwards."""
+        """Compute a new transition; `_table` and `_cells` may be replaced by new arrays."""
         after = self._number(self.automaton.step(self._states[state], byte_class))
         self._table[state * self._width + byte_class] = after
         return after
@@ -211,7 +213,7 @@ class Matcher:
 
 
 def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, … (counts[0] of them), first[1], …"""
+    """Return first[0], first[0] + 1, … (counts[0] of them), first[1], …"""
     total = int(counts.sum())
     ends = np.cumsum(counts)
     return np.arange(total) + np.repeat(first - (ends - counts), counts)

@@ -1,4 +1,4 @@
-"""Numbers between bounds, as grammars of their digits."""
+"""Grammars for the digits of numbers between bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import ceil, floor
 from llmlite.errors import GrammarError
 from llmlite.grammar.expressions import NOTHING, Chars, Expression, Repeat, chars, choice, optional, sequence
 
-MAX_DIGITS = 15  # that two different decimals of so many digits are two different float64 numbers
+MAX_DIGITS = 15  # two different decimals with this many digits are different float64 numbers
 DIGIT = chars("09")
 NONZERO = chars("19")
 WHOLE = choice("0", sequence(NONZERO, Repeat(DIGIT, 0, MAX_DIGITS - 1)))
@@ -22,7 +22,7 @@ MAX_BOUND_DIGITS = 60
 
 
 def integers(low: int | None, high: int | None) -> Expression:
-    """All integers from low to high. None means unbounded: 15 digits, or 4 more than the other bound has."""
+    """Return all integers from low to high. None: no bound but 15 digits, or 4 more than the other bound."""
     for bound in (low, high):
         if bound is not None and len(str(abs(bound))) > MAX_BOUND_DIGITS:
             raise GrammarError(f"a bound of an integer: expected at most {MAX_BOUND_DIGITS} digits")
@@ -41,7 +41,7 @@ def integers(low: int | None, high: int | None) -> Expression:
 
 
 def decimals(low: Decimal | None, high: Decimal | None, low_open: bool, high_open: bool) -> Expression:
-    """All decimals between bounds, without exponents; an open bound isn't one of them itself."""
+    """Return all decimals between bounds, without exponents; an open bound is excluded."""
     if low is None and high is None:
         return NUMBER
     with localcontext() as context:
@@ -75,7 +75,7 @@ def _decimals(low: Decimal | None, high: Decimal | None, low_open: bool, high_op
 
 
 def _naturals(low: int, high: int) -> Expression:
-    """Digits of low … high, for 0 <= low <= high, without leading zeros."""
+    """Return the digits of low … high, for 0 <= low <= high, without leading zeros."""
     if low > high:
         return NOTHING
     parts = []
@@ -87,7 +87,7 @@ def _naturals(low: int, high: int) -> Expression:
 
 
 def _same_length(low: str, high: str) -> Expression:
-    """Digit strings from low to high, both of the same length."""
+    """Return digit strings from low to high, both of the same length."""
     if not low:
         return sequence()
     if low == "0" * len(low) and high == "9" * len(high):
@@ -109,7 +109,7 @@ def _same_length(low: str, high: str) -> Expression:
 
 
 def _positive(low: Decimal, high: Decimal, low_open: bool, high_open: bool) -> Expression:
-    """Decimals from low to high, for low >= 0."""
+    """Return decimals from low to high, for low >= 0."""
     if low > high or (low == high and (low_open or high_open)):
         return NOTHING
     parts: list[Expression] = []

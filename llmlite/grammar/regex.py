@@ -1,6 +1,6 @@
 """Regular expressions as grammars: the part of ECMAScript's syntax that describes a regular language.
 
-The classes \\d, \\w and \\s are ECMAScript's. A lazy quantifier means the same here as a greedy one.
+The classes \\d, \\w and \\s are ECMAScript's. A lazy quantifier has the same meaning here as a greedy one.
 Look-around, references to groups and word boundaries are refused by name.
 
 Source: ECMA-262, 22.2.1 (patterns).
@@ -39,17 +39,19 @@ NOT_LINE_ENDS = chars("\n", "\r", (0x2028, 0x2029)).inverted()
 CLASSES = {"d": DIGITS, "w": WORDS, "s": SPACES}
 CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0"}
 PLAIN = set("^$\\.*+?()[]{}|/-,:;=!<>@#%&~'\"` _")
-START, END = Rule("^"), Rule("$")  # markers while a pattern is read; no rules have these names
+START, END = Rule("^"), Rule("$")  # markers while a pattern is read; no rule has such a name
 
 
 def parse(pattern: str, *, search: bool = False) -> Expression:
     """Read a pattern.
 
     Args:
-        search: texts that hold a match somewhere fit, as in a JSON schema; else the whole text must match.
+        pattern: the pattern's text.
+        search: accept texts with a match anywhere, as in a JSON schema; by default, the whole text must
+            match.
 
     Raises:
-        GrammarError: the character it happened at, what was expected and what was found.
+        GrammarError: the pattern is malformed; names the character, what was expected, and what was found.
     """
     if not isinstance(pattern, str):
         raise TypeError(f"pattern: expected text, got {type(pattern).__name__}")
@@ -63,7 +65,7 @@ def parse(pattern: str, *, search: bool = False) -> Expression:
 
 
 def map_chars(expression: Expression, function: Callable[[Chars], Expression]) -> Expression:
-    """Replace every set of characters, those of texts included."""
+    """Replace every set of characters, also in texts."""
     match expression:
         case Chars():
             return function(expression)
@@ -152,7 +154,7 @@ class _Parser:
         start = self.place
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            self.fail(f"at most {MAX_DEPTH} groups in one another")
+            self.fail(f"at most {MAX_DEPTH} nested groups")
         self.place += 1
         if self.take("?"):
             if self.take("P<") or (
@@ -195,15 +197,15 @@ class _Parser:
         return found
 
     def escape(self) -> Expression:
-        """What follows a backslash outside brackets."""
+        """Read the part after a backslash outside brackets."""
         start = self.place - 1
         c = self.peek()
         if c in ("b", "B"):
             self.place = start
-            self.fail("no word boundary: those aren't supported")
+            self.fail("no word boundary, which isn't supported")
         if (c.isascii() and c.isdigit() and c != "0") or c == "k":
             self.place = start
-            self.fail("no reference to a group: those aren't supported")
+            self.fail("no reference to a group, which isn't supported")
         found = self.escaped(start)
         return found if isinstance(found, Chars) else Text(found)
 
@@ -230,7 +232,7 @@ class _Parser:
         if c and c in PLAIN:
             return c
         self.place = start
-        self.fail("an escape that is known, of a character")
+        self.fail("a known escape of a character")
         raise AssertionError
 
     def bracketed(self) -> Expression:

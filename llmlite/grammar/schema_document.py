@@ -1,4 +1,4 @@
-"""A JSON schema as a document: what its references point to, and what several schemas demand together."""
+"""A JSON schema as a document: the targets of its references, and the union of several schemas' demands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OF_TYPE = {
     "string": ("minLength", "maxLength", "pattern", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
-KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of the values of keywords
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # the kind of each keyword's value
     "properties": (lambda value: isinstance(value, Mapping), "an object"),
     "required": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names"),
     "type": (lambda value: _is_text(value) or (isinstance(value, list) and all(map(_is_text, value))),
@@ -33,7 +33,7 @@ RESTRICTING = {keyword for keywords in OF_TYPE.values() for keyword in keywords}
 
 
 class SchemaDocument:
-    """A whole schema, whose parts may refer to one another by their place.
+    """A whole schema, whose parts may refer to each other by place.
 
     Attributes:
         document: the schema.
@@ -43,7 +43,7 @@ class SchemaDocument:
         self.document = document
 
     def check(self, schema: Mapping[str, Any], where: str) -> None:
-        """Refuse keywords that can't be obeyed, and values of the wrong kind."""
+        """Refuse keywords that aren't supported, and values of the wrong kind."""
         for keyword, value in schema.items():
             if keyword in REFUSED:
                 raise GrammarError(f"schema, {where}: {keyword!r} isn't supported")
@@ -64,11 +64,11 @@ class SchemaDocument:
             elif isinstance(found, list) and part.isascii() and part.isdigit() and int(part) < len(found):
                 found = found[int(part)]
             else:
-                raise GrammarError(f"schema, {where}/$ref: {reference!r:.200} isn't there")
+                raise GrammarError(f"schema, {where}/$ref: {reference!r:.200} doesn't exist")
         return found
 
     def merged(self, schema: Mapping[str, Any], where: str, depth: int) -> Any:
-        """One schema that demands what a schema, its reference and its allOf demand together."""
+        """Return one schema with the demands of a schema, its reference and its allOf together."""
         found: Any = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
         parts = self.listed(schema["allOf"], f"{where}/allOf") if "allOf" in schema else []
         if "$ref" in schema:
@@ -78,7 +78,7 @@ class SchemaDocument:
         return found
 
     def both(self, one: Any, other: Any, where: str, depth: int) -> Any:
-        """A schema that demands what two schemas demand."""
+        """Return a schema with the demands of two schemas."""
         if depth > MAX_DEPTH:
             raise GrammarError(f"schema, {where:.200}: schemas that refer to each other without end")
         if one is False or other is False:
@@ -108,7 +108,7 @@ class SchemaDocument:
         return found
 
     def combined(self, key: str, one: Any, other: Any, where: str, depth: int) -> Any:
-        """What two values of the same keyword demand together."""
+        """Return the combined demand of two values of the same keyword."""
         if one == other or key not in RESTRICTING | {"anyOf", "oneOf"}:
             return one
         match key:

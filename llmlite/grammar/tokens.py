@@ -28,7 +28,7 @@ class TokenConstraint:
 
     @property
     def complete(self) -> bool:
-        """Whether the text may end here and no other token may follow: the mask holds ends alone."""
+        """Whether the text must end here: the mask allows only end-of-generation tokens."""
         if not self.finished:
             return False
         with self._matcher.lock:
@@ -36,11 +36,12 @@ class TokenConstraint:
             return len(self._readings) == 1 or not self._matcher.fits_any(self._readings)
 
     def mask(self) -> np.ndarray:
-        """Which tokens may come next: bool (V,), read-only. End-of-generation tokens exactly if `finished`.
+        """Return which tokens may come next: bool (V,), read-only. End-of-generation tokens only if
+        `finished`.
 
         Raises:
-            GrammarError: no token fits: the vocabulary can't spell what the grammar demands here; or the text
-                has too many readings.
+            GrammarError: no token fits, because the vocabulary can't spell the text that the grammar requires
+                here; or the text has too many readings.
         """
         with self._matcher.lock:
             self._refresh()
@@ -53,13 +54,13 @@ class TokenConstraint:
         return found
 
     def allowed(self, token_ids: np.ndarray) -> np.ndarray:
-        """Whether each of some tokens may come next: `mask()[token_ids]`, without making the mask.
+        """Return whether each of some tokens may come next: `mask()[token_ids]`, without the whole mask.
 
         Args:
             token_ids: int (N,), 0 to V - 1.
 
         Returns:
-            bool (N,). At a dead end all are False, where `mask` raises.
+            bool (N,). At a dead end, all are False, whereas `mask` raises.
 
         Raises:
             GrammarError: the text has too many readings.
@@ -69,10 +70,10 @@ class TokenConstraint:
             return self._matcher.allowed(self._readings, token_ids)
 
     def accept(self, token_id: int) -> None:
-        """Go on with a token. An end-of-generation token changes nothing.
+        """Advance by a token. An end-of-generation token changes nothing.
 
         Raises:
-            GrammarError: the token doesn't fit here. The state is then as it was.
+            GrammarError: the token doesn't fit here; the state is unchanged.
         """
         trie = self._matcher.trie
         if not 0 <= token_id < trie.n_vocab:
@@ -89,10 +90,10 @@ class TokenConstraint:
         self.accept_bytes(piece)
 
     def accept_bytes(self, piece: bytes) -> None:
-        """Go on with bytes, whatever tokens they come from.
+        """Advance by bytes, from any tokens.
 
         Raises:
-            GrammarError: they don't fit. The state is then as it was.
+            GrammarError: the bytes don't fit; the state is unchanged.
         """
         with self._matcher.lock:
             self._refresh()
@@ -101,13 +102,13 @@ class TokenConstraint:
         self._text = (self._text + piece)[-4 * SHOWN :]
 
     def copy(self) -> TokenConstraint:
-        """Return a constraint that goes on from here by itself."""
+        """Return an independent constraint that continues from here."""
         made = TokenConstraint.__new__(TokenConstraint)
         made.__dict__.update(self.__dict__)
         return made
 
     def __deepcopy__(self, memo: object) -> TokenConstraint:
-        return self.copy()  # nothing but what the matcher has found out is shared
+        return self.copy()  # only the matcher's results are shared
 
     def _after(self, piece: bytes) -> Readings:
         automaton, readings = self._matcher.automaton, self._readings

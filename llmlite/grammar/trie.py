@@ -30,10 +30,12 @@ class Level:
     """The nodes of one depth of a trie.
 
     Attributes:
-        starts: where the children of each node of the depth above begin. parent: of each node.
-        byte: uint8, that leads to each node.
-        token_starts: where each node's tokens begin. tokens: that end at this depth. token_node: of each, the
-            node.
+        starts: index of the first child of each node of the depth above.
+        parent: parent of each node.
+        byte: byte that leads to each node, uint8.
+        token_starts: index of each node's first token.
+        tokens: tokens that end at this depth.
+        token_node: node of each of these tokens.
     """
 
     starts: np.ndarray
@@ -45,17 +47,20 @@ class Level:
 
 
 class TokenTrie:
-    """All tokens' bytes as a trie, level by level; children of a node stand side by side.
+    """All tokens' bytes as a trie, level by level; the children of a node are adjacent.
 
     Control tokens, unused ones and those that end a generation are left out.
 
     Attributes:
-        pieces: the bytes of each token. n_vocab, eog_ids: the tokenizer's; eog: the same as a set.
-        longest: bytes of the longest token.
+        pieces: bytes of each token.
+        n_vocab, eog_ids: the tokenizer's.
+        eog: eog_ids as a set.
+        longest: number of bytes of the longest token.
         levels: the nodes of each depth.
-        bytes: that lead to each node. Nodes are numbered level by level; the root is 0 and has no byte.
-        first_child: of each node, int32 (nodes + 1,): those of node n end where those of n + 1 begin.
-        first_token: likewise, in `tokens`, the tokens that end at each node.
+        bytes: byte that leads to each node. Nodes are numbered level by level; the root is 0 and has no byte.
+        first_child: index of each node's first child, int32 (nodes + 1,); the children of node n end at the
+            first child of n + 1.
+        first_token: the same for the tokens that end at each node, as an index of `tokens`.
     """
 
     def __init__(self, tokenizer: TokenizerLike) -> None:
@@ -88,7 +93,7 @@ class TokenTrie:
         lengths = np.array([len(self.pieces[token]) for token in order], dtype=np.int64)
         blob = np.frombuffer(b"".join(self.pieces[token] for token in order), dtype=np.uint8)
         offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        node = np.zeros(len(order), dtype=np.int64)  # of each token still alive, at this depth
+        node = np.zeros(len(order), dtype=np.int64)  # node at this depth of each token that is still alive
         n_nodes, depth = 1, 0
         while len(tokens):
             byte = blob[offsets + depth]

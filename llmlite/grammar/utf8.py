@@ -9,7 +9,7 @@ LAST_OF_LENGTH = (0x7F, 0x7FF, 0xFFFF, 0x10FFFF)
 
 
 def byte_ranges(low: int, high: int) -> Iterator[ByteRanges]:
-    """Cut a range of code points so that in each part every byte has a range of its own.
+    """Cut a range of code points into parts in which each byte has an independent range.
 
         U+0080 … U+07FF  ->  C2-DF 80-BF
 

@@ -44,7 +44,7 @@ def timeline(
     if cursor is not None:
         ax.axvline(cursor, color=COLOURS["red"], linewidth=2)
     ax.set_xlim(0, longest)
-    n_levels = 1 + max(level for each in (found, *among) for level in _levels(each.stages, longest))
+    n_levels = 1 + max((n for each in (found, *among) for n in _levels(each.stages, longest)), default=-1)
     ax.set_ylim(0, top * (1.06 + LEVEL * n_levels))
     heading = f"Memory of {found.backend}, {found.model}"
     ax.set_xlabel("seconds since the process began", color=look.text, fontsize=FONT["label"])

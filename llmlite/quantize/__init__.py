@@ -33,7 +33,7 @@ Imatrix = Mapping[str, np.ndarray]
 
 
 class PlanRow(NamedTuple):
-    """What happens to one tensor: its type before and after, and its bytes after."""
+    """The change of one tensor: its type before and after, and its bytes after."""
 
     name: str
     source: QuantType
@@ -50,14 +50,14 @@ def plan(
     imatrix: Imatrix | None = None,
     requantize: bool = False,
 ) -> list[PlanRow]:
-    """Work out every tensor's new type and size, in file order, without quantizing anything.
+    """Determine every tensor's new type and size, in file order, without quantizing anything.
 
     file_type: a mix as llama-quantize names it: "Q8_0", "Q4_K_M", "Q2_K", ... ("Q4_K" means "Q4_K_M"). Output
         and tied embedding keep more bits than the rest (Q6_K, or Q8_0 in a Q8_0 file).
-    pure: every weight gets the mix's main type, output and embedding too.
-    overrides: (regular expression, type) pairs, the first match deciding, before widths are considered.
-    requantize: accept weights that are quantized already: the new rounding comes on top of the old.
-    imatrix: as for `quantize_file`.
+    pure: every weight gets the mix's main type, also output and embedding.
+    overrides: (regular expression, type) pairs; the first match decides, before widths are considered.
+    requantize: accept weights that are already quantized; the new rounding error is added to the old one.
+    imatrix: see `quantize_file`.
 
     Raises: UnsupportedError for an unknown type, one that can't do without an importance matrix, or quantized
         weights without `requantize`. ModelError for an importance matrix of another model, or one with NaN,
@@ -107,12 +107,11 @@ def quantize_file(
     """Write `source` quantized to `target`; nothing of `target` appears until it is complete.
 
     imatrix: tensor name -> importance (n_columns,) or (n_experts, n_columns) float32, or the path of an
-        importance-matrix file. Tensors that it doesn't name or has only zeros for are quantized without.
-    requantize: as for `plan`.
+        importance-matrix file. Tensors that it doesn't name, or has only zeros for, are quantized without it.
+        requantize: see `plan`.
     n_threads: threads that quantize slabs of rows (None: all this process may use); the result is the same.
     progress: called as progress(bytes_done, bytes_total, tensor_name), bytes counted in the source.
-    allow_nan: go on at a weight that is NaN or infinite, or beyond what its new type can hold; it ruins its
-        block.
+    allow_nan: continue at a weight that is NaN, infinite, or too large for its new type; it ruins its block.
 
     Returns the plan it followed. Raises as `plan`; GGUFError if the source can't be read; ModelError for such
     a weight, naming its tensor, row and column.
@@ -155,8 +154,8 @@ def quantize_file(
 def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read an importance matrix in llama.cpp's GGUF form: tensor name -> mean squares float32.
 
-    For each weight the file holds `NAME.in_sum2` (n_matrices, n_columns), sums of squared activations, and
-    `NAME.counts`, how many were summed. One matrix gives (n_columns,), experts give (n_experts, n_columns).
+    For each weight, the file has `NAME.in_sum2` (n_matrices, n_columns), the sums of squared activations, and
+    `NAME.counts`, the number of summands. One matrix gives (n_columns,), experts give (n_experts, n_columns).
 
     Raises: GGUFError if it isn't an importance matrix or has no counts; ModelError naming the tensor with a
         sum or a count that isn't finite, 0 or more. OSError.
@@ -170,7 +169,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             total = sums.dequantize().reshape(-1, sums.n_columns)
             counts = _counts(file, weight, len(total))
             check_importance(total, name, "the sum")
-            # an expert that no token reached tells nothing: all its columns count alike
+            # an expert that no token reached has no information: all its columns count equally
             means = np.where(counts > 0, total / np.maximum(counts, 1), np.float32(1)).astype(np.float32)
             found[weight] = means[0] if len(means) == 1 else means
     if not found:
@@ -181,7 +180,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _counts(file: gguf.GGUFFile, weight: str, n_matrices: int) -> np.ndarray:
-    """How many activations were summed for each matrix of a weight: (n_matrices, 1) float32."""
+    """Return the number of summed activations for each matrix of a weight: (n_matrices, 1) float32."""
     name = f"{weight}.counts"
     tensor = file.tensors.get(name)
     if tensor is None or tensor.n_elements != n_matrices:
@@ -194,18 +193,18 @@ def _counts(file: gguf.GGUFFile, weight: str, n_matrices: int) -> np.ndarray:
 
 
 def _check_imatrix(imatrix: Imatrix, source: gguf.GGUFFile, changed: Sequence[str]) -> None:
-    """Check what an importance matrix says of the tensors that will change, and how many it knows."""
+    """Check an importance matrix for the tensors that will change, and how many of them it covers."""
     foreign = [name for name in imatrix if name not in source.tensors]
     if len(foreign) == len(imatrix):
         example = f", {foreign[0]!r:.80} for example" if foreign else ""
         raise ModelError(
-            f"the importance matrix is of another model: none of its {len(foreign)} tensors is in this one"
+            f"the importance matrix is for another model: none of its {len(foreign)} tensors is in this one"
             + example
         )
     if foreign:
         warnings.warn(
             f"{len(foreign)} of the importance matrix's {len(imatrix)} tensors aren't in this model "
-            f"({foreign[0]!r:.80} for example): is it of another one?",
+            f"({foreign[0]!r:.80} for example): is it for another one?",
             stacklevel=3,
         )
     for name in changed:
@@ -215,7 +214,7 @@ def _check_imatrix(imatrix: Imatrix, source: gguf.GGUFFile, changed: Sequence[st
     if bare:
         warnings.warn(
             f"{len(bare)} of the {len(changed)} tensors to be quantized aren't in the importance matrix "
-            f"({bare[0]} for example): they are quantized without",
+            f"({bare[0]} for example): they are quantized without it",
             stacklevel=3,
         )
 
@@ -228,13 +227,13 @@ def _check(
     if tensor.type.block_size > 1 and not requantize:
         raise UnsupportedError(
             f"{name} is {tensor.type.name} already, and quantizing twice adds both errors: "
-            "start from the F16 or F32 file, or say that you want it with requantize"
+            "start from the F16 or F32 file, or confirm it with requantize"
         )
     needy = target.needs_importance or (target.name == "Q2_K" and mix == "Q2_K_S")
     given = imatrix is not None and name in imatrix and bool(np.any(imatrix[name]))
     if needy and not given and kind_of(name) not in ("embedding", "output"):
         raise UnsupportedError(
-            f"{name}: {target.name} has too few bits to choose them without an importance matrix; give one"
+            f"{name}: {target.name} has too few bits to be quantized without an importance matrix; give one"
         )
 
 

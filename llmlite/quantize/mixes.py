@@ -1,6 +1,6 @@
-"""Which type each tensor gets in a quantized file: llama.cpp's mixes, as tables.
+"""The type of each tensor in a quantized file: llama.cpp's mixes, as tables.
 
-A file called Q4_K_M isn't all Q4_K: some tensors lose more than others when bits are few, so they keep more.
+A file called Q4_K_M isn't all Q4_K: some tensors lose more than others with few bits, so they keep more bits.
 The choices are those of `llama_tensor_get_type_impl` in llama.cpp's llama-quant.cpp (without the exceptions
 for single architectures), so a file made here holds the same types as one made by llama-quantize.
 """
@@ -89,18 +89,18 @@ _KINDS = (
 
 
 def kind_of(name: str) -> str:
-    """What a tensor does, as far as the mixes care: "attn_v", "ffn_down", ..., "other"."""
+    """Return a tensor's purpose for the mixes: "attn_v", "ffn_down", ..., "other"."""
     return next((kind for kind, pattern in _KINDS if pattern.search(name)), "other")
 
 
 def is_quantized(name: str, n_dims: int) -> bool:
-    """Whether quantizing a file touches the tensor: matrices of weights, but no norms, gates or positions."""
+    """Return whether the tensor is quantized: matrices are, but norms, gates and positions aren't."""
     return n_dims >= 2 and name.endswith("weight") and not NEVER.search(name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What the choice for one tensor may depend on. `i` counts the tensors of its kind, layer by layer."""
+    """The facts that a tensor's type depends on; `i` counts the tensors of its kind, layer by layer."""
 
     mix: str
     name: str
@@ -116,12 +116,12 @@ class Situation:
 
     @property
     def more_bits(self) -> bool:
-        """The first and last eighth of the layers, and every third between."""
+        """Whether the layer is in the first or last eighth, or one of every three in between."""
         return self.i < self.n // 8 or self.i >= 7 * self.n // 8 or (self.i - self.n // 8) % 3 == 2
 
     @property
     def in_first_eighth(self) -> bool:
-        """Errors in the first layers pass through all the others."""
+        """Whether the layer is in the first eighth, whose errors pass through all other layers."""
         return self.i < self.n // 8
 
 
@@ -159,7 +159,7 @@ def _very_low(s: Situation, kind: str, base: str) -> str:
 def _attn_v(s: Situation, base: str) -> str:
     if s.n_expert == 8:
         return "Q8_0"
-    shared = s.n_gqa >= 4  # several heads read one value: its tensor is small and matters to all of them
+    shared = s.n_gqa >= 4  # several heads share one value: its tensor is small, and affects all of them
     chosen = {
         "Q2_K": "Q4_K" if shared else "Q3_K",
         "Q2_K_S": "Q4_K" if shared else base,
@@ -243,7 +243,7 @@ def choose(s: Situation, base: str) -> str:
 
 
 def fitted(chosen: str, n_columns: int) -> str:
-    """The type itself if n_columns is a multiple of its block, else its fallback, else F16."""
+    """Return the type if n_columns is a multiple of its block, else its fallback, else F16."""
     if n_columns % by_name(chosen).block_size == 0:
         return chosen
     second = FALLBACKS.get(chosen, chosen)
@@ -261,7 +261,8 @@ def assign(
 ) -> dict[str, QuantType]:
     """Assign every tensor of a file its type under a mix such as "Q4_K_M" (see `FILE_TYPES`).
 
-    pure: every weight gets the mix's main type, embedding and output too (rows that don't fit fall back).
+    pure: every weight gets the mix's main type, also embedding and output (rows that don't fit get a
+        fallback).
     overrides: (regular expression, type name) pairs; the first that matches a tensor's name decides.
 
     Raises: UnsupportedError for an unknown mix or type.
@@ -305,7 +306,7 @@ def assign(
 
 
 def canonical(file_type: str) -> str:
-    """The full name of a mix: "q4_k" -> "Q4_K_M". Raises: UnsupportedError if there is none."""
+    """Return the full name of a mix: "q4_k" -> "Q4_K_M". Raise UnsupportedError if there is none."""
     mix = ALIASES.get(file_type.upper(), file_type.upper())
     if mix not in FILE_TYPES:
         known = ", ".join([*FILE_TYPES, *ALIASES])
@@ -314,7 +315,7 @@ def canonical(file_type: str) -> str:
 
 
 def _n_dims(tensor: QuantTensor) -> int:
-    """Dimensions as GGML counts them: trailing ones in its order (leading in NumPy's) don't count."""
+    """Return the dimensions as GGML counts them, without trailing ones (leading in NumPy's order)."""
     dims = list(tensor.dims)
     while len(dims) > 1 and dims[-1] == 1:
         dims.pop()

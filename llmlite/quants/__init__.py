@@ -1,4 +1,4 @@
-"""The tensor types of GGML, one record each: what their bits mean, and how to make them.
+"""The tensor types of GGML, one record each: the meaning of their bits, and the code that makes them.
 
     from llmlite import quants
     q4 = quants.by_name("Q4_K")
@@ -27,7 +27,7 @@ TYPES: dict[int, QuantType] = {
     t.id: t for t in sorted((t for family in _FAMILIES for t in family), key=lambda t: t.id)
 }
 
-# ids that older files used; llama.cpp removed the types and reads none of them
+# ids in older files, of types that llama.cpp has removed
 REMOVED: dict[int, str] = {
     4: "Q4_2",
     5: "Q4_3",
@@ -69,5 +69,5 @@ def by_name(name: str) -> QuantType:
     raise UnsupportedError(f"unknown tensor type {name!r}; known are {', '.join(_BY_NAME)}")
 
 
-# Records hold functions. A copy in another process is the same record there.
+# Records have functions, so a copy in another process is the same record there.
 copyreg.pickle(QuantType, lambda record: (get, (record.id,)))

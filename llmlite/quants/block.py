@@ -1,4 +1,4 @@
-"""One block under the magnifying glass: its bytes, what each bit belongs to, its weights."""
+"""One block in detail: its bytes, the meaning of each bit, its weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BlockField(NamedTuple):
 
 
 class Block:
-    """One block of a quantized tensor, taken apart for looking at.
+    """One block of a quantized tensor, taken apart for inspection.
 
     bytes: (type_size,) uint8. levels, weights: (block_size,). scales, minimums: (n_groups,) float32 or None;
     weight = scale * level - minimum, group by group.
@@ -44,17 +44,17 @@ class Block:
 
     @cached_property
     def levels(self) -> Array:
-        """The small numbers the bits spell, before scaling: (block_size,)."""
+        """The small numbers that the bits encode, before scaling: (block_size,)."""
         return self._parts.levels[0]
 
     @cached_property
     def scales(self) -> Array | None:
-        """What the levels of each group are multiplied by: (n_groups,) float32; None for plain types."""
+        """The scale of each group's levels: (n_groups,) float32; None for plain types."""
         return None if self._parts.scales is None else self._parts.scales[0]
 
     @cached_property
     def minimums(self) -> Array | None:
-        """What is then subtracted: (n_groups,) float32; None for types without it."""
+        """The minimum of each group, subtracted after that: (n_groups,) float32; None for types without."""
         return None if self._parts.minimums is None else self._parts.minimums[0]
 
     @cached_property
@@ -63,7 +63,7 @@ class Block:
         return self.type.dequantize(self.bytes[None])[0]
 
     def bits(self, i: int) -> list[int]:
-        """The offsets of the bits that spell the level of weight i (scales not counted)."""
+        """Return the offsets of the bits that encode the level of weight i, without its scales."""
         return np.flatnonzero(_level_bits(self.type)[:, i]).tolist()
 
     @cached_property
@@ -110,7 +110,7 @@ def _short(values: Array) -> str:
 
 @lru_cache
 def _level_bits(type: QuantType) -> Array:
-    """Which bits (rows) change which levels (columns): (8 * type_size, block_size) bool.
+    """Return which bits (rows) change which levels (columns): (8 * type_size, block_size) bool.
 
     Found by flipping each bit of several arbitrary blocks, so no second description of the layout is needed.
     """

@@ -1,9 +1,9 @@
-"""Choosing codebook entries: which entry, which scale, so that the weighted error of a block is least.
+"""The choice of codebook entries and scales that minimizes the weighted error of a block.
 
 A vector x with costs w, an entry g and a scale s leave the error
     sum w (x - s g)^2  =  sum w x^2 - 2 s A + s^2 B      with A = sum w x g, B = sum w g^2.
-For a given s both sums are one matrix product with the codebook, so the whole of it is searched: nothing is
-approximated by rounding or by lists of neighbours. What is searched coarsely is the scale.
+For a given s, both sums are one matrix product with the codebook, so the whole codebook is searched, without
+approximation by rounding or by lists of neighbours. Only the scale is searched coarsely.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from llmlite.quants.record import Array
 from llmlite.quants.sums import columns, dot
 
 CHUNK = 1 << 21  # products (vectors x entries) held at once: 8 MB
-# How far the largest weight of a group may lie from the codebook's largest value: beyond 1 it is cut off.
+# The largest weight of a group relative to the codebook's largest value; above 1, it is cut off.
 MAGNITUDE_SHARES = (0.78, 0.86, 0.93, 1.0, 1.07, 1.15, 1.25, 1.4, 1.6)
-# With three values the best cut is far lower: most weights are small and want the 1.
+# With three values, the best cut is far lower: most weights are small and are closest to 1.
 TERNARY_SHARES = (0.9, 1.1, 1.3, 1.5, 1.75, 2.0, 2.4, 3.0)
-TERNARY_UNSHRINK = 0.5  # how much of the shrinking is undone, see unshrunk
-MOST_UNSHRUNK = np.float32(1.5)  # a block that its entries fit this badly is better left small
+TERNARY_UNSHRINK = 0.5  # share of the shrinkage that is undone; see unshrunk
+MOST_UNSHRUNK = np.float32(1.5)  # a block with so bad a fit is better left small
 
 
 class Fit(NamedTuple):
@@ -73,16 +73,16 @@ def fit_ternary(values: Array, weights: Array | None, books: Sequence[Array], *,
 
 
 def _even_handed(values: Array) -> Array:
-    """Costs (n, 256) without an importance matrix: those that equal importances would give."""
+    """Return the costs (n, 256) without an importance matrix, which are those of equal importances."""
     squares = values * values
     return np.sqrt(2 * squares.mean(axis=1, keepdims=True) + squares)
 
 
 def split_signs(values: Array, weights: Array, even: bool) -> tuple[Array, Array]:
-    """Take signs off: (n, 256) -> values without their signs (n, 256), sign bytes (n, 32).
+    """Separate the signs: (n, 256) -> values without signs (n, 256), sign bytes (n, 32).
 
-    With `even`, an odd number of minus signs in eight weights is mended at the weight where it costs least;
-    that weight then stays negative among the magnitudes.
+    With `even`, an odd number of minus signs in eight weights is made even at the weight with the lowest
+    cost; this weight then stays negative among the magnitudes.
     """
     negative = values < 0
     if even:
@@ -104,13 +104,13 @@ def fit_entries(
         steps = 2 * _scale_codes(scales, unit, n_scales) + 1
         _, along, norm = search.choose((unit * steps).reshape(-1))
         along, norm = along.reshape(n, -1), norm.reshape(n, -1)
-        # the unit that suits these entries and steps best, then each group's own best scale
+        # the best unit for these entries and steps, then each group's own best scale
         total = (steps * steps * norm).sum(axis=1, keepdims=True)
         fitted = (steps * along).sum(axis=1, keepdims=True) / total
         unit = np.where((total > 0) & (fitted > 0), fitted, unit)
         scales = np.where(norm > 0, along / norm, scales)
     d = (unit * np.float32(d_per_unit)).astype(np.float16)
-    unit = d.astype(np.float32) / np.float32(d_per_unit)  # as it will be read back
+    unit = d.astype(np.float32) / np.float32(d_per_unit)  # the value that will be read back
     steps = 2 * _scale_codes(scales, unit, n_scales) + 1
     indices, _, _ = search.choose((unit * steps).reshape(-1))
     levels = search.levels(indices, steps)
@@ -121,10 +121,11 @@ def fit_entries(
 def unshrunk(d: Array, values: Array, levels: Array, share: float) -> Array:
     """Enlarge d (n,) float16 so that the block read back, q = d * levels, falls less short of the values x.
 
-    The scale of least squared error shrinks: sum(x q) = (1 - error) sum(x x), with two bits a weight by a
-    tenth. Every layer's output shrinks alike, and that costs a model more divergence than the few per cent of
-    error that a larger scale adds. share: how much of the shrinking is undone. All of it lowers the
-    divergence most; where it would leave more error than llama.cpp's quantizer does, it is less.
+    The scale of least squared error shrinks a block: sum(x q) = (1 - error) sum(x x), with two bits per
+    weight by a tenth. Every layer's output shrinks equally, and this costs a model more divergence than the
+    few per cent of error that a larger scale adds. share: the part of the shrinkage that is undone. A share
+    of 1 gives the lowest divergence; it is smaller for types that would then have a larger error than
+    llama.cpp's quantizer.
     """
     x = columns(values)
     energy, kept = dot(x, x), dot(x, columns(levels)) * d.astype(np.float32)
@@ -135,7 +136,7 @@ def unshrunk(d: Array, values: Array, levels: Array, share: float) -> Array:
 
 
 def _scale_codes(scales: Array, unit: Array, n_scales: int) -> Array:
-    """The code whose unit * (2 code + 1) is nearest each scale: float32 whole numbers."""
+    """Return the code whose unit * (2 code + 1) is nearest to each scale, as float32 whole numbers."""
     ratio = np.where(unit > 0, scales / unit, np.float32(1))
     return np.clip(np.rint((ratio - 1) / 2), 0, n_scales - 1).astype(np.float32)
 
@@ -157,7 +158,7 @@ class Search:
         self.per_chunk = max(1, CHUNK // (self.books[0].shape[1] * self.values.shape[1]))
 
     def best_scales(self) -> Array:
-        """The scale of each group (m,) that leaves the least error, over the candidate shares."""
+        """Return the scale of each group (m,) with the minimum error, over the candidate shares."""
         best_removed = np.full(len(self.values), -1, np.float32)
         best = np.zeros(len(self.values), np.float32)
         peak = np.abs(self.values).max(axis=(1, 2))
@@ -170,13 +171,13 @@ class Search:
         return best
 
     def levels(self, indices: Array, steps: Array) -> Array:
-        """Entries times the steps of their groups: (m, v), (n, n_groups) -> (n, 256) float32."""
+        """Return entries times the steps of their groups: (m, v), (n, n_groups) -> (n, 256) float32."""
         k = self.values.shape[2]
         entries = np.concatenate([book[:k].T for book in self.books])  # indices count on through the books
         return (entries[indices] * steps.reshape(-1, 1, 1)).reshape(self.n_blocks, -1)
 
     def choose(self, scales: Array) -> tuple[Array, Array, Array]:
-        """The best entries at given scales (m,): indices (m, v) uint16, and each group's sums A, B (m,)."""
+        """Return the best entries at scales (m,): indices (m, v) uint16, and each group's sums A, B (m,)."""
         m, v, _ = self.values.shape
         indices = np.empty((m, v), np.uint16)
         along, norm = np.empty(m, np.float32), np.empty(m, np.float32)
@@ -199,7 +200,7 @@ class Search:
         weights = self.weights[part]
         linear = weights * self.values[part]  # (c, v, k)
         factors = np.concatenate([-2 * linear, scales[:, None, None] * weights], axis=2).reshape(-1, 2 * k)
-        chosen = (factors @ book).argmin(axis=1)  # at scale 0 any entry serves
+        chosen = (factors @ book).argmin(axis=1)  # at scale 0, any entry is right
         entry = book[:, chosen].T.reshape(-1, v, 2 * k)
         along = (linear * entry[:, :, :k]).sum(axis=(1, 2))
         norm = (weights * entry[:, :, k:]).sum(axis=(1, 2))

@@ -1,10 +1,11 @@
-"""The searches of search.py, compiled by numba: one group after the other, for models of many weights.
+"""The searches of search.py, compiled by numba: one group after another, for models with many weights.
 
-Each function is the twin of the one of its name there, and tests hold them together. They sum in another
-order, so where two candidates cost the same to the last bits, another one may win; the error is the same.
+Each function is the twin of the function with the same name there, and tests compare them. They sum in
+another order, so if two candidates cost the same except for the last bits, another one may win; the error is
+the same.
 
-numba keeps the machine code in its cache, so only the first process compiles (some seconds); if no cache
-can be written, each process does. Like NumPy's loops they let other threads run meanwhile.
+numba keeps the machine code in its cache, so only the first process compiles (a few seconds); if no cache can
+be written, each process compiles. Like NumPy's loops, these functions let other threads run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from llmlite.quants.record import Array
 
-# Sums may be taken in another order (that is what vectorising needs); NaN and infinity stay what they are.
+# Sums may use another order, which vectorising needs; NaN and infinity are preserved.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 TINY = np.float32(1e-15)
 F32 = np.float32
@@ -34,7 +35,7 @@ def compiled(function: Callable) -> Any:
 
 
 def inlined(function: Callable) -> Any:
-    """Compile into its callers, under their rules of arithmetic."""
+    """Compile a function into its callers, with their rules of arithmetic."""
     return numba.njit(inline="always")(function)
 
 
@@ -66,7 +67,7 @@ def _fit_symmetric(k: int) -> Any:
                     level = min(max(np.rint(inverse * x[i]), low), high)
                     along += weighted[i] * level
                     norm += w[i] * level * level
-                # by products: a division takes as long as the rest of a candidate
+                # compared by products, because a division takes as long as the rest of a candidate
                 if norm > 0 and along * along > best_removed * norm:
                     best_scale = along / norm
                     best_removed, best_inverse = best_scale * along, inverse
@@ -85,7 +86,7 @@ def _code(x, low, inverse, top):
 
 @inlined
 def _affine_error(k, x, w, inverse, floor, top, scale, low, absolute):
-    """What is off where x is coded by `inverse` and `floor`, and read by `scale` and `low`."""
+    """Return the error of x coded by `inverse` and `floor`, and read back by `scale` and `low`."""
     total = F32(0)
     for i in range(k):
         off = scale * _code(x[i], floor, inverse, top) + (low - x[i])
@@ -95,7 +96,7 @@ def _affine_error(k, x, w, inverse, floor, top, scale, low, absolute):
 
 @inlined
 def _affine_sums(k, x, w, inverse, low, top):
-    """Sums of w l, w x l and w l l, where l are the codes."""
+    """Return the sums of w l, w x l and w l l; l are the codes."""
     sum_l, sum_xl, sum_l2 = F32(0), F32(0), F32(0)
     for i in range(k):
         level = _code(x[i], low, inverse, top)

@@ -1,4 +1,4 @@
-"""Types without blocks: floats and integers as they are."""
+"""Types without blocks: plain floats and integers."""
 
 from __future__ import annotations
 

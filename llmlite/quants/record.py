@@ -1,4 +1,4 @@
-"""What one quantization type is: a layout of bytes, and how to go both ways."""
+"""The record of a quantization type: a layout of bytes, and its conversions in both directions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Array = np.ndarray
 class Parts(NamedTuple):
     """A block taken apart: weight = scale * level - minimum.
 
-    levels: (n, block_size), the small numbers the bits spell (int8; float32 if they aren't whole).
-    scales: (n, n_groups) float32, or None for plain types, whose levels are the weights.
-    minimums: (n, n_groups) float32, or None for types centred on zero.
+    Attributes:
+        levels: (n, block_size), the small numbers that the bits encode (int8; float32 if they aren't whole).
+        scales: (n, n_groups) float32, or None for plain types, whose levels are the weights.
+        minimums: (n, n_groups) float32, or None for types centred on zero.
     """
 
     levels: Array
@@ -30,17 +31,17 @@ Encode = Callable[[Array, "Array | None"], Array]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class QuantType:
-    """One tensor type of GGML: everything the package knows about it hangs here.
+    """One tensor type of GGML, with everything that the package knows about it.
 
     layout: the block as a packed NumPy structured dtype, its fields in file order.
     unpack: structured blocks (n,) -> Parts.
     encode: values (n, block_size) float32, weights of the same shape or None -> structured blocks (n,);
         None if the type has no quantizer.
-    weigh: how a measured importance becomes the cost of an error: "plain" (as it is), or times
-        sqrt(energy + weight^2) with energy the mean square of the "row", of the "block", or twice that
-        ("block twice"). The choices are the reference's.
-    storable: False for types that only ever hold activations.
-    needs_importance: the reference refuses to quantize to this type without an importance matrix.
+    weigh: how a measured importance becomes the cost of an error: "plain" (unchanged), or times
+        sqrt(energy + weight^2), with the mean square of the "row" or the "block" as energy, or twice that
+        ("block twice"). The choices are llama.cpp's.
+    storable: False for types of activations, which files don't have.
+    needs_importance: True if llama.cpp refuses to quantize to this type without an importance matrix.
     """
 
     id: int
@@ -61,7 +62,7 @@ class QuantType:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of storage that one weight costs, scales included."""
+        """Bits of storage per weight, with scales."""
         return 8 * self.type_size / self.block_size
 
     def __repr__(self) -> str:
@@ -76,17 +77,18 @@ class QuantType:
         return self.unpack(self.structured(blocks))
 
     def structured(self, blocks: Array) -> Array:
-        """See blocks (n, type_size) uint8 as (n,) records with fields as in `layout`, without a copy."""
+        """Return blocks (n, type_size) uint8 as (n,) records with the fields of `layout`, without a copy."""
         return np.ascontiguousarray(blocks).view(self.layout).reshape(-1)
 
     def dequantize(self, blocks: Array) -> Array:
         """Turn blocks (n, type_size) uint8 into weights (n, block_size) float32.
 
-        Agrees bit for bit with `gguf.quants.dequantize`. A NaN's sign and payload are the processor's choice.
+        The bits are those of `gguf.quants.dequantize`, except a NaN's sign and payload, which depend on the
+        processor.
         """
         if not len(blocks):
             return np.empty((0, self.block_size), np.float32)
-        with np.errstate(all="ignore"):  # a file may hold any bits: infinities and NaN go through as they are
+        with np.errstate(all="ignore"):  # a file may have any bits: infinities and NaN are kept
             levels, scales, minimums = self.parts(blocks)
             weights = levels.astype(np.float32, copy=scales is None)
             if scales is None:
@@ -100,10 +102,10 @@ class QuantType:
     def quantize(self, values: Array, importance: Array | None = None, *, blocks_per_row: int = 1) -> Array:
         """Turn weights (n, block_size) float32 into blocks (n, type_size) uint8. Deterministic.
 
-        importance: (n, block_size) float32 or None: what an error in each weight costs, measured as the mean
-            square of the activation it meets (an "importance matrix").
-        blocks_per_row: how many successive blocks make one row of the tensor; some types weigh errors by the
-            energy of the whole row.
+        importance: (n, block_size) float32 or None: the cost of an error in each weight, measured as the mean
+        square of its activation (an "importance matrix").
+        blocks_per_row: number of successive blocks in a row of the tensor; some types weight errors by the
+        energy of the whole row.
 
         Raises: UnsupportedError if the type has no quantizer.
         """
@@ -163,10 +165,10 @@ def float32(halves: Array) -> Array:
 
 
 def finite(values: Array) -> Array:
-    """The values, with 0 for infinities and NaN: as integers those differ between processors."""
+    """Return the values, with 0 for infinities and NaN, which differ between processors as integers."""
     return np.where(np.isfinite(values), values, np.float32(0))
 
 
 def inverse(scale: Array, numerator: float = 1) -> Array:
-    """numerator / scale, and 0 where scale is 0 (a block of zeros)."""
+    """Return numerator / scale, with 0 for a scale of 0 (a block of zeros)."""
     return np.where(scale == 0, np.float32(0), np.float32(numerator) / scale)

@@ -1,8 +1,8 @@
-"""Searching the scale that loses least, over many groups of weights at once.
+"""The search for the best scale, over many groups of weights at once.
 
-Every function takes groups as rows: values (m, k) float32, weights (m, k) float32 (what an error in each
-value costs), and loops over candidate scales, never over groups. Levels are float32 whole numbers until
-packed. The candidates are the ones ggml-quants.c tries, so errors come out alike.
+Every function takes groups as rows: values (m, k) float32, and weights (m, k) float32 (the cost of an error
+in each value). It loops over candidate scales, never over groups. Levels are float32 whole numbers until they
+are packed. The candidates are those of ggml-quants.c, so the errors are equal.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from llmlite.system.locks import fork_safe
 
 TINY = np.float32(1e-15)  # a group this small counts as all zero
 _lock = fork_safe(threading.Lock())
-_users = 0  # of the compiled twins; above zero they are called
+_users = 0  # users of the compiled twins, which are called if there are any
 
 
 @contextmanager
 def compiled_searches() -> Iterator[None]:
-    """Within, this process searches by the compiled twins (compiled.py): several times as fast.
+    """Use the compiled twins (compiled.py) within the block, which are several times as fast.
 
-    They are worth their import, and their compilation if none is cached, for many millions of weights.
+    Their import, and their compilation if it isn't cached, pays for many millions of weights.
     """
     global _users
     from llmlite.quants import compiled  # noqa: F401 - imported now, not on many threads at once
@@ -57,7 +57,7 @@ def _has_compiled_twin(function: Callable) -> Callable:
 
 
 def largest(values: Array) -> Array:
-    """The value of largest magnitude in each row, sign kept: (m, k) -> (m, 1)."""
+    """Return the value of largest magnitude in each row, with its sign: (m, k) -> (m, 1)."""
     return np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
 
 
@@ -74,7 +74,7 @@ def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Arra
     weighted = w * x
     best_removed = np.full(peak.shape, -1, np.float32)
     best_inverse, best_scale = np.zeros_like(peak), np.zeros_like(peak)
-    for step in (0, *range(-9, 0), *range(1, 10)):  # 0 first: a tie stays with the plain choice
+    for step in (0, *range(-9, 0), *range(1, 10)):  # 0 first: in a tie, the plain choice wins
         inverse = -(np.float32(half) + np.float32(0.1) * np.float32(step)) / peak
         levels = inverse * x
         levels = np.clip(np.rint(levels, out=levels), -half, half - 1, out=levels)
@@ -129,12 +129,12 @@ def fit_affine(
         determinant = sum_w * sum_l2 - sum_l * sum_l
         scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        # the format can only subtract: a positive low becomes none, and the scale is fitted alone
+        # the format can only subtract: a positive low becomes 0, and only the scale is fitted
         scale = np.where(low > 0, sum_xl / sum_l2, scale)
         low = np.minimum(low, np.float32(0))
         if absolute:
             off = _residual(x, w, scale, low, codes, absolute)
-        else:  # the squared error from the sums at hand, in double: its terms nearly cancel
+        else:  # the squared error from the known sums, in double, because its terms nearly cancel
             s, b = scale.astype(np.float64), low.astype(np.float64)
             off = s * (s * sum_l2 + 2 * (b * sum_l - sum_xl)) + b * (b * sum_w - 2 * sum_x) + sum_x2
         better = (determinant > 0) & (off < best_error)
@@ -148,7 +148,7 @@ def fit_affine(
 
 
 def _residual(values: Array, weights: Array, scale: Array, low: Array, codes: Array, absolute: bool) -> Array:
-    """Weighted sum of squared or absolute errors of scale * code + low: (k, m) -> (m,)."""
+    """Return the weighted sum of squared or absolute errors of scale * code + low: (k, m) -> (m,)."""
     off = scale * codes
     off += low - values
     return dot(weights, np.abs(off) if absolute else off * off)
@@ -179,7 +179,8 @@ def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]
 
 @_has_compiled_twin
 def refine(values: Array, weights: Array, levels: Array, low: int, high: int) -> tuple[Array, Array]:
-    """Improve levels one column at a time: move each to its best place given the others, five rounds at most.
+    """Improve levels one column at a time: set each to the best level given the others, in at most five
+    rounds.
 
     Returns scale (m, 1) float32 and levels (m, k) float32.
     """

@@ -1,10 +1,10 @@
-"""Sums of columns in one order on every machine: a choice between two scales can hang on the last bit.
+"""Sums of columns in the same order on every machine: a choice between two scales can depend on the last bit.
 
-NumPy's einsum adds in vectors as wide as the processor's, and some processors round a product and its sum
-together. Here both are NumPy operations of their own on whole rows, so only the order below counts. It is the
-one in which einsum adds rows of float32 on x86, so that files stay what they were.
+NumPy's einsum adds in vectors of the processor's width, and some processors round a product and its sum
+together. Here both are separate NumPy operations on whole rows, so only the order below counts. It is the
+order in which einsum adds rows of float32 on x86, so that files don't change.
 
-Arrays are columns first, (k, m): m sums of k numbers. Results are (m,).
+The first axis of an array counts columns: (k, m) gives m sums of k numbers. Results are (m,).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def columns(rows: Array) -> Array:
 
 
 def dot(a: Array, b: Array) -> Array:
-    """Σ a·b. Each of four sums takes every fourth product; of sixteen the last four come first."""
+    """Return Σ a·b. Each of four sums takes every fourth product; of sixteen, the last four come first."""
     products = a * b
     sums = np.zeros((LANES, *products.shape[1:]), np.float32)
     whole = len(products) // TOGETHER * TOGETHER
@@ -33,7 +33,7 @@ def dot(a: Array, b: Array) -> Array:
 
 
 def total(a: Array) -> Array:
-    """Σ a. Each of four sums takes every fourth number; four of them are added in pairs first."""
+    """Return Σ a. Each of four sums takes every fourth number; four numbers are first added in pairs."""
     sums = np.zeros((LANES, *a.shape[1:]), np.float32)
     whole = len(a) // TOGETHER * TOGETHER
     for first in range(0, whole, TOGETHER):
@@ -43,7 +43,7 @@ def total(a: Array) -> Array:
 
 
 def dot3(a: Array, b: Array, c: Array) -> Array:
-    """Σ a·b·c, one after the other."""
+    """Return Σ a·b·c, added one after another."""
     products = a * b
     products *= c
     result = products[0].copy()

@@ -1,4 +1,4 @@
-"""QuantTensor: a named array kept in its file's own bits, dequantized only where asked."""
+"""QuantTensor: a named array in its file's own bits, dequantized only on request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from llmlite.quants.block import Block
 from llmlite.system import guard
 from llmlite.terminal import Progress
 
-SLAB = 1 << 18  # weights taken at once: 1 MB of float32 and its temporaries stay near the caches
-SAFE_BELOW = 2688.0  # every type with a scale holds weights below this, the least being NVFP4's 6 * 448
-LARGEST = {"F16": 65504.0, "NVFP4": 2688.0}  # of types that make more infinite, or cut it off
+SLAB = 1 << 18  # weights at a time: 1 MB of float32 and its temporaries stay in or near the caches
+SAFE_BELOW = 2688.0  # every type with a scale can hold weights below this; the minimum is NVFP4's 6 * 448
+LARGEST = {"F16": 65504.0, "NVFP4": 2688.0}  # of types that make larger weights infinite, or cut them off
 
 
 class QuantTensor:
@@ -48,7 +48,7 @@ class QuantTensor:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The shape in GGUF's order, fastest dimension first."""
+        """The shape in GGUF's order, with the fastest dimension first."""
         return self.shape[::-1]
 
     @property
@@ -73,7 +73,7 @@ class QuantTensor:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of storage per weight, scales included."""
+        """Bits of storage per weight, with scales."""
         return self.type.bits_per_weight
 
     @property
@@ -81,11 +81,12 @@ class QuantTensor:
         return self.n_columns // self.type.block_size
 
     def dequantize(self, rows: slice | None = None) -> np.ndarray:
-        """Weights as float32: all of them in `shape`, or those rows as (n_selected, n_columns).
+        """Return weights as float32: all of them in `shape`, or the given rows as (n_selected, n_columns).
 
-        Rows are counted through all leading dimensions. The result is always a fresh array.
+        Rows are counted through all leading dimensions. The result is always a new array.
 
-        Raises: GGUFError if the file that they lie in has been cut off since it was opened.
+        Raises:
+            GGUFError: the tensor's file has been cut off since it was opened.
         """
         if rows is None:
             return self._dequantize_rows(0, self.n_rows).reshape(self.shape)
@@ -106,13 +107,15 @@ class QuantTensor:
         return out.reshape(stop - start, self.n_columns)
 
     def rows(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
-        """Chosen rows as float32 (len(ids), n_columns), in the order asked: an embedding lookup.
+        """Return the rows `ids` as float32 (len(ids), n_columns), in this order: an embedding lookup.
 
-        Raises: IndexError if an id is outside the tensor, TypeError if one isn't a whole number; GGUFError as
-            `dequantize`.
+        Raises:
+            IndexError: an id is outside the tensor.
+            TypeError: an id isn't a whole number.
+            GGUFError: see `dequantize`.
         """
         chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
-        if chosen.size and chosen.dtype.kind not in "iu":  # texts of digits and fractions would be taken
+        if chosen.size and chosen.dtype.kind not in "iu":  # else "1" and 1.5 would be accepted
             raise TypeError(f"{self.name}: row ids must be whole numbers, got {chosen.flat[0].item()!r:.80}")
         chosen = chosen.astype(np.int64, copy=False)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_rows):
@@ -125,15 +128,16 @@ class QuantTensor:
         return self.type.dequantize(picked).reshape(len(chosen), self.n_columns)
 
     def slice_rows(self, start: int, stop: int) -> QuantTensor:
-        """Rows start to stop-1, counted through all leading dimensions, as a tensor over the same memory."""
+        """Return rows start to stop-1, counted through all leading dimensions, as a view."""
         per_row = self._blocks_per_row
         shape = (stop - start, self.n_columns)
         return QuantTensor(self.name, self.type, shape, self.blocks[start * per_row : stop * per_row])
 
     def block(self, i: int) -> Block:
-        """Block i, taken apart: bytes, fields, scales, levels, weights.
+        """Return block i, taken apart: bytes, fields, scales, levels, weights.
 
-        Raises: IndexError if there is no such block.
+        Raises:
+            IndexError: there is no such block.
         """
         if not 0 <= i < len(self.blocks):
             raise IndexError(f"{self.name}: block {i} asked, blocks are 0..{len(self.blocks) - 1}")
@@ -154,15 +158,16 @@ class QuantTensor:
         progress: Progress | None = None,
         allow_nan: bool = False,
     ) -> QuantTensor:
-        """Quantize an array of any float dtype, rows along its last axis. Deterministic, whatever n_threads.
+        """Quantize an array of any float dtype, with rows along its last axis. The result doesn't depend on
+        n_threads.
 
-        array: a tensor of another type works too: it is dequantized slab by slab, never whole.
+        array: the array, or a tensor of another type, which is dequantized slab by slab, never whole.
         importance: (n_columns,) or, for stacked experts, (n_experts, n_columns) float32: the mean square of
-            the activation each column meets. Types that can use it then lose less where it matters. A vector
-            of zeros says nothing, as if there were none.
+        each column's activations. Types that can use it keep important weights more precise. A vector of
+        zeros has the same effect as None.
         progress: called as progress(rows_done, n_rows) from the calling thread.
-        allow_nan: quantize NaN and infinity too, and numbers that the type can't hold. One of them ruins its
-            whole block.
+        allow_nan: also quantize NaN, infinity, and numbers that the type can't hold. Each of them ruins its
+        whole block.
 
         Raises: UnsupportedError for a type without a quantizer or a row that isn't whole blocks. ModelError
             for a weight that isn't finite or that the type can't hold, with its row and column (types with
@@ -205,7 +210,7 @@ class QuantTensor:
         return cls(name, record, source.shape, blocks)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # what a subclass makes when it is asked is made now: a pickle holds the blocks themselves
+        # blocks that a subclass makes on request are made now, because a pickle has the blocks themselves
         return QuantTensor, (self.name, self.type, self.shape, np.ascontiguousarray(self.blocks))
 
     def __repr__(self) -> str:
@@ -228,9 +233,9 @@ class QuantTensor:
 
 
 class PendingTensor(QuantTensor):
-    """A tensor whose blocks are made each time they are asked for, and not kept.
+    """A tensor whose blocks are made on each request, and not kept.
 
-    A file is written from such tensors one at a time, so a model need not fit in memory.
+    A file is written from such tensors one at a time, so the model needn't fit in memory.
     """
 
     __slots__ = ("_make",)
@@ -246,7 +251,7 @@ class PendingTensor(QuantTensor):
 
 
 def _float_rows(source: np.ndarray | QuantTensor, rows: slice) -> np.ndarray:
-    """Some rows as float32 (n, n_columns), through all leading dimensions."""
+    """Return some rows as float32 (n, n_columns), counted through all leading dimensions."""
     if isinstance(source, QuantTensor):
         return source.dequantize(rows)
     chosen = source.reshape(-1, source.shape[-1] if source.shape else 1)[rows]
@@ -261,7 +266,8 @@ def _check_range(
 ) -> None:
     """Refuse weights (n, n_columns) that blocks (n * blocks per row, type_size) can't express.
 
-    Types of one weight a block keep NaN and infinity as they are, so there only what becomes infinite counts.
+    Types with one weight per block keep NaN and infinity, so for them only numbers that become infinite are
+    refused.
     """
     largest = float(np.abs(values).max(initial=0.0))  # NaN if there is one
     if not largest < SAFE_BELOW:
@@ -277,7 +283,7 @@ def _check_range(
                     lost = (sizes == peaks) & (peaks >= SAFE_BELOW) & (made == 0)  # its square overflowed
                     wrong = (~np.isfinite(made) | lost).reshape(values.shape)
         if wrong.any():
-            cost = np.where(np.isfinite(values), np.abs(values), np.inf)  # a block's largest is what ruins it
+            cost = np.where(np.isfinite(values), np.abs(values), np.inf)  # a block's largest weight ruins it
             row, column = divmod(int(np.argmax(np.where(wrong, cost, -1))), values.shape[1])
             value = values[row, column]
             hint = " (BF16 can)" if record.name == "F16" else ""
@@ -287,7 +293,7 @@ def _check_range(
             raise ModelError.about(
                 name or "tensor",
                 f"the weight in row {first_row + row}, column {column} is {value:g}, {what}; "
-                "--allow-nan (allow_nan=True) quantizes it all the same, and ruins its block",
+                "--allow-nan (allow_nan=True) quantizes it anyway, which ruins its block",
                 expected="finite weights that the type can hold",
                 got=f"{value:g}",
             )
@@ -299,9 +305,9 @@ def importance_parts(
     """Check an importance against a tensor's shape: (first row, row after the last, vector) for each part.
 
     importance: (n_columns,), or (n_expert, n_columns) for a tensor (n_expert, rows, n_columns).
-    A vector of zeros gives None. Otherwise zeros and very small numbers become 2^-20 of the vector's mean: in
-    a block of zeros every weight would cost nothing, and would be lost. Vectors whose products would overflow
-    are scaled by a power of two, which changes no choice.
+    A vector of zeros gives None. Otherwise, zeros and very small numbers become 2^-20 of the vector's mean,
+    because in a block of zeros every error would be free, and its weights would be lost. Vectors whose
+    products would overflow are scaled by a power of two, which changes no choice.
 
     Raises: ModelError naming the tensor, if it doesn't fit or has a number that isn't finite, 0 or more.
     """
@@ -315,7 +321,7 @@ def importance_parts(
         raise ModelError.about(
             name or "tensor",
             f"its importance has shape {np.shape(importance)}, expected ({n_columns},){each}: "
-            "the importance matrix is of another model",
+            "the importance matrix is for another model",
             expected=f"({n_columns},){each}",
             got=np.shape(importance),
         )
@@ -340,7 +346,7 @@ def check_importance(values: np.ndarray, name: str, what: str = "its importance"
 
 
 def _usable(vector: np.ndarray) -> np.ndarray | None:
-    """A vector with which a search can work, None if all of it is zero."""
+    """Return a vector that a search can use; None if all of it is zero."""
     mean = float(vector.mean(dtype=np.float64))
     if mean == 0:
         return None

@@ -1,17 +1,16 @@
-"""From logits to the next token: a chain of small steps that can be looked at one by one.
+"""From logits to the next token: a chain of small steps that can be inspected one by one.
 
     sampler = Sampler(temperature=0.8, top_k=40, top_p=0.95, repeat_penalty=1.1, seed=1)
     token = sampler(logits, ids)               # logits: float32 (V,); ids: the sequence so far
-    for step in sampler.steps(logits, ids):    # what each step kept, and with what probability
+    for step in sampler.steps(logits, ids):    # the tokens that each step kept, with probabilities
         print(step.option.label, step.ids, step.probabilities)
 
-A sampler belongs to one sequence: it holds the random state and mirostat's. `sampler.fresh(seed)` makes one
-for another sequence.
+A sampler belongs to one sequence: it has the random state and mirostat's state. `sampler.fresh(seed)` makes a
+sampler for another sequence.
 
-Two samplers with the same options and seed, given the same logits and tokens one after the other, draw the
-same tokens on every machine: NumPy guarantees the stream of PCG64, and probabilities come from
-`llmlite.deterministic`. Logits themselves may differ in their last bits between executors, thread counts and
-machines, and then so may a draw that falls on an edge.
+Two samplers with the same options and seed draw the same tokens from the same series of logits and tokens on
+every machine: NumPy guarantees the stream of PCG64, and probabilities come from `llmlite.deterministic`. The
+logits may differ in their last bits between executors and machines; then a draw close to an edge may differ.
 """
 
 from llmlite.sampling.candidates import Adjustment, Candidates, Context, Option

@@ -1,4 +1,4 @@
-"""Tokens in the running, and what a step of the chain may ask: the sequence, random numbers, its state."""
+"""Candidate tokens, and the context of a step of the chain: the sequence, random numbers, its state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from llmlite import deterministic
 from llmlite.errors import SamplingError
 
-COLUMNS = 1024  # that a vocabulary is cut into, to find its likeliest tokens
+COLUMNS = 1024  # parts that a vocabulary is cut into, to find its likeliest tokens
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Tokens still in the running, the likeliest first; of equals the lower id comes first.
+    """The remaining candidate tokens, the likeliest first; ties are in the order of ids.
 
     Attributes:
         ids: int64 (N,).
@@ -29,12 +29,12 @@ class Candidates:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Softmax over the candidates: exp(l - max) / Σ exp(l - max). float64 (N,), the same everywhere."""
+        """Return the softmax exp(l - max) / Σ exp(l - max), float64 (N,), the same on every machine."""
         weights = deterministic.exp(self.logits - self.logits[0])
         return weights / deterministic.total(weights)
 
     def first(self, count: int) -> Candidates:
-        """The `count` likeliest."""
+        """Return the `count` likeliest candidates."""
         return Candidates(self.ids[:count], self.logits[:count])
 
 
@@ -44,13 +44,13 @@ def _no_random_numbers() -> float:
 
 @dataclass(kw_only=True)
 class Context:
-    """What a step may ask beside the candidates.
+    """The facts that a step may use in addition to the candidates.
 
     Attributes:
-        ids: the tokens of the sequence so far, the prompt's included; a sequence, never changed.
+        ids: the tokens of the sequence so far, with the prompt; steps must not change it.
         n_vocab: size of the vocabulary; 0 if it isn't known.
-        uniform: gives a random number in [0, 1).
-        state: numbers that a step keeps from one token of the sequence to the next, by its own key.
+        uniform: function that returns a random number in [0, 1).
+        state: numbers that a step keeps from one token to the next, under its own key.
     """
 
     ids: Sequence[int] | np.ndarray = ()
@@ -59,7 +59,7 @@ class Context:
     state: dict[str, float] = field(default_factory=dict)
 
     def last(self, count: int) -> np.ndarray:
-        """The last `count` tokens of the sequence; all if count is -1. int64 (n,)."""
+        """Return the last `count` tokens of the sequence, int64 (n,); all if count is -1."""
         recent = self.ids if count < 0 else self.ids[max(0, len(self.ids) - count) :]
         return np.asarray(recent, dtype=np.int64)
 
@@ -71,34 +71,36 @@ class Option(Protocol):
 
     @property
     def off(self) -> bool:
-        """Whether the setting lets everything through unchanged."""
+        """Whether the step changes nothing with this setting."""
         ...
 
     @property
     def label(self) -> str:
-        """The step with its setting, as the command line spells it: "top-k 40"."""
+        """Name and setting of the step, in the command line's spelling: "top-k 40"."""
         ...
 
 
 class Adjustment:
-    """A step that works on logits in any order, so that a whole vocabulary need not be sorted for it.
+    """A step that works on logits in any order, so that the vocabulary needn't be sorted.
 
-    Its `adjust` does the work. Called with candidates, it sorts the result again.
+    Its `adjust` does the work. If the step is called with candidates, it sorts the result again.
 
     Attributes:
-        one_by_one: whether what becomes of a logit depends on no other logit, so that it makes no difference
-            whether a mask comes before this step or after it.
+        one_by_one: whether each new logit depends only on the old one, so that a mask may come before or
+            after this step.
     """
 
     off = False
     one_by_one = False
 
     def adjust(self, logits: np.ndarray, ids: np.ndarray | None, context: Context) -> np.ndarray:
-        """Return the changed logits; -inf takes a token out of the running.
+        """Return the changed logits; -inf excludes a token.
 
         Args:
             logits: float64 (N,); may be changed in place.
-            ids: int64 (N,), whose logits they are; None: token i is at place i (N is the whole vocabulary).
+            ids: tokens of the logits, int64 (N,); None if the logits are those of the whole vocabulary, in
+                order.
+            context: the sequence, random numbers and state.
         """
         raise NotImplementedError
 
@@ -114,10 +116,11 @@ class Adjustment:
 
 
 def ranked(logits: np.ndarray, ids: np.ndarray | None = None) -> Candidates:
-    """Sort candidates in descending order, without the forbidden ones; of equals the lower id comes first.
+    """Sort candidates in descending order, without the forbidden ones; ties are in the order of ids.
 
     Args:
-        logits: float (N,). ids: int64 (N,), or None for 0 … N - 1.
+        logits: float (N,).
+        ids: int64 (N,), or None for 0 … N - 1.
 
     Raises:
         SamplingError: no candidate is left.
@@ -141,11 +144,11 @@ def ranked_top(logits: np.ndarray, k: int) -> Candidates:
     if not 0 < k < len(logits):
         return ranked(logits)
     if k == 1:
-        best = int(logits.argmax())  # of equals the first
+        best = int(logits.argmax())  # the first of equals
         if logits[best] > -np.inf:
             return Candidates(np.array([best]), logits[best : best + 1].astype(np.float64))
     bound = _bound(logits, k)
-    # of few tokens that a grammar allows, most columns have none: then all that are allowed
+    # if a grammar allows few tokens, most columns have none: take all allowed tokens
     ids = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
     return ranked_some(logits[ids], ids, k)
 
@@ -163,7 +166,8 @@ def ranked_some(logits: np.ndarray, ids: np.ndarray, k: int) -> Candidates:
 
 
 def _bound(logits: np.ndarray, k: int) -> np.floating:
-    """A number that at least k logits reach, and few more: the k-th highest of the maxima of COLUMNS columns.
+    """Return a number that at least k logits reach, and few more: the k-th highest maximum of COLUMNS
+    columns.
 
     A partition of the whole vocabulary would take several times as long.
     """
@@ -175,14 +179,14 @@ def _bound(logits: np.ndarray, k: int) -> np.floating:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a real number (NaN and infinity included), and no truth value."""
+    """Return whether a value is a real number (also NaN or infinity), and not a bool."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def check_share(name: str, value: float) -> None:
     """Raise a ValueError unless the value is between 0 and 1."""
     if not is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie between 0 and 1; got {value!r}")
+        raise ValueError(f"{name} must be between 0 and 1; got {value!r}")
 
 
 def check_real(name: str, value: float, low: float = -np.inf, words: str = "a finite number") -> None:

@@ -1,4 +1,4 @@
-"""Steps that take tokens out of the running by how likely they are."""
+"""Steps that exclude tokens by their probability."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmlite.sampling.candidates import (
 
 @functools.lru_cache(maxsize=256)
 def _log(share: float) -> np.ndarray:
-    """log(share), which a step takes of the same number for every token."""
+    """Return log(share), cached because a step needs the same number for every token."""
     return deterministic.log(share)
 
 
@@ -80,7 +80,7 @@ class TopP:
         if self.off:
             return candidates
         reached = np.cumsum(candidates.probabilities)
-        return candidates.first(1 + int(np.searchsorted(reached, self.p)))  # the one that reaches p stays
+        return candidates.first(1 + int(np.searchsorted(reached, self.p)))  # the token that reaches p is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +137,9 @@ class TopNSigma(Adjustment):
 
 @dataclass(frozen=True, kw_only=True)
 class Typical:
-    """Keep the tokens that surprise about as much as this distribution does on average; 1 keeps all.
+    """Keep the tokens whose surprise is close to the distribution's mean; 1 keeps all.
 
-    Tokens are taken in the order of |surprise - entropy| until they pass the probability p together.
+    Tokens are kept in the order of |surprise - entropy| until together they pass the probability p.
 
     Source: Meister et al. 2023, "Locally Typical Sampling".
     """
@@ -164,18 +164,19 @@ class Typical:
         distance = np.abs(surprises - deterministic.total(probabilities * surprises))
         order = np.argsort(distance, kind="stable")
         reached = np.cumsum(probabilities[order])
-        count = 1 + int(np.searchsorted(reached, self.p, side="right"))  # the one that passes p stays
+        count = 1 + int(np.searchsorted(reached, self.p, side="right"))  # the token that passes p is kept
         kept = np.sort(order[:count])
         return Candidates(candidates.ids[kept], candidates.logits[kept])
 
 
 @dataclass(frozen=True, kw_only=True)
 class XTC:
-    """With a probability, take away the likeliest tokens: all above a threshold but the last one of them.
+    """With a given probability, exclude the top tokens: all above a threshold except the least likely of
+    them.
 
     Args:
         probability: how often this happens; 0 is off.
-        threshold: the share from which a token counts as a top choice; above 0.5 there can't be two.
+        threshold: the share from which a token counts as a top token; above 0.5, there is at most one.
 
     Source: the author's proposal, https://github.com/oobabooga/text-generation-webui/pull/6335.
     """
@@ -205,7 +206,7 @@ class XTC:
 
 
 def _surprises(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
-    """Each candidate's probability, and -log of it, taken from the logits so that it stays finite."""
+    """Return each candidate's probability, and its -log, computed from the logits so that it stays finite."""
     below = candidates.logits - candidates.logits[0]
     weights = deterministic.exp(below)
     total = deterministic.total(weights)

@@ -1,4 +1,4 @@
-"""Steps that change logits by what came before, or as the user says: bias, penalties, DRY, own functions."""
+"""Steps that change logits by earlier tokens or by the user's settings: bias, penalties, DRY, functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmlite.sampling.candidates import Adjustment, Context, check_real, check_w
 
 LogitsProcessor = Callable[[Any, np.ndarray], np.ndarray]
 
-LARGEST_EXPONENT_LOG = 88.7228391  # log of float32's largest number: where llama.cpp stops a penalty's growth
+LARGEST_EXPONENT_LOG = 88.7228391  # log of float32's maximum: the limit of llama.cpp's penalty
 DRY_BREAKERS = ("\n", ":", '"', "*")  # llama.cpp's
 
 
@@ -24,7 +24,7 @@ class LogitBias(Adjustment):
     """Add a number to the logits of some tokens; -inf forbids one.
 
     Args:
-        biases: token id -> what is added.
+        biases: token id -> number to add.
     """
 
     biases: Mapping[int, float] = field(hash=False)
@@ -37,7 +37,7 @@ class LogitBias(Adjustment):
             check_whole("logit_bias: a token id", token, 0, "a whole number, 0 or more")
             if not is_number(bias) or math.isnan(bias) or bias == math.inf:
                 raise ValueError(f"logit_bias[{token}] must be a number or -inf; got {bias!r}")
-        object.__setattr__(self, "biases", dict(self.biases))  # the caller's may change
+        object.__setattr__(self, "biases", dict(self.biases))  # the caller may change the mapping
 
     @property
     def off(self) -> bool:  # type: ignore[override]
@@ -64,11 +64,12 @@ class Penalties(Adjustment):
 
     Args:
         repeat: positive logits are divided by it, others multiplied; 1 is off.
-        frequency: subtracted once for each time the token occurred. presence: subtracted once if it did.
-        last_n: how many of the last tokens count, the prompt's included; 0 is off, -1 takes all.
+        frequency: number subtracted for each occurrence of the token.
+        presence: number subtracted once if the token occurred.
+        last_n: number of last tokens that count, with the prompt; 0 is off, -1 takes all.
 
-    Source: Keskar et al. 2019, "CTRL", 4.1, with the sign llama.cpp gives it (src/llama-sampler.cpp);
-    OpenAI's API reference for the other two.
+    Source: Keskar et al. 2019, "CTRL", 4.1, with llama.cpp's sign (src/llama-sampler.cpp); OpenAI's API
+    reference for the other two.
     """
 
     repeat: float = 1.0
@@ -104,14 +105,16 @@ class Penalties(Adjustment):
 
 @dataclass(frozen=True, kw_only=True)
 class Dry(Adjustment):
-    """Don't repeat yourself: the longer a repetition that a token would continue, the less likely it gets.
+    """Don't repeat yourself: a token gets less likely, the longer the repetition that it would continue.
 
     If the last n tokens occurred before, the token that followed loses multiplier · base**(n - allowed).
 
     Args:
-        multiplier: 0 is off. base: at least 1. allowed_length: shorter repetitions are free.
-        last_n: how many of the last tokens are searched; 0 is off, -1 takes all.
-        breakers: token sequences across which nothing counts as repeated; see `sequence_breakers`.
+        multiplier: factor of the penalty; 0 is off.
+        base: at least 1.
+        allowed_length: shorter repetitions have no penalty.
+        last_n: number of last tokens that are searched; 0 is off, -1 takes all.
+        breakers: token sequences that a repetition can't cross; see `sequence_breakers`.
 
     Source: the author's proposal, https://github.com/oobabooga/text-generation-webui/pull/5677; llama.cpp,
     src/llama-sampler.cpp.
@@ -157,23 +160,23 @@ class Dry(Adjustment):
             exponents = np.array([lengths[token] for token in tokens.tolist()]) - self.allowed_length
             powers = np.cumprod(
                 np.append(1.0, np.full(int(exponents.max()), self.base))
-            )  # not pow: same bits
+            )  # not pow, for the same bits everywhere
             places, found = _places(tokens, ids, len(logits))
             logits[places] -= self.multiplier * powers[exponents[found]]
         return logits
 
     def _longest_counted(self, n_tokens: int) -> int:
-        """The length from which a penalty grows no more."""
+        """Return the length from which a penalty no longer grows."""
         if self.base <= 1.000001:
             return n_tokens
         return min(n_tokens, self.allowed_length + int(LARGEST_EXPONENT_LOG / deterministic.log(self.base)))
 
     def _repetitions(self, window: np.ndarray) -> dict[int, int]:
-        """Token -> length of the longest repetition it would continue, of those that count."""
+        """Return, for each token, the length of the longest counted repetition that it would continue."""
         limit = self._unbroken(window, self._longest_counted(len(window)))
         if len(window) <= self.allowed_length or limit < self.allowed_length:
             return {}
-        ends = np.arange(len(window) - 1)  # a repetition may end here, and go on with the next token
+        ends = np.arange(len(window) - 1)  # a repetition may end here, and continue with the next token
         lengths = np.zeros(len(ends), dtype=np.int64)
         alive = ends
         for length in range(limit):  # one more token backwards, for all places at once
@@ -189,7 +192,7 @@ class Dry(Adjustment):
         return longest
 
     def _unbroken(self, window: np.ndarray, longest: int) -> int:
-        """How many of the last tokens come after the last breaker, at most `longest`."""
+        """Return the number of tokens after the last breaker, at most `longest`."""
         if not self.breakers:
             return longest
         tails: dict[int, list[tuple[int, ...]]] = {}
@@ -211,10 +214,10 @@ class Dry(Adjustment):
 
 @dataclass(frozen=True, kw_only=True)
 class Processor(Adjustment):
-    """A function of the user's: (ids, logits) -> logits.
+    """A user's function (ids, logits) -> logits.
 
     Args:
-        function: gets the sequence so far and float64 (V,) logits, in which -inf is a forbidden token. The
+        function: gets the sequence so far, and logits, float64 (V,), in which -inf is a forbidden token. The
             logits are a copy, which it may change. It returns floats of the same shape.
     """
 
@@ -257,13 +260,13 @@ class _Tokenizer(Protocol):
 def sequence_breakers(
     tokenizer: _Tokenizer, texts: Iterable[str] = DRY_BREAKERS
 ) -> tuple[tuple[int, ...], ...]:
-    """Find the token sequences that hold one of the texts, for `Dry`.
+    """Find the token sequences that contain one of the texts, for `Dry`.
 
-    A token that contains a text is a breaker by itself. A token that ends with the beginning of a text is one
-    if the tokens of its rest follow. Texts are cut to 40 bytes, rests to 20 tokens, as llama.cpp does.
+    A token that contains a text is a breaker. A token that ends with the beginning of a text is a breaker if
+    the tokens of the rest follow. Texts are cut to 40 bytes, and rests to 20 tokens, as in llama.cpp.
 
     Raises:
-        ValueError: an empty text.
+        ValueError: a text is empty.
     """
     found: dict[tuple[int, ...], None] = {}
     pieces = [tokenizer.piece(token) for token in range(tokenizer.n_vocab)]
@@ -292,7 +295,7 @@ def sequence_breakers(
 def _places(
     tokens: np.ndarray, ids: np.ndarray | None, n_vocab: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where some tokens (each once) are among the candidates, and which of them are there."""
+    """Return the indices of some distinct tokens among the candidates, and which of them are present."""
     if ids is None:
         found = np.flatnonzero((tokens >= 0) & (tokens < n_vocab)) if n_vocab else np.arange(len(tokens))
         return tokens[found], found

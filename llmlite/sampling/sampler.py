@@ -26,30 +26,30 @@ from llmlite.sampling.history import Dry, LogitBias, LogitsProcessor, Penalties,
 from llmlite.sampling.partial import drawn, nucleus, place_of
 from llmlite.sampling.temperature import DynamicTemperature, Mirostat, Temperature
 
-MOST_TRIED = 256  # of the likeliest tokens; beyond that, a mask costs less than asking
-FEW = 8  # tokens are few if they are less than one in so many of the vocabulary
+MOST_TRIED = 256  # of the likeliest tokens; for more, a mask costs less than tests
+FEW = 8  # tokens are few if they are fewer than one in this many of the vocabulary
 
 
 class MaskSource(Protocol):
-    """Tells which tokens may come next: `llmlite.grammar.AskedConstraint`, or one of your own."""
+    """An object that tells which tokens may come next: `llmlite.grammar.AskedConstraint`, or your own."""
 
     def mask(self) -> np.ndarray:
-        """Which tokens may come next: bool (V,)."""
+        """Return which tokens may come next: bool (V,)."""
         ...
 
     def allowed(self, token_ids: np.ndarray) -> np.ndarray:
-        """`mask()[token_ids]`."""
+        """Return `mask()[token_ids]`."""
         ...
 
 
 @dataclass(frozen=True)
 class SamplerStep:
-    """What one step of the chain left.
+    """The result of one step of the chain.
 
     Attributes:
         option: the step.
-        ids: int64 (N,) tokens kept, the likeliest first.
-        probabilities: float64 (N,), they sum to 1.
+        ids: tokens kept, the likeliest first, int64 (N,).
+        probabilities: their probabilities, float64 (N,), with the sum 1.
     """
 
     option: Option
@@ -60,28 +60,29 @@ class SamplerStep:
 class Sampler:
     """Chooses the next token of one sequence. For another sequence, take `fresh()`.
 
-    Options are named as llama.cpp names them, and each is off by default except the first three. Steps run in
+    Options have llama.cpp's names, and each is off by default except the first three. Steps run in
     llama.cpp's order: processors, logit bias, penalties, DRY, top-nσ, top-k, typical, top-p, min-p, XTC,
     temperature; with mirostat only the first four of these, temperature and mirostat.
 
     Args:
-        temperature: 0 always takes the likeliest token; the higher, the more varied.
-        top_k: choose among the k likeliest; 0 is off.
-        top_p: among the likeliest that together have this share; 1 is off.
-        min_p: among those at least this many times as likely as the likeliest; 0 is off.
+        temperature: 0 always takes the likeliest token; a higher one gives more varied text.
+        top_k: choose among the k likeliest tokens; 0 is off.
+        top_p: choose among the likeliest tokens that together have this share; 1 is off.
+        min_p: choose among the tokens at least this many times as likely as the likeliest; 0 is off.
         typical_p: see `Typical`; 1 is off. top_n_sigma: see `TopNSigma`; 0 is off.
         xtc_probability, xtc_threshold: see `XTC`; probability 0 is off.
         dynatemp_range, dynatemp_exponent: see `DynamicTemperature`; range 0 is off.
         repeat_penalty, frequency_penalty, presence_penalty, repeat_last_n: see `Penalties`.
         dry_multiplier (0 is off), dry_base, dry_allowed_length, dry_penalty_last_n, dry_breakers: see `Dry`.
         mirostat: 0 (off), 1 or 2. mirostat_tau, mirostat_eta: see `Mirostat`.
-        logit_bias: token id -> what is added to its logit; -inf forbids it.
-        processors: functions (ids, logits) -> logits, called in this order before all else; see `Processor`.
+        logit_bias: token id -> number added to its logit; -inf forbids it.
+        processors: functions (ids, logits) -> logits, called in this order before all other steps; see
+            `Processor`.
         seed: the same seed gives the same draws; None takes one from the system.
-        chain: the steps themselves, in any order, instead of all options above but the seed.
+        chain: the steps, in any order, in place of all options above except the seed.
 
     Raises:
-        ValueError: an option outside its range, or a chain in which mirostat isn't the last step.
+        ValueError: an option is outside its range, or mirostat isn't the last step of the chain.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Sampler:
         heat: Option = Temperature(t=temperature)
         dynamic = DynamicTemperature(t=temperature, range=dynatemp_range, exponent=dynatemp_exponent)
         heat = dynamic if dynatemp_range else heat
-        surprise = Mirostat(version=mirostat or 2, tau=mirostat_tau, eta=mirostat_eta)  # all are checked now
+        surprise = Mirostat(version=mirostat or 2, tau=mirostat_tau, eta=mirostat_eta)  # checks its options
         check_whole("mirostat", mirostat, 0, "0 (off), 1 or 2")
         if chain is not None:
             self.chain = tuple(chain)
@@ -166,10 +167,10 @@ class Sampler:
         return f"Sampler({', '.join(map(repr, self.chain))}, seed={self.seed})"
 
     def fresh(self, seed: int | None = None) -> Sampler:
-        """Return a sampler with the same chain for another sequence: nothing is shared, nothing remembered.
+        """Return a sampler with the same chain for another sequence, without shared state.
 
         Raises:
-            ValueError: a seed that isn't a whole number.
+            ValueError: the seed isn't a whole number.
         """
         _check_seed(seed)
         made = copy.copy(self)
@@ -195,16 +196,16 @@ class Sampler:
 
         Args:
             logits: float (V,); -inf forbids a token.
-            ids: the tokens of the sequence so far, the prompt's included. Penalties, DRY and processors read
-                them; nothing keeps or changes them.
+            ids: the tokens of the sequence so far, with the prompt. Penalties, DRY and processors read them;
+                they are neither kept nor changed.
             mask: bool (V,), False for tokens that a grammar forbids; see `Constraint.mask`.
-            constraint: instead of a mask: the token is the one that `mask=constraint.mask()` gives, but the
-                mask is made only if asking about the likeliest tokens doesn't settle which it is.
+            constraint: given in place of a mask. The token is the same as with `mask=constraint.mask()`, but
+                the mask is made only if tests of the likeliest tokens don't determine the token.
 
         Raises:
-            SamplingError: NaN or +inf among the logits, or nothing but -inf; the chain or the mask leaves
-                no token.
-            GrammarError: of the constraint.
+            SamplingError: the logits contain NaN or +inf, or only -inf; or the chain or the mask leaves no
+                token.
+            GrammarError: raised by the constraint.
         """
         context = Context(ids=ids, n_vocab=len(logits), uniform=self._uniform, state=self._state)
         raw, candidates = logits, None
@@ -220,7 +221,7 @@ class Sampler:
         if candidates is None:
             candidates = ranked(raw)
         if len(candidates.ids) == 1:
-            place, weights = 0, np.ones(1)  # nothing to draw, so no random number is spent
+            place, weights = 0, np.ones(1)  # nothing to draw, so no random number is used
         else:
             weights = deterministic.exp(candidates.logits - candidates.logits[0])
             place = place_of(weights, self._uniform())
@@ -231,9 +232,9 @@ class Sampler:
     def steps(
         self, logits: np.ndarray, ids: Sequence[int] | np.ndarray = (), *, mask: np.ndarray | None = None
     ) -> list[SamplerStep]:
-        """What each step of the chain will keep in the next call with these logits; draws nothing.
+        """Return what each step of the chain will keep in the next call with these logits, without a draw.
 
-        Args and Raises: as calling the sampler.
+        Arguments and errors are those of a call of the sampler.
         """
         ahead = self.copy()
         context = Context(ids=ids, n_vocab=len(logits), uniform=ahead._uniform, state=ahead._state)
@@ -244,10 +245,11 @@ class Sampler:
     explain = steps
 
     def _settled(self, logits: np.ndarray, context: Context, constraint: MaskSource) -> Candidates | None:
-        """Run the chain on the likeliest tokens that a constraint allows; None if it takes all of them.
+        """Run the chain on the likeliest tokens that a constraint allows; return None if it needs all of
+        them.
 
-        Of a chain that keeps the k likeliest, no others matter than the first k that are allowed. If hardly
-        any of the likeliest is allowed, these k are looked for among the few that the mask allows.
+        For a chain that keeps the k likeliest tokens, only the first k allowed ones matter. If hardly any of
+        the likeliest tokens is allowed, these k are searched among the few that the mask allows.
         """
         raw, chain = logits, self.chain
         while chain and (chain[0].off or (isinstance(chain[0], Adjustment) and chain[0].one_by_one)):
@@ -257,7 +259,7 @@ class Sampler:
         k = _n_needed(chain[0]) if chain else 0
         if not 0 < k <= MOST_TRIED // 2:
             return None
-        n = 1 if k == 1 else k + 24  # tokens that are asked about
+        n = 1 if k == 1 else k + 24  # tokens that are tested
         while n:
             candidates = ranked_top(raw, n)
             allowed = np.flatnonzero(constraint.allowed(candidates.ids))
@@ -277,10 +279,10 @@ class Sampler:
         steps: list[SamplerStep] | None,
         settled: tuple[Sequence[Option], Candidates] | None = None,
     ) -> tuple[np.ndarray, Candidates | None]:
-        """Go through the chain; adjustments see the whole vocabulary unsorted until a step needs an order.
+        """Run the chain; adjustments get the whole vocabulary unsorted until a step needs an order.
 
         Returns:
-            float (V,), adjusted. The candidates left, or None if no step needed an order.
+            The adjusted logits, float (V,), and the remaining candidates, or None if no step needed an order.
         """
         raw = logits
         chain, candidates = (self.chain, None) if settled is None else settled
@@ -304,22 +306,24 @@ class Sampler:
         return raw, candidates
 
     def _uniform(self) -> float:
-        """A number in [0, 1) from the generator's upper 53 bits, of which NumPy guarantees every one."""
+        """Return a number in [0, 1) from the generator's upper 53 bits, all of which NumPy guarantees."""
         return (int(self._bits.random_raw()) >> 11) * 2.0**-53
 
 
 def _n_needed(option: Option) -> int:
-    """How many of the likeliest a first step looks at; 0 for all."""
+    """Return how many of the likeliest tokens a first step needs; 0 for all."""
     if isinstance(option, TopK):
         return option.k
     return 1 if isinstance(option, Greedy) else 0
 
 
 def _next_tried(n: int, k: int, n_allowed: int) -> int:
-    """How many of the likeliest to ask about, to find k allowed ones; 0 if they would hardly be enough.
+    """Return how many of the likeliest tokens to test, to find k allowed ones; 0 if that would hardly work.
 
     Args:
-        n: asked about. n_allowed: of these, fewer than k.
+        k: number of allowed tokens needed.
+        n: number of tokens tested.
+        n_allowed: number of these that are allowed, fewer than k.
     """
     if n == 1:
         return 32
@@ -329,7 +333,7 @@ def _next_tried(n: int, k: int, n_allowed: int) -> int:
 
 
 def _only_on(options: Sequence[Option]) -> tuple[Option, ...]:
-    """Leave out what is off, except the four steps that everyone knows."""
+    """Leave out steps that are off, except the four best-known ones."""
     shown = (TopK, TopP, MinP, Temperature)
     return tuple(option for option in options if isinstance(option, shown) or not option.off)
 
@@ -343,7 +347,7 @@ def _checked(logits: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     logits = np.asarray(logits)
     if logits.ndim != 1 or not len(logits) or logits.dtype.kind != "f":
         raise SamplingError(f"logits: expected floats of shape (V,), got {logits.dtype} {logits.shape}")
-    highest = logits.max()  # NaN wins every maximum, so this one pass finds it too
+    highest = logits.max()  # NaN is the maximum if there is one, so this pass also finds it
     if np.isnan(highest):
         place = int(np.flatnonzero(np.isnan(logits))[0])
         raise SamplingError(

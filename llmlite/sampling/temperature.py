@@ -1,4 +1,4 @@
-"""Steps that sharpen or flatten probabilities: temperature, one that follows the entropy, mirostat."""
+"""Steps that sharpen or flatten probabilities: temperature, a temperature by entropy, mirostat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llmlite.sampling.candidates import (
 
 @dataclass(frozen=True, kw_only=True)
 class Temperature(Adjustment):
-    """Divide the logits by t: below 1 sharper, above 1 flatter; 0 keeps only the likeliest token."""
+    """Divide the logits by t: below 1 sharpens, above 1 flattens; 0 keeps only the likeliest token."""
 
     t: float
 
@@ -86,11 +86,14 @@ class Mirostat:
     """Keep the surprise of the text near tau bits for each token; the last step of a chain.
 
     The limit mu starts at 2 tau and moves by eta times the error of each token drawn. It belongs to the
-    sampler's sequence. Version 2 cuts the tokens more surprising than mu. Version 1 estimates from the m
-    likeliest how many tokens to keep.
+    sampler's sequence. Version 2 excludes tokens more surprising than mu. Version 1 estimates the number of
+    tokens to keep from the m likeliest ones.
 
     Args:
-        version: 1 or 2. tau: bits. eta: how fast mu follows. m: for version 1.
+        version: 1 or 2.
+        tau: target surprise in bits.
+        eta: rate at which mu changes.
+        m: number of tokens for the estimate of version 1.
 
     Source: Basu et al. 2021, "Mirostat"; llama.cpp, src/llama-sampler.cpp.
     """
@@ -122,13 +125,13 @@ class Mirostat:
         return candidates.first(self._count(probabilities, mu, context.n_vocab or len(candidates.ids)))
 
     def observe(self, probability: float, context: Context) -> None:
-        """Learn from the token drawn, of this probability among the candidates left."""
+        """Update mu with the probability of the token drawn, among the remaining candidates."""
         mu = context.state.get("mu", 2 * self.tau)
         error = float(_bits(np.float64(probability))) - self.tau
         context.state["mu"] = mu - self.eta * error
 
     def _count(self, probabilities: np.ndarray, mu: float, n_vocab: int) -> int:
-        """How many tokens to keep: the paper's k, of an estimate of Zipf's exponent."""
+        """Return the number of tokens to keep: the paper's k, from an estimate of Zipf's exponent."""
         top = probabilities[: self.m]
         top = top[top > 0]
         if len(top) < 2:
@@ -152,17 +155,17 @@ class Mirostat:
 
 
 def _bits(probabilities: np.ndarray | np.float64) -> np.ndarray:
-    """Surprise in bits; of 0 infinite."""
+    """Return the surprise in bits; infinite for 0."""
     return -deterministic.log(probabilities) * deterministic.INVERSE_LN2
 
 
 def _tempered(logits: np.ndarray, t: float) -> np.ndarray:
-    """(logits - max) / t; for t = 0 only the first of the highest stays above -inf."""
+    """Return (logits - max) / t; for t = 0, only the first of the highest stays above -inf."""
     best = int(np.argmax(logits))
     if t == 0:
         only = np.full(logits.shape, -np.inf)
         only[best] = logits[best]
         return only
-    # Shifted first, so that a tiny t can't overflow the likeliest; the rest may well go to -inf.
+    # The shift comes first, so that a tiny t can't overflow the likeliest; the others may become -inf.
     with np.errstate(over="ignore", invalid="ignore"):  # all may be -inf
         return (logits - logits[best]) / t

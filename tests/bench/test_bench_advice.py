@@ -19,7 +19,7 @@ def overhead(cached: float = 1e-5, memory: float = 1e-5) -> advice.Overhead:
 
 
 def machine(available: int | None = 10**10) -> advice.Machine:
-    return advice.Machine(available=available, overhead=overhead(), bandwidth=lambda n_bytes: 10 * GB)
+    return advice.Machine(available=available, overhead=overhead(), bandwidth=lambda n_bytes, _: 10 * GB)
 
 
 MODEL = advice.Model(

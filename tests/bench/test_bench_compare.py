@@ -285,7 +285,9 @@ def test_the_records_survive_a_file(comparison: Comparison, tmp_path: Path) -> N
 def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     reason = backends.BACKENDS["torch-f32"].unavailable()
-    assert reason.startswith("not installed: pip install 'llmlite-kit[torch]', or an environment of its own")
+    assert reason.startswith(
+        "not installed: pip install 'llmlite-kit[torch]', or make a separate environment"
+    )
 
 
 def test_every_backend_has_a_colour_for_figures() -> None:

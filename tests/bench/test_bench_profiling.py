@@ -70,3 +70,14 @@ def test_what_cannot_be_profiled_is_refused(
 ) -> None:
     assert main(["bench", "tales", "--profile", *more]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_command_takes_lists_and_ranges_and_has_lengths_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def steps(*more: str) -> list[tuple[int, int]]:
+        assert main(["bench", "tales", "--profile", "-t", "1", "-r", "1", "-o", "json", *more]) == 0
+        return [(each["n_tokens"], each["depth"]) for each in json.loads(capsys.readouterr().out)]
+
+    assert steps("-p", "4-8*2", "-n", "0", "-d", "0,3") == [(4, 0), (8, 0), (4, 3), (8, 3)]
+    assert steps() == [(256, 0), (1, 0)]

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import sync_playwright
+
 from tests.browser.lab import FLAGS
-from tests.browser.test_round import browser  # noqa: F401
 from tests.support.server import Server
 
 pytestmark = [pytest.mark.slow]
@@ -26,10 +29,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(params=["light", "dark"])
-def page(request: pytest.FixtureRequest, browser: str, server: Server) -> Iterator[Any]:  # noqa: F811
+def page(request: pytest.FixtureRequest, browser: str, server: Server) -> Iterator[Any]:
     """The page, opened. `page.asked` has the addresses it asked, `page.errors` its program's errors."""
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=browser, args=FLAGS)
         found = opened.new_page(color_scheme=request.param)
         found.asked, found.errors = [], []

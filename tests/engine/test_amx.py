@@ -357,7 +357,7 @@ def test_tiles_that_differ_in_one_number_are_refused_by_name(monkeypatch: pytest
         assert not amx_check.usable([random_weights("Q4_0", 40, 32)])
     monkeypatch.setattr(amx_check, "TYPES", ("Q4_0",))
     right, words = amx_check.report()
-    assert not right and words.startswith("not used: granted by the system; OTHER numbers")
+    assert not right and words.startswith("not used: granted by the system; DIFFERENT numbers")
     (check,) = [check for check in checks.CHECKS if check.topic == "AMX"]
     assert checks._look(check, strict=False).verdict == "optional"
 

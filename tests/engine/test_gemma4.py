@@ -93,8 +93,14 @@ def test_the_last_layers_read_the_keys_of_the_last_layer_of_their_kind(tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention.shared_kv_layers": 5}, "attention.shared_kv_layers: expected so few that layers with"),
-        ({"attention.shared_kv_layers": 9}, "attention.shared_kv_layers: expected so few that layers with"),
+        (
+            {"attention.shared_kv_layers": 5},
+            "attention.shared_kv_layers: expected a number that leaves layers with",
+        ),
+        (
+            {"attention.shared_kv_layers": 9},
+            "attention.shared_kv_layers: expected a number that leaves layers with",
+        ),
         ({"rope.dimension_count_swa": 18}, "rope.dimension_count_swa: expected 1 to 16, got 18"),
         (
             {"attention.head_count_kv": [2, 2, 2, 2, 2, 1]},

@@ -87,7 +87,7 @@ def test_reuse_goes_back_to_the_longest_prefix_that_every_layer_can_go_on_from()
     kept = sorted(cache.recurrent.kept)
     assert cache.reuse([*ids, 7], at_most=200) == 200
     assert cache.reuse([*ids[:170], 999], at_most=170) == max(at for at in kept if at <= 170) > 0
-    with pytest.raises(ValueError, match="can't go on after 3"):
+    with pytest.raises(ValueError, match="can't continue after 3"):
         cache.truncate(3)
     assert cache.reuse([5], at_most=0) == 0 and cache.position == 0
 

@@ -63,7 +63,7 @@ def test_wrong_options_are_refused_by_name(model: Model) -> None:
         model.chat("the", temprature=0)
     with pytest.raises(ValueError, match="sampler: it has its own options, so top_k would do nothing"):
         model.generate("the", sampler=ll.Sampler(), top_k=3)
-    with pytest.raises(ValueError, match="grammar and regex: a text keeps one form"):
+    with pytest.raises(ValueError, match="grammar and regex: a text has only one form"):
         model.generate("the", grammar='root ::= "a"', regex="a")
     with pytest.raises(ValueError, match="logprobs must be 0 or more"):
         model.generate("the", logprobs=-1)

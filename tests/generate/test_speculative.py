@@ -111,5 +111,5 @@ def test_what_cannot_draft_is_refused(model: Model, tmp_path: Path) -> None:
         ll.load("tales", executor="eager").stream(PROMPT, draft="prompt-lookup")
     with pytest.raises(ValueError, match="draft_tokens"):
         model.stream(PROMPT, draft="prompt-lookup", draft_tokens=0)
-    with pytest.raises(ValueError, match="in a batch take no draft"):
+    with pytest.raises(ValueError, match="draft: not supported in a batch"):
         model.batch().add(PROMPT, draft="prompt-lookup")

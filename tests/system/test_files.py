@@ -176,7 +176,9 @@ def test_a_command_that_is_ended_removes_its_part_and_keeps_the_target(tmp_path:
     target.write_text("old")
     command = [sys.executable, "-m", "llmlite", "quantize", "tales", str(target), "Q4_K_M", "--force"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    before = signal.signal(number, signal.SIG_DFL)  # a child inherits what nohup ignores
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    signal.signal(number, before)
     deadline = time.monotonic() + 60
     while len(names(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.0005)  # the earliest moment is the hardest

@@ -50,6 +50,8 @@ def test_a_complete_release_lacks_nothing_and_each_gap_is_named(tmp_path: Path) 
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "all"], ["tag", "v9.1.0"]):
         subprocess.run(["git", "-C", str(root), *command], check=True)
     assert list(lacks(root)) == []
+    (root / "SECURITY.md").write_text("Write to safety@code.example.\n")
+    assert list(lacks(root)) == ["git: there are changes that are not committed"]
 
 
 def test_publishing_is_behind_the_check() -> None:

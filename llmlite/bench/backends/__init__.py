@@ -1,7 +1,7 @@
-"""What can be compared: one file per library, one record per backend in BACKENDS.
+"""The backends that can be compared: one file per library, one record per backend in BACKENDS.
 
 A backend's file is imported only in that backend's own process; this file imports none of them. Colours,
-help, tables and environments follow from the records, so that adding a backend is a file and a record.
+help, tables and environments follow from the records, so that a new backend needs only a file and a record.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """What a worker asks of a backend. One sequence, greedy, end tokens ignored."""
+    """The interface that a worker needs of a backend: one sequence, greedy decoding, end tokens ignored."""
 
     def start(self) -> None:
         """Import everything the backend needs."""
         ...
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
-        """Load a GGUF file with an empty cache of `n_ctx` positions, replacing the one before."""
+        """Load a GGUF file with an empty cache of `n_ctx` positions, which replaces the previous one."""
         ...
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -33,27 +33,27 @@ class Backend(Protocol):
         ...
 
     def prefill(self, ids: Sequence[int]) -> int:
-        """Empty the cache, read `ids`, compute the last position's logits only; return the best token."""
+        """Empty the cache, read `ids`, compute only the last position's logits; return the best token."""
         ...
 
     def step(self, token: int) -> int:
-        """Read one more token and return the best next one."""
+        """Read one more token and return the best next token."""
         ...
 
     def about(self) -> dict[str, Any]:
-        """Return what a reader should know, as JSON values.
+        """Return facts that a reader should know, as JSON values.
 
-        `n_threads`, `type_k` and `isa` always (the instruction set that it was built for or chose, or that it
-        doesn't tell); where it applies `version`, `own_quantization` (True where its weights aren't the
-        file's), `note`.
+        `n_threads`, `type_k` and `isa` are required; `isa` is the instruction set it was built for or chose,
+        or a text that says it doesn't report one. Optional are `version`, `own_quantization` (True if its
+        weights aren't the file's) and `note`.
 
         Four more methods are optional:
-            convert(path, n_ctx) -> bool: write the file in a format of its own, kept in the cache; False if
-                that was done before.
-            compile(lengths) -> bool: after loading, compile what it compiles, for single steps and prompts of
-                `lengths`; False if there is nothing to compile.
-            write(ids, n_gen) -> list[int]: for a library with a decoding loop of its own: read `ids`, write
-                `n_gen` + 1 tokens, return the nanoseconds of the last `n_gen`, one by one or only their sum.
+            convert(path, n_ctx) -> bool: write the file in the backend's own format into the cache; False if
+            that was done before.
+            compile(lengths) -> bool: after loading, compile for single steps and prompts of `lengths`; False
+            if there is nothing to compile.
+            write(ids, n_gen) -> list[int]: for a library with its own decoding loop: read `ids`, write
+            `n_gen` + 1 tokens, return the nanoseconds of each of the last `n_gen`, or only their sum.
             greedy(ids, n_gen) -> list[int]: the first `n_gen` tokens that it writes after `ids`.
         """
         ...
@@ -61,25 +61,27 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BackendInfo:
-    """One line of the table.
+    """One row of the table.
 
     Args:
-        name: as on the command line.
-        title: as in tables and figures.
+        name: name on the command line.
+        title: name in tables and figures.
         module: the file in this folder; its `make(**options)` returns the Backend.
-        colour: a key of `llmlite.plots.COLOURS`. hatch: a pattern on it, as matplotlib writes it. Eight
-            colours can be told apart by everybody, so a library has a pair of its own.
-        requires: the modules it needs beyond llmlite's own, with spaces between.
+        colour: a key of `llmlite.plots.COLOURS`.
+        hatch: a pattern on the colour, in matplotlib's notation. Only eight colours can be told apart by
+            everyone, so each library has its own pair of colour and pattern.
+        requires: the modules it needs in addition to llmlite's own, separated by spaces.
         extra: the name for `pip install llmlite-kit[...]`, and of its own environment (see bench.envs).
         options: arguments of `make`.
-        default: whether `compare` runs it unasked. minor: it is started last, because another row of the
-            same library says more.
-        keeps_quantized: False where weights are turned into floats on loading, so that the file's
-            quantization changes neither its speed nor its memory.
-        exact: True for float32 arithmetic throughout: held to the strict bar of agreement.
+        default: whether `compare` runs it by default.
+        minor: whether it is started last, because another row of the same library is more important.
+        keeps_quantized: False if weights become floats on loading, so that the file's quantization changes
+            neither speed nor memory.
+        maps_file: whether it reads weights from the mapped file only, without a copy of its own.
+        exact: True for float32 arithmetic throughout, which must pass the strict test of agreement.
         openmp: whether OpenMP's waiting policy changes its speed, so that both are probed.
-        agreement_tokens: how many positions are checked; fewer where logits are slow to get.
-        gives_logits: False where the library tells its best token only: agreement is then by tokens.
+        agreement_tokens: number of positions checked; fewer if logits are slow to get.
+        gives_logits: False if the library returns only its best token; agreement is then judged by tokens.
     """
 
     name: str
@@ -93,13 +95,14 @@ class BackendInfo:
     default: bool = False
     minor: bool = False
     keeps_quantized: bool = False
+    maps_file: bool = False
     exact: bool = False
     openmp: bool = False
     agreement_tokens: int = 128
     gives_logits: bool = True
 
     def python(self) -> str:
-        """Return the interpreter that runs it: this one, or its own environment's; "" for none."""
+        """Return the interpreter that runs the backend: this one, or its own environment's; "" for none."""
         if all(find_spec(name) is not None for name in self.requires.split()):
             return sys.executable
         from llmlite.bench import envs
@@ -107,12 +110,12 @@ class BackendInfo:
         return envs.python_with(self.extra, self.requires)
 
     def unavailable(self) -> str:
-        """Return why this backend can't run here, or "" when it can."""
+        """Return the reason why this backend can't run here; "" if it can."""
         if self.python():
             return ""
         return (
             f"not installed: pip install 'llmlite-kit[{self.extra}]', "
-            f"or an environment of its own: llmlite bench env create {self.extra}"
+            f"or make a separate environment: llmlite bench env create {self.extra}"
         )
 
 
@@ -120,7 +123,7 @@ def _backend(name: str, title: str, module: str, colour: str, **rest: Any) -> Ba
     return BackendInfo(name=name, title=title, module=module, colour=colour, **rest)
 
 
-_LLMLITE: dict[str, Any] = {"keeps_quantized": True}
+_LLMLITE: dict[str, Any] = {"keeps_quantized": True, "maps_file": True}
 _TORCH: dict[str, Any] = {"requires": "torch", "extra": "torch", "openmp": True}
 _TF: dict[str, Any] = {"requires": "tensorflow", "extra": "tensorflow", "exact": True}
 _HUB: dict[str, Any] = {**_TF, "requires": "tensorflow tensorflow_hub"}
@@ -267,7 +270,7 @@ def by_name(name: str) -> BackendInfo:
     """Return the entry called `name`.
 
     Raises:
-        ValueError: naming those there are.
+        ValueError: the name is unknown; the message lists the known names.
     """
     if name not in BACKENDS:
         raise ValueError(f"no backend {name!r}; there are: {', '.join(BACKENDS)}")
@@ -275,6 +278,6 @@ def by_name(name: str) -> BackendInfo:
 
 
 def make(name: str) -> Backend:
-    """Return the backend called `name`; only a worker process calls this."""
+    """Return the backend called `name`, for a worker process only."""
     info = by_name(name)
     return import_module(f"{__name__}.{info.module}").make(**info.options)

@@ -31,7 +31,7 @@ class CTranslate2Backend:
         self.n_threads = 0
 
     def start(self) -> None:
-        """Nothing left to import: this file already did."""
+        """Do nothing: this file has imported everything."""
 
     def convert(self, path: str, n_ctx: int) -> bool:
         return _converted(path)[1]
@@ -52,14 +52,14 @@ class CTranslate2Backend:
         return self.greedy(ids, 1)[0]
 
     def step(self, token: int) -> int:
-        raise NotImplementedError("this library writes in a loop of its own: `write`")
+        raise NotImplementedError("this library has its own decoding loop: use `write`")
 
     def write(self, ids: Sequence[int], n_gen: int) -> list[int]:
         times: list[int] = []
 
         def note_time(_: Any) -> bool:
             times.append(perf_counter_ns())
-            return False  # True would end the writing
+            return False  # True would stop decoding
 
         self._generate(ids, n_gen + 1, note_time)
         return [later - earlier for earlier, later in pairwise(times)]
@@ -79,7 +79,7 @@ class CTranslate2Backend:
         )
         tokens = [int(token) for token in found[0].sequences_ids[0]]
         if len(tokens) != n_gen:
-            raise RuntimeError(f"{len(tokens)} tokens came, {n_gen} were asked for")
+            raise RuntimeError(f"expected {n_gen} tokens, got {len(tokens)}")
         return tokens
 
     def about(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class CTranslate2Backend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": ctranslate2.__version__,
-            "isa": "chosen at run time, not told",
+            "isa": "chosen at run time, not reported",
             "own_quantization": True,
             "note": "int8 weights and activations, quantized from the file's dequantized weights",
         }
@@ -102,7 +102,7 @@ def _converted(path: str) -> tuple[str, bool]:
 
 
 def _convert(path: str, folder: str) -> None:
-    """Write the model as CTranslate2's own format into a new folder."""
+    """Write the model in CTranslate2's own format into a new folder."""
     with opened(path) as (shape, tensors):
         refuse(shape, "CTranslate2", ARCHITECTURES)
         if "rope_freqs.weight" in tensors or shape.rope_scale != 1:

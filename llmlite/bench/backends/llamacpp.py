@@ -1,6 +1,7 @@
-"""llama.cpp through llama-cpp-python: the peer people ask for.
+"""llama.cpp through llama-cpp-python, the peer that people ask about most.
 
-Its cache is float32 and flash attention is off, as everywhere in the comparison: a float16 cache alone moves
+Its cache is float32 and flash attention is off, as everywhere in the comparison: a float16 cache alone
+changes
 logits by 3e-2.
 """
 
@@ -30,7 +31,7 @@ class LlamaCppBackend:
         self.n_threads = 0
 
     def start(self) -> None:
-        """Nothing left to import: this file already did."""
+        """Do nothing: this file has imported everything."""
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         if self.llama is not None:
@@ -64,7 +65,7 @@ class LlamaCppBackend:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.llama.ctx), True)
 
     def _decode(self, ids: Sequence[int]) -> np.ndarray:
-        """Read `ids` after those in the cache; return the last logits (V,), a view for one step."""
+        """Read `ids` after those in the cache; return the last logits (V,), a view valid for one step."""
         tokens = (llama_cpp.llama_token * len(ids))(*ids)
         code = llama_cpp.llama_decode(self.llama.ctx, llama_cpp.llama_batch_get_one(tokens, len(ids)))
         if code:

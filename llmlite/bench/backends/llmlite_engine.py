@@ -1,4 +1,4 @@
-"""llmlite itself, with the executor a user gets ("auto") or the plain NumPy one ("eager")."""
+"""llmlite itself, with the default executor ("auto") or the plain NumPy one ("eager")."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make(*, executor: str, kv_dtype: str = "f32") -> LlmliteBackend:
 
 
 class LlmliteBackend:
-    """A model driven below its text interface: no tokenizing, no sampling is timed."""
+    """A model driven below its text interface, so that neither tokenizing nor sampling is timed."""
 
     def __init__(self, executor: str, kv_dtype: str) -> None:
         self.executor = executor
@@ -27,10 +27,10 @@ class LlmliteBackend:
         self.n_threads = 0
 
     def start(self) -> None:
-        """Nothing left to import: this file already did."""
+        """Do nothing: this file has imported everything."""
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
-        self.model = None  # the old weights go before the new ones come
+        self.model = None  # free the old weights before loading new ones
         self.n_threads = n_threads
         self.model = load(
             path, n_ctx=n_ctx, kv_dtype=self.kv_dtype, executor=self.executor, n_threads=n_threads

@@ -1,7 +1,7 @@
 """OpenVINO GenAI on the GGUF file itself.
 
-It converts the file's blocks to its own types on loading. It tells tokens, not logits, so agreement is judged
-by the best token after each beginning of the text.
+It converts the file's blocks to its own types on loading. It returns tokens, not logits, so agreement is
+judged by the best token after each prefix of the text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def make() -> OpenVinoBackend:
 
 
 class _Clock(openvino_genai.StreamerBase):
-    """Notes when each token comes."""
+    """Records the time of each token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class OpenVinoBackend:
         self.n_threads = 0
 
     def start(self) -> None:
-        """Nothing left to import: this file already did."""
+        """Do nothing: this file has imported everything."""
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         self.pipeline = None
-        # SDPA, not paged attention: one sequence, and the latter's cache is 8 bits wide. A float32 cache, as
-        # everywhere in the comparison; 8 bits are its default.
+        # SDPA, not paged attention: there is only one sequence, and paged attention has an 8-bit cache. The
+        # cache is float32, as everywhere in the comparison; the default is 8 bits.
         self.pipeline = openvino_genai.LLMPipeline(
             path,
             "CPU",
@@ -64,13 +64,13 @@ class OpenVinoBackend:
         self.n_threads = n_threads
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        raise NotImplementedError("OpenVINO GenAI gives tokens, not logits")
+        raise NotImplementedError("OpenVINO GenAI returns tokens, not logits")
 
     def prefill(self, ids: Sequence[int]) -> int:
         return self._generate(ids, 1).tokens[0]
 
     def step(self, token: int) -> int:
-        raise NotImplementedError("this library writes in a loop of its own: `write`")
+        raise NotImplementedError("this library has its own decoding loop: use `write`")
 
     def write(self, ids: Sequence[int], n_gen: int) -> list[int]:
         times = self._generate(ids, n_gen + 1).times
@@ -87,7 +87,7 @@ class OpenVinoBackend:
         inputs = openvino_genai.TokenizedInputs(ov.Tensor(array), ov.Tensor(np.ones_like(array)))
         self.pipeline.generate(inputs, config, clock)
         if len(clock.tokens) != n_gen:
-            raise RuntimeError(f"{len(clock.tokens)} tokens came, {n_gen} were asked for")
+            raise RuntimeError(f"expected {n_gen} tokens, got {len(clock.tokens)}")
         return clock
 
     def about(self) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""ONNX Runtime GenAI on the file's own blocks: a graph written here, run by its generator.
+"""ONNX Runtime GenAI on the file's own blocks: its generator runs a graph that is written here.
 
-Its model builder needs PyTorch and Transformers (5.7 GB) and quantizes anew. The graph here has the operators
+Its model builder needs PyTorch and Transformers (5.7 GB), and quantizes anew. The graph here has the
+operators
 that the builder writes for int4 on a CPU: MatMulNBits with int8 activations, GroupQueryAttention with its
 rotary embedding, SkipSimplifiedLayerNormalization. Q4_0 and Q8_0 blocks become the operator's blocks code by
-code: the same numbers. Matrices of other types are quantized anew, to Q4_0; the output matrix to Q8_0.
+code, with the same numbers. Matrices of other types are quantized anew, to Q4_0; the output matrix to Q8_0.
 
-Sources: onnxruntime's ContribOperators.md (MatMulNBits, GroupQueryAttention); genai_config.json as the
-builder writes it.
+Sources: onnxruntime's ContribOperators.md (MatMulNBits, GroupQueryAttention); the builder's
+genai_config.json.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from llmlite.bench.backends.weights import Shape, cached, floats, opened, refuse
 from llmlite.quants.tensor import QuantTensor
 
 ARCHITECTURES = ("llama",)
-BITS = {"Q4_0": 4, "Q8_0": 8}  # types whose blocks MatMulNBits holds as they are
+BITS = {"Q4_0": 4, "Q8_0": 8}  # types whose blocks MatMulNBits can store exactly
 BLOCK = 32
 FLOAT, INT32, INT64, UINT8 = 1, 6, 7, 2  # onnx.TensorProto.DataType
-CONTEXT = 512  # positions of the rotary tables are a multiple of it, so that a graph serves several runs
+CONTEXT = 512  # rotary tables have a multiple of this many positions, so that runs can share a graph
 ABOUT = "about.json"
 
 
@@ -37,7 +38,7 @@ def make() -> OrtGenaiBackend:
 
 
 class OrtGenaiBackend:
-    """One onnxruntime_genai.Generator, taken back to its beginning for each prompt."""
+    """One onnxruntime_genai.Generator, rewound for each prompt."""
 
     def __init__(self) -> None:
         self.generator: Any = None
@@ -72,7 +73,7 @@ class OrtGenaiBackend:
         self.anew = json.loads((Path(folder) / ABOUT).read_text())["quantized_anew"]
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        # The graph gives the last position's logits only, so one token is read after the other.
+        # The graph returns only the last position's logits, so tokens are read one at a time.
         self.generator.rewind_to(0)
         return np.stack([self._read([token]) for token in ids])
 
@@ -86,7 +87,7 @@ class OrtGenaiBackend:
     def _read(self, ids: Sequence[int]) -> np.ndarray:
         """Read tokens and return the logits after the last one (V,).
 
-        Its own search isn't used: it would stop at an end token.
+        The generator's own search isn't used, because it would stop at an end token.
         """
         self.generator.append_tokens(np.array(ids, np.int32))
         return np.array(self.generator.get_logits(), np.float32).reshape(-1)
@@ -99,7 +100,7 @@ class OrtGenaiBackend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": self.library.__version__,
-            "isa": "chosen at run time, not told",
+            "isa": "chosen at run time, not reported",
             "own_quantization": bool(self.anew),
             "note": note,
         }
@@ -136,7 +137,7 @@ def _convert(path: str, folder: str, n_positions: int) -> None:
 
 
 def _config(shape: Shape, n_positions: int) -> dict[str, Any]:
-    """Return what the generator must know of a graph."""
+    """Return the generator's configuration for a graph."""
     inputs = {
         "input_ids": "input_ids",
         "attention_mask": "attention_mask",
@@ -173,7 +174,7 @@ def _config(shape: Shape, n_positions: int) -> dict[str, Any]:
 
 
 def packed(tensor: QuantTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return Q4_0 or Q8_0 weights as MatMulNBits holds them: codes uint8 (N, blocks, bytes), scales float32.
+    """Return Q4_0 or Q8_0 weights in MatMulNBits's layout: codes uint8 (N, blocks, bytes), scales float32.
 
     The operator's value is scale * (code - 2^(bits-1)). Two codes of 4 bits share a byte, the earlier one in
     the lower half; Q4_0 has element i beside element i + 16.
@@ -196,13 +197,13 @@ class _Graph:
         self.weights: list[Any] = []
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
-        self.anew: set[str] = set()  # types that had to be quantized anew
+        self.anew: set[str] = set()  # types that were quantized anew
         self._numbers = count()
 
     def node(
         self, op: str, inputs: Sequence[str], *, n: int = 1, ours: bool = True, **attributes: Any
     ) -> Any:
-        """Add a node and return the name of its output, or the names of `n`; `ours` for com.microsoft."""
+        """Add a node; return the name of its output, or the names of `n`. `ours` selects com.microsoft."""
         from onnx import helper
 
         names = [f"{op}_{next(self._numbers)}" for _ in range(n)]
@@ -224,7 +225,7 @@ class _Graph:
         return helper.make_tensor_value_info(name, kind, dims)
 
     def stored(self, name: str) -> QuantTensor:
-        """Return a matrix in a type that MatMulNBits holds, quantized anew if the file's type isn't one."""
+        """Return a matrix in a type of MatMulNBits, quantized anew if the file's type isn't one."""
         tensor = self.tensors[name]
         if tensor.type.name in BITS:
             return tensor
@@ -233,7 +234,7 @@ class _Graph:
         return QuantTensor.quantize(floats(tensor), wanted, name)
 
     def product(self, x: str, *names: str) -> str:
-        """Multiply by one matrix, or by several on top of each other, which must have one type."""
+        """Multiply by one matrix, or by several stacked matrices of the same type."""
         found = [self.stored(name) for name in names]
         parts = [packed(tensor) for tensor in found]
         label = names[0].removesuffix(".weight")
@@ -265,7 +266,7 @@ class _Graph:
         lengths = self._lengths()
         table = self.weight(floats(self.tensors["token_embd.weight"]), "embeddings")
         x = self.node("Gather", [table, "input_ids"], ours=False, axis=0)
-        branch = ""  # what the layer before adds to x
+        branch = ""  # the output that the previous layer adds to x
         for layer in range(shape.n_layer):
             normed, x = self._norm(x, branch, f"blk.{layer}.attn_norm.weight")
             branch = self._attention(normed, layer, lengths, tables)
@@ -281,7 +282,7 @@ class _Graph:
         self.outputs.insert(0, self.value("logits", FLOAT, ("batch", 1, shape.n_vocab)))
 
     def _lengths(self) -> list[str]:
-        """Return what attention must know: tokens less one of each sequence, and of all, int32."""
+        """Return attention's lengths: tokens minus one of each sequence, and the total, int32."""
         axis = self.weight(np.array([1], np.int64), "axis")
         one = self.weight(np.array([1], np.int64), "one")
         total = self.node("ReduceSum", ["attention_mask", axis], ours=False, keepdims=0)
@@ -300,7 +301,7 @@ class _Graph:
         outputs = self.node(
             "SkipSimplifiedLayerNormalization", [x, branch, gain], n=4, epsilon=self.shape.rms_eps
         )
-        self.nodes[-1].output[1] = self.nodes[-1].output[2] = ""  # mean and deviation: not wanted
+        self.nodes[-1].output[1] = self.nodes[-1].output[2] = ""  # mean and deviation: not needed
         return outputs[0], outputs[3]
 
     def _attention(self, x: str, layer: int, lengths: Sequence[str], tables: Sequence[str]) -> str:

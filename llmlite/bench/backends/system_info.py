@@ -1,13 +1,13 @@
-"""What llama.cpp says of the processor: the instruction sets that a build has and this machine can run."""
+"""llama.cpp's report on the processor: the instruction sets that the build has and this machine can run."""
 
 from __future__ import annotations
 
 
 def instructions(said: str | bytes) -> str:
-    """Return the features that are on, with spaces between.
+    """Return the features that are on, separated by spaces.
 
     Args:
-        said: such as "CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | ", as llama_print_system_info returns it.
+        said: the result of llama_print_system_info, such as "CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | ".
     """
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
     parts = [part.rpartition(":")[2].partition("=") for part in text.split("|")]

@@ -1,8 +1,9 @@
-"""TensorFlow: the same Llama in its operations, run one by one ("eager") or as one graph (`tf.function`).
+"""The same Llama in TensorFlow's operations, run one by one ("eager") or as one graph (`tf.function`).
 
-The weights come from the same GGUF file and become float32 on loading (TensorFlow has no GGUF types). Written
-independently of llmlite.engine.transformer's forward pass. The graph is traced once for prompts and steps of
-any length; it isn't compiled by XLA, which would compile again for every length.
+The weights come from the same GGUF file and become float32 on loading, because TensorFlow has no GGUF types.
+The code is independent of the forward pass in llmlite.engine.transformer. The graph is traced once for
+prompts
+and steps of any length; it isn't compiled by XLA, which would compile again for every length.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class TensorFlowLlama:
 
     Args:
         weights: name in the GGUF file -> float32 tensor.
-        shape: the hyper-parameters. n_ctx: positions in the static cache.
+        shape: the hyper-parameters.
+        n_ctx: positions in the static cache.
     """
 
     def __init__(self, weights: dict[str, Any], shape: Shape, n_ctx: int) -> None:
@@ -50,7 +52,7 @@ class TensorFlowLlama:
         return self.head(x[tf.shape(x)[0] - n_outputs :])
 
     def layers(self, ids: Any, position: Any) -> Any:
-        """Return what leaves the last layer, (T, D)."""
+        """Return the output of the last layer, (T, D)."""
         x = tf.gather(self.weights["token_embd.weight"], ids)  # (T, D)
         for layer in range(self.config.n_layer):
             x = x + self._attention(layer, x, position)
@@ -64,7 +66,7 @@ class TensorFlowLlama:
         return tf.matmul(x, w.get("output.weight", w["token_embd.weight"]), transpose_b=True)
 
     def _remember(self, layer: int, k: Any, v: Any, position: Any) -> tuple[Any, Any]:
-        """Write keys and values (K, T, Dh) into the cache; return those to look at, (K, seen, Dh) each."""
+        """Write keys and values (K, T, Dh) into the cache; return the visible ones, (K, seen, Dh) each."""
         end = position + tf.shape(k)[1]
         self.keys[layer][:, position:end].assign(k)
         self.values[layer][:, position:end].assign(v)
@@ -79,7 +81,7 @@ class TensorFlowLlama:
         k, v = (tf.transpose(each, (1, 0, 2)) for each in (self._rotate(k, position), v))  # (K, T, Dh)
         keys, values = self._remember(layer, k, v, position)
         seen = tf.shape(keys)[1]
-        group = c.n_head // c.n_head_kv  # query heads that share one of keys and values
+        group = c.n_head // c.n_head_kv  # query heads per key/value head
         q = tf.transpose(self._rotate(q, position), (1, 0, 2))  # (H, T, Dh)
         q = tf.reshape(q, (c.n_head_kv, group * n_tokens, c.head_size))
         scores = tf.matmul(q, keys, transpose_b=True) / float(np.sqrt(c.head_size))
@@ -100,7 +102,7 @@ class TensorFlowLlama:
         return tf.reshape(self._linear(name, x), (tf.shape(x)[0], n_head, self.config.head_size))
 
     def _rotate(self, x: Any, position: Any) -> Any:
-        """RoPE on (T, heads, Dh): pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
+        """Apply RoPE to (T, heads, Dh): pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
         n = self.config.rope_dim
         places = position + tf.range(tf.shape(x)[0])
         cos, sin = (tf.gather(each, places)[:, None] for each in (self.cos, self.sin))  # (T, 1, rope_dim/2)
@@ -124,7 +126,7 @@ class TensorFlowLlama:
 
 
 def set_threads(n_threads: int) -> None:
-    """Set how many threads compute; TensorFlow takes the number before its first operation only."""
+    """Set the number of threads; TensorFlow accepts it only before its first operation."""
     if tf.config.threading.get_intra_op_parallelism_threads() == n_threads:
         return
     tf.config.threading.set_intra_op_parallelism_threads(n_threads)
@@ -132,7 +134,7 @@ def set_threads(n_threads: int) -> None:
 
 
 class TensorFlowBackend:
-    """One TensorFlowLlama and how far its cache is filled."""
+    """One TensorFlowLlama and the fill of its cache."""
 
     def __init__(self, graph: bool) -> None:
         self.graph = graph
@@ -141,7 +143,7 @@ class TensorFlowBackend:
         self.n_threads = 0
 
     def start(self) -> None:
-        """Nothing left to import: this file already did."""
+        """Do nothing: this file has imported everything."""
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         if self.run is None:
@@ -176,6 +178,6 @@ class TensorFlowBackend:
             "n_threads": self.n_threads,
             "type_k": "f32",
             "version": tf.__version__,
-            "isa": "chosen at run time, not told",
+            "isa": "chosen at run time, not reported",
             "note": "one graph (tf.function)" if self.graph else "operation by operation",
         }

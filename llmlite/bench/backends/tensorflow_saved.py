@@ -1,4 +1,4 @@
-"""A SavedModel with a signature that generates, for TensorFlow Hub and whatever else loads SavedModels."""
+"""A SavedModel that generates text, for TensorFlow Hub and other programs that load SavedModels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = """\
     found["output_ids"]
 
 input_ids is the prompt, int32 (T,). It takes the most probable token each time. Prompt and answer share
-{n_ctx} places. One call at a time: the cache is part of the model. The tokenizer isn't; use llmlite's.
+{n_ctx} positions. One call at a time: the cache is part of the model. The tokenizer isn't; use llmlite's.
 
 ## How to publish it
 
@@ -38,7 +38,7 @@ input_ids is the prompt, int32 (T,). It takes the most probable token each time.
 
 
 class Generating(tf.Module):
-    """What is exported; a SavedModel keeps what it can reach from here."""
+    """The exported module; a SavedModel keeps everything that is reachable from it."""
 
     def __init__(self, llama: tensorflow_forward.TensorFlowLlama, n_ctx: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def save(path: str, folder: Path, *, n_ctx: int = 256) -> None:
     """Write the SavedModel of a GGUF file, with a README on publishing it.
 
     Raises:
-        UnsupportedError: a model that this forward pass doesn't run.
+        UnsupportedError: this forward pass doesn't run the model.
     """
     with opened(path) as (shape, tensors):
         refuse(shape, "TensorFlow", tensorflow_forward.ARCHITECTURES)

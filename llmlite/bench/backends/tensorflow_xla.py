@@ -1,7 +1,7 @@
 """TensorFlow compiled by XLA, as a module in memory or as a SavedModel that TensorFlow Hub loads.
 
-XLA compiles for fixed shapes: once for a single step, and once for each length of prompt. Attention therefore
-looks at the whole static cache and masks what isn't filled.
+XLA compiles for fixed shapes: once for a single step, and once for each length of prompt. So attention covers
+the whole static cache and masks the part that isn't filled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FixedLlama(tensorflow_forward.TensorFlowLlama):
 
 
 class XlaModule(tf.Module):
-    """What is exported: two compiled functions over the weights and the cache."""
+    """The exported module: two compiled functions over the weights and the cache."""
 
     def __init__(self, llama: FixedLlama) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class XlaModule(tf.Module):
 
 
 class XlaBackend:
-    """One XlaModule, or what TensorFlow Hub made of its export, and how far its cache is filled."""
+    """One XlaModule, or its export loaded by TensorFlow Hub, and the fill of its cache."""
 
     def __init__(self, hub: bool) -> None:
         self.hub = hub
@@ -63,7 +63,7 @@ class XlaBackend:
         self.position = self.n_threads = 0
 
     def start(self) -> None:
-        """Import TensorFlow Hub where it is used; the rest is imported."""
+        """Import TensorFlow Hub if it is used; the rest is imported already."""
         if self.hub:
             import tensorflow_hub  # noqa: F401 - imported now, so that its time counts as import
 

@@ -1,9 +1,9 @@
-"""PyTorch as a good user of it would write a model: SDPA, a static cache, inference_mode.
+"""PyTorch, with a model as an experienced user would write it: SDPA, a static cache, inference_mode.
 
-Five rows come from here: float32, bfloat16, both compiled or plain, int8 by `quantize_dynamic` and int4 in
+This file has several rows: float32 and bfloat16, plain or compiled, int8 by `quantize_dynamic`, and int4 in
 packed groups. The weights come from the same GGUF file; PyTorch has no GGUF types, so they become `dtype` on
-loading (or are packed anew, see torch_linear.py). Written independently of llmlite.engine.transformer's
-forward pass: the two check each other.
+loading (or are packed anew, see torch_linear.py). The code is independent of the forward pass in
+llmlite.engine.transformer, so that the two check each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - everybody's name for it
+import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from llmlite.bench.backends import torch_linear
 from llmlite.bench.backends.weights import Shape, floats, opened, refuse
@@ -22,11 +22,11 @@ from llmlite.quants.tensor import QuantTensor
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gpt2")
 COMPILE_FOR = (5, 1, 1, 9, 1)  # lengths of the calls that compile: prompts, then steps, at changing positions
-SMALL = {"int8": torch.float32, "int4": torch.bfloat16}  # what packs matrices -> the type of everything else
+SMALL = {"int8": torch.float32, "int4": torch.bfloat16}  # kind of matrices -> type of the rest
 
 
 def make(*, dtype: str, compiled: bool = False) -> TorchBackend:
-    """Return the backend computing in "float32" or "bfloat16", or with "int8" or "int4" matrices.
+    """Return the backend that computes in "float32" or "bfloat16", or with "int8" or "int4" matrices.
 
     Args:
         compiled: run each layer through torch.compile.
@@ -39,7 +39,8 @@ class TorchTransformer:
 
     Args:
         weights: name in the GGUF file -> tensor of the dtype to compute in, or a packed matrix to call.
-        shape: the hyper-parameters. n_ctx: positions in the static cache.
+        shape: the hyper-parameters.
+        n_ctx: positions in the static cache.
         compiled: compile the layer once; every layer runs the same code on its own weights.
     """
 
@@ -117,7 +118,7 @@ class TorchTransformer:
         return _linear(w, "attn_output", x[0].transpose(0, 1).reshape(n_tokens, -1))
 
     def _queries_keys_values(self, w: Mapping[str, Any], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(T, H, Dh), (T, K, Dh), (T, K, Dh)."""
+        """Return queries (T, H, Dh), keys (T, K, Dh) and values (T, K, Dh)."""
         s = self.shape
         if "attn_qkv.weight" in w:
             widths = [n * s.head_size for n in (s.n_head, s.n_head_kv, s.n_head_kv)]
@@ -140,7 +141,7 @@ class TorchTransformer:
         return _linear(w, "ffn_down", x)
 
     def _experts(self, w: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
-        """Each token through the experts its scores are highest for, those of one expert together."""
+        """Run each token through the experts with its highest scores, all tokens of an expert together."""
         gate, up, down = (w[f"ffn_{part}_exps.weight"] for part in ("gate", "up", "down"))
         scores = _linear(w, "ffn_gate_inp", x).float()  # (T, n_expert)
         scores, chosen = scores.topk(self.shape.n_expert_used)
@@ -153,7 +154,7 @@ class TorchTransformer:
         return out
 
     def _rotate(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """RoPE on (T, heads, Dh): pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"; in float32."""
+        """Apply RoPE to pairs of (T, H, Dh): (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
         n = self.shape.rope_dim
         if not n:
             return x
@@ -181,11 +182,11 @@ def _linear(w: Mapping[str, Any], name: str, x: torch.Tensor) -> torch.Tensor:
     weight = w[f"{name}.weight"]
     if isinstance(weight, torch.Tensor):
         return F.linear(x, weight, w.get(f"{name}.bias"))
-    return weight(x)  # packed, its bias within
+    return weight(x)  # packed, with its bias
 
 
 class TorchBackend:
-    """One TorchTransformer and how far its cache is filled."""
+    """One TorchTransformer and the fill of its cache."""
 
     def __init__(self, dtype: str, compiled: bool) -> None:
         self.kind, self.compiled = dtype, compiled
@@ -195,18 +196,18 @@ class TorchBackend:
         self.position = 0
 
     def start(self) -> None:
-        """Nothing left to import: this file already did."""
+        """Do nothing: this file has imported everything."""
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         torch.set_num_threads(n_threads)
-        self.model = None  # the old weights go before the new ones come
+        self.model = None  # free the old weights before loading new ones
         with opened(path) as (shape, tensors):
             refuse(shape, "PyTorch", ARCHITECTURES, experts=True)
             weights = self._weights(tensors)
         self.model = TorchTransformer(weights, shape, n_ctx, compiled=self.compiled)
 
     def _weights(self, tensors: Mapping[str, QuantTensor]) -> dict[str, Any]:
-        """Return each weight as a tensor, or packed where this row packs matrices."""
+        """Return each weight as a tensor, or as a packed matrix if this row packs matrices."""
         self.own = self.kind == "int8"
         weights: dict[str, Any] = {}
         for name, tensor in tensors.items():
@@ -215,7 +216,7 @@ class TorchBackend:
             weights[name] = self._packed(tensor, bias) if small else self._floats(tensor)
         embedding = tensors["token_embd.weight"]
         if "output.weight" not in tensors and self.kind in SMALL and self._fits(embedding):
-            weights["head.weight"] = self._packed(embedding, None)  # rows are looked up in floats
+            weights["head.weight"] = self._packed(embedding, None)  # rows are looked up as floats
         return weights
 
     def _can_pack(self, name: str, tensor: QuantTensor) -> bool:
@@ -237,7 +238,7 @@ class TorchBackend:
         return torch.from_numpy(floats(tensor)).to(self.dtype)
 
     def compile(self, lengths: Sequence[int]) -> bool:
-        """Compile for prompts and steps of any length; False where nothing is compiled."""
+        """Compile for prompts and steps of any length; return False if nothing is compiled."""
         if not self.compiled:
             return False
         assert self.model is not None

@@ -1,7 +1,7 @@
-"""PyTorch's ways to keep a matrix small: int8 with dynamic activations, int4 in packed groups.
+"""PyTorch's small matrices: int8 with dynamic activations, int4 in packed groups.
 
-Both work on a (N, K) matrix and give a callable that maps (T, K) to (T, N): float32 for int8, bfloat16 for
-int4, whose kernel is vectorized for nothing else (float32 took fifty times as long, torch 2.13, AVX-512).
+Both take an (N, K) matrix and return a callable that maps (T, K) to (T, N): float32 for int8, bfloat16 for
+int4, whose kernel is vectorized only for bfloat16 (float32 took fifty times as long, torch 2.13, AVX-512).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from llmlite.bench.backends.weights import floats
 from llmlite.quants.tensor import QuantTensor
 
-GROUP = 32  # weights that share a scale: the block of Q4_0 and Q4_1, and the smallest the kernel takes
-INNER_K_TILES = 1  # of the packed layout; the CPU kernel ignores it, the operator's signature wants it
+GROUP = 32  # weights that share a scale: the block of Q4_0 and Q4_1, and the smallest group of the kernel
+INNER_K_TILES = 1  # of the packed layout; the operator's signature requires it, and the CPU kernel ignores it
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -30,7 +30,7 @@ def int8(tensor: QuantTensor, bias: torch.Tensor | None) -> Linear:
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it has no successor for eager models yet
+        warnings.simplefilter("ignore", DeprecationWarning)  # it has no successor for eager models so far
         holder = torch.nn.Sequential(linear)
         return quantize_dynamic(holder, {torch.nn.Linear: per_channel_dynamic_qconfig})[0]
 
@@ -39,11 +39,12 @@ class Int4:
     """A matrix of packed 4-bit groups for `_weight_int4pack_mm_for_cpu`.
 
     The operator computes w = (q - 8) * scale + zero with one scale and zero per group of 32. Q4_0 is
-    w = (q - 8) * d and Q4_1 is w = q * d + m, so the file's own codes fit it, their scales rounded to
-    bfloat16; other types are quantized anew between the least and the greatest weight of a group.
+    w = (q - 8) * d and Q4_1 is w = q * d + m, so the file's own codes fit, with scales rounded to bfloat16.
+    Other types are quantized anew between the minimum and the maximum of a group.
 
     Args:
-        tensor: (N, K), K a multiple of 32. bias: (N,) or None.
+        tensor: (N, K), K a multiple of 32.
+        bias: (N,) or None.
     """
 
     def __init__(self, tensor: QuantTensor, bias: torch.Tensor | None) -> None:
@@ -62,7 +63,7 @@ class Int4:
 
 
 def fits_int4(tensor: QuantTensor) -> bool:
-    """Whether the packed kernel takes a matrix of this shape."""
+    """Return whether the packed kernel accepts a matrix of this shape."""
     return len(tensor.shape) == 2 and tensor.shape[1] % GROUP == 0 and tensor.shape[0] % 16 == 0
 
 

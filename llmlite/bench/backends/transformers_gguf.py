@@ -1,4 +1,4 @@
-"""Transformers on a GGUF file: what a typical user gets from `from_pretrained(folder, gguf_file=name)`.
+"""Transformers on a GGUF file, as a typical user loads it: `from_pretrained(folder, gguf_file=name)`.
 
 It dequantizes everything to float32 and drives the model from Python, one call per token; the cache grows.
 """
@@ -28,7 +28,7 @@ class TransformersBackend:
         self.cache: Any = None
 
     def start(self) -> None:
-        """Silence its bars; the rest is imported."""
+        """Silence progress bars; everything is imported already."""
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
 
@@ -65,5 +65,5 @@ class TransformersBackend:
             "type_k": "f32",
             "version": transformers.__version__,
             "isa": torch.backends.cpu.get_cpu_capability(),
-            "note": "gguf_file=, what a typical user gets: weights become float32, eager, growing cache",
+            "note": "gguf_file=, the usual way to load it: weights become float32, eager, growing cache",
         }

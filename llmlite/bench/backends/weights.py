@@ -1,4 +1,4 @@
-"""A GGUF file as the frameworks need it: what its forward pass depends on, and its weights as float32.
+"""A GGUF file for the frameworks: the hyper-parameters of its forward pass, and its weights as float32.
 
 Every backend that has no GGUF types of its own reads the file here, so all of them get the same numbers.
 """
@@ -23,11 +23,11 @@ from llmlite.quants.tensor import QuantTensor
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a forward pass needs to know beside the weights.
+    """The facts that a forward pass needs in addition to the weights.
 
     Args:
         architecture: its name in the file.
-        n_layer, n_embd, n_head, n_head_kv, head_size, n_ff, n_vocab, n_expert, n_expert_used: as in
+        n_layer, n_embd, n_head, n_head_kv, head_size, n_ff, n_vocab, n_expert, n_expert_used: see
             ModelConfig.
         rope_pairs: "norm" (2i, 2i+1), "neox" (i, i + rope_dim/2), or "" without RoPE.
         head_norms: whether queries and keys are normalized head by head before RoPE.
@@ -52,7 +52,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: ModelConfig) -> Shape:
-        """Return what `config` says."""
+        """Return the shape that `config` describes."""
         architecture = config.architecture
         names = (
             "n_layer n_embd n_head n_head_kv head_size n_ff n_vocab n_expert n_expert_used "
@@ -69,7 +69,8 @@ class Shape:
         """Return the angle of each position and pair, float64 (n_ctx, rope_dim/2).
 
         Args:
-            n_ctx: positions. rope_freqs: (rope_dim/2,) divisors of the frequencies, where the file has them.
+            n_ctx: number of positions.
+            rope_freqs: (rope_dim/2,) divisors of the frequencies; None if the file has none.
         """
         exponents = np.arange(0, self.rope_dim, 2) / self.rope_dim
         frequencies = self.rope_scale * self.rope_base**-exponents
@@ -80,25 +81,25 @@ class Shape:
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[Shape, Mapping[str, QuantTensor]]]:
-    """Open a GGUF file; give its Shape and its tensors by name, which are valid inside the block only.
+    """Open a GGUF file; yield its Shape and its tensors by name, which are valid only inside the block.
 
     Raises:
-        LlmliteError: it isn't a model that llmlite reads.
+        LlmliteError: the file isn't a model that llmlite reads.
     """
     with gguf.read(path) as file:
         yield Shape.of(ModelConfig.from_metadata(file.metadata, file.tensors)), file.tensors
 
 
 def floats(tensor: QuantTensor) -> np.ndarray:
-    """Return a tensor's weights as float32, copied out of the file."""
+    """Return a copy of a tensor's weights as float32."""
     return np.array(tensor.dequantize(), np.float32)
 
 
 def refuse(shape: Shape, library: str, architectures: Sequence[str], *, experts: bool = False) -> None:
-    """Refuse a model that a backend's forward pass doesn't cover; `experts` says that it runs these too.
+    """Refuse a model that a backend's forward pass doesn't support; `experts` means that it supports experts.
 
     Raises:
-        UnsupportedError: naming what the backend runs.
+        UnsupportedError: the model isn't supported; names the supported architectures.
     """
     if shape.architecture in architectures and (experts or not shape.n_expert):
         return
@@ -113,7 +114,7 @@ def cached(path: str, kind: str, make: Callable[[str], None]) -> tuple[str, bool
     """Return the folder in the cache that holds `path` converted to `kind`, and whether it was made now.
 
     Args:
-        make: called with a new folder's name to fill it. Its name follows from the file's content and from
+        make: called with the name of a new folder, to fill it. The name follows from the file's content and
             llmlite's version, so that a changed file is converted again.
     """
     digest = hashlib.sha256(__version__.encode())
@@ -129,7 +130,7 @@ def cached(path: str, kind: str, make: Callable[[str], None]) -> tuple[str, bool
         make(str(part))
         os.replace(part, folder)
     except OSError:
-        if not folder.is_dir():  # else another process was faster
+        if not folder.is_dir():  # otherwise another process was faster
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)

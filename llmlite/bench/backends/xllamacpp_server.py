@@ -1,8 +1,8 @@
 """llama.cpp from a wheel, without a compiler: xllamacpp, through its Python API.
 
 The wheel is one build for all x86-64 processors with AVX2: no AVX-512, no VNNI. That is a handicap, and the
-row says so. The API is llama.cpp's server inside the process. It reports the times of prompt and tokens
-itself, which is what counts here for writing: streamed chunks come late when a token is part of a character.
+row says so. The API is llama.cpp's server inside the process. Decode is timed by the server's own clock,
+because streamed chunks come late if a token is part of a character.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class XllamacppBackend:
         self.n_threads = self.n_vocab = self.plain_token = 0
 
     def start(self) -> None:
-        """Nothing left to import: this file already did."""
+        """Do nothing: this file has imported everything."""
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         with gguf.read(path) as file:
@@ -58,7 +58,7 @@ class XllamacppBackend:
         self.n_threads = n_threads
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Return log probabilities, (T, V): the server gives these; logits differ by a constant."""
+        """Return the server's log probabilities, (T, V); logits differ from them by a constant."""
         rows = np.full((len(ids), self.n_vocab), -1e4, np.float32)
         for i in range(len(ids)):
             for entry in self._likely(ids[: i + 1], self.n_vocab):
@@ -67,13 +67,13 @@ class XllamacppBackend:
 
     def prefill(self, ids: Sequence[int]) -> int:
         self._answer(ids, 1)
-        return -1  # the token itself isn't told without the probabilities, which cost time
+        return -1  # the token is reported only with the probabilities, which cost time
 
     def step(self, token: int) -> int:
-        raise NotImplementedError("this library writes in a loop of its own: `write`")
+        raise NotImplementedError("this library has its own decoding loop: use `write`")
 
     def write(self, ids: Sequence[int], n_gen: int) -> list[int]:
-        """Return the nanoseconds of `n_gen` tokens, in one number: the server's own clock."""
+        """Return the nanoseconds of all `n_gen` tokens as one number, from the server's own clock."""
         timings = self._answer(ids, n_gen + 1)["timings"]
         return [round(timings["predicted_ms"] * 1e6)]
 
@@ -86,8 +86,8 @@ class XllamacppBackend:
     def _likely(self, ids: Sequence[int], n_tokens: int) -> list[dict[str, Any]]:
         """Return the most likely next tokens and their log probabilities.
 
-        The server keeps back a token that is part of a character, and its probabilities with it. These come
-        before sampling, so a bias that makes it choose a plain word leaves them as they are.
+        The server holds back a token that is part of a character, and its probabilities too. Probabilities
+        are computed before sampling, so a bias that makes it choose a plain word doesn't change them.
         """
         found = self._answer(
             ids, 1, logprobs=n_tokens, logit_bias=[[self.plain_token, 1e6]], cache_prompt=True

@@ -1,4 +1,4 @@
-"""Small programs that put a claim to the test in one framework, each in a process of its own.
+"""Small programs that test a claim in one framework, each in its own process.
 
-A module here has `run() -> dict`, whose JSON the parent reads; see `llmlite.bench.article`.
+Each module has `run() -> dict`; the parent reads its result as JSON. See `llmlite.bench.article`.
 """

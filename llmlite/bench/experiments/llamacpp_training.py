@@ -1,6 +1,6 @@
-"""Ask llama.cpp to train the bundled model for some steps: its own, experimental `llama_opt_epoch` by ctypes.
+"""Train the bundled model for a few steps with llama.cpp's experimental `llama_opt_epoch`, through ctypes.
 
-llama-cpp-python binds llama.cpp's functions but not ggml's; those are declared here, as ggml-opt.h has them.
+llama-cpp-python binds llama.cpp's functions but not ggml's; those are declared here as in ggml-opt.h.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ADAMW = 0  # enum ggml_opt_optimizer_type
 
 
 class OptimizerParams(ctypes.Structure):
-    """`ggml_opt_optimizer_params`: AdamW's, then SGD's."""
+    """`ggml_opt_optimizer_params`: the parameters of AdamW, then those of SGD."""
 
     _fields_ = tuple(
         (name, ctypes.c_float) for name in ("alpha", "beta1", "beta2", "eps", "wd", "sgd_alpha", "sgd_wd")
@@ -30,7 +30,7 @@ class OptimizerParams(ctypes.Structure):
 
 
 class OptParams(ctypes.Structure):
-    """`llama_opt_params`; the package's own lacks the last field."""
+    """`llama_opt_params`; the package's own structure lacks the last field."""
 
     _fields_ = (
         ("n_ctx_train", ctypes.c_uint32),
@@ -46,7 +46,7 @@ def run(ids: list[int]) -> dict[str, Any]:
     """Return the loss before and after STEPS steps on the text `ids`, and the seconds.
 
     Args:
-        ids: N_CTX tokens and one more: it trains on whole contexts, and rounds them up to so many.
+        ids: N_CTX + 1 tokens; llama.cpp trains on whole contexts, and rounds their length up to N_CTX.
     """
     n = N_CTX
     if len(ids) != n + 1:
@@ -93,7 +93,7 @@ def _pointer(function: Any, *arguments: Any) -> Any:
 
 
 def _dataset(ggml: ctypes.CDLL, ids: list[int]) -> Any:
-    """Return a data set of one text: its tokens, and each one's successor."""
+    """Return a data set of one text: its tokens, and the next token of each."""
     n = len(ids) - 1
     numbers = ctypes.c_int, ctypes.c_int, *[ctypes.c_int64] * 4
     dataset = _pointer(ggml.ggml_opt_dataset_init, *numbers)(I32, I32, n, n, 1, 1)

@@ -1,4 +1,4 @@
-"""Train the bundled model for some steps with TensorFlow's GradientTape: the loss must fall."""
+"""Train the bundled model for a few steps with TensorFlow's GradientTape; the loss must fall."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS, RATE = 20, 1e-4
 
 
 class WithoutCache(tensorflow_forward.TensorFlowLlama):
-    """The forward pass without a cache, through whose variables no gradient flows."""
+    """The forward pass without a cache, because no gradient flows through the cache's variables."""
 
     def _remember(self, layer: int, k: Any, v: Any, position: Any) -> tuple[Any, Any]:
         return k, v
@@ -39,7 +39,7 @@ def run(ids: list[int]) -> dict[str, Any]:
             )
         losses.append(float(loss))
         for i, (variable, gradient) in enumerate(zip(variables, tape.gradient(loss, variables))):
-            gradient = tf.convert_to_tensor(gradient)  # an embedding's comes as slices
+            gradient = tf.convert_to_tensor(gradient)  # the gradient of an embedding consists of slices
             first, second = (
                 0.9 * moments[i][0] + 0.1 * gradient,
                 0.999 * moments[i][1] + 0.001 * gradient**2,

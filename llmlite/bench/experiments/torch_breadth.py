@@ -1,16 +1,16 @@
-"""Three tasks that aren't language, and an architecture of one's own, in PyTorch; each must learn."""
+"""Three tasks without language and one custom architecture in PyTorch; each must learn."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - everybody's name for it
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
 
 def run() -> dict[str, Any]:
-    """Return what each toy reached, and what guessing reaches."""
+    """Return the result of each toy task, and the result of guessing."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     return {
@@ -25,7 +25,7 @@ def run() -> dict[str, Any]:
 
 
 def _image() -> float:
-    """Tell horizontal from vertical bars in noisy 8 x 8 pictures; accuracy on new ones."""
+    """Tell horizontal from vertical bars in noisy 8 x 8 pictures; return the accuracy on new pictures."""
 
     def pictures(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = 0.3 * torch.randn(n, 1, 8, 8), torch.randint(0, 2, (n,))
@@ -46,7 +46,7 @@ def _image() -> float:
 
 
 def _series() -> float:
-    """Foretell a sine wave's next value from twelve before it; mean squared error (guessing 0 has 0.5)."""
+    """Predict a sine wave from twelve values; return the mean squared error (0.5 for guessing 0)."""
     begin = 6.28 * torch.rand(256, 1)
     wave = (begin + 0.4 * torch.arange(13)).sin()
     model = _Last()
@@ -66,7 +66,7 @@ class _Last(nn.Module):
 
 
 def _reward() -> float:
-    """Learn by REINFORCE which of four levers pays in which of four rooms; mean reward of the last tries."""
+    """Learn by REINFORCE which of four levers pays in which room; return the mean reward at the end."""
     policy = nn.Linear(4, 4)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.1)
     pays = torch.tensor([2, 0, 3, 1])
@@ -82,7 +82,7 @@ def _reward() -> float:
 
 
 class NewArchitecture(nn.Module):
-    """Ten lines that no GGUF engine knows: each token is mixed with the running mean of those before it."""
+    """A ten-line layer unknown to GGUF engines: mixes each token with the running mean of those before it."""
 
     def __init__(self, n_vocab: int, n_embd: int) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def _worker(rank: int, folder: str) -> None:
     if rank == 0:
         torch.save(losses, Path(folder) / "losses.pt")
     dist.barrier()
-    os._exit(0)  # now, at once: gloo aborts a process whose peer has closed its end a moment earlier
+    os._exit(0)  # end at once: gloo aborts a process if its peer closed the connection a moment earlier
 
 
 def _train(rank: int, world: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Train the bundled model for some steps with PyTorch's autograd: the loss must fall."""
+"""Train the bundled model for a few steps with PyTorch's autograd; the loss must fall."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - everybody's name for it
+import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from llmlite import resources
 from llmlite.bench.backends.torch_eager import TorchTransformer

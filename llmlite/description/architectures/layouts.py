@@ -100,9 +100,10 @@ def stacked_head_norms(sources: Tensors, config: Any) -> Tensors:
     for name, rows in heads.items():
         if sorted(rows) != list(range(len(rows))):
             raise ModelError.at(name, "the gains of every head, numbered from 0", sorted(rows))
-        found[name] = QuantTensor.quantize(
-            np.stack([rows[i].dequantize() for i in range(len(rows))]), "F32", name
-        )
+        gains = [rows[i].dequantize() for i in range(len(rows))]
+        if len({each.shape for each in gains}) > 1:
+            raise ModelError.at(name, "as many gains for every head", sorted({each.shape for each in gains}))
+        found[name] = QuantTensor.quantize(np.stack(gains), "F32", name)
     return found
 
 

@@ -15,7 +15,7 @@ from llmlite.description.layers import (
     Mamba2,
     ShortConvolution,
 )
-from llmlite.engine.operations import Block, X
+from llmlite.engine.operations import Block, X, side_by_side, sigmoid
 
 
 def attention(b: Block[X], x: X) -> X:
@@ -38,7 +38,7 @@ def attention(b: Block[X], x: X) -> X:
     x = b.name(x, "kqv_out")
     if gate is not None:
         gate = b.name(gate, "gate_reshaped")
-        b.inside("gate_sigmoid", lambda: 1 / (1 + np.exp(-gate)))
+        b.inside("gate_sigmoid", lambda: sigmoid(gate))
         x = b.name(ops.gate(b.name(x, "attn_pregate"), gate), "attn_gated")
     x = b.norm("attn_sub_norm", x)
     return b.name(b.matmul("attn_output", x), "attn_out")
@@ -109,7 +109,7 @@ def short_convolution(b: Block[X], x: X) -> X:
     """A gated convolution over the latest tokens: (T, D) -> (T, D)."""
     ops = b.ops
     before, after, x = parts = [b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x")]  # (T, D) each
-    b.inside("conv.in_proj", lambda: np.concatenate(parts, axis=1))
+    b.inside("conv.in_proj", lambda: side_by_side(parts))
     x = ops.convolve(ops.multiply(before, x), b.w["shortconv.conv.weight"], None, b.i)
     x = ops.multiply(after, b.name(x, "conv.conv"))
     return b.name(b.matmul("shortconv.out_proj", x), "conv.out_proj")

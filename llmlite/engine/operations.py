@@ -136,6 +136,16 @@ class Operations(Protocol[X]):
         """Give a trace what an operation has inside, as compute() tells; other executors don't ask."""
 
 
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x), for traces: only the eager executor's arrays come here."""
+    return 1 / (1 + np.exp(-x))
+
+
+def side_by_side(parts: Any) -> Any:
+    """The columns of several arrays, one array after another, for traces."""
+    return np.concatenate(parts, axis=1)
+
+
 @dataclass(frozen=True)
 class Block(Generic[X]):
     """What a layer's functions read: its number, record and tensors, and the angles it turns by.

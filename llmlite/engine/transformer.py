@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Experts, FeedForward
 from llmlite.description.weights import Weights
 from llmlite.engine.mixers import MIXERS
-from llmlite.engine.operations import Block, Operations, X, adapted, normed
+from llmlite.engine.operations import Block, Operations, X, adapted, normed, sigmoid
 
 
 def forward(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any) -> X:
@@ -115,6 +113,7 @@ def block(b: Block[X], x: X) -> X:
 def add_layer_input(b: Block[X], x: X) -> X:
     """x plus what this layer makes of its own columns of `inputs`: (T, D) -> (T, D)."""
     ops, width = b.ops, b.w["inp_gate.weight"].shape[0]
+    assert b.inputs is not None  # forward makes them for every model whose layers have `inp_gate`
     own = ops.columns(b.inputs, b.i * width, width)
     if b.is_last:
         own = ops.outputs(own)
@@ -210,6 +209,6 @@ def experts(b: Block[X], spec: Experts, x: X, routed_by: X) -> X:
     shared = dense(b, FeedForward(n_ff=spec.n_ff_shared, activation=spec.activation), inner, "_shexp")
     if "ffn_gate_inp_shexp.weight" in w:
         gate = b.name(ops.matmul(w["ffn_gate_inp_shexp.weight"], inner), "shared_expert_gate")
-        b.inside("shared_expert_gate_sigmoid", lambda: 1 / (1 + np.exp(-gate)))
+        b.inside("shared_expert_gate_sigmoid", lambda: sigmoid(gate))
         shared = b.name(ops.gate(shared, gate), "ffn_shexp_gated")
     return b.name(ops.add(x, shared), "ffn_out")

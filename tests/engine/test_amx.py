@@ -288,7 +288,7 @@ def test_a_cpu_without_amx_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None
     assert "no AMX" in amx.refusal()
     assert not amx_check.usable([random_weights("Q4_0", 8, 256)])
     right, words = amx_check.report()
-    assert right and words.startswith("not used: no AMX")
+    assert right and words.startswith("not used: this CPU has no AMX")
 
 
 @pytest.mark.usefixtures("clean")

@@ -5,11 +5,10 @@ To write a token, the engine reads every weight once, matrix by matrix. That tak
     bytes of the weights read / bandwidth + matrices · overhead of a matrix
 
 Bandwidth is measured over as many bytes as the weights have, because small models stay in the caches, and by
-the kernel that decodes with their type, because its arithmetic counts where memory is fast. The
-overhead is the time that a matrix takes beyond reading: its share of the small operations around it, waiting
-for other threads, and the start of a new stream if it comes from memory. So it is measured twice with the
-bundled model: with its weights in the caches, and after they were evicted. A size in between gets a
-weighted mean. Quality comes from the sweep of types on the bundled model; another may lose more or less.
+the kernel that decodes with their type, because its arithmetic counts if memory is fast. The overhead is the
+time that a matrix takes beyond that: its share of the small operations around it, and waiting for other
+threads. It is measured with the bundled model, which stays in the caches. Quality comes from the sweep of
+types on the bundled model; another may lose more or less.
 """
 
 from __future__ import annotations
@@ -31,17 +30,15 @@ from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 
 if TYPE_CHECKING:
-    from llmlite.engine.bandwidth import ReadBandwidth
+    pass
 
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from the best to the smallest
-CACHE = 32 * 2**20  # bytes of the last-level cache, if the system doesn't report it
 PER_LAYER = 7  # matrices of a layer of Llama's kind
 MEASURED_BYTES = 512 * 2**20  # read from memory to measure bandwidth; more bytes give the same result
 SHARE = 0.8  # of the available memory; the rest is for other programs
 PROCESS_BYTES = 60e6  # Python, kernels and activations: the memory of a process beside weights and cache
 CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # their mean is the overhead of a matrix
-PUSH_BYTES = 128 * 2**20  # read to evict the weights from the caches
-ROUNDS, READS, STEPS, COLD_STEPS = 15, 3, 8, 3  # of a measurement; the best round's median counts
+ROUNDS, READS, STEPS = 15, 3, 8  # of a measurement; the best round's median counts
 N_CTX = 512  # positions while steps are timed
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.IGNORECASE)
 UNITS = {"M": 1e6, "B": 1e9}
@@ -73,39 +70,18 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overhead:
-    """The time a matrix takes beyond reading its weights, in the two extreme cases.
-
-    Args:
-        cached_seconds: overhead of a matrix if the model is in the caches.
-        memory_seconds: overhead of a matrix if the model is not in the caches.
-        cache_bytes: size of the last-level cache. A model of this size stays in it; nothing of a model twice
-            as large is left in it when the next token comes.
-    """
-
-    cached_seconds: float
-    memory_seconds: float
-    cache_bytes: int
-
-    def seconds(self, n_bytes: float) -> float:
-        """Return the overhead of a matrix of a model that reads `n_bytes` for each token."""
-        share = min(max(n_bytes / self.cache_bytes - 1, 0.0), 1.0)  # from memory
-        return self.cached_seconds + share * (self.memory_seconds - self.cached_seconds)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Machine:
     """The measured limits of this machine.
 
     Args:
         available: bytes of memory that programs can still use; None if the system doesn't report it.
-        overhead: overhead of a matrix.
+        overhead: seconds of a matrix beyond reading.
         bandwidth: function that takes a number of bytes and a type, and returns the bytes per second at which
             that many are read again and again.
     """
 
     available: int | None
-    overhead: Overhead
+    overhead: float
     bandwidth: Callable[[float, str], float]
 
 
@@ -194,32 +170,16 @@ def measure_machine() -> Machine:
             known[n] = reader.n_bytes / _best([_seconds_of(reader.seconds, READS) for _ in range(ROUNDS)])
         return known[n]
 
-    push = ReadBandwidth(n_bytes=PUSH_BYTES, mapped=True)
-    found = [_overhead(model, push, bandwidth) for model in CALIBRATION]
-    cached, memory = (mean(both[i] for both in found) for i in (0, 1))
-    overhead = Overhead(
-        cached_seconds=cached,
-        memory_seconds=max(cached, memory),
-        cache_bytes=environment.last_cache() or CACHE,
-    )
+    overhead = mean(_overhead(model, bandwidth) for model in CALIBRATION)
     return Machine(available=environment.available_memory(), overhead=overhead, bandwidth=bandwidth)
 
 
-def _overhead(
-    model: str, push: ReadBandwidth, bandwidth: Callable[[float, str], float]
-) -> tuple[float, float]:
-    """Return the overhead of a matrix in seconds: with the model in the caches, and with it evicted."""
+def _overhead(model: str, bandwidth: Callable[[float, str], float]) -> float:
+    """Return the seconds of a matrix beyond reading; the model is small, and stays in the caches."""
     n_matrices, n_bytes = describe(model).n_matrices, _weight_bytes(resources.model_path(model))
     steps = _Steps(model)
-
-    def after_pushing() -> tuple[float, float]:
-        return push.seconds(), steps()
-
-    cached = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
-    turns = [[after_pushing() for _ in range(COLD_STEPS)] for _ in range(ROUNDS)]
-    pushing, cold = (_best([[both[i] for both in turn] for turn in turns]) for i in (0, 1))
-    reading = n_bytes / bandwidth(n_bytes, model.partition(":")[2]), n_bytes * pushing / push.n_bytes
-    return max(cached - reading[0], 0.0) / n_matrices, max(cold - reading[1], 0.0) / n_matrices
+    best = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
+    return max(best - n_bytes / bandwidth(n_bytes, model.partition(":")[2]), 0.0) / n_matrices
 
 
 def _measured_bytes(n_bytes: float) -> int:
@@ -295,8 +255,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     cache = 2 * model.n_kv * n_ctx  # float16
     memory = n_bytes + cache + PROCESS_BYTES
     rate = machine.bandwidth(n_read, name)
-    overhead = machine.overhead.seconds(n_read)
-    seconds = n_read / rate + model.n_matrices * overhead
+    seconds = n_read / rate + model.n_matrices * machine.overhead
     arithmetic = (
         f"weights: {model.n_params:,} x {bits:g} bits / 8 = {_mb(n_bytes)}",
         f"cache: 2 bytes x {model.n_kv:,} numbers x {n_ctx} positions = {_mb(cache)}"
@@ -304,7 +263,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
         else "cache: unknown for a size",
         f"memory: weights + cache + {_mb(PROCESS_BYTES)} for the process = {_mb(memory)}",
         f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_matrices} matrices x "
-        f"{overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
+        f"{machine.overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
     )
     return Choice(
         type=name,
@@ -339,7 +298,7 @@ class Checked:
         n_bytes: bytes of the weights that a token reads.
         n_matrices: number of matrices that hold them.
         bandwidth: bytes per second while that many bytes are read.
-        overhead: overhead of a matrix.
+        overhead: seconds of a matrix beyond reading.
         measured: tokens per second.
     """
 
@@ -347,14 +306,13 @@ class Checked:
     n_bytes: float
     n_matrices: int
     bandwidth: float
-    overhead: Overhead
+    overhead: float
     measured: float
 
     @property
     def predicted(self) -> float:
         """Predicted tokens per second; a token takes bytes / bandwidth + matrices * overhead seconds."""
-        beyond = self.n_matrices * self.overhead.seconds(self.n_bytes)
-        return 1 / (self.n_bytes / self.bandwidth + beyond)
+        return 1 / (self.n_bytes / self.bandwidth + self.n_matrices * self.overhead)
 
     @property
     def error(self) -> float:
@@ -377,8 +335,7 @@ class Checks(Saved):
 
     @classmethod
     def _from_object(cls, found: Mapping[str, Any]) -> Self:
-        checks = [Checked(**{**each, "overhead": Overhead(**each["overhead"])}) for each in found["checks"]]
-        return cls(environment=dict(found["environment"]), checks=checks)
+        return cls(environment=dict(found["environment"]), checks=[Checked(**c) for c in found["checks"]])
 
 
 def check(

@@ -103,16 +103,6 @@ def total_memory() -> int | None:
         return None
 
 
-def last_cache() -> int | None:
-    """Return the bytes of the first processor's last-level cache; None if the system doesn't report it."""
-    sizes = []
-    for index in range(8):
-        text = _read(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").strip()
-        if text[:-1].isdigit() and text[-1] in "KM":
-            sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20}[text[-1]])
-    return max(sizes, default=None)
-
-
 def available_memory() -> int | None:
     """Return the bytes of RAM that programs can still use; None if the system doesn't report them."""
     for line in _read("/proc/meminfo").splitlines():

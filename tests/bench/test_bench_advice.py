@@ -14,12 +14,8 @@ from llmlite.errors import LlmliteError
 GB = 1e9
 
 
-def overhead(cached: float = 1e-5, memory: float = 1e-5) -> advice.Overhead:
-    return advice.Overhead(cached_seconds=cached, memory_seconds=memory, cache_bytes=10**7)
-
-
 def machine(available: int | None = 10**10) -> advice.Machine:
-    return advice.Machine(available=available, overhead=overhead(), bandwidth=lambda n_bytes, _: 10 * GB)
+    return advice.Machine(available=available, overhead=1e-5, bandwidth=lambda n_bytes, _: 10 * GB)
 
 
 MODEL = advice.Model(
@@ -68,7 +64,7 @@ def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:
             n_bytes=half * 100 * GB,
             bandwidth=100 * GB,
             n_matrices=5,
-            overhead=overhead(memory=half / 5),
+            overhead=half / 5,
             measured=100,
         )
 
@@ -76,19 +72,12 @@ def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:
     assert predicted(124).holds and not predicted(126).holds and not predicted(74).holds
 
 
-def test_a_matrix_costs_more_the_larger_the_share_of_weights_from_memory() -> None:
-    found = overhead(cached=2e-6, memory=5e-6)
-    assert found.seconds(10**6) == found.seconds(10**7) == pytest.approx(2e-6)
-    assert found.seconds(2e7) == found.seconds(10**9) == pytest.approx(5e-6)
-    assert found.seconds(1.5e7) == pytest.approx(3.5e-6)
-
-
 def test_shipped_predictions_follow_from_the_stored_figures_and_hold_for_models_of_three_sizes() -> None:
     found = advice.Checks.sample().checks
     assert {each.model.partition(":")[0] for each in found} == {"tales", "smollm2", "large"}
     for each in found:
         reading = each.n_bytes / each.bandwidth
-        seconds = reading + each.n_matrices * each.overhead.seconds(each.n_bytes)
+        seconds = reading + each.n_matrices * each.overhead
         assert each.predicted == pytest.approx(1 / seconds)
         assert 1 / 1.25 < each.predicted / each.measured < 1.25, (
             f"{each.model}: predicted {each.predicted:.0f} tokens/s, measured {each.measured:.0f}"
@@ -96,9 +85,7 @@ def test_shipped_predictions_follow_from_the_stored_figures_and_hold_for_models_
 
 
 def test_checks_are_the_same_after_saving(tmp_path: Path) -> None:
-    one = advice.Checked(
-        model="m", n_bytes=1e6, n_matrices=3, bandwidth=GB, overhead=overhead(), measured=100.0
-    )
+    one = advice.Checked(model="m", n_bytes=1e6, n_matrices=3, bandwidth=GB, overhead=1e-5, measured=100.0)
     found = advice.Checks(environment={"cpu_info": "x"}, checks=[one])
     assert advice.Checks.load(found.save(tmp_path / "advice.json")) == found
 

@@ -1,6 +1,6 @@
 """Take the shipped samples again (data/samples): one run, each figure measured once, for two quiet cores.
 
-    python tools/samples.py                      all of them; about half an hour
+    python tools/samples.py                      all of them; took 16 minutes, planned 30 at most
     python tools/samples.py --list               what there is, what each needs, and how long it takes
     python tools/samples.py --only ladder,roofline
     python tools/samples.py --resume             go on after a stop: what was measured isn't measured again

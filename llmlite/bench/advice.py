@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmlite import gguf, resources
 from llmlite.bench import environment
@@ -28,9 +28,6 @@ from llmlite.bench.saved import Saved
 from llmlite.description.config import ModelConfig
 from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
-
-if TYPE_CHECKING:
-    pass
 
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from the best to the smallest
 PER_LAYER = 7  # matrices of a layer of Llama's kind
@@ -201,15 +198,14 @@ class _Steps:
     def __init__(self, model: str) -> None:
         from llmlite.model import load
 
-        self.model = load(model)  # with a small context, if it has learned few positions
-        if self.model.n_ctx > N_CTX:
-            self.model = load(model, n_ctx=N_CTX)
+        self.model = load(model)
+        self.n_ctx = min(N_CTX, self.model.n_ctx)
         self.model.logits([0, 1, 2, 3], last_only=True)
         self()  # the first call makes the plan
 
     def __call__(self) -> float:
         cache = self.model.cache
-        if cache.position >= self.model.n_ctx - 1:
+        if cache.position >= self.n_ctx - 1:
             cache.truncate(4)
         begin = time.perf_counter()
         self.model.executor([1], cache, n_outputs=1)

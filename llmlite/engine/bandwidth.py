@@ -70,7 +70,7 @@ class ReadBandwidth:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the block: the number asked for, rounded down to a multiple of 256."""
+        """Bytes of the block: the number asked for, rounded down to whole rows, or to a multiple of 256."""
         return self._data.nbytes
 
     def seconds(self) -> float:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llmlite.sampling import Sampler
+from llmlite.system.locks import fork_safe
 
 if TYPE_CHECKING:
     from llmlite.generate.stops import Stop
+    from llmlite.grammar import Grammar
     from llmlite.model import Model
     from llmlite.sampling import LogitsProcessor, Option
 
 MAX_TOKENS = 256
 SAMPLER_OPTIONS = frozenset(inspect.signature(Sampler).parameters)
 FORMS = ("grammar", "json_schema", "regex", "constraint")
+KEPT = 4  # grammars; each holds up to 48 MB of states and masks for a vocabulary
+_kept: dict[tuple[str, str], Grammar] = {}
+_lock = fork_safe(threading.Lock())
 
 
 class SamplerOptions(TypedDict, total=False):
@@ -155,11 +161,27 @@ def make_constraint(options: Mapping[str, Any], model: Model) -> Any:
 
 
 def form(name: str, value: Any) -> Any:
-    """Return the Grammar of "grammar", "json_schema" or "regex"; see `make_constraint` for errors."""
-    from llmlite.grammar import Grammar
+    """Return the Grammar of "grammar", "json_schema" or "regex"; see `make_constraint` for errors.
 
+    The latest are kept with all that they found out, because the first text under a grammar costs more.
+    """
     if hasattr(value, "constrain"):
         return value
+    key = (name, repr(value))
+    with _lock:
+        found = _kept.pop(key, None)
+    if found is None:
+        found = _made(name, value)
+    with _lock:
+        _kept[key] = found
+        while len(_kept) > KEPT:
+            _kept.pop(next(iter(_kept)), None)  # the one that was asked for longest ago
+    return found
+
+
+def _made(name: str, value: Any) -> Grammar:
+    from llmlite.grammar import Grammar
+
     if name == "json_schema":
         if isinstance(value, str):
             try:

@@ -13,9 +13,10 @@ from llmlite.grammar.expressions import Expression, Rules
 from llmlite.grammar.matcher import Matcher
 from llmlite.grammar.tokens import TokenConstraint
 from llmlite.grammar.trie import TokenizerLike, TokenTrie
+from llmlite.system.locks import fork_safe
 
 _tries: weakref.WeakKeyDictionary[TokenizerLike, TokenTrie] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = fork_safe(threading.Lock())
 
 
 class Grammar:
@@ -72,7 +73,7 @@ class Grammar:
         self._rules = Rules(rules, root)
         self._automaton = Automaton(self._rules)
         self._matchers: weakref.WeakKeyDictionary[TokenTrie, Matcher] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())  # texts of several threads may have one grammar
 
     def constrain(self, tokenizer: TokenizerLike) -> TokenConstraint:
         """Return a constraint for one text. Results for a vocabulary are kept for the next text."""

@@ -13,6 +13,7 @@ import pytest
 
 import llmlite as ll
 from llmlite.errors import GrammarError, SamplingError
+from llmlite.generate import options
 from llmlite.grammar import Constraint, Grammar
 from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer
@@ -399,6 +400,19 @@ def test_a_dead_end_is_an_error_with_its_place() -> None:
     constraint.accept(1)
     with pytest.raises(GrammarError, match="byte 2, after 'aa': a dead end: the grammar demands 'z'"):
         constraint.mask()
+
+
+def test_the_latest_grammars_of_the_options_are_kept_and_no_more() -> None:
+    schemas = [{"enum": [str(i), i]} for i in range(options.KEPT + 1)]
+    first = options.form("json_schema", schemas[0])
+    assert options.form("json_schema", dict(schemas[0])) is first
+    assert options.form("regex", "a+") is not options.form("grammar", 'root ::= "a"+')
+    for schema in schemas[1:]:
+        options.form("json_schema", schema)
+    assert options.form("json_schema", schemas[0]) is not first and len(options._kept) == options.KEPT
+    for _ in range(2):  # nothing is kept of what is malformed
+        with pytest.raises(GrammarError):
+            options.form("regex", "a(")
 
 
 def test_what_is_kept_is_bounded_and_constraints_survive_its_loss(

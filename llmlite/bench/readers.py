@@ -13,9 +13,6 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.bench.process import BackendError, WorkerProcess
 from llmlite.description.architectures import ARCHITECTURES
 
-# llama.cpp recognizes DeepSeek-V2-Lite by its number of layers, so a file with fewer would be unfair to it
-NOT_SMALL = frozenset(("deepseek2",))
-
 
 class Reader:
     """A backend in its process, which is restarted after a file made it crash.
@@ -64,7 +61,7 @@ def shapes() -> dict[str, str]:
     """Return, for each architecture of decoders, the name of a shape that `llmlite.synth` knows."""
     found: dict[str, str] = {}
     for name, shape in synth.SHAPES.items():
-        if ARCHITECTURES[shape.architecture].causal and shape.architecture not in NOT_SMALL:
+        if ARCHITECTURES[shape.architecture].causal:
             found.setdefault(shape.architecture, name)
     return found
 

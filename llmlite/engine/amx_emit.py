@@ -120,7 +120,7 @@ class _Block:
         b, of = self.b, self.of
         self.tiles.configure(of["config"])
         self.n_groups = b.lshr(b.add(of["n_blocks"], I64(7)), I64(3))
-        # A row's last group may have fewer than eight blocks: so many lanes have one group less.
+        # A row's last group may have fewer than eight blocks; the lanes after those have one group less.
         self.whole_lanes = b.sub(of["n_blocks"], b.shl(b.sub(self.n_groups, I64(1)), I64(3)))
         self.d_stride = b.lshr(of["width"], I64(3))
         self.s_stride = b.lshr(of["width"], I64({32: 3, 16: 2}[self.sub]))

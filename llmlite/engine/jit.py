@@ -138,7 +138,8 @@ def prepare(kernels: Iterable[Kernel], progress: NamedProgress | None = None) ->
 def _tell(shown: terminal.ProgressLine, done: int, total: int, name: str) -> None:
     kept = "once" if _cache_folder() else "for this process: there is no folder to keep them"
     now = f": {done}/{total} {name}" if shown.is_live else ""
-    shown.show(f"compiling {total} kernels for this CPU, {kept}{now}")
+    kernels = "kernel" if total == 1 else "kernels"
+    shown.show(f"compiling {total} {kernels} for this CPU, {kept}{now}")
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ class PlannedExecutor:
         self._watch = Watch((*outer, *(tensor.blocks for tensor in _matrices(weights))))
         # Record a plan now, so that an unsupported model fails here, and all its kernels are compiled at
         # once.
-        kinds = ((1, 1), (PREFILL_TOKENS, 1)) if config.causal else ((SCORING_TOKENS, SCORING_TOKENS),)
+        few = (FEW_TOKENS, FEW_TOKENS)
+        kinds = ((1, 1), few, (PREFILL_TOKENS, 1)) if config.causal else ((SCORING_TOKENS, SCORING_TOKENS),)
         kv = KV_NAMES[np.dtype(kv_dtype)]
         recorded = {kind: self._recorded(*kind, kv) for kind in kinds}
         prepare([k for recorder, _ in recorded.values() for k in kernels_of(recorder.ops)], progress)

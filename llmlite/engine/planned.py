@@ -81,8 +81,7 @@ class PlannedExecutor:
         self._words: weakref.WeakKeyDictionary[KVCache, np.ndarray] = weakref.WeakKeyDictionary()
         outer = (tensor.blocks for tensor in weights.outer.values() if hasattr(tensor, "blocks"))
         self._watch = Watch((*outer, *(tensor.blocks for tensor in _matrices(weights))))
-        # Record a plan now, so that an unsupported model fails here, and all its kernels are compiled at
-        # once.
+        # Record the plans now, so that an unsupported model fails here, and all kernels are compiled at once.
         few = (FEW_TOKENS, FEW_TOKENS)
         kinds = ((1, 1), few, (PREFILL_TOKENS, 1)) if config.causal else ((SCORING_TOKENS, SCORING_TOKENS),)
         kv = KV_NAMES[np.dtype(kv_dtype)]

@@ -6,7 +6,10 @@ import time
 
 
 class Progress:
-    """A tqdm bar that shows the current activity and the remaining time; each call advances it."""
+    """A tqdm bar that shows the current activity and the remaining time; each call advances it.
+
+    It ends full. After an exception it ends where it was: a notebook keeps it, in red.
+    """
 
     def __init__(self, total: int, shown: bool) -> None:
         from tqdm.auto import tqdm  # a widget in a notebook, text in a terminal
@@ -15,12 +18,13 @@ class Progress:
         self._bar = tqdm(
             total=total, disable=not shown, desc="compare", leave=False, delay=1, bar_format=form
         )
+        self._in_page = hasattr(self._bar, "container")
         self._end = 0.0
 
     def expect(self, steps: int, seconds: float) -> None:
         """Set the number of remaining steps and the time for them."""
         self._end = time.monotonic() + seconds
-        self._bar.total = self._bar.n + steps
+        self._set_total(self._bar.n + steps)
 
     def __enter__(self) -> Progress:
         return self
@@ -32,9 +36,19 @@ class Progress:
             self._bar.set_postfix_str(f"about {left:.0f} s left", refresh=False)
         self._bar.update()
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.total = self._bar.n  # an entry may have left early
-        # a saved notebook keeps the bar; a terminal doesn't
-        self._bar.leave = hasattr(self._bar, "container")
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._set_total(self._bar.n)  # an entry may have left early
+            self._bar.set_postfix_str("", refresh=False)
+            self._bar.leave = self._in_page  # a saved notebook keeps the bar; a terminal doesn't
+        elif self._in_page:
+            self._set_total(max(self._bar.total, self._bar.n + 1))  # what isn't full is closed in red
+            self._bar.set_description("stopped", refresh=False)
         self._bar.refresh()
         self._bar.close()
+
+    def _set_total(self, steps: int) -> None:
+        self._bar.total = steps
+        if self._in_page:
+            _, drawn, _ = self._bar.container.children
+            drawn.max = steps  # tqdm leaves the widget's own end where it was

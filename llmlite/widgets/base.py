@@ -19,19 +19,23 @@ HEADING_WIDTH = "7.5em"
 STATIC = '<details class="llmlite-static"><summary>{summary}</summary>{body}</details>'
 
 # A projector shows 1280 x 720: a widget is never higher than this. Its controls and words stay in sight while
-# the view between them scrolls.
+# the view between them scrolls; a shadow above the words says that there is more below.
 HIGHEST = 560  # pixels
+# A picture is scaled down to what controls and words leave of that height. They grow with the type.
+PICTURE = f"max(240px, calc({HIGHEST}px - 17 * var(--jp-widgets-font-size, 13px)))"
 BUSY = "llmlite-busy"  # the class of a widget that computes
 PATIENCE = 0.3  # seconds until it says so: most answers come sooner
 STYLE = f"""<style>
 .llmlite-explorer {{ max-height: {HIGHEST}px; overflow: auto; }}
 .llmlite-explorer > * {{ flex-shrink: 0; }}
-.llmlite-explorer > .llmlite-controls {{ position: sticky; top: 0; z-index: 2; overflow: visible;
+.llmlite-explorer > .llmlite-controls {{ position: sticky; top: 0; z-index: 4; overflow: visible;
   background: var(--jp-layout-color0, Canvas); }}
-.llmlite-explorer > .llmlite-words {{ position: sticky; bottom: 0; z-index: 2;
+.llmlite-explorer > .llmlite-words {{ position: sticky; bottom: 0; z-index: 2; order: 2;
+  background: var(--jp-layout-color0, Canvas); box-shadow: 0 -7px 6px -6px var(--jp-ui-font-color2, GrayText); }}
+.llmlite-explorer::after {{ content: ""; order: 1; flex: none; height: 8px; position: relative; z-index: 3;
   background: var(--jp-layout-color0, Canvas); }}
 .llmlite-explorer [role=status] {{ max-height: 4.2em; overflow-y: auto; margin: .2em 0 0; line-height: 1.4; }}
-.llmlite-explorer svg {{ max-height: 340px; }}
+.llmlite-explorer svg {{ max-height: {PICTURE}; }}
 .llmlite-explorer .widget-toggle-buttons {{ display: flex; flex-flow: row nowrap; align-items: baseline;
   margin-right: 1.2em; }}
 .llmlite-explorer .widget-toggle-buttons > .widget-label {{ flex: none; text-align: right;

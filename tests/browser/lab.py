@@ -29,6 +29,37 @@ NOISE = ("favicon", "Failed to load resource", "WebSocket", "workspaces", "Resiz
 NOISE += ("widget model not found",)  # a saved page without its kernel: what the static views are for
 
 
+# For each widget of the page: what of it nobody can see, however they scroll. Drawings clip within themselves.
+CUT = """widgets => widgets.flatMap((widget, number) => {
+  const said = [], say = text => said.push(`widget ${number}: ${text}`);
+  for (const each of [widget, ...widget.querySelectorAll("*")]) {
+    if (each.closest("svg, .noUi-target") || !each.clientHeight) continue;
+    const look = getComputedStyle(each), name = `${each.tagName.toLowerCase()}.${[...each.classList].join(".")}`;
+    const below = each.scrollHeight - each.clientHeight, right = each.scrollWidth - each.clientWidth;
+    const text = each.textContent.trim().slice(0, 40);
+    if (below > 1 && /hidden|clip/.test(look.overflowY)) say(`${below} pixels of ${name} are cut: ${text}`);
+    if (right > 1 && /hidden|clip/.test(look.overflowX)) say(`${right} pixels beside ${name} are cut: ${text}`);
+  }
+  const words = widget.querySelector(":scope > .llmlite-words"), view = words && words.previousElementSibling;
+  if (!view) return said;
+  const held = each => {  // by a part that scrolls or clips for itself
+    for (let box = each.parentElement; box !== widget; box = box.parentElement)
+      if (getComputedStyle(box).overflowY !== "visible") return true;
+    return false;
+  };
+  const rects = () => [view, ...view.querySelectorAll("*")].filter(each => !each.closest("svg *") && !held(each))
+    .map(each => each.getBoundingClientRect()).filter(rect => rect.height && rect.width);
+  widget.scrollTop = widget.scrollHeight;
+  const hidden = Math.max(...rects().map(rect => rect.bottom)) - words.getBoundingClientRect().top;
+  if (hidden > 1) say(`${Math.round(hidden)} pixels stay under its words`);
+  widget.scrollTop = 0;
+  const controls = widget.querySelector(":scope > .llmlite-controls");
+  const above = controls.getBoundingClientRect().bottom - Math.min(...rects().map(rect => rect.top));
+  if (above > 1 && view !== controls) say(`${Math.round(above)} pixels stay under its controls`);
+  return said;
+})"""
+
+
 @dataclass(frozen=True)
 class Server:
     """A running JupyterLab: its port and token."""
@@ -137,6 +168,11 @@ def explorer(page: Page, number: int = 0) -> Locator:
     found = page.locator(".llmlite-explorer").nth(number)
     found.scroll_into_view_if_needed(timeout=60_000)
     return found
+
+
+def cut(page: Page) -> list[str]:
+    """Return what of the page's widgets can't be seen even by scrolling; empty if all is well."""
+    return page.locator(".llmlite-explorer").evaluate_all(CUT)
 
 
 def words(found: Locator) -> Locator:

@@ -4,7 +4,8 @@
 
 Needs playwright (pip) and a Chromium. For each lesson: all cells run, no error in the cells or in the page's
 console, `lesson_NN.operate` moves each widget and asserts what changed on the page, no widget is higher than
-a projector shows, and the static views stay when the kernel is gone. The rest is for eyes.
+a projector shows or hides a part of itself, and the static views stay when the kernel is gone. The rest is
+for eyes. LLMLITE_LARGE=1 does the same in large type.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.browser.lab import (
     ROOT,
     THEMES,
     Errors,
+    cut,
     jupyterlab,
     open_notebook,
     picture,
@@ -67,6 +69,7 @@ def visit(browser: Any, server: Any, notebook: Path, out: Path) -> float:
         picture(page, out / "top.png")
         moves(notebook.stem.partition("_")[0]).operate(page, out)
         too_high = [height for height in heights(page) if height > HIGHEST]
+        hidden = cut(page)
         without_a_kernel(page, out / "no-kernel.png")
     except Exception:
         page.screenshot(path=out / "failed.png")
@@ -75,6 +78,7 @@ def visit(browser: Any, server: Any, notebook: Path, out: Path) -> float:
         page.close()
     assert not errors.found, f"{notebook.stem}: the console says {errors.found}"
     assert not too_high, f"{notebook.stem}: widgets of {too_high} pixels; a projector shows {HIGHEST}"
+    assert not hidden, f"{notebook.stem}: nobody can see {hidden}"
     return time.monotonic() - begin
 
 
@@ -96,7 +100,9 @@ def main() -> int:
             folder.mkdir()
             for lesson in lessons:
                 shutil.copy(lesson, folder)
-            browser = playwright.chromium.launch(executable_path=options.browser, args=FLAGS)
+            browser = playwright.chromium.launch(
+                executable_path=options.browser, args=FLAGS, ignore_default_args=["--hide-scrollbars"]
+            )
             with jupyterlab(folder, theme) as server:
                 for lesson in lessons:
                     try:

@@ -14,7 +14,7 @@ from llmlite.tokenizers import as_ids
 
 @dataclass(frozen=True)
 class Attention:
-    """What every head of every layer looked at.
+    """The attention of every head of every layer.
 
     Args:
         ids: the tokens read, T of them. texts: the same as a reader sees them.

@@ -1,4 +1,4 @@
-"""What the cache of keys and values saves, and what it costs."""
+"""The cache of keys and values: the work it saves and the memory it takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KNOWN = ("llama-3.2-1b", "tinyllama-1.1b", "smollm2-135m", "qwen2.5-0.5b")
 
 @dataclass(frozen=True)
 class CacheShape:
-    """What decides a cache's size. head_size: numbers in a key, as the model's file says."""
+    """The numbers that decide a cache's size. head_size: numbers in a key, as the model's file says."""
 
     n_layer: int
     n_head: int
@@ -44,7 +44,7 @@ def known_shapes() -> dict[str, CacheShape]:
 
 
 def head_size(shape: Any) -> int:
-    """Return the length of a key: said by a ModelConfig, n_embd / n_head for a Shape."""
+    """Return how many numbers a key has: a ModelConfig says it; for a Shape it is n_embd / n_head."""
     return int(getattr(shape, "head_size", 0) or shape.n_embd // shape.n_head)
 
 
@@ -86,7 +86,7 @@ class Filling:
 
 
 def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
-    """Run the model over a prompt and return what its cache then holds.
+    """Run the model over a prompt and return the keys that its cache then holds.
 
     Raises:
         As `Model.trace`; UnsupportedError: no layer of the model keeps keys.
@@ -103,9 +103,9 @@ def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
 
 
 def seconds_for_one_more(model: Model, n_before: int, *, cached: bool, repeats: int = 3) -> float:
-    """Return the seconds that one more token takes after `n_before` others, the fastest of some tries.
+    """Return the seconds that one more token takes after `n_before` others: the fastest of a few tries.
 
-    cached: whether their keys and values are kept, or read anew with it.
+    cached: whether their keys and values are kept; if not, the whole text is read again.
     """
     ids = [(7 * i) % model.config.n_vocab for i in range(n_before + 1)]
     cache = KVCache(model.config, len(ids), model.cache.dtype.type, chunk=len(ids))
@@ -121,7 +121,7 @@ def seconds_for_one_more(model: Model, n_before: int, *, cached: bool, repeats: 
 
 
 def logits_step_by_step(model: Model, ids: Sequence[int], *, cached: bool) -> tuple[np.ndarray, int]:
-    """Feed a text token by token, with the cache or as if there were none.
+    """Feed a text token by token, with the cache or without one.
 
     Returns:
         The logits after each token, float32 (T, n_vocab), and how many tokens went through the model.

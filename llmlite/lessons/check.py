@@ -1,6 +1,8 @@
-"""Check a learner's answer: one line that says right, or what kind of wrong. Never the expected value.
+"""Check a learner's answer: one line says that it is right, or in which way it is wrong.
 
-A check never raises: "run all cells" goes to the end of a lesson whose exercises are still open.
+The line never has the expected value.
+
+A check never raises, so "run all cells" reaches the end of a lesson whose exercises are still open.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ NEAR = 0.02  # an answer this close, relative, was probably rounded on the way
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found; prints as one line.
+    """The result of a check; prints as one line.
 
     Args:
-        name: of what is checked. right: the answer is the expected one. reason: why not; "" if it is right.
+        name: of the answer. right: the answer is the expected one. reason: why not; "" if it is right.
         exercise: its number, whose hints help; "" if it has none. hint: shown if there is no exercise.
     """
 
@@ -55,8 +57,8 @@ def check(
     """Print whether an answer is right, and keep it in the progress file.
 
     Args:
-        name: what is checked. got: the answer, or a function of no argument that gives it: what it raises is
-            reported. expected: a number, text, bool, array, sequence or mapping of these.
+        name: of the answer. got: the answer, or a function without arguments that returns it; an exception
+            is reported. expected: a number, text, bool, array, sequence or mapping of these.
         hint: in a lesson's source, one hint or several, the vaguest first. tools/lessons.py moves them to
             lessons.json and writes the exercise's number in their place.
         exercise: its number.
@@ -94,7 +96,7 @@ def verdict(
 
 
 def _is_open(got: Any) -> bool:
-    """Return whether an answer is still the stub: None or `...`, also all through a tuple, list or dict."""
+    """Return whether an answer is still the stub: None or `...`, or a tuple, list or dict of nothing else."""
     if got is None or got is ... or got is NotImplemented:
         return True
     if isinstance(got, np.ndarray) and got.dtype == object:
@@ -125,7 +127,7 @@ def _failure(error: Exception) -> str:
 
 
 def difference(got: Any, expected: Any, rtol: float) -> str:
-    """Return what kind of wrong an answer is, or "". The expected value is never said."""
+    """Return in which way an answer is wrong, or "". The text never contains the expected value."""
     if isinstance(expected, (bool, np.bool_)):
         if not isinstance(got, (bool, np.bool_)):
             return f"True or False is needed, yours is {_kind(got)}"
@@ -149,7 +151,7 @@ def _is_ragged(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """Return what a value is, in words."""
+    """Describe a value in words."""
     if isinstance(value, (bool, np.bool_)):
         return "True or False"
     if isinstance(value, (int, float, complex, np.number)):

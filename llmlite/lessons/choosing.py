@@ -1,4 +1,4 @@
-"""Choosing the next token, looked at step by step: who is cut by which step, and how sure the rest is.
+"""The choice of the next token, step by step: which step cuts which tokens, and how even the rest is.
 
 The steps are those of `llmlite.sampling`; nothing here chooses by rules of its own.
 """
@@ -15,14 +15,14 @@ from llmlite.sampling import Option, Sampler, TopK
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one step of the chain keeps, and what it takes away.
+    """The tokens that one step of the chain keeps, and those that it cuts.
 
     Attributes:
         name: of the step, with its setting: "top-k 40". off: the setting lets everything through.
         ids: int64 (N,) tokens still in the running, the likeliest first.
         probabilities: float64 (N,), they sum to 1.
-        cut: int64 (M,) tokens that this step took away, the likeliest first.
-        cut_share: how much probability those had before it.
+        cut: int64 (M,) tokens that this step removed, the likeliest first.
+        cut_share: the probability that they had together before the step.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Stage:
 
     @property
     def entropy(self) -> float:
-        """How open the choice is, in bits; see `entropy`."""
+        """The entropy of the choice, in bits; see the function."""
         return entropy(self.probabilities)
 
 
 def stages(sampler: Sampler, logits: np.ndarray) -> list[Stage]:
-    """Return what each step of a sampler's chain leaves, beginning with all tokens; draws nothing.
+    """Return the tokens that each step of a sampler's chain leaves, beginning with all; draw none.
 
     Args:
         logits: float (V,).
@@ -69,7 +69,7 @@ def stages(sampler: Sampler, logits: np.ndarray) -> list[Stage]:
 
 
 def probabilities(sampler: Sampler, logits: np.ndarray) -> np.ndarray:
-    """Return what a sampler's chain gives every token, float64 (V,): 0 for those that are cut."""
+    """Return each token's probability after a sampler's chain, float64 (V,): 0 for those that are cut."""
     steps = stages(sampler, logits)
     everyone = np.zeros(len(logits))
     everyone[steps[-1].ids] = steps[-1].probabilities
@@ -77,19 +77,19 @@ def probabilities(sampler: Sampler, logits: np.ndarray) -> np.ndarray:
 
 
 def cut_by(found: list[Stage]) -> dict[int, str]:
-    """Return for each token that is out of the running the name of the step that took it away."""
+    """Return token -> name of the step that removed it, for all tokens that were cut."""
     return {int(token): stage.name for stage in found for token in stage.cut}
 
 
 def entropy(probabilities: np.ndarray) -> float:
-    """How open a choice is, in bits: -Σ p log2 p. 0 for a sure one, b for an even one among 2**b."""
+    """Return the entropy of a choice in bits, -Σ p log2 p: 0 if it is certain, b if it is even among 2**b."""
     p = np.asarray(probabilities, dtype=np.float64)
     p = p[p > 0]
     return float(-(p * np.log2(p)).sum()) + 0.0  # not -0.0
 
 
 def even_choice(probabilities: np.ndarray) -> float:
-    """Among how many tokens an even choice would be as open: 2 to the power of the entropy."""
+    """Return the number of tokens among which an even choice has the same entropy: 2 to its power."""
     return 2.0 ** entropy(probabilities)
 
 

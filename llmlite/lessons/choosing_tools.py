@@ -1,4 +1,4 @@
-"""The article's claims beside what was measured, for the lesson on which tool to choose."""
+"""The article's claims beside their measurements, for the lesson on which tool to choose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def predicted(found: Claims, key: str) -> tuple[tuple[str, ...], Callable[[], st
 
 
 def rows(found: Claims, keys: Iterable[str] = ()) -> list[tuple[str, str, str]]:
-    """Return (key, claim, verdict) of each claim; of all for none."""
+    """Return (key, claim, verdict) of each claim; of all claims if no key is given."""
     chosen = set(keys)
     return [(each.key, each.claim, each.verdict) for each in found if not chosen or each.key in chosen]
 

@@ -33,7 +33,7 @@ class Question:
     other: int
 
     def prompt(self, erased: int | None = None) -> str:
-        """Return what the model is asked: the tale, without one sentence, and the question."""
+        """Return the prompt: the tale, without one sentence, and the question."""
         tale = " ".join(s for i, s in enumerate(self.sentences) if i != erased)
         return f"{tale}\n\n{self.question}"
 
@@ -54,7 +54,7 @@ def questions() -> list[Question]:
 
 
 def ask(model: Model, question: Question, erased: int | None = None) -> str:
-    """Return the model's answer, always its likeliest, to a question about a tale without one sentence."""
+    """Return the model's likeliest answer to a question about a tale without one sentence."""
     answer = model.chat(question.prompt(erased), max_tokens=MAX_TOKENS, temperature=0)
     return str(answer).strip()
 

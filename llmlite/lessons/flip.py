@@ -1,6 +1,6 @@
-"""Flip one bit of a model's weights and see what becomes of what it writes.
+"""Flip one bit of a model's weights and see how its text changes.
 
-Nothing is copied but the one tensor, and nothing is written to the file.
+Only that tensor is copied, and nothing is written to the file.
 
     flips = FlipLab(ll.load("tales:Q4_0"))
     print(flips.flip("blk.0.ffn_down.weight", block=0, bit=14))
@@ -50,7 +50,7 @@ FLOATS = {"float16": (5, 10), "bfloat16": (8, 7), "float32": (8, 23)}
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """What one changed bit did.
+    """The effect of one changed bit.
 
     Attributes:
         tensor, block, bit: which; bit 0 is the lowest bit of the block's first byte. meaning: in words.
@@ -147,10 +147,11 @@ def meaning(block: Block, bit: int) -> str:
 
 
 class FlipLab:
-    """A model as it is, to hold against copies of it with one bit changed.
+    """A model, to compare with copies of it that have one bit changed.
 
-    Divergences are measured on the eager executor with exact keys and values, so that a difference is the
-    bit's and not another order of additions. Tales are written by the usual executor, which is faster.
+    Divergences are measured on the eager executor with exact keys and values, so that a difference comes
+    from the bit and not from another order of additions. Tales are written by the usual executor, which is
+    faster.
 
     Attributes:
         model: the unchanged one. tale: what it writes after the prompt. ids: prompt and tale as tokens.
@@ -178,7 +179,7 @@ class FlipLab:
         return self._kl(self._with(name, block, bit))
 
     def flip(self, name: str = TENSOR, block: int = 0, bit: int = 0) -> Flip:
-        """Flip one bit, and return everything that came of it. Raises as `kl`."""
+        """Flip one bit and return all its effects. Raises as `kl`."""
         tensor = self.model.gguf.tensors[name]
         model = self._with(name, block, bit)
         before, after = tensor.block(block), model.gguf.tensors[name].block(block)

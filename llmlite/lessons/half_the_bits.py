@@ -34,7 +34,7 @@ OTHERS = {"torch-f32": ("F32", 4), "torch-bf16": ("BF16", 2)}  # what it holds, 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A tale as one rung of the ladder tells it, taking the likeliest token each time.
+    """A tale told at one rung of the ladder, with the likeliest token each time.
 
     Attributes:
         type: of all matrices. n_bytes: of all tensors. ids, text: the tale, without the prompt.
@@ -56,12 +56,12 @@ class Told:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the shipped sample: what a backend was measured to do with every matrix in one type.
+    """One line of the shipped sample: the figures of a backend with every matrix in one type.
 
     Attributes:
         backend: "llmlite", "PyTorch float32" ... type: of the matrices as the backend holds them.
-        weight_bytes: of the tensors as it holds them. private_bytes: its process' own memory.
-        tokens_per_second: writing, the median over blocks. tale: what it wrote; "" where not kept.
+        weight_bytes: of the tensors as it holds them. private_bytes: its process's own memory.
+        tokens_per_second: in decode, the median over blocks. tale: its text; "" if it wasn't kept.
     """
 
     backend: str

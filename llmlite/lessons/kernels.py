@@ -23,7 +23,7 @@ def arithmetic(type_name: str) -> str:
 
 
 def best_speed(step: RungStep) -> float:
-    """Return GB of weights per second in the fastest run: what a busy neighbour spoils least."""
+    """Return GB of weights per second in the fastest run, which a busy neighbour disturbs least."""
     return step.bytes / step.best_ns
 
 

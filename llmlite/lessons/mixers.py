@@ -95,7 +95,7 @@ def _drawn(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np
 
 
 def influence(model: Model, distances: Sequence[int], *, seed: int = 0) -> list[float]:
-    """Return how much the scores after a text change when the token so far back is another one.
+    """Return how much the scores after a text change if the token at each distance back is replaced.
 
     Args:
         distances: 0 is the last token itself.
@@ -151,7 +151,7 @@ def decode_microseconds(model: Model, depths: Sequence[int], *, repetitions: int
 
 @dataclass(frozen=True)
 class Memory:
-    """What a recurrent layer holds after a text.
+    """The memory of a recurrent layer after a text.
 
     Args:
         tail: float32 (taps - 1, width), the latest inputs of its convolution.

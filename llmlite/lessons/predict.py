@@ -40,7 +40,7 @@ def predict(
         answer, reveal = _kept(question)
     options = [str(choice) for choice in choices]
     if len(options) < 2 or len(set(options)) != len(options):
-        raise ValueError(f"a prediction needs two different choices or more, not {options}")
+        raise ValueError(f"a prediction needs at least two different choices, got {options}")
     if not callable(answer):
         _right(answer, options)
     if progress.somebody_clicks() and not _another_cell_waits():
@@ -67,7 +67,7 @@ def _right(answer: Any, options: Sequence[str]) -> list[str]:
 
 
 def _another_cell_waits() -> bool:
-    """Whether the next cell is in line already: Run All Cells."""
+    """Return whether the next cell is queued already, as after Run All Cells."""
     from IPython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)

@@ -1,7 +1,8 @@
-"""How far a learner is: a small JSON file beside the lessons, and what can be read off it.
+"""A learner's progress: a small JSON file beside the lessons, and the reports made from it.
 
 `check` and `predict` write it; nothing leaves the machine. A teacher who is given the files reads them with
-`llmlite lab --summary FOLDER`. The list of what there is to do, `lessons.json`, is made by tools/lessons.py.
+`llmlite lab --summary FOLDER`. The list of exercises and predictions, `lessons.json`, is made by
+tools/lessons.py.
 
     {"format": 1, "learner": "", "lessons": {"04": {
         "exercises": {"1": {"shares": {"right": true, "tries": 2, "kind": ""}}},
@@ -42,7 +43,7 @@ _running: dict[str, str] = {"lesson": ""}
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What a lesson has to do.
+    """The exercises and predictions of a lesson.
 
     Attributes:
         number: "04". title, file: of the notebook. minutes: as the lesson says.
@@ -94,7 +95,7 @@ def running() -> str:
 
 
 def somebody_clicks() -> bool:
-    """Whether this kernel belongs to a notebook that somebody has open: JupyterLab, VS Code or Colab.
+    """Return whether somebody has this kernel's notebook open, in JupyterLab, VS Code or Colab.
 
     `jupyter execute`, nbval and nbclient start kernels without any of these marks.
     """
@@ -121,7 +122,7 @@ def path() -> Path | None:
 
 
 def load(file: Path) -> LearnerProgress:
-    """Return what a progress file says.
+    """Return the content of a progress file.
 
     Raises:
         OSError: it can't be read. LlmliteError: it isn't a progress file.
@@ -220,7 +221,7 @@ def record_prediction(question: str, choice: str, answer: str, right: bool | Non
 
 
 def sign(name: str) -> None:
-    """Write a name into the progress file, for a teacher who collects them. Without it there is none."""
+    """Write a name into the progress file, for a teacher who collects the files. By default it has none."""
     _changing(lambda progress: setattr(progress, "learner", str(name)[:80]))
 
 
@@ -250,7 +251,7 @@ def catalog() -> dict[str, Lesson]:
 
 
 class Page:
-    """A piece of HTML with the same as text."""
+    """A piece of HTML, and the same as plain text."""
 
     def __init__(self, html: str, text: str) -> None:
         self._html, self._text = html, text
@@ -272,7 +273,7 @@ def here() -> LearnerProgress:
 
 
 def bar(progress: LearnerProgress | None = None) -> Page:
-    """Return how far a learner is, a bar for each lesson; by default of the file in this folder."""
+    """Return a learner's progress, a bar for each lesson; by default from the file in this folder."""
     progress = here() if progress is None else progress
     rows, lines = [], []
     for lesson in catalog().values():
@@ -291,7 +292,7 @@ def bar(progress: LearnerProgress | None = None) -> Page:
 
 
 def completion(progress: LearnerProgress | None = None) -> Page:
-    """Return the last page: what was done, what is open, and which predictions surprised."""
+    """Return the last page: exercises solved, exercises open, and predictions that went wrong."""
     progress = here() if progress is None else progress
     open_, surprises, n_right, n_made = [], [], 0, 0
     for lesson in catalog().values():
@@ -329,7 +330,10 @@ def _natural(name: str) -> tuple[int, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Missed:
-    """A question and how it was predicted. wrong of made; favourite: the wrong choice most often made."""
+    """A question whose prediction went wrong.
+
+    Attributes:
+        wrong, made: wrong predictions, all predictions. favourite: the wrong choice made most often."""
 
     lesson: str
     question: str
@@ -341,7 +345,7 @@ class Missed:
 def collect(folder: Path) -> tuple[dict[str, LearnerProgress], list[str]]:
     """Return the progress files under a folder by learner, and a line for each file that isn't one.
 
-    A learner is called as the file says; else as the folder or the file is called.
+    A learner's name is the one in the file. If it has none, the folder or the file gives the name.
     """
     found: dict[str, LearnerProgress] = {}
     problems = []

@@ -1,4 +1,4 @@
-"""Lessons on a real model: which one is here, and the same model with all its matrices in another type."""
+"""Real models for the lessons: the largest one here, and a model with all its matrices in another type."""
 
 from __future__ import annotations
 

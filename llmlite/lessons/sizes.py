@@ -25,7 +25,7 @@ UNPACKED = 4  # bytes of a weight as PyTorch's float32 holds it
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one backend was measured to do with one model.
+    """The figures of one backend with one model.
 
     Attributes:
         model: its name. n_weights: how many it has. backend, type: of BACKENDS; of the file.
@@ -56,7 +56,7 @@ class Sizes:
 
     Attributes:
         machine: where and when. quiet: False for a provisional take.
-        bytes_per_second: what its memory gives. rows: the smallest model first.
+        bytes_per_second: the bandwidth of its memory. rows: the smallest model first.
     """
 
     machine: str
@@ -126,7 +126,7 @@ def measured(found: Mapping[str, Comparison], bytes_per_second: float, *, quiet:
 
 
 def above_the_wall(sweep: Sizes) -> list[tuple[str, float, float, float, float]]:
-    """Return for each row: name, megabytes, milliseconds, what memory alone takes, how many times that."""
+    """Return for each row: name, megabytes, milliseconds, those of memory alone, how many times that."""
     made = []
     for row in sweep.rows:
         wall = row.step_bytes / sweep.bytes_per_second

@@ -1,4 +1,4 @@
-"""What every type costs and saves on the bundled model: the sweep, and the points it gave.
+"""The cost and the size of every type on the bundled model: the sweep, and its points.
 
 `tools/sweep_types.py` runs the sweep (minutes) and keeps it in data/types.json; the lessons draw that, and
 measure a point of it again with `measure`, the function that made it.
@@ -37,7 +37,7 @@ SCOPES = {"tensors": "every matrix in this type", "mix": "a file as llmlite quan
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One way to store the bundled model, and what came of it.
+    """One way to store the bundled model, with its size and its quality.
 
     Attributes:
         name: of the type or of the mix. family: one of FAMILIES. scope: a key of SCOPES.
@@ -117,7 +117,7 @@ def _rounded(values: dict[str, object]) -> dict[str, object]:
 
 
 class Bench:
-    """The float32 model and a text, ready to hold quantized copies against. Copies live in memory only.
+    """The float32 model and a text, to compare quantized copies with. Copies live in memory only.
 
     Args:
         model: by default the bundled one. Its matrices are what is quantized.
@@ -194,7 +194,7 @@ class Bench:
         return self._made[key]
 
     def rms(self, changed: Iterable[QuantTensor]) -> float:
-        """Return the RMS of the error of tensors over the RMS of the weights they stand for."""
+        """Return the RMS of the error of tensors, over the RMS of the original weights."""
         error = weights = 0.0
         for tensor in changed:
             exact = self.model.gguf.tensors[tensor.name].dequantize().astype(np.float64)

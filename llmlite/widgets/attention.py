@@ -38,7 +38,7 @@ class AttentionMap(TextExplorer):
     """
 
     static_summary = "All layers and heads as a picture (it needs no running kernel)"
-    kept = "The map is that of the one before."
+    kept = "The map still shows the previous text."
 
     def __init__(self, model: Model, text: str) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""What every widget shares: a static view that stays without a kernel, words, rows of controls."""
+"""The base of every widget: a static view that stays without a kernel, words, rows of controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ HEADING_WIDTH = "7.5em"
 STATIC = '<details class="llmlite-static"><summary>{summary}</summary>{body}</details>'
 
 # A projector shows 1280 x 720: a widget is never higher than this. Its controls and words stay in sight while
-# the view between them scrolls; a shadow above the words says that there is more below.
+# the view between them scrolls. A shadow above the words says that there is more below (browsers without
+# `animation-timeline` show only the scroll bar).
 HIGHEST = 560  # pixels
 # A picture is scaled down to what controls and words leave of that height. They grow with the type.
 PICTURE = f"max(240px, calc({HIGHEST}px - 17 * var(--jp-widgets-font-size, 13px)))"
@@ -28,12 +29,12 @@ PATIENCE = 0.3  # seconds until it says so: most answers come sooner
 STYLE = f"""<style>
 .llmlite-explorer {{ max-height: {HIGHEST}px; overflow: auto; }}
 .llmlite-explorer > * {{ flex-shrink: 0; }}
-.llmlite-explorer > .llmlite-controls {{ position: sticky; top: 0; z-index: 4; overflow: visible;
+.llmlite-explorer > .llmlite-controls {{ position: sticky; top: 0; z-index: 2; overflow: visible;
   background: var(--jp-layout-color0, Canvas); }}
-.llmlite-explorer > .llmlite-words {{ position: sticky; bottom: 0; z-index: 2; order: 2;
-  background: var(--jp-layout-color0, Canvas); box-shadow: 0 -7px 6px -6px var(--jp-ui-font-color2, GrayText); }}
-.llmlite-explorer::after {{ content: ""; order: 1; flex: none; height: 8px; position: relative; z-index: 3;
-  background: var(--jp-layout-color0, Canvas); }}
+.llmlite-explorer > .llmlite-words {{ position: sticky; bottom: 0; z-index: 2;
+  background: var(--jp-layout-color0, Canvas); animation: llmlite-more linear both;
+  animation-timeline: scroll(nearest); }}
+@keyframes llmlite-more {{ from, 98% {{ box-shadow: 0 -7px 6px -6px GrayText; }} to {{ box-shadow: none; }} }}
 .llmlite-explorer [role=status] {{ max-height: 4.2em; overflow-y: auto; margin: .2em 0 0; line-height: 1.4; }}
 .llmlite-explorer svg {{ max-height: {PICTURE}; }}
 .llmlite-explorer .widget-toggle-buttons {{ display: flex; flex-flow: row nowrap; align-items: baseline;
@@ -60,7 +61,7 @@ class Explorer(ipywidgets.VBox):
     not: JupyterLab takes the arrow keys for itself.)
 
     Attributes:
-        words: the line under the view that says what is shown; screen readers read each change.
+        words: the line under the view that describes it; screen readers read each change.
     """
 
     static_summary = "As a picture (it needs no running kernel)"
@@ -104,7 +105,7 @@ class Explorer(ipywidgets.VBox):
         self.words.value = STYLE + f'<p role="status" aria-live="polite">{escape(text)}</p>'
 
     def static_view(self) -> plots.Picture | plots.Table:
-        """Return what stays when no kernel runs."""
+        """Return the view that is shown when no kernel runs."""
         raise NotImplementedError(type(self).__name__)
 
     def static_bundle(self) -> dict[str, Any]:
@@ -121,12 +122,12 @@ class Explorer(ipywidgets.VBox):
 
 
 class TextExplorer(Explorer):
-    """An Explorer of what a model makes of a text, which the user may change.
+    """An Explorer of a model's work on a text, which the user may change.
 
     A subclass has a method `_read(text)`, and calls `self.reread_on(field)`.
     """
 
-    kept = "What is shown is that of the text before."
+    kept = "The previous text is still shown."
 
     def reread_on(self, field: ipywidgets.Text) -> None:
         """Read the field's text whenever it changes; if that fails, say so and keep what was shown."""
@@ -147,7 +148,7 @@ class TextExplorer(Explorer):
 
 
 def text_field(text: str, heading: str = "Text") -> ipywidgets.Text:
-    """Return a line to write in; what is written counts when Enter is pressed."""
+    """Return a line to write in. The text takes effect when Enter is pressed."""
     return ipywidgets.Text(
         value=text,
         description=heading,

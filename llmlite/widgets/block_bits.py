@@ -200,7 +200,7 @@ class BlockExplorer(Explorer):
 
 
 def _value(block: Block, name: str, place: int, width: int) -> str:
-    """Return what the shown part of a field spells: a float's value, or a byte."""
+    """Return the value of the shown part of a field: a float's, or a byte's."""
     field = block.fields[name]
     if width == 16 and field.dtype == "float16":
         return f"{float(np.ravel(field.value)[place]):.6g}"

@@ -30,7 +30,7 @@ class CacheGrid(TextExplorer):
     """
 
     static_summary = "The full cache as a picture (it needs no running kernel)"
-    kept = "The grid is that of the one before."
+    kept = "The grid still shows the previous text."
 
     def __init__(self, model: Model, text: str) -> None:
         self.model = model

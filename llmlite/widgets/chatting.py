@@ -45,7 +45,7 @@ def chat_panel(
 
     Args:
         question: is answered at once, before the panel is shown; the static view then holds it.
-        system: what the model is told before.
+        system: the system message, before the first question.
         n_top: how many of the likeliest tokens are shown for each token, at most 10.
         options: of `Model.stream`: max_tokens, temperature, seed …
 
@@ -249,7 +249,7 @@ class ChatPanel(Explorer):
 
     @property
     def tokens(self) -> Sequence[Token]:
-        """Of the last answer."""
+        """The tokens of the last answer."""
         return self.turns[-1].tokens if self.turns else ()
 
     def _choose(self) -> None:

@@ -34,16 +34,16 @@ def sampling_explorer(model: Model, prompt: str) -> SamplingExplorer:
 
 
 class SamplingExplorer(TextExplorer):
-    """Sliders for temperature, top-k, top-p and min-p; bars before and after; who was cut by which step.
+    """Sliders for temperature, top-k, top-p and min-p; bars before and after; which step cut which tokens.
 
     Attributes:
         logits: float32 (V,), of the prompt; sliders leave them as they are.
-        stages: what each step leaves, as `lessons.choosing.stages` gives it.
+        stages: the tokens that each step leaves, as `lessons.choosing.stages` returns them.
         counts: how often each token came up in the last draws; empty when the settings have changed.
     """
 
     static_summary = "Before and after the chain, as a picture (it needs no running kernel)"
-    kept = "The bars are those of the one before."
+    kept = "The bars still show the previous prompt."
 
     def __init__(self, model: Model, prompt: str) -> None:
         self.model = model

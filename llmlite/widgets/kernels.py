@@ -28,7 +28,7 @@ def roofline(*rooflines: Roofline) -> RooflineExplorer:
 
 
 class KernelLadder(Explorer):
-    """One product, four ways: a slider climbs, each rung says what changed and what it gained.
+    """One product, four ways: a slider climbs, and each rung says how it differs and what it gains.
 
     Attributes:
         picture: what is drawn now.
@@ -71,7 +71,7 @@ class KernelLadder(Explorer):
             gain, whole = speeds[-1] / speeds[-2], speeds[-1] / speeds[0]
             text += f", {gain:.2g} times the rung below, {whole:.3g} times the first"
         if self.ladder.roof:
-            text += f"; {speeds[-1] * 1e9 / self.ladder.roof.bytes_per_second:.0%} of what memory gives"
+            text += f"; {speeds[-1] * 1e9 / self.ladder.roof.bytes_per_second:.0%} of the speed of memory"
         return text + "."
 
 
@@ -168,7 +168,8 @@ class RooflineExplorer(Explorer):
         if p.nanoseconds < SHORT:
             text += " It is so short that starting it counts."
         if share > 1 and p.type and limit == "memory":
-            text += " More than memory gave: its weights came from a cache, or the machine was busy then."
+            text += " That is faster than memory: its weights came from a cache, or the machine was busy"
+            text += " when memory was measured."
         return text
 
 

@@ -1,4 +1,4 @@
-"""The logit lens: what the model would say after each layer, in a grid to click through."""
+"""The logit lens: the model's guess after each layer, in a grid to click through."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class LogitLens(TextExplorer):
     The two sliders choose a cell as a click does.
 
     Attributes:
-        lens: what is read, as `lessons.lens.lens` gives it. start: the first position shown.
+        lens: the readings, as `lessons.lens.lens` returns them. start: the first position shown.
         cells: the buttons by (stage, position).
     """
 
     static_summary = "The grid as a picture (it needs no running kernel)"
-    kept = "The grid is that of the one before."
+    kept = "The grid still shows the previous text."
 
     def __init__(self, model: Model, text: str) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""The panel of the first lesson: what this machine has, what is wrong, what to do."""
+"""The panel of the first lesson: the machine's parts, problems, and remedies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CELL = "text-align:left;vertical-align:top;padding:1px 1em 1px 0;white-space:nor
 
 
 class MachinePanel(Explorer):
-    """Every check with its verdict; a button to look again, a choice to see only what needs doing.
+    """Every check with its verdict; a button to look again, a choice to see only those with a remedy.
 
     Attributes:
         findings: of the last look. looks: how often it looked.
@@ -56,7 +56,7 @@ class MachinePanel(Explorer):
         )
 
     def static_view(self) -> plots.Table:
-        """Return what is checked and what to do, the same on every machine."""
+        """Return the checks and their remedies, the same on every machine."""
         rows = [[check.topic, check.needs, check.remedy or "-"] for check in checks.CHECKS]
         return plots.Table(
             heading="What is checked",
@@ -67,7 +67,7 @@ class MachinePanel(Explorer):
 
 
 def machine_panel() -> MachinePanel:
-    """Return the panel of what this machine has and lacks."""
+    """Return the panel of checks of this machine."""
     return MachinePanel()
 
 

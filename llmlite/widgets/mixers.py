@@ -78,7 +78,7 @@ class MixerMemory(Explorer):
         heads = "" if held.state is None else f"{held.state.size} numbers in {len(held.state)} heads, and "
         self.say(
             f"{n} tokens read: attention has {n} keys to look at; layer {self.layer.value} keeps {heads}"
-            f"a tail of {held.tail.size} numbers, as many as ever."
+            f"a tail of {held.tail.size} numbers, as many as after any text."
         )
 
     def static_view(self) -> plots.Picture:

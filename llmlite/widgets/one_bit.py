@@ -1,4 +1,4 @@
-"""One bit of a whole model: flip it, and read what the model writes then."""
+"""One bit of a whole model: flip it, and read the model's new text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WhichBit(Explorer):
     """A choice of bit and block; the model as it was beside the model with that one bit changed.
 
     Attributes:
-        result: what the chosen flip did.
+        result: the effect of the chosen flip.
     """
 
     static_summary = "As a table (it needs no running kernel)"

@@ -31,7 +31,7 @@ class TokenPath(TextExplorer):
     """
 
     static_summary = "The diagram as a picture (it needs no running kernel)"
-    kept = "The diagram is that of the one before."
+    kept = "The diagram still shows the previous text."
 
     def __init__(self, model: Model, text: str) -> None:
         self.model = model

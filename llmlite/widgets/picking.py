@@ -1,4 +1,4 @@
-"""Every type and mix on the bundled model: choose what counts, and see which to take."""
+"""Every type and mix on the bundled model: choose a cost and a budget, and see which type to take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def type_picker(points: Iterable[Point] | None = None) -> TypePicker:
 
 
 class TypePicker(Explorer):
-    """What to count as cost, which types to look at, how many bits there are to spend.
+    """A choice of cost, of types, and of a budget of bits.
 
     Attributes:
         points: those chosen. best: the cheapest of them within the budget, or None.

@@ -1,4 +1,4 @@
-"""Two texts held against each other: where the second parts from the first."""
+"""Two texts compared: the place where the second departs from the first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MARK = "background:rgba(213,94,0,.28);color:inherit;border-bottom:3px solid #D55
 
 
 def common_words(first: str, second: str) -> int:
-    """Return how many words two texts share before they part."""
+    """Return how many words two texts share before they differ."""
     return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first.split(), second.split()))))
 
 

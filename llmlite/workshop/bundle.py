@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class Plan:
-    """What a stick will hold.
+    """The content of a stick, before it is made.
 
     Attributes:
         folder: where it will be.
@@ -93,7 +93,7 @@ def plan(
     site: Path | None = None,
     say: Say = lambda text: None,
 ) -> Plan:
-    """Find out what the stick needs; fetch nothing but descriptions.
+    """Find the wheels that the stick needs; fetch only their descriptions.
 
     Args:
         folder: where the stick's content goes; absent, empty, or an older bundle.

@@ -46,7 +46,7 @@ FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a code holds.
+    """The fields of a code.
 
     Attributes:
         system: one of SYSTEMS.
@@ -112,7 +112,7 @@ def encode(summary: Summary) -> str:
 
 
 def decode(code: str) -> Summary:
-    """Return what a code holds.
+    """Return the summary that a code holds.
 
     Raises:
         LlmliteError: it isn't a code, a letter is wrong, or a newer llmlite made it; the text says which.

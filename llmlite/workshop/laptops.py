@@ -28,7 +28,7 @@ MACHINES = {"x86_64": "x86-64", "AMD64": "x86-64", "arm64": "arm64", "aarch64": 
 
 
 def summary(findings: Iterable[Finding]) -> Summary:
-    """Return what a code says about this machine: these findings, its memory, disk and threads."""
+    """Return the summary of this machine: these findings, its memory, disk and threads."""
     from llmlite.bench import environment
     from llmlite.engine import cpu
 
@@ -51,8 +51,8 @@ class Laptop:
     """A decoded code.
 
     Attributes:
-        name: what was written before the code, "" for nothing.
-        summary: what the code holds.
+        name: the text before the code; "" if there is none.
+        summary: the decoded fields.
     """
 
     name: str
@@ -116,7 +116,7 @@ def rows(laptops: Sequence[Laptop]) -> list[list[str]]:
 
 
 def conclusion(laptops: Sequence[Laptop], n_refused: int) -> str:
-    """Return what to prepare for, in a line or two."""
+    """Return the preparations that the codes suggest, in a line or two."""
     wrong = Counter(topic for laptop in laptops for topic in laptop.summary.wrong)
     n_wrong = sum(bool(laptop.summary.wrong) for laptop in laptops)
     text = f"{len(laptops)} decoded, {len(laptops) - n_wrong} ready, {n_wrong} with something wrong"

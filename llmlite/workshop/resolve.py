@@ -57,7 +57,7 @@ class Found:
 
 @dataclass(kw_only=True)
 class Resolution:
-    """What a target needs.
+    """The wheels of a target, and the gaps.
 
     Attributes:
         target: whose packages these are.
@@ -171,7 +171,7 @@ def _found(item: Mapping[str, Any]) -> Found:
 
 
 def _needs(result: Resolution, name: str, extras: Iterable[str]) -> list[tuple[Any, str]]:
-    """Return what a wheel requires on the target, with these of its extras."""
+    """Return the requirements of a wheel on the target, with these of its extras."""
     parse = _packaging("requirements").Requirement
     found = []
     for line in result.wheels[name].requires:
@@ -186,7 +186,7 @@ def _needs(result: Resolution, name: str, extras: Iterable[str]) -> list[tuple[A
 def _ask_pip(
     requirements: Iterable[str], target: Target, find_links: Path
 ) -> tuple[dict[str, Any] | None, str]:
-    """Return pip's report on what it would install, or None and what it said."""
+    """Return pip's report on what it would install; or None, and its messages."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [*pip("install"), "--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"]

@@ -94,7 +94,7 @@ class Target:
         return f"{self.system.name}-{self.python}"
 
     def pip_options(self) -> list[str]:
-        """Return what makes pip choose wheels for this target instead of the machine that it runs on."""
+        """Return the options that make pip choose wheels for this target instead of its own machine."""
         number = self.python.replace(".", "")
         options = ["--implementation", "cp", "--python-version", self.python, "--abi", f"cp{number}"]
         options += ["--abi", "abi3", "--abi", "none"]

@@ -29,16 +29,16 @@ NOISE = ("favicon", "Failed to load resource", "WebSocket", "workspaces", "Resiz
 NOISE += ("widget model not found",)  # a saved page without its kernel: what the static views are for
 
 
-# For each widget of the page: what of it nobody can see, however they scroll. Drawings clip within themselves.
+# For each widget of the page: the parts that nobody can see, however they scroll.
 CUT = """widgets => widgets.flatMap((widget, number) => {
   const said = [], say = text => said.push(`widget ${number}: ${text}`);
   for (const each of [widget, ...widget.querySelectorAll("*")]) {
     if (each.closest("svg, .noUi-target") || !each.clientHeight) continue;
-    const look = getComputedStyle(each), name = `${each.tagName.toLowerCase()}.${[...each.classList].join(".")}`;
+    const look = getComputedStyle(each), name = [each.tagName.toLowerCase(), ...each.classList].join(".");
     const below = each.scrollHeight - each.clientHeight, right = each.scrollWidth - each.clientWidth;
     const text = each.textContent.trim().slice(0, 40);
     if (below > 1 && /hidden|clip/.test(look.overflowY)) say(`${below} pixels of ${name} are cut: ${text}`);
-    if (right > 1 && /hidden|clip/.test(look.overflowX)) say(`${right} pixels beside ${name} are cut: ${text}`);
+    if (right > 1 && /hidden|clip/.test(look.overflowX)) say(`${right} pixels beside ${name}, cut: ${text}`);
   }
   const words = widget.querySelector(":scope > .llmlite-words"), view = words && words.previousElementSibling;
   if (!view) return said;
@@ -47,7 +47,8 @@ CUT = """widgets => widgets.flatMap((widget, number) => {
       if (getComputedStyle(box).overflowY !== "visible") return true;
     return false;
   };
-  const rects = () => [view, ...view.querySelectorAll("*")].filter(each => !each.closest("svg *") && !held(each))
+  const rects = () => [view, ...view.querySelectorAll("*")]
+    .filter(each => !each.closest("svg *") && !held(each))
     .map(each => each.getBoundingClientRect()).filter(rect => rect.height && rect.width);
   widget.scrollTop = widget.scrollHeight;
   const hidden = Math.max(...rects().map(rect => rect.bottom)) - words.getBoundingClientRect().top;

@@ -145,6 +145,26 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         visit(name, ())
 
 
+def test_a_picture_and_a_widget_have_the_name_of_their_lessons_topic() -> None:
+    shared = {"tokens", "large"}  # serve every topic
+    parts = {("attention", "erase"), ("blocks", "flip"), ("choosing", "lens")}  # a topic of two modules
+    topics = {path.stem for path in (PACKAGE / "lessons").glob("*.py")} - {"__init__"}
+    found = set()
+    for path in [*(PACKAGE / "plots").glob("*.py"), *(PACKAGE / "widgets").glob("*.py")]:
+        for module, _ in imports(path):
+            room, _, topic = module.removeprefix("llmlite.").partition(".")
+            if room == "lessons" and topic in topics - shared:
+                found.add((path.stem, topic))
+    assert {(own, topic) for own, topic in found if own != topic} == parts
+
+
+def test_no_module_hides_a_name_of_its_room() -> None:
+    """Importing llmlite.widgets.x sets the attribute x of llmlite.widgets: no widget may be called so."""
+    import llmlite.widgets
+
+    assert not set(dir(llmlite.widgets)) & {path.stem for path in (PACKAGE / "widgets").glob("*.py")}
+
+
 def third_party_after(statement: str) -> set[str]:
     """Return the top-level modules outside the standard library that a Python holds after the statement."""
     code = (

@@ -14,8 +14,7 @@ import pytest
 from llmlite import gguf, tokenizers
 from llmlite.tokenizers import PRE_TOKENIZERS
 from tests.support.charsmap_builder import charsmap
-from tests.tokenizers.test_tokenizers import random_texts
-from tests.tokenizers.test_tokenizers_unigram import FOLDED, gemma4, ugm
+from tests.support.vocabularies import FOLDED, gemma4, random_texts, ugm
 
 pytestmark = pytest.mark.conformance
 # llama.cpp approximates the published expressions of these: it cuts letters with combining marks otherwise.

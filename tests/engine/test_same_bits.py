@@ -15,8 +15,8 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
-from tests.engine.test_engine import quantized_activations, random_weights
-from tests.engine.test_simd import AVX2, AVX512, host_has
+from tests.support.machine import AVX2, AVX512, host_has
+from tests.support.planned import quantized_activations, random_weights
 
 FAST = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
 NAMES = {get(number).name: family for number, family in FAMILIES.items()}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -17,25 +15,7 @@ from llvmlite import ir  # noqa: E402
 from llmlite.engine import emit  # noqa: E402
 from llmlite.engine.cpu import Target, cgroup_quota, target, usable_threads  # noqa: E402
 from llmlite.errors import LlmliteError  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[2]
-X86 = platform.machine() in ("x86_64", "AMD64")
-AVX2 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt"
-AVX512 = f"{AVX2},+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512cd"
-
-
-def probe(name: str | None = None, features: str | None = None) -> dict:
-    """Run simd_probe.py for a CPU (the host without a name) and return what it reports."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    env |= {} if name is None else {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features or ""}
-    script = ROOT / "tests" / "support" / "simd_probe.py"
-    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def host_has(*features: str) -> bool:
-    return X86 and target().has(*features)
+from tests.support.machine import AVX2, AVX512, X86, host_has, probe  # noqa: E402
 
 
 def test_the_host_computes_what_numpy_does() -> None:

@@ -14,6 +14,7 @@ from llmlite.description.layers import Attention
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.recurrent import RecurrentMemory
 from llmlite.lessons.caching import cache_bytes, filling
+from tests.support.planned import assert_neighbours_change_nothing
 from tests.support.recurrent import CONVOLUTION, cache_of
 from tests.support.tiny_models import tiny_model
 
@@ -180,17 +181,7 @@ def test_a_step_that_fails_leaves_the_state_before_it(
 
 def test_neighbours_in_a_step_change_nothing(path: Path) -> None:
     model = ll.load(path, executor="planned")
-    texts = [IDS[:1], IDS[:37], IDS[:130], IDS[100:101], IDS[7:N_IDS]]
-
-    def caches() -> list[KVCache]:
-        return [KVCache(model.config, 512, np.float16) for _ in texts]
-
-    alone, together = caches(), caches()
-    for next_ids in (texts, [[3]] * len(texts), [[4, 5]] * len(texts)):
-        want = [model.executor(ids, cache, n_outputs=1) for ids, cache in zip(next_ids, alone)]
-        got = model.executor.batch([(ids, cache, 1) for ids, cache in zip(next_ids, together)])
-        for each, other in zip(got, want):
-            np.testing.assert_array_equal(each, other)
+    assert_neighbours_change_nothing(model, [IDS[:1], IDS[:37], IDS[:130], IDS[100:101], IDS[7:N_IDS]])
 
 
 def test_a_states_memory_is_the_same_for_any_context(path: Path) -> None:

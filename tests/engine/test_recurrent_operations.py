@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,57 @@ from llmlite.engine.recording import Buffer
 from tests.support.recurrent import CONVOLUTION, cache_of
 
 
-def planned_convolution(x: np.ndarray, taps: np.ndarray, bias: Any, cuts: list[int], n_threads: int) -> Any:
-    """The kernel over x in steps as long as `cuts`, and the tail that it leaves."""
-    cache = cache_of(CONVOLUTION)
+def planned(
+    mixer: Any, build: Callable[..., Buffer], inputs: tuple[np.ndarray, ...], cuts: list[int], n_threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run the kernel that `build(recorder, *buffers)` records, in steps of the lengths `cuts`.
+
+    Returns:
+        Its results, float32 (T, width), and the tail and the state that it leaves.
+    """
+    cache, rows, at = cache_of(mixer), [], 0
     recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    source = Buffer(64, n_rows=256)
-    plan = Plan(recorder, recorder.convolve(source, taps, bias, 0), keep_all=True)
-    plan_input, rows, at = source, [], 0
+    sources = [Buffer(each.shape[1], n_rows=256) for each in inputs]
+    plan = Plan(recorder, build(recorder, *sources), keep_all=True)
     for n in cuts:
         words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        plan._describe([Piece([0] * n, at, words.ctypes.data, 0)], [])
-        plan.array(plan_input)[:] = x[at : at + n]
-        rows.append(plan.run([Piece([0] * n, at, words.ctypes.data, 0)]).copy())
+        piece = Piece([0] * n, at, words.ctypes.data, 0)
+        plan._describe([piece], [])
+        for source, values in zip(sources, inputs):
+            plan.array(source)[:] = values[at : at + n]
+        rows.append(plan.run([piece]).copy())
         cache.extend([0] * n)
         at += n
-    return np.concatenate(rows), cache[0].tail(cache.recurrent.turn).copy()
+    turn = cache.recurrent.turn
+    return np.concatenate(rows), cache[0].tail(turn).copy(), cache[0].state(turn).copy()
+
+
+def planned_convolution(x: np.ndarray, taps: np.ndarray, bias: Any, cuts: list[int], n_threads: int) -> Any:
+    return planned(CONVOLUTION, lambda ops, x: ops.convolve(x, taps, bias, 0), (x,), cuts, n_threads)[:2]
+
+
+def planned_scan(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
+    vectors = inputs[2:]
+    out, _, state = planned(
+        MAMBA2, lambda ops, x, dt: ops.scan(x, dt, *vectors, 0, MAMBA2), inputs[:2], cuts, n_threads
+    )
+    return out, state
+
+
+def planned_columns(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
+    vectors = inputs[3:]
+    out, _, state = planned(
+        MAMBA, lambda ops, *rows: ops.scan_columns(*rows, *vectors, 0, MAMBA), inputs[:3], cuts, n_threads
+    )
+    return out, state
+
+
+def planned_delta(spec: DeltaNet, cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
+    vectors = inputs[4:]
+    out, _, state = planned(
+        spec, lambda ops, *rows: ops.delta_rule(*rows, *vectors, 0, spec), inputs[:4], cuts, n_threads
+    )
+    return out, state
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -86,23 +123,6 @@ def exact_scan(x: np.ndarray, dt: np.ndarray, a: np.ndarray, d: np.ndarray, bias
     return out.reshape(len(x), -1)
 
 
-def planned_scan(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
-    x, dt, *vectors = inputs
-    cache, rows, at = cache_of(MAMBA2), [], 0
-    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    sources = Buffer(x.shape[1], n_rows=256), Buffer(4, n_rows=256)
-    plan = Plan(recorder, recorder.scan(*sources, *vectors, 0, MAMBA2), keep_all=True)
-    for n in cuts:
-        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        piece = Piece([0] * n, at, words.ctypes.data, 0)
-        plan._describe([piece], [])
-        plan.array(sources[0])[:], plan.array(sources[1])[:] = x[at : at + n], dt[at : at + n]
-        rows.append(plan.run([piece]).copy())
-        cache.extend([0] * n)
-        at += n
-    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
-
-
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_any_cut_of_a_scan_gives_the_same_bits(n_threads: int) -> None:
     inputs = scan_inputs(60)
@@ -150,23 +170,6 @@ def exact_columns(x: np.ndarray, dt: np.ndarray, db: np.ndarray, a: np.ndarray, 
     return out
 
 
-def planned_columns(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
-    cache, rows, at = cache_of(MAMBA), [], 0
-    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    sources = [Buffer(each.shape[1], n_rows=256) for each in inputs[:3]]
-    plan = Plan(recorder, recorder.scan_columns(*sources, *inputs[3:], 0, MAMBA), keep_all=True)
-    for n in cuts:
-        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        piece = Piece([0] * n, at, words.ctypes.data, 0)
-        plan._describe([piece], [])
-        for source, values in zip(sources, inputs):
-            plan.array(source)[:] = values[at : at + n]
-        rows.append(plan.run([piece]).copy())
-        cache.extend([0] * n)
-        at += n
-    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
-
-
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_any_cut_of_a_scan_of_columns_gives_the_same_bits(n_threads: int) -> None:
     inputs = column_inputs(40)
@@ -206,23 +209,6 @@ def exact_delta(spec: DeltaNet, *inputs: np.ndarray) -> np.ndarray:
         changes = np.linalg.solve(np.eye(n) + earlier, strength * v)  # I + a triangle: one after the other
         out[:, head] = (q @ k.T * kept) @ changes / np.sqrt(32)
     return out.reshape(n, -1)
-
-
-def planned_delta(spec: DeltaNet, cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
-    cache, rows, at = cache_of(spec), [], 0
-    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    sources = [Buffer(each.shape[1], n_rows=256) for each in inputs[:4]]
-    plan = Plan(recorder, recorder.delta_rule(*sources, *inputs[4:], 0, spec), keep_all=True)
-    for n in cuts:
-        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        piece = Piece([0] * n, at, words.ctypes.data, 0)
-        plan._describe([piece], [])
-        for source, values in zip(sources, inputs):
-            plan.array(source)[:] = values[at : at + n]
-        rows.append(plan.run([piece]).copy())
-        cache.extend([0] * n)
-        at += n
-    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
 
 
 @pytest.mark.parametrize("tiled", [False, True])

@@ -14,6 +14,7 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.planned import KV_NAMES, layer_words
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.recording import Buffer
+from llmlite.model import Model
 from llmlite.quants.tensor import QuantTensor
 from tests.support.tiny_models import tiny_model
 
@@ -91,3 +92,17 @@ def weights_of(type_name: str = "F32", **options: Any) -> tuple[Weights, ModelCo
 
 def ids_of(config: ModelConfig, n: int) -> list[int]:
     return np.random.default_rng(n).integers(0, config.n_vocab, n).tolist()
+
+
+def assert_neighbours_change_nothing(model: Model, texts: list[list[int]]) -> None:
+    """Run the texts in one step, then steps of one and of two tokens more, each also alone: the same bits."""
+
+    def caches() -> list[KVCache]:
+        return [KVCache(model.config, 512, np.float16) for _ in texts]
+
+    alone, together = caches(), caches()
+    for next_ids in (texts, [[3]] * len(texts), [[4, 5]] * len(texts)):
+        want = [model.executor(ids, cache, n_outputs=1) for ids, cache in zip(next_ids, alone)]
+        got = model.executor.batch([(ids, cache, 1) for ids, cache in zip(next_ids, together)])
+        for each, other in zip(got, want):
+            np.testing.assert_array_equal(each, other)

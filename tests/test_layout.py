@@ -91,7 +91,7 @@ def _imports(path: Path) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
-    package = ["llmlite", *path.relative_to(PACKAGE).parts[:-1]]
+    package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(tree):
         if id(node) in ignored:
             continue
@@ -143,6 +143,37 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_a_picture_and_a_widget_have_the_name_of_their_lessons_topic() -> None:
+    shared = {"tokens", "large"}  # serve every topic
+    parts = {("attention", "erase"), ("blocks", "flip"), ("choosing", "lens")}  # a topic of two modules
+    topics = {path.stem for path in (PACKAGE / "lessons").glob("*.py")} - {"__init__"}
+    found = set()
+    for path in [*(PACKAGE / "plots").glob("*.py"), *(PACKAGE / "widgets").glob("*.py")]:
+        for module, _ in imports(path):
+            room, _, topic = module.removeprefix("llmlite.").partition(".")
+            if room == "lessons" and topic in topics - shared:
+                found.add((path.stem, topic))
+    assert {(own, topic) for own, topic in found if own != topic} == parts
+
+
+def test_no_module_hides_a_name_of_its_room() -> None:
+    """Importing llmlite.widgets.x sets the attribute x of llmlite.widgets: no widget may be called so."""
+    import llmlite.widgets
+
+    assert not set(dir(llmlite.widgets)) & {path.stem for path in (PACKAGE / "widgets").glob("*.py")}
+
+
+def test_what_tests_share_is_in_support() -> None:
+    """A test file that another one imports would be collected twice, or run for its helpers alone."""
+    importing = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for module, line in imports(path)
+        if module.startswith("tests.") and module.rpartition(".")[2].startswith("test_")
+    ]
+    assert not importing, "move it to tests/support: " + "; ".join(importing)
 
 
 def third_party_after(statement: str) -> set[str]:

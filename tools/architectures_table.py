@@ -24,17 +24,16 @@ sys.path.insert(0, str(ROOT))  # the tiny models are the tests'
 import llmlite as ll  # noqa: E402
 from llmlite.description.architectures import ARCHITECTURES, Architecture  # noqa: E402
 from llmlite.huggingface import convert_folder  # noqa: E402
-from tests.conformance.architecture_models import (  # noqa: E402
-    ENCODERS,
-    MODELS,
+from tests.conformance.architecture_models import ENCODERS, MODELS  # noqa: E402
+from tests.support.llama_cpp import run_llama_cpp  # noqa: E402
+from tests.support.transformers_models import (  # noqa: E402
     TinyModel,
+    byte_level_tokenizer,
     logits_of,
     prompt,
     save,
     states_of,
 )
-from tests.conformance.test_huggingface_transformers import byte_level_tokenizer  # noqa: E402
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp  # noqa: E402
 
 TARGET = ROOT / "docs" / "architectures.md"
 HEAD = """\

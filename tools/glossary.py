@@ -18,7 +18,7 @@ import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.lessons import METADATA, NOTEBOOKS, copy_name, load, sources
+from tools.lesson_sources import METADATA, NOTEBOOKS, copy_name, load, sources
 from tools.words import GLOSSARY, anchor, explained
 
 PAGE = NOTEBOOKS / GLOSSARY

@@ -29,12 +29,10 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import json
 import os
 import re
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,107 +43,39 @@ from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.calls import LessonError, asked, numbered
+from tools.calls import LessonError
+from tools.lesson_index import (
+    CATALOG,
+    COMPLETION,
+    INDEX,
+    catalog,
+    cells_of,
+    completion,
+    index,
+    stale_index,
+)
+from tools.lesson_sources import (
+    IMPORT,
+    METADATA,
+    NOTEBOOKS,
+    ROOT,
+    SOLUTION,
+    about,
+    copy_name,
+    load,
+    sources,
+    tags,
+)
 from tools.words import explained, link_first_uses
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = ROOT / "notebooks"
-SOURCES = NOTEBOOKS / "source"
 INSTRUCTOR = NOTEBOOKS / "instructor"
 CELL_SECONDS = 120
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SOLUTION = re.compile(r"^(?P<indent> *)# solution: (?P<hint>.*)$")
 STUB = re.compile(r"^(?P<indent> *)# stub: ?(?P<code>.*)$")
 END = re.compile(r"^ *# end$")
-TITLE = re.compile(r"^# (?P<title>.+)$", re.M)
-MINUTES = re.compile(r"^\*About (?P<minutes>\d+) minutes\.", re.M)
-OBJECTIVES = re.compile(r"^\*\*Afterwards you can\*\*$(?P<list>.*?)(?=^$(?!\n- )|\Z)", re.M | re.S)
-EXERCISE = re.compile(r"\*\*Exercise (?P<number>\d+)\.\*\*")
-IMPORT = "import llmlite as ll"
 FOLD = "<details>\n<summary>The answer (predict first, then open)</summary>\n\n{text}\n\n</details>"
 CHECKS = "# run this cell: it checks exercise {exercise}"
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_][\w, ]*?) = ")
-METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python", "file_extension": ".py"},
-}
-
-
-def tags(cell: Any) -> list[str]:
-    return cell.metadata.get("tags", [])
-
-
-def copy_name(source: Path) -> str:
-    """Return the name of a lesson's copies, without ending: "NUMBER_name", as the source is called."""
-    return source.stem
-
-
-def sources(names: list[str] | None = None) -> list[Path]:
-    """Return the sources whose copies' names begin with one of `names`, in order; all for none.
-
-    Raises:
-        LessonError: a name fits no source.
-    """
-    found = sorted(SOURCES.glob("*_*.py"), key=copy_name)
-    for name in names or ():
-        if not any(copy_name(path).startswith(name) for path in found):
-            raise LessonError(f"no lesson {name!r}; there are: {', '.join(map(copy_name, found))}")
-    return [path for path in found if not names or copy_name(path).startswith(tuple(names))]
-
-
-def load(source: Path) -> Any:
-    """Return a source as a notebook without outputs, cell ids counted."""
-    notebook = jupytext.read(source, fmt="py:percent")
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"{copy_name(source).partition('_')[0]}-{number:03d}"
-    notebook.metadata = nbformat.from_dict(METADATA)
-    notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
-    _number_exercises(notebook)
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and "ll.lessons.predict(" in cell.source:
-            cell.source, told = asked(cell.source)
-            cell.metadata["llmlite"] = {"predictions": told}
-    return notebook
-
-
-# --- hints and predictions --------------------------------------------------------------------
-
-
-def _number_exercises(notebook: Any) -> None:
-    """Note in each exercise and each check its number, as the text before it says, and move hints there."""
-    number, last, about_exercise = "", "", None
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for found in EXERCISE.finditer(cell.source):
-                number = found["number"]
-        elif "exercise" in tags(cell):
-            if number == last:
-                raise LessonError(f"no '**Exercise N.**' in the text before this exercise:\n{cell.source}")
-            last = number
-            plain = [m["hint"] for line in cell.source.split("\n") if (m := SOLUTION.match(line))]
-            cell.metadata["llmlite"] = {"exercise": number, "hints": plain}
-            about_exercise = cell.metadata["llmlite"]  # the notebook keeps a copy: what is changed below
-        elif "check" in tags(cell):
-            cell.source, given = numbered(cell.source, number)
-            if about_exercise is not None:  # the solution's own line stays the last
-                about_exercise["hints"] = list(dict.fromkeys([*given, *about_exercise["hints"]]))
-
-
-def catalog(chosen: list[Path]) -> str:
-    """Return lessons.json: of each lesson its title, its exercises with hints, predictions with answers."""
-    lessons = {}
-    for source in chosen:
-        said, exercises, predictions = about(source), {}, {}
-        for cell in load(source).cells:
-            found = cell.metadata.get("llmlite", {})
-            if "exercise" in found:
-                exercises[found["exercise"]] = found["hints"]
-            predictions |= found.get("predictions", {})
-        lessons[said.number] = {
-            "title": said.title, "file": f"{said.name}.ipynb", "minutes": said.minutes,
-            "exercises": exercises, "predictions": predictions,
-        }  # fmt: skip
-    return json.dumps(lessons, indent=1, ensure_ascii=False) + "\n"
 
 
 # --- exercises --------------------------------------------------------------------------------
@@ -307,148 +237,13 @@ def stale(source: Path) -> list[str]:
             problems.append(f"{path.relative_to(ROOT)}: missing")
             continue
         found = nbformat.read(path, as_version=4)
-        if _text(found) != _text(expected) or (folder == NOTEBOOKS and any(map(_outputs, found.cells))):
+        if cells_of(found) != cells_of(expected) or (folder == NOTEBOOKS and any(map(_outputs, found.cells))):
             problems.append(f"{path.relative_to(ROOT)}: differs from {source.relative_to(ROOT)}")
     return problems
 
 
 def _outputs(cell: Any) -> bool:
     return bool(cell.get("outputs"))
-
-
-def _text(notebook: Any) -> list[tuple[str, str, list[str]]]:
-    return [(cell.cell_type, cell.source, tags(cell)) for cell in notebook.cells]
-
-
-# --- the index --------------------------------------------------------------------------------
-
-INDEX = "index.ipynb"
-CATALOG = "lessons.json"
-WELCOME = """# Lessons
-
-*{n} lessons, about {time} in all. They build on each other: start with the first.*
-
-A language model, taken apart. You look into its file, its weights, its attention and its memory; you write
-small parts of the machine yourself, and you measure it, on this computer. You need Python and what a matrix
-is; nothing of language models. No network, no account.
-
-Click a title to open the lesson. Run its cells from the top, each with Shift and Enter. Each open lesson
-keeps a Python running, which holds memory: when you leave a lesson, choose *Close and Shut Down Notebook* in
-the menu *File*.
-
-Where it says *Predict first*, click before you run on: the answer is drawn after the click. An exercise has
-hints, one at a time: `ll.lessons.hint(1)`. What you solve and predict is kept in `llmlite-progress.json` in
-this folder, and goes nowhere. Run the cell below to see how far you are; at the end open
-[the last page](completion.ipynb). The words that the lessons explain are in the [glossary](glossary.ipynb).
-
-Everything that moves works by keyboard, too: Tab moves on, the space bar presses or ticks, the arrow keys
-move a slider. (Notebook 7 takes the arrow keys for itself: there it is Page Up and Page Down.)"""
-SHOW = IMPORT + "\n\nll.lessons.progress.bar()"
-COMPLETION = "completion.ipynb"
-FAREWELL = """# The last page
-
-Run the cell below. It shows what you solved, what is open, and which predictions did not come true: these are
-worth a second look."""
-END_SHOW = IMPORT + "\n\nll.lessons.progress.completion()"
-HAND_IN = """Does a teacher collect results? Write your name into the file, if you like, and hand in
-`llmlite-progress.json`:
-
-```python
-ll.lessons.progress.sign("your name")
-```"""
-LESSON = """## [{number} · {title}]({file})
-
-*{minutes} minutes.* Afterwards you can
-
-{objectives}"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """What a lesson says of itself. name: its file's, without the ending. objectives: Markdown, one each."""
-
-    name: str
-    title: str
-    minutes: int
-    objectives: tuple[str, ...]
-
-    @property
-    def number(self) -> str:
-        return self.name.partition("_")[0]
-
-
-def about(source: Path) -> About:
-    """Return what the first cell of a source says: title, minutes, objectives.
-
-    Raises:
-        LessonError: naming what isn't there.
-    """
-    text = load(source).cells[0].source
-    found = {"# Title": TITLE.search(text), "*About N minutes. ...*": MINUTES.search(text)}
-    found["**Afterwards you can** and a list"] = listed = OBJECTIVES.search(text)
-    missing = [wanted for wanted, match in found.items() if not match]
-    items = re.split(r"^- ", listed["list"], flags=re.M)[1:] if listed else []
-    if missing or not items:
-        raise LessonError(f"{source.name}: its first cell has no {' and no '.join(missing) or 'objective'}")
-    return About(
-        name=copy_name(source),
-        title=TITLE.search(text)["title"],
-        minutes=int(MINUTES.search(text)["minutes"]),
-        objectives=tuple(" ".join(item.split()) for item in items),
-    )
-
-
-def index(lessons: list[About]) -> Any:
-    """Return a notebook of links to all lessons, each with its minutes and objectives."""
-    minutes = sum(lesson.minutes for lesson in lessons)
-    texts = [WELCOME.format(n=len(lessons), time=_duration(minutes))]
-    for lesson in lessons:
-        texts.append(
-            LESSON.format(
-                number=lesson.number,
-                title=lesson.title,
-                file=f"{lesson.name}.ipynb",
-                minutes=lesson.minutes,
-                objectives="\n".join(f"- {objective}" for objective in lesson.objectives),
-            )
-        )
-    notebook = nbformat.v4.new_notebook(metadata=nbformat.from_dict(METADATA))
-    notebook.cells = [nbformat.v4.new_markdown_cell(text, id=f"index-{i:02}") for i, text in enumerate(texts)]
-    notebook.cells.insert(1, nbformat.v4.new_code_cell(SHOW, id="index-progress"))
-    return notebook
-
-
-def completion() -> Any:
-    """Return the notebook of the last page."""
-    notebook = nbformat.v4.new_notebook(metadata=nbformat.from_dict(METADATA))
-    notebook.cells = [
-        nbformat.v4.new_markdown_cell(FAREWELL, id="completion-0"),
-        nbformat.v4.new_code_cell(END_SHOW, id="completion-1"),
-        nbformat.v4.new_markdown_cell(HAND_IN, id="completion-2"),
-    ]
-    return notebook
-
-
-def _duration(minutes: int) -> str:
-    hours, rest = divmod(minutes, 60)
-    words = [f"{hours} hour{'s' if hours > 1 else ''}"] * (hours > 0) + [f"{rest} minutes"] * (rest > 0)
-    return " and ".join(words)
-
-
-def stale_index() -> list[str]:
-    """Return which of index, last page and list of exercises don't fit the sources."""
-    problems = []
-    for name, wanted in {
-        INDEX: index([about(source) for source in sources()]),
-        COMPLETION: completion(),
-    }.items():
-        path = NOTEBOOKS / name
-        if not path.is_file() or _text(nbformat.read(path, as_version=4)) != _text(wanted):
-            problems.append(f"{path.relative_to(ROOT)}: differs from the sources")
-    path = NOTEBOOKS / CATALOG
-    if not path.is_file() or path.read_text(encoding="utf-8") != catalog(sources()):
-        problems.append(f"{path.relative_to(ROOT)}: differs from the sources")
-    return problems
 
 
 def main() -> int:

@@ -27,19 +27,10 @@ from pygments.formatters import HtmlFormatter
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import glossary
-from tools.lessons import (
-    COMPLETION,
-    INDEX,
-    INSTRUCTOR,
-    NOTEBOOKS,
-    About,
-    LessonError,
-    about,
-    completion,
-    index,
-    sources,
-    tags,
-)
+from tools.calls import LessonError
+from tools.lesson_index import COMPLETION, INDEX, completion, index
+from tools.lesson_sources import NOTEBOOKS, About, about, sources, tags
+from tools.lessons import INSTRUCTOR
 
 STYLE = "style.css"
 LINK = re.compile(r'href="(?P<name>[^":#]+)\.ipynb(?P<place>#[^"]*)?"')

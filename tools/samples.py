@@ -32,7 +32,7 @@ from llmlite.bench.roofline import Roofline  # noqa: E402
 from llmlite.bench.samples import Comparison  # noqa: E402
 from llmlite.bench.taking import Run, Sample, Taking  # noqa: E402
 from llmlite.errors import LlmliteError  # noqa: E402
-from llmlite.lessons import half_the_bits, sizes  # noqa: E402
+from llmlite.lessons import fewer_bits, sizes  # noqa: E402
 from llmlite.system import files  # noqa: E402
 from tools import checksums  # noqa: E402
 
@@ -117,7 +117,7 @@ def _write_json(made: Any, path: Path) -> None:
 
 
 def _write_bits(found: Mapping[str, Any], path: Path) -> None:
-    _write_json(half_the_bits.measured(found["tales"], half_the_bits.Ladder()), path)
+    _write_json(fewer_bits.measured(found["tales"], fewer_bits.Ladder()), path)
 
 
 def _bits(path: Path) -> list[Figure]:

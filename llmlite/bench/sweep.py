@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -294,18 +294,12 @@ def run(
     if not waiting:
         return 0, []
     try:
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import as_completed
     except ImportError:
         raise LlmliteError("sweep needs Dask: pip install 'llmlite-kit[dask]'") from None
-    cluster = None
     finished, failed = 0, []
     try:
-        if not scheduler:
-            cluster = LocalCluster(
-                n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
-            )
-        client = Client(cluster or scheduler, timeout="10s")
-        try:
+        with _client(scheduler, n_workers) as client:
             futures = {
                 client.submit(run_task, t.kind, dict(t.values), key=f"llmlite-{t.id}", pure=False): t
                 for t in waiting
@@ -321,20 +315,35 @@ def run(
                     raise ConnectionError(f"{future.status} before it was done")
                 else:
                     failed.append(f"{task.kind} {_shown(task)}: {future.exception()}")
-        finally:
-            with suppress(Exception):
-                client.close(timeout=5)
     except (OSError, TimeoutError, RuntimeError) as error:
         where = scheduler or "the cluster on this machine"
         raise LlmliteError(
             f"{where} can't be reached or went away ({error or type(error).__name__}); {finished} of "
             f"{len(waiting)} tasks are done and kept in {folder}; the same command does the rest"
         ) from error
-    finally:
-        if cluster is not None:
-            with suppress(Exception):
-                cluster.close(timeout=5)
     return finished, failed
+
+
+@contextmanager
+def _client(scheduler: str, n_workers: int) -> Iterator[Any]:
+    """Connect to the scheduler, or to a cluster on this machine; within the block only."""
+    from distributed import Client, LocalCluster
+
+    with ExitStack() as stack:
+        cluster = None
+        if not scheduler:
+            cluster = LocalCluster(
+                n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
+            )
+            stack.callback(_close, cluster)
+        client = Client(cluster or scheduler, timeout="10s")
+        stack.callback(_close, client)
+        yield client
+
+
+def _close(connection: Any) -> None:
+    with suppress(Exception):
+        connection.close(timeout=5)
 
 
 def _shown(task: Task) -> str:

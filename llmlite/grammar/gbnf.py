@@ -21,6 +21,7 @@ from llmlite.grammar.expressions import (
     normalized,
     sequence,
 )
+from llmlite.grammar.scanner import Scanner
 
 ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
@@ -42,10 +43,9 @@ def parse(text: str) -> dict[str, Expression]:
     return _Parser(text).rules()
 
 
-class _Parser:
+class _Parser(Scanner):
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.place = 0
+        super().__init__(text)
         self.depth = 0
 
     def rules(self) -> dict[str, Expression]:
@@ -218,14 +218,6 @@ class _Parser:
                 self.place += 1
             else:
                 return
-
-    def peek(self) -> str:
-        return self.text[self.place : self.place + 1]
-
-    def take(self, wanted: str) -> bool:
-        found = self.text.startswith(wanted, self.place)
-        self.place += len(wanted) if found else 0
-        return found
 
     def fail(self, expected: str, got: str = "") -> str:
         line = self.text.count("\n", 0, self.place) + 1

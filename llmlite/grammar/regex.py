@@ -28,6 +28,7 @@ from llmlite.grammar.expressions import (
     normalized,
     sequence,
 )
+from llmlite.grammar.scanner import Scanner
 
 DIGITS = chars("09")
 WORDS = chars("az", "AZ", "09", "_")
@@ -103,10 +104,9 @@ def _holds_anchor(expression: Expression) -> bool:
     return False
 
 
-class _Parser:
+class _Parser(Scanner):
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.place = 0
+        super().__init__(text)
         self.depth = 0
 
     def branches(self) -> list[list[Expression]]:
@@ -269,14 +269,6 @@ class _Parser:
         if self.take("b"):
             return "\b"
         return self.escaped(self.place - 1)
-
-    def peek(self) -> str:
-        return self.text[self.place : self.place + 1]
-
-    def take(self, wanted: str) -> bool:
-        found = self.text.startswith(wanted, self.place)
-        self.place += len(wanted) if found else 0
-        return found
 
     def fail(self, expected: str, got: str = "") -> None:
         got = got or (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmlite.bench.report import short
-from llmlite.lessons.byte_map import ByteMap
+from llmlite.lessons.file_layout import ByteMap
 from llmlite.plots.base import CYCLE, FONT, Picture, Table, figure, names_down, number_at, theme_named, title
 
 

@@ -7,28 +7,28 @@ TYPE_CHECKING = False  # type checkers take the name for true; spares importing 
 if TYPE_CHECKING:
     from llmlite.widgets.attention import attention_map, erase_sentence
     from llmlite.widgets.base import Explorer
-    from llmlite.widgets.block_bits import block_explorer
+    from llmlite.widgets.blocks import block_explorer
     from llmlite.widgets.caching import cache_grid
     from llmlite.widgets.chatting import ChatPanel, chat_panel
     from llmlite.widgets.choosing import sampling_explorer
     from llmlite.widgets.dashboard import ComparisonDashboard, compare_dashboard
     from llmlite.widgets.fewer_bits import half_the_bits
     from llmlite.widgets.file_layout import byte_map
+    from llmlite.widgets.flip import which_bit
     from llmlite.widgets.kernels import kernel_ladder, roofline
     from llmlite.widgets.large import large_type
     from llmlite.widgets.lens import logit_lens
     from llmlite.widgets.machine import machine_panel
     from llmlite.widgets.memory import memory_timeline
     from llmlite.widgets.mixers import mixer_memory
-    from llmlite.widgets.one_bit import which_bit
     from llmlite.widgets.one_token import token_path
-    from llmlite.widgets.picking import type_picker
     from llmlite.widgets.training import loss_curve
+    from llmlite.widgets.type_sweep import type_picker
 
 _NAMES = {
     "Explorer": "base",
     "cache_grid": "caching",
-    "block_explorer": "block_bits",
+    "block_explorer": "blocks",
     "attention_map": "attention",
     "erase_sentence": "attention",
     "byte_map": "file_layout",
@@ -44,8 +44,8 @@ _NAMES = {
     "kernel_ladder": "kernels",
     "roofline": "kernels",
     "half_the_bits": "fewer_bits",
-    "type_picker": "picking",
-    "which_bit": "one_bit",
+    "type_picker": "type_sweep",
+    "which_bit": "flip",
     "token_path": "one_token",
     "loss_curve": "training",
     "mixer_memory": "mixers",

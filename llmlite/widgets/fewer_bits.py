@@ -7,8 +7,8 @@ from html import escape
 import ipywidgets
 
 from llmlite import plots
-from llmlite.lessons import half_the_bits as rungs
-from llmlite.lessons.half_the_bits import LADDER, Ladder, Row, Sample, Told
+from llmlite.lessons import fewer_bits as rungs
+from llmlite.lessons.fewer_bits import LADDER, Ladder, Row, Sample, Told
 from llmlite.plots import COLOURS
 from llmlite.quants import by_name
 from llmlite.widgets.base import Explorer
@@ -27,7 +27,7 @@ def half_the_bits() -> HalfTheBits:
 
 
 class HalfTheBits(Explorer):
-    """A slider over the rungs of `llmlite.lessons.half_the_bits.LADDER`; bars and tales for the chosen one.
+    """A slider over the rungs of `llmlite.lessons.fewer_bits.LADDER`; bars and tales for the chosen one.
 
     Tales, bytes and speeds of the upper, blue bars are computed here and now. The lower, orange bars are
     of the shipped sample, in which llmlite and PyTorch were measured beside each other. No card holds both.

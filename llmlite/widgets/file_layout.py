@@ -8,7 +8,7 @@ from html import escape
 import ipywidgets
 
 from llmlite import gguf, plots
-from llmlite.lessons.byte_map import ByteMap
+from llmlite.lessons.file_layout import ByteMap
 from llmlite.resources import model_path
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, View, buttons, row
 

@@ -36,9 +36,9 @@ import llmlite as ll
 # them.) Nothing is computed here yet: llmlite ships these results. The first line names the machine they are from.
 
 # %%
-from llmlite.lessons import half_the_bits
+from llmlite.lessons import fewer_bits
 
-shipped = half_the_bits.sample()
+shipped = fewer_bits.sample()
 told = [shipped.llmlite(name) for name in ("F16", "Q8_0", "Q4_K")]
 print(shipped.machine)
 for row in told:

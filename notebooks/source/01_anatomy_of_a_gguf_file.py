@@ -63,7 +63,7 @@ ll.lessons.predict(
 )
 
 # %%
-from llmlite.lessons.byte_map import ByteMap
+from llmlite.lessons.file_layout import ByteMap
 
 ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import llmlite as ll
-from llmlite.bench import agreement, backends, checking, compare, questions, worker
+from llmlite.bench import agreement, backends, checking, compare
 from llmlite.bench.inputs import open_models
 from llmlite.bench.options import Options
-from llmlite.bench.process import BackendError, BackendTimeoutError, WorkerProcess
+from llmlite.bench.process import BackendError, WorkerProcess
 from llmlite.bench.samples import Comparison
 from llmlite.cli import main
 
@@ -32,181 +28,9 @@ SMALL = Options(
 )
 
 
-class Counting:
-    """A backend that always answers the next number; its logits are rows of zeros."""
-
-    def start(self) -> None: ...
-
-    def load(self, path: str, n_ctx: int, n_threads: int) -> None:
-        if path == "missing":
-            raise FileNotFoundError(path)
-
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        return np.zeros((len(ids), 4), np.float32)
-
-    def prefill(self, ids: Sequence[int]) -> int:
-        return ids[-1] + 1
-
-    def step(self, token: int) -> int:
-        return token + 1
-
-    def about(self) -> dict[str, Any]:
-        return {"n_threads": 1, "type_k": "f32"}
-
-
-@pytest.fixture
-def counting() -> worker.Worker:
-    made = worker.Worker("counting")
-    made.backend = Counting()
-    return made
-
-
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     return compare.run(SMALL, progress=False)
-
-
-# --- the worker -------------------------------------------------------------------------------
-
-
-def test_decoding_reads_the_prompt_then_makes_one_token_per_step(counting: worker.Worker) -> None:
-    answer = counting.answer({"do": "decode", "ids": [1, 2, 3], "n_gen": 5, "repetitions": 2})
-    assert answer["ok"] and answer["ids"] == [4, 5, 6, 7, 8]
-    assert len(answer["samples_ns"]) == 2 and len(answer["steps_ns"]) == 5
-    assert sum(answer["steps_ns"]) == answer["samples_ns"][-1]
-
-
-def test_decoding_without_ids_goes_on_behind_the_last_step(counting: worker.Worker) -> None:
-    counting.answer({"do": "decode", "ids": [1, 2, 3], "n_gen": 2})
-    answer = counting.answer({"do": "decode", "ids": [], "n_gen": 3})
-    assert answer["ok"] and answer["ids"] == [6, 7, 8]
-
-
-def test_a_failing_backend_answers_with_its_error_and_goes_on(counting: worker.Worker) -> None:
-    failed = counting.answer({"do": "load", "model": "missing", "n_ctx": 8, "n_threads": 1})
-    assert failed == {"ok": False, "error": "FileNotFoundError: missing"}
-    assert counting.answer({"do": "prefill", "ids": [1]})["ok"]
-
-
-def test_only_requests_of_the_protocol_are_answered(counting: worker.Worker) -> None:
-    for action in ("answer", "__init__", "rm", ""):
-        assert not counting.answer({"do": action})["ok"]
-
-
-def test_logits_travel_through_a_file_not_through_the_lines(counting: worker.Worker, tmp_path: Path) -> None:
-    out = tmp_path / "logits.npy"
-    assert counting.answer({"do": "logits", "ids": [1, 2], "out": str(out)})["shape"] == [2, 4]
-    assert np.load(out).dtype == np.float32
-
-
-def test_a_backend_that_cannot_start_is_reported_not_raised_in_the_parent() -> None:
-    with WorkerProcess("no-such-backend", 1) as process, pytest.raises(BackendError, match="no backend"):
-        process.ask("start")
-
-
-def test_a_dead_worker_is_reported_with_how_it_ended() -> None:
-    with WorkerProcess("llmlite-eager", 1) as process:
-        process._process.kill()
-        with pytest.raises(BackendError, match="ended with code"):
-            process.ask("start")
-
-
-def test_a_worker_that_does_not_answer_is_given_up() -> None:
-    with WorkerProcess("llmlite-eager", 1) as process:
-        process.timeout = 0.0
-        with pytest.raises(BackendError, match="no answer in 0 seconds"):
-            process.ask("start")
-
-
-def test_no_worker_outlives_its_parents_interest() -> None:
-    with WorkerProcess("llmlite-eager", 1) as process:
-        inner = process._process
-    assert inner.poll() is not None
-
-
-def test_the_folder_the_user_stands_in_lends_a_worker_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "json.py").write_text("raise SystemExit('imported from the current folder')")
-    (tmp_path / "llmlite").mkdir()
-    monkeypatch.chdir(tmp_path)
-    with WorkerProcess("llmlite-eager", 1) as process:
-        assert process.ask("start")["ns"] > 0
-
-
-def test_threads_are_set_before_the_interpreter_starts() -> None:
-    if not os.path.isdir("/proc/self"):
-        pytest.skip("needs /proc to look into another process")
-    with WorkerProcess("llmlite-eager", 1) as process:
-        text = Path(f"/proc/{process._process.pid}/environ").read_text()
-    assert "OMP_NUM_THREADS=1\0" in text and "OPENBLAS_NUM_THREADS=1\0" in text
-
-
-# --- agreement --------------------------------------------------------------------------------
-
-
-def judged(logits: np.ndarray, reference: np.ndarray, backend: str) -> dict[str, Any]:
-    return agreement.judge(logits, reference, reference, backends.BACKENDS[backend])
-
-
-def test_float32_arithmetic_is_held_to_a_ten_thousandth() -> None:
-    reference = np.random.default_rng(0).normal(size=(20, 50)).astype(np.float32)
-    assert judged(reference + 5e-4, reference, "torch-f32")["agrees"]
-    refused = judged(reference + 5e-3, reference, "torch-f32")
-    assert not refused["agrees"] and "differ by 0.005" in refused["reason"]
-
-
-def test_lower_precision_is_held_to_divergence_and_best_token() -> None:
-    random = np.random.default_rng(0)
-    reference = (4 * random.normal(size=(200, 50))).astype(np.float32)
-    nearly = reference + 0.05 * random.normal(size=reference.shape)
-    assert judged(nearly, reference, "torch-bf16")["agrees"]
-    other = 4 * random.normal(size=reference.shape)
-    refused = judged(other, reference, "torch-bf16")
-    assert not refused["agrees"] and "KL" in refused["reason"]
-
-
-def test_other_best_tokens_count_only_if_the_distributions_differ() -> None:
-    random = np.random.default_rng(0)
-    flat = random.normal(size=(100, 20_000)).astype(np.float32)  # as of random weights: many near-ties
-    verdict = judged(flat + 0.05 * random.normal(size=flat.shape), flat, "llmlite")
-    assert verdict["top1"] < agreement.MIN_TOP1 and verdict["kl"] < agreement.TIES_KL and verdict["agrees"]
-    verdict = judged(flat + 0.1 * random.normal(size=flat.shape), flat, "llmlite")
-    assert agreement.TIES_KL < verdict["kl"] < agreement.MAX_KL and not verdict["agrees"]
-
-
-@pytest.mark.parametrize("backend", ["torch-f32", "torch-bf16"])
-def test_a_shifted_position_or_a_wrong_token_order_does_not_agree(backend: str) -> None:
-    reference = (4 * np.random.default_rng(0).normal(size=(50, 50))).astype(np.float32)
-    assert not judged(np.roll(reference, 1, axis=0), reference, backend)["agrees"]
-    assert not judged(np.roll(reference, 1, axis=1), reference, backend)["agrees"]
-
-
-def test_numbers_that_are_not_finite_do_not_agree() -> None:
-    reference = np.zeros((3, 4), np.float32)
-    assert "finite" in judged(np.full((3, 4), np.nan), reference, "torch-bf16")["reason"]
-
-
-def test_without_a_reference_nothing_agrees() -> None:
-    logits = np.zeros((3, 4), np.float32)
-    verdict = agreement.judge(logits, None, None, backends.BACKENDS["llmlite"])
-    assert not verdict["agrees"] and "no float32 reference" in verdict["reason"]
-
-
-def test_a_writer_that_loses_its_place_does_not_agree() -> None:
-    random = np.random.default_rng(0)
-    logits = (4 * random.normal(size=(6, 50))).astype(np.float32)
-    best = logits.argmax(axis=-1)
-    assert agreement.judge_steps(logits, best, 0.0) == {}
-    refused = agreement.judge_steps(logits, np.roll(best, 1), 0.05)
-    assert not refused["agrees"] and "read at once" in refused["reason"]
-
-
-def test_a_near_tie_may_fall_either_way() -> None:
-    logits = np.zeros((2, 5), np.float32)
-    logits[:, 3], logits[:, 4] = 9.0, 8.9
-    assert agreement.judge_steps(logits, [4, 3], 0.1) == {}
-    assert agreement.judge_steps(logits, [4, 3], 0.01)["agrees"] is False
 
 
 def small(**changes: Any) -> Options:
@@ -449,37 +273,6 @@ def test_what_cannot_be_started_in_time_is_left_out_with_the_reason() -> None:
     assert {m.model_type for m in found.measurements} == {"F16"}
 
 
-def test_weights_of_its_own_have_a_wider_bar_and_say_so() -> None:
-    random = np.random.default_rng(0)
-    reference = (4 * random.normal(size=(200, 50))).astype(np.float32)
-    coarse = reference + 1.0 * random.normal(size=reference.shape)
-    info = backends.BACKENDS["torch-int8"]
-    assert not agreement.judge(coarse, reference, reference, info)["agrees"]
-    assert agreement.judge(coarse, reference, reference, info, own=True)["agrees"]
-    other = 4 * random.normal(size=reference.shape)
-    assert not agreement.judge(other, reference, reference, info, own=True)["agrees"]
-
-
-def test_log_probabilities_are_judged_as_logits_are() -> None:
-    from llmlite.bench.quality import log_softmax
-
-    random = np.random.default_rng(0)
-    reference = (4 * random.normal(size=(40, 50)) + 7).astype(np.float32)
-    info = backends.BACKENDS["xllamacpp"]
-    verdict = agreement.judge(log_softmax(reference), reference, reference, info)
-    assert verdict["agrees"] and verdict["max_abs_diff"] < 1e-4 and verdict["same_file_kl"] < 1e-9
-
-
-def test_tokens_alone_are_judged_by_the_best_token() -> None:
-    random = np.random.default_rng(0)
-    reference = (4 * random.normal(size=(40, 50))).astype(np.float32)
-    best = reference.argmax(axis=-1)
-    assert agreement.judge_tokens(best, reference, reference)["agrees"]
-    refused = agreement.judge_tokens((best + 1) % 50, reference, reference)
-    assert not refused["agrees"] and "below the best" in refused["reason"]
-    assert not agreement.judge_tokens(best, None, None)["agrees"]
-
-
 def test_an_openmp_backend_runs_the_better_of_both_policies(monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import ExitStack
 
@@ -557,41 +350,3 @@ def test_memory_is_not_measured_after_the_time_is_over_and_a_note_says_so() -> N
         run._memory(lambda _: None)
     assert run.result.memory == []
     assert "memory of llmlite-eager Q8_0 not measured: the time was over" in run.result.notes
-
-
-def test_a_worker_keeps_a_limit_over_several_answers() -> None:
-    with WorkerProcess("llmlite-eager", 1) as process:
-        process.ask("start")
-        with pytest.raises(BackendTimeoutError, match="time was over"), process.answering_within(0.0):
-            process.ask("load", model="nothing.gguf", n_ctx=8, n_threads=1)
-        assert process.timeout == 300
-
-
-# --- questions ----------------------------------------------------------------------------------
-
-
-def test_a_perfect_pupil_gets_every_mark_and_a_wrong_word_costs_one() -> None:
-    [file] = open_models("tales", ("F16",))
-    exam = questions.exam(file, n_ctx=400, n=6)
-    answers = {
-        q.ids: [*exam.tokenizer.encode(q.answer, add_special=False), exam.tokenizer.eos_id, 7, 7]
-        for q in exam.questions
-    }
-    assert exam.marks(lambda _, ids, n_gen: {"ids": answers[tuple(ids)]}) == (6, 6)
-    answers[exam.questions[2].ids] = answers[exam.questions[3].ids]
-    assert exam.marks(lambda _, ids, n_gen: {"ids": answers[tuple(ids)]}) == (5, 6)
-    assert exam.marks(lambda _, ids, n_gen: {"ids": answers[tuple(ids)]}, seconds=0.0) == (1, 1)
-
-
-def test_the_bundled_model_answers_exactly_and_a_short_context_is_asked_nothing() -> None:
-    [file] = open_models("tales", ("F16",))
-    exam = questions.exam(file, n_ctx=400, n=4)
-    model = ll.load("tales")
-
-    def ask(_: str, ids: list[int], n_gen: int) -> dict[str, list[int]]:
-        stream = model.stream(ids, max_tokens=n_gen, temperature=0)
-        list(stream)
-        return {"ids": list(stream.ids)}
-
-    assert exam.marks(ask, seconds=60) == (4, 4)
-    assert questions.exam(file, n_ctx=32).questions == ()

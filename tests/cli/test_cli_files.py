@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmlite import cli, gguf
-from tests.gguf.test_gguf_legacy import LegacyBuilder
+from tests.support.legacy_builder import LegacyBuilder
 
 
 def test_split_then_merge_gives_the_same_file(

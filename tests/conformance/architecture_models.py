@@ -6,50 +6,15 @@ A line is added here with an architecture's entry; `test_architectures.py` holds
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pytest
-
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "pad_token_id": 1,
-    "initializer_range": 0.2,
-}
-V = 400
-WINDOW = 16  # prompts are longer than three windows
-
-
-@dataclass(frozen=True, kw_only=True)
-class TinyModel:
-    """One form of an architecture.
-
-    Attributes:
-        name: what the table calls it. model_class: of transformers. options: of its config class, over SIZES.
-        without: names of SIZES that the config class doesn't take.
-        llama_cpp: None if llama.cpp must agree within 1e-3; else the reason why it doesn't (it rounds, or
-            leaves something out), and the model's own definition wins.
-        prepare: (model) -> None, before it is saved: for example ternary weights.
-        n_ids: tokens of the prompt.
-    """
-
-    name: str
-    model_class: str
-    options: dict[str, Any] = field(default_factory=dict)
-    without: tuple[str, ...] = ()
-    llama_cpp: str | None = None
-    prepare: Any = None
-    n_ids: int = 100
-
+from tests.support.transformers_models import (
+    WINDOW,
+    TinyModel,
+    V,
+    choose_unevenly,
+    make_ternary,
+    scale_layers,
+    scatter_gains,
+)
 
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -68,34 +33,6 @@ GRANITE = {
     "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
     "attention_multiplier": 0.2,
 }  # fmt: skip
-
-
-def scatter_gains(model: Any) -> None:
-    """Norms of queries and keys are made with gains of one; these differ by head and by number."""
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in ("q_norm", "k_norm", "q_layernorm", "k_layernorm")):
-            parameter.uniform_(0.5, 1.5)
-
-
-def make_ternary(model: Any) -> None:
-    """BitNet's matrices hold three values: scale · -1, 0, 1."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2 and "embed" not in name:
-            scale = parameter.abs().mean()
-            parameter.copy_((parameter / scale).round().clamp(-1, 1) * scale)
-
-
-def choose_unevenly(model: Any) -> None:
-    """Give the biases that choose experts, zeros at first, values that change the choice."""
-    for name, buffer in model.named_buffers():
-        if name.endswith(("expert_bias", "e_score_correction_bias")):
-            buffer.copy_(0.2 * buffer.new_tensor(range(len(buffer))) - 0.5)
-
-
-def scale_layers(model: Any) -> None:
-    """Gemma 4 multiplies each layer's output by a number, 1 at first."""
-    for i, layer in enumerate(model.model.layers):
-        layer.layer_scalar.fill_(0.8 + 0.1 * i)
 
 
 MAMBA2 = {"expand": 2, "num_heads": 8, "head_dim": 16, "state_size": 32, "conv_kernel": 4, "chunk_size": 32}
@@ -507,44 +444,6 @@ MODELS = (
 )
 
 
-def save(tiny: TinyModel, folder: Path, tokenizer: Any) -> Any:
-    """Make the model with transformers, save it with a tokenizer, and return it as it is loaded again."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    import torch
-
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model_class = getattr(transformers, tiny.model_class)
-    sizes = {key: value for key, value in SIZES.items() if key not in tiny.without}
-    config = model_class.config_class(**{**sizes, "vocab_size": V, **tiny.options})
-    config._attn_implementation = "eager"  # soft caps and sinks need it
-    model = model_class(config).eval()
-    with torch.no_grad():  # norms and biases begin as ones and zeros: no test of where they go
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter += (0.3 if "norm" in name or "ln" in name else 0.5) * torch.randn_like(parameter)
-        if tiny.prepare is not None:
-            tiny.prepare(model)
-    model.save_pretrained(folder)
-    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
-    wrapped.save_pretrained(folder)
-    loaded = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return loaded.eval()
-
-
-def prompt(tiny: TinyModel) -> list[int]:
-    """The ids that all programs read."""
-    return np.random.default_rng(0).integers(3, 300, tiny.n_ids).tolist()
-
-
-def logits_of(model: Any, ids: list[int]) -> np.ndarray:
-    """What transformers computes, float32 (T, V)."""
-    import torch
-
-    with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0].numpy()
-
-
 HEADLESS = ("num_key_value_heads",)  # every query head of theirs has its own keys and values
 GEMMA_ENCODER = {
     "head_dim": 32,
@@ -575,11 +474,3 @@ ENCODERS = (  # their results are the states of the last layer, not logits
     ),
     TinyModel(name="eurobert", model_class="EuroBertModel"),
 )
-
-
-def states_of(model: Any, ids: list[int]) -> np.ndarray:
-    """What transformers computes, float32 (T, D)."""
-    import torch
-
-    with torch.no_grad():
-        return model(torch.tensor([ids])).last_hidden_state[0].numpy()

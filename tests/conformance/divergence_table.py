@@ -23,7 +23,7 @@ from llmlite.bench.quality import Divergence, divergence
 from llmlite.engine.kv_cache import KVCache
 from llmlite.model import Model
 from llmlite.quantize import quantize_file
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
+from tests.support.llama_cpp import run_llama_cpp
 
 FILE_TYPES = (
     "F16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K_M Q4_K_M Q5_K_M Q6_K IQ4_NL IQ4_XS".split()

@@ -15,19 +15,19 @@ import pytest
 
 import llmlite as ll
 from llmlite.huggingface import convert_folder
-from tests.conformance.architecture_models import (
-    ENCODERS,
-    MODELS,
+from tests.conformance.architecture_models import ENCODERS, MODELS
+from tests.support.llama_cpp import run_llama_cpp
+from tests.support.tiny_models import tiny_model
+from tests.support.transformers_models import (
     WINDOW,
     TinyModel,
+    byte_level_tokenizer,
     logits_of,
+    off,
     prompt,
     save,
     states_of,
 )
-from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
-from tests.support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance
 CUTS = (1, 2, 7, 64)
@@ -47,11 +47,6 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     convert_folder(folder / "model", folder / "model.gguf", file_type="F32")
     ids = prompt(tiny)
     return tiny, folder / "model.gguf", ids, logits_of(reference, ids)
-
-
-def off(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference, as a share of the largest logit."""
-    return float(np.abs(got - want).max() / np.abs(want).max())
 
 
 @pytest.mark.parametrize("executor", ["eager", "planned"])

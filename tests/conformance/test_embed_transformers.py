@@ -13,11 +13,10 @@ from llmlite.catalog.table import PACKAGED
 from llmlite.downloads import wheels
 from llmlite.errors import LlmliteError
 from llmlite.huggingface import convert_folder
-from tests.conformance.architecture_models import HEADLESS, WINDOW, TinyModel, save
-from tests.conformance.test_architectures import off
-from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
-from tests.generate.test_embed import encoder, ids_of
+from tests.conformance.architecture_models import HEADLESS
+from tests.support.encoders import encoder, ids_of
+from tests.support.llama_cpp import run_llama_cpp
+from tests.support.transformers_models import WINDOW, TinyModel, byte_level_tokenizer, off, save
 
 pytestmark = pytest.mark.conformance
 TEXTS = [

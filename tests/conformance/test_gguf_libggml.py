@@ -14,9 +14,9 @@ import pytest
 
 from llmlite import gguf
 from llmlite.gguf.values import ARRAY, BY_NAME
-from tests.gguf.test_gguf_malformed import CASES
-from tests.gguf.test_gguf_write import METADATA, random_tensors
 from tests.support.gguf_builder import GGUFBuilder
+from tests.support.gguf_contents import METADATA, random_tensors
+from tests.support.malformed_gguf import CASES
 
 pytestmark = pytest.mark.conformance
 WORKER = Path(__file__).with_name("libggml_gguf_worker.py")

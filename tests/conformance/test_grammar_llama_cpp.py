@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-import llmlite as ll
 from llmlite.grammar import Grammar
 from llmlite.tokenizers import Tokenizer
 
@@ -28,19 +26,6 @@ GRAMMARS = {**FILES, **OWN}
 # the characters that begin so.
 NEVER = [bytes([byte]) for byte in range(0xF5, 0x100)]
 OTHERS = {b"\0", b"\xc2", b"\xe2", *NEVER}
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Any]:
-    """The bundled model's, without its weights."""
-    llama = llama_cpp.Llama(str(ll.model_path("tales")), vocab_only=True, verbose=False)
-    yield llama_cpp.llama_model_get_vocab(llama.model)
-    llama.close()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return ll.load("tales", executor="eager").tokenizer
 
 
 def their_mask(sampler: Any, n_vocab: int) -> np.ndarray:

@@ -13,11 +13,11 @@ import pytest
 
 import llmlite as ll
 from llmlite.huggingface import convert_folder
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
-from tests.support.huggingface_folders import QWEN2_SPLIT, TEXTS, sentencepiece_merges
+from tests.support.huggingface_folders import TEXTS, sentencepiece_merges
+from tests.support.llama_cpp import run_llama_cpp
+from tests.support.transformers_models import CORPUS, byte_level_tokenizer
 
 pytestmark = pytest.mark.conformance
-CORPUS = [*TEXTS, "the quick brown fox jumps over the lazy dog, then it sleeps in the sun"] * 20
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -52,36 +52,6 @@ GPT2 = {"n_positions": 128}
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-def byte_level_tokenizer(pre: str) -> Any:
-    """Train a byte-level BPE on a few lines."""
-    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
-    from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
-
-    made = tokenizers.Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt-2", "smollm"))
-    llama3_split = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-    cut = {
-        "gpt-2": [],
-        "smollm": [pre_tokenizers.Digits(individual_digits=True)],
-        "qwen2": [pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")],
-        "llama-bpe": [pre_tokenizers.Split(Regex(llama3_split), "isolated")],
-    }[pre]
-    made.pre_tokenizer = pre_tokenizers.Sequence([*cut, byte_level]) if cut else byte_level
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|begin|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    made.train_from_iterator(CORPUS, trainer)
-    if pre == "llama-bpe":
-        made.post_processor = processors.TemplateProcessing(
-            single="<|begin|> $A", special_tokens=[("<|begin|>", made.token_to_id("<|begin|>"))]
-        )
-    return made
 
 
 def sentencepiece_tokenizer() -> Any:

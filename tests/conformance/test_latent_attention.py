@@ -12,9 +12,9 @@ from llmlite import gguf
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface import convert_folder
 from llmlite.quants.tensor import QuantTensor
-from tests.conformance.architecture_models import LATENT, LATENT_YARN, MODELS, TinyModel, prompt, save
-from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
+from tests.conformance.architecture_models import LATENT, LATENT_YARN, MODELS
+from tests.support.llama_cpp import run_llama_cpp
+from tests.support.transformers_models import TinyModel, byte_level_tokenizer, prompt, save
 
 pytestmark = pytest.mark.conformance
 NAMES = ("deepseek2, V2 with yarn", "deepseek2, V3")

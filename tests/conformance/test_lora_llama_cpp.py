@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from tests.conformance.test_logits_llama_cpp import random_ids, run_llama_cpp
-from tests.engine.test_lora import BASES, random_pairs, write_adapter
+from tests.support.adapters import BASES, random_pairs, write_adapter
+from tests.support.llama_cpp import random_ids, run_llama_cpp
 from tests.support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.conformance

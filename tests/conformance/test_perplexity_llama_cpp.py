@@ -14,7 +14,7 @@ from llmlite.bench.imatrix import collect
 from llmlite.bench.quality import perplexity
 from llmlite.quantize import quantize_file
 from tests.conformance.imatrix_table import gains
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
+from tests.support.llama_cpp import run_llama_cpp
 
 pytestmark = pytest.mark.conformance
 N_CTX = 256

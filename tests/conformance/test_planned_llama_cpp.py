@@ -13,7 +13,7 @@ import pytest
 from llmlite import resources
 from llmlite.model import load
 from llmlite.quantize import quantize_file
-from tests.conformance.test_logits_llama_cpp import log_softmax, run_llama_cpp
+from tests.support.llama_cpp import log_softmax, run_llama_cpp
 
 pytestmark = [pytest.mark.conformance, pytest.mark.slow]
 TYPES = ["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS",

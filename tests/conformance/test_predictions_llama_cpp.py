@@ -37,8 +37,8 @@ import llmlite as ll
 from llmlite import gguf, resources
 from llmlite.bench.quality import log_softmax
 from llmlite.quantize import quantize_file
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
 from tests.conformance.torch_reference import torch_llama
+from tests.support.llama_cpp import run_llama_cpp
 
 pytestmark = pytest.mark.conformance
 N_TEXTS, N_TOKENS = 6, 500

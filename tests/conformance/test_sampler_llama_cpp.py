@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-import llmlite as ll
 from llmlite.sampling import (
     DRY_BREAKERS,
     XTC,
@@ -117,19 +115,6 @@ def test_mirostat_keeps_as_many_as_llama_cpp_as_its_limit_moves(version: int) ->
 
 
 # ---- DRY: its breakers are texts, which need a vocabulary -------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> Iterator[Any]:
-    """The bundled model's, without its weights."""
-    llama = llama_cpp.Llama(str(ll.model_path("tales")), vocab_only=True, verbose=False)
-    yield llama_cpp.llama_model_get_vocab(llama.model)
-    llama.close()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return ll.load("tales", executor="eager").tokenizer
 
 
 def repetitive(tokenizer: Any, n: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import pytest
 import llmlite as ll
 from llmlite.description.architectures import ARCHITECTURES
 from llmlite.synth import SHAPES, synthesize
-from tests.conformance.test_logits_llama_cpp import log_softmax, random_ids, run_llama_cpp
+from tests.support.llama_cpp import log_softmax, random_ids, run_llama_cpp
 
 pytestmark = pytest.mark.conformance
 MEANT_OTHERWISE = {"bitnet-2b"}  # llama.cpp takes SiLU for the squared ReLU: docs/architectures.md

@@ -14,8 +14,7 @@ import pytest
 from llmlite import gguf, tokenizers
 from llmlite.tokenizers import PRE_TOKENIZERS
 from tests.support.charsmap_builder import charsmap
-from tests.tokenizers.test_tokenizers import random_texts
-from tests.tokenizers.test_tokenizers_unigram import FOLDED, gemma4, ugm
+from tests.support.vocabularies import FOLDED, gemma4, random_texts, ugm
 
 pytestmark = pytest.mark.conformance
 # llama.cpp approximates the published expressions of these: it cuts letters with combining marks otherwise.
@@ -65,6 +64,18 @@ class Peer:
         self._api.llama_model_free(self._model)
 
 
+def assert_same_ids(ours: Any, peer: Peer, text: str) -> None:
+    for options in ((False, False), (True, True)):
+        ids = ours.encode(text, add_special=options[0], parse_special=options[1])
+        assert ids == peer.encode(text, *options), ascii(text)
+
+
+def assert_same_tokens(ours: Any, peer: Peer) -> None:
+    for token_id in range(ours.n_vocab):
+        assert ours.piece(token_id) == peer.piece(token_id), token_id
+        assert (token_id in ours.eog_ids) == peer.ends_a_reply(token_id), token_id
+
+
 @pytest.fixture(scope="module")
 def peer_of() -> Iterator[Callable[[Path], Peer]]:
     api = pytest.importorskip("llama_cpp.llama_cpp", reason="llama-cpp-python is not installed")
@@ -104,9 +115,7 @@ def test_every_pre_tokenizer_agrees_with_llama_cpp(
     for text in TEXTS:
         if pre in APPROXIMATED and not text.isascii():
             continue
-        for options in ((False, False), (True, True)):
-            ids = ours.encode(text, add_special=options[0], parse_special=options[1])
-            assert ids == peer.encode(text, *options), ascii(text)
+        assert_same_ids(ours, peer, text)
 
 
 @pytest.mark.filterwarnings("ignore:this vocabulary has no token")
@@ -119,12 +128,8 @@ def test_whole_vocabularies_agree_with_llama_cpp(name: str, vocabs: Path, peer_o
     for text in TEXTS:
         if name == "bert-bge" and not bert_and_llama_cpp_agree_on(text):
             continue
-        for options in ((False, False), (True, True)):
-            ids = ours.encode(text, add_special=options[0], parse_special=options[1])
-            assert ids == peer.encode(text, *options), ascii(text)
-    for token_id in range(ours.n_vocab):
-        assert ours.piece(token_id) == peer.piece(token_id), token_id
-        assert (token_id in ours.eog_ids) == peer.ends_a_reply(token_id), token_id
+        assert_same_ids(ours, peer, text)
+    assert_same_tokens(ours, peer)
 
 
 @pytest.mark.parametrize("kind", ["ugm", "ugm, folded", "gemma4"])
@@ -148,9 +153,5 @@ def test_small_vocabularies_of_other_kinds_agree_with_llama_cpp(
     for text in (*TEXTS, *mixed):
         if not text.strip(" "):
             continue  # SentencePiece puts its space before nothing but spaces, too; llama.cpp doesn't
-        for options in ((False, False), (True, True)):
-            ids = ours.encode(text, add_special=options[0], parse_special=options[1])
-            assert ids == peer.encode(text, *options), ascii(text)
-    for token_id in range(ours.n_vocab):
-        assert ours.piece(token_id) == peer.piece(token_id), token_id
-        assert (token_id in ours.eog_ids) == peer.ends_a_reply(token_id), token_id
+        assert_same_ids(ours, peer, text)
+    assert_same_tokens(ours, peer)

@@ -13,9 +13,9 @@ import pytest
 
 import llmlite as ll
 from llmlite.huggingface import convert_folder
-from tests.conformance.architecture_models import MODELS, TinyModel, prompt, save
-from tests.conformance.test_huggingface_transformers import byte_level_tokenizer
-from tests.conformance.test_logits_llama_cpp import run_llama_cpp
+from tests.conformance.architecture_models import MODELS
+from tests.support.llama_cpp import run_llama_cpp
+from tests.support.transformers_models import TinyModel, byte_level_tokenizer, prompt, save
 
 pytestmark = pytest.mark.conformance
 N_IDS = 40

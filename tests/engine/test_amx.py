@@ -27,8 +27,8 @@ from llmlite.engine.recorder import Recorder  # noqa: E402
 from llmlite.errors import AMXWarning, KernelError, LlmliteError  # noqa: E402
 from llmlite.quants import get  # noqa: E402
 from llmlite.quants.tensor import QuantTensor  # noqa: E402
-from tests.engine.test_engine import random_weights  # noqa: E402
 from tests.support.amx_twin import by_tiles, fma  # noqa: E402
+from tests.support.planned import random_weights  # noqa: E402
 from tests.support.tile_unit import Emulator, TileFaultError, TileUnit, emulated  # noqa: E402
 from tests.support.tiny_models import tiny_model  # noqa: E402
 

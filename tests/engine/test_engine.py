@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,80 +12,35 @@ import pytest
 from llmlite.description.config import ModelConfig
 from llmlite.description.layers import ACTIVATIONS, Attention, FeedForward, Layer, Rope
 from llmlite.description.rope import rope_table
-from llmlite.description.weights import Weights
 from llmlite.engine import make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.engine.families import FAMILIES
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.plan import Piece, Plan
-from llmlite.engine.planned import KV_NAMES, PREFILL_TOKENS, PlannedExecutor, layer_words
+from llmlite.engine.planned import PREFILL_TOKENS, PlannedExecutor
 from llmlite.engine.recorder import Recorder
-from llmlite.engine.recording import Buffer
 from llmlite.engine.transformer import forward
 from llmlite.errors import ContextOverflowError, UnsupportedError
 from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
-from tests.support.tiny_models import tiny_model
+from tests.support.planned import (
+    close,
+    computed,
+    get_block,
+    ids_of,
+    normal,
+    quantized_activations,
+    random_weights,
+    rng,
+    weights_of,
+)
 
 FAST = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
 TYPES = [get(number).name for number in FAMILIES]
 EVERY_TYPE = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TYPES]
-rng = np.random.default_rng(7)
 
 
 # ---- one operation -----------------------------------------------------------------------------------------
-
-
-def computed(
-    build: Callable[..., Buffer],
-    *inputs: np.ndarray,
-    position: int = 0,
-    cache: KVCache | None = None,
-    n_outputs: int = 0,
-) -> np.ndarray:
-    """Run the operations that `build(recorder, *buffers)` records on these inputs, (T, width) each."""
-    T = len(inputs[0])
-    kv = "f16" if cache is None else KV_NAMES[cache.dtype]
-    recorder = Recorder(max_tokens=T, max_outputs=max(1, n_outputs), n_threads=2, kv=kv)
-    buffers = [recorder.embed(QuantTensor.quantize(x, "F32"), None) for x in inputs]
-    result = build(recorder, *buffers)
-    plan = Plan(recorder, result)
-    rows = [np.ascontiguousarray(t.rows(np.arange(position + T)), np.float32) for t in plan.tables]
-    states = np.array([layer_words(state) for state in cache.states] if cache else [], np.int64)
-    piece = Piece(range(T), position, states.ctypes.data, n_outputs)
-    with plan.lock:
-        return plan.run([piece], tables=[table.ctypes.data for table in rows]).copy()
-
-
-def quantized_activations(x: np.ndarray) -> np.ndarray:
-    """x as the engine's bytes spell it, in float64: what it multiplies with exactly."""
-    blocks = x.reshape(len(x), -1, 32)
-    largest = np.abs(blocks).max(2, keepdims=True)
-    with np.errstate(divide="ignore"):
-        inverse = np.where(largest > 0, np.float32(127) / largest, 0).astype(np.float32)
-    levels = np.rint(blocks * inverse).astype(np.float64)
-    return (levels * (largest / np.float32(127))).reshape(x.shape)
-
-
-def random_weights(type_name: str, rows: int, columns: int) -> QuantTensor:
-    """A matrix whose codes use every bit, under scales of ordinary size."""
-    w = QuantTensor.quantize(rng.standard_normal((rows, columns)).astype(np.float32), type_name, "w")
-    layout = w.type.layout
-    if w.type.block_size == 1:
-        return w
-    fields = w.blocks.copy().view(layout)
-    for name in layout.names:
-        if layout[name].base != np.float16 and name != "e":
-            fields[name] = rng.integers(0, 256, fields[name].nbytes,
-            np.uint8).view(fields[name].dtype.base).reshape(
-                fields[name].shape
-            )  # fmt: skip
-    return QuantTensor("w", w.type, w.shape, fields.view(np.uint8).reshape(w.blocks.shape))
-
-
-def close(got: np.ndarray, want: np.ndarray, tolerance: float = 1e-5) -> None:
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
 
 
 @pytest.mark.parametrize("type_name", EVERY_TYPE)
@@ -100,12 +53,6 @@ def test_matmul_equals_numpy_on_the_same_bytes(type_name: str, T: int) -> None:
         exact = x if get_block(type_name) == 1 else quantized_activations(x)
         want = exact.astype(np.float64) @ w.dequantize().astype(np.float64).T
         close(computed(lambda ops, x, w=w: ops.matmul(w, x), x), want)
-
-
-def get_block(type_name: str) -> int:
-    from llmlite.quants import by_name
-
-    return by_name(type_name).block_size
 
 
 @pytest.mark.parametrize("type_name", EVERY_TYPE)
@@ -127,10 +74,6 @@ def test_a_type_without_kernels_runs_through_numpy_and_says_so() -> None:
     with plan.lock:
         got = plan.run([Piece([0, 1, 2])])
         close(got, 2 * Eager(0, 0).matmul(w, x))
-
-
-def normal(*shape: int) -> np.ndarray:
-    return rng.standard_normal(shape).astype(np.float32)
 
 
 def test_rms_norm_equals_the_eager_one() -> None:
@@ -231,23 +174,12 @@ def test_join_puts_each_head_s_numbers_together(a_width: int, b_width: int, n_he
 # ---- whole models ------------------------------------------------------------------------------------------
 
 
-def weights_of(type_name: str = "F32", **options: Any) -> tuple[Weights, ModelConfig]:
-    tiny = tiny_model(**{"n_ctx": 512, **options})
-    tensors = tiny.tensors(type_name)
-    config = ModelConfig.from_metadata(tiny.metadata, tensors)
-    return Weights.from_tensors(tensors, config), config
-
-
 class Twin(Eager):
     """The eager operations, on activations rounded as the engine rounds them."""
 
     def matmul(self, w: QuantTensor, x: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         rounded = x if w.type.block_size == 1 else quantized_activations(x).astype(np.float32)
         return super().matmul(w, rounded, bias)
-
-
-def ids_of(config: ModelConfig, n: int) -> list[int]:
-    return np.random.default_rng(n).integers(0, config.n_vocab, n).tolist()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])

@@ -15,7 +15,7 @@ from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.planned import PlannedExecutor
 from llmlite.errors import ContextOverflowError, ModelError, UnsupportedError
 from llmlite.quants.tensor import QuantTensor
-from tests.engine.test_engine import (
+from tests.support.planned import (
     close,
     computed,
     ids_of,

@@ -12,41 +12,11 @@ import llmlite as ll
 from llmlite import gguf
 from llmlite.description.lora import listed
 from llmlite.errors import LlmliteError, ModelError, UnsupportedError
+from tests.support.adapters import BASES, random_pairs, write_adapter
 from tests.support.tiny_models import TinyModel, tiny_model
 
 IDS = np.random.default_rng(5).integers(0, 200, 70).tolist()
 BOTH = pytest.mark.parametrize("executor", ["eager", "planned"])
-FACTS = {"general.type": "adapter", "adapter.type": "lora"}
-
-
-def matrices(base: TinyModel) -> list[str]:
-    """The names of the matrices that an adapter may have a pair for."""
-    return [name for name, array in base.arrays.items() if array.ndim > 1 and "position_embd" not in name]
-
-
-def random_pairs(base: TinyModel, rank: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A and B for every matrix, under the adapter's names."""
-    random, found = np.random.default_rng(seed), {}
-    for name in matrices(base):
-        *stacked, n_out, n_in = base.arrays[name].shape
-        if name == "token_embd.weight":
-            sizes = (n_out, rank), (n_in, rank)
-        else:
-            sizes = (*stacked, rank, n_in), (*stacked, n_out, rank)
-        for part, size in zip("ab", sizes):
-            numbers = random.standard_normal(size) * size[-1] ** -0.5
-            found[f"{name}.lora_{part}"] = numbers.astype(np.float32)
-    return found
-
-
-def write_adapter(
-    path: Path, base: TinyModel, pairs: dict[str, np.ndarray], alpha: float = 16.0, **changes: Any
-) -> Path:
-    """Write an adapter file; changes replace its metadata, None takes a key away."""
-    metadata = FACTS | {"general.architecture": base.metadata["general.architecture"]}
-    metadata |= {"adapter.lora.alpha": float(alpha)} | changes
-    gguf.write(path, {key: value for key, value in metadata.items() if value is not None}, pairs)
-    return path
 
 
 def merged(base: TinyModel, pairs: dict[str, np.ndarray], factor: float) -> TinyModel:
@@ -61,14 +31,6 @@ def merged(base: TinyModel, pairs: dict[str, np.ndarray], factor: float) -> Tiny
 
 def assert_same(got: np.ndarray, want: np.ndarray) -> None:
     assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
-
-
-BASES = {
-    "llama": {},
-    "gpt2": {"n_head_kv": 4},  # Q, K and V are one matrix in the file
-    "qwen3": {"n_embd": 96, "n_ff": 160},
-    "qwen3moe": {"n_expert": 6, "n_expert_used": 3},
-}
 
 
 @BOTH

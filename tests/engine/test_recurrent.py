@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,26 +10,17 @@ import pytest
 
 import llmlite as ll
 from llmlite.description.config import ModelConfig
-from llmlite.description.layers import Attention, DeltaNet, Layer, Mamba, Mamba2, ShortConvolution
-from llmlite.engine.eager import Eager
+from llmlite.description.layers import Attention
 from llmlite.engine.kv_cache import KVCache
-from llmlite.engine.plan import Piece, Plan
-from llmlite.engine.planned import layer_words
-from llmlite.engine.recorder import Recorder
-from llmlite.engine.recording import Buffer
 from llmlite.engine.recurrent import RecurrentMemory
 from llmlite.lessons.caching import cache_bytes, filling
+from tests.support.planned import assert_neighbours_change_nothing
+from tests.support.recurrent import CONVOLUTION, cache_of
 from tests.support.tiny_models import tiny_model
 
 ATTENTION = Attention(n_head=2, n_head_kv=2, key_size=8, value_size=8, scale=1.0)
-CONVOLUTION = ShortConvolution(width=64, n_taps=4)
 N_IDS = 300
 IDS = np.random.default_rng(5).integers(0, 267, N_IDS).tolist()
-
-
-def cache_of(*mixers: Any, **options: Any) -> KVCache:
-    layers = tuple(Layer(mixer=mixer, feed_forward=None) for mixer in mixers)
-    return KVCache(SimpleNamespace(layers=layers), 512, **options)  # type: ignore[arg-type]
 
 
 def memory(n_snapshots: int, every: int = 4) -> RecurrentMemory:
@@ -111,237 +101,7 @@ def test_an_interrupted_note_of_a_step_never_passes_for_the_state_before_it() ->
     assert cache.reuse([*range(10), 1, 2, 3], at_most=12) == 10  # from the snapshot
 
 
-# ---- the convolution ---------------------------------------------------------------------------------------
-
-
-def planned_convolution(x: np.ndarray, taps: np.ndarray, bias: Any, cuts: list[int], n_threads: int) -> Any:
-    """The kernel over x in steps as long as `cuts`, and the tail that it leaves."""
-    cache = cache_of(CONVOLUTION)
-    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    source = Buffer(64, n_rows=256)
-    plan = Plan(recorder, recorder.convolve(source, taps, bias, 0), keep_all=True)
-    plan_input, rows, at = source, [], 0
-    for n in cuts:
-        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        plan._describe([Piece([0] * n, at, words.ctypes.data, 0)], [])
-        plan.array(plan_input)[:] = x[at : at + n]
-        rows.append(plan.run([Piece([0] * n, at, words.ctypes.data, 0)]).copy())
-        cache.extend([0] * n)
-        at += n
-    return np.concatenate(rows), cache[0].tail(cache.recurrent.turn).copy()
-
-
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_any_cut_of_a_convolution_gives_the_same_bits(has_bias: bool, n_threads: int) -> None:
-    random = np.random.default_rng(0)
-    x, taps = (random.standard_normal((n, 64)).astype(np.float32) for n in (60, 4))
-    bias = random.standard_normal(64).astype(np.float32) if has_bias else None
-    want, tail = planned_convolution(x, taps, bias, [60], 1)
-    padded = np.concatenate([np.zeros((3, 64), np.float32), x]).astype(np.float64)
-    exact = sum(taps[j] * padded[j : j + 60] for j in range(4)) + (0 if bias is None else bias)
-    np.testing.assert_allclose(want, exact, atol=2e-6)
-    np.testing.assert_array_equal(tail, x[-3:])
-    for cuts in ([1] * 60, [2] * 30, [7] * 8 + [4], [59, 1], [1, 2, 57]):
-        got, left = planned_convolution(x, taps, bias, cuts, n_threads)
-        np.testing.assert_array_equal(got, want, err_msg=str(cuts))
-        np.testing.assert_array_equal(left, tail)
-
-
-def test_the_eager_convolution_is_the_same_from_any_cut() -> None:
-    random = np.random.default_rng(1)
-    x, taps = (random.standard_normal((n, 64)).astype(np.float32) for n in (20, 4))
-    whole = Eager(0, 0, None, cache_of(CONVOLUTION)).convolve(x, taps, None, 0)
-    cache, rows = cache_of(CONVOLUTION), []
-    for at, n in ((0, 1), (1, 2), (3, 17)):
-        rows.append(Eager(at, 0, None, cache).convolve(x[at : at + n], taps, None, 0))
-        cache.extend([0] * n)
-    np.testing.assert_array_equal(np.concatenate(rows), whole)
-
-
-# ---- state-space models ------------------------------------------------------------------------------------
-
-MAMBA2 = Mamba2(n_head=4, head_size=32, n_group=2, state_size=24, n_taps=4)
-
-
-def scan_inputs(n: int) -> tuple[np.ndarray, ...]:
-    """x, dt; then a, d and the bias of dt for each head. Rates are such that some heads forget slowly."""
-    random = np.random.default_rng(2)
-    x, dt, d, bias = (
-        random.standard_normal(shape).astype(np.float32) for shape in ((n, MAMBA2.conv_width), (n, 4), 4, 4)
-    )
-    return x, 3 * dt, np.array([-0.01, -0.5, -2, -16], np.float32), d, bias
-
-
-def exact_scan(x: np.ndarray, dt: np.ndarray, a: np.ndarray, d: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """The sum over all earlier tokens, without a state, in float64: y[t] = Σ c·b e^(a Σ δ) δ x + d x."""
-    x, dt = x.astype(np.float64), np.log1p(np.exp(dt.astype(np.float64) + bias))
-    out = np.zeros((len(x), 4, 32))
-    for head in range(4):
-        group = head // 2 * 24
-        tokens, b = x[:, head * 32 : head * 32 + 32], x[:, 128 + group : 152 + group]
-        c, passed = x[:, 176 + group : 200 + group], np.cumsum(dt[:, head])
-        kept = np.tril(np.exp(np.minimum(0, a[head] * (passed[:, None] - passed))))  # (T, T)
-        out[:, head] = (c @ b.T * kept * dt[:, head]) @ tokens + d[head] * tokens
-    return out.reshape(len(x), -1)
-
-
-def planned_scan(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
-    x, dt, *vectors = inputs
-    cache, rows, at = cache_of(MAMBA2), [], 0
-    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    sources = Buffer(x.shape[1], n_rows=256), Buffer(4, n_rows=256)
-    plan = Plan(recorder, recorder.scan(*sources, *vectors, 0, MAMBA2), keep_all=True)
-    for n in cuts:
-        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        piece = Piece([0] * n, at, words.ctypes.data, 0)
-        plan._describe([piece], [])
-        plan.array(sources[0])[:], plan.array(sources[1])[:] = x[at : at + n], dt[at : at + n]
-        rows.append(plan.run([piece]).copy())
-        cache.extend([0] * n)
-        at += n
-    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
-
-
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_any_cut_of_a_scan_gives_the_same_bits(n_threads: int) -> None:
-    inputs = scan_inputs(60)
-    want, state = planned_scan([60], 1, inputs)
-    exact = exact_scan(*inputs)
-    np.testing.assert_allclose(want, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
-    for cuts in ([1] * 60, [2] * 30, [7] * 8 + [4], [59, 1]):
-        got, left = planned_scan(cuts, n_threads, inputs)
-        np.testing.assert_array_equal(got, want, err_msg=str(cuts))
-        np.testing.assert_array_equal(left, state)
-
-
-def test_the_eager_scan_is_the_sum_over_all_tokens_from_any_cut() -> None:
-    x, dt, *vectors = scan_inputs(40)
-    whole = Eager(0, 0, None, cache_of(MAMBA2)).scan(x, dt, *vectors, 0, MAMBA2)
-    exact = exact_scan(x, dt, *vectors)
-    np.testing.assert_allclose(whole, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
-    cache, rows = cache_of(MAMBA2), []
-    for at, n in ((0, 1), (1, 2), (3, 37)):
-        rows.append(Eager(at, 0, None, cache).scan(x[at : at + n], dt[at : at + n], *vectors, 0, MAMBA2))
-        cache.extend([0] * n)
-    np.testing.assert_array_equal(np.concatenate(rows), whole)
-
-
-MAMBA = Mamba(width=48, rank=5, state_size=7, n_taps=4)
-
-
-def column_inputs(n: int) -> tuple[np.ndarray, ...]:
-    """x, dt, and db; then the rates (N, E) and d."""
-    random = np.random.default_rng(3)
-    x, dt, db, d = (
-        random.standard_normal(shape).astype(np.float32) for shape in ((n, 48), (n, 48), (n, 5 + 14), 48)
-    )
-    return x, 3 * dt, db, -random.uniform(0.01, 4, (7, 48)).astype(np.float32), d
-
-
-def exact_columns(x: np.ndarray, dt: np.ndarray, db: np.ndarray, a: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """The sum over all earlier tokens, without a state, in float64."""
-    delta, b, c = np.log1p(np.exp(dt.astype(np.float64))), db[:, 5:12], db[:, 12:]
-    passed = np.cumsum(delta, axis=0)
-    out = d * x.astype(np.float64)
-    for t in range(len(x)):
-        kept = np.exp(a * (passed[t] - passed[: t + 1])[:, None])  # (t + 1, N, E)
-        out[t] += np.einsum("n,sn,sne,se->e", c[t], b[: t + 1], kept, (delta * x)[: t + 1])
-    return out
-
-
-def planned_columns(cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
-    cache, rows, at = cache_of(MAMBA), [], 0
-    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    sources = [Buffer(each.shape[1], n_rows=256) for each in inputs[:3]]
-    plan = Plan(recorder, recorder.scan_columns(*sources, *inputs[3:], 0, MAMBA), keep_all=True)
-    for n in cuts:
-        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        piece = Piece([0] * n, at, words.ctypes.data, 0)
-        plan._describe([piece], [])
-        for source, values in zip(sources, inputs):
-            plan.array(source)[:] = values[at : at + n]
-        rows.append(plan.run([piece]).copy())
-        cache.extend([0] * n)
-        at += n
-    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
-
-
-@pytest.mark.parametrize("n_threads", [1, 2])
-def test_any_cut_of_a_scan_of_columns_gives_the_same_bits(n_threads: int) -> None:
-    inputs = column_inputs(40)
-    want, state = planned_columns([40], 1, inputs)
-    exact = exact_columns(*inputs)
-    np.testing.assert_allclose(want, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
-    eager = Eager(0, 0, None, cache_of(MAMBA)).scan_columns(*inputs, 0, MAMBA)
-    np.testing.assert_allclose(eager, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
-    for cuts in ([1] * 40, [2] * 20, [7] * 5 + [5], [39, 1]):
-        got, left = planned_columns(cuts, n_threads, inputs)
-        np.testing.assert_array_equal(got, want, err_msg=str(cuts))
-        np.testing.assert_array_equal(left, state)
-
-
-# ---- delta nets --------------------------------------------------------------------------------------------
-
-
-def delta_inputs(n: int) -> tuple[np.ndarray, ...]:
-    """x, queries and keys of length 1, beta, alpha; then the rates and the bias of alpha."""
-    random = np.random.default_rng(4)
-    x, qk, beta, alpha, bias = (
-        random.standard_normal(shape).astype(np.float32) for shape in ((n, 256), (n, 128), (n, 4), (n, 4), 4)
-    )
-    parts = qk.reshape(n, 4, 32)
-    qk = (parts / np.linalg.norm(parts, axis=-1, keepdims=True)).reshape(n, 128)
-    return x, qk, beta, 3 * alpha, np.array([-0.01, -0.2, -1, -4], np.float32), bias
-
-
-def exact_delta(spec: DeltaNet, *inputs: np.ndarray) -> np.ndarray:
-    """Without a state, in float64: what each token changes follows from all changes before it."""
-    x, qk, beta, alpha, a, bias = (values.astype(np.float64) for values in inputs)
-    n, out = len(x), np.zeros((len(x), 4, 32))
-    passed = np.cumsum(a * np.log1p(np.exp(alpha + bias)), axis=0)  # (T, H)
-    for head in range(4):
-        at = (head % 2 if spec.tiled else head // 2) * 32
-        q, k, v = qk[:, at : at + 32], qk[:, 64 + at : 96 + at], x[:, 128 + head * 32 : 160 + head * 32]
-        kept = np.tril(np.exp(np.minimum(0, passed[:, None, head] - passed[:, head])))  # (T, T)
-        strength = 1 / (1 + np.exp(-beta[:, head]))[:, None]
-        earlier = strength * np.tril(k @ k.T * kept, -1)
-        changes = np.linalg.solve(np.eye(n) + earlier, strength * v)  # I + a triangle: one after the other
-        out[:, head] = (q @ k.T * kept) @ changes / np.sqrt(32)
-    return out.reshape(n, -1)
-
-
-def planned_delta(spec: DeltaNet, cuts: list[int], n_threads: int, inputs: tuple[np.ndarray, ...]) -> Any:
-    cache, rows, at = cache_of(spec), [], 0
-    recorder = Recorder(max_tokens=256, max_outputs=1, n_threads=n_threads)
-    sources = [Buffer(each.shape[1], n_rows=256) for each in inputs[:4]]
-    plan = Plan(recorder, recorder.delta_rule(*sources, *inputs[4:], 0, spec), keep_all=True)
-    for n in cuts:
-        words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        piece = Piece([0] * n, at, words.ctypes.data, 0)
-        plan._describe([piece], [])
-        for source, values in zip(sources, inputs):
-            plan.array(source)[:] = values[at : at + n]
-        rows.append(plan.run([piece]).copy())
-        cache.extend([0] * n)
-        at += n
-    return np.concatenate(rows), cache[0].state(cache.recurrent.turn).copy()
-
-
-@pytest.mark.parametrize("tiled", [False, True])
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_any_cut_of_a_delta_rule_gives_the_same_bits(tiled: bool, n_threads: int) -> None:
-    spec = DeltaNet(n_head_k=2, n_head=4, head_size=32, n_taps=4, tiled=tiled)
-    inputs = delta_inputs(60)
-    want, state = planned_delta(spec, [60], 1, inputs)
-    exact = exact_delta(spec, *inputs)
-    np.testing.assert_allclose(want, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
-    eager = Eager(0, 0, None, cache_of(spec)).delta_rule(*inputs, 0, spec)
-    np.testing.assert_allclose(eager, exact, atol=3e-6 * np.abs(exact).max(), rtol=0)
-    for cuts in ([1] * 60, [2] * 30, [7] * 8 + [4], [59, 1]):
-        got, left = planned_delta(spec, cuts, n_threads, inputs)
-        np.testing.assert_array_equal(got, want, err_msg=str(cuts))
-        np.testing.assert_array_equal(left, state)
+# ---- names and layers of a delta net ----------------------------------------------------------------------
 
 
 def test_a_trace_names_the_states_of_a_delta_net(tmp_path: Path) -> None:
@@ -421,17 +181,7 @@ def test_a_step_that_fails_leaves_the_state_before_it(
 
 def test_neighbours_in_a_step_change_nothing(path: Path) -> None:
     model = ll.load(path, executor="planned")
-    texts = [IDS[:1], IDS[:37], IDS[:130], IDS[100:101], IDS[7:N_IDS]]
-
-    def caches() -> list[KVCache]:
-        return [KVCache(model.config, 512, np.float16) for _ in texts]
-
-    alone, together = caches(), caches()
-    for next_ids in (texts, [[3]] * len(texts), [[4, 5]] * len(texts)):
-        want = [model.executor(ids, cache, n_outputs=1) for ids, cache in zip(next_ids, alone)]
-        got = model.executor.batch([(ids, cache, 1) for ids, cache in zip(next_ids, together)])
-        for each, other in zip(got, want):
-            np.testing.assert_array_equal(each, other)
+    assert_neighbours_change_nothing(model, [IDS[:1], IDS[:37], IDS[:130], IDS[100:101], IDS[7:N_IDS]])
 
 
 def test_a_states_memory_is_the_same_for_any_context(path: Path) -> None:

@@ -15,8 +15,8 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
-from tests.engine.test_engine import quantized_activations, random_weights
-from tests.engine.test_simd import AVX2, AVX512, host_has
+from tests.support.machine import AVX2, AVX512, ON_SMALLER_CPUS, environment_of, host_has
+from tests.support.planned import quantized_activations, random_weights
 
 FAST = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
 NAMES = {get(number).name: family for number, family in FAMILIES.items()}
@@ -69,22 +69,9 @@ def test_a_token_alone_gives_the_bits_that_it_gives_among_many(name: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "features"),
-    [
-        ("x86-64", ""),
-        ("haswell", AVX2),
-        ("alderlake", f"{AVX2},+avxvnni"),
-        ("skylake-avx512", AVX512),
-        ("cascadelake", f"{AVX512},+avx512vnni"),
-    ],
-    ids=["baseline", "avx2", "avx2-vnni", "avx512", "avx512-vnni"],
-)
+@ON_SMALLER_CPUS
 def test_and_so_it_does_on_smaller_cpus(name: str, features: str, tmp_path: Path) -> None:
-    if missing := [f for f in features.split(",") if f and not host_has(f.lstrip("+"))]:
-        pytest.skip(f"this CPU lacks {', '.join(missing)}")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LLMLITE_CACHE": str(tmp_path)}
-    env |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    env = environment_of(name, features, tmp_path)
     script = "from tests.engine.test_same_bits import NAMES, check_type\nfor name in NAMES: check_type(name)"
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", script], env=env, cwd=root, capture_output=True, text=True)

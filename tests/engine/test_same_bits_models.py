@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite.engine.kv_cache import CHUNK, KVCache
+from llmlite.engine.kv_cache import CHUNK
 from llmlite.model import Model
+from tests.support.planned import assert_neighbours_change_nothing
 from tests.support.tiny_models import tiny_model
 
 N_IDS = 330  # longer than a step, than a part of positions, and than the tiny windows
@@ -107,14 +108,4 @@ def test_a_second_turn_after_generating_is_read_as_by_a_fresh_model(path: Path) 
 def test_neighbours_in_a_step_change_nothing(path: Path) -> None:
     """Sequences of unlike lengths, some reading a prompt and some a single token, against each one alone."""
     model = loaded(path)
-    texts = [IDS[:1], IDS[:37], IDS[:130], IDS[100:101], IDS[7:N_IDS]]
-
-    def caches() -> list[KVCache]:
-        return [KVCache(model.config, 512, np.float16) for _ in texts]
-
-    alone, together = caches(), caches()
-    for next_ids in (texts, [[3]] * len(texts), [[4, 5]] * len(texts)):
-        want = [model.executor(ids, cache, n_outputs=1) for ids, cache in zip(next_ids, alone)]
-        got = model.executor.batch([(ids, cache, 1) for ids, cache in zip(next_ids, together)])
-        for each, other in zip(got, want):
-            np.testing.assert_array_equal(each, other)
+    assert_neighbours_change_nothing(model, [IDS[:1], IDS[:37], IDS[:130], IDS[100:101], IDS[7:N_IDS]])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -17,25 +15,7 @@ from llvmlite import ir  # noqa: E402
 from llmlite.engine import emit  # noqa: E402
 from llmlite.engine.cpu import Target, cgroup_quota, target, usable_threads  # noqa: E402
 from llmlite.errors import LlmliteError  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[2]
-X86 = platform.machine() in ("x86_64", "AMD64")
-AVX2 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt"
-AVX512 = f"{AVX2},+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512cd"
-
-
-def probe(name: str | None = None, features: str | None = None) -> dict:
-    """Run simd_probe.py for a CPU (the host without a name) and return what it reports."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    env |= {} if name is None else {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features or ""}
-    script = ROOT / "tests" / "support" / "simd_probe.py"
-    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def host_has(*features: str) -> bool:
-    return X86 and target().has(*features)
+from tests.support.machine import AVX2, AVX512, ON_SMALLER_CPUS, X86, environment_of, host_has, probe  # noqa: E402
 
 
 def test_the_host_computes_what_numpy_does() -> None:
@@ -104,22 +84,9 @@ print(len(FAMILIES), "types")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "features"),
-    [
-        ("x86-64", ""),
-        ("haswell", AVX2),
-        ("alderlake", f"{AVX2},+avxvnni"),
-        ("skylake-avx512", AVX512),
-        ("cascadelake", f"{AVX512},+avx512vnni"),
-    ],
-    ids=["baseline", "avx2", "avx2-vnni", "avx512", "avx512-vnni"],
-)
+@ON_SMALLER_CPUS
 def test_every_type_multiplies_alike_on_smaller_cpus(name: str, features: str, tmp_path: Path) -> None:
-    if missing := [f for f in features.split(",") if f and not host_has(f.lstrip("+"))]:
-        pytest.skip(f"this CPU lacks {', '.join(missing)}")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LLMLITE_CACHE": str(tmp_path)}
-    env |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    env = environment_of(name, features, tmp_path)
     done = subprocess.run([sys.executable, "-c", EVERY_PRODUCT], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[0]) >= 16

@@ -35,9 +35,9 @@ class FuzzFailureError(Exception):
 def seeds() -> tuple[list[bytes], list[bytes]]:
     """Good files of every variant and value type, with every tensor type; and all the malformed ones."""
     from llmlite.quants import TYPES
-    from tests.gguf.test_gguf_malformed import CASES
-    from tests.gguf.test_gguf_read import VARIANTS, everything
     from tests.support.gguf_builder import GGUFBuilder
+    from tests.support.gguf_contents import VARIANTS, everything
+    from tests.support.malformed_gguf import CASES
 
     files = [everything(version, byte_order).build() for version, byte_order in VARIANTS]
     for version, byte_order in VARIANTS:

@@ -103,7 +103,7 @@ def statement(dice: random.Random, depth: int = 3) -> str:
 
 def inputs(n: int, seed: int) -> Iterator[bytes]:
     """n templates, most of them put together by Jinja's grammar, some with damaged bytes."""
-    from tests.chat.test_chat_control_tokens import OWN
+    from tests.support.chat_templates import OWN
 
     dice, good = random.Random(seed), [form.encode() for form in OWN.values()]
     for _ in range(n):

@@ -28,7 +28,7 @@ TEXT = "The fox isn't 1234\n\n  here <|im_end|> 🦊 é"
 
 def seeds() -> list[dict[str, Any]]:
     """The files of good folders, by name: byte-level and SentencePiece's."""
-    from tests.huggingface.test_huggingface_fuzz import MORE
+    from tests.support.damage import MORE
 
     plain = tokenizer_of(tiny_model())
     short = {"vocab": {chr(97 + i): i for i in range(26)} | {"▁": 26, "ab": 27, "<unk>": 28, "<0x0A>": 29},
@@ -47,7 +47,7 @@ def seeds() -> list[dict[str, Any]]:
 
 def inputs(n: int, seed: int) -> Iterator[bytes]:
     """n folders as one JSON object each, a value here or there replaced; some with damaged bytes."""
-    from tests.huggingface.test_huggingface_fuzz import damaged
+    from tests.support.damage import damaged
 
     dice, good = random.Random(seed), seeds()
     for _ in range(n):

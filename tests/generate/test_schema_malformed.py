@@ -12,7 +12,7 @@ import pytest
 from llmlite.errors import GrammarError
 from llmlite.grammar import Grammar
 from llmlite.grammar.schema_document import OF_TYPE, REFUSED
-from tests.generate.test_grammar import random_schema
+from tests.support.schemas import random_schema
 
 KEYWORDS = [*(keyword for keywords in OF_TYPE.values() for keyword in keywords), "type", "enum", "const"]
 KEYWORDS += ["anyOf", "oneOf", "allOf", "$ref", "$defs", "title", REFUSED[0]]

@@ -13,7 +13,7 @@ import pytest
 from llmlite import gguf
 from llmlite.quants import TYPES, by_name
 from llmlite.quants.tensor import QuantTensor
-from tests.gguf.test_gguf_write import METADATA, TYPES_OF_METADATA, random_tensors
+from tests.support.gguf_contents import METADATA, TYPES_OF_METADATA, random_tensors
 
 peer = pytest.importorskip("gguf", reason="the gguf package is not installed")
 SHORT = {"UINT": "u", "INT": "i", "FLOAT": "f"}

@@ -12,28 +12,7 @@ import pytest
 from llmlite import GGUFError, gguf
 from llmlite.gguf.values import StringOutOfBoundsError, string_starts
 from tests.support.gguf_builder import CODES, VALUE_TYPES, GGUFBuilder
-
-VARIANTS = [(1, "little"), (2, "little"), (2, "big"), (3, "little"), (3, "big")]
-SCALARS = {
-    "u8": 200, "i8": -100, "u16": 60000, "i16": -30000, "u32": 4_000_000_000, "i32": -2_000_000_000,
-    "f32": 0.1, "bool": True, "u64": 1 << 63, "i64": -(1 << 62), "f64": 0.1,
-}  # fmt: skip
-
-
-def everything(version: int = 3, byte_order: str = "little") -> GGUFBuilder:
-    """A file with each value type, each array type, and two tensors."""
-    builder = GGUFBuilder(version, byte_order).kv("general.architecture", "string", "llama")
-    for name, value in SCALARS.items():
-        builder.kv(f"one.{name}", name, value)
-        builder.array(f"many.{name}", name, [value, value])
-        builder.array(f"none.{name}", name, [])
-    builder.array("many.string", "string", ["", "a", "Ünï", "x" * 300, "\0zero", "last"])
-    builder.array("none.string", "string", [])
-    values = np.arange(6, dtype=np.float32)
-    data = values.astype("<f4" if byte_order == "little" else ">f4").tobytes()
-    builder.tensor("first", (3, 2), 0, 24, data=data)
-    halves = np.array([1.5, -2], np.float16).astype("<f2" if byte_order == "little" else ">f2").tobytes()
-    return builder.tensor("second", (2,), 1, 4, data=halves)
+from tests.support.gguf_contents import SCALARS, VARIANTS, everything
 
 
 @pytest.mark.parametrize("mmap", [True, False])

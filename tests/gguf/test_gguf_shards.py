@@ -10,7 +10,7 @@ import pytest
 
 from llmlite import GGUFError, gguf
 from llmlite.gguf import shards
-from tests.gguf.test_gguf_write import METADATA, assert_same_file, random_tensors
+from tests.support.gguf_contents import METADATA, assert_same_file, random_tensors
 
 
 @pytest.fixture

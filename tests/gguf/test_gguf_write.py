@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,69 +21,9 @@ from llmlite.gguf.values import VALUE_TYPES
 from llmlite.gguf.writer import replacing
 from llmlite.quants import TYPES
 from llmlite.quants.tensor import QuantTensor
+from tests.support.gguf_contents import METADATA, TYPES_OF_METADATA, assert_same_file, random_tensors, same
 
 INTEGERS = {t.name: np.iinfo(t.dtype()) for t in VALUE_TYPES if t.code and t.code in "BbHhIiQq"}
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal, NaN to NaN, and arrays of the same type."""
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-    if isinstance(a, float):
-        return isinstance(b, float) and (a == b or (a != a and b != b))
-    return type(a) is type(b) and a == b
-
-
-def assert_same_file(a: gguf.GGUFFile, b: gguf.GGUFFile) -> None:
-    assert list(a.metadata) == list(b.metadata)
-    for key in a.metadata:
-        assert a.metadata_type(key) == b.metadata_type(key), key
-        assert same(a.metadata[key], b.metadata[key]), key
-    assert list(a.tensors) == list(b.tensors)
-    for name, tensor in a.tensors.items():
-        other = b.tensors[name]
-        assert (tensor.type, tensor.shape) == (other.type, other.shape)
-        assert np.array_equal(tensor.blocks, other.blocks)
-
-
-def random_tensors(seed: int = 0) -> dict[str, QuantTensor]:
-    """A tensor of each type that a file may hold, of random bits."""
-    bits = np.random.default_rng(seed)
-    tensors = {}
-    for kind in TYPES.values():
-        blocks = bits.integers(0, 256, (6, kind.type_size), np.uint8)
-        tensors[f"a.{kind.name}"] = QuantTensor(f"a.{kind.name}", kind, (3, 2 * kind.block_size), blocks)
-    return tensors
-
-
-METADATA: dict[str, Any] = {
-    "general.architecture": "llama",
-    "a.bool": True,
-    "a.u32": 7,
-    "a.i32": -7,
-    "a.u64": 1 << 40,
-    "a.i64": -(1 << 40),
-    "a.f32": 0.5,
-    "a.f64": 1e300,
-    "n.u16": np.uint16(7),
-    "n.bool": np.bool_(False),
-    "t.i8": Typed(-3, "i8"),
-    "t.bytes": Typed(b"\xff\x00", "string"),
-    "l.i32": [1, -2, 3],
-    "l.u32": [1, 1 << 31],
-    "l.i64": [-1, 1 << 31],
-    "l.u64": [0, 1 << 63],
-    "l.f32": [1, 2.5],
-    "l.f64": [1.0, 1e300],
-    "l.bool": [True, False],
-    "l.string": ["", "ä", "x"],
-    "l.empty": Typed([], "[string]"),
-    "n.f32": np.arange(5, dtype=np.float32),
-    "n.u8": np.arange(5, dtype=">u1"),
-    "n.i16": np.arange(5, dtype=">i2")[::2],
-}
-TYPES_OF_METADATA = """string bool u32 i32 u64 i64 f32 f64 u16 bool i8 string [i32] [u32] [i64] [u64] [f32]
-    [f64] [bool] [string] [string] [f32] [u8] [i16]""".split()
 
 
 @pytest.mark.parametrize("byte_order", ["little", "big"])

@@ -16,8 +16,7 @@ from llmlite.errors import LlmliteError, TokenizerError, UnsupportedError
 from llmlite.huggingface.vocabulary import tokenizer_metadata
 from llmlite.tokenizers import PRE_TOKENIZERS
 from tests.support.charsmap_builder import charsmap
-from tests.tokenizers.test_tokenizers import random_texts
-from tests.tokenizers.test_tokenizers_unigram import BYTES, FOLDED, PIECES
+from tests.support.vocabularies import BYTES, FOLDED, PIECES, random_texts
 
 
 def read(folder: Path, n_vocab: int = 600, **config: Any) -> Any:

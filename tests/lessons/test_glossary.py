@@ -12,7 +12,8 @@ pytest.importorskip("nbclient")
 
 from tools import glossary  # noqa: E402 (needs the three above)
 from tools import words as words_of  # noqa: E402
-from tools.lessons import learner, load, sources  # noqa: E402
+from tools.lesson_sources import load, sources  # noqa: E402
+from tools.lessons import learner  # noqa: E402
 
 
 def test_every_word_that_a_lesson_explains_is_an_entry() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from llmlite import plots
 from llmlite.bench.samples import Comparison
-from llmlite.lessons import half_the_bits, sizes
+from llmlite.lessons import fewer_bits, sizes
 
 NEAR = 1.25
 SAMPLES = {"tales": "tales", "SmolLM2 135M": "smollm2"}
@@ -44,7 +44,7 @@ def test_shipped_samples_of_one_machine_agree_within_a_quarter(model: str, sweep
 
 def test_the_slider_of_bits_agrees_with_the_comparison_on_tales() -> None:
     compared = {row.title: row for row in sizes.rows(Comparison.sample("tales"), "tales")}
-    other = {f"{row.backend} {row.type}".replace(" F32", ""): row for row in half_the_bits.sample().rows}
+    other = {f"{row.backend} {row.type}".replace(" F32", ""): row for row in fewer_bits.sample().rows}
     both = compared.keys() & other.keys()
     assert {"llmlite Q8_0", "PyTorch float32"} <= both
     for name in both:

@@ -9,7 +9,7 @@ import pytest
 
 from llmlite import resources
 from llmlite.errors import UnsupportedError
-from llmlite.lessons import half_the_bits, type_sweep
+from llmlite.lessons import fewer_bits, type_sweep
 from llmlite.lessons.type_sweep import Point
 from llmlite.quantize.mixes import FILE_TYPES
 from llmlite.quants import TYPES, by_name
@@ -112,13 +112,13 @@ def test_what_is_written_can_be_read(tmp_path: object, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="module")
-def ladder() -> half_the_bits.Ladder:
-    return half_the_bits.Ladder(n_tokens=16)
+def ladder() -> fewer_bits.Ladder:
+    return fewer_bits.Ladder(n_tokens=16)
 
 
-def test_every_rung_holds_its_type_and_fewer_bytes_than_the_one_before(ladder: half_the_bits.Ladder) -> None:
+def test_every_rung_holds_its_type_and_fewer_bytes_than_the_one_before(ladder: fewer_bits.Ladder) -> None:
     sizes = []
-    for name in half_the_bits.LADDER:
+    for name in fewer_bits.LADDER:
         file = ladder.file(name)
         matrices = [t for t in file.tensors.values() if len(t.shape) == 2]
         assert {t.type.name for t in matrices} == {name}
@@ -126,26 +126,26 @@ def test_every_rung_holds_its_type_and_fewer_bytes_than_the_one_before(ladder: h
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_f32_and_f16_tell_the_same_tale(ladder: half_the_bits.Ladder) -> None:
+def test_f32_and_f16_tell_the_same_tale(ladder: fewer_bits.Ladder) -> None:
     told = ladder.told("F16")
     assert told.ids == ladder.told("F32").ids and told.n_same == len(told.ids) == 16
     assert told.tokens_per_second > 0 and told.bits_per_weight == 16
 
 
-def test_few_bits_tell_another(ladder: half_the_bits.Ladder) -> None:
+def test_few_bits_tell_another(ladder: fewer_bits.Ladder) -> None:
     assert ladder.told("Q2_K").n_same < 16
 
 
-def test_a_rung_is_told_once(ladder: half_the_bits.Ladder) -> None:
+def test_a_rung_is_told_once(ladder: fewer_bits.Ladder) -> None:
     assert ladder.told("Q8_0") is ladder.told("Q8_0")
 
 
 def test_the_shipped_sample_has_every_rung_and_pytorch() -> None:
-    sample = half_the_bits.sample()
-    assert [row.type for row in sample.rows if row.backend == "llmlite"] == list(half_the_bits.LADDER)
+    sample = fewer_bits.sample()
+    assert [row.type for row in sample.rows if row.backend == "llmlite"] == list(fewer_bits.LADDER)
     assert any("PyTorch" in row.backend for row in sample.others)
     assert all(row.tokens_per_second > 0 and row.private_bytes > 0 for row in sample.rows)
-    assert sample.machine and all(sample.llmlite(name).tale for name in half_the_bits.LADDER)
+    assert sample.machine and all(sample.llmlite(name).tale for name in fewer_bits.LADDER)
     with pytest.raises(KeyError):
         sample.llmlite("nosuch")
 
@@ -154,7 +154,7 @@ def test_the_shipped_sample_has_every_rung_and_pytorch() -> None:
 
 
 def test_the_tale_stays_down_to_8_bits_and_is_another_at_2() -> None:
-    sample = half_the_bits.sample()
+    sample = fewer_bits.sample()
     exact = sample.llmlite("F32").tale
     assert sample.llmlite("F16").tale == sample.llmlite("Q8_0").tale == exact != sample.llmlite("Q2_K").tale
 

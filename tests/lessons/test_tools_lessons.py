@@ -10,19 +10,10 @@ import pytest
 pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 
-from tools.lessons import (
-    About,
-    LessonError,
-    about,
-    catalog,
-    index,
-    instructor,
-    learner,
-    load,
-    numbered,
-    solved,
-    stubbed,
-)
+from tools.calls import LessonError, numbered
+from tools.lesson_index import catalog, index
+from tools.lesson_sources import About, about, load
+from tools.lessons import instructor, learner, solved, stubbed
 
 FUNCTION = '''def nibbles(byte):
     """Return both."""

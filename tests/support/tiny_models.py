@@ -83,29 +83,7 @@ def tiny_model(
         NORM_EPS[ARCHITECTURES[architecture].norm]: 1e-5,
         "rope.freq_base": 10000.0,
     }
-    if "use_parallel_residual" in ARCHITECTURES[architecture].features:
-        hyper["use_parallel_residual"] = True
-    if ARCHITECTURES[architecture].latent:
-        hyper |= {"attention.head_count_kv": 1, "attention.kv_lora_rank": 32, "rope.dimension_count": 16}
-        hyper |= {"attention.key_length_mla": 48, "attention.value_length_mla": 32}
-    if ARCHITECTURES[architecture].recurrent == "short_convolution":
-        hyper["attention.head_count_kv"] = [n_head_kv if i % 3 == 1 else 0 for i in range(n_layer)]
-        hyper["shortconv.l_cache"] = 3
-    if ARCHITECTURES[architecture].recurrent == "delta_net":  # every second layer has attention
-        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
-        hyper |= {"ssm.time_step_rank": n_embd // 16, "ssm.group_count": 2, "rope.dimension_count": 8}
-        hyper["full_attention_interval"] = 2
-    if ARCHITECTURES[architecture].recurrent == "mamba2":
-        if ARCHITECTURES[architecture].rope_pairs:  # every second layer has attention
-            hyper["attention.head_count_kv"] = [n_head_kv if i % 2 else 0 for i in range(n_layer)]
-        else:
-            hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
-        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
-        hyper |= {"ssm.time_step_rank": n_head, "ssm.group_count": n_head_kv}
-    if ARCHITECTURES[architecture].recurrent == "mamba":
-        hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
-        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 16}
-        hyper["ssm.time_step_rank"] = -(-n_embd // 16)
+    hyper |= _own_keys(architecture, n_layer, n_embd, n_head, n_head_kv)
     if n_expert:
         hyper |= {"expert_count": n_expert, "expert_used_count": n_expert_used}
         hyper |= {"expert_feed_forward_length": n_ff} if architecture != "llama" else {}
@@ -118,6 +96,36 @@ def tiny_model(
     if rope_freqs:
         arrays["rope_freqs.weight"] = np.linspace(1, 8, n_embd // n_head // 2, dtype=np.float32)
     return TinyModel(metadata | _tokenizer(tokens, merges), arrays)
+
+
+def _own_keys(architecture: str, n_layer: int, n_embd: int, n_head: int, n_head_kv: int) -> dict[str, Any]:
+    """The hyper-parameters that an architecture has beside those of Llama, and its own values of these."""
+    entry = ARCHITECTURES[architecture]
+    hyper: dict[str, Any] = {}
+    if "use_parallel_residual" in entry.features:
+        hyper["use_parallel_residual"] = True
+    if entry.latent:
+        hyper |= {"attention.head_count_kv": 1, "attention.kv_lora_rank": 32, "rope.dimension_count": 16}
+        hyper |= {"attention.key_length_mla": 48, "attention.value_length_mla": 32}
+    if entry.recurrent == "short_convolution":
+        hyper["attention.head_count_kv"] = [n_head_kv if i % 3 == 1 else 0 for i in range(n_layer)]
+        hyper["shortconv.l_cache"] = 3
+    if entry.recurrent == "delta_net":  # every second layer has attention
+        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
+        hyper |= {"ssm.time_step_rank": n_embd // 16, "ssm.group_count": 2, "rope.dimension_count": 8}
+        hyper["full_attention_interval"] = 2
+    if entry.recurrent == "mamba2":
+        if entry.rope_pairs:  # every second layer has attention
+            hyper["attention.head_count_kv"] = [n_head_kv if i % 2 else 0 for i in range(n_layer)]
+        else:
+            hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
+        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 32}
+        hyper |= {"ssm.time_step_rank": n_head, "ssm.group_count": n_head_kv}
+    if entry.recurrent == "mamba":
+        hyper |= {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0}
+        hyper |= {"ssm.conv_kernel": 4, "ssm.inner_size": 2 * n_embd, "ssm.state_size": 16}
+        hyper["ssm.time_step_rank"] = -(-n_embd // 16)
+    return hyper
 
 
 def _shapes_of(

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import time
-import unicodedata
 import warnings
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from llmlite.errors import TokenizerError
 from llmlite.tokenizers import PRE_TOKENIZERS, TokenType
 from llmlite.tokenizers.bpe import BYTE_TO_CHAR
 from llmlite.tokenizers.merging import merge, pairs_of_characters
+from tests.support.vocabularies import random_texts
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 NAMES = ["gpt-2", "llama-bpe", "qwen2", "deepseek-llm", "falcon", "llama-spm", "bert-bge"]
@@ -98,39 +95,6 @@ def by_the_library(tokenizer: Any) -> Any:
     built = library.Tokenizer(model)
     built.pre_tokenizer = library.pre_tokenizers.Sequence(steps)
     return built
-
-
-@cache
-def assigned_characters() -> list[str]:
-    """All characters of this Python's Unicode version: each library has its own, newer, table."""
-    return [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cs", "Cn", "Co")]
-
-
-def random_texts(count: int, seed: int) -> Iterator[str]:
-    """Texts of pieces drawn from groups that pre-tokenizers treat differently."""
-    draw = random.Random(seed)
-    groups = [
-        assigned_characters(),
-        [" ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\u00a0", "\u3000", "\u0085", "\u2028", "\u200b"],
-        list("0123456789") + ["1234567", "٣", "Ⅷ", "½", "²"],
-        ["'s", "'t", "'LL", "'Ve", "'D", " don't", "I'M", "'ſ", "’s"],
-        [
-            "👩\u200d👩\u200d👧",
-            "🏳️\u200d🌈",
-            "👍🏽",
-            "é",
-            "e\u0301",
-            "n\u0303\u0323",
-            "नमस्ते",
-            "한국어",
-            "ไทย",
-            "日本語",
-        ],
-        ["hello", " world", "The", " TheCat", "foo_bar", "!!!", "...", "#$%", "<|im_end|>", " (", "://"],
-        list(map(chr, range(32))) + ["\x7f", "\x9f"],
-    ]
-    for _ in range(count):
-        yield "".join(draw.choice(draw.choice(groups)) for _ in range(draw.randrange(1, 24)))
 
 
 def assert_agrees_with_the_library(tokenizer: Any, count: int) -> None:

@@ -11,53 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlite import tokenizers
 from llmlite.errors import TokenizerError
 from llmlite.tokenizers.charsmap import CharsMap
 from tests.support.charsmap_builder import charsmap
-from tests.tokenizers.test_tokenizers import random_texts
-
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-PIECES = {
-    "▁": -2.25,
-    "a": -3.5,
-    "b": -4.0,
-    "c": -4.25,
-    "ab": -5.0,
-    "bc": -5.5,
-    "abc": -9.0,
-    "▁a": -3.0,
-    "▁ab": -6.5,
-    "cab": -7.75,
-    "é": -6.0,
-    "日本": -6.25,
-    "本": -6.5,
-    "▁the": -4.5,
-    "th": -5.0,
-    "e": -3.25,
-}
-FOLDED = {
-    "é": "e",
-    "Ａ": "a",
-    "e\u0301": "é",
-    "\u3000": " ",
-    "\t": " ",
-    "ﬁ": "ab",
-    "\x7f": "",
-    "ab\u0301": "c",
-}
-
-
-def ugm(pieces: dict[str, float] = PIECES, **changes: Any) -> Any:
-    values: dict[str, Any] = {
-        "model": "t5",
-        "tokens": ["<pad>", "</s>", "<unk>", *pieces, "<tool>"],
-        "scores": [0.0] * 3 + [*pieces.values(), 0.0],
-        "token_type": [3, 3, 2] + [1] * len(pieces) + [4],
-        "add_space_prefix": True,
-    }
-    values.update(changes)
-    return tokenizers.from_metadata({f"tokenizer.ggml.{k}": v for k, v in values.items() if v is not None})
+from tests.support.vocabularies import BYTES, FOLDED, MERGES, PIECES, gemma4, random_texts, ugm
 
 
 def texts_of(tokenizer: Any, text: str, **options: bool) -> list[str]:
@@ -196,34 +153,6 @@ def test_unigram_needs_an_unknown_token() -> None:
 
 
 # Gemma 4
-
-MERGES = ["▁ a", "a b", "▁ ▁", "▁a b", "th e", "t h", "▁▁ ▁▁", "é é", "日 本"]
-
-
-def gemma4(**changes: Any) -> Any:
-    letters = ["▁", "a", "b", "t", "h", "e", "é", "日", "本", "\n"]
-    tokens = [
-        "<pad>",
-        "<eos>",
-        "<bos>",
-        "<unk>",
-        *BYTES,
-        *letters,
-        *(m.replace(" ", "") for m in MERGES),
-        "\n\n",
-    ]
-    kinds = [3, 3, 3, 2] + [6] * 256 + [1] * (len(tokens) - 260)
-    values: dict[str, Any] = {
-        "model": "gemma4",
-        "tokens": tokens,
-        "token_type": kinds,
-        "merges": MERGES,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "unknown_token_id": 3,
-    }
-    values.update(changes)
-    return tokenizers.from_metadata({f"tokenizer.ggml.{k}": v for k, v in values.items()})
 
 
 def test_gemma4_merges_characters_and_takes_runs_of_line_ends_whole() -> None:

@@ -12,14 +12,14 @@ pytest.importorskip("matplotlib")
 
 import llmlite as ll
 from llmlite import plots, widgets
-from llmlite.lessons import flip, half_the_bits, type_sweep
+from llmlite.lessons import fewer_bits, flip, type_sweep
 from llmlite.plots import COLOURS
 from llmlite.plots import blocks as block_plots
 from llmlite.plots.type_sweep import scatter
 from llmlite.quants import TYPES, QuantType
 from llmlite.quants.tensor import QuantTensor
 from llmlite.widgets.fewer_bits import HalfTheBits
-from llmlite.widgets.one_bit import WhichBit
+from llmlite.widgets.flip import WhichBit
 from llmlite.widgets.texts import common_words, marked
 
 QUANTIZED = [
@@ -171,7 +171,7 @@ def test_its_static_view_has_every_type() -> None:
 
 @pytest.fixture(scope="module")
 def slider() -> HalfTheBits:
-    return HalfTheBits(half_the_bits.Ladder(n_tokens=16), half_the_bits.sample())
+    return HalfTheBits(fewer_bits.Ladder(n_tokens=16), fewer_bits.sample())
 
 
 def test_the_slider_moves_bytes_speed_and_tale(slider: HalfTheBits) -> None:
@@ -197,7 +197,7 @@ def test_no_card_shows_bars_of_the_sample_beside_bars_of_here_and_now(slider: Ha
 
 def test_its_static_view_is_the_shipped_sample_with_its_machine(slider: HalfTheBits) -> None:
     table = slider.static_view()
-    sample = half_the_bits.sample()
+    sample = fewer_bits.sample()
     assert len(table.rows) == len(sample.rows) and sample.machine in table.heading
     assert table.rows[0][6] == "all"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import llmlite as ll
-from llmlite.lessons.byte_map import REGIONS, ByteMap
+from llmlite.lessons.file_layout import REGIONS, ByteMap
 
 
 @pytest.fixture(scope="module")

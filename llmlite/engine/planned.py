@@ -336,7 +336,7 @@ class PlannedExecutor:
 
 
 def _waits(times: np.ndarray) -> np.ndarray:
-    """Return how long threads were idle in each operation, on average.
+    """Return the nanoseconds that threads were idle in each operation, on average.
 
     Args:
         times: nanoseconds (n_ops + 1, 1 + n_threads), in the layout of `Plan.run`'s clock. A thread without a

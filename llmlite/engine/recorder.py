@@ -32,7 +32,7 @@ from llmlite.engine.recording import N_OUTPUTS, N_TOKENS, Buffer
 
 
 class Recorder(MatrixOperations, RecurrentOperations):
-    """Records operations.
+    """A recorder of operations.
 
     Args:
         max_tokens: tokens of the longest step.
@@ -226,7 +226,9 @@ class Recorder(MatrixOperations, RecurrentOperations):
         return out
 
     def _n_parts(self, spec: Attention) -> int:
-        """Return how many parts of positions threads may share; 0 in a prompt, where they share tokens."""
+        """Return the number of parts of positions that threads may share; 0 in a prompt, whose tokens they
+        share.
+        """
         if self.limits[N_TOKENS] > ATTENTION_SHARED:
             return 0
         if spec.window and spec.causal:

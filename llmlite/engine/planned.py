@@ -45,7 +45,8 @@ class PlannedExecutor:
     """Runs a model with compiled kernels on a team of threads; see llmlite.engine.Executor.
 
     Args:
-        n_threads: the maximum of threads; by default, the physical cores that this process may use, within
+        n_threads: the maximum number of threads; by default, the physical cores that this process may use,
+        within
             its cgroup's quota. A single token's step with too little work for them runs on fewer
             (`step_threads`).
         progress: called as progress(done, total, name) while kernels are compiled.

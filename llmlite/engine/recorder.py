@@ -36,7 +36,7 @@ class Recorder(MatrixOperations, RecurrentOperations):
 
     Args:
         max_tokens: tokens of the longest step.
-        max_outputs: the maximum of logits rows in a step.
+        max_outputs: the maximum number of logits rows in a step.
         n_threads: number of threads that get scratch memory.
         kv: type of keys and values, one of `llmlite.engine.kv_cache.DTYPES`.
         tiles: whether AMX multiplies quantized weights with many tokens (`amx_check`).

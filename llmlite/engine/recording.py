@@ -139,7 +139,7 @@ class Recording:
         return len(self.ops) + 1
 
     def _at_once(self, rows: int) -> int:
-        """Return the maximum of rows for one matrix; a token uses an expert at most once."""
+        """Return the maximum number of rows for one matrix; a token uses an expert at most once."""
         return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
 
     def _padded(self, rows: int) -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
-    "catalog chat cli downloads gguf huggingface lessons plots quantize quants repl serve system tokenizers"
-    " widgets workshop"
+    "catalog chat cli description downloads engine generate grammar gguf huggingface lessons plots quantize quants repl"
+    " sampling serve system tokenizers widgets workshop"
 ).split()
 READ = (
     "*.md",
@@ -38,7 +38,7 @@ RULES = {
     r"\bsecond second\b": "after one second",
     r"\bhow many megabytes has\b": "how many megabytes does … take",
     r"(?<!there )\bis no (size|path|number|file|folder)\b": "is not a valid …",
-    r"\bfound not\b": "did not find",
+    r"\bfound not\b(?! in\b)": "did not find",
     r"\bonly so many\b": "at most this many",
     r"\b(stands|stand) (in|on|there|beside|behind)\b": "is in; is stored; is written",
     r"\bbehind (each|every) (step|block|token)\b": "after",

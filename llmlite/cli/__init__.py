@@ -1,11 +1,11 @@
-"""The command line: one file per command, and here what they share.
+"""The command line: one file per command; this file has the parser and the handling of errors.
 
 A command module has HELP (one line), EXAMPLES (shown under --help), `add_arguments(parser)` and
-`run(options) -> exit code`; with PASSES_ON, `options.rest` is what follows `--`.
+`run(options) -> exit code`. If it has PASSES_ON, `options.rest` holds the words after `--`.
 
-Exit codes: 0 done, 1 something examined is wrong (doctor, compare), 2 the
-request, a file or the machine is at fault, 129 the terminal went away, 130 stopped by Ctrl-C, 141 the reader
-of our output went away, 143 ended by SIGTERM.
+Exit codes: 0 done, 1 something examined is wrong (doctor, compare), 2 the request, a file or the machine is
+at fault, 129 the terminal went away, 130 stopped by Ctrl-C, 141 the reader of our output went away, 143 ended
+by SIGTERM.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ start here:
   llmlite run                        a tale by the bundled model
   llmlite run -p "The fox" -n 50     your own beginning
   llmlite pull smollm2               a model that can chat (93 MB)
-  llmlite embed minilm "A" "B"       how alike texts are (after llmlite pull minilm)
-  llmlite show model.gguf            what is in a file
+  llmlite embed minilm "A" "B"       compare texts (after llmlite pull minilm)
+  llmlite show model.gguf            the contents of a file
   llmlite compare                    llmlite beside PyTorch, on this machine
   llmlite lab                        the lessons, in JupyterLab
 
@@ -52,16 +52,16 @@ a type, as in "tales:Q4_0" (made on first use), or any name that `llmlite models
 """
 
 
-WIDTH = 80  # columns that every help fits
-
-
-FULL_LINE = 60  # characters of a line that the source has broken
+WIDTH = 80  # columns: every help fits into them
+FULL_LINE = (
+    60  # characters: a line of at least this many was broken in the source, so the next one continues it
+)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Fills paragraphs, keeps short and indented lines, and breaks those that are wider than the screen.
+    """Formatter that fills paragraphs, keeps short and indented lines, and breaks lines wider than WIDTH.
 
-    An example's comment, which begins after two spaces or more, goes to a line of its own.
+    If an example's line is too wide, its comment goes on a line of its own. Three spaces begin a comment.
     """
 
     def __init__(self, prog: str) -> None:
@@ -72,7 +72,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def joined(text: str) -> list[str]:
-    """Return the lines of a text. A full line and the unindented one after it become one."""
+    """Return the lines of a text, with a full line and the unindented line after it joined."""
     lines: list[str] = []
     for line in text.splitlines():
         if lines and len(lines[-1]) >= FULL_LINE and line[:1].strip() and lines[-1][:1].strip():
@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of a command line; an unknown one ends the program with its command's usage."""
+    """Return the options of a command line. An unknown option prints its command's usage and exits."""
     given, rest = list(sys.argv[1:] if argv is None else argv), []
     command = given[0] if given else ""
     if command in COMMANDS and getattr(import_module(f"llmlite.cli.{command}"), "PASSES_ON", False):
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(file=sys.stderr)
         return 130
     finally:
-        if argv is None:  # the process ends: Ctrl-C while it does has nothing to say
+        if argv is None:  # the process is ending: Ctrl-C must not print a traceback now
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.stderr = messages
 
@@ -161,7 +161,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2
     sys.stderr = Lossy(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that can't show a character gets "?", not a crash
+        if hasattr(stream, "reconfigure"):  # print "?" for a character that the terminal can't show
             stream.reconfigure(errors="replace")
     warnings.formatwarning = _plain_warning
     warnings.simplefilter("always", FallbackWarning)
@@ -183,7 +183,7 @@ def _main(argv: Sequence[str] | None) -> int:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
             return 2
-        discard_output()  # a full disk: what is left in the buffer can't be written at the exit either
+        discard_output()  # a full disk: the rest of the buffer can't be written at the exit either
         return 2
 
 
@@ -195,7 +195,7 @@ def _plain_warning(
 
 
 def sentence(error: Exception) -> str:
-    """Return what went wrong in one line: for the system's errors, the file and the reason."""
+    """Return an error as one line. For an error of the system, name the file and the reason."""
     if isinstance(error, MemoryError):
         about = " ".join(str(error).split())
         return f"not enough memory{': ' + about if about else ''}"

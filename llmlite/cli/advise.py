@@ -1,7 +1,7 @@
 """Say which type of a model fits this machine: memory, speed and quality, with the arithmetic.
 
 Bandwidth and overhead are measured on this machine, in a few seconds. Quality is the loss that each type
-causes in the bundled model; in another model it may be more or less.
+causes in the bundled model. In another model the loss may be more or less.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmlite.terminal import say
 HELP = "say which type of a model fits this machine"
 EXAMPLES = """\
 examples:
-  llmlite advise model.gguf                    which type to quantize this one to
+  llmlite advise model.gguf                    the best type for this model
   llmlite advise 7B                            for a size alone; the KV cache isn't counted
   llmlite advise smollm2 --ctx-size 8192 --speed 20
   llmlite advise --check tales:Q4_0,smollm2    predictions beside measurements; exit code 1 if one is off by
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("model", nargs="?", metavar="FILE|SIZE", help='a GGUF file, "smollm2", or "7B"')
     chosen.add_argument("--check", type=names, metavar="A,B", help="compare predictions with measurements")
     parser.add_argument(
-        "-c", "--ctx-size", type=number(int, 1), default=2048, metavar="N", help="(default: 2048)"
+        "-c", "--ctx-size", type=number(int, 1), default=2048, metavar="N", help="context (default: 2048)"
     )
     parser.add_argument(
         "--speed", type=number(float, 0.0), default=10.0, metavar="N", help="tokens/s wanted (default: 10)"
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def losses() -> list[tuple[str, float]]:
-    """Return what each type costs the bundled model, as the sweep of types measured it."""
+    """Return (type, KL divergence) of the bundled model in each type, as the sweep of types measured it."""
     from llmlite.lessons import type_sweep
 
     return [(p.name, p.kl) for p in type_sweep.shipped().points if p.scope == "tensors" and not p.imatrix]

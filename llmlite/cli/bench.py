@@ -1,9 +1,9 @@
-"""Measure one backend on one file, with llama-bench's options and fields; keep the environments that backends
-run in; compare two files of measurements.
+"""Measure one backend on one file, with llama-bench's options and fields. Also manage the environments of
+backends, and compare two files of measurements.
 
 Each test runs -r times after one warm-up. Tokenizing and sampling aren't timed.
 
---profile times every operation of a step by itself instead, and says how long threads wait for each other.
+--profile times every operation of a step instead, and shows how long threads wait for each other.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MOST = 1000  # values of one option
 HELP = "measure one backend; manage environments; compare results"
 EXAMPLES = """\
 examples:
-  llmlite bench                                    the bundled model: read 512 tokens, write 128
+  llmlite bench                                    the bundled model: prefill of 512 tokens, decode of 128
   llmlite bench model.gguf -p 64,512 -n 128 -d 0,512,2048 -t 1,2 -o jsonl
   llmlite bench model.gguf -b llamacpp -p 0 -n 64
-  llmlite bench model.gguf --profile -d 0,2048     where the time of a step goes
+  llmlite bench model.gguf --profile -d 0,2048     the time of each operation of a step
   llmlite bench env list
-  llmlite bench env create xllamacpp               llama.cpp without a compiler, apart from everything else
+  llmlite bench env create xllamacpp               llama.cpp without a compiler, in its own environment
   llmlite bench env remove xllamacpp
   llmlite bench diff before.jsonl after.jsonl --junit diff.xml --markdown diff.md
 
@@ -38,7 +38,7 @@ examples:
 several times; every combination is measured.
 
 exit codes of diff: 0 nothing is slower for certain, 2 a file can't be used, 3 something is slower for
-certain, 4 something computes something else than before or is missing. docs/ci-performance.md explains them.
+certain, 4 an entry's results changed or an entry is missing. docs/ci-performance.md explains them.
 """
 
 
@@ -76,32 +76,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="MODEL | env ACTION [NAME] | diff A B",
-        help='what to measure (default: "tales"); or one of the other two jobs',
+        help='the model to measure (default: "tales"), or one of the other two jobs',
     )
     parser.add_argument("-b", "--backend", default="llmlite", metavar="NAME", help=", ".join(BACKENDS))
     listed: dict[str, Any] = {"type": lengths, "action": "append", "metavar": "N,.."}
-    parser.add_argument("-p", "--n-prompt", **listed, help="tokens read (default: 512); 0 for no such test")
-    parser.add_argument("-n", "--n-gen", **listed, help="tokens written (default: 128); 0 for no such test")
+    parser.add_argument("-p", "--n-prompt", **listed, help="prefill tokens (default: 512); 0 leaves it out")
+    parser.add_argument("-n", "--n-gen", **listed, help="decode tokens (default: 128); 0 leaves it out")
     parser.add_argument(
         "-d",
         "--n-depth",
         **listed,
-        help="tokens in the cache before (default: those of 0,512,2048 that the context has room for)",
+        help="tokens in the cache before the test (default: those of 0,512,2048 that fit the context)",
     )
-    parser.add_argument("-t", "--threads", **listed, help="(default: as many as can run at once)")
+    parser.add_argument("-t", "--threads", **listed, help="threads (default: as many as can run at once)")
     parser.add_argument(
-        "-r", "--repetitions", type=number(int, 1), default=5, metavar="N", help="(default: 5)"
+        "-r", "--repetitions", type=number(int, 1), default=5, metavar="N", help="runs (default: 5)"
     )
     parser.add_argument(
-        "-o", "--output", choices=("md", "csv", "json", "jsonl"), default="md", help="(default: md)"
+        "-o", "--output", choices=("md", "csv", "json", "jsonl"), default="md", help="format (default: md)"
     )
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="time each operation of a token's step and of a prompt's (-n, -p; at most 256 tokens), and how "
-        "long threads wait; with -o json each one by itself",
+        help="time each operation of a decode step (-n) and of a prefill step (-p, at most 256 tokens), and "
+        "how long threads wait; -o json lists every operation separately",
     )
-    parser.add_argument("--base", metavar="BACKEND", help="diff: the backend that speeds are ratios to")
+    parser.add_argument("--base", metavar="BACKEND", help="diff: the backend that speeds are divided by")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="diff: write JUnit XML")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="diff: write a Markdown table")
 
@@ -123,9 +123,9 @@ def profile(model: str, options: argparse.Namespace) -> int:
     from llmlite.cli.files import table
 
     if options.backend != "llmlite":
-        raise LlmliteError(f"--profile knows the operations of llmlite only, not of {options.backend}")
+        raise LlmliteError(f"--profile can only time llmlite's operations, not those of {options.backend}")
     if options.output == "csv":
-        raise LlmliteError("--profile is written as md, json or jsonl, not as csv")
+        raise LlmliteError("--profile: the output can be md, json or jsonl, not csv")
     threads = _all(options.threads, ())
     if threads and min(threads) < 1:
         raise LlmliteError("threads must be at least 1")

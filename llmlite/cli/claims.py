@@ -1,7 +1,7 @@
-"""Put the article's claims about engines and frameworks to the test on this machine.
+"""Test an article's claims about engines and frameworks on this machine.
 
 Each claim gets a verdict (holds, holds partly, doesn't hold here, not measured), the measured figure, and
-the command that measures it alone. If a package is missing, the claim is reported as not measured.
+the command that measures this claim alone. If a package is missing, the claim is reported as not measured.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from llmlite.cli.compare import names
 from llmlite.terminal import progress, say
 
-HELP = "put the article's claims to the test, here"
+HELP = "test an article's claims on this machine"
 EXAMPLES = """\
 examples:
   llmlite claims                              all of them; some minutes
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from llmlite.bench import article
 
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)  # now: what can't be kept isn't measured
+        options.output.mkdir(parents=True, exist_ok=True)  # fail now, not after the measurement
 
     with progress() as shown:
         found = article.claims(options.only, lambda text: shown.show(f"measuring: {text}"))

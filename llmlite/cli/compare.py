@@ -1,7 +1,7 @@
 """Compare llmlite with PyTorch, llama.cpp and others on this machine.
 
 Each backend runs in a process of its own, on the same weights, token ids and number of threads. A backend
-that computes something else isn't timed. Raw samples, tables and a figure go to the output folder.
+whose results differ isn't timed. Raw samples, tables and a figure go to the output folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmlite.bench.compare import Options
     from llmlite.bench.samples import Comparison
 
-HELP = "measure llmlite beside PyTorch, here"
+HELP = "measure llmlite beside PyTorch on this machine"
 EXAMPLES = """\
 examples:
   llmlite compare                                     the bundled model in F16, Q8_0 and Q4_0; some minutes
@@ -32,13 +32,13 @@ examples:
   llmlite compare smollm2 --backends all --time 3600
   llmlite compare model.gguf --types Q8_0,Q4_0 --threads 4
   llmlite compare --types F16,Q6_K --backends llmlite,torch-f32,llamacpp
-  llmlite compare --sizes --time 1800 -o results/sizes   three sizes, a picture; 1.3 GB of cache
-  llmlite compare --from results/comparison.jsonl     tables and figure again, nothing measured
-  llmlite compare --report comparison.html            one page with everything in it, to send or to print
+  llmlite compare --sizes --time 1800 -o results/sizes   three sizes and a picture; takes 1.3 GB of cache
+  llmlite compare --from results/comparison.jsonl     make tables and figure again, without measuring
+  llmlite compare --report comparison.html            also write one page, to send or to print
 
-Run it on a quiet machine: the spread in the tables says how quiet it was.
-Exit code 1: llmlite itself computed something else than float32 arithmetic does, or a backend that was named
-with --backends did not run.
+Run it on a quiet machine: the spread in the tables shows how quiet it was.
+Exit code 1: llmlite's own results differ from float32 arithmetic, or a backend that was named with --backends
+did not run.
 """
 
 
@@ -51,32 +51,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=names,
         metavar="A,B",
         help="quantizations (default: F16,Q8_0,Q4_0 of tales, Q8_0,Q4_0,Q4_1 of smollm2, a file as it is); "
-        "a file's siblings are quantized anew from its weights",
+        "other types of a file are quantized from its weights",
     )
     parser.add_argument(
         "--backends",
         type=names,
         metavar="A,B",
-        help=f"{', '.join(BACKENDS)}; all of them: all "
+        help=f"{', '.join(BACKENDS)}, or all "
         f"(default: {', '.join(name for name, info in BACKENDS.items() if info.default)})",
     )
     parser.add_argument(
         "--threads",
         type=number(int, 1, MAX_THREADS),
         metavar="N",
-        help="for every backend (default: as many as can run at once)",
+        help="threads of every backend (default: as many as can run at once)",
     )
     parser.add_argument(
         "--blocks",
         type=number(int, 1),
         metavar="N",
-        help="rounds (default: 10; at least 5 are needed to call a difference)",
+        help="rounds (default: 10; at least 5 are needed to find a difference)",
     )
     parser.add_argument(
         "--time",
         type=number(float, 1),
         metavar="SECONDS",
-        help="time for the whole comparison (default: 900, or 55 with --quick); blocks are planned to fit it",
+        help="time for the whole comparison (default: 900, or 55 with --quick); the blocks are chosen to fit",
     )
     parser.add_argument(
         "--prompts", type=lengths, metavar="N,..", help="lengths of prompts, in tokens (default: 64,512)"
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--depths",
         type=depths,
         metavar="N,..",
-        help="tokens in the cache before writing (default: 0,512,2048; too long ones are left out)",
+        help="tokens in the cache before decode (default: 0,512,2048; those beyond the context are left out)",
     )
     parser.add_argument(
         "--gen", type=number(int, 1), metavar="N", help="tokens written in each turn (default: 128)"
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=number(int, 0), metavar="N", help="seed of the order of turns (default: 0)"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: %(default)s)"
+        "-o", "--output", type=Path, default=Path("results"), metavar="FOLDER", help="default: %(default)s"
     )
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="also write one self-contained page")
     parser.add_argument(
@@ -113,18 +113,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lengths(text: str) -> tuple[int, ...]:
-    """Read "64,512": whole numbers from 1 on."""
+    """Read whole numbers of at least 1, such as "64,512"."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
         found = (0,)
     if min(found) < 1:
-        raise argparse.ArgumentTypeError(f"expected numbers from 1 on with commas between, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected numbers of at least 1 with commas between them, got {text!r}"
+        )
     return found
 
 
 def depths(text: str) -> tuple[int, ...]:
-    """Read "0,512": whole numbers from 0 on."""
+    """Read whole numbers of at least 0, such as "0,512"."""
     return tuple(0 if part.strip() == "0" else lengths(part)[0] for part in text.split(","))
 
 
@@ -148,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
         result = Comparison.load(options.samples)
         written = []
     else:
-        options.output.mkdir(parents=True, exist_ok=True)  # now: what can't be kept isn't measured
+        options.output.mkdir(parents=True, exist_ok=True)  # fail now, not after the measurement
         result = compare.run(chosen(options), progress=sys.stderr.isatty())
         written = [result.save(options.output / "comparison.jsonl")]
     text = str(result)
@@ -173,7 +175,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def sizes(options: argparse.Namespace) -> int:
-    """Compare at every size: a folder each, one table and one picture of all."""
+    """Compare at every size. Write a folder for each, and one table and one picture of all."""
     from llmlite.bench import compare, sizes
 
     if options.samples or options.report or options.model != "tales":
@@ -202,7 +204,7 @@ def sizes(options: argparse.Namespace) -> int:
 
 
 def chosen(options: argparse.Namespace) -> Options:
-    """Turn the command line into Options; what wasn't given keeps its default."""
+    """Turn the command line into Options. An option that wasn't given keeps its default."""
     from llmlite.bench.compare import Options
 
     given = {name: getattr(options, name) for name in ("types", "backends", "threads", "blocks", "seed")}
@@ -234,7 +236,7 @@ def page(result: Comparison, path: Path) -> Path:
 
 
 def figures(result: Comparison, folder: Path) -> list[Path]:
-    """Draw the comparison for light and for dark pages; return what was written."""
+    """Draw the comparison for light and for dark pages; return the files."""
     if importlib.util.find_spec("matplotlib") is None:
         say("\nno figure: matplotlib isn't installed (pip install 'llmlite-kit[plot]')", file=sys.stderr)
         return []

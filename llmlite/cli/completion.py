@@ -1,5 +1,5 @@
 """Print a script that completes llmlite's commands, options, models and files
-in a shell. It is made from the same description as --help."""
+in a shell. It is made from the same definitions as --help."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ examples:
   source <(llmlite completion zsh)                  in ~/.zshrc, after compinit
   llmlite completion fish > ~/.config/fish/completions/llmlite.fish
 
-The names of models are those that are bundled or can be pulled.
+Only models that are bundled or can be pulled are completed by name.
 """
 SHELLS = ("bash", "zsh", "fish")
-FILE = "<file>"  # stands for any file among the words that complete
+FILE = "<file>"  # means "any file" among the words that complete
 Words = dict[str, dict[str, list[str]]]
 
 
@@ -33,10 +33,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def tree(parser: argparse.ArgumentParser) -> Words:
-    """Return, for each command's path such as "bench env", what completes there.
+    """Return the words that complete each command's path, such as "bench env".
 
-    "" has the words that may come next: commands, options, choices and models of arguments; `FILE` for a
-    file. Every option that takes a value has its own entry, the words of the value; none if it is free.
+    The entry "" has the words that may come next: commands, options, choices, models, and `FILE` for a file.
+    Every option that takes a value has its own entry: the words that its value may be, or none if any value
+    is allowed.
     """
     found: Words = {}
     _visit(parser, "", found)
@@ -59,7 +60,7 @@ def _visit(parser: argparse.ArgumentParser, path: str, found: Words) -> None:
 
 
 def _values(action: argparse.Action) -> list[str]:
-    """The words that an argument or an option's value may be."""
+    """Return the words that an argument or an option's value may be."""
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
     if action.dest in ("model", "draft", "file", "models"):
@@ -73,7 +74,7 @@ def _values(action: argparse.Action) -> list[str]:
 
 
 def _cases(words: Words, indent: str) -> list[str]:
-    """The arms of a `case "$at|$option"` that sets `offered`, in the syntax that bash and zsh share."""
+    """Return the arms of a `case "$at|$option"` that sets `offered`. Bash and zsh share the syntax."""
     lines = []
     for path, entries in words.items():
         for option, values in entries.items():
@@ -82,7 +83,7 @@ def _cases(words: Words, indent: str) -> list[str]:
 
 
 def _path_walk(words: Words) -> str:
-    """A pattern of all command paths."""
+    """Return a shell pattern of all command paths."""
     return "|".join(f'"{path}"' for path in words if path)
 
 
@@ -91,7 +92,7 @@ BASH = """\
 _llmlite() {{
     local cur="${{COMP_WORDS[COMP_CWORD]}}" prev="${{COMP_WORDS[COMP_CWORD-1]}}" at="" next offered="" i word
     local colon=""
-    # bash splits words at ":": take "tales:Q4_0" together again
+    # bash splits words at ":", so join "tales:Q4_0" again
     if [[ $cur == : ]]; then colon="$prev:"; cur=""
     elif [[ $prev == : && COMP_CWORD -ge 2 ]]; then colon="${{COMP_WORDS[COMP_CWORD-2]}}:"; fi
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -121,12 +122,12 @@ complete -F _llmlite llmlite
 
 
 def bash(words: Words) -> str:
-    """The script for bash."""
+    """Return the script for bash."""
     return _fill(BASH, words)
 
 
 def zsh(words: Words) -> str:
-    """The script for zsh: that for bash, by zsh's own bashcompinit."""
+    """Return the script for zsh: the one for bash, run by zsh's own bashcompinit."""
     start = "autoload -Uz bashcompinit && bashcompinit\n"
     return start + _fill(BASH, words).replace("# llmlite completion bash", "# llmlite completion zsh")
 
@@ -138,7 +139,7 @@ def _fill(script: str, words: Words) -> str:
 
 
 def fish(words: Words) -> str:
-    """The script for fish: one rule for each word."""
+    """Return the script for fish: one rule for each word."""
     lines = ["# llmlite completion fish", "complete -c llmlite -f"]
     for path, entries in words.items():
         names = path.split()

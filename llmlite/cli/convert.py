@@ -1,5 +1,5 @@
-"""Make a GGUF file of a model in another form: a folder from Hugging Face (config.json, safetensors,
-tokenizer.json), or a LLaMA file from before GGUF (GGML, GGMF, GGJT: ".bin", 2023)."""
+"""Make a GGUF file from a Hugging Face folder (config.json, safetensors, tokenizer.json), or from a LLaMA
+file that is older than GGUF (GGML, GGMF, GGJT: ".bin", 2023)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from llmlite.cli.quantize import check_target
 from llmlite.errors import LlmliteError
 from llmlite.terminal import say
 
-HELP = "make a GGUF file of a Hugging Face folder or an older file"
+HELP = "make a GGUF file from a Hugging Face folder or an older file"
 EXAMPLES = """\
 examples:
-  llmlite convert SmolLM2-135M-Instruct smollm2.gguf                the weights as they are
-  llmlite convert Qwen2.5-0.5B-Instruct qwen.gguf --type Q8_0      quantized on the way
+  llmlite convert SmolLM2-135M-Instruct smollm2.gguf                keep the weights' types
+  llmlite convert Qwen2.5-0.5B-Instruct qwen.gguf --type Q8_0      also quantize
   llmlite convert ggml-model-q5_0.bin model.gguf
   llmlite convert llama-2.ggmlv3.q8_0.bin model.gguf --context 4096 --eps 1e-5     LLaMA 2
 
-Folders: models like Llama and Qwen2. Nothing in a folder is run.
+docs/architectures.md lists the models whose folders can be converted. No code in a folder is run.
 """
 
 
@@ -30,11 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folders.add_argument(
         "--type", metavar="TYPE", help="F32, F16, BF16, Q8_0, Q4_K_M, ... (default: matrices keep their type)"
     )
-    folders.add_argument("--pre", metavar="NAME", help="how text is cut into words, if IN doesn't say")
+    folders.add_argument("--pre", metavar="NAME", help="the rule that cuts text into words, if IN has none")
     folders.add_argument(
         "--allow-nan", action="store_true", help="accept weights that are NaN, infinite or too large"
     )
-    files = parser.add_argument_group("for a file, which doesn't say it")
+    files = parser.add_argument_group("for an older file, which doesn't store these")
     files.add_argument(
         "--context", type=int, default=2048, metavar="N", help="context the model was trained for (2048)"
     )

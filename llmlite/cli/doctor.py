@@ -1,11 +1,11 @@
-"""Say what this machine has for llmlite, and what to do if something is wrong.
+"""Check this machine for llmlite, and say what to do if something is wrong.
 
-Examines the processor, the threads this process may use, memory, packages, the cache folder, the bundled
-data, and whether kernels compile. Exit code 0: all is well; 1: something is wrong (its line begins with
-"wrong").
+The checks cover the processor, the threads this process may use, memory, packages, the cache folder, the
+bundled data, and whether kernels compile. Exit code 0: all is well; 1: something is wrong (its line begins
+with "wrong").
 
 --code prints the findings as one short code, for the organiser of a workshop. It holds no name, no path, and
-no address. --decode turns such codes into a table; exit code 2: a code was refused.
+no address. --decode turns such codes into a table. Exit code 2: a code was refused.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from llmlite.errors import LlmliteError
 from llmlite.terminal import complain, json_text, say
 
-HELP = "say what this machine has, and what is wrong"
+HELP = "check this machine, and say what to do if something is wrong"
 EXAMPLES = """\
 examples:
   llmlite doctor
   llmlite doctor --json            for a bug report or a script
   llmlite doctor --code            a short code to send to the organiser of a workshop
-  llmlite doctor --decode FILE     a table of many codes, one a line, each after a name if you like
+  llmlite doctor --decode FILE     a table of many codes, one on each line; a name may come before a code
 """
 LARGEST = 1 << 20  # bytes of a file of codes
 
@@ -88,7 +88,7 @@ def lines_of(name: str) -> list[str]:
     """Return the lines of a file, or of standard input for "-".
 
     Raises:
-        LlmliteError: more than a megabyte.
+        LlmliteError: If it has more than a megabyte.
     """
     if name == "-":
         data = sys.stdin.buffer.read(LARGEST + 1)

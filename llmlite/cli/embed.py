@@ -1,7 +1,7 @@
-"""Turn texts into vectors: the more alike two texts are, the larger the product of theirs.
+"""Turn texts into vectors. The more similar two texts are, the larger the dot product of their vectors.
 
-One text for each argument, or for each line of standard input. Without --json or --npy it prints how alike
-the texts are.
+Each argument is a text, or without arguments each line of standard input. Without --json or --npy, it prints
+how similar the texts are (cosines).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ HELP = "turn texts into vectors (embeddings)"
 EXAMPLES = """\
 examples:
   llmlite pull minilm                                    a model for English sentences (83 MB)
-  llmlite embed minilm "A fox ran." "A dog slept."       how alike the texts are
+  llmlite embed minilm "A fox ran." "A dog slept."       how similar the texts are
   llmlite embed --json minilm < sentences.txt            one JSON line for each line of the file
   llmlite embed --npy out.npy minilm < sentences.txt     a NumPy array (n, n_embd), float32
-  llmlite embed --pooling last tales "A fox ran."        a model whose file doesn't say how
+  llmlite embed --pooling last tales "A fox ran."        a model whose file names no pooling
 options come before MODEL.
 """
-SHOWN = 20  # texts: beyond that a table of all pairs helps nobody
+SHOWN = 20  # texts: a table of more pairs is too large to read
 SHOWN_WIDTH = 40  # characters of a text
 
 
@@ -40,16 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling",
         choices=("mean", "cls", "last"),
-        help="how the states of a text become one vector (default: the file's)",
+        help="how the states of a text become one vector (default: as the file says)",
     )
-    parser.add_argument("--no-normalize", action="store_true", help="keep each vector's own length")
+    parser.add_argument("--no-normalize", action="store_true", help="don't scale vectors to length 1")
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: all cores)")
     parser.add_argument(
         "--executor",
         choices=("auto", "planned", "eager"),
         default="auto",
-        help="what runs the model (default: %(default)s)",
+        help="eager is NumPy, planned is compiled (default: %(default)s)",
     )
 
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a text. An empty line counts, so that results keep the place of their line."""
+    """Return the lines of a text. Empty lines count, so result i belongs to line i."""
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
@@ -97,7 +97,7 @@ def _save(path: str, found: Any) -> None:
 
 
 def _show(texts: list[str], found: object) -> None:
-    """How alike texts are: the cosine of each pair, or just the numbers of a single text."""
+    """Print the cosine of each pair of texts, or the numbers of a single text."""
     import numpy as np
 
     rows = np.asarray(found)

@@ -1,9 +1,9 @@
 """Write a folder from which another server serves a model.
 
-triton: a model repository for Triton Inference Server. Its models forward to a
-running `llmlite serve`.
-tensorflow: a SavedModel of a Llama or Qwen 2, which TensorFlow Hub loads (needs
-the extra tfhub). README.md in the folder says how to publish it.
+triton: a model repository for Triton Inference Server. Its models forward
+requests to a running `llmlite serve`.
+tensorflow: a SavedModel of a Llama or Qwen 2, which TensorFlow Hub can load
+(needs the extra tfhub). The folder's README.md says how to publish it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ or:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("form", choices=("triton", "tensorflow"), help="what for")
+    parser.add_argument("form", choices=("triton", "tensorflow"), help="the server to write for")
     parser.add_argument("folder", metavar="FOLDER", help="a new folder")
     parser.add_argument(
-        "--name", default="tales", help="the model's name (tales); for tensorflow also a file"
+        "--name", default="tales", help="the model's name (tales); for tensorflow, a file works too"
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="of llmlite serve (%(default)s)")
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:8080", help="address of llmlite serve (%(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What the commands that read and write large files have in common: sizes as text, a progress bar, tables."""
+"""Helpers of commands that read and write large files: sizes as text, a progress bar, tables."""
 
 from __future__ import annotations
 

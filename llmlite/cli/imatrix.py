@@ -1,4 +1,4 @@
-"""Measure an importance matrix: how strongly each column of each weight is used on a text."""
+"""Measure an importance matrix: how strongly a text uses each column of each weight matrix."""
 
 from __future__ import annotations
 

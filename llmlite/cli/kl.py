@@ -1,4 +1,4 @@
-"""Measure how far a model's predictions are from a reference's: Kullback-Leibler divergence on a text."""
+"""Measure how far a model's predictions are from a reference's, as Kullback-Leibler divergence on a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ examples:
   llmlite kl model-q4.gguf text.txt --reference model-f16.gguf
   llmlite kl tales:Q4_0 --chunks 20 --json
 
-0 means equal predictions. The same positions are compared as `llmlite perplexity` scores.
+0 means equal predictions. The positions compared are those that `llmlite perplexity` scores.
 """
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_arguments(parser)
     add_json_argument(parser)
     parser.add_argument("--reference", default="tales", metavar="MODEL",
-                        help="what to compare with, usually the F16 file (default: %(default)s)")  # fmt: skip
+                        help="model to compare with, usually in F16 (default: %(default)s)")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

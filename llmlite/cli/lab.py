@@ -1,6 +1,6 @@
 """Copy the lessons to a folder of yours and open them in JupyterLab.
 
-A lesson that you changed is never overwritten: the copy keeps your version and says so.
+A lesson that you changed is never overwritten: your version stays, and a line says so.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ examples:
   llmlite lab --copy-only         only copies
   llmlite lab --large-type        for a projector: larger text and figures
   llmlite lab --no-browser --ip 0.0.0.0 --port 9999      on a server or in a container
-  llmlite lab -- --LabApp.collaborative=True             what follows -- goes to JupyterLab
+  llmlite lab -- --LabApp.collaborative=True             pass the options after -- to JupyterLab
   llmlite lab --summary FOLDER    a table of the progress files that learners handed in
   llmlite lab --instructor        with solutions and notes, to teach from (./llmlite-lessons-instructor)
 """
-PASSES_ON = True  # what follows -- is JupyterLab's
-# The checksum of each file as it was copied: tells a lesson that its reader changed from an old one.
+PASSES_ON = True  # options after -- go to JupyterLab
+# Has the checksum of each file as it was copied. It tells a changed lesson from an outdated one.
 RECORD = ".llmlite-lessons.json"
 INSTRUCTOR = "instructor"
 SKIPPED = {"lessons.json", "__pycache__", ".ipynb_checkpoints", "conftest.py", "source", INSTRUCTOR}
 INDEX = "index.ipynb"
-# JupyterLab asks the network for news and newer versions: nothing here needs a network.
+# JupyterLab would ask the network for news and newer versions. Nothing here needs a network.
 QUIET = (
     "--LabApp.news_url=None",
     "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
 )
-# Without this one JupyterLab asks, at the first start, whether it may fetch news.
+# Without this setting, JupyterLab asks at its first start whether it may fetch news.
 NEWS = "@jupyterlab/apputils-extension:notification"
 
 
@@ -54,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the folder to copy to (default: llmlite-lessons in the current folder)",
     )
-    parser.add_argument("--instructor", action="store_true", help="copies with solutions and notes")
+    parser.add_argument("--instructor", action="store_true", help="copy the lessons with solutions and notes")
     parser.add_argument("--copy-only", action="store_true", help="don't start JupyterLab")
     parser.add_argument(
         "--no-browser", action="store_true", help="start JupyterLab, print its address, open nothing"
     )
     parser.add_argument("--large-type", action="store_true", help="text and figures for a projector")
-    parser.add_argument("--port", type=int, help="port of JupyterLab (default: 8888 or the next free one)")
+    parser.add_argument("--port", type=int, help="port of JupyterLab (default: 8888, or the next free one)")
     parser.add_argument("--ip", help="address to listen on; 0.0.0.0 means all (default: this machine only)")
     parser.add_argument("--summary", type=Path, metavar="FOLDER", help="read progress files, print a table")
     parser.add_argument(
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summarize(folder: Path, points: Path | None) -> int:
-    """Print a table lesson × learner and the most missed predictions; write points as CSV."""
+    """Print a table of lessons by learners and the most missed predictions; write points as CSV."""
     from llmlite.lessons import progress
 
     if not folder.is_dir():
@@ -121,7 +121,10 @@ def summarize(folder: Path, points: Path | None) -> int:
 
 
 def shipped(source: Path, *, instructor: bool = False) -> dict[str, Path]:
-    """Return what to copy: name in the reader's folder -> file. instructor: with solutions and notes."""
+    """Return the files to copy, by their names in the reader's folder.
+
+    With `instructor`, these are the lessons with solutions and notes.
+    """
     found = {
         path.relative_to(source).as_posix(): path for path in sorted(source.rglob("*")) if path.is_file()
     }
@@ -131,7 +134,11 @@ def shipped(source: Path, *, instructor: bool = False) -> dict[str, Path]:
 
 
 def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tuple[int, list[str]]:
-    """Copy what is new or outdated in the folder; return how many files, and the names left alone."""
+    """Copy lessons that are new or outdated in the folder.
+
+    Returns:
+        The number of files copied, and the names of files that were left alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     record_file = folder / RECORD
     record = read_record(record_file)
@@ -153,9 +160,9 @@ def copy_lessons(source: Path, folder: Path, *, instructor: bool = False) -> tup
 
 
 def read_record(file: Path) -> dict[str, str]:
-    """Return the checksums of an earlier copy; none if the record is missing or damaged.
+    """Return the checksums of an earlier copy, or none if the record is missing or damaged.
 
-    Without them a lesson that differs counts as changed by its reader, so nothing of theirs is overwritten.
+    Without checksums, every lesson that differs counts as changed by its reader and isn't overwritten.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -175,7 +182,7 @@ def command(folder: Path, *, browser: bool, more: Sequence[str] = ()) -> list[st
 
 
 def settings(folder: Path) -> Path:
-    """Write JupyterLab's defaults for these lessons; return the folder. A user's own settings go first."""
+    """Write JupyterLab's defaults for these lessons; return their folder. A user's own settings win."""
     place = folder / ".llmlite-jupyter" / "lab" / "settings"
     place.mkdir(parents=True, exist_ok=True)
     quiet = {NEWS: {"fetchNews": "false", "checkForUpdates": False}}
@@ -184,12 +191,12 @@ def settings(folder: Path) -> Path:
 
 
 def open_lab(folder: Path, *, browser: bool, more: Sequence[str] = ()) -> int:
-    """Start JupyterLab in the folder and wait for its end."""
+    """Start JupyterLab in the folder and wait until it ends."""
     quiet = f"--LabApp.app_settings_dir={settings(folder.resolve())}"
     process = subprocess.Popen(command(folder, browser=browser, more=[quiet, *more]), cwd=folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is JupyterLab's question to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # JupyterLab itself handles Ctrl-C
     try:
         return process.wait()
-    except BaseException:  # ended by a signal: JupyterLab too
+    except BaseException:  # a signal ends this process: end JupyterLab too
         process.terminate()
         raise

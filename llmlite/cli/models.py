@@ -1,6 +1,6 @@
-"""List the models that are here: bundled, pulled, cached siblings, and the
-files that Hugging Face, llama.cpp, LM Studio and ollama keep. Every name can
-be given to the other commands."""
+"""List the models on this machine: bundled, pulled, cached in other types, and
+those of Hugging Face, llama.cpp, LM Studio and ollama. The other commands take
+each of these names."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from llmlite.terminal import json_text, say
 if TYPE_CHECKING:
     from llmlite.inventory import Entry
 
-HELP = "list the models that are here"
+HELP = "list the models on this machine"
 EXAMPLES = """\
 examples:
   llmlite models
   llmlite models --json | jq -r '.models[].name'
-  llmlite show NAME                        what is in one of them
+  llmlite show NAME                        the contents of one of them
 
-memory: the weights, which are mapped from the file, and keys and values of a
-full context (the model's own, at most 4096 tokens; `run --ctx` sets another).
+memory is the size of the weights, which are mapped from the file, and of the
+keys and values of a full context (the model's own, at most 4096 tokens;
+`run --ctx` sets another).
 """
 LONGEST = 44  # characters of a name in the first column
 LICENCE = 18  # characters of a licence shown
@@ -61,7 +62,7 @@ def record(entry: Entry) -> dict[str, Any]:
 
 
 def print_table(entries: list[Entry]) -> None:
-    """Print one line for each model; those that llmlite can't run say why on a second one."""
+    """Print one line for each model. If llmlite can't run it, a second line has the reason."""
     from llmlite.gguf.parse import shown  # one line, not too long
 
     width = min(max(len(entry.name) for entry in entries), LONGEST)

@@ -14,7 +14,7 @@ examples:
   llmlite perplexity tales:Q4_0 --chunks 20 --json
   llmlite perplexity model.gguf wiki.test.raw -c 2048
 
-Chunks of --ctx-size tokens, the second half of each scored, as llama-perplexity does.
+The text is cut into chunks of --ctx-size tokens. The second half of each is scored, as in llama-perplexity.
 """
 
 

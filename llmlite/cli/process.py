@@ -12,7 +12,12 @@ from typing import Any
 
 
 class Ended(BaseException):
-    """A signal asked the process to end; what was begun is cleaned up on the way out."""
+    """Raised when a signal asks the process to end, so that unfinished files are cleaned up.
+
+    Attributes:
+        number: The signal's number.
+        code: The exit code, 128 + number.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -20,10 +25,10 @@ class Ended(BaseException):
 
 
 def open_streams() -> bool:
-    """Put the null device where standard input, output or error is closed; return whether output was.
+    """Open the null device for each standard stream that is closed; return whether output was closed.
 
-    Otherwise the next file that is opened would get its number, and what libraries print would be written
-    into a model.
+    Otherwise the next file that is opened would get the stream's number, and a library's messages could be
+    written into a model.
     """
     lost = sys.stdout is None
     for number in range(3):
@@ -39,14 +44,14 @@ def open_streams() -> bool:
 
 
 def discard_output() -> None:
-    """Let what Python still writes to standard output at its exit go nowhere."""
+    """Send everything that Python still writes to standard output at its exit to the null device."""
     with suppress(OSError, ValueError):  # a stream without a number of its own, as in tests
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def ending_by_signal() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception, so that unfinished files are removed. A second one kills.
+    """Turn SIGTERM and SIGHUP into Ended, so that unfinished files are removed. A second signal kills.
 
     Python drops an exception that a signal raises inside a destructor; such a signal is sent again.
     """
@@ -89,7 +94,7 @@ def ending_by_signal() -> Iterator[None]:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an error is about the machine or the request; any other is a fault of llmlite's own."""
+    """Return whether an error is about the machine or the request, not a fault of llmlite itself."""
     if isinstance(error, RuntimeError):
         return "start new thread" in str(error)  # Python's own words for the system's limit
     return True

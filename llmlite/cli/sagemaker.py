@@ -1,9 +1,9 @@
 """The program of a SageMaker container: `python -m llmlite.cli.sagemaker serve`.
 
-SageMaker starts a container with the word `serve`. Its settings come from the environment:
-SM_MODEL_DIR (default /opt/ml/model) holds one GGUF file; LLMLITE_MODEL names one of several.
-SAGEMAKER_BIND_TO_PORT (8080) and LLMLITE_HOST (0.0.0.0) say where to listen. LLMLITE_SERVE_ARGS
-has further options of `llmlite serve`, LLMLITE_API_KEY is its key.
+SageMaker starts a container with the word `serve`. Settings come from environment variables:
+SM_MODEL_DIR (default /opt/ml/model) is the folder of the GGUF file. If it has several, LLMLITE_MODEL names
+one. SAGEMAKER_BIND_TO_PORT (8080) and LLMLITE_HOST (0.0.0.0) say where to listen. LLMLITE_SERVE_ARGS
+has further options of `llmlite serve`. LLMLITE_API_KEY is its key.
 Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
 """
 
@@ -28,7 +28,8 @@ def arguments(environment: Mapping[str, str]) -> list[str]:
     """Return the command line of `llmlite` that these settings ask for.
 
     Raises:
-        LlmliteError: no model, several without LLMLITE_MODEL, or options that can't be read.
+        LlmliteError: If there is no model, if there are several without LLMLITE_MODEL, or if
+            LLMLITE_SERVE_ARGS can't be parsed.
     """
     model = find_model(Path(environment.get("SM_MODEL_DIR") or MODEL_DIR), environment.get("LLMLITE_MODEL"))
     try:
@@ -42,7 +43,11 @@ def arguments(environment: Mapping[str, str]) -> list[str]:
 
 
 def find_model(folder: Path, name: str | None) -> Path:
-    """Return the GGUF file in a folder or below it; of a split model the first part. Raises LlmliteError."""
+    """Return the GGUF file in a folder or below it. If the model is split, return its first part.
+
+    Raises:
+        LlmliteError: If there isn't exactly one such file.
+    """
     found = sorted(path for path in folder.rglob("*.gguf") if path.is_file())
     parts = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
     found = [p for p in found if not (m := parts.search(p.name)) or m[1] == "00001"]

@@ -1,7 +1,7 @@
 """Serve a model over HTTP to the clients of OpenAI, ollama and Triton, and to a browser.
 
-Needs the extra `serve`. Only programs on this machine can reach it unless --host
-says otherwise; then set a key in LLMLITE_API_KEY or in the file --api-key-file.
+This needs the extra `serve`. Only programs on this machine can reach the server, unless --host says
+otherwise. If it does, set a key in LLMLITE_API_KEY, or in a file named by --api-key-file.
 """
 
 from __future__ import annotations
@@ -50,35 +50,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(float, 0.001),
         default=600,
         metavar="S",
-        help="longest time for a request (default: 600)",
+        help="longest time for a request, in seconds (default: 600)",
     )
     limits.add_argument(
         "--max-bytes",
         type=number(int, 1),
         default=8 << 20,
         metavar="N",
-        help="largest request (default: 8388608)",
+        help="largest request, in bytes (default: 8388608)",
     )
     limits.add_argument(
         "--grace",
         type=number(int, 0),
         default=25,
         metavar="S",
-        help="time to finish after SIGTERM (default: 25)",
+        help="seconds to finish answers after SIGTERM (default: 25)",
     )
     limits.add_argument(
         "--context-overflow",
         choices=("refuse", "drop-oldest"),
         default="refuse",
-        help="if a conversation is longer than the context (default: %(default)s)",
+        help="what to do if a conversation is longer than the context (default: %(default)s)",
     )
     engine = parser.add_argument_group("how it runs")
     engine.add_argument("--ctx", type=number(int, 1), metavar="N", help="context of each text, in tokens")
     engine.add_argument("--kv", choices=("f16", "f32", "q8_0"), default="f16", help="type of the KV cache")
     engine.add_argument("--executor", choices=("auto", "eager", "planned"), default="auto")
     engine.add_argument("--threads", type=number(int, 1, MAX_THREADS), metavar="N")
-    engine.add_argument("--pooling", choices=("mean", "cls", "last"), help="for embeddings")
-    engine.add_argument("--ignore-memory", action="store_true", help="load it even if memory is short")
+    engine.add_argument("--pooling", choices=("mean", "cls", "last"), help="pooling of embeddings")
+    engine.add_argument("--ignore-memory", action="store_true", help="load the model even if memory is short")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _key(path: str | None) -> str | None:
-    """The key from a file or the environment: a command line can be read by other users."""
+    """Return the key from a file or the environment. It isn't an option: others can read a command line."""
     if path is None:
         return os.environ.get("LLMLITE_API_KEY") or None
     with open(path, encoding="utf-8") as file:
@@ -137,6 +137,6 @@ def _key(path: str | None) -> str | None:
 
 
 def _name(model: str) -> str:
-    """What clients call it: a name as it is, of a file its stem."""
+    """Return the model's name for clients: a name unchanged, a file's name without its folder and suffix."""
     name = os.path.basename(model)
     return name.removesuffix(".gguf") or model

@@ -1,4 +1,4 @@
-"""Show what is in a GGUF file: header, metadata, tensors with their types and sizes, one block's bytes."""
+"""Show the contents of a GGUF file: header, metadata, tensors with types and sizes, one block's bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmlite.gguf import GGUFFile
     from llmlite.quants.tensor import QuantTensor
 
-HELP = "show what is in a GGUF file"
+HELP = "show the contents of a GGUF file"
 EXAMPLES = """\
 examples:
   llmlite show model.gguf
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(file: GGUFFile) -> None:
-    """Say that all weights are finite; a GGUFError says which isn't."""
+    """Say that all weights are finite. Otherwise the GGUFError names the one that isn't."""
     from llmlite import gguf
 
     with bar("check") as progress:
@@ -72,7 +72,7 @@ def check(file: GGUFFile) -> None:
 
 
 def tensor_named(file: GGUFFile, name: str) -> QuantTensor:
-    """Return the tensor; a wrong name gets the nearest right ones."""
+    """Return the tensor. The error for an unknown name suggests the nearest existing names."""
     if name in file.tensors:
         return file.tensors[name]
     import difflib
@@ -83,7 +83,7 @@ def tensor_named(file: GGUFFile, name: str) -> QuantTensor:
 
 
 def show_file(file: GGUFFile) -> None:
-    from llmlite.gguf.parse import shown  # keys and names are a stranger's: no escape sequence may pass
+    from llmlite.gguf.parse import shown  # keys and names are untrusted: no escape sequence may pass
 
     order = f"{file.byte_order}-endian"
     say(f"{file.path}: GGUF version {file.version}, {order}, {size(file.file_size)}")
@@ -186,7 +186,7 @@ def block_record(tensor: QuantTensor, i: int) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Turn arrays, NumPy scalars and lazy sequences into what JSON knows; NaN and infinity to names."""
+    """Turn arrays, NumPy scalars and lazy sequences into JSON values; NaN and infinity become names."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, bytes):

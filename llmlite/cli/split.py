@@ -1,4 +1,4 @@
-"""Split a model file into several, named PREFIX-00001-of-00003.gguf and so on. Any reader opens the first."""
+"""Split a model file into several, named PREFIX-00001-of-00003.gguf and so on. Readers open the first."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help='a GGUF file, or "tales"')
     parser.add_argument("prefix", metavar="PREFIX", help="the beginning of the new files' names")
     parser.add_argument(
-        "--max-size", type=n_bytes, metavar="SIZE", help="bytes of weights in a file: 500M, 2G"
+        "--max-size", type=n_bytes, metavar="SIZE", help="most bytes of weights in a file: 500M, 2G"
     )
-    parser.add_argument("--max-tensors", type=int, metavar="N", help="tensors in a file")
+    parser.add_argument("--max-tensors", type=int, metavar="N", help="most tensors in a file")
 
 
 def n_bytes(text: str) -> int:
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from llmlite import gguf, resources
 
     if options.max_size is None and options.max_tensors is None:
-        raise LlmliteError("say --max-size or --max-tensors")
+        raise LlmliteError("give --max-size or --max-tensors")
     source = resources.model_path(options.source)
     try:
         with bar("split") as progress:

@@ -1,4 +1,4 @@
-"""Run a grid of measurements, on this machine or on several by Dask. Run it again to resume.
+"""Run a grid of measurements, on this machine or on several with Dask. Run it again to resume.
 
 Each result is a file in the output folder, tagged with its machine. Results of different machines are never
 combined.
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("results/sweep"),
         metavar="FOLDER",
-        help="(default: %(default)s)",
+        help="default: %(default)s",
     )
     parser.add_argument("--slurm", action="store_true", help="print the job script and stop")
 

@@ -18,9 +18,9 @@ examples:
 shapes: llama-3.2-1b, tinyllama-1.1b, smollm2-135m, qwen2.5-0.5b, qwen3-0.6b, gpt2, gemma3-270m, gemma3-1b,
 gemma2-2b, gemma4-e2b, phi-2, phi-4-mini, smollm3-3b, granite-3.3-2b, olmo2-1b, starcoder2-3b, stablelm-3b,
 pythia-160m, exaone4-1.2b, command-r7b, bitnet-2b, glm4-9b, falcon-7b, ministral-3-3b, aya-23-8b, olmo3-7b;
-with layers of a state of a fixed size qwen3.5-0.8b, lfm2-350m, mamba2-130m, mamba-130m;
+recurrent layers: qwen3.5-0.8b, lfm2-350m, mamba2-130m, mamba-130m;
 encoders: all-minilm-l6, nomic-embed-137m, modernbert-149m, jina-v2-33m, embeddinggemma-300m;
-mixtures of experts: granite-3.1-1b-a400m, and the first layers of gpt-oss-20b-4-layers,
+mixtures of experts: granite-3.1-1b-a400m; and only the first four layers of large ones: gpt-oss-20b-4-layers,
 qwen1.5-moe-a2.7b-4-layers, olmoe-1b-7b-4-layers, qwen3-30b-a3b-4-layers, deepseek-v2-lite-4-layers.
 llama.cpp reads these files too.
 """

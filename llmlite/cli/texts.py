@@ -1,4 +1,4 @@
-"""What the commands that read a text have in common: which text, how much of it, a progress bar."""
+"""Helpers of the commands that read a text: options for the text and its length, and a progress bar."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> 
                         help="tokens in a chunk (default: %(default)s)")  # fmt: skip
     parser.add_argument("--chunks", type=int, metavar="N", help="read at most this many chunks")
     parser.add_argument("--executor", choices=("auto", "planned", "eager"), default="auto",
-                        help="what runs the model (default: %(default)s)")  # fmt: skip
+                        help="eager is NumPy, planned is compiled (default: %(default)s)")  # fmt: skip
     parser.add_argument("--plain", action="store_true", help="read <|im_start|> and the like as letters, not "
-                        "as special tokens, as llama-perplexity does")  # fmt: skip
+                        "as special tokens; llama-perplexity does this too")  # fmt: skip
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def as_json(found: object, options: argparse.Namespace, **more: str) -> str:
-    """Return a measurement's figures, with what was measured on what, as a line of JSON."""
+    """Return a measurement's figures as a line of JSON, with the names of the model and the text."""
     text = options.text or "tales-eval.txt"
     about = {"model": options.model, **more, "text": text, "n_ctx": options.ctx_size}
     figures = asdict(found)  # type: ignore[call-overload]  # one of quality's dataclasses
@@ -59,7 +59,7 @@ def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], i
     """Return the text's token ids, cut to whole chunks, and the number of chunks.
 
     Raises:
-        LlmliteError: sizes that can't be, or a text shorter than one chunk.
+        LlmliteError: If a size is out of range, or the text is shorter than one chunk.
     """
     n_ctx = options.ctx_size
     if not 4 <= n_ctx <= model.n_ctx:
@@ -67,7 +67,7 @@ def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], i
     if options.chunks is not None and options.chunks < 1:
         raise LlmliteError(f"--chunks: must be at least 1, got {options.chunks}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two BOS at the start: llama.cpp's method has them too
+        warnings.simplefilter("ignore")  # about two BOS at the start, which llama.cpp's method has too
         ids = model.tokenizer.encode(read_text(options.text), parse_special=not options.plain)
     n_chunks = len(ids) // n_ctx
     if not n_chunks:
@@ -77,7 +77,7 @@ def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], i
 
 
 def bos_of(model: Model) -> int | None:
-    """Return the token that begins every chunk, if the model wants one."""
+    """Return the token that begins every chunk, or None if the model uses none."""
     return model.tokenizer.bos_id if model.tokenizer.add_bos else None
 
 

@@ -1,4 +1,4 @@
-"""Show how a text becomes tokens: each id, its bytes, and what the vocabulary calls it."""
+"""Show how a text becomes tokens: each id, its bytes, and its name in the vocabulary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ examples:
   llmlite tokenize "Once upon a time"
   llmlite tokenize --model model.gguf "Straße 🙂"
   llmlite tokenize --ids "Once upon a time"          ids only, one line
-  llmlite tokenize - < story.txt | tail -1           how many tokens a file has
+  llmlite tokenize - < story.txt | tail -1           the number of tokens in a file
 """
 
 

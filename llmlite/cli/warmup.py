@@ -1,4 +1,4 @@
-"""Compile, now, the kernels that models need, so that the first prompt does not wait for it."""
+"""Compile the kernels that models need now, so that the first prompt doesn't wait for them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ HELP = "compile a model's kernels ahead of time"
 EXAMPLES = """\
 examples:
   llmlite warmup                       for the bundled model
-  llmlite warmup model.gguf            for this one
+  llmlite warmup model.gguf            for this model
   llmlite warmup --lessons             for the models that the lessons run
   llmlite warmup --all                 for every type that has kernels (a minute or two)
 
 Compiled kernels stay in the cache folder; LLMLITE_CACHE chooses another one. If
-the installed package has kernels for this CPU, there is nothing to compile;
-LLMLITE_KERNELS=compile compiles all the same, for exactly this CPU.
+the installed package has kernels for this CPU, there is nothing to compile.
+LLMLITE_KERNELS=compile compiles them anyway, for exactly this CPU.
 """
 
 

@@ -1,7 +1,7 @@
 """Prepare a workshop: its schedule, the mail to send the day before, and an offline stick.
 
-docs/workshop.md explains how to run one. `llmlite doctor --code` gives each laptop's state as a short code,
-and `llmlite doctor --decode FILE` turns many codes into a table.
+docs/workshop.md explains how to run a workshop. `llmlite doctor --code` prints a laptop's state as a short
+code, and `llmlite doctor --decode FILE` turns many codes into a table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ examples:
   llmlite workshop schedule 3-hours --start 13:30
   llmlite workshop mail 3-hours --when 13:30 --where "room 2.17"
   llmlite workshop bundle stick --for linux,windows --python 3.12,3.13 --model smollm2
-  llmlite workshop check stick                  are the files on it what was written?
+  llmlite workshop check stick                  check that the files on it are undamaged
 """
 
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument("--markdown", action="store_true", help="as tables in Markdown")
     mail = actions.add_parser("mail", help="print the mail to send the day before")
     mail.add_argument("route", nargs="?", choices=tuple(schedule.ROUTES), default="3-hours")
-    mail.add_argument("--when", default="", metavar="HH:MM", help="the time it begins")
+    mail.add_argument("--when", default="", metavar="HH:MM", help="the time at which it begins")
     mail.add_argument("--where", default="", metavar="PLACE", help="the place")
     stick = actions.add_parser("bundle", help="make an offline stick")
     stick.add_argument("folder", type=Path, help="a new folder, on the stick if you like")
@@ -123,14 +123,14 @@ def run_bundle(options: argparse.Namespace) -> int:
         bundle.make(plan, complain)
     except BaseException:
         if plan.part.is_dir():
-            complain(f"what is whole is kept in {plan.part}; the same command goes on from there")
+            complain(f"complete files are kept in {plan.part}; run the same command again to continue")
         raise
-    say(f"{plan.folder}: for {', '.join(r.target.name for r in plan.resolutions)}")
+    say(f"{plan.folder}: a stick for {', '.join(r.target.name for r in plan.resolutions)}")
     return 1 if plan.left_out else 0
 
 
 def show(plan: Plan) -> None:
-    """Print how large each system's part is, and every gap by name."""
+    """Print the size of each system's part, and the name of every gap."""
     for resolution in plan.resolutions:
         n = len(resolution.wheels)
         say(f"{resolution.target.name:<14} {n:>4} wheels  {size(plan.of_target(resolution)):>8}")
@@ -143,7 +143,7 @@ def show(plan: Plan) -> None:
 
 
 def agreed() -> bool:
-    """Ask on a terminal whether to go on; False without one."""
+    """Ask on a terminal whether to continue. Return False if there is no terminal."""
     if not (sys.stdin and sys.stdin.isatty()):
         return False
     say("Fetch them? [y/N] ", end="", file=sys.stderr, flush=True)

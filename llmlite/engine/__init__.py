@@ -59,7 +59,7 @@ def make_executor(
 
     Args:
         n_threads: threads of the planned executor; by default, the cores that this process may use.
-        kv_dtype: type of the caches it will get first; every other type needs its own plan.
+        kv_dtype: type of the caches that it will be given first; every other type needs its own plan.
 
     Raises:
         ValueError: `kind` is not in EXECUTORS, or n_threads is out of range.

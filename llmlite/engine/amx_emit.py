@@ -1,12 +1,12 @@
 """The AMX routine in LLVM's IR: 32 unpacked rows times many tokens, one chunk of groups. Pure llvmlite.
 
-numba has no tile instructions, and its own machine may be a target without them; so the routine is a module
-of its own, whose function names the features that it needs. `kernels/amx.py` calls it by address.
+numba has no tile instructions, and its target may not have them either. So the routine is a separate module,
+and its function names the features that it needs. `kernels/amx.py` calls it by address.
 
-A step is the 32 or 16 weights that share a scale, of 16 rows, times 16 tokens: load two tiles, multiply,
-store 16 × 16 integers; then each token's 16 integers become floats, times scale·d, added to its sum by one
-`fma`: the order of docs/numerics.md. Integers of the next group are made before those of this one are added,
-so that the tile unit and the vector units can work at once.
+A step multiplies the 32 or 16 weights that share a scale, of 16 rows, by 16 tokens: it loads two tiles,
+multiplies them, and stores 16 × 16 integers. Each token's 16 integers then become floats, are multiplied by
+scale·d and added to its sum with one `fma`, in the order of docs/numerics.md. The next group's integers are
+made before this group's are added, so that the tile unit and the vector units can work at the same time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NUMBERS, INTEGERS = ir.VectorType(emit.F32, 16), ir.VectorType(emit.I32, 16)
 
 
 class Instructions:
-    """The tile instructions. A subclass may do their work in another way: see tests/support/tile_unit.py.
+    """The tile instructions. A subclass may emit other code for them: see tests/support/tile_unit.py.
 
     Registers are numbers 0…7; addresses and strides are values of i64.
     """
@@ -42,7 +42,7 @@ class Instructions:
         self.builder = builder
 
     def configure(self, address: Any) -> None:
-        """Give the registers the shapes that the 64 bytes at `address` say."""
+        """Give the registers the shapes in the 64 bytes at `address`."""
         self._call("ldtilecfg", self._pointer(address))
 
     def zero(self, register: int) -> None:
@@ -62,7 +62,7 @@ class Instructions:
         self._call("tilestored64", emit.I8(register), self._pointer(address), stride)
 
     def release(self) -> None:
-        """Give the registers back: a thread without them is put aside and resumed faster."""
+        """Release the registers: the system switches to and from a thread without them faster."""
         self._call("tilerelease")
 
     def _pointer(self, address: Any) -> Any:
@@ -83,15 +83,26 @@ def block_module(
 ) -> str:
     """Return the IR of the routine `name`, with the arguments ARGUMENTS, all int64.
 
-    config: address of `amx.config(sub)`. tile: of the unpacked chunk (`unpack.make_unpack`), whose bytes
-    have lost their zero, so that they are signed. acc: of the sums, float32 (LANES, AMX_BLOCK, 32).
-    q, d, sums: of the first token's bytes, scales and d·Σq of the chunk's first group; tokens lie `width`
-    bytes apart, and whole sixteens of them are read. n_blocks: of 32 weights, in the chunk. begins: whether
-    sums start at zero. products: of 4 KB of the thread's own. coming, …: the rows that are prefetched, as in
-    `matmul.make_matmul`.
+    The routine's arguments:
+        config: address of `amx.config(sub)`.
+        tile: address of the unpacked chunk (`unpack.make_unpack`); the zero was subtracted from its bytes, so
+            they are signed.
+        acc: address of the sums, float32 (LANES, AMX_BLOCK, 32).
+        q, d, sums: addresses of the first token's bytes, scales and d·Σq of the chunk's first group. Tokens
+            are `width` bytes apart, and are read in groups of sixteen.
+        n_blocks: blocks of 32 weights in the chunk.
+        n_tokens: the number of tokens.
+        begins: whether sums start at zero.
+        products: address of 4 KB that belong to the thread.
+        coming, …: the rows to prefetch, as in `matmul.make_matmul`.
 
     Args:
-        features: added to the CPU's.
+        cpu: the target.
+        name: the routine's symbol.
+        sub: weights that share a scale, 32 or 16.
+        has_minimum: whether a sub-block subtracts a minimum.
+        instructions: emits the tile instructions.
+        features: features to add to the target's.
     """
     module = ir.Module(name)
     function = ir.Function(module, ir.FunctionType(VOID, [I64] * len(ARGUMENTS)), name)
@@ -105,7 +116,7 @@ def block_module(
 
 
 class _Block:
-    """Emits the routine's body."""
+    """The emitter of the routine's body."""
 
     def __init__(
         self, function: Any, cpu: Target, sub: int, has_minimum: bool, instructions: type[Instructions]
@@ -130,7 +141,7 @@ class _Block:
         b.ret_void()
 
     def _lane(self, j: Any) -> list[Any]:
-        """Block j of every group, for all tokens."""
+        """Emit the products of block j of every group with all tokens."""
         b, of = self.b, self.of
         self._prefetch(j)
         n_here = b.sub(self.n_groups, b.zext(b.icmp_signed(">=", j, self.whole_lanes), I64))
@@ -154,7 +165,7 @@ class _Block:
         return []
 
     def _prefetch(self, j: Any) -> None:
-        """Ask for n_ahead of the next chunk's rows."""
+        """Emit the prefetch of n_ahead rows of the next chunk."""
         b, of = self.b, self.of
         first = b.add(of["coming"], b.mul(b.mul(j, of["n_ahead"]), of["row_bytes"]))
 
@@ -171,9 +182,12 @@ class _Block:
         self._loop(of["n_ahead"], I64(1), row)
 
     def _multiply(self, addresses: Sequence[Any], n: Any) -> None:
-        """16 rows × 16 tokens × one block of n groups, added to their sums, or to zero.
+        """Emit 16 rows × 16 tokens × one block of n groups, added to their sums, or to zero.
 
-        addresses: of words, scales, sums, activations, their scales and their d·Σq, all of the first group.
+        Args:
+            addresses: addresses of words, scales, sums, activations, their scales and their d·Σq, all of the
+                first group.
+            n: the number of groups.
         """
         b, (words, scales, place, x, xd, xs) = self.b, addresses
         none = emit.constant(NUMBERS, 0)
@@ -186,8 +200,8 @@ class _Block:
         def group(
             i: Any, words: Any, scales: Any, x: Any, xd: Any, xs: Any, this: Any, other: Any, *sums: Any
         ) -> list[Any]:
-            """Make the next group's integers, then add this one's. Nothing branches between additions: LLVM
-            would move them beyond, and keep their operands in memory.
+            """Make the next group's integers, then add this one's. There is no branch between the additions,
+            because LLVM would move them past it, and keep their operands in memory.
             """
             next_words, next_x = b.add(words, I64(8 * LINE)), b.add(x, I64(256))
             with b.if_then(b.icmp_signed("<", b.add(i, I64(1)), n)):
@@ -206,7 +220,7 @@ class _Block:
             self._store(total, place, t * LINE)
 
     def _produce(self, x: Any, words: Any, products: Any) -> None:
-        """The integers of one block of 32 weights: 16 tokens × 16 rows, for each of its parts."""
+        """Emit the integers of one block of 32 weights: 16 tokens × 16 rows, for each of its parts."""
         b = self.b
         for part in range(self.n_parts):
             self.tiles.zero(PRODUCTS)
@@ -216,7 +230,7 @@ class _Block:
             self.tiles.store(PRODUCTS, b.add(products, I64(part * PRODUCT_BYTES)), I64(ROW_BYTES))
 
     def _add(self, sums: Sequence[Any], products: Any, scales: Any, xd: Any) -> list[Any]:
-        """fma(float(products), scale·d, sum) of each token."""
+        """Return fma(float(products), scale·d, sum) of each token."""
         b, found = self.b, []
         s = self._load(scales, 0, NUMBERS)
         for t, (place, total) in enumerate(zip(self._rows(xd, self.d_stride), sums)):
@@ -226,7 +240,7 @@ class _Block:
         return found
 
     def _subtract_minimums(self, sums: Sequence[Any], mins: Any, xs: Any) -> list[Any]:
-        """What `tiles.make_subtract_minimums` does, for 16 rows."""
+        """Subtract the minimums as `tiles.make_subtract_minimums` does, for 16 rows."""
         b, found = self.b, []
         m = [self._load(mins, part * LINE, NUMBERS) for part in range(self.n_parts)]
         for place, total in zip(self._rows(xs, self.s_stride), sums):
@@ -240,7 +254,7 @@ class _Block:
         return found
 
     def _rows(self, first: Any, stride: Any) -> list[Any]:
-        """Sixteen addresses, in the form base + 0, 1, 2 or 3 strides: few registers hold them all."""
+        """Return sixteen addresses as base + 0, 1, 2 or 3 strides, so that they need few registers."""
         b = self.b
         steps = [I64(0), stride, b.shl(stride, I64(1)), b.mul(stride, I64(3))]
         four, bases = b.shl(stride, I64(2)), [first]

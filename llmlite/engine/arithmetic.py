@@ -1,6 +1,6 @@
 """Arithmetic on vectors: operators, dot products, conversions, and the helpers of quantized blocks.
 
-Each operation's lowering is in `emit` where it differs between CPUs. Importing this module imports numba.
+If an operation's lowering differs between CPUs, it is in `emit`. Importing this module imports numba.
 """
 
 import operator
@@ -61,7 +61,7 @@ def divide(typing, a, b):
 
 @intrinsic
 def fma(typing, a, b, c):
-    """a·b + c, rounded once where the CPU can, else twice."""
+    """a·b + c, rounded once if the CPU can, else twice."""
 
     def codegen(context, builder, sig, args):
         return emit.fma(builder, *args, emit.current_target())
@@ -81,7 +81,7 @@ def dot4(typing, acc, unsigned, signed):
 
 @intrinsic
 def dot4_small(typing, acc, unsigned, signed):
-    """`dot4` for unsigned bytes below 128 (nibbles, 6-bit numbers): cheaper without VNNI, and wrong above."""
+    """`dot4`, cheaper without VNNI, only for unsigned bytes below 128 (nibbles, 6-bit numbers)."""
 
     def codegen(context, builder, sig, args):
         return emit.dot4(builder, *args, emit.current_target(), small=True)
@@ -91,7 +91,7 @@ def dot4_small(typing, acc, unsigned, signed):
 
 @intrinsic
 def add_pairs(typing, a):
-    """Two lanes of each of eight blocks, in `emit.block_order`, added: eight lanes in file order."""
+    """The sum of each block's two lanes: from eight blocks in `emit.block_order` to lanes in file order."""
 
     def codegen(context, builder, sig, args):
         return emit.add_pairs(builder, args[0], emit.current_target())
@@ -153,7 +153,7 @@ def high_nibbles(typing, a):
 
 @intrinsic
 def lookup16(typing, table, index):
-    """table[index], byte by byte: `table` repeats 16 bytes (`repeat16_u8x64`), every index is below 16."""
+    """table[index], byte by byte. `table` repeats 16 bytes (`repeat16_u8x64`); every index is below 16."""
 
     def codegen(context, builder, sig, args):
         return emit.lookup16(builder, *args, emit.current_target())
@@ -265,7 +265,7 @@ maximum, minimum = _make_compare(">"), _make_compare("<")
 
 @intrinsic
 def choose_above(typing, a, b, yes, no):
-    """Lane by lane: yes where a > b (signed or float), else no."""
+    """`yes` in the lanes with a > b (signed or float), `no` in the others."""
 
     def codegen(context, builder, sig, args):
         test = (builder.fcmp_ordered if a.element == "f32" else builder.icmp_signed)(">", args[0], args[1])

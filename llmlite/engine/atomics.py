@@ -1,6 +1,7 @@
-"""Words that threads share: loads, sums and exchanges that no other thread can come between.
+"""Atomic operations on words that threads share: loads, sums and exchanges.
 
-All are sequentially consistent: every thread sees them in one order, with everything that was written before.
+All are sequentially consistent: every thread sees them in the same order, with everything that was written
+before.
 Importing this module imports numba.
 """
 
@@ -36,13 +37,13 @@ def _make_exchange(operation):
     return exchange
 
 
-# (address, value) -> the value before, which the sum, the value, or the smaller of both replaces
+# (address, value) -> the old value, which is replaced by the sum, by the value, or by the smaller of both
 atomic_add, atomic_exchange, atomic_min = map(_make_exchange, ("add", "xchg", "min"))
 
 
 @intrinsic
 def compare_exchange(typing, address, expected, value):
-    """Write `value` if `expected` is there; returns whether it was."""
+    """Write `value` if the word at `address` is `expected`; return whether it was."""
 
     def codegen(context, builder, sig, args):
         found = builder.cmpxchg(_word(builder, args[0]), args[1], args[2], "seq_cst", "seq_cst")

@@ -18,19 +18,19 @@ from llmlite.quants.tensor import QuantTensor
 CHUNK = 2**20
 WIDTH = 4096  # of a row of weights
 MOST_PASSES = 4096  # of a tiny block
-AT_LEAST = 64 * 2**20  # bytes read in one run; less, and it would mostly wait for its threads
+AT_LEAST = 64 * 2**20  # bytes read in one run; a shorter run would mostly wait for its threads
 
 
 class ReadBandwidth:
-    """Reads a block of memory larger than the caches, with all threads of the team.
+    """A measurement that reads a block of memory with all threads of the team.
 
-    A small block is read several times in a row, so that the start of the threads doesn't count.
+    A small block is read several times in a row, so that starting the threads hardly counts.
 
     Args:
         n_threads: number of threads; by default, as many as the executor would use.
         n_bytes: size of the block.
         mapped: whether the block is a file in the system's cache, as a model's weights are.
-        weights: read the block as one matrix of this type, by the kernel that decodes with it. If memory is
+        weights: read the block as one matrix of this type, with the type's kernel for decode. If memory is
             fast, the kernel's arithmetic counts too. A type without a kernel is read as plain memory.
 
     Raises:
@@ -50,7 +50,7 @@ class ReadBandwidth:
         if weights is not None and weights.id in FAMILIES:
             unit = WIDTH // weights.block_size * weights.type_size
         n_bytes = max(1, n_bytes // unit) * unit
-        # ones: untouched zeros would be one page
+        # ones, because zeros that were never written would all be the same page
         self._data = _mapped_ones(n_bytes) if mapped else np.ones(n_bytes, np.uint8)
         recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)
         self.passes = min(max(1, AT_LEAST // n_bytes), MOST_PASSES)
@@ -70,7 +70,7 @@ class ReadBandwidth:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the block: the number asked for, rounded down to whole rows, or to a multiple of 256."""
+        """Bytes of the block: the requested number, rounded down to whole rows, or to a multiple of 256."""
         return self._data.nbytes
 
     def seconds(self) -> float:
@@ -86,9 +86,9 @@ class ReadBandwidth:
 
 
 def _mapped_ones(n_bytes: int) -> np.ndarray:
-    """Ones in a temporary file that is mapped, uint8 (n_bytes,).
+    """Return ones in a temporary file that is mapped, uint8 (n_bytes,).
 
-    They are written to the file, not to the mapping: a full disk is then an error, not a crash.
+    They are written to the file, not to the mapping, so that a full disk is an error and not a crash.
     """
     with tempfile.TemporaryFile() as file:
         for start in range(0, n_bytes, CHUNK):

@@ -1,6 +1,6 @@
 """Vectors of quantized blocks: bytes gathered from several places, shifts by constants, bits spread to bytes.
 
-Each operation's lowering is in `emit` where it differs between CPUs. Importing this module imports numba.
+If an operation's lowering differs between CPUs, it is in `emit`. Importing this module imports numba.
 """
 
 from llvmlite import ir
@@ -24,7 +24,7 @@ def bytes8(typing, word):
 def make_pieces(starts, n_bytes, windows):
     """Return an operation (address) -> the `n_bytes` bytes at each of `starts`, side by side, as u8.
 
-    `windows` are the places, from the address on, where 64 bytes may be read; every piece lies in one.
+    `windows` are offsets from the address at which 64 bytes may be read; every piece lies in one of them.
     """
     starts = list(starts)
     out = Vec("u8", len(starts) * n_bytes)
@@ -42,7 +42,7 @@ def make_pieces(starts, n_bytes, windows):
 def make_half8(first, stride, windows=()):
     """Return an operation (address) -> f32x8 of half-precision numbers, `stride` bytes apart from `first` on.
 
-    `windows`: see `make_pieces`; without any, each number is loaded for itself.
+    `windows`: see `make_pieces`; without windows, each number is loaded separately.
     """
     starts = [first + i * stride for i in range(8)]
 
@@ -59,7 +59,7 @@ def make_half8(first, stride, windows=()):
 
 
 def _make_word_operation(emitted):
-    """Return a maker (bits) -> operation that does with each 64-bit word what its own constant says."""
+    """Return a maker (bits) -> operation that applies to each 64-bit word the word's own constant."""
 
     def make(bits):
         bits = list(bits)
@@ -76,9 +76,9 @@ def _make_word_operation(emitted):
     return make
 
 
-# Unsigned shift, and rotation, by so many bits: to the right, or if they are negative to the left.
+# Unsigned shift and rotation of each word by its number of bits: to the right if positive, else to the left.
 make_shift_words, make_turn_words = map(_make_word_operation, (emit.shift_words, emit.turn_words))
-# Unsigned shift of each lane to the right.
+# Unsigned shift of each lane to the right by its number of bits.
 make_shift_lanes = _make_word_operation(emit.shift_lanes)
 
 
@@ -139,7 +139,7 @@ def spread_bits(typing, word):
 
 
 def make_bit_of_byte(value):
-    """Return an operation on bytes: `value` where bit i % 8 of lane i is set, 0 elsewhere."""
+    """Return an operation on bytes: `value` in each lane i whose bit i % 8 is set, 0 in the others."""
 
     @intrinsic
     def bit_of_byte(typing, a):
@@ -165,11 +165,11 @@ def float_of_bits(typing, bits):
 
 @intrinsic
 def shift_any(typing, a, bits):
-    """Unsigned shift of bytes to the right by `bits` (to the left if negative), -7…7; also for a variable."""
+    """Unsigned shift of bytes to the right by `bits`, -7…7 (negative: to the left); also for a variable."""
     words = ir.VectorType(emit.I16, a.n // 2)
 
     def codegen(context, builder, sig, args):
-        # 16-bit lanes, because x86 shifts no bytes; what comes from the neighbour is masked off
+        # shift 16-bit lanes, because x86 can't shift bytes, and mask off the neighbour's bits
         n = context.cast(builder, args[1], sig.args[1], i64)
         right = builder.select(builder.icmp_signed("<", n, emit.I64(0)), emit.I64(0), n)
         left = builder.sub(right, n)

@@ -401,7 +401,7 @@ class Eager(RecurrentOperations):
 
 
 def hidden_positions(distance: np.ndarray, spec: Attention) -> np.ndarray:
-    """Return where a query must not see a key that is `distance` positions before it."""
+    """Return whether a query must not see a key that is `distance` positions before it."""
     if not spec.causal:
         return np.abs(distance) > spec.window // 2 if spec.window else np.zeros(distance.shape, bool)
     hidden = distance < 0

@@ -23,7 +23,7 @@ class RecurrentOperations:
         raise NotImplementedError
 
     def convolve(self, x: np.ndarray, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> np.ndarray:
-        """Sum each column's latest values with weights, and keep the last values for the next step:
+        """Return weighted sums of each column's latest values, and keep the last ones for the next step:
 
             out[t, c] = Σ taps[j, c] · x[t - n + 1 + j, c] + bias[c]
 

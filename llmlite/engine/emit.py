@@ -1,9 +1,9 @@
 """LLVM instructions for the vector vocabulary: pure llvmlite, one function per operation that differs between
 CPUs.
 
-Each function takes the builder, values and, where it matters, the `Target`, whose features alone decide. An
-intrinsic of an extension that the target lacks aborts the process inside LLVM, so everything has a form in
-neutral IR.
+Each function takes the builder, values and, if it matters, the `Target`, whose features alone decide. LLVM
+aborts the process on an intrinsic of an extension that the target doesn't have, so everything also has a form
+in neutral IR.
 """
 
 import llvmlite.binding as llvm
@@ -34,12 +34,12 @@ def splat(builder, value, n: int):
 
 
 def shift_right(builder, a, bits: int):
-    """Unsigned shift of every lane."""
+    """Shift every lane to the right, unsigned."""
     return builder.lshr(a, constant(a.type, bits)) if bits else a
 
 
 def shift_words(builder, a, bits):
-    """Unsigned shift of each 64-bit word by a constant of its own: to the right, if negative to the left."""
+    """Shift each 64-bit word by its own constant, unsigned: to the right, or if negative to the left."""
     words = ir.VectorType(I64, len(bits))
     value = builder.bitcast(a, words)
     for shift, counts in (
@@ -52,19 +52,19 @@ def shift_words(builder, a, bits):
 
 
 def shift_lanes(builder, a, bits):
-    """Unsigned shift of each lane to the right by a constant of its own."""
+    """Shift each lane to the right by its own constant, unsigned."""
     return builder.lshr(a, ir.Constant(a.type, list(bits)))
 
 
 def turn_words(builder, a, bits):
-    """Rotation of each 64-bit word to the right by a constant of its own; one instruction with AVX-512."""
+    """Rotate each 64-bit word to the right by its own constant; one instruction with AVX-512."""
     words = ir.VectorType(I64, len(bits))
     value, counts = builder.bitcast(a, words), ir.Constant(words, [n % 64 for n in bits])
     return builder.bitcast(_call(builder, f"llvm.fshr.{_suffix(words)}", words, value, value, counts), a.type)
 
 
 def shift_left(builder, a, bits: int):
-    """Shift of every lane."""
+    """Shift every lane to the left."""
     return builder.shl(a, constant(a.type, bits)) if bits else a
 
 
@@ -77,22 +77,22 @@ def _call(builder, name: str, result, *args):
 def pointer(builder, address, pointee):
     """Return the integer `address` as a pointer to the LLVM type `pointee`.
 
-    LLVM turns base + offset into a displacement by `base` from the "pointer" `offset`. Where the offset is 0
-    for certain (a loop's first round), it then meets a displacement from the null pointer, which no program
-    may follow, and deletes the access. The attribute says that address 0 is one like any other.
+    LLVM turns base + offset into a displacement by `base` from the "pointer" `offset`. If the offset is known
+    to be 0 (in a loop's first round), this is a displacement from the null pointer. No program may access
+    memory there, so LLVM deletes the access. The attribute declares that address 0 is valid.
     """
     set.add(builder.function.attributes, "null_pointer_is_valid")  # llvmlite's own `add` doesn't know it
     return builder.inttoptr(address, pointee.as_pointer())
 
 
 def prefetch(builder, address) -> None:
-    """Fetch the line of an integer address into every cache level, for reading."""
+    """Prefetch the cache line of an integer address into every cache level, for reading."""
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer(builder, address, I8), I32(0), I32(3), I32(1))
 
 
 def fma(builder, a, b, c, cpu: Target):
-    """a·b + c. Without the instruction LLVM would call a library function per lane: multiply and add
-    instead.
+    """Return a·b + c. If the CPU has no such instruction, multiply and add, because LLVM would call a library
+    function for each lane.
     """
     if cpu.architecture == "x86" and not cpu.has("fma"):
         return builder.fadd(builder.fmul(a, b), c)
@@ -121,21 +121,21 @@ def reduce(builder, a, operation: str):
 
 
 def block_order(cpu: Target) -> tuple[int, ...]:
-    """In which order the eight blocks of 256 activations are written side by side for a single token.
+    """Return the order in which the eight blocks of 256 activations are written side by side for one token.
 
-    With AVX-512 pieces of weights come from any place at one price. Else the even blocks come first: the low
-    nibbles of a vector of K-quants, and the high ones, are a vector each.
+    With AVX-512, loading pieces of weights costs the same for any place. Otherwise the even blocks come
+    first, because the low nibbles of a vector of K-quants, and the high ones, are a vector each.
     """
     return tuple(range(8)) if cpu.has("avx512f") else (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def add_pairs(builder, a, cpu: Target):
-    """Lanes 2i and 2i + 1 of 16 integers added, from `block_order` to file order: sums of eight blocks."""
+    """Return the sums of lanes 2i and 2i + 1 of 16 integers in `block_order`: eight blocks in file order."""
     if cpu.has("avx512f"):  # shift, add, narrow
         words = builder.bitcast(a, ir.VectorType(I64, 8))
         words = builder.add(words, builder.lshr(words, constant(words.type, 32)))
         return builder.trunc(words, ir.VectorType(I32, 8))
-    # within 128 bits, where one instruction does it, then the middle ones change places
+    # add within 128 bits, which takes one instruction; then swap the middle ones
     halves = [[i + j for j in (0, 2, 8, 10, 4, 6, 12, 14)] for i in (0, 1)]
     a = builder.add(*(shuffle(builder, a, a, half) for half in halves))
     return shuffle(builder, a, a, [0, 2, 1, 3, 4, 6, 5, 7])
@@ -150,8 +150,8 @@ def load_pieces(builder, address, starts, n_bytes: int, windows, cpu: Target):
     """Return `n_bytes` (1, 2, 4 or 8) bytes from address + start for each of `starts`, side by side.
 
     Args:
-        windows: where 64 bytes may be read, from `address` on, so that every piece lies in one of them. With
-            AVX-512 these loads and permutations take the place of a load and an insertion for every piece.
+        windows: offsets from `address` at which 64 bytes may be read; every piece lies in one of them. With
+            AVX-512, loads and permutations of these replace a load and an insertion for every piece.
     """
     origin = [start + i for start in starts for i in range(n_bytes)]  # of each byte of the result
     even = n_bytes % 2 == 0 and all(place % 2 == 0 for place in (*starts, *windows))
@@ -188,7 +188,7 @@ def load_pieces(builder, address, starts, n_bytes: int, windows, cpu: Target):
 
 
 def dot4(builder, acc, unsigned, signed, cpu: Target, *, small: bool = False):
-    """acc[i] + Σⱼ unsigned[4i+j] · signed[4i+j], j < 4, exactly; `small` promises unsigned < 128.
+    """Return acc[i] + Σⱼ unsigned[4i+j] · signed[4i+j], j < 4, exactly; `small` promises unsigned < 128.
 
     Args:
         acc: n × i32.
@@ -217,21 +217,22 @@ def dot4(builder, acc, unsigned, signed, cpu: Target, *, small: bool = False):
 
 
 def dots_signed(cpu: Target) -> bool:
-    """Whether `dot4_signed` is the cheaper way for quants that use all of a byte."""
+    """Return whether `dot4_signed` is cheaper than `dot4` for quants that use all values of a byte."""
     if cpu.architecture == "x86":
         return cpu.has("avx2") and not cpu.has("avx512bw") and not cpu.dot_bits
     return cpu.architecture == "arm" and cpu.has("dotprod") and not cpu.has("i8mm")
 
 
 def dot4_signed(builder, acc, shifted, signed, cpu: Target):
-    """acc[i] + Σⱼ (shifted[4i+j] − 128) · signed[4i+j], j < 4, exactly; see `dot4_both_signed`."""
+    """Return acc[i] + Σⱼ (shifted[4i+j] − 128) · signed[4i+j], j < 4, exactly; see `dot4_both_signed`."""
     return dot4_both_signed(builder, acc, builder.xor(shifted, constant(shifted.type, -128)), signed, cpu)
 
 
 def dot4_both_signed(builder, acc, w, signed, cpu: Target):
-    """acc[i] + Σⱼ w[4i+j] · signed[4i+j], j < 4, exactly, for signed ≥ −127, where `dots_signed`.
+    """Return acc[i] + Σⱼ w[4i+j] · signed[4i+j], j < 4, exactly, for signed ≥ −127. Needs `dots_signed`.
 
-    AVX2 multiplies unsigned with signed bytes: |w| with x·sign(w), at most 128·127·2 < 2¹⁵ in a pair.
+    AVX2 multiplies unsigned by signed bytes, so it multiplies |w| by x·sign(w): a pair is at most
+    128·127·2 < 2¹⁵.
     """
     n, widest = acc.type.count, _widest_dot(cpu)
     if n > widest:
@@ -248,7 +249,7 @@ def dot4_both_signed(builder, acc, w, signed, cpu: Target):
 
 
 def _widest_dot(cpu: Target) -> int:
-    """Lanes of int32 that the target's own instruction takes; 0: it has none that we use."""
+    """Return the lanes of int32 of the target's own instruction, or 0 if it has none that we use."""
     if cpu.dot_bits:
         return cpu.dot_bits // 32
     if cpu.architecture == "x86":
@@ -263,7 +264,7 @@ def half(builder, v, side: int):
 
 
 def _dot4_avx2(builder, unsigned, signed, small: bool):
-    """Pairs of products by vpmaddubsw where they cannot saturate, else even and odd bytes by vpmaddwd."""
+    """Return the sums by vpmaddubsw if pairs can't saturate, else of even and odd bytes by vpmaddwd."""
     n = unsigned.type.count
     words, sums = ir.VectorType(I16, n // 2), ir.VectorType(I32, n // 4)
     madd_wd = "llvm.x86.avx512.pmaddw.d.512" if n == 64 else "llvm.x86.avx2.pmadd.wd"
@@ -287,7 +288,10 @@ def _dot4_avx2(builder, unsigned, signed, small: bool):
 
 
 def _dot4_arm(builder, acc, unsigned, signed, cpu: Target, small: bool):
-    """sdot reads both sides as signed; usdot (i8mm) is ours; else u = (u − 128) + 128 in two sdots."""
+    """Return the sums by usdot (i8mm), or by sdot, which reads both sides as signed.
+
+    If unsigned bytes may be 128 or more, two sdots compute u = (u − 128) + 128.
+    """
 
     def sdot(acc, a, b, name="sdot"):
         return _call(builder, f"llvm.aarch64.neon.{name}.v4i32.v16i8", acc.type, acc, a, b)
@@ -302,7 +306,7 @@ def _dot4_arm(builder, acc, unsigned, signed, cpu: Target, small: bool):
 
 
 def _dot4_neutral(builder, acc, unsigned, signed):
-    """Byte j of every 32-bit lane by shifts, in plain integer arithmetic."""
+    """Return the sums in plain integer arithmetic, with shifts for byte j of every 32-bit lane."""
     u, s = builder.bitcast(unsigned, acc.type), builder.bitcast(signed, acc.type)
     for j in range(4):
         u_j = builder.and_(shift_right(builder, u, 8 * j), constant(acc.type, 255))
@@ -315,7 +319,7 @@ def _dot4_neutral(builder, acc, unsigned, signed):
 
 
 def lookup16(builder, table, index, cpu: Target):
-    """table[index] within each 16 bytes: pshufb where there is one, else a choice per bit of the index."""
+    """Return table[index] within each 16 bytes: by pshufb if the CPU has it, else by a choice per bit."""
     n = index.type.count
     if cpu.architecture == "x86" and cpu.has("ssse3"):
         widest = 64 if cpu.has("avx512bw") else 32 if cpu.has("avx2") else 16
@@ -348,7 +352,7 @@ def _has_half(cpu: Target) -> bool:
 
 
 def _like(bits, scalar):
-    """The type `scalar`, with as many lanes as `bits`."""
+    """Return the type `scalar` with as many lanes as `bits`."""
     return ir.VectorType(scalar, bits.type.count) if isinstance(bits.type, ir.VectorType) else scalar
 
 
@@ -357,10 +361,10 @@ def _all(kind, value):
 
 
 def half_to_float(builder, bits, cpu: Target):
-    """Half-precision bits (i16, scalar or vector) to float32.
+    """Convert half-precision bits (i16, scalar or vector) to float32.
 
-    Without F16C: move exponent and fraction into place, scale by 2¹¹² (which also makes subnormals right),
-    and give infinities and NaNs their exponent of ones.
+    Without F16C, move exponent and fraction into place, scale by 2¹¹² (which is also right for subnormals),
+    and give infinities and NaNs an exponent of ones.
     """
     floats = _like(bits, F32)
     if _has_half(cpu):
@@ -377,10 +381,11 @@ def half_to_float(builder, bits, cpu: Target):
 
 
 def float_to_half(builder, value, cpu: Target):
-    """float32 to half-precision bits, to nearest even; too large becomes infinity.
+    """Convert float32 to half-precision bits, rounded to nearest even; numbers too large become infinity.
 
-    Without F16C: a normal result adds half an even-breaking unit to the bits before the shift; a subnormal
-    one is rounded by adding 0.5, whose unit in the last place is the half format's smallest number.
+    Without F16C, a normal result is rounded by adding about half a unit to the bits before the shift, so that
+    ties go to even. A subnormal result is rounded by adding 0.5, whose unit in the last place is the half
+    format's smallest number.
     """
     halves = _like(value, I16)
     if _has_half(cpu):
@@ -406,6 +411,6 @@ def float_to_half(builder, value, cpu: Target):
 
 
 def pause(builder, cpu: Target) -> None:
-    """The waiting-loop hint: `pause` on x86, `isb`-free nothing elsewhere (`yield_core` follows soon)."""
+    """Emit the hint for a waiting loop: `pause` on x86, nothing elsewhere (`yield_core` follows soon)."""
     if cpu.architecture == "x86":
         _call(builder, "llvm.x86.sse2.pause", ir.VoidType())

@@ -20,9 +20,9 @@ TOKEN_BLOCK = 24  # tokens multiplied with a chunk together: a multiple of every
 AMX_BLOCK = 32  # the same for AMX tiles: a multiple of amx.TILE_ROWS
 FEW_ROWS, FEW_CHUNK = 16, 64  # of a few tokens: rows that share a chunk; its groups, times tokens: 20 KB
 FLOAT_ROWS, FLOAT_COLUMNS = 16, 512  # of plain weights that are converted together
-# Offsets in a thread's scratch for quantized types: bytes; then scales and minimums, at most 16 of a group;
-# then one group's rows as they are read, not transposed yet; then sums: those that wait to be folded, and, of
-# rows longer than a chunk, all eight of every token. Where AMX multiplies, all eight of every token alone.
+# Offsets in a thread's scratch for quantized types. The order is: bytes; scales and minimums, at most 16 of a
+# group; one group's rows before they are transposed; the sums that wait to be folded; and, for rows longer
+# than a chunk, all eight sums of every token. If AMX multiplies, only all eight sums of every token.
 SCALES = TILE_ROWS * GROUP * CHUNK
 MINIMUMS = SCALES + TILE_ROWS * 16 * 4 * CHUNK
 STAGED = MINIMUMS + TILE_ROWS * 16 * 4 * CHUNK
@@ -116,18 +116,18 @@ class Family:
 
     @property
     def multiply(self) -> Kernel:
-        """The routine with which `matmul` of a quantized type multiplies 32 unpacked rows."""
+        """The routine that multiplies 32 unpacked rows in `matmul` of a quantized type."""
         form = "_min" if self.has_minimum else "_bytes" if self.full_bytes else ""
         return declare("multiply", f"multiply{self.sub}{form}", None)
 
     @property
     def tile_block(self) -> Kernel:
-        """The routine with which MATMUL_TILES multiplies a chunk of a quantized type."""
+        """The routine that multiplies a chunk of a quantized type in MATMUL_TILES."""
         return declare("amx", f"block{self.sub}{'_min' if self.has_minimum else ''}", None, amx.NEEDS)
 
     @property
     def unpack(self) -> Kernel:
-        """The routine with which `matmul` of a quantized type unpacks 32 rows."""
+        """The routine that unpacks 32 rows in `matmul` of a quantized type."""
         return declare(self.module, f"unpack_{self.suffix}", None)
 
     @property
@@ -192,7 +192,8 @@ for _family in FAMILIES.values():
 def kernel(module: str, name: str) -> Kernel:
     """Return a declared kernel by the name of its file and its own.
 
-    Raises: KeyError if nothing declares it.
+    Raises:
+        KeyError: nothing declares it.
     """
     return DECLARED[module, name]
 

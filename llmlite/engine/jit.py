@@ -105,7 +105,7 @@ def declare(module: str, name: str, parameters: str | None, needs: tuple[str, ..
     names = None if parameters is None else tuple(parameters.split())
     found = DECLARED.setdefault((module, name), Kernel(module, name, names, needs))
     same = (found.parameters, found.needs) == (names, needs)
-    assert same, f"{module}.{name} is declared twice, with unlike parameters"
+    assert same, f"{module}.{name} is declared twice, with different parameters"
     return found
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # positions whose keys are stored transposed: 64 bytes hold one element of 32 float16 keys
 ALIGNMENT = 64  # bytes of a cache line and of the widest vector
-CHUNK = 256  # the maximum of tokens in a step: a window's ring has room for this many more
+CHUNK = 256  # the maximum number of tokens in a step: a window's ring has room for this many more
 DTYPES = {"f16": np.float16, "f32": np.float32, "q8_0": np.int8}  # types of the arrays of keys and values
 QUANTIZED = 32  # numbers that share a scale in a cache of int8
 KV_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
@@ -333,7 +333,7 @@ class KVCache:
 
         Args:
             ids: token ids of a text.
-            at_most: the maximum of its length.
+            at_most: the maximum length.
         """
         n = self.longest(ids, at_most)
         self.truncate(n)
@@ -355,7 +355,7 @@ class KVCache:
         Args:
             source: a cache of the same model with the same sizes; it isn't changed.
             ids: token ids of a text.
-            at_most: the maximum of tokens to copy.
+            at_most: the maximum number of tokens to copy.
         """
         n = source.longest(ids, at_most)
         self.truncate(0)

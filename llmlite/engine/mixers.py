@@ -1,4 +1,4 @@
-"""What mixes the tokens of a layer: a function for each record of llmlite.description.layers.
+"""The mixers of a layer's tokens: a function for each record of llmlite.description.layers.
 
 Shapes: T tokens, D n_embd, H heads, K key/value heads, Dh head size.
 """
@@ -19,7 +19,7 @@ from llmlite.engine.operations import Block, X, side_by_side, sigmoid
 
 
 def attention(b: Block[X], x: X) -> X:
-    """Softmax attention: (T, D) -> (T, D)."""
+    """Apply softmax attention: (T, D) -> (T, D)."""
     ops = b.ops
     spec: Attention = b.layer.mixer
     H = spec.n_head
@@ -45,7 +45,7 @@ def attention(b: Block[X], x: X) -> X:
 
 
 def keys_and_values(b: Block[X], x: X) -> tuple[X, X]:
-    """The keys (T, K*Dk) and values (T, K*Dv) that a layer stores."""
+    """Return the keys (T, K*Dk) and values (T, K*Dv) that a layer stores."""
     ops = b.ops
     spec: Attention = b.layer.mixer
     K = spec.n_head_kv
@@ -60,9 +60,10 @@ def keys_and_values(b: Block[X], x: X) -> tuple[X, X]:
 
 
 def latent_attention(b: Block[X], x: X) -> X:
-    """Attention by one short row for each token, absorbed: (T, D) -> (T, D). R is kv_rank.
+    """Apply latent attention, with one short row c for each token: (T, D) -> (T, D). R is kv_rank.
 
-    scores: (K_h c) · q = c · (K_hᵀ q), so the query is multiplied once, not every key; values likewise.
+    A score is (K_h c) · q = c · (K_hᵀ q), so the query is multiplied once, instead of every key. The values'
+    matrix is applied in the same way, to the head's result.
     """
     ops, w = b.ops, b.w
     spec: LatentAttention = b.layer.mixer
@@ -89,10 +90,10 @@ def latent_attention(b: Block[X], x: X) -> X:
 
 
 def head_norm(b: Block[X], tensor: str, x: X, name: str, n_head: int) -> X:
-    """The norm of queries or keys; x itself if the layer has none.
+    """Return the norm of queries or keys, or x itself if the layer has none.
 
-    RMSNorm is of each head by itself, or of the whole row: the gain's length says which. LayerNorm is of
-    each head by itself, and each has its own gain.
+    RMSNorm applies to each head separately or to the whole row, depending on the gain's length. LayerNorm
+    applies to each head separately, and each head has its own gain.
     """
     gain = b.w.get(f"{tensor}.weight")
     if gain is None:
@@ -106,7 +107,7 @@ def head_norm(b: Block[X], tensor: str, x: X, name: str, n_head: int) -> X:
 
 
 def short_convolution(b: Block[X], x: X) -> X:
-    """A gated convolution over the latest tokens: (T, D) -> (T, D)."""
+    """Apply a gated convolution over the latest tokens: (T, D) -> (T, D)."""
     ops = b.ops
     before, after, x = parts = [b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x")]  # (T, D) each
     b.inside("conv.in_proj", lambda: side_by_side(parts))
@@ -116,7 +117,7 @@ def short_convolution(b: Block[X], x: X) -> X:
 
 
 def mamba2(b: Block[X], x: X) -> X:
-    """A state-space model: (T, D) -> (T, D). E is the width of all heads."""
+    """Apply a state-space model: (T, D) -> (T, D). E is the width of all heads."""
     ops, w = b.ops, b.w
     spec: Mamba2 = b.layer.mixer
     z, x, dt = (b.matmul(f"ssm_in_{part}", x) for part in ("z", "xbc", "dt"))  # (T, E), (T, C), (T, H)
@@ -126,21 +127,21 @@ def mamba2(b: Block[X], x: X) -> X:
     x = ops.activate("silu", z, b.name(x, "mamba2_y_add_d"))
     if spec.n_group == 1:
         x = ops.rms_norm(x, w["ssm_norm.weight"], b.layer.eps)
-    else:  # each group by itself
+    else:  # each group separately
         x = ops.rms_norm(x, None, b.layer.eps, width=spec.inner_width // spec.n_group)
         x = ops.multiply_row(x, w["ssm_norm.weight"])
     return b.name(b.matmul("ssm_out", b.name(x, "ssm_norm")), "mamba_out")
 
 
 def mamba(b: Block[X], x: X) -> X:
-    """A state-space model of single columns: (T, D) -> (T, D). E is the mixer's width."""
+    """Apply a state-space model of single columns: (T, D) -> (T, D). E is the mixer's width."""
     ops, w = b.ops, b.w
     spec: Mamba = b.layer.mixer
     both = b.matmul("ssm_in", x)  # (T, 2 E)
     x, z = ops.columns(both, 0, spec.width), ops.columns(both, spec.width, spec.width)
     x = ops.convolve(x, w["ssm_conv1d.weight"], w.get("ssm_conv1d.bias"), b.i)
     x = b.name(ops.activate("silu", x), "ssm_conv")
-    db = b.matmul("ssm_x", x)  # (T, rank + 2 N): what the time step comes from, b and c
+    db = b.matmul("ssm_x", x)  # (T, rank + 2 N): input of the time step, then b and c
     dt = ops.project(db, w["ssm_dt.weight"], w["ssm_dt.bias"])  # (T, E)
     x = ops.scan_columns(x, dt, db, w["ssm_a"], w["ssm_d"], b.i, spec)
     x = ops.activate("silu", z, b.name(x, "mamba_y_add_d"))
@@ -148,11 +149,14 @@ def mamba(b: Block[X], x: X) -> X:
 
 
 def delta_net(b: Block[X], x: X) -> X:
-    """Linear attention by the gated delta rule: (T, D) -> (T, D). H heads of N numbers, K of keys."""
+    """Apply linear attention by the gated delta rule: (T, D) -> (T, D).
+
+    There are H heads of N numbers for values, and K heads for keys.
+    """
     ops, w = b.ops, b.w
     spec: DeltaNet = b.layer.mixer
     N, r = spec.head_size, spec.n_head // spec.n_head_k
-    if spec.fused_rates:  # for each key head what concerns its value heads
+    if spec.fused_rates:  # for each key head, beta and alpha of its value heads
         rates = b.name(b.matmul("ssm_ba", x), "linear_attn_mixed_ba")
         beta, alpha = ops.columns(rates, 0, r, 2 * r), ops.columns(rates, r, r, 2 * r)
     else:

@@ -1,4 +1,4 @@
-"""What the forward pass is made of: its operations, and what a layer's functions read."""
+"""The operations of the forward pass, and the arguments of a layer's functions."""
 
 from __future__ import annotations
 
@@ -20,138 +20,145 @@ X = TypeVar("X")  # see Operations
 
 
 class Operations(Protocol[X]):
-    """What the forward pass is made of. X is an executor's own: an array, or a note of one to come.
+    """The operations of the forward pass, each for any number of tokens.
 
-    Their formulas are in llmlite/engine/eager.py. Each works on any number of tokens.
+    X is the executor's own type: an array, or a record of a future one. The formulas are in
+    llmlite/engine/eager.py.
     """
 
     def embed(self, w: QuantTensor, ids: Any) -> X:
-        """Rows of w."""
+        """Return the rows of w for the ids."""
 
     def rms_norm(self, x: X, gain: np.ndarray | None, eps: float, width: int = 0) -> X:
-        """Each stretch of a row, as long as gain or `width`, divided by its root mean square, times gain."""
+        """Divide each part of a row, as long as gain or `width`, by its root mean square; times gain."""
 
     def layer_norm(self, x: X, gain: np.ndarray, bias: np.ndarray | None, eps: float, parts: int = 1) -> X:
-        """Each row less its mean, divided by its standard deviation, times gain, plus bias."""
+        """Subtract each row's mean, divide by its standard deviation, multiply by gain, and add bias."""
 
     def positions(self, table: np.ndarray) -> X:
-        """Rows of table for the positions of the step's tokens."""
+        """Return the rows of table for the positions of the step's tokens."""
 
     def token_types(self, table: np.ndarray) -> X:
-        """Rows of table for the types of the step's tokens: 0, or 1 in the second text of a pair."""
+        """Return the rows of table for the types of the step's tokens: 0, or 1 in a pair's second text."""
 
     def matmul(self, w: QuantTensor, x: X, bias: np.ndarray | None = None) -> X:
-        """x @ w.T + bias."""
+        """Return x @ w.T + bias."""
 
     def head_matmul(self, w: QuantTensor, x: X) -> X:
-        """Each head's stretch of a row times the matrix of its head."""
+        """Multiply each head's part of a row by the head's matrix."""
 
     def route(
         self, scores: X, spec: Experts, bias: np.ndarray | None = None, layer: int | None = None
     ) -> Any:
-        """For each token the experts that it goes through, and how much each of them counts."""
+        """Choose the experts of each token, and their weights."""
 
     def spread(self, x: X, routes: Any) -> X:
-        """Each token's row once for each of its experts, those of one expert next to each other."""
+        """Copy each token's row to each of its experts, with the rows of one expert next to each other."""
 
     def expert_matmul(self, w: QuantTensor, x: X, routes: Any, bias: np.ndarray | None = None) -> X:
-        """Each row of `spread` times the matrix of its expert, plus its bias."""
+        """Multiply each row of `spread` by its expert's matrix, and add the expert's bias."""
 
     def scale_experts(self, x: X, factors: np.ndarray, routes: Any) -> X:
-        """Each row of `spread` times its expert's factor."""
+        """Multiply each row of `spread` by its expert's factor."""
 
     def gather(self, x: X, routes: Any) -> X:
-        """For each token the weighted sum of its rows of `spread`."""
+        """Return each token's weighted sum of its rows of `spread`."""
 
     def rope(self, x: X, n_head: int, table: RopeTable) -> X:
-        """Pairs of elements of each head turned by position * frequency."""
+        """Rotate pairs of each head's elements by position * frequency."""
 
     def attention(
         self, q: X, k: X | None, v: X | None, layer: int, spec: Attention, sinks: np.ndarray | None
     ) -> X:
-        """Store k and v; for each query the values, weighted by how well their keys answer it."""
+        """Store k and v; return for each query the values, weighted by its scores with their keys."""
 
     def convolve(self, x: X, taps: np.ndarray, bias: np.ndarray | None, layer: int) -> X:
-        """Each column's latest values weighed by its taps; the layer's state keeps the last of them."""
+        """Return sums of each column's latest values, weighted by taps; keep the last values as state."""
 
     def multiply(self, a: X, b: X) -> X:
-        """a · b, number by number."""
+        """Return a · b, element by element."""
 
     def multiply_row(self, x: X, row: np.ndarray) -> X:
-        """x · row, for every row of x."""
+        """Multiply every row of x by `row`."""
 
     def scan(
         self, x: X, dt: X, a: np.ndarray, d: np.ndarray, dt_bias: np.ndarray, layer: int, spec: Mamba2
     ) -> X:
-        """Token by token the state forgets, takes up x by b and is read by c: rows of x are heads | b | c."""
+        """Token by token, decay the state, add x through b, read it through c; rows of x: heads | b | c."""
 
     def delta_rule(
         self, x: X, qk: X, beta: X, alpha: X, a: np.ndarray, dt_bias: np.ndarray, layer: int, spec: DeltaNet
     ) -> X:
-        """Token by token each head's state forgets by alpha, is corrected at a key by beta, and is read."""
+        """Token by token, decay each head's state by alpha, correct it at a key by beta, and read it."""
 
     def project(self, x: X, w: np.ndarray, bias: np.ndarray) -> X:
-        """The first columns of x, as many as w has rows, times w, plus bias."""
+        """Multiply the first columns of x, as many as w has rows, by w, and add bias."""
 
     def scan_columns(self, x: X, dt: X, db: X, a: np.ndarray, d: np.ndarray, layer: int, spec: Mamba) -> X:
-        """As `scan`, each column with rates of its own; b and c are the last columns of db."""
+        """Do the same as `scan`, with separate rates for each column; b and c are the last columns of db."""
 
     def activate(self, kind: str, x: X, up: X | None = None) -> X:
-        """An activation (layers.ACTIVATIONS) of x, times up if it is given."""
+        """Return an activation (layers.ACTIVATIONS) of x, times `up` if it is given."""
 
     def gate(self, x: X, by: X) -> X:
-        """x times the sigmoid of `by`, row by row; `by` has the width of x, or 1."""
+        """Multiply x by the sigmoid of `by`, row by row; `by` has the width of x, or 1."""
 
     def add(self, a: X, b: X) -> X:
-        """a + b."""
+        """Return a + b."""
 
     def add_row(self, x: X, row: np.ndarray) -> X:
-        """x + row, for every row of x."""
+        """Add `row` to every row of x."""
 
     def scale(self, x: X, factor: float) -> X:
-        """x · factor."""
+        """Return x · factor."""
 
     def softcap(self, x: X, cap: float) -> X:
-        """cap · tanh(x / cap)."""
+        """Return cap · tanh(x / cap)."""
 
     def temperature(self, x: X, spec: Attention) -> X:
-        """Each row times 1 + scale · ln(floor(position / length) + 1)."""
+        """Multiply each row by 1 + scale · ln(floor(position / length) + 1)."""
 
     def columns(self, x: X, start: int, width: int, stride: int = 0) -> X:
-        """Columns `start` … `start + width - 1` of each row, or of each stretch of `stride` columns."""
+        """Return columns `start` … `start + width - 1` of each row, or of each part of `stride` columns."""
 
     def join(self, a: X, b: X, n_head: int, n_head_b: int) -> X:
-        """For each head its stretch of a, then its stretch of b: of n_head_b = 1 all heads take the same."""
+        """Join each head's part of a with its part of b; if n_head_b is 1, all heads share b."""
 
     def outputs(self, x: X) -> X:
-        """Only the rows of those tokens whose logits are wanted."""
+        """Return only the rows of tokens whose logits are needed."""
 
     def name(self, x: X, name: str, layer: int | None = None, heads: int | None = None) -> X:
-        """x itself, known from now on as "name-layer"."""
+        """Give x the name "name-layer"; return x."""
 
     def name_routed(self, x: X, name: str, layer: int, routes: Any) -> X:
-        """As `name`, of rows that `spread` has sorted by expert."""
+        """Do the same as `name`, for rows that `spread` has sorted by expert."""
 
     def inside(self, name: str, layer: int, compute: Callable[[], Any]) -> None:
-        """Give a trace what an operation has inside, as compute() tells; other executors don't ask."""
+        """Record compute(), an intermediate of an operation, if there is a trace; otherwise do nothing."""
 
 
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + e^-x), for traces: only the eager executor's arrays come here."""
+    """Return 1 / (1 + e^-x), for the eager executor's traces."""
     return 1 / (1 + np.exp(-x))
 
 
 def side_by_side(parts: Any) -> Any:
-    """The columns of several arrays, one array after another, for traces."""
+    """Return the columns of several arrays, one array after another, for the eager executor's traces."""
     return np.concatenate(parts, axis=1)
 
 
 @dataclass(frozen=True)
 class Block(Generic[X]):
-    """What a layer's functions read: its number, record and tensors, and the angles it turns by.
+    """The arguments of a layer's functions.
 
     Attributes:
-        inputs: what every layer adds of its own, one layer's columns after the other's, or None.
+        ops: the executor's operations.
+        i: index of the layer.
+        layer: its record.
+        w: its tensors by name.
+        weights: the whole model's weights.
+        is_last: whether it is the last layer.
+        inputs: numbers that each layer adds of its own, one layer's columns after another's, or None.
     """
 
     ops: Operations[X]
@@ -163,24 +170,24 @@ class Block(Generic[X]):
     inputs: X | None = None
 
     def name(self, x: X, name: str, heads: int | None = None) -> X:
-        """x, called "name-layer"."""
+        """Give x the name "name-layer"; return x."""
         return self.ops.name(x, name, self.i, heads=heads)
 
     def inside(self, name: str, compute: Callable[[], Any]) -> None:
-        """In a trace, compute() is "name-layer"."""
+        """Record compute() as "name-layer" if there is a trace."""
         self.ops.inside(name, self.i, compute)
 
     def matmul(self, name: str, x: X) -> X:
-        """x @ W.T, plus the bias if the file has one, and what adapters add: neither needs a flag."""
+        """Return x @ W.T, plus the bias if the file has one, plus the adapters' products if there are any."""
         y = self.ops.matmul(self.w[f"{name}.weight"], x, self.w.get(f"{name}.bias"))
         return adapted(self.ops, y, x, self.w.get(f"{name}.lora"))
 
     def has(self, name: str) -> bool:
-        """Whether the layer has a tensor of that name."""
+        """Return whether the layer has a tensor of that name."""
         return f"{name}.weight" in self.w
 
     def norm(self, name: str, x: X) -> X:
-        """The norm of that name; x itself if the layer has none."""
+        """Return the norm of that name, or x itself if the layer has none."""
         if not self.has(name):
             return x
         gain, bias = self.w[f"{name}.weight"], self.w.get(f"{name}.bias")
@@ -188,10 +195,10 @@ class Block(Generic[X]):
 
 
 def normed(ops: Operations[X], kind: str, gain: np.ndarray, bias: np.ndarray | None, eps: float, x: X) -> X:
-    """RMSNorm ("rms") or LayerNorm ("layer")."""
+    """Return the RMSNorm (kind "rms") or LayerNorm ("layer") of x."""
     return ops.rms_norm(x, gain, eps) if kind == "rms" else ops.layer_norm(x, gain, bias, eps)
 
 
 def adapted(ops: Operations[X], y: X, x: X, low_rank: LowRank | None) -> X:
-    """y, a matrix times x, plus what adapters of that matrix add: B (A x)."""
+    """Return y, a matrix times x, plus the product of its adapters: B (A x)."""
     return y if low_rank is None else ops.add(y, ops.matmul(low_rank.b, ops.matmul(low_rank.a, x)))

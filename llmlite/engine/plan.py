@@ -93,7 +93,7 @@ class Plan:
         self._result = result
 
     def _step_memory(self) -> None:
-        """The step record, and the arrays whose addresses it holds."""
+        """Make the step record, and the arrays whose addresses it holds."""
         self.step = np.zeros(len(STEP), np.int64)
         self.ids, self.positions, self.types = (np.zeros(self.max_tokens, np.int64) for _ in range(3))
         self.outputs = np.zeros(max(1, self.max_outputs), np.int64)

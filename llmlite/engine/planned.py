@@ -45,7 +45,8 @@ class PlannedExecutor:
     """Runs a model with compiled kernels on a team of threads; see llmlite.engine.Executor.
 
     Args:
-        n_threads: the maximum of threads; by default, the physical cores that this process may use, within
+        n_threads: the maximum number of threads; by default, the physical cores that this process may use,
+        within
             its cgroup's quota. A single token's step with too little work for them runs on fewer
             (`step_threads`).
         progress: called as progress(done, total, name) while kernels are compiled.
@@ -336,7 +337,7 @@ class PlannedExecutor:
 
 
 def _waits(times: np.ndarray) -> np.ndarray:
-    """Return how long threads were idle in each operation, on average.
+    """Return the nanoseconds that threads were idle in each operation, on average.
 
     Args:
         times: nanoseconds (n_ops + 1, 1 + n_threads), in the layout of `Plan.run`'s clock. A thread without a

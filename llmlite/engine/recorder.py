@@ -32,11 +32,11 @@ from llmlite.engine.recording import N_OUTPUTS, N_TOKENS, Buffer
 
 
 class Recorder(MatrixOperations, RecurrentOperations):
-    """Records operations.
+    """A recorder of operations.
 
     Args:
         max_tokens: tokens of the longest step.
-        max_outputs: the maximum of logits rows in a step.
+        max_outputs: the maximum number of logits rows in a step.
         n_threads: number of threads that get scratch memory.
         kv: type of keys and values, one of `llmlite.engine.kv_cache.DTYPES`.
         tiles: whether AMX multiplies quantized weights with many tokens (`amx_check`).
@@ -226,7 +226,9 @@ class Recorder(MatrixOperations, RecurrentOperations):
         return out
 
     def _n_parts(self, spec: Attention) -> int:
-        """Return how many parts of positions threads may share; 0 in a prompt, where they share tokens."""
+        """Return the number of parts of positions that threads may share; 0 in a prompt, whose tokens they
+        share.
+        """
         if self.limits[N_TOKENS] > ATTENTION_SHARED:
             return 0
         if spec.window and spec.causal:

@@ -104,7 +104,7 @@ class PositionTable:
 
 
 class Recording:
-    """The operations of one plan, and the methods with which all parts of the recorder add them.
+    """The operations of one plan, and the methods that all parts of the recorder use to add them.
 
     See `llmlite.engine.recorder.Recorder` for the arguments.
     """
@@ -135,11 +135,11 @@ class Recording:
         return len(self.tables) - 1
 
     def _number(self) -> int:
-        """The next operation's number in reports: its place plus 1."""
+        """Return the next operation's number in reports: its index plus 1."""
         return len(self.ops) + 1
 
     def _at_once(self, rows: int) -> int:
-        """Return the maximum of rows for one matrix; a token uses an expert at most once."""
+        """Return the maximum number of rows for one matrix; a token uses an expert at most once."""
         return self.limits[rows] // self.n_used if rows in SLOTS.values() else self.limits[rows]
 
     def _padded(self, rows: int) -> int:

@@ -59,7 +59,7 @@ class Level:
 # The psABI's levels; https://gitlab.com/x86-psABIs/x86-64-ABI
 _V3 = "cx16 sahf popcnt sse3 ssse3 sse4.1 sse4.2 crc32 avx avx2 bmi bmi2 f16c fma lzcnt movbe xsave".split()
 _V4 = [*_V3, *"avx512f avx512bw avx512cd avx512dq avx512vl".split()]
-_WIDE = "-prefer-256-bit"  # kernels ask for vectors of 512 bits where they are worth it
+_WIDE = "-prefer-256-bit"  # kernels themselves ask for vectors of 512 bits if that is faster
 
 
 def _x86(name: str, cpu: str, features: list[str], tuning: str = "") -> Level:

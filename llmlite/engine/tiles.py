@@ -1,7 +1,8 @@
 """Tiles of a matrix product: many sums held in registers, as one variable.
 
-A tile keeps 2 × N vectors of sums: for token t, lanes are 32 rows of weights, in the vectors 2t and 2t + 1.
-As a tuple they are one variable; the loops over it run while compiling. Importing this module imports numba.
+A tile has 2 × N vectors of sums. The vectors 2t and 2t + 1 belong to token t; their lanes are 32 rows of
+weights. All vectors are one tuple, and loops over it run during compilation. Importing this module imports
+numba.
 
 In a matrix product the lanes are rows of weights; in attention they are positions or columns of the cache,
 and queries take the place of tokens.
@@ -18,8 +19,8 @@ from llmlite.engine.vectors import f32x16, i32x16, i64
 def make_transpose16(together):
     """Return an operation (source, stride, target, target_stride, part_stride).
 
-    It writes 16 rows of 16 words of 32 bits, `stride` bytes apart, as columns: `together` of them
-    `target_stride` bytes apart, the next as many `part_stride` bytes further.
+    It writes 16 rows of 16 words of 32 bits, which are `stride` bytes apart, as columns. Columns come in
+    groups of `together`: they are `target_stride` bytes apart, and groups are `part_stride` bytes apart.
     """
 
     @intrinsic
@@ -34,7 +35,7 @@ def make_transpose16(together):
 
 
 def _emit_transpose(builder, address, step, out, out_step, part_step, together):
-    """Words, then pairs of words, are woven together within 128 bits; then these change places."""
+    """Interleave words, then pairs of words, within 128 bits; then reorder the 128-bit parts."""
     kind = ir.VectorType(emit.I32, 16)
 
     def weave(a, b, unit):  # low, then high halves of each 128 bits of a and b, `unit` words in turn
@@ -65,8 +66,9 @@ def _emit_transpose(builder, address, step, out, out_step, part_step, together):
                 builder.store(found, emit.pointer(builder, place, kind), align=4)
 
 
-# Tokens of a product of quantized or of plain weights, queries of attention: as many as 32 registers of 512
-# bits hold sums of, or 16 of 256. Spilled sums cost AVX2 a third of its speed, and more than half with VNNI.
+# Tokens of a product with quantized weights and with plain ones, and queries of attention. Their sums must
+# fit 32 registers of 512 bits, or 16 of 256. Spilled sums cost AVX2 a third of its speed, and over half with
+# VNNI.
 QUANTIZED_TOKENS, FLOAT_TOKENS, QUERIES = (6, 6, 4) if emit.current_target().has("avx512f") else (2, 3, 2)
 
 
@@ -218,8 +220,11 @@ def make_offset_products(n):
 def make_add_products(small, signed=False):
     """Return an operation (products, w0, w1, x, stride): dot products of four bytes, added up.
 
-    The bytes are 32 rows' in w0 and w1, and the token's own at x + t·stride. `small`: see `emit.dot4`.
-    `signed`: bytes of rows are signed numbers.
+    The bytes of 32 rows are in w0 and w1; those of token t are at x + t·stride.
+
+    Args:
+        small: see `emit.dot4`.
+        signed: whether the rows' bytes are signed.
     """
 
     @intrinsic
@@ -243,7 +248,7 @@ def make_add_products(small, signed=False):
 
 
 def _add_signed(builder, sums, weights, words, cpu):
-    """A register of weights meets all tokens before the next one is loaded: with its sizes it takes two."""
+    """Multiply each register of weights by all tokens before loading the next one, to need few registers."""
     halves = [[emit.half(builder, total, side) for side in (0, 1)] for total in sums]
     for i, side in ((0, 0), (0, 1), (1, 0), (1, 1)):
         w = emit.half(builder, weights[i], side)
@@ -256,8 +261,8 @@ def _add_signed(builder, sums, weights, words, cpu):
 def make_subtract_minimums(n_parts, line):
     """Return an operation (sums, mins, x, stride): subtract minimum·(d·Σq) of each token from its sums.
 
-    A block's 32 rows have a minimum at `mins`, or two, `line` bytes apart; then a token has two d·Σq, 32
-    bytes apart, and both products are added before they are subtracted.
+    Each of a block's 32 rows has one minimum at `mins`, or two, `line` bytes apart. With two, a token also
+    has two d·Σq, 32 bytes apart, and both products are added before they are subtracted.
     """
 
     @intrinsic

@@ -1,8 +1,8 @@
 """The transformer's forward pass, written once.
 
 `forward` walks the layers of a model (llmlite.description.layers) and calls a small set of operations
-(llmlite/engine/operations.py). The executor decides how each is done: the eager one computes each at once in
-NumPy (llmlite/engine/eager.py), the planned one writes each down to run it later. No line here asks for an
+(llmlite/engine/operations.py). The executor implements them: the eager one computes each immediately in NumPy
+(llmlite/engine/eager.py), and the planned one records them to run them later. No line here asks for an
 architecture's name. Shapes: T tokens, D n_embd, F n_ff, V vocabulary.
 """
 
@@ -18,11 +18,19 @@ from llmlite.engine.operations import Block, Operations, X, adapted, normed, sig
 
 
 def forward(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any) -> X:
-    """Describe one step of the model: `ids` (T,) are at the positions that the executor knows.
+    """Describe one step of the model.
 
-    Returns what `ops` makes of it: from the eager executor the logits, float32 (n_outputs, V), or of an
-    encoder the last states, (n_outputs, D). Must agree with llama.cpp's graph (src/models); `ops.name` gives
-    each result the name it has there.
+    It must agree with llama.cpp's graph (src/models); `ops.name` gives each result its name in that graph.
+
+    Args:
+        ops: the executor's operations.
+        weights: the model's weights.
+        config: the model's configuration.
+        ids: token ids (T,), or None if the executor has them. The executor knows their positions.
+
+    Returns:
+        The logits (n_outputs, V), or an encoder's last states (n_outputs, D), in the executor's own type: for
+        the eager executor, a float32 array.
     """
     x = embeddings(ops, weights, config, ids)  # (T, D)
     inputs = layer_inputs(ops, weights, config, ids, x) if config.n_embd_per_layer else None
@@ -33,7 +41,7 @@ def forward(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any)
 
 
 def embeddings(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any) -> X:
-    """The rows of the embedding, with what the model adds to them: (T, D)."""
+    """Return the tokens' embeddings, scaled, with types and positions added, and normalized: (T, D)."""
     x = ops.name(_rows(ops, weights, "token_embd", ids), "embd")
     if config.embedding_scale != 1:
         x = ops.name(ops.scale(x, config.embedding_scale), "inp_scaled")
@@ -45,16 +53,16 @@ def embeddings(ops: Operations[X], weights: Weights, config: ModelConfig, ids: A
 
 
 def _rows(ops: Operations[X], weights: Weights, name: str, ids: Any) -> X:
-    """The rows of a table for the tokens, with what adapters add to them."""
+    """Return a table's rows for the tokens, with the adapters' products added."""
     x = ops.embed(weights.outer[f"{name}.weight"], ids)
     low_rank = weights.outer.get(f"{name}.lora")
     return x if low_rank is None else ops.add(x, ops.matmul(low_rank.b, ops.embed(low_rank.a, ids)))
 
 
 def layer_inputs(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any, x: X) -> X:
-    """What each layer adds of its own (Gemma 4): (T, L*P), P numbers for each of L layers.
+    """Return the numbers that each layer adds of its own (Gemma 4): (T, L*P), P numbers for each of L layers.
 
-    Half of it is a vector of the token for each layer, the other half is made of the embeddings `x`.
+    They are the scaled sum of the token's own vector for each layer and of a projection of its embedding x.
     """
     P, outer = config.n_embd_per_layer, weights.outer
     own = ops.scale(_rows(ops, weights, "per_layer_token_embd", ids), P**0.5)
@@ -67,7 +75,7 @@ def layer_inputs(ops: Operations[X], weights: Weights, config: ModelConfig, ids:
 
 
 def outer_norm(ops: Operations[X], weights: Weights, config: ModelConfig, tensor: str, name: str, x: X) -> X:
-    """A norm outside the layers; x itself if the model has none of that name."""
+    """Return a norm outside the layers, or x itself if the model has none of that name."""
     if f"{tensor}.weight" not in weights.outer:
         return x
     gain, bias = weights.outer[f"{tensor}.weight"], weights.outer.get(f"{tensor}.bias")
@@ -75,7 +83,7 @@ def outer_norm(ops: Operations[X], weights: Weights, config: ModelConfig, tensor
 
 
 def logits(ops: Operations[X], weights: Weights, config: ModelConfig, x: X) -> X:
-    """A score for every token of the vocabulary: (n_outputs, V)."""
+    """Return a score for every token of the vocabulary: (n_outputs, V)."""
     assert weights.output is not None
     y = ops.matmul(weights.output, x, weights.outer.get("output.bias"))
     x = adapted(ops, y, x, weights.outer.get("output.lora"))
@@ -87,12 +95,12 @@ def logits(ops: Operations[X], weights: Weights, config: ModelConfig, x: X) -> X
 
 
 def block(b: Block[X], x: X) -> X:
-    """One layer: what mixes tokens, then what works on each alone; each is added to what came in."""
+    """Apply one layer: the mixer, then the feed-forward network; each result is added to its input."""
     ops, layer = b.ops, b.layer
     inner = b.norm("attn_norm", x)
     read = b.norm("attn_norm_2", x) if b.has("attn_norm_2") else inner
     mixed = _branch(b, "post_attention_norm", MIXERS[type(layer.mixer)](b, read))
-    if b.is_last:  # nothing after this mixes tokens: keep those whose logits are wanted
+    if b.is_last:  # nothing after this mixes tokens, so keep only those whose logits are needed
         x, mixed = ops.outputs(x), ops.outputs(mixed)
         inner = ops.outputs(inner) if layer.parallel else inner
     if layer.parallel:
@@ -111,7 +119,7 @@ def block(b: Block[X], x: X) -> X:
 
 
 def add_layer_input(b: Block[X], x: X) -> X:
-    """x plus what this layer makes of its own columns of `inputs`: (T, D) -> (T, D)."""
+    """Return x plus this layer's projection of its own columns of `inputs`: (T, D) -> (T, D)."""
     ops, width = b.ops, b.w["inp_gate.weight"].shape[0]
     assert b.inputs is not None  # forward makes them for every model whose layers have `inp_gate`
     own = ops.columns(b.inputs, b.i * width, width)
@@ -123,13 +131,16 @@ def add_layer_input(b: Block[X], x: X) -> X:
 
 
 def _branch(b: Block[X], norm: str, x: X) -> X:
-    """The end of a branch: its norm, if there is one, and its scale."""
+    """Apply the end of a branch: its norm, if there is one, and its scale."""
     x = b.norm(norm, x)
     return x if b.layer.residual_scale == 1 else b.ops.scale(x, b.layer.residual_scale)
 
 
 def feed_forward(b: Block[X], x: X, before: X) -> X:
-    """What works on each token alone: (T, D) -> (T, D). `before` is x before its norm."""
+    """Apply the feed-forward network or the experts to each token: (T, D) -> (T, D).
+
+    `before` is x before its norm.
+    """
     spec = b.layer.feed_forward
     assert spec is not None
     if isinstance(spec, FeedForward):
@@ -146,7 +157,7 @@ def feed_forward(b: Block[X], x: X, before: X) -> X:
 
 
 def dense(b: Block[X], spec: FeedForward, x: X, suffix: str = "") -> X:
-    """One network, gated or not; `suffix` of its tensors' names."""
+    """Apply one feed-forward network, gated or not; `suffix` ends its tensors' names."""
     up = b.name(b.matmul(f"ffn_up{suffix}", x), f"ffn_up{suffix}")  # (T, F)
     if spec.gated:
         gate = b.name(b.matmul(f"ffn_gate{suffix}", x), f"ffn_gate{suffix}")
@@ -159,7 +170,7 @@ def dense(b: Block[X], spec: FeedForward, x: X, suffix: str = "") -> X:
     return b.name(b.matmul(f"ffn_down{suffix}", x), f"ffn_out{suffix}")  # (T, D)
 
 
-# What an activation times `up` is called
+# Activation -> the name of its product with `up` in a trace
 GATED_NAMES = {
     "silu": "ffn_swiglu",
     "gelu": "ffn_geglu",
@@ -169,10 +180,13 @@ GATED_NAMES = {
 
 
 def experts(b: Block[X], spec: Experts, x: X, routed_by: X) -> X:
-    """A mixture: each token goes through the experts that its scores choose. S is T * n_used.
+    """Apply a mixture of experts: the scores choose each token's experts. S is T * n_used.
 
     Args:
-        x: what the experts read. routed_by: what the scores are made of; both (T, D).
+        b: the layer.
+        spec: its record of experts.
+        x: the input of the experts, (T, D).
+        routed_by: the input of the scores, (T, D).
     """
     ops, w, inner = b.ops, b.w, x
     scores = b.name(b.matmul("ffn_gate_inp", routed_by), "ffn_moe_logits")  # (T, n_expert)
@@ -190,7 +204,7 @@ def experts(b: Block[X], spec: Experts, x: X, routed_by: X) -> X:
     def named(x: X, name: str) -> X:
         return ops.name_routed(x, f"ffn_moe_{name}", b.i, routes)
 
-    if "ffn_gate_up_exps.weight" in w:  # the rows of the gate, then those of `up`
+    if "ffn_gate_up_exps.weight" in w:  # it has the rows of the gate, then those of `up`
         both = named(matmul("ffn_gate_up", x), "gate_up")
         gate, up = ops.columns(both, 0, spec.n_ff), ops.columns(both, spec.n_ff, spec.n_ff)
     else:

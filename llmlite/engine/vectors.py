@@ -1,10 +1,10 @@
-"""Vectors in numba: types that are LLVM vectors, their loads and stores, and how they are made of each other.
+"""Vectors in numba: types that are LLVM vectors, their loads and stores, and operations that rearrange them.
 
-A vector lives in local variables, in registers. Addresses are plain integers, so `load_u8x32(w + 2)` reads 32
-bytes two bytes past `w`; no alignment is assumed anywhere. Operators `+ - * & | ^` work lane by lane on equal
-types (`arithmetic`).
+A vector is a local variable, in registers. Addresses are plain integers, so `load_u8x32(w + 2)` reads 32
+bytes from the address `w + 2`; no alignment is assumed anywhere. Operators `+ - * & | ^` work lane by lane on
+equal types (`arithmetic`).
 
-What a CPU lacks is decided while compiling, from the target's features alone: an intrinsic of a missing
+The target's features alone decide, during compilation, which instructions are used. An intrinsic of a missing
 extension would abort the process, so every operation has a neutral form that any CPU runs (see `emit`).
 
 `llmlite.engine.simd` gathers these names for kernels. Importing this module imports numba.
@@ -19,9 +19,9 @@ from numba.extending import intrinsic, models, register_model
 
 from llmlite.engine import emit
 
-# No fast-math flag: two kernels must give the same bits, so LLVM may not choose an order of additions, nor
-# where a multiplication and an addition become one. Kernels write `fma` themselves. Said aloud, because numba
-# hands the flags of the calling function down if a helper names none.
+# No fast-math flag: two kernels must give the same bits, so LLVM may not reorder additions, nor turn a
+# multiplication and an addition into one instruction. Kernels write `fma` themselves. The flag is set
+# explicitly, because numba passes the caller's flags on to a helper that names none.
 OPTIONS = {"error_model": "numpy", "fastmath": False}
 inline = functools.partial(numba.njit, forceinline=True, **OPTIONS)
 
@@ -110,7 +110,7 @@ def load_f16(typing, address):
 
 @intrinsic
 def store(typing, address, value):
-    """Write a vector or a scalar of its own width."""
+    """Write a vector or a scalar, in its own width."""
 
     def codegen(context, builder, sig, args):
         builder.store(args[1], emit.pointer(builder, args[0], args[1].type), align=1)
@@ -121,7 +121,7 @@ def store(typing, address, value):
 
 @intrinsic
 def prefetch(typing, address):
-    """Ask for the cache line of `address`; any address is allowed, also one past the end of a mapping."""
+    """Prefetch the cache line of `address`; any address is allowed, even past the end of a mapping."""
 
     def codegen(context, builder, sig, args):
         emit.prefetch(builder, args[0])
@@ -165,7 +165,7 @@ def repeat4_u8x64(typing, address):
 
 @intrinsic
 def repeat16_u8x64(typing, table):
-    """The 16 bytes of `table` in every quarter: the form in which `lookup16` wants it."""
+    """The 16 bytes of `table` in every quarter, as `lookup16` needs it."""
 
     def codegen(context, builder, sig, args):
         return emit.shuffle(builder, args[0], args[0], list(range(16)) * 4)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MAX_SEQUENCES = 8
 KEPT = 4  # caches of ended sequences, whose prefixes later sequences may share
-WORTH_COPYING = 16  # tokens; to read fewer again is as fast as to wait for another sequence
-WORTH_KEEPING = 64  # tokens at the end of a cache that would be lost if it is reused from an earlier place
+WORTH_COPYING = 16  # tokens; reading fewer again is as fast as waiting for another sequence
+WORTH_KEEPING = 64  # tokens at the end of a cache that would be lost if it is reused from an earlier position
 
 
 class BatchGeneration(Generation):
@@ -109,9 +109,9 @@ class Batch:
 
     Args:
         model: a model that writes text.
-        max_sequences: the maximum of sequences that run together; others wait their turn.
-        prefill_tokens: the maximum of prompt tokens that one step reads, 1 to 256. With fewer, a new prompt
-            delays the running sequences less.
+        max_sequences: the most sequences that run together; others wait for their turn.
+        prefill_tokens: the most prompt tokens that one step reads, 1 to 256. With fewer, a new prompt delays
+            the running sequences less.
         kept: number of ended sequences' caches to keep for sequences with the same prefix.
 
     Attributes:
@@ -148,7 +148,7 @@ class Batch:
         self._lock = fork_safe(threading.RLock())
 
     def __len__(self) -> int:
-        """Number of sequences whose end `step` hasn't reported: those running and those waiting."""
+        """Return the number of sequences whose end `step` hasn't reported, running or waiting."""
         return len(self._running) + len(self._waiting) + len(self._ended)
 
     @property
@@ -207,8 +207,8 @@ class Batch:
 
         Returns:
             (generation, text) of each sequence that advanced; the text may be empty. A sequence that has
-            ended has a `stop_reason`; one that failed has the reason "error" and its `error`, and the others
-            continue.
+            ended has a `stop_reason`. A sequence that failed has the reason "error" and its `error`; the
+            others continue.
         """
         with self._lock, self.model._lock:
             pieces, self._ended = self._ended, []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 StopReason = Literal["eos", "stop", "length", "cancelled", "error"]
 CHUNK = 256  # prompt tokens in a step
-MAX_LOGPROBS = 1000  # the maximum of likeliest tokens kept with each token
+MAX_LOGPROBS = 1000  # the maximum number of likeliest tokens kept with each token
 
 
 class Usage(TypedDict):
@@ -68,7 +68,7 @@ class Generation:
     Args:
         model: the model to run.
         prompt_ids: token ids of the prompt.
-        max_tokens: the maximum of tokens to write.
+        max_tokens: the maximum number of tokens to write.
         sampler: function that chooses a token: sampler(logits), or sampler(logits, ids) with all tokens so
             far.
         stop: strings and token ids that end the text; they are not part of it.
@@ -160,7 +160,7 @@ class Generation:
         if self.stop_reason is None:
             self.stop_reason = "cancelled"
 
-    # ---- alone: the model's own cache, one token after the other --------------------------------------
+    # ---- alone: the model's own cache, one token after another ----------------------------------------
 
     def _run(self) -> Iterator[str]:
         piece = self._begin()
@@ -214,7 +214,7 @@ class Generation:
             self.n_reused = reused
         return [self._take(logits)]
 
-    # ---- from logits to text, alone or in a batch --- ---------------------------------------------------
+    # ---- from logits to text, alone or in a batch -------------------------------------------------------
 
     def _begin(self) -> str:
         return self._end("length") if self._is_full() else ""
@@ -223,7 +223,7 @@ class Generation:
         return len(self.ids) >= self._max_tokens or len(self._context) > self._model.n_ctx
 
     def _score_prompt(self, start: int, rows: np.ndarray) -> None:
-        """Record the log-probabilities of the next tokens from rows (T, V), which follow tokens start …."""
+        """Record the next tokens' log-probabilities; row i of rows (T, V) follows prompt token start + i."""
         assert self.prompt_logprobs is not None
         for row, token in zip(rows, self._prompt_ids[start + 1 : start + 1 + len(rows)]):
             self.prompt_logprobs.append(token_logprob(row, token, self._n_top))

@@ -60,7 +60,7 @@ class SamplerOptions(TypedDict, total=False):
 class BatchOptions(SamplerOptions, total=False):
     """The options of a text in a batch; None means "not given".
 
-    max_tokens: the maximum of tokens to write (256).
+    max_tokens: the maximum number of tokens to write (256).
     stop: one or several strings or token ids that end the text; a string that is the text of a control token
         means that token.
     sampler: a Sampler, or any function of logits (V,), or of logits and all ids so far, that chooses a token.
@@ -89,7 +89,7 @@ class Options(BatchOptions, total=False):
 
     draft: "prompt-lookup" proposes the tokens that followed the same tokens earlier in the text; a smaller
         model with the same vocabulary proposes its likeliest tokens. The text doesn't change.
-    draft_tokens: the maximum of tokens proposed at a time (8).
+    draft_tokens: the maximum number of tokens proposed at a time (8).
     """
 
     draft: Literal["prompt-lookup"] | Model | None
@@ -163,7 +163,8 @@ def make_constraint(options: Mapping[str, Any], model: Model) -> Any:
 def form(name: str, value: Any) -> Any:
     """Return the Grammar of "grammar", "json_schema" or "regex"; see `make_constraint` for errors.
 
-    The latest are kept with all that they found out, because the first text under a grammar costs more.
+    The last KEPT grammars are kept, with the states and masks that were computed for them, because the first
+    text under a grammar costs more.
     """
     if hasattr(value, "constrain"):
         return value
@@ -175,7 +176,7 @@ def form(name: str, value: Any) -> Any:
     with _lock:
         _kept[key] = found
         while len(_kept) > KEPT:
-            _kept.pop(next(iter(_kept)), None)  # the one that was asked for longest ago
+            _kept.pop(next(iter(_kept)), None)  # the one that was used longest ago
     return found
 
 

@@ -89,7 +89,7 @@ class Draft(Protocol):
 
 
 class PromptLookup:
-    """Proposes tokens that followed the last ones earlier in the text: for summaries, edits and code."""
+    """A draft of tokens that followed the same ones earlier in the text: for summaries, edits and code."""
 
     name = "prompt-lookup"
 
@@ -106,7 +106,7 @@ class PromptLookup:
 
 
 class ModelDraft:
-    """Proposes the likeliest tokens of a smaller model with the same vocabulary."""
+    """A draft of the likeliest tokens of a smaller model with the same vocabulary."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -122,12 +122,12 @@ class ModelDraft:
 
 
 class Speculator:
-    """Runs a Generation with a draft, and switches the draft off if it isn't faster.
+    """The steps of a Generation with a draft, which is switched off if it isn't faster.
 
     Args:
         model: the model that writes.
         draft: "prompt-lookup" or a model.
-        n: the maximum of tokens proposed at a time.
+        n: the maximum number of tokens proposed at a time.
 
     Raises:
         ValueError: the draft is invalid or has another vocabulary, or n is out of range.
@@ -139,7 +139,7 @@ class Speculator:
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_DRAFT_TOKENS:
             raise ValueError(f"draft_tokens must be a whole number from 1 to {MOST_DRAFT_TOKENS}, got {n!r}")
         if model.cache.recurrent.states:
-            raise UnsupportedError("draft: this model has recurrent layers, which can't take tokens back")
+            raise UnsupportedError("draft: this model has recurrent layers, which can't drop tokens again")
         if model.executor.name != "planned":
             raise UnsupportedError(
                 "draft: the eager executor's steps of several tokens differ in their last bits from steps of "

@@ -13,7 +13,7 @@ Stop = str | SupportsIndex | Iterable[str | SupportsIndex]
 
 
 class StopStrings:
-    """Passes text on up to the first stop string; holds back an end that may begin a stop string.
+    """A filter that passes text up to the first stop string, and holds back an end that may begin one.
 
     Args:
         stops: strings, none of them empty.

@@ -87,9 +87,12 @@ class Texts:
             The text, a str.
 
         Raises:
-            ValueError: an option outside its range, or no tokens. TypeError: no such option.
-            ContextOverflowError: more tokens than n_ctx. TokenizerError: as `tokenizer`.
-            ModelError: the model is an encoder. GrammarError: a form that is malformed.
+            ValueError: an option is outside its range, or the prompt has no tokens.
+            TypeError: an option is unknown.
+            ContextOverflowError: the prompt has more tokens than n_ctx.
+            TokenizerError: see `tokenizer`.
+            ModelError: the model is an encoder.
+            GrammarError: a grammar, schema or pattern is malformed.
         """
         if stream is not None:
             _deprecated("generate(stream=…)", "stream(…)")
@@ -99,7 +102,7 @@ class Texts:
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generation:
         """Continue a prompt piece by piece; iterate over the result.
 
-        Args and Raises: as `generate`.
+        The arguments and errors are those of `generate`.
 
         Returns:
             A Generation, which makes its text during the iteration, and has its ids, usage and speeds.
@@ -115,7 +118,7 @@ class Texts:
         The work is done in a thread. If the task is cancelled, the work ends after the running step, which
         has at most 256 tokens of a prompt.
 
-        Args and Raises: as `generate`.
+        The arguments and errors are those of `generate`.
         """
         generation: Generation | None = None
         cancelled = False
@@ -148,7 +151,7 @@ class Texts:
 
         Args:
             prompts: texts, or token ids, or both.
-            max_sequences: the maximum of prompts that run together.
+            max_sequences: the most prompts that run together.
             details: return Generations instead of texts; one that failed has an `error`.
             options: the options of `generate`, without `draft`. They apply to each prompt as if it ran alone;
                 each gets its own copy of a `sampler`.
@@ -172,9 +175,13 @@ class Texts:
         return [generation.text for generation in made]
 
     def batch(self, *, max_sequences: int = 8, prefill_tokens: int = 256, kept: int = 4) -> Batch:
-        """Make an empty batch, whose sequences run together, and join and leave between steps.
+        """Make an empty batch. Its sequences run together, and join and leave between steps.
 
-        Args and Raises: as `llmlite.generate.Batch`; ModelError: the model is an encoder.
+        The arguments are those of `llmlite.generate.Batch`.
+
+        Raises:
+            ValueError: an option is outside its range.
+            ModelError: the model is an encoder.
         """
         self._writes_text()
         return Batch(
@@ -197,8 +204,8 @@ class Texts:
         """Answer a conversation, in the format that the model was trained on.
 
         Args:
-            messages: {"role": "user" | "assistant" | "system", "content": text} each; or one user message.
-                A content may also be None, or a list of parts {"type": "text", "text": text}.
+            messages: a list of {"role": "user" | "assistant" | "system", "content": text}, or the text of one
+                user message. A content may also be None, or a list of parts {"type": "text", "text": text}.
             stream: deprecated; use `stream_chat`.
             parse_special: read the texts of control tokens in the messages as these tokens. By default, they
                 are plain text, so that the author of a message can't end it and begin another in someone
@@ -208,7 +215,7 @@ class Texts:
                 template, or with `tools` the one named "tool_use" if there is one.
             template_variables: variables of the template, such as {"enable_thinking": False}; those that it
                 names may also be passed as keywords.
-            options: as for `generate`.
+            options: the options of `generate`.
 
         Returns:
             The answer, a str. With `tools`, a `llmlite.chat.tool_calls.Answer`: a str without the calls,
@@ -278,11 +285,13 @@ class Texts:
         template_variables: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> list[int]:
-        """Return the token ids of a conversation, up to where the answer begins.
+        """Return the token ids of a conversation, up to the beginning of the answer.
+
+        The other arguments and the errors are those of `chat`.
 
         Args:
             add_special: add the token that begins a text, if the file requires it and the template hasn't
-                written it. The other arguments and the errors are those of `chat`.
+                written it.
         """
         self._writes_text()
         if isinstance(messages, str):
@@ -291,7 +300,7 @@ class Texts:
         unknown = {name: value for name, value in variables.items() if name not in program.source}
         check_names(unknown)  # neither an option nor a variable of this template
         if tools and "tools" not in program.source:
-            raise ChatTemplateError(f"{FORM}: this model's template knows nothing of tools")
+            raise ChatTemplateError(f"{FORM}: this model's template doesn't support tools")
         text = program.render(
             messages, add_generation_prompt=True, tools=tools, **{**(template_variables or {}), **variables}
         )
@@ -340,7 +349,7 @@ class Texts:
             nan.
 
         Raises:
-            As `generate`.
+            The errors of `generate`.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         batch, parts = self.batch(kept=0), []
@@ -364,7 +373,7 @@ class Texts:
     def _generation(
         self, prompt: Prompt, options: Mapping[str, Any], make: Callable[..., Generation] = Generation
     ) -> Generation:
-        """Make a Generation from the options that `stream` takes."""
+        """Make a Generation from the options of `stream`."""
         self._writes_text()
         chosen = given(options)
         sampler = make_sampler(chosen)

@@ -1,9 +1,9 @@
 """A pushdown automaton over bytes that follows all readings of a text at once.
 
-Each rule becomes a small graph. A reading of the text is a stack: the top is the place in a rule's graph that
-waits for a byte; below it are the places to continue from when the rules above are complete. Stacks share
-their lower parts. Repetitions with bounds count down in their stack entry, so {1,1000000} takes no more room
-than {1,2}.
+Each rule becomes a small graph. A reading of the text is a stack. Its top is the place in a rule's graph that
+waits for a byte. Below it are the places to continue from when the rules above are complete. Stacks share
+their lower parts. Repetitions with bounds count down in their stack entry, so {1,1000000} takes no more
+memory than {1,2}.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ UNLIMITED = -1
 
 
 class Entry(NamedTuple):
-    """One level of a stack: a place and, for a counted repetition, how many items must and may still come."""
+    """One level of a stack.
+
+    Attributes:
+        place: index of the place.
+        must: items that must still come, if the place counts a repetition.
+        may: items that may still come; UNLIMITED for any number.
+    """
 
     place: int
     must: int = 0
@@ -42,7 +48,12 @@ class Entry(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """The stacks that a place leads to without a byte (lowest entry first); whether its rule can end here."""
+    """The result of entering a place without reading a byte.
+
+    Attributes:
+        stacks: the stacks that the place leads to, each with its lowest entry first.
+        ends: whether the place's rule can end here.
+    """
 
     stacks: tuple[tuple[Entry, ...], ...]
     ends: bool
@@ -77,7 +88,7 @@ class Automaton:
     """Rules in a form that follows a text byte by byte.
 
     Args:
-        rules: checked.
+        rules: the checked rules.
 
     Attributes:
         n_classes: number of classes; bytes that no rule distinguishes share a class.
@@ -232,7 +243,7 @@ class Automaton:
             if place.call:
                 rule, back = place.call
                 inner = self._enter(self._starts[rule])
-                # after a last call nothing is left to do: the end of its rule is the end of this rule
+                # after the last call, nothing is left to do: the end of its rule is the end of this rule
                 below = () if self._only_ends(back) else (Entry(back),)
                 added += [below + stack for stack in inner.stacks]
                 after += [back] if inner.ends else []
@@ -291,7 +302,7 @@ class Automaton:
         if high == 0:
             return after
         if self._rules.is_nullable(item):
-            low = 0  # empty items fill up the number
+            low = 0  # empty items make up the number
         if low <= 1 and high is None:
             again = self._new(empty=[after])
             first = self._graph(item, again)
@@ -310,14 +321,14 @@ class Automaton:
         edges: list[tuple[int, int, int]] = []
         for low, high in ranges:
             for parts in byte_ranges(low, high):
-                for n in range(len(parts) - 1, 0, -1):  # equal ends are shared
+                for n in range(len(parts) - 1, 0, -1):  # characters share equal ends
                     if parts[n:] not in tails:
                         tails[parts[n:]] = self._new(bytes=[(*parts[n], tails[parts[n + 1 :]])])
                 edges.append((*parts[0], tails[parts[1:]]))
         return self._new(bytes=edges)
 
     def _make_classes(self) -> None:
-        """Put bytes that every edge treats alike into one class, and give each place its edges by class."""
+        """Put bytes that no edge distinguishes into one class, and index each place's edges by class."""
         edges = {(low, high) for place in self._places for low, high, _ in place.bytes}
         signature = [0] * 256
         for bit, (low, high) in enumerate(sorted(edges)):

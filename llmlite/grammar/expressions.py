@@ -37,7 +37,7 @@ class Chars:
 
 @dataclass(frozen=True)
 class Text:
-    """These characters, one after another; an empty text matches nothing more than itself."""
+    """These characters, one after another; an empty text matches only the empty text."""
 
     text: str
 
@@ -139,7 +139,7 @@ class Rules:
         rules: name -> expression.
         root: name of the first rule.
         nullable: the names of rules that the empty text fits.
-        order: every rule after those that it may begin with.
+        order: the names of all rules, each after those that it may begin with.
 
     Raises:
         GrammarError: a name has no rule, a rule begins with itself, or no text fits the root.
@@ -169,7 +169,7 @@ class Rules:
             if name in found:
                 continue
             if name not in rules:
-                raise GrammarError(f"{user} needs a rule {name!r}, and there is none")
+                raise GrammarError(f"{user} needs a rule {name!r}, which doesn't exist")
             found[name] = rules[name]
             open_ones.extend((other, f"rule {name!r}") for other in names(rules[name]))
         return found

@@ -152,7 +152,7 @@ class _Converter(SchemaDocument):
             target = self.target(reference, where)
             if len(self.rules) > MAX_RULES:
                 raise GrammarError(f"schema: more than {MAX_RULES} parts")
-            self.rules[name] = NOTHING  # a reference to itself inside it finds the name
+            self.rules[name] = NOTHING  # so that a reference to itself inside it finds the name
             self.rules[name] = self.schema(target, reference, depth + 1)
         return Rule(name)
 

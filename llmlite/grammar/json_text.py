@@ -52,7 +52,7 @@ def listed(opening: str, item: Expression, low: int, high: int | None, closing: 
 
 
 def other_names(names: list[str]) -> Expression:
-    """Return texts without escapes that aren't one of the names: they leave the tree of names somewhere."""
+    """Return the texts without escapes that aren't one of the names: each leaves the tree of names."""
     tree: dict[str, Any] = {}
     for name in names:
         node = tree
@@ -64,7 +64,8 @@ def other_names(names: list[str]) -> Expression:
     def below(node: dict[str, Any], depth: int) -> Expression:
         if depth > 500:
             raise GrammarError(
-                "schema: a property's name of more than 500 characters beside additionalProperties"
+                "schema: a property's name with more than 500 characters isn't supported beside "
+                "additionalProperties"
             )
         known = [c for c in node if c]
         taken = {point for c in known for point in [(ord(c), ord(c))]}

@@ -20,7 +20,7 @@ from llmlite.system.locks import fork_safe
 UNKNOWN, DEAD = -1, 0
 MAX_CELLS = 4 * 2**20  # of the table of transitions: 16 MiB
 MAX_MASK_BYTES = 32 * 2**20
-FEW_ALIVE = 8  # one node in this many of a level: with fewer alive, dead ones cost more than the search
+FEW_ALIVE = 8  # if fewer than one node in this many of a level is alive, dead ones cost more than the search
 FEW_NODES = 2_000  # of a trie that are visited one by one before all are computed at once
 
 
@@ -62,7 +62,7 @@ class Matcher:
     # ---- questions about tokens ------------------------------------------------------------------------
 
     def mask(self, readings: Readings) -> np.ndarray:
-        """Return which tokens fit after these readings; end tokens too, if one reading is complete."""
+        """Return which tokens fit after these readings. End tokens fit if one reading is complete."""
         state = self._state(readings)
         known = self._masks.get(state)
         if known is not None:
@@ -117,7 +117,7 @@ class Matcher:
         """Return the nodes with tokens that lead from a state to one that isn't dead.
 
         Args:
-            most: the maximum of nodes to visit; if there are more, the last item is -1.
+            most: the maximum number of nodes to visit; if there are more, the last item is -1.
         """
         starts, tokens = memoryview(self.trie.first_child), memoryview(self.trie.first_token)
         cells, width, classes = self._cells, self._width, self._node_classes
@@ -154,8 +154,8 @@ class Matcher:
     def _by_levels(self, state: int) -> np.ndarray:
         """Return the mask for any state, bool (V,).
 
-        While many nodes of a level are alive, the states of all nodes are computed; after that, only of live
-        ones.
+        While many nodes of a level are alive, the states of all its nodes are computed. After that, only
+        those of live nodes are computed.
         """
         found = np.zeros(self.trie.n_vocab, dtype=bool)
         nodes: np.ndarray | None = None  # the nodes of `states`; None for all

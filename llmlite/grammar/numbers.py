@@ -22,7 +22,7 @@ MAX_BOUND_DIGITS = 60
 
 
 def integers(low: int | None, high: int | None) -> Expression:
-    """Return all integers from low to high. None: no bound but 15 digits, or 4 more than the other bound."""
+    """Return all integers from low to high. None is no bound, except 15 digits or 4 more than the other's."""
     for bound in (low, high):
         if bound is not None and len(str(abs(bound))) > MAX_BOUND_DIGITS:
             raise GrammarError(f"a bound of an integer: expected at most {MAX_BOUND_DIGITS} digits")

@@ -36,8 +36,9 @@ class TokenConstraint:
             return len(self._readings) == 1 or not self._matcher.fits_any(self._readings)
 
     def mask(self) -> np.ndarray:
-        """Return which tokens may come next: bool (V,), read-only. End-of-generation tokens only if
-        `finished`.
+        """Return which tokens may come next: bool (V,), read-only.
+
+        End-of-generation tokens are allowed only if `finished`.
 
         Raises:
             GrammarError: no token fits, because the vocabulary can't spell the text that the grammar requires

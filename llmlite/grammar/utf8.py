@@ -23,7 +23,11 @@ def byte_ranges(low: int, high: int) -> Iterator[ByteRanges]:
     if high <= 0x7F:
         yield ((low, high),)
         return
-    for n in (18, 12, 6):  # bits below: a part must have all or none of their values where upper bits differ
+    for n in (
+        18,
+        12,
+        6,
+    ):  # if the bits above the lowest n differ, a part must have all values of the lowest n
         rest = (1 << n) - 1
         if low >> n != high >> n:
             if low & rest:

@@ -139,7 +139,7 @@ def ranked_top(logits: np.ndarray, k: int) -> Candidates:
     """Sort the k likeliest tokens of a whole vocabulary; equals `ranked(logits).first(k)`.
 
     Raises:
-        As `ranked`.
+        SamplingError: no candidate is left.
     """
     if not 0 < k < len(logits):
         return ranked(logits)
@@ -157,7 +157,7 @@ def ranked_some(logits: np.ndarray, ids: np.ndarray, k: int) -> Candidates:
     """Sort the k likeliest of some tokens; equals `ranked(logits, ids).first(k)`.
 
     Raises:
-        As `ranked`.
+        SamplingError: no candidate is left.
     """
     if len(ids) > k:
         kept = np.flatnonzero(logits >= np.partition(logits, len(logits) - k)[len(logits) - k])

@@ -66,7 +66,7 @@ class Penalties(Adjustment):
         repeat: positive logits are divided by it, others multiplied; 1 is off.
         frequency: number subtracted for each occurrence of the token.
         presence: number subtracted once if the token occurred.
-        last_n: number of last tokens that count, with the prompt; 0 is off, -1 takes all.
+        last_n: number of last tokens that count, including the prompt's; 0 is off, -1 means all.
 
     Source: Keskar et al. 2019, "CTRL", 4.1, with llama.cpp's sign (src/llama-sampler.cpp); OpenAI's API
     reference for the other two.
@@ -113,7 +113,7 @@ class Dry(Adjustment):
         multiplier: factor of the penalty; 0 is off.
         base: at least 1.
         allowed_length: shorter repetitions have no penalty.
-        last_n: number of last tokens that are searched; 0 is off, -1 takes all.
+        last_n: number of last tokens that are searched; 0 is off, -1 means all.
         breakers: token sequences that a repetition can't cross; see `sequence_breakers`.
 
     Source: the author's proposal, https://github.com/oobabooga/text-generation-webui/pull/5677; llama.cpp,

@@ -27,7 +27,7 @@ def nucleus(logits: np.ndarray, p: float) -> Candidates:
         p: 0 to 1.
 
     Raises:
-        As `ranked`.
+        SamplingError: no candidate is left.
     """
     total = _total(logits)
     for n in (n for n in SORTED if n < len(logits)):

@@ -58,28 +58,30 @@ class SamplerStep:
 
 
 class Sampler:
-    """Chooses the next token of one sequence. For another sequence, take `fresh()`.
+    """A chain of steps that chooses the next token of one sequence. For another sequence, use `fresh()`.
 
     Options have llama.cpp's names, and each is off by default except the first three. Steps run in
     llama.cpp's order: processors, logit bias, penalties, DRY, top-nσ, top-k, typical, top-p, min-p, XTC,
-    temperature; with mirostat only the first four of these, temperature and mirostat.
+    temperature. With mirostat, only the first four of these run, then temperature and mirostat.
 
     Args:
-        temperature: 0 always takes the likeliest token; a higher one gives more varied text.
+        temperature: 0 always chooses the likeliest token; a higher one gives more varied text.
         top_k: choose among the k likeliest tokens; 0 is off.
         top_p: choose among the likeliest tokens that together have this share; 1 is off.
         min_p: choose among the tokens at least this many times as likely as the likeliest; 0 is off.
-        typical_p: see `Typical`; 1 is off. top_n_sigma: see `TopNSigma`; 0 is off.
+        typical_p: see `Typical`; 1 is off.
+        top_n_sigma: see `TopNSigma`; 0 is off.
         xtc_probability, xtc_threshold: see `XTC`; probability 0 is off.
         dynatemp_range, dynatemp_exponent: see `DynamicTemperature`; range 0 is off.
         repeat_penalty, frequency_penalty, presence_penalty, repeat_last_n: see `Penalties`.
         dry_multiplier (0 is off), dry_base, dry_allowed_length, dry_penalty_last_n, dry_breakers: see `Dry`.
-        mirostat: 0 (off), 1 or 2. mirostat_tau, mirostat_eta: see `Mirostat`.
+        mirostat: 0 (off), 1 or 2.
+        mirostat_tau, mirostat_eta: see `Mirostat`.
         logit_bias: token id -> number added to its logit; -inf forbids it.
         processors: functions (ids, logits) -> logits, called in this order before all other steps; see
             `Processor`.
-        seed: the same seed gives the same draws; None takes one from the system.
-        chain: the steps, in any order, in place of all options above except the seed.
+        seed: the same seed gives the same draws; None asks the system for one.
+        chain: the steps, in any order, instead of all options above except the seed.
 
     Raises:
         ValueError: an option is outside its range, or mirostat isn't the last step of the chain.
@@ -199,7 +201,7 @@ class Sampler:
             ids: the tokens of the sequence so far, with the prompt. Penalties, DRY and processors read them;
                 they are neither kept nor changed.
             mask: bool (V,), False for tokens that a grammar forbids; see `Constraint.mask`.
-            constraint: given in place of a mask. The token is the same as with `mask=constraint.mask()`, but
+            constraint: given instead of a mask. The token is the same as with `mask=constraint.mask()`, but
                 the mask is made only if tests of the likeliest tokens don't determine the token.
 
         Raises:
@@ -232,7 +234,7 @@ class Sampler:
     def steps(
         self, logits: np.ndarray, ids: Sequence[int] | np.ndarray = (), *, mask: np.ndarray | None = None
     ) -> list[SamplerStep]:
-        """Return what each step of the chain will keep in the next call with these logits, without a draw.
+        """Return what each step would keep in the next call with these logits, without a draw.
 
         Arguments and errors are those of a call of the sampler.
         """

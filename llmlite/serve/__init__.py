@@ -1,9 +1,9 @@
-"""A server of one model: OpenAI's, ollama's, KServe's and SageMaker's forms over HTTP.
+"""A server for one model, with the HTTP APIs of OpenAI, ollama, KServe and SageMaker.
 
     from llmlite.serve import Settings, make_app
     app = make_app(model, Settings(name="tales"))     # an ASGI application
 
-`llmlite serve MODEL` runs it. The room needs the extra `serve`.
+`llmlite serve MODEL` runs it. This needs the extra `serve`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Settings", "make_app"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "make_app":  # on first use: it needs the extra
+    if name == "make_app":  # imported on first use, because it needs the extra
         from llmlite.serve.web import make_app
 
         return make_app

@@ -1,9 +1,9 @@
-"""The thread that runs the model: many texts at once, one step after the other.
+"""The thread that runs the model: many texts at once, one step after another.
 
-Handlers of requests live in an event loop and must never wait for the model, so all of the model's work is
-done here. A job is a text to write. It waits in a queue until one of `max_sequences` places is free, joins
-the batch, and leaves it when its text ends or its client is gone. A task is a short piece of other work (a
-group of embeddings, say); at most one runs between two steps.
+Request handlers run in an event loop and must never wait for the model, so this thread does all of the
+model's work. A job is a text to write. It waits in a queue until one of `max_sequences` places is free, joins
+the batch, and leaves it when its text ends or its client is gone. A task is a short piece of other work, such
+as a group of embeddings. At most one task runs between two steps.
 """
 
 from __future__ import annotations
@@ -25,17 +25,23 @@ if TYPE_CHECKING:
     from llmlite.serve.metrics import Metrics
 
 log = logging.getLogger("llmlite.serve")
-RECENT = 32  # finished jobs from which the time to wait is estimated
+RECENT = 32  # finished jobs that the estimate of the waiting time uses
 
 
 @dataclass(frozen=True)
 class Started:
-    """A job has joined the batch."""
+    """Event: a job has joined the batch."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of a job. ids, logprobs: of the tokens since the last piece; logprobs may be ()."""
+    """Event: new text of a job.
+
+    Attributes:
+        text: the text since the last piece.
+        ids: the tokens since the last piece.
+        logprobs: their log-probabilities, or () if none were requested.
+    """
 
     text: str
     ids: tuple[int, ...]
@@ -44,7 +50,20 @@ class Piece:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job's text is complete. reason, end_logprob: as in Generation. Times in seconds."""
+    """Event: a job's text is complete.
+
+    Attributes:
+        reason: `stop_reason` of its Generation.
+        n_prompt: tokens of the prompt.
+        n_cached: tokens of the prompt that a cache already held.
+        n_made: tokens written.
+        ids: the tokens written.
+        waited: seconds in the queue.
+        prompt_seconds: seconds from joining the batch to the first token.
+        decode_seconds: seconds from the first token to the end.
+        prompt_logprobs: log-probabilities of the prompt's tokens, or None if none were requested.
+        end_logprob: as in Generation.
+    """
 
     reason: str
     n_prompt: int
@@ -60,7 +79,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """A job can't be done."""
+    """Event: a job failed, with this error."""
 
     error: Exception
 
@@ -69,7 +88,7 @@ Event = Started | Piece | Ended | Failed
 
 
 def at_once(work: Callable[..., None], *args: Any) -> None:
-    """Call it here and now."""
+    """Call `work` immediately, in this thread."""
     work(*args)
 
 
@@ -78,10 +97,18 @@ class Job:
     """A text to write.
 
     Attributes:
-        prompt_ids, options: for `Batch.add`. deliver: called with each event.
-        post: calls a function where events are wanted (an event loop's `call_soon_threadsafe`); by default in
-            the engine's thread. It is called once a step for all jobs that share it: each call wakes a thread
-            that then competes with the model's for Python's lock.
+        prompt_ids: the prompt's token ids.
+        options: options of `Batch.add`.
+        deliver: called with each event.
+        post: calls a function in the thread that wants the events (an event loop's `call_soon_threadsafe`).
+            The default calls it in the engine's thread. All jobs with the same `post` share one call in each
+            step, because every call wakes a thread that competes with the model's thread for Python's lock.
+        arrived: when it was made, in seconds of `time.monotonic`.
+        started: when it joined the batch; 0.0 before.
+        first: when its first token was written; 0.0 before.
+        generation: the batch's Generation; None before it joins.
+        n_sent: tokens that were delivered.
+        cancelled: whether the client left.
     """
 
     prompt_ids: Sequence[int]
@@ -98,19 +125,21 @@ class Job:
 
 @dataclass(eq=False)
 class Task:
-    """A piece of work that isn't a text."""
+    """A piece of work other than writing a text."""
 
     work: Callable[[], Any]
     future: Future[Any]
 
 
 class Engine:
-    """Owns a model's batch.
+    """The owner of a model's batch.
 
     Args:
         model: a loaded model.
-        max_sequences, prefill_tokens: of the batch. max_queue: jobs and tasks that may wait.
-        metrics: counts what happens.
+        max_sequences: texts that are written at the same time.
+        prefill_tokens: the most prompt tokens read in one step.
+        max_queue: jobs and tasks that may wait.
+        metrics: counters to update.
     """
 
     def __init__(
@@ -135,7 +164,7 @@ class Engine:
         self._thread.start()
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End all jobs and the thread; wait for it at most `seconds`."""
+        """End all jobs and the thread; wait at most `seconds` for the thread."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
@@ -144,24 +173,24 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
+        """Whether the thread is running and not about to end."""
         return self._thread.is_alive() and not self._stopping
 
     @property
     def n_running(self) -> int:
-        """Jobs in the batch."""
+        """The number of jobs in the batch."""
         return len(self._running)
 
     @property
     def n_waiting(self) -> int:
-        """Jobs and tasks in the queue."""
+        """The number of jobs and tasks in the queue."""
         return len(self._waiting) + len(self._tasks)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue all of these jobs, or none.
 
         Raises:
-            Fault: the queue is full (429), or the server is ending (503).
+            Fault: If the queue is full (429), or the server is shutting down (503).
         """
         with self._condition:
             self._admit(len(jobs))
@@ -169,7 +198,11 @@ class Engine:
             self._condition.notify()
 
     def task(self, work: Callable[[], Any]) -> Future[Any]:
-        """Queue a piece of work; return its future. Raises Fault as `submit`."""
+        """Queue a piece of work; return its future.
+
+        Raises:
+            Fault: If the queue is full (429), or the server is shutting down (503).
+        """
         task = Task(work, Future())
         with self._condition:
             self._admit(1)
@@ -178,14 +211,14 @@ class Engine:
         return task.future
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """End these jobs; those that have ended stay as they are."""
+        """Cancel these jobs. Jobs that have already ended don't change."""
         with self._condition:
             for job in jobs:
                 job.cancelled = True
             self._condition.notify()
 
     def retry_after(self) -> int:
-        """Return in how many seconds a place in the queue is likely to be free: 1 to 60."""
+        """Return the likely number of seconds until a place in the queue is free: 1 to 60."""
         mean = sum(self._seconds) / len(self._seconds) if self._seconds else 1.0
         return max(1, min(60, round(mean * (1 + self.n_waiting / self.max_sequences))))
 
@@ -193,7 +226,9 @@ class Engine:
         from llmlite.serve.faults import Fault
 
         if self._stopping:
-            raise Fault(503, "the server is ending", code="shutting_down", headers={"retry-after": "5"})
+            raise Fault(
+                503, "the server is shutting down", code="shutting_down", headers={"retry-after": "5"}
+            )
         free = max(0, self.max_sequences - len(self._running))
         if self.n_waiting + count > self.max_queue + free:
             self.metrics.rejected.inc()
@@ -210,10 +245,10 @@ class Engine:
                     break
             try:
                 self._turn()
-            except Exception as error:  # a fault of one step must not end the server
+            except Exception as error:  # an error in one step must not end the server
                 log.exception("a step failed")
                 self._fail_all(error)
-        self._fail_all(RuntimeError("the server is ending"))
+        self._fail_all(RuntimeError("the server is shutting down"))
 
     def _turn(self) -> None:
         self._drop_cancelled()
@@ -249,7 +284,7 @@ class Engine:
                         max_sequences=self.max_sequences, prefill_tokens=self.prefill_tokens
                     )
                 generation = job.generation = self._batch.add(job.prompt_ids, **job.options)
-            except Exception as error:  # bad options: this job's fault alone
+            except Exception as error:  # bad options: only this job fails
                 self._send(job, Failed(error))
                 continue
             self._running[generation] = job
@@ -315,7 +350,7 @@ class Engine:
         )
 
     def _fail_all(self, error: Exception) -> None:
-        """Tell every job and task that it failed, and begin with a new batch."""
+        """Fail all running jobs and drop the batch; if the engine is stopping, also fail all that wait."""
         with self._condition:
             jobs = list(self._running.values())
             tasks: list[Task] = []
@@ -337,7 +372,7 @@ class Engine:
         self._outbox.append((job, event))
 
     def _flush(self) -> None:
-        """Deliver what was sent."""
+        """Deliver the events that were sent."""
         sent, self._outbox = self._outbox, []
         together: dict[Callable[..., Any], list[tuple[Job, Event]]] = {}
         for job, event in sent:
@@ -345,7 +380,7 @@ class Engine:
         for post, events in together.items():
             try:
                 post(_deliver, events)
-            except RuntimeError:  # the event loop has been closed: nobody listens any more
+            except RuntimeError:  # the event loop was closed, so nobody is listening any more
                 for job, _ in events:
                     job.cancelled = True
 

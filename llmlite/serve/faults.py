@@ -1,4 +1,4 @@
-"""What a server answers when it can't do what a client asks."""
+"""A server's answers to requests that it refuses or that fail."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ class Fault(Exception):  # noqa: N818 (an answer as much as an error)
     """A request that is refused, or that failed.
 
     Attributes:
-        status: of HTTP. message: one sentence. param: the field at fault, or None. code: a word that programs
-            look for, or None. headers: of the answer.
+        status: the HTTP status.
+        message: one sentence.
+        param: the field at fault, or None.
+        code: a word that programs can check, or None.
+        headers: headers of the answer.
     """
 
     def __init__(
@@ -56,42 +59,42 @@ class Fault(Exception):  # noqa: N818 (an answer as much as an error)
 
 
 def overflow(n_prompt: int, n_ctx: int) -> Fault:
-    """A prompt that doesn't fit the context."""
+    """Return the fault for a prompt that doesn't fit the context."""
     return Fault(
         400,
-        f"the context holds {n_ctx} tokens, and one must be left to write; the prompt has {n_prompt}",
+        f"the prompt has {n_prompt} tokens; the context holds {n_ctx}, and one must be left to write",
         param="messages",
         code="context_length_exceeded",
     )
 
 
 def queue_full(limit: int, retry_after: int) -> Fault:
-    """Too many requests wait already."""
+    """Return the fault for a full queue."""
     return Fault(
         429,
-        f"{limit} requests wait already; try again in {retry_after} s",
+        f"{limit} requests are already waiting; try again in {retry_after} s",
         code="queue_full",
         headers={"retry-after": str(retry_after)},
     )
 
 
 def too_late(seconds: float) -> Fault:
-    """A request took longer than the server allows."""
-    return Fault(504, f"the request took longer than {seconds:g} s and was ended", code="timeout")
+    """Return the fault for a request that took longer than the server allows."""
+    return Fault(504, f"the request took longer than {seconds:g} s and was stopped", code="timeout")
 
 
 def from_error(error: Exception) -> Fault:
-    """The answer for what llmlite raises; anything else says nothing about the inside of the server."""
+    """Return the fault for an exception. Unknown exceptions reveal nothing about the server."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, ContextOverflowError):
         return Fault(400, str(error), code="context_length_exceeded")
     if isinstance(error, MemoryError):
-        return Fault(503, "the server has not enough memory for this request", code="out_of_memory")
+        return Fault(503, "the server doesn't have enough memory for this request", code="out_of_memory")
     if isinstance(error, NumericsError):
         return Fault(500, str(error), code="model_failed")
     if isinstance(error, (ChatTemplateError, TokenizerError, ModelError, SamplingError, LlmliteError)):
         return Fault(400, str(error), code="model_refused")
     if isinstance(error, (ValueError, TypeError)):
         return Fault(400, str(error))
-    return Fault(500, "the server failed on this request; its log says why", code="internal_error")
+    return Fault(500, "the server failed on this request; its log has the reason", code="internal_error")

@@ -1,7 +1,7 @@
-"""The v2 inference protocol that KServe, Triton and their clients speak: /v2/….
+"""The v2 inference protocol of KServe, Triton and their clients: /v2/….
 
-Inputs of `infer`: text_input (BYTES, [1]) or input_ids (INT32 or INT64, [T]); max_tokens, temperature, top_k,
-top_p, min_p, seed and stop travel as parameters of the request. Outputs: text_output (BYTES) and output_ids.
+Inputs of `infer`: text_input (BYTES, [1]) or input_ids (INT32 or INT64, [T]). Parameters of the request:
+max_tokens, temperature, top_k, top_p, min_p, seed and stop. Outputs: text_output (BYTES) and output_ids.
 Sources: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol and Triton's
 extensions for binary data and generate.
 """
@@ -93,7 +93,7 @@ class KServe:
         )
 
     def _completion(self, values: dict[str, Any]) -> tuple[CompletionRequest, Any]:
-        """A request of this protocol as one of /v1/completions."""
+        """Return a request of this protocol as a request of /v1/completions, and its prompt."""
         values = {name: value for name, value in values.items() if name not in IGNORED}
         unknown = sorted(set(values) - {"prompt", *PARAMETERS})
         if unknown:
@@ -109,7 +109,7 @@ class KServe:
     # ---- infer -------------------------------------------------------------------------------------------
 
     async def infer(self, request: Request) -> Response:
-        """POST …/infer, tensors in JSON or as binary data after it."""
+        """POST …/infer: tensors are in the JSON, or binary data after it."""
         self._check(request)
         asked, tensors, binary = tensors_of(await request.body(), request.headers.get(HEADER))
         values = {**(asked.get("parameters") or {}), "prompt": prompt_of(tensors)}
@@ -188,7 +188,11 @@ def failed(fault: Fault) -> str:
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object in these bytes. Raises Fault if they hold anything else."""
+    """Return the JSON object in these bytes.
+
+    Raises:
+        Fault: If they hold anything else.
+    """
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -202,7 +206,7 @@ def tensors_of(body: bytes, length: str | None) -> tuple[dict[str, Any], dict[st
     """Return the request, its inputs by name, and whether outputs are binary by default.
 
     Raises:
-        Fault: malformed.
+        Fault: If the request is malformed.
     """
     n = len(body)
     if length is not None:
@@ -236,7 +240,11 @@ def tensors_of(body: bytes, length: str | None) -> tuple[dict[str, Any], dict[st
 
 
 def prompt_of(tensors: dict[str, list[Any]]) -> Any:
-    """Return the prompt that the inputs hold. Raises Fault."""
+    """Return the prompt in the inputs.
+
+    Raises:
+        Fault: If there isn't exactly one.
+    """
     if set(tensors) == {"text_input"} and len(tensors["text_input"]) == 1:
         text = tensors["text_input"][0]
         try:
@@ -265,7 +273,11 @@ def packed(kind: str, data: list[Any]) -> bytes:
 
 
 def unpacked(kind: str, raw: bytes) -> list[Any]:
-    """Decode the values of binary data. Raises Fault."""
+    """Decode the values of binary data.
+
+    Raises:
+        Fault: If the data don't have this type.
+    """
     if kind in INTEGERS and len(raw) % struct.calcsize(INTEGERS[kind]) == 0:
         return [value for (value,) in struct.iter_unpack(INTEGERS[kind], raw)]
     found, place = [], 0

@@ -1,4 +1,4 @@
-"""Will it fit? Asked before a model is loaded."""
+"""Check that a model fits into memory before it is loaded."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from llmlite.system.limits import memory_left
 def needed(
     model: str | os.PathLike[str], *, n_ctx: int | None, kv_dtype: str, n_sequences: int
 ) -> tuple[int, int]:
-    """Return bytes of weights, and of all keys and values when every text has filled its context."""
+    """Return the bytes of the weights, and of all caches when every text has filled its context."""
     with gguf.read(resources.model_path(model)) as file:
         with file.located():
             config = ModelConfig.from_metadata(file.metadata, file.tensors)
         weights = sum(tensor.n_bytes for tensor in file.tensors.values())
         size = min(config.n_ctx, DEFAULT_N_CTX) if n_ctx is None else n_ctx
-        one = KVCache(config, size, DTYPES[kv_dtype]).n_bytes  # pages are only reserved, none is taken
-        n_caches = n_sequences + KEPT + 1 if config.causal else 1  # and the model's own
+        one = KVCache(config, size, DTYPES[kv_dtype]).n_bytes  # only reserves pages; uses no memory
+        n_caches = n_sequences + KEPT + 1 if config.causal else 1  # the last one is the model's own
     return weights, one * n_caches
 
 
 def available() -> int | None:
-    """Return bytes this process may still take: the least of what system, container and ulimit leave.
+    """Return the bytes that this process may still take: the least that system, container and ulimit allow.
 
-    None if unknown. Sources: /proc/meminfo MemAvailable; cgroup v2 memory.max and memory.current.
+    Return None if this is unknown. Sources: /proc/meminfo MemAvailable; cgroup v2 memory.max and
+    memory.current.
     """
     found = [left for left in (memory_left(),) if left is not None]
     try:
@@ -55,7 +56,8 @@ def check_memory(
     """Refuse a model that doesn't fit.
 
     Raises:
-        LlmliteError: it needs more than is left; the text says how to need less. Or the file isn't valid.
+        LlmliteError: If it needs more memory than is left (the message says how to need less), or the file
+            isn't valid.
     """
     weights, cache = needed(model, n_ctx=n_ctx, kv_dtype=kv_dtype, n_sequences=n_sequences)
     left = available()

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""The figures of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ class Metrics:
     """The counters of one server, in a registry of their own.
 
     Attributes:
-        requests: by path and status. seconds: of whole requests. first_token: from a request's arrival to its
-            first token. read, cached: tokens of prompts that were read, and that a cache already held.
-            made: tokens written. rejected: requests that the full queue refused. cancelled: jobs whose client
-            left.
+        requests: requests by path and status.
+        seconds: time of whole requests.
+        first_token: time from a request's arrival to its first token.
+        read: tokens of prompts that were read.
+        cached: tokens of prompts that a cache already held.
+        made: tokens written.
+        rejected: requests refused because the queue was full.
+        cancelled: jobs whose client left.
     """
 
     CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -49,10 +53,10 @@ class Metrics:
         self._waiting = Gauge("llmlite_waiting", "Requests in the queue.", registry=registry)
 
     def watch(self, running: Callable[[], float], waiting: Callable[[], float]) -> None:
-        """Ask these functions whenever the figures are read."""
+        """Call these functions whenever the figures are read."""
         self._running.set_function(running)
         self._waiting.set_function(waiting)
 
     def text(self) -> bytes:
-        """All figures in Prometheus's text form."""
+        """Return all figures in Prometheus's text format."""
         return generate_latest(self.registry)

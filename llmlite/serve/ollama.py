@@ -1,6 +1,6 @@
-"""The API that ollama's clients speak: /api/….
+"""The API of ollama's clients: /api/….
 
-Source of the forms: https://docs.ollama.com/api
+Source of the request and response formats: https://docs.ollama.com/api
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BILLION = 1_000_000_000
 
 
 def now() -> str:
-    """The present in RFC 3339."""
+    """Return the present time in RFC 3339's format."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -53,7 +53,7 @@ class Ollama:
         ]
 
     async def refuse(self, request: Request) -> Response:
-        raise Fault(501, f"{request.url.path}: this server serves one model, and changes none")
+        raise Fault(501, f"{request.url.path}: this server serves one model and can't change any")
 
     async def version(self, request: Request) -> Response:
         return answer({"version": __version__})
@@ -119,7 +119,7 @@ class Ollama:
     async def chat(self, request: Request) -> Response:
         asked = read(OllamaChat, await request.body())
         self.service.check_model(asked.model)
-        if not asked.messages:  # "load the model", which it is
+        if not asked.messages:  # this means "load the model", and it is loaded
             return answer(self._done({"message": {"role": "assistant", "content": ""}}, reason="load"))
         wanted = self._max_tokens(asked)
         offer = tools.offered(self.service.model, asked.tools, None)
@@ -138,7 +138,7 @@ class Ollama:
         self.service.check_writes()
         for name in ("suffix", "template", "images"):
             if getattr(asked, name):
-                raise Fault(400, f"{name}: this server doesn't take it", param=name)
+                raise Fault(400, f"{name}: this server doesn't support it", param=name)
         if not asked.prompt:
             return answer(self._done({"response": ""}, reason="load"))
         wanted = self._max_tokens(asked)
@@ -160,7 +160,7 @@ class Ollama:
         return {} if asked.think is None else {"enable_thinking": bool(asked.think)}
 
     def _max_tokens(self, asked: Any) -> int | None:
-        """num_predict; -1 and -2 fill the context."""
+        """Return num_predict. None, for -1 and -2, means to fill the context."""
         given = asked.options or None
         n_ctx = self.service.model.n_ctx
         if given and given.num_ctx is not None and given.num_ctx > n_ctx:
@@ -177,7 +177,7 @@ class Ollama:
         values = asked.options.model_dump() if asked.options else {}
         values["repetition_penalty"] = values.pop("repeat_penalty", None)
         if values.get("seed") is not None and values["seed"] < 0:
-            values["seed"] = None  # ollama's -1: a new one each time
+            values["seed"] = None  # ollama's -1 means a new seed each time
         found = {
             "max_tokens": self.service.max_tokens(wanted, n_prompt),
             "stop": options.stops(values.get("stop")),
@@ -311,5 +311,5 @@ class Ollama:
 
 
 def failed(fault: Fault) -> str:
-    """The last line of a stream that failed."""
+    """Return the last line of a stream that failed."""
     return line({"error": fault.message})

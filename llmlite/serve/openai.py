@@ -1,6 +1,6 @@
 """OpenAI's API: /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings.
 
-Source of the forms: https://platform.openai.com/docs/api-reference
+Source of the request and response formats: https://platform.openai.com/docs/api-reference
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ DROPPED = "x-llmlite-dropped-messages"
 
 @dataclass
 class Choice:
-    """One text of an answer, as far as it is written."""
+    """One text of an answer, as far as it has been written.
+
+    Attributes:
+        text: the text without tool calls.
+        logprobs: a record for each token.
+        ended: the last event, once the text is complete.
+        reader: finds tool calls in the text, if tools were offered.
+        calls: the tool calls so far, in OpenAI's form.
+    """
 
     text: str = ""
     logprobs: list[Any] = field(default_factory=list)
@@ -40,7 +48,7 @@ class Choice:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, event: Piece | Ended) -> str:
-        """Take in what came; return the text that is new, without calls of tools."""
+        """Add an event; return its new text, without tool calls."""
         text = ""
         calls: list[dict[str, Any]] = []
         if isinstance(event, Ended):
@@ -55,7 +63,7 @@ class Choice:
         return text
 
     def forget(self) -> Ended:
-        """Leave out what was made only to score a prompt: the client asked for no tokens."""
+        """Drop the token that was made only to score a prompt, because the client asked for none."""
         assert self.ended is not None
         self.text, self.logprobs = "", []
         self.ended = replace(self.ended, reason="length", n_made=0, end_logprob=None)
@@ -63,7 +71,7 @@ class Choice:
 
 
 def usage(choices: Sequence[Choice], n_prompts: int = 1) -> dict[str, Any]:
-    """Tokens of a request: each prompt counts once, however many texts follow it."""
+    """Return a request's numbers of tokens. Each prompt counts once, even if several texts follow it."""
     ended = [choice.ended for choice in choices if choice.ended is not None]
     n = max(1, len(choices) // n_prompts)
     prompt = sum(each.n_prompt for each in ended[::n])
@@ -131,7 +139,7 @@ class OpenAI:
             if options.constraint(asked):
                 raise Fault(
                     400,
-                    "tool_choice: a forced call has a form of its own; give no other",
+                    "tool_choice: a forced call has a form of its own; give no other form",
                     param="tool_choice",
                 )
             shared.update(offer.constraint)
@@ -240,7 +248,7 @@ class OpenAI:
         wanted = DEFAULT_COMPLETION if asked.max_tokens is None else asked.max_tokens
         specs = []
         for ids in prompts:
-            # a prompt is scored on the way to its first token, so one is made, and left out of the answer
+            # scoring a prompt needs a step that makes a token, so one is made, and left out of the answer
             shared = self._shared(asked, max(wanted, 1) if asked.echo else wanted, len(ids))
             if asked.logprobs is not None:
                 shared["logprobs"] = asked.logprobs
@@ -313,7 +321,7 @@ class OpenAI:
         yield "data: [DONE]\n\n"
 
     def _text_logprobs(self, prompt: list[Any], made: Sequence[Any], n_top: int) -> dict[str, Any]:
-        """The old form: parallel lists. prompt: (id, score or None) each."""
+        """Return the scores in the older format: parallel lists. `prompt` has pairs (id, score or None)."""
         tokens, values, tops, offsets = [], [], [], []
         offset = 0
         for token, score in [*prompt, *((score.id, score) for score in made)]:
@@ -333,7 +341,7 @@ class OpenAI:
         }
 
     def _text_of(self, token: int) -> str:
-        """A token's text; one that is part of a character as OpenAI writes it, bytes:\\xf0\\x9f."""
+        """Return a token's text. For a part of a character, this is OpenAI's notation, bytes:\\xf0\\x9f."""
         raw = self.service.model.tokenizer.piece(token)
         try:
             return raw.decode("utf-8")
@@ -347,7 +355,7 @@ class OpenAI:
     # ---- both --------------------------------------------------------------------------------------------
 
     def _shared(self, asked: Any, limit: int | None, n_prompt: int) -> dict[str, Any]:
-        """The options of `Batch.add` that all texts after one prompt have."""
+        """Return the options of `Batch.add` that are the same for all texts after one prompt."""
         return {
             "max_tokens": self.service.max_tokens(limit, n_prompt),
             "stop": options.stops(asked.stop),
@@ -391,22 +399,22 @@ class OpenAI:
 
 
 def seeded(shared: dict[str, Any], n: int) -> list[dict[str, Any]]:
-    """The options of n texts: text i gets seed + i."""
+    """Return the options of n texts. Text i gets the seed `seed + i`."""
     seed = shared.get("seed")
     return [shared if seed is None else {**shared, "seed": seed + i} for i in range(n)]
 
 
 def end_score(ended: Ended) -> list[Any]:
-    """The score of the token that ended a text, if there is one.
+    """Return the score of the token that ended a text, if there is one.
 
-    It has an entry in the lists of /v1/completions, though no text, as with vLLM: with `echo`, a client that
-    scores a prompt (lm-eval) takes away one entry for each token it let the server make.
+    As in vLLM, this token has no text, but it has an entry in the lists of /v1/completions. With `echo`, a
+    client that scores a prompt (lm-eval) removes one entry for each token that it let the server make.
     """
     return [] if ended.end_logprob is None else [ended.end_logprob]
 
 
 def told(conversation: Conversation) -> dict[str, Any]:
-    """The warning of an answer whose oldest messages were left out."""
+    """Return the warning of an answer whose oldest messages were left out."""
     count = conversation.n_dropped
     if not count:
         return {}
@@ -414,10 +422,10 @@ def told(conversation: Conversation) -> dict[str, Any]:
 
 
 def finite(logprob: float) -> float:
-    """JSON has no infinity: OpenAI writes -9999 for an impossible token."""
+    """Return a log-probability for JSON, which has no infinity: an impossible token has OpenAI's -9999."""
     return max(float(logprob), -9999.0)
 
 
 def failed(fault: Fault) -> str:
-    """The last event of a stream that failed."""
+    """Return the last event of a stream that failed."""
     return event(fault.body)

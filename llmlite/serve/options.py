@@ -1,4 +1,4 @@
-"""From a request's fields to the options of `Batch.add`."""
+"""Turn a request's fields into the options of `Batch.add`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from llmlite.sampling import Sampler
 from llmlite.serve.faults import Fault
 
-NEUTRAL: dict[str, Any] = {  # what says "leave it out"
+NEUTRAL: dict[str, Any] = {  # values without an effect
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "repetition_penalty": 1,
     "typical_p": 1,
     "logit_bias": {},
 }
-SPELLINGS = {  # a field of a request -> what samplers may call it
+SPELLINGS = {  # a field of a request -> the sampler's possible names for it
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
     "typical_p": ("typical_p", "typical"),
 }
@@ -30,15 +30,15 @@ FIELDS = (
 
 @cache
 def known() -> frozenset[str]:
-    """The options that a sampler takes by name."""
+    """Return the names of a sampler's options."""
     return frozenset(inspect.signature(Sampler).parameters)
 
 
 def sampling(values: Mapping[str, Any], n_vocab: int) -> dict[str, Any]:
-    """Return the sampler's options for these fields of a request; None and neutral values are left out.
+    """Return the sampler's options for these fields of a request. None and neutral values are left out.
 
     Raises:
-        Fault: an option outside its range, or one that this version's sampler doesn't have.
+        Fault: If an option is out of range, or this version's sampler doesn't have it.
     """
     found: dict[str, Any] = {}
     for name in FIELDS:
@@ -59,7 +59,7 @@ def sampling(values: Mapping[str, Any], n_vocab: int) -> dict[str, Any]:
 
 
 def _bias(value: Mapping[str, float], n_vocab: int) -> dict[int, float]:
-    """OpenAI's logit_bias: texts of token ids -> -100 … 100."""
+    """Return OpenAI's logit_bias (a dict from token ids as text to -100 … 100) with ids as integers."""
     found = {}
     for key, bias in value.items():
         if not key.isascii() or not key.isdigit() or int(key[:12]) >= n_vocab or len(key) > 12:
@@ -76,7 +76,7 @@ def stops(value: str | list[str] | None) -> list[str]:
     """Return the texts that end an answer.
 
     Raises:
-        Fault: an empty one.
+        Fault: If one is empty.
     """
     found = [value] if isinstance(value, str) else list(value or ())
     if "" in found:
@@ -85,10 +85,10 @@ def stops(value: str | list[str] | None) -> list[str]:
 
 
 def constraint(request: Any) -> dict[str, Any]:
-    """Return json_schema, grammar or regex, as `response_format`, `grammar` or `regex` ask for it.
+    """Return json_schema, grammar or regex, as given by `response_format`, `grammar` or `regex`.
 
     Raises:
-        Fault: more than one of them, or a schema is missing.
+        Fault: If there is more than one of them, or a schema is missing.
     """
     found: dict[str, Any] = {}
     form = request.response_format
@@ -103,5 +103,5 @@ def constraint(request: Any) -> dict[str, Any]:
         if getattr(request, name):
             found[name] = getattr(request, name)
     if len(found) > 1:
-        raise Fault(400, f"{' and '.join(found)}: only one of them can hold a text to its form")
+        raise Fault(400, f"{' and '.join(found)}: give only one of them")
     return found

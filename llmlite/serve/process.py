@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def serve(model: Model, settings: Settings, host: str, port: int, *, grace: int, quiet: bool) -> int:
-    """Serve until SIGTERM or Ctrl-C; then finish what runs, for at most `grace` seconds.
+    """Serve until SIGTERM or Ctrl-C. Then let running answers finish, for at most `grace` seconds.
 
     Raises:
-        LlmliteError: the address can't be had.
+        LlmliteError: If the address isn't available.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -54,12 +54,12 @@ def serve(model: Model, settings: Settings, host: str, port: int, *, grace: int,
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio sets TCP_NODELAY only where the protocol is named; without it answers wait for 40 ms
+        # asyncio sets TCP_NODELAY only if the protocol is named; without it, answers are delayed by 40 ms
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(1024)
         listening.setblocking(False)
     except OSError as error:
-        raise LlmliteError(f"{host}:{port}: {error.strerror or error}; --port takes another") from None
+        raise LlmliteError(f"{host}:{port}: {error.strerror or error}; --port chooses another") from None
     return listening

@@ -20,21 +20,25 @@ NDJSON = "application/x-ndjson"
 
 
 class ClientLeft(Exception):  # noqa: N818 (not an error)
-    """The client closed the connection, so nobody reads the answer."""
+    """Raised when the client has closed the connection, so nobody will read the answer."""
 
 
 def compact(value: Any) -> str:
-    """JSON in one line; NaN and infinity aren't JSON."""
+    """Return a value as JSON on one line.
+
+    Raises:
+        ValueError: If it has NaN or infinity, which aren't JSON.
+    """
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def event(value: Any) -> str:
-    """A server-sent event."""
+    """Return a value as a server-sent event."""
     return f"data: {compact(value)}\n\n"
 
 
 def line(value: Any) -> str:
-    """A line of NDJSON."""
+    """Return a value as a line of NDJSON."""
     return compact(value) + "\n"
 
 
@@ -44,10 +48,10 @@ async def _until_left(receive: Receive) -> None:
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; cancel it if the client leaves.
+    """Return the result of `work`; cancel it if the client leaves. Exceptions of `work` are raised too.
 
     Raises:
-        ClientLeft: it did. Whatever `work` raises.
+        ClientLeft: If the client left first.
     """
     task = asyncio.ensure_future(work)
     left = asyncio.ensure_future(_until_left(request.receive))
@@ -67,8 +71,11 @@ class Stream(Response):
     """An answer that is sent while it is made. It is cancelled if the client disconnects.
 
     Args:
-        first: the first part, made before the answer begins, so that a refused request gets its status.
-        parts: the others. failed: makes the last part of an answer that fails after its beginning.
+        first: the first part. It is made before the answer begins, so a refused request gets its own status.
+        parts: the other parts.
+        media_type: the content type.
+        failed: makes the last part of an answer that fails after its beginning.
+        headers: more headers of the answer.
     """
 
     def __init__(
@@ -80,7 +87,7 @@ class Stream(Response):
         failed: Callable[[Fault], str | bytes],
         headers: dict[str, str] | None = None,
     ) -> None:
-        self.status_code, self.background = 200, None  # no body: its length isn't known
+        self.status_code, self.background = 200, None  # no body here, because its length isn't known
         self._first, self._parts, self._failed = first, parts, failed
         self.media_type = media_type
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})})
@@ -129,8 +136,10 @@ async def streamed(
 ) -> Response:
     """Wait for the first part, then return the answer that sends it and the others.
 
+    An exception that `parts` raises before its first part is raised here too.
+
     Raises:
-        ClientLeft: before the first part. Whatever `parts` raises before it.
+        ClientLeft: If the client left before the first part.
     """
     try:
         first = await unless_left(request, parts.__anext__())

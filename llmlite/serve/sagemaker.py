@@ -1,4 +1,4 @@
-"""A SageMaker container's contract: /ping and /invocations. The body is one of OpenAI's requests.
+"""The endpoints of a SageMaker container: /ping and /invocations. The body is one of OpenAI's requests.
 
 `messages` asks for a chat, `prompt` for a completion, `input` for embeddings.
 Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html

@@ -1,6 +1,6 @@
-"""What clients may send. A field that isn't listed is refused by name: nothing is ignored in silence.
+"""The requests that clients may send. A field that isn't listed is refused by name, never silently ignored.
 
-Fields that say nothing about the text (`user`, `metadata`, `keep_alive` …) are taken and have no effect.
+Fields that don't concern the text (`user`, `metadata`, `keep_alive` …) are accepted and have no effect.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MAX_STOPS = 64
 
 
 class _Strict(BaseModel):
-    """A number is a number and a text a text: "5" isn't taken for 5, nor true for 1."""
+    """A model without conversions: "5" isn't accepted for 5, nor true for 1."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 class Sampling(_Strict):
-    """How tokens are chosen: for each option, None takes llmlite's default."""
+    """The options for choosing tokens. None means llmlite's default."""
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -132,7 +132,7 @@ class EmbeddingRequest(_Strict):
 
 
 class OllamaOptions(_Strict):
-    """`options` of ollama. Those about its own machinery have no effect."""
+    """The `options` of ollama. Those about ollama's own machinery have no effect."""
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_k: Natural | None = None
@@ -223,8 +223,12 @@ class OllamaShow(_Strict):
 def read(kind: type[Any], body: bytes) -> Any:
     """Read a request.
 
+    Args:
+        kind: its class.
+        body: its JSON.
+
     Raises:
-        Fault: it isn't JSON, or not of this kind; the message names the field.
+        Fault: If the body isn't JSON, or isn't a request of this class. The message names the field.
     """
     try:
         return kind.model_validate_json(body)
@@ -245,7 +249,7 @@ def read(kind: type[Any], body: bytes) -> Any:
 
 
 def _place(parts: tuple[int | str, ...]) -> str:
-    """`messages[0].role`; what pydantic adds about the branches of a union is left out."""
+    """Return a field's path, such as `messages[0].role`, without pydantic's names for branches of a union."""
     text = ""
     for part in parts:
         if isinstance(part, int):

@@ -19,24 +19,30 @@ if TYPE_CHECKING:
 
     from llmlite.model import Model
 
-EMBED_TOKENS = 512  # of the texts that one task of the engine takes
+EMBED_TOKENS = 512  # tokens of the texts in one task of the engine
 ANSWER_SHARE = 4  # dropping old turns leaves at least n_ctx / 4 tokens for the answer
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A rendered conversation. n_dropped: how many old messages were left out because they didn't fit."""
+    """A rendered conversation.
+
+    Attributes:
+        ids: its token ids.
+        n_dropped: the number of old messages that were left out because they didn't fit.
+    """
 
     ids: list[int]
     n_dropped: int = 0
 
 
 class Run:
-    """The texts of one request, and their events. Leaving the block cancels texts that still run.
+    """The texts of one request and their events. Leaving the block cancels texts that are still running.
 
     Args:
-        engine: what writes them. specs: (prompt ids, options of `Batch.add`) each.
-        max_seconds: that all may take together, from when they are queued.
+        engine: the engine that writes them.
+        specs: (prompt ids, options of `Batch.add`) of each text.
+        max_seconds: the most seconds for all texts together, from the time they are queued.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class Run:
 
     async def __aenter__(self) -> Run:
         self._engine.submit(self.jobs)
-        # one timer: a timeout around each wait cost as much as the rest of the way of a token
+        # one timer for all: a timeout around each wait cost as much as all other work for a token
         late = Failed(too_late(self._max_seconds))
         self._timer = self._loop.call_later(self._max_seconds, self._put, 0, late)
         return self
@@ -70,7 +76,7 @@ class Run:
         """Wait until the first text has joined the batch.
 
         Raises:
-            Fault: its options are refused, or it waited too long.
+            Fault: If its options are refused, or it waited too long.
         """
         index, event = await self._events.get()
         if isinstance(event, Failed):
@@ -82,7 +88,7 @@ class Run:
         """Yield (index of the text, Piece or Ended) until all have ended.
 
         Raises:
-            Fault: one of them failed, or the time is over.
+            Fault: If one of them failed, or the time is over.
         """
         while self._left:
             index, event = await self._events.get()
@@ -98,7 +104,11 @@ class Service:
     """A model that is being served.
 
     Attributes:
-        model, settings, metrics, engine: see there. created: when it was loaded, in seconds since 1970.
+        model: the model.
+        settings: the server's settings.
+        metrics: the server's figures.
+        engine: the thread that runs the model.
+        created: when the model was loaded, in seconds since 1970.
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
@@ -115,10 +125,10 @@ class Service:
         self.metrics.watch(lambda: self.engine.n_running, lambda: self.engine.n_waiting)
 
     def check_model(self, name: str | None) -> None:
-        """Refuse a request for another model. None, and the name with ":latest", mean this one.
+        """Refuse a request for another model. None, and the name with ":latest", mean this model.
 
         Raises:
-            Fault: another name.
+            Fault: If the name is another model's.
         """
         own = self.settings.name
         if name is not None and name.removesuffix(":latest") != own.removesuffix(":latest"):
@@ -130,7 +140,11 @@ class Service:
             )
 
     def check_writes(self) -> None:
-        """Refuse texts from a model that writes none. Raises Fault."""
+        """Refuse to write text with an encoder.
+
+        Raises:
+            Fault: If the model writes no text.
+        """
         if not self.model.config.causal:
             raise Fault(400, "this model writes no text; it has embeddings", code="model_refused")
 
@@ -148,11 +162,15 @@ class Service:
         """Return a conversation's token ids. Drop its oldest turns if it is too long and settings allow it.
 
         Args:
-            messages, tools, variables: for the template. max_tokens: of the answer. begin: the answer's first
-            text, made part of the prompt.
+            messages: the conversation.
+            tools: tools for the template.
+            max_tokens: the most tokens of the answer.
+            variables: variables of the template.
+            begin: the beginning of the answer, which is made part of the prompt.
 
         Raises:
-            Fault: it doesn't fit the context. LlmliteError: the template refuses it.
+            Fault: If it doesn't fit the context.
+            LlmliteError: If the template refuses it.
         """
         return await asyncio.to_thread(self._fitting, messages, tools, max_tokens, variables or {}, begin)
 
@@ -175,7 +193,7 @@ class Service:
         share = n_ctx // ANSWER_SHARE
         room = n_ctx - max(1, share if max_tokens is None else min(max_tokens, share))
         cuts = [cut for cut in turns(plain) if cut]
-        low, high = 0, len(cuts) - 1  # the fewest turns to drop: lengths fall with each
+        low, high = 0, len(cuts) - 1  # search for the fewest turns to drop: each makes the prompt shorter
         best: Conversation | None = None
         while low <= high:
             middle = (low + high) // 2
@@ -199,19 +217,23 @@ class Service:
         *,
         begins_answer: bool = True,
     ) -> list[int]:
-        """Return a conversation's token ids, however many; `conversation` also looks at the context.
+        """Return a conversation's token ids, of any number. `conversation` also respects the context.
 
         Args:
-            messages: with plain contents (`as_plain`). tools, variables, begin: as for `conversation`.
-            begins_answer: end with what the template writes before an answer.
+            messages: messages with plain contents (`as_plain`).
+            tools: as in `conversation`.
+            variables: as in `conversation`.
+            begin: as in `conversation`.
+            begins_answer: whether to end with the template's text before an answer.
 
         Raises:
-            Fault: a variable that isn't the client's. LlmliteError: the template refuses it.
+            Fault: If clients may not set a variable.
+            LlmliteError: If the template refuses the conversation.
         """
         model = self.model
         reserved = {"messages", "add_generation_prompt", "tools", "now"} & set(variables)
         if reserved:
-            raise Fault(400, f"chat_template_kwargs: {sorted(reserved)[0]} is not for clients to set")
+            raise Fault(400, f"chat_template_kwargs: clients may not set {sorted(reserved)[0]}")
         text = model._template(None, tools).render(messages, begins_answer, tools=tools or None, **variables)
         bos = model.tokenizer.bos_id
         has_bos = bos is not None and text.startswith(model.tokenizer.token(bos))
@@ -221,13 +243,14 @@ class Service:
             )
 
     async def prompts(self, prompt: str | Sequence[Any], *, n_ctx: int | None = None) -> list[list[int]]:
-        """Return the ids of each of a request's prompts: a text, texts, ids, or lists of ids.
+        """Return the ids of each prompt of a request.
 
         Args:
-            n_ctx: the most tokens of each prompt and one to write; None: any number.
+            prompt: a text, several texts, ids, or several lists of ids.
+            n_ctx: the context, which must hold each prompt and one more token; None allows any length.
 
         Raises:
-            Fault: none, an empty one, an id outside the vocabulary, or one that is too long.
+            Fault: If there is no prompt, or one is empty, is too long, or has an id outside the vocabulary.
         """
         several: Sequence[Any]
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
@@ -262,10 +285,10 @@ class Service:
     # ---- texts and vectors -------------------------------------------------------------------------------
 
     def run(self, specs: Sequence[tuple[Sequence[int], dict[str, Any]]]) -> Run:
-        """Begin the texts of a request; an asynchronous context manager.
+        """Return an asynchronous context manager that runs the texts of a request.
 
         Raises:
-            Fault: more than one request may ask for.
+            Fault: If there are more texts than one request may ask for.
         """
         if len(specs) > self.settings.max_choices:
             limit = self.settings.max_choices
@@ -273,18 +296,19 @@ class Service:
         return Run(self.engine, specs, self.settings.max_seconds)
 
     def max_tokens(self, wanted: int | None, n_prompt: int) -> int:
-        """Return how many tokens may be written: those wanted, as far as the context has room."""
+        """Return the most tokens that may be written: `wanted`, but no more than fit the context."""
         room = self.model.n_ctx - n_prompt
         return room if wanted is None else min(wanted, room)
 
     async def embed(self, rows: Sequence[list[int]], *, truncate: bool = False) -> np.ndarray:
         """Return the embeddings of texts given as ids, float32 (n, n_embd).
 
-        They are read in groups between the steps of texts that are being written; a client that leaves stops
-        the groups that are left.
+        Groups of texts are read between the steps of texts that are being written. If the client leaves, the
+        remaining groups are dropped.
 
         Raises:
-            Fault: too many texts, or the time is over. LlmliteError, ValueError: as `Model.embed`.
+            Fault: If there are too many texts, or the time is over.
+            LlmliteError, ValueError: As in `Model.embed`.
         """
         import numpy as np
 
@@ -309,10 +333,10 @@ class Service:
 
 
 def as_plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message as templates know it: "developer" is "system", arguments of calls are objects.
+    """Return a message in the form of templates: "developer" is "system", arguments of calls are objects.
 
     Raises:
-        Fault: a part that isn't text, or no role.
+        Fault: If it has no role, or a part that isn't text.
     """
     import json
 
@@ -348,7 +372,7 @@ def as_plain(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_object(call: Any, read: Any) -> Any:
-    """A tool call whose arguments, a text in OpenAI's form, are the object that it holds."""
+    """Return a tool call with its arguments, which are JSON text in OpenAI's form, as an object."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
         return call
@@ -360,12 +384,12 @@ def _with_object(call: Any, read: Any) -> Any:
 
 
 def turns(messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return where turns begin: places of user messages, not counting system messages at the beginning."""
+    """Return the indices at which turns begin: those of user messages, except index 0."""
     return [index for index, message in enumerate(messages) if message["role"] == "user" and index]
 
 
 def without_oldest(messages: Sequence[Mapping[str, Any]], cut: int) -> list[Mapping[str, Any]]:
-    """Return system messages at the beginning, and all messages from `cut` on."""
+    """Return the system messages at the beginning, and all messages from index `cut` on."""
     n_system = 0
     while n_system < len(messages) and messages[n_system]["role"] == "system":
         n_system += 1

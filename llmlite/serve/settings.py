@@ -1,4 +1,4 @@
-"""What a server is told when it starts."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ DEFAULT_QUEUE = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a server behaves.
+    """The settings of a server.
 
     Attributes:
-        name: the model's name, as clients ask for it.
-        max_sequences: how many texts are written at the same time.
-        prefill_tokens: the most prompt tokens read in one step, so that a long prompt doesn't
-            hold up the texts that are being written, and a client that leaves is noticed.
-        max_queue: requests that wait for their turn; more are refused with 429.
-        max_body_bytes: a larger request is refused with 413.
-        max_seconds: a request that takes longer is stopped.
-        max_choices: texts that one request may ask for (n times prompts).
+        name: the model's name for clients.
+        max_sequences: the number of texts written at the same time.
+        prefill_tokens: the most prompt tokens read in one step. A limit lets other texts continue during a
+            long prompt, and lets the server notice that a client has left.
+        max_queue: requests that may wait; more are refused with 429.
+        max_body_bytes: the largest request; a larger one is refused with 413.
+        max_seconds: the longest time for a request; a slower one is stopped.
+        max_choices: texts that one request may ask for (n times the number of prompts).
         max_inputs: texts that one request for embeddings may hold.
         context_overflow: "refuse" a conversation that doesn't fit the context, or "drop-oldest" turns.
-        pooling: for embeddings, as in `Model.embed`; None takes what the file says.
-        api_key: requests must bring it; None lets everybody in.
-        is_local: bound to the loopback interface: only requests that name it as their host are answered.
+        pooling: for embeddings, as in `Model.embed`; None means as the file says.
+        api_key: the key that requests must have; None requires no key.
+        is_local: whether the server is bound to the loopback interface. If so, it answers only requests whose
+            host is a name of that interface.
         sagemaker: also answer in the form of a SageMaker container.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     name: str

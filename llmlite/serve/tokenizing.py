@@ -1,9 +1,10 @@
 """The model's tokenizer over HTTP: /tokenize, /detokenize and /tokenizer_info, in the forms of vLLM's server.
 
-lm-eval's `local-completions` finds the boundary between a context and its continuation with them, so that
-no copy of the tokenizer is needed where it runs.
+lm-eval's `local-completions` uses them to find the boundary between a context and its continuation, so it
+needs no copy of the tokenizer.
 
-Source of the forms: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+Source of the request and response formats:
+https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Tokenizing:
         ]
 
     async def tokenize(self, request: Request) -> Response:
-        """POST /tokenize: the ids of a text or a conversation, also of one longer than the context."""
+        """POST /tokenize: the ids of a text or a conversation, which may be longer than the context."""
         asked = read(TokenizeRequest, await request.body())
         self.service.check_model(asked.model)
         if (asked.prompt is None) == (asked.messages is None):
@@ -67,11 +68,11 @@ class Tokenizing:
             return service.model.tokenizer.encode(
                 asked.prompt,
                 add_special=asked.add_special_tokens is not False,
-                add_eos=not service.model.config.causal,  # as a prompt of /v1/completions or /v1/embeddings
+                add_eos=not service.model.config.causal,  # as in /v1/completions or /v1/embeddings
             )
 
     async def detokenize(self, request: Request) -> Response:
-        """POST /detokenize: the text of ids, control tokens by their names."""
+        """POST /detokenize: the text of ids, with the names of control tokens."""
         asked = read(DetokenizeRequest, await request.body())
         self.service.check_model(asked.model)
         n_vocab = self.service.model.config.n_vocab

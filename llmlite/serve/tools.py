@@ -1,4 +1,4 @@
-"""Functions that a model may call: offered in the prompt, read back from the text, forced if asked."""
+"""Functions that a model may call: offer them in the prompt, find calls in the text, force a call."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ class Offer:
     """The functions that one request offers.
 
     Attributes:
-        tools: for the template. form: of the template's calls. forced: names of which one must be called;
-        () leaves it to the model. one: at most one call is wanted.
+        tools: the tools for the template.
+        form: the form of the template's calls.
+        forced: names of functions, one of which must be called; () leaves the choice to the model.
+        one: whether at most one call is returned.
     """
 
     tools: list[dict[str, Any]]
@@ -34,12 +36,12 @@ class Offer:
 
     @property
     def begin(self) -> str:
-        """What a forced call begins with; it is made part of the prompt."""
+        """The beginning of a forced call, which is made part of the prompt."""
         return "" if not self.forced or self.form == "llama3" else OPENINGS[self.form][0]
 
     @property
     def constraint(self) -> dict[str, Any]:
-        """The option of `Batch.add` that forces a call: a schema of its JSON."""
+        """The option of `Batch.add` that forces a call: the schema of its JSON."""
         if not self.forced:
             return {}
         functions = [tool["function"] for tool in self.tools]
@@ -64,10 +66,16 @@ def offered(
     *,
     one: bool = False,
 ) -> Offer | None:
-    """Return what the prompt names; None if there are no tools, or the choice is "none".
+    """Return the functions that the prompt offers, or None if there are no tools or the choice is "none".
+
+    Args:
+        model: the model.
+        tools: a request's tools.
+        choice: a request's tool_choice.
+        one: whether at most one call is returned.
 
     Raises:
-        Fault: a tool without a name, a choice that isn't among them, or a template that knows no tools.
+        Fault: If a tool has no name, the choice isn't among the tools, or the template doesn't support tools.
     """
     names = []
     for index, tool in enumerate(tools or ()):
@@ -116,10 +124,11 @@ def _forced(choice: str | Mapping[str, Any] | None, names: Sequence[str]) -> tup
 
 
 class Reader:
-    """Takes the calls out of one text as it comes.
+    """A reader that separates the calls from one text while it is written.
 
     Args:
-        offer: what was offered. tokenizer: names control tokens, which texts leave out.
+        offer: the functions that were offered.
+        tokenizer: has the names of control tokens, which texts leave out.
     """
 
     def __init__(self, offer: Offer, tokenizer: Tokenizer) -> None:
@@ -129,7 +138,7 @@ class Reader:
         self._n_given = 0
 
     def push(self, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
-        """Return what is text for sure, and the calls that are complete now, in OpenAI's form."""
+        """Return the new text that is in no call, and the calls that are now complete, in OpenAI's form."""
         before: list[str] = []
         after: list[str] = []
         for position, token in enumerate(piece.ids):
@@ -138,7 +147,7 @@ class Reader:
         return self._taken(self._stream.push("".join([*before, piece.text, *after])))
 
     def end(self) -> tuple[str, list[dict[str, Any]]]:
-        """Return what was held back: nothing more comes."""
+        """Return the rest that was held back, at the end of the text."""
         return self._taken(self._stream.flush())
 
     def _taken(self, text: str) -> tuple[str, list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
-"""A model repository for Triton Inference Server, whose models forward to a running `llmlite serve`.
+"""A model repository for Triton Inference Server. Its models forward requests to a running `llmlite serve`.
 
-Two models: NAME answers whole, NAME_stream piece by piece (Triton allows only one of both in a model).
+There are two models, because Triton allows one way of answering for each: NAME gives whole answers,
+NAME_stream gives them piece by piece.
 Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
 """
 
@@ -42,8 +43,8 @@ If it asks for a key, start Triton with LLMLITE_API_KEY in its environment.
 - `{name}` answers whole: text_output and output_ids. HTTP (`infer`, `generate`) and gRPC.
 - `{name}_stream` answers piece by piece (decoupled): text_output. HTTP (`generate_stream`) and gRPC streams.
 
-Inputs: text_input (one text), or for `{name}` instead input_ids. Optional: max_tokens, temperature, top_k,
-top_p, min_p, seed, stop. A request that is cancelled in Triton ends in llmlite, too.
+Inputs: text_input (one text); for `{name}`, input_ids instead if you like. Optional: max_tokens, temperature,
+top_k, top_p, min_p, seed, stop. A request that is cancelled in Triton is cancelled in llmlite, too.
 
 1/model.py needs only Triton's Python backend and its NumPy. It imports nothing of llmlite, so the
 two may use different versions of Python and NumPy.
@@ -54,11 +55,12 @@ def export(folder: str | os.PathLike[str], *, name: str, url: str = DEFAULT_URL)
     """Write the repository and return the paths of its files.
 
     Args:
-        folder: is made; must be empty if it exists.
-        name: the model's name in llmlite and in Triton. url: of the running server.
+        folder: the folder to make; if it exists, it must be empty.
+        name: the model's name in llmlite and in Triton.
+        url: the address of the running server.
 
     Raises:
-        LlmliteError: a name that Triton can't have, no http address, or the folder holds something.
+        LlmliteError: If Triton can't use the name, the address isn't one of HTTP, or the folder isn't empty.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise LlmliteError(
@@ -80,7 +82,11 @@ def export(folder: str | os.PathLike[str], *, name: str, url: str = DEFAULT_URL)
 
 
 def _port(url: str) -> int:
-    """Raises LlmliteError."""
+    """Return the port of an address.
+
+    Raises:
+        LlmliteError: If it isn't an address of HTTP.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -92,7 +98,7 @@ def _port(url: str) -> int:
 
 
 def config(triton_name: str, name: str, url: str, *, is_streaming: bool) -> str:
-    """Return a config.pbtxt. Its one instance suffices: requests wait in threads of their own."""
+    """Return a config.pbtxt. One instance is enough, because each request waits in its own thread."""
 
     def tensors(kind: str, found: tuple[tuple[str, str, int], ...], extra: str = "") -> str:
         rows = (f'  {{ name: "{n}" data_type: {t} dims: [ {d} ]{extra} }}' for n, t, d in found)

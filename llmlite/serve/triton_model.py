@@ -1,7 +1,7 @@
 """The Python model of `llmlite export triton`: Triton's Python backend runs a copy of it.
 
-It forwards to a running `llmlite serve`, so it needs nothing of llmlite: only the standard library, Triton's
-own triton_python_backend_utils, and the NumPy that Triton's tensors are made of.
+It forwards requests to a running `llmlite serve`, so it doesn't need llmlite. It needs only the standard
+library, Triton's own triton_python_backend_utils, and NumPy for Triton's tensors.
 Source: https://github.com/triton-inference-server/python_backend, on execute, decoupled mode and cancelling.
 """
 
@@ -22,16 +22,16 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 CONNECT_SECONDS = 10.0
-WATCH_SECONDS = 0.05  # how often cancelling is asked about
+WATCH_SECONDS = 0.05  # between two checks whether the client has cancelled
 EXIT_SECONDS = 20.0  # for answers that are still being written when the model is unloaded
 
 
 class RefusedError(Exception):
-    """The server said no, or isn't there."""
+    """Raised when the server refuses a request, or can't be reached."""
 
 
 class Call:
-    """One POST to the server. `cancel`, from another thread, ends it: the server notices that we left."""
+    """One POST to the server. Another thread can end it with `cancel`, and the server notices this."""
 
     def __init__(self, url: str, path: str, body: dict[str, Any]) -> None:
         parts = urlsplit(url)
@@ -76,7 +76,7 @@ class Call:
 
 
 class TritonPythonModel:
-    """What Triton looks for: initialize, execute, finalize."""
+    """The class that Triton's Python backend calls: initialize, execute, finalize."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
@@ -107,7 +107,7 @@ class TritonPythonModel:
                 sender.send(flags=final)
             else:
                 sender.send(pb.InferenceResponse(self._whole(prompt, values, sender)), flags=final)
-        except Exception as error:  # whatever it is, the client waits for an answer
+        except Exception as error:  # the client needs an answer after any error
             code = pb.TritonError.CANCELLED if sender.is_cancelled() else pb.TritonError.INVALID_ARG
             if not isinstance(error, (RefusedError, ValueError)):
                 code = pb.TritonError.INTERNAL
@@ -147,7 +147,7 @@ class TritonPythonModel:
 
 
 class Watched:
-    """While the block runs, a thread asks Triton whether the client has left, and ends the call then."""
+    """Context manager whose thread asks Triton whether the client has left, and then ends the call."""
 
     def __init__(self, call: Call, sender: Any) -> None:
         self._call, self._sender = call, sender
@@ -169,7 +169,7 @@ class Watched:
 
 
 def lines(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield lines as they come. HTTPResponse's own iteration takes a broken connection for the end."""
+    """Yield lines as they arrive. HTTPResponse's own iteration mistakes a broken connection for the end."""
     rest = b""
     while part := answer.read1():
         *whole, rest = (rest + part).split(b"\n")
@@ -201,7 +201,7 @@ def tensor(name: str, text: str) -> Any:
 
 
 def message_of(text: str) -> str:
-    """The message of an error in one of the server's forms."""
+    """Return the message of an error in either of the server's formats."""
     try:
         found = json.loads(text)["error"]
         return str(found["message"] if isinstance(found, dict) else found)

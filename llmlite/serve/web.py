@@ -1,4 +1,4 @@
-"""The application: routes, and what surrounds every request."""
+"""The ASGI application: routes, and the checks and limits of every request."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from llmlite.model import Model
 
 log = logging.getLogger("llmlite.serve")
-OPEN = ("/", "/health", "/ping")  # answered without a key: they tell nothing
+OPEN = ("/", "/health", "/ping")  # answered without a key, because they reveal nothing
 LOCAL = ("localhost", "127.0.0.1", "::1", "testserver")
-GRACE = 5.0  # seconds beyond max_seconds in which an answer may say itself that it was too late
+GRACE = 5.0  # seconds after max_seconds in which an answer can still report its own timeout
 PAGE = Path(__file__).with_name("page.html")
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -83,7 +83,7 @@ def make_app(model: Model, settings: Settings) -> Starlette:
 
 
 def extra_routes(service: Service, openai: OpenAI) -> list[Route]:
-    """The routes of other servers' protocols."""
+    """Return the routes of other servers' protocols."""
     from llmlite.serve.kserve import KServe
 
     found = KServe(service).routes
@@ -95,7 +95,7 @@ def extra_routes(service: Service, openai: OpenAI) -> list[Route]:
 
 
 async def page(request: Request) -> Response:
-    """GET /: a page to chat with; HEAD / is how ollama's clients look whether somebody is there."""
+    """GET /: a page to chat with. ollama's clients use HEAD / to check that a server is running."""
     text = await asyncio.to_thread(PAGE.read_text, "utf-8")
     return HTMLResponse(
         text, headers={"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
@@ -120,7 +120,7 @@ async def metrics(request: Request) -> Response:
 
 
 def refusal(path: str, fault: Fault) -> Response:
-    """An error in the form that the path's clients know."""
+    """Return an error in the format of the path's clients."""
     plain = path.startswith(("/api/", "/v2"))
     body = {"error": fault.message} if plain else fault.body
     return JSONResponse(body, fault.status, headers=fault.headers)
@@ -135,21 +135,24 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = {404: "no such path", 405: f"{request.method} isn't for this path"}.get(error.status_code)
+    text = {404: "no such path", 405: f"this path doesn't accept {request.method}"}.get(error.status_code)
     headers = dict(error.headers or {})
     fault = Fault(error.status_code, f"{request.url.path}: {text or error.detail}", headers=headers)
     return refusal(request.url.path, fault)
 
 
 async def on_left(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # for the log: nobody reads it
+    return Response(status_code=499)  # only for the log, because the client has left
 
 
-# ---- what surrounds every request --------------------------------------------------------------------------
+# ---- checks and limits of every request --------------------------------------------------------------------
 
 
 class Surroundings:
-    """Checks host, origin and key; limits size and time; counts and logs. No part of a prompt is logged."""
+    """Middleware that checks host, origin and key, limits size and time, counts, and logs.
+
+    It never logs a part of a prompt.
+    """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -222,11 +225,11 @@ class Surroundings:
 
     def _too_large(self) -> Fault:
         limit = self.service.settings.max_body_bytes
-        return Fault(413, f"a request may have {limit} bytes", code="too_large")
+        return Fault(413, f"a request may have at most {limit} bytes", code="too_large")
 
     @staticmethod
     def _label(path: str) -> str:
-        """A path as a label of metrics: whatever clients make up counts as one."""
+        """Return a path as a label of metrics. All unknown paths share one label."""
         for prefix in ("/v1/", "/api/"):
             if path.startswith(prefix):
                 rest = path[len(prefix) :]

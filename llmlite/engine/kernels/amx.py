@@ -1,7 +1,7 @@
-"""Prefill of quantized weights by AMX tiles: `matmul.make_matmul` with another middle, and the same bits.
+"""Prefill of quantized weights by AMX tiles: `matmul.make_matmul` with another inner part, and the same bits.
 
-Rows are unpacked by the same routines. Their bytes lose the type's zero once, so that they are signed: the
-integer products then need no correction, and are those of the other kernels exactly. The routine of
+Rows are unpacked by the same routines. The type's zero is subtracted from their bytes once, so they become
+signed. The integer products then need no correction, and equal those of the other kernels. The routine of
 `amx_emit` multiplies a chunk of 32 rows by up to AMX_BLOCK tokens.
 """
 
@@ -21,12 +21,12 @@ from llmlite.engine.simd import (
 )  # fmt: skip
 
 call_block = make_call(len(ARGUMENTS))
-SIGNED = emit.dots_signed(emit.current_target())  # then unpacked full bytes have lost their 128 already
+SIGNED = emit.dots_signed(emit.current_target())  # then 128 was already subtracted from unpacked full bytes
 APART = AMX_BLOCK * LINE  # bytes from one block's sums to the next one's
 
 
 class Routine:
-    """A routine made of IR; `jit` takes it as it takes numba's."""
+    """A routine made of IR, with the methods that `jit` calls on numba's functions."""
 
     def __init__(self, sub: int, has_minimum: bool) -> None:
         self.sub, self.has_minimum = sub, has_minimum
@@ -54,8 +54,8 @@ def subtract_zero(tile, n_bytes, zero):
 
 @inline
 def fold(sums, n_tokens):
-    """Add the eight sums of 32 rows, APART from each other, to the first ones: by halves, as docs/numerics.md
-    says.
+    """Fold the eight sums of 32 rows, which are APART bytes apart, into the first ones, by halves (see
+    docs/numerics.md).
     """
     for place in range(sums, sums + n_tokens * LINE, 64):
         a = load_f32x16(place) + load_f32x16(place + 4 * APART)
@@ -90,7 +90,7 @@ def matmul_tiles(
             for t in range(0, n_tokens, AMX_BLOCK):
                 here = min(AMX_BLOCK, n_tokens - t)
                 acc = tile + SUMS + (t * LANES * LINE if n_groups > CHUNK else 0)
-                if t // AMX_BLOCK * n_ahead >= ROUNDS_AHEAD:  # all of it is on its way
+                if t // AMX_BLOCK * n_ahead >= ROUNDS_AHEAD:  # the whole chunk has been prefetched
                     n_coming = 0
                 x, xd, xs = q + t * width, d + t * width // 8, sums + t * s_stride
                 x, xd, xs = x + first * 256, xd + first * 32, xs + first * (1024 // sub)

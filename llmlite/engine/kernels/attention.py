@@ -1,29 +1,30 @@
 """Attention with an online softmax: scores of 32 positions at a time, never a whole row of them.
 
-For a query q and the blocks of keys K and values V one after the other,
+For a query q, the blocks of keys K and values V are taken one after another:
 
     s = scale · K q,   m' = max(m, max s),   l ← l·e^(m−m') + Σ e^(s−m'),   o ← o·e^(m−m') + Σ e^(s−m') V
 
-and o / l is softmax(scale · K q) · V in the end. (Milakov & Gimelshein 2018; Dao et al. 2022.)
+At the end, o / l is softmax(scale · K q) · V. (Milakov & Gimelshein 2018; Dao et al. 2022.)
 
-The sums have one order, which only positions decide: blocks of 32 and parts of ATTENTION_PART positions are
-counted from position 0; every part starts from m = LOWEST, l = 0, o = 0; parts are folded together in order
-(`fold`). A position that a query doesn't see has the weight 0, exactly, and leaves m, l and o as they are. So
-a query's answer has the same bits, whichever tokens share its step and whichever thread computes what.
+Only positions determine the order of the sums. Blocks of 32 and parts of ATTENTION_PART positions are counted
+from position 0. Every part starts from m = LOWEST, l = 0, o = 0, and parts are folded together in order
+(`fold`). A position that a query doesn't see has exactly the weight 0, and doesn't change m, l and o. So a
+query's result has the same bits with any other tokens in its step, and on any thread.
 
-A unit of work is a sequence's key/value head and a tile of its rows: a row is a token's query of one of the
-heads that share the key/value head. A unit takes its parts one after the other. Where units are few (a single
-token), a unit is one part only: o, m and l go to memory, and `merge_parts` folds them.
+A unit of work is a sequence's key/value head and a tile of its rows. A row is a token's query of one of the
+heads that share the key/value head. A unit takes its parts one after another. If there are few units (a
+single token), a unit is only one part: o, m and l go to memory, and `merge_parts` folds them.
 
-The queries of a unit are taken QUERIES at a time, so a key or value that has been loaded serves as many. The
-cache keeps keys transposed within each block (`AttentionState`): element i of 32 keys lies side by side, so
-scores are multiples of whole vectors and no lanes are summed up. If a unit has many rows, each float16 block
-is converted to float32 first, which is exact.
+A unit takes QUERIES queries at a time, so each loaded key or value serves all of them. The cache keeps keys
+transposed within each block (`AttentionState`): element i of 32 keys is stored side by side, so scores are
+sums of whole vectors, without sums over lanes. If a unit has many rows, each float16 block is converted to
+float32 first, which is exact.
 
-If a value is the beginning of its key, the cache keeps keys alone. A block of them, as float32, is turned
-over into values: every head reads the same block, so this happens once for all of a unit's rows.
+If a value is the beginning of its key, the cache keeps only keys. A block of them, as float32, is transposed
+into values. Every head reads the same block, so this happens once for all rows of a unit.
 
-Kernels come in forms for heads of 64, 128 and 256 numbers, whose loops the compiler unrolls, and for any.
+There are kernels for heads of 64, 128 and 256 numbers, whose loops the compiler unrolls, and one for any
+size.
 """
 
 from llmlite.engine.contract import (
@@ -71,17 +72,17 @@ from llmlite.engine.simd import (
 
 transpose16 = make_transpose16(16)
 PART = ATTENTION_PART
-WORK = QUERIES * LINE  # scores; then a line of what shrinks older sums, and a block's scales
+WORK = QUERIES * LINE  # scores; then a line of factors of older sums, and a block's scales
 KINDS = ("f32", "f16", "q8_0")
 FLOATS = WORK + 64 + LINE  # then a block as float32
 
 
-# ---- which positions a query sees, and which units there are -----------------------------------------------
+# ---- the positions that a query sees, and the units --------------------------------------------------------
 
 
 @inline
 def sees(position, end, window, causal):
-    """The positions that the query at `position` sees, as a range; `end`: of its sequence."""
+    """Return the positions that the query at `position` sees, as a range; `end` is its sequence's end."""
     low, high = i64(0), end
     if causal:
         high = position + 1
@@ -94,7 +95,7 @@ def sees(position, end, window, causal):
 
 @inline
 def parts_of(position, n, end, window, causal):
-    """The parts that the `n` queries from `position` on see, as a range."""
+    """Return the parts that the `n` queries from `position` on see, as a range."""
     low, _ = sees(position, end, window, causal)
     _, high = sees(position + n - 1, end, window, causal)
     return low // PART, (high + PART - 1) // PART
@@ -102,13 +103,13 @@ def parts_of(position, n, end, window, causal):
 
 @inline
 def is_shared(n_parts, room, n_units, n_threads):
-    """Whether parts are units: not if whole rows occupy all threads, or the parts have no room."""
+    """Return whether parts are units: not if whole rows occupy all threads, or there is no room for parts."""
     return 1 < n_parts <= room and n_units < 8 * n_threads and n_units % n_threads != 0
 
 
 @inline
 def turn(keys, target, value_size):
-    """Write the first numbers of 32 keys, which lie transposed, as rows: (32, value_size) float32."""
+    """Write the first numbers of 32 keys, which are stored transposed, as rows: (32, value_size) float32."""
     for i in range(0, value_size, 16):
         for j in range(0, BLOCK, 16):
             source, place = keys + (i * BLOCK + j) * 4, target + (j * value_size + i) * 4
@@ -118,7 +119,7 @@ def turn(keys, target, value_size):
 
 @inline
 def place_of(r, o_bytes):
-    """Where row r begins among sums that are laid out as [rows/QUERIES][columns/32][QUERIES][32]."""
+    """Return the offset of row r in sums with the layout [rows/QUERIES][columns/32][QUERIES][32]."""
     return r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE
 
 
@@ -126,18 +127,21 @@ def place_of(r, o_bytes):
 
 
 def make_attention(reader, only=0, in_keys=False):
-    """Return the kernel for a kind of cache; `only`: the size of keys and values, if it is for one.
+    """Return the kernel for a kind of cache.
 
-    in_keys: a value is the first numbers of its key, a multiple of 16.
+    Args:
+        reader: reads the cache.
+        only: the size of keys and values, if the kernel is for one size; 0 for any.
+        in_keys: whether a value is the first numbers of its key, a multiple of 16.
     """
     size, score, weigh, key_floats, value_floats = reader
     score_floats, weigh_floats = CONVERTED.score, CONVERTED.weigh
 
     @inline
     def take_rows(spec, sequence, queries, facts, first, last, head, group, key_size, q_bytes):
-        """Copy the queries of rows `first` … `last - 1` of a head, times the scale, and note their facts.
+        """Copy the queries of rows `first` … `last - 1` of a head, times the scale, and write their facts.
 
-        Zeros follow up to whole QUERIES. `sequence`: its first row, position, and end.
+        Zeros follow up to a multiple of QUERIES. `sequence` is its first row, position, and end.
         """
         begin, position, end = sequence
         q, scale = load_i64(spec + ATTENTION.q), f32(load_f64(spec + ATTENTION.scale))
@@ -166,7 +170,7 @@ def make_attention(reader, only=0, in_keys=False):
 
     @inline
     def clear(outputs, states, n_rows, o_bytes):
-        """No positions yet: o = 0, m = LOWEST and l = 0."""
+        """Start without positions: o = 0, m = LOWEST and l = 0."""
         for i in range(outputs, outputs + (n_rows + QUERIES - 1) // QUERIES * QUERIES * o_bytes, 64):
             store(i, splat_f32x16(f32(0)))
         for r in range(n_rows):
@@ -175,7 +179,7 @@ def make_attention(reader, only=0, in_keys=False):
 
     @inline
     def attend(spec, words, head, part, n_rows, key_size, value_size, scores, queries, outputs, facts):
-        """One part of the positions for a unit's rows, whose o, m and l begin empty."""
+        """Attend to one part of the positions, for a unit's rows, whose o, m and l begin empty."""
         softcap = f32(load_f64(spec + ATTENTION.softcap))
         q_bytes, o_bytes = (key_size + 15) // 16 * 64, (value_size + 31) // 32 * LINE
         shrink, floats = scores + WORK, scores + FLOATS
@@ -201,7 +205,7 @@ def make_attention(reader, only=0, in_keys=False):
                 first = max(load_i64(fact + LOW) - j, 0)
                 end = min(load_i64(fact + (n - 1) * ROW + HIGH) - j, BLOCK)
                 if first < end:
-                    if many and (in_keys or size != 4 or r > 0):  # in the first-level cache already
+                    if many and (in_keys or size != 4 or r > 0):  # already in the first-level cache
                         score_floats(q, q_bytes, keys, 0, scores, key_size)
                         softmax_step(scores, fact, shrink, j, softcap, n)
                         weigh_floats(o, scores, shrink, values, 0, value_size, first, end)
@@ -212,7 +216,7 @@ def make_attention(reader, only=0, in_keys=False):
 
     @inline
     def keep_part(spec, outputs, fact, place, value_size):
-        """Write a row's o, m and l of a part to the place that has its number."""
+        """Write a row's o, m and l of a part to number `place` of the shared parts."""
         store(load_i64(spec + ATTENTION.states) + place * 8, load_i64(fact))
         target = load_i64(spec + ATTENTION.parts) + place * ((value_size + 15) // 16 * 64)
         for c in range(0, value_size, 16):
@@ -220,8 +224,8 @@ def make_attention(reader, only=0, in_keys=False):
 
     @kernel
     def attention(step, rank, n_threads, worker, spec):
-        """out[t, h] = Σ softmax(scale · q[t, h] · k) v; if parts are shared, each part's share of it."""
-        key_size = only if only else load_i64(spec + ATTENTION.key_size)  # a constant, or not
+        """out[t, h] = Σ softmax(scale · q[t, h] · k) v; if parts are shared, each part's o, m and l."""
+        key_size = only if only else load_i64(spec + ATTENTION.key_size)  # a constant in most kernels
         value_size = only if only else load_i64(spec + ATTENTION.value_size)
         n_head, n_head_kv = load_i64(spec + ATTENTION.n_head), load_i64(spec + ATTENTION.n_head_kv)
         window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
@@ -298,7 +302,7 @@ attention_f32_in_keys, attention_f16_in_keys, attention_q8_0_in_keys = (
 
 @kernel
 def merge_parts(step, rank, n_threads, worker, spec):
-    """Fold the parts of every row that threads have shared; the record is that of `attention`."""
+    """Fold the parts of every row that threads have shared; the record is the same as that of `attention`."""
     value_size, tile = load_i64(spec + ATTENTION.value_size), load_i64(spec + ATTENTION.tile_rows)
     n_head, n_head_kv = load_i64(spec + ATTENTION.n_head), load_i64(spec + ATTENTION.n_head_kv)
     window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)

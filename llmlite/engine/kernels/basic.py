@@ -1,8 +1,8 @@
 """Row operations: norms, RoPE, sums, scales, and the quantizing of activations.
 
-Every buffer is (T, width) float32, contiguous, and padded to whole vectors at its end. `rows` is where the
-step record holds T: it counts either all tokens of the step or those whose logits are wanted. `number` is
-the operation's own, plus 1: it is reported if a row is not finite (`common.report`).
+Every buffer is (T, width) float32, contiguous, and padded to whole vectors at its end. `rows` is the offset
+of T in the step record: it counts either all tokens of the step or those whose logits are needed. `number` is
+the operation's index plus 1; it is reported if a row is not finite (`common.report`).
 """
 
 import math
@@ -37,7 +37,7 @@ from llmlite.engine.simd import (
 
 IN_FILE_ORDER = emit.block_order(emit.current_target()) == tuple(range(8))  # else the even blocks first
 MAGIC = 12582912.0  # 1.5 · 2²³: adding it rounds a float32 to an integer in its low bits
-INFINITY_BITS = 0x7F800000  # of a float32; larger ones without the sign are no numbers
+INFINITY_BITS = 0x7F800000  # of a float32; larger bits without the sign are NaN
 LARGEST = 3.4028234663852886e38  # float32
 
 
@@ -51,7 +51,7 @@ def rounded(x, scale):
 
 @inline
 def scale_and_inverse(largest):
-    """max|x| / 127 and its inverse, each rounded once, so that NumPy gives the same bytes."""
+    """Return max|x| / 127 and its inverse, each rounded once, so that NumPy gives the same bytes."""
     if largest > f32(0):
         return f32(largest / f32(127)), f32(f32(127) / largest)
     return f32(0), f32(0)
@@ -62,7 +62,7 @@ def scale_and_inverse(largest):
 
 @inline
 def sum_of_squares(a, mean, width):
-    """Σ (a[i] - mean)²: 2 × 16 lanes in turn, added up by halves; the rest of 16 one by one after that."""
+    """Σ (a[i] - mean)²: in 2 × 16 lanes in turn, which are folded; then the remaining numbers in order."""
     whole = width // 16 * 64
     s0, s1 = splat_f32x16(f32(0)), splat_f32x16(f32(0))
     for i in range(0, whole, 64):
@@ -108,7 +108,7 @@ rms_norm_by_gain, rms_norm_by_one = make_rms_norm(True), make_rms_norm(False)
 
 @kernel
 def rms_norm(step, rank, n_threads, rows, x, gain, out, width, parts, eps: float, number):
-    """out[t] = x[t] / sqrt(mean(x[t]²) + eps) · gain; for each of the `parts` of a row by itself."""
+    """out[t] = x[t] / sqrt(mean(x[t]²) + eps) · gain, separately for each of the `parts` of a row."""
     rms_norm_by_gain(step, rank, n_threads, rows, x, gain, out, width, parts, eps, number)
 
 
@@ -122,7 +122,7 @@ def rms_norm_plain(step, rank, n_threads, rows, x, out, width, parts, eps: float
 def layer_norm(step, rank, n_threads, rows, x, gain, bias, out, width, parts, eps: float, number):
     """out[t] = (x[t] - m) / sqrt(mean((x[t] - m)²) + eps) · gain + bias, m = mean(x[t]); bias 0: none.
 
-    Each of the `parts` of a row is normalized by itself; gain and bias are as long as the row.
+    Each of the `parts` of a row is normalized separately; gain and bias are as long as the row.
     """
     low, high = share(load_i64(step + rows) * parts, rank, n_threads)
     whole = width // 16 * 64
@@ -236,7 +236,7 @@ def gate_by_one(step, rank, n_threads, rows, x, by, out, width):
 
 @kernel
 def columns(step, rank, n_threads, rows, x, out, parts, stride, start, width):
-    """out[t] = columns start … start + width - 1 of each of the `parts` stretches of `stride` in a row."""
+    """out[t] = columns start … start + width - 1 of each of the `parts` of a row, `stride` columns each."""
     low, high = share(load_i64(step + rows) * parts, rank, n_threads)
     for t in range(low, high):
         source, target = x + (t * stride + start) * 4, out + t * width * 4
@@ -246,7 +246,7 @@ def columns(step, rank, n_threads, rows, x, out, parts, stride, start, width):
 
 @kernel
 def join(step, rank, n_threads, rows, a, b, out, parts, a_width, b_width, b_parts):
-    """out[t] = for each of the `parts` of a row its numbers of a, then its own of b, or b's only ones."""
+    """out[t] = for each of the `parts` of a row, its numbers of a, then its own (or the shared ones) of b."""
     low, high = share(load_i64(step + rows) * parts, rank, n_threads)
     for t in range(low, high):
         source, target = a + t * a_width * 4, out + t * (a_width + b_width) * 4
@@ -259,7 +259,7 @@ def join(step, rank, n_threads, rows, a, b, out, parts, a_width, b_width, b_part
 
 @kernel
 def take_outputs(step, rank, n_threads, x, out, width):
-    """out = the rows of x whose logits are wanted."""
+    """out = the rows of x whose logits are needed."""
     low, high = share(load_i64(step + STEP.n_outputs), rank, n_threads)
     wanted = load_i64(step + STEP.outputs)
     for t in range(low, high):
@@ -276,16 +276,16 @@ def take_outputs(step, rank, n_threads, x, out, width):
 
 @inline
 def table_row(step, table, row, n_bytes):
-    """The row of a table of positions that belongs to a row of the step."""
+    """Return the address of the row of a table of positions that belongs to a row of the step."""
     return load_i64(load_i64(step + STEP.tables) + table * 8) + position_of(step, row) * n_bytes
 
 
 @kernel
 def rope(step, rank, n_threads, x, out, table, n_head, head_size, rope_dim, distance):
-    """Turn each pair (u, v) of a head by its angle a: (u·cos a - v·sin a, u·sin a + v·cos a).
+    """Rotate each pair (u, v) of a head by its angle a: (u·cos a - v·sin a, u·sin a + v·cos a).
 
     A pair is (2i, 2i + 1) for distance 1 ("norm"), (i, i + rope_dim/2) for distance rope_dim/2 ("neox"). A
-    row of the table is cosines then sines, (2, rope_dim/2). Elements from rope_dim on stay as they are.
+    row of the table has cosines, then sines, (2, rope_dim/2). Elements from rope_dim on don't change.
     """
     low, high = share(load_i64(step + STEP.n_tokens) * n_head, rank, n_threads)
     half = rope_dim // 2
@@ -318,10 +318,10 @@ def temperature(step, rank, n_threads, x, out, table, width):
 
 @inline
 def quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b):
-    """Quantize 32 activations, the b-th ones; return their bytes.
+    """Quantize block b of 32 activations; return their bytes.
 
-    The largest magnitude is found among the bits, as integers: a comparison of floats would ignore what is
-    not a number.
+    The largest magnitude is found by comparing bits as integers, because a comparison of floats would ignore
+    NaN.
     """
     u, v = load_f32x16(x + b * 128), load_f32x16(x + b * 128 + 64)
     bits = reduce_max(maximum(reinterpret(absolute(u), "i32"), reinterpret(absolute(v), "i32")))
@@ -350,11 +350,12 @@ def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, of
     """Quantize each 32 activations to bytes: d = max|x| / 127, q = round(x / d).
 
     Args:
-        q: int8 (T, width). d: float32 (T, width/32).
-        sums32, sums16: int32 (T, width/32) and (T, width/16), the sums of q over 32 and 16: what weights that
-            are kept with an offset need (Σ(w - z)·q = Σw·q - z·Σq). Those over 16, of whole 256 only, are in
+        q: int8 (T, width).
+        d: float32 (T, width/32).
+        sums32, sums16: int32 (T, width/32) and (T, width/16), the sums of q over 32 and 16, for weights that
+            are stored with an offset (Σ(w - z)·q = Σw·q - z·Σq). Sums over 16 are only made of whole 256, in
             the order [256][half of 32][32].
-        offsets32, offsets16: float32, the same sums times d: what weights with a minimum need.
+        offsets32, offsets16: float32, the same sums times d, for weights with a minimum.
     """
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
@@ -365,7 +366,7 @@ def quantize(step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, of
 def quantize_mixed(
     step, rank, n_threads, rows, x, q, d, sums32, sums16, offsets32, offsets16, mixed, width, number
 ):
-    """`quantize`, and q once more in the order of `side_by_side`: int8 (T, `families.mixed_bytes`)."""
+    """`quantize`, and q a second time in the order of `side_by_side`: int8 (T, `families.mixed_bytes`)."""
     low, high = share(load_i64(step + rows) * (width // 32), rank, n_threads)
     for b in range(low, high):
         both = quantize_block(step, rank, number, x, q, d, sums32, sums16, offsets32, offsets16, width, b)
@@ -380,9 +381,7 @@ def quantize_mixed(
 
 @kernel
 def read_all(step, rank, n_threads, data, n_bytes, out):
-    """Read n_bytes (a multiple of 256) once, for their sums' sake: what memory gives when nothing else is to
-    do.
-    """
+    """Read n_bytes (a multiple of 256) once, and only add them up, to measure the memory's bandwidth."""
     low, high = share_by(n_bytes, 256, rank, n_threads)
     zero = splat_i32x16(i32(0))
     a, b, c, d = zero, zero, zero, zero

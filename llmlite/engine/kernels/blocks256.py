@@ -1,8 +1,8 @@
 """Types whose blocks hold 256 weights: Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS.
 
-For each: where the bytes are, how 64 quants come out of a super-block (`i` = 0…3 says which), its scales, and
-the kernels made of that. Small numbers that belong to scales are packed over byte borders; they are
-unpacked eight or sixteen at once, in 32- or 64-bit words.
+Each type has its layout, functions that return 64 quants of a super-block (`i` = 0…3 selects them) and its
+scales, and the kernels made from these. Small numbers of scales are packed across bytes. Eight or sixteen of
+them are unpacked at once, in 32- or 64-bit words.
 """
 
 from llmlite.engine.families import BY_SUFFIX
@@ -56,7 +56,7 @@ LOW32 = 0xFFFFFFFF
 
 @inline
 def word(p):
-    """Four bytes as an int64 below 2³²."""
+    """Return four bytes as an int64 below 2³²."""
     return i64(load_i32(p)) & LOW32
 
 
@@ -86,7 +86,7 @@ half_at_0, half_at_2 = make_half8(0, 0), make_half8(2, 0)
 
 @inline
 def k_scales_and_mins(p):
-    """Eight scales and eight minimums."""
+    """Return eight scales and eight minimums."""
     first, last = load_i64(p + 4), word(p + 12)
     nibble_bytes = (last & 0x0F0F0F0F) | (last >> 4 & 0x0F0F0F0F) << 32
     low, high = first & 0x3F3F3F3F3F3F3F3F, (first >> 2 & 0x3030303030303030) | nibble_bytes
@@ -157,7 +157,7 @@ to_bit_4 = make_turn_words([block - 4 for block in BLOCK_ORDER])
 
 @inline
 def fifth_at_4(v):
-    """Bit `block` of every byte in the word of that block, moved to bit 4."""
+    """Return bit `block` of every byte in the word of that block, moved to bit 4."""
     return to_bit_4(v) & splat_u8x64(16)
 
 
@@ -200,8 +200,8 @@ def q6_k_scales(p):
     return to_f32(widen_i8(apart(load_u8x16(p + 192)))) * splat_f32x16(load_f16(p + 208))
 
 
-halves = [block // 4 for block in BLOCK_ORDER]  # which 128 weights a block of 32 belongs to
-quarters = [block % 4 for block in BLOCK_ORDER]  # which of their bit pairs
+halves = [block // 4 for block in BLOCK_ORDER]  # the half (128 weights) of each block of 32
+quarters = [block % 4 for block in BLOCK_ORDER]  # the bit pair of each block
 low0, low1, low2, low3 = (
     make_pieces([64 * n + 32 * (j % 2) + 8 * k for n, j in zip(halves, quarters)], 8, (0, 64))
     for k in range(4)
@@ -241,7 +241,7 @@ matvec_q6_k, matmul_few_q6_k, unpack_q6_k, embed_q6_k = family(
 
 @inline
 def pairs64(p, i):
-    """Bit pairs of the 64 bytes at p for weights 64i…64i+63."""
+    """Return the bit pairs of the 64 bytes at p for weights 64i…64i+63."""
     v, j = load_u8x32(p + 32 * (i >> 1)), 4 * (i & 1)
     return concat(shift_any(v, j), shift_any(v, j + 2)) & splat_u8x64(3)
 
@@ -255,7 +255,7 @@ def q3_k_quants(p, i):
 
 @inline
 def q3_k_scales(p):
-    """Low nibbles of 8 bytes, then their high nibbles; upper pairs from the 4 bytes behind."""
+    """Return the scales: low nibbles of 8 bytes, then high ones; the upper bits are in the next 4 bytes."""
     nibble_bytes, upper = load_i64(p + 96), word(p + 104)
     low = (
         (nibble_bytes & 0x0F0F0F0F0F0F0F0F) | ((upper & 0x03030303) << 4) | ((upper >> 2 & 0x03030303) << 36)
@@ -352,7 +352,7 @@ own_scale_nibble, own_scale_pair = make_shift_lanes(range(0, 32, 4)), make_shift
 
 @inline
 def iq4_xs_scales(p):
-    """Nibble i of the word at 4, below bit pair i of the half word at 2."""
+    """Return the scales: nibble i of the word at 4 is below bit pair i of the half word at 2."""
     low = own_scale_nibble(splat_i32x8(load_i32(p + 4))) & splat_i32x8(i32(15))
     high = own_scale_pair(splat_i32x8(i32(load_u16(p + 2)) << 4)) & splat_i32x8(i32(0x30))
     return to_f32((low | high) - splat_i32x8(i32(32))) * half_at_0(p)

@@ -1,7 +1,7 @@
 """Types whose blocks hold 32 weights: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4.
 
-For each: where the bytes are, how 32 quants come out of a block, and the kernels made of that. A nibble
-type keeps weight j in the low half of byte j and weight j + 16 in the high half.
+Each type has its layout, functions that return the 32 quants of a block and its scale, and the kernels made
+from these. A type of nibbles stores weight j in the low half of byte j, and weight j + 16 in the high half.
 """
 
 from llmlite.engine.families import BY_SUFFIX
@@ -47,7 +47,7 @@ from llmlite.engine.simd import (
 
 
 def family(suffix, *, quants32, scale, scales8, minimum=None, mins8=None, vectors=None):
-    """Return (matvec, few, unpack, embed) of a type, from its functions of one block of 32 and of eight.
+    """Return (matvec, few, unpack, embed) of a type, from its functions for one block of 32 and for eight.
 
     `vectors`: see `side_by_side`.
     """
@@ -74,7 +74,7 @@ def make_nibble_vectors(first, block_bytes, front, back, number=itself):
 
     Args:
         front, back: windows (`make_pieces`) for the first and last eight bytes of all blocks.
-        number: maps a u8x64 of nibbles to what they stand for.
+        number: maps a u8x64 of nibbles to their values.
     """
     places = [first + block * block_bytes for block in BLOCK_ORDER]
     load_front = make_pieces(places, 8, front)
@@ -100,7 +100,7 @@ def half_at_0(p):
 
 @inline
 def nibbles(p):
-    """32 nibbles from the 16 bytes at p: the low ones, then the high ones."""
+    """Return 32 nibbles from the 16 bytes at p: the low ones, then the high ones."""
     v = load_u8x16(p)
     return concat(low_nibbles(v), high_nibbles(v))
 
@@ -160,7 +160,7 @@ matvec_q4_1, matmul_few_q4_1, unpack_q4_1, embed_q4_1 = family(
 
 @inline
 def fifth_bits(p):
-    """Bit j of the 32-bit word at p, as 0 or 16 in byte j."""
+    """Return bit j of the 32-bit word at p, as 0 or 16 in byte j."""
     return spread_bits(load_i32(p)) & splat_u8x32(16)
 
 
@@ -176,9 +176,9 @@ fifth0, fifth1, fifth2, fifth3 = (
 
 
 def make_five_bit_vectors(nibbles_of, first, block_bytes, windows):
-    """Return `make_nibble_vectors`'s `nibbles_of` with the fifth bits, whose four bytes begin at `first`.
+    """Return `nibbles_of` (from `make_nibble_vectors`) with fifth bits, whose four bytes begin at `first`.
 
-    None where `if_wide` says so.
+    If the CPU's vectors are too narrow (`if_wide`), return None.
     """
     load_bits = make_pieces([first + block * block_bytes for block in BLOCK_ORDER], 4, windows)
 
@@ -238,7 +238,7 @@ matvec_q5_1, matmul_few_q5_1, unpack_q5_1, embed_q5_1 = family(
 )  # fmt: skip
 
 
-# ---- Q8_0: d f16, 32 signed bytes, taken as q + 128 --------------------------------------------------------
+# ---- Q8_0: d f16, 32 signed bytes, read as q + 128 ---------------------------------------------------------
 
 
 @inline
@@ -254,7 +254,7 @@ matvec_q8_0, matmul_few_q8_0, unpack_q8_0, embed_q8_0 = family(
 )
 
 
-# ---- IQ4_NL: d f16, 16 bytes of nibbles that index a table of 16 numbers, taken as number + 128 ------------
+# ---- IQ4_NL: d f16, 16 bytes of nibbles that index a table of 16 numbers, read as number + 128 -------------
 
 # -127 -104 -83 -65 -49 -35 -22 -10 | 1 13 25 38 53 69 89 113, plus 128, lowest byte first
 IQ4_LOW, IQ4_HIGH = 0x766A5D4F3F2D1801, 0xF1D9C5B5A6998D81 - 2**64
@@ -285,7 +285,7 @@ matvec_iq4_nl, matmul_few_iq4_nl, unpack_iq4_nl, embed_iq4_nl = family(
 )
 
 
-# ---- MXFP4: an exponent byte, 16 bytes of nibbles: twice the FP4 (E2M1) numbers, taken as number + 12 ------
+# ---- MXFP4: an exponent byte, 16 bytes of nibbles: twice the FP4 (E2M1) numbers, read as number + 12 -------
 
 # 0 1 2 3 4 6 8 12 | -0 -1 -2 -3 -4 -6 -8 -12, plus 12
 MXFP4_LOW, MXFP4_HIGH = 0x181412100F0E0D0C, 0x0004_0608_090A_0B0C

@@ -1,9 +1,9 @@
-"""The cache of keys and values: writing a step's, and their products with queries and weights.
+"""The cache of keys and values: stores of a step's keys and values, and their products in attention.
 
-Each kind of cache has a store kernel and a `Reader`: float32, float16, and Q8_0, whose blocks are 32 numbers
-of a head's key or value at one position: a float16 scale and a byte for each. `llmlite.engine.kv_cache` has
-the layout. What a reader gives are the float32 numbers that the cache stands for, exactly, so all kinds share
-one order of summation.
+Each kind of cache (float32, float16, Q8_0) has a store kernel and a `Reader`. A block of Q8_0 has 32 numbers
+of a head's key or value at one position: a float16 scale, and a byte for each number.
+`llmlite.engine.kv_cache` has the layout. A reader returns exactly the float32 numbers that the cache
+represents, so all kinds share one order of summation.
 """
 
 from collections import namedtuple
@@ -44,10 +44,10 @@ from llmlite.engine.simd import (
     widen_i8,
 )  # fmt: skip
 
-BLOCK = 32  # positions whose keys lie transposed
+BLOCK = 32  # positions whose keys are stored transposed
 LINE = BLOCK * 4  # bytes of one row of scores, and of 32 columns of an output row
 MAGIC = 12582912.0  # 1.5 · 2²³: adding it rounds a float32 to an integer in its low bits
-SMALLEST = 1e-30  # below, a scale is 0 in float16 anyway, and its inverse may overflow
+SMALLEST = 1e-30  # a smaller scale is 0 in float16 anyway, and its inverse may overflow
 
 load_sums, zero_sums = make_load_sums(QUERIES), make_zero_sums(QUERIES)
 
@@ -59,7 +59,7 @@ def make_store(put_key, put_value):
     """Return the kernel that writes a step's keys and values to the caches of its sequences.
 
     k is float32 (T, K, Dk), v (T, K, Dv). `put_key(words, place, source, size)` writes one head's key of
-    `size` numbers to `place` (head · positions + position); `put_value` a value.
+    `size` numbers to `place` (head · positions + position); `put_value` writes a value.
     """
 
     @kernel
@@ -119,11 +119,11 @@ def codes_of(v, inverse):
 
 @inline
 def quantized(source):
-    """The block of 32 numbers at `source`: its scale max|x| / 127, and codes of 16 numbers each.
+    """Quantize the 32 numbers at `source`: return the scale max|x| / 127, and two vectors of 16 codes.
 
     Each operation is rounded once, so that `kv_cache.quantize` gives the same bytes. If a number isn't
-    finite, the scale isn't either (bits of infinity and beyond are larger than others), and so no number
-    that the block stands for.
+    finite, the scale isn't finite either, because the bits of infinity and NaN are larger than all others. So
+    no number of the block is finite.
     """
     u, v = load_f32x16(source), load_f32x16(source + 64)
     bits = max(reduce_max(reinterpret(absolute(u), "i32")), reduce_max(reinterpret(absolute(v), "i32")))
@@ -137,7 +137,7 @@ def quantized(source):
 
 @inline
 def scale_place(scales, place, size):
-    """Where the first scale of `place` is stored: (…, positions/32, size/32, 32)."""
+    """Return the address of the first scale of `place`; scales are (…, positions/32, size/32, 32)."""
     return scales + place // BLOCK * size * 2 + place % BLOCK * 2
 
 
@@ -169,27 +169,28 @@ store_q8_0 = make_store(put_key_q8_0, put_value_q8_0)
 
 # ---- reading -----------------------------------------------------------------------------------------------
 
-# How attention reads a kind of cache. `width`: bytes of a number. A block of 32 keys or values is given by
-# its address and that of its scales (0 without).
-#   score(q, q_bytes, keys, scales, scores, size): scores[r, j] = q[r] · key j, of QUERIES queries.
+# The functions with which attention reads a kind of cache. `width`: bytes of a number. A block of 32 keys or
+# values is given by its address and the address of its scales (0 if there are none).
+#   score(q, q_bytes, keys, scales, scores, size): scores[r, j] = q[r] · key j, for QUERIES queries.
 #   weigh(o, scores, shrink, values, scales, size, first, end): o[r] ← o[r]·shrink[r] + Σⱼ scores[r, j]·v[j],
-#       first ≤ j < end; o is laid out as [columns/32][r][32]. `shrink`: a line with a float32 for each
-#       query, then LINE bytes to work in.
+#       first ≤ j < end; o has the layout [columns/32][r][32]. `shrink`: a line with a float32 for each
+#       query, then LINE bytes of scratch memory.
 #   key_floats(source, scales, target, size), value_floats(source, scales, target, size, n): the address of
-#       the block (of its first n values) as float32: `target`, unless it is stored so. The next is fetched.
+#       the block (of its first n values) as float32: `target`, or `source` if it is stored as float32. They
+#       prefetch the next block.
 Reader = namedtuple("Reader", "width score weigh key_floats value_floats")
 
 
 def make_reader(read, width):
-    """Return the Reader of numbers of `width` bytes, of which `read(address)` gives 16.
+    """Return the Reader of numbers of `width` bytes; `read(address)` returns 16 of them.
 
-    width 0: float32 that was converted from the cache and lies in the first-level cache already.
+    If width is 0, they are float32 that were converted before and are in the CPU's first-level cache.
     """
     ahead, width = width, width or 4
 
     @inline
     def ask_for(address):
-        """A line per 16 or 32 numbers that are read, a block ahead."""
+        """Prefetch a line for each 16 or 32 numbers that are read, one block ahead."""
         if ahead:
             prefetch(address)
             if ahead == 4:
@@ -207,7 +208,7 @@ def make_reader(read, width):
     @inline
     def weigh(o, scores, shrink, values, scales, size, first, end):
         for c in range(0, size, 32):
-            second = 16 * width if c + 16 < size else 0  # else the same again, read by nobody
+            second = 16 * width if c + 16 < size else 0  # else the same numbers again, whose sums aren't used
             place = o + c * QUERIES * 4
             sums = scale_sums(load_sums(place), shrink, 4)
             for j in range(first, end):
@@ -235,7 +236,7 @@ def make_reader(read, width):
 
 @inline
 def sixteen_codes(p, scale):
-    """Sixteen bytes times their scales: exact, as a byte and a float16 have 19 bits together."""
+    """Return sixteen bytes times their scales; exact, because a byte times a float16 has 19 bits."""
     return to_f32(widen_i8(load_u8x16(p))) * scale
 
 
@@ -256,7 +257,7 @@ def score_q8_0(q, q_bytes, keys, scales, scores, size):
 
 @inline
 def spread_scales(scales, target):
-    """The 32 scales of a block as float32."""
+    """Write the 32 scales of a block as float32."""
     store(target, half_to_f32(load_u16x16(scales)))
     store(target + 64, half_to_f32(load_u16x16(scales + 32)))
 

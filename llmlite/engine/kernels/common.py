@@ -1,4 +1,4 @@
-"""How a kernel's body is marked, and what all of them use."""
+"""The decorators of kernels, and functions that all kernels use."""
 
 import numba
 from numba import types
@@ -27,10 +27,10 @@ mixed_stride = inline(mixed_bytes)
 
 
 def kernel(body):
-    """Declare a kernel of a plan: `body(step, rank, n_threads, ...)`, the rest from its record.
+    """Declare a kernel of a plan: `body(step, rank, n_threads, ...)`; the other arguments are in its record.
 
-    `rank` of `n_threads` is the piece that it computes; several may run on one thread. A kernel with scratch
-    memory takes `worker` next: the thread's own number (`jit.entry_source`).
+    The kernel computes piece `rank` of `n_threads`; one thread may run several pieces. A kernel with scratch
+    memory takes `worker` next, the thread's own number (`jit.entry_source`).
     """
     compiled = inline(body)
     compiled.llmlite_parameters = [p.name for p in own_parameters(body)]
@@ -47,7 +47,7 @@ def kernel(body):
 def kernel_of(fields):
     """Declare a kernel of a plan whose body reads its record: `body(step, rank, n_threads, worker, spec)`.
 
-    `spec`: the address of its arguments, one word each, at the places `fields` (`contract.offsets`).
+    `spec` is the address of its arguments, one word each, at the offsets `fields` (`contract.offsets`).
     """
 
     def declare(body):
@@ -79,26 +79,26 @@ def _cfunc(signature, function):
 
 @inline
 def share(n, rank, n_threads):
-    """This thread's part of n things, as a range."""
+    """Return this piece's part of n things, as a range."""
     return n * rank // n_threads, n * (rank + 1) // n_threads
 
 
 @inline
 def share_by(n, unit, rank, n_threads):
-    """This thread's part of n things, cut only at multiples of `unit`."""
+    """Return this piece's part of n things, cut only at multiples of `unit`."""
     low, high = share((n + unit - 1) // unit, rank, n_threads)
     return low * unit, min(high * unit, n)
 
 
 @inline
 def report(step, rank, number):
-    """Note that operation `number` met a number that is not finite; the first one is kept."""
+    """Report that operation `number` met a number that is not finite; the first such operation is kept."""
     atomic_min(load_i64(step + STEP.faults), i64(number))
 
 
 @inline
 def position_of(step, row):
-    """The position of a row in its sequence."""
+    """Return the position of a row in its sequence."""
     return load_i64(load_i64(step + STEP.positions) + row * 8)
 
 
@@ -131,6 +131,6 @@ def exp(x):
 
 @inline
 def exp_or_zero(x):
-    """`exp`, and exactly 0 where x is so low that it means "masked"."""
+    """`exp`, but exactly 0 below -80, where x means "masked"."""
     e = exp(x)
     return choose_above(x, splat_f32x16(f32(-80.0)), e, splat_f32x16(f32(0.0)))

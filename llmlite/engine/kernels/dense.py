@@ -1,6 +1,6 @@
-"""Types without blocks: F32, F16, BF16. Products in float32, activations as they are.
+"""Types without blocks: F32, F16, BF16. Products are in float32, and activations aren't quantized.
 
-A row and token have sixteen sums, of the weights whose index leaves 0, 1, … 15 divided by 16.
+A row and a token have sixteen sums. Sum j adds up the weights j, 16 + j, 32 + j, …
 """
 
 from llmlite.engine import emit
@@ -42,7 +42,7 @@ load_dots, store_dots, no_dots, add_dots = make_dots(DOT_ROWS, FLOAT_TOKENS, f32
 
 @inline
 def one_sum(p):
-    """The sixteen lanes of one row and token."""
+    """Return the sixteen lanes of one row and token."""
     if DOT_BYTES == 64:
         return load_f32x16(p)
     return concat(load_f32x8(p), load_f32x8(p + DOTS * 32))
@@ -67,7 +67,7 @@ def make_matvec(sixteen, size):
     """Return the kernel out[t, r] = Σ weight[r]·x[t]; `sixteen(p)` gives 16 weights of `size` bytes.
 
     Lane j adds up the weights j, 16 + j, 32 + j, … in this order; lanes are folded at the end. `make_matmul`
-    adds in the same order. A row alone would wait for its one sum, so ROWS_AT_ONCE are read side by side.
+    adds in the same order. A single row would wait for its one sum, so ROWS_AT_ONCE rows are read together.
     """
 
     @inline
@@ -97,7 +97,7 @@ def make_matvec(sixteen, size):
                         prefetch(p1 + k + AHEAD)
                         prefetch(p2 + k + AHEAD)
                         prefetch(p3 + k + AHEAD)
-                    else:  # the next four rows in file order: 40 % faster than a place ahead in each
+                    else:  # the next four rows in file order: 40 % faster than a prefetch ahead in each row
                         prefetch(p0 + 4 * (row_bytes + k))
                         prefetch(p0 + 4 * (row_bytes + k) + 64)
                     u = load_f32x16(v + k * 4 // size)
@@ -132,14 +132,14 @@ def make_embed(sixteen, size):
 def make_matmul(sixteen, size):
     """Return the kernel out[t, r] = Σ weight[r]·x[t] for many tokens.
 
-    FLOAT_ROWS × FLOAT_COLUMNS weights become float32 once, row by row. Then 4 rows and FLOAT_TOKENS tokens at
-    a time are multiplied along their length, so that lanes are those of `make_matvec`; between columns the
-    sums are kept as [token tile][four rows][vectors].
+    FLOAT_ROWS × FLOAT_COLUMNS weights are converted to float32 once, row by row. Then 4 rows and FLOAT_TOKENS
+    tokens at a time are multiplied along their length, so the lanes are those of `make_matvec`. Between
+    chunks of columns, the sums are stored as [token tile][four rows][vectors].
     """
 
     @inline
     def multiply(tile, acc, x, width, columns, begins):
-        """Four rows × FLOAT_TOKENS × `columns` weights, added to the sums at `acc`."""
+        """Add the products of four rows × FLOAT_TOKENS × `columns` weights to the sums at `acc`."""
         for half in range(0, 64, DOT_BYTES):
             place = acc + half // DOT_BYTES * DOTS * DOT_BYTES
             sums = no_dots() if begins else load_dots(place)

@@ -1,8 +1,8 @@
-"""Mixtures of experts: who goes where, and one matrix kernel called for each expert's rows.
+"""Mixtures of experts: the routing of rows, and one matrix kernel called for each expert's rows.
 
-A step has T rows, each goes through n_used of n_expert experts: S = T · n_used rows, sorted by expert, so
-that an expert's weights are read once for all its rows. `counts` is int64 (2, n_expert): how many rows each
-expert has, and where they begin.
+A step has T rows, and each goes through n_used of n_expert experts. The S = T · n_used rows are sorted by
+expert, so that an expert's weights are read once for all its rows. `counts` is int64 (2, n_expert): the
+number of rows of each expert, and the index of its first row.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ from llmlite.engine.simd import (
     store,
 )  # fmt: skip
 
-SMALLEST_SUM = 6.103515625e-5  # llama.cpp divides by no less: F16's smallest normal number
+SMALLEST_SUM = 6.103515625e-5  # the smallest divisor of llama.cpp: F16's smallest normal number
 
 
 @inline
@@ -36,7 +36,7 @@ def exp_scalar(x):
 
 @inline
 def worth(row, bias, e):
-    """What expert e is chosen by: row[e], plus bias[e] unless `bias` is 0."""
+    """Return the score for the choice of expert e: row[e], plus bias[e] unless `bias` is 0."""
     s = load_f32(row + e * 4)
     if bias != 0:
         s = f32(s + load_f32(bias + e * 4))
@@ -45,9 +45,9 @@ def worth(row, bias, e):
 
 @inline
 def choose_groups(row, bias, n_expert, n_group, n_used, by_two):
-    """The best `n_used` of n_group groups, a bit for each; of equal ones the first.
+    """Return the best `n_used` of n_group groups, as a bit for each; of equal groups, the first wins.
 
-    A group is worth what its best expert is, or its two best together.
+    A group's score is that of its best expert, or the sum of its two best (`by_two`).
     """
     if n_used >= n_group:
         return (i64(1) << n_group) - 1
@@ -72,9 +72,9 @@ def choose_groups(row, bias, n_expert, n_group, n_used, by_two):
 
 @inline
 def choose(row, bias, last, last_id, is_first, n_expert, n_group, groups):
-    """The best expert that comes after `last_id` in order of worth; of equal ones the first.
+    """Return the best expert after `last_id` in the order of scores; of equal experts, the first comes first.
 
-    Only those of `groups`, a bit for each of n_group, are asked.
+    Only experts in `groups`, which has a bit for each of n_group, are considered.
     """
     best, best_id, size = f32(0), i64(-1), n_expert // n_group
     for g in range(n_group):
@@ -84,19 +84,21 @@ def choose(row, bias, last, last_id, is_first, n_expert, n_group, groups):
                 behind = is_first or s < last or (s == last and e > last_id)  # not chosen yet
                 if behind and (best_id < 0 or s > best):
                     best, best_id = s, i64(e)
-    return best, max(best_id, 0)  # scores that are not numbers choose the first expert
+    return best, max(best_id, 0)  # if all scores are NaN, the first expert is chosen
 
 
 @kernel
 def route_share(
     step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, n_group, n_group_used, factor: float
 ):
-    """For each row the n_used highest scores, and of these the softmax:
+    """Choose the n_used highest scores of each row; the weights are their softmax:
 
         weight[t, j] = factor · e^score[t, j] / Σ e^score[t, j'] over the chosen j'
 
     Args:
-        scores: float32 (T, n_expert). ids: int64 (T, n_used). weights: float32 (T, n_used).
+        scores: float32 (T, n_expert).
+        ids: int64 (T, n_used).
+        weights: float32 (T, n_used).
     """
     low, high = share(load_i64(step + rows), rank, n_threads)
     for t in range(low, high):
@@ -118,7 +120,7 @@ def route_share(
 def route_softmax(
     step, rank, n_threads, rows, scores, ids, weights, n_expert, n_used, n_group, n_group_used, factor: float
 ):
-    """For each row the n_used highest scores, and their share in the softmax of all:
+    """Choose the n_used highest scores of each row; the weights are their shares in the softmax of all:
 
     weight[t, j] = factor · e^score[t, j] / Σ e^score[t, e] over every e
     """
@@ -143,10 +145,10 @@ def route_sigmoid(
     step, rank, n_threads, rows, scores, bias, ids, weights, n_expert, n_used, n_group, n_group_used,
     factor: float, normalized,
 ):  # fmt: skip
-    """For each row the n_used highest p + bias, p = sigmoid(score); bias 0: none.
+    """Choose the n_used highest p + bias of each row, p = sigmoid(score); bias 0 means none.
 
-    weight[t, j] = factor · p[t, j], divided by Σ p[t, j'] over the chosen j' if `normalized`. The scores
-    become p.
+    weight[t, j] = factor · p[t, j], divided by Σ p[t, j'] over the chosen j' if `normalized`. The scores are
+    overwritten with p.
     """
     low, high = share(load_i64(step + rows), rank, n_threads)
     for t in range(low, high):
@@ -256,12 +258,12 @@ def call_kernel(typing, function, record, rank, n_threads, worker):
 
 @routine(4)
 def each_expert(record, rank, n_threads, worker):
-    """out[s] = weight[expert of s] · x[s]: a matrix kernel of the weights' type, once for each expert.
+    """out[s] = weight[expert of s] · x[s]: call a matrix kernel of the weights' type once for each expert.
 
-    The record: step, counts, n_expert, the matrix kernel, how many arguments that has, where threads may
-    write its record, bytes for each, `strides` int64 (n_arguments, 2); then the arguments. For expert e,
-    whose rows begin at f, argument i is moved by e · strides[i, 0] + f · strides[i, 1]; the step it reads is
-    e's count, which for it is the number of rows.
+    The record holds: step, counts, n_expert, the matrix kernel, the number of its arguments, memory in which
+    threads write its record, bytes of this memory for each thread, `strides` int64 (n_arguments, 2); then the
+    arguments. For expert e, whose rows begin at f, argument i is moved by e · strides[i, 0] + f · strides[i,
+    1]. As its step record, the kernel gets e's count, which it reads as the number of rows.
     """
     counts, n_expert = load_i64(record + 8), load_i64(record + 16)
     run, n_arguments = load_i64(record + 24), load_i64(record + 32)

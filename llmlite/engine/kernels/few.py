@@ -1,12 +1,14 @@
 """Matrix products of quantized weights with a few rows of activations: several sequences at once, drafts.
 
-A group of 256 weights is unpacked once, as a single token's kernel does it (`quantized.side_by_side`), stays
-in registers, and meets every token; the sums of all tokens lie in the first-level cache meanwhile. So weights
-are read once, and nothing is transposed. If the activations of whole rows don't fit that cache, FEW_ROWS rows
-take them a chunk at a time. Lanes are those of `quantized.make_matvec`: the bits are the same.
+A group of 256 weights is unpacked once, as in a single token's kernel (`quantized.side_by_side`). It stays in
+registers while it is multiplied by every token; the sums of all tokens are in the first-level cache. So
+weights are read once, and nothing is transposed. If the activations of whole rows don't fit that cache,
+FEW_ROWS rows take them a chunk at a time. Lanes are those of `quantized.make_matvec`, so the bits are the
+same.
 
-With AVX-512 a vector of sums holds two rows of weights, eight lanes each, so that one conversion, one product
-of scales and one multiply-add serve both. With 16 registers a row's weights fill eight: one row at a time.
+With AVX-512, a vector of sums holds two rows of weights, eight lanes each, so that one conversion, one
+product of scales and one multiply-add serve both. With 16 registers, one row's weights fill eight, so rows
+are taken one at a time.
 """
 
 from llmlite.engine.families import FEW_CHUNK, FEW_ROWS
@@ -62,7 +64,7 @@ lanes_apart_4, lanes_apart_2, lanes_apart_1 = (
 
 
 def _weave(k: int) -> list[int]:
-    """Lanes of two vectors of 64 bytes in file order, four blocks: bytes 8k… of each, then 8(k + 1)… ."""
+    """Return the lanes of bytes 8k… of each of four blocks, then 8(k + 1)…, in two vectors in file order."""
     return [8 * block + 2 * (k + i) + j for i in (0, 1) for block in range(4) for j in (0, 1)]
 
 
@@ -77,7 +79,7 @@ first_words, second_words = (
 
 
 def in_block_order(quants64):
-    """Return (p) -> four u8x64 as `side_by_side` takes them, for types read in file order."""
+    """Return (p) -> four u8x64 in the order of `side_by_side`, for types that are read in file order."""
 
     @inline
     def vectors(p):
@@ -105,7 +107,7 @@ if TWO_ROWS:
 
     @inline
     def block_sums(a, b):
-        """Two lanes of each of eight blocks added, of row a, then of row b."""
+        """Return the sums of each block's two lanes: eight blocks of row a, then eight of row b."""
         return even_lanes(a, b) + odd_lanes(a, b)
 
     @inline
@@ -171,8 +173,9 @@ else:
 def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None, scale=None, minimum=None):
     """Return the kernel out[t, r] = Σ weight[r]·x[t] for a few tokens.
 
-    Args: as for `quantized.make_matvec`. A row's last blocks, fewer than eight, are taken as a group whose
-    other lanes are thrown away; at the end of the matrix, where that would read too far, one by one.
+    The arguments are those of `quantized.make_matvec`. If a row ends with fewer than eight blocks, they are
+    read as a group whose other lanes are discarded. At the end of the matrix, this would read too far, so
+    they are read one by one.
     """
     (dot, zero), sub, has_minimum = dot_of(family), family.sub, family.has_minimum
     vectors = vectors or in_block_order(quants64)
@@ -215,14 +218,14 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
 
     @inline
     def both16(a, b):
-        """Numbers of the blocks' first halves, of all rows, then those of the second ones."""
+        """Return the numbers of the blocks' first halves, for both rows, then of their second halves."""
         return of_rows(low_half(a), low_half(b)), of_rows(high_half(a), high_half(b))
 
     add, both = (add16, both16) if sub == 16 else (add32, both32)
 
     @inline
     def numbers(p0, p1):
-        """Scales and minimums of both rows."""
+        """Return the scales and minimums of both rows."""
         s = both(scales(p0), scales(p1))
         return s, (both(mins(p0), mins(p1)) if has_minimum else s)
 
@@ -238,7 +241,7 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
 
     @inline
     def part_of_group(acc, n_tokens, p0, p1, x, xd, xs, x_stride, d_stride, s_stride, n_blocks):
-        """`group`, of which only the first blocks exist."""
+        """Do the same as `group` if only its first n_blocks blocks exist."""
         v, u = vectors(p0), vectors(p1)
         s, m = numbers(p0, p1)
         here, lanes = splat_ints(i32(n_blocks)), lane_numbers()
@@ -251,7 +254,7 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
 
     @inline
     def last_blocks(acc, n_tokens, p0, p1, x, xd, xs, x_stride, d_stride, s_stride, n_blocks):
-        """`part_of_group` without reading past its end; x: in file order."""
+        """Do the same as `part_of_group`, without reading past its end; x is in file order."""
         for t in range(n_tokens):
             place = acc + t * SUM_BYTES
             store(place, tail(p0, x, xd, xs, n_blocks, load_f32x8(place)))
@@ -261,7 +264,7 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
 
     @inline
     def multiply(acc, n_tokens, p0, p1, ahead, n_groups, x, xd, xs, x_stride, d_stride, s_stride):
-        """Add n_groups groups of both rows, and ask for those that are `ahead` bytes further."""
+        """Add n_groups groups of both rows, and prefetch those that are `ahead` bytes further."""
         for _ in range(n_groups):
             for line in range(0, group_bytes, 64):
                 prefetch(p0 + ahead + line)
@@ -307,7 +310,7 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
                 first += chunk
             acc = scratch + worker * scratch_bytes
             for r in range(begin, end, ROWS):
-                if has_tail:  # noqa: SIM102  (a constant, pruned while compiling)
+                if has_tail:  # noqa: SIM102  (a constant, removed by the compiler)
                     if n_left > 0:
                         p0 = w + r * row_bytes + n_groups * group_bytes
                         p1 = p0 + (row_bytes if r + 1 < n_rows else 0)

@@ -1,7 +1,7 @@
-"""A matrix for each head: rows cut by head, one matrix kernel called for each, and put together again.
+"""A matrix for each head: split rows by head, call one matrix kernel for each head, and merge the results.
 
-Rows are (T, H·width) in the model. A kernel takes rows of a single width, so a head's stretches of all rows
-are copied behind each other: its plane, `plane` bytes from the next head's.
+Rows are (T, H·width) in the model. A kernel takes rows of a single width, so a head's parts of all rows are
+copied one after another. They are the head's plane; planes are `plane` bytes apart.
 """
 
 from llmlite.engine.kernels.common import kernel, routine, share
@@ -31,11 +31,11 @@ def merge_heads(step, rank, n_threads, rows, x, out, n_head, width, plane):
 
 @routine(4)
 def each_head(record, rank, n_threads, worker):
-    """A kernel for every head's plane, one head after the other.
+    """Call a kernel for every head's plane, one head after another.
 
-    The record: step, n_head, the kernel, how many arguments that has, where threads may write its record,
-    bytes for each, `strides` int64 (n_arguments,); then the arguments. For head h argument i is moved by
-    h · strides[i].
+    The record holds: step, n_head, the kernel, the number of its arguments, memory in which threads write its
+    record, bytes of this memory for each thread, `strides` int64 (n_arguments,); then the arguments. For head
+    h, argument i is moved by h · strides[i].
     """
     step, n_head = load_i64(record), load_i64(record + 8)
     run, n_arguments = load_i64(record + 16), load_i64(record + 24)

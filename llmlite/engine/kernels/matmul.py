@@ -1,7 +1,7 @@
-"""Matrix products of quantized weights with many tokens (prefill), for what `quantized` says of a type.
+"""Matrix products of quantized weights with many tokens (prefill); `quantized` describes a type.
 
-`matmul*` unpacks 32 rows × up to CHUNK groups of 256 weights once, into bytes that stay in a near cache, and
-reuses them for every token.
+`matmul*` unpacks 32 rows × up to CHUNK groups of 256 weights once, into bytes that stay in the CPU's caches,
+and reuses them for every token.
 """
 
 from llvmlite import ir
@@ -31,7 +31,7 @@ from llmlite.engine.simd import (
     store,
 )  # fmt: skip
 
-ROUNDS_AHEAD = TILE_ROWS // LANES  # of LANES rows of the next chunk, prefetched by blocks of tokens
+ROUNDS_AHEAD = TILE_ROWS // LANES  # rounds in which blocks of tokens prefetch LANES rows of the next chunk
 
 
 def make_call(n):
@@ -58,7 +58,7 @@ call_unpack, call_multiply = make_call(6), make_call(13)
 
 @inline
 def ask_for(rows, row_bytes, n_rows, n_bytes):
-    """Prefetch n_bytes of each of n_rows rows; returns where the next row begins."""
+    """Prefetch n_bytes of each of n_rows rows; return the address of the next row."""
     for _ in range(n_rows):
         for line in range(0, n_bytes, 64):
             prefetch(rows + line)
@@ -68,7 +68,7 @@ def ask_for(rows, row_bytes, n_rows, n_bytes):
 
 @inline
 def copy_out(sums, out, row_bytes, n_tokens, n_rows):
-    """The first n_rows of 32 rows of n_tokens tokens, to their places."""
+    """Copy the sums of the first n_rows of 32 rows, for n_tokens tokens, to the result."""
     for _ in range(n_tokens):
         if n_rows == TILE_ROWS:
             store(out, load_f32x16(sums))
@@ -81,7 +81,7 @@ def copy_out(sums, out, row_bytes, n_tokens, n_rows):
 
 @inline
 def next_chunk(place, first, n_groups, row_bytes):
-    """Where the chunk after the one at `place` begins, and how many bytes of a row it has."""
+    """Return the address of the chunk after the one at `place`, and its bytes in each row."""
     group_bytes = row_bytes // n_groups
     ahead = CHUNK * group_bytes
     if first + CHUNK >= n_groups:  # the next rows
@@ -92,19 +92,23 @@ def next_chunk(place, first, n_groups, row_bytes):
 def make_matmul(sub):
     """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
 
-    A row and token have eight sums, one for each block of a group, which add up that block of all groups: the
-    lanes of `quantized.make_matvec`. Blocks are taken in the order 0, 4, 2, 6, 1, 5, 3, 7, so that a sum soon
-    meets the one it is folded with, and at most three wait.
+    A row and a token have eight sums, one for each block of a group. Each adds up its block of all groups,
+    like a lane of `quantized.make_matvec`. Blocks are taken in the order 0, 4, 2, 6, 1, 5, 3, 7, so that sums
+    are folded early, and at most three wait.
     """
     n_parts, sums_bytes = 32 // sub, 1024 // sub
 
     @inline
     def multiply_chunk(spec, tile, row, first, n_blocks, t, n_tokens, coming):
-        """32 rows × up to TOKEN_BLOCK tokens from t on × one chunk.
+        """Multiply one chunk of 32 rows by up to TOKEN_BLOCK tokens from t on.
 
-        `coming`: the next chunk's first row, which lies row by row, so no CPU guesses that it comes; how many
-        of its rows are prefetched with each block of a group, and how many bytes of each. Returns the first
-        row that is not.
+        Args:
+            coming: address of the next chunk's first row to prefetch, the number of rows to prefetch with
+                each block of a group, and the bytes of each. A chunk is stored row by row, so no CPU predicts
+                the next one.
+
+        Returns:
+            The address of the first row that wasn't prefetched.
         """
         width, row_bytes = load_i64(spec + MATMUL.width), load_i64(spec + MATMUL.row_bytes)
         n_rows, zero = load_i64(spec + MATMUL.n_rows), load_i64(spec + MATMUL.zero)
@@ -115,12 +119,12 @@ def make_matmul(sub):
         ahead, n_ahead, n_coming = coming
         kept, waiting = tile + KEPT + t * LANES * LINE, tile + SUMS
         out = load_i64(spec + MATMUL.out) + (t * n_rows + row) * 4
-        if last:  # the lines that results go to: a write that misses holds up the ones after it
+        if last:  # prefetch the lines of the results, because a write that misses delays the next ones
             ask_for(out, n_rows * 4, n_tokens, LINE)
         for i in range(LANES):
             ahead = ask_for(ahead, row_bytes, n_ahead, n_coming)
             j = (i & 1) << 2 | i & 2 | i >> 2
-            # folded with as many sums as i ends in ones; as many go on waiting as it has other ones
+            # it is folded with as many sums as i has ones at its end; its other ones are sums that still wait
             n_folded = (i & 1) + i64(i & 3 == 3) + i64(i == 7)
             depth = (i & 1) + (i >> 1 & 1) + (i >> 2) - n_folded
             n_here = n_groups - (1 if j >= n_blocks - 8 * (n_groups - 1) else 0)
@@ -166,7 +170,7 @@ def make_matmul(sub):
                 place += first * (row_bytes // n_groups)
                 coming, n_coming = next_chunk(place, first, n_groups, row_bytes)
                 for t in range(0, n_tokens, TOKEN_BLOCK):
-                    if t // TOKEN_BLOCK * n_ahead >= ROUNDS_AHEAD:  # all of it is on its way
+                    if t // TOKEN_BLOCK * n_ahead >= ROUNDS_AHEAD:  # the whole chunk has been prefetched
                         n_coming = 0
                     here = min(TOKEN_BLOCK, n_tokens - t)
                     coming = multiply_chunk(

@@ -30,25 +30,30 @@ TILE_TOKENS = QUANTIZED_TOKENS
 add_sums = make_add_sums(TILE_TOKENS)
 load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
 no_products, no_sums = make_zero_sums(TILE_TOKENS, i32x16), make_zero_sums(TILE_TOKENS)
-# With 16 registers, loops over the words of a sub-block stay loops, because their bound looks unknown: LLVM
-# would unroll them, put all words of one row first, and then run out of registers: 40 % slower.
+# With 16 registers, loops over the words of a sub-block have a bound that LLVM doesn't know, so that they
+# stay loops. LLVM would unroll them, put all words of one row first, and run out of registers: 40 % slower.
 UNROLLED = TARGET.has("avx512f")
 
 
 def make_multiply(*, sub, has_minimum=False, small=True):
     """Return the routine that multiplies one block of every group of a chunk: 32 rows × n_tokens.
 
-    With AVX-512 twelve vectors of sums (2 × 16 rows, 6 tokens) run side by side: a dot product takes 4 or 5
-    cycles, two start in one. As a routine of its own it has registers for all its addresses. `small`: every
-    quant is below 128; else `zero` is 128, so bytes are signed numbers shifted.
+    With AVX-512, twelve vectors of sums (2 × 16 rows, 6 tokens) are computed side by side, because a dot
+    product takes 4 or 5 cycles, and two start in each. A separate routine has registers for all its
+    addresses. `small` promises that every quant is below 128; otherwise `zero` is 128, and bytes are shifted
+    signed numbers.
 
-    Its arguments:
-        words, numbers: where the block's quants and its scales begin.
-        q, d, xs: activations of the first token, their scales, and their sums. width: numbers of a row.
-        n_groups: how many groups there are. n_bytes: `sub`. zero: what quants are too large by.
-        before: sums to go on with, of each token; 0: none yet.
-        sums: where they go. n_folded: how many sums that lie there, TOKEN_BLOCK tokens apart, are folded in,
-            the last one first.
+    The routine's arguments:
+        words, numbers: addresses of the block's quants and of its scales.
+        q, d, xs: addresses of the first token's activations, their scales, and their sums.
+        width: numbers in a row.
+        n_groups: the number of groups.
+        n_bytes: the same as `sub`.
+        zero: number to subtract from quants.
+        n_tokens: the number of tokens.
+        before: address of each token's earlier sums; 0 if there are none.
+        sums: address of the results.
+        n_folded: the number of sums at `sums`, TOKEN_BLOCK tokens apart, that are folded in, the last first.
     """
     signed = not small and emit.dots_signed(TARGET)
     add_products = make_add_products(small, signed)
@@ -57,7 +62,7 @@ def make_multiply(*, sub, has_minimum=False, small=True):
 
     @inline
     def multiply_tokens(total, words, numbers, q, d, xs, width, n_groups, n_bytes, zero):
-        """TILE_TOKENS tokens."""
+        """Return the sums of TILE_TOKENS tokens."""
         d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
         for _ in range(n_groups):
             for part in range(n_parts):

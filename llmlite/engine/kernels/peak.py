@@ -1,4 +1,4 @@
-"""Arithmetic that touches no memory: how many operations a second the vector units can do at most."""
+"""Arithmetic without memory accesses, to measure the peak rate of the vector units."""
 
 from llmlite.engine.kernels.common import kernel
 from llmlite.engine.simd import (
@@ -17,10 +17,10 @@ from llmlite.engine.simd import (
 
 
 def make_peak(load, zero, step_of):
-    """Return the kernel that does `repeats` rounds of twelve `step_of(sum, x, y)`, by every thread.
+    """Return the kernel in which every thread does `repeats` rounds of twelve `step_of(sum, x, y)`.
 
     Twelve independent sums are more than the units' latency times their number. x and y are two vectors of
-    64 bytes that `load` reads; `zero()` is an empty sum.
+    64 bytes, read by `load`; `zero()` is an empty sum.
     """
 
     @kernel

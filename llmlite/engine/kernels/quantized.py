@@ -1,17 +1,17 @@
-"""Matrix products of quantized weights with activations quantized to bytes: the shapes all quant types share.
+"""Matrix products of quantized weights with activations quantized to bytes: the code that all types share.
 
 A type describes 256 consecutive weights of a row (a "group": one super-block, or eight blocks of 32) as
 
     weight[k] = scale[k // sub] · (quant[k] − zero) − minimum[k // sub],   quant in 0…255, sub = 32 or 16
 
-and its file gives functions of the group's address for quants (64 at a time), scales and minimums. With
-activations x[k] = d[k // 32] · q[k] the product is, over sub-blocks,
+and its file has functions of the group's address that return quants (64 at a time), scales and minimums. With
+activations x[k] = d[k // 32] · q[k], the product is a sum over sub-blocks,
 
     Σ scale·d · (Σ quant·q − zero·Σ q)  −  minimum·d · Σ q
 
 whose inner sums are exact integers.
 
-`make_matvec` streams rows in file order (decoding); `few` and `matmul` have the products of more tokens.
+`make_matvec` reads rows in file order (decode); `few` and `matmul` have the products of more tokens.
 """
 
 from llmlite.engine import emit
@@ -51,29 +51,29 @@ from llmlite.engine.simd import (
     widen_u8,
 )  # fmt: skip
 
-AHEAD = 4096  # bytes between what is multiplied and what is prefetched: 3 to 6 % faster than 2048
+AHEAD = 4096  # bytes from the weights that are multiplied to those prefetched: 3 to 6 % faster than 2048
 TARGET = emit.current_target()
 
 
 @inline
 def nothing(p):
-    """Stands for what a type does not have."""
+    """Take the place of a function that a type doesn't have."""
     return f32(0)
 
 
-# ---- decoding ----------------------------------------------------------------------------------------------
+# ---- decode ------------------------------------------------------------------------------------------------
 
 
-# A second order of activations: of each 256, four vectors of 64 bytes; vector k holds bytes 8k…8k+7 of the
-# eight blocks of 32, in this order.
+# A second order of activations: each 256 are four vectors of 64 bytes, and vector k holds bytes 8k…8k+7 of
+# the eight blocks of 32, in this order of blocks.
 BLOCK_ORDER = emit.block_order(TARGET)
 
 first_of_neighbours, second_of_neighbours = (
     make_shuffle([4 * q + side + j for q in range(4) for side in (0, 16) for j in (i, i + 2)]) for i in (0, 1)
 )
-# lanes of 16 weights each (see `multiply` below): the first of each block, then the second ones
+# lanes of 16 weights each (see `multiply` below): the first lane of each block, then the second lanes
 halves_of_blocks = make_shuffle([8 * (block % 2) + 4 * i + block // 2 for i in (0, 1) for block in range(8)])
-# lanes of 16 weights each (see `multiply` below): the blocks' first halves, then the second ones
+# lanes of 16 weights each (see `multiply` below): the blocks' first halves, then the second halves
 quarters_apart = make_shuffle(
     [4 * (block % 2 * 2 + half) + block // 2 for half in (0, 1) for block in range(8)]
 )
@@ -85,7 +85,7 @@ halves_apart = make_shuffle([2 * block + half for half in (0, 1) for block in ra
 
 
 def dot_of(family):
-    """Return the dot product of four bytes for the type, and what is left to subtract: zero times Σ q."""
+    """Return the type's dot product of four bytes, and the zero that is still to subtract, times Σ q."""
     if family.full_bytes and emit.dots_signed(TARGET):
         return dot4_signed, 0
     return (dot4 if family.full_bytes else dot4_small), family.zero
@@ -93,16 +93,17 @@ def dot_of(family):
 
 @inline
 def add_neighbours(a, b):
-    """Sums of two lanes next to each other: within each 128 bits two of a, then two of b."""
+    """Return sums of two adjacent lanes: within each 128 bits, two sums of a, then two of b."""
     return first_of_neighbours(a, b) + second_of_neighbours(a, b)
 
 
 def in_file_order(quants64, sub, dot):
     """Return (p, x) -> the sums of quant·activation of eight blocks: 256 weights at p, bytes at x.
 
-    With sub-blocks of 16: sixteen sums, of the blocks' first halves, then of their second ones.
+    With sub-blocks of 16, there are sixteen sums: of the blocks' first halves, then of their second halves.
 
-    `quants64`: (p, i) -> u8x64, quants 64i… of the group at address p.
+    Args:
+        quants64: (p, i) -> u8x64, quants 64i… of the group at address p.
     """
 
     @inline
@@ -128,10 +129,13 @@ def in_file_order(quants64, sub, dot):
 
 
 def side_by_side(vectors, sub, dot):
-    """`in_file_order` for types whose bytes are cheap to have in BLOCK_ORDER: (p) -> four u8x64.
+    """Do the same as `in_file_order`, for types whose bytes are cheap to load in BLOCK_ORDER.
 
-    There every 32-bit sum belongs to one block in all four vectors, so four dot products add up as they are;
-    with sub-blocks of 16, two vectors hold first halves of the blocks and two second halves.
+    In that order, every 32-bit sum belongs to one block in all four vectors, so four dot products add up
+    directly. With sub-blocks of 16, two vectors hold the blocks' first halves, and two their second halves.
+
+    Args:
+        vectors: (p) -> four u8x64 in that order.
     """
 
     @inline
@@ -154,18 +158,20 @@ def side_by_side(vectors, sub, dot):
 def make_matvec(
     family, *, scales, mins=None, quants64=None, vectors=None, quants32=None, scale=None, minimum=None
 ):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] for few tokens.
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for one token.
 
     Lane j adds up block j of every group of 256 weights, groups in file order; lanes are folded at the end.
     `make_matmul` adds in the same order.
 
     Args:
-        vectors: see `side_by_side`; without it quants64: see `in_file_order`. scales, mins: (p) -> f32x8, or
-            for sub-blocks of 16 f32x16: those of the blocks' first halves, then of the second ones.
-        quants32, scale, minimum: the same for one block of 32, for widths that are no multiple of 256.
+        vectors: see `side_by_side`.
+        quants64: see `in_file_order`; only needed without `vectors`.
+        scales, mins: (p) -> f32x8. With sub-blocks of 16, f32x16: first those of the blocks' first halves,
+            then those of the second halves.
+        quants32, scale, minimum: the same for one block of 32, for widths that aren't multiples of 256.
 
-    The kernel's `sums` are integers (Σ q of each sub-block), or for a type with minimums floats (d·Σ q); for
-    sub-blocks of 16 in the order [group][half][block].
+    The kernel's `sums` are integers (Σ q of each sub-block), or, for a type with minimums, floats (d·Σ q).
+    With sub-blocks of 16, they are in the order [group][half][block].
     """
     (dot, zero), sub = dot_of(family), family.sub
     if vectors:
@@ -232,7 +238,7 @@ def itself(v):
 
 
 def make_tail(family, quants32, scale, minimum):
-    """Return (p, x, xd, xs, n_blocks, total) -> total, plus the last blocks of a row, fewer than eight."""
+    """Return (p, x, xd, xs, n_blocks, total) -> total plus the last blocks of a row, fewer than eight."""
     (dot, zero), has_minimum, block_bytes = dot_of(family), family.has_minimum, family.block_bytes
     minimum = minimum or nothing
 
@@ -254,16 +260,17 @@ def make_tail(family, quants32, scale, minimum):
 
 
 def if_wide(vectors):
-    """Return the vectors of `side_by_side` where a CPU permutes 64 bytes at once, else None: file order.
+    """Return the vectors of `side_by_side` if the CPU can permute 64 bytes at once, else None (file order).
 
-    For types that put a weight together from two places, or that have sub-blocks of 16. Side by side, five
-    bits took 10 to 20 % longer on AVX2, six and three bits up to 30 %; with AVX-512 all are faster.
+    This is for types that combine a weight from two places, or that have sub-blocks of 16. Side by side,
+    types of five bits took 10 to 20 % longer on AVX2, of six and three bits up to 30 %. With AVX-512, all are
+    faster.
     """
     return vectors if TARGET.has("avx512bw") else None
 
 
 def doubled(numbers8):
-    """Return (p) -> f32x16: the eight numbers that `numbers8` gives, twice."""
+    """Return (p) -> f32x16: the eight numbers of `numbers8`, twice."""
 
     @inline
     def numbers16(p):
@@ -275,7 +282,7 @@ def doubled(numbers8):
 
 @inline
 def apart(numbers):
-    """Sixteen bytes of numbers, one for each 16 weights: the blocks' first halves, then the second ones."""
+    """Return sixteen bytes, one for each 16 weights, with the blocks' first halves before the second ones."""
     return halves_apart(numbers, numbers)
 
 
@@ -285,7 +292,7 @@ def apart(numbers):
 def make_embed(family, *, quants64, scales16, mins16=None, quants32=None, scale=None, minimum=None):
     """Return the kernel out[t] = row ids[t] of the matrix, as floats.
 
-    Args: as for `make_matvec`; `scales16` gives f32x16, whatever the type's sub-blocks are.
+    The arguments are those of `make_matvec`; `scales16` returns f32x16 for any size of sub-blocks.
     """
     has_minimum, has_tail, zero = family.has_minimum, quants32 is not None, family.zero
     mins16, quants32 = mins16 or nothing, quants32 or nothing

@@ -1,7 +1,7 @@
 """Mixers that keep a state of a fixed size: convolutions over the latest tokens, and state-space models.
 
-A step reads a sequence's state where its layer words say, and writes what follows `flip` bytes further
-(`llmlite.engine.recurrent`). Every token is computed in the same order, whatever steps a text is cut into.
+A step reads a sequence's state at the addresses in its layer words, and writes the next state `flip` bytes
+further (`llmlite.engine.recurrent`). Tokens are computed in the same order for any cut of a text into steps.
 """
 
 from llmlite.engine.contract import LAYER, LAYER_BYTES, SEQUENCE, SEQUENCE_BYTES, STEP
@@ -227,7 +227,7 @@ def convolve(step, rank, n_threads, x, taps, bias, out, layer, n_taps, width):
     """out[t] = Σ taps[j] · x[t - n_taps + 1 + j] + bias, column by column; bias 0: none.
 
     Rows before the step are the layer's tail, (n_taps - 1, width); the last rows become the next tail. A
-    thread takes a range of columns, so it reads and writes nothing of another's.
+    thread takes a range of columns, so threads don't share memory that is written.
     """
     low, high = share_by(width, 16, rank, n_threads)
     row_bytes, before = width * 4, n_taps - 1

@@ -1,8 +1,8 @@
-"""Matrix times vector, one weight at a time: the formats as anyone would write them down first.
+"""Matrix times vector, one weight at a time, in the most obvious code.
 
-The plain twins of the matvec kernels in `blocks32.py` and `blocks256.py`, and a rung of the ladder that
-`llmlite.bench.ladder` measures. Activations stay float32. Sums keep their order, as C and
-plain numba keep it, so the compiler may not spread them over a vector's lanes.
+These are the plain twins of the matvec kernels in `blocks32.py` and `blocks256.py`, and a rung of the ladder
+that `llmlite.bench.ladder` measures. Activations stay float32. Sums keep their order, as in C and in plain
+numba, so the compiler may not spread them over a vector's lanes.
 """
 
 from llmlite.engine.kernels.common import kernel, share
@@ -54,7 +54,7 @@ def row_q8_0(p, x, n_blocks):
 
 @inline
 def scale_and_minimum(p, j):
-    """The 6-bit scale and minimum of sub-block j, from the 12 bytes at p that hold eight of each."""
+    """Return the 6-bit scale and minimum of sub-block j, from the 12 bytes at p that hold eight of each."""
     if j < 4:
         return i64(load_u8(p + j)) & 63, i64(load_u8(p + j + 4)) & 63
     both = i64(load_u8(p + j + 4))

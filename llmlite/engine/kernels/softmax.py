@@ -1,10 +1,10 @@
-"""The numbers of attention's softmax: scores to weights, sums of one part folded into those before.
+"""The arithmetic of attention's softmax: scores become weights, and parts are folded into earlier ones.
 
-Nothing here may be reordered or contracted: a query has the same bits, whichever unit of work computes it.
+Nothing here may be reordered or contracted: a query has the same bits in any unit of work.
 
-A row (a query of one head) has a line of facts: the maximum m and the sum l of a part, m and l of the parts
-before (MERGED), the positions that it sees (LOW, HIGH), its own (PLACE), what a score loses for each position
-of distance (SLOPE), and the query's number in the step (QUERY).
+A row (a query of one head) has a line of facts: the maximum m and the sum l of a part, m and l of the earlier
+parts (MERGED), the positions that it sees (LOW, HIGH), its own position (PLACE), the loss of a score for each
+position of distance (SLOPE), and the query's number in the step (QUERY).
 """
 
 import numpy as np
@@ -40,13 +40,13 @@ LOWEST = -3e38  # the maximum of no scores
 UNSEEN = -np.inf
 ROW, MERGED, LOW, HIGH, PLACE, SLOPE, QUERY = 64, 8, 16, 24, 32, 40, 48
 
-# Lane i of the second vector among those of the first
+# The first vector, with one lane replaced by lane 0 of the second
 put1, put2, put3 = (make_shuffle([16 + i if i == place else i for i in range(16)]) for place in (1, 2, 3))
 
 
 @inline
 def exp_or_zero(x):
-    """`exp` of x ≤ 0, exactly 0 below -80 ("unseen"), and not a number if x is not."""
+    """`exp` of x ≤ 0, exactly 0 below -80 ("unseen"), and NaN if x is NaN."""
     return choose_above(splat_f32x16(f32(-80.0)), x, splat_f32x16(f32(0.0)), exp(x) + (x - x))
 
 
@@ -78,7 +78,7 @@ def inverse(x):
 
 @inline
 def only_seen(s, low, high):
-    """The scores of positions `low` … `high - 1` of sixteen; UNSEEN for others."""
+    """Return the scores of positions `low` … `high - 1` of sixteen, and UNSEEN for the others."""
     unseen = splat_f32x16(f32(UNSEEN))
     s = choose_above(splat_i32x16(i32(high)), counting_i32x16(), s, unseen)
     return choose_above(counting_i32x16(), splat_i32x16(i32(low - 1)), s, unseen)
@@ -86,7 +86,7 @@ def only_seen(s, low, high):
 
 @inline
 def changed(s, distance, softcap, slope):
-    """Scores with soft cap and ALiBi; `distance`: from the first of sixteen positions to the query's."""
+    """Return scores with soft cap and ALiBi; `distance` is from the first of 16 positions to the query's."""
     if softcap != f32(0):
         s = tanh(s * splat_f32x16(f32(f32(1) / softcap))) * splat_f32x16(softcap)
     if slope != f32(0):
@@ -97,9 +97,9 @@ def changed(s, distance, softcap, slope):
 
 @inline
 def softmax_row(scores, fact, block, softcap):
-    """One query's scores of a block become e^(s−m), in place; return m − m' in all lanes, and their sum.
+    """Turn one query's scores of a block into e^(s−m'), in place; return m − m' in all lanes, and their sum.
 
-    `fact`: the query's line. `block`: the first position of the block.
+    `fact` is the query's line of facts, and `block` the block's first position.
     """
     s0, s1 = load_f32x16(scores), load_f32x16(scores + 64)
     slope, low, high = load_f32(fact + SLOPE), load_i64(fact + LOW) - block, load_i64(fact + HIGH) - block
@@ -126,7 +126,7 @@ def add_up(fact, factor, added):
 
 @inline
 def softmax_step(scores, facts, shrink, block, softcap, n):
-    """`softmax_row` of n ≤ QUERIES queries; `shrink` gets their e^(m−m'), one lane each, made at one go."""
+    """Apply `softmax_row` to n ≤ QUERIES queries; `shrink` gets their e^(m−m'), one in each lane."""
     fell, sum0 = softmax_row(scores, facts, block, softcap)
     sum1 = sum2 = sum3 = sum0
     if n > 1:
@@ -153,8 +153,8 @@ def softmax_step(scores, facts, shrink, block, softcap, n):
 
 @inline
 def fold_state(state, m, added):
-    """Fold the maximum and the sum of a part into those of the parts before, at `state`; return what sums of
-    the parts before and of this part are multiplied by.
+    """Fold the maximum and the sum of a part into those of earlier parts, at `state`; return the factors for
+    the sums of earlier parts and of this part.
     """
     before = load_f32(state)
     top = max(before, m)
@@ -168,7 +168,7 @@ def fold_state(state, m, added):
 
 @inline
 def fold(outputs, state, part, m, added, size, jump):
-    """Fold a part's sums (`size` numbers, every 32 of them `jump` bytes apart), m and l into those before."""
+    """Fold a part's sums (`size` numbers, every 32 of them `jump` bytes apart), m and l into earlier ones."""
     old, new = fold_state(state, m, added)
     for c in range(0, size, 16):
         at = c // 32 * jump + c % 32 * 4
@@ -177,7 +177,7 @@ def fold(outputs, state, part, m, added, size, jump):
 
 @inline
 def times(v, factor):
-    """v · factor; a zero loses its sign, which depends on how often a zero was added to it."""
+    """Return v · factor, without the sign of zeros, which depends on how often a zero was added."""
     return fma(v, splat_f32x16(factor), splat_f32x16(f32(0)))
 
 

@@ -1,17 +1,17 @@
-"""What a team of threads runs: the plan's operations one after the other, taken in pieces.
+"""The loop of a team of threads: it runs the plan's operations one after another, in pieces.
 
-Operations between two barriers are a stage. Each is cut into pieces, of which every thread owns as many: it
-takes its own in order, then those that others have not begun. So a thread that the system has put aside holds
-up at most the piece it is in. A stage is over when all its pieces are done, not when all threads have come:
-who comes late goes on with the stage that the others are in. A piece is always computed by one thread, by the
-same arithmetic, so results don't depend on who took it.
+Operations between two barriers are a stage. Each operation is cut into pieces, the same number for every
+thread. A thread takes its own pieces in order, then those that others have not begun. So a preempted thread
+delays at most the piece that it is computing. A stage is over when all its pieces are done, not when all
+threads have arrived; a late thread continues with the current stage. A piece is always computed by one
+thread, with the same arithmetic, so results don't depend on the thread.
 
-Everything the threads share lies in one block of int64 words, each on a cache line of its own (byte offsets
-below). A worker that finds no new job for a while parks on a semaphore; the leader posts it. Both happen in
-compiled code, so no Python exception (Ctrl-C) can come between a job's announcement and its end.
+All shared data are in one block of int64 words, each on its own cache line (byte offsets below). A worker
+that finds no new job for a while parks on a semaphore, and the leader posts it. Both happen in compiled code,
+so no Python exception (Ctrl-C) can occur between the announcement of a job and its end.
 
-A job is over when its last stage is. The leader then closes it and waits until no worker looks at the plan
-any more: each says so by its `ACTIVE` word, which it clears before it lets another process run.
+A job is over when its last stage is. The leader then closes it and waits until no worker uses the plan any
+more. Each worker shows this by its `ACTIVE` word, which it clears before it lets another process run.
 """
 
 from llvmlite import ir
@@ -34,18 +34,19 @@ from llmlite.engine.system_calls import (
     yield_core,
 )
 
-# JOB: even if none runs. DONE: pieces of the present stage. STAGE: counts stages, over all jobs.
-# FIRST, on the line of N_THREADS: the job's first stage.
+# JOB: incremented at the beginning and at the end of a job, so it is even if none is running. DONE: finished
+# pieces of the current stage. STAGE: counts the stages of all jobs. FIRST, on the line of N_THREADS: the
+# job's first stage.
 JOB, DONE, STAGE, STOP, TABLE, N_OPS, CLOCK, N_THREADS = range(0, 512, 64)
 FIRST = N_THREADS + 8
 THREADS = 512  # then for each thread four lines:
 THREAD = 256
 PARKED, SEMAPHORE, TAKEN, ACTIVE = range(
     0, 256, 64
-)  # TAKEN: a stage, and how many of its own pieces are taken
-PIECE_BITS = 16  # of TAKEN that count pieces; the others are the stage
+)  # TAKEN: a stage, and the number of the thread's own pieces that are taken
+PIECE_BITS = 16  # bits of TAKEN that count pieces; the others are the stage
 ROW = 32  # bytes of a row of the table (`plan.ROW_WORDS`)
-SPINS = 200  # pauses before the first yield_core: longer only helps where nothing else runs
+SPINS = 200  # pauses before the first yield_core; more would only help on an otherwise idle machine
 # A thread's own lines, five of them: a clock, the core it runs on, two masks of 1,024 cores
 SCRATCH, CORE, MASK = 320, 32, 64
 MASK_BYTES = 128
@@ -81,9 +82,9 @@ def thread_lines(team, rank):
 
 @inline
 def take(word, stage, n):
-    """Take one of the n pieces of a stage that `word` counts: its number, or -1 if none is left.
+    """Take one of the n pieces of a stage that `word` counts; return its number, or -1 if none is left.
 
-    The word of an older stage counts as none taken; that of a later one means that this stage is over.
+    If the word is of an older stage, no piece is taken yet. If it is of a later one, this stage is over.
     """
     while True:
         found = atomic_load(word)
@@ -98,10 +99,10 @@ def take(word, stage, n):
 
 @inline
 def end_of_stage(team, i):
-    """The row after the last one of the stage that begins with row i, and the pieces that a thread owns."""
+    """Return the row after the stage that begins with row i, and the number of pieces that a thread owns."""
     row = load_i64(team + TABLE) + i * ROW
     n = load_i64(row + 24)
-    if load_i64(team + CLOCK) == 0:  # profiling: every operation for itself
+    if load_i64(team + CLOCK) == 0:  # while profiling, every operation is its own stage
         while load_i64(row + 16) == 0:
             i, row = i + 1, row + ROW
             n += load_i64(row + 24)
@@ -110,7 +111,7 @@ def end_of_stage(team, i):
 
 @inline
 def run_pieces(team, rank, i, n, owner, stage):
-    """Run the pieces of `owner` that nobody has taken; returns how many."""
+    """Run the pieces of `owner` that no thread has taken; return their number."""
     n_threads, n_run = load_i64(team + N_THREADS), i64(0)
     word = thread_lines(team, owner) + TAKEN
     number = take(word, stage, n)
@@ -135,7 +136,7 @@ def note_time(team, op, column):
 
 @inline
 def finish(team, i, n_run, n):
-    """Count pieces that are done of the stage at row i; the last of n ends it. Returns whether it ended."""
+    """Count finished pieces of the stage at row i; the last of n ends it. Return whether it ended."""
     if n_run == 0 or atomic_add(team + DONE, n_run) + n_run != n:
         return False
     atomic_exchange(team + DONE, 0)
@@ -147,7 +148,7 @@ def finish(team, i, n_run, n):
 
 @inline
 def pause_until(team, stage, spins):
-    """Pause up to `spins` times; returns whether the stage is over."""
+    """Pause up to `spins` times; return whether the stage is over."""
     for _ in range(spins):
         if atomic_load(team + STAGE) != stage:
             return True
@@ -157,7 +158,7 @@ def pause_until(team, stage, spins):
 
 @inline
 def stand_aside(team, rank, job):
-    """Let others have the core, holding nothing; returns whether the job goes on."""
+    """Yield the core, without using the plan meanwhile; return whether the job continues."""
     active = thread_lines(team, rank) + ACTIVE
     if rank == 0:
         yield_core()
@@ -172,14 +173,15 @@ def stand_aside(team, rank, job):
 def execute(team, rank, job):
     """Take part in the job until it is over.
 
-    A table row is (kernel, record, whether its stage ends, pieces that a thread owns); the last one ends one.
+    A table row is (kernel, record, whether its stage ends, pieces that a thread owns). The last row ends a
+    stage.
     """
     n_ops, n_threads = load_i64(team + N_OPS), load_i64(team + N_THREADS)
     profiled = load_i64(team + CLOCK) != 0
     i, stage = i64(0), load_i64(team + FIRST)
     now = atomic_load(team + STAGE)
     while True:
-        while stage < now:  # stages that went by without us
+        while stage < now:  # skip stages that ended without us
             i, _ = end_of_stage(team, i)
             stage += 1
         if i >= n_ops:
@@ -189,7 +191,7 @@ def execute(team, rank, job):
         if profiled:
             note_time(team, i + 1, rank + 1)
         over = finish(team, i, n_run, n * n_threads)
-        # A stage with little to do: whoever has not begun by now is asleep.
+        # In a stage with little work, a thread that has not begun by now is asleep.
         if not over and n == end - i and n_run > 0:
             over = pause_until(team, stage, SPINS)
         if not over:
@@ -220,7 +222,7 @@ def execute_alone(team):
 
 @routine(6)
 def run(team, table, n_ops, n_threads, clock, scratch):
-    """Announce a job, wake who sleeps, take part as rank 0, return when everyone is done."""
+    """Announce a job, wake sleeping workers, take part as rank 0, and return when all threads are done."""
     store(team + TABLE, table)
     store(team + N_OPS, n_ops)
     store(team + N_THREADS, n_threads)
@@ -248,25 +250,25 @@ def run(team, table, n_ops, n_threads, clock, scratch):
 
 @inline
 def announce(team, n_threads):
-    """Count the job up and wake the workers that are parked."""
+    """Increment JOB, and wake the workers that are parked."""
     atomic_add(team + JOB, 1)
     for rank in range(1, n_threads):
         lines = thread_lines(team, rank)
-        if atomic_exchange(lines + PARKED, 0) == 1:  # noqa: SIM102  (a constant, pruned while compiling)
+        if atomic_exchange(lines + PARKED, 0) == 1:  # noqa: SIM102  (a constant, removed by the compiler)
             if SEMAPHORES:
                 post_semaphore(lines + SEMAPHORE)
 
 
 @routine(2)
 def stop(team, n_threads):
-    """Make every worker return; only between jobs."""
+    """Make every worker return. Call it only between jobs."""
     atomic_exchange(team + STOP, 1)
     announce(team, n_threads)
 
 
 @routine(4)
 def work(team, rank, linger_ns, scratch):
-    """A worker's life: wait for the next job, take part in it, until stopped. `scratch`: its own lines."""
+    """Wait for the next job and take part in it, until stopped. `scratch` is the worker's own lines."""
     seen = i64(0)
     lines = thread_lines(team, rank)
     while True:
@@ -283,11 +285,11 @@ def work(team, rank, linger_ns, scratch):
 
 @inline
 def step_aside(rank, scratch):
-    """Move to another core where a lower rank has been put on ours.
+    """Move to another core if the system has put a lower rank on ours.
 
-    Two threads that wait for each other by yielding can share a core for seconds while another one idles:
-    each has run so recently that the system's balancer takes its cache for hot and leaves it where it is.
-    To forbid ourselves the cores of the others, for a moment, makes the system move us at once.
+    Two threads that wait for each other by yielding can share a core for seconds while another core is idle.
+    Each has run so recently that the system's balancer considers its cache hot and doesn't move it. If a
+    thread excludes the other threads' cores from its own mask for a moment, the system moves it at once.
     """
     core = i64(sched_getcpu())
     store(scratch + CORE, core)
@@ -312,13 +314,13 @@ def step_aside(rank, scratch):
 
 @inline
 def is_new(job, seen):
-    """Whether a job runs that this worker has not been in."""
+    """Return whether a job is running in which this worker hasn't taken part."""
     return job != seen and job & 1 == 1
 
 
 @inline
 def await_job(team, seen, lines, linger_ns, scratch):
-    """Spin, then yield, then park; returns the job. The leader wakes those whose `PARKED` is set."""
+    """Spin, then yield, then park; return the job. The leader wakes workers whose `PARKED` is set."""
     spins = 0
     while True:
         job = atomic_load(team + JOB)
@@ -339,13 +341,13 @@ def await_job(team, seen, lines, linger_ns, scratch):
 
 @inline
 def park(team, seen, lines):
-    """Sleep until the leader posts; a job that came meanwhile is seen by whoever clears `PARKED`."""
+    """Sleep until the leader posts. If a job came in between, the thread that clears `PARKED` sees it."""
     if not SEMAPHORES:
         await_semaphore(lines + SEMAPHORE)
         return
     atomic_exchange(lines + PARKED, 1)
     if is_new(atomic_load(team + JOB), seen) and atomic_exchange(lines + PARKED, 0) == 1:
-        return  # it came in between, and the leader has not posted for us
+        return  # a job came in between, and the leader has not posted for us
     await_semaphore(lines + SEMAPHORE)
 
 

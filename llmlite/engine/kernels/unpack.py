@@ -27,12 +27,18 @@ transpose16 = make_transpose16(8)
 def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=None, minimum=None):
     """Return the routine that unpacks up to CHUNK groups of 32 rows to bytes.
 
-    Their order is [block of a group][group][k/4][row][k%4], so that what one sum takes lies together; scales
-    and minimums follow as [block][group][sub-block][row]. A group is put down row by row, then transposed.
-    Quants of full bytes are stored less 128 where `multiply` takes signed numbers (`emit.dots_signed`).
+    Their order is [block of a group][group][k/4][row][k%4], so that the bytes of one sum are stored together.
+    Scales and minimums follow as [block][group][sub-block][row]. A group is written row by row, then
+    transposed. From quants of full bytes, 128 is subtracted if `multiply` takes signed numbers
+    (`emit.dots_signed`).
 
-    Its arguments: address of the first row, bytes per row, the first group, how many blocks of 32 there are
-    (no multiple of 8 at the end of a row), how many rows exist (the last is repeated), a thread's scratch.
+    The routine's arguments:
+        w: address of the first row.
+        row_bytes: bytes of a row.
+        first: the first group.
+        n_blocks: the number of blocks of 32, which at the end of a row may not be a multiple of 8.
+        n_rows: the number of rows that exist; the last one is repeated.
+        tile: a thread's scratch memory.
     """
     has_minimum, has_tail = family.has_minimum, quants32 is not None
     mins, quants32 = mins or nothing, quants32 or nothing
@@ -73,7 +79,7 @@ def make_unpack(family, *, quants64, scales, mins=None, quants32=None, scale=Non
                 numbers, step = tile + group * numbers_bytes + half * 64, n_groups * numbers_bytes
                 halves = (
                     LINE if sub == 16 else 8 * step
-                )  # else what follows eight scales goes where nobody reads
+                )  # otherwise, the numbers after eight scales go to memory that isn't read
                 transpose16(place, 64, numbers + SCALES, step, halves)
                 if has_minimum:
                     transpose16(place + TILE_ROWS * 64, 64, numbers + MINIMUMS, step, halves)

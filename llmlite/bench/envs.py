@@ -43,6 +43,8 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
 CORE = ("numpy", "numba", "regex", "jinja2", "tqdm")  # the packages that llmlite itself requires
 RECORD = "installation.json"
 COMPILED = ("Building wheel for", "Built ")  # printed by pip and uv if no wheel fits
+# What earlier installations left behind isn't used: the seconds would leave out downloads and compilation.
+FRESH = {"uv": ("--no-cache",), "pip": ("--no-input", "--no-cache-dir")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +131,10 @@ def create(name: str, *, again: bool = False) -> Installation:
     uv = shutil.which("uv")
     if uv:
         _run([uv, "venv", "--python", sys.executable, str(home)])
-        command = [uv, "pip", "install", "--python", str(interpreter(home)), *requirements]
+        command = [uv, "pip", "install", *FRESH["uv"], "--python", str(interpreter(home)), *requirements]
     else:
         _run([sys.executable, "-m", "venv", str(home)])
-        command = [str(interpreter(home)), "-m", "pip", "install", "--no-input", *requirements]
+        command = [str(interpreter(home)), "-m", "pip", "install", *FRESH["pip"], *requirements]
     before = set(_packages(home))
     begin = time.monotonic()
     said = _run(command)

@@ -139,6 +139,17 @@ def test_llmlite_computes_without_a_network_and_calls_nobody() -> None:
     assert found.isolated is True and not found.n_calls
 
 
+def test_privacy_is_examined_for_every_backend_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def examine(info: BackendInfo, model: str, ids: list[int]) -> privacy.Privacy:
+        return privacy.Privacy(backend=info.name, isolated=True, n_calls=int(info.name == "openvino"))
+
+    monkeypatch.setattr(privacy, "examine", examine)
+    monkeypatch.setattr(BackendInfo, "unavailable", lambda info: "gone" if info.name == "llamacpp" else "")
+    verdict, figure, values = article.CLAIMS["privacy"].measure()
+    assert list(values) == [name for name in BACKENDS if name != "llamacpp"]
+    assert verdict == article.PARTLY and "openvino 1" in figure and "torch-compile 0" in figure
+
+
 def test_a_backend_that_asks_the_network_fails_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def asks(info: BackendInfo, *rest: Any) -> None:
         if rest[-1]:

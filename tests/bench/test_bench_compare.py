@@ -134,6 +134,21 @@ def test_pairs_choose_each_backend_with_its_file() -> None:
     assert [file.model_type for file in run.files] == ["Q4_0", "F16"]
 
 
+def test_llama_cpp_is_compared_by_default_from_its_wheel_and_without_it_the_table_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost: tuple[str, ...] = ()
+    monkeypatch.setattr(backends.BackendInfo, "unavailable", lambda info: "gone" if info.name in lost else "")
+    run = compare._Run(small(backends=()), None, False)  # type: ignore[arg-type]
+    run._prepare()
+    assert [entry.info.name for entry in run.entries] == ["llmlite", "torch-f32", "torch-bf16", "xllamacpp"]
+    lost = ("xllamacpp",)
+    run = compare._Run(small(backends=()), None, False)  # type: ignore[arg-type]
+    run._prepare()
+    assert run.result.skipped == [{"backend": "xllamacpp", "reason": "gone"}]
+    assert "llama.cpp wheel (AVX2)" in str(run.result)  # the build's handicap is part of each row's name
+
+
 def test_the_time_budget_ends_the_blocks_and_says_so() -> None:
     found = compare.run(small(blocks=50, budget_seconds=0.001), progress=False)
     assert {m.block for m in found.measurements} == {-1, 0}

@@ -108,6 +108,67 @@ def test_an_environment_is_made_and_its_cost_recorded(peer: envs.Installation) -
     assert said.stdout.strip() == "7"
 
 
+UV = """\
+#!{python}
+import pathlib, subprocess, sys, zipfile
+words = sys.argv[1:]
+with open({log!r}, "a") as log:
+    print(*words, sep="\\t", file=log)
+python = words[words.index("--python") + 1]
+if words[0] == "venv":
+    sys.exit(subprocess.run([python, "-m", "venv", "--without-pip", words[-1]]).returncode)
+if "stand-in-peer" not in words:
+    sys.exit("error: No solution found: " + words[-1] + " was not found in the package registry")
+code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+target = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
+zipfile.ZipFile(next(pathlib.Path({wheels!r}).glob("*.whl"))).extractall(target)
+print("   Built stand-in-peer==1.0", file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def uv_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program called uv, first in the PATH, that installs a wheel; returns the file with its command lines."""
+    if os.name == "nt":
+        pytest.skip("the stand-in for uv is a script with a first line")
+    write_wheel(tmp_path, "stand_in_peer")
+    point_at(monkeypatch, tmp_path)
+    program, log = tmp_path / "uv", tmp_path / "log"
+    program.write_text(UV.format(python=sys.executable, log=str(log), wheels=str(tmp_path)))
+    program.chmod(0o755)
+    monkeypatch.setattr(envs.shutil, "which", lambda name: str(program) if name == "uv" else None)
+    return log
+
+
+def test_uv_makes_the_environment_if_it_is_there(uv_log: Path) -> None:
+    found = envs.create("peer")
+    home = envs.folder("peer")
+    assert (found.installer, found.compiled, found.n_packages) == ("uv", True, 1)
+    assert envs.installed("peer") == found and envs.python_with("peer", "stand_in_peer")
+    made, installed = (line.split("\t") for line in uv_log.read_text().splitlines())
+    assert made == ["venv", "--python", sys.executable, str(home)]
+    python = str(envs.interpreter(home))
+    assert installed == ["pip", "install", "--no-cache", "--python", python, "stand-in-peer"]
+
+
+def test_what_uv_says_of_a_failure_is_in_the_error(uv_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(envs.ENVIRONMENTS, "peer", ("no-such-package-here",))
+    with pytest.raises(LlmliteError, match="installing failed .*no-such-package-here was not found"):
+        envs.create("peer")
+    assert envs.installed("peer") is None
+
+
+def test_nothing_an_earlier_installation_left_behind_shortens_the_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(monkeypatch, tmp_path)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(envs, "_run", lambda command: asked.append(command) or "")  # type: ignore[func-returns-value]
+    monkeypatch.setattr(envs.files, "write_text", lambda path, text: None)
+    envs.create("peer")
+    assert asked[-1][1:] == ["-m", "pip", "install", "--no-input", "--no-cache-dir", "stand-in-peer"]
+
+
 def test_an_installation_that_failed_is_no_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,7 @@ _LINES = (
         keeps_quantized=True,
         openmp=True,
         agreement_tokens=24,
+        default=True,  # the native build needs a compiler
     ),
     _backend(
         "llamacpp",

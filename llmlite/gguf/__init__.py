@@ -1,4 +1,4 @@
-"""GGUF files: read, write, split, merge, and convert what came before them.
+"""GGUF files: read, write, split and merge them, and convert files of older formats.
 
 from llmlite import gguf
 file = gguf.read("model.gguf")

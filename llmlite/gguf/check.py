@@ -1,4 +1,4 @@
-"""Look through a file's weights for NaN and infinity, which no reader notices by itself."""
+"""Search a file's weights for NaN and infinity, which reading alone doesn't reveal."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ SLAB = 1 << 20  # weights dequantized at once
 def check_weights(file: GGUFFile, *, progress: Progress | None = None) -> None:
     """Dequantize all tensors of a file and refuse any weight that isn't a finite number.
 
-    Opening a file doesn't do it: it would read all of it. Some 100 million weights a second.
-    progress: called as progress(bytes_done, n_bytes).
+    Opening a file doesn't check this, because the whole file would have to be read. The check takes about a
+    second for 100 million weights.
 
-    Raises GGUFError naming the tensor and the block, with its offset in the file.
+    Args:
+        file: an open file, or an open split model.
+        progress: called as progress(bytes_done, n_bytes).
+
+    Raises:
+        GGUFError: a weight is NaN or infinite. The error names the tensor and the block, with the block's
+            offset in the file.
     """
     guard.arm()
     total = sum(tensor.n_bytes for tensor in file.tensors.values())

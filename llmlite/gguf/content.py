@@ -1,4 +1,4 @@
-"""What an opened GGUF file holds: its metadata and tensors as mappings, decoded on first use."""
+"""The content of an opened GGUF file: its metadata and tensors as mappings, decoded on first use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ SPLIT_KEYS = frozenset({"split.no", "split.count", "split.tensors.count"})
 class Field(NamedTuple):
     """One field of a file's bytes.
 
-    name: what it is, with the key or tensor it belongs to: "n_kv", "general.name: type".
-    offset, n_bytes: where it lies, from the start of the file.
-    type: "u32", "string", "[string]", … as metadata types are written; "padding"; a tensor type for its data.
-    value: decoded; None for padding; the QuantTensor for tensor data.
+    Attributes:
+        name: the field's name, with the key or tensor that it belongs to: "n_kv", "general.name: type".
+        offset: its position, in bytes from the start of the file.
+        n_bytes: its size.
+        type: a metadata type ("u32", "string", "[string]", …), "padding", or a tensor type for its data.
+        value: the decoded value; None for padding; the QuantTensor for a tensor's data.
     """
 
     name: str
@@ -36,8 +38,8 @@ class Field(NamedTuple):
 class Metadata(Mapping[str, Any]):
     """The keys and values of a file. A value is decoded on first use, and kept.
 
-    Numbers, bools and strings come as Python's; arrays of numbers and bools as read-only NumPy arrays in this
-    machine's byte order, arrays of strings as a StringArray, which decodes each string on first use.
+    Numbers, bools and strings are Python objects. Arrays of numbers and bools are read-only NumPy arrays in
+    this machine's byte order. Arrays of strings are a StringArray, which decodes each string on first use.
     """
 
     def __init__(self, data: np.ndarray, head: Head, hidden: frozenset[str] = frozenset()) -> None:
@@ -61,11 +63,11 @@ class Metadata(Mapping[str, Any]):
         return key in self._entries
 
     def type(self, key: str) -> str:
-        """The type of a value in the file: "u32", "string", "[f32]" … Raises KeyError."""
+        """Return the type of a value in the file: "u32", "string", "[f32]" … Raises KeyError."""
         return self._entries[key].type_name
 
     def typed(self) -> dict[str, Typed]:
-        """All values with their types: a dict to change and to give to `write`."""
+        """Return all values with their types: a new dict, to change and to pass to `write`."""
         return {key: Typed(self[key], self.type(key)) for key in self}
 
     def __repr__(self) -> str:
@@ -73,7 +75,7 @@ class Metadata(Mapping[str, Any]):
 
 
 def value_of(data: np.ndarray, head: Head, entry: Entry) -> Any:
-    """Decode a value that parsing has delimited."""
+    """Decode a value whose place was found by `parse`."""
     if entry.type is STRING:
         if entry.starts is not None:
             return StringArray(memoryview(data), entry.starts, head.width, head.byte_order)
@@ -90,7 +92,7 @@ def value_of(data: np.ndarray, head: Head, entry: Entry) -> Any:
 
 
 class Tensors(Mapping[str, QuantTensor]):
-    """The tensors of a file, or of all files of a split model, in order. Each is made when asked for."""
+    """The tensors of a file, or of all files of a split model, in order. Each is made on first use."""
 
     def __init__(self, parts: list[tuple[np.ndarray, Head]]) -> None:
         self._places = {
@@ -114,7 +116,7 @@ class Tensors(Mapping[str, QuantTensor]):
         return name in self._places
 
     def replacing(self, changed: Iterable[QuantTensor]) -> Tensors:
-        """Return the same tensors, some of them replaced by those of their name. Raises KeyError."""
+        """Return a copy in which each `changed` tensor replaces the one of its name. Raises KeyError."""
         tensors = copy.copy(self)
         tensors._made = dict(self._made)
         for tensor in changed:
@@ -128,7 +130,7 @@ class Tensors(Mapping[str, QuantTensor]):
 
 
 def tensor_of(data: np.ndarray, head: Head, info: TensorInfo) -> QuantTensor:
-    """Return the tensor that parsing has delimited; its blocks are views of `data`."""
+    """Return a tensor whose place was found by `parse`; its blocks are a view of `data`."""
     start = head.data_offset + info.offset
     blocks = data[start : start + info.n_bytes].reshape(-1, info.type.type_size)
     make = QuantTensor if head.byte_order == "little" else BigEndianTensor
@@ -136,7 +138,7 @@ def tensor_of(data: np.ndarray, head: Head, info: TensorInfo) -> QuantTensor:
 
 
 class BigEndianTensor(QuantTensor):
-    """A tensor of a big-endian file. `blocks` is a little-endian copy, made when it is first asked for."""
+    """A tensor of a big-endian file. `blocks` is a little-endian copy, made on first use."""
 
     __slots__ = ("_big", "_little")
 
@@ -145,7 +147,7 @@ class BigEndianTensor(QuantTensor):
 
     @property
     def blocks(self) -> np.ndarray:
-        """(n_blocks, type_size) uint8 as in a little-endian file."""
+        """The blocks as a little-endian file stores them: (n_blocks, type_size) uint8."""
         if self._little is None:
             self._little = byte_swapped(self._big, self.type)
         return self._little
@@ -161,9 +163,9 @@ class BigEndianTensor(QuantTensor):
 
 
 def byte_swapped(blocks: np.ndarray, kind: QuantType) -> np.ndarray:
-    """Turn round the bytes of each field of each block, so scales and wide codes; single bytes stay.
+    """Reverse the bytes of every field of each block that is wider than a byte, such as a scale.
 
-    blocks: (n, type_size) uint8. Returns a copy if anything had to move.
+    blocks: (n, type_size) uint8. Returns `blocks` itself if the type has no such field, else a copy.
     """
     swapped = kind.layout.newbyteorder("S")
     if swapped == kind.layout:

@@ -1,4 +1,4 @@
-"""Name every byte of a GGUF file: what a byte map draws."""
+"""Name every byte of a GGUF file, for a byte map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmlite.gguf.values import STRING, decode
 
 
 class _Reader:
-    """Makes Fields of consecutive numbers and strings."""
+    """Make Fields from consecutive numbers and strings."""
 
     def __init__(self, data: np.ndarray, head: Head) -> None:
         self.data, self.head, self.at = data, head, 0
@@ -38,7 +38,7 @@ class _Reader:
 def fields(data: np.ndarray, head: Head) -> Iterator[Field]:
     """Yield every field of a parsed file, in order and without gaps.
 
-    data: (file size,) uint8. head: what `parse` made of it.
+    data: (file size,) uint8. head: the result of `parse`.
     """
     reader = _Reader(data, head)
     yield Field("magic", 0, 4, "string", "GGUF")
@@ -54,7 +54,7 @@ def fields(data: np.ndarray, head: Head) -> Iterator[Field]:
 
 
 def _entry(reader: _Reader, entry: Entry) -> Iterator[Field]:
-    """Key, type, and value of one entry; an array's elements are one field."""
+    """Yield the key, type and value of one entry; an array's elements are one field."""
     name = shown(entry.key)
     yield from reader.string(f"{name}: key")
     yield reader.number(f"{name}: type", "i32")
@@ -80,7 +80,7 @@ def _tensor_info(reader: _Reader, info: TensorInfo) -> Iterator[Field]:
 
 
 def _data(reader: _Reader) -> Iterator[Field]:
-    """The tensors' data, the padding between, and what may follow."""
+    """Yield the tensors' data, the padding between them, and any bytes after the last one."""
     head, size = reader.head, len(reader.data)
     for info in head.tensors.values():
         start = head.data_offset + info.offset

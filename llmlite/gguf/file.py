@@ -25,21 +25,26 @@ from llmlite.system import guard
 class GGUFFile:
     """A GGUF file, or all the files of a split model, opened for reading; made by `read`.
 
-    path: the file as it was named. version: 1, 2 or 3. byte_order: "little" or "big".
-    alignment: of the tensors' data, in bytes. data_offset: where the tensors' data begins.
-    file_size: bytes of the file, or of all the files of a split model.
-    metadata: key -> value (see Metadata). tensors: name -> QuantTensor, whose blocks are views of the file.
-    shards: the files of a split model, each as a GGUFFile of its own; empty otherwise.
+    Use it as a context manager, or leave it to the garbage collector. Arrays taken from it stay valid after
+    `close`: the file stays mapped until the last of them is gone.
 
-    Use as a context manager, or leave it to the garbage collector: arrays taken from it stay valid after
-    `close`, and the map ends when the last of them is gone.
+    A pickle or a deep copy holds the path and opens the file again. If the file was read from bytes in
+    memory, the copy holds these bytes. Tensors changed by `replacing` are kept in both cases.
 
-    A pickle, or a deep copy, of a file holds its path and opens it again; that of bytes in memory holds the
-    bytes. Tensors put in by `replacing` are part of it.
+    Attributes:
+        path: the path as it was given.
+        version: 1, 2 or 3.
+        byte_order: "little" or "big".
+        alignment: alignment of the tensors' data, in bytes.
+        data_offset: offset of the tensors' data, in bytes.
+        file_size: bytes of the file, or of all the files of a split model.
+        metadata: key -> value (see Metadata).
+        tensors: name -> QuantTensor, whose blocks are views of the file.
+        shards: the files of a split model, each as a GGUFFile of its own; otherwise empty.
     """
 
-    _location: tuple[str, bool] | None = None  # absolute path and mmap: how `read` opened it; None: in memory
-    _changed: tuple[QuantTensor, ...] = ()  # what `replacing` put in
+    _location: tuple[str, bool] | None = None  # absolute path and mmap, as given to `read`; None: in memory
+    _changed: tuple[QuantTensor, ...] = ()  # the tensors given to `replacing`
 
     def __init__(self, path: str, data: np.ndarray, head: Head, shards: list[GGUFFile] | None = None) -> None:
         self.path = path
@@ -63,21 +68,26 @@ class GGUFFile:
 
     @property
     def metadata(self) -> Metadata:
-        """Key -> value. Raises ValueError after close."""
+        """The metadata: key -> value. Raises ValueError after close."""
         self._bytes()
         return self._metadata
 
     @property
     def tensors(self) -> Tensors:
-        """Name -> QuantTensor. Raises ValueError after close."""
+        """The tensors: name -> QuantTensor. Raises ValueError after close."""
         self._bytes()
         return self._tensors
 
     def replacing(self, *changed: QuantTensor) -> GGUFFile:
-        """Return this file as if some tensors were other ones: for experiments; nothing is written.
+        """Return a copy of this file with some tensors replaced, for experiments. Nothing is written.
 
-        Its metadata, and the places that `fields` tells, stay those of the file. Raises KeyError for a name
-        that the file hasn't got.
+        The metadata and the offsets of `fields` remain those of the file.
+
+        Args:
+            changed: tensors, each with the name of the tensor that it replaces.
+
+        Raises:
+            KeyError: the file has no tensor of such a name.
         """
         other = copy.copy(self)
         other._tensors = self.tensors.replacing(changed)
@@ -90,21 +100,21 @@ class GGUFFile:
         return other
 
     def metadata_type(self, key: str) -> str:
-        """The type of a value in the file: "u32", "string", "[f32]" … Raises KeyError."""
+        """Return the type of a value in the file: "u32", "string", "[f32]" … Raises KeyError."""
         return self.metadata.type(key)
 
     def fields(self) -> Iterator[Field]:
-        """Every field of the file in order, without gaps: header, metadata, tensor infos, padding, data.
+        """Yield every field in order, without gaps: header, metadata, tensor infos, padding, data.
 
-        Of a split model, those of the first file; `shards` has the others.
+        For a split model, these are the fields of the first file; `shards` has the others.
         """
         return fields(self._bytes(), self._head)
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Tell errors about this file's content which file it is, and where what they complain of lies.
+        """Add this file's path, and the offset of the faulty value, to errors about the file's content.
 
-        A ContentError that leaves the block gets its path and offset if it hasn't got them yet.
+        Only a ContentError that leaves the block without a path is changed.
         """
         try:
             yield
@@ -116,7 +126,7 @@ class GGUFFile:
             raise
 
     def _find(self, name: str, index: int | None) -> int | None:
-        """The offset in the file of a key's value, of element `index` of it, or of a tensor's entry."""
+        """Return the offset in the file of a key's value, of its element `index`, or of a tensor's entry."""
         entry = self._metadata._entries.get(name)
         if entry is None:
             place = self._tensors._places.get(name)
@@ -128,7 +138,7 @@ class GGUFFile:
         return entry.offset + index * entry.type.size
 
     def close(self) -> None:
-        """Let go of the file. Arrays and tensors taken from it stay valid."""
+        """Close the file. Arrays and tensors taken from it stay valid."""
         for shard in self.shards:
             shard.close()
         if self._data is not None:
@@ -169,7 +179,7 @@ class GGUFFile:
 
 
 def read_one(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
-    """Open a single file, whether it is a part of a split model or not. As `read` otherwise."""
+    """Open a single file as `read` does, but open no other files of a split model."""
     name = os.fspath(path)
     data = file_bytes(name, mmap=mmap)
     file = GGUFFile(name, data, parse(data, name))
@@ -178,8 +188,8 @@ def read_one(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
 
 
 def file_bytes(path: str, *, mmap: bool) -> np.ndarray:
-    """The bytes of a regular file as read-only (n,) uint8, mapped or read."""
-    # a pipe would wait for a writer if it were opened before looking what it is
+    """Return the bytes of a regular file as read-only (n,) uint8, mapped or read."""
+    # checked before opening, because opening a pipe waits for a writer
     if not stat.S_ISREG(os.stat(path).st_mode):
         if os.path.isdir(path):
             raise IsADirectoryError(21, "Is a directory", path)
@@ -193,20 +203,20 @@ def file_bytes(path: str, *, mmap: bool) -> np.ndarray:
                 mapped = mmap_module.mmap(file.fileno(), n_bytes, access=mmap_module.ACCESS_READ)
             except ValueError as error:
                 raise GGUFError(
-                    path, "file", None, f"{n_bytes} bytes", str(error), "it shrank meanwhile"
+                    path, "file", None, f"{n_bytes} bytes", str(error), "the file shrank while it was opened"
                 ) from None
             guard.enter(mapped, path)
             return np.frombuffer(mapped, np.uint8)
         data = np.empty(n_bytes, np.uint8)
         got = _read_into(file, data)
     if got < n_bytes:
-        raise GGUFError(path, "file", got, f"{n_bytes} bytes", f"{got}", "it shrank while it was read")
+        raise GGUFError(path, "file", got, f"{n_bytes} bytes", f"{got}", "the file shrank while it was read")
     data.flags.writeable = False
     return data
 
 
 def _read_into(file: Any, data: np.ndarray) -> int:
-    """Fill data from the file; return how many bytes there were."""
+    """Fill data from the file; return the number of bytes read."""
     view, got = memoryview(data), 0
     while got < len(data):
         n = file.readinto(view[got : got + (1 << 26)])
@@ -217,7 +227,12 @@ def _read_into(file: Any, data: np.ndarray) -> int:
 
 
 def from_bytes(data: bytes | bytearray | memoryview | np.ndarray, path: str = "bytes") -> GGUFFile:
-    """Read a GGUF file that is already in memory; path names it in errors. Raises and warns as `read`."""
+    """Read a GGUF file that is already in memory. Raises and warns as `read` does.
+
+    Args:
+        data: the bytes of the file.
+        path: the file's name in errors.
+    """
     array = np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
     array.flags.writeable = False
     return GGUFFile(path, array, parse(array, path))

@@ -1,4 +1,4 @@
-"""Files from before GGUF: GGML, GGMF and GGJT, as LLaMA models had them in 2023. Made into GGUF files.
+"""Convert GGML, GGMF and GGJT files, the formats of LLaMA models in early 2023, to GGUF.
 
     magic     "lmgg" GGML   "fmgg" GGMF   "tjgg" GGJT
     version   u32; not in GGML
@@ -8,9 +8,9 @@
         u32 n_dims, u32 length of its name, u32 type, n_dims × u32 (fastest first), the name,
         in GGJT padding to a multiple of 32 bytes of the file, then the data
 
-All little-endian. The layout of quantized blocks changed on the way: before GGJT version 2 all of them were
-others than today's, in version 2 still those of Q4_0, Q4_1 and Q8_0.
-Source: what llama.cpp's convert_llama_ggml_to_gguf.py reads.
+All numbers are little-endian. The layouts of quantized blocks have changed since: before GGJT version 2, none
+is the same as today; in version 2, those of Q4_0, Q4_1 and Q8_0 still differ.
+Source: llama.cpp's convert_llama_ggml_to_gguf.py.
 """
 
 from __future__ import annotations
@@ -49,13 +49,22 @@ LAYER_NAMES = {
     "feed_forward.w2": "ffn_down",
     "feed_forward.w3": "ffn_up",
 }
-FIRST_BYTE, FIRST_TEXT = 3, 259  # LLaMA's vocabulary: three special tokens, 256 bytes, then texts by score
+FIRST_BYTE, FIRST_TEXT = 3, 259  # LLaMA's vocabulary: 3 special tokens, 256 bytes, then texts by score
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 
 
 @dataclass
 class LegacyFile:
-    """What such a file holds. name: "GGJT v3". texts, scores: of the tokens. tensors: under GGUF's names."""
+    """The content of a GGML, GGMF or GGJT file.
+
+    Attributes:
+        name: the format and its version: "GGJT v3".
+        version: the version; 0 for GGML, which has none.
+        hyperparameters: the header's numbers, under the names in HYPERPARAMETERS.
+        texts: the tokens' texts.
+        scores: the tokens' scores; empty for GGML, which has none.
+        tensors: GGUF's name -> QuantTensor.
+    """
 
     name: str
     version: int
@@ -73,14 +82,20 @@ def convert_legacy(
     rms_eps: float = 5e-6,
     progress: Progress | None = None,
 ) -> None:
-    """Make a GGUF file of a LLaMA model in GGML, GGMF or GGJT form. Its blocks are copied as they are.
+    """Convert a LLaMA model from a GGML, GGMF or GGJT file to GGUF. Its blocks are copied unchanged.
 
-    n_ctx, rms_eps: what those files don't say. LLaMA 1: 2048 and 1e-6; LLaMA 2: 4096 and 1e-5. The default
-        of 5e-6 is llama.cpp's, between the two.
-    progress: called as progress(bytes_done, n_bytes).
+    Args:
+        source: path of the old file.
+        target: path of the new file.
+        n_ctx: the context length, which old files don't have. LLaMA 1: 2048; LLaMA 2: 4096.
+        rms_eps: the epsilon of the norms, which old files don't have. LLaMA 1: 1e-6; LLaMA 2: 1e-5. The
+            default is llama.cpp's, between the two.
+        progress: called as progress(bytes_done, n_bytes).
 
     Raises:
-        GGUFError: not such a file, malformed, or with blocks in a layout that no longer exists. OSError.
+        GGUFError: the file isn't in one of these formats, is malformed, or has blocks in a layout that no
+            longer exists.
+        OSError: a file can't be read or written.
     """
     file = read_legacy(source)
     title = os.path.splitext(os.path.basename(os.fspath(source)))[0]
@@ -90,7 +105,16 @@ def convert_legacy(
 
 
 def read_legacy(path: str | os.PathLike[str], *, mmap: bool = True) -> LegacyFile:
-    """Read a GGML, GGMF or GGJT file; its tensors are views of it. Raises GGUFError, OSError."""
+    """Read a GGML, GGMF or GGJT file. Its tensors are views of the file.
+
+    Args:
+        path: path of the file.
+        mmap: map the file into memory instead of reading all of it now.
+
+    Raises:
+        GGUFError: the file isn't in one of these formats, or is malformed.
+        OSError: the file can't be read.
+    """
     name = os.fspath(path)
     cursor = Cursor(file_bytes(name, mmap=mmap), name)
     cursor.width = 4
@@ -102,12 +126,12 @@ def read_legacy(path: str | os.PathLike[str], *, mmap: bool = True) -> LegacyFil
 
 
 def _header(cursor: Cursor) -> LegacyFile:
-    """Magic, version, hyper-parameters."""
+    """Read the magic, the version and the hyper-parameters."""
     magic = cursor.data[:4].tobytes()
     if magic == MAGIC:
         cursor.fail("magic", 0, "GGML, GGMF or GGJT", "GGUF", "the file needs no conversion")
     if magic not in LEGACY_MAGICS:
-        cursor.fail("magic", 0, "GGML, GGMF or GGJT", repr(magic)[1:], "this is none of these formats")
+        cursor.fail("magic", 0, "GGML, GGMF or GGJT", repr(magic)[1:], "the file has another format")
     cursor.at = 4
     kind, version = LEGACY_MAGICS[magic], 0
     if VERSIONS[kind]:
@@ -132,7 +156,7 @@ def _read_vocabulary(cursor: Cursor, file: LegacyFile) -> None:
     n_vocab = file.hyperparameters["n_vocab"]
     most = cursor.left // (8 if has_scores else 4)
     if n_vocab > most:
-        cursor.fail("n_vocab", None, f"at most {most}, for which the file has bytes", n_vocab, CUT_OFF)
+        cursor.fail("n_vocab", None, f"at most {most}, which fit in the file", n_vocab, CUT_OFF)
     for i in range(n_vocab):
         file.texts.append(_text(cursor, f"token {i}"))
         if has_scores:
@@ -141,7 +165,7 @@ def _read_vocabulary(cursor: Cursor, file: LegacyFile) -> None:
 
 
 def _text(cursor: Cursor, what: str, length: int | None = None) -> bytes:
-    """Read a text; its length comes before it, unless the caller knows it."""
+    """Read a text. Its length is read first, unless it is given."""
     offset = cursor.at
     length = cursor.number("I", f"{what}: length") if length is None else length
     if length > MAX_TEXT:
@@ -151,7 +175,7 @@ def _text(cursor: Cursor, what: str, length: int | None = None) -> bytes:
 
 
 def _read_tensor(cursor: Cursor, file: LegacyFile) -> None:
-    """One tensor, under its new name."""
+    """Read one tensor, and add it under its new name."""
     index, start = len(file.tensors), cursor.at
     what = f"tensor {index}"
     n_dims = cursor.number("I", f"{what}: n_dims")
@@ -163,10 +187,10 @@ def _read_tensor(cursor: Cursor, file: LegacyFile) -> None:
     old_name = _text(cursor, f"{what}: name", name_length).decode("utf-8", "replace")
     name = _new_name(cursor, old_name, start)
     if name in file.tensors:
-        cursor.fail(shown(old_name), start, "each tensor once", "its name again", DAMAGED)
+        cursor.fail(shown(old_name), start, "each tensor once", "another one", DAMAGED)
     kind = _type(cursor, file, shown(old_name), type_id, start + 8)
     if min(dims) < 1 or dims[0] % kind.block_size:
-        expected = f"rows of {kind.block_size} weights or a multiple"
+        expected = f"rows of a multiple of {kind.block_size} weights"
         cursor.fail(f"{shown(old_name)}: dims", start + 12, expected, dims, DAMAGED)
     if file.name.startswith("GGJT"):
         cursor.at += -cursor.at % PADDING
@@ -180,43 +204,43 @@ def _read_tensor(cursor: Cursor, file: LegacyFile) -> None:
 
 
 def _new_name(cursor: Cursor, old: str, offset: int) -> str:
-    """GGUF's name of a LLaMA tensor."""
+    """Return GGUF's name of a LLaMA tensor."""
     match = re.fullmatch(r"(?:layers\.(\d{1,4})\.)?(.+)\.weight", old)
     names = LAYER_NAMES if match and match[1] else OUTER_NAMES
     if match is None or match[2] not in names:
-        hint = "only LLaMA models of that time can be converted"
+        hint = "only LLaMA models can be converted from this format"
         cursor.fail("tensor name", offset, "a tensor of a LLaMA model", repr(shown(old)), hint)
     layer = f"blk.{int(match[1])}." if match[1] else ""
     return f"{layer}{names[match[2]]}.weight"
 
 
 def _type(cursor: Cursor, file: LegacyFile, name: str, type_id: int, offset: int) -> Any:
-    """The tensor's type, if its blocks still mean the same."""
+    """Return the tensor's type, if the layout of its blocks is still the same."""
     kind = TYPES.get(type_id)
     if kind is None:
         cursor.fail(f"{name}: type", offset, "a type that llmlite reads", f"type {type_id}", DAMAGED)
     current = file.name == "GGJT v3" or (file.name == "GGJT v2" and kind.name not in ("Q4_0", "Q4_1", "Q8_0"))
     if kind.name not in ("F32", "F16") and not current:
-        cursor.fail(f"{name}: type", offset, "F32 or F16", f"{kind.name} as {file.name} laid it out",
-                    "that layout no longer exists; convert the model from its original")  # fmt: skip
+        cursor.fail(f"{name}: type", offset, "F32 or F16", f"{kind.name} in the layout of {file.name}",
+                    "that layout no longer exists; convert the original model instead")  # fmt: skip
     return kind
 
 
 def _expected_names(n_layer: int) -> Iterator[str]:
-    """The tensors that every LLaMA model has. The caller stops at the first that is missing."""
+    """Yield the names of all LLaMA models' tensors. The caller stops at the first missing one."""
     yield from (f"{name}.weight" for name in OUTER_NAMES.values())
     for layer in range(n_layer):
         yield from (f"blk.{layer}.{name}.weight" for name in LAYER_NAMES.values())
 
 
 def _hyperparameters(path: str, file: LegacyFile, n_ctx: int, rms_eps: float) -> dict[str, Any]:
-    """Metadata under GGUF's names. What the header doesn't say follows from the tensors' shapes."""
+    """Return metadata under GGUF's names. Values missing in the header follow from the tensors' shapes."""
     given = file.hyperparameters
     n_embd, n_head = given["n_embd"], given["n_head"]
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     for name in _expected_names(given["n_layer"]):
         if name not in shapes:
-            raise GGUFError(path, name, None, "the tensor", "none of this name", CUT_OFF)
+            raise GGUFError(path, name, None, "a tensor of this name", "none", CUT_OFF)
     for name, expected in (
         ("token_embd.weight", (given["n_vocab"], n_embd)),
         ("blk.0.ffn_gate.weight", (None, n_embd)),
@@ -244,13 +268,13 @@ def _hyperparameters(path: str, file: LegacyFile, n_ctx: int, rms_eps: float) ->
 
 
 def _vocabulary(file: LegacyFile) -> dict[str, Any]:
-    """Texts as SentencePiece has them, and each token's type."""
+    """Return the vocabulary's metadata: texts in SentencePiece's form, types and scores."""
     texts, types = [], []
     for i, text in enumerate(file.texts):
         text, kind = _token(i, text)
         texts.append(text)
         types.append(kind)
-    # GGML kept no scores; in LLaMA's vocabulary the texts are in their order, one apart
+    # GGML has no scores. In LLaMA's vocabulary, texts are sorted by score, in steps of one.
     scores = file.scores or [min(0.0, float(FIRST_TEXT - i)) for i in range(len(texts))]
     return {
         "tokenizer.ggml.model": "llama",
@@ -265,11 +289,11 @@ def _vocabulary(file: LegacyFile) -> dict[str, Any]:
 
 
 def _token(i: int, text: bytes) -> tuple[bytes, int]:
-    """The text of a token in a GGUF file, and its type. Those files held what a token prints."""
+    """Return a token's text and type for a GGUF file. Old files have the text that a token prints."""
     special = {0: (b"<unk>", UNKNOWN), 1: (b"<s>", CONTROL), 2: (b"</s>", CONTROL)}
     if i in special:
         return special[i]
-    if not text:  # llama.cpp's name for a token without text: each needs one of its own
+    if not text:  # llama.cpp's name for a token without text, because texts must be unique
         return f"[EMPTY_{i}]".encode(), CONTROL
     if i < FIRST_TEXT and len(text) == 1:
         return f"<0x{text[0]:02X}>".encode(), BYTE

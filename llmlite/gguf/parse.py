@@ -1,8 +1,8 @@
 """Parse the head of a GGUF file: everything before the tensors' data, checked against the file's size.
 
-Nothing here trusts a number of the file: every length and count is compared with the bytes that are left
-before it is used, so work and memory are bounded by the size of the file. Values and strings aren't decoded,
-only delimited.
+No number in the file is trusted: every length and count is compared with the remaining bytes before it is
+used, so work and memory are bounded by the size of the file. Only the places of values and strings are found
+here; they are decoded later.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MAGIC = b"GGUF"
 VERSIONS = (1, 2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 24
-MAX_COUNT = 1 << 16  # keys, tensors: models have at most thousands, and each costs time and memory to list
-MAX_NAME = 63  # bytes of a tensor's name: ggml keeps it in 64, with a final NUL
+MAX_COUNT = 1 << 16  # of keys and of tensors: models have thousands at most, and each takes time and memory
+MAX_NAME = 63  # bytes of a tensor's name: ggml's buffer has 64, with a final NUL
 MAX_DIMS = 4
 LEGACY_MAGICS = {b"lmgg": "GGML", b"fmgg": "GGMF", b"tjgg": "GGJT"}
 CUT_OFF = "the file is cut off; copy or download it again"
@@ -41,11 +41,14 @@ DAMAGED = "the file is damaged"
 
 @dataclass(slots=True)
 class Entry:
-    """One key and where its value lies. Offsets are from the start of the file.
+    """One key, and the place of its value. Offsets are in bytes from the start of the file.
 
-    type: of the value, or of an array's elements. n: how many elements, None for a single value.
-    offset: of the value; of the length field for a string, of the first element for an array.
-    starts: for an array of strings, where each one's bytes begin (see string_starts).
+    Attributes:
+        key, key_offset: the key, and the offset of its text.
+        type: the value's type, or the type of an array's elements.
+        n: number of an array's elements; None for a single value.
+        offset, end: offset of the value (of a string's length, of an array's first element), and of its end.
+        starts: for an array of strings, the offset of each string's bytes (see string_starts).
     """
 
     key: str
@@ -64,7 +67,13 @@ class Entry:
 
 @dataclass(slots=True)
 class TensorInfo:
-    """What the head says of one tensor. dims: in the file's order, fastest first. offset: within the data."""
+    """The head's entry of one tensor.
+
+    Attributes:
+        name_offset, end: offsets in the file of the name's text and of the entry's end.
+        dims: the dimensions in the file's order, fastest first.
+        offset, n_bytes: offset of the tensor's data from the start of all tensors' data, and its size.
+    """
 
     name: str
     name_offset: int
@@ -77,7 +86,13 @@ class TensorInfo:
 
 @dataclass(slots=True)
 class Head:
-    """The head of one file. width: bytes of lengths and counts (4 in version 1, then 8)."""
+    """The head of one file.
+
+    Attributes:
+        width: bytes of a length or a count: 4 in version 1, 8 later.
+        alignment, data_offset: alignment and offset of the tensors' data, in bytes.
+        end: offset of the head's end.
+    """
 
     version: int
     byte_order: str
@@ -90,7 +105,7 @@ class Head:
 
 
 class Cursor:
-    """A place in the file that only moves over bytes that are there."""
+    """A position in the file, which never moves past its end."""
 
     def __init__(self, data: np.ndarray, path: str) -> None:
         self.data = data
@@ -124,16 +139,16 @@ class Cursor:
         return value
 
     def length(self, field: str) -> int:
-        """Read a length or an array's count: 32 bits in version 1, 64 in later ones."""
+        """Read a length, or the number of an array's elements: 32 bits in version 1, 64 bits later."""
         return self.number("Q" if self.width == 8 else "I", field)
 
     def skip(self, n_bytes: int, field: str, offset: int) -> int:
-        """Step over n_bytes that the number at `offset` announced; return where they begin."""
+        """Skip n_bytes, a length that is stored at `offset`; return the offset where they begin."""
         if n_bytes > self.left:
             self.fail(
                 field,
                 offset,
-                f"at most {self.left} bytes, which is what the file has left",
+                f"at most {self.left} bytes, the rest of the file",
                 n_bytes,
                 "the file is damaged or cut off",
             )
@@ -156,10 +171,9 @@ class Cursor:
 
 
 def parse(data: np.ndarray, path: str) -> Head:
-    """Parse the head of a GGUF file.
+    """Parse the head of a file, data (file size,) uint8. path: the file's name in errors.
 
-    data: (file size,) uint8. path: for errors.
-    Raises GGUFError; warns GGUFWarning of bytes after the last tensor.
+    Raises GGUFError if the file is malformed. Warns with GGUFWarning of bytes after the last tensor.
     """
     cursor = Cursor(data, path)
     head = _header(cursor)
@@ -167,13 +181,13 @@ def parse(data: np.ndarray, path: str) -> Head:
     for i in range(n_kv):
         entry = _entry(cursor, i)
         if entry.key in head.entries:
-            cursor.fail(shown(entry.key), entry.key_offset, "each key once", "it again", DAMAGED)
+            cursor.fail(shown(entry.key), entry.key_offset, "each key once", "another one", DAMAGED)
         head.entries[entry.key] = entry
     head.alignment = _alignment(cursor, head)
     for i in range(n_tensors):
         tensor = _tensor_info(cursor, i)
         if tensor.name in head.tensors:
-            cursor.fail(shown(tensor.name), tensor.name_offset, "each tensor once", "its name again", DAMAGED)
+            cursor.fail(shown(tensor.name), tensor.name_offset, "each tensor once", "another one", DAMAGED)
         head.tensors[tensor.name] = tensor
     head.end = cursor.at
     head.data_offset = padded(cursor.at, head.alignment)
@@ -182,7 +196,7 @@ def parse(data: np.ndarray, path: str) -> Head:
 
 
 def _header(cursor: Cursor) -> Head:
-    """Magic and version, which also tells the byte order."""
+    """Read the magic and the version, which also shows the byte order."""
     if not cursor.size:
         cursor.fail("magic", 0, "a GGUF file", "an empty file", CUT_OFF)
     magic = cursor.data[:4].tobytes()
@@ -191,15 +205,15 @@ def _header(cursor: Cursor) -> Head:
             "magic",
             0,
             "GGUF",
-            f"{LEGACY_MAGICS[magic]}, the format before GGUF",
-            "llmlite convert makes a GGUF file of it",
+            f"{LEGACY_MAGICS[magic]}, a format older than GGUF",
+            "convert the file with llmlite convert",
         )
     if magic != MAGIC[: len(magic)]:
         cursor.fail("magic", 0, "the letters GGUF", repr(magic)[1:], "this is not a GGUF file")
     cursor.need(4, "magic")
     cursor.at = 4
     version = cursor.number("I", "version")
-    if version and version & 0xFFFF == 0:  # a small number with its bytes turned round
+    if version and version & 0xFFFF == 0:  # a small number with its bytes in the other order
         cursor.byte_order = "big"
         version = int.from_bytes(cursor.data[4:8].tobytes(), "big")
     if version not in VERSIONS:
@@ -216,23 +230,23 @@ def _header(cursor: Cursor) -> Head:
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
-    """n_tensors and n_kv, each at most what could fit in the file, and at most MAX_COUNT."""
+    """Read n_tensors and n_kv. Both must fit in the file, and be at most MAX_COUNT."""
     code, width = ("I", 4) if cursor.width == 4 else ("q", 8)
-    # at least a tensor takes a name of one letter, n_dims, one dimension, type, offset; a key, a type, a byte
+    # smallest tensor: a name of one letter, n_dims, a dimension, type, offset; smallest key: name, type, byte
     smallest = {"n_tensors": width + 1 + 4 + width + 4 + 8, "n_kv": width + 1 + 4 + 1}
     offsets = (cursor.at, cursor.at + width)
     counts = tuple(cursor.number(code, what) for what in smallest)
     for (what, n_bytes), offset, count in zip(smallest.items(), offsets, counts):
         most = min(cursor.left // n_bytes, MAX_COUNT)
         if not 0 <= count <= most:
-            why = "llmlite's limit" if most == MAX_COUNT else "for which the file has bytes"
+            why = "llmlite's limit" if most == MAX_COUNT else "which fit in the file"
             expected = f"0 to {most}, {why}"
             cursor.fail(what, offset, expected, count, "the file is damaged or cut off")
     return counts[0], counts[1]
 
 
 def _entry(cursor: Cursor, i: int) -> Entry:
-    """One key and its value's place."""
+    """Read one key, and find its value's place."""
     key, key_offset = cursor.name(f"key {i}")
     name = shown(key)
     kind = _value_type(cursor, f"{name}: type")
@@ -259,7 +273,7 @@ def _value_type(cursor: Cursor, field: str) -> ValueType:
 
 
 def _array(cursor: Cursor, key: str, key_offset: int) -> Entry:
-    """Element type, count, and elements that must be in the file."""
+    """Read an array's element type and count, and skip its elements, which must be in the file."""
     name = shown(key)
     offset = cursor.at
     kind = _value_type(cursor, f"{name}: element type")
@@ -278,7 +292,7 @@ def _array(cursor: Cursor, key: str, key_offset: int) -> Entry:
         cursor.fail(
             f"{name}: count",
             offset,
-            f"at most {most}, for which the file has bytes",
+            f"at most {most}, which fit in the file",
             n,
             "the file is damaged or cut off",
         )
@@ -302,12 +316,12 @@ def _strings(cursor: Cursor, name: str, n: int) -> np.ndarray:
         if error.length is None:
             got = f"{left} until the end of the file"
             cursor.fail(where, error.offset, f"{cursor.width} bytes", got, CUT_OFF)
-        expected = f"at most {left - cursor.width} bytes, which is what the file has left"
+        expected = f"at most {left - cursor.width} bytes, the rest of the file"
         cursor.fail(where, error.offset, expected, error.length, "the file is damaged or cut off")
 
 
 def _check_bools(cursor: Cursor, entry: Entry) -> None:
-    """A bool is one byte, 0 or 1."""
+    """Check that each bool of an entry is a byte 0 or 1."""
     if entry.type is not BOOL:
         return
     values = cursor.data[entry.offset : cursor.at]
@@ -318,7 +332,7 @@ def _check_bools(cursor: Cursor, entry: Entry) -> None:
 
 
 def _alignment(cursor: Cursor, head: Head) -> int:
-    """general.alignment: u32, a power of two."""
+    """Return general.alignment, which must be a u32 and a power of two, or the default."""
     entry = head.entries.get("general.alignment")
     if entry is None:
         return DEFAULT_ALIGNMENT
@@ -331,7 +345,7 @@ def _alignment(cursor: Cursor, head: Head) -> int:
 
 
 def _tensor_info(cursor: Cursor, i: int) -> TensorInfo:
-    """Name, dimensions, type and offset of one tensor."""
+    """Read the name, dimensions, type and offset of one tensor."""
     length_offset = cursor.at
     name, name_offset = cursor.name(f"tensor {i}: name")
     n_bytes = cursor.at - name_offset
@@ -354,7 +368,7 @@ def _tensor_info(cursor: Cursor, i: int) -> TensorInfo:
 
 
 def _dims(cursor: Cursor, name: str) -> tuple[tuple[int, ...], int]:
-    """The dimensions, each at least 1, their product within 63 bits; and where they begin."""
+    """Read the dimensions, each at least 1, with a product below 2^63; return them and their offset."""
     offset = cursor.at
     n_dims = cursor.number("I", f"{name}: n_dims")
     if not 1 <= n_dims <= MAX_DIMS:
@@ -389,7 +403,7 @@ def _refuse_type(cursor: Cursor, name: str, offset: int, type_id: int) -> NoRetu
 
 
 def _check_data(cursor: Cursor, head: Head) -> None:
-    """Tensors follow each other in the file's order, each padded to the alignment, up to the file's end."""
+    """Check that the tensors' data is in the file's order, inside the file, with only padding in between."""
     expected = 0
     for tensor in head.tensors.values():
         name, offset_at = shown(tensor.name), tensor.end - 8
@@ -404,7 +418,7 @@ def _check_data(cursor: Cursor, head: Head) -> None:
         if tensor.offset != expected:
             kind = "they overlap" if tensor.offset < expected else "there is a gap"
             hint = f"tensors follow one another without gaps; here {kind}"
-            where = f"{expected}, where the tensor before ends"
+            where = f"{expected}, the end of the previous tensor"
             cursor.fail(f"{name}: offset", offset_at, where, tensor.offset, hint)
         left = cursor.size - head.data_offset - tensor.offset
         if tensor.n_bytes > left:
@@ -426,11 +440,11 @@ def _check_data(cursor: Cursor, head: Head) -> None:
 
 
 def padded(n: int, alignment: int) -> int:
-    """The next multiple of the alignment."""
+    """Round n up to a multiple of the alignment."""
     return -(-n // alignment) * alignment
 
 
 def shown(name: str) -> str:
-    """A key or name as it is fit to print: without control characters, not too long."""
+    """Return a key or name in a form that is safe to print: without control characters, 80 at most."""
     text = name if name.isprintable() else ascii(name)[1:-1]
     return text if len(text) <= 80 else text[:79] + "…"

@@ -1,7 +1,7 @@
-"""Open a GGUF file, or all files of a split model as one; and open again what a pickle names.
+"""Open a GGUF file, or all files of a split model as one; and open the file of a pickle again.
 
-The files of a split model are named PREFIX-00001-of-00003.gguf and so on. Each says in its metadata which it
-is and how many there are; the first has all other metadata, and each has its own tensors.
+The files of a split model are named PREFIX-00001-of-00003.gguf and so on. The metadata of each has its own
+number and the number of files. Only the first has the rest of the metadata. Each has tensors of its own.
 Source: llama.cpp's tools/gguf-split and llama_split_path.
 """
 
@@ -22,22 +22,30 @@ MAX_SHARDS = 65535  # split.no and split.count are u16
 
 
 def shard_path(prefix: str, index: int, count: int) -> str:
-    """The name of file `index`, counted from 0, of `count`."""
+    """Return the path of file `index`, counted from 0, of `count` files."""
     return f"{prefix}-{index + 1:05d}-of-{count:05d}.gguf"
 
 
 def read(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
-    """Open a GGUF file: version 1 to 3, little- or big-endian; the first file of a split model opens all.
+    """Open a GGUF file of version 1 to 3, little- or big-endian. The first file of a split model opens all.
 
-    mmap: map the file into memory, so that only what is touched is read from the disk. Don't cut the file
-        short while it is in use (on Linux, reading weights raises a GGUFError then); replacing it by another
-        under the same name is fine. With False the whole file is read at once, and what happens to it
-        afterwards doesn't matter.
+    Args:
+        path: path of the file.
+        mmap: map the file into memory, so only the parts in use are read from the disk. Don't truncate the
+            file while it is open: on Linux, reading its weights then raises GGUFError. Replacing it by
+            another file of the same name is safe. If False, the whole file is read now, and later changes
+            of it have no effect.
+
+    Returns:
+        The open file.
 
     Raises:
-        GGUFError: the file is malformed or cut off. OSError: it can't be read.
+        GGUFError: the file is malformed or cut off.
+        OSError: the file can't be read.
+
     Warns:
         GGUFWarning: bytes follow the last tensor.
+
     Source: the GGUF specification in ggml's docs/gguf.md, and gguf.cpp of llama.cpp.
     """
     file = read_one(path, mmap=mmap)
@@ -49,8 +57,9 @@ def read(path: str | os.PathLike[str], *, mmap: bool = True) -> GGUFFile:
 def read_shards(first: GGUFFile, *, mmap: bool = True) -> GGUFFile:
     """Open the other files of a split model, given its first one, and present all as one file.
 
-    A file whose split.count is 1 is returned as it is.
-    Raises GGUFError: not the first file, or one is missing, or they disagree. OSError: one can't be read.
+    A file whose split.count is 1 is returned unchanged.
+    Raises GGUFError if it isn't the first file, or if one is missing or belongs to another model. Raises
+    OSError if one can't be read.
     """
     count = _number(first, "split.count")
     if not 1 <= count <= MAX_SHARDS:
@@ -88,7 +97,7 @@ def read_shards(first: GGUFFile, *, mmap: bool = True) -> GGUFFile:
 
 
 def _number(file: GGUFFile, key: str) -> int:
-    """An integer of the metadata."""
+    """Return an integer of the metadata."""
     if key not in file.metadata:
         raise GGUFError(
             file.path, key, None, "a number", "no such key", "the file isn't part of a split model"
@@ -104,7 +113,7 @@ def _error(file: GGUFFile, key: str, expected: str, got: object, hint: str | Non
 
 
 def _prefix(first: GGUFFile, count: int) -> str:
-    """What all names begin with: taken from the name this file was opened by, never from inside it."""
+    """Return the prefix of all files' paths. It is taken from this file's path, never from its content."""
     number = _number(first, "split.no")
     match = NAME.fullmatch(first.path)
     if match is None or int(match["count"]) != count or int(match["number"]) != number + 1:
@@ -128,7 +137,7 @@ def _prefix(first: GGUFFile, count: int) -> str:
 
 
 def _check_tensors(shards: list[GGUFFile]) -> None:
-    """Every tensor once, and as many as the first file says."""
+    """Check that no tensor occurs twice, and that there are as many as the first file says."""
     seen: set[str] = set()
     for shard in shards:
         for name, info in shard._head.tensors.items():
@@ -138,7 +147,7 @@ def _check_tensors(shards: list[GGUFFile]) -> None:
                     shown(name),
                     info.name_offset,
                     "each tensor once",
-                    "one that an earlier file of the model has",
+                    "one that is also in an earlier file",
                 )
             seen.add(name)
     if "split.tensors.count" in shards[0].metadata:
@@ -149,16 +158,16 @@ def _check_tensors(shards: list[GGUFFile]) -> None:
                 "split.tensors.count",
                 f"{len(seen)}, the tensors in all files",
                 expected,
-                "a file is missing or of another model",
+                "a file is missing, or belongs to another model",
             )
 
 
 def _again(
     path: str, content: bytes | int, location: tuple[str, bool] | None, changed: tuple[QuantTensor, ...]
 ) -> GGUFFile:
-    """Make the file that a pickle describes. content: its bytes; or how many, if it lies at `location`.
+    """Return the file of a pickle. content: its bytes, or their number if the file is at `location`.
 
-    Raises: as `read`; GGUFError if the file isn't the size it had.
+    Raises as `read` does, and GGUFError if the file's size has changed.
     """
     if location is None:
         assert isinstance(content, bytes)

@@ -1,4 +1,4 @@
-"""Split a model over several files, and merge it again. `reading` says how the files are named."""
+"""Split a model over several files, and merge it again. `reading` describes the files' names."""
 
 from __future__ import annotations
 
@@ -25,21 +25,31 @@ def split(
     max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Split a GGUF file into PREFIX-00001-of-0000N.gguf and so on; return their paths.
+    """Split a GGUF file into PREFIX-00001-of-0000N.gguf and so on.
 
-    max_tensors: the most tensors in a file. max_bytes: the most bytes of tensor data in a file, unless
-        one tensor alone has more. At least one of them.
-    progress: called as progress(bytes_done, n_bytes).
+    The files appear when all of them are written. The first one appears last, because the others can't be
+    opened without it.
 
-    The files appear when all are written, the first one last: without it nothing can be opened.
-    Raises: ValueError without a limit, with one below 1, or for a prefix of the source's own files;
-        GGUFError, OSError as `read` and `write`.
+    Args:
+        path: the file to split.
+        prefix: the beginning of the new files' paths.
+        max_tensors: the maximum of tensors in a file. Give this, `max_bytes`, or both.
+        max_bytes: the maximum of bytes of tensor data in a file. A larger tensor gets a file of its own.
+        progress: called as progress(bytes_done, n_bytes).
+
+    Returns:
+        The paths of the new files.
+
+    Raises:
+        ValueError: there is no limit or one below 1, or a new file would replace a file of the source.
+        GGUFError: the source is malformed.
+        OSError: a file can't be read or written.
     """
     for name, limit in (("max_tensors", max_tensors), ("max_bytes", max_bytes)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name} must be at least 1, got {limit}")
     if max_tensors is None and max_bytes is None:
-        raise ValueError("say max_tensors or max_bytes")
+        raise ValueError("give max_tensors or max_bytes")
     prefix = os.fspath(prefix)
     with read(path) as file:
         groups = list(_groups(file, max_tensors, max_bytes))
@@ -48,7 +58,7 @@ def split(
         sources = [file.path, *(shard.path for shard in file.shards)]
         for target in (shard_path(prefix, index, len(groups)) for index in range(len(groups))):
             if os.path.exists(target) and any(os.path.samefile(target, source) for source in sources):
-                raise ValueError(f"{target}: is a file of the source itself; choose another prefix")
+                raise ValueError(f"{target}: this is a file of the source; choose another prefix")
         total = sum(tensor.n_bytes for tensor in file.tensors.values())
         done = 0
         with files.together():
@@ -74,7 +84,7 @@ def split(
 def _groups(
     file: GGUFFile, max_tensors: int | None, max_bytes: int | None
 ) -> Iterator[dict[str, QuantTensor]]:
-    """The tensors of each file, in order. There is one file at least."""
+    """Yield the tensors of each file, in order. There is at least one file."""
     group: dict[str, QuantTensor] = {}
     n_bytes = 0
     for name, tensor in file.tensors.items():
@@ -90,7 +100,7 @@ def _groups(
 
 
 def _shard_metadata(file: GGUFFile, index: int, count: int) -> dict[str, Any]:
-    """The first file's metadata are the model's; the others' say only which they are, and the alignment."""
+    """Return a file's metadata: all in the first one; in the others, only its number and the alignment."""
     metadata = {
         key: value
         for key, value in file.metadata.typed().items()
@@ -106,9 +116,16 @@ def _shard_metadata(file: GGUFFile, index: int, count: int) -> dict[str, Any]:
 def merge(
     first: str | os.PathLike[str], path: str | os.PathLike[str], *, progress: Progress | None = None
 ) -> None:
-    """Write the model that begins with file `first` as one file at `path`.
+    """Merge the files of a split model into one file.
 
-    Raises: GGUFError: not a split model, or not its first file, or as `read`. OSError.
+    Args:
+        first: path of the model's first file.
+        path: path of the new file.
+        progress: called as progress(bytes_done, n_bytes).
+
+    Raises:
+        GGUFError: `first` isn't the first file of a split model, or a file is missing or malformed.
+        OSError: a file can't be read or written.
     """
     with read(first) as file:
         if not file.shards:

@@ -1,6 +1,6 @@
-"""The types that metadata values have in a GGUF file, and the walk over an array of strings.
+"""The types of metadata values in a GGUF file, and the walk over an array of strings.
 
-A value's type is written here as a short name: "u32", "f32", "bool", "string"; an array of them as "[u32]".
+The package gives each type a short name: "u32", "f32", "bool", "string"; an array of u32 is "[u32]".
 Source: the GGUF specification in ggml's docs/gguf.md.
 """
 
@@ -12,13 +12,17 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-ARRAY = 9  # the id of arrays; their elements' type and number follow
+ARRAY = 9  # the id of arrays; the type and the number of their elements follow
 
 
 class ValueType(NamedTuple):
-    """One type of metadata values: its number in the file, its name here, its code for struct, its size.
+    """One type of metadata values.
 
-    Strings and arrays have no code and no fixed size; size is 0 then.
+    Attributes:
+        id: its number in the file.
+        name: its short name.
+        code: its code for `struct`; empty for strings and arrays.
+        size: bytes of a value; 0 for strings and arrays, whose sizes vary.
     """
 
     id: int
@@ -27,7 +31,7 @@ class ValueType(NamedTuple):
     size: int
 
     def dtype(self, byte_order: str = "little") -> np.dtype:
-        """The NumPy type of an array of such values in that byte order."""
+        """Return the NumPy type of an array of such values in a byte order, "little" or "big"."""
         return np.dtype(("<" if byte_order == "little" else ">") + self.code)
 
 
@@ -52,9 +56,11 @@ BOOL = BY_NAME["bool"]
 
 
 class Typed(NamedTuple):
-    """A metadata value with the exact type it has in the file.
+    """A metadata value with its exact type in the file.
 
-    type: "u8" … "f64", "bool", "string", or an array of one of them: "[i32]", "[string]".
+    Attributes:
+        value: the value.
+        type: "u8" … "f64", "bool", "string", or an array of one of them: "[i32]", "[string]".
     """
 
     value: Any
@@ -62,7 +68,7 @@ class Typed(NamedTuple):
 
 
 def decode(raw: bytes | memoryview) -> str:
-    """Decode a string of a file. Bytes that aren't UTF-8 become lone surrogates, and go back as they were."""
+    """Decode a string of a file. Bytes that aren't UTF-8 become lone surrogates, which `write` restores."""
     return str(raw, "utf-8", "surrogateescape")
 
 
@@ -75,7 +81,7 @@ class StringArray(Sequence[str]):
     __slots__ = ("_byte_order", "_data", "_starts", "_width")
 
     def __init__(self, data: memoryview, starts: np.ndarray, width: int, byte_order: str) -> None:
-        # string i is data[starts[i] : starts[i + 1] - width]: the next one's length field lies between
+        # string i is data[starts[i] : starts[i + 1] - width]: the next string's length lies in between
         self._data, self._starts, self._width, self._byte_order = data, starts, width, byte_order
 
     def __len__(self) -> int:
@@ -92,7 +98,7 @@ class StringArray(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         width = self._width
-        for first in range(0, len(self), 4096):  # a batch as Python ints and bytes: cheap to slice
+        for first in range(0, len(self), 4096):  # a batch as Python ints and bytes, which are fast to slice
             starts = self._starts[first : first + 4097]
             base = int(starts[0])
             raw = bytes(self._data[base : int(starts[-1]) - width])
@@ -102,27 +108,27 @@ class StringArray(Sequence[str]):
                 begin = end
 
     def raw(self, index: int) -> bytes:
-        """The bytes of string `index`. Raises IndexError outside the array."""
+        """Return the bytes of string `index`. Raise IndexError outside the array."""
         start, n_bytes = self.span(index)
         return bytes(self._data[start : start + n_bytes])
 
     def span(self, index: int) -> tuple[int, int]:
-        """Where the bytes of string `index` begin in the file, and how many they are."""
+        """Return the offset in the file of string `index`, and its number of bytes. Raise IndexError."""
         n = len(self)
         if not -n <= index < n:
-            raise IndexError(f"string {index} asked, there are {n}")
+            raise IndexError(f"string {index} of an array of {n}")
         index %= n
         start = int(self._starts[index])
         return start, int(self._starts[index + 1]) - self._width - start
 
     def stored(self, width: int, byte_order: str) -> memoryview | None:
-        """The whole array as it lies in the file, if its lengths have that width and order there."""
+        """Return the whole array's bytes in the file; None if its lengths have another width or order."""
         if (width, byte_order) != (self._width, self._byte_order):
             return None
         return self._data[int(self._starts[0]) - width : int(self._starts[-1]) - width]
 
     def tolist(self) -> list[str]:
-        """All of them decoded."""
+        """Return all strings, decoded."""
         return list(self)
 
     def __eq__(self, other: object) -> bool:
@@ -138,28 +144,28 @@ class StringArray(Sequence[str]):
 
 
 class StringOutOfBoundsError(Exception):
-    """Internal: string `index` of an array, its length at `offset`, reaches past the end."""
+    """Internal: string `index` of an array, whose length is stored at `offset`, reaches past the end."""
 
     def __init__(self, index: int, offset: int, length: int | None) -> None:
         super().__init__(index, offset, length)
         self.index, self.offset, self.length = index, offset, length
 
 
-CHUNK = 1 << 18  # bytes searched at once: they and the masks over them stay in the second-level cache
-STEPS = 32  # strings taken one by one before trying whole runs again
+CHUNK = 1 << 18  # bytes searched at once: they and their masks fit in the second-level cache
+STEPS = 32  # strings walked one by one before whole runs are tried again
 
 
 def string_starts(data: np.ndarray, start: int, n: int, width: int, byte_order: str) -> np.ndarray:
-    """Find where each of n strings begins that follow one another, each after its length.
+    """Find the offsets of n consecutive strings, each stored after its length.
 
-    data: (n_bytes,) uint8, the file. start: where the first length lies. width: bytes of a length, 4 or 8.
+    data: (n_bytes,) uint8, the file. start: offset of the first length. width: bytes of a length, 4 or 8.
 
-    Returns int64 (n + 1,): the first byte of each string, then where the next would begin.
+    Returns int64 (n + 1,): the offset of each string, then the offset that the next one would have.
     Raises StringOutOfBoundsError for the first string that reaches past the end of data.
 
-    The end of one string says where the next begins, so this is a walk. But lengths below 256 stand out as
-    width - 1 zero bytes beside one other, and a whole run of such places is checked at once: it is the walk
-    if each place is where the one before says. What doesn't fit is walked step by step.
+    The end of one string is the place of the next length, so this is a walk. But a length below 256 is easy
+    to find: width - 1 zero bytes beside one other byte. A whole run of such places is checked at once: it is
+    part of the walk if each place follows from the one before. The rest is walked step by step.
     """
     starts = np.empty(n + 1, np.int64)
     little = byte_order == "little"
@@ -192,7 +198,7 @@ def string_starts(data: np.ndarray, start: int, n: int, width: int, byte_order: 
 
 
 def _chains(data: np.ndarray, width: int, byte_order: str) -> tuple[np.ndarray, np.ndarray]:
-    """Find places that look like lengths below 256, and which of them don't say where the next one is."""
+    """Find places that look like lengths below 256, and the indices of those not followed by the next one."""
     zero = data == 0
     zero2 = zero[:-1] & zero[1:]
     if width == 8:  # seven in a row: 2, then 4, then 3 more on top of 4
@@ -212,11 +218,11 @@ def _chains(data: np.ndarray, width: int, byte_order: str) -> tuple[np.ndarray, 
 
 
 def _run_from(places: np.ndarray, breaks: np.ndarray, at: int, most: int) -> np.ndarray:
-    """The places from `at` on, each proven by the one before; none if `at` isn't among them."""
+    """Return the places from `at` on that follow from each other; none if `at` isn't a place."""
     first = int(np.searchsorted(places, at))
     if first >= len(places) - 1 or places[first] != at:
         return places[:0]
     next_break = int(np.searchsorted(breaks, first))
-    # the last place of a chain is left to a single step: its string may leave the chunk
+    # the last place of a chain is left to a single step, because its string may reach past the chunk
     last = int(breaks[next_break]) if next_break < len(breaks) else len(places) - 1
     return places[first : min(last, first + most)]

@@ -30,12 +30,12 @@ from llmlite.system.files import replacing
 from llmlite.system.guard import arm, check
 from llmlite.terminal import Progress
 
-SLAB = 1 << 24  # bytes of a tensor written, or turned round, at once
+SLAB = 1 << 24  # bytes of a tensor that are written, or converted to big-endian, at once
 
 
 @dataclass(frozen=True)
 class _Spec:
-    """How the numbers of a file are laid out."""
+    """The format of a file's numbers, and its path for errors."""
 
     path: str
     version: int
@@ -72,20 +72,26 @@ def write(
     alignment: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write a GGUF file. The file at `path` is the old one or the whole new one at every moment.
+    """Write a GGUF file. At every moment, `path` holds either the old file or the whole new one.
 
-    metadata: key -> value. The metadata of a file that was read keeps its types (so does its `typed()`).
-        Otherwise bool -> bool, str -> string, int -> u32, or the first of i32, u64, i64 that holds it,
-        float -> f32, or f64 where f32 would overflow; NumPy scalars and 1-D arrays their own type; lists by
-        their elements, whole numbers as i32 if they fit. `Typed(value, "u16")` says it exactly.
-    tensors: name -> QuantTensor, or an array of floats (16, 32, 64 bits) or signed integers, stored as it is.
-        `blocks` of a tensor is taken when its turn to be written comes.
-    version: 1, 2 or 3. byte_order: "little" or "big".
-    alignment: of the tensors' data, a power of two; by default what metadata says, or 32.
-    progress: called as progress(bytes_done, n_bytes) while the tensors' data is written.
+    Args:
+        path: path of the file.
+        metadata: key -> value. The metadata of a file that was read keeps its types, and so does its
+            `typed()`. Other values are stored as follows: bool as bool; str as string; int as the first of
+            u32, i32, u64 and i64 that holds it; float as f32, or as f64 if f32 would overflow; NumPy scalars
+            and 1-D arrays in their own type; lists by their elements, whole numbers as i32 if they fit.
+            `Typed(value, "u16")` gives a type explicitly.
+        tensors: name -> QuantTensor, or an array of floats (16, 32 or 64 bits) or signed integers, which is
+            stored in its own type. A tensor's `blocks` are requested only when it is written.
+        version: 1, 2 or 3.
+        byte_order: "little" or "big".
+        alignment: alignment of the tensors' data in bytes, a power of two. None: metadata's, or 32.
+        progress: called as progress(bytes_done, n_bytes) while the tensors' data is written.
 
     Raises:
-        GGUFError: something the format can't hold; it says which key or tensor. OSError: it can't be written.
+        GGUFError: the format can't hold a key, a value or a tensor; the error names it.
+        OSError: the file can't be written.
+
     Source: the GGUF specification in ggml's docs/gguf.md.
     """
     path = os.fspath(path)
@@ -108,7 +114,7 @@ def write(
 
 
 def _spec(path: str, values: dict[str, Any], version: int, byte_order: str, alignment: int | None) -> _Spec:
-    """Check the options; settle the alignment, and note it among the values if it isn't the usual one."""
+    """Check the options, and determine the alignment. If it isn't the default, add it to the values."""
     if version not in VERSIONS:
         raise GGUFError(path, "version", None, "1, 2 or 3", version)
     if byte_order not in ("little", "big"):
@@ -124,7 +130,7 @@ def _spec(path: str, values: dict[str, Any], version: int, byte_order: str, alig
 
 
 class _Record(NamedTuple):
-    """What the head says of a tensor."""
+    """The head's entry of a tensor."""
 
     name: str
     dims: tuple[int, ...]
@@ -134,7 +140,7 @@ class _Record(NamedTuple):
     @classmethod
     def of(cls, spec: _Spec, name: str, tensor: QuantTensor | np.ndarray) -> _Record:
         if not isinstance(name, str) or not name or "\0" in name:
-            raise spec.fail("tensor name", "some letters, none of them NUL", ascii(name))
+            raise spec.fail("tensor name", "a text that isn't empty and has no NUL", ascii(name))
         if len(_utf8(spec, name)) > MAX_NAME:
             raise spec.fail("tensor name", f"at most {MAX_NAME} bytes", shown(name))
         if not isinstance(tensor, QuantTensor | np.ndarray):
@@ -151,7 +157,7 @@ class _Record(NamedTuple):
         return cls(name, dims, kind, n_elements // kind.block_size * kind.type_size)
 
     def slabs(self, tensor: QuantTensor | np.ndarray, spec: _Spec) -> Iterator[memoryview]:
-        """The tensor's bytes in the file's byte order, some at a time."""
+        """Yield the tensor's bytes in the file's byte order, at most about SLAB at a time."""
         if isinstance(tensor, np.ndarray):
             little = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
             blocks = little.reshape(-1).view(np.uint8).reshape(-1, self.type.type_size)
@@ -162,7 +168,7 @@ class _Record(NamedTuple):
         arm()
         step = max(1, SLAB // self.type.type_size)
         for at in range(0, len(blocks), step):
-            slab = np.array(blocks[at : at + step])  # a copy: the system refuses to read a page that is gone
+            slab = np.array(blocks[at : at + step])  # a copy: reading a page of a truncated file would fail
             check(blocks)
             if spec.byte_order == "big":
                 slab = byte_swapped(slab, self.type)
@@ -180,11 +186,11 @@ def _utf8(spec: _Spec, name: str) -> bytes:
     try:
         return name.encode()
     except UnicodeEncodeError:
-        raise spec.fail("name", "text that UTF-8 can hold", ascii(name)) from None
+        raise spec.fail("name", "text that can be encoded in UTF-8", ascii(name)) from None
 
 
 def _head(spec: _Spec, values: Mapping[str, Any], records: Sequence[_Record]) -> bytes:
-    """Everything before the tensors' data."""
+    """Return everything before the tensors' data."""
     out: list[bytes | memoryview] = [
         MAGIC,
         spec.pack("I", spec.version),
@@ -193,7 +199,7 @@ def _head(spec: _Spec, values: Mapping[str, Any], records: Sequence[_Record]) ->
     ]
     for key, value in values.items():
         if not isinstance(key, str) or not key:
-            raise spec.fail("key", "some letters", repr(key))
+            raise spec.fail("key", "a text that isn't empty", repr(key))
         out.append(spec.string(_utf8(spec, key)))
         try:
             out.extend(_value(spec, key, value))
@@ -214,7 +220,7 @@ def _short(value: object) -> str:
 
 
 def _value(spec: _Spec, key: str, value: Any) -> Iterator[bytes | memoryview]:
-    """Type and value of one entry."""
+    """Yield the bytes of one entry's type and value."""
     typed = value if isinstance(value, Typed) else Typed(value, infer_type(value))
     is_array = typed.type.startswith("[")
     kind = BY_NAME.get(typed.type.strip("[]"))
@@ -232,7 +238,7 @@ def _value(spec: _Spec, key: str, value: Any) -> Iterator[bytes | memoryview]:
 
 
 def _strings(spec: _Spec, values: Sequence[str | bytes]) -> Iterator[bytes | memoryview]:
-    """The elements of an array of strings; those of a file of the same form as one piece."""
+    """Yield the bytes of an array of strings. One from a file of the same form is copied as one piece."""
     width = 8 if spec.version > 1 else 4
     if isinstance(values, StringArray):
         stored = values.stored(width, spec.byte_order)
@@ -255,7 +261,7 @@ def _scalar(spec: _Spec, kind: ValueType, value: Any) -> bytes:
 
 
 def _utf8_or_raw(value: Any) -> bytes:
-    """The bytes of a text; what wasn't UTF-8 when it was read goes back as it was."""
+    """Return the bytes of a text. Bytes that weren't UTF-8 when they were read are restored."""
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
@@ -264,10 +270,10 @@ def _utf8_or_raw(value: Any) -> bytes:
 
 
 def _numbers(kind: ValueType, values: Any) -> np.ndarray:
-    """The values as an array of their type, each unchanged (floats but rounded)."""
+    """Return the values as an array of type `kind`. Floats are rounded; other values never change."""
     is_integer = kind.code in "BbHhIiQq"
     if is_integer and not isinstance(values, np.ndarray):
-        # as objects: NumPy makes floats of integers that no one type of its own holds, 0 and 2^63 say
+        # as objects: NumPy makes floats of integers that none of its types can hold, such as -1 and 2^63
         source = np.asarray(values, dtype=object)
         right = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in source.flat)
     else:
@@ -291,9 +297,9 @@ def _numbers(kind: ValueType, values: Any) -> np.ndarray:
 
 
 def infer_type(value: Any) -> str:
-    """The type a Python or NumPy value is stored as, unless one is given.
+    """Return the type in which a Python or NumPy value is stored, unless one is given.
 
-    Raises TypeError for what metadata can't hold, and for an empty list, whose type nothing tells.
+    Raises TypeError for a value that metadata can't hold, and for an empty list, whose type is unknown.
     """
     if isinstance(value, StringArray):
         return "[string]"
@@ -336,7 +342,7 @@ def _integer_type(values: Sequence[int] | np.ndarray, candidates: Sequence[str])
         limits = np.iinfo(BY_NAME[name].dtype())
         if limits.min <= low and high <= limits.max:
             return name
-    raise TypeError("an integer of more than 64 bits")
+    raise TypeError("the integer has more than 64 bits")
 
 
 def _float_type(values: Sequence[float] | np.ndarray) -> str:

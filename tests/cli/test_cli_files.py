@@ -33,7 +33,7 @@ def test_convert_makes_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert gguf.read(new).metadata["llama.context_length"] == 4096
     assert capsys.readouterr().out.startswith(f"{new}: ")
     assert cli.main(["show", str(old)]) == 2
-    assert "llmlite convert makes a GGUF file of it" in capsys.readouterr().err
+    assert "convert the file with llmlite convert" in capsys.readouterr().err
 
 
 def test_show_check_finds_damaged_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def test_vocabulary_becomes_a_sentencepiece_one(tmp_path: Path, magic: bytes) ->
 W1 = "layers.0.feed_forward.w1.weight"
 REFUSED: list[tuple[str, LegacyBuilder, str, str | int | None, str]] = [
     ("gguf", LegacyBuilder(b"GGUF"), "magic", 0, "no conversion"),
-    ("other magic", LegacyBuilder(b"PK\3\4"), "magic", 0, "none of these formats"),
+    ("other magic", LegacyBuilder(b"PK\3\4"), "magic", 0, "the file has another format"),
     ("ggmf 2", LegacyBuilder(b"fmgg", 2), "version", 4, "GGMF version 1"),
     ("ggjt 4", LegacyBuilder(b"tjgg", 4), "version", 4, "GGJT version 1 or 2 or 3"),
     ("no heads", LegacyBuilder(change={"n_head": 0}), "n_head", "n_head", "at least 1"),

@@ -98,7 +98,16 @@ def key_cases() -> None:
         14, "empty key", new().kv("", "u32", 1), "key 1", "kv[1].length", "a name", "an empty string", DAMAGED
     )
     twice = new().kv("general.architecture", "u32", 1)
-    case(15, "duplicate key", twice, "general.architecture", "kv[1].key", "each key once", "again", DAMAGED)
+    case(
+        15,
+        "duplicate key",
+        twice,
+        "general.architecture",
+        "kv[1].key",
+        "each key once",
+        "another one",
+        DAMAGED,
+    )
     broken = new().kv(b"k\xff", "u32", 1)
     case(
         16,
@@ -254,7 +263,9 @@ def name_cases() -> None:
     builder = new().tensor("good").tensor(b"\xc3")
     case(33, "name not UTF-8", builder, "tensor 1: name", "tensor[1].name", "UTF-8", "0xc3", DAMAGED)
     builder = new().tensor("good").tensor("good")
-    case(34, "duplicate tensor", builder, "good", "tensor[1].name", "each tensor once", "again", DAMAGED)
+    case(
+        34, "duplicate tensor", builder, "good", "tensor[1].name", "each tensor once", "another one", DAMAGED
+    )
 
 
 def shape_cases() -> None:
@@ -311,10 +322,10 @@ def data_cases() -> None:
     for number, offset, expected in (
         (44, 130, "multiple of the alignment, 32"),
         (45, -1, "multiple of the alignment"),
-        (46, 96, "128, where"),
-        (46, 0, "128, where"),
-        (47, 160, "128, where"),
-        (49, 1 << 40, "128, where"),
+        (46, 96, "128, the end"),
+        (46, 0, "128, the end"),
+        (47, 160, "128, the end"),
+        (49, 1 << 40, "128, the end"),
     ):
         got = offset & (1 << 64) - 1
         hint = "overlap" if number == 46 else "gap" if number in (47, 49) else DAMAGED
@@ -329,7 +340,7 @@ def data_cases() -> None:
             hint,
         )
     swapped = new().tensor("b", offset=128).tensor("a", offset=0)
-    case(48, "reordered", swapped, "b: offset", "tensor[0].offset", "0, where", 128, "gap")
+    case(48, "reordered", swapped, "b: offset", "tensor[0].offset", "0, the end", 128, "gap")
     whole = new().tensor("good").tensor("bad")
     case(50, "one byte short", whole, "bad: data", "tensor[1].data", "128 bytes", "127 until", CUT, cut=1)
     case(51, "no data", whole, "good: data", "tensor[0].data", "128 bytes", "0 until", CUT, cut=256)

@@ -2,15 +2,16 @@
 
 Few machines have AMX. So the tile unit is a NumPy model of Intel's manual (tests/support/tile_unit.py), and
 the routine's own code runs on top of it: every bit must be that of the other kernels. The last test runs the
-real instructions where a machine has them.
+real instructions if a machine has them; test_amx_machine_code.py runs the routine's machine code elsewhere.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from tests.support.tiny_models import tiny_model  # noqa: E402
 FORMS = list(itertools.product((32, 16), (False, True)))  # weights to a scale, minimums
 NAMES = {get(number).name: family for number, family in FAMILIES.items() if family.sub}
 FAST = ("Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
+numbers = itertools.count()  # a name can't be linked twice
 TYPES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 no_fma = pytest.mark.skipif(
     target().architecture == "x86" and not target().has("fma"), reason="this CPU has no FMA"
@@ -110,19 +112,26 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 
 def replace_routines(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    instructions = emulated(emulator)
-    for sub, has_minimum in FORMS:
-        name = f"emulated_{sub}_{int(has_minimum)}_{id(emulator)}"
-        text = block_module(
-            target(), name, sub=sub, has_minimum=has_minimum, instructions=instructions, features=()
-        )
-        code = bytes(jit._machine().emit_object(llvm.parse_assembly(text)))
+    use_routines(monkeypatch, target(), instructions=emulated(emulator), features=())
+
+
+def use_routines(
+    monkeypatch: pytest.MonkeyPatch, cpu: Target, forms: Iterable[tuple[int, bool]] = FORMS, **options: Any
+) -> None:
+    """Compile each form's routine for a CPU, with options of `block_module`, and let the kernels call it."""
+    linker = jit._linker()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=cpu.name, features=cpu.features, opt=3, jit=True, reloc="default"
+    )
+    for sub, has_minimum in forms:
+        name = f"routine_{sub}_{int(has_minimum)}_{next(numbers)}"
+        text = block_module(cpu, name, sub=sub, has_minimum=has_minimum, **options)
+        code = bytes(machine.emit_object(llvm.parse_assembly(text)))
         builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol(name).add_current_process()
-        library = builder.link(jit._linker(), name)
+        library = builder.link(linker, name)
         jit._alive.append(library)
-        routine = Family(
-            module="", suffix="", block=32, sub=sub, has_minimum=has_minimum
-        ).tile_block  # declared: that of the types
+        # the routine that the types of this form share
+        routine = Family(module="", suffix="", block=32, sub=sub, has_minimum=has_minimum).tile_block
         monkeypatch.setattr(routine, "_address", library[name])
 
 

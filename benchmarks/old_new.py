@@ -10,9 +10,10 @@ FOLDER keeps the models that are made (each type from the model given), the kern
 samples. The old commit's files are taken out of git into a temporary folder.
 
 Protocol: each side in its own process, both with the same file, ids, threads and float16 cache. A block is
-one turn of each side at each test, the sides in random order, with a canary before and after. A turn repeats
-its test for --seconds. Samples are written as they come, so an interrupted run can be reported, too. A row
-that one side can't run is listed with the reason.
+one turn of each side at each test, the sides in random order, with a canary before and after. Blocks are
+taken until --rounds of them are undisturbed, twice as many at most. A turn repeats its test for --seconds.
+Samples are written as they come, so an interrupted run can be reported, too. A row that one side can't run is
+listed with the reason.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from engine_table import read
+from engine_table import DRIFT, read
 from in_turns import CPUS
 from old_new_table import CLOCKS, KEYS, table
 
@@ -106,7 +108,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", default="1,2", help="default: 1,2")
     parser.add_argument("--tests", default=",".join(TESTS), help=f"default: {','.join(TESTS)}")
-    parser.add_argument("--rounds", type=int, default=7, help="blocks of each configuration (default: 7)")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="undisturbed blocks of each configuration (default: 7)"
+    )
     parser.add_argument("--seconds", type=float, default=0.05, help="the shortest turn (default: 0.05)")
     parser.add_argument("--minutes", type=float, default=float("inf"),
                         help="start no configuration after this time (default: no limit)")  # fmt: skip
@@ -174,7 +178,7 @@ def measure(options: argparse.Namespace) -> Path:
 
 def everything(options: argparse.Namespace, packages: dict[str, Path], end: float, write: Write) -> None:
     """Run all configurations; what fails, or has no time left, is written down with the reason."""
-    canary, order = Canary(), random.Random(0)
+    canary, order = Watch(), random.Random(0)
     wanted = list(itertools.product(options.models, options.types, options.cpus, options.threads))
     for done, key in enumerate(wanted):
         print(f"{done + 1} of {len(wanted)}: {', '.join(map(str, key))}", file=sys.stderr, flush=True)
@@ -195,7 +199,7 @@ def blocks(
     key: tuple[Any, ...],
     options: argparse.Namespace,
     packages: dict[str, Path],
-    canary: Canary,
+    canary: Watch,
     order: random.Random,
 ) -> Iterator[dict[str, Any]]:
     """Start both sides and yield their blocks: turns by test and side, tokens of a turn, canaries.
@@ -217,24 +221,38 @@ def blocks(
             for side in SIDES:
                 sides[side].ask("turn", **asked[name], nanoseconds=1)
         nanoseconds = round(1e9 * options.seconds)
-        for number in range(options.rounds):
-            songs = [sing(canary)]
+        clean = 0
+        for number in range(2 * options.rounds):
+            songs = [canary.sing()]
             turns: dict[str, dict[str, Any]] = {name: {} for name in tests}
             for name in tests:
                 for side in order.sample(SIDES, 2):
                     answer = sides[side].ask("turn", **asked[name], nanoseconds=nanoseconds)
                     turns[name][side] = {clock: answer[clock] for clock in CLOCKS.values()}
-            songs.append(sing(canary))
+            songs.append(canary.sing())
             n_tokens = {name: n_prompt + n_gen for name, (n_prompt, n_gen, _) in tests.items()}
             yield {"block": number, "turns": turns, "n_tokens": n_tokens, "canary_ns": songs}
+            clean += canary.is_usual(songs)
+            if clean == options.rounds:
+                break
 
 
-def sing(canary: Canary) -> int:
-    """Return the canary's nanoseconds, with a pause before and after."""
-    time.sleep(SETTLE)
-    song = canary.sing()
-    time.sleep(SETTLE)
-    return song
+class Watch:
+    """A canary with a pause before and after it, which remembers its songs."""
+
+    def __init__(self) -> None:
+        self.canary, self.songs = Canary(), list[int]()
+
+    def sing(self) -> int:
+        """Return the canary's nanoseconds."""
+        time.sleep(SETTLE)
+        self.songs.append(self.canary.sing())
+        time.sleep(SETTLE)
+        return self.songs[-1]
+
+    def is_usual(self, songs: list[int]) -> bool:
+        """Return whether a block with these songs is likely to count, by all songs so far."""
+        return max(songs) <= (1 + DRIFT) * median(self.songs)
 
 
 def start(side: str, package: Path, folder: Path, cpu: str, n_threads: int) -> WorkerProcess:

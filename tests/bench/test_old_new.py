@@ -91,6 +91,15 @@ def test_disturbed_blocks_are_dropped_and_counted(tool: Any) -> None:
     assert cells(text, "tales")[7] == "2.000†" and "every block of this row was disturbed" in text
 
 
+def test_a_block_counts_if_none_of_its_songs_is_slow(tool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    songs = iter([100, 100, 100, 104, 106, 90])
+    monkeypatch.setattr(tool, "Canary", lambda: Row(sing=lambda: next(songs)))
+    monkeypatch.setattr(tool, "SETTLE", 0)
+    watch = tool.Watch()
+    taken = [watch.sing() for _ in range(6)]
+    assert [watch.is_usual(taken[i : i + 2]) for i in (0, 2, 4)] == [True, True, False]
+
+
 def test_what_a_side_cannot_do_is_listed_with_the_reason(tool: Any) -> None:
     gone = {"kind": "failed", "key": ["tales", "IQ2_S", "host", 1], "reason": "old: NumPy multiplies IQ2_S"}
     text = tool.table([block(0, 1.0, 1.0), gone], "wall")

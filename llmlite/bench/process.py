@@ -110,6 +110,9 @@ class WorkerProcess:
         python: the interpreter; None for this one.
         variables: more environment variables, such as {"OMP_WAIT_POLICY": "passive"}.
         prefix: a command that starts the interpreter, such as ("unshare", "-rn").
+        package: the copy of llmlite that it imports; by default this one.
+        program: what it runs instead of that copy's worker: Python that begins with FIND_LLMLITE and answers
+            requests as the worker does.
 
     Raises:
         BackendError: the process doesn't start.
@@ -124,6 +127,8 @@ class WorkerProcess:
         python: str | None = None,
         variables: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        package: Path = PACKAGE,
+        program: str = BOOT,
     ) -> None:
         self.backend = backend
         self.timeout = timeout
@@ -138,7 +143,7 @@ class WorkerProcess:
         self._answers: queue.Queue[str | None] = queue.Queue()
         begin = perf_counter_ns()
         self._process = subprocess.Popen(
-            [*prefix, python or sys.executable, "-P", "-c", BOOT, backend, str(PACKAGE)],
+            [*prefix, python or sys.executable, "-P", "-c", program, backend, str(package)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -279,7 +279,11 @@ def ratio(comparison: Samples, metric: str, entry: tuple[str, str], base: tuple[
     blocks = sorted(ours.keys() & theirs.keys() - {-1})
     if not blocks:
         return None
-    ratios = [theirs[block] / ours[block] for block in blocks]
+    return of_ratios([theirs[block] / ours[block] for block in blocks])
+
+
+def of_ratios(ratios: Sequence[float]) -> Ratio:
+    """Return the median of ratios within blocks (at least one), with its interval and the verdict."""
     low, high = bootstrap_interval(ratios)
     called = verdict(low, high, len(ratios))
     return Ratio(value=median(ratios), low=low, high=high, n_blocks=len(ratios), verdict=called)

@@ -1,0 +1,356 @@
+"""Measure an older commit and this checkout in turns: a row for each model, type, CPU, threads and test.
+
+    python benchmarks/old_new.py --old da20b5f --folder FOLDER                   the bundled model, all types
+    python benchmarks/old_new.py --old da20b5f --folder FOLDER --quick --models tales,smollm2.gguf
+    python benchmarks/old_new.py --old da20b5f --folder FOLDER --models tales,llama-3.2-1b --cpus host,v3
+    python benchmarks/old_new.py --report FOLDER/old-new-….jsonl -o table.md           the table again
+
+A model is a name that `llmlite run` knows, a GGUF file, or a shape of `llmlite synth` (random weights).
+FOLDER keeps the models that are made (each type from the model given), the kernels of both sides, and the
+samples. The old commit's files are taken out of git into a temporary folder.
+
+Protocol: each side in its own process, both with the same file, ids, threads and float16 cache. A block is
+one turn of each side at each test, the sides in random order, with a canary before and after. Blocks are
+taken until --rounds of them are undisturbed, twice as many at most. A turn repeats its test for --seconds.
+Samples are written as they come, so an interrupted run can be reported, too. A row that one side can't run is
+listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from engine_table import DRIFT, read
+from in_turns import CPUS
+from old_new_table import CLOCKS, KEYS, table
+
+from llmlite import resources
+from llmlite.bench.canary import Canary
+from llmlite.bench.environment import record
+from llmlite.bench.process import FIND_LLMLITE, PACKAGE, BackendError, WorkerProcess
+from llmlite.engine.families import FAMILIES
+from llmlite.errors import LlmliteError
+from llmlite.quantize import plan, quantize_file
+from llmlite.quantize.mixes import FILE_TYPES, canonical
+from llmlite.quants import TYPES
+from llmlite.synth import SHAPES, synthesize
+
+BENCHMARKS = Path(__file__).resolve().parent
+ROOT = BENCHMARKS.parent
+WORKER = f"""{FIND_LLMLITE}
+import runpy
+runpy.run_path({str(BENCHMARKS / "old_new_worker.py")!r}, run_name="__main__")
+"""
+KERNEL_TYPES = tuple(TYPES[kind].name for kind in FAMILIES)
+QUICK = ("Q4_0", "Q8_0", "Q4_K", "Q6_K", "F16")
+SIDES = ("old", "new")
+SETTLE = 0.1  # seconds: threads of the last side, and of the canary's BLAS, spin for a while
+START_SECONDS = 900.0  # for any answer: the first one includes compiling kernels
+N_GEN, ROOM = 16, 1 << 5  # tokens of a decode turn; positions of a cache beyond the longest test
+
+# test -> n_prompt, n_gen, n_depth
+TESTS = {f"prefill {n}": (n, 0, 0) for n in (64, 512)} | {
+    f"decode at depth {n}": (0, N_GEN, n) for n in (0, 512, 2048)
+}
+
+Write = Callable[[dict[str, Any]], None]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, or report what was measured; print or write the table."""
+    options = parse(argv)
+    try:
+        samples = options.report or measure(options)
+        text = table(read(samples), options.clock)
+    except (ValueError, LlmliteError, OSError) as error:  # what a user may have named is another kind of file
+        print(f"old_new.py: {error}", file=sys.stderr)
+        return 2
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    print(f"raw samples: {samples}", file=sys.stderr)
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options, lists as tuples."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--old", metavar="COMMIT", help="any name that git knows")
+    parser.add_argument("--folder", type=Path, help="for models, kernels and samples")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="measure nothing: the table of these samples"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where the table goes (default: printed)"
+    )
+    parser.add_argument("--models", default="tales", help="several with commas (default: tales)")
+    parser.add_argument("--types", help=f"a type for all matrices, or a mix such as Q4_K_M (default: "
+                        f"{','.join(KERNEL_TYPES)})")  # fmt: skip
+    parser.add_argument(
+        "--cpus", default="host", help=f"compile kernels for: host, {', '.join(CPUS)} (default: host)"
+    )
+    parser.add_argument("--threads", default="1,2", help="default: 1,2")
+    parser.add_argument("--tests", default=",".join(TESTS), help=f"default: {','.join(TESTS)}")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="undisturbed blocks of each configuration (default: 7)"
+    )
+    parser.add_argument("--seconds", type=float, default=0.05, help="the shortest turn (default: 0.05)")
+    parser.add_argument("--minutes", type=float, default=float("inf"),
+                        help="start no configuration after this time (default: no limit)")  # fmt: skip
+    quick = f"types {', '.join(QUICK)} unless --types names others, 5 rounds at most"
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of the table (default: wall)")
+    options = parser.parse_args(argv)
+    if not options.report and not (options.old and options.folder):
+        parser.error("--old names the old commit, and --folder says where models and samples go")
+    if options.old and options.old.startswith("-"):
+        parser.error(f"--old: {options.old!r} is no name of a commit")
+    if options.report and not options.report.is_file():
+        parser.error(f"{options.report}: no such file")
+    if not options.minutes > 0 or not 0 < options.seconds < 1e4 or options.rounds < 1:  # true for nan, too
+        parser.error("--minutes and --seconds must be above 0, --rounds at least 1")
+    if options.types is None:
+        options.types = ",".join(QUICK if options.quick else KERNEL_TYPES)
+    if options.quick:
+        options.rounds = min(options.rounds, 5)
+    for name, known in (("cpus", ("host", *CPUS)), ("tests", tuple(TESTS))):
+        setattr(options, name, listed(parser, name, getattr(options, name), known))
+    options.models, options.types = (listed(parser, n, getattr(options, n)) for n in ("models", "types"))
+    threads = listed(parser, "threads", options.threads)
+    if not all(n.isdecimal() and 0 < int(n) < 1000 for n in threads):
+        parser.error(f"--threads: expected numbers with commas between, got {options.threads!r}")
+    options.threads = tuple(map(int, threads))
+    return options
+
+
+def listed(
+    parser: argparse.ArgumentParser, name: str, text: str, known: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
+    """Return the items of a list with commas, each once; end with an error if one isn't known."""
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    wrong = [item for item in items if known is not None and item not in known]
+    if wrong or not items:
+        parser.error(
+            f"--{name}: expected {', '.join(known or ('names',))}; got {wrong[0] if wrong else text!r}"
+        )
+    return items
+
+
+def measure(options: argparse.Namespace) -> Path:
+    """Measure every configuration and return the file of samples; an interrupt ends it early.
+
+    Raises:
+        LlmliteError: git doesn't know the commit. OSError: the folder can't be written.
+    """
+    options.folder.mkdir(parents=True, exist_ok=True)
+    out = options.folder / f"old-new-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    end = time.monotonic() + 60 * options.minutes
+    with older(ROOT, options.old) as (old, name), out.open("w", encoding="utf-8") as file:
+
+        def write(sample: dict[str, Any]) -> None:
+            file.write(json.dumps(sample) + "\n")
+            file.flush()
+
+        write({"kind": "environment", "environment": record(), "old": name, "new": described(ROOT)})
+        try:
+            everything(options, {"old": old / "llmlite", "new": PACKAGE}, end, write)
+        except KeyboardInterrupt:
+            print("interrupted: the table of what there is", file=sys.stderr)
+    return out
+
+
+def everything(options: argparse.Namespace, packages: dict[str, Path], end: float, write: Write) -> None:
+    """Run all configurations; what fails, or has no time left, is written down with the reason."""
+    canary, order = Watch(), random.Random(0)
+    wanted = list(itertools.product(options.models, options.types, options.cpus, options.threads))
+    for done, key in enumerate(wanted):
+        print(f"{done + 1} of {len(wanted)}: {', '.join(map(str, key))}", file=sys.stderr, flush=True)
+        try:
+            if time.monotonic() > end:
+                raise BackendError(f"the time was over ({options.minutes:g} minutes)")
+            path = model_file(options.folder, *key[:2])
+            for sample in blocks(path, key, options, packages, canary, order):
+                write({"kind": "block", **dict(zip(KEYS, key, strict=True)), **sample})
+        except (LlmliteError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            write({"kind": "failed", "key": key, "reason": reason})
+            print(f"  not measured: {reason}", file=sys.stderr, flush=True)
+
+
+def blocks(
+    path: Path,
+    key: tuple[Any, ...],
+    options: argparse.Namespace,
+    packages: dict[str, Path],
+    canary: Watch,
+    order: random.Random,
+) -> Iterator[dict[str, Any]]:
+    """Start both sides and yield their blocks: turns by test and side, tokens of a turn, canaries.
+
+    Raises:
+        BackendError: a side can't run this configuration; says which side and why.
+    """
+    tests = {name: TESTS[name] for name in options.tests}
+    longest = max(map(sum, tests.values())) + ROOM
+    with ExitStack() as stack:
+        sides = {}
+        for side in SIDES:
+            sides[side] = stack.enter_context(start(side, packages[side], options.folder, *key[2:]))
+            answer = sides[side].ask("load", path=str(path), n_threads=key[3], longest=longest)
+            if answer["unsupported"]:
+                raise BackendError(f"{side}: NumPy multiplies {', '.join(answer['unsupported'])}")
+        asked = {name: dict(zip(("n_prompt", "n_gen", "n_depth"), test)) for name, test in tests.items()}
+        for name in tests:  # fills caches and pages
+            for side in SIDES:
+                sides[side].ask("turn", **asked[name], nanoseconds=1)
+        nanoseconds = round(1e9 * options.seconds)
+        clean = 0
+        for number in range(2 * options.rounds):
+            songs = [canary.sing()]
+            turns: dict[str, dict[str, Any]] = {name: {} for name in tests}
+            for name in tests:
+                for side in order.sample(SIDES, 2):
+                    answer = sides[side].ask("turn", **asked[name], nanoseconds=nanoseconds)
+                    turns[name][side] = {clock: answer[clock] for clock in CLOCKS.values()}
+            songs.append(canary.sing())
+            n_tokens = {name: n_prompt + n_gen for name, (n_prompt, n_gen, _) in tests.items()}
+            yield {"block": number, "turns": turns, "n_tokens": n_tokens, "canary_ns": songs}
+            clean += canary.is_usual(songs)
+            if clean == options.rounds:
+                break
+
+
+class Watch:
+    """A canary with a pause before and after it, which remembers its songs."""
+
+    def __init__(self) -> None:
+        self.canary, self.songs = Canary(), list[int]()
+
+    def sing(self) -> int:
+        """Return the canary's nanoseconds."""
+        time.sleep(SETTLE)
+        self.songs.append(self.canary.sing())
+        time.sleep(SETTLE)
+        return self.songs[-1]
+
+    def is_usual(self, songs: list[int]) -> bool:
+        """Return whether a block with these songs is likely to count, by all songs so far."""
+        return max(songs) <= (1 + DRIFT) * median(self.songs)
+
+
+def start(side: str, package: Path, folder: Path, cpu: str, n_threads: int) -> WorkerProcess:
+    """Start a side's process, with a cache of kernels of its own."""
+    variables = {"LLMLITE_CACHE": str((folder / f"cache-{side}").resolve()), "LLMLITE_KERNELS": "compile"}
+    if cpu != "host":
+        variables["NUMBA_CPU_NAME"], variables["NUMBA_CPU_FEATURES"] = CPUS[cpu]
+    return WorkerProcess(
+        side, n_threads, timeout=START_SECONDS, variables=variables, package=package, program=WORKER
+    )
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def model_file(folder: Path, model: str, type_name: str) -> Path:
+    """Return the model in that type; the file is made in `folder` on first use.
+
+    Args:
+        type_name: a type that all matrices get, or a mix that isn't a type, such as "Q4_K_M".
+
+    Raises:
+        LlmliteError: no such model or type; or the rows of most weights aren't whole blocks of it.
+    """
+    pure = type_name.upper() in KERNEL_TYPES
+    name = (
+        next((n for n, (_, main) in FILE_TYPES.items() if main == type_name.upper()), "")
+        if pure
+        else type_name
+    )
+    stem = model if model in SHAPES else resources.model_path(model).stem
+    target = folder / f"{stem}-{type_name}.gguf"
+    if target.exists():
+        return target
+    part = target.with_suffix(".part")
+    if model in SHAPES:
+        synthesize(part, model, name)
+    else:
+        source = resources.model_path(model)
+        if pure:
+            require_majority(source, name, type_name.upper())
+        quantize_file(source, part, canonical(name), pure=pure, requantize=True)
+    os.replace(part, target)
+    return target
+
+
+def require_majority(source: Path, name: str, type_name: str) -> None:
+    """Refuse a type that most weights of a model can't have.
+
+    Raises:
+        LlmliteError: names the type that they would have instead.
+    """
+    counts: dict[str, int] = {}
+    for row in plan(source, name, pure=True, requantize=True):
+        counts[row.target.name] = counts.get(row.target.name, 0) + row.n_bytes
+    most = max(counts, key=counts.__getitem__)
+    if most != type_name:
+        raise LlmliteError(f"most rows aren't whole blocks of {type_name}, and would be {most}")
+
+
+@contextmanager
+def older(root: Path, commit: str) -> Iterator[tuple[Path, str]]:
+    """Take a commit's files out of git, into a folder that is removed afterwards.
+
+    Yields: the folder, and the commit's description.
+
+    Raises:
+        LlmliteError: `root` is no git checkout, or has no such commit.
+    """
+    name = described(root, commit)
+    packed = git(root, "archive", "--format=tar", commit, "llmlite", "data")
+    with tempfile.TemporaryDirectory(prefix="llmlite-old-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(folder, filter="data")
+        yield Path(folder), name
+
+
+def described(root: Path, commit: str = "") -> str:
+    """Return a commit's short hash and date; for "" those of the checkout, and whether files were changed."""
+    text = git(root, "log", "-1", "--format=%h (%cs)", *([commit] if commit else [])).decode().strip()
+    changed = not commit and git(root, "status", "--porcelain", "--untracked-files=no", "llmlite").strip()
+    return f"{text}, with changes" if changed else text
+
+
+def git(root: Path, *words: str) -> bytes:
+    """Return what a git command prints.
+
+    Raises:
+        LlmliteError: it failed, or there is no git; has its last line.
+    """
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
+    except OSError as error:
+        raise LlmliteError(f"git: {error.strerror}") from None
+    if done.returncode:
+        raise LlmliteError(f"git {words[0]}: {done.stderr.decode(errors='replace').strip().splitlines()[-1]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,6 +18,7 @@ from llmlite.engine import make_executor
 from llmlite.engine.kv_cache import KVCache
 from llmlite.errors import ContextOverflowError, ModelError
 from llmlite.system.locks import fork_safe
+from llmlite.tokenizers import as_ids, several
 
 if TYPE_CHECKING:
     from llmlite.model import Model
@@ -60,7 +61,7 @@ class Embedder:
     ) -> np.ndarray | list[np.ndarray]:
         """See `Model.embed`."""
         pooling = self._pooling(pooling)
-        rows = [self._ids(text, truncate) for text in texts]
+        rows = [self._ids(text, truncate) for text in several(texts, "texts")]
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         n_outputs = [1] * len(rows) if self.config.causal and pooling == "last" else None
         for i, states in self._states(rows, n_outputs=n_outputs):
@@ -75,7 +76,7 @@ class Embedder:
         """See `Model.score`."""
         if not self.config.n_class:
             raise ModelError("cls.output.weight: missing; this model has no head that scores pairs of texts")
-        pairs = [self._pair(query, text, truncate) for text in texts]
+        pairs = [self._pair(query, text, truncate) for text in several(texts, "texts")]
         types = [kinds for _, kinds in pairs] if self.config.n_token_types > 1 else None
         found = np.empty((len(pairs), self.config.n_class), np.float32)
         how = "cls" if self.config.head_pooling is None else self.config.head_pooling
@@ -109,7 +110,7 @@ class Embedder:
     def _ids(self, text: Text, truncate: bool) -> list[int]:
         n_ctx, model = self.model.n_ctx, self.model
         if not isinstance(text, str):
-            ids = [int(token) for token in text]
+            ids = as_ids(text, "a text")
             return model._checked(ids[:n_ctx] if truncate else ids)
         with model.gguf.located():
             ids = model.tokenizer.encode(text)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -114,6 +114,10 @@ class Model(Texts):
     ) -> None:
         if kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}; got {kv_dtype!r}")
+        sizes = {"n_ctx": n_ctx, "n_threads": n_threads}
+        for name, value in (sizes | {"n_snapshots": n_snapshots, "snapshot_every": snapshot_every}).items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
+                raise TypeError(f"{name}: expected a whole number, got {value!r:.80}")
         self._options: dict[str, Any] = {  # what a pickle needs beside the file
             "n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads,
             "n_snapshots": n_snapshots, "snapshot_every": snapshot_every, "lora": lora,

@@ -7,9 +7,9 @@ how similar the texts are (cosines).
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
+from llmlite.cli.texts import standard_input
 from llmlite.errors import LlmliteError
 from llmlite.terminal import json_text, say
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     import llmlite as ll
 
-    texts = options.text or _lines(sys.stdin.buffer.read().decode("utf-8", "replace"))
+    texts = options.text or _lines(standard_input())
     if not texts:
         raise LlmliteError("no texts: give them as arguments or as lines of standard input")
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmlite.cli.texts import standard_input
 from llmlite.errors import LlmliteError
 from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import say, say_text
@@ -222,7 +223,7 @@ def answer_options(options: argparse.Namespace, model: Model) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> int:
     if "" in options.stop:  # before a model is loaded
         raise LlmliteError("--stop: the text must not be empty")
-    prompt = sys.stdin.buffer.read().decode("utf-8", "replace") if options.prompt == "-" else options.prompt
+    prompt = standard_input() if options.prompt == "-" else options.prompt
     from llmlite.repl import Conversation, converse, figures
 
     begin = time.perf_counter()

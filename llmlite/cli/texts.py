@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmlite.errors import LlmliteError
-from llmlite.terminal import json_text
+from llmlite.terminal import complain, json_text
 
 if TYPE_CHECKING:
     from llmlite.model import Model
@@ -47,12 +47,29 @@ def as_json(found: object, options: argparse.Namespace, **more: str) -> str:
 def read_text(name: str | None) -> str:
     """Return the text of a file, of standard input, or the bundled evaluation text."""
     if name == "-":
-        return sys.stdin.buffer.read().decode("utf-8", "replace")
+        return standard_input()
     if name is None:
         from llmlite import resources
 
         return resources.data_path("tales-eval.txt").read_text(encoding="utf-8")
-    return Path(name).read_bytes().decode("utf-8", "replace")
+    return _decoded(Path(name).read_bytes(), name)
+
+
+def standard_input() -> str:
+    """Return all of standard input as text."""
+    return _decoded(sys.stdin.buffer.read(), "standard input")
+
+
+def _decoded(data: bytes, name: str) -> str:
+    """Return UTF-8 as text. Other bytes become U+FFFD, and a message says so."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        complain(
+            f"{name}: byte {error.start} is not UTF-8; such bytes are read as U+FFFD "
+            "(convert the text first: iconv -f ENCODING -t UTF-8)"
+        )
+        return data.decode("utf-8", "replace")
 
 
 def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
+from llmlite.cli.texts import standard_input
 from llmlite.terminal import json_text, say
 
 HELP = "show how a text becomes tokens"
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from llmlite import gguf, resources, tokenizers
 
-    text = sys.stdin.buffer.read().decode("utf-8", "replace") if options.text == "-" else options.text
+    text = standard_input() if options.text == "-" else options.text
     with gguf.read(resources.model_path(options.model)) as file:
         special = not options.no_special
         with file.located():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, SupportsIndex, TypedDict, cast
@@ -262,7 +263,11 @@ class Generation:
                     f"the text so far ends in {self.text[-40:]!r}"
                 )
             logits = np.where(allowed, logits, np.float32(-np.inf))
-        return int(self._sampler(logits, self._context) if self._sees_ids else self._sampler(logits))
+        token = self._sampler(logits, self._context) if self._sees_ids else self._sampler(logits)
+        try:
+            return operator.index(token)
+        except TypeError:
+            raise TypeError(f"sampler: expected a token id, a whole number, got {token!r:.80}") from None
 
     def _accepted(self, token: int) -> bool:
         """Pass a token to the constraint; return whether the text must end now."""

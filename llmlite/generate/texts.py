@@ -17,6 +17,7 @@ from llmlite.generate.batch import Batch
 from llmlite.generate.generation import Generation
 from llmlite.generate.options import MAX_TOKENS, NAMES, check_names, given, make_constraint, make_sampler
 from llmlite.generate.speculation import Speculator
+from llmlite.tokenizers import as_ids, several
 
 if TYPE_CHECKING:
     from llmlite.generate.options import BatchOptions, Options
@@ -164,7 +165,7 @@ class Texts:
             the error of a text that fails later is raised after the others have ended.
         """
         batch = self.batch(max_sequences=max_sequences)
-        made = [batch.add(prompt, **_own(options)) for prompt in prompts]
+        made = [batch.add(prompt, **_own(options)) for prompt in several(prompts, "prompts")]
         while len(batch):
             batch.step()
         if details:
@@ -351,16 +352,16 @@ class Texts:
         Raises:
             The errors of `generate`.
         """
-        several = [texts] if isinstance(texts, str) else list(texts)
+        all_texts = [texts] if isinstance(texts, str) else several(texts, "texts")
         batch, parts = self.batch(kept=0), []
-        for place, text in enumerate(several):
-            ids = self.tokenize(text) if isinstance(text, str) else list(text)
+        for place, text in enumerate(all_texts):
+            ids = self.tokenize(text) if isinstance(text, str) else as_ids(text, f"texts[{place}]")
             for start in range(0, max(1, len(ids)), self.n_ctx):
                 options: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": True}
                 parts.append((place, batch.add(ids[start : start + self.n_ctx], **options)))
         while len(batch):
             batch.step()
-        losses: list[list[float]] = [[] for _ in several]
+        losses: list[list[float]] = [[] for _ in all_texts]
         for place, generation in parts:
             if generation.error is not None:
                 raise generation.error

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmlite.errors import TokenizerError
-from llmlite.tokenizers.base import Tokenizer, as_ids
+from llmlite.tokenizers.base import Tokenizer, as_ids, several
 from llmlite.tokenizers.bpe import BPETokenizer
 from llmlite.tokenizers.gemma4 import Gemma4Tokenizer
 from llmlite.tokenizers.pretokenizers import PRE_TOKENIZERS, PreTokenizer
@@ -39,6 +39,7 @@ __all__ = [
     "WPMTokenizer",
     "as_ids",
     "from_metadata",
+    "several",
 ]
 
 MODELS: dict[str, type[Tokenizer]] = {

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from types import MappingProxyType
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from llmlite.errors import TokenizerError
 from llmlite.tokenizers.special import SpecialTokens
@@ -240,6 +240,16 @@ def as_ids(ids: object, name: str) -> list[int]:
             what = "expected a token id, a whole number"
             raise TypeError(f"{name}[{index}]: {what}, got {token!r:.80}") from None
     return found
+
+
+def several(texts: object, name: str) -> list[Any]:
+    """Return texts, each a str or token ids, as a list.
+
+    Raises: TypeError naming the argument, for a single text, a mapping, or what can't be iterated.
+    """
+    if isinstance(texts, (str, bytes, bytearray, Mapping)) or not isinstance(texts, Iterable):
+        raise TypeError(f"{name}: expected several texts, a list of them, got {type(texts).__name__}")
+    return list(texts)
 
 
 def utf8(text: str) -> bytes:

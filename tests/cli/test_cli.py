@@ -323,3 +323,26 @@ def test_numbers_that_cannot_be_are_refused(
     except SystemExit as stop:
         assert stop.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_bytes_that_are_not_utf8_are_named_wherever_a_text_is_read(tmp_path: Path) -> None:
+    latin = "Straße. ".encode("latin-1") * 300
+    story = tmp_path / "story.txt"
+    story.write_bytes(latin)
+    for arguments in (
+        ["perplexity", "tales", str(story), "--chunks", "1"],
+        ["tokenize", "-"],
+        ["run", "-p", "-", "-n", "1"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "llmlite", *arguments], input=latin[:80], capture_output=True, check=True
+        )
+        name = story if "perplexity" in arguments else "standard input"
+        assert f"llmlite: {name}: byte 4 is not UTF-8" in done.stderr.decode()
+    done = subprocess.run(
+        [sys.executable, "-m", "llmlite", "tokenize", "-"],
+        input="Straße".encode(),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""

@@ -266,3 +266,34 @@ def test_tokenize_and_detokenize_are_inverse(model: Model, tmp_path: Path) -> No
     assert model.detokenize(ids) == "the inner sea<|im_end|>"
     assert model.detokenize(ids, skip_special=True) == "the inner sea"
     assert model.tokenizer.token_id("<|im_end|>") not in model.tokenize("<|im_end|>", parse_special=False)
+
+
+@pytest.mark.parametrize("chosen", ["7", 7.0, None, True + 0.5, np.array([7, 8])])
+def test_a_sampler_that_gives_no_whole_number_is_refused(model: Model, chosen: Any) -> None:
+    with pytest.raises(TypeError, match="sampler: expected a token id, a whole number, got"):
+        model.generate("The fox", sampler=lambda logits: chosen)
+
+
+@pytest.mark.parametrize("texts", ["abc", b"abc", {"abc": 1}, None, 5])
+def test_one_text_is_not_taken_for_many_of_one_character(model: Model, texts: Any) -> None:
+    with pytest.raises(TypeError, match="prompts: expected several texts, a list of them, got"):
+        model.generate_batch(texts)
+    if not isinstance(texts, str):  # for which one text is a text
+        for call in (model.perplexity, lambda texts: model.embed(texts, pooling="mean")):
+            with pytest.raises(TypeError, match="texts: expected several texts"):
+                call(texts)
+
+
+@pytest.mark.parametrize("ids", [b"abc", [1.5, 2.5], ["1", "2"], 5, {1: 2}])
+def test_what_is_not_token_ids_is_not_embedded_or_scored(model: Model, ids: Any) -> None:
+    with pytest.raises(TypeError, match="expected a? ?token id"):
+        model.embed([ids], pooling="mean")
+    with pytest.raises(TypeError, match="expected a? ?token id"):
+        model.perplexity([ids])
+
+
+@pytest.mark.parametrize("name", ["n_ctx", "n_threads", "n_snapshots", "snapshot_every"])
+@pytest.mark.parametrize("value", [1.5, "5", True])
+def test_a_size_that_is_not_a_whole_number_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name}: expected a whole number, got"):
+        ll.load("tales", **{name: value})

@@ -89,13 +89,8 @@ def next_chunk(place, first, n_groups, row_bytes):
     return place + ahead, min(row_bytes, CHUNK * group_bytes)
 
 
-def make_matmul(sub):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
-
-    A row and token have eight sums, one for each block of a group, which add up that block of all groups: the
-    lanes of `quantized.make_matvec`. Blocks are taken in the order 0, 4, 2, 6, 1, 5, 3, 7, so that a sum soon
-    meets the one it is folded with, and at most three wait.
-    """
+def make_multiply_chunk(sub):
+    """Return the function that multiplies a chunk of unpacked rows with a block of tokens."""
     n_parts, sums_bytes = 32 // sub, 1024 // sub
 
     @inline
@@ -146,6 +141,18 @@ def make_matmul(sub):
         if last:
             copy_out(waiting, out, n_rows * 4, n_tokens, min(TILE_ROWS, n_rows - row))
         return ahead
+
+    return multiply_chunk
+
+
+def make_matmul(sub):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
+
+    A row and token have eight sums, one for each block of a group, which add up that block of all groups: the
+    lanes of `quantized.make_matvec`. Blocks are taken in the order 0, 4, 2, 6, 1, 5, 3, 7, so that a sum soon
+    meets the one it is folded with, and at most three wait.
+    """
+    multiply_chunk = make_multiply_chunk(sub)
 
     @kernel_of(MATMUL)
     def matmul(step, rank, n_threads, worker, spec):

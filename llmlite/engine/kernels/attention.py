@@ -123,59 +123,67 @@ def place_of(r, o_bytes):
     return r // QUERIES * QUERIES * o_bytes + r % QUERIES * LINE
 
 
+# ---- a unit's rows -----------------------------------------------------------------------------------------
+
+
+@inline
+def take_rows(spec, sequence, queries, facts, first, last, head, group, key_size, q_bytes):
+    """Copy the queries of rows `first` … `last - 1` of a head, times the scale, and write their facts.
+
+    Zeros follow up to a multiple of QUERIES. `sequence` is its first row, position, and end.
+    """
+    begin, position, end = sequence
+    q, scale = load_i64(spec + ATTENTION.q), f32(load_f64(spec + ATTENTION.scale))
+    window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
+    slopes, n_head = load_i64(spec + ATTENTION.slopes), load_i64(spec + ATTENTION.n_head)
+    token, member, whole = first // group, first % group, key_size // 16 * 16
+    for r in range(last - first):
+        query = (begin + token) * n_head + head * group + member
+        source, target, fact = q + query * key_size * 4, queries + r * q_bytes, facts + r * ROW
+        for i in range(0, whole, 16):
+            store(target + i * 4, scaled(load_f32x16(source + i * 4), scale))
+        for i in range(whole, key_size):
+            store(target + i * 4, lane(scaled(splat_f32x16(load_f32(source + i * 4)), scale), 0))
+        low, high = sees(position + token, end, window, causal)
+        store(fact + LOW, low)
+        store(fact + HIGH, high)
+        store(fact + PLACE, position + token)
+        store(fact + SLOPE, load_f32(slopes + (head * group + member) * 4) if slopes else f32(0))
+        store(fact + QUERY, query)
+        member += 1
+        if member == group:
+            token, member = token + 1, i64(0)
+    rest = (first - last) % QUERIES
+    for i in range(queries + (last - first) * q_bytes, queries + (last - first + rest) * q_bytes, 64):
+        store(i, splat_f32x16(f32(0)))
+
+
+@inline
+def clear(outputs, states, n_rows, o_bytes):
+    """Start without positions: o = 0, m = LOWEST and l = 0."""
+    for i in range(outputs, outputs + (n_rows + QUERIES - 1) // QUERIES * QUERIES * o_bytes, 64):
+        store(i, splat_f32x16(f32(0)))
+    for r in range(n_rows):
+        store(states + r * ROW, f32(LOWEST))
+        store(states + r * ROW + 4, f32(0))
+
+
+@inline
+def keep_part(spec, outputs, fact, place, value_size):
+    """Write a row's o, m and l of a part to number `place` of the shared parts."""
+    store(load_i64(spec + ATTENTION.states) + place * 8, load_i64(fact))
+    target = load_i64(spec + ATTENTION.parts) + place * ((value_size + 15) // 16 * 64)
+    for c in range(0, value_size, 16):
+        store(target + c * 4, load_f32x16(outputs + c // 32 * QUERIES * LINE + c % 32 * 4))
+
+
 # ---- kernels -----------------------------------------------------------------------------------------------
 
 
-def make_attention(reader, only=0, in_keys=False):
-    """Return the kernel for a kind of cache.
-
-    Args:
-        reader: reads the cache.
-        only: the size of keys and values, if the kernel is for one size; 0 for any.
-        in_keys: whether a value is the first numbers of its key, a multiple of 16.
-    """
+def make_attend(reader, in_keys):
+    """Return the function that adds one part of the positions to a unit's rows; see `make_attention`."""
     size, score, weigh, key_floats, value_floats = reader
     score_floats, weigh_floats = CONVERTED.score, CONVERTED.weigh
-
-    @inline
-    def take_rows(spec, sequence, queries, facts, first, last, head, group, key_size, q_bytes):
-        """Copy the queries of rows `first` … `last - 1` of a head, times the scale, and write their facts.
-
-        Zeros follow up to a multiple of QUERIES. `sequence` is its first row, position, and end.
-        """
-        begin, position, end = sequence
-        q, scale = load_i64(spec + ATTENTION.q), f32(load_f64(spec + ATTENTION.scale))
-        window, causal = load_i64(spec + ATTENTION.window), load_i64(spec + ATTENTION.causal)
-        slopes, n_head = load_i64(spec + ATTENTION.slopes), load_i64(spec + ATTENTION.n_head)
-        token, member, whole = first // group, first % group, key_size // 16 * 16
-        for r in range(last - first):
-            query = (begin + token) * n_head + head * group + member
-            source, target, fact = q + query * key_size * 4, queries + r * q_bytes, facts + r * ROW
-            for i in range(0, whole, 16):
-                store(target + i * 4, scaled(load_f32x16(source + i * 4), scale))
-            for i in range(whole, key_size):
-                store(target + i * 4, lane(scaled(splat_f32x16(load_f32(source + i * 4)), scale), 0))
-            low, high = sees(position + token, end, window, causal)
-            store(fact + LOW, low)
-            store(fact + HIGH, high)
-            store(fact + PLACE, position + token)
-            store(fact + SLOPE, load_f32(slopes + (head * group + member) * 4) if slopes else f32(0))
-            store(fact + QUERY, query)
-            member += 1
-            if member == group:
-                token, member = token + 1, i64(0)
-        rest = (first - last) % QUERIES
-        for i in range(queries + (last - first) * q_bytes, queries + (last - first + rest) * q_bytes, 64):
-            store(i, splat_f32x16(f32(0)))
-
-    @inline
-    def clear(outputs, states, n_rows, o_bytes):
-        """Start without positions: o = 0, m = LOWEST and l = 0."""
-        for i in range(outputs, outputs + (n_rows + QUERIES - 1) // QUERIES * QUERIES * o_bytes, 64):
-            store(i, splat_f32x16(f32(0)))
-        for r in range(n_rows):
-            store(states + r * ROW, f32(LOWEST))
-            store(states + r * ROW + 4, f32(0))
 
     @inline
     def attend(spec, words, head, part, n_rows, key_size, value_size, scores, queries, outputs, facts):
@@ -214,13 +222,18 @@ def make_attention(reader, only=0, in_keys=False):
                         softmax_step(scores, fact, shrink, j, softcap, n)
                         weigh(o, scores, shrink, values, value_scales, value_size, first, end)
 
-    @inline
-    def keep_part(spec, outputs, fact, place, value_size):
-        """Write a row's o, m and l of a part to number `place` of the shared parts."""
-        store(load_i64(spec + ATTENTION.states) + place * 8, load_i64(fact))
-        target = load_i64(spec + ATTENTION.parts) + place * ((value_size + 15) // 16 * 64)
-        for c in range(0, value_size, 16):
-            store(target + c * 4, load_f32x16(outputs + c // 32 * QUERIES * LINE + c % 32 * 4))
+    return attend
+
+
+def make_attention(reader, only=0, in_keys=False):
+    """Return the kernel for a kind of cache.
+
+    Args:
+        reader: reads the cache.
+        only: the size of keys and values, if the kernel is for one size; 0 for any.
+        in_keys: whether a value is the first numbers of its key, a multiple of 16.
+    """
+    attend = make_attend(reader, in_keys)
 
     @kernel
     def attention(step, rank, n_threads, worker, spec):

@@ -170,19 +170,9 @@ else:
         store(place, reduce_add(total))
 
 
-def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None, scale=None, minimum=None):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] for a few tokens.
-
-    The arguments are those of `quantized.make_matvec`. If a row ends with fewer than eight blocks, they are
-    read as a group whose other lanes are discarded. At the end of the matrix, this would read too far, so
-    they are read one by one.
-    """
-    (dot, zero), sub, has_minimum = dot_of(family), family.sub, family.has_minimum
-    vectors = vectors or in_block_order(quants64)
-    mins = mins or nothing
-    has_tail = quants32 is not None
-    tail = make_tail(family, quants32, scale, minimum) if has_tail else nothing
-    group_bytes, block_bytes, sums_bytes = family.group_bytes, family.group_bytes // 8, 1024 // sub
+def make_add(family):
+    """Return `add` and `both`: a token's sums plus a group's products, and the numbers of two rows in one."""
+    (dot, zero), has_minimum = dot_of(family), family.has_minimum
 
     @inline
     def less_zero(products, xs):
@@ -221,7 +211,15 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
         """Return the numbers of the blocks' first halves, for both rows, then of their second halves."""
         return of_rows(low_half(a), low_half(b)), of_rows(high_half(a), high_half(b))
 
-    add, both = (add16, both16) if sub == 16 else (add32, both32)
+    return (add16, both16) if family.sub == 16 else (add32, both32)
+
+
+def make_groups(family, scales, mins, vectors, tail):
+    """Return `multiply`, `part_of_group` and `last_blocks`: for whole groups, a row's last blocks, and the
+    matrix's last blocks.
+    """
+    (add, both), has_minimum, group_bytes = make_add(family), family.has_minimum, family.group_bytes
+    sums_bytes = 1024 // family.sub
 
     @inline
     def numbers(p0, p1):
@@ -272,6 +270,22 @@ def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None
                     prefetch(p1 + ahead + line)
             group(acc, n_tokens, p0, p1, x, xd, xs, x_stride, d_stride, s_stride)
             p0, p1, x, xd, xs = p0 + group_bytes, p1 + group_bytes, x + 256, xd + 32, xs + sums_bytes
+
+    return multiply, part_of_group, last_blocks
+
+
+def make_few(family, *, quants64, scales, mins=None, vectors=None, quants32=None, scale=None, minimum=None):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for a few tokens.
+
+    The arguments are those of `quantized.make_matvec`. If a row ends with fewer than eight blocks, they are
+    read as a group whose other lanes are discarded. At the end of the matrix, this would read too far, so
+    they are read one by one.
+    """
+    has_tail, sub = quants32 is not None, family.sub
+    tail = make_tail(family, quants32, scale, minimum) if has_tail else nothing
+    vectors = vectors or in_block_order(quants64)
+    multiply, part_of_group, last_blocks = make_groups(family, scales, mins or nothing, vectors, tail)
+    group_bytes, block_bytes, sums_bytes = family.group_bytes, family.group_bytes // 8, 1024 // sub
 
     @kernel
     def matmul_few(

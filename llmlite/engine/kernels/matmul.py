@@ -89,13 +89,8 @@ def next_chunk(place, first, n_groups, row_bytes):
     return place + ahead, min(row_bytes, CHUNK * group_bytes)
 
 
-def make_matmul(sub):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
-
-    A row and a token have eight sums, one for each block of a group. Each adds up its block of all groups,
-    like a lane of `quantized.make_matvec`. Blocks are taken in the order 0, 4, 2, 6, 1, 5, 3, 7, so that sums
-    are folded early, and at most three wait.
-    """
+def make_multiply_chunk(sub):
+    """Return the function that multiplies a chunk of unpacked rows with a block of tokens."""
     n_parts, sums_bytes = 32 // sub, 1024 // sub
 
     @inline
@@ -150,6 +145,18 @@ def make_matmul(sub):
         if last:
             copy_out(waiting, out, n_rows * 4, n_tokens, min(TILE_ROWS, n_rows - row))
         return ahead
+
+    return multiply_chunk
+
+
+def make_matmul(sub):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] over unpacked tiles, for sub-blocks of `sub` weights.
+
+    A row and a token have eight sums, one for each block of a group. Each adds up its block of all groups,
+    like a lane of `quantized.make_matvec`. Blocks are taken in the order 0, 4, 2, 6, 1, 5, 3, 7, so that sums
+    are folded early, and at most three wait.
+    """
+    multiply_chunk = make_multiply_chunk(sub)
 
     @kernel_of(MATMUL)
     def matmul(step, rank, n_threads, worker, spec):

@@ -155,32 +155,10 @@ def side_by_side(vectors, sub, dot):
     return multiply16 if sub == 16 else multiply32
 
 
-def make_matvec(
-    family, *, scales, mins=None, quants64=None, vectors=None, quants32=None, scale=None, minimum=None
-):
-    """Return the kernel out[t, r] = Σ weight[r]·x[t] for one token.
-
-    Lane j adds up block j of every group of 256 weights, groups in file order; lanes are folded at the end.
-    `make_matmul` adds in the same order.
-
-    Args:
-        vectors: see `side_by_side`.
-        quants64: see `in_file_order`; only needed without `vectors`.
-        scales, mins: (p) -> f32x8. With sub-blocks of 16, f32x16: first those of the blocks' first halves,
-            then those of the second halves.
-        quants32, scale, minimum: the same for one block of 32, for widths that aren't multiples of 256.
-
-    The kernel's `sums` are integers (Σ q of each sub-block), or, for a type with minimums, floats (d·Σ q).
-    With sub-blocks of 16, they are in the order [group][half][block].
-    """
-    (dot, zero), sub = dot_of(family), family.sub
-    if vectors:
-        multiply = side_by_side(vectors, sub, dot)
-    else:
-        multiply = in_file_order(quants64, sub, dot)
-    takes_mixed, has_minimum, has_tail = vectors is not None, family.has_minimum, quants32 is not None
-    mins = mins or nothing
-    group_bytes, block_bytes, sums_bytes = family.group_bytes, family.group_bytes // 8, 1024 // sub
+def make_add_group(family, multiply, scales, mins):
+    """Return (total, p, x, xd, xs) -> total, plus a group's products; `multiply`: see `in_file_order`."""
+    _, zero = dot_of(family)
+    has_minimum = family.has_minimum
 
     @inline
     def add_group32(total, p, x, xd, xs):
@@ -204,7 +182,36 @@ def make_matvec(
             total = total - both
         return total
 
-    add_group = add_group16 if sub == 16 else add_group32
+    return add_group16 if family.sub == 16 else add_group32
+
+
+def make_matvec(
+    family, *, scales, mins=None, quants64=None, vectors=None, quants32=None, scale=None, minimum=None
+):
+    """Return the kernel out[t, r] = Σ weight[r]·x[t] for one token.
+
+    Lane j adds up block j of every group of 256 weights, groups in file order; lanes are folded at the end.
+    `make_matmul` adds in the same order.
+
+    Args:
+        vectors: see `side_by_side`.
+        quants64: see `in_file_order`; only needed without `vectors`.
+        scales, mins: (p) -> f32x8. With sub-blocks of 16, f32x16: first those of the blocks' first halves,
+            then those of the second halves.
+        quants32, scale, minimum: the same for one block of 32, for widths that aren't multiples of 256.
+
+    The kernel's `sums` are integers (Σ q of each sub-block), or, for a type with minimums, floats (d·Σ q).
+    With sub-blocks of 16, they are in the order [group][half][block].
+    """
+    (dot, _), sub = dot_of(family), family.sub
+    if vectors:
+        multiply = side_by_side(vectors, sub, dot)
+    else:
+        multiply = in_file_order(quants64, sub, dot)
+    takes_mixed, has_tail = vectors is not None, quants32 is not None
+    group_bytes, block_bytes, sums_bytes = family.group_bytes, family.group_bytes // 8, 1024 // sub
+
+    add_group = make_add_group(family, multiply, scales, mins or nothing)
     tail = make_tail(family, quants32, scale, minimum) if has_tail else nothing
 
     @kernel

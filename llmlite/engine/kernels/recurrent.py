@@ -107,6 +107,14 @@ def scan(
         sequence += SEQUENCE_BYTES
 
 
+@inline
+def change_row(before, after, k, q, change, decay, total):
+    """S[n] ← decay · S[n] + k[n] · change for a row n of 16 columns; returns total + S[n] · q[n]."""
+    new = fma(change, splat_f32x16(load_f32(k)), load_f32x16(before) * decay)
+    store(after, new)
+    return fma(new, splat_f32x16(load_f32(q)), total)
+
+
 @kernel
 def delta_rule(
     step, rank, n_threads, x, qk, beta, alpha, a, dt_bias, out, layer, n_head, n_head_k, head_size, tiled,
@@ -155,18 +163,10 @@ def delta_rule(
                 s0, s1, s2, s3 = zero, zero, zero, zero
                 for n in range(0, head_size, 4):
                     s, to, c, r = before + n * line, after + n * line, k + n * 4, q + n * 4
-                    new = fma(change, splat_f32x16(load_f32(c)), load_f32x16(s) * decay)
-                    store(to, new)
-                    s0 = fma(new, splat_f32x16(load_f32(r)), s0)
-                    new = fma(change, splat_f32x16(load_f32(c + 4)), load_f32x16(s + line) * decay)
-                    store(to + line, new)
-                    s1 = fma(new, splat_f32x16(load_f32(r + 4)), s1)
-                    new = fma(change, splat_f32x16(load_f32(c + 8)), load_f32x16(s + 2 * line) * decay)
-                    store(to + 2 * line, new)
-                    s2 = fma(new, splat_f32x16(load_f32(r + 8)), s2)
-                    new = fma(change, splat_f32x16(load_f32(c + 12)), load_f32x16(s + 3 * line) * decay)
-                    store(to + 3 * line, new)
-                    s3 = fma(new, splat_f32x16(load_f32(r + 12)), s3)
+                    s0 = change_row(s, to, c, r, change, decay, s0)
+                    s1 = change_row(s + line, to + line, c + 4, r + 4, change, decay, s1)
+                    s2 = change_row(s + 2 * line, to + 2 * line, c + 8, r + 8, change, decay, s2)
+                    s3 = change_row(s + 3 * line, to + 3 * line, c + 12, r + 12, change, decay, s3)
                 total = ((s0 + s1) + (s2 + s3)) * splat_f32x16(f32(scale))
                 store(out + row * out_bytes + unit * 64, total)
                 before = after

@@ -639,8 +639,10 @@ def test_siblings_of_a_file_are_quantized_anew_and_say_so(
     files = open_models(str(path), ("Q8_0", "Q4_1"))
     assert [file.model_type for file in files] == ["Q8_0", "Q4_1"]
     assert files[1].path == path and "quantized anew from the Q4_1 file" in files[0].note
+    assert "repack" in files[1].note and "repack" not in files[0].note
     assert open_models(str(path), ("Q8_0",))[0].path == files[0].path  # kept
-    assert open_models(str(path), None)[0].path == path
+    alone = open_models(str(path), None)[0]
+    assert alone.path == path and alone.note == ""
 
 
 def test_libraries_can_be_told_apart_by_colour_and_hatch() -> None:

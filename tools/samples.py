@@ -42,7 +42,10 @@ MODELS = {"tales": "tales", "SmolLM2 135M": "smollm2", "1B shape": "large"}  # l
 SHIPPED = (
     "Shipped with llmlite: two cores of a small virtual server. Run `llmlite compare` for your own machine."
 )
-PEERS = ("llamacpp", "torch-f32", "tensorflow", "xllamacpp", "transformers", "openvino", "ctranslate2")
+PEERS = (
+    *("llamacpp", "xllamacpp", "torch-f32", "transformers", "tensorflow-hub"),
+    *("openvino", "ctranslate2", "ort-genai"),
+)
 
 
 # --- runs -------------------------------------------------------------------------------------

@@ -132,7 +132,10 @@ def describe(text: str) -> Model:
             n_kv=0,
             note=note,
         )
-    path = resources.model_path(text)
+    try:
+        path = resources.model_path(text)
+    except LlmliteError as error:
+        raise LlmliteError(f"{error}; a size is written 350M or 1.1B") from error
     with gguf.read(path) as file:
         config = ModelConfig.from_metadata(file.metadata, file.tensors)
         n_params = sum(tensor.n_elements for tensor in file.tensors.values())

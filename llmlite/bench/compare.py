@@ -8,9 +8,11 @@ machine affects all of them (timing.py). Memory is measured last, in fresh proce
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from llmlite import resources
 from llmlite.bench import envs, questions
@@ -67,6 +69,7 @@ class _Run(Checking, Timing):
             for entry in self.entries:
                 entry.stop()
             self._memory(advance)
+            self._first_ever(advance)
         return self.result
 
     def _prepare(self) -> None:
@@ -167,6 +170,31 @@ class _Run(Checking, Timing):
                     self._memory_run(entry, repetition)
                 except BackendError as error:
                     self._note(f"memory not measured: {error}")
+
+    def _first_ever(self, advance: Callable[[str], None]) -> None:
+        """Start each backend that keeps work in a cache once with an empty one."""
+        for entry in self._keeping_work():
+            advance(f"first start ever of {entry.info.name}")
+            budget, timeout = self.options.budget_seconds, self.options.timeout
+            left = timeout if budget is None else 1.1 * budget - (time.monotonic() - self.begin)
+            reason = "the time was over"
+            if left > self._start_seconds(entry):
+                try:
+                    times = self._with_empty_caches(entry, min(left, timeout))
+                except (BackendError, OSError) as error:
+                    reason = str(error)
+                else:
+                    for phase, ns in times.items():
+                        self._keep(entry, f"{phase}_ever", [ns])
+                    continue
+            self._note(f"the first start ever of {entry.label} not measured: {reason}")
+
+    def _with_empty_caches(self, entry: Entry, seconds: float) -> dict[str, int]:
+        launcher = replace(self.launcher, timeout=seconds)
+        cache = resources.cache_dir()
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="first-ever-", dir=cache) as folder, ExitStack() as stack:
+            return launcher.first_ever(entry, stack, folder)
 
     def _memory_run(self, entry: Entry, repetition: int) -> None:
         def keep(worker: WorkerProcess, stage: str) -> None:

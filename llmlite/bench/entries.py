@@ -15,6 +15,8 @@ from llmlite.bench.process import BackendError, WorkerProcess
 # OpenMP's threads spin or sleep while they wait. On a quiet machine, spinning is faster; on a busy one, it
 # can cost two thirds of the speed. So each OpenMP backend is tried both ways, and the faster way is used.
 POLICIES: dict[str, dict[str, str]] = {"spin": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
+# The folders in which backends keep compiled code and converted models.
+CACHES = ("LLMLITE_CACHE", "TORCHINDUCTOR_CACHE_DIR")
 PROBES = 3  # of each policy, in turns
 PROBE = (32, 12)  # tokens read and written
 UNPACKED = 4  # bytes per weight, at most, while a library that unpacks quantized weights loads them
@@ -117,7 +119,8 @@ class Launcher:
         """Start a process, import the library, convert, load and compile the model, and make the first token.
 
         Returns:
-            The worker, and nanoseconds by phase; each name ends in "_cold" if llmlite compiled kernels.
+            The worker, and nanoseconds by phase; each name ends in "_cold" if the backend keeps compiled code
+            between runs, and had to compile some.
         """
         worker = self.process(entry.info, variables)
         stack.callback(worker.close)
@@ -135,8 +138,19 @@ class Launcher:
             times["compile"] = compiled["ns"]
         first = worker.ask("first_token", ids=list(self.prompt))
         times["first_token"] = first["ns"]
-        cold = "_cold" if first["compiled"] else ""
+        cold = "_cold" if first["compiled"] or compiled.get("anew") else ""
         return worker, {phase + cold: ns for phase, ns in times.items()}
+
+    def first_ever(self, entry: Entry, stack: ExitStack, folder: str) -> dict[str, int]:
+        """Start an entry once with an empty cache folder and return the nanoseconds of each phase.
+
+        Args:
+            folder: an empty folder. The process is closed before this returns.
+        """
+        chosen = POLICIES[self.policies.get(entry.info.name, "spin")]
+        worker, times = self.launch(entry, stack, variables={**chosen, **dict.fromkeys(CACHES, folder)})
+        worker.close()
+        return {phase.removesuffix("_cold"): ns for phase, ns in times.items()}
 
     def choose_policy(self, entry: Entry, stack: ExitStack) -> tuple[WorkerProcess, dict[str, int]]:
         """Start an OpenMP backend with both waiting policies, keep the faster one and remember its name."""

@@ -68,7 +68,18 @@ def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
     if types is None:
         types = TYPES.get(model, ())
     source = _open(resources.model_path(model))
-    return [_sibling(model, source, name) for name in types] or [source]
+    files = [_sibling(model, source, name) for name in types] or [source]
+    return [_with_reason(file) if len(files) > 1 else file for file in files]
+
+
+def _with_reason(file: ModelFile) -> ModelFile:
+    """Add to a Q4_1 file beside others the reason why llama.cpp is slower on it."""
+    if file.model_type != "Q4_1":
+        return file
+    reason = (
+        "Q4_1 is one of the types that llama.cpp doesn't repack for its fast kernels: Q8_0 and Q4_0 are fair"
+    )
+    return replace(file, note="; ".join(filter(None, (file.note, reason))))
 
 
 def _sibling(model: str, source: ModelFile, type_name: str) -> ModelFile:

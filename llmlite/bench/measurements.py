@@ -21,6 +21,8 @@ from llmlite.system import files
 _LISTS = frozenset(
     ("model", "backend", "agreement", "memory", "skipped", "note")
 )  # the types of plain records in lists
+# The phases from the start of a process to its first token.
+STARTING = ("start", "import", "load", "compile", "first_token")
 NOISY = 0.10  # interquartile range over median above which a measurement warns, as torch's Measurement does
 
 
@@ -34,7 +36,8 @@ class Measurement:
         backend: a name of `llmlite.bench.backends.BACKENDS`.
         model_type: the quantization of the file, such as "Q4_0".
         phase: "start", "import", "convert", "load", "compile", "first_token", "prefill" or "decode"; with
-            "_cold" after any but the last two, a start that had to compile llmlite's kernels.
+            "_cold" after any but the last two, a start that had to compile code which is kept; with "_ever",
+            a start with empty cache folders.
         block: number of the block, or -1 outside the interleaved part.
         samples_ns: nanoseconds of each repetition.
         n_prompt, n_gen, n_depth: tokens read, tokens written, tokens already in the cache (as in

@@ -26,6 +26,7 @@ class Options:
         start_runs: fresh processes per backend for memory and start-up times, in addition to the main one.
         budget_seconds: time for the whole comparison. The number of blocks is reduced, then their length, and
             at last the number of backends, so that five blocks finish in it; None for no limit.
+        first_ever: start each backend that keeps compiled code or converted models once with empty caches.
         seed: seed of the random order of turns.
         quick: take about a minute instead of several, with shorter prompts, fewer tokens and a budget.
         every_pair: run backends that unpack weights to floats on every quantization too.
@@ -42,6 +43,7 @@ class Options:
     n_gen: int = 128
     start_runs: int = 2
     budget_seconds: float | None = 900.0
+    first_ever: bool = True
     seed: int = 0
     quick: bool = False
     every_pair: bool = False
@@ -70,6 +72,7 @@ class Options:
             "depths": (64,),
             "n_gen": 24,
             "start_runs": 1,
+            "first_ever": False,
             "budget_seconds": 55.0,
         }
         return replace(self, **{k: v for k, v in short.items() if getattr(self, k) == getattr(defaults, k)})

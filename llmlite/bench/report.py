@@ -7,7 +7,8 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from llmlite.bench.measurements import Samples
+from llmlite.bench.backends import BACKENDS
+from llmlite.bench.measurements import STARTING, Samples
 from llmlite.bench.summary import MARGIN, METRICS, Summary, entry_label, ratio, selected, summarize
 from llmlite.terminal import printable
 
@@ -89,10 +90,11 @@ def headline(comparison: Samples) -> str:
 
 
 def all_tables(comparison: Samples) -> list[Table]:
-    """Return the tables: agreement, speed, memory, and how each backend ran."""
+    """Return the tables: agreement, speed, starts, memory, and how each backend ran."""
     return [
         agreement_table(comparison),
         speed_table(comparison),
+        start_table(comparison),
         depth_table(comparison),
         memory_table(comparison),
         conditions_table(comparison),
@@ -195,12 +197,43 @@ def speed_table(comparison: Samples) -> Table:
     )
 
 
+def start_table(comparison: Samples) -> Table:
+    """Return the seconds from the start of the process to the first token: usually, and the first time ever.
+
+    A backend that keeps nothing between runs needs the same time. Without any first start, there are no rows.
+    """
+    usual: dict[tuple[str, str], dict[str, list[float]]] = {}
+    ever: dict[tuple[str, str], dict[str, float]] = {}
+    for m in comparison.measurements:
+        entry, phase = (m.backend, m.model_type), m.phase.removesuffix("_ever")
+        if m.phase in STARTING:
+            usual.setdefault(entry, {}).setdefault(m.phase, []).append(m.median_ns / 1e9)
+        elif phase != m.phase:
+            ever.setdefault(entry, {})[phase] = m.median_ns / 1e9
+    rows = []
+    for entry in (each for each in comparison.entries() if ever and each in usual):
+        found = ever.get(entry)
+        keeps = entry[0] in BACKENDS and BACKENDS[entry[0]].keeps_work
+        rows.append(
+            [
+                entry_label(*entry),
+                f"{sum(map(median, usual[entry].values())):.1f}",
+                f"{sum(found.values()):.1f}" if found else NOTHING if keeps else "the same",
+            ]
+        )
+    return (
+        "From the start of the process to the first token, seconds: usually, and the first time ever, with "
+        "nothing that earlier runs keep (compiled code, converted models).",
+        ["", "usually", "first ever"],
+        rows,
+    )
+
+
 def depth_table(comparison: Samples) -> Table:
-    """Return the speed of decode at each depth, and the time of the first token with kernels to compile."""
+    """Return the speed of decode at each depth."""
     written = [m for m in comparison.measurements if m.phase == "decode" and not m.flagged]
     depths = sorted({m.n_depth for m in written})
-    cold = {(m.backend, m.model_type): m for m in comparison.measurements if m.phase == "first_token_cold"}
-    headings = ["", *(f"after {n}" for n in depths), *(["first ever, s"] if cold else [])]
+    headings = ["", *(f"after {n}" for n in depths)]
     rows = []
     timed = {(m.backend, m.model_type) for m in written}
     for entry in (each for each in comparison.entries() if each in timed):
@@ -212,10 +245,8 @@ def depth_table(comparison: Samples) -> Table:
                 if (m.backend, m.model_type, m.n_depth) == (*entry, depth)
             ]
             cells.append(f"{median(found):.1f}" if found else NOTHING)
-        if cold:
-            cells.append(f"{cold[entry].median_ns / 1e9:.1f}" if entry in cold else NOTHING)
         rows.append([entry_label(*entry), *cells])
-    if len(depths) < 2 and not cold:
+    if len(depths) < 2:
         rows = []  # the table of speeds has all of it
     return "Decode after so many tokens in the cache, tokens per second, medians.", headings, rows
 

@@ -16,7 +16,7 @@ from llmlite.bench import energy, environment, questions
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.entries import Entry, Launcher
 from llmlite.bench.inputs import ModelFile
-from llmlite.bench.measurements import Measurement
+from llmlite.bench.measurements import STARTING, Measurement
 from llmlite.bench.options import Options
 from llmlite.bench.process import BackendError
 from llmlite.bench.samples import Comparison
@@ -24,6 +24,7 @@ from llmlite.engine import cpu
 
 WARM_UP = (8, 8)  # tokens read and written
 LONG_START = 5.0  # seconds
+FIRST_EVER = 0.1  # share of the budget for starts with empty caches
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -71,12 +72,13 @@ class Running:
         return entry.info.name in named and len(set(named)) < len(BACKENDS)
 
     def _keep_start(self, entry: Entry, times: dict[str, int]) -> None:
-        """Keep the nanoseconds of each phase of a start; say so when llmlite compiled its kernels in it."""
+        """Keep the nanoseconds of each phase of a start; say so when code was compiled in it that is kept."""
         for phase, ns in times.items():
             first = phase.startswith("first_token")
             self._keep(entry, phase, [ns], n_prompt=len(self.launcher.prompt) if first else 0)
         if "load_cold" in times:
-            seconds = (times["load_cold"] + times["first_token_cold"]) / 1e9
+            parts = ("load_cold", "compile_cold", "first_token_cold")
+            seconds = sum(times.get(part, 0) for part in parts) / 1e9
             self._note(
                 f"{entry.info.title} {entry.file.model_type} compiled its kernels in this run, which is done "
                 f"once: {seconds:.0f} s, not counted in the tables"
@@ -121,11 +123,10 @@ class Running:
             self.result.notes.append(text)
 
     def _start_seconds(self, entry: Entry) -> float:
-        phases = ("start", "import", "load", "compile", "first_token")
         found = {
             m.phase: m.median_ns
             for m in self.result.measurements
-            if m.phase in phases and {"backend": m.backend, "model_type": m.model_type} == entry.key
+            if m.phase in STARTING and {"backend": m.backend, "model_type": m.model_type} == entry.key
         }
         return sum(found.values()) / 1e9
 
@@ -138,6 +139,16 @@ class Running:
         """Return what the memory runs of these entries, or of all, will take, judging by their starts."""
         chosen = self.entries if entries is None else entries
         return sum(self._start_runs(entry) * self._start_seconds(entry) for entry in chosen)
+
+    def _keeping_work(self) -> list[Entry]:
+        """Return the entries to start once with empty caches: one of each backend that keeps work in them."""
+        chosen = {entry.info.name: entry for entry in reversed(self.entries) if entry.info.keeps_work}
+        return list(reversed(chosen.values())) if self.options.first_ever else []
+
+    def _reserve(self) -> float:
+        """Return the seconds that are kept for starts with empty caches; what they will take isn't known."""
+        budget = self.options.budget_seconds
+        return FIRST_EVER * budget if budget and self._keeping_work() else 0.0
 
     def _over(self, seconds: float) -> bool:
         """Whether so many more seconds would overrun the budget by more than a tenth."""

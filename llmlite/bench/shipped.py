@@ -30,7 +30,15 @@ from llmlite.quantize.mixes import canonical
 Say = Callable[[str], None]
 
 # The prompt lengths, token counts and blocks of every comparison.
-RULES = Options(blocks=10, prompts=(64, 256), depths=(1, 512), n_gen=32, start_runs=2, budget_seconds=None)
+RULES = Options(
+    blocks=10,
+    prompts=(64, 256),
+    depths=(1, 512),
+    n_gen=32,
+    start_runs=2,
+    budget_seconds=None,
+    first_ever=False,
+)
 LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # fewer: all is slow
 TYPES = ("F16", "Q8_0", "Q4_0")  # of the bundled model, as in `llmlite compare`
 PURE_TYPES = ("F32", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")  # every matrix in one type; only for llmlite

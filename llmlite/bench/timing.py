@@ -40,7 +40,7 @@ class Timing(Running):
             if entry in self.entries:
                 turns[id(entry)] = replace(turns[id(entry)], once=self._memory_seconds([entry]))
         budget = self.options.budget_seconds
-        left = None if budget is None else budget - (time.monotonic() - self.begin)
+        left = None if budget is None else budget - (time.monotonic() - self.begin) - self._reserve()
         found = planning.plan(
             turns,
             [id(entry) for entry in self.entries if entry.info.default],
@@ -62,7 +62,8 @@ class Timing(Running):
         self.n_blocks, self.n_gen = found.n_blocks, found.n_gen
         self.result.environment |= {"n_blocks_planned": found.n_blocks, "budget_seconds": budget}
         blocks = found.n_blocks * (found.seconds_per_block + SETTLE * len(self.entries))
-        advance.expect(len(self.entries) * (found.n_blocks + 1), blocks + self._memory_seconds())
+        steps = len(self.entries) * (found.n_blocks + 1) + len(self._keeping_work())
+        advance.expect(steps, blocks + self._memory_seconds() + self._reserve())
 
     def _too_late_to_probe(self, entry: Entry, n_probed: int) -> bool:
         budget = self.options.budget_seconds
@@ -154,7 +155,8 @@ class Timing(Running):
         if self.options.budget_seconds is None:
             return False
         limit = self.options.budget_seconds * (1.2 if done < min(MIN_BLOCKS, self.n_blocks) else 1.0)
-        return time.monotonic() - self.begin + last_block + self._memory_seconds() > limit
+        spent = time.monotonic() - self.begin + last_block
+        return spent + self._memory_seconds() + self._reserve() > limit
 
     def _flag(self, canaries: list[float]) -> None:
         """Drop the blocks whose canary drifted, unless fewer than five would remain."""

@@ -72,7 +72,13 @@ class Worker:
         """Compile ahead of time, if the backend does; `compiled` is False for most backends."""
         begin = perf_counter_ns()
         compiled = hasattr(self.loaded, "compile") and self.loaded.compile(lengths)
-        return {"ns": perf_counter_ns() - begin, "compiled": compiled, "about": self.loaded.about()}
+        anew = bool(getattr(self.loaded, "compiled_anew", False))
+        return {
+            "ns": perf_counter_ns() - begin,
+            "compiled": compiled,
+            "anew": anew,
+            "about": self.loaded.about(),
+        }
 
     def greedy(self, ids: list[int], n_gen: int) -> dict[str, Any]:
         """Return the first `n_gen` tokens written after `ids`, without timing."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from llmlite.bench.backends import BACKENDS
 from llmlite.bench.report import canary_words, describe, describe_memory, short, undecided
@@ -15,6 +16,7 @@ from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, num
 from llmlite.terminal import printable
 
 GREY = "#8c8c8c"
+SMALL = 1e-3  # below it, numbers on the axis get exponents: with all their zeros they would touch
 CANT_TELL = "\ngrey: can't tell the best"
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 BACKEND_HATCHES = {name: info.hatch for name, info in BACKENDS.items()}
@@ -145,6 +147,9 @@ def _bars(
     names_down(ax, [s.label for s in found] if names else [""] * len(found))
     ax.margins(x=0.18)
     ax.set_xlim(left=0)
+    if found and max(s.value for s in found) < SMALL:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter("{x:.3g}")
 
 
 def _memory_bars(ax: Axes, result: Comparison, theme: str | None) -> list[tuple[str, float, float]]:

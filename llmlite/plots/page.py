@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-from llmlite.bench.report import all_tables, headline, titled
+from llmlite.bench.report import PROSE, all_tables, headline, titled
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import summarize
 from llmlite.plots.base import Picture, svg
@@ -39,8 +39,9 @@ figure { margin: 1rem 0 2rem; } figcaption { color: var(--weak); }
 table { border-collapse: collapse; margin: 1rem 0 2rem; font-size: .95rem; }
 caption { text-align: left; color: var(--weak); padding-bottom: .5rem; max-width: 60rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem; text-align: right;
-  vertical-align: top; font-variant-numeric: tabular-nums; }
-th[scope=row], td:last-child { text-align: left; }
+  vertical-align: top; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th[scope=row], .prose { text-align: left; }
+.prose { white-space: normal; }
 a { color: inherit; }
 @media print { body { max-width: none; } details { display: none; } }
 """
@@ -97,10 +98,14 @@ def _figure(number: int, picture: Picture) -> str:
 
 
 def _table(title: str, headings: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in headings)
+    words = ' class="prose"' if headings[-1] in (*PROSE, "") else ""
+    last = len(headings) - 1
+    head = "".join(
+        f'<th scope="col"{words if n == last else ""}>{escape(cell)}</th>' for n, cell in enumerate(headings)
+    )
     body = "".join(
         f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        + "".join(f"<td{words if n == last else ''}>{escape(cell)}</td>" for n, cell in enumerate(rest, 1))
         + "</tr>"
         for first, *rest in rows
     )
@@ -132,7 +137,9 @@ def _environment(result: Comparison) -> str:
 
 
 def _short(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_short, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _samples(result: Comparison) -> str:

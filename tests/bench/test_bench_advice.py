@@ -54,6 +54,8 @@ def test_a_file_tells_its_weights_and_a_size_says_what_is_assumed() -> None:
     for wrong in ("nothing.gguf", "0B", "7X"):
         with pytest.raises((LlmliteError, OSError)):
             advice.describe(wrong)
+    with pytest.raises(LlmliteError, match="no such file.* a size is written 350M or 1.1B"):
+        advice.describe("7X")
 
 
 def test_a_prediction_off_by_more_than_a_quarter_does_not_hold() -> None:

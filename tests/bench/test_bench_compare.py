@@ -12,9 +12,10 @@ import pytest
 from llmlite.bench import agreement, backends, checking, compare
 from llmlite.bench.inputs import open_models
 from llmlite.bench.options import Options
-from llmlite.bench.process import BackendError, WorkerProcess
+from llmlite.bench.process import BackendError
 from llmlite.bench.samples import Comparison
 from llmlite.cli import main
+from tests.support.comparisons import small
 
 SMALL = Options(
     backends=("llmlite-eager",),
@@ -31,21 +32,6 @@ SMALL = Options(
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     return compare.run(SMALL, progress=False)
-
-
-def small(**changes: Any) -> Options:
-    """The smallest comparison there is, of NumPy alone, but for `changes`."""
-    options: dict[str, Any] = {
-        "backends": ("llmlite-eager",),
-        "types": ("F16",),
-        "threads": 1,
-        "blocks": 1,
-        "prompts": (8,),
-        "depths": (4,),
-        "n_gen": 2,
-        "start_runs": 1,
-    }
-    return Options(**options | changes)
 
 
 def test_what_disagrees_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,35 +214,6 @@ def test_a_wrong_backend_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith("llmlite: no backend 'abacus'; there are: llmlite")
 
 
-def test_a_start_that_compiled_is_kept_but_not_mixed_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched = []
-    ask = WorkerProcess.ask
-
-    def compiled_at_first(self: WorkerProcess, action: str, **arguments: Any) -> dict[str, Any]:
-        answer = ask(self, action, **arguments)
-        if action == "first_token":
-            launched.append(self)
-            answer["compiled"] = len(launched) == 1
-        return answer
-
-    monkeypatch.setattr(WorkerProcess, "ask", compiled_at_first)
-    found = compare.run(
-        Options(
-            backends=("llmlite-eager",),
-            types=("F16",),
-            threads=1,
-            blocks=1,
-            prompts=(8,),
-            depths=(4,),
-            n_gen=2,
-        ),
-        progress=False,
-    )
-    phases = [m.phase for m in found.measurements]
-    assert phases.count("load_cold") == 1 and phases.count("load") == 2
-    assert any("compiled its kernels" in note for note in found.notes)
-
-
 # --- lengths, time and conditions -------------------------------------------------------------
 
 
@@ -333,8 +290,10 @@ def test_siblings_of_a_file_are_quantized_anew_and_say_so(
     files = open_models(str(path), ("Q8_0", "Q4_1"))
     assert [file.model_type for file in files] == ["Q8_0", "Q4_1"]
     assert files[1].path == path and "quantized anew from the Q4_1 file" in files[0].note
+    assert "repack" in files[1].note and "repack" not in files[0].note
     assert open_models(str(path), ("Q8_0",))[0].path == files[0].path  # kept
-    assert open_models(str(path), None)[0].path == path
+    alone = open_models(str(path), None)[0]
+    assert alone.path == path and alone.note == ""
 
 
 def test_libraries_can_be_told_apart_by_colour_and_hatch() -> None:

@@ -128,7 +128,7 @@ print("   Built stand-in-peer==1.0", file=sys.stderr)
 
 @pytest.fixture
 def uv_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program called uv, first in the PATH, that installs a wheel; returns the file with its command lines."""
+    """A program called uv that installs a wheel; returns the file with its command lines."""
     if os.name == "nt":
         pytest.skip("the stand-in for uv is a script with a first line")
     write_wheel(tmp_path, "stand_in_peer")

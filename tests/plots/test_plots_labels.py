@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, summarize
 from llmlite.lessons import type_sweep
 from llmlite.plots import labels
+from tests.support.synthetic import synthetic_comparison
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = (
@@ -89,6 +91,18 @@ def test_on_no_picture_of_a_metric_one_text_touches_another(path: Path) -> None:
     for metric in drawn:
         figure = plots.benchmark.metric_bars(found, metric, theme="page").figure
         assert touching(figure) == [] and cut_off(figure) == [], metric
+
+
+@pytest.mark.parametrize("largest", [1.7e-4, 9.9e-4, 3.1e-8, 2.4e-3, 0.17])
+def test_numbers_on_the_axis_do_not_touch_if_they_are_small(largest: float) -> None:
+    found = synthetic_comparison()
+    long = {"torch-f32": "torch-compile"}  # a long name leaves the axis little room
+    found.measurements = [replace(m, backend=long.get(m.backend, m.backend)) for m in found.measurements]
+    for number, record in enumerate(found.agreement):
+        record["kl"] = largest / (1 + number)
+        record["backend"] = long.get(record["backend"], record["backend"])
+    figure = plots.benchmark.metric_bars(found, "kl", theme="page").figure
+    assert touching(figure) == [] and cut_off(figure) == []
 
 
 @pytest.mark.parametrize("cost", plots.type_sweep.COSTS)

@@ -95,6 +95,12 @@ def test_every_picture_has_its_words(text: str) -> None:
     assert text.count("<svg ") == text.count('role="img" aria-label="') == text.count("In words and numbers")
 
 
+def test_words_are_aligned_to_the_left_and_numbers_to_the_right(text: str) -> None:
+    assert '<th scope="col" class="prose">agrees</th>' in text
+    assert '<td class="prose">yes</td>' in text
+    assert '<th scope="col">threads</th>' in text and "<td>2/2</td>" in text
+
+
 def test_what_a_file_says_cannot_break_the_page() -> None:
     found = synthetic_comparison()
     found.notes.append("</li><script>alert(1)</script>")

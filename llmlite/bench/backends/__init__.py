@@ -51,7 +51,8 @@ class Backend(Protocol):
             convert(path, n_ctx) -> bool: write the file in the backend's own format into the cache; False if
             that was done before.
             compile(lengths) -> bool: after loading, compile for single steps and prompts of `lengths`; False
-            if there is nothing to compile.
+            if there is nothing to compile. If it keeps code between runs, its attribute `compiled_anew` says
+            whether this call found none.
             write(ids, n_gen) -> list[int]: for a library with its own decoding loop: read `ids`, write
             `n_gen` + 1 tokens, return the nanoseconds of each of the last `n_gen`, or only their sum.
             greedy(ids, n_gen) -> list[int]: the first `n_gen` tokens that it writes after `ids`.
@@ -80,6 +81,8 @@ class BackendInfo:
         maps_file: whether it reads weights from the mapped file only, without a copy of its own.
         exact: True for float32 arithmetic throughout, which must pass the strict test of agreement.
         openmp: whether OpenMP's waiting policy changes its speed, so that both are probed.
+        keeps_work: whether it keeps compiled code or a converted model in a cache folder, so that the very
+            first start takes longer than later ones.
         agreement_tokens: number of positions checked; fewer if logits are slow to get.
         gives_logits: False if the library returns only its best token; agreement is then judged by tokens.
     """
@@ -98,6 +101,7 @@ class BackendInfo:
     maps_file: bool = False
     exact: bool = False
     openmp: bool = False
+    keeps_work: bool = False
     agreement_tokens: int = 128
     gives_logits: bool = True
 
@@ -131,7 +135,14 @@ _HUB: dict[str, Any] = {**_TF, "requires": "tensorflow tensorflow_hub"}
 # One record each: name, title, file, colour, and what differs from BackendInfo's defaults.
 _LINES = (
     _backend(
-        "llmlite", "llmlite", "llmlite_engine", "blue", **_LLMLITE, options={"executor": "auto"}, default=True
+        "llmlite",
+        "llmlite",
+        "llmlite_engine",
+        "blue",
+        **_LLMLITE,
+        keeps_work=True,
+        options={"executor": "auto"},
+        default=True,
     ),
     _backend(
         "llmlite-f16",
@@ -139,6 +150,7 @@ _LINES = (
         "llmlite_engine",
         "blue",
         **_LLMLITE,
+        keeps_work=True,
         options={"executor": "auto", "kv_dtype": "f16"},
         minor=True,
     ),
@@ -178,6 +190,7 @@ _LINES = (
         "red",
         **_TORCH,
         exact=True,
+        keeps_work=True,
         options={"dtype": "float32", "compiled": True},
     ),
     _backend(
@@ -207,7 +220,15 @@ _LINES = (
         minor=True,
     ),
     _backend("tensorflow-xla", "TensorFlow XLA", "tensorflow_xla", "grey", **_TF),
-    _backend("tensorflow-hub", "TensorFlow Hub", "tensorflow_xla", "grey", **_HUB, options={"hub": True}),
+    _backend(
+        "tensorflow-hub",
+        "TensorFlow Hub",
+        "tensorflow_xla",
+        "grey",
+        **_HUB,
+        keeps_work=True,
+        options={"hub": True},
+    ),
     _backend(
         "xllamacpp",
         "llama.cpp wheel (AVX2)",
@@ -251,6 +272,7 @@ _LINES = (
         requires="ctranslate2",
         extra="ctranslate2",
         openmp=True,
+        keeps_work=True,
     ),
     _backend(
         "ort-genai",
@@ -262,6 +284,7 @@ _LINES = (
         extra="ort-genai",
         keeps_quantized=True,
         openmp=True,
+        keeps_work=True,
     ),
 )
 BACKENDS = {info.name: info for info in _LINES}

@@ -194,6 +194,7 @@ class TorchBackend:
         self.model: TorchTransformer | None = None
         self.own = False
         self.position = 0
+        self.compiled_anew = False
 
     def start(self) -> None:
         """Do nothing: this file has imported everything."""
@@ -242,12 +243,16 @@ class TorchBackend:
         if not self.compiled:
             return False
         assert self.model is not None
+        from torch._dynamo.utils import counters
+
+        missed = counters["inductor"]["fxgraph_cache_miss"]
         n_ctx = self.model.keys[0].shape[1]
         for n_tokens in COMPILE_FOR:
             if n_tokens == 1:
                 self.step(0)
             elif n_tokens < n_ctx:
                 self.prefill([0] * n_tokens)
+        self.compiled_anew = counters["inductor"]["fxgraph_cache_miss"] > missed
         return True
 
     @torch.inference_mode()

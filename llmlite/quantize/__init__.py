@@ -128,7 +128,7 @@ def quantize_file(
         target: path of the new file.
         file_type, pure, overrides, requantize: see `plan`.
         imatrix: tensor name -> importance (n_columns,) or (n_experts, n_columns) float32, or the path of an
-            importance-matrix file. Tensors that are missing in it, or have only zeros, are quantized without it.
+            importance-matrix file. Tensors without an entry, or with only zeros, are quantized without it.
         n_threads: number of threads; None for one per core that this process may use. The result doesn't
             depend on it.
         progress: called as progress(bytes_done, bytes_total, tensor_name), with bytes of the source.

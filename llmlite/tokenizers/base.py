@@ -176,7 +176,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
-        """Append the ids of a text without special tokens. at_start: it is first, or after a special token."""
+        """Append the ids of a text without special tokens. at_start: it is first or after a special token."""
 
     @abstractmethod
     def _normal_piece(self, token_id: int) -> bytes:

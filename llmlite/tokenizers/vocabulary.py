@@ -174,7 +174,7 @@ class Vocabulary:
         return listed
 
     def merge_ranks(self) -> dict[str, int]:
-        """Return the rank of each merge, under its text "left right". Of two equal merges, the first counts."""
+        """Return the rank of each merge, under its text "left right". Of equal merges, the first counts."""
         merges = self.merges()
         return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
 

@@ -130,6 +130,6 @@ def test_a_special_id_outside_the_vocabulary_leaves_the_default_of_its_kind() ->
 
 
 def test_what_a_file_names_wrongly_is_not_added() -> None:
-    with pytest.warns(UserWarning, match="taking none"):
+    with pytest.warns(UserWarning, match="using none"):
         tokenizer = tokenizers.from_metadata(metadata(add_bos_token=True, bos_token_id=2**32 - 1))
     assert not tokenizer.add_bos and tokenizer.encode("he") == [256]

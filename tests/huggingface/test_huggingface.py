@@ -95,7 +95,7 @@ def test_numbers_beyond_f16_are_refused_and_nothing_is_written(folder: Path, tmp
 
 def test_types_that_need_an_importance_matrix_come_later(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", tiny_model(n_layer=1, n_embd=256, n_ff=256))
-    with pytest.raises(UnsupportedError, match="can't become IQ1_S while it is converted: convert to F16"):
+    with pytest.raises(UnsupportedError, match="can't be converted to IQ1_S directly: convert to F16"):
         convert_folder(folder, tmp_path / "out.gguf", file_type="IQ1_S")
 
 
@@ -159,7 +159,7 @@ def test_chat_templates_are_found_in_all_three_places(folder: Path) -> None:
 
 def test_a_token_that_eats_blanks_is_warned_of(folder: Path, tmp_path: Path) -> None:
     changed(folder, "tokenizer.json", lambda t: t["added_tokens"][1].update(rstrip=True))
-    with pytest.warns(UserWarning, match="takes the blanks beside it"):
+    with pytest.warns(UserWarning, match="includes or requires the blanks"):
         convert_folder(folder, tmp_path / "out.gguf")
 
 
@@ -167,7 +167,7 @@ def test_the_pre_tokenizer_can_be_named(folder: Path, tmp_path: Path) -> None:
     split = {"type": "Split", "pattern": {"Regex": "[aeiou]+"}, "behavior": "Isolated", "invert": False}
     pre = {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel", "use_regex": False}]}
     changed(folder, "tokenizer.json", lambda t: t.update(pre_tokenizer=pre))
-    with pytest.raises(UnsupportedError, match=r"doesn't know under a name: '\[aeiou\]\+'"):
+    with pytest.raises(UnsupportedError, match=r"have no name in llmlite: '\[aeiou\]\+'"):
         convert_folder(folder, tmp_path / "out.gguf")
     convert_folder(folder, tmp_path / "out.gguf", pre="qwen2")
     assert gguf.read(tmp_path / "out.gguf").metadata["tokenizer.ggml.pre"] == "qwen2"
@@ -399,7 +399,7 @@ def test_an_index_without_a_map_and_folders_without_weights_are_refused(folder: 
         ("model.safetensors.index.json", None),
         ("tokenizer.json", "has no tokenizer.json"),
         ("model.safetensors", "has no model.safetensors"),
-        ("config.json", "is a folder without config.json"),
+        ("config.json", "this folder has no config.json"),
     ):
         (folder / name).unlink()
         if text:
@@ -479,7 +479,7 @@ def test_other_readers_agree(tmp_path: Path) -> None:
         (packed({"a": F32}, bytes(7)), "a: data_offsets: expected an end within the 7 bytes of data, got 8"),
         (
             packed({"a": F32, "b": F32}, bytes(8)),
-            "b: data_offsets: expected a beginning at 8, after the tensor before",
+            "b: data_offsets: expected a beginning at 8, the end of the previous tensor",
         ),
         (
             packed({"a": F32 | {"data_offsets": [4, 12]}}, bytes(12)),
@@ -602,7 +602,7 @@ def test_every_end_token_of_the_folder_ends_a_reply(
 @pytest.mark.parametrize("wrong", [10**6, -1, "</s>", 1.5, True])
 def test_an_end_token_outside_the_vocabulary_is_warned_of(folder: Path, tmp_path: Path, wrong: Any) -> None:
     write_json(folder / "generation_config.json", {"eos_token_id": [65, wrong]})
-    with pytest.warns(UserWarning, match="eos_token_id: .* is not a token of the vocabulary: left out"):
+    with pytest.warns(UserWarning, match="eos_token_id: .* is not a token of the vocabulary; it is ignored"):
         convert_folder(folder, tmp_path / "out.gguf")
     assert 65 in load(tmp_path / "out.gguf", executor="eager").tokenizer.eog_ids
 
@@ -612,6 +612,6 @@ def test_a_token_that_is_half_a_character_is_refused(folder: Path, tmp_path: Pat
     values["added_tokens"][0]["content"] = "\ud800"
     write_json(folder / "tokenizer.json", values)
     with pytest.raises(
-        TokenizerError, match=r"model.vocab: expected texts that UTF-8 can hold, got '.ud800'"
+        TokenizerError, match=r"model.vocab: expected texts that can be encoded in UTF-8, got '.ud800'"
     ):
         convert_folder(folder, tmp_path / "out.gguf")

@@ -1,1 +1,1 @@
-"""The description of a model: its layers one by one, from a file's metadata, and its weights by name."""
+"""The description of a model: a record for each layer, from a file's metadata, and the weights by name."""

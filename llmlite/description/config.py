@@ -32,15 +32,15 @@ class ModelConfig:
         n_embd: width of an embedding.
         n_vocab: number of tokens in the vocabulary.
         n_ctx: the context length that the model was trained for.
-        rms_eps: added to the mean of squares in RMSNorm, to the variance in LayerNorm.
+        rms_eps: number added to the mean of squares in RMSNorm, or to the variance in LayerNorm.
         embedding_scale: factor of the embeddings.
         logit_scale: factor of the logits.
         final_softcap: logits become final_softcap · tanh(logit / final_softcap); 0 leaves them unchanged.
-        n_ctx_original: the context before it was extended (longrope), else n_ctx.
-        pooling: how a text's states become its embedding: "none", "mean", "cls", "last" or "rank"; None if
-            the file doesn't say.
+        n_ctx_original: the context length before it was extended (longrope); 0 if it wasn't.
+        pooling: the rule that makes an embedding of a text's states: "none", "mean", "cls", "last" or "rank";
+            None if the file doesn't say.
         n_token_types: number of token types, each with its own vector; 0 for none.
-        dense: (rows, columns) of the matrices that pooled states go through, by name.
+        dense: (rows, columns) of the matrices that are applied to pooled states, by name.
         n_embd_per_layer: size of the embedding that each layer has for a token; 0 for none.
         n_class: number of results of a head for pairs of texts; 0 without a head.
         head_pooling: the states that this head reads, "cls" or "mean"; None if the file doesn't say.
@@ -172,9 +172,9 @@ class ModelConfig:
             tensors: tensors of the file; the shape of the token embeddings gives n_vocab.
 
         Raises:
-            ModelError: a key is missing or its value is impossible; names the key, the expected and the
-                actual value.
-            UnsupportedError: an architecture, a variant or a key that llmlite doesn't know.
+            ModelError: a key is missing or its value is impossible. The error names the key, the expected
+                and the actual value.
+            UnsupportedError: llmlite doesn't know the architecture, a variant of it, or a key.
         """
         if "general.architecture" not in metadata:
             raise ModelError.missing("general.architecture", "a model needs this key")
@@ -187,7 +187,7 @@ class ModelConfig:
         n_ctx = keys.integer("context_length")
         eps = keys.positive(NORM_EPS[architecture.norm])
         build = Layers(keys, architecture, tensors, n_layer, n_embd, n_ctx, eps)
-        n_ahead = int(keys.feature("nextn_predict_layers"))  # they predict more tokens; a text needs none
+        n_ahead = int(keys.feature("nextn_predict_layers"))  # layers that only predict further tokens
         if n_ahead >= n_layer:
             keys.fail("nextn_predict_layers", f"less than block_count, {n_layer}", n_ahead)
         layers = tuple(build.layer(i) for i in range(n_layer - n_ahead))

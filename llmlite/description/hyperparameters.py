@@ -1,4 +1,4 @@
-"""A file's hyper-parameters: each is checked when it is read, and no key is overlooked."""
+"""A file's hyper-parameters. Each is checked when it is read, and an unread key is refused."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class Keys:
         """Refuse keys that weren't read, unless they are known to change nothing.
 
         Raises:
-            UnsupportedError: there is such a key; names the key and its value.
+            UnsupportedError: there is such a key. The error names it and its value.
         """
         start = f"{self.prefix}."
         for key, value in self.metadata.items():
@@ -196,7 +196,7 @@ class Keys:
                 continue
             raise UnsupportedError.about(
                 key,
-                f"{value!r:.60}: this key is unknown, and leaving it out could give wrong answers",
+                f"{value!r:.60}: this key is unknown, and ignoring it could give wrong answers",
                 expected="only known keys",
                 got=key,
             )

@@ -20,7 +20,7 @@ GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_chosen"}  # llama.cpp's llama_
 
 
 class Layers:
-    """Builds the layers' records from keys with one value for all layers, or one value for each."""
+    """Build the layers' records from keys that have one value for all layers, or one value for each."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Layers:
         self.key_size = keys.integer("attention.key_length", head_size)
         self.value_size = keys.integer("attention.value_length", head_size)
         self.is_split = architecture.latent and keys.has("attention.key_length_mla")
-        if self.is_split:  # those lengths are for the rows of llama.cpp's cache; these are for the heads
+        if self.is_split:  # the lengths above are of rows in llama.cpp's cache; these are of the heads
             self.key_size = keys.integer("attention.key_length_mla")
             self.value_size = keys.integer("attention.value_length_mla")
         self.is_recurrent = mixer_keys.recurrent_layers(self)
@@ -126,8 +126,7 @@ class Layers:
     def _shared(self) -> list[int | None]:
         """Return, for each layer, the layer whose keys and values it reads instead of its own, or None.
 
-        The last layers share those of the latest layer before them of the same kind, with or without a
-        window.
+        The last layers share those of the nearest earlier layer of the same kind, with or without a window.
         """
         n_layer, n_shared = self.n_layer, int(self.keys.feature("attention.shared_kv_layers"))
         if not n_shared:
@@ -246,7 +245,7 @@ class Layers:
         )  # fmt: skip
 
     def _groups(self, gating: str) -> dict[str, int]:
-        """Return the groups that experts are chosen from; empty without groups."""
+        """Return the number of groups of experts, and of groups in use; empty without groups."""
         keys, n_expert = self.keys, self.n_expert
         n_group = keys.integer("expert_group_count", 1, at_least=0, at_most=MAX_GROUPS)
         if "expert_group_count" not in keys.features or n_group <= 1:

@@ -42,12 +42,11 @@ class Rope:
 
 @dataclass(frozen=True, kw_only=True)
 class Yarn:
-    """Scaling by Peng et al. 2023: high frequencies don't change, low ones are scaled, with a ramp in
-    between.
+    """YaRN's scaling (Peng et al. 2023): high frequencies are kept, low ones are scaled, with a ramp between.
 
     Attributes:
-        n_ctx: the context the model was first trained for.
-        beta_fast, beta_slow: turns within n_ctx at which the ramp begins and ends.
+        n_ctx: the context length that the model was first trained for.
+        beta_fast, beta_slow: number of turns within n_ctx at which the ramp begins and ends.
         mix: weight of the blend (`ext_factor`), 0 to 1.
         rounded: whether the ramp's ends are rounded to whole pairs.
     """
@@ -68,9 +67,9 @@ class Attention:
         key_size, value_size: numbers in a key (and a query) and in a value.
         scale: factor of the scores before the softmax.
         rope: rotation of queries and keys, or None.
-        window: number of latest positions that a query sees, with its own; 0 for all positions. Without
+        window: number of latest positions that a query sees, including its own; 0 for all positions. Without
             `causal`, a query sees positions at most window/2 away on either side.
-        causal: whether a query sees only positions up to its own; if not, it sees all positions of the step.
+        causal: whether a query sees only positions up to its own. If not, it sees all positions of the step.
         softcap: scores become softcap · tanh(score / softcap); 0 leaves them unchanged.
         sinks: whether each head has a logit that counts only in the softmax's denominator.
         alibi: the largest slope exponent of ALiBi (slope · distance is subtracted from scores); 0 for none.
@@ -78,11 +77,11 @@ class Attention:
             1 + scale · ln(floor(position / length) + 1); 0 leaves them unchanged.
         norm_after_rope: whether per-head norms of queries and keys come after the rotation.
         norm_values: whether values are divided by their root mean square, head by head.
-        keys_as_values: whether the keys before their norm serve as values; the file then has no `attn_v`.
-        output_gate: whether `attn_q` holds, for each head, a query and a gate whose sigmoid multiplies the
+        keys_as_values: whether the keys before their norm are also the values. The file then has no `attn_v`.
+        output_gate: whether `attn_q` gives, for each head, a query and a gate whose sigmoid multiplies the
             head's output.
         shared: the layer whose keys and values this one reads instead of its own, or None.
-        values_in_keys: whether a value is the first `value_size` numbers of its key, so that only keys are
+        values_in_keys: whether a value is the first `value_size` numbers of its key. Then no values are
             stored.
     """
 
@@ -179,7 +178,7 @@ class ShortConvolution:
 
     Attributes:
         width: numbers of a token, n_embd.
-        n_taps: tokens that the convolution sees, with the present one.
+        n_taps: number of tokens that the convolution sees, including the present one.
     """
 
     width: int
@@ -187,7 +186,7 @@ class ShortConvolution:
 
     @property
     def tail_shape(self) -> tuple[int, int]:
-        """Rows that the next token needs of earlier ones, and their width."""
+        """Number of earlier rows that the next token needs, and their width."""
         return self.n_taps - 1, self.width
 
     @property
@@ -198,16 +197,16 @@ class ShortConvolution:
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba2:
-    """A state-space model whose heads decay at a rate that each token sets (Dao and Gu, 2024).
+    """A state-space model whose heads decay at a rate that each token determines (Dao and Gu, 2024).
 
     Its state is a matrix for each head, and the latest rows that its convolution needs.
 
     Attributes:
         n_head: number of heads.
-        head_size: numbers of a token that each head takes.
+        head_size: numbers of a token in each head.
         n_group: number of groups of heads that share b, which writes to the state, and c, which reads it.
         state_size: numbers of b and c.
-        n_taps: tokens that the convolution sees, with the present one.
+        n_taps: number of tokens that the convolution sees, including the present one.
     """
 
     n_head: int
@@ -228,7 +227,7 @@ class Mamba2:
 
     @property
     def tail_shape(self) -> tuple[int, int]:
-        """Rows that the next token needs of earlier ones, and their width."""
+        """Number of earlier rows that the next token needs, and their width."""
         return self.n_taps - 1, self.conv_width
 
     @property
@@ -255,7 +254,7 @@ class Mamba:
 
     @property
     def tail_shape(self) -> tuple[int, int]:
-        """Rows that the next token needs of earlier ones, and their width."""
+        """Number of earlier rows that the next token needs, and their width."""
         return self.n_taps - 1, self.width
 
     @property
@@ -266,15 +265,16 @@ class Mamba:
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaNet:
-    """Linear attention with the gated delta rule (Yang et al., 2024): each head's matrix decays, and a token
-    corrects the matrix's value for its key.
+    """Linear attention with the gated delta rule (Yang et al., 2024).
+
+    Each head's matrix decays, and each token corrects the matrix's value for its key.
 
     Attributes:
         n_head_k: number of heads of queries and keys.
-        n_head: number of heads of values; several share a query and a key.
+        n_head: number of heads of values. Several share a query and a key.
         head_size: numbers of a query, a key and a value.
-        n_taps: tokens that the convolution sees, with the present one.
-        tiled: whether value head h reads key head h % n_head_k, or else h // (n_head / n_head_k).
+        n_taps: number of tokens that the convolution sees, including the present one.
+        tiled: whether value head h reads key head h % n_head_k. If not, it reads h // (n_head / n_head_k).
         fused_rates: whether the file has both matrices of the rates in one, `ssm_ba`.
     """
 
@@ -302,7 +302,7 @@ class DeltaNet:
 
     @property
     def tail_shape(self) -> tuple[int, int]:
-        """Rows that the next token needs of earlier ones, and their width."""
+        """Number of earlier rows that the next token needs, and their width."""
         return self.n_taps - 1, self.conv_width
 
     @property
@@ -334,11 +334,11 @@ class Experts:
         n_expert, n_used: number of experts, and of those that a token uses.
         n_ff: the inner width of an expert.
         activation: one of ACTIVATIONS.
-        gating: "softmax" (over all experts, then the best are chosen), "softmax_chosen" (over only the chosen
-            experts) or "sigmoid".
+        gating: the function of the scores: "softmax" (over all experts, before the best are chosen),
+            "softmax_chosen" (over the chosen experts only) or "sigmoid".
         normalized: whether the chosen experts' weights are divided by their sum.
-        weight_scale: factor of the weights after that.
-        n_ff_shared: the width of a network that every token also goes through; 0 for none.
+        weight_scale: factor of the weights afterwards.
+        n_ff_shared: the width of a network that is applied to every token in addition; 0 for none.
         shared_gate: whether a sigmoid of `ffn_gate_inp_shexp` · x multiplies that network's output.
         beside: a dense network that runs in parallel with the experts, with a norm after each, or None.
         fused: whether the file has each expert's gate and `up` in one matrix, `ffn_gate_up_exps`.
@@ -365,9 +365,9 @@ class Experts:
 class Layer:
     """One block: a mixer and a feed-forward network.
 
-    The tensors in the file determine the norms before, after and inside the branches:
-    `attn_norm` and `ffn_norm` before them, `post_attention_norm` and `post_ffw_norm` after them and before
-    the residual, `attn_output_norm` and `layer_output_norm` after the residual.
+    The tensors in the file determine the norms: `attn_norm` and `ffn_norm` are before a branch,
+    `post_attention_norm` and `post_ffw_norm` after it and before the residual, `attn_output_norm` and
+    `layer_output_norm` after the residual.
 
     Attributes:
         mixer: the part that mixes tokens.

@@ -39,7 +39,7 @@ class LowRank:
     b: QuantTensor
 
     def slice_rows(self, start: int, stop: int) -> LowRank:
-        """Return the part for rows start to stop-1 of the matrix."""
+        """Return the part for the matrix's rows from start to stop - 1."""
         return LowRank(self.a, self.b.slice_rows(start, stop))
 
 
@@ -103,7 +103,7 @@ def _alpha(metadata: Mapping[str, object], architecture: str) -> float:
         raise UnsupportedError.at("general.architecture", f"{architecture!r}, as in the base model", got)
     for key in metadata:
         if key.startswith("adapter.") and key not in KNOWN_KEYS:
-            raise UnsupportedError(f"{key}: this key is unknown, and leaving it out could give wrong answers")
+            raise UnsupportedError(f"{key}: this key is unknown, and ignoring it could give wrong answers")
     alpha = metadata.get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.number)) or not math.isfinite(alpha):
         raise ModelError.at("adapter.lora.alpha", "a finite number", alpha)

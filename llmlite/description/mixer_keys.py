@@ -54,7 +54,7 @@ def _latent_multiplier(build: Layers) -> float:
 
 
 def recurrent_layers(build: Layers) -> list[bool]:
-    """Return whether each layer is recurrent, which means without key/value heads, or listed in the file."""
+    """Return whether each layer is recurrent: it has no key/value heads, or the file lists it."""
     keys, n_layer = build.keys, build.n_layer
     if build.architecture.recurrent != "delta_net":
         return [n_head_kv == 0 for n_head_kv in build.n_head_kv]
@@ -68,7 +68,7 @@ def recurrent_layers(build: Layers) -> list[bool]:
 
 
 def delta_net(build: Layers) -> DeltaNet:
-    """Return the record of a layer without attention of Qwen 3.5 or Qwen3-Next."""
+    """Return the record of a layer without attention, in Qwen 3.5 or Qwen3-Next."""
     keys, entry = build.keys, build.architecture
     inner, n_head_k = keys.integer("ssm.inner_size"), keys.integer("ssm.group_count")
     n_head = keys.integer("ssm.time_step_rank", at_most=inner)
@@ -88,7 +88,7 @@ def delta_net(build: Layers) -> DeltaNet:
 
 
 def short_convolution(build: Layers) -> ShortConvolution:
-    """Return the record of a layer without attention of LFM2."""
+    """Return the record of a layer without attention, in LFM2."""
     n_taps = build.keys.integer("shortconv.l_cache", at_least=2, at_most=MAX_TAPS)
     return ShortConvolution(width=build.n_embd, n_taps=n_taps)
 

@@ -17,7 +17,7 @@ class RopeTable:
     """The angles of one kind of RoPE.
 
     Attributes:
-        spec: the record they were made from.
+        spec: the record that the angles were made from.
         frequencies: float32 (dim/2,), the angle in radians by which one position rotates each pair.
     """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def rope(build: Layers, windowed: bool) -> Rope | None:
-    """Return the rotation of queries and keys in windowed layers, or in other layers."""
+    """Return the rotation of queries and keys in windowed layers or in the others; None without rotation."""
     entry, keys, rule = build.architecture, build.keys, build.architecture.windows
     if not entry.rope_pairs:
         return None
@@ -68,7 +68,7 @@ def _yarn(build: Layers, rope: Rope, factor: float) -> Rope:
     )
     magnitude = rope.magnitude * (keys.number("rope.scaling.yarn_attn_factor", 1.0) or 1.0)
     multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0)
-    if build.architecture.latent and multiplier:  # it is in the scale of attention instead
+    if build.architecture.latent and multiplier:  # the multiplier is part of the attention's scale instead
         return replace(rope, yarn=yarn, magnitude=magnitude)
     if mix:
         magnitude *= (1 + 0.1 * math.log(factor)) if factor > 1 else 1.0

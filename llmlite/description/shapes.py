@@ -27,7 +27,8 @@ def tensor_shapes(config: ModelConfig, fused: frozenset[str] | None = None) -> d
     """Return the shape, (rows, columns), of every tensor that a file of this configuration may have, by name.
 
     Args:
-        fused: the tensors of FUSED that replace their parts; by default, all that the architecture may fuse.
+        config: the configuration.
+        fused: the tensors of FUSED that replace their parts. None: all that the architecture may fuse.
     """
     fused = frozenset(config.architecture.fused) if fused is None else fused
     shapes = {in_file(name, config): shape for name, shape in _outer_shapes(config).items()}
@@ -51,7 +52,11 @@ def inside(name: str, config: ModelConfig) -> str:
 
 
 def required_tensors(config: ModelConfig, fused: frozenset[str] | None = None) -> set[str]:
-    """Return the names of the tensors that such a file must have; embeddings may replace `output`."""
+    """Return the names of the tensors that such a file must have. `output` isn't required.
+
+    Args:
+        config, fused: as for `tensor_shapes`.
+    """
     entry = config.architecture
     fused = frozenset(entry.fused) if fused is None else fused
     biases = {f"{name}.bias" for name in entry.biases}
@@ -113,7 +118,7 @@ def _outer_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def layer_shapes(config: ModelConfig, i: int, fused: frozenset[str]) -> dict[str, Shape]:
-    """Return the tensors of layer `i`, with names by purpose."""
+    """Return the shapes of layer `i`'s tensors, under their names by purpose."""
     entry, layer, D = config.architecture, config.layers[i], config.n_embd
     mixer, after = layer.mixer, layer.feed_forward
     shapes: dict[str, Shape] = {}

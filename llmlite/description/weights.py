@@ -69,14 +69,17 @@ class Weights:
         config: ModelConfig,
         corrections: Mapping[str, Any] | None = None,
     ) -> Weights:
-        """Check every tensor's name and shape against `config`, and sort them by layer.
+        """Check every tensor's name and shape against `config`, and sort the tensors by layer.
 
         Args:
+            tensors: the file's tensors, by name.
+            config: the configuration.
             corrections: the sums of adapters, under names like "blk.0.attn_q.lora" (`lora.read`).
 
         Raises:
             ModelError: a tensor is missing, its shape doesn't fit the hyper-parameters, or it doesn't belong
-                to this architecture (to ignore it would give wrong answers).
+                to this architecture. Such a tensor isn't ignored, because this could give wrong answers.
+            UnsupportedError: an adapter changes a tensor for which this isn't supported.
         """
         tensors = _without_skipped(tensors, config)
         fused = fused_in(tensors, config)
@@ -110,7 +113,7 @@ def _factors(spec: Rope, usable: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _without_skipped(tensors: Mapping[str, QuantTensor], config: ModelConfig) -> Mapping[str, QuantTensor]:
-    """Return the tensors of the text model, without towers and without those its architecture skips."""
+    """Return the tensors of the text model, without towers, and without those that its architecture skips."""
     pattern = "|".join(filter(None, (TOWERS, config.architecture.skipped)))
     kept = {name: tensor for name, tensor in tensors.items() if not re.match(pattern, name)}
     for i, layer in enumerate(config.layers):  # a layer with another's keys may have unused tensors
@@ -146,7 +149,7 @@ def _check(tensors: Mapping[str, QuantTensor], config: ModelConfig, fused: froze
 
 
 def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
-    """Return a matrix unchanged, and a vector, which is small and read whole at every step, as float32."""
+    """Return a matrix unchanged. Return a vector, which is small and which every step reads, as float32."""
     if tensor.name.endswith("ffn_gate_inp_shexp.weight"):  # a matrix of one row, stored as a vector
         return QuantTensor(tensor.name, tensor.type, (1, tensor.n_elements), tensor.blocks)
     if tensor.name.endswith(GAINS):  # those of each group or head, one after another
@@ -163,11 +166,11 @@ def _usable(tensor: QuantTensor) -> QuantTensor | np.ndarray:
 def _by_head(both: QuantTensor, low_rank: LowRank | None, mixer: LatentAttention) -> dict[str, QuantTensor]:
     """Split an older file's matrix for all keys and values into the matrices of each head, as in newer files.
 
-    The older matrix has the keys' part transposed. To transpose it, quantized numbers become F32, which is
-    exact; they are a hundredth of a model. So there is only one way to compute, with one kind of short rows
-    in the cache.
+    In the older matrix, the keys' part is transposed. To transpose it back, its quantized numbers become F32,
+    which is exact; they are a hundredth of a model. Then both kinds of files are computed in the same way,
+    with the same short rows in the cache.
     """
-    if low_rank is not None:  # an adapter's sum has no matrix for each head, so it is added to the numbers
+    if low_rank is not None:  # an adapter has no matrix for each head, so it is added to the numbers here
         numbers = both.dequantize() + low_rank.b.dequantize() @ low_rank.a.dequantize()
         both = QuantTensor.quantize(numbers, "F32", both.name)
     H, plain, size, rank = mixer.n_head, mixer.plain_size, mixer.head_value_size, mixer.kv_rank

@@ -1,4 +1,4 @@
-"""Models from Hugging Face: a folder of config.json, safetensors and tokenizer.json becomes one GGUF file.
+"""Convert models from Hugging Face: a folder of config.json, safetensors and tokenizer.json to one GGUF file.
 
 from llmlite.huggingface import convert_folder
 convert_folder("SmolLM2-135M-Instruct", "smollm2.gguf", file_type="Q8_0")

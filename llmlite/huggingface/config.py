@@ -1,4 +1,4 @@
-"""config.json, read key by key, as the hyper-parameters of a GGUF file."""
+"""Read config.json key by key, and convert it to the hyper-parameters of a GGUF file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmlite.description.architectures import Architecture, by_class
 from llmlite.errors import ModelError, UnsupportedError
 from llmlite.huggingface.safetensors import read_json, shown
 
-# an activation of layers.ACTIVATIONS -> what config.json calls it
+# an activation of layers.ACTIVATIONS -> its names in config.json
 ACTIVATIONS = {
     "silu": ("silu", "swish", "swiglu"),
     "gelu": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
@@ -20,8 +20,8 @@ ACTIVATIONS = {
     "relu2": ("relu2",),
     "swiglu_oai": ("silu",),
 }
-UNLIMITED = 2**20  # what llama.cpp's converter writes for a state that any number of tokens fits
-NEVER_TURNED = 1e30  # as llama.cpp's converter writes it: what divides a frequency that is to be 0
+UNLIMITED = 2**20  # the context length that llama.cpp's converter writes for a model without a limit
+NEVER_TURNED = 1e30  # the divisor that llama.cpp's converter writes for a frequency of 0
 ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")
 EPS_KEYS = {
     "rms": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
@@ -31,7 +31,19 @@ EPS_NAMES = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.laye
 
 
 class Config:
-    """config.json, read key by key; each fault says which key. Raises GGUFError if it isn't JSON."""
+    """The content of config.json. Methods check the values that they return; errors name the key.
+
+    Args:
+        path: path of the file.
+
+    Attributes:
+        path: path of the file.
+        values: its object.
+        class_name: the class of transformers, set by `architecture`.
+
+    Raises:
+        GGUFError: the file isn't JSON.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -44,7 +56,7 @@ class Config:
         raise UnsupportedError(f"{self.path}: {text}")
 
     def architecture(self) -> Architecture:
-        """The architecture, and a refusal of what would run but give wrong answers."""
+        """Return the architecture. Refuse variants that would run but give wrong answers."""
         named = self.values.get("architectures")
         if not isinstance(named, list) or len(named) != 1:
             self.fail("architectures", "a list of one", named)
@@ -68,7 +80,7 @@ class Config:
         return value
 
     def integer(self, key: str | Sequence[str], default: int | None = None) -> int:
-        """A count; of several keys the first that is there."""
+        """Return a count. Of several keys, the first one in the file is used."""
         keys = (key,) if isinstance(key, str) else key
         key = next((name for name in keys if self.values.get(name) is not None), keys[0])
         value = self.values.get(key)
@@ -85,7 +97,7 @@ class Config:
         return float(value)
 
     def hyperparameters(self, architecture: Architecture) -> dict[str, Any]:
-        """The keys of a GGUF file, without the architecture's prefix."""
+        """Return the keys of a GGUF file, without the architecture's prefix."""
         if architecture.recurrent and self.values.get("num_attention_heads") is None:
             return self._without_attention(architecture)
         n_head = self.integer(("num_attention_heads", "n_head"))
@@ -115,7 +127,7 @@ class Config:
         return {key: value for key, value in found.items() if value is not None}
 
     def _without_attention(self, architecture: Architecture) -> dict[str, Any]:
-        """The keys of a model that has neither attention nor feed-forward networks of its own."""
+        """Return the keys of a model that has neither attention nor feed-forward networks."""
         return {
             "block_count": self.integer("num_hidden_layers"),
             "context_length": self.integer("max_position_embeddings", UNLIMITED),
@@ -143,7 +155,7 @@ class Config:
         return found | self._rope_scaling(rope)
 
     def _rope_scaling(self, rope: dict[str, Any]) -> dict[str, Any]:
-        """The keys that say how RoPE's frequencies are scaled."""
+        """Return the keys of the scaling of RoPE's frequencies."""
         kind = self._rope_type()
         if kind == "linear":
             return {"rope.scaling.type": "linear", "rope.scaling.factor": self.number(rope, "factor")}
@@ -165,14 +177,14 @@ class Config:
         for theirs, ours in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
             if rope.get(theirs) is not None:
                 found[f"rope.scaling.{ours}"] = self.number(rope, theirs)
-        usual = 1 + 0.1 * math.log(factor) if factor > 1 else 1.0  # what readers of the file take
+        usual = 1 + 0.1 * math.log(factor) if factor > 1 else 1.0  # the default of GGUF readers
         wanted = self._yarn_magnitude(rope, factor, usual)
         if abs(wanted - usual) > 1e-9:
             found["rope.scaling.attn_factor"] = wanted / usual
         return found
 
     def _yarn_magnitude(self, rope: dict[str, Any], factor: float, usual: float) -> float:
-        """What cosines and sines are multiplied by. Source: transformers, _compute_yarn_parameters."""
+        """Return the factor of cosines and sines. Source: transformers, _compute_yarn_parameters."""
         if rope.get("attention_factor") is not None:
             return self.number(rope, "attention_factor")
         if not (rope.get("mscale") and rope.get("mscale_all_dim")):
@@ -184,7 +196,7 @@ class Config:
         return scale(self.number(rope, "mscale")) / scale(self.number(rope, "mscale_all_dim"))
 
     def _windows(self, architecture: Architecture) -> dict[str, Any]:
-        """The keys of a model that has windows: the pattern only if it isn't the architecture's own."""
+        """Return the keys of windows, with the pattern only if it isn't the architecture's default."""
         rule, n_layer = architecture.windows, self.integer(("num_hidden_layers", "n_layer"))
         assert rule is not None
         if self.values.get("sliding_window") is None or not self.flag("use_sliding_window", True):
@@ -209,7 +221,7 @@ class Config:
         return {} if base is None else {"rope_theta": base}
 
     def _experts(self) -> dict[str, Any]:
-        """A mixture's keys, and a refusal of what would run but give wrong answers."""
+        """Return a mixture's keys. Refuse variants that would run but give wrong answers."""
         count = "num_local_experts" if self.values.get("num_local_experts") is not None else "num_experts"
         found = {
             "expert_count": self.integer(count),
@@ -222,7 +234,7 @@ class Config:
         return found
 
     def shares_add_up(self, wanted: bool) -> None:
-        """Refuse a mixture whose chosen experts' weights are, or are not, made to add up to 1."""
+        """Refuse a mixture whose chosen experts' weights aren't normalized (`wanted`), or are."""
         if self.flag("norm_topk_prob") != wanted:
             self.refuse(f"norm_topk_prob: only {str(wanted).lower()} is supported in this architecture")
 
@@ -234,7 +246,7 @@ class Config:
         return self.integer("head_dim", n_embd // n_head)
 
     def _n_ctx(self, architecture: Architecture) -> int:
-        """The context; with a window that a file can't say, as far as attention still sees everything."""
+        """Return the context length, at most the size of a window that a GGUF file can't express."""
         n_ctx = self.integer(("max_position_embeddings", "n_positions"))
         if architecture.windows is not None:
             return n_ctx
@@ -243,10 +255,10 @@ class Config:
         return min(n_ctx, self.integer("sliding_window"))
 
     def rope(self, kind: str = "full_attention") -> dict[str, Any]:
-        """The object that says how RoPE's frequencies are made, under its new name or its old one.
+        """Return the object with RoPE's parameters, under its new name or its old one.
 
         Args:
-            kind: of layers, if the object has one for each kind.
+            kind: the kind of layers, if the object has parameters for each kind.
         """
         for key in ("rope_parameters", "rope_scaling"):
             value = self.values.get(key)
@@ -266,10 +278,10 @@ class Config:
         return kind
 
     def rope_factors(self) -> dict[str, np.ndarray]:
-        """What RoPE's frequencies are divided by: name of the tensor -> float32 (dim/2,).
+        """Return the divisors of RoPE's frequencies: name of the tensor -> float32 (dim/2,).
 
-        In Llama 3.x long waves are stretched by `factor`, short ones stay, those between are blended; with
-        longrope there are factors for contexts as long as the original, and for longer ones.
+        In Llama 3.x, long waves are stretched by `factor`, short ones are kept, and those between are
+        blended. longrope has divisors for contexts up to the original length, and others for longer ones.
         Source: transformers' modeling_rope_utils.py, _compute_llama3_parameters.
         """
         rope = self.rope()
@@ -290,29 +302,30 @@ class Config:
         base = self.number(rope | self.values, "rope_theta", 10000.0)
         exponents = np.arange(0, self.head_size(), 2) / self.head_size()
         wavelengths = 2 * math.pi * base**exponents  # in tokens
-        blend = np.clip((n_ctx / wavelengths - low) / (high - low), 0, 1)  # 0: stretched, 1: as it is
+        blend = np.clip((n_ctx / wavelengths - low) / (high - low), 0, 1)  # 0: stretched, 1: kept
         return {"rope_freqs": (1 / ((1 - blend) / factor + blend)).astype(np.float32)}
 
     def _proportional(self, rope: dict[str, Any]) -> np.ndarray:
-        """1 for the pairs that are turned, and for the others so much that no context turns them.
+        """Return the divisors of proportional RoPE: 1 for rotated pairs, a huge number for the others.
 
         Source: transformers' modeling_rope_utils.py, _compute_proportional_rope_parameters.
         """
         if self.number(rope, "factor", 1.0) != 1:
-            self.refuse("factor: of proportional RoPE only 1 is supported")
+            self.refuse("factor: only 1 is supported in proportional RoPE")
         size = self.global_head_size()
         turned = int(self.number(rope, "partial_rotary_factor", 1.0) * size // 2)
         return np.where(np.arange(size // 2) < turned, 1, NEVER_TURNED).astype(np.float32)
 
     def global_head_size(self) -> int:
-        """The size of heads in layers without a window, if it is another than in windowed ones."""
+        """Return the size of heads in layers without a window, which may be another than in windowed ones."""
         return int(self.in_global_layers("head_dim", "global_head_dim") or self.head_size())
 
     def in_global_layers(self, key: str, named: str) -> int | None:
-        """What `key` is in layers without a window, if config.json gives it another value there.
+        """Return the value of `key` in layers without a window; None if it is the same as in other layers.
 
         Args:
-            named: the key that says it for all of them.
+            key: a key of config.json.
+            named: the key for the value in all layers without a window.
         """
         if self.values.get(named) is not None:
             return self.integer(named)
@@ -331,7 +344,7 @@ class Config:
         return next(iter(found), None)
 
     def _factors(self, rope: dict[str, Any], key: str) -> np.ndarray:
-        """A list of positive numbers."""
+        """Return a list of positive numbers as float32."""
         values = rope.get(key)
         if not isinstance(values, list) or not all(
             isinstance(each, int | float) and 0 < each < 1e30 for each in values

@@ -1,4 +1,4 @@
-"""A folder from Hugging Face to one GGUF file: names, hyper-parameters, and the order of Q's and K's rows."""
+"""Convert a folder from Hugging Face to a GGUF file: names, hyper-parameters, order of Q's and K's rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llmlite.quants import QuantType, by_name
 from llmlite.quants.tensor import PendingTensor, QuantTensor
 from llmlite.terminal import Progress
 
-PLAIN = ("position_embd", "token_types")  # tables that readers want in F32
+PLAIN = ("position_embd", "token_types")  # tables that GGUF readers require in F32
 
 
 def convert_folder(
@@ -38,29 +38,33 @@ def convert_folder(
     progress: Progress | None = None,
     allow_nan: bool = False,
 ) -> None:
-    """Make a GGUF file of a model in the form that transformers' save_pretrained writes.
+    """Convert a model in the format of transformers' save_pretrained to a GGUF file.
 
-    The folder holds config.json, model.safetensors (or its parts and their index), tokenizer.json and,
-    usually, tokenizer_config.json. Nothing in it is run. Nothing of `target` appears until it is complete.
+    The folder has config.json, model.safetensors (or its parts and their index), tokenizer.json and,
+    usually, tokenizer_config.json. No code in it is run. The new file appears only when it is complete.
 
-    file_type: "F32", "F16", "BF16", "Q8_0", "Q4_K_M", … as for `quantize_file`; by default matrices keep
-        the type they have. Vectors become F32, as llama.cpp wants them.
-    pre: the `tokenizer.ggml.pre` to write; by default found from tokenizer.json.
-    progress: called as progress(bytes_done, n_bytes).
-    allow_nan: go on at a weight that is NaN or infinite, or beyond what its new type can hold; it ruins its
-        block.
+    Args:
+        folder: path of the folder.
+        target: path of the new file.
+        file_type: "F32", "F16", "BF16", "Q8_0", "Q4_K_M", … as for `quantize_file`. None: matrices keep their
+            types. Vectors become F32, as llama.cpp requires.
+        pre: the `tokenizer.ggml.pre` to write. None: it is determined from tokenizer.json.
+        progress: called as progress(bytes_done, n_bytes).
+        allow_nan: accept a weight that is NaN, infinite, or too large for its new type. It ruins its block.
 
     Raises:
-        UnsupportedError: an architecture, a variant or a tokenizer that can't be converted.
-        ModelError, TokenizerError: config.json, tensors and tokenizer don't fit together, or a weight that is
-            to be quantized isn't finite; row and column are those of the tensor in the GGUF file.
-        GGUFError: a file is malformed or cut off. OSError: it can't be read or written.
+        UnsupportedError: the architecture, a variant of it or the tokenizer can't be converted.
+        ModelError, TokenizerError: config.json, tensors and tokenizer don't fit each other, or a weight that
+            is to be quantized isn't finite. Its row and column are those of the tensor in the GGUF file.
+        GGUFError: a file is malformed or cut off.
+        OSError: a file can't be read or written.
+
     Source: llama.cpp's convert_hf_to_gguf.py, with which the result must agree.
     """
     folder = os.fspath(folder)
     path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
-        raise UnsupportedError(f"{folder}: is a folder without config.json, not a Hugging Face model")
+        raise UnsupportedError(f"{folder}: this folder has no config.json, so it isn't a Hugging Face model")
     config = Config(path)
     architecture = config.architecture()
     sources = read_folder(folder)
@@ -92,7 +96,7 @@ def convert_folder(
 
 
 def _metadata(folder: str, architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of the file, hyper-parameters under the architecture's name."""
+    """Return the keys of the file, with the architecture's name before hyper-parameters."""
     return {
         "general.architecture": architecture,
         "general.type": "model",
@@ -107,7 +111,7 @@ def _metadata(folder: str, architecture: str, hyperparameters: Mapping[str, Any]
 def _check(
     folder: str, metadata: Mapping[str, Any], tensors: Mapping[str, QuantTensor], names: Names
 ) -> ModelConfig:
-    """Check that all tensors are there and have the shapes that the hyper-parameters give them."""
+    """Check that all tensors are present, with the shapes that follow from the hyper-parameters."""
     try:
         config = ModelConfig.from_metadata(metadata, tensors)
         given = metadata[f"{config.architecture.name}.vocab_size"]
@@ -123,7 +127,10 @@ def _check(
 
 
 def _blank(tensor: QuantTensor) -> QuantTensor:
-    """A matrix of the same shape, all of whose blocks are one: none is made to be checked. A vector as is."""
+    """Return a matrix of the same shape whose blocks are all the same zeros, so that checking it makes none.
+
+    A vector is returned unchanged.
+    """
     if len(tensor.shape) < 2:
         return tensor
     n_blocks = tensor.n_elements // tensor.type.block_size
@@ -135,7 +142,7 @@ def _blank(tensor: QuantTensor) -> QuantTensor:
 def _types(
     metadata: Mapping[str, Any], tensors: Mapping[str, QuantTensor], file_type: str | None
 ) -> dict[str, QuantType]:
-    """Each tensor's type in the new file."""
+    """Return each tensor's type in the new file."""
     chosen = assign(metadata, tensors, file_type) if file_type is not None else {}
     types = {}
     for name, tensor in tensors.items():
@@ -145,8 +152,8 @@ def _types(
         types[name] = chosen.get(name, kept) if is_matrix else by_name("F32")
         if types[name].needs_importance or types[name].encode is None:
             raise UnsupportedError(
-                f"{name}: can't become {types[name].name} while it is converted: convert to F16 or BF16, "
-                "then llmlite quantize"
+                f"{name}: can't be converted to {types[name].name} directly: convert to F16 or BF16, "
+                "then use llmlite quantize"
             )
     return types
 
@@ -154,7 +161,7 @@ def _types(
 def _type_metadata(
     tensors: Mapping[str, QuantTensor], types: Mapping[str, QuantType], file_type: str | None
 ) -> dict[str, Any]:
-    """The keys that say what most of the file is made of."""
+    """Return the keys of the file's main type."""
     if file_type is None:
         sizes: Counter[str] = Counter()
         for name, tensor in tensors.items():
@@ -170,7 +177,7 @@ def _type_metadata(
 def _made(
     name: str, source: QuantTensor, type: QuantType, reordered: Mapping[str, int], allow_nan: bool
 ) -> QuantTensor:
-    """The tensor as it is written: rows reordered where RoPE's pairs ask for it, in its new type."""
+    """Return the tensor to write: in its new type, with rows reordered if RoPE's pairs require it."""
     n_head = reordered.get(name.split(".")[-2], 0)
 
     def make() -> np.ndarray:
@@ -194,7 +201,7 @@ def interleaved(rows: np.ndarray, n_head: int) -> np.ndarray:
 
 
 def _in_order(tensors: Mapping[str, QuantTensor]) -> list[str]:
-    """Embedding and output first, then layer by layer."""
+    """Return the tensors' names in the file's order: embedding and output first, then layer by layer."""
 
     def place(name: str) -> tuple[int, str]:
         match = re.match(r"blk\.(\d+)\.", name)

@@ -1,4 +1,4 @@
-"""What Hugging Face calls a model's tensors, and how it lays them out, brought to GGUF's names and layout."""
+"""Convert Hugging Face's names and layouts of tensors to GGUF's."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from llmlite.errors import ModelError
 from llmlite.huggingface.safetensors import shown
 from llmlite.quants.tensor import PendingTensor, QuantTensor
 
-# What follows from config.json, yet is stored in old files; GPT-2's attn.bias is its causal mask.
+# Tensors of old files that follow from config.json; GPT-2's attn.bias is its causal mask.
 DERIVED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias)$|(^|\.)h\.\d+\.attn\.bias$")
 
 
 def renamed(
     folder: str, sources: Mapping[str, QuantTensor], names: Names, *, tied: bool, has_output: bool = True
 ) -> dict[str, QuantTensor]:
-    """The tensors under GGUF's names: experts stacked, (columns, rows) turned to (rows, columns).
+    """Return the tensors under GGUF's names, with experts stacked and (columns, rows) transposed.
 
-    Nothing is copied: what must be made is made when its blocks are asked for.
+    Nothing is copied now: new blocks are made when they are requested.
 
-    tied: config.json says that output and embedding are one. An output of its own stays all the same.
-    has_output: false for an encoder, whose file has no output: a head in the folder is left out.
+    Args:
+        folder: the folder's path, for errors.
+        sources: the folder's tensors, under their own names.
+        names: the names of the architecture.
+        tied: whether config.json says that output and embedding are the same. An output that differs is kept.
+        has_output: False for an encoder, whose file has no output. A head in the folder is omitted.
 
-    Raises: ModelError for a tensor that isn't of this architecture, is there twice, or is missing.
-    Warns: such an output.
+    Raises:
+        ModelError: a tensor isn't one of this architecture, is stored twice, or is missing.
+
+    Warns:
+        UserWarning: the output differs from the embedding, although `tied` is True.
     """
     found: dict[str, QuantTensor] = {}
     stacks: dict[str, dict[int, QuantTensor]] = {}
@@ -43,7 +50,7 @@ def renamed(
         among = found if expert is None else stacks.setdefault(new, {})
         key = new if expert is None else expert
         if key in among:
-            raise ModelError(f"{folder}: {shown(name)}: this tensor is there twice, under two names")
+            raise ModelError(f"{folder}: {shown(name)}: this tensor is stored twice, under two names")
         among[key] = tensor  # type: ignore[index]  # a name among tensors, a number among experts
     if tied and "output.weight" in found:
         if _same(found["output.weight"], found.get("token_embd.weight")):
@@ -51,7 +58,7 @@ def renamed(
         else:
             warnings.warn(
                 f"{folder}: lm_head.weight differs from the embedding, though tie_word_embeddings is true: "
-                "it is kept, as transformers does",
+                "it is kept, as in transformers",
                 stacklevel=3,
             )
     if has_output and not tied and "output.weight" not in found:
@@ -63,7 +70,7 @@ def renamed(
 
 
 def _same(one: QuantTensor, other: QuantTensor | None) -> bool:
-    """Whether two matrices hold the same numbers, whatever their types."""
+    """Return whether two matrices have the same numbers, whatever their types."""
     if other is None or one.shape != other.shape:
         return False
     step = max(1, (1 << 20) // max(1, one.n_columns))
@@ -72,7 +79,7 @@ def _same(one: QuantTensor, other: QuantTensor | None) -> bool:
 
 
 def _turned(source: QuantTensor) -> QuantTensor:
-    """A matrix (columns, rows) as (rows, columns)."""
+    """Return a matrix (columns, rows) transposed, as (rows, columns)."""
     rows, columns = source.shape[::-1]
 
     def make() -> np.ndarray:
@@ -83,7 +90,7 @@ def _turned(source: QuantTensor) -> QuantTensor:
 
 
 def _stacked(folder: str, name: str, stack: Mapping[int, QuantTensor], names: Names) -> QuantTensor:
-    """The matrices of all experts as one tensor (n_expert, rows, columns)."""
+    """Return the matrices of all experts as one tensor (n_expert, rows, columns)."""
     old, first = names.old(name), next(iter(stack.values()))
     missing = sorted(set(range(len(stack))) - stack.keys())
     if missing:

@@ -1,10 +1,10 @@
-"""Read safetensors files: tensors as views of the mapped file, everything checked before anything is used.
+"""Read safetensors files: tensors are views of the mapped file, and everything is checked before use.
 
     u64 n       little-endian
     n bytes     JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
-    the rest    data; offsets count from here, tensors lie end to end
+    the rest    data; offsets count from here, tensors follow each other without gaps
 
-A large model is cut into several such files; model.safetensors.index.json says which tensor is where.
+A large model is stored in several such files; model.safetensors.index.json maps its tensors to files.
 Source: the format's description in the safetensors repository.
 """
 
@@ -33,7 +33,7 @@ ITEM_SIZES = {
     **dict.fromkeys(("I32", "U32"), 4),
     **dict.fromkeys(("I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
-}  # of the dtypes that can be in a file, but not in a model that we convert
+}  # bytes of an element, for dtypes that a file may have but that can't be converted
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 CUT_OFF = "the file is cut off: download it again"
 DAMAGED = "the file is damaged: download it again"
@@ -41,11 +41,18 @@ POSITIONS = re.compile(r"(^|\.)position_ids$")  # 0, 1, 2 …: older folders of 
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, QuantTensor]:
-    """Read one file: name -> tensor, a view of the mapped file.
+    """Read one file.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Name -> tensor, a view of the mapped file.
 
     Raises:
-        GGUFError: malformed or cut off; it says which field. UnsupportedError: a tensor that isn't of
-            floating-point numbers in 16, 32 or 64 bits. OSError: it can't be read.
+        GGUFError: the file is malformed or cut off; the error names the field.
+        UnsupportedError: a tensor doesn't have floating-point numbers of 16, 32 or 64 bits.
+        OSError: the file can't be read.
     """
     name = os.fspath(path)
     data = file_bytes(name, mmap=True)
@@ -56,7 +63,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, QuantTensor]:
     for (begin, stop, dtype, shape), key in sorted(entries):
         label = plain(key)
         if start + begin != end:
-            expected = f"a beginning at {end - start}, after the tensor before"
+            expected = f"a beginning at {end - start}, the end of the previous tensor"
             raise GGUFError(name, f"{label}: data_offsets", None, expected, begin, DAMAGED)
         end = start + stop
         if end > len(data):
@@ -72,17 +79,17 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, QuantTensor]:
 
 
 def read_folder(folder: str) -> dict[str, QuantTensor]:
-    """Read the tensors of a folder: all that its index lists, or those of its only file.
+    """Read the tensors of a folder: all those in its index, or those of its only file.
 
-    Raises: as `read_safetensors`; UnsupportedError if the folder has none.
+    Raises as `read_safetensors` does, and UnsupportedError if the folder has no tensors.
     """
     index = os.path.join(folder, INDEX)
     if not os.path.exists(index):
         single = os.path.join(folder, SINGLE)
         if not os.path.exists(single):
             raise UnsupportedError(
-                f"{folder}: has no {SINGLE} and no {INDEX}; weights in other forms (pytorch_model.bin is a "
-                "pickle, which runs code when it is opened) are not read"
+                f"{folder}: has no {SINGLE} and no {INDEX}; weights in other formats aren't read "
+                "(pytorch_model.bin is a pickle, which can run code when it is opened)"
             )
         return read_safetensors(single)
     places = read_json(index).get("weight_map")
@@ -97,21 +104,18 @@ def read_folder(folder: str) -> dict[str, QuantTensor]:
         if POSITIONS.search(name) and name not in shard:
             continue
         if name not in shard:
-            raise GGUFError(index, plain(name), None, f"it in {shown(file_name)}", "nothing", DAMAGED)
+            raise GGUFError(index, plain(name), None, f"this tensor in {shown(file_name)}", "none", DAMAGED)
         tensors[name] = shard[name]
     return tensors
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises: GGUFError if it holds something else. OSError.
-    """
+    """Read a file of one JSON object. Raises GGUFError if it has something else, and OSError."""
     return _object(path, _json_bytes(path), 0)
 
 
 def read_json_list(path: str) -> list[Any]:
-    """Read a file that holds one JSON list. Raises: as `read_json`."""
+    """Read a file of one JSON list. Raises as `read_json` does."""
     value = _parsed(path, _json_bytes(path), 0, "list")
     if not isinstance(value, list):
         raise GGUFError(path, "JSON", 0, "a list", shown(value), DAMAGED)
@@ -126,25 +130,25 @@ def _json_bytes(path: str) -> bytes:
 
 
 def shown(value: object) -> str:
-    """A value from a file as an error shows it: ASCII, and not too long."""
+    """Return a file's value in the form for errors: ASCII, 60 characters at most."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _header(path: str, data: np.ndarray) -> tuple[dict[str, Any], int]:
-    """The header's object, and where the data begins."""
+    """Return the header's object, and the offset of the data."""
     if len(data) < 8:
         raise GGUFError(path, "header", 0, "8 bytes, its length", f"{len(data)} in all", CUT_OFF)
     length = int(data[:8].view("<u8")[0])
     if length > MAX_HEADER:
-        raise GGUFError(path, "header: length", 0, f"at most {MAX_HEADER}", length, "no safetensors file?")
+        raise GGUFError(path, "header: length", 0, f"at most {MAX_HEADER}", length, "not a safetensors file?")
     if 8 + length > len(data):
         raise GGUFError(path, "header: length", 0, f"at most {len(data) - 8}, the rest", length, CUT_OFF)
     return _object(path, data[8 : 8 + length].tobytes(), 8), 8 + length
 
 
 def _parsed(path: str, raw: bytes, offset: int, expected: str) -> Any:
-    """JSON in whose objects no key comes twice."""
+    """Parse JSON, and refuse an object in which a key occurs twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -158,7 +162,7 @@ def _parsed(path: str, raw: bytes, offset: int, expected: str) -> Any:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise GGUFError(path, "JSON", offset + error.start, "UTF-8", "something else", DAMAGED) from None
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
+    except (ValueError, RecursionError) as error:  # RecursionError: too many nested brackets
         raise GGUFError(path, "JSON", offset, f"one {expected}", str(error)[:80], DAMAGED) from None
 
 
@@ -170,7 +174,7 @@ def _object(path: str, raw: bytes, offset: int) -> dict[str, Any]:
 
 
 def _entry(path: str, name: str, entry: Any) -> tuple[int, int, str, tuple[int, ...]]:
-    """One tensor's (begin, end, dtype, shape), each possible by itself."""
+    """Return one tensor's (begin, end, dtype, shape), each of them checked by itself."""
     name = plain(name)
     if not isinstance(entry, Mapping):
         raise GGUFError(path, name, None, "dtype, shape and data_offsets", shown(entry), DAMAGED)
@@ -193,7 +197,7 @@ def _entry(path: str, name: str, entry: Any) -> tuple[int, int, str, tuple[int, 
 
 
 def _counts(values: Any) -> bool:
-    """Whether this is a list of whole numbers, none of them negative or beyond 64 bits."""
+    """Return whether this is a list of whole numbers, none of them negative or above 63 bits."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
@@ -206,11 +210,11 @@ def _type(path: str, name: str, dtype: str) -> QuantType:
 
 
 def _inside(index: str, folder: str, name: str, file_name: Any) -> str:
-    """The path of a shard; the index may name only files that lie beside it."""
+    """Return the path of a shard. The index may only name files in its own folder."""
     is_name = isinstance(file_name, str) and file_name not in ("", ".", "..")
     if not is_name or any(sign in file_name for sign in "/\\:\0"):
         raise GGUFError(index, plain(name), None, "the name of a file in the same folder", shown(file_name),
-                        "an index that points elsewhere is not followed")  # fmt: skip
+                        "files in other folders are not opened")  # fmt: skip
     path = os.path.join(folder, file_name)
     if not os.path.exists(path):
         raise GGUFError(index, plain(name), None, f"a file {shown(file_name)} in the same folder", "none",

@@ -1,4 +1,4 @@
-"""tokenizer.model, SentencePiece's own file, as the keys of a GGUF file: BPE and Unigram.
+"""Convert tokenizer.model, SentencePiece's own file, to the keys of a GGUF file: BPE and Unigram.
 
 The file is a protobuf message. Only the fields needed here are read, by their numbers in SentencePiece's
 sentencepiece_model.proto.
@@ -17,7 +17,7 @@ from llmlite.tokenizers import SPMTokenizer, TokenType, UGMTokenizer
 
 KINDS = {1: UGMTokenizer.model, 2: SPMTokenizer.model}  # TrainerSpec.ModelType: UNIGRAM, BPE
 ROLES = {"unknown": (40, 0), "bos": (41, 1), "eos": (42, 2), "padding": (43, -1)}  # their fields and defaults
-# These classes of transformers put their own tokens before the file's, so that its ids aren't the model's.
+# These classes of transformers put their own tokens before the file's, so the file's ids aren't the model's.
 SHIFTED = (
     "XLMRoberta",
     "Camembert",
@@ -32,16 +32,20 @@ SHIFTED = (
 
 
 def metadata(files: TokenizerFiles, n_vocab: int) -> dict[str, Any]:
-    """Tokens, scores, types, special ids and the way text is normalized; n_vocab: rows of the embedding.
+    """Return the keys for tokens, scores, types, special ids and normalization.
+
+    Args:
+        files: the tokenizer's files.
+        n_vocab: number of rows of the embedding.
 
     Raises:
-        TokenizerError: the file is malformed or has more tokens than the model.
-        UnsupportedError: a model of words or of characters, or ids that aren't the model's.
+        TokenizerError: the file is malformed, or has more tokens than the model.
+        UnsupportedError: its tokens are words or characters, or its ids aren't the model's.
     """
     chosen = files.settings.get("tokenizer_class")
     if isinstance(chosen, str) and chosen.startswith(SHIFTED):
         files.refuse(
-            f"{chosen} changes its ids; transformers' save_pretrained writes the tokenizer.json to use"
+            f"{chosen} changes its ids; convert a tokenizer.json, which transformers' save_pretrained writes"
         )
     with open(files.path, "rb") as file:
         data = file.read()
@@ -53,9 +57,9 @@ def metadata(files: TokenizerFiles, n_vocab: int) -> dict[str, Any]:
         files.fail("its pieces", f"1 to vocab_size, {n_vocab}", len(pieces))
     kind = KINDS.get(trainer.get(3, 1))
     if kind is None:
-        files.refuse(f"a model of type {trainer[3]}; BPE and Unigram can be converted")
+        files.refuse(f"a model of type {trainer[3]}; only BPE and Unigram can be converted")
     if trainer.get(24):
-        files.refuse("spaces come after words in its tokens: a GGUF file can't say that")
+        files.refuse("spaces come after words in its tokens, which a GGUF file can't express")
     texts = [text for text, _, _ in pieces]
     scores = [score for _, score, _ in pieces]
     types = [kind for _, _, kind in pieces]
@@ -83,8 +87,8 @@ def _normalization(files: TokenizerFiles, kind: str, normalizer: dict[int, Any])
     if kind == SPMTokenizer.model:
         if table or merges_spaces:
             files.warn(
-                "this BPE replaces characters or joins spaces before it cuts a text; "
-                "a GGUF file can't say that, so texts with such characters give other tokens"
+                "this BPE replaces characters or joins spaces before it cuts a text. "
+                "A GGUF file can't express that, so texts with such characters give other tokens"
             )
         return {}
     found: dict[str, Any] = {"tokenizer.ggml.remove_extra_whitespaces": merges_spaces}
@@ -97,7 +101,7 @@ def _normalization(files: TokenizerFiles, kind: str, normalizer: dict[int, Any])
 def _add(
     files: TokenizerFiles, n_vocab: int, texts: list[str], scores: list[float], types: list[TokenType]
 ) -> None:
-    """Complete the pieces by what other files add or declare special, and by unused tokens."""
+    """Add the tokens of other files to the pieces, correct types, and fill the rest with unused tokens."""
     n_pieces = len(texts)
     for i in range(n_pieces, n_vocab):
         texts.append(f"[PAD{i}]")
@@ -116,12 +120,12 @@ def _add(
         if not isinstance(text, str) or not text or not 0 <= token_id < n_vocab:
             files.fail(f"added token {token_id}", f"a text and an id below {n_vocab}", (text, token_id))
         if token_id < n_pieces and types[token_id] != TokenType.NORMAL:
-            continue  # the file's own word on unknown, control and byte tokens counts
+            continue  # for unknown, control and byte tokens, this file's types count
         texts[token_id], types[token_id] = text, kind
 
 
 def _message(data: bytes) -> tuple[list[tuple[str, float, TokenType]], dict[int, Any], dict[int, Any]]:
-    """ModelProto: (text, score, type) of each piece; fields of TrainerSpec and NormalizerSpec by number."""
+    """Parse ModelProto: (text, score, type) of each piece, TrainerSpec and NormalizerSpec by field number."""
     pieces: list[tuple[str, float, TokenType]] = []
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
@@ -148,12 +152,12 @@ def _piece(index: int, fields: dict[int, Any]) -> tuple[str, float, TokenType]:
         raise ValueError(f"piece {index} has no text or no score")
     if not isinstance(kind, int) or kind not in range(1, 7):
         raise ValueError(f"piece {index} has type {kind!r}")
-    # protobuf's numbers are llama.cpp's, too, but for the names: 1 normal, 2 unknown, 3 control …
+    # the numbers are the same as llama.cpp's: 1 normal, 2 unknown, 3 control …
     return text.decode("utf-8", "surrogateescape"), struct.unpack("<f", score)[0], TokenType(kind)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a message: varints as int, everything else as bytes."""
+    """Yield the number and value of each field of a message: a varint as int, everything else as bytes."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -187,5 +191,5 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _signed(value: int) -> int:
-    """A varint of type int32: negative numbers come as 64 bits."""
+    """Return a varint as a signed number. protobuf stores a negative int32 in 64 bits."""
     return value - (1 << 64) if value >> 63 else value

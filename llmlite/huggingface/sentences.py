@@ -1,4 +1,4 @@
-"""What a folder of sentence-transformers says beside config.json: how states become one embedding."""
+"""Read the modules of a sentence-transformers folder, which turn a text's states into one embedding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LINEAR = "torch.nn.modules.linear.Identity"
 
 
 def _modules(folder: str, kind: str) -> list[str]:
-    """The folders of the modules of this kind, in order; none without modules.json."""
+    """Return the folders of the modules of this kind, in order; none without modules.json."""
     path = os.path.join(folder, MODULES)
     if not os.path.exists(path):
         return []
     found = []
     for module in read_json_list(path):
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-            raise ModelError(f"{path}: expected a list of modules with a type each, got {shown(module)}")
+            raise ModelError(f"{path}: expected a list of modules, each with a type, got {shown(module)}")
         if module["type"].rpartition(".")[2] == kind:
             inner = str(module.get("path", ""))
             where = os.path.normpath(os.path.join(folder, inner))
@@ -37,9 +37,9 @@ def _modules(folder: str, kind: str) -> list[str]:
 
 
 def pooling(folder: str) -> dict[str, Any]:
-    """The key `pooling_type`; empty if the folder doesn't say.
+    """Return the key `pooling_type`; nothing if the folder doesn't have it.
 
-    Raises: UnsupportedError for a way of pooling that a GGUF file can't name.
+    Raises UnsupportedError for a kind of pooling that a GGUF file can't express.
     """
     folders = _modules(folder, "Pooling")
     if not folders:
@@ -66,9 +66,9 @@ def pooling(folder: str) -> dict[str, Any]:
 
 
 def dense(folder: str, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, QuantTensor]]:
-    """The matrices that pooled states go through: their keys, and tensors under GGUF's names.
+    """Return the keys, and the tensors under GGUF's names, of matrices that are applied to pooled states.
 
-    Raises: UnsupportedError for a bias, an activation, or more of them than `names`.
+    Raises UnsupportedError for a bias, an activation, or more matrices than `names`.
     """
     folders = _modules(folder, "Dense")
     if len(folders) > len(names):

@@ -1,4 +1,4 @@
-"""tekken.json, Mistral's byte-level BPE, as the keys of a GGUF file."""
+"""Convert tekken.json, Mistral's byte-level BPE, to the keys of a GGUF file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ ROLES = {"<s>": "bos", "</s>": "eos", "<unk>": "unknown", "<pad>": "padding"}
 
 
 def metadata(files: TokenizerFiles, n_vocab: int) -> dict[str, Any]:
-    """Special tokens first, then the ranked ones; the merges follow from the ranks.
+    """Return the keys: special tokens come first, then the ranked ones; the merges follow from the ranks.
 
-    Two neighbours merge if their joined bytes are a token, the lowest rank first. So each token gives one
-    merge for every way to make it of two others.
+    Two neighbours merge if their joined bytes are a token, the lowest rank first. So each token gives a merge
+    for every pair of tokens that it can be made of.
 
-    n_vocab: rows of the embedding.
+    Args:
+        files: the tokenizer's files.
+        n_vocab: number of rows of the embedding.
 
     Raises:
-        TokenizerError: contradictory tables. UnsupportedError: words are cut in an unknown way.
+        TokenizerError: the tables contradict each other.
+        UnsupportedError: llmlite doesn't know the expression that cuts words.
 
     Source: mistral-common, tokens/tokenizers/tekken.py.
     """
@@ -39,9 +42,7 @@ def metadata(files: TokenizerFiles, n_vocab: int) -> dict[str, Any]:
         files.fail("config.pattern", "a regular expression", pattern)
     pre = name_of([pattern], ignore_merges=PRE_TOKENIZERS["tekken"].ignore_merges)
     if pre is None:
-        files.refuse(
-            f"words are cut by an expression that llmlite doesn't know under a name: {pattern!r:.120}"
-        )
+        files.refuse(f"words are cut by an expression that has no name in llmlite: {pattern!r:.120}")
     texts = [f"<SPECIAL_{i}>" for i in range(n_special)]
     types = [TokenType.CONTROL] * n_special
     for entry in files.tokenizer.get("special_tokens") or []:
@@ -81,7 +82,7 @@ def _piece(files: TokenizerFiles, rank: int, entry: Any) -> bytes:
 
 
 def _merges(texts: list[str]) -> list[str]:
-    """Every way to make a token of two others, by the rank of the token, then by the ranks of the parts."""
+    """Return all pairs of tokens that make a token, ordered by its rank, then by the ranks of the parts."""
     ranks = {text: rank for rank, text in enumerate(texts)}
     merges: list[str] = []
     for text in texts:

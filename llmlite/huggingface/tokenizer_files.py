@@ -10,22 +10,27 @@ from typing import Any, NoReturn
 from llmlite.errors import TokenizerError, UnsupportedError
 from llmlite.huggingface.safetensors import read_json, shown
 
-# One of these holds the vocabulary; the first that exists is read.
+# One of these has the vocabulary; the first that exists is read.
 FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "vocab.txt")
 
 
 class TokenizerFiles:
-    """The tokenizer of a folder.
+    """The files of a folder's tokenizer.
 
-    Attributes:
-        name, path: the file that holds the vocabulary, the first of `FILES` that exists.
-        tokenizer: its content, if it is JSON.
-        settings: what tokenizer_config.json and special_tokens_map.json say.
-        generation: what generation_config.json says.
+    Args:
+        folder: path of the folder.
         config: the content of config.json.
 
+    Attributes:
+        name, path: the file with the vocabulary, the first of `FILES` that exists.
+        tokenizer: its content, if it is JSON.
+        settings: the content of special_tokens_map.json and tokenizer_config.json.
+        generation: the content of generation_config.json.
+
     Raises:
-        GGUFError: a file isn't JSON. UnsupportedError: none of `FILES` is there. OSError.
+        GGUFError: a file isn't JSON.
+        UnsupportedError: none of `FILES` exists.
+        OSError: a file can't be read.
     """
 
     def __init__(self, folder: str, config: dict[str, Any]) -> None:
@@ -44,7 +49,7 @@ class TokenizerFiles:
         self.config = config
 
     def optional(self, name: str) -> dict[str, Any]:
-        """A JSON file of the folder without its nulls; empty if there is none."""
+        """Return the content of a JSON file without its nulls; empty if the file doesn't exist."""
         path = os.path.join(self.folder, name)
         found = read_json(path) if os.path.exists(path) else {}
         return {key: value for key, value in found.items() if value is not None}
@@ -58,19 +63,19 @@ class TokenizerFiles:
         raise UnsupportedError(f"{self.path}: {what}")
 
     def part(self, name: str) -> dict[str, Any]:
-        """One of tokenizer.json's objects; empty if it is absent or null."""
+        """Return one of tokenizer.json's objects; empty if it is absent or null."""
         value = self.tokenizer.get(name)
         if not isinstance(value, dict | None):
             self.fail(name, "an object", value)
         return value or {}
 
     def warn(self, what: str) -> None:
-        """Warn of what a GGUF file can't say."""
+        """Warn of a property that a GGUF file can't express."""
         warnings.warn(f"{self.path}: {what}", stacklevel=5)
 
 
 def flat(part: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
-    """The parts of a Sequence in order; anything else is its own only part."""
+    """Yield the parts of a Sequence in order, or the only part if it isn't a Sequence."""
     if part.get("type") != "Sequence":
         if part:
             yield part
@@ -80,4 +85,4 @@ def flat(part: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
         if isinstance(inner, dict) and inner.get("type") != "Sequence":
             yield inner
         else:
-            yield {"type": f"Sequence of {shown(inner)}"}  # no reader knows this: it is refused by name
+            yield {"type": f"Sequence of {shown(inner)}"}  # an unknown type, so callers refuse it

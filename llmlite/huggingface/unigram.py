@@ -1,4 +1,4 @@
-"""Unigram in tokenizer.json (T5, XLM-RoBERTa) as the keys of a GGUF file."""
+"""Convert a Unigram of tokenizer.json (T5, XLM-RoBERTa) to the keys of a GGUF file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 def metadata(
     files: TokenizerFiles, model: dict[str, Any], texts: list[str], types: list[TokenType]
 ) -> dict[str, Any]:
-    """Tokens, scores and the way text is normalized.
+    """Return the keys for tokens, scores and normalization.
 
-    texts, types: every token's, by id.
+    Args:
+        files: the tokenizer's files.
+        model: the object `model` of tokenizer.json.
+        texts, types: the text and type of every token, by id. Types are corrected.
 
     Raises:
-        UnsupportedError: a normalizer or pre-tokenizer that a GGUF file can't describe.
-        TokenizerError: contradictory tables.
+        UnsupportedError: a GGUF file can't express the normalizer or the pre-tokenizer.
+        TokenizerError: the tables contradict each other.
     """
     unknown = model.get("unk_id")
     if type(unknown) is not int or not 0 <= unknown < len(texts):
@@ -56,7 +59,7 @@ def metadata(
 
 
 def charsmap(table: bytes) -> Typed:
-    """A normalization table as it is kept in a GGUF file."""
+    """Return a normalization table in the form of a GGUF file."""
     return Typed(np.frombuffer(table, np.uint8).tolist(), "[u8]")
 
 
@@ -88,10 +91,10 @@ def _normalization(files: TokenizerFiles) -> dict[str, Any]:
         else:
             files.refuse(f"its pre_tokenizer has a part that llmlite doesn't know: {shown(part)}")
     if not marked:
-        files.refuse("a Unigram without SentencePiece's sign for spaces")
+        files.refuse("a Unigram without SentencePiece's character for spaces")
     if merges_spaces and not prefix:
         files.refuse(
-            "runs of spaces become one, but no space comes before a text: a GGUF file can't say that"
+            "runs of spaces become one, but no space comes before a text, which a GGUF file can't express"
         )
     found["tokenizer.ggml.add_space_prefix"] = prefix
     found["tokenizer.ggml.remove_extra_whitespaces"] = merges_spaces

@@ -1,10 +1,10 @@
-"""A folder's tokenizer, and the files beside it, as the `tokenizer.*` keys of a GGUF file.
+"""Convert a folder's tokenizer to the `tokenizer.*` keys of a GGUF file.
 
-From tokenizer.json: byte-level BPE (GPT-2, Llama 3, Qwen2, SmolLM2 …) if the expressions that cut words are
-in `PRE_TOKENIZERS`; SentencePiece's BPE (Llama 2, Gemma), whose merges become scores; Unigram (T5,
-XLM-RoBERTa); WordPiece (BERT). Without it: tekken.json (Mistral), tokenizer.model (SentencePiece), vocab.txt
-(BERT).
-A normalizer to NFC is left out, as in llama.cpp: a GGUF file has no place for it.
+tokenizer.json may have byte-level BPE (GPT-2, Llama 3, Qwen2, SmolLM2 …), if the expressions that cut words
+are in `PRE_TOKENIZERS`; SentencePiece's BPE (Llama 2, Gemma), whose merges become scores; Unigram (T5,
+XLM-RoBERTa); or WordPiece (BERT). Without this file, tekken.json (Mistral), tokenizer.model (SentencePiece)
+or vocab.txt (BERT) is read. A normalizer to NFC is omitted, as in llama.cpp, because a GGUF file has no key
+for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPECIALS = {  # theirs -> ours, in tokenizer.ggml.*_token_id
     "eos_token": "eos",
     "unk_token": "unknown",
     "pad_token": "padding",
-    "sep_token": "seperator",  # so spelled in the format
+    "sep_token": "seperator",  # the format's own spelling
     "mask_token": "mask",
 }
 BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -42,13 +42,17 @@ def tokenizer_metadata(
 ) -> dict[str, Any]:
     """Read a folder's tokenizer as the `tokenizer.*` keys of a GGUF file.
 
-    config: the content of config.json, whose special ids replace those that the tokenizer doesn't name.
-    n_vocab: rows of the model's embedding; the rows that no token has become unused tokens.
-    pre: the `tokenizer.ggml.pre` to write; by default found from the expressions that cut words.
+    Args:
+        folder: path of the folder.
+        config: the content of config.json. Its special ids are used if the tokenizer doesn't have them.
+        n_vocab: number of rows of the model's embedding. Rows without a token become unused tokens.
+        pre: the `tokenizer.ggml.pre` to write. None: it is determined from the expressions that cut words.
 
     Raises:
-        UnsupportedError: a tokenizer that a GGUF file can't describe, or that llmlite doesn't know.
-        TokenizerError: contradictory tables. GGUFError: not JSON. OSError.
+        UnsupportedError: a GGUF file can't express the tokenizer, or llmlite doesn't know it.
+        TokenizerError: its tables contradict each other.
+        GGUFError: a file isn't JSON.
+        OSError: a file can't be read.
     """
     files = TokenizerFiles(folder, config)
     if files.name != "tokenizer.json":
@@ -67,7 +71,7 @@ def tokenizer_metadata(
         found = wordpiece.described(files, model, texts, types)
         return found | _special_ids(files, texts) | _chat_template(files)
     if kind != "BPE":
-        files.refuse(f"a tokenizer of type {shown(kind)}; BPE, Unigram and WordPiece can be converted")
+        files.refuse(f"a tokenizer of type {shown(kind)}; only BPE, Unigram and WordPiece can be converted")
     texts, types = _tokens(files, model, n_vocab)
     merges = _merges(files, model)
     if model.get("byte_fallback"):
@@ -81,7 +85,7 @@ def tokenizer_metadata(
 
 
 def _with_ids(files: TokenizerFiles, model: dict[str, Any]) -> dict[str, Any]:
-    """Unigram's list of texts and scores in the form that other kinds have: texts and their ids."""
+    """Return Unigram's list of texts and scores in the form of other kinds: texts and their ids."""
     listed = model.get("vocab")
     if not isinstance(listed, list) or not all(
         isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) for entry in listed
@@ -91,7 +95,7 @@ def _with_ids(files: TokenizerFiles, model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple[list[str], list[TokenType]]:
-    """Every token's text and type, by id."""
+    """Return every token's text and type, by id."""
     vocabulary, added = model.get("vocab"), files.tokenizer.get("added_tokens") or []
     if not isinstance(vocabulary, dict) or not vocabulary:
         files.fail("model.vocab", "texts and their ids", vocabulary)
@@ -103,19 +107,19 @@ def _tokens(files: TokenizerFiles, model: dict[str, Any], n_vocab: int) -> tuple
         if type(token_id) is not int or not isinstance(text, str) or not text:
             files.fail("model.vocab", "a text and its id", (text, token_id))
         if not text.isascii() and not _is_utf8(text):
-            files.fail("model.vocab", "texts that UTF-8 can hold", text)
+            files.fail("model.vocab", "texts that can be encoded in UTF-8", text)
         if not 0 <= token_id < n_vocab:
             files.fail(f"token {shown(text)}", f"an id below the model's vocab_size, {n_vocab}", token_id)
         if by_id.setdefault(token_id, (text, kind))[0] != text:
             files.fail(f"token {token_id}", "one text", (by_id[token_id][0], text))
-        by_id[token_id] = (text, kind)  # an added token may be in the vocabulary too: its kind counts
+        by_id[token_id] = (text, kind)  # if an added token is also in the vocabulary, its type counts
     _warn_of_stripping(files, added)
     rows = [by_id.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(n_vocab)]
     return [text for text, _ in rows], [kind for _, kind in rows]
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether a text has bytes: JSON can spell half of a character."""
+    """Return whether a text can be encoded: JSON can have half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -132,14 +136,14 @@ def _warn_of_stripping(files: TokenizerFiles, added: list[dict[str, Any]]) -> No
     greedy = [token["content"] for token in added if any(token.get(option) for option in options)]
     if greedy:
         warnings.warn(
-            f"{files.path}: {shown(greedy[0])} takes the blanks beside it or needs them; "
-            "a GGUF file can't say that, so texts with it may give other tokens",
+            f"{files.path}: {shown(greedy[0])} includes or requires the blanks beside it. "
+            "A GGUF file can't express that, so texts with it may give other tokens",
             stacklevel=4,
         )
 
 
 def _merges(files: TokenizerFiles, model: dict[str, Any]) -> list[str]:
-    """Merges as "left right", best first; both forms of tokenizer.json are read."""
+    """Return merges as "left right", best first, from either form of tokenizer.json."""
     merges = model.get("merges")
     if not isinstance(merges, list):
         files.fail("model.merges", "a list", merges)
@@ -156,7 +160,7 @@ def _merges(files: TokenizerFiles, model: dict[str, Any]) -> list[str]:
 
 
 def _byte_level(files: TokenizerFiles, model: dict[str, Any], pre: str | None) -> dict[str, Any]:
-    """The model and pre-tokenizer of a byte-level BPE."""
+    """Return the keys of the model and pre-tokenizer of a byte-level BPE."""
     for part in flat(files.part("normalizer"), "normalizers"):
         if part.get("type") not in ("NFC", None):
             files.refuse(f"a normalizer {shown(part.get('type'))}, which a GGUF file can't describe")
@@ -168,7 +172,7 @@ def _byte_level(files: TokenizerFiles, model: dict[str, Any], pre: str | None) -
         pre = name_of(expressions, ignore_merges=bool(model.get("ignore_merges")))
     if pre is None:
         files.refuse(
-            "words are cut by expressions that llmlite doesn't know under a name: "
+            "words are cut by expressions that have no name in llmlite: "
             f"{' then '.join(map(shown, expressions))}"
         )
     if pre not in PRE_TOKENIZERS:
@@ -178,14 +182,14 @@ def _byte_level(files: TokenizerFiles, model: dict[str, Any], pre: str | None) -
 
 
 def _expressions(files: TokenizerFiles) -> Iterator[str]:
-    """What cuts words, as regular expressions, one applied after the other."""
+    """Yield the regular expressions that cut words, each applied to the pieces of the one before."""
     parts = list(flat(files.part("pre_tokenizer"), "pretokenizers"))
     if not any(part.get("type") == "ByteLevel" for part in parts):
         files.refuse("its pre_tokenizer has no ByteLevel: it is not byte-level BPE")
     for part in parts:
         kind = part.get("type")
         if kind == "Split" and isinstance(part.get("pattern"), dict):
-            # every piece stays: what the expression finds and what lies between
+            # all pieces must be kept: the matches, and the text between them
             way = part.get("behavior"), bool(part.get("invert"))
             kept = way in (("Isolated", False), ("Removed", True))
             pattern = part["pattern"].get("Regex", re.escape(str(part["pattern"].get("String"))))
@@ -209,7 +213,7 @@ def _expressions(files: TokenizerFiles) -> Iterator[str]:
 def _sentencepiece(
     files: TokenizerFiles, model: dict[str, Any], texts: list[str], types: list[TokenType], merges: list[str]
 ) -> dict[str, Any]:
-    """SentencePiece's form: a score for each token instead of merges. Corrects `types`."""
+    """Return SentencePiece's keys, with a score for each token instead of merges. Types are corrected."""
     unknown = model.get("unk_token")
     for i, text in enumerate(texts):
         if text == unknown:
@@ -227,10 +231,10 @@ def _sentencepiece(
 def _scores(
     files: TokenizerFiles, texts: list[str], types: list[TokenType], merges: list[str]
 ) -> list[float]:
-    """A score for each token: the earlier it is merged, the higher.
+    """Return a score for each token: the earlier it is merged, the higher.
 
-    SentencePiece merges any two neighbours whose joined text is a token. Merges can say less than that; where
-    they do, scores can't express them.
+    SentencePiece merges any two neighbours whose joined text is a token. A list of merges may omit such a
+    pair. Scores can't express this, so the tokenizer is then refused.
     """
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
@@ -241,14 +245,14 @@ def _scores(
             left, right = text[:cut], text[cut:]
             if left in known and right in known and f"{left} {right}" not in pairs:
                 files.refuse(
-                    f"{shown(left)} and {shown(right)} don't merge, though {shown(text)} is a token: "
-                    "a GGUF file can't say that of a tokenizer with bytes for what has no token"
+                    f"{shown(left)} and {shown(right)} don't merge, though {shown(text)} is a token; "
+                    "a GGUF file can't express that for a tokenizer with byte tokens"
                 )
     return [-float(ranks.get(text, len(merges))) for text in texts]
 
 
 def _space_prefix(files: TokenizerFiles) -> bool:
-    """Whether a text gets a space before it. Refuses what isn't SentencePiece's way with spaces."""
+    """Return whether a space is put before a text. Refuse treatments of spaces other than SentencePiece's."""
     marks_spaces, prefix = False, False
     for part in flat(files.part("normalizer"), "normalizers"):
         if part.get("type") == "Prepend" and part.get("prepend") == SPACE:
@@ -274,19 +278,21 @@ def _space_prefix(files: TokenizerFiles) -> bool:
         scheme = part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never")
         prefix = prefix or scheme != "never"
     if not marks_spaces:
-        files.refuse("a tokenizer with bytes for what has no token, but not SentencePiece's sign for spaces")
+        files.refuse("a tokenizer with byte tokens, but without SentencePiece's character for spaces")
     return prefix
 
 
-# What all have
+# All kinds
 
 
 def _special_ids(
     files: TokenizerFiles, texts: list[str], known: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The ids of BOS, EOS and the like, by the tokenizer's word or else config.json's; which are added.
+    """Return the ids of BOS, EOS and other special tokens, and whether BOS and EOS are added.
 
-    known: what the vocabulary's own file says of them, if that isn't tokenizer.json; other files go before.
+    The tokenizer's files have precedence over config.json.
+
+    known: the keys from the vocabulary's own file, if it isn't tokenizer.json. Other files have precedence.
     """
     ids = {text: i for i, text in enumerate(texts)}
     around = _around(files)
@@ -294,7 +300,7 @@ def _special_ids(
     for theirs, ours in SPECIALS.items():
         named, numbered = files.settings.get(theirs), files.config.get(f"{theirs}_id")
         text = named.get("content") if isinstance(named, dict) else named
-        text = around.get(theirs) or text  # what is put around a text is what those ids are for
+        text = around.get(theirs) or text  # the tokens put around a text have precedence
         token_id = numbered[0] if isinstance(numbered, list) and numbered else numbered
         if isinstance(text, str):
             if text not in ids:
@@ -315,10 +321,10 @@ def _special_ids(
 
 
 def _end_ids(files: TokenizerFiles, found: dict[str, Any]) -> dict[str, Any]:
-    """The keys of the tokens that end a reply besides EOS, unless a reader knows them by their text.
+    """Return keys for more tokens that end a reply, except those that readers recognize by their text.
 
-    config.json and generation_config.json may list several. A GGUF file has keys for two more, which
-    llama.cpp reads too; the others go into a list that only llmlite reads.
+    config.json and generation_config.json may list several. A GGUF file has keys for two in addition to EOS,
+    which llama.cpp reads too. The others go into a list that only llmlite reads.
     """
     n_vocab = len(found["tokenizer.ggml.tokens"].value)
     wanted: list[int] = []
@@ -329,8 +335,8 @@ def _end_ids(files: TokenizerFiles, found: dict[str, Any]) -> dict[str, Any]:
                 wanted.append(token_id)
             elif token_id is not None:
                 warnings.warn(
-                    f"{files.folder}: eos_token_id: {shown(token_id)} is not a token of the vocabulary: "
-                    "left out",
+                    f"{files.folder}: eos_token_id: {shown(token_id)} is not a token of the vocabulary; "
+                    "it is ignored",
                     stacklevel=4,
                 )
     keys: dict[str, Any] = {}
@@ -347,11 +353,11 @@ def _end_ids(files: TokenizerFiles, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _around(files: TokenizerFiles) -> dict[str, str]:
-    """What the post_processor puts around a text: the tokens under "bos_token" and "eos_token"."""
+    """Return the tokens that the post_processor puts around a text, under "bos_token" and "eos_token"."""
     found: dict[str, str] = {}
     for part in flat(files.part("post_processor"), "processors"):
         if part.get("type") == "ByteLevel":
-            continue  # it only moves the offsets
+            continue  # it only changes offsets
         if part.get("type") in ("BertProcessing", "RobertaProcessing"):
             for role, side in (("bos_token", "cls"), ("eos_token", "sep")):
                 token = part.get(side)
@@ -375,7 +381,7 @@ def _around(files: TokenizerFiles) -> dict[str, str]:
 
 
 def _chat_template(files: TokenizerFiles) -> dict[str, Any]:
-    """The chat template, from a file of its own or from tokenizer_config.json; further ones by name."""
+    """Return the chat templates, from chat_template.jinja or tokenizer_config.json, under their names."""
     own = os.path.join(files.folder, "chat_template.jinja")
     if os.path.exists(own):
         with open(own, encoding="utf-8", errors="surrogateescape") as file:

@@ -1,4 +1,4 @@
-"""WordPiece (BERT, MiniLM), from tokenizer.json or from vocab.txt, as the keys of a GGUF file."""
+"""Convert WordPiece (BERT, MiniLM) from tokenizer.json or vocab.txt to the keys of a GGUF file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ SPECIALS = {"[CLS]": "bos", "[SEP]": "seperator", "[UNK]": "unknown", "[PAD]": "
 def described(
     files: TokenizerFiles, model: dict[str, Any], texts: list[str], types: list[TokenType]
 ) -> dict[str, Any]:
-    """The keys for a WordPiece in tokenizer.json; texts, types: every token's, by id.
+    """Return the keys for a WordPiece in tokenizer.json.
+
+    Args:
+        files: the tokenizer's files.
+        model: the object `model` of tokenizer.json.
+        texts, types: the text and type of every token, by id. Types are corrected.
 
     Raises:
-        UnsupportedError: it cleans or cuts text in another way than BERT does.
+        UnsupportedError: it cleans or cuts text in another way than BERT.
     """
     for what, usual in (
         ("continuing_subword_prefix", CONTINUED),
@@ -47,10 +52,14 @@ def described(
 
 
 def metadata(files: TokenizerFiles, n_vocab: int) -> dict[str, Any]:
-    """The keys for a vocab.txt, one token a line; n_vocab: rows of the embedding.
+    """Return the keys for a vocab.txt, which has one token per line.
+
+    Args:
+        files: the tokenizer's files.
+        n_vocab: number of rows of the embedding.
 
     Raises:
-        TokenizerError: more tokens than rows, or none.
+        TokenizerError: there are more tokens than rows, or none.
     """
     with open(files.path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         texts = file.read().removesuffix("\n").split("\n")
@@ -76,7 +85,7 @@ def _keys(
 ) -> dict[str, Any]:
     if unknown in texts:
         types[texts.index(unknown)] = TokenType.UNKNOWN
-    # Ids that no other file names: without them a reader would take those of BERT's own vocabulary.
+    # Without these ids, a reader would use those of BERT's own vocabulary.
     ids = {name: texts.index(text) for text, name in SPECIALS.items() if text in texts}
     if unknown in texts:
         ids["unknown"] = texts.index(unknown)
@@ -95,9 +104,9 @@ def _keys(
 
 
 def _spelled(text: str) -> str:
-    """GGUF marks the start of a word; BERT marks what continues one.
+    """Convert BERT's spelling, which marks the continuation of a word, to GGUF's, which marks its start.
 
-    [unused0] and the like keep their text, as in llama.cpp: no word holds both a bracket and a letter.
+    [unused0] and similar tokens keep their text, as in llama.cpp, because no word has a bracket and a letter.
     """
     if text.startswith(CONTINUED):
         return text[len(CONTINUED) :] or text

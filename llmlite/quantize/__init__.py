@@ -1,4 +1,4 @@
-"""Quantize a whole GGUF file: plan which tensor becomes what, then write the new file.
+"""Quantize a whole GGUF file: plan each tensor's new type, then write the new file.
 
 from llmlite.quantize import plan, quantize_file
 for row in plan("model-f16.gguf", "Q4_K_M"):
@@ -25,7 +25,7 @@ from llmlite.quants.search import compiled_searches
 from llmlite.quants.tensor import PendingTensor, QuantTensor, check_importance, importance_parts
 from llmlite.terminal import NamedProgress
 
-COMPILED_FROM = 20_000_000  # weights: fewer are quantized before a compiler is imported
+COMPILED_FROM = 20_000_000  # weights: fewer take less time than importing the compiler
 UNQUANTIZED = ("F32", "F16", "BF16")
 QUANTIZATION_VERSION = 2  # `general.quantization_version`: the block layouts GGML uses since 2023
 Overrides = Sequence[tuple[str, str]]
@@ -33,7 +33,13 @@ Imatrix = Mapping[str, np.ndarray]
 
 
 class PlanRow(NamedTuple):
-    """The change of one tensor: its type before and after, and its bytes after."""
+    """The change of one tensor.
+
+    Attributes:
+        name: the tensor's name.
+        source, target: its type before and after.
+        n_bytes: its size afterwards.
+    """
 
     name: str
     source: QuantType
@@ -50,19 +56,30 @@ def plan(
     imatrix: Imatrix | None = None,
     requantize: bool = False,
 ) -> list[PlanRow]:
-    """Determine every tensor's new type and size, in file order, without quantizing anything.
+    """Determine every tensor's new type and size, without quantizing anything.
 
-    file_type: a mix as llama-quantize names it: "Q8_0", "Q4_K_M", "Q2_K", ... ("Q4_K" means "Q4_K_M"). Output
-        and tied embedding keep more bits than the rest (Q6_K, or Q8_0 in a Q8_0 file).
-    pure: every weight gets the mix's main type, also output and embedding.
-    overrides: (regular expression, type) pairs; the first match decides, before widths are considered.
-    requantize: accept weights that are already quantized; the new rounding error is added to the old one.
-    imatrix: see `quantize_file`.
+    Args:
+        source: a GGUF file, or its path.
+        file_type: a mix under llama-quantize's name: "Q8_0", "Q4_K_M", "Q2_K", ... ("Q4_K" means "Q4_K_M").
+            The output matrix, or the embedding if it is also the output, keeps more bits than the rest: Q6_K
+            in most mixes.
+        pure: give every weight the mix's main type, including output and embedding.
+        overrides: (regular expression, type) pairs. The first match decides. If its type doesn't fit the
+            row's width, the type's fallback is used.
+        imatrix: see `quantize_file`.
+        requantize: accept weights that are already quantized. The new rounding error is added to the old one.
 
-    Raises: UnsupportedError for an unknown type, one that can't do without an importance matrix, or quantized
-        weights without `requantize`. ModelError for an importance matrix of another model, or one with NaN,
-        infinity or negative numbers.
-    Warns: some tensors of the importance matrix aren't in this model, or some layers' weights aren't in it.
+    Returns:
+        A row for each tensor, in file order.
+
+    Raises:
+        UnsupportedError: a type is unknown or requires an importance matrix, or a weight is already quantized
+            and `requantize` is False.
+        ModelError: the importance matrix is for another model, or has NaN, infinity or negative numbers.
+
+    Warns:
+        UserWarning: some tensors of the importance matrix aren't in this model, or some weights of layers
+            aren't in the importance matrix.
     """
     if not isinstance(source, gguf.GGUFFile):
         with gguf.read(source) as file:
@@ -104,17 +121,28 @@ def quantize_file(
     progress: NamedProgress | None = None,
     allow_nan: bool = False,
 ) -> list[PlanRow]:
-    """Write `source` quantized to `target`; nothing of `target` appears until it is complete.
+    """Quantize a GGUF file. The new file appears only when it is complete.
 
-    imatrix: tensor name -> importance (n_columns,) or (n_experts, n_columns) float32, or the path of an
-        importance-matrix file. Tensors that it doesn't name, or has only zeros for, are quantized without it.
-        requantize: see `plan`.
-    n_threads: threads that quantize slabs of rows (None: all this process may use); the result is the same.
-    progress: called as progress(bytes_done, bytes_total, tensor_name), bytes counted in the source.
-    allow_nan: continue at a weight that is NaN, infinite, or too large for its new type; it ruins its block.
+    Args:
+        source: path of the file to quantize.
+        target: path of the new file.
+        file_type, pure, overrides, requantize: see `plan`.
+        imatrix: tensor name -> importance (n_columns,) or (n_experts, n_columns) float32, or the path of an
+            importance-matrix file. Tensors without an entry, or with only zeros, are quantized without it.
+        n_threads: number of threads; None for one per core that this process may use. The result doesn't
+            depend on it.
+        progress: called as progress(bytes_done, bytes_total, tensor_name), with bytes of the source.
+        allow_nan: accept a weight that is NaN, infinite, or too large for its new type. It ruins its block.
 
-    Returns the plan it followed. Raises as `plan`; GGUFError if the source can't be read; ModelError for such
-    a weight, naming its tensor, row and column.
+    Returns:
+        The plan that was followed.
+
+    Raises:
+        GGUFError: the source is malformed.
+        ModelError: a weight isn't finite or is too large, and `allow_nan` is False. The error names its
+            tensor, row and column.
+        OSError: a file can't be read or written.
+        The errors of `plan`.
     """
     importances = read_imatrix(imatrix) if isinstance(imatrix, (str, os.PathLike)) else imatrix
     with gguf.read(source) as file, file.located():
@@ -152,13 +180,21 @@ def quantize_file(
 
 
 def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read an importance matrix in llama.cpp's GGUF form: tensor name -> mean squares float32.
+    """Read an importance matrix in llama.cpp's GGUF form.
 
     For each weight, the file has `NAME.in_sum2` (n_matrices, n_columns), the sums of squared activations, and
-    `NAME.counts`, the number of summands. One matrix gives (n_columns,), experts give (n_experts, n_columns).
+    `NAME.counts`, the number of summands.
 
-    Raises: GGUFError if it isn't an importance matrix or has no counts; ModelError naming the tensor with a
-        sum or a count that isn't finite, 0 or more. OSError.
+    Args:
+        path: path of the file.
+
+    Returns:
+        Tensor name -> mean squares, float32: (n_columns,) for a matrix, (n_experts, n_columns) for experts.
+
+    Raises:
+        GGUFError: the file isn't an importance matrix, or has no counts.
+        ModelError: a sum or a count isn't finite or is below 0; the error names its tensor.
+        OSError: the file can't be read.
     """
     found = {}
     with gguf.read(path) as file, file.located():
@@ -169,7 +205,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             total = sums.dequantize().reshape(-1, sums.n_columns)
             counts = _counts(file, weight, len(total))
             check_importance(total, name, "the sum")
-            # an expert that no token reached has no information: all its columns count equally
+            # an expert that no token reached has no sums, so all its columns count equally
             means = np.where(counts > 0, total / np.maximum(counts, 1), np.float32(1)).astype(np.float32)
             found[weight] = means[0] if len(means) == 1 else means
     if not found:
@@ -193,7 +229,7 @@ def _counts(file: gguf.GGUFFile, weight: str, n_matrices: int) -> np.ndarray:
 
 
 def _check_imatrix(imatrix: Imatrix, source: gguf.GGUFFile, changed: Sequence[str]) -> None:
-    """Check an importance matrix for the tensors that will change, and how many of them it covers."""
+    """Check an importance matrix for the tensors that will change, and warn if it doesn't cover them."""
     foreign = [name for name in imatrix if name not in source.tensors]
     if len(foreign) == len(imatrix):
         example = f", {foreign[0]!r:.80} for example" if foreign else ""

@@ -1,8 +1,8 @@
 """The type of each tensor in a quantized file: llama.cpp's mixes, as tables.
 
-A file called Q4_K_M isn't all Q4_K: some tensors lose more than others with few bits, so they keep more bits.
-The choices are those of `llama_tensor_get_type_impl` in llama.cpp's llama-quant.cpp (without the exceptions
-for single architectures), so a file made here holds the same types as one made by llama-quantize.
+Not all tensors of a Q4_K_M file are Q4_K: some lose more than others with few bits, so they keep more bits.
+The choices are those of `llama_tensor_get_type_impl` in llama.cpp's llama-quant.cpp, without its exceptions
+for single architectures. So a file made here has the same types as one made by llama-quantize.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FILE_TYPES: dict[str, tuple[int, str]] = {
 }
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}  # as llama-quantize reads them
 
-# a row that isn't whole blocks of the first type gets the second, or F16 if that doesn't fit either
+# if a row isn't a whole number of blocks of the first type, it gets the second, or F16 if that doesn't fit
 FALLBACKS = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
@@ -67,7 +67,7 @@ FALLBACKS = {
 }
 
 VERY_LOW = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M"})  # as file types
-# tensors that are small or delicate, wherever their names say so
+# small or sensitive tensors, by their names
 NEVER = re.compile(
     r"_norm\.weight|ffn_gate_inp\.weight|ffn_gate_tid2eid\.weight|altup|laurel|per_layer_model_proj"
     r"|^position_embd\.|\.position_embd|^token_types\.|ssm_conv1d|shortconv\.conv\.weight"
@@ -100,7 +100,18 @@ def is_quantized(name: str, n_dims: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """The facts that a tensor's type depends on; `i` counts the tensors of its kind, layer by layer."""
+    """The facts that a tensor's type depends on.
+
+    Attributes:
+        mix, name: the mix, and the tensor's name.
+        n_columns: weights in a row.
+        is_stacked: whether the tensor holds the matrices of several experts.
+        i, n: the tensor's index among those of its kind, layer by layer, and their number.
+        n_layer, n_expert: numbers of layers and experts.
+        n_gqa: query heads per key/value head.
+        is_tied: whether the embedding is also the output matrix.
+        has_importance: whether there is an importance matrix.
+    """
 
     mix: str
     name: str
@@ -159,7 +170,7 @@ def _very_low(s: Situation, kind: str, base: str) -> str:
 def _attn_v(s: Situation, base: str) -> str:
     if s.n_expert == 8:
         return "Q8_0"
-    shared = s.n_gqa >= 4  # several heads share one value: its tensor is small, and affects all of them
+    shared = s.n_gqa >= 4  # several heads share a value, so its tensor is small but affects all of them
     chosen = {
         "Q2_K": "Q4_K" if shared else "Q3_K",
         "Q2_K_S": "Q4_K" if shared else base,
@@ -259,13 +270,22 @@ def assign(
     overrides: Sequence[tuple[str, str]] = (),
     has_importance: bool = False,
 ) -> dict[str, QuantType]:
-    """Assign every tensor of a file its type under a mix such as "Q4_K_M" (see `FILE_TYPES`).
+    """Determine the type of every tensor of a file under a mix.
 
-    pure: every weight gets the mix's main type, also embedding and output (rows that don't fit get a
-        fallback).
-    overrides: (regular expression, type name) pairs; the first that matches a tensor's name decides.
+    Args:
+        metadata: the file's metadata.
+        tensors: the file's tensors.
+        file_type: the mix, such as "Q4_K_M" (see `FILE_TYPES`).
+        pure: give every weight the mix's main type, including embedding and output. If a row doesn't fit, the
+            type's fallback is used.
+        overrides: (regular expression, type name) pairs. The first one that matches a tensor's name decides.
+        has_importance: whether there is an importance matrix.
 
-    Raises: UnsupportedError for an unknown mix or type.
+    Returns:
+        Tensor name -> type, in file order. Tensors that stay unquantized keep their type.
+
+    Raises:
+        UnsupportedError: the mix or a type is unknown.
     """
     mix = canonical(file_type)
     base = FILE_TYPES[mix][1]
@@ -306,7 +326,7 @@ def assign(
 
 
 def canonical(file_type: str) -> str:
-    """Return the full name of a mix: "q4_k" -> "Q4_K_M". Raise UnsupportedError if there is none."""
+    """Return the full name of a mix: "q4_k" -> "Q4_K_M". Raises UnsupportedError for an unknown one."""
     mix = ALIASES.get(file_type.upper(), file_type.upper())
     if mix not in FILE_TYPES:
         known = ", ".join([*FILE_TYPES, *ALIASES])
@@ -315,7 +335,7 @@ def canonical(file_type: str) -> str:
 
 
 def _n_dims(tensor: QuantTensor) -> int:
-    """Return the dimensions as GGML counts them, without trailing ones (leading in NumPy's order)."""
+    """Return the number of dimensions as GGML counts them: without trailing ones, in GGUF's order."""
     dims = list(tensor.dims)
     while len(dims) > 1 and dims[-1] == 1:
         dims.pop()

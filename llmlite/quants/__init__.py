@@ -1,4 +1,4 @@
-"""The tensor types of GGML, one record each: the meaning of their bits, and the code that makes them.
+"""The tensor types of GGML, one record each, with its layout, its decoder and its encoder.
 
     from llmlite import quants
     q4 = quants.by_name("Q4_K")
@@ -43,9 +43,10 @@ _BY_NAME = {t.name: t for t in TYPES.values()}
 
 
 def get(id: int) -> QuantType:
-    """Look a type up by its number in a GGUF file.
+    """Look up a type by its number in a GGUF file.
 
-    Raises: UnsupportedError, naming the type if it is one that was removed.
+    Raises:
+        UnsupportedError: the number is unknown, or its type was removed from GGML.
     """
     if id in TYPES:
         return TYPES[id]
@@ -57,9 +58,10 @@ def get(id: int) -> QuantType:
 
 
 def by_name(name: str) -> QuantType:
-    """Look a type up by its name, in upper or lower case: "Q4_K", "f16".
+    """Look up a type by its name, in upper or lower case: "Q4_K", "f16".
 
-    Raises: UnsupportedError, naming the type if it is one that was removed.
+    Raises:
+        UnsupportedError: the name is unknown, or its type was removed from GGML.
     """
     record = _BY_NAME.get(name.upper())
     if record is not None:
@@ -69,5 +71,5 @@ def by_name(name: str) -> QuantType:
     raise UnsupportedError(f"unknown tensor type {name!r}; known are {', '.join(_BY_NAME)}")
 
 
-# Records have functions, so a copy in another process is the same record there.
+# Records hold functions, so a pickle holds the type's number; loading it returns the record itself.
 copyreg.pickle(QuantType, lambda record: (get, (record.id,)))

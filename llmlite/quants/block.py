@@ -12,7 +12,14 @@ from llmlite.quants.record import Array, QuantType
 
 
 class BlockField(NamedTuple):
-    """A named part of a block. Bit 0 is the lowest bit of the block's first byte."""
+    """A named part of a block.
+
+    Attributes:
+        name: the field's name in the type's layout.
+        bit_offset, n_bits: its place and size in bits. Bit 0 is the lowest bit of the block's first byte.
+        dtype: the NumPy type of its numbers.
+        value: its numbers.
+    """
 
     name: str
     bit_offset: int
@@ -24,8 +31,15 @@ class BlockField(NamedTuple):
 class Block:
     """One block of a quantized tensor, taken apart for inspection.
 
-    bytes: (type_size,) uint8. levels, weights: (block_size,). scales, minimums: (n_groups,) float32 or None;
-    weight = scale * level - minimum, group by group.
+    In each group, weight = scale * level - minimum.
+
+    Args:
+        type: the block's type.
+        raw: its bytes, (type_size,) uint8.
+
+    Attributes:
+        type: the block's type.
+        bytes: a copy of its bytes, (type_size,) uint8.
     """
 
     def __init__(self, type: QuantType, raw: Array) -> None:
@@ -54,7 +68,7 @@ class Block:
 
     @cached_property
     def minimums(self) -> Array | None:
-        """The minimum of each group, subtracted after that: (n_groups,) float32; None for types without."""
+        """The number subtracted from each group's scaled levels: (n_groups,) float32; None in some types."""
         return None if self._parts.minimums is None else self._parts.minimums[0]
 
     @cached_property
@@ -63,7 +77,7 @@ class Block:
         return self.type.dequantize(self.bytes[None])[0]
 
     def bits(self, i: int) -> list[int]:
-        """Return the offsets of the bits that encode the level of weight i, without its scales."""
+        """Return the bit offsets that encode the level of weight i, without those of its scale."""
         return np.flatnonzero(_level_bits(self.type)[:, i]).tolist()
 
     @cached_property

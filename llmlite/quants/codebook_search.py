@@ -1,4 +1,4 @@
-"""The choice of codebook entries and scales that minimizes the weighted error of a block.
+"""Choose the codebook entries and scales that minimize the weighted error of a block.
 
 A vector x with costs w, an entry g and a scale s leave the error
     sum w (x - s g)^2  =  sum w x^2 - 2 s A + s^2 B      with A = sum w x g, B = sum w g^2.
@@ -17,20 +17,23 @@ from llmlite.deterministic import power
 from llmlite.quants.record import Array
 from llmlite.quants.sums import columns, dot
 
-CHUNK = 1 << 21  # products (vectors x entries) held at once: 8 MB
+CHUNK = 1 << 21  # products (vectors x entries) in memory at once: 8 MB
 # The largest weight of a group relative to the codebook's largest value; above 1, it is cut off.
 MAGNITUDE_SHARES = (0.78, 0.86, 0.93, 1.0, 1.07, 1.15, 1.25, 1.4, 1.6)
 # With three values, the best cut is far lower: most weights are small and are closest to 1.
 TERNARY_SHARES = (0.9, 1.1, 1.3, 1.5, 1.75, 2.0, 2.4, 3.0)
 TERNARY_UNSHRINK = 0.5  # share of the shrinkage that is undone; see unshrunk
-MOST_UNSHRUNK = np.float32(1.5)  # a block with so bad a fit is better left small
+MOST_UNSHRUNK = np.float32(1.5)  # a block that would need a larger factor fits too badly to be enlarged more
 
 
 class Fit(NamedTuple):
     """The best block found: weight = d / d_per_unit * (2 * scale_code + 1) * entry, with the entry's signs.
 
-    d: (n,) float16. scale_codes: (n, n_groups) uint8. indices: (n, 256 / k) uint16.
-    sign_bytes: (n, 32) uint8, bit i set where weight i is negative.
+    Attributes:
+        d: (n,) float16.
+        scale_codes: (n, n_groups) uint8.
+        indices: (n, 256 / k) uint16.
+        sign_bytes: (n, 32) uint8; bit i is set if weight i is negative.
     """
 
     d: Array
@@ -50,11 +53,17 @@ def fit_blocks(
     even_signs: bool = False,
     unshrink: float = 1,
 ) -> Fit:
-    """Fit blocks (n, 256) to a codebook of magnitudes (n_entries, k) whose signs are stored apart.
+    """Fit blocks to a codebook of magnitudes whose signs are stored separately.
 
-    group: weights that share a scale. n_scales: how many scale codes there are.
-    d_per_unit: the block's d is this times the smallest scale. even_signs: eight weights must have an even
-    number of minus signs. unshrink: see `unshrunk`.
+    Args:
+        values: weights, (n, 256) float32.
+        weights: the cost of an error in each of them, (n, 256) float32; None: see `_even_handed`.
+        entries: the codebook, (n_entries, k).
+        group: number of weights that share a scale.
+        n_scales: number of scale codes.
+        d_per_unit: the block's d, divided by the smallest scale.
+        even_signs: whether each eight weights must have an even number of minus signs.
+        unshrink: see `unshrunk`.
     """
     weights = _even_handed(values) if weights is None else weights
     magnitudes, sign_bytes = split_signs(values, weights, even_signs)
@@ -63,9 +72,9 @@ def fit_blocks(
 
 
 def fit_ternary(values: Array, weights: Array | None, books: Sequence[Array], *, group: int) -> Fit:
-    """Fit blocks (n, 256) to codebooks with signs inside; a group uses one of `books` throughout.
+    """Fit blocks (n, 256) to codebooks whose entries have signs. All vectors of a group use the same book.
 
-    Indices count on from one book into the next. `sign_bytes` is empty.
+    The indices of a book begin where those of the previous book end. `sign_bytes` is empty.
     """
     weights = _even_handed(values) if weights is None else weights
     search = Search(values, weights, books, group, TERNARY_SHARES)
@@ -73,7 +82,7 @@ def fit_ternary(values: Array, weights: Array | None, books: Sequence[Array], *,
 
 
 def _even_handed(values: Array) -> Array:
-    """Return the costs (n, 256) without an importance matrix, which are those of equal importances."""
+    """Return the costs (n, 256) to use without an importance matrix: those of equal importances."""
     squares = values * values
     return np.sqrt(2 * squares.mean(axis=1, keepdims=True) + squares)
 
@@ -81,8 +90,8 @@ def _even_handed(values: Array) -> Array:
 def split_signs(values: Array, weights: Array, even: bool) -> tuple[Array, Array]:
     """Separate the signs: (n, 256) -> values without signs (n, 256), sign bytes (n, 32).
 
-    With `even`, an odd number of minus signs in eight weights is made even at the weight with the lowest
-    cost; this weight then stays negative among the magnitudes.
+    With `even`, each eight weights get an even number of minus signs: if it is odd, the sign of the weight
+    with the lowest cost is changed. Among the magnitudes, this weight is then negative.
     """
     negative = values < 0
     if even:
@@ -119,13 +128,14 @@ def fit_entries(
 
 
 def unshrunk(d: Array, values: Array, levels: Array, share: float) -> Array:
-    """Enlarge d (n,) float16 so that the block read back, q = d * levels, falls less short of the values x.
+    """Enlarge d (n,) float16, because the block read back, q = d * levels, is smaller than the values x.
 
-    The scale of least squared error shrinks a block: sum(x q) = (1 - error) sum(x x), with two bits per
-    weight by a tenth. Every layer's output shrinks equally, and this costs a model more divergence than the
-    few per cent of error that a larger scale adds. share: the part of the shrinkage that is undone. A share
-    of 1 gives the lowest divergence; it is smaller for types that would then have a larger error than
-    llama.cpp's quantizer.
+    The scale of least squared error shrinks a block: sum(x q) = (1 - error) sum(x x). With two bits per
+    weight, that is a tenth. Every layer's output shrinks equally. This costs a model more divergence than the
+    few per cent of error that a larger scale adds.
+
+    share: the part of the shrinkage that is undone. A share of 1 gives the lowest divergence. Types that
+    would then have a larger error than with llama.cpp's quantizer use a smaller one.
     """
     x = columns(values)
     energy, kept = dot(x, x), dot(x, columns(levels)) * d.astype(np.float32)
@@ -136,13 +146,13 @@ def unshrunk(d: Array, values: Array, levels: Array, share: float) -> Array:
 
 
 def _scale_codes(scales: Array, unit: Array, n_scales: int) -> Array:
-    """Return the code whose unit * (2 code + 1) is nearest to each scale, as float32 whole numbers."""
+    """Return the code whose unit * (2 code + 1) is nearest to each scale: whole numbers as float32."""
     ratio = np.where(unit > 0, scales / unit, np.float32(1))
     return np.clip(np.rint((ratio - 1) / 2), 0, n_scales - 1).astype(np.float32)
 
 
 class Search:
-    """All groups of some blocks at once: m groups of v vectors of k values."""
+    """The search over all groups of some blocks at once: m groups of v vectors of k values."""
 
     def __init__(
         self, values: Array, weights: Array, books: Sequence[Array], group: int, shares: Sequence[float]
@@ -173,7 +183,7 @@ class Search:
     def levels(self, indices: Array, steps: Array) -> Array:
         """Return entries times the steps of their groups: (m, v), (n, n_groups) -> (n, 256) float32."""
         k = self.values.shape[2]
-        entries = np.concatenate([book[:k].T for book in self.books])  # indices count on through the books
+        entries = np.concatenate([book[:k].T for book in self.books])  # indices continue from book to book
         return (entries[indices] * steps.reshape(-1, 1, 1)).reshape(self.n_blocks, -1)
 
     def choose(self, scales: Array) -> tuple[Array, Array, Array]:

@@ -1,4 +1,4 @@
-"""The codebooks of the IQ types: which groups of four or eight values a block may hold.
+"""The codebooks of the IQ types: the groups of four or eight values that a block may hold.
 
 The tables are data of ggml (ggml-common.h, MIT licence, the ggml authors; see NOTICE), in the order that the
 format's indices count. Each value is written in 2 or 3 bits, lowest first, as an index into `values`.
@@ -159,7 +159,7 @@ _PACKED: dict[str, tuple[tuple[int, ...], int, str]] = {
 
 @cache
 def codebook(name: str) -> np.ndarray:
-    """The entries of a codebook: (n_entries, 4 or 8) int8, read-only."""
+    """Return the entries of a codebook, by its type's name: (n_entries, 4 or 8) int8, read-only."""
     values, size, text = _PACKED[name]
     packed = np.frombuffer(base64.b85decode(text), np.uint8)
     width = (len(values) - 1).bit_length()

@@ -1,11 +1,11 @@
 """The searches of search.py, compiled by numba: one group after another, for models with many weights.
 
-Each function is the twin of the function with the same name there, and tests compare them. They sum in
-another order, so if two candidates cost the same except for the last bits, another one may win; the error is
-the same.
+Each function is the twin of the function with the same name there, and tests compare them. A twin adds in
+another order. So if the costs of two candidates differ only in the last bits, another one may win; the error
+is then the same.
 
-numba keeps the machine code in its cache, so only the first process compiles (a few seconds); if no cache can
-be written, each process compiles. Like NumPy's loops, these functions let other threads run.
+numba keeps the machine code in its cache, so only the first process compiles, for a few seconds. If no cache
+can be written, each process compiles. Like NumPy's loops, these functions release Python's lock.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 
 from llmlite.quants.record import Array
 
-# Sums may use another order, which vectorising needs; NaN and infinity are preserved.
+# Sums may be reordered, as vectorizing requires; NaN and infinity are preserved.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 TINY = np.float32(1e-15)
 F32 = np.float32
 
 
 def compiled(function: Callable) -> Any:
-    """Compile on first use, cached on disk if possible."""
+    """Compile a function on its first call, and cache it on disk if possible."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
     try:
         return numba.njit(cache=True, **options)(function)
@@ -35,13 +35,13 @@ def compiled(function: Callable) -> Any:
 
 
 def inlined(function: Callable) -> Any:
-    """Compile a function into its callers, with their rules of arithmetic."""
+    """Compile a function into its callers, with their options of arithmetic."""
     return numba.njit(inline="always")(function)
 
 
 @functools.cache
 def _fit_symmetric(k: int) -> Any:
-    """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
+    """Return the loop over groups of `k`, which is a constant, so the compiler unrolls and vectorizes."""
 
     @compiled
     def loop(values, weights, half, scales, codes):
@@ -109,7 +109,7 @@ def _affine_sums(k, x, w, inverse, low, top):
 
 @functools.cache
 def _fit_affine(k: int) -> Any:
-    """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
+    """Return the loop over groups of `k`, which is a constant, so the compiler unrolls and vectorizes."""
 
     @compiled
     def loop(values, weights, top, start, step, n_steps, absolute, scales, lows, codes):
@@ -139,11 +139,11 @@ def _fit_affine(k: int) -> Any:
                 reciprocal = F32(1) / determinant
                 scale = (sum_w * sum_xl - sum_x * sum_l) * reciprocal
                 low = (sum_l2 * sum_x - sum_l * sum_xl) * reciprocal
-                if low > 0:  # the format can only subtract: no low, and the scale is fitted alone
+                if low > 0:  # the format can only subtract: low becomes 0, and only the scale is fitted
                     scale, low = sum_xl / sum_l2, zero
                 if absolute:
                     error = _affine_error(k, x, w, inverse, best_low, limit, scale, low, True)
-                else:  # from the sums at hand, in double: its terms nearly cancel
+                else:  # from the known sums, in double, because its terms nearly cancel
                     s, b = np.float64(scale), np.float64(low)
                     error = s * (s * sum_l2 + 2 * (b * sum_l - sum_xl)) + b * (b * sum_w - 2 * sum_x)
                     error += sum_x2
@@ -159,7 +159,7 @@ def _fit_affine(k: int) -> Any:
 
 @functools.cache
 def _refine(k: int) -> Any:
-    """The loop over groups of `k`: a constant, so that the compiler unrolls and vectorises."""
+    """Return the loop over groups of `k`, which is a constant, so the compiler unrolls and vectorizes."""
 
     @compiled
     def loop(values, weights, levels, low, high, scales):
@@ -191,7 +191,7 @@ def _refine(k: int) -> Any:
 
 
 def refine(values: Array, weights: Array, levels: Array, low: int, high: int) -> tuple[Array, Array]:
-    """As search.refine."""
+    """Do the same as search.refine."""
     found = np.array(levels, np.float32, order="C")  # a copy: it is improved in place
     scales = np.empty(len(values), np.float32)
     _refine(values.shape[1])(_contiguous(values), _contiguous(weights), found, F32(low), F32(high), scales)
@@ -199,7 +199,7 @@ def refine(values: Array, weights: Array, levels: Array, low: int, high: int) ->
 
 
 def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Array]:
-    """As search.fit_symmetric."""
+    """Do the same as search.fit_symmetric."""
     m, k = values.shape
     scales, codes = np.empty(m, np.float32), np.empty((m, k), np.uint8)
     _fit_symmetric(k)(_contiguous(values), _contiguous(weights), half, scales, codes)
@@ -216,7 +216,7 @@ def fit_affine(
     n_steps: int = 36,
     absolute: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """As search.fit_affine."""
+    """Do the same as search.fit_affine."""
     m, k = values.shape
     scales, lows, codes = np.empty(m, np.float32), np.empty(m, np.float32), np.empty((m, k), np.uint8)
     options = (top, start, step, n_steps, absolute)

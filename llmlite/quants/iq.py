@@ -1,7 +1,7 @@
-"""IQ types: several weights at once are one entry of a codebook, and signs are kept apart.
+"""IQ types: a few weights together are one entry of a codebook, and most types store signs separately.
 
-The reading side agrees bit for bit with gguf-py's quants.py. The writing side is llmlite's own search
-(`codebook_search`), judged by the error it leaves compared with ggml-quants.c.
+Dequantizing agrees bit for bit with gguf-py's quants.py. Quantizing is llmlite's own search
+(`codebook_search`); tests compare its error with that of ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ IQ4_LEVELS = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.int8
 )
 
-# Seven bits name eight signs: the eighth makes the number of minus signs even.
+# Seven bits give eight signs: the eighth makes the number of minus signs even.
 _parity = np.array([code.bit_count() & 1 for code in range(128)], dtype=np.uint8)
 EVEN_SIGNS = np.arange(128, dtype=np.uint8) | (_parity << np.uint8(7))
 
 
 def _signed(entries: Array, sign_bytes: Array) -> Array:
-    """Put signs on codebook entries: (n, 256 / k, k) int8 and (n, 32) uint8, one bit a weight -> (n, 256)."""
+    """Apply signs to codebook entries: (n, 256 / k, k) int8, a bit per weight (n, 32) uint8 -> (n, 256)."""
     signs = np.unpackbits(sign_bytes, axis=1, bitorder="little").view(np.int8)  # (n, 256): 1 means minus
     return entries.reshape(len(entries), -1) * (np.int8(1) - 2 * signs)
 
 
 def _seven_bit_fields(words: Array) -> Array:
-    """Four 7-bit sign codes in the low 28 bits of each word: (n, 8) uint32 -> (n, 32) sign bytes."""
+    """Unpack four 7-bit sign codes from the low 28 bits of each word: (n, 8) uint32 -> (n, 32) sign bytes."""
     # 31..28 scale   27..21 signs 3   20..14 signs 2   13..7 signs 1   6..0 signs 0
     codes = (words[:, :, None] >> np.array([0, 7, 14, 21], dtype=np.uint32)) & np.uint32(127)
     return EVEN_SIGNS[codes.reshape(len(words), -1)]
 
 
 def _words(fit: Fit) -> Array:
-    """The inverse of `_seven_bit_fields`, with the scale code on top: (n, 8) uint32."""
+    """Do the inverse of `_seven_bit_fields`, with the scale code in the upper bits: (n, 8) uint32."""
     codes = (fit.sign_bytes & np.uint8(127)).reshape(-1, 8, 4).astype(np.uint32)
     shifts = np.array([0, 7, 14, 21], dtype=np.uint32)
     scales = fit.scale_codes.astype(np.uint32) << np.uint32(28)
@@ -61,7 +61,7 @@ def _words(fit: Fit) -> Array:
 
 
 def _unpack_iq2_xxs(b: Array) -> Parts:
-    words = b["qs"]  # (n, 8, 2): four entry numbers; signs and scale
+    words = b["qs"]  # (n, 8, 2): the indices of four entries; signs and scale
     entries = codebook("IQ2_XXS")[np.ascontiguousarray(words[:, :, 0]).view(np.uint8)]  # (n, 32, 8)
     scale = (words[:, :, 1] >> np.uint32(28)).astype(np.float32)
     scales = float32(b["d"]) * (np.float32(0.5) + scale) * np.float32(0.25)
@@ -81,7 +81,7 @@ def _encode_iq2_xxs(values: Array, weights: Array | None) -> Array:
 
 
 def _two_scales(b: Array) -> Array:
-    """Scales of groups of 16, two four-bit codes to a byte: (n, 16) float32."""
+    """Return the scales of groups of 16, whose four-bit codes are stored two to a byte: (n, 16) float32."""
     codes = unpack_bits(b["scales"], 4, 1).astype(np.float32)
     return float32(b["d"]) * (np.float32(0.5) + codes) * np.float32(0.25)
 
@@ -174,7 +174,7 @@ def _unpack_iq1_s(b: Array) -> Parts:
 
 
 def _shifted() -> list[Array]:
-    """The codebook shifted up, then the same shifted down: an index's bit 11 is the shift."""
+    """Return the codebook shifted up, then shifted down: bit 11 of an index selects the shift."""
     return [codebook("IQ1_S") + DELTA, codebook("IQ1_S") - DELTA]
 
 
@@ -192,7 +192,7 @@ def _encode_iq1_s(values: Array, weights: Array | None) -> Array:
 
 
 def _iq1_m_unit(scales: Array) -> Array:
-    """The float16 in the upper four bits of four words, lowest part first: (n, 4) -> (n, 1) float32."""
+    """Join the float16 in the upper four bits of four words, lowest part first: (n, 4) -> (n, 1) float32."""
     parts = (scales & np.uint16(0xF000)) >> np.array([12, 8, 4, 0], dtype=np.uint16)
     return float32(np.bitwise_or.reduce(parts, axis=1).astype(np.uint16).view(np.float16))
 
@@ -221,7 +221,7 @@ def _encode_iq1_m(values: Array, weights: Array | None) -> Array:
 # IQ4
 
 
-# 2 * level -> nearest code: midpoints between levels are halves, so doubling and flooring misses none
+# floor(2 * value) -> nearest code: midpoints between levels are multiples of 1/2, so flooring misses none
 _twice = np.arange(2 * -127, 2 * 113 + 1)
 _NEAREST_IQ4 = np.searchsorted((IQ4_LEVELS[1:].astype(int) + IQ4_LEVELS[:-1]), _twice, side="right").astype(
     np.uint8
@@ -229,14 +229,14 @@ _NEAREST_IQ4 = np.searchsorted((IQ4_LEVELS[1:].astype(int) + IQ4_LEVELS[:-1]), _
 
 
 def _nearest_iq4(values: Array) -> Array:
-    """The code of the nearest of the sixteen levels, the upper one in a tie: uint8."""
-    # fmin and fmax also turn NaN into a bound, where clip would keep it
+    """Return the code of the nearest of the sixteen levels; in a tie, of the upper one: uint8."""
+    # fmin and fmax also turn NaN into a bound; clip would keep it
     doubled = np.fmax(np.fmin(np.floor(values * 2), _twice[-1]), _twice[0])
     return _NEAREST_IQ4[doubled.astype(np.int32) - _twice[0]]
 
 
 def _fit_iq4(groups: Array, weights: Array) -> Array:
-    """The scale of each group of 32 that loses least, of sixteen candidates: (m, 32) -> (m, 1)."""
+    """Return each group's scale with the least error, of sixteen candidates: (m, 32) -> (m, 1)."""
     peak = largest(groups)[:, 0]
     x, w = columns(groups), columns(weights)
     weighted = w * x
@@ -383,7 +383,7 @@ IQ1_M = _record(
     [("qs", "u1", 32), ("qh", "u1", 16), ("scales", "<u2", 4)],
     _unpack_iq1_m,
     _encode_iq1_m,
-    "16 groups: d * (2 scale + 1) * (one of 2048 octets of {-1, 0, 1} + 1/8 or - 1/8); d lies in scales",
+    "16 groups: d * (2 scale + 1) * (one of 2048 octets of {-1, 0, 1} + 1/8 or - 1/8); d is in scales",
     weigh="block twice",
 )
 IQ4_NL = QuantType(

@@ -1,6 +1,6 @@
-"""K-quants: 256 weights in 8 or 16 groups, each group's scale itself quantized against one float16.
+"""K-quants: 256 weights in 8 or 16 groups, whose scales are small integers times one float16.
 
-Written to agree bit for bit with gguf-py's quants.py when dequantizing; quantizing searches the candidates of
+Dequantizing agrees bit for bit with gguf-py's quants.py. Quantizing searches the candidates of
 quantize_row_q*_K_ref / _impl in ggml-quants.c.
 """
 
@@ -60,7 +60,7 @@ def _unpack_q2_k(b: Array) -> Parts:
 
 
 def _unpack_q3_k(b: Array) -> Parts:
-    # hmask holds a third bit per weight; where it is clear, 4 is taken off
+    # hmask holds a third bit per weight, the highest; then 4 is subtracted from all
     levels = unpack_bits(b["qs"], 2, 32) | (unpack_bits(b["hmask"], 1, 32) << np.uint8(2))
     scales = float32(b["d"]) * _unpack_scales_3(b["scales"]).astype(np.float32)
     return Parts(levels.view(np.int8) - np.int8(4), scales)
@@ -97,7 +97,7 @@ def _unpack_q8_k(b: Array) -> Parts:
 
 
 def _round_scales(values: Array, top: int) -> tuple[Array, Array]:
-    """Largest scale -> code top, the others in proportion: (n, g) -> unit (n,) float16, codes (n, g)."""
+    """Code scales (n, g), the largest as `top`: return the unit (n,) float16 and codes (n, g) uint8."""
     peak = np.maximum(values.max(axis=1, keepdims=True), np.float32(0))
     codes = np.minimum(np.rint(inverse(peak, top) * values), top)
     return (peak[:, 0] / np.float32(top)).astype(np.float16), codes.astype(np.uint8)
@@ -122,7 +122,7 @@ def _affine(
         unit, scales = fit_positive(scale.reshape(-1, n_groups), group_weights, scale_top)
         unit_min, minimums = fit_positive(-low.reshape(-1, n_groups), group_weights, scale_top)
         d, dmin = unit[:, 0].astype(np.float16), unit_min[:, 0].astype(np.float16)
-    # the codes again, now for the scales as they will be read back
+    # the codes again, for the scales that will be read back
     step = (float32(d) * scales).reshape(-1, 1)
     taken_off = (float32(dmin) * minimums).reshape(-1, 1)
     codes = np.where(step == 0, 0, np.clip(np.rint((groups + taken_off) / step), 0, top))
@@ -136,7 +136,7 @@ def _affine(
 
 
 def _fit_unweighted(groups: Array, top: int) -> tuple[Array, Array]:
-    """Scales and lows without an importance matrix: large weights count for more, as in the reference."""
+    """Fit scales and lows without an importance matrix. As in the reference, large weights cost more."""
     if top == 3:
         cost = np.abs(groups)
         scale, low, _ = fit_affine(groups, cost, top, start=-0.5, step=0.1, n_steps=15, absolute=True)
@@ -176,7 +176,7 @@ def _encode_q5_k(values: Array, weights: Array | None) -> Array:
 
 
 def _levels(values: Array, scales: Array, half: int) -> Array:
-    """Codes around half for scales (n, 16) as they will be read back: (n, 256) uint8 in 0..2*half-1."""
+    """Return codes around half, for scales (n, 16) that will be read back: (n, 256) uint8 in 0..2*half-1."""
     steps = scales[:, :, None]
     levels = np.clip(np.rint(values.reshape(-1, 16, 16) / steps), -half, half - 1) + half
     return np.where(steps == 0, 0, levels).astype(np.uint8).reshape(-1, BLOCK)
@@ -288,7 +288,7 @@ Q8_K = QuantType(
     unpack=_unpack_q8_k,
     encode=_encode_q8_k,
     storable=False,
-    about="activations that meet K and IQ types: d * q; bsums sum q by sixteens, for the weights' minimums",
+    about="activations for products with K and IQ types: d * q; bsums: sums of 16 q, for weights' minimums",
 )
 
 K_QUANTS = (Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K)

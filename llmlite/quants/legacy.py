@@ -1,6 +1,6 @@
-"""Blocks of 32 weights with one float16 scale, the first types of GGML.
+"""Blocks of 32 weights with one float16 scale: the first types of GGML.
 
-Written to agree bit for bit with gguf-py's quants.py and with quantize_row_*_ref in ggml-quants.c.
+They agree bit for bit with gguf-py's quants.py and with quantize_row_*_ref in ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from llmlite.quants.search import fit_affine, fit_symmetric
 
 
 def _bytes(fieldvalues: Array) -> Array:
-    """A field of wider integers (n,) as its bytes (n, itemsize), lowest first."""
+    """Return the bytes of wider integers (n,), lowest first: (n, itemsize) uint8."""
     return np.ascontiguousarray(fieldvalues).view(np.uint8).reshape(len(fieldvalues), -1)
 
 
 def _five_bits(b: Array) -> Array:
-    """The four low bits lie in qs, the fifth of all 32 weights in qh: (n, 32) uint8, 0..31."""
+    """Join each code's four low bits in qs and its fifth bit in qh: (n, 32) uint8, 0..31."""
     # qh   31 ... 1 0   one bit per weight
     # qs   HHHHLLLL     weight i + 16, weight i
     return unpack_bits(b["qs"], 4, 16) | (unpack_bits(_bytes(b["qh"]), 1, 1) << np.uint8(4))
@@ -29,19 +29,19 @@ def _pack_five_bits(blocks: Array, codes: Array) -> None:
 
 
 def _codes(values: Array, top: int) -> Array:
-    """Truncate to 0..top as uint8, the way the reference casts."""
+    """Truncate to 0..top as uint8, as the reference's cast does."""
     return np.trunc(finite(values)).astype(np.uint8).clip(0, top)
 
 
 def _signed_scale(values: Array, half: int) -> tuple[Array, Array]:
-    """The scale that puts the largest weight, sign and all, on level -half; codes 0..2*half-1 around half."""
+    """Return the scale that puts the largest weight on level -half, and codes 0..2*half-1 around half."""
     largest = np.take_along_axis(values, np.abs(values).argmax(axis=-1, keepdims=True), axis=-1)
     scale = largest / np.float32(-half)
     return scale, _codes(values * inverse(scale) + np.float32(half + 0.5), 2 * half - 1)
 
 
 def _affine_scale(values: Array, top: int) -> tuple[Array, Array, Array]:
-    """The scale and minimum that spread codes 0..top over the block's range."""
+    """Return the scale and minimum that spread codes 0..top over the block's range, and the codes."""
     low = values.min(axis=-1, keepdims=True)
     scale = (values.max(axis=-1, keepdims=True) - low) / np.float32(top)
     return scale, low, _codes((values - low) * inverse(scale) + np.float32(0.5), top)
@@ -113,7 +113,7 @@ def round_away(values: Array) -> Array:
 
 
 def _encode_q8_0(values: Array, weights: Array | None) -> Array:
-    # 127 levels each way need no search: an importance matrix changes nothing here, as in the reference
+    # 127 levels on each side need no search, so an importance matrix changes nothing, as in the reference
     blocks = np.empty(len(values), Q8_0.layout)
     scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
     blocks["d"] = scale[:, 0]
@@ -187,7 +187,7 @@ Q8_1 = QuantType(
     unpack=_unpack_q8_0,
     encode=_encode_q8_1,
     storable=False,
-    about="activations that meet Q4_1 and Q5_1: d * q; s = d * sum of q, for the weights' minimum",
+    about="activations for products with Q4_1 and Q5_1: d * q; s = d * sum of q, for the weights' minimum",
 )
 
 LEGACY = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1)

@@ -15,7 +15,8 @@ class Parts(NamedTuple):
     """A block taken apart: weight = scale * level - minimum.
 
     Attributes:
-        levels: (n, block_size), the small numbers that the bits encode (int8; float32 if they aren't whole).
+        levels: (n, block_size), the small numbers that the bits encode: integers, or float32 if the type has
+            fractions.
         scales: (n, n_groups) float32, or None for plain types, whose levels are the weights.
         minimums: (n, n_groups) float32, or None for types centred on zero.
     """
@@ -33,15 +34,20 @@ Encode = Callable[[Array, "Array | None"], Array]
 class QuantType:
     """One tensor type of GGML, with everything that the package knows about it.
 
-    layout: the block as a packed NumPy structured dtype, its fields in file order.
-    unpack: structured blocks (n,) -> Parts.
-    encode: values (n, block_size) float32, weights of the same shape or None -> structured blocks (n,);
-        None if the type has no quantizer.
-    weigh: how a measured importance becomes the cost of an error: "plain" (unchanged), or times
-        sqrt(energy + weight^2), with the mean square of the "row" or the "block" as energy, or twice that
-        ("block twice"). The choices are llama.cpp's.
-    storable: False for types of activations, which files don't have.
-    needs_importance: True if llama.cpp refuses to quantize to this type without an importance matrix.
+    Attributes:
+        id: the type's number in a GGUF file.
+        name: its name, such as "Q4_K".
+        block_size: weights in a block.
+        layout: the block as a packed NumPy structured dtype, with its fields in file order.
+        unpack: function of structured blocks (n,) that returns Parts.
+        encode: function of values (n, block_size) float32, and weights of the same shape or None, that
+            returns structured blocks (n,); None if the type has no quantizer.
+        weigh: the rule that turns a measured importance into the cost of an error. "plain" leaves it
+            unchanged. The others multiply it by sqrt(energy + weight^2); the energy is the mean square of the
+            "row" or of the "block", or twice the latter ("block twice"). The choices are llama.cpp's.
+        storable: False for types of activations, which aren't stored in files.
+        needs_importance: True if llama.cpp refuses to quantize to this type without an importance matrix.
+        about: the formula of a weight, as a short text.
     """
 
     id: int
@@ -83,8 +89,8 @@ class QuantType:
     def dequantize(self, blocks: Array) -> Array:
         """Turn blocks (n, type_size) uint8 into weights (n, block_size) float32.
 
-        The bits are those of `gguf.quants.dequantize`, except a NaN's sign and payload, which depend on the
-        processor.
+        The bits are the same as those of `gguf.quants.dequantize`, except for a NaN's sign and payload, which
+        depend on the processor.
         """
         if not len(blocks):
             return np.empty((0, self.block_size), np.float32)
@@ -100,14 +106,20 @@ class QuantType:
         return weights
 
     def quantize(self, values: Array, importance: Array | None = None, *, blocks_per_row: int = 1) -> Array:
-        """Turn weights (n, block_size) float32 into blocks (n, type_size) uint8. Deterministic.
+        """Turn weights into blocks. The same input always gives the same bytes.
 
-        importance: (n, block_size) float32 or None: the cost of an error in each weight, measured as the mean
-        square of its activation (an "importance matrix").
-        blocks_per_row: number of successive blocks in a row of the tensor; some types weight errors by the
-        energy of the whole row.
+        Args:
+            values: (n, block_size) float32.
+            importance: the cost of an error in each weight, (n, block_size) float32: the mean square of the
+                activation that is multiplied by it (from an "importance matrix"). None: the type's default.
+            blocks_per_row: number of successive blocks in a row of the tensor, because some types weight
+                errors by the energy of the whole row.
 
-        Raises: UnsupportedError if the type has no quantizer.
+        Returns:
+            Blocks, (n, type_size) uint8.
+
+        Raises:
+            UnsupportedError: the type has no quantizer.
         """
         from llmlite.errors import UnsupportedError
 
@@ -165,7 +177,7 @@ def float32(halves: Array) -> Array:
 
 
 def finite(values: Array) -> Array:
-    """Return the values, with 0 for infinities and NaN, which differ between processors as integers."""
+    """Return the values, with 0 for infinities and NaN, whose integers depend on the processor."""
     return np.where(np.isfinite(values), values, np.float32(0))
 
 

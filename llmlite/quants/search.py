@@ -1,8 +1,8 @@
 """The search for the best scale, over many groups of weights at once.
 
-Every function takes groups as rows: values (m, k) float32, and weights (m, k) float32 (the cost of an error
-in each value). It loops over candidate scales, never over groups. Levels are float32 whole numbers until they
-are packed. The candidates are those of ggml-quants.c, so the errors are equal.
+Every function takes groups as rows: values (m, k) float32, and weights (m, k) float32, the cost of an error
+in each value. It loops over candidate scales, never over groups. Levels are whole numbers in float32 until
+they are packed. The candidates are those of ggml-quants.c, so the errors are equal.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _users = 0  # users of the compiled twins, which are called if there are any
 
 @contextmanager
 def compiled_searches() -> Iterator[None]:
-    """Use the compiled twins (compiled.py) within the block, which are several times as fast.
+    """Use the compiled twins (compiled.py), which are several times as fast, within a `with` block.
 
-    Their import, and their compilation if it isn't cached, pays for many millions of weights.
+    Their import, and their compilation if it isn't cached, is worth its time for many millions of weights.
     """
     global _users
     from llmlite.quants import compiled  # noqa: F401 - imported now, not on many threads at once
@@ -63,10 +63,10 @@ def largest(values: Array) -> Array:
 
 @_has_compiled_twin
 def fit_symmetric(values: Array, weights: Array, half: int) -> tuple[Array, Array]:
-    """Fit values to scale * (code - half), code in 0..2*half-1, least weighted squares.
+    """Fit values to scale * (code - half), code in 0..2*half-1, with the least weighted squared error.
 
-    For given levels q the best scale is sum(w x q) / sum(w q q), and it removes sum(w x q)^2 / sum(w q q)
-    from the error; the candidate that removes most wins. Returns scale (m, 1) float32, codes (m, k) uint8.
+    For given levels q, the best scale is sum(w x q) / sum(w q q). It removes sum(w x q)^2 / sum(w q q) from
+    the error; the candidate that removes the most wins. Returns scale (m, 1) float32, codes (m, k) uint8.
     """
     peak = largest(values)[:, 0]
     empty = np.abs(peak) < TINY
@@ -100,11 +100,11 @@ def fit_affine(
     n_steps: int = 36,
     absolute: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """Fit values to scale * code + low, code in 0..top, low <= 0, least weighted squares.
+    """Fit values to scale * code + low, code in 0..top, low <= 0, with the least weighted squared error.
 
-    Candidate spacings are (max - low) / (top + start + i * step), i = 0..n_steps, from the best low so far;
-    for each, scale and low solve the weighted normal equations. `absolute` judges candidates by absolute
-    instead of squared error. Returns scale (m, 1), low (m, 1) float32, codes (m, k) uint8.
+    Candidate spacings are (max - low) / (top + start + i * step), i = 0..n_steps, from the best low so far.
+    For each, scale and low solve the weighted normal equations. With `absolute`, candidates are compared by
+    absolute instead of squared error. Returns scale (m, 1), low (m, 1) float32, codes (m, k) uint8.
     """
     x, w = columns(values), columns(weights)  # (k, m): columns contiguous
     peak, floor = x.max(axis=0), np.minimum(x.min(axis=0), np.float32(0))
@@ -155,7 +155,7 @@ def _residual(values: Array, weights: Array, scale: Array, low: Array, codes: Ar
 
 
 def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]:
-    """Fit values >= 0 to scale * code, code in 0..top: for scales of scales.
+    """Fit values >= 0 to scale * code, code in 0..top. It quantizes the scales of groups.
 
     Returns scale (m, 1) float32, codes (m, k) uint8.
     """
@@ -179,8 +179,7 @@ def fit_positive(values: Array, weights: Array, top: int) -> tuple[Array, Array]
 
 @_has_compiled_twin
 def refine(values: Array, weights: Array, levels: Array, low: int, high: int) -> tuple[Array, Array]:
-    """Improve levels one column at a time: set each to the best level given the others, in at most five
-    rounds.
+    """Improve levels one column at a time, in at most five rounds: set each to the best, given the others.
 
     Returns scale (m, 1) float32 and levels (m, k) float32.
     """

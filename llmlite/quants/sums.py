@@ -1,8 +1,8 @@
-"""Sums of columns in the same order on every machine: a choice between two scales can depend on the last bit.
+"""Sums of columns in the same order on every machine. Their last bit can decide between two scales.
 
 NumPy's einsum adds in vectors of the processor's width, and some processors round a product and its sum
 together. Here both are separate NumPy operations on whole rows, so only the order below counts. It is the
-order in which einsum adds rows of float32 on x86, so that files don't change.
+order in which einsum adds rows of float32 on x86, which keeps the files that were made with einsum the same.
 
 The first axis of an array counts columns: (k, m) gives m sums of k numbers. Results are (m,).
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from llmlite.quants.record import Array
 
-LANES, TOGETHER = 4, 16  # sums at a time, and numbers that they take up together
+LANES, TOGETHER = 4, 16  # parallel sums, and the numbers that one round adds to them
 
 
 def columns(rows: Array) -> Array:
@@ -22,7 +22,7 @@ def columns(rows: Array) -> Array:
 
 
 def dot(a: Array, b: Array) -> Array:
-    """Return Σ a·b. Each of four sums takes every fourth product; of sixteen, the last four come first."""
+    """Return Σ a·b. Each of four sums adds every fourth product; of sixteen, the last four come first."""
     products = a * b
     sums = np.zeros((LANES, *products.shape[1:]), np.float32)
     whole = len(products) // TOGETHER * TOGETHER
@@ -33,7 +33,7 @@ def dot(a: Array, b: Array) -> Array:
 
 
 def total(a: Array) -> Array:
-    """Return Σ a. Each of four sums takes every fourth number; four numbers are first added in pairs."""
+    """Return Σ a. Each of four sums adds every fourth number; four numbers are first added in pairs."""
     sums = np.zeros((LANES, *a.shape[1:]), np.float32)
     whole = len(a) // TOGETHER * TOGETHER
     for first in range(0, whole, TOGETHER):

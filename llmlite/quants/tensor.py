@@ -1,4 +1,4 @@
-"""QuantTensor: a named array in its file's own bits, dequantized only on request."""
+"""QuantTensor: a named array in the file's own bits, dequantized only on request."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from llmlite.terminal import Progress
 
 SLAB = 1 << 18  # weights at a time: 1 MB of float32 and its temporaries stay in or near the caches
 SAFE_BELOW = 2688.0  # every type with a scale can hold weights below this; the minimum is NVFP4's 6 * 448
-LARGEST = {"F16": 65504.0, "NVFP4": 2688.0}  # of types that make larger weights infinite, or cut them off
+LARGEST = {"F16": 65504.0, "NVFP4": 2688.0}  # types that make larger weights infinite, or cut them off
 
 
 class QuantTensor:
     """A tensor in one of GGML's types.
 
-    name: its name in the file, used in errors.
-    type: the QuantType record.
-    shape: NumPy order, rows first: the reverse of GGUF's dimensions.
-    blocks: (n_blocks, type_size) uint8, row after row; a view of the file's memory map, never copied.
+    Attributes:
+        name: its name in the file, used in errors.
+        type: the QuantType record.
+        shape: the shape in NumPy's order, which is the reverse of GGUF's dimensions: the last is the columns.
+        blocks: (n_blocks, type_size) uint8, row after row; a view of the file's memory map, never copied.
 
-    Raises: UnsupportedError if rows aren't whole blocks, ValueError if the blocks don't fit the shape.
+    Raises:
+        UnsupportedError: a row isn't a whole number of blocks.
+        ValueError: the blocks don't fit the shape.
     """
 
     __slots__ = ("blocks", "name", "shape", "type")
@@ -58,7 +61,7 @@ class QuantTensor:
 
     @property
     def n_rows(self) -> int:
-        """Rows: the product of all dimensions but the last."""
+        """Number of rows: the product of all dimensions except the last."""
         return math.prod(self.shape[:-1])
 
     @property
@@ -81,12 +84,16 @@ class QuantTensor:
         return self.n_columns // self.type.block_size
 
     def dequantize(self, rows: slice | None = None) -> np.ndarray:
-        """Return weights as float32: all of them in `shape`, or the given rows as (n_selected, n_columns).
+        """Return weights as float32, in a new array.
 
-        Rows are counted through all leading dimensions. The result is always a new array.
+        Args:
+            rows: the rows to return, counted through all leading dimensions; None for all.
+
+        Returns:
+            All weights in `shape`, or the selected rows as (n_selected, n_columns).
 
         Raises:
-            GGUFError: the tensor's file has been cut off since it was opened.
+            GGUFError: the tensor's file was truncated after it was opened.
         """
         if rows is None:
             return self._dequantize_rows(0, self.n_rows).reshape(self.shape)
@@ -107,7 +114,10 @@ class QuantTensor:
         return out.reshape(stop - start, self.n_columns)
 
     def rows(self, ids: Iterable[int] | np.ndarray) -> np.ndarray:
-        """Return the rows `ids` as float32 (len(ids), n_columns), in this order: an embedding lookup.
+        """Return some rows as float32 (len(ids), n_columns), as for an embedding lookup.
+
+        Args:
+            ids: row numbers in any order, counted through all leading dimensions.
 
         Raises:
             IndexError: an id is outside the tensor.
@@ -115,7 +125,7 @@ class QuantTensor:
             GGUFError: see `dequantize`.
         """
         chosen = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
-        if chosen.size and chosen.dtype.kind not in "iu":  # else "1" and 1.5 would be accepted
+        if chosen.size and chosen.dtype.kind not in "iu":  # without this, "1" and 1.5 would be accepted
             raise TypeError(f"{self.name}: row ids must be whole numbers, got {chosen.flat[0].item()!r:.80}")
         chosen = chosen.astype(np.int64, copy=False)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_rows):
@@ -128,7 +138,7 @@ class QuantTensor:
         return self.type.dequantize(picked).reshape(len(chosen), self.n_columns)
 
     def slice_rows(self, start: int, stop: int) -> QuantTensor:
-        """Return rows start to stop-1, counted through all leading dimensions, as a view."""
+        """Return the rows from start to stop - 1, counted through all leading dimensions, as a view."""
         per_row = self._blocks_per_row
         shape = (stop - start, self.n_columns)
         return QuantTensor(self.name, self.type, shape, self.blocks[start * per_row : stop * per_row])
@@ -158,20 +168,29 @@ class QuantTensor:
         progress: Progress | None = None,
         allow_nan: bool = False,
     ) -> QuantTensor:
-        """Quantize an array of any float dtype, with rows along its last axis. The result doesn't depend on
-        n_threads.
+        """Quantize an array, with rows along its last axis.
 
-        array: the array, or a tensor of another type, which is dequantized slab by slab, never whole.
-        importance: (n_columns,) or, for stacked experts, (n_experts, n_columns) float32: the mean square of
-        each column's activations. Types that can use it keep important weights more precise. A vector of
-        zeros has the same effect as None.
-        progress: called as progress(rows_done, n_rows) from the calling thread.
-        allow_nan: also quantize NaN, infinity, and numbers that the type can't hold. Each of them ruins its
-        whole block.
+        Args:
+            array: an array of any float dtype, or a tensor of another type. A tensor is dequantized slab by
+                slab, never whole.
+            type_name: the new type, such as "Q4_K".
+            name: the new tensor's name.
+            importance: the mean square of each column's activations, (n_columns,) float32; for stacked
+                experts, (n_experts, n_columns). Types that can use it keep important weights more precise.
+                A vector of zeros has the same effect as None.
+            n_threads: number of threads. The result doesn't depend on it.
+            progress: called as progress(rows_done, n_rows) from the calling thread.
+            allow_nan: also quantize NaN, infinity, and numbers that the type can't hold. Each of them ruins
+                its whole block.
 
-        Raises: UnsupportedError for a type without a quantizer or a row that isn't whole blocks. ModelError
-            for a weight that isn't finite or that the type can't hold, with its row and column (types with
-            blocks, and F16), and for an importance that doesn't fit or isn't finite, 0 or more.
+        Returns:
+            The quantized tensor, with the array's shape.
+
+        Raises:
+            UnsupportedError: the type has no quantizer, or a row isn't a whole number of its blocks.
+            ModelError: a weight isn't finite, or the type can't hold it; the error names its row and column
+                (types with blocks, and F16). Or the importance has another shape, or a number that isn't
+                finite or is below 0.
         """
         record = by_name(type_name)
         source = array if isinstance(array, QuantTensor) else np.asarray(array)
@@ -210,7 +229,7 @@ class QuantTensor:
         return cls(name, record, source.shape, blocks)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # blocks that a subclass makes on request are made now, because a pickle has the blocks themselves
+        # a pickle holds the blocks themselves, so blocks that a subclass makes on request are made now
         return QuantTensor, (self.name, self.type, self.shape, np.ascontiguousarray(self.blocks))
 
     def __repr__(self) -> str:
@@ -235,7 +254,11 @@ class QuantTensor:
 class PendingTensor(QuantTensor):
     """A tensor whose blocks are made on each request, and not kept.
 
-    A file is written from such tensors one at a time, so the model needn't fit in memory.
+    A file can be written from such tensors one at a time, so the model needn't fit in memory.
+
+    Args:
+        name, type, shape: as for `QuantTensor`.
+        make: function that returns the blocks, (n_blocks, type_size) uint8.
     """
 
     __slots__ = ("_make",)
@@ -280,10 +303,10 @@ def _check_range(
                     made = record.dequantize(blocks)  # (n blocks, block_size)
                     sizes = np.abs(values).reshape(made.shape)
                     peaks = sizes.max(axis=1, keepdims=True)
-                    lost = (sizes == peaks) & (peaks >= SAFE_BELOW) & (made == 0)  # its square overflowed
+                    lost = (sizes == peaks) & (peaks >= SAFE_BELOW) & (made == 0)  # the square overflowed
                     wrong = (~np.isfinite(made) | lost).reshape(values.shape)
         if wrong.any():
-            cost = np.where(np.isfinite(values), np.abs(values), np.inf)  # a block's largest weight ruins it
+            cost = np.where(np.isfinite(values), np.abs(values), np.inf)  # the largest weight ruins its block
             row, column = divmod(int(np.argmax(np.where(wrong, cost, -1))), values.shape[1])
             value = values[row, column]
             hint = " (BF16 can)" if record.name == "F16" else ""
@@ -302,14 +325,22 @@ def _check_range(
 def importance_parts(
     importance: np.ndarray | None, shape: Sequence[int], name: str
 ) -> list[tuple[int, int, np.ndarray | None]]:
-    """Check an importance against a tensor's shape: (first row, row after the last, vector) for each part.
+    """Check an importance against a tensor's shape, and divide it into parts.
 
-    importance: (n_columns,), or (n_expert, n_columns) for a tensor (n_expert, rows, n_columns).
-    A vector of zeros gives None. Otherwise, zeros and very small numbers become 2^-20 of the vector's mean,
-    because in a block of zeros every error would be free, and its weights would be lost. Vectors whose
-    products would overflow are scaled by a power of two, which changes no choice.
+    In each vector, zeros and very small numbers become 2^-20 of the vector's mean. Otherwise errors in a
+    block of zeros would cost nothing, and its weights would be lost. A vector whose products would overflow
+    is scaled by a power of two, which changes no choice.
 
-    Raises: ModelError naming the tensor, if it doesn't fit or has a number that isn't finite, 0 or more.
+    Args:
+        importance: (n_columns,), or (n_expert, n_columns) for a tensor (n_expert, rows, n_columns); or None.
+        shape: the tensor's shape.
+        name: its name in errors.
+
+    Returns:
+        For each part: its first row, the row after its last, and its vector; None for a vector of zeros.
+
+    Raises:
+        ModelError: the importance has another shape, or a number that isn't finite or is below 0.
     """
     n_rows, n_columns = math.prod(shape[:-1]), shape[-1] if shape else 1
     if importance is None:
@@ -331,7 +362,7 @@ def importance_parts(
 
 
 def check_importance(values: np.ndarray, name: str, what: str = "its importance") -> None:
-    """Raise ModelError naming the tensor if a number (n, n_columns) isn't finite, 0 or more."""
+    """Raise ModelError, which names the tensor, if a value (n, n_columns) isn't finite or is below 0."""
     wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
@@ -346,7 +377,7 @@ def check_importance(values: np.ndarray, name: str, what: str = "its importance"
 
 
 def _usable(vector: np.ndarray) -> np.ndarray | None:
-    """Return a vector that a search can use; None if all of it is zero."""
+    """Return the vector in a form that a search can use; None if it is all zeros."""
     mean = float(vector.mean(dtype=np.float64))
     if mean == 0:
         return None

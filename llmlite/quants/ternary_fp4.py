@@ -1,6 +1,6 @@
-"""One bit, three values and four-bit floats: levels from a fixed small set, nothing to search.
+"""Types of one bit, of three values, and of four-bit floats: levels from a small fixed set, without a search.
 
-Written to agree bit for bit with gguf-py's quants.py and the quantize_row_*_ref functions of ggml-quants.c.
+They agree bit for bit with gguf-py's quants.py and with the quantize_row_*_ref functions of ggml-quants.c.
 The four-bit floats are E2M1 of the OCP Microscaling Formats specification 1.0; NVFP4's scales are E4M3.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from llmlite.quants.legacy import round_away
 from llmlite.quants.record import Array, Parts, QuantType, finite, float32, inverse, pack_bits, unpack_bits
 
-# E2M1: 1 sign, 2 exponent, 1 fraction bit; doubled so that all are whole
+# E2M1: 1 sign, 2 exponent, 1 fraction bit. All values are doubled, which makes them whole numbers.
 E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.int8)
 
 
@@ -23,7 +23,7 @@ def _peak(values: Array) -> Array:
 
 
 def _trits(values: Array) -> tuple[Array, Array]:
-    """Scale (n, 1) and codes (n, k) uint8 in 0..2: round(value / largest) + 1."""
+    """Return the scale (n, 1) and codes (n, k) uint8 in 0..2: round(value / largest) + 1."""
     peak = _peak(values)
     return peak, (round_away(values * inverse(peak)).astype(np.int8) + np.int8(1)).view(np.uint8)
 
@@ -34,11 +34,11 @@ _STRIPES = ((32, 5), (16, 5), (4, 4))
 
 
 def _unpack_tq1_0(b: Array) -> Parts:
-    # A byte is a fraction of 256: its first trit is what 3 * byte carries beyond 8 bits; the rest goes on.
+    # A byte is a fraction of 256. Its first trit is 3 * byte >> 8; the low 8 bits hold the other trits.
     packed = np.concatenate([b["qs"], b["qh"]], axis=1)  # (n, 52)
     trits, at = [], 0
     for n_bytes, n_trits in _STRIPES:
-        shifted = packed[:, at : at + n_bytes][:, None, :] * _POWERS[:n_trits, None]  # wraps, as meant
+        shifted = packed[:, at : at + n_bytes][:, None, :] * _POWERS[:n_trits, None]  # overflow is intended
         trits.append(((shifted.astype(np.uint16) * 3) >> 8).astype(np.int8).reshape(len(b), -1))
         at += n_bytes
     return Parts(np.concatenate(trits, axis=1) - np.int8(1), float32(b["d"]))
@@ -81,7 +81,7 @@ def _unpack_q1_0(b: Array) -> Parts:
 
 def _encode_q1_0(values: Array, weights: Array | None) -> Array:
     blocks = np.empty(len(values), Q1_0.layout)
-    # the mean magnitude is the best scale for signs; summed in order, as the reference does
+    # the mean magnitude is the best scale for signs; it is added up in order, as in the reference
     total = np.add.accumulate(np.abs(values), axis=1)[:, -1]
     blocks["d"] = total / np.float32(128)
     blocks["qs"] = pack_bits((values >= 0).view(np.uint8), 1, 1)
@@ -105,14 +105,14 @@ def _encode_q2_0(values: Array, weights: Array | None) -> Array:
 
 
 def _e8m0_half(e: Array) -> Array:
-    """A scale of 8 exponent bits, halved because E2M1 is doubled: 2^(e - 128), denormal below e = 2."""
+    """Return a scale of 8 exponent bits, halved because E2M1 is doubled: 2^(e - 128), denormal if e < 2."""
     e = e.astype(np.uint32)
     bits = np.where(e < 2, np.uint32(0x00200000) << (e & 1), (e - 1) << 23)
     return bits.astype(np.uint32).view(np.float32)
 
 
 def _nearest_e2m1(values: Array, scale: Array) -> Array:
-    """The code of the nearest E2M1 value for each value (m, k) under scale (m, 1); the first one in a tie."""
+    """Return the code of the E2M1 value nearest to each value (m, k), in a tie the first. scale: (m, 1)."""
     best = np.zeros(values.shape, np.uint8)
     least = np.abs(values)
     for code in range(1, 16):
@@ -137,7 +137,7 @@ def _encode_mxfp4(values: Array, weights: Array | None) -> Array:
 
 
 def _e4m3_half(code: Array) -> Array:
-    """A scale of 4 exponent bits (bias 7) and 3 fraction bits, halved. 0x7F (NaN) reads as 0."""
+    """Return a scale of 4 exponent bits (bias 7) and 3 fraction bits, halved; 0 for 0x7F (NaN)."""
     exponent, fraction = (code >> 3).astype(np.int32) & 15, (code & 7).astype(np.float32)
     small = np.ldexp(fraction, -9)
     normal = np.ldexp(1 + fraction / np.float32(8), exponent - 7)
@@ -150,7 +150,7 @@ def _to_e4m3(values: Array) -> Array:
     clipped = np.where(values > 0, np.minimum(values, np.float32(448)), np.float32(0))
     bits = clipped.view(np.uint32).astype(np.int64)
     exponent = (bits >> 23) - 127 + 7
-    # 3 fraction bits and a round bit; a carry runs into the exponent by itself
+    # 3 fraction bits and a rounding bit, whose carry correctly goes into the exponent
     rounded = (exponent << 3) + ((bits >> 20) & 7) + ((bits >> 19) & 1)
     small = np.clip((clipped * np.float32(512) + np.float32(0.5)).astype(np.int64), 0, 7)
     code = np.where(exponent <= 0, small, np.minimum(rounded, 0x7E))
@@ -177,7 +177,7 @@ TQ1_0 = QuantType(
     layout=np.dtype([("qs", "u1", 48), ("qh", "u1", 4), ("d", "<f2")]),
     unpack=_unpack_tq1_0,
     encode=_encode_tq1_0,
-    about="d * (t - 1), t in 0..2: five of them in a byte, since 3^5 = 243 < 256",
+    about="d * (t - 1), t in 0..2: five of them in a byte, because 3^5 = 243 < 256",
 )
 TQ2_0 = QuantType(
     id=35,

@@ -4,8 +4,8 @@
     ids = tokenizer.encode("Once upon a time")
     tokenizer.decode(ids)
 
-One module per kind: bpe, spm, ugm, gemma4, wpm; `MODELS` chooses. `PRE_TOKENIZERS` is the
-table of pre-tokenizers.
+Each kind has a module: bpe, spm, ugm, gemma4, wpm. `MODELS` maps `tokenizer.ggml.model` to its class, and
+`PRE_TOKENIZERS` is the table of pre-tokenizers.
 """
 
 from __future__ import annotations
@@ -48,12 +48,16 @@ MODELS: dict[str, type[Tokenizer]] = {
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Build the tokenizer that a file's metadata describes (keys `tokenizer.ggml.*`).
+    """Build the tokenizer that a file's metadata describes.
 
-    Merges are read when something is first encoded.
+    Merges are read when the first text is encoded.
+
+    Args:
+        metadata: a file's metadata, with the keys `tokenizer.ggml.*`.
 
     Raises:
-        TokenizerError: no tokenizer in the metadata, one of an unknown kind, or contradictory tables.
+        TokenizerError: there is no tokenizer in the metadata, its kind is unknown, or its tables contradict
+            each other.
     """
     model = metadata.get("tokenizer.ggml.model")
     if model is None:

@@ -1,4 +1,4 @@
-"""What every tokenizer does alike: special tokens, BOS and EOS, and the way back to text."""
+"""The part that all tokenizers share: special tokens, BOS and EOS, and decoding."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Tokenizer(ABC):
     Attributes:
         model: the value of `tokenizer.ggml.model`.
         n_vocab: number of tokens.
-        bos_id, eos_id, unk_id, pad_id: special ids, None if the file names none.
-        eog_ids: every id that ends a reply, `eos_id` among them.
-        add_bos, add_eos: whether `encode(add_special=True)` puts BOS before and EOS after the text.
+        bos_id, eos_id, unk_id, pad_id: special ids; None if the file has none.
+        eog_ids: all ids that end a reply, including `eos_id`.
+        add_bos, add_eos: whether `encode(add_special=True)` puts BOS before the text, and EOS after it.
     """
 
     model: str
-    # what this kind of vocabulary has even if the metadata doesn't say so
+    # defaults of this kind of vocabulary, used if the metadata has no value
     _default_add_bos = False
     _default_add_eos = False
     _default_ids: Mapping[str, int] = MappingProxyType({})
@@ -54,7 +54,7 @@ class Tokenizer(ABC):
         self._check_added("eos", self.eos_id)
 
     def _check_added(self, key: str, token_id: int | None) -> None:
-        """Refuse to add a token that the file doesn't name; one that it names wrongly isn't added."""
+        """Refuse to add a token that the file doesn't have. One with an invalid id isn't added."""
         if token_id is not None or not getattr(self, f"add_{key}"):
             return
         if self.vocabulary.get(f"{key}_token_id") is None:
@@ -82,25 +82,31 @@ class Tokenizer(ABC):
         """Return the token ids of a text.
 
         Args:
-            text: any string; bytes that aren't UTF-8 may be given as `surrogateescape` characters.
-            add_special: put BOS before and EOS after the text if the file asks for it.
-            parse_special: read the texts of control tokens (`<|im_end|>`) as those tokens. Turn it off for
-                text from strangers. User-defined tokens are always read.
-            add_eos: turn it off for a prompt to be continued: a model writes nothing after its end token.
-            plain: parts of the text, (begin, end) in characters each, in order, that come from strangers: a
-                control token that reaches into one is read as text.
+            text: any string. Bytes that aren't UTF-8 may be given as `surrogateescape` characters.
+            add_special: put BOS before the text and EOS after it, if the file requires them.
+            parse_special: turn the texts of control tokens (`<|im_end|>`) into these tokens. Turn this off
+                for text that you don't trust. User-defined tokens are always recognized.
+            add_eos: whether `add_special` adds EOS. Turn this off for a prompt: a model writes nothing after
+                its end token.
+            plain: parts of the text that you don't trust, as (begin, end) in characters, in order. A control
+                token that overlaps such a part is encoded as text.
+
+        Returns:
+            The token ids.
 
         Raises:
-            TokenizerError: the text holds a lone surrogate.
+            TokenizerError: the text has a lone surrogate.
+            TypeError: the text isn't a string.
 
-        Warns if a byte has no token and is left out.
+        Warns:
+            UserWarning: a byte has no token and is omitted, or the text begins with a second BOS.
 
         Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::tokenize.
         """
         if not isinstance(text, str):
             raise TypeError(f"text: expected str, got {type(text).__name__}")
         if not text.isascii():
-            utf8(text)  # a lone surrogate is refused here, where its place in the text is known
+            utf8(text)  # refuses a lone surrogate here, because its position in the text is still known
         ids: list[int] = []
         if add_special:
             ids += self._prefix_ids()
@@ -119,26 +125,32 @@ class Tokenizer(ABC):
         return ids
 
     def decode(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> str:
-        """Return the text of token ids; bytes that aren't UTF-8 become U+FFFD.
+        """Return the text of token ids. Bytes that aren't UTF-8 become U+FFFD.
 
-        `skip_special` leaves control and unknown tokens out.
+        Args:
+            ids: token ids.
+            skip_special: omit control and unknown tokens.
 
         Raises:
-            TokenizerError: an id is outside the vocabulary. TypeError: something that isn't a whole number.
+            TokenizerError: an id is outside the vocabulary.
+            TypeError: an id isn't a whole number.
         """
         return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> bytes:
-        """Return the bytes of token ids; they may end within a character."""
+        """Return the bytes of token ids, like `decode`. They may end in the middle of a character."""
         ids = as_ids(ids, "ids")
         return b"".join(self.piece(token_id, skip_special=skip_special) for token_id in ids)
 
     def stream(self, *, skip_special: bool = False) -> StreamDecoder:
-        """A decoder for tokens that come one at a time."""
+        """Return a decoder for tokens that arrive one at a time."""
         return StreamDecoder(lambda token_id: self.piece(token_id, skip_special=skip_special))
 
     def piece(self, token_id: SupportsIndex, *, skip_special: bool = False) -> bytes:
-        """Return the bytes of one token; none for an unused one.
+        """Return the bytes of one token. They are empty for an unused token, or for a skipped special one.
+
+        Raises:
+            TokenizerError: the id is outside the vocabulary.
 
         Source: llama.cpp, src/llama-vocab.cpp, llama_vocab::impl::token_to_piece.
         """
@@ -151,27 +163,27 @@ class Tokenizer(ABC):
         return known
 
     def token(self, token_id: SupportsIndex) -> str:
-        """The token's text as the vocabulary spells it: `Ġworld`, `▁world`, `<0x0A>`."""
+        """Return the token's text in the vocabulary's own spelling: `Ġworld`, `▁world`, `<0x0A>`."""
         return self.vocabulary.texts[self._check(token_id)]
 
     def token_type(self, token_id: SupportsIndex) -> TokenType:
-        """What the token is for."""
+        """Return the token's type: normal, control, byte, …"""
         return self.vocabulary.types[self._check(token_id)]
 
     def token_id(self, text: str) -> int | None:
-        """The id of the token with exactly this text, None if there is none."""
+        """Return the id of the token with exactly this text; None if there is none."""
         return self.vocabulary.ids.get(text)
 
     @abstractmethod
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
-        """Append the ids of a text without special tokens; `at_start`: nothing or a special one before it."""
+        """Append the ids of a text without special tokens. at_start: it is first or after a special token."""
 
     @abstractmethod
     def _normal_piece(self, token_id: int) -> bytes:
-        """The bytes of a token of type NORMAL."""
+        """Return the bytes of a token of type NORMAL."""
 
     def special_ids(self) -> tuple[list[int], list[int]]:
-        """The ids that `encode` puts before a text, and those after it."""
+        """Return the ids that `encode` puts before a text, and those that it puts after it."""
         return self._prefix_ids(), self._suffix_ids()
 
     def _prefix_ids(self) -> list[int]:
@@ -210,22 +222,27 @@ class Tokenizer(ABC):
     def _partition(
         self, text: str, parse_special: bool, plain: Sequence[tuple[int, int]] = ()
     ) -> Iterator[str | int]:
-        """The text cut at its special tokens: strings (never empty) and the special tokens' ids."""
+        """Yield the text cut at its special tokens: strings (never empty), and the special tokens' ids."""
         return iter(self._special_tokens.partition(text, hidden=parse_special, plain=plain))
 
     def _warn_of_double_bos(self, ids: list[int]) -> None:
         if self.add_bos and len(ids) >= 2 and ids[0] == ids[1] == self.bos_id:
             warnings.warn(
-                "the text begins with a BOS token and the model adds one, so two stand at the start; "
+                "the text begins with a BOS token, and the model adds another one; "
                 "encode with add_special=False to keep only the text's own",
                 stacklevel=3,
             )
 
 
 def as_ids(ids: object, name: str) -> list[int]:
-    """A list of token ids from any sequence or array of whole numbers.
+    """Return a list of token ids from any sequence or array of whole numbers.
 
-    Raises: TypeError naming the argument, for text, bytes, sets, fractions, texts of digits and the like.
+    Args:
+        ids: the sequence or array.
+        name: the argument's name in errors.
+
+    Raises:
+        TypeError: `ids` isn't a sequence of whole numbers, but text, bytes, a set, fractions, or the like.
     """
     no_sequences = (str, bytes, bytearray, memoryview, Mapping, Set)
     if isinstance(ids, no_sequences) or not isinstance(ids, Iterable) or getattr(ids, "shape", None) == ():
@@ -253,15 +270,15 @@ def several(texts: object, name: str) -> list[Any]:
 
 
 def utf8(text: str) -> bytes:
-    """The text's bytes, with the raw bytes of `surrogateescape` restored.
+    """Return the text's bytes, with the raw bytes of `surrogateescape` restored.
 
     Raises:
-        TokenizerError: a surrogate that doesn't encode a byte.
+        TokenizerError: the text has a surrogate that doesn't represent a byte.
     """
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         found = f"U+{ord(text[error.start]):04X}"
         raise TokenizerError(
-            f"text: character {error.start} is a lone surrogate, {found}; it has no bytes"
+            f"text: character {error.start} is a lone surrogate, {found}, which has no bytes"
         ) from None

@@ -13,9 +13,9 @@ from llmlite.tokenizers.words import WordCache
 
 
 def _byte_alphabet() -> list[str]:
-    """Byte -> the printable character that represents it in token texts (space is Ġ, newline Ċ).
+    """Return the printable character that represents each byte in token texts: Ġ for a space, for example.
 
-    Printable Latin-1 characters stand for themselves; the other 68 bytes get U+0100 onwards in order.
+    Printable Latin-1 characters represent themselves. The other 68 bytes get the characters from U+0100 on.
     Source: GPT-2's encoder.py, bytes_to_unicode.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -25,7 +25,7 @@ def _byte_alphabet() -> list[str]:
 
 BYTE_TO_CHAR = _byte_alphabet()
 CHAR_TO_BYTE = {char: byte for byte, char in enumerate(BYTE_TO_CHAR)}
-# Bytes read as Latin-1 are characters 0 to 255, and str.translate maps those in one go.
+# Bytes decoded as Latin-1 are characters 0 to 255, which str.translate maps in one pass.
 _TO_ALPHABET = {byte: char for byte, char in enumerate(BYTE_TO_CHAR) if ord(char) != byte}
 
 
@@ -46,7 +46,7 @@ class BPETokenizer(Tokenizer):
         self._words = WordCache(self._encode_word)
 
     def pretokens(self, text: str) -> list[str]:
-        """The words that merges never cross: the first step of encoding, to look at."""
+        """Return the text's words, which merges never cross: the first step of encoding, for inspection."""
         return self._pre.split(text)
 
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:
@@ -64,11 +64,11 @@ class BPETokenizer(Tokenizer):
             return [token_id for part in parts for token_id in self._ids_of_part(part)]
 
     def _ids_of_part(self, part: str) -> list[int]:
-        """The ids of a merged part, or of its bytes if it isn't in the vocabulary.
+        """Return the ids of a merged part, or of its bytes if it isn't in the vocabulary.
 
         Falcon's vocabulary, for example, has no token for some control characters. Such a byte becomes the
-        unknown token; without one it is left out, as in llama.cpp and in the tokenizers library, but not
-        silently.
+        unknown token. If there is none, the byte is omitted with a warning; llama.cpp and the tokenizers
+        library omit it silently.
         """
         known = self.vocabulary.ids
         if part in known:
@@ -76,7 +76,7 @@ class BPETokenizer(Tokenizer):
         ids = [known.get(char, self.unk_id) for char in part]
         if None in ids:
             lost = ", ".join(f"0x{CHAR_TO_BYTE[char]:02X}" for char, i in zip(part, ids) if i is None)
-            warnings.warn(f"this vocabulary has no token for byte {lost}: left out", stacklevel=2)
+            warnings.warn(f"this vocabulary has no token for byte {lost}, which is omitted", stacklevel=2)
         return [token_id for token_id in ids if token_id is not None]
 
     @cached_property
@@ -100,8 +100,8 @@ def _pre_name(vocabulary: Vocabulary) -> str:
     if name:
         return name
     warnings.warn(
-        "tokenizer.ggml.pre is missing: the file doesn't say how to cut text into words; taking 'default', "
-        "which may give other tokens than the model was trained on",
+        "tokenizer.ggml.pre is missing: the file doesn't say how to cut text into words; 'default' is used, "
+        "which may give other tokens than those that the model was trained on",
         stacklevel=5,
     )
     return "default"

@@ -1,4 +1,4 @@
-"""Gemma 4's tokenizer: merges, as in byte-level BPE, of characters and ▁, as in SentencePiece."""
+"""Gemma 4's tokenizer: merges as in byte-level BPE, but of characters, with ▁ for a space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINES = re.compile("[^\n]+|\n+")
 class Gemma4Tokenizer(SentencePiece):
     """BPE over characters (`tokenizer.ggml.model` = gemma4). BOS is always added.
 
-    Line ends never merge with other characters; a run of them that is a token is taken whole.
+    Line ends never merge with other characters. A run of line ends that is a token becomes this token.
 
     Raises:
         TokenizerError: the metadata contradicts itself.
@@ -29,11 +29,11 @@ class Gemma4Tokenizer(SentencePiece):
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__(vocabulary)
-        self.add_bos = self.bos_id is not None  # whatever the file says: so does llama.cpp
+        self.add_bos = self.bos_id is not None  # whatever the file says, as in llama.cpp
         self._words = WordCache(self._encode_word)
 
     def pretokens(self, text: str) -> list[str]:
-        """The lines of a text, and the runs of line ends between them."""
+        """Return the lines of a text, and the runs of line ends between them."""
         return _LINES.findall(text)
 
     def _encode_text(self, text: str, at_start: bool, ids: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Merging neighbours by rank: the inner loop that BPE and SentencePiece share."""
+"""Merge neighbours by rank: the inner loop that BPE and SentencePiece share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from operator import add
 
 from llmlite.tokenizers.rounds import merge_in_rounds
 
-LONG = 20_000  # parts; longer words begin with rounds by NumPy
+LONG = 20_000  # parts; for longer words, the first merges are done in rounds by NumPy
 _NONE = -1
 # A heap entry is one integer, rank * 2**40 + position: integers compare faster than tuples.
 _SHIFT = 40
@@ -17,9 +17,12 @@ _POSITION = (1 << _SHIFT) - 1
 
 
 def pairs_of_characters(ranks: Mapping[str, int], joint: str) -> dict[str, int]:
-    """Return the ranks of pairs of single characters, under the two characters: a small table.
+    """Return the ranks of pairs of single characters: the two characters -> rank.
 
-    It holds what `merge` asks first. Most of those lookups then need not reach into all of `ranks`.
+    `merge` looks these pairs up first. A small table is faster for them than all of `ranks`.
+
+    Args:
+        ranks, joint: as for `merge`.
     """
     n = 2 + len(joint)
     return {key[0] + key[-1]: rank for key, rank in ranks.items() if len(key) == n}
@@ -30,13 +33,16 @@ def merge(
 ) -> list[str]:
     """Merge neighbouring parts, lowest rank first and leftmost among equals, until no pair has a rank.
 
-    O(n log n) in the number of parts, so that a megabyte without a space in it stays a matter of seconds.
+    The time is O(n log n) in the number of parts, so a megabyte without a space takes only seconds.
 
     Args:
-        parts: the text cut into characters.
-        ranks: rank of the pair (left, right), under the key `left + joint + right`.
-        joint: a space for BPE merges; empty for SentencePiece, which ranks the merged text.
-        pairs: `pairs_of_characters` of the same ranks, if every part is one character.
+        parts: the text, cut into characters.
+        ranks: the rank of each pair (left, right), under the key `left + joint + right`.
+        joint: a space for BPE merges; empty for SentencePiece, whose ranks belong to the merged text.
+        pairs: the result of `pairs_of_characters` for the same ranks, if every part is one character.
+
+    Returns:
+        The merged parts.
 
     Source: llama.cpp, src/llama-vocab.cpp, llm_tokenizer_bpe_session and llm_tokenizer_spm_session.
     """
@@ -48,9 +54,9 @@ def merge(
 def _merge_by_heap(
     parts: list[str], ranks: dict[str, int], joint: str, pairs: Mapping[str, int] | None = None
 ) -> list[str]:
-    """One merge after the other, the next from a heap."""
+    """Do one merge after the other; a heap has the next one."""
     rank_of = ranks.get
-    # pair_rank[i]: rank of the pair that starts at part i; no merge left gives -1
+    # pair_rank[i]: rank of the pair that starts at part i; -1 if it doesn't merge
     if pairs is None:
         pair_rank = [rank_of(left + joint + right, _NONE) for left, right in pairwise(parts)]
     else:
@@ -61,7 +67,7 @@ def _merge_by_heap(
     heapify(heap)
     n_parts = len(parts)
     pair_rank.append(_NONE)
-    texts: list[str | None] = list(parts)  # None if a part went into its left neighbour
+    texts: list[str | None] = list(parts)  # None if a part was merged into its left neighbour
     following = list(range(1, n_parts + 1))
     previous = list(range(-1, n_parts - 1))
 
@@ -69,9 +75,9 @@ def _merge_by_heap(
         entry = heappop(heap)
         i = entry & _POSITION
         if pair_rank[i] != entry >> _SHIFT:
-            continue  # outdated: one of the two parts has grown or gone
+            continue  # outdated: one of the two parts was merged
         right = following[i]
-        text = texts[i] = texts[i] + texts[right]  # type: ignore[operator]  # both alive: their pair has a rank
+        text = texts[i] = texts[i] + texts[right]  # type: ignore[operator]  # neither is None: their pair has a rank
         texts[right] = None
         pair_rank[right] = _NONE
         after = following[i] = following[right]

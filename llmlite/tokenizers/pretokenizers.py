@@ -1,10 +1,10 @@
 """Pre-tokenizers: the regular expressions that cut a text into words before any merge.
 
-One table, `PRE_TOKENIZERS`, keyed by the value of `tokenizer.ggml.pre`. Adding one is adding a line.
+The table `PRE_TOKENIZERS` has the values of `tokenizer.ggml.pre` as keys. To add a pre-tokenizer, add a line.
 
-The expressions are data: each was published with its model (`tokenizer.json`), the names are llama.cpp's
-(src/llama-vocab.cpp). Several expressions apply one after the other: each cuts the pieces that the one before
-it left, and what an expression doesn't match stays a piece of its own.
+The expressions are data: each was published with its model (`tokenizer.json`). The names are llama.cpp's
+(src/llama-vocab.cpp). Several expressions apply one after the other: each cuts the pieces of the one before
+it, and text that it doesn't match remains a piece of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from llmlite.errors import TokenizerError
 from llmlite.tokenizers.words import CACHE_WORD_LENGTH, CACHE_WORDS
 
-# English contractions in either case. Spelled out, not (?i:…): ignoring case would let 'ſ pass for 's.
+# English contractions in either case. They are spelled out, because (?i:…) would accept 'ſ as 's.
 _CONTRACTIONS = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -31,7 +31,7 @@ _QWEN35 = (
 )
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-# a word that ends where an upper-case letter follows a lower-case one
+# a word, which ends before an upper-case letter that follows a lower-case one
 _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+", rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
 _CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT4O = rf"{_CASED[0]}(?:{_CONTRACTIONS})?|{_CASED[1]}(?:{_CONTRACTIONS})?|\p{{N}}{{1,3}}" + _CASED_TAIL
@@ -42,7 +42,7 @@ _DEEPSEEK3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-# Cased letters by ranges: the expression lists those of the Unicode version it was written for.
+# Cased letters as ranges, because the published expression lists those of one Unicode version.
 _DEEPSEEK_LETTERS = (
     "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ"
     "Ḁ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbeῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿ"
@@ -76,8 +76,8 @@ _YOUTU = (
     "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+",
     rf"{_CASED[0]}(?:{_CONTRACTIONS})?|{_CASED[1]}(?:{_CONTRACTIONS})?|\p{{N}}" + _CASED_TAIL,
 )
-# A number cut from its end, as it is written with commas. The published \b is Oniguruma's: all of \p{N}
-# belongs to words there, superscripts as well, which the `regex` package leaves out.
+# A number cut from its end into threes, as commas would. The published \b is Oniguruma's: there, all of \p{N}
+# belongs to words, including superscripts, which don't in the `regex` package.
 _THOUSANDS = r"\d{1,3}(?=(?:\d{3})*(?![\p{L}\p{M}\p{N}\p{Pc}]))"
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 _BAILING = (
@@ -93,11 +93,11 @@ _EXAONE_MOE = (
 
 @dataclass(frozen=True, kw_only=True)
 class PreTokenizer:
-    """How one family of vocabularies cuts text into words.
+    """The rule by which a family of vocabularies cuts text into words.
 
     Attributes:
         expressions: regular expressions in the syntax of the `regex` package, applied one after the other.
-        ignore_merges: a word that is a token as a whole is taken at once, whatever the merges say.
+        ignore_merges: whether a word that is a token becomes this token, whatever the merges would give.
         add_bos: whether BOS is added if the file doesn't say.
     """
 
@@ -108,25 +108,25 @@ class PreTokenizer:
     @cached_property
     def patterns(self) -> tuple[Any, ...]:
         """The compiled expressions."""
-        import regex  # only when something is encoded: reading a file needs no regex
+        import regex  # imported when the first text is encoded, because reading a file doesn't need it
 
         return tuple(regex.compile(expression) for expression in self.expressions)
 
     def split(self, text: str) -> list[str]:
-        """The words of a text; joined, they are the text."""
+        """Return the words of a text. Joined, they are the text."""
         if len(self.patterns) == 1:
             return _cut(self.patterns[0], text) if len(text) > 1 else [text]
         return self._rest(text, 0)
 
     @cached_property
     def _kept(self) -> tuple[dict[str, list[str]], ...]:
-        """For each expression, the words of short pieces that it and those after it were applied to."""
+        """For each expression, a cache: short piece -> its words by this and the following expressions."""
         return tuple({} for _ in self.patterns)
 
     def _rest(self, piece: str, level: int) -> list[str]:
-        """The words of a piece, by the expressions from `level` on.
+        """Return the words of a piece, cut by the expressions from `level` on.
 
-        How a piece is cut depends on nothing else, and short pieces come again and again.
+        The words depend on nothing else, and short pieces occur many times, so theirs are cached.
         """
         if len(piece) < 2:
             return [piece]
@@ -208,15 +208,15 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = _table()
 
 
 def by_name(name: str) -> PreTokenizer:
-    """The pre-tokenizer that `tokenizer.ggml.pre` names.
+    """Return the pre-tokenizer of a name, the value of `tokenizer.ggml.pre`.
 
     Raises:
-        TokenizerError: the name is not in the table.
+        TokenizerError: the name isn't in the table.
     """
     if name not in PRE_TOKENIZERS:
         raise TokenizerError.about(
             "tokenizer.ggml.pre",
-            f"unknown pre-tokenizer {name!r:.80}; guessing one would give wrong tokens. "
+            f"unknown pre-tokenizer {name!r:.80}; a wrong one would give wrong tokens. "
             f"Known: {', '.join(sorted(PRE_TOKENIZERS))}",
             expected="the name of a known pre-tokenizer",
             got=f"{name!r:.80}",
@@ -225,7 +225,7 @@ def by_name(name: str) -> PreTokenizer:
 
 
 def name_of(expressions: Iterable[str], *, ignore_merges: bool) -> str | None:
-    """The first name in the table for these expressions as tokenizer.json files write them, or None."""
+    """Return the first name in the table for the expressions of a tokenizer.json file, or None."""
     wanted = [_canonical(expression) for expression in expressions]
     for name, record in PRE_TOKENIZERS.items():
         if record.ignore_merges == ignore_merges and [*map(_canonical, record.expressions)] == wanted:
@@ -234,6 +234,6 @@ def name_of(expressions: Iterable[str], *, ignore_merges: bool) -> str | None:
 
 
 def _canonical(expression: str) -> str:
-    """One spelling for expressions that cut alike."""
+    """Return the same spelling for expressions that cut in the same way."""
     spelled_out = expression.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)", f"(?:{_CONTRACTIONS})")
-    return spelled_out.removesuffix(r"|\s+")  # blanks that nothing matches stay a piece as well
+    return spelled_out.removesuffix(r"|\s+")  # unmatched blanks are a piece of their own anyway

@@ -1,4 +1,4 @@
-"""Merging a very long word by NumPy: all pairs of one rank at once, as long as there are many of them.
+"""Merge a very long word by NumPy: all pairs of one rank at once, while there are many of them.
 
 The plain twin is the heap of merging.py, which does one merge at a time.
 """
@@ -11,23 +11,24 @@ from typing import Any
 
 _NONE = 1 << 62  # above every rank
 _WINDOW = 64  # rounds
-_FEW = 8  # merges a round, on average over the window: fewer are done faster one at a time
+_FEW = 8  # merges per round, on average over the window: fewer are faster one at a time
 
 
 def merge_in_rounds(parts: list[str], ranks: dict[str, int], joint: str) -> list[str]:
-    """Do the first merges of a long word, lowest rank first; the rest is left to do.
+    """Do the first merges of a long word, lowest rank first. The caller does the rest.
 
-    Doing all merges of a rank before any other is the same as one at a time if the new neighbours have higher
-    ranks. Merges that were learnt from text are so, because a part is learnt before what it is part of. If a
-    merge breaks the rule, nothing is done, and `parts` comes back.
+    All merges of a rank at once give the same result as one merge at a time, if the new pairs have higher
+    ranks. This is true of merges that were learned from text, because a text is learned after its parts. If a
+    merge breaks the rule, `parts` is returned unchanged.
 
-    Args: as for `merging.merge`.
+    Args:
+        parts, ranks, joint: as for `merging.merge`.
     """
     return _Rounds(parts, ranks, joint).run()
 
 
 class _Rounds:
-    """The word as a linked list: arrays over the first places of its parts."""
+    """The word as a linked list: arrays over its characters, in which a part is at its first one's index."""
 
     def __init__(self, parts: list[str], ranks: dict[str, int], joint: str) -> None:
         import numpy as np
@@ -41,11 +42,11 @@ class _Rounds:
         self.previous = np.arange(-1, n)
         self.alive = np.ones(n, bool)
         self.pair_rank = np.full(n, -1)
-        self.places: dict[int, list[Any]] = {}  # rank -> places of pairs that have it, or had it
+        self.places: dict[int, list[Any]] = {}  # rank -> places of pairs that have or had this rank
         self.heap: list[int] = []
 
     def run(self) -> list[str]:
-        """Merge rank by rank; the parts that are left."""
+        """Merge rank by rank, and return the remaining parts."""
         self._rank_pairs(self.np.arange(self.n - 1))
         heapify(self.heap)
         n_merged = 0
@@ -64,7 +65,7 @@ class _Rounds:
         return [self.texts[number] for number in self.ids[self.alive].tolist()]
 
     def _merge(self, rank: int) -> int | None:
-        """All merges of one rank: their number, or None if a new pair should have gone before one of them."""
+        """Do all merges of one rank. Return their number, or None if a new pair should have come before."""
         np = self.np
         waiting = self.places.pop(rank)
         places = waiting[0] if len(waiting) == 1 else np.unique(np.concatenate(waiting))
@@ -76,7 +77,7 @@ class _Rounds:
         after = self.following[right]
         joined = self._joined(self.ids[places], self.ids[right])
         self.ids[places], old = joined, self.ids[places]
-        # Where the next pair follows at once, a merged part has an unmerged neighbour for a moment.
+        # If the next pair follows directly, a merged part has an unmerged neighbour for a moment.
         close = np.flatnonzero(after[:-1] == places[1:])
         if len(close) and self._lowest_rank(self.ids[places[close]], old[close + 1]) <= rank:
             return None
@@ -90,7 +91,7 @@ class _Rounds:
         return None if lowest <= rank else len(places)
 
     def _leftmost(self, places: Any) -> Any:
-        """Of pairs that share a part (aaa), the first, the third, and so on, from the left."""
+        """Select every other one, from the left, of pairs that share a part (aaa)."""
         np = self.np
         shares = np.zeros(len(places), bool)
         shares[1:] = self.following[places[:-1]] == places[1:]
@@ -101,14 +102,14 @@ class _Rounds:
         return places[(order - starts) % 2 == 0]
 
     def _joined(self, left: Any, right: Any) -> Any:
-        """The number of each joined text."""
+        """Return the number of each joined text."""
         if (left == left[0]).all() and (right == right[0]).all():  # always so in BPE
             return self._number(int(left[0]), int(right[0]))
         pairs, which = self.np.unique(left << 32 | right, return_inverse=True)
         return self.np.array([self._number(pair >> 32, pair & 0xFFFFFFFF) for pair in pairs.tolist()])[which]
 
     def _lowest_rank(self, left: Any, right: Any) -> int:
-        """The lowest rank of these pairs."""
+        """Return the lowest rank of these pairs."""
         pairs = self.np.unique(left << 32 | right).tolist()
         texts = self.texts
         ranks = (self.ranks.get(texts[p >> 32] + self.joint + texts[p & 0xFFFFFFFF], _NONE) for p in pairs)
@@ -122,7 +123,7 @@ class _Rounds:
         return number
 
     def _rank_pairs(self, places: Any) -> int:
-        """Look up the pairs that start at `places`, ascending; the lowest rank found."""
+        """Look up the ranks of the pairs that start at `places` (ascending), and return the lowest."""
         np, texts, joint, rank_of = self.np, self.texts, self.joint, self.ranks.get
         n_texts = len(texts)
         keys = self.ids[places] * n_texts + self.ids[self.following[places]]

@@ -1,4 +1,4 @@
-"""Special tokens in a text: found by their whole text, before anything else is encoded."""
+"""Find special tokens in a text by their whole text, before the rest is encoded."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from collections.abc import Iterator, Sequence
 from llmlite.tokenizers.vocabulary import ALWAYS_SHOWN, TokenType, Vocabulary
 
 _KINDS = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
-_HEAD_LENGTH = 4  # tokens with the same first letters are looked for together: <unused0> to <unused6241>
-_SCANNED_FROM = 32  # so many under one head: its places in the text are looked at one by one
+_HEAD_LENGTH = 4  # tokens with the same first letters are searched together: <unused0> to <unused6241>
+_SCANNED_FROM = 32  # from this many tokens with one head, all places of the head in the text are checked
 
 
 class SpecialTokens:
     """The control, user-defined and unknown tokens of a vocabulary.
 
-    A text is cut at the longest tokens first, over its whole length, as llama.cpp does
-    (tokenizer_st_partition). That is the same as the longest at each place, from left to right, unless the
-    end of one token is the start of another; so a single expression does it if no two tokens of a
-    text are like that.
+    The whole text is first cut at the longest token, then at the next longest, and so on, as in llama.cpp
+    (tokenizer_st_partition). A search from left to right for the longest token at each place gives the same,
+    unless the end of one token is the start of another. So a single expression is used if the text has no two
+    such tokens.
+
+    Args:
+        vocabulary: the vocabulary.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -33,7 +36,7 @@ class SpecialTokens:
         self._order = {text: order for order, (text, _, _) in enumerate(special)}
         self._ids = {text: token_id for text, token_id, _ in special}
         self._hidden = {text for text, _, hidden in special if hidden}
-        self._markup = self._hidden.union(ALWAYS_SHOWN)  # what begins and ends the parts of a conversation
+        self._markup = self._hidden.union(ALWAYS_SHOWN)  # tokens that delimit the parts of a conversation
         self._by_head: dict[str, list[str]] = defaultdict(list)
         for text, _, _ in special:
             self._by_head[text[:_HEAD_LENGTH]].append(text)
@@ -43,11 +46,16 @@ class SpecialTokens:
         return len(self._ids)
 
     def partition(self, text: str, *, hidden: bool, plain: Sequence[tuple[int, int]] = ()) -> list[str | int]:
-        """Cut a text at its special tokens: strings (never empty) and the special tokens' ids.
+        """Cut a text at its special tokens.
 
-        hidden: whether control and unknown tokens are found, too.
-        plain: parts of the text, (begin, end) in characters each, in order: markup that reaches into one is
-            text. User-defined tokens are found there all the same.
+        Args:
+            text: the text.
+            hidden: whether control and unknown tokens are found too.
+            plain: parts of the text, as (begin, end) in characters, in order. Markup that overlaps one is
+                text; other user-defined tokens are still found.
+
+        Returns:
+            Strings, never empty, and the special tokens' ids.
         """
         if not text:
             return []
@@ -65,7 +73,7 @@ class SpecialTokens:
         ]
 
     def _present(self, text: str, hidden: bool) -> tuple[str, ...]:
-        """The special tokens that the text holds, the longest first."""
+        """Return the special tokens that the text contains, longest first."""
         found: list[str] = []
         for head, tokens in self._by_head.items():
             if head not in text:
@@ -79,7 +87,7 @@ class SpecialTokens:
         return tuple(sorted(found, key=self._order.__getitem__))
 
     def _scan(self, text: str, head: str, tokens: list[str], hidden: bool) -> set[str]:
-        """Which of many tokens with one head are in the text."""
+        """Return those of many tokens with one head that are in the text."""
         wanted = {token for token in tokens if hidden or token not in self._hidden}
         lengths = sorted({len(token) for token in wanted})
         found: set[str] = set()
@@ -90,7 +98,7 @@ class SpecialTokens:
         return found
 
     def _pattern(self, present: tuple[str, ...]) -> re.Pattern[str] | None:
-        """An expression that finds these tokens from left to right; None if that isn't longest-first."""
+        """Return an expression that finds these tokens from left to right; None if two of them overlap."""
         if present not in self._compiled:
             if len(self._compiled) >= 64:
                 self._compiled.clear()
@@ -101,7 +109,7 @@ class SpecialTokens:
     def _longest_first(
         self, text: str, present: tuple[str, ...], plain: Sequence[tuple[int, int]]
     ) -> list[str | int]:
-        fragments: list[tuple[int, str | int]] = [(0, text)]  # with the place in the text
+        fragments: list[tuple[int, str | int]] = [(0, text)]  # with their places in the text
         for token in present:
             forbidden = plain if token in self._markup else ()
             cut: list[tuple[int, str | int]] = []
@@ -122,7 +130,10 @@ class SpecialTokens:
 
 
 def _places(text: str, token: str, begin: int, plain: Sequence[tuple[int, int]]) -> Iterator[int]:
-    """Where a token is in a text that begins at `begin`, from left to right, none of it in a plain part."""
+    """Yield a token's places in a fragment, from left to right, except those that overlap a plain part.
+
+    begin: place of the fragment in the text that `plain` refers to.
+    """
     at = text.find(token)
     while at >= 0:
         first = bisect_right(plain, begin + at, key=lambda part: part[1])  # the first part to end after it
@@ -134,7 +145,10 @@ def _places(text: str, token: str, begin: int, plain: Sequence[tuple[int, int]])
 
 
 def _overlap(tokens: tuple[str, ...]) -> bool:
-    """Whether a token ends as another one starts. Runs of one letter do, but are cut alike both ways."""
+    """Return whether the end of a token is the start of another.
+
+    Runs of one letter don't count, because both orders cut them in the same way.
+    """
     starts = {token[:length] for token in tokens for length in range(1, len(token))}
     for token in tokens:
         ends = (token[start:] for start in range(1, len(token)))
@@ -146,5 +160,5 @@ def _overlap(tokens: tuple[str, ...]) -> bool:
 
 
 def _only_runs(end: str, tokens: tuple[str, ...]) -> bool:
-    """Whether all tokens that start with this run of a letter are runs themselves."""
+    """Return whether all tokens that start with this run of one letter are such runs themselves."""
     return all(len(set(token)) == 1 for token in tokens if token.startswith(end))

@@ -1,4 +1,4 @@
-"""SentencePiece's BPE: scores instead of merges, spaces as ▁, bytes for what has no token."""
+"""SentencePiece's BPE: scores instead of merges, ▁ for a space, bytes for text without a token."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SPACE = "▁"
 
 
 class SentencePiece(Tokenizer):
-    """What SentencePiece's vocabularies share: ▁ for a space, byte tokens, scores.
+    """The part that SentencePiece's vocabularies share: ▁ for a space, byte tokens, scores.
 
-    `decode` takes away the space that `encode` puts before a text. A stream keeps it: what a model writes
-    after a prompt may well begin with a space.
+    `decode` removes the space that `encode` puts before a text. A stream keeps it, because the text after a
+    prompt often begins with a space.
     """
 
     _default_add_space_prefix = True
@@ -28,10 +28,10 @@ class SentencePiece(Tokenizer):
         super().__init__(vocabulary)
         self.add_space_prefix = vocabulary.flag("add_space_prefix", self._default_add_space_prefix)
         self._scores = vocabulary.numbers("scores", "numbers") or [0.0] * self.n_vocab
-        _ = vocabulary.byte_values  # a malformed byte token is found here, not in the middle of a text
+        _ = vocabulary.byte_values  # finds a malformed byte token now, not in the middle of a text
 
     def decode_bytes(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> bytes:
-        """The bytes of token ids, without the spaces that `encode` puts before a text."""
+        """Return the bytes of token ids, without the spaces that `encode` puts before a text."""
         pieces = []
         at_start = True
         for token_id in as_ids(ids, "ids"):
@@ -47,14 +47,14 @@ class SentencePiece(Tokenizer):
         return {byte: token_id for token_id, byte in reversed(self.vocabulary.byte_values.items())}
 
     def _ids_of_bytes(self, part: str) -> list[int]:
-        """Append a part without a token byte by byte, or the unknown token if there are no byte tokens."""
+        """Return the ids of a part's bytes, or the unknown token if there are no byte tokens."""
         ids = [self._byte_ids.get(byte) for byte in utf8(part)]
         if None not in ids:
             return [token_id for token_id in ids if token_id is not None]
         return [] if self.unk_id is None else [self.unk_id]
 
     def _join_unknown(self, ids: list[int], start: int) -> None:
-        """Make one unknown token of each run of them, from index `start` on."""
+        """Replace each run of unknown tokens by one, from index `start` on."""
         unk = self.unk_id
         if unk in ids[start:]:
             ids[start:] = [
@@ -70,8 +70,8 @@ class SentencePiece(Tokenizer):
 class SPMTokenizer(SentencePiece):
     """SentencePiece BPE (`tokenizer.ggml.model` = llama): Llama 1 and 2, Mistral, Gemma, TinyLlama.
 
-    Neighbours merge where the joined text is a token, the highest score first. `encode` puts a space before
-    the text, and again after each special token; `decode` takes these spaces away.
+    Neighbours merge if the joined text is a token, the highest score first. `encode` puts a space before the
+    text and after each special token; `decode` removes these spaces.
 
     Raises:
         TokenizerError: the metadata contradicts itself.
@@ -116,6 +116,6 @@ class SPMTokenizer(SentencePiece):
 
     @cached_property
     def _ranks(self) -> dict[str, int]:
-        """Rank of each merged text: 0 for the highest score; equal scores share a rank."""
+        """The rank of each merged text: 0 for the highest score. Equal scores have the same rank."""
         order = {score: rank for rank, score in enumerate(sorted(set(self._scores), reverse=True))}
         return {text: order[score] for text, score in zip(self.vocabulary.texts, self._scores)}

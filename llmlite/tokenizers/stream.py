@@ -1,4 +1,4 @@
-"""Text from token ids as they come, one character never split in two."""
+"""Decode token ids as they arrive, without splitting a character."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 
 class StreamDecoder:
-    """Turns tokens into text one at a time, holding back a character until its last byte has come.
+    """A decoder of one token at a time, which holds a character back until its last byte has arrived.
 
     A token of a byte-level vocabulary may end in the middle of a character: an emoji takes four bytes, often
-    spread over several tokens. `push` returns what is complete. Bytes that can no longer become a character
-    give U+FFFD, as `bytes.decode(errors="replace")` has it: all pieces joined equal the decoded whole.
+    spread over several tokens. `push` returns the complete characters. Bytes that can no longer become a
+    character give U+FFFD, as with `bytes.decode(errors="replace")`. So all pieces joined are the whole text.
 
         stream = tokenizer.stream()
         text = "".join(stream.push(token_id) for token_id in ids) + stream.flush()
+
+    Args:
+        piece: function that returns the bytes of a token id.
     """
 
     def __init__(self, piece: Callable[[int], bytes]) -> None:
@@ -30,10 +33,10 @@ class StreamDecoder:
         return self._decoder.decode(self._piece(token_id))
 
     def flush(self) -> str:
-        """Return the bytes held back, as U+FFFD if they aren't a character, and begin anew."""
+        """Return the held back bytes, as U+FFFD because they aren't a character, and start again."""
         return self._decoder.decode(b"", final=True)
 
     @property
     def pending(self) -> bytes:
-        """The bytes held back so far."""
+        """The bytes that are held back."""
         return self._decoder.getstate()[0]

@@ -1,4 +1,4 @@
-"""SentencePiece's Unigram: of all ways to cut a text into tokens, the one with the highest sum of scores."""
+"""SentencePiece's Unigram: cut a text into the tokens with the highest sum of scores."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from llmlite.tokenizers.spm import SPACE, SentencePiece
 from llmlite.tokenizers.vocabulary import TokenType, Vocabulary
 from llmlite.tokenizers.words import SafeCuts, WordCache
 
-_UNKNOWN_PENALTY = 10.0  # below the lowest score: SentencePiece's kUnkPenalty
-_HEAD = 2  # lengths of tokens are looked up under their first two characters
+_UNKNOWN_PENALTY = 10.0  # an unknown character's score is this much below the lowest one (kUnkPenalty)
+_HEAD = 2  # lengths of tokens are looked up by their first two characters
 
 
 class UGMTokenizer(SentencePiece):
     """Unigram (`tokenizer.ggml.model` = t5): T5, XLM-RoBERTa, multilingual embeddings.
 
-    A character without a token becomes its bytes if the vocabulary has byte tokens, else the unknown token,
-    once for a run of such characters. Normalization may drop or replace characters, so decoding doesn't
-    always give the text back.
+    A character without a token becomes its bytes if the vocabulary has byte tokens. Otherwise a run of such
+    characters becomes one unknown token. Normalization may drop or replace characters, so decoding doesn't
+    always restore the text.
 
     Raises:
         TokenizerError: the metadata contradicts itself.
 
-    Source: SentencePiece, src/unigram_model.cc; llama.cpp, src/llama-vocab.cpp, llm_tokenizer_ugm_session,
-    which knows no byte tokens here, and puts no
-    space before a text of nothing but spaces.
+    Source: SentencePiece, src/unigram_model.cc; llama.cpp, src/llama-vocab.cpp, llm_tokenizer_ugm_session.
+    llama.cpp differs in two points: it uses no byte tokens here, and puts no space before a text of spaces.
     """
 
     model = "t5"
@@ -44,14 +43,14 @@ class UGMTokenizer(SentencePiece):
         table = vocabulary.integers("precompiled_charsmap")
         self._charsmap = None
         if table is not None:
-            # Files hold them as signed or as unsigned bytes.
+            # Some files store signed bytes, others unsigned ones.
             if any(not -128 <= value < 256 for value in table):
                 raise TokenizerError.at(KEY, "bytes", "larger numbers")
             self._charsmap = CharsMap(bytes(value & 0xFF for value in table))
         self._words = WordCache(self._encode_word)
 
     def normalize(self, text: str) -> str:
-        """The text as it is cut into tokens: characters replaced, spaces as ▁."""
+        """Return the text in the form that is cut into tokens: characters replaced, ▁ for a space."""
         if self._charsmap is not None:
             text = self._charsmap.apply(text)
         if self.remove_extra_whitespaces:
@@ -66,7 +65,7 @@ class UGMTokenizer(SentencePiece):
         self._join_unknown(ids, start)
 
     def _encode_word(self, word: str) -> list[int]:
-        """The best path, one step per character: the sum so far, and the token that led there."""
+        """Return the ids of the best path, found character by character from the best paths before it."""
         score_of, lengths_of, unknown = self._score_of.get, self._lengths.get, self._unknown_score
         n = len(word)
         best = [-math.inf] * (n + 1)
@@ -92,7 +91,7 @@ class UGMTokenizer(SentencePiece):
 
     @cached_property
     def _score_of(self) -> dict[str, float]:
-        """Score of each text that may be chosen. User-defined tokens score 0, above all others."""
+        """The score of each text that may be chosen. User-defined tokens score 0, above all others."""
         chosen = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED)
         vocabulary = self.vocabulary
         return {
@@ -108,7 +107,7 @@ class UGMTokenizer(SentencePiece):
 
     @cached_property
     def _lengths(self) -> dict[str, list[int]]:
-        """First two characters -> the lengths that tokens starting with them have."""
+        """First two characters -> the lengths of the tokens that start with them."""
         found: dict[str, set[int]] = {}
         for text in self._score_of:
             if len(text) >= _HEAD:

@@ -1,4 +1,4 @@
-"""The tables of `tokenizer.ggml.*`, read from metadata and checked before anything relies on them."""
+"""The tables of `tokenizer.ggml.*`, read from metadata and checked before use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llmlite.errors import TokenizerError
 
 PREFIX = "tokenizer.ggml."
 
-# Control tokens after which a model's turn is over, whatever `eos_token_id` says. Files seldom name them,
-# so they are known by their text (llama.cpp: llama-vocab.cpp, "end-of-generation").
+# Control tokens that end a model's turn, in addition to `eos_token_id`. Files seldom list them, so they are
+# recognized by their text (llama.cpp: llama-vocab.cpp, "end-of-generation").
 END_OF_GENERATION = frozenset(
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> "
     "<|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> "
@@ -22,13 +22,13 @@ END_OF_GENERATION = frozenset(
     "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> "
     "<|file_sep|>".split()
 )
-END_IDS = "eog_token_ids"  # further ids that end a reply: llmlite's own key, written by `llmlite convert`
-# gpt-oss marks the parts of a reply with these; they belong to the text, so they are always parsed and shown.
+END_IDS = "eog_token_ids"  # more ids that end a reply: llmlite's own key, written by `llmlite convert`
+# gpt-oss marks the parts of a reply with these. They belong to the text, so they are always parsed and shown.
 ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 
 
 class TokenType(IntEnum):
-    """What a token is for (`tokenizer.ggml.token_type`; ids as in llama.h, enum llama_token_type)."""
+    """The purpose of a token (`tokenizer.ggml.token_type`; numbers as in llama.h, enum llama_token_type)."""
 
     UNDEFINED = 0
     NORMAL = 1
@@ -47,9 +47,17 @@ _HIDDEN = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
 class Vocabulary:
     """Token texts, types, scores and special ids of one file.
 
+    Args:
+        metadata: the file's metadata.
+
+    Attributes:
+        texts: the token texts, in order of their ids.
+        ids: text -> id.
+        types: the type of each token.
+
     Raises:
-        TokenizerError: a table is missing, has the wrong length or kind, names an id outside the vocabulary,
-            or two tokens share a text.
+        TokenizerError: a table is missing, has a wrong length or type, or has an id outside the vocabulary;
+            or two tokens have the same text.
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -60,7 +68,7 @@ class Vocabulary:
         self._mark_special_tokens()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: the tokenizer's own keys as plain values, not the file they came from."""
+        """Return the content of a pickle: the tokenizer's own keys as plain values, without the file."""
         kept = {key: _plain(self._metadata[key]) for key in self._metadata if key.startswith(PREFIX)}
         return {**self.__dict__, "_metadata": kept}
 
@@ -68,29 +76,36 @@ class Vocabulary:
         return len(self.texts)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The metadata value `tokenizer.ggml.<key>`; a NumPy scalar as Python's."""
+        """Return the metadata value `tokenizer.ggml.<key>`, a NumPy scalar as a Python number."""
         value = self._metadata.get(PREFIX + key, default)
         return value.item() if getattr(value, "shape", None) == () else value
 
     def text(self, key: str) -> str:
-        """A string of the metadata, empty if it is missing."""
+        """Return a string of the metadata, empty if it is missing. Raises TokenizerError for another type."""
         value = self.get(key, "")
         if not isinstance(value, str):
             raise TokenizerError.at(f"{PREFIX}{key}", "a string", type(value).__name__)
         return value
 
     def flag(self, key: str, default: bool) -> bool:
-        """A boolean metadata value."""
+        """Return a boolean of the metadata. Raises TokenizerError for another type."""
         value = self.get(key, default)
         if not isinstance(value, int) or value not in (0, 1):
             raise TokenizerError.at(f"{PREFIX}{key}", "a boolean", f"{value!r:.80}")
         return bool(value)
 
     def special_id(self, *keys: str, default: int | None = None) -> int | None:
-        """The id under the first of the metadata keys that holds one.
+        """Return the id of the first metadata key that has a valid one, or the default.
 
-        Some files write 4294967295 for "none", and some keep the ids of a larger vocabulary: an id outside
-        the vocabulary is passed over with a warning, as in llama.cpp.
+        Some files have 4294967295 for "none", and some have the ids of a larger vocabulary. So an id outside
+        the vocabulary is ignored with a warning, as in llama.cpp.
+
+        Args:
+            keys: keys, without their prefix.
+            default: the id if no key has one. It is ignored if it is outside the vocabulary.
+
+        Raises:
+            TokenizerError: a value isn't an integer.
         """
         default = default if default is not None and default < len(self) else None
         for key in keys:
@@ -102,7 +117,7 @@ class Vocabulary:
             if not 0 <= value < len(self):
                 warnings.warn(
                     f"{PREFIX}{key}: expected an id below the vocabulary's {len(self)} tokens, got {value}; "
-                    f"taking {'none' if default is None else default}",
+                    f"using {'none' if default is None else default}",
                     stacklevel=5,
                 )
                 continue
@@ -110,9 +125,14 @@ class Vocabulary:
         return default
 
     def numbers(self, key: str, kind: str) -> list[Any] | None:
-        """A numeric array with one entry per token, as a list; None if the file has none.
+        """Return a numeric array with one entry per token, as a list; None if the file has none.
 
-        `kind` is "integers" or "numbers".
+        Args:
+            key: the key, without its prefix.
+            kind: "integers" or "numbers".
+
+        Raises:
+            TokenizerError: the value is another type, or has another length.
         """
         values = self.get(key)
         if values is None:
@@ -123,7 +143,7 @@ class Vocabulary:
         return self._checked(key, values, kind)
 
     def integers(self, key: str) -> list[int] | None:
-        """An array of whole numbers of any length, as a list; None if the file has none."""
+        """Return an array of whole numbers of any length, as a list; None if the file has none."""
         values = self.get(key)
         if values is None:
             return None
@@ -139,14 +159,14 @@ class Vocabulary:
         return listed
 
     def merges(self) -> list[str]:
-        """The merges of a BPE vocabulary, best first, each "left right"."""
+        """Return the merges of a BPE vocabulary, best first, each in the form "left right"."""
         merges = self.get("merges")
         if merges is None:
             raise TokenizerError.missing(f"{PREFIX}merges", "a BPE vocabulary needs its merges")
         _check_array(PREFIX + "merges", merges)
         listed = list(merges)
         for index, merge in enumerate(listed):
-            # A token's own text never holds a space: byte 0x20 is spelled Ġ.
+            # A token's text never contains a space: byte 0x20 is spelled Ġ.
             if not isinstance(merge, str) or merge.count(" ") != 1 or merge[0] == " " or merge[-1] == " ":
                 raise TokenizerError.at(
                     f"{PREFIX}merges", "two texts separated by one space", f"{merge!r:.80}", index=index
@@ -154,13 +174,13 @@ class Vocabulary:
         return listed
 
     def merge_ranks(self) -> dict[str, int]:
-        """Rank of each merge under its own text "left right"; of two alike the first counts."""
+        """Return the rank of each merge, under its text "left right". Of equal merges, the first counts."""
         merges = self.merges()
         return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
 
     @cached_property
     def byte_values(self) -> dict[int, int]:
-        """Token id -> byte, for the tokens of type BYTE, which are spelled <0xNN>."""
+        """Token id -> byte, for tokens of type BYTE, which are spelled <0xNN>."""
         values = {}
         for token_id, token_type in enumerate(self.types):
             if token_type == TokenType.BYTE:
@@ -168,11 +188,11 @@ class Vocabulary:
         return values
 
     def is_hidden(self, token_id: int) -> bool:
-        """Whether the token is a control or unknown token: no part of what a reader sees."""
+        """Return whether the token is a control or unknown token, which a reader doesn't see."""
         return self.types[token_id] in _HIDDEN
 
     def end_of_generation_ids(self, *special_ids: int | None) -> frozenset[int]:
-        """The ids that end a reply: those given, those that the file lists, tokens known by their text."""
+        """Return the ids that end a reply: those given, those in the file, and those known by their text."""
         found = {self.ids[text] for text in END_OF_GENERATION if text in self.ids}
         texts = {self.texts[token_id] for token_id in found}
         # Two vocabularies reuse a common text for something else; llama.cpp makes the same exceptions.
@@ -203,7 +223,7 @@ class Vocabulary:
         return [_TYPES[value] if value in known else TokenType.UNDEFINED for value in listed]
 
     def _mark_special_tokens(self) -> None:
-        """Correct the types of tokens that only their text gives away, as llama.cpp does."""
+        """Correct the types of special tokens that are recognized only by their text, as llama.cpp does."""
         for text in END_OF_GENERATION:
             token_id = self.ids.get(text)
             if token_id is not None and self.types[token_id] in (TokenType.NORMAL, TokenType.USER_DEFINED):
@@ -217,7 +237,7 @@ def _texts(metadata: Mapping[str, Any]) -> list[str]:
     key = PREFIX + "tokens"
     tokens = metadata.get(key)
     if tokens is None:
-        raise TokenizerError.missing(key, "without it there is no vocabulary")
+        raise TokenizerError.missing(key, "the file has no vocabulary")
     _check_array(key, tokens)
     texts = list(tokens)
     if not texts:
@@ -226,7 +246,7 @@ def _texts(metadata: Mapping[str, Any]) -> list[str]:
         if not isinstance(text, str):
             raise TokenizerError.at(key, "a string", type(text).__name__, index=token_id)
         if not text:
-            texts[token_id] = f"[EMPTY_{token_id}]"  # the name llama.cpp gives it
+            texts[token_id] = f"[EMPTY_{token_id}]"  # llama.cpp's name for it
     return texts
 
 
@@ -262,7 +282,7 @@ def _byte_value(token_id: int, text: str) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A metadata value without ties to its file: an array of strings as a list."""
+    """Return a metadata value that doesn't refer to its file: a list for an array of strings."""
     is_strings = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     return list(value) if is_strings else value
 

@@ -1,4 +1,4 @@
-"""Words that were encoded before, and places at which cutting a text doesn't change its tokens."""
+"""A cache of encoded words, and cuts of a text that don't change its tokens."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
-# Words seen before keep their ids. Bounded, so that a long run over foreign text doesn't fill the memory.
+# The cache's limits, which keep a long run over varied text from filling the memory.
 CACHE_WORDS = 65_536
 CACHE_WORD_LENGTH = 64
 
 
 class WordCache:
-    """The token ids of words, each found once.
+    """A cache of the token ids of words.
 
     Args:
-        encode: the ids of one word, which must not depend on its neighbours.
+        encode: function that returns the ids of one word. They must not depend on neighbouring words.
     """
 
     def __init__(self, encode: Callable[[str], list[int]]) -> None:
@@ -23,7 +23,7 @@ class WordCache:
         self._ids: dict[str, list[int]] = {}
 
     def extend(self, ids: list[int], words: Iterable[str]) -> None:
-        """Append the ids of each word."""
+        """Append the ids of each word to `ids`."""
         kept = self._ids
         known = kept.get
         for word in words:
@@ -38,23 +38,23 @@ class WordCache:
 
 
 class SafeCuts:
-    """Cuts a text between two characters that no token holds side by side.
+    """Cut a text between two characters that occur side by side in no token.
 
-    No token reaches across such a place, so both sides of it are encoded on their own.
-    The pairs are kept by a hash of 22 bits: two pairs may share a place in the table, which only costs a cut.
+    No token reaches across such a place, so both sides can be encoded separately. The pairs of characters are
+    stored by a hash of 22 bits. If two pairs have the same hash, the only effect is that a cut may be missed.
 
     Args:
-        texts: every text that a token, or a part on the way to one, can have.
+        texts: the texts of all tokens, and of all parts that merge into tokens.
     """
 
     _BITS = 22
 
     def __init__(self, texts: Iterable[str]) -> None:
-        import numpy as np  # reading a file's tokenizer needs no NumPy of its own
+        import numpy as np  # imported here, because reading a tokenizer doesn't need NumPy
 
         self._np = np
         self._together = np.zeros(1 << self._BITS, bool)
-        # A line's end parts the texts; pairs with it are true ones only where a text holds it.
+        # The texts are joined by line ends. Pairs with these line ends are not pairs of the texts.
         held = [text for text in texts if len(text) > 1]
         if held:
             places = self._places(self._codes("\n".join(held)))
@@ -67,14 +67,14 @@ class SafeCuts:
         return self._np.frombuffer(text.encode("utf-32-le", "surrogatepass"), self._np.uint32)
 
     def _places(self, codes: Any) -> Any:
-        """The place in the table of each pair of neighbours."""
+        """Return the index in the table of each pair of neighbours."""
         np = self._np
         mixed = codes[:-1] * np.uint32(0x9E3779B1) ^ codes[1:] * np.uint32(0x85EBCA77)
         mixed ^= mixed >> np.uint32(15)
         return mixed & np.uint32((1 << self._BITS) - 1)
 
     def split(self, text: str) -> list[str]:
-        """The pieces of a text; joined, they are the text."""
+        """Return the pieces of a text. Joined, they are the text."""
         if len(text) < 2:
             return [text] if text else []
         apart = ~self._together[self._places(self._codes(text))]

@@ -1,4 +1,4 @@
-"""WordPiece: BERT's tokenizer, the longest match from the left of each word."""
+"""WordPiece, BERT's tokenizer: the longest match from the left of each word."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from llmlite.tokenizers.base import Tokenizer
 from llmlite.tokenizers.vocabulary import Vocabulary
 from llmlite.tokenizers.words import WordCache
 
-WORD_START = "▁"  # GGUF spells the start of a word; BERT's own files mark the rest with ## instead
+WORD_START = "▁"  # GGUF marks the start of a word; BERT's own files mark the other parts with ##
 
-MAX_WORD_LENGTH = 100  # BERT makes longer words one unknown token
+MAX_WORD_LENGTH = 100  # in BERT, a longer word is one unknown token
 
-# Ideographs stand alone. The ranges are BERT's; 0x2B920 is its own slip for 0x2B820, kept as it is.
+# Each ideograph is a word. The ranges are BERT's, including its typing error 0x2B920 for 0x2B820.
 _IDEOGRAPHS = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -29,17 +29,16 @@ _IDEOGRAPHS = (
 class WPMTokenizer(Tokenizer):
     """WordPiece (`tokenizer.ggml.model` = bert). CLS comes before the text and SEP after it.
 
-    Text is lower-cased and stripped of accents unless the file says otherwise, so decoding doesn't give it
-    back exactly.
+    By default, text is lower-cased and accents are removed, so decoding doesn't restore it exactly.
 
     Raises:
         TokenizerError: the metadata contradicts itself.
 
-    Source: BERT's tokenization.py; llama.cpp, src/llama-vocab.cpp, llm_tokenizer_wpm_session. Where they
-    differ, BERT's way is taken, as models were trained on it: a Hangul syllable becomes all of its letters
-    (llama.cpp keeps the first), vertical tab, form feed and U+0085 are dropped (llama.cpp cuts there),
-    spacing marks (category Mc) stay (llama.cpp drops them), and a word of more than 100 characters is unknown
-    as a whole (llama.cpp cuts it up).
+    Source: BERT's tokenization.py; llama.cpp, src/llama-vocab.cpp, llm_tokenizer_wpm_session. If they differ,
+    BERT is followed, because models were trained with it. A Hangul syllable becomes all of its letters
+    (llama.cpp keeps the first). Vertical tab, form feed and U+0085 are dropped (llama.cpp cuts there).
+    Spacing marks, category Mc, are kept (llama.cpp drops them). A word of more than 100 characters is one
+    unknown token (llama.cpp cuts it into parts).
     """
 
     model = "bert"
@@ -56,7 +55,7 @@ class WPMTokenizer(Tokenizer):
         self._words = WordCache(self._encode_word)
 
     def pretokens(self, text: str) -> list[str]:
-        """The words of a text: cleaned, cut at white space, punctuation and ideographs each alone."""
+        """Return the cleaned words of a text. Each punctuation mark and each ideograph is a word."""
         if self.strip_accents:
             text = unicodedata.normalize("NFD", text)
         return text.translate(self._table).split()
@@ -79,7 +78,7 @@ class WPMTokenizer(Tokenizer):
                 token_id = known.get(word[start:end])
                 if token_id is not None:
                     break
-            else:  # one unknown part makes the whole word unknown
+            else:  # if one part is unknown, the whole word is
                 return [] if self.unk_id is None else [self.unk_id]
             ids.append(token_id)
             start = end
@@ -90,7 +89,7 @@ class WPMTokenizer(Tokenizer):
 
 
 class _Replacements(dict[int, str]):
-    """What each character becomes, for str.translate: a blank at the end of a word, nothing if dropped."""
+    """The replacement of each character, for str.translate: a blank for white space, nothing to drop it."""
 
     def __init__(self, *, lowercase: bool, strip_accents: bool) -> None:
         super().__init__()
@@ -112,7 +111,7 @@ class _Replacements(dict[int, str]):
 
 def _lower(char: str) -> str:
     lowered = char.lower()
-    return lowered if len(lowered) == 1 else char  # one code point for one, as llama.cpp's table has it
+    return lowered if len(lowered) == 1 else char  # only one code point for one, as in llama.cpp's table
 
 
 def _stands_alone(char: str, category: str) -> bool:

@@ -74,7 +74,7 @@ def test_other_readers_agree(tmp_path: Path) -> None:
         (packed({"a": F32}, bytes(7)), "a: data_offsets: expected an end within the 7 bytes of data, got 8"),
         (
             packed({"a": F32, "b": F32}, bytes(8)),
-            "b: data_offsets: expected a beginning at 8, after the tensor before",
+            "b: data_offsets: expected a beginning at 8, the end of the previous tensor",
         ),
         (
             packed({"a": F32 | {"data_offsets": [4, 12]}}, bytes(12)),

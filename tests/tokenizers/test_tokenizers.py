@@ -253,7 +253,7 @@ def test_llama_bpe_adds_bos_where_the_file_is_silent() -> None:
 
 def test_a_double_bos_is_warned_of() -> None:
     tokenizer = tokenizers.from_metadata(tiny_metadata(add_bos_token=True))
-    with pytest.warns(UserWarning, match="two stand at the start"):
+    with pytest.warns(UserWarning, match="begins with a BOS token, and the model adds another"):
         tokenizer.encode("<|endoftext|>hello")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

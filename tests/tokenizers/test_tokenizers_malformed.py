@@ -124,12 +124,12 @@ def test_a_special_id_outside_the_vocabulary_is_passed_over_with_a_warning(
 
 def test_a_special_id_outside_the_vocabulary_leaves_the_default_of_its_kind() -> None:
     spm = {"model": "llama", "tokens": ["<unk>", "<s>", "</s>"], "token_type": [2, 3, 3], "scores": [0.0] * 3}
-    with pytest.warns(UserWarning, match="bos_token_id: .*got 4294967295; taking 1"):
+    with pytest.warns(UserWarning, match="bos_token_id: .*got 4294967295; using 1"):
         tokenizer = tokenizers.from_metadata(metadata(**spm, bos_token_id=2**32 - 1))
     assert tokenizer.encode("") == [1]
 
 
 def test_what_a_file_names_wrongly_is_not_added() -> None:
-    with pytest.warns(UserWarning, match="taking none"):
+    with pytest.warns(UserWarning, match="using none"):
         tokenizer = tokenizers.from_metadata(metadata(add_bos_token=True, bos_token_id=2**32 - 1))
     assert not tokenizer.add_bos and tokenizer.encode("he") == [256]

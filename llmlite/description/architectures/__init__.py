@@ -1,7 +1,7 @@
-"""What differs from one architecture to the next: one entry each.
+"""The architectures, with one entry for each.
 
-Most of what a model is follows from its hyper-parameters and from which tensors its file holds (biases,
-tied embeddings, RoPE factors). An entry says only what a file does not.
+A file's hyper-parameters and tensors determine most of a model: biases, tied embeddings, RoPE factors. An
+entry has only the facts that a file doesn't have.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     for entry in group
 }
 
-NO_DECODERS = {  # other values of general.architecture that GGUF files carry, and what they are
+NO_DECODERS = {  # other values of general.architecture in GGUF files, with a description
     "clip": "a vision tower or projector; load the file of the text model that it belongs to",
     "t5": "an encoder-decoder",
     "t5encoder": "the encoder of an encoder-decoder",
@@ -58,8 +58,8 @@ def by_name(name: object) -> Architecture:
     """Return the entry for a value of `general.architecture`.
 
     Raises:
-        ModelError: if it is not a string.
-        UnsupportedError: if no entry has that name; the message lists those there are.
+        ModelError: the value isn't a string.
+        UnsupportedError: no entry has that name. The error lists the known ones.
     """
     if not isinstance(name, str):
         raise ModelError.at("general.architecture", "a string", repr(name))
@@ -76,10 +76,10 @@ def by_name(name: object) -> Architecture:
 
 
 def by_class(name: object) -> Architecture:
-    """Return the entry for a class of transformers, as config.json names it.
+    """Return the entry for a class of transformers, under its name in config.json.
 
     Raises:
-        UnsupportedError: if no entry has it; the message lists those there are.
+        UnsupportedError: no entry has that class. The error lists the known ones.
     """
     for entry in ARCHITECTURES.values():
         if name in entry.classes:

@@ -23,7 +23,7 @@ GPT2_REFUSED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
-}  # the only values that GPT-2's own weights have, and that a GGUF file can say
+}  # the values of GPT-2's own weights; a GGUF file can't express others
 
 
 def _gpt2(config: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _gemma2(config: Any) -> dict[str, Any]:
 
 
 def _gemma_scale(key_size: int, n_embd: int, n_head: int, n_layer: int) -> float:
-    """1/sqrt(head size), but of n_embd/n_head in the 27B models (46 layers in Gemma 2, 62 in Gemma 3)."""
+    """Return 1/sqrt(head size). The 27B models (46 layers in Gemma 2, 62 in 3) use n_embd/n_head instead."""
     return (n_embd / n_head if n_layer in (46, 62) else key_size) ** -0.5
 
 
@@ -180,7 +180,7 @@ DECODERS = (
         rope_pairs="neox",
         norms=("post_attention_norm", "post_ffw_norm"),
         head_norms="full",
-        windows=Windows(pattern=4, scaled=False),  # of OLMo 3
+        windows=Windows(pattern=4, scaled=False),  # for OLMo 3
         classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
         names=llama_names(
             {

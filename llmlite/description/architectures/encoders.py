@@ -1,7 +1,7 @@
 """Entries of encoders: every token sees all others, and the states of the last layer are the result.
 
 Sources: transformers' modeling_bert.py, modeling_nomic_bert.py, modeling_modernbert.py, modeling_gemma3.py;
-for jina-bert-v2 the code that its authors publish with it. Keys and tensors: llama.cpp's conversion/bert.py.
+for jina-bert-v2, its authors' published code. Keys and tensors: llama.cpp's conversion/bert.py.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MODERN_OUTER = {
     "model.final_norm": "output_norm",
 }
 MODERN_HEAD = {"model.head.dense": "cls", "model.head.norm": "cls.norm", "model.classifier": "cls.output"}
-UNREAD = r"position_ids$|^cls\."  # what follows from the shape; what guesses masked words
+UNREAD = r"position_ids$|^cls\."  # numbers that follow from the shape; the head that predicts masked words
 
 
 def _token_types(config: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _bert(config: Any) -> dict[str, Any]:
 
 
 def _unused_positions(config: Any) -> int:
-    """RoBERTa counts positions from pad_token_id + 1 on; a GGUF file leaves the rows before that out."""
+    """Return the number of rows before the first position, pad_token_id + 1 in RoBERTa. GGUF omits them."""
     if config.class_name not in ROBERTA:
         return 0
     pad, n = config.values.get("pad_token_id", 1), config.integer("max_position_embeddings")
@@ -97,7 +97,7 @@ def _used_positions(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def _nomic(config: Any) -> dict[str, Any]:
-    """Both forms of config.json: transformers' own, and that of the model's first folders."""
+    """Read config.json in both of its forms: transformers' own, and that of the model's first folders."""
     biases = ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias")
     for key in ("prenorm", "causal", "rotary_emb_interleaved", *biases):
         if config.flag(key):
@@ -110,7 +110,7 @@ def _nomic(config: Any) -> dict[str, Any]:
     found = _token_types(config)
     if config.values.get("rotary_emb_base") is not None:
         found["rope.freq_base"] = config.number(config.values, "rotary_emb_base")
-    if config.values.get("n_positions") is not None:  # 8192, which the published weights weren't trained for
+    if config.values.get("n_positions") is not None:  # 8192, but the published weights were trained for 2048
         trained = config.integer("max_trained_positions", 2048)
         found["context_length"] = min(config.integer("n_positions"), trained)
     return found
@@ -164,7 +164,7 @@ def _jina_v2(config: Any) -> dict[str, Any]:
 
 
 def _old_norms(sources: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The first BERT folders call a LayerNorm's gain and bias gamma and beta."""
+    """Rename a LayerNorm's gamma and beta, as the first BERT folders call its gain and bias."""
     renamed = {".gamma": ".weight", ".beta": ".bias"}
     found = {}
     for name, tensor in sources.items():

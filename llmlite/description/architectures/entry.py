@@ -1,4 +1,4 @@
-"""What an architecture's entry says: only what its files do not."""
+"""The records of an architecture: the facts that its files don't have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# The matrices of a layer -> the row and column counts, as names of attributes (config.matrix_shapes).
+# The matrices of a layer
 ATTENTION_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output")
 FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
 FUSED = {  # a tensor -> the matrices whose rows it holds, one after another
@@ -16,11 +16,11 @@ FUSED = {  # a tensor -> the matrices whose rows it holds, one after another
     "ssm_in": ("ssm_in_z", "ssm_in_xbc", "ssm_in_dt"),
     "shortconv.in_proj": ("shortconv.b", "shortconv.c", "shortconv.x"),
 }
-NORMS = (  # the norms a layer may have; where each is applied: transformer.block
+NORMS = (  # the norms that a layer may have; engine/transformer.py applies them
     "attn_norm", "attn_norm_2", "ffn_norm", "post_attention_norm", "post_ffw_norm", "attn_output_norm",
     "layer_output_norm", "attn_sub_norm", "ffn_sub_norm",
 )  # fmt: skip
-EXPERTS = ("ffn_gate", "ffn_up", "ffn_down")  # in a mixture, one of each for every expert: "ffn_gate_exps"
+EXPERTS = ("ffn_gate", "ffn_up", "ffn_down")  # in a mixture, each expert has all three: "ffn_gate_exps"
 HEAD_NORMS = ("attn_q_norm", "attn_k_norm")  # gains of a norm of queries and keys
 
 OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -48,15 +48,16 @@ GEMMA_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """What a class of transformers calls its tensors.
+    """The tensor names of a class of transformers.
 
     Attributes:
-        layers: what comes before a layer's number. optional: a beginning that some files leave out.
-        outer, layer: their stem -> GGUF's, outside the layers and in them.
-        experts: what comes before an expert's number; "" without a mixture.
+        layers: the part of a name before a layer's number.
+        optional: a beginning of names that some files omit.
+        outer, layer: stem of a name -> GGUF's stem, outside the layers and in them.
+        experts: the part of a name before an expert's number; "" without a mixture.
         expert: the stem after that number -> the matrix of EXPERTS.
-        transposed: GGUF's stems of the matrices kept as (columns, rows).
-        ignored: a pattern of names that follow from config.json or that nothing reads; "" for none.
+        transposed: GGUF's stems of the matrices that are stored as (columns, rows).
+        ignored: a pattern of names of tensors that aren't needed; "" for none.
     """
 
     layers: str = "model.layers."
@@ -69,7 +70,7 @@ class Names:
     ignored: str = ""
 
     def new(self, name: str) -> tuple[str, int | None] | None:
-        """GGUF's name, and the expert's number if it is the tensor of one; None if it is unknown."""
+        """Return GGUF's name, and the expert's number or None; None for an unknown name."""
         pattern = rf"(?:{re.escape(self.layers)}(\d{{1,4}})\.)?(.+)\.(weight|bias)"
         if not name.startswith((self.optional, "lm_head.")):
             name = self.optional + name
@@ -85,7 +86,7 @@ class Names:
         return (f"{prefix}{stems[stem]}.{kind}", None) if stem in stems else None
 
     def old(self, name: str) -> str:
-        """The name that a tensor has in the folder: what its owner knows it by."""
+        """Return a tensor's name in the folder, from GGUF's name, for errors."""
         match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
         if match is None:
             return name
@@ -98,7 +99,12 @@ class Names:
 
 
 def llama_names(changes: Mapping[str, str | None], **options: Any) -> Names:
-    """Return Llama's names with the layer's stems in `changes` added, replaced, or (None) left out."""
+    """Return Llama's names, with the layer's stems in `changes` added, replaced, or removed (None).
+
+    Args:
+        changes: stem of a name -> GGUF's stem, or None.
+        options: other fields of Names.
+    """
     layer = {old: new for old, new in LAYER_NAMES.items() if changes.get(old, new) is not None}
     return Names(layer=layer | {old: new for old, new in changes.items() if new}, **options)
 
@@ -106,10 +112,13 @@ def llama_names(changes: Mapping[str, str | None], **options: Any) -> Names:
 def mixture_names(
     router: str, experts: str, stems: tuple[str, str, str], more: Mapping[str, str] | None = None
 ) -> Names:
-    """Llama's names with experts in place of the one feed-forward network; stems in the order of EXPERTS.
+    """Return Llama's names with experts in place of the one feed-forward network.
 
     Args:
-        more: further names in a layer.
+        router: the stem of the matrix that chooses experts.
+        experts: the part of a name before an expert's number.
+        stems: the stems of an expert's matrices, in the order of EXPERTS.
+        more: more names in a layer.
     """
     layer = {old: new for old, new in LAYER_NAMES.items() if new not in EXPERTS}
     return Names(
@@ -121,14 +130,14 @@ def mixture_names(
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Which layers see only a window of positions, if the file has `attention.sliding_window`.
+    """The rule that gives layers a window of positions, if the file has `attention.sliding_window`.
 
     Attributes:
-        pattern: the default period n: all but the last of every n layers are windowed; 0: every layer.
-        dense_first: the first of every n layers sees everything instead of the last.
-        size: the default size of the window; 0: the file must give it, or has none.
-        rope_base: RoPE's base in windowed layers if the file gives none; 0: that of the others.
-        scaled: whether RoPE's scaling and factors count in windowed layers too.
+        pattern: the default period n: of every n layers, all except the last have a window. 0: every layer.
+        dense_first: whether the first of every n layers has no window, instead of the last.
+        size: the default size of the window in positions; 0 for none.
+        rope_base: RoPE's base in windowed layers if the file has none; 0 for that of the other layers.
+        scaled: whether RoPE's scaling and factors also apply in windowed layers.
     """
 
     pattern: int = 0
@@ -146,65 +155,69 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One value of `general.architecture`: how its layers are made.
+    """One value of `general.architecture`, with the properties of its layers.
 
     Attributes:
         name: the value, which is also the prefix of the hyper-parameters' keys.
-        rope_pairs: which elements of a head RoPE turns together: "norm" (2i, 2i+1) or "neox"
-            (i, i + rope_dim/2). `llama_model_rope_type` in llama.cpp's llama-model.cpp. "" for none.
-        rope_at: (layer, whether it is windowed, whether any layer is) -> whether RoPE turns its queries
-            and keys.
+        rope_pairs: the pairs of a head's elements that RoPE rotates: "norm" (2i, 2i+1) or "neox"
+            (i, i + rope_dim/2); "" for none. Source: `llama_model_rope_type` in llama.cpp's llama-model.cpp.
+        rope_at: function of (layer, whether it has a window, whether any layer has one) that returns whether
+            RoPE rotates the layer's queries and keys.
         learned_positions: whether positions are learned vectors, rows of `position_embd`.
-        norm: "rms", or "layer", which takes the mean off. norms: those of NORMS that a layer must have.
+        norm: "rms", or "layer", which subtracts the mean.
+        norms: those of NORMS that a layer must have.
         optional: those of NORMS that a layer may have.
-        norm_bias: whether norms must have a bias; one that is there is used in any case.
+        norm_bias: whether norms must have a bias. One in the file is used in any case.
         outer: norms outside the layers: "output_norm", "token_embd_norm".
-        biases: the matrices whose bias must be present; any other's may be.
-        activation: of the feed-forward network (layers.ACTIVATIONS). gated: whether it has a gate.
-        head_norms: "head" if queries and keys are normalized head by head, "full" if over their whole
-            width, "each" if a file may have norms with gains of its own for each head, "" if not.
-        fused: the tensors of FUSED that replace their parts; a file may hold the parts instead.
-        windows: its windows, or None to refuse a window in the file.
+        biases: the matrices that must have a bias. Others may have one.
+        activation: the activation of the feed-forward network (layers.ACTIVATIONS).
+        gated: whether the feed-forward network has a gate.
+        head_norms: "head" if queries and keys are normalized head by head, "full" if over their whole width,
+            "each" if a file may have norms with separate gains for each head, "" if they aren't normalized.
+        fused: the tensors of FUSED that replace their parts. A file may have the parts instead.
+        windows: the rule for windows, or None to refuse a window in the file.
         parallel: whether attention and feed-forward network read the same input.
-        experts: how a mixture of experts is routed: fields of layers.Experts; None if it has none.
-        expert_count_required: whether it is always a mixture.
-        features: the hyper-parameters beyond llama's that it obeys (hyperparameters.FEATURES); in any other
-            architecture an unusual value of one of these is refused.
-        embedding_scale: (n_embd) -> what embeddings are multiplied by.
-        attention_scale: (key_size, n_embd, n_head, n_layer) -> what scores are multiplied by.
-        logit_scale: (the key's value) -> what logits are multiplied by.
-        alibi: the largest slope exponent of ALiBi, if the file gives none; 0: no ALiBi.
+        experts: fields of layers.Experts that describe the routing of a mixture; None if it has none.
+        expert_count_required: whether a model is always a mixture.
+        features: the hyper-parameters in addition to llama's that it supports (hyperparameters.FEATURES). An
+            architecture without one of them refuses an unusual value of it.
+        embedding_scale: function of n_embd that returns the factor of the embeddings.
+        attention_scale: function of (key_size, n_embd, n_head, n_layer) that returns the factor of scores.
+        logit_scale: function of the key's value that returns the factor of the logits.
+        alibi: the largest slope exponent of ALiBi, if the file has none; 0 for no ALiBi.
         sinks: whether each head has a logit that counts only in the softmax's denominator.
         yarn_rounded: whether the ends of yarn's ramp are rounded to whole pairs.
-        renamed: a tensor's stem in the file, in a layer or outside -> the stem that says what it does here.
-        recurrent: what mixes tokens in layers without key/value heads: a name of mixer_keys.RECURRENT; "" if
-            there are no such layers.
-        tiled_heads: of a delta net, whether its value heads take key heads in turn (layers.DeltaNet).
-        output_gate: whether `attn_q` also holds a gate for each head's output.
-        window_sizes: whether windowed layers have sizes of keys and values of their own.
-        norm_values: whether values are divided by their root mean square. keys_as_values: whether a layer
-            without `attn_v` takes for values what its keys are made of.
-        output_scale: whether a layer may have a number that its output is multiplied by.
-        latent: whether keys and values are made of one short row for each token (layers.LatentAttention).
-        skipped: a pattern of further tensors that text doesn't need (layers that predict ahead); vision and
-            audio towers (weights.TOWERS) are skipped in any case.
-        causal: whether a token sees only those before it; an encoder's see all.
-        token_types: whether a learned vector for the kind of each token is added, a row of `token_types`.
-        from_second: those of NORMS that every layer but the first must have.
-        head: what scores a pair of texts, if a file has it: "tanh" for output(tanh(dense)), "norm" for
-            output(norm(gelu(dense))); "" if it has none. Its tensors are `cls`, `cls.norm`, `cls.output`.
-        dense: matrices that pooled states go through, one after the other, if a file has them.
-        classes: what config.json calls it, in `architectures`.
-        names: the names of its tensors there; for single classes in `class_names`.
-        hyperparameters: (config.json as huggingface.config.Config) -> more keys of the GGUF file, without
-            the prefix unless they begin with "tokenizer."; a key with None is left out.
-        tied: whether embeddings serve as the output matrix if config.json doesn't say.
-        reordered: whether transformers keeps the rows of Q and K for pairs "neox" although `rope_pairs` is
-            "norm": conversion reorders them.
-        sources: (folder's tensors under their own names, config) -> the same, as `names` knows them, if the
-            folder stacks or names them in a way of its own.
-        tensors: (folder's tensors under GGUF's names, config) -> the tensors as GGUF lays them out, if
-            renaming isn't enough.
+        renamed: a tensor's stem in the file, in a layer or outside -> its stem by purpose.
+        recurrent: the mixer of layers without key/value heads, a name of mixer_keys.RECURRENT; "" if there
+            are no such layers.
+        tiled_heads: `layers.DeltaNet.tiled`, in a delta net.
+        output_gate: whether `attn_q` also has a gate for each head's output.
+        window_sizes: whether keys and values have other sizes in windowed layers.
+        norm_values: whether values are divided by their root mean square.
+        keys_as_values: whether the keys before their norm are also the values, in a layer without `attn_v`.
+        output_scale: whether a layer may have a number that multiplies its output.
+        latent: whether keys and values are computed from a short row for each token (LatentAttention).
+        skipped: a pattern of tensors that text doesn't need, in addition to vision and audio towers
+            (weights.TOWERS).
+        causal: whether a token sees only those before it. In an encoder, it sees all.
+        token_types: whether a learned vector for each token's type, a row of `token_types`, is added.
+        from_second: those of NORMS that every layer except the first must have.
+        head: the form of a head that scores a pair of texts, if a file has one: "tanh" for
+            output(tanh(dense)), "norm" for output(norm(gelu(dense))); "" for none. Its tensors are `cls`,
+            `cls.norm` and `cls.output`.
+        dense: matrices that are applied to pooled states, one after the other, if a file has them.
+        classes: its names in `architectures` of config.json.
+        names: the names of its tensors in a folder.
+        class_names: those of single classes that have other names.
+        hyperparameters: function of config.json (huggingface.config.Config) that returns more keys of the
+            GGUF file, without the prefix unless they begin with "tokenizer."; a key with None is omitted.
+        tied: whether the embeddings are also the output matrix if config.json doesn't say.
+        reordered: whether transformers stores the rows of Q and K for "neox" pairs although `rope_pairs` is
+            "norm". Conversion then reorders them.
+        sources: function of (tensors under the folder's names, config) that returns them under the names and
+            shapes that `names` expects, if the folder's own differ.
+        tensors: function of (tensors under GGUF's names, config) that returns them in GGUF's layout, if it
+            differs from the folder's.
     """
 
     name: str

@@ -16,7 +16,7 @@ from llmlite.description.architectures.entry import (
     llama_names,
 )
 
-# Numbers that transformers keeps under a name without a kind
+# Tensors whose names in transformers have no suffix ".weight"
 BARE = re.compile(r"\.(layer_scalar|router\.scale|router\.per_expert_scale|experts\.(gate_up|down)_proj)$")
 SCALES = {
     "ffn_gate_inp_scale.weight": "ffn_gate_inp.scale",
@@ -92,7 +92,7 @@ def _gemma4(config: Any) -> dict[str, Any]:
 
 
 def gemma4_sources(sources: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Names without a kind get one; keys and values that a layer doesn't read are left out."""
+    """Complete names that have no suffix, and remove keys and values that a layer doesn't read."""
     n_layer, n_shared = config.integer("num_hidden_layers"), config.values.get("num_kv_shared_layers") or 0
     found = {}
     for name, tensor in sources.items():
@@ -103,7 +103,7 @@ def gemma4_sources(sources: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def gemma4_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Scales under llama.cpp's names, which end in another kind."""
+    """Rename scales: llama.cpp's names have the suffix ".scale"."""
     found = {}
     for name, tensor in tensors.items():
         prefix, stem = name.rsplit(".", 2)[:-2], ".".join(name.rsplit(".", 2)[-2:])

@@ -38,11 +38,11 @@ DELTA_NAMES = {
 SHARED_EXPERT = {f"mlp.shared_expert.{part}_proj": f"ffn_{part}_shexp" for part in ("gate", "up", "down")} | {
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp"
 }
-AHEAD = r"^(model\.)?mtp\."  # layers that guess further tokens
+AHEAD = r"^(model\.)?mtp\."  # layers that only predict further tokens
 
 
 def _delta_heads(config: Any) -> tuple[int, int, int]:
-    """Heads of keys, heads of values, and their size."""
+    """Return the number of key heads, the number of value heads, and their size."""
     n_k, n_v = config.integer("linear_num_key_heads"), config.integer("linear_num_value_heads")
     size = config.integer("linear_key_head_dim")
     if config.integer("linear_value_head_dim") != size:
@@ -53,7 +53,7 @@ def _delta_heads(config: Any) -> tuple[int, int, int]:
 
 
 def _delta_net(config: Any) -> dict[str, Any]:
-    """The keys that Qwen 3.5 and Qwen3-Next share."""
+    """Return the keys that Qwen 3.5 and Qwen3-Next share."""
     n_layer = config.integer("num_hidden_layers")
     n_k, n_v, size = _delta_heads(config)
     period = config.integer("full_attention_interval", 4)
@@ -97,7 +97,7 @@ def _delta_experts(config: Any) -> dict[str, Any]:
 
 
 def delta_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Taps, rates and gains as llama.cpp keeps them: all gains but those of `ssm_norm` are 1 + theirs."""
+    """Convert taps, rates and gains to llama.cpp's form: 1 + gain, except in `ssm_norm`."""
     found = shared_gate_as_vector(mamba_tensors(tensors, config), config)
     for name, tensor in found.items():
         if name.endswith("norm.weight") and "ssm_norm" not in name:
@@ -106,7 +106,7 @@ def delta_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def tiled_delta_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """As `delta_tensors`; value heads, grouped by key head in a folder, take the key heads in turn."""
+    """Do the same as `delta_tensors`, and reorder value heads: a folder groups them by key head."""
     n_k, n_v, size = _delta_heads(config)
     heads = np.arange(n_v).reshape(n_k, -1).T.ravel()
     numbers = (heads[:, None] * size + np.arange(size)).ravel()
@@ -135,7 +135,7 @@ def tiled_delta_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def split_qkvz(sources: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Rows of Qwen3-Next's one projection, ordered by key head, become queries | keys | values, and gates."""
+    """Split Qwen3-Next's projection, whose rows are by key head, into queries | keys | values and gates."""
     n_k, n_v, size = _delta_heads(config)
     width = n_v // n_k * size
     rows = np.arange(n_k * 2 * (size + width)).reshape(n_k, -1)
@@ -199,14 +199,14 @@ def _granite_hybrid(config: Any) -> dict[str, Any]:
 
 
 def granite_hybrid_sources(sources: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Granite's experts and Mamba-2's names; without experts the shared network is the only one."""
+    """Split Granite's experts, and complete Mamba-2's names. Without experts, rename the shared network."""
     found = granite_experts(mamba2_names(sources, config), config)
     if config.values.get("num_local_experts"):
         return found
     return {name.replace(".shared.", ".only."): tensor for name, tensor in found.items()}
 
 
-DELTA: dict[str, Any] = {  # what all models with a delta net share
+DELTA: dict[str, Any] = {  # the properties of all models with a delta net
     "rope_pairs": "neox",
     "head_norms": "head",
     "output_gate": True,

@@ -1,4 +1,4 @@
-"""Entries of decoders whose keys and values are made of one short row for each token."""
+"""Entries of decoders whose keys and values are computed from one short row for each token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATENT_NAMES = {
 
 
 def _multiplier(config: Any) -> float:
-    """Yarn's `mscale_all_dim`, 0 without yarn; a refusal of what llama.cpp's keys can't say."""
+    """Return yarn's `mscale_all_dim`, 0 without yarn. Refuse values that llama.cpp's keys can't express."""
     rope = config.rope()
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
@@ -39,7 +39,7 @@ def _multiplier(config: Any) -> float:
 
 
 def _routing(config: Any) -> dict[str, Any]:
-    """The keys of a mixture: V3 chooses by sigmoid and a bias, V2 by softmax."""
+    """Return the keys of a mixture. V3 chooses experts by a sigmoid and a bias, V2 by a softmax."""
     is_v3 = config.class_name == "DeepseekV3ForCausalLM"
     normalized = config.flag("norm_topk_prob", is_v3)
     if normalized and not is_v3:
@@ -77,7 +77,7 @@ def _deepseek(config: Any) -> dict[str, Any]:
     rank, turned = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
     multiplier = _multiplier(config)
     return {
-        "attention.head_count_kv": 1,  # llama.cpp keeps the short rows: one head for all
+        "attention.head_count_kv": 1,  # llama.cpp stores the short rows, which are one head for all
         "attention.key_length": rank + turned,
         "attention.value_length": rank,
         "attention.key_length_mla": config.integer("qk_nope_head_dim") + turned,
@@ -85,14 +85,14 @@ def _deepseek(config: Any) -> dict[str, Any]:
         "attention.kv_lora_rank": rank,
         "attention.q_lora_rank": config.values.get("q_lora_rank") or 0,
         "rope.dimension_count": turned,
-        "rope.scaling.attn_factor": None,  # cosines and sines keep their length: see _multiplier
+        "rope.scaling.attn_factor": None,  # cosines and sines aren't scaled: see _multiplier
         "rope.scaling.yarn_log_multiplier": 0.1 * multiplier if multiplier else None,
         "leading_dense_block_count": n_dense,
     } | _routing(config)
 
 
 def deepseek_sources(sources: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Without the layers that guess further tokens; the bias that chooses experts has no name of its own."""
+    """Remove the layers that only predict further tokens, and give the experts' bias a suffix."""
     n_layer, found = config.integer("num_hidden_layers"), {}
     for name, tensor in sources.items():
         match = re.match(r"model\.layers\.(\d{1,4})\.", name)
@@ -102,7 +102,7 @@ def deepseek_sources(sources: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def split_by_head(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """One matrix for keys and values becomes two for each head, the keys' turned, as llama.cpp keeps them."""
+    """Split the matrix for keys and values into two for each head, the keys' transposed, as in llama.cpp."""
     n_head, plain = config.integer("num_attention_heads"), config.integer("qk_nope_head_dim")
     width, found = plain + config.integer("v_head_dim"), {}
     for name, tensor in tensors.items():

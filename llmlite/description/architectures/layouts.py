@@ -1,7 +1,7 @@
-"""How folders lay tensors out, brought to GGUF's layout: experts, rows in turn, norms of 1 + gain.
+"""Convert the layouts of tensors in folders to GGUF's: stacked experts, interleaved rows, norms of 1 + gain.
 
 Each function has the form of `Architecture.sources` or `Architecture.tensors`: (tensors by name, config.json)
--> tensors by name. Nothing is copied before its blocks are asked for.
+-> tensors by name. A tensor's data is copied only when its blocks are requested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tensors = dict[str, QuantTensor]
 
 
 def gains_plus_one(tensors: Tensors, config: Any) -> Tensors:
-    """Gemma's norms multiply by 1 + gain; a GGUF file holds the sum."""
+    """Add 1 to gains: Gemma's norms multiply by 1 + gain, and a GGUF file stores the sum."""
     return {
         name: QuantTensor.quantize(tensor.dequantize() + 1, "F32", name) if "norm" in name else tensor
         for name, tensor in tensors.items()
@@ -27,7 +27,7 @@ def gains_plus_one(tensors: Tensors, config: Any) -> Tensors:
 
 
 def rows_taken(source: QuantTensor, name: str, rows: np.ndarray) -> QuantTensor:
-    """The rows of a matrix, or the numbers of a vector, in the order `rows`."""
+    """Return the rows of a matrix, or the numbers of a vector, in the order `rows`."""
     if len(source.shape) == 1:
         return QuantTensor.quantize(source.dequantize()[rows], "F32", name)
 
@@ -39,7 +39,7 @@ def rows_taken(source: QuantTensor, name: str, rows: np.ndarray) -> QuantTensor:
 
 
 def part_of(source: QuantTensor, name: str, take: Callable[[np.ndarray], np.ndarray]) -> QuantTensor:
-    """A tensor of plain numbers made of another's by `take` (array -> array), in the same type."""
+    """Return a tensor of plain numbers, made from another by `take` (array -> array), in the same type."""
 
     def numbers() -> np.ndarray:
         return source.blocks.reshape(*source.shape, source.type.type_size)
@@ -53,7 +53,7 @@ def part_of(source: QuantTensor, name: str, take: Callable[[np.ndarray], np.ndar
 
 
 def split_qkv(n_head: int, n_head_kv: int, head_size: int) -> np.ndarray:
-    """The order of rows that turns, for each key/value head, its queries, key and value into q | k | v."""
+    """Return the order of rows that turns queries, key and value of each key/value head into q | k | v."""
     group = n_head // n_head_kv
     rows = np.arange((n_head + 2 * n_head_kv) * head_size).reshape(n_head_kv, group + 2, head_size)
     return np.concatenate([rows[:, :group].ravel(), rows[:, group].ravel(), rows[:, group + 1].ravel()])
@@ -73,7 +73,7 @@ def qkv_by_group(n_head_kv: Callable[[Any], int]) -> Callable[[Tensors, Any], Te
 
 
 def shared_gate_as_vector(tensors: Tensors, config: Any) -> Tensors:
-    """The gate of shared experts, a matrix of one row, becomes a vector."""
+    """Turn the gate of shared experts, a matrix of one row, into a vector."""
     return {
         name: part_of(tensor, name, lambda w: w.reshape(w.shape[1], *w.shape[2:]))
         if name.endswith("ffn_gate_inp_shexp.weight")
@@ -88,7 +88,7 @@ def half_of(axis: int, i: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def stacked_head_norms(sources: Tensors, config: Any) -> Tensors:
-    """StableLM keeps each head's gains by themselves: `q_layernorm.norms.3.weight` -> rows of `q_norm`."""
+    """Stack each head's gains, which StableLM stores separately: `q_layernorm.norms.3.weight` -> a row."""
     found: Tensors = {}
     heads: dict[str, dict[int, QuantTensor]] = {}
     for name, tensor in sources.items():
@@ -102,13 +102,13 @@ def stacked_head_norms(sources: Tensors, config: Any) -> Tensors:
             raise ModelError.at(name, "the gains of every head, numbered from 0", sorted(rows))
         gains = [rows[i].dequantize() for i in range(len(rows))]
         if len({each.shape for each in gains}) > 1:
-            raise ModelError.at(name, "as many gains for every head", sorted({each.shape for each in gains}))
+            raise ModelError.at(name, "one shape for all heads", sorted({each.shape for each in gains}))
         found[name] = QuantTensor.quantize(np.stack(gains), "F32", name)
     return found
 
 
 def granite_experts(sources: Tensors, config: Any) -> Tensors:
-    """Granite stacks experts, gate over up: (n_expert, 2 F, D)."""
+    """Split Granite's stacked experts, in which the gate is above up: (n_expert, 2 F, D)."""
     found: Tensors = {}
     for name, tensor in sources.items():
         match = re.fullmatch(r"(model\.layers\.\d+\.)(block_sparse_moe|shared_mlp)\.(\w+)\.weight", name)
@@ -126,7 +126,7 @@ def granite_experts(sources: Tensors, config: Any) -> Tensors:
 
 
 def gpt_oss_experts(sources: Tensors, config: Any) -> Tensors:
-    """gpt-oss keeps experts as (n_expert, D, 2 F), gate and up in turn; sinks and biases have no suffix."""
+    """Split gpt-oss' experts, (n_expert, D, 2 F) with gate and up interleaved, and complete names."""
     found: Tensors = {}
     for name, tensor in sources.items():
         stem = name.rpartition(".")[2]

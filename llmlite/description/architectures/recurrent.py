@@ -1,4 +1,4 @@
-"""Entries of decoders some of whose layers keep a state of a fixed size instead of all keys and values."""
+"""Entries of decoders in which some layers keep a state of a fixed size instead of all keys and values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LFM2_OUTER = {
 
 
 def taps_as_matrix(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """A convolution's taps, kept as (columns, 1, taps), become (columns, taps)."""
+    """Turn a convolution's taps, stored as (columns, 1, taps), into (columns, taps)."""
     return {
         name: part_of(tensor, name, lambda w: w.reshape(w.shape[0], *w.shape[2:]))
         if re.search(r"(shortconv\.conv|ssm_conv1d)\.weight$", name)
@@ -45,7 +45,7 @@ def taps_as_matrix(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 def _convolutions(config: Any) -> list[bool]:
-    """Whether each layer is a convolution."""
+    """Return whether each layer is a convolution."""
     n_layer = config.integer("num_hidden_layers")
     kinds = config.values.get("layer_types")
     if kinds is None:
@@ -57,7 +57,7 @@ def _convolutions(config: Any) -> list[bool]:
 
 
 def _lfm2_layers(config: Any) -> dict[str, Any]:
-    """The keys that LFM2 and its mixtures share."""
+    """Return the keys that LFM2 and its mixtures share."""
     if config.flag("conv_bias"):
         config.refuse("conv_bias: only false is supported")
     n_head_kv = config.integer("num_key_value_heads")
@@ -88,7 +88,7 @@ def _lfm2_experts(config: Any) -> dict[str, Any]:
 
 
 def expert_bias_as_bias(sources: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The bias that chooses experts is stored under a name without a kind."""
+    """Give the experts' bias the suffix ".bias", which its name doesn't have."""
     return {
         f"{name}.bias" if name.endswith(".expert_bias") else name: tensor for name, tensor in sources.items()
     }
@@ -140,7 +140,7 @@ def _mamba(config: Any) -> dict[str, Any]:
 
 
 def mamba_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Rates become -e^A_log, under a name without a kind."""
+    """Replace A_log by the rates -e^A_log, whose names have no suffix, and convert taps."""
     found = {}
     for name, tensor in taps_as_matrix(tensors, config).items():
         stem = name.removesuffix(".weight")
@@ -153,17 +153,17 @@ def mamba_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
     return found
 
 
-NO_LIMIT = ("[0.0, inf]", "[0.0, {'__float__': 'Infinity'}]")  # as JSON's readers give it
+NO_LIMIT = ("[0.0, inf]", "[0.0, {'__float__': 'Infinity'}]")  # the forms that JSON readers return
 
 
 def mamba2_names(sources: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Some vectors are stored under names without a kind."""
+    """Give some vectors a suffix, which their names don't have."""
     kinds = {"A_log": ".weight", "D": ".weight", "dt_bias": ".bias"}
     return {name + kinds.get(name.rpartition(".")[2], ""): tensor for name, tensor in sources.items()}
 
 
 def mamba2_tensors(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
-    """As Mamba's; vectors of heads and of groups become matrices, as llama.cpp keeps them."""
+    """Do the same as `mamba_tensors`, and turn vectors of heads and groups into matrices, as in llama.cpp."""
     n_group, found = config.integer(("n_groups", "mamba_n_groups"), 1), mamba_tensors(tensors, config)
     for name, tensor in found.items():
         if name.endswith(("ssm_a", "ssm_d")):

@@ -1,7 +1,7 @@
-"""How llama.cpp calls what every architecture has, where its graph of one architecture has names of its own.
+"""llama.cpp's names of intermediate results, for architectures whose graphs use other names than the rest.
 
-Read from the names that its graphs give (src/models); `tests/conformance/test_trace_llama_cpp.py` compares
-them with a run of it.
+Source: the names in its graphs (src/models). `tests/conformance/test_trace_llama_cpp.py` compares them with a
+run of llama.cpp.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LFM2 = {
     "Qcur_normed": "model.layers.{}.self_attn.q_layernorm",
     "Kcur_normed": "model.layers.{}.self_attn.k_layernorm",
     "attn_out": "model.layers.{}.self_attn.out_proj",
-    "ffn_norm": "model.layers.{}.ffn_out",  # so it calls what goes into the network
+    "ffn_norm": "model.layers.{}.ffn_out",  # its name for the input of the network
 }
 _QWEN = {
     "embd": "model.input_embed",
@@ -33,7 +33,7 @@ _SHARED = {
     "ffn_swiglu_shexp": "ffn_swiglu",
     "ffn_out_shexp": "ffn_shexp",
 }
-_GRANITE = {"embd": "embd_rows", "inp_scaled": "embd"}  # it says "embd" after the scale
+_GRANITE = {"embd": "embd_rows", "inp_scaled": "embd"}  # "embd" is its name after scaling
 _GEMMA4 = {
     "Qcur_raw": "Qcur",
     "Kcur_raw": "Kcur",
@@ -46,7 +46,7 @@ _GEMMA4 = {
     "pre_ffw_norm_2": "ffn_norm_2",
 }
 
-# An architecture -> the name that an intermediate has in all others -> its own
+# An architecture -> the usual name of an intermediate result -> its name in this architecture
 TRACED: dict[str, dict[str, str]] = {
     "lfm2": _LFM2,
     "lfm2moe": _LFM2,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
-    "catalog chat cli description downloads engine generate grammar gguf huggingface lessons plots quantize quants repl"
-    " sampling serve system tokenizers widgets workshop"
+    "catalog chat cli description downloads engine generate grammar gguf huggingface lessons plots quantize"
+    " quants repl sampling serve system tokenizers widgets workshop"
 ).split()
 READ = (
     "*.md",

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(file: GGUFFile) -> None:
-    """Say that all weights are finite. Otherwise the GGUFError names the one that isn't."""
+    """Print that all weights are finite. Otherwise the GGUFError names the one that isn't."""
     from llmlite import gguf
 
     with bar("check") as progress:

@@ -273,7 +273,7 @@ class _Block:
     def _loop(
         self, end: Any, step: Any, body: Callable[..., Sequence[Any]], carried: Sequence[Any] = ()
     ) -> list[Any]:
-        """Emit: for i in range(0, end, step): carried = body(i, *carried). Return what is carried out."""
+        """Emit `for i in range(0, end, step): carried = body(i, *carried)`; return `carried` at the end."""
         b, before = self.b, self.b.block
         head, inside, after = (b.append_basic_block(name) for name in ("head", "inside", "after"))
         b.branch(head)

@@ -91,7 +91,7 @@ def dot4_small(typing, acc, unsigned, signed):
 
 @intrinsic
 def add_pairs(typing, a):
-    """The sum of each block's two lanes: from eight blocks in `emit.block_order` to lanes in file order."""
+    """Add each block's two lanes: eight blocks in `emit.block_order` become lanes in file order."""
 
     def codegen(context, builder, sig, args):
         return emit.add_pairs(builder, args[0], emit.current_target())
@@ -111,7 +111,7 @@ def dot4_signed(typing, acc, shifted, signed):
 
 @intrinsic(prefer_literal=True)
 def shift_right(typing, a, bits):
-    """Unsigned shift of every lane by a literal number of bits."""
+    """Shift every lane, read as unsigned, by a literal number of bits."""
     n = bits.literal_value
 
     def codegen(context, builder, sig, args):
@@ -163,7 +163,7 @@ def lookup16(typing, table, index):
 
 @intrinsic
 def widen_u8(typing, a):
-    """Bytes (0…255) to int32."""
+    """Convert bytes (0…255) to int32."""
 
     def codegen(context, builder, sig, args):
         return builder.zext(args[0], Vec("i32", a.n).llvm)
@@ -173,7 +173,7 @@ def widen_u8(typing, a):
 
 @intrinsic
 def widen_i8(typing, a):
-    """Bytes read as -128…127, to int32."""
+    """Convert bytes, read as -128…127, to int32."""
 
     def codegen(context, builder, sig, args):
         return builder.sext(args[0], Vec("i32", a.n).llvm)
@@ -183,7 +183,7 @@ def widen_i8(typing, a):
 
 @intrinsic
 def narrow_u8(typing, a):
-    """The low byte of every int32."""
+    """Return the low byte of every int32."""
 
     def codegen(context, builder, sig, args):
         return builder.trunc(args[0], Vec("u8", a.n).llvm)
@@ -193,7 +193,7 @@ def narrow_u8(typing, a):
 
 @intrinsic
 def to_f32(typing, a):
-    """int32 to float32, rounded to nearest."""
+    """Convert int32 to float32, rounded to nearest."""
 
     def codegen(context, builder, sig, args):
         return builder.sitofp(args[0], Vec("f32", a.n).llvm)
@@ -203,7 +203,7 @@ def to_f32(typing, a):
 
 @intrinsic
 def half_to_f32(typing, a):
-    """Half-precision bits (u16) to float32."""
+    """Convert half-precision bits (u16) to float32."""
 
     def codegen(context, builder, sig, args):
         return emit.half_to_float(builder, args[0], emit.current_target())
@@ -213,7 +213,7 @@ def half_to_f32(typing, a):
 
 @intrinsic
 def f32_to_half(typing, a):
-    """float32 to half-precision bits (u16), rounded to nearest even."""
+    """Convert float32 to half-precision bits (u16), rounded to nearest even."""
 
     def codegen(context, builder, sig, args):
         return emit.float_to_half(builder, args[0], emit.current_target())
@@ -223,7 +223,7 @@ def f32_to_half(typing, a):
 
 @intrinsic
 def bfloat_to_f32(typing, a):
-    """bfloat16 bits (u16) to float32: the same bits, sixteen places higher."""
+    """Convert bfloat16 bits (u16) to float32: the same bits, sixteen places higher."""
 
     def codegen(context, builder, sig, args):
         wide = builder.zext(args[0], Vec("i32", a.n).llvm)
@@ -234,7 +234,7 @@ def bfloat_to_f32(typing, a):
 
 @intrinsic(prefer_literal=True)
 def reinterpret(typing, a, kind):
-    """The same bits as another element kind ("i32", "f32", "u8", "u16")."""
+    """Return the same bits as another element kind ("i32", "f32", "u8", "u16")."""
     element = kind.literal_value
     bits = {"u8": 8, "u16": 16, "i32": 32, "f32": 32}
     out = Vec(element, a.n * bits[a.element] // bits[element])
@@ -265,7 +265,7 @@ maximum, minimum = _make_compare(">"), _make_compare("<")
 
 @intrinsic
 def choose_above(typing, a, b, yes, no):
-    """`yes` in the lanes with a > b (signed or float), `no` in the others."""
+    """Return `yes` in the lanes with a > b (signed or float), `no` in the others."""
 
     def codegen(context, builder, sig, args):
         test = (builder.fcmp_ordered if a.element == "f32" else builder.icmp_signed)(">", args[0], args[1])
@@ -276,7 +276,7 @@ def choose_above(typing, a, b, yes, no):
 
 @intrinsic
 def choose_lane(typing, index, yes, no):
-    """`yes` in lane `index` (any int64), `no` in all others."""
+    """Return `yes` in lane `index` (any int64), `no` in all others."""
 
     def codegen(context, builder, sig, args):
         own = ir.Constant(ir.VectorType(emit.I32, no.n), list(range(no.n)))
@@ -298,7 +298,7 @@ def counting_i32x16(typing):
 
 @intrinsic
 def absolute(typing, a):
-    """|a| of float32 lanes: the sign bit cleared."""
+    """Return |a| of float32 lanes: the sign bit is cleared."""
 
     def codegen(context, builder, sig, args):
         bits = builder.bitcast(args[0], Vec("i32", a.n).llvm)
@@ -309,7 +309,7 @@ def absolute(typing, a):
 
 @intrinsic
 def reduce_add(typing, a):
-    """The sum of all lanes."""
+    """Return the sum of all lanes."""
 
     def codegen(context, builder, sig, args):
         return emit.reduce(builder, args[0], "fadd" if a.element == "f32" else "add")
@@ -319,7 +319,7 @@ def reduce_add(typing, a):
 
 @intrinsic
 def reduce_max(typing, a):
-    """The largest of float32 or int32 lanes."""
+    """Return the largest of float32 or int32 lanes."""
 
     def codegen(context, builder, sig, args):
         return emit.reduce(builder, args[0], "max" if a.element == "f32" else "imax")

@@ -18,7 +18,7 @@ def _word(builder, address):
 
 @intrinsic
 def atomic_load(typing, address):
-    """The int64 at `address`, ordered after everything its writer did before."""
+    """Return the int64 at `address`, ordered after everything its writer did before."""
 
     def codegen(context, builder, sig, args):
         return builder.load_atomic(_word(builder, args[0]), "seq_cst", 8)

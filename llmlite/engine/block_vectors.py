@@ -13,7 +13,7 @@ from llmlite.engine.vectors import Vec, f32, f32x8, i32, i64, u8x8, u8x16, u8x32
 
 @intrinsic
 def bytes8(typing, word):
-    """The eight bytes of an int64, lowest first."""
+    """Return the eight bytes of an int64, lowest first."""
 
     def codegen(context, builder, sig, args):
         return builder.bitcast(args[0], u8x8.llvm)
@@ -116,7 +116,7 @@ def scatter_bytes(typing, vector, address, stride):
 
 @intrinsic
 def table16(typing, low, high):
-    """Sixteen bytes from two int64: a table for `lookup16`, in the first u8x16."""
+    """Make sixteen bytes of two int64: a table for `lookup16`, in the first u8x16."""
 
     def codegen(context, builder, sig, args):
         pair = ir.Constant(ir.VectorType(emit.I64, 2), ir.Undefined)
@@ -129,7 +129,7 @@ def table16(typing, low, high):
 
 @intrinsic
 def spread_bits(typing, word):
-    """Bit j of an int32 as 0 or 255 in byte j."""
+    """Return bit j of an int32 as 0 or 255 in byte j."""
 
     def codegen(context, builder, sig, args):
         bits = builder.bitcast(args[0], ir.VectorType(ir.IntType(1), 32))
@@ -155,7 +155,7 @@ def make_bit_of_byte(value):
 
 @intrinsic
 def float_of_bits(typing, bits):
-    """The float32 with these bits."""
+    """Return the float32 with these bits."""
 
     def codegen(context, builder, sig, args):
         return builder.bitcast(args[0], emit.F32)
@@ -165,7 +165,7 @@ def float_of_bits(typing, bits):
 
 @intrinsic
 def shift_any(typing, a, bits):
-    """Unsigned shift of bytes to the right by `bits`, -7…7 (negative: to the left); also for a variable."""
+    """Shift unsigned bytes to the right by `bits`, -7…7 (negative: to the left), which may be a variable."""
     words = ir.VectorType(emit.I16, a.n // 2)
 
     def codegen(context, builder, sig, args):

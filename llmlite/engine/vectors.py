@@ -99,7 +99,7 @@ load_f64 = _make_scalar_load(types.float64, ir.DoubleType())
 
 @intrinsic
 def load_f16(typing, address):
-    """One half-precision number, as float32."""
+    """Load one half-precision number as float32."""
 
     def codegen(context, builder, sig, args):
         bits = builder.load(emit.pointer(builder, args[0], emit.I16), align=1)
@@ -154,7 +154,7 @@ splat_u16x16 = _make_splat(u16x16, types.uint16)
 
 @intrinsic
 def repeat4_u8x64(typing, address):
-    """The four bytes at `address`, sixteen times."""
+    """Return the four bytes at `address`, sixteen times."""
 
     def codegen(context, builder, sig, args):
         word = builder.load(emit.pointer(builder, args[0], emit.I32), align=1)
@@ -165,7 +165,7 @@ def repeat4_u8x64(typing, address):
 
 @intrinsic
 def repeat16_u8x64(typing, table):
-    """The 16 bytes of `table` in every quarter, as `lookup16` needs it."""
+    """Return the 16 bytes of `table` in every quarter, as `lookup16` needs it."""
 
     def codegen(context, builder, sig, args):
         return emit.shuffle(builder, args[0], args[0], list(range(16)) * 4)
@@ -189,7 +189,7 @@ def make_shuffle(indices):
 
 @intrinsic
 def concat(typing, a, b):
-    """Lanes of a, then lanes of b."""
+    """Return the lanes of a, then the lanes of b."""
 
     def codegen(context, builder, sig, args):
         return emit.shuffle(builder, args[0], args[1], range(2 * a.n))
@@ -199,7 +199,7 @@ def concat(typing, a, b):
 
 @intrinsic
 def low_half(typing, a):
-    """The first half of the lanes."""
+    """Return the first half of the lanes."""
 
     def codegen(context, builder, sig, args):
         return emit.shuffle(builder, args[0], args[0], range(a.n // 2))
@@ -209,7 +209,7 @@ def low_half(typing, a):
 
 @intrinsic
 def high_half(typing, a):
-    """The second half of the lanes."""
+    """Return the second half of the lanes."""
 
     def codegen(context, builder, sig, args):
         return emit.shuffle(builder, args[0], args[0], range(a.n // 2, a.n))
@@ -219,7 +219,7 @@ def high_half(typing, a):
 
 @intrinsic(prefer_literal=True)
 def lane(typing, a, index):
-    """Lane `index` (a literal) as a scalar."""
+    """Return lane `index` (a literal) as a scalar."""
     position = index.literal_value
     kind = {"f32": f32, "i32": i32, "u8": types.uint8, "u16": types.uint16}[a.element]
 
@@ -231,7 +231,7 @@ def lane(typing, a, index):
 
 @intrinsic
 def lane_at(typing, a, index):
-    """Lane `index` (any int64) as a scalar; slower than `lane`."""
+    """Return lane `index` (any int64) as a scalar; slower than `lane`."""
     kind = {"f32": f32, "i32": i32, "u8": types.uint8, "u16": types.uint16}[a.element]
 
     def codegen(context, builder, sig, args):

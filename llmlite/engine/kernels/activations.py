@@ -24,7 +24,7 @@ from llmlite.engine.simd import (
 
 @inline
 def number(value):
-    """A constant in every lane."""
+    """Return a constant in every lane."""
     return splat_f32x16(f32(value))
 
 

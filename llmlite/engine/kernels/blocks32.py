@@ -309,7 +309,7 @@ mxfp4_exponents = make_pieces([17 * i for i in range(8)], 1, (0, 68))
 
 @inline
 def mxfp4_scales(p):
-    """`mxfp4_scale` of eight blocks."""
+    """Return `mxfp4_scale` of eight blocks."""
     e = widen_u8(mxfp4_exponents(p))
     normal, subnormal = shift_left(e - splat_i32x8(i32(1)), 23), shift_left(e + splat_i32x8(i32(1)), 21)
     return reinterpret(choose_above(e, splat_i32x8(i32(1)), normal, subnormal), "f32")

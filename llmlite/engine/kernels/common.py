@@ -131,6 +131,6 @@ def exp(x):
 
 @inline
 def exp_or_zero(x):
-    """`exp`, but exactly 0 below -80, where x means "masked"."""
+    """Return `exp`, but exactly 0 below -80, where x means "masked"."""
     e = exp(x)
     return choose_above(x, splat_f32x16(f32(-80.0)), e, splat_f32x16(f32(0.0)))

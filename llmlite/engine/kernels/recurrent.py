@@ -41,7 +41,7 @@ def multiply_row(step, rank, n_threads, rows, x, row, out, width):
 
 @inline
 def number(value):
-    """A constant in every lane."""
+    """Return a constant in every lane."""
     return splat_f32x16(f32(value))
 
 

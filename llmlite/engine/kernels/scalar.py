@@ -26,7 +26,10 @@ def make_matvec(row_dot, block_bytes, block_size):
 
 @inline
 def row_q4_0(p, x, n_blocks):
-    """Blocks of a float16 scale and 16 bytes; weight = scale · (nibble − 8), low nibbles first."""
+    """Multiply a row of Q4_0: blocks of a float16 scale and 16 bytes, low nibbles first.
+
+    weight = scale · (nibble − 8)
+    """
     total = f32(0)
     for _ in range(n_blocks):
         part = f32(0)
@@ -41,7 +44,7 @@ def row_q4_0(p, x, n_blocks):
 
 @inline
 def row_q8_0(p, x, n_blocks):
-    """Blocks of a float16 scale and 32 signed bytes; weight = scale · byte."""
+    """Multiply a row of Q8_0: blocks of a float16 scale and 32 signed bytes; weight = scale · byte."""
     total = f32(0)
     for _ in range(n_blocks):
         part = f32(0)
@@ -64,7 +67,9 @@ def scale_and_minimum(p, j):
 
 @inline
 def row_q4_k(p, x, n_blocks):
-    """Super-blocks of 256: scales d and m (float16), 12 bytes of 6-bit scales, 128 bytes of nibbles.
+    """Multiply a row of Q4_K: super-blocks of 256 weights.
+
+    A super-block is d and m (float16), 12 bytes of 6-bit scales, and 128 bytes of nibbles.
 
     weight = d·scale·nibble − m·minimum; 32 bytes hold one sub-block in their low halves and the next in the
     high ones.

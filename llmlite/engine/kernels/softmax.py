@@ -46,7 +46,7 @@ put1, put2, put3 = (make_shuffle([16 + i if i == place else i for i in range(16)
 
 @inline
 def exp_or_zero(x):
-    """`exp` of x ≤ 0, exactly 0 below -80 ("unseen"), and NaN if x is NaN."""
+    """Return `exp` of x ≤ 0, exactly 0 below -80 ("unseen"), and NaN if x is NaN."""
     return choose_above(splat_f32x16(f32(-80.0)), x, splat_f32x16(f32(0.0)), exp(x) + (x - x))
 
 

@@ -374,7 +374,7 @@ class OpenAI:
 
     async def embeddings_of(self, request: Request, asked: EmbeddingRequest) -> Response:
         self.service.check_model(asked.model)
-        rows = await self.service.prompts(asked.input)
+        rows = await self.service.prompts(asked.input, field="input")
         found = await unless_left(request, self.service.embed(rows))
         if asked.dimensions is not None and asked.dimensions != found.shape[1]:
             raise Fault(400, f"dimensions: this model has {found.shape[1]}", param="dimensions")

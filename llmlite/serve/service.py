@@ -220,11 +220,14 @@ class Service:
                 text + begin, add_special=not has_bos, add_eos=False, plain=text.plain
             )
 
-    async def prompts(self, prompt: str | Sequence[Any], *, n_ctx: int | None = None) -> list[list[int]]:
+    async def prompts(
+        self, prompt: str | Sequence[Any], *, n_ctx: int | None = None, field: str = "prompt"
+    ) -> list[list[int]]:
         """Return the ids of each of a request's prompts: a text, texts, ids, or lists of ids.
 
         Args:
             n_ctx: the most tokens of each prompt and one to write; None: any number.
+            field: the request's name for it, which a Fault has as `param`.
 
         Raises:
             Fault: none, an empty one, an id outside the vocabulary, or one that is too long.
@@ -235,8 +238,12 @@ class Service:
         else:
             several = prompt
         if not several:
-            raise Fault(400, "expected at least one text", param="prompt")
-        return await asyncio.to_thread(lambda: [self._ids(each, n_ctx) for each in several])
+            raise Fault(400, "expected at least one text", param=field)
+        try:
+            return await asyncio.to_thread(lambda: [self._ids(each, n_ctx) for each in several])
+        except Fault as fault:
+            fault.param = field
+            raise
 
     def _ids(self, prompt: str | Sequence[int], n_ctx: int | None) -> list[int]:
         if isinstance(prompt, str):

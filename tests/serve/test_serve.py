@@ -195,6 +195,23 @@ def test_a_bad_request_is_refused_in_openais_form(
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "wrong"),
+    [
+        ("/v1/completions", "prompt", [-1]),
+        ("/v1/completions", "prompt", []),
+        ("/v1/completions", "prompt", "word " * 2000),
+        ("/v1/embeddings", "input", [10**9]),
+        ("/v1/embeddings", "input", []),
+    ],
+)
+def test_a_refusal_names_the_field_that_the_client_sent(
+    client: TestClient, path: str, field: str, wrong: Any
+) -> None:
+    answer = client.post(path, json={"model": "tales", field: wrong})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == field
+
+
 def test_what_is_no_json_is_refused(client: TestClient) -> None:
     for body in (b"", b"{", b"[" * 50_000, b"\xff", b"null"):
         assert client.post("/v1/chat/completions", content=body).status_code == 400

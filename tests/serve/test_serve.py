@@ -17,6 +17,7 @@ pytest.importorskip("uvicorn", reason="the extra serve (uvicorn) is not installe
 from starlette.testclient import TestClient
 
 import llmlite as ll
+from llmlite.chat import ChatTemplate
 from llmlite.serve import Settings, make_app
 
 GREEDY = {"model": "tales", "temperature": 0, "max_tokens": 12}
@@ -210,6 +211,20 @@ def test_a_refusal_names_the_field_that_the_client_sent(
 ) -> None:
     answer = client.post(path, json={"model": "tales", field: wrong})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == field
+
+
+@pytest.mark.parametrize(
+    "asked", [{"reasoning_effort": "very high"}, {"chat_template_kwargs": {"reasoning_effort": "very high"}}]
+)
+def test_the_template_is_told_the_effort(
+    client: TestClient, model: Any, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(
+        model, "chat_template", ChatTemplate("{{ reasoning_effort }} {{ messages[0].content }}")
+    )
+    body = {**GREEDY, "messages": [{"role": "user", "content": "A fox"}], "max_tokens": 1, **asked}
+    usage = client.post("/v1/chat/completions", json=body).json()["usage"]
+    assert usage["prompt_tokens"] == len(model.tokenize("very high A fox"))
 
 
 def test_what_is_no_json_is_refused(client: TestClient) -> None:

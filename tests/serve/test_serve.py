@@ -249,6 +249,20 @@ def test_ollamas_lines_join_to_its_whole_answer(client: TestClient) -> None:
     assert client.post("/api/pull", json={}).status_code == 501
 
 
+@pytest.mark.parametrize("shape", [[2], [0], [10**12], [-1], [1.0], "1", [[1]]])
+def test_a_tensor_whose_shape_is_not_that_of_its_data_is_refused(client: TestClient, shape: Any) -> None:
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": shape, "data": ["The fox"]}
+    answer = client.post("/v2/models/tales/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 400 and "text_input: shape: expected" in answer.json()["error"]
+
+
+def test_a_length_of_a_head_that_is_no_number_is_refused(client: TestClient) -> None:
+    for length in (b"-1", b"1.5", b"\xb2", b"9" * 400):
+        headers = {"inference-header-content-length": length}
+        answer = client.post("/v2/models/tales/infer", content=b'{"inputs": []}', headers=headers)
+        assert answer.status_code == 400 and "expected at most" in answer.json()["error"]
+
+
 def test_kserve_infers_and_generates_the_same_text(client: TestClient) -> None:
     expected = client.post("/v1/completions", json={**GREEDY, "prompt": "The fox"}).json()["choices"][0][
         "text"

@@ -40,13 +40,16 @@ IGNORED = frozenset(  # of the constructor: they say where and how it runs there
 )
 
 
+RANDOM_SEEDS = (-1, 0xFFFFFFFF)  # LLAMA_DEFAULT_SEED, signed and unsigned
+
+
 class Llama:
     """A model, with llama-cpp-python's methods.
 
     Args:
         model_path: a GGUF file, or a name that `llmlite.load` knows.
-        n_ctx: tokens of context (512); 0 for what the model was trained with.
-        seed: of every call that gives none.
+        n_ctx: tokens of context (512); 0 for what the model was trained with, at most 4096.
+        seed: of every call that gives none; -1 for another one each time.
         n_threads: that compute.
         type_k: type of keys and values: 0 (F32), 1 (F16, the default) or 8 (Q8_0); type_v must be the same.
         lora_path, lora_scale: an adapter.
@@ -85,7 +88,7 @@ class Llama:
             n_threads=n_threads,
             lora=[(lora_path, lora_scale)] if lora_path else None,
         )
-        self.seed = None if seed is None or seed == 0xFFFFFFFF else seed
+        self.seed = seed
         self.input_ids: list[int] = []
         self._last: np.ndarray | None = None  # logits (V,) after input_ids
 
@@ -278,12 +281,14 @@ class Llama:
         found = {**DEFAULTS, "seed": self.seed}
         for name, value in options.items():
             name = "temperature" if name == "temp" else name
+            if value is None:
+                continue
             if name not in SAMPLING:
-                if value is None:
-                    continue
                 raise UnsupportedError(f"Llama.{method}({name}=…): llmlite.compat has no such option")
             found[name] = value
         found["top_k"] = max(0, found["top_k"])  # there 0 or less is all
+        if found["seed"] in RANDOM_SEEDS:
+            found["seed"] = None
         if found["logit_bias"]:
             found["logit_bias"] = {int(token): float(bias) for token, bias in found["logit_bias"].items()}
         return {SAMPLING[name]: value for name, value in found.items() if value is not None}

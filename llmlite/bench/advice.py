@@ -34,6 +34,7 @@ PER_LAYER = 7  # matrices of a layer of Llama's kind
 MEASURED_BYTES = 512 * 2**20  # read from memory to measure bandwidth; more bytes give the same result
 SHARE = 0.8  # of the available memory; the rest is for other programs
 PROCESS_BYTES = 60e6  # Python, kernels and activations: the memory of a process beside weights and cache
+UNROUNDED = 16  # bits per weight of a file that isn't quantized, at least
 CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # their mean is the overhead of a matrix
 ROUNDS, READS, STEPS = 15, 3, 8  # of a measurement; the best round's median counts
 N_CTX = 512  # positions while steps are timed
@@ -141,7 +142,13 @@ def describe(text: str) -> Model:
         n_params = sum(tensor.n_elements for tensor in file.tensors.values())
         unread = file.tensors["token_embd.weight"].n_elements if "output.weight" in file.tensors else 0
         n_matrices = sum(len(tensor.shape) > 1 for tensor in file.tensors.values()) - bool(unread)
-    experts = config.n_expert > 0
+        weights = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
+        bits = 8 * sum(tensor.n_bytes for tensor in weights) / sum(tensor.n_elements for tensor in weights)
+    notes = []
+    if bits < UNROUNDED:
+        notes.append(f"the file has {bits:.3g} bits per weight already; a type with more regains no quality")
+    if config.n_expert > 0:
+        notes.append("a mixture reads only some experts for a token: it is faster than predicted")
     return Model(
         name=Path(path).name,
         n_params=n_params,
@@ -149,7 +156,7 @@ def describe(text: str) -> Model:
         n_matrices=n_matrices,
         n_layer=config.n_layer,
         n_kv=sum(each.k_width + each.v_width for each in config.attentions if each.shared is None),
-        note="a mixture reads only some experts for a token: it is faster than predicted" if experts else "",
+        note="; ".join(notes),
     )
 
 

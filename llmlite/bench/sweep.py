@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -333,7 +334,11 @@ def _client(scheduler: str, n_workers: int) -> Iterator[Any]:
         cluster = None
         if not scheduler:
             cluster = LocalCluster(
-                n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,  # a failed task is a sentence here, not a log's traceback too
             )
             stack.callback(_close, cluster)
         client = Client(cluster or scheduler, timeout="10s")

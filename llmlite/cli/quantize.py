@@ -90,7 +90,9 @@ def run(options: argparse.Namespace) -> int:
         "requantize": options.requantize,
     }
     if options.dry_run:
-        describe(plan(source, options.type, **choices))
+        rows = plan(source, options.type, **choices)
+        describe(rows)
+        warn_of_unused(options.tensor_type, rows)
         return 0
     check_target(source, options.target, force=options.force)
     with bar() as progress:
@@ -107,6 +109,7 @@ def run(options: argparse.Namespace) -> int:
     if again:
         names = ", ".join(f"{count} tensors from {name}" for name, count in again.most_common())
         complain(f"warning: quantized twice: {names}; the new rounding comes on top of the old")
+    warn_of_unused(options.tensor_type, rows)
     types = Counter(row.target.name for row in rows)
     say(
         f"{options.target}: {size(os.path.getsize(options.target))} (from {size(source.stat().st_size)}), "
@@ -127,6 +130,13 @@ def check_target(source: str | os.PathLike[str], target: str, *, force: bool) ->
         raise LlmliteError(f"{target}: is a part of the source; name another file to write")
     if not force:
         raise LlmliteError(f"{target}: exists already; --force replaces it")
+
+
+def warn_of_unused(overrides: list[tuple[str, str]], rows: list[PlanRow]) -> None:
+    """Say which --tensor-type matches no tensor: a misspelt name would change nothing without a word."""
+    for pattern, type_name in overrides:
+        if not any(re.search(pattern, row.name) for row in rows):
+            complain(f"warning: --tensor-type {pattern}={type_name}: no tensor's name matches")
 
 
 def describe(rows: list[PlanRow]) -> None:

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,14 +193,26 @@ def load_model(options: argparse.Namespace) -> Model:
     """Load the model that `add_model` and `add_engine` ask for."""
     from llmlite.model import load
 
-    return load(
-        options.model,
-        n_ctx=options.ctx,
-        kv_dtype=options.kv,
-        executor=options.executor,
-        n_threads=options.threads,
-        lora=[adapter(text) for text in options.lora] or None,
-    )
+    with refusing():
+        return load(
+            options.model,
+            n_ctx=options.ctx,
+            kv_dtype=options.kv,
+            executor=options.executor,
+            n_threads=options.threads,
+            lora=[adapter(text) for text in options.lora] or None,
+        )
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn the ValueError of an option that the library refuses into an error of one sentence."""
+    try:
+        yield
+    except LlmliteError:
+        raise
+    except ValueError as error:
+        raise LlmliteError(str(error)) from None
 
 
 def answer_options(options: argparse.Namespace, model: Model) -> dict[str, Any]:
@@ -216,7 +229,8 @@ def answer_options(options: argparse.Namespace, model: Model) -> dict[str, Any]:
     choices |= forms(options)
     if options.draft:
         lookup = options.draft == "prompt-lookup"
-        choices["draft"] = options.draft if lookup else load(options.draft, n_ctx=model.n_ctx)
+        with refusing():
+            choices["draft"] = options.draft if lookup else load(options.draft, n_ctx=model.n_ctx)
     return choices
 
 
@@ -236,7 +250,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.chat:
         conversation.ask(prompt)
-        generation = conversation.answer()
+        with refusing():
+            generation = conversation.answer()
     else:
         prompt = PROMPT if prompt is None else prompt
         generation = continuation(model, prompt, choices)
@@ -267,7 +282,8 @@ def forms(options: argparse.Namespace) -> dict[str, Any]:
                 text = Path(path).read_text(encoding="utf-8")
                 found[name] = json.loads(text) if name == "json_schema" else text
             except (OSError, ValueError) as error:
-                raise LlmliteError(f"--{name.replace('_', '-')}: {path}: {error}") from None
+                reason = getattr(error, "strerror", None) or error
+                raise LlmliteError(f"--{name.replace('_', '-')}: {path}: {reason}") from None
     return found
 
 
@@ -275,7 +291,8 @@ def continuation(model: Model, prompt: str, choices: dict[str, Any]) -> Generati
     """Return the model's continuation of a text, to be streamed."""
     if not model.tokenizer.encode(prompt, add_eos=False):
         raise LlmliteError("--prompt: is empty, and this model adds no token at the beginning")
-    return model.stream(prompt, **choices)
+    with refusing():
+        return model.stream(prompt, **choices)
 
 
 def stream(generation: Generation) -> str:

@@ -9,6 +9,7 @@ extensions for binary data and generate.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -210,7 +211,7 @@ def tensors_of(body: bytes, length: str | None) -> tuple[dict[str, Any], dict[st
     """
     n = len(body)
     if length is not None:
-        if not length.isdigit() or int(length[:12]) > len(body):
+        if not length.isdecimal() or int(length[:12]) > len(body):
             raise Fault(400, f"{HEADER}: expected at most {len(body)}, got {length!r:.40}")
         n = int(length)
     asked, tail = json_object(body[:n]), body[n:]
@@ -234,6 +235,13 @@ def tensors_of(body: bytes, length: str | None) -> tuple[dict[str, Any], dict[st
         else:
             raise Fault(
                 400, f"{entry['name']}: binary_data_size: {len(tail)} bytes are left, got {size!r:.40}"
+            )
+        shape = entry.get("shape")
+        if shape is not None and not (
+            isinstance(shape, list) and all(type(n) is int for n in shape) and math.prod(shape) == len(data)
+        ):
+            raise Fault(
+                400, f"{entry['name']}: shape: expected the sizes of {len(data)} values, got {shape!r:.40}"
             )
         found[entry["name"]] = data
     return asked, found, bool(parameters.get("binary_data_output"))

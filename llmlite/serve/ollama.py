@@ -289,7 +289,7 @@ class Ollama:
     async def embed(self, request: Request) -> Response:
         asked = read(OllamaEmbed, await request.body())
         self.service.check_model(asked.model)
-        rows = await self.service.prompts(asked.input) if asked.input else []
+        rows = await self.service.prompts(asked.input, field="input") if asked.input else []
         cut = asked.truncate is None or asked.truncate
         found = await unless_left(request, self.service.embed(rows, truncate=cut))
         if asked.dimensions is not None and rows and asked.dimensions != found.shape[1]:

@@ -125,11 +125,14 @@ class OpenAI:
         one = asked.parallel_tool_calls is False
         offer = tools.offered(self.service.model, asked.tools, asked.tool_choice, one=one)
         limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+        variables = dict(asked.chat_template_kwargs or {})
+        if asked.reasoning_effort is not None:  # gpt-oss's template, for instance, reads it by this name
+            variables.setdefault("reasoning_effort", asked.reasoning_effort)
         conversation = await self.service.conversation(
             asked.messages,
             tools=offer.tools if offer else None,
             max_tokens=limit,
-            variables=asked.chat_template_kwargs,
+            variables=variables,
             begin=offer.begin if offer else "",
         )
         if asked.top_logprobs and not asked.logprobs:
@@ -382,7 +385,7 @@ class OpenAI:
 
     async def embeddings_of(self, request: Request, asked: EmbeddingRequest) -> Response:
         self.service.check_model(asked.model)
-        rows = await self.service.prompts(asked.input)
+        rows = await self.service.prompts(asked.input, field="input")
         found = await unless_left(request, self.service.embed(rows))
         if asked.dimensions is not None and asked.dimensions != found.shape[1]:
             raise Fault(400, f"dimensions: this model has {found.shape[1]}", param="dimensions")

@@ -242,12 +242,15 @@ class Service:
                 text + begin, add_special=not has_bos, add_eos=False, plain=text.plain
             )
 
-    async def prompts(self, prompt: str | Sequence[Any], *, n_ctx: int | None = None) -> list[list[int]]:
+    async def prompts(
+        self, prompt: str | Sequence[Any], *, n_ctx: int | None = None, field: str = "prompt"
+    ) -> list[list[int]]:
         """Return the ids of each prompt of a request.
 
         Args:
             prompt: a text, several texts, ids, or several lists of ids.
             n_ctx: the context, which must hold each prompt and one more token; None allows any length.
+            field: the request's name for the prompt, which a Fault has as `param`.
 
         Raises:
             Fault: If there is no prompt, or one is empty, is too long, or has an id outside the vocabulary.
@@ -258,8 +261,12 @@ class Service:
         else:
             several = prompt
         if not several:
-            raise Fault(400, "expected at least one text", param="prompt")
-        return await asyncio.to_thread(lambda: [self._ids(each, n_ctx) for each in several])
+            raise Fault(400, "expected at least one text", param=field)
+        try:
+            return await asyncio.to_thread(lambda: [self._ids(each, n_ctx) for each in several])
+        except Fault as fault:
+            fault.param = field
+            raise
 
     def _ids(self, prompt: str | Sequence[int], n_ctx: int | None) -> list[int]:
         if isinstance(prompt, str):

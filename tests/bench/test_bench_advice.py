@@ -102,3 +102,8 @@ def test_the_command_shows_the_arithmetic(
     assert main(["advise", "7B", "--json", "--speed", "3"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["advice"] == "Q3_K" and record["types"][3]["kl"] > 0
+
+
+def test_a_file_that_is_quantized_already_is_said_to_be() -> None:
+    note = advice.describe("tales:Q4_0").note
+    assert note.startswith("the file has 4.") and note.endswith("a type with more regains no quality")

@@ -275,3 +275,13 @@ def test_the_slurm_script_can_be_submitted_several_times_and_is_the_one_in_the_d
     assert script.replace(sys.executable, ".venv/bin/python").strip() in page
     assert main(["sweep", "--slurm", "--scheduler", "tcp://node7:9000"]) == 0
     assert "dask_worker tcp://node7:9000 --name" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_failed_task_is_one_sentence_without_a_traceback(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason="Dask isn't installed")
+    assert main(["sweep", "n_gen=1000000", "-o", str(tmp_path)]) == 1
+    err = capfd.readouterr().err
+    assert "its context has 1024 tokens" in err and "Traceback" not in err

@@ -68,3 +68,13 @@ def test_faults_are_one_sentence_and_code_2(
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert text in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_tensor_type_that_matches_nothing_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    chosen = ("--tensor-type", "ffn_dwon=Q6_K", "--tensor-type", "ffn_down=Q6_K")
+    assert cli.main(["quantize", "tales", str(tmp_path / "out.gguf"), "Q8_0", *chosen, *more]) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "llmlite: warning: --tensor-type ffn_dwon=Q6_K: no tensor's name matches"

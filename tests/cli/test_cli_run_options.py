@@ -11,6 +11,7 @@ import pytest
 
 import llmlite as ll
 from llmlite import cli, gguf
+from tests.support.tiny_models import tiny_model
 
 PROMPT = "Once upon a time"
 MODEL = "tales:Q8_0"
@@ -121,3 +122,29 @@ def test_a_draft_never_changes_the_text_and_its_share_is_shown(
     text, figures = written(capsys, "--draft", draft)
     assert text == plain
     assert "draft" in figures
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--repeat-penalty", "0"), "repeat_penalty must be above 0"),
+        (("--frequency-penalty=-inf",), "frequency_penalty must be"),
+        (("--lora", "/dev/null=nan"), "lora: expected a path"),
+        (
+            ("--grammar", "/nonexistent.gbnf"),
+            "llmlite: --grammar: /nonexistent.gbnf: No such file or directory\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("chat", [(), ("--chat", "-p", "Hello")])
+def test_an_option_that_the_library_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str, chat: tuple[str, ...]
+) -> None:
+    assert words in refused(capsys, *options, *chat)
+
+
+def test_a_draft_of_another_vocabulary_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = tiny_model().write(tmp_path / "other.gguf")
+    assert "draft: its vocabulary is different" in refused(capsys, "--draft", str(other))

@@ -207,3 +207,18 @@ def test_what_is_not_there_is_refused_by_name(llama: Llama) -> None:
         llama.create_chat_completion(MESSAGES, response_format={"type": "json_schema"})
     with pytest.raises(UnsupportedError, match=r"Llama\(rope_freq_base"):
         Llama("tales", rope_freq_base=1e4)
+
+
+@pytest.mark.parametrize("seed", [-1, 0xFFFFFFFF, None])
+def test_a_seed_of_minus_one_is_a_new_one_each_time(seed: int | None) -> None:
+    random = Llama("tales", n_ctx=64, seed=seed)
+    texts = {random(PROMPT, max_tokens=20, temperature=2.0)["choices"][0]["text"] for _ in range(3)}
+    assert len(texts) == 3
+
+
+def test_a_call_without_a_seed_has_the_models(llama: Llama) -> None:
+    def write(**options: Any) -> str:
+        return llama(PROMPT, max_tokens=20, temperature=2.0, **options)["choices"][0]["text"]
+
+    assert write(seed=None) == write() == write(seed=3) != write(seed=4)
+    assert write(seed=-1) != write(seed=-1)

@@ -17,6 +17,7 @@ pytest.importorskip("uvicorn", reason="the extra serve (uvicorn) is not installe
 from starlette.testclient import TestClient
 
 import llmlite as ll
+from llmlite.chat import ChatTemplate
 from llmlite.serve import Settings, make_app
 
 GREEDY = {"model": "tales", "temperature": 0, "max_tokens": 12}
@@ -195,6 +196,37 @@ def test_a_bad_request_is_refused_in_openais_form(
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "wrong"),
+    [
+        ("/v1/completions", "prompt", [-1]),
+        ("/v1/completions", "prompt", []),
+        ("/v1/completions", "prompt", "word " * 2000),
+        ("/v1/embeddings", "input", [10**9]),
+        ("/v1/embeddings", "input", []),
+    ],
+)
+def test_a_refusal_names_the_field_that_the_client_sent(
+    client: TestClient, path: str, field: str, wrong: Any
+) -> None:
+    answer = client.post(path, json={"model": "tales", field: wrong})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == field
+
+
+@pytest.mark.parametrize(
+    "asked", [{"reasoning_effort": "very high"}, {"chat_template_kwargs": {"reasoning_effort": "very high"}}]
+)
+def test_the_template_is_told_the_effort(
+    client: TestClient, model: Any, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(
+        model, "chat_template", ChatTemplate("{{ reasoning_effort }} {{ messages[0].content }}")
+    )
+    body = {**GREEDY, "messages": [{"role": "user", "content": "A fox"}], "max_tokens": 1, **asked}
+    usage = client.post("/v1/chat/completions", json=body).json()["usage"]
+    assert usage["prompt_tokens"] == len(model.tokenize("very high A fox"))
+
+
 def test_what_is_no_json_is_refused(client: TestClient) -> None:
     for body in (b"", b"{", b"[" * 50_000, b"\xff", b"null"):
         assert client.post("/v1/chat/completions", content=body).status_code == 400
@@ -215,6 +247,20 @@ def test_ollamas_lines_join_to_its_whole_answer(client: TestClient) -> None:
     assert client.post("/api/show", json={"model": "tales"}).json()["details"]["quantization_level"] == "Q8_0"
     assert len(client.post("/api/embed", json={"input": ["a", "b"]}).json()["embeddings"]) == 2
     assert client.post("/api/pull", json={}).status_code == 501
+
+
+@pytest.mark.parametrize("shape", [[2], [0], [10**12], [-1], [1.0], "1", [[1]]])
+def test_a_tensor_whose_shape_is_not_that_of_its_data_is_refused(client: TestClient, shape: Any) -> None:
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": shape, "data": ["The fox"]}
+    answer = client.post("/v2/models/tales/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 400 and "text_input: shape: expected" in answer.json()["error"]
+
+
+def test_a_length_of_a_head_that_is_no_number_is_refused(client: TestClient) -> None:
+    for length in (b"-1", b"1.5", b"\xb2", b"9" * 400):
+        headers = {"inference-header-content-length": length}
+        answer = client.post("/v2/models/tales/infer", content=b'{"inputs": []}', headers=headers)
+        assert answer.status_code == 400 and "expected at most" in answer.json()["error"]
 
 
 def test_kserve_infers_and_generates_the_same_text(client: TestClient) -> None:

@@ -145,10 +145,11 @@ lint:
 	$(PY) tools/check_terms.py
 	$(PY) -m codespell_lib README.md CONTRIBUTING.md docs llmlite
 
-# the tests that a change of FILE can break: those that import it, and the layout
+# the tests that a change of FILE can break: those that import it or name it, and the layout
 check:
 	@$(call setup,$(TEST)$(comma)dev)
 	$(PY) -m ruff check $(filter %.py,$(FILE))
+	$(PY) tools/check_terms.py
 	$(PY) -m pytest -m "not slow and not conformance" $$($(PY) tools/tests_of.py $(FILE))
 
 coverage:
@@ -159,8 +160,8 @@ coverage:
 # the reference in site-docs/, to read without a network
 docs:
 	@$(call setup,docs)
-	$(PY) -m mkdocs build --strict --quiet
-	@echo "site-docs/api.html"
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "site-docs/index.html"
 
 # The wheel in dist/, with the kernels compiled for every level of llmlite/engine/shipped.py (Linux; about four
 # minutes on two cores). What was compiled is kept in build/kernels and used again until a source changes.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -110,6 +111,20 @@ def test_the_version_is_written_once() -> None:
     assert not stated or stated == [__version__]
 
 
+def test_the_reference_has_every_public_name() -> None:
+    import llmlite as ll
+
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [
+        name
+        for name in ll.__all__
+        if not isinstance(value := getattr(ll, name), (str, ModuleType))
+        and not (isinstance(value, type) and issubclass(value, (Exception, Warning)))  # ::: llmlite.errors
+        and not re.search(rf"^(:::|      members:).*\b{name}\b", reference, re.M)
+    ]
+    assert not missing and "::: llmlite.errors" in reference
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_asks_no_network(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the extra docs isn't installed")
@@ -123,14 +138,21 @@ def test_the_site_builds_without_a_warning_and_asks_no_network(tmp_path: Path) -
             r'<(?:script|link rel="stylesheet"|img)[^>]+(?:src|href)="(https?://[^"]+)"', text
         )
         assert not loaded, f"{page.name} loads {loaded[0]}"
+    assert "The Python API" in (tmp_path / "site" / "index.html").read_text("utf-8")
     assert "llmlite.model.load" in (tmp_path / "site" / "api.html").read_text("utf-8")
 
 
-def test_the_tests_of_a_file_are_those_that_import_it() -> None:
+def test_the_tests_of_a_file_are_those_that_import_or_name_it() -> None:
     assert {"tests/generate/test_sampling.py", "tests/test_layout.py"} <= choose(
         "llmlite/sampling/__init__.py"
     )
     assert "tests/lessons/test_workshop.py" in choose("llmlite/workshop/codes.py")
     assert "tests/bench/test_bench_diff.py" not in choose("llmlite/workshop/codes.py")
-    with pytest.raises(SystemExit, match="no such file"):
-        choose("llmlite/nosuch.py")
+    assert "tests/engine/test_same_bits.py" in choose("llmlite/engine/kernels/few.py"), "no test imports it"
+    assert "tests/engine/test_attention.py" in choose("llmlite/engine/contract.py"), "through tests/support"
+    assert "tests/lessons/test_lessons_type_sweep.py" in choose("data/types.json"), "a module names it"
+    assert "tests/notebooks/test_copies.py" in choose("notebooks/source/03_which_quantization.py")
+    assert "tests/huggingface/test_safetensors.py" in choose("tests/huggingface/conftest.py")
+    for wrong in ("llmlite/nosuch.py", "/etc/hostname"):
+        with pytest.raises(SystemExit, match="no such file"):
+            choose(wrong)

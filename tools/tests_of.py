@@ -1,15 +1,18 @@
 """Print the tests that belong to changed files, or what tests cover by room.
 
-    python tools/tests_of.py llmlite/sampling.py docs/gguf.md
+    python tools/tests_of.py llmlite/sampling/sampler.py docs/gguf.md
     python tools/tests_of.py --coverage          after `coverage run` (see `make coverage`)
 
-A test belongs to a module of the package if it imports that module, by name or from its room. What reaches a
-module through others is not followed: `make test` runs everything.
+A test belongs to a module of the package if it imports that module, itself or through tests/support. If no
+test does, those belong to it that import its room, or are in the folder that mirrors its room: nobody imports
+a kernel by name, for example. A test also belongs to a file that it names, or that a module names that it
+imports. What reaches a module through others is not followed: `make test` runs everything.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -21,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ALWAYS = "tests/test_layout.py"
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Return every dotted name of llmlite that a file imports: modules, and names from them."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -29,34 +33,70 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name.startswith(("llmlite.", "tests.", "tools."))}
+    return frozenset(name for name in found if name.startswith(("llmlite.", "tests.", "tools.")))
+
+
+@functools.cache
+def reached(path: Path) -> frozenset[str]:
+    """Return what a test imports, and what the files of tests/support that it imports do."""
+    found: set[str] = set()
+    waiting = [path]
+    seen = set(waiting)
+    while waiting:
+        names = imported(waiting.pop())
+        found |= names
+        parts = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("tests.support.")}
+        waiting += [part for part in parts - seen if part.is_file()]
+        seen |= parts
+    return frozenset(found)
 
 
 def tests_of(name: str) -> set[str]:
     """Return the test files that belong to a file of the repository.
 
     Raises:
-        SystemExit: there is no such file.
+        SystemExit: there is no such file, or it isn't in the repository.
     """
     path = (ROOT / name).resolve()
-    if not path.is_file():
-        raise SystemExit(f"{name}: there is no such file")
+    if not path.is_file() or not path.is_relative_to(ROOT):
+        raise SystemExit(f"{name}: there is no such file in the repository")
     place = path.relative_to(ROOT)
     if place.name.startswith("test_"):
         return {place.as_posix()}
-    if place.suffix == ".md":
-        return {"tests/test_docs.py", "tests/test_readme.py"}
-    module = ".".join(place.with_suffix("").parts).removesuffix(".__init__")
     tests = sorted((ROOT / "tests").rglob("test_*.py"))
-    found = {test.relative_to(ROOT).as_posix() for test in tests if module in imported(test)}
-    if not found:  # a part of a room that tests reach through the room's front door
-        room = module.rpartition(".")[0]
-        found = {
-            test.relative_to(ROOT).as_posix()
-            for test in tests
-            if room != "llmlite" and room in imported(test)
+    found = {test for test in tests if place.name in test.read_text(encoding="utf-8")}
+    if place.suffix == ".md":
+        found |= {
+            ROOT / "tests/test_docs.py",
+            ROOT / "tests/test_docs_examples.py",
+            ROOT / "tests/test_readme.py",
         }
-    return found | {ALWAYS}
+    elif place.parts[0] == "notebooks":
+        found |= {
+            *(ROOT / "tests/notebooks").glob("test_*.py"),
+            *(ROOT / "tests/lessons").glob("test_tools_*.py"),
+        }
+        found |= {ROOT / "tests/lessons/test_glossary.py"}
+    elif place.name == "conftest.py":
+        found |= set(path.parent.rglob("test_*.py"))
+    else:
+        found |= _importing(place, tests)
+    if place.suffix not in (".py", ".md", ".ipynb"):  # data: those of the modules that read it
+        for module in sorted((ROOT / "llmlite").rglob("*.py")):
+            if place.name in module.read_text(encoding="utf-8"):
+                found |= _importing(module.relative_to(ROOT), tests)
+    return {test.relative_to(ROOT).as_posix() for test in found} | {ALWAYS}
+
+
+def _importing(place: Path, tests: list[Path]) -> set[Path]:
+    """Return the tests that import a module; else those that import its room, and those of its folder."""
+    module = ".".join(place.with_suffix("").parts).removesuffix(".__init__")
+    found = {test for test in tests if module in reached(test)}
+    if found or place.parts[0] != "llmlite":
+        return found
+    room, folder = module.rpartition(".")[0], ROOT / "tests" / place.parts[1].removesuffix(".py")
+    mirrored = {test for test in tests if test.is_relative_to(folder)}
+    return mirrored | {test for test in tests if room != "llmlite" and room in imported(test)}
 
 
 def coverage() -> str:

@@ -12,7 +12,7 @@ and 1.3 GB). Printed are, in this order:
    those of the other kernels, for each type;
 2. for Q8_0, then Q4_0, and each number of threads: read bandwidth; decode and prefill in tokens per second,
    and their ratio to llama.cpp's; the share of the bandwidth of the same turn that decode reads; the share of
-   ideal scaling from the fewest threads; how much of a step threads wait for each other (`profile`: "waiting");
+   ideal scaling from the fewest threads; how long threads wait for each other (`profile`: "waiting");
 3. prompts by AMX beside the other kernels, PyTorch bfloat16 and llama.cpp, on the most and on the fewest
    threads (`benchmarks/amx.py` does only that, for more types);
 4. decode in Q8_0 with other prefetches: nearer, and into the second-level cache.

@@ -26,6 +26,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,21 @@ def torch_amx() -> str:
     return python("import torch; print(torch.backends.cpu.get_cpu_capability(), torch.__version__)")
 
 
-def turn(path: Path, name: str, n_prompt: int, n_threads: int) -> float | None:
-    """One turn: the best prefill speed in tokens per second; None if there was none."""
+def turn(path: Path, name: str, n_prompt: int, n_threads: int, seconds: float | None = None) -> float | None:
+    """One turn of at most so many seconds: the best prefill speed in tokens per second; None if there was
+    none.
+    """
     backend, tiles = CONTESTANTS[name]
     command = [sys.executable, "-m", "llmlite", "bench", str(path), "-b", backend, "-o", "json", "-d", "0"]
     command += ["-p", str(n_prompt), "-n", "0", "-r", "3", "-t", str(n_threads)]
     environment = {**os.environ, "LLMLITE_AMX": tiles}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        print(f"  left out: {name}: not done in time", flush=True)
+        return None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no error"])[-1]
         print(f"  left out: {name}: {last[:150]}", flush=True)
@@ -79,13 +88,20 @@ def turn(path: Path, name: str, n_prompt: int, n_threads: int) -> float | None:
     return max(max(record["samples_ts"]) for record in records)
 
 
-def measure(path: Path, n_prompt: int, n_threads: int, rounds: int, names: list[str]) -> None:
-    """Take the turns on one file and print speeds and ratios."""
+def measure(
+    path: Path,
+    n_prompt: int,
+    n_threads: int,
+    rounds: int,
+    names: list[str],
+    left: Callable[[], float | None] = lambda: None,
+) -> None:
+    """Take the turns on one file and print speeds and ratios; `left` says how many seconds there are."""
     found: dict[str, list[float]] = {name: [] for name in names}
     names = list(names)
     for _ in range(rounds):
         for name in list(names):
-            speed = turn(path, name, n_prompt, n_threads)
+            speed = turn(path, name, n_prompt, n_threads, left())
             if speed is None:
                 names.remove(name)
             else:
@@ -98,6 +114,25 @@ def measure(path: Path, n_prompt: int, n_threads: int, rounds: int, names: list[
             line += f"; {names[0]} is {statistics.median(ratios):.2f} times as fast"
             line += f" ({min(ratios):.2f} to {max(ratios):.2f}), {AIMS[name]}"
         print(line, flush=True)
+
+
+def describe() -> None:
+    """Print what this machine has, and which of the contestants may use AMX."""
+    from llmlite.engine import amx_check
+    from llmlite.engine.cpu import choose_threads, host, target
+
+    print(f"{host()}; kernels for {target()}; {choose_threads()}; load {os.getloadavg()[0]:.1f}")
+    print(f"AMX: {amx_check.report()[1]}")
+    print(f"llama.cpp: {llamacpp_amx()}\nPyTorch: {torch_amx()}", flush=True)
+
+
+def model(folder: Path, shape: str, name: str) -> Path:
+    """Return the path of a model with random weights, which is written if it isn't there."""
+    path = folder / f"{shape}-{name}.gguf"
+    if not path.exists():
+        command = [sys.executable, "-m", "llmlite", "synth", shape, "--type", name, "-o", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
 
 
 def compare_bits() -> bool:
@@ -135,13 +170,10 @@ def main() -> int:
     parser.add_argument("--bits", action="store_true")
     parser.add_argument("--without-amx", action="store_true", help="measure the others where there is no AMX")
     options = parser.parse_args()
-    from llmlite.engine import amx, amx_check
-    from llmlite.engine.cpu import choose_threads, host
+    from llmlite.engine import amx
 
     reason = amx.refusal()
-    print(f"{host()}; {choose_threads()}; load {os.getloadavg()[0]:.1f}")
-    print(f"AMX: {amx_check.report()[1]}")
-    print(f"llama.cpp: {llamacpp_amx()}\nPyTorch: {torch_amx()}", flush=True)
+    describe()
     if reason:
         print(f"\nThere is NO AMX here ({reason}): none of the figures about it can be measured.", flush=True)
         if options.bits or not options.without_amx:
@@ -151,10 +183,7 @@ def main() -> int:
     names = [name for name in CONTESTANTS if not (reason and name == TILES)]
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.types.split(","):
-        path = options.folder / f"{SHAPE}-{name}.gguf"
-        if not path.exists():
-            command = [sys.executable, "-m", "llmlite", "synth", SHAPE, "--type", name, "-o", str(path)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        path = model(options.folder, SHAPE, name)
         for n in options.threads.split(","):
             measure(path, options.p, int(n), options.rounds, names)
     return 3 if reason else 0

@@ -54,7 +54,7 @@ def _limit(name: str, value: int) -> None:
 
         limit = getattr(resource, name)
         resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
-    except (ImportError, ValueError, OSError):
+    except (ImportError, AttributeError, ValueError, OSError):
         pass  # Windows has no such module, macOS ignores some limits: the parent's caps remain
 
 

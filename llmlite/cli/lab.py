@@ -112,7 +112,7 @@ def summarize(folder: Path, points: Path | None) -> int:
     for one in progress.missed(learners.values())[:5]:
         say(
             f"missed by {one.wrong} of {one.made}, lesson {one.lesson}: {one.question} "
-            f"(most said: {one.favourite})"
+            f"(most frequent wrong answer: {one.favourite})"
         )
     if points:
         files.write_text(points, progress.points(learners))

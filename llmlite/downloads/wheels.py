@@ -126,6 +126,8 @@ def download(wheels: tuple[Wheel, ...], folder: Path, progress: Progress | None 
         raise LlmliteError(
             f"pip could not download {names}: {_reason(said)} (`pip config list` shows its settings)"
         )
+    if progress is not None:
+        progress(n_bytes, n_bytes)  # the last look came before the end
 
 
 def _waited(process: subprocess.Popen[bytes]) -> int | None:

@@ -12,14 +12,20 @@ EVERY = 10  # steps between two drawings
 
 
 def loss_curve(steps: int) -> LossCurve:
-    """Show an empty curve of `steps` steps and return it: pass its `add` to the training loop."""
+    """Show an empty curve of `steps` steps and return it: pass its `add` to the training loop.
+
+    In a `with` block it says how the training ended, and puts its static view under the cell.
+
+        with loss_curve(80) as curve:
+            training.train(student, ids, 80, on_step=curve.add)
+    """
     curve = LossCurve(steps)
     display(curve)
     return curve
 
 
 class LossCurve(Explorer):
-    """The loss of each step so far; `keep` puts the static view under it.
+    """The loss of each step so far.
 
     Attributes:
         losses: of each step, in nats per token. picture: what is drawn now.
@@ -34,6 +40,19 @@ class LossCurve(Explorer):
         super().__init__([self.figure])
         self.say("The training hasn't begun.")
 
+    def __enter__(self) -> LossCurve:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Draw all steps; say so if they are fewer than was planned, or if an error ended them."""
+        if self.losses:
+            self.redraw()
+        if kind is not None or len(self.losses) < self.steps:
+            ended = "Stopped by an error" if kind is not None else "Ended"
+            self.say(f"{ended} after step {len(self.losses)} of {self.steps}.")
+        if self.losses:
+            publish_display_data(self.static_bundle())  # what stays when no kernel runs
+
     def add(self, step: int, loss: float) -> None:
         """Note the loss of a step; every tenth is drawn, and the last."""
         self.losses.append(loss)
@@ -44,10 +63,6 @@ class LossCurve(Explorer):
         self.picture = self._picture("page")
         self.figure.value = plots.svg(self.picture)
         self.say(f"Step {len(self.losses)} of {self.steps}: the loss is {self.losses[-1]:.2f}.")
-
-    def keep(self) -> None:
-        """Put the static view, folded, under the cell: what stays when no kernel runs."""
-        publish_display_data(self.static_bundle())
 
     def static_view(self) -> plots.Picture:
         """Return the curve so far."""

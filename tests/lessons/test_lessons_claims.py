@@ -46,8 +46,9 @@ def test_00_a_quarter_of_the_bits_and_little_memory_beside_pytorch() -> None:
 
 
 def test_01_more_than_99_in_100_bytes_are_weights() -> None:
-    from llmlite import gguf
     from llmlite.lessons.byte_map import ByteMap
+
+    from llmlite import gguf
 
     assert "The weights take 8.9 million bytes, all other parts together 63 thousand" in text("01")
     regions = {r.name: r.n_bytes for r in ByteMap(gguf.read(resources.model_path("tales"))).regions}

@@ -133,7 +133,7 @@ def check_target(source: str | os.PathLike[str], target: str, *, force: bool) ->
 
 
 def warn_of_unused(overrides: list[tuple[str, str]], rows: list[PlanRow]) -> None:
-    """Say which --tensor-type matches no tensor: a misspelt name would change nothing without a word."""
+    """Warn about each --tensor-type that matches no tensor: a misspelt name would silently change nothing."""
     for pattern, type_name in overrides:
         if not any(re.search(pattern, row.name) for row in rows):
             complain(f"warning: --tensor-type {pattern}={type_name}: no tensor's name matches")

@@ -7,7 +7,8 @@ class Scanner:
     """The text of a grammar or a pattern, and how far it has been read.
 
     Attributes:
-        text: the whole text. place: the index of the next character.
+        text: the whole text.
+        place: the index of the next character.
     """
 
     def __init__(self, text: str) -> None:
@@ -19,7 +20,7 @@ class Scanner:
         return self.text[self.place : self.place + 1]
 
     def take(self, wanted: str) -> bool:
-        """Step over `wanted` if the text goes on with it, and return whether it does."""
+        """Step over `wanted` if the text continues with it; return whether it does."""
         found = self.text.startswith(wanted, self.place)
         self.place += len(wanted) if found else 0
         return found

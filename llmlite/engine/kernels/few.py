@@ -215,9 +215,7 @@ def make_add(family):
 
 
 def make_groups(family, scales, mins, vectors, tail):
-    """Return `multiply`, `part_of_group` and `last_blocks`: for whole groups, a row's last blocks, and the
-    matrix's last blocks.
-    """
+    """Return the functions for whole groups, for the last group of a row, and for that of the matrix."""
     (add, both), has_minimum, group_bytes = make_add(family), family.has_minimum, family.group_bytes
     sums_bytes = 1024 // family.sub
 

@@ -156,7 +156,7 @@ def side_by_side(vectors, sub, dot):
 
 
 def make_add_group(family, multiply, scales, mins):
-    """Return (total, p, x, xd, xs) -> total, plus a group's products; `multiply`: see `in_file_order`."""
+    """Return (total, p, x, xd, xs) -> total plus a group's products; `multiply` is as in `in_file_order`."""
     _, zero = dot_of(family)
     has_minimum = family.has_minimum
 

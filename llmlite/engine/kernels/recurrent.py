@@ -109,7 +109,7 @@ def scan(
 
 @inline
 def change_row(before, after, k, q, change, decay, total):
-    """S[n] ← decay · S[n] + k[n] · change for a row n of 16 columns; returns total + S[n] · q[n]."""
+    """S[n] ← decay · S[n] + k[n] · change, for a row n of 16 columns; return total + S[n] · q[n]."""
     new = fma(change, splat_f32x16(load_f32(k)), load_f32x16(before) * decay)
     store(after, new)
     return fma(new, splat_f32x16(load_f32(q)), total)

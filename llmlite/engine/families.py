@@ -64,6 +64,11 @@ class Family:
     full_bytes: bool = False
 
     @property
+    def multiple(self) -> int:
+        """A number of weights that the kernels take together: rows must be multiples of it."""
+        return 32 if self.sub else 16
+
+    @property
     def group_bytes(self) -> int:
         """Bytes of GROUP weights."""
         return self.block_bytes * GROUP // self.block

@@ -35,8 +35,9 @@ class MatVec:
     def __init__(self, w: QuantTensor, *, n_threads: int | None = None, scalar: bool = False) -> None:
         if w.type.name not in SCALAR if scalar else w.type.id not in FAMILIES:
             raise UnsupportedError(f"no {'scalar' if scalar else 'vector'} kernel for {w.type.name}")
-        if w.n_columns % FAMILIES[w.type.id].block or w.n_columns % 32:
-            raise UnsupportedError(f"rows of {w.n_columns} weights: kernels take whole blocks")
+        multiple = 32 if scalar else FAMILIES[w.type.id].multiple
+        if w.n_columns % multiple:
+            raise UnsupportedError(f"rows of {w.n_columns} weights: kernels take multiples of {multiple}")
         self.n_threads = n_threads or usable_threads()
         self._x = np.zeros(w.n_columns, np.float32)
         recorder = Recorder(max_tokens=1, max_outputs=1, n_threads=self.n_threads)

@@ -32,6 +32,7 @@ PREFILL_TOKENS = CHUNK
 BYTES_PER_THREAD = 8 << 20  # of weights; with fewer, a token's step takes a fraction of a millisecond
 RELEASED_BYTES = 16 << 20  # a larger arena is released when single tokens follow; see docs/engine.md
 ENCODER_TOKENS = 512  # of several texts in one step of an encoder
+TABLE_ROWS = 256  # positions of which a table's rows are computed at once
 SCORING_TOKENS = 64  # if all logits are needed; limits their buffer to (64, n_vocab)
 
 
@@ -78,7 +79,9 @@ class PlannedExecutor:
         self._plans: dict[tuple, Plan] = {}
         self._filled: set[Plan] = set()  # plans of many tokens whose arenas have pages
         self._lock = fork_safe(threading.Lock())
-        self._tables: dict[Any, np.ndarray] = {}  # arrays that depend only on positions, by PositionTable.key
+        self._tables: dict[
+            Any, tuple[np.ndarray, int]
+        ] = {}  # by PositionTable.key: rows, and how many are there
         self._words: weakref.WeakKeyDictionary[KVCache, np.ndarray] = weakref.WeakKeyDictionary()
         outer = (tensor.blocks for tensor in weights.outer.values() if hasattr(tensor, "blocks"))
         self._watch = Watch((*outer, *(tensor.blocks for tensor in _matrices(weights))))
@@ -278,13 +281,22 @@ class PlannedExecutor:
         return self._words[cache][cache.recurrent.turn].ctypes.data
 
     def _table(self, table: PositionTable, n: int) -> np.ndarray:
-        """Return the table's rows for at least the positions 0…n−1, float32 (n, width)."""
-        found = self._tables.get(table.key)
-        if found is None or len(found) < n:
-            size = max(n, 2 * (0 if found is None else len(found)), 256)
-            rows = table.rows(np.arange(size))
-            found = self._tables[table.key] = np.ascontiguousarray(rows, np.float32)
-        return found
+        """Return an array whose first n rows are the table's, float32 (at least n, width).
+
+        It has room for more, which takes no memory before it is written. Rows are computed 256 at a time, so
+        that temporary arrays are small.
+        """
+        rows, filled = self._tables.get(table.key, (np.empty((0, table.width), np.float32), 0))
+        if filled < n:
+            end = -(-n // TABLE_ROWS) * TABLE_ROWS
+            if end > len(rows):
+                grown = np.empty((max(end, 2 * len(rows)), table.width), np.float32)
+                grown[:filled] = rows[:filled]
+                rows = grown
+            for start in range(filled, end, TABLE_ROWS):
+                rows[start : start + TABLE_ROWS] = table.rows(np.arange(start, start + TABLE_ROWS))
+            self._tables[table.key] = rows, end
+        return rows
 
     def profile(self, *, n_tokens: int = 1, depth: int = 0, repeat: int = 5) -> list[dict[str, Any]]:
         """Time every operation of a step separately, including waiting.

@@ -124,7 +124,7 @@ class Recording:
 
     def _family(self, w: Any) -> Family | None:
         family = FAMILIES.get(w.type.id)
-        return family if family and w.shape[-1] % 32 == 0 else None
+        return family if family and w.shape[-1] % family.multiple == 0 else None
 
     def _table(self, key: Any, width: int, rows: Callable[[np.ndarray], np.ndarray]) -> int:
         """Return the number of the table with this key, which is added if it is new."""

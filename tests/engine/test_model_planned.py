@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import llmlite as ll
+from llmlite.engine.recording import PositionTable
 from llmlite.model import Model
 from tests.support.tiny_models import tiny_model
 
@@ -119,3 +120,18 @@ def test_any_head_size_is_planned_and_gives_the_eager_logits(head_size: int, tmp
     ids = list(range(3, 63))
     want = eager.logits(ids)
     np.testing.assert_allclose(planned.logits(ids), want, atol=2e-5 * np.abs(want).max())
+
+
+def test_each_row_of_a_table_is_computed_once_and_none_far_ahead(model: Model) -> None:
+    asked: list[int] = []
+
+    def rows(at: np.ndarray) -> np.ndarray:
+        asked.extend(at.tolist())
+        return np.stack([at, 2 * at], axis=1).astype(np.float32)
+
+    table, executor = PositionTable("a key", 2, rows), model.executor
+    for n in (1, 256, 257, 30, 1300):
+        found = executor._table(table, n)
+        np.testing.assert_array_equal(found[:n], np.arange(n)[:, None] * np.float32([1, 2]))
+    assert found is executor._table(table, 7)
+    assert asked == list(range(6 * 256))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite.engine.kv_cache import CHUNK
+from llmlite.description.architectures import ARCHITECTURES
+from llmlite.engine.kv_cache import CHUNK, KVCache
 from llmlite.model import Model
 from tests.support.planned import assert_neighbours_change_nothing
 from tests.support.tiny_models import tiny_model
@@ -109,3 +110,37 @@ def test_neighbours_in_a_step_change_nothing(path: Path) -> None:
     """Sequences of unlike lengths, some reading a prompt and some a single token, against each one alone."""
     model = loaded(path)
     assert_neighbours_change_nothing(model, [IDS[:1], IDS[:37], IDS[:130], IDS[100:101], IDS[7:N_IDS]])
+
+
+# Every decoder's entry: three cuts, one thread, a batch.
+DECODERS = [
+    pytest.param(
+        name, {"n_expert": 4} if entry.expert_count_required else {}, id=name, marks=pytest.mark.slow
+    )
+    for name, entry in ARCHITECTURES.items()
+    if entry.causal
+]
+
+
+@pytest.mark.parametrize(("name", "options"), DECODERS)
+def test_every_architecture_has_the_bits_of_a_fresh_model(
+    name: str, options: dict[str, int], tmp_path: Path
+) -> None:
+    made = tiny_model(name, n_ctx=512, n_head_kv=4, seed=5, **options)
+    model = loaded(made.write(tmp_path / "tiny.gguf", "Q8_0"), n_threads=2)
+    ids = IDS[:150]
+    rows = model.logits(ids)
+
+    def read(cuts: list[int]) -> np.ndarray:
+        cache, got = KVCache(model.config, 512, np.float16), []
+        for start, end in zip([0, *cuts], [*cuts, len(ids)]):
+            got.append(model.executor(ids[start:end], cache, n_outputs=end - start))
+        return np.concatenate(got)
+
+    for cuts in ([1, 3, 10, 47, 111], [*range(16, 150, 16)], [*range(60, 150)]):
+        np.testing.assert_array_equal(read(cuts), rows)
+    np.testing.assert_array_equal(loaded(tmp_path / "tiny.gguf", n_threads=1).logits(ids), rows)
+    caches = [KVCache(model.config, 512, np.float16) for _ in range(3)]
+    pieces = [(ids[:9], caches[0], 1), (ids, caches[1], 1), (ids[:40], caches[2], 1)]
+    for (part, _, _), got in zip(pieces, model.executor.batch(pieces)):
+        np.testing.assert_array_equal(got[0], rows[len(part) - 1])

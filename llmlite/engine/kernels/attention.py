@@ -235,6 +235,7 @@ def make_attention(reader, only=0, in_keys=False):
     """
     attend = make_attend(reader, in_keys)
 
+    # Its last two loops are not routines of their own: LLVM made more code of that (docs/engine.md).
     @kernel
     def attention(step, rank, n_threads, worker, spec):
         """out[t, h] = Σ softmax(scale · q[t, h] · k) v; if parts are shared, each part's o, m and l."""

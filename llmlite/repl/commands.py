@@ -12,13 +12,13 @@ from llmlite.terminal import complain, say
 
 
 class Quit(Exception):  # noqa: N818  no error
-    """The user is done."""
+    """Raised to end the conversation."""
 
 
 def obey(line: str, conversation: Conversation) -> bool:
-    """Do what a line "/NAME ARGUMENT" says; return whether the model shall answer now.
+    """Run the command of a line "/NAME ARGUMENT"; return whether the model should answer now.
 
-    What is wrong is said on standard error, and the conversation is then as it was.
+    Errors are printed on standard error, and leave the conversation unchanged.
 
     Raises:
         Quit: /quit.

@@ -1,4 +1,4 @@
-"""Elementary functions whose every bit is the same on every machine: exp, log, power, cos, sin, sums.
+"""Elementary functions with the same bits on every machine: exp, log, power, cos, sin, sums.
 
 C libraries and NumPy's vector code round `exp` or `cos` differently on different processors. Here, every step
 is an addition, a subtraction, a multiplication, a division, a rounding to a whole number or an exact scaling.

@@ -114,15 +114,15 @@ def make_parser() -> Usage:
     """Return the parser of the options: those of `llmlite run`, and `--out`."""
     parser = Usage(
         prog=f"%{NAME}",
-        description="Continue a text, or answer a question, with a model. In %%llm the cell is the prompt.",
+        description="Continue a text or answer a question with a model. With %%llm, the cell is the prompt.",
         epilog=EXAMPLES,
     )
     add_model(parser)
-    parser.add_argument("-p", "--prompt", help=f'of %%llm: the beginning (default: "{PROMPT}")')
-    parser.add_argument("--no-echo", action="store_true", help="of %%llm: print only what the model adds")
+    parser.add_argument("-p", "--prompt", help=f'for %%llm: the prompt (default: "{PROMPT}")')
+    parser.add_argument("--no-echo", action="store_true", help="for %%llm: print only the new text")
     parser.add_argument("--chat", action="store_true", help="answer the prompt as a question")
-    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before")
-    parser.add_argument("--out", metavar="NAME", type=_variable, help="put the Generation into this variable")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system message")
+    parser.add_argument("--out", metavar="NAME", type=_variable, help="store the Generation in this variable")
     add_length(parser)
     add_choice(parser)
     add_engine(parser)
@@ -230,7 +230,7 @@ def _prompt(options: argparse.Namespace, cell: str | None) -> str:
     if cell is None:
         return PROMPT if options.prompt is None else options.prompt
     if options.prompt is not None:
-        raise LlmliteError("--prompt: in %%llm the cell is the prompt; drop one of them")
+        raise LlmliteError("--prompt: with %%llm, the cell is the prompt; remove one of them")
     prompt = cell.removesuffix("\n")
     if not prompt.strip():
         raise LlmliteError("the cell is empty; write the prompt under %%llm")

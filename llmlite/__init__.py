@@ -10,7 +10,7 @@ Public names load on first use (PEP 562), so importing llmlite imports no third-
 
 from llmlite._version import __version__
 
-TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
+TYPE_CHECKING = False  # type checkers take this name as true; this avoids importing typing
 if TYPE_CHECKING:
     from llmlite import bench, chat, errors, gguf, lessons, plots, quants, resources, tokenizers, widgets
     from llmlite.downloads import pull
@@ -76,7 +76,7 @@ def __getattr__(name: str) -> object:
         return import_module(f"llmlite.{name}")
     if name in _NAMES:
         value = getattr(import_module(f"llmlite.{_NAMES[name]}"), name)
-        globals()[name] = value  # the next access doesn't come through here
+        globals()[name] = value  # the next access finds it without this function
         return value
     raise AttributeError(f"module 'llmlite' has no attribute {name!r}")
 
@@ -89,7 +89,7 @@ def load_ipython_extension(shell: object) -> None:
 
 
 def unload_ipython_extension(shell: object) -> None:
-    """Take them away again: `%unload_ext llmlite`."""
+    """Remove `%llm` and `%%llm`: `%unload_ext llmlite`."""
     from llmlite.magic import unload
 
     unload(shell)

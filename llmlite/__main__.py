@@ -1,4 +1,4 @@
-"""`python -m llmlite` is the command `llmlite`."""
+"""Run the command `llmlite`: `python -m llmlite`."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""llama-cpp-python's `Llama`, run by llmlite: a program changes one import.
+"""llama-cpp-python's `Llama`, run by llmlite. A program only needs to change one import.
 
     from llmlite.compat import Llama                   # was: from llama_cpp import Llama
 
-Calls, arguments, and the dictionaries that come back have the same names and types. What isn't there is
+Methods, arguments and returned dictionaries have the same names and types. Missing methods and options are
 refused by name. Source: the documented interface of llama-cpp-python 0.3.
 """
 
@@ -21,7 +21,7 @@ from llmlite.model import load
 from llmlite.sampling import Sampler
 
 FINISH = {"eos": "stop", "stop": "stop", "length": "length"}
-# llama-cpp-python's name of an option -> ours; both default to the first call's values there
+# llama-cpp-python's name of an option -> llmlite's name
 SAMPLING = {
     "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
     "typical_p": "typical_p", "repeat_penalty": "repeat_penalty", "frequency_penalty": "frequency_penalty",
@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "mirostat_eta": 0.1, "seed": None, "logit_bias": None,
 }  # fmt: skip
 OTHERS = ("max_tokens", "stop", "logprobs", "echo", "stream", "model", "grammar", "logits_processor")
-IGNORED = frozenset(  # of the constructor: they say where and how it runs there, not what comes out
+IGNORED = frozenset(  # options of the constructor that change how llama.cpp runs, but not its results
     "n_gpu_layers main_gpu use_mmap use_mlock n_batch n_ubatch n_threads_batch offload_kqv verbose "
     "logits_all flash_attn numa split_mode no_perf".split()
 )
@@ -47,17 +47,17 @@ class Llama:
     """A model, with llama-cpp-python's methods.
 
     Args:
-        model_path: a GGUF file, or a name that `llmlite.load` knows.
-        n_ctx: tokens of context (512); 0 for what the model was trained with, at most 4096.
-        seed: of every call that gives none; -1 for another one each time.
-        n_threads: that compute.
-        type_k: type of keys and values: 0 (F32), 1 (F16, the default) or 8 (Q8_0); type_v must be the same.
-        lora_path, lora_scale: an adapter.
-        embedding: there for the sake of the call; `embed` needs no preparation.
-        options: those that say how llama.cpp runs (n_gpu_layers, n_batch, use_mmap …) have no effect.
+        model_path: a GGUF file, or another name for `llmlite.load`.
+        n_ctx: length of the context in tokens; 0 for llmlite's default, at most 4096.
+        seed: the seed of calls without one; -1 for another one in each call.
+        n_threads: number of threads.
+        type_k, type_v: type of keys and values: 0 (F32), 1 (F16, the default) or 8 (Q8_0), the same for both.
+        lora_path, lora_scale: an adapter, and its factor.
+        embedding: ignored, because `embed` needs no preparation.
+        options: options that only change how llama.cpp runs (n_gpu_layers, n_batch, use_mmap …) are ignored.
 
     Raises:
-        UnsupportedError: an option that isn't there, by name.
+        UnsupportedError: an option isn't supported. The error names it.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class Llama:
                 raise UnsupportedError(f"Llama({name}=…): llmlite.compat has no such option")
         kinds = {None: "f16", 0: "f32", 1: "f16", 8: "q8_0"}
         if type_k not in kinds or type_v not in (None, type_k):
-            raise UnsupportedError(f"Llama(type_k={type_k}, type_v={type_v}): both must be 0, 1 or 8, alike")
+            raise UnsupportedError(
+                f"Llama(type_k={type_k}, type_v={type_v}): both must be the same, 0, 1 or 8"
+            )
         self.model_path = model_path
         self.model = load(
             model_path,
@@ -101,33 +103,33 @@ class Llama:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The file's values as text, without its arrays."""
+        """The file's metadata as text, without arrays."""
         found = self.model.metadata.items()
         return {key: str(value) for key, value in found if isinstance(value, (str, int, float, bool))}
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens have been evaluated."""
+        """Number of tokens that were evaluated."""
         return len(self.input_ids)
 
     def n_ctx(self) -> int:
-        """Tokens of context."""
+        """Return the length of the context in tokens."""
         return self.model.n_ctx
 
     def n_embd(self) -> int:
-        """Numbers in a token's state."""
+        """Return the number of elements in a token's state."""
         return self.model.config.n_embd
 
     def n_vocab(self) -> int:
-        """Tokens in the vocabulary."""
+        """Return the number of tokens in the vocabulary."""
         return self.model.config.n_vocab
 
     def token_bos(self) -> int:
-        """The token that begins a text, -1 if there is none."""
+        """Return the id of the token that begins a text, -1 if there is none."""
         return -1 if self.model.tokenizer.bos_id is None else self.model.tokenizer.bos_id
 
     def token_eos(self) -> int:
-        """The token that ends a text, -1 if there is none."""
+        """Return the id of the token that ends a text, -1 if there is none."""
         return -1 if self.model.tokenizer.eos_id is None else self.model.tokenizer.eos_id
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
@@ -138,17 +140,17 @@ class Llama:
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
-        """Return the bytes of token ids; control tokens are left out unless `special`."""
+        """Return the bytes of token ids, without control tokens unless `special`."""
         return self.model.tokenizer.decode_bytes(tokens, skip_special=not special)
 
     # ---- step by step ----------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Forget what has been evaluated."""
+        """Forget all evaluated tokens."""
         self.input_ids, self._last = [], None
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Read tokens after those evaluated before."""
+        """Evaluate tokens after those that were evaluated before."""
         ids = [*self.input_ids, *tokens]
         self._last = self.model._next_logits(self.model._checked(ids))[1]
         self.input_ids = ids
@@ -156,19 +158,19 @@ class Llama:
     def sample(
         self, *, logits_processor: Any = None, grammar: Any = None, idx: int | None = None, **options: Any
     ) -> int:
-        """Choose a token from the logits after what has been evaluated."""
+        """Choose a token from the logits after the last evaluated token."""
         if logits_processor is not None or grammar is not None or idx is not None:
-            raise UnsupportedError("Llama.sample: logits_processor, grammar and idx aren't there")
+            raise UnsupportedError("Llama.sample: logits_processor, grammar and idx are not supported")
         if self._last is None:
-            raise ValueError("sample: nothing has been evaluated")
+            raise ValueError("sample: no tokens have been evaluated")
         return Sampler(**self._sampling("sample", {"temp": 0.8, **options}))(self._last, self.input_ids)
 
     def save_state(self) -> dict[str, Any]:
-        """Return what `load_state` takes: the tokens evaluated, whose states are read again if need be."""
+        """Return the evaluated tokens for `load_state`, which evaluates them again if necessary."""
         return {"input_ids": list(self.input_ids)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state that `save_state` returned."""
+        """Restore a state that `save_state` returned."""
         self.reset()
         if state["input_ids"]:
             self.eval(state["input_ids"])
@@ -176,7 +178,7 @@ class Llama:
     # ---- completions -----------------------------------------------------------------------------------
 
     def create_completion(self, prompt: str | Sequence[int], **options: Any) -> Any:
-        """Continue a prompt; a dict, or with stream=True an iterator of dicts."""
+        """Continue a prompt. Return a dict, or with stream=True an iterator of dicts."""
         text = prompt if isinstance(prompt, str) else self.model.detokenize(prompt)
         n_top, echo = options.pop("logprobs", None), options.pop("echo", False)
         options.setdefault("max_tokens", 16)
@@ -201,7 +203,7 @@ class Llama:
 
         if n_top is not None:
             raise UnsupportedError(
-                "create_completion(stream=True, logprobs=…): llmlite.compat has no such pair"
+                "create_completion(stream=True, logprobs=…): llmlite.compat doesn't support both together"
             )
         if echo:
             yield chunk(echo, None)
@@ -217,8 +219,8 @@ class Llama:
         response_format: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Answer a conversation; a dict, or with stream=True an iterator of dicts."""
-        ids = self.model.chat_prompt(messages, tools=tools, add_special=False)  # as there
+        """Answer a conversation. Return a dict, or with stream=True an iterator of dicts."""
+        ids = self.model.chat_prompt(messages, tools=tools, add_special=False)  # as in llama-cpp-python
         kind = "text" if response_format is None else response_format.get("type")
         if kind not in ("text", "json_object"):
             raise UnsupportedError(
@@ -247,17 +249,17 @@ class Llama:
         yield chunk({}, finish(generation))
 
     def embed(self, input: str | list[str], normalize: bool = False, truncate: bool = True) -> Any:
-        """Return the embedding of a text as a list of floats, or of several texts a list of lists.
+        """Return the embedding of a text as a list of floats, or those of several texts as a list of lists.
 
-        If the model's file doesn't say how states become one vector, each text has a list of one vector for
-        each token, as there.
+        If the model's file has no kind of pooling, the result for a text is a list with a vector for each
+        token, as in llama-cpp-python.
         """
         pooling = "none" if self.model.config.pooling is None else self.model.config.pooling
         found = self.model.embed(input, normalize=normalize, truncate=truncate, pooling=pooling)
         rows = [row.tolist() for row in found]
         return rows[0] if isinstance(input, str) else rows
 
-    # ---- what they share -------------------------------------------------------------------------------
+    # ---- shared by the methods -------------------------------------------------------------------------
 
     def _begin(
         self, method: str, prompt: Any, options: dict[str, Any], n_top: int | None
@@ -277,7 +279,7 @@ class Llama:
         return generation, bool(rest.get("stream")), rest.get("model") or self.model_path
 
     def _sampling(self, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Our options for theirs."""
+        """Return llmlite's options for llama-cpp-python's."""
         found = {**DEFAULTS, "seed": self.seed}
         for name, value in options.items():
             name = "temperature" if name == "temp" else name
@@ -286,7 +288,7 @@ class Llama:
             if name not in SAMPLING:
                 raise UnsupportedError(f"Llama.{method}({name}=…): llmlite.compat has no such option")
             found[name] = value
-        found["top_k"] = max(0, found["top_k"])  # there 0 or less is all
+        found["top_k"] = max(0, found["top_k"])  # in llama-cpp-python, 0 or less means all
         if found["seed"] in RANDOM_SEEDS:
             found["seed"] = None
         if found["logit_bias"]:
@@ -315,19 +317,19 @@ class Llama:
 
 
 def finish(generation: Generation) -> str:
-    """The finish_reason of a text that has ended."""
+    """Return the finish_reason of a text that has ended."""
     return FINISH.get(generation.stop_reason or "", "stop")
 
 
 def usage(generation: Generation) -> dict[str, int]:
-    """The three counts that a completion has."""
+    """Return the three counts of tokens of a completion."""
     found = generation.usage
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     return {name: found[name] for name in names}  # type: ignore[literal-required]
 
 
 def processors(given: Any) -> list[Callable[..., Any]]:
-    """A LogitsProcessorList, a list of functions or one function of (ids, scores), as a list."""
+    """Return a LogitsProcessorList, a list of functions or one function of (ids, scores) as a list."""
     if given is None:
         return []
     return list(given) if isinstance(given, Sequence) else [given]

@@ -1,12 +1,12 @@
-"""Elementary functions whose every bit is the same on every machine: exp, log, power, cos, sin, sums.
+"""Elementary functions with the same bits on every machine: exp, log, power, cos, sin, sums.
 
-C libraries and NumPy's vector code round `exp` or `cos` differently from one processor to the next. Here
-every step is an addition, a subtraction, a multiplication, a division, a rounding to a whole number or an
-exact scaling, each of which IEEE 754 defines to the last bit, in an order that never changes. NumPy runs each
-step as a pass of its own, so no compiler can fuse two of them.
+C libraries and NumPy's vector code round `exp` or `cos` differently on different processors. Here, every step
+is an addition, a subtraction, a multiplication, a division, a rounding to a whole number or an exact scaling.
+IEEE 754 defines each of these to the last bit, and their order never changes. NumPy runs each step as a
+separate pass, so no compiler can fuse two of them.
 
-All of them take and return float64 and differ from the true value by at most 1e-15 of it (`power` by more,
-for large exponents).
+All functions take and return float64. Their relative error is at most 1e-15; that of `power` is larger for
+large exponents.
 
 Source of the methods: Muller, "Elementary Functions", 3rd edition, chapters 4 and 11 (argument reduction
 after Cody and Waite; Taylor polynomials). The coefficients are those of the series.
@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-CHUNK = 8192  # numbers for which all passes stay in the cache
-LARGEST_ANGLE = 2.0**22  # radians; up to here the reduction below is exact to 2**-100
+CHUNK = 8192  # numbers per pass, which stay in the cache
+LARGEST_ANGLE = 2.0**22  # radians; up to this angle, the reduction below is exact to 2**-100
 
-LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # ln 2, its first 32 bits: times a small integer it is exact
+LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # 32 bits of ln 2: products with small integers are exact
 LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
 INVERSE_LN2 = float.fromhex("0x1.71547652b82fep+0")
 TWO_OVER_PI = float.fromhex("0x1.45f306dc9c883p-1")
@@ -44,49 +44,49 @@ COS = [(-1) ** n / math.factorial(2 * n) for n in range(9, 1, -1)]  # x**18 ... 
 
 
 def exp(x: npt.ArrayLike) -> Floats:
-    """e to the power of each number: x = k ln 2 + r, and e**r from its series.
+    """Return e to the power of each number: x = k ln 2 + r, and e**r from its series.
 
     Args:
-        x: any shape. -inf gives 0, what is above 709.78 inf, NaN stays NaN.
+        x: numbers, any shape. -inf gives 0, numbers above 709.78 give inf, NaN gives NaN.
     """
     return _by_chunks(_exp, x)
 
 
 def log(x: npt.ArrayLike) -> Floats:
-    """Natural logarithm: x = 2**k m with m near 1, and log m from the series of the inverse tanh.
+    """Return the natural logarithm: x = 2**k m with m near 1, and log m from the series of the inverse tanh.
 
     Args:
-        x: any shape. 0 gives -inf, a negative number NaN, inf inf.
+        x: numbers, any shape. 0 gives -inf, a negative number gives NaN, inf gives inf.
     """
     return _by_chunks(_log, x)
 
 
 def power(x: npt.ArrayLike, y: float) -> Floats:
-    """x to the power of y, as exp(y log x), for x >= 0; off by up to |y log x| times 2e-16 of the value."""
+    """Return x to the power of y as exp(y log x), for x >= 0. The relative error is up to 2e-16 |y log x|."""
     x = np.asarray(x, dtype=np.float64)
     return np.ones_like(x) if y == 0 else exp(y * log(x))
 
 
 def cos(x: npt.ArrayLike) -> Floats:
-    """Cosine of angles in radians.
+    """Return the cosine of angles in radians, any shape.
 
     Raises:
-        ValueError: an angle beyond ±2**22 (4.19 million), or one that is NaN.
+        ValueError: an angle is beyond ±2**22 (4.19 million), or NaN.
     """
     return _by_chunks(_cos, _angles(x))
 
 
 def sin(x: npt.ArrayLike) -> Floats:
-    """Sine of angles in radians.
+    """Return the sine of angles in radians, any shape.
 
     Raises:
-        As `cos`.
+        ValueError: as in `cos`.
     """
     return _by_chunks(_sin, _angles(x))
 
 
 def total(x: npt.ArrayLike) -> Floats:
-    """Sum over the last axis: the upper half is added to the lower one until one number is left."""
+    """Return the sum over the last axis. The upper half is added to the lower one, until one is left."""
     x = np.asarray(x, dtype=np.float64)
     while x.shape[-1] > 1:
         half = (x.shape[-1] + 1) // 2
@@ -107,7 +107,7 @@ def _by_chunks(function: Callable[[Floats], Floats], x: npt.ArrayLike) -> Floats
 
 
 def _series(x: Floats, coefficients: list[float]) -> Floats:
-    """Horner's scheme, the highest power first."""
+    """Evaluate a polynomial by Horner's scheme. The coefficient of the highest power is first."""
     found = np.full(x.shape, coefficients[0])
     for coefficient in coefficients[1:]:
         found *= x
@@ -122,10 +122,10 @@ def _exp(x: Floats) -> Floats:
     low = k * LN2_LOW
     r = high - low
     lost = (high - r) - low
-    # e**(r + lost) = 1 + r + (r**2 series + lost): the largest last, so that little is rounded away
+    # e**(r + lost) = 1 + r + (r**2 series + lost): the largest is added last, which rounds away the least
     value = 1.0 + (r + (_series(r, EXP) * (r * r) + lost))
     whole = np.where(np.isnan(k), 0.0, k).astype(np.int64)
-    half = whole >> 1  # in two steps, as 2**1024 is no float64; only the last one can round
+    half = whole >> 1  # in two steps, because 2**1024 isn't a float64; only the last one can round
     return np.ldexp(np.ldexp(value, half), whole - half)
 
 
@@ -150,20 +150,20 @@ def _angles(x: npt.ArrayLike) -> Floats:
     bad = ~(np.abs(x) <= LARGEST_ANGLE)
     if bad.any():
         raise ValueError(
-            f"angle {x[bad].flat[0]:g}: expected one between -2**22 and 2**22 radians; beyond, float64 holds "
-            "too few digits of it"
+            f"angle {x[bad].flat[0]:g}: expected one between -2**22 and 2**22 radians; larger ones have too "
+            "few digits in float64"
         )
     return x
 
 
 def _reduced(x: Floats) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
-    """Quadrant n mod 4, and x - n pi/2 as the sum of a number and its rounding error."""
+    """Return the quadrant n mod 4, and x - n pi/2 as the sum of a number and its rounding error."""
     n = np.rint(x * TWO_OVER_PI)
     high, low = x, np.zeros_like(x)
     for part in HALF_PI:
         product = n * part  # exact for the first three
         difference = high - product
-        # Knuth's two-sum: what the subtraction lost
+        # Knuth's two-sum: the rounding error of the subtraction
         back = difference - high
         low = low + ((high - (difference - back)) - (product + back))
         high = difference
@@ -192,7 +192,7 @@ def _sin(x: Floats) -> Floats:
 
 
 def _turned(x: Floats, quarter: int) -> Floats:
-    """sin(x + quarter pi/2)."""
+    """Return sin(x + quarter pi/2)."""
     n, r, low = _reduced(x)
     n = (n + quarter) & 3
     value = np.where(n & 1, _cos_near_zero(r, low), _sin_near_zero(r, low))

@@ -1,8 +1,8 @@
-"""Texts to vectors: an encoder's last states, pooled to one embedding each; and scores of pairs of texts.
+"""Turn texts into embeddings, by pooling a model's last states, and score pairs of texts.
 
 Shapes: n texts, T tokens of a text, D n_embd.
-Source of the ways of pooling: sentence-transformers, models/Pooling.py; of the heads: transformers,
-BertForSequenceClassification and ModernBertForSequenceClassification.
+Sources: sentence-transformers, models/Pooling.py, for pooling; transformers, BertForSequenceClassification
+and ModernBertForSequenceClassification, for the heads.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from llmlite.model import Model
 
 POOLINGS = ("mean", "cls", "last", "none")
-BATCH_TOKENS = 512  # of several short texts that one step takes: weights are read once for all of them
+BATCH_TOKENS = 512  # of short texts in one step, which reads the weights once for all of them
 SMALLEST_CACHE = 32  # tokens
-SMALLEST_NORM = np.float32(1e-12)  # torch.nn.functional.normalize divides by no less
+SMALLEST_NORM = np.float32(1e-12)  # the smallest divisor, as in torch.nn.functional.normalize
 
 Text = str | Sequence[int]
 
 
 class Embedder:
-    """Runs a model for the states of its last layer instead of for logits.
+    """Run a model to get the states of its last layer instead of logits.
 
     Args:
-        model: a loaded model. An encoder's own executor is used; a model that writes text gets one more,
-            without its output matrix, in the same form ("eager" or "planned").
+        model: a loaded model. An encoder's own executor is used. For a model that writes text, another
+            executor of the same kind ("eager" or "planned") is made, without the output matrix.
     """
 
     def __init__(self, model: Model) -> None:
@@ -86,7 +86,7 @@ class Embedder:
 
     @property
     def width(self) -> int:
-        """Numbers in an embedding."""
+        """Number of elements in an embedding."""
         return [self.config.n_embd, *(rows for rows, _ in self.config.dense.values())][-1]
 
     def _pooling(self, pooling: str | None) -> str:
@@ -95,13 +95,12 @@ class Embedder:
         found = pooling or self.config.pooling
         if found == "rank":
             raise ValueError(
-                "pooling: this model's file is made to score pairs of texts (see `score`); "
-                f"for embeddings pass one of {', '.join(POOLINGS)}"
+                "pooling: this model is for scoring pairs of texts (see `score`); "
+                f"for embeddings, pass one of {', '.join(POOLINGS)}"
             )
         if found is None or (found == "none" and pooling is None):
             raise ValueError(
-                "pooling: this model's file doesn't say how states become one embedding; "
-                f"pass one of {', '.join(POOLINGS)}"
+                f"pooling: this model's file has no kind of pooling; pass one of {', '.join(POOLINGS)}"
             )
         return found
 
@@ -116,7 +115,7 @@ class Embedder:
             ids = model.tokenizer.encode(text)
         if len(ids) > n_ctx and not truncate:
             raise ContextOverflowError(
-                f"a text of {len(ids)} tokens doesn't fit the context of {n_ctx}; truncate cuts it"
+                f"a text of {len(ids)} tokens doesn't fit the context of {n_ctx}; use truncate to cut it"
             )
         if len(ids) > n_ctx:
             end = model.tokenizer.special_ids()[1]
@@ -124,7 +123,7 @@ class Embedder:
         return model._checked(ids)
 
     def _pair(self, query: str, text: str, truncate: bool) -> tuple[list[int], list[int]]:
-        """The ids of both texts as the model was trained to read them, and which text each belongs to."""
+        """Return the ids of a pair in the form of the model's training, and the text (0 or 1) of each id."""
         tokenizer = self.model.tokenizer
         begin, end = tokenizer.special_ids()
         first = [*begin, *tokenizer.encode(query, add_special=False), *end]
@@ -149,7 +148,7 @@ class Embedder:
         n_outputs: Sequence[int] | None = None,
         types: Sequence[list[int]] | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the place of each text and its last states, (T, D) or the last n_outputs of them."""
+        """Yield the index of each text and its last states: all, (T, D), or the last n_outputs."""
         for group in grouped([len(ids) for ids in rows], BATCH_TOKENS):
             wanted = [len(rows[i]) if n_outputs is None else n_outputs[i] for i in group]
             with self._lock:
@@ -169,7 +168,7 @@ class Embedder:
             yield from zip(group, found)
 
     def _eager(self, ids: list[int], cache: KVCache, n_outputs: int, types: list[int] | None) -> np.ndarray:
-        """An encoder reads a text in one step; a model that writes text may take several."""
+        """Return the last states of a text. An encoder needs one step; other models may need several."""
         if not self.config.causal:
             return self.executor(ids, cache, n_outputs=n_outputs, types=types)
         size = self.executor.max_tokens
@@ -179,7 +178,7 @@ class Embedder:
         ]
 
     def _cache(self, n: int) -> KVCache:
-        """An empty cache with room for n tokens; those of short texts are used again and again."""
+        """Return an empty cache for n tokens. Caches of short texts are reused."""
         size = max(SMALLEST_CACHE, 1 << (n - 1).bit_length())
         spare = self._spare.get(size)
         return spare.pop() if spare else KVCache(self.config, size, np.float32)
@@ -189,22 +188,22 @@ class Embedder:
             cache.truncate(0)
             self._spare.setdefault(cache.n_ctx, []).append(cache)
 
-    # ---- what follows the last layer -------------------------------------------------------------------
+    # ---- after the last layer --------------------------------------------------------------------------
 
     def _matrix(self, name: str) -> np.ndarray:
-        """A matrix after the last layer as float32; made once."""
+        """Return a matrix that is applied after the last layer, as float32. It is dequantized once."""
         if name not in self._matrices:
             self._matrices[name] = self.model.weights.outer[f"{name}.weight"].dequantize()
         return self._matrices[name]
 
     def _dense(self, x: np.ndarray) -> np.ndarray:
-        """x (D,) through the matrices after pooling, if there are any."""
+        """Apply the matrices after pooling, if there are any, to x (D,)."""
         for name in self.config.dense:
             x = self._matrix(name) @ x
         return x
 
     def _head(self, x: np.ndarray) -> np.ndarray:
-        """x (D,) through the head for pairs: (n_class,)."""
+        """Apply the head for pairs to x (D,). Returns (n_class,)."""
         outer = self.model.weights.outer
 
         def linear(name: str, x: np.ndarray) -> np.ndarray:
@@ -222,9 +221,9 @@ class Embedder:
 
 
 def grouped(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Yield the places of texts that one step takes: up to `limit` tokens together, or one longer text.
+    """Yield the indices of the texts in each step: up to `limit` tokens together, or one longer text.
 
-    Texts of like length come together, the longest first.
+    Texts of similar length are in the same step, the longest first.
     """
     group: list[int] = []
     n_tokens = 0
@@ -239,13 +238,13 @@ def grouped(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
 
 
 def pooled(states: np.ndarray, how: str) -> np.ndarray:
-    """(T, D) -> (D,): the mean of all states, that of the first token ("cls") or of the last."""
+    """Pool states (T, D) to (D,): the mean of all, or the state of the first ("cls") or last token."""
     if how == "mean":
         return states.mean(axis=0, dtype=np.float64).astype(np.float32)
     return states[0 if how == "cls" else -1].copy()
 
 
 def normalized(x: np.ndarray) -> np.ndarray:
-    """Vectors along the last axis, each brought to length 1; zeros stay."""
+    """Scale vectors along the last axis to length 1. Vectors of zeros are kept."""
     length = np.sqrt(np.square(x, dtype=np.float64).sum(-1, keepdims=True)).astype(np.float32)
     return x / np.maximum(length, SMALLEST_NORM)

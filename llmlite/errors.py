@@ -1,7 +1,7 @@
-"""Every exception a user can meet, under one base class.
+"""All exceptions that a user can get, with one base class.
 
-Each one's text is a single sentence: where, what was expected, what was found. The command line prints it and
-exits with code 2; a caller in Python catches LlmliteError, or the class that interests it.
+The text of each is a single sentence with the place, the expected value and the actual one. The command line
+prints it and exits with code 2. In Python, catch LlmliteError or one of its subclasses.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class LlmliteError(Exception):
-    """Base of all of them: one sentence that says where, what was expected and what was found.
+    """The base class of llmlite's errors.
 
-    The text may quote a file; `str` makes it fit for a terminal.
+    The text may quote a file. `str` escapes characters that could steer a terminal.
     """
 
     def __str__(self) -> str:
@@ -26,7 +26,7 @@ class LlmliteError(Exception):
 
 
 class MissingFileError(LlmliteError, FileNotFoundError):
-    """A file or a folder isn't there. Made as an OSError is: (errno.ENOENT, what is missing, its path)."""
+    """A file or a folder is missing. The arguments are those of OSError: (errno.ENOENT, text, path)."""
 
     def __str__(self) -> str:
         return printable(f"{self.filename}: {self.strerror}" if self.filename else str(self.strerror))
@@ -35,13 +35,13 @@ class MissingFileError(LlmliteError, FileNotFoundError):
 class GGUFError(LlmliteError):
     """A model file is malformed, cut off, or of a kind that can't be read.
 
-    path: the file as the caller named it; None for bytes that never were a file.
-    field: what was being read, in the format's words: "n_tensors", "blk.0.attn_q.weight: offset".
-    offset: where that field begins, in bytes from the start of the file; None if it has
-        no position there.
-    expected: what would have been right, as a phrase: "at most 64 bytes".
-    got: what was there instead.
-    hint: what to do about it, or None.
+    Attributes:
+        path: the path as the caller gave it; None for bytes in memory.
+        field: the field of the format: "n_tensors", "blk.0.attn_q.weight: offset".
+        offset: offset of the field, in bytes from the start of the file; None if it has no position.
+        expected: the expected value, as a phrase: "at most 64 bytes".
+        got: the value that was found.
+        hint: a hint at the cause or the remedy, or None.
     """
 
     def __init__(
@@ -72,19 +72,21 @@ class GGUFError(LlmliteError):
 
 
 class GGUFWarning(UserWarning):
-    """A GGUF file can be read, but something about it is odd: bytes after the last tensor, for example."""
+    """Warns of a GGUF file that can be read but is unusual, for example with bytes after the last tensor."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class ContentError(LlmliteError):
-    """A file can be read, but what it says makes no sense. Its text begins with the key or tensor it's about.
+    """A file can be read, but its content is invalid. The text begins with the key or tensor, if any.
 
-    path, offset: the file, and where the value or entry begins in it, as far as known.
-    key: the key or tensor it's about; None if it's about none. index: which element of an array, or None.
-    expected: what would have been right, as a phrase; got: what was there instead. Both as in GGUFError, and
-        empty if an error isn't about one value.
+    Attributes:
+        path: path of the file, if known.
+        offset: offset in the file of the value or tensor, if known.
+        key: the key or tensor, or None.
+        index: index of the element, if the value is an array; else None.
+        expected, got: as in GGUFError; empty if the error isn't about one value.
     """
 
     path: str | None = None
@@ -107,7 +109,7 @@ class ContentError(LlmliteError):
 
     @property
     def field(self) -> str | None:
-        """The key or tensor, with the element of an array: "tokenizer.ggml.tokens[7]"."""
+        """The key or tensor, with the index in an array: "tokenizer.ggml.tokens[7]"."""
         return self.key if self.index is None else f"{self.key}[{self.index}]"
 
     @classmethod
@@ -123,7 +125,7 @@ class ContentError(LlmliteError):
     def at(cls, key: str, expected: str, got: object, note: str = "", *, index: int | None = None) -> Self:
         """Make the error "KEY: expected EXPECTED, got GOTNOTE".
 
-        got: a string is shown as it is; of other values the representation, cut to 80 characters.
+        got: a string is shown unchanged, other values by the first 80 characters of their representation.
         """
         shown = got if isinstance(got, str) else f"{got!r:.80}"
         text = f"expected {expected}, got {shown}{note}"
@@ -151,17 +153,18 @@ class KernelError(LlmliteError):
 
 
 class FallbackWarning(UserWarning):
-    """The compiled executor can't be had, so the slow one runs the model: why, and what to do."""
+    """Warns that the slow executor is used, because the compiled one isn't available; has the reason."""
 
 
 class AMXWarning(UserWarning):
-    """The system grants the CPU's AMX tiles, but they give other numbers than the other kernels, or their
-    kernels can't be had: they are not used.
+    """Warns that the CPU's AMX tiles are not used.
+
+    They give other numbers than the other kernels, or their kernels aren't available.
     """
 
 
 class UnsupportedError(ContentError):
-    """A tensor type, architecture or feature that this package doesn't support."""
+    """A tensor type, an architecture or a feature isn't supported."""
 
 
 class TokenizerError(ContentError):
@@ -169,11 +172,11 @@ class TokenizerError(ContentError):
 
 
 class ChatTemplateError(LlmliteError):
-    """A chat template is malformed, reaches for what it must not, or runs or writes too much."""
+    """A chat template is malformed, uses something forbidden, or exceeds a limit."""
 
 
 class ResultsError(LlmliteError, ValueError):
-    """A file of measurements is damaged or of another kind; the text names file, line and field."""
+    """A file of measurements is damaged or of another kind. The text names file, line and field."""
 
 
 class ContextOverflowError(LlmliteError):
@@ -181,14 +184,14 @@ class ContextOverflowError(LlmliteError):
 
 
 class ModelError(ContentError):
-    """A model's hyperparameters or tensors don't fit together."""
+    """A model's hyper-parameters or tensors don't fit together."""
 
 
 class NumericsError(LlmliteError):
-    """The forward pass met a number that is not finite: weights of the model are damaged.
+    """The forward pass computed a number that is not finite, because weights of the model are damaged.
 
     Attributes:
-        operation: the first result that held such a number, by its name in a trace ("attn_norm").
+        operation: the first result with such a number, by its name in a trace ("attn_norm").
         layer: its layer, or None outside the layers.
     """
 
@@ -203,7 +206,7 @@ class NumericsError(LlmliteError):
         where = operation if layer is None else f"{operation} of layer {layer}"
         return cls(
             f"{where}: holds a number that is not finite; the model's weights are damaged "
-            "(llmlite show --check FILE looks for the tensor)",
+            "(llmlite show --check FILE searches for the tensor)",
             operation=operation,
             layer=layer,
         )
@@ -216,8 +219,8 @@ class NumericsError(LlmliteError):
 
 
 class SamplingError(LlmliteError):
-    """Logits from which no token can be chosen: NaN, infinite, or all forbidden."""
+    """No token can be chosen from the logits: they are NaN, infinite, or all forbidden."""
 
 
 class GrammarError(LlmliteError, ValueError):
-    """A grammar, schema or pattern is malformed or too large, or a text can't go on under it."""
+    """A grammar, schema or pattern is malformed or too large, or allows no continuation of a text."""

@@ -1,4 +1,4 @@
-"""Every model on this machine, whichever program keeps it, and the memory it will need.
+"""List the models on this machine, of any program, with the memory that they need.
 
 from llmlite.inventory import models
 for entry in models():
@@ -31,13 +31,15 @@ class Entry:
     """One model file.
 
     Attributes:
-        name: what `load` and the command line take for it. owner: who keeps it: "bundled", "pulled",
-            "cached" (a sibling made here), or another program.
-        path: the file. n_bytes: its size, of all parts together.
-        architecture, type, licence: as the file says, "" if it doesn't.
+        name: the name for `load` and the command line.
+        owner: "bundled", "pulled", "cached" (a quantized copy), or the name of another program.
+        path: the file.
+        n_bytes: its size, or that of all files of a split model.
+        architecture, type, licence: as stated in the file; "" if it doesn't have them.
         weights: bytes of the weights, which stay in the file and are mapped into memory.
-        n_ctx: the default context in tokens. cache: bytes of keys and values when that context is full.
-        problem: why llmlite can't run it, or "". n_ctx and cache are then 0.
+        n_ctx: the default context length in tokens.
+        cache: bytes of keys and values when that context is full.
+        problem: the reason why llmlite can't run it, or "". With one, n_ctx and cache are 0.
     """
 
     name: str
@@ -54,12 +56,12 @@ class Entry:
 
     @property
     def memory(self) -> int:
-        """Bytes that running it needs: weights, and keys and values at the default context."""
+        """Bytes that are needed to run it: weights, and keys and values of the default context."""
         return self.weights + self.cache
 
 
 def models() -> list[Entry]:
-    """Return the models that are here: bundled, pulled, cached siblings, then those of other programs.
+    """Return the models on this machine: bundled, pulled, cached copies, then those of other programs.
 
     A file that can't be read is listed with the reason. Nothing is downloaded.
     """
@@ -79,13 +81,15 @@ def models() -> list[Entry]:
 
 
 def examine(name: str, owner: str, path: Path, *, licence: str = "") -> Entry:
-    """Describe one file. Faults of the file are described too, and raise nothing.
+    """Describe one file. A fault of the file becomes its `problem`; no error is raised.
 
-    licence: known from elsewhere; "" takes what the file says.
+    Args:
+        name, owner, path: see `Entry`.
+        licence: the licence from another source; "" for that in the file.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities of a stranger's file are for `llmlite show`
+            warnings.simplefilter("ignore")  # `llmlite show` reports them
             with gguf.read(path) as file:
                 return _described(name, owner, file, licence)
     except (LlmliteError, OSError) as error:
@@ -99,7 +103,7 @@ def _described(name: str, owner: str, file: gguf.GGUFFile, licence: str) -> Entr
     try:
         config = ModelConfig.from_metadata(file.metadata, file.tensors)
         n_ctx = min(config.n_ctx, DEFAULT_N_CTX)
-        cache = KVCache(config, n_ctx, KV_DTYPES["f16"]).n_bytes  # pages are only reserved, none is taken
+        cache = KVCache(config, n_ctx, KV_DTYPES["f16"]).n_bytes  # memory is only reserved, not used
     except LlmliteError as error:
         n_ctx, problem = 0, str(error)
     return Entry(
@@ -118,7 +122,7 @@ def _described(name: str, owner: str, file: gguf.GGUFFile, licence: str) -> Entr
 
 
 def _type(file: gguf.GGUFFile) -> str:
-    """Return the file's mix, such as Q4_K_M; without it, the type that most weights have."""
+    """Return the file's mix, such as Q4_K_M. If it has none, return the type of most weights."""
     number = file.metadata.get("general.file_type")
     for name, (known, _) in FILE_TYPES.items():
         if isinstance(number, (int, np.integer)) and number == known:
@@ -142,7 +146,7 @@ def _size(path: Path) -> int:
 
 
 def _siblings(folder: Path, sources: list[Entry]) -> list[Entry]:
-    """Return the quantized siblings that are up to date; older ones are never used again."""
+    """Return the cached copies that are up to date. Older ones are never used again."""
     by_name = {entry.name: entry for entry in sources}
     found = []
     for path in sorted(folder.glob("*.gguf")):

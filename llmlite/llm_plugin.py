@@ -1,11 +1,11 @@
-"""A plugin of Simon Willison's `llm`: models that are on this machine, run by llmlite.
+"""A plugin for Simon Willison's `llm`, which runs the models on this machine with llmlite.
 
     pip install llm llmlite-kit
     llm -m llmlite/tales "Tell a tale."
     llm -m llmlite/tales -o raw 1 -o seed 3 "Once upon a time"
 
-`llm` finds this module by the entry point group `llm` and imports it; nothing else does. Source: the plugin
-interface at https://llm.datasette.io/en/stable/plugins/ (`register_models`, `Model.execute`).
+Only `llm` imports this module, by the entry point group `llm`. Source: the plugin interface at
+https://llm.datasette.io/en/stable/plugins/ (`register_models`, `Model.execute`).
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 
 PREFIX = "llmlite/"
 OWN = {
-    "raw": (bool, "continue the prompt as it is, not as a conversation"),
-    "context": (int, "tokens of context (default: the model's, up to 4096)"),
-    "threads": (int, "threads that compute"),
+    "raw": (bool, "continue the prompt as plain text, not as a conversation"),
+    "context": (int, "length of the context in tokens (default: the model's, up to 4096)"),
+    "threads": (int, "number of threads"),
 }
 
 
 @llm.hookimpl
 def register_models(register: Callable[..., None]) -> None:
-    """Register every model that is here. No file is opened: the names alone are listed."""
+    """Register every model on this machine by its name, without opening its file."""
     for name in names():
         register(LlmliteModel(name))
 
 
 def names() -> list[str]:
-    """Names that `llmlite.load` takes: bundled, pulled, and kept by other programs."""
+    """Return the names for `llmlite.load`: bundled models, pulled ones, and those of other programs."""
     found = list(resources.BUNDLED_MODELS)
     try:
         found += [model.name for model, _ in catalog.pulled(resources.cache_dir())]
         found += [each.name for each in catalog.everything()]
-    except (LlmliteError, OSError):  # a cache folder that can't be read hides nothing else
+    except (LlmliteError, OSError):  # the cache folder can't be read: list the others
         pass
     return found
 
 
 def _options() -> Any:
-    """The class of the options that `-o NAME VALUE` takes: those of `Model.stream`, and OWN."""
+    """Return the class of the options for `-o NAME VALUE`: those of `Model.stream`, and OWN."""
     parser = argparse.ArgumentParser()
     add_length(parser)
     add_choice(parser)
@@ -70,7 +70,7 @@ def _options() -> Any:
 
 
 def _kind(name: str) -> type:
-    """int or float, as the option's annotation begins."""
+    """Return int or float, from the beginning of the option's annotation."""
     text = BatchOptions.__annotations__[name]
     text = getattr(text, "__forward_arg__", text)
     return float if str(text).startswith("float") else int
@@ -91,11 +91,12 @@ class LlmliteModel(llm.Model):
     def execute(
         self, prompt: Any, stream: bool, response: Any, conversation: Any | None = None
     ) -> Iterator[str]:
-        """Yield the answer piece by piece; all of it at once if `stream` is false.
+        """Yield the answer piece by piece, or all of it at once if `stream` is False.
 
         Raises:
-            LlmliteError: no such model here, a conversation longer than the context, or a template that
-                refuses it. ValueError: an option outside its range.
+            LlmliteError: there is no such model, the conversation doesn't fit the context, or the template
+                refuses it.
+            ValueError: an option is outside its range.
         """
         options = {key: value for key, value in prompt.options.model_dump().items() if value is not None}
         own = {key: options.pop(key, None) for key in OWN}
@@ -109,7 +110,7 @@ class LlmliteModel(llm.Model):
             else:
                 yield "".join(generation)
         finally:
-            generation.cancel()  # a reader that left
+            generation.cancel()  # if the reader stopped early
         response.set_usage(input=generation.n_prompt, output=len(generation.ids))
 
     def _model(self, n_ctx: int | None, n_threads: int | None) -> Model:
@@ -120,18 +121,18 @@ class LlmliteModel(llm.Model):
 
 
 def messages(prompt: Any) -> list[dict[str, str]]:
-    """The conversation so far with this prompt, as llmlite takes it."""
+    """Return the conversation so far, with this prompt, as llmlite's messages."""
     found = []
     for message in prompt.messages:
         texts = [part.text for part in message.parts if isinstance(part, llm.parts.TextPart)]
         if len(texts) < len(message.parts) and not texts:
-            raise LlmliteError(f"a message of the {message.role} holds no text; this plugin takes only text")
+            raise LlmliteError(f"a message of the {message.role} has no text; this plugin supports only text")
         found.append({"role": message.role, "content": "".join(texts)})
     return found
 
 
 def begin(model: Model, talk: list[dict[str, str]], options: dict[str, Any], *, raw: bool) -> Generation:
-    """Begin the answer. A model without a form for conversations goes on with a single prompt as it is."""
+    """Begin the answer. A model without a chat template continues a single prompt as plain text."""
     is_plain = len(talk) == 1 and talk[0]["role"] == "user"
     if raw and not is_plain:
         raise LlmliteError("raw: continues one prompt; drop the system message, or begin a new conversation")

@@ -1,4 +1,4 @@
-"""Models in the cells of a notebook, and in IPython.
+"""Run models in the cells of a notebook, and in IPython.
 
     %load_ext llmlite
     %llm tales -p "The fox" -n 40
@@ -6,7 +6,7 @@
     %%llm smollm2 --chat --temperature 0
     Who are you?
 
-The options are those of `llmlite run`. In `%%llm` the cell is the prompt. IPython is imported on use.
+The options are those of `llmlite run`. With `%%llm`, the cell is the prompt. IPython is imported on use.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def load(shell: Any) -> None:
 
 
 def unload(shell: Any) -> None:
-    """Take them away again; the model that was loaded goes too."""
+    """Remove `%llm`, `%%llm` and their completion, and free the loaded model."""
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop(NAME, None)
     unload_completion(shell)
 
 
 def unload_completion(shell: Any) -> None:
-    """Take the completion away, if it is there."""
+    """Remove the completion, if there is one."""
     matchers = shell.Completer.custom_matchers
     matchers[:] = [each for each in matchers if getattr(each, "matcher_identifier", "") != MATCHER]
 
@@ -100,11 +100,11 @@ class Usage(Parser):
 
 
 class Done(Exception):  # noqa: N818  no error
-    """The help was printed; nothing else is to do."""
+    """Raised after the help was printed."""
 
 
 def _usage_error(text: str) -> Exception:
-    """The exception that IPython shows in one line, without a traceback."""
+    """Return an exception that IPython shows as one line, without a traceback."""
     from IPython.core.error import UsageError
 
     return UsageError(printable(text))
@@ -114,15 +114,15 @@ def make_parser() -> Usage:
     """Return the parser of the options: those of `llmlite run`, and `--out`."""
     parser = Usage(
         prog=f"%{NAME}",
-        description="Continue a text, or answer a question, with a model. In %%llm the cell is the prompt.",
+        description="Continue a text or answer a question with a model. With %%llm, the cell is the prompt.",
         epilog=EXAMPLES,
     )
     add_model(parser)
-    parser.add_argument("-p", "--prompt", help=f'of %%llm: the beginning (default: "{PROMPT}")')
-    parser.add_argument("--no-echo", action="store_true", help="of %%llm: print only what the model adds")
+    parser.add_argument("-p", "--prompt", help=f'for %%llm: the prompt (default: "{PROMPT}")')
+    parser.add_argument("--no-echo", action="store_true", help="for %%llm: print only the new text")
     parser.add_argument("--chat", action="store_true", help="answer the prompt as a question")
-    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before")
-    parser.add_argument("--out", metavar="NAME", type=_variable, help="put the Generation into this variable")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system message")
+    parser.add_argument("--out", metavar="NAME", type=_variable, help="store the Generation in this variable")
     add_length(parser)
     add_choice(parser)
     add_engine(parser)
@@ -136,10 +136,11 @@ def _variable(text: str) -> str:
 
 
 class Magic:
-    """What `%llm` and `%%llm` do in one shell.
+    """The implementation of `%llm` and `%%llm` in one shell.
 
     Attributes:
-        shell: IPython's. loaded: the options of the last model, and the model; None before the first.
+        shell: IPython's shell.
+        loaded: the options of the last model, and the model; None before the first one.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -149,10 +150,10 @@ class Magic:
         self.loaded: tuple[object, Model] | None = None
 
     def run(self, line: str, cell: str | None) -> None:
-        """Do what a line asks for; the cell under it, if there is one, is the prompt.
+        """Run a line. If there is a cell under it, the cell is the prompt.
 
         Raises:
-            UsageError: of IPython, in one line: the options, the model or the machine is at fault.
+            UsageError: IPython's, with one line: an option is invalid, or the model can't be loaded or run.
         """
         try:
             options = self.parser.parse_args(shlex.split(line))
@@ -184,17 +185,17 @@ class Magic:
         return conversation.answer()
 
     def _model(self, options: argparse.Namespace) -> Model:
-        """The model of these options; loaded once, as long as the options stay the same."""
+        """Return the model of these options. It stays loaded while the options are the same."""
         key = (options.model, options.ctx, options.kv, options.executor, options.threads, *options.lora)
         if self.loaded is None or self.loaded[0] != key:
-            self.loaded = None  # its memory is free before another one is loaded
+            self.loaded = None  # frees its memory before another one is loaded
             self.loaded = (key, load_model(options))
         return self.loaded[1]
 
     # ---- completion --------------------------------------------------------------------------------------
 
     def complete(self, context: Any) -> Any:
-        """IPython's matcher (API v2): options, their values, models and files in a line of `%llm`."""
+        """Complete options, their values, models and files in a line of `%llm`: IPython's matcher, API v2."""
         found = ASKED_FOR.match(context.text_until_cursor)
         if found is None:
             return {"completions": [], "suppress": False}
@@ -211,7 +212,7 @@ class Magic:
         }
 
     def offered(self, before: list[str], fragment: str) -> list[str]:
-        """The words that complete `fragment` after the words of the line `before` it."""
+        """Return the words that complete `fragment`, after the words `before` it in the line."""
         entries = self.words[""]
         option = before[-1] if before and before[-1].startswith("-") else ""
         words = entries[option] if option in entries else entries[""]
@@ -229,7 +230,7 @@ def _prompt(options: argparse.Namespace, cell: str | None) -> str:
     if cell is None:
         return PROMPT if options.prompt is None else options.prompt
     if options.prompt is not None:
-        raise LlmliteError("--prompt: in %%llm the cell is the prompt; drop one of them")
+        raise LlmliteError("--prompt: with %%llm, the cell is the prompt; remove one of them")
     prompt = cell.removesuffix("\n")
     if not prompt.strip():
         raise LlmliteError("the cell is empty; write the prompt under %%llm")
@@ -237,7 +238,7 @@ def _prompt(options: argparse.Namespace, cell: str | None) -> str:
 
 
 def _show(generation: Generation) -> None:
-    """Print the pieces as they come; an interrupt ends the text, and what was said so far stays."""
+    """Print the pieces as they arrive. An interrupt ends the text; the part so far is kept."""
     with stopping(generation):
         for piece in generation:
             say(piece, end="", flush=True)
@@ -245,7 +246,7 @@ def _show(generation: Generation) -> None:
 
 
 def _names() -> list[str]:
-    """The models that were pulled or that other programs keep."""
+    """Return the names of pulled models, and of other programs' models."""
     try:
         pulled = [model.name for model, _ in catalog.pulled(cache_dir())]
         return [*pulled, *(found.name for found in catalog.everything())]
@@ -254,6 +255,6 @@ def _names() -> list[str]:
 
 
 def _files(fragment: str) -> list[str]:
-    """Paths that begin like this, folders with a slash; those with a blank are left out."""
+    """Return paths that begin like this, folders with a slash. Paths with a blank are omitted."""
     found = sorted(glob.glob(glob.escape(fragment) + "*"))[:100]
     return [path + "/" * os.path.isdir(path) for path in found if " " not in path]

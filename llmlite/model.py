@@ -45,24 +45,27 @@ def load(
     """Load a model. Its weights stay in the file, which is mapped into memory.
 
     Args:
-        path_or_name: a GGUF file; "tales" (the bundled model) or "smollm2" (pulled with `llmlite pull`),
-            also in another type, "tales:Q4_0", made on first use; or any name that `llmlite models` lists.
-        n_ctx: how many tokens the context holds; by default what the model was trained for, at most 4096.
-        kv_dtype: keys and values are kept as "f16", as "q8_0" in half the memory (a KL divergence of about
-            6e-4 from rounding alone), or as "f32" to compare exactly.
-        executor: "auto", "eager" (NumPy, to read), "planned" (compiled, to run).
-        n_threads: for the planned executor; by default all cores this process may use.
-        n_snapshots: of recurrent layers' states (LFM2, Mamba), from which a text that shares only its
-            beginning with the last one is read on. Each takes as much memory as the states.
-        snapshot_every: tokens between snapshots while a text is written; there is one more at each prompt's
-            end.
+        path_or_name: a GGUF file, or a name that `llmlite models` lists, such as "tales" (the bundled model)
+            or "smollm2" (after `llmlite pull smollm2`). Both are also available in other types:
+            "tales:Q4_0" is made on first use.
+        n_ctx: length of the context in tokens. None: that of the model's training, at most 4096.
+        kv_dtype: type of the stored keys and values: "f16"; "q8_0", which takes half the memory and costs a
+            KL divergence of about 6e-4; or "f32" for exact comparisons.
+        executor: "eager" (NumPy, written to be read), "planned" (compiled, fast), or "auto" (planned if
+            possible).
+        n_threads: threads of the planned executor. None: one per core that this process may use.
+        n_snapshots: the maximum of snapshots of recurrent layers' states (LFM2, Mamba). A text that shares
+            only its beginning with the last one continues from a snapshot. Each takes as much memory as the
+            states.
+        snapshot_every: number of tokens between snapshots in decode. There is one more at each prompt's end.
         lora: a LoRA adapter (GGUF), or a list of them, each a path or (path, scale).
 
     Raises:
-        LlmliteError: no such model (MissingFileError, also an OSError), or not a valid file (GGUFError),
-            hyper-parameters or tensors that don't fit together (ModelError), something llmlite doesn't
-            support (UnsupportedError).
-        ValueError: an option outside its range.
+        MissingFileError: there is no such file or model. It is also an OSError.
+        GGUFError: the file is malformed.
+        ModelError: hyper-parameters and tensors don't fit together.
+        UnsupportedError: llmlite doesn't support the model.
+        ValueError: an option is outside its range.
     """
     file = gguf.read(resources.model_path(path_or_name))
     return Model(
@@ -78,26 +81,28 @@ def load(
 
 
 def _again(file: gguf.GGUFFile, options: dict[str, Any]) -> Model:
-    """Make the model that a pickle describes."""
+    """Return the model of a pickle."""
     return Model(file, **options)
 
 
 class Model(Texts):
     """A loaded model; make one with `load`.
 
-    Attributes:
-        gguf: the file. metadata: its keys and values.
-        config: hyper-parameters. weights: tensors as the forward pass reads them.
-        n_ctx: the size of the context in tokens.
-        adapters: (path, scale) of each LoRA adapter.
-        executor: what runs the forward pass.
-        cache: keys and values of the tokens read last. A new prompt that begins with the same tokens
-            is not read again from the start.
-
-    One model may be used from several threads: steps take turns. Texts generated at the same time push
-    each other out of the cache, so they come out right but slower.
+    A model may be used by several threads: their steps take turns. Texts that are generated at the same time
+    displace each other in the cache, so they are correct but slower.
 
     A pickle or a deep copy of a model opens its file again with the same options, and has a cache of its own.
+
+    Attributes:
+        gguf: the file.
+        metadata: its keys and values.
+        config: hyper-parameters.
+        weights: tensors in the form for the forward pass.
+        n_ctx: length of the context in tokens.
+        adapters: (path, scale) of each LoRA adapter.
+        executor: the executor of the forward pass.
+        cache: keys and values of the last tokens. If a new prompt begins with the same tokens, they are not
+            computed again.
     """
 
     def __init__(
@@ -118,7 +123,7 @@ class Model(Texts):
         for name, value in (sizes | {"n_snapshots": n_snapshots, "snapshot_every": snapshot_every}).items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsIndex)):
                 raise TypeError(f"{name}: expected a whole number, got {value!r:.80}")
-        self._options: dict[str, Any] = {  # what a pickle needs beside the file
+        self._options: dict[str, Any] = {  # for a pickle, with the file
             "n_ctx": n_ctx, "kv_dtype": kv_dtype, "executor": executor, "n_threads": n_threads,
             "n_snapshots": n_snapshots, "snapshot_every": snapshot_every, "lora": lora,
         }  # fmt: skip
@@ -133,7 +138,7 @@ class Model(Texts):
             self.weights = Weights.from_tensors(file.tensors, self.config, corrections)
         if self.weights.positions is not None and self.n_ctx > self.config.n_ctx:
             raise ValueError(f"n_ctx: this model has learned {self.config.n_ctx} positions, got {self.n_ctx}")
-        dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder keeps no text
+        dtype = KV_DTYPES[kv_dtype] if self.config.causal else np.float32  # an encoder has no past
         self._cache_options: dict[str, Any] = {
             "dtype": dtype, "n_snapshots": n_snapshots, "snapshot_every": snapshot_every,
         }  # fmt: skip
@@ -145,20 +150,20 @@ class Model(Texts):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Turns text into token ids and back.
+        """The tokenizer, which turns text into token ids and back.
 
         Raises:
-            TokenizerError: the file has no vocabulary, or one of a kind that isn't supported.
+            TokenizerError: the file has no vocabulary, or its kind isn't supported.
         """
         with self.gguf.located():
             return from_metadata(self.metadata)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
-        """Turns messages into a prompt.
+        """The chat template, which turns messages into a prompt.
 
         Raises:
-            ModelError: the file has no template: the model wasn't trained to chat.
+            ModelError: the file has no template, because the model wasn't trained to chat.
         """
         source = self.metadata.get("tokenizer.chat_template")
         if source is None:
@@ -181,25 +186,26 @@ class Model(Texts):
         pooling: str | None = None,
         truncate: bool = False,
     ) -> np.ndarray | list[np.ndarray]:
-        """Turn texts into vectors: the more alike two texts are, the larger the product of theirs.
+        """Turn texts into vectors. The more similar two texts are, the larger is their vectors' dot product.
 
-        Short texts are read several at a time. A model that writes text can do it too.
+        Several short texts are computed in one step. Models that write text can be used too.
 
         Args:
-            texts: one text, or several; each a string, which gets the tokens that belong around it, or
-                token ids, which are taken as they are.
-            normalize: bring each vector to length 1, so that a product of two is their cosine.
-            pooling: how the last states of a text's tokens become one vector: "mean", "cls" (the first
-                token's), "last" (the last token's), or "none". By default what the file says.
+            texts: one text, or several. A text is a string, to which special tokens are added, or token ids,
+                which are used unchanged.
+            normalize: scale each vector to length 1. A dot product is then a cosine.
+            pooling: the rule that makes one vector of a text's last states: "mean", "cls" (the first token's
+                state), "last" (the last token's), or "none". None: as stated in the file.
             truncate: cut texts that are longer than n_ctx instead of refusing them.
 
         Returns:
-            float32 (n, n_embd), one row for each text, also if it is one. With pooling "none" a list of n
-            arrays (T, n_embd).
+            float32 (n, n_embd), a row for each text, even if there is only one. With pooling "none", a list
+            of n arrays (T, n_embd).
 
         Raises:
-            ContextOverflowError: a text has more tokens than n_ctx. TokenizerError: as `tokenizer`.
-            ValueError: no tokens, an id outside the vocabulary, or no pooling in file and call.
+            ContextOverflowError: a text has more tokens than n_ctx.
+            TokenizerError: as for `tokenizer`.
+            ValueError: a text has no tokens or an id outside the vocabulary, or no pooling is given.
         """
         return self._embedder.embed(
             [texts] if isinstance(texts, str) else texts,
@@ -209,26 +215,25 @@ class Model(Texts):
         )
 
     def score(self, query: str, texts: str | Sequence[str], *, truncate: bool = False) -> np.ndarray:
-        """Score how well each text answers a query, with the head that rerankers have.
+        """Score how well each text answers a query, with a reranker's head.
 
         Args:
+            query: the query.
             texts: one text, or several.
-            truncate: cut texts so that each pair fits n_ctx, instead of refusing them.
+            truncate: cut texts to fit n_ctx in each pair, instead of refusing them.
 
         Returns:
-            float32 (n,), the head's own numbers: the higher, the better. (n, n_class) if it has several.
+            float32 (n,), the head's own numbers: the higher, the better. (n, n_class) if the head has several
+            results.
 
         Raises:
-            ModelError: the file has no such head. ContextOverflowError: a pair is longer than n_ctx.
+            ModelError: the file has no such head.
+            ContextOverflowError: a pair has more tokens than n_ctx.
         """
         return self._embedder.score(query, [texts] if isinstance(texts, str) else texts, truncate=truncate)
 
     def _writes_text(self) -> None:
-        """Refuse what an encoder can't do.
-
-        Raises:
-            ModelError: this is one.
-        """
+        """Raise ModelError if the model is an encoder, which can't write text."""
         if not self.config.causal:
             raise ModelError("an encoder doesn't write text, so it has no logits; use embed")
 
@@ -237,15 +242,16 @@ class Model(Texts):
 
         Args:
             ids: token ids, at least one.
-            last_only: only those after the last token, which is all that generating needs.
+            last_only: return only the logits after the last token, which are enough for generation.
 
         Returns:
-            float32 (T, n_vocab), row t after having read ids[: t + 1]; (1, n_vocab) with `last_only`.
+            float32 (T, n_vocab); row t has the logits after ids[: t + 1]. (1, n_vocab) with `last_only`.
 
         Raises:
-            ContextOverflowError: more ids than n_ctx. ValueError: no ids, or one outside the vocabulary.
-            ModelError: the model is an encoder, which has none.
-            TypeError: something that isn't a whole number, or bytes.
+            ContextOverflowError: there are more ids than n_ctx.
+            ValueError: there are no ids, or one is outside the vocabulary.
+            ModelError: the model is an encoder, which has no logits.
+            TypeError: an id isn't a whole number, or `ids` are bytes.
         """
         self._writes_text()
         ids = self._checked(ids)
@@ -255,17 +261,20 @@ class Model(Texts):
         return rows
 
     def trace(self, prompt: str | Sequence[int]) -> Trace:
-        """Run the model over a prompt and keep every intermediate, under llama.cpp's names.
+        """Run the model over a prompt and keep every intermediate result, under llama.cpp's names.
 
-        The eager executor computes them, on a cache of their own, whatever executor the model has.
+        They are always computed by the eager executor, with a separate cache.
+
+        Args:
+            prompt: text, or token ids.
 
         Returns:
-            A mapping from names such as "attn_norm-0", "Qcur-0" (after RoPE; (T, H, Dh)), "kq_soft_max-0"
-            (attention weights; (H, T, T)), "ffn_out-0", "l_out-0", "result_norm", "result_output" to
-            float32 arrays; (T, width) unless said otherwise.
+            A mapping from names to float32 arrays, (T, width) in most cases. Names are "attn_norm-0",
+            "Qcur-0" (after RoPE; (T, H, Dh)), "kq_soft_max-0" (attention weights; (H, T, T)), "ffn_out-0",
+            "l_out-0", "result_norm", "result_output", and others.
 
         Raises:
-            As `logits`; TokenizerError as `tokenizer`.
+            The errors of `logits` and `tokenizer`.
         """
         ids = self._ids(prompt)
         cache = KVCache(self.config, len(ids), self.cache.dtype.type, chunk=len(ids))
@@ -293,29 +302,30 @@ class Model(Texts):
         return ids
 
     def _new_cache(self) -> KVCache:
-        """An empty cache for a sequence of this model."""
+        """Return an empty cache for a sequence of this model."""
         return KVCache(self.config, self.n_ctx, **self._cache_options)
 
     def _prompt_rows(self, ids: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Read `ids` from the first on; yield the place of each chunk and its logits (T, V)."""
+        """Run the model over `ids` in chunks; yield the index of each chunk and its logits (T, V)."""
         with self._lock:
             self.cache.truncate(0)
         for start in range(0, len(ids), SCORING_CHUNK):
             with self._lock:
-                self.cache.reuse(ids, start)  # another text may have come in between
+                self.cache.reuse(ids, start)  # another text may have used the cache in between
                 if self.cache.position < start:
                     self._evaluate(ids[self.cache.position : start], last_only=True)
                 rows = self._evaluate(ids[start : start + SCORING_CHUNK], last_only=False)
             yield start, rows
 
     def _next_logits(self, ids: list[int], *, halted: Callable[[], bool] | None = None) -> Any:
-        """Return the logits (V,) after `ids`, and how many of `ids` were in the cache already.
+        """Return the number of `ids` that were in the cache, and the logits (V,) after `ids`.
 
         Args:
-            halted: asked between chunks; if it says yes, the result is None.
+            ids: token ids.
+            halted: function that is called between chunks. If it returns True, the result is None.
         """
         with self._lock:
-            reused = self.cache.reuse(ids, len(ids) - 1)  # one must run to give logits
+            reused = self.cache.reuse(ids, len(ids) - 1)  # at least one token must run to give logits
             rows = self._evaluate(ids[reused:], last_only=True, halted=halted)
             return None if rows is None else (reused, rows[0])
 
@@ -328,7 +338,7 @@ class Model(Texts):
             return self._evaluate([ids[-1], *more], last_only=False)
 
     def _evaluate(self, ids: list[int], *, last_only: bool, halted: Callable[[], bool] | None = None) -> Any:
-        """Run `ids` after what the cache holds, in chunks the executor can take; None if halted."""
+        """Run `ids` after the tokens in the cache, in chunks that the executor can run; None if halted."""
         size = self.executor.max_tokens
         rows = []
         for start in range(0, len(ids), size):
@@ -339,7 +349,7 @@ class Model(Texts):
         return rows[-1] if last_only else np.concatenate(rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A pickle, or a deep copy: the file is opened again with the same options, the cache begins empty.
+        # for a pickle or a deep copy: the file is opened again with the same options and an empty cache
         return _again, (self.gguf, self._options)
 
     def __repr__(self) -> str:
@@ -357,13 +367,13 @@ class Model(Texts):
 
 
 class Trace(dict[str, np.ndarray]):
-    """Named intermediates of one run, in the order they were computed.
+    """Named intermediate results of one run, in the order in which they were computed.
 
-    Names are llama.cpp's. If its graph of an architecture has a name of its own, the one that other
-    architectures have is understood too: in Qwen 3.5 "ffn_inp-0" is "attn_residual-0".
+    The names are llama.cpp's. If its graph of an architecture uses another name than the rest, the usual one
+    is accepted too: in Qwen 3.5, "ffn_inp-0" is "attn_residual-0".
 
     Attributes:
-        ids: the tokens that were read.
+        ids: the token ids of the run.
     """
 
     def __init__(
@@ -378,7 +388,7 @@ class Trace(dict[str, np.ndarray]):
             self[self._own(name)] = array
 
     def _own(self, name: str) -> str:
-        """The name in this architecture of what is called `name` in all."""
+        """Return the name in this architecture for the usual name of a result."""
         stem, dash, layer = name.rpartition("-")
         if not dash or not layer.isdigit():
             return self._names.get(name, name)

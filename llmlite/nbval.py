@@ -1,10 +1,10 @@
-"""Teach nbval to compare what a notebook computed: `pytest -p llmlite.nbval --nbval FOLDER`.
+"""Let nbval compare a notebook's results: `pytest -p llmlite.nbval --nbval FOLDER`.
 
 nbval compares text exactly and pictures not at all. With this plugin:
 
-- An output that carries its data as application/vnd.llmlite.series+json (`llmlite.plots.series(figure)`, and
-  all figures of llmlite) is compared by this data: labels exactly, numbers within the `rtol` that the
-  reference states. The picture, its HTML and its description follow from the data.
+- An output with data as application/vnd.llmlite.series+json (`llmlite.plots.series(figure)`, and all figures
+  of llmlite) is compared by this data: labels exactly, numbers within the `rtol` of the reference. The
+  picture, its HTML and its description follow from the data.
 - In a cell with the tag "rtol=1e-6", numbers with a fraction or an exponent that are printed may differ by
   this much. All other text, and every integer, must be the same.
 - Progress on standard error (tqdm's bars) is ignored. Anything else there is compared.
@@ -35,9 +35,9 @@ TEXTS = ("text/plain", "text/html", "text/markdown", "text/latex")
 
 
 def split(outputs: Iterable[Any]) -> tuple[list[Any], list[Mapping[str, Any]]]:
-    """Return the outputs without widgets and without the pictures that carry data, and the data.
+    """Return the outputs without widgets and without pictures that have data; and these data.
 
-    Stored copies of lessons hold no widgets (tools/lessons.py): their static views are compared instead.
+    Stored copies of lessons have no widgets (tools/lessons.py). Their static views are compared instead.
     """
     plain, series = [], []
     for output in outputs:
@@ -62,7 +62,7 @@ def rtol_of(tags: Iterable[str]) -> float | None:
     """Return the tolerance of a cell with the tag "rtol=…"; None if it has none.
 
     Raises:
-        ValueError: the tag holds no number from 0 to 1.
+        ValueError: the tag has no number from 0 to 1.
     """
     for tag in tags:
         match = TAG.fullmatch(tag)
@@ -78,7 +78,7 @@ def rtol_of(tags: Iterable[str]) -> float | None:
 
 
 def close(expected: str, got: str, rtol: float) -> bool:
-    """Return whether two texts are the same but for fractions within `rtol`, and for spaces between words."""
+    """Return whether two texts are the same, except for fractions within `rtol` and spaces between words."""
     if [" ".join(part.split()) for part in NUMBER.split(expected)] != [
         " ".join(part.split()) for part in NUMBER.split(got)
     ]:
@@ -92,7 +92,7 @@ def _near(a: float, b: float, rtol: float) -> bool:
 
 
 def forgive(reference: list[Any], outputs: list[Any], rtol: float) -> list[Any]:
-    """Return the outputs, with the reference's text in place of each text that is `close` to it."""
+    """Return the outputs, in which each text that is `close` to the reference's is replaced by it."""
     forgiven = []
     for i, output in enumerate(outputs):
         other = reference[i] if i < len(reference) else {}
@@ -112,10 +112,10 @@ def forgive(reference: list[Any], outputs: list[Any], rtol: float) -> list[Any]:
 
 
 def difference(reference: Mapping[str, Any], got: Mapping[str, Any]) -> str:
-    """Return what is wrong with a figure's data, or "" if it is the same within the reference's rtol."""
+    """Return a description of the difference of a figure's data; "" if it is within the reference's rtol."""
     if dict(got["labels"]) != dict(reference["labels"]):
         return f"labels: expected {dict(reference['labels'])}, got {dict(got['labels'])}"
-    if sorted(got["y"]) != sorted(reference["y"]):  # a notebook file keeps keys sorted
+    if sorted(got["y"]) != sorted(reference["y"]):  # keys are sorted in a notebook file
         return f"series: expected {sorted(reference['y'])}, got {sorted(got['y'])}"
     rtol = reference.get("rtol", 1e-5)
     columns = {"x": (reference["x"], got["x"])} | {
@@ -133,7 +133,7 @@ def difference(reference: Mapping[str, Any], got: Mapping[str, Any]) -> str:
 
 
 def compare(original: Any, self: Any, test: Any, ref: Any, skip_compare: Any = None) -> bool:
-    """Replace IPyNbCell.compare_outputs: figures by their data, the rest as nbval does."""
+    """Compare outputs instead of IPyNbCell.compare_outputs: figures by their data, the rest as nbval does."""
     test, found = split(test)
     ref, expected = split(ref)
     problems = [difference(r, t) for r, t in zip(expected, found)]

@@ -1,9 +1,9 @@
-"""Find what comes with llmlite, in a checkout and in an installed package, and keep what it makes.
+"""Find bundled files, in a checkout and in an installed package, and make quantized copies of models.
 
-The bundled folders are `data/` and `notebooks/` beside the package in a checkout, and
-`llmlite/_bundled/` in a wheel. Quantized siblings of the bundled model are made on first use and
-stay in the cache folder (see llmlite.system.cache), under names that change when the model or the quantizing
-code changes, and that tell whether their bytes are still the ones written.
+The bundled folders are `data/` and `notebooks/` beside the package in a checkout, and `llmlite/_bundled/` in
+a wheel. Quantized copies of the bundled model, its siblings, are made on first use and cached (see
+llmlite.system.cache). Their names change if the model or the quantizing code changes. They also contain a
+hash of the file's bytes, which shows damage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmlite.terminal import complain, progress
 PACKAGE = Path(__file__).resolve().parent
 BUNDLED_MODELS = {"tales": "tales-f16.gguf"}
 CHECKSUMS = "SHA256SUMS"
-CONTENT_DIGITS = 16  # of the hash in a made model's name
+CONTENT_DIGITS = 16  # digits of the hash in a sibling's name
 __all__ = ["cache_dir", "damaged_data", "data_path", "model_path", "notebooks_path", "sha256"]
 
 
@@ -37,7 +37,7 @@ def data_path(name: str = "") -> Path:
     """Return the path of a bundled data file, or of the data folder.
 
     Raises:
-        MissingFileError: the file isn't there (an incomplete installation, or a wrong name).
+        MissingFileError: the file is missing, because the installation is incomplete or the name is wrong.
     """
     path = _bundled("data") / name
     if not path.exists():
@@ -50,7 +50,7 @@ def notebooks_path() -> Path:
     """Return the folder of the lessons.
 
     Raises:
-        MissingFileError: the installation carries no notebooks.
+        MissingFileError: the installation has no notebooks.
     """
     path = _bundled("notebooks")
     if not path.is_dir():
@@ -64,13 +64,15 @@ def notebooks_path() -> Path:
 def model_path(name: str | os.PathLike[str] = "tales") -> Path:
     """Return the file of a model.
 
-    A path as it is; "tales" (bundled) or "smollm2" (pulled), or with a type, as "tales:Q4_0" (made on first
-    use); what other programs keep: "OWNER/REPO:FILE", "ollama:NAME:TAG", and so on.
+    Args:
+        name: a path, which is returned unchanged; "tales" (bundled) or "smollm2" (pulled), also with a type,
+            such as "tales:Q4_0", which is made on first use; or a model of another program:
+            "OWNER/REPO:FILE", "ollama:NAME:TAG", and so on.
 
     Raises:
-        MissingFileError: no such file and no such model here.
-        LlmliteError: a name that fits several files, or a package that isn't pulled yet.
-        UnsupportedError: the type is unknown or can't be quantized to.
+        MissingFileError: there is no such file or model on this machine.
+        LlmliteError: the name fits several files, or the model isn't pulled yet.
+        UnsupportedError: the type is unknown, or has no quantizer.
     """
     text = os.fspath(name)
     model, _, type_name = text.partition(":")
@@ -89,7 +91,7 @@ def model_path(name: str | os.PathLike[str] = "tales") -> Path:
 
 
 def _found(text: str) -> Path:
-    """Return the file that another program keeps under this name."""
+    """Return another program's file of this name."""
     repository = catalog.REPOSITORY.fullmatch(text)
     is_path = repository and text.endswith(".gguf") and ":" not in text  # folder/model.gguf
     if text.partition(":")[0] in catalog.PREFIXES or (repository and not is_path):
@@ -100,12 +102,12 @@ def _found(text: str) -> Path:
 
 
 def sibling_stem(source: Path, model: str, type_name: str) -> str:
-    """Return what the name of a model's sibling in a canonical type begins with, if it is up to date."""
+    """Return the beginning of the file name of an up-to-date sibling in a canonical type."""
     return f"{model}-{type_name}-{_key(source)}"
 
 
 def _quantized(source: Path, model: str, type_name: str, own_type: str) -> Path:
-    """Return the quantized sibling in the cache, making it if it isn't there."""
+    """Return the quantized sibling in the cache. It is made if it is missing."""
     from llmlite.quantize.mixes import canonical  # brings NumPy
 
     type_name = canonical(type_name)  # Q4_K and Q4_K_M are one file
@@ -115,9 +117,9 @@ def _quantized(source: Path, model: str, type_name: str, own_type: str) -> Path:
 
 
 def _verified(folder: Path, stem: str) -> Path | None:
-    """Return the file of that stem whose bytes are those that were written; remove damaged ones.
+    """Return the undamaged file of that stem, or None. Remove damaged ones.
 
-    Its name ends in a hash of its content: STEM-HASH.gguf.
+    The file name ends in a hash of the content: STEM-HASH.gguf.
     """
     for path in sorted(folder.glob(f"{stem}-*.gguf")):
         problem = distrust(path)
@@ -132,19 +134,20 @@ def _verified(folder: Path, stem: str) -> Path | None:
 
 
 def _make(source: Path, folder: Path, stem: str, type_name: str, own_type: str) -> Path:
-    """Quantize a bundled or pulled model into the folder; say what that loses if it is quantized already.
+    """Quantize a bundled or pulled model to a file in the folder. Warn if the model is already quantized.
 
-    Two processes may do it at once: each writes its own file, and the last rename wins, over equal bytes.
+    Two processes may do this at the same time. Each writes its own file with the same bytes; the last rename
+    wins.
     """
     from llmlite.quantize import UNQUANTIZED, plan, quantize_file
 
     again = own_type not in UNQUANTIZED
-    plan(source, type_name, requantize=again)  # raises before anything is announced
-    part = folder / f".{stem}.{os.getpid()}-{os.urandom(4).hex()}.part"  # a name that files.py sweeps away
+    plan(source, type_name, requantize=again)  # raises errors before a message is printed
+    part = folder / f".{stem}.{os.getpid()}-{os.urandom(4).hex()}.part"  # files.py removes abandoned ones
     if again:
         complain(
-            f"the source is {own_type} already: {type_name} adds its own rounding to that, and brings back "
-            f"nothing that {own_type} has lost"
+            f"the source is already {own_type}: {type_name} adds its own rounding error, and doesn't restore "
+            f"the precision that {own_type} has lost"
         )
     try:
         with progress() as shown:
@@ -158,7 +161,7 @@ def _make(source: Path, folder: Path, stem: str, type_name: str, own_type: str) 
         target = folder / f"{stem}-{sha256(part)[:CONTENT_DIGITS]}.gguf"
         try:
             os.replace(part, target)
-        except PermissionError:  # Windows: the other process' file is there, and mapped
+        except PermissionError:  # Windows: another process has made the file and mapped it
             if not target.exists():
                 raise
     finally:
@@ -167,7 +170,7 @@ def _make(source: Path, folder: Path, stem: str, type_name: str, own_type: str) 
 
 
 def _key(source: Path) -> str:
-    """Return what the quantized file depends on, as 12 hex digits: the model, and the code that quantizes."""
+    """Return a hash of the model and the quantizing code, which determine the new file: 12 hex digits."""
     digest = hashlib.sha256(sha256(source).encode())
     for code in sorted([*PACKAGE.glob("quants/*.py"), *PACKAGE.glob("quantize/*.py")]):
         digest.update(code.read_bytes())
@@ -181,7 +184,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def damaged_data() -> list[str]:
-    """Return the bundled files that differ from the list of checksums or are missing, each with the reason.
+    """Return the bundled files that are missing or differ from the list of checksums, each with the reason.
 
     Raises:
         LlmliteError: the list itself is missing.

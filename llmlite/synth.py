@@ -1,7 +1,7 @@
-"""Files of a known model's shape with random weights: speed and memory can be measured without its download.
+"""Write files of known models' shapes with random weights, to measure speed and memory without a download.
 
-The weights are noise in the right types, the vocabulary has the right size, and llama.cpp loads the file too.
-What it generates means nothing.
+The weights are noise of the right types, and the vocabulary has the right size. llama.cpp loads such files
+too. The generated text has no meaning.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from llmlite.quantize import mixes
 from llmlite.quants import QuantType, by_name
 from llmlite.quants.tensor import QuantTensor
 
-POOL_WEIGHTS = 1 << 17  # quantized once per type; rows are drawn from these blocks
+POOL_WEIGHTS = 1 << 17  # weights quantized once per type; rows are drawn from their blocks
 N_BYTES = 256
 SMALL_VOCABULARY, SMALL_CONTEXT = 1024, 256
-_NONE = np.zeros((0, 1), np.uint8)  # blocks of a tensor that is only a name, a type and a shape
+_NONE = np.zeros((0, 1), np.uint8)  # blocks of a tensor that has only a name, a type and a shape
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The widths of a published model; names as in ModelConfig.
+    """The widths of a published model, under ModelConfig's names.
 
     Attributes:
-        head_size: 0 for n_embd / n_head. rope_base: 0 for learned positions.
-        n_expert, n_expert_used: of a mixture; n_ff is then the width of one expert.
-        n_token_types: of an encoder that tells the texts of a pair apart.
-        more: further hyper-parameters of the file, without the architecture's prefix; they win.
-        optional: tensors it has that its architecture doesn't ask for, without "blk.N.".
+        head_size, rope_base: 0 for n_embd / n_head, and for learned positions.
+        n_expert, n_expert_used: numbers of experts of a mixture; n_ff is then the width of one expert.
+        n_token_types: token types of an encoder that distinguishes the texts of a pair.
+        more: other hyper-parameters, without the architecture's prefix. They have precedence.
+        optional: its tensors that the architecture doesn't require, without "blk.N.".
     """
 
     architecture: str
@@ -266,7 +266,7 @@ SHAPES = {
         architecture="olmoe", n_layer=4, n_embd=2048, n_head=16, n_head_kv=16, n_ff=1024, n_vocab=50304,
         n_ctx=4096, rope_base=10000.0, is_tied=False, n_expert=64, n_expert_used=8,
     ),
-    # The first 4 of 48 layers: the whole, 30 billion weights, would leave no memory for a second program
+    # The first 4 of 48 layers: all 30 billion weights would leave no memory for a second program
     "qwen3-30b-a3b-4-layers": Shape(
         architecture="qwen3moe", n_layer=4, n_embd=2048, n_head=32, n_head_kv=4, head_size=128, n_ff=768,
         n_vocab=151936, n_ctx=40960, rope_base=1000000.0, is_tied=False, n_expert=128, n_expert_used=8,
@@ -286,13 +286,16 @@ def synthesize(
     """Write a model of a known shape with random weights.
 
     Args:
-        path: the file to write. shape: one of SHAPES.
-        type_name: a type or mix, such as "Q8_0" or "Q4_K_M": tensors get what llama.cpp would give them.
-        small: two layers if layers are alike, few tokens and experts: to try who reads such a file.
+        path: the file to write.
+        shape: one of SHAPES.
+        type_name: a type or mix, such as "Q8_0" or "Q4_K_M". Tensors get the same types as in llama.cpp.
+        small: write few tokens and experts, and two layers if all are equal, for tests of readers.
+        seed: seed of the random numbers.
         progress: called as progress(bytes_done, n_bytes).
 
     Raises:
-        UnsupportedError: an unknown shape or type. OSError: the file can't be written.
+        UnsupportedError: the shape or the type is unknown.
+        OSError: the file can't be written.
     """
     if shape not in SHAPES:
         raise UnsupportedError(f"{shape!r} is not a known shape; known are {', '.join(SHAPES)}")
@@ -312,7 +315,7 @@ def synthesize(
 
 
 def _reduced(widths: Shape) -> Shape:
-    """Return the same kind of model with the fewest weights that still show what it is."""
+    """Return the shape of a small model with the same features."""
     by_layer = any(isinstance(value, list | tuple) for value in widths.more.values())
     return replace(
         widths,
@@ -325,7 +328,7 @@ def _reduced(widths: Shape) -> Shape:
 
 
 class _Random(QuantTensor):
-    """A tensor whose blocks are drawn when the writer takes them, so only one is in memory at a time."""
+    """A tensor whose blocks are drawn when they are written, so only one tensor is in memory at a time."""
 
     __slots__ = ("_make",)
 
@@ -349,13 +352,13 @@ def _draw(tensor: QuantTensor, pools: dict[str, np.ndarray], random: np.random.G
         return values.view(np.uint8).reshape(-1, 4)
     kind = tensor.type
     if kind.name not in pools:
-        # 0.02 is what models are initialised with, and keeps the logits of noise finite
+        # models are initialized with 0.02, which keeps the logits of noise finite
         sample = random.standard_normal((POOL_WEIGHTS // 256, 256), np.float32) * np.float32(0.02)
         pools[kind.name] = QuantTensor.quantize(sample, kind.name).blocks
     pool = pools[kind.name]
     if kind.block_size > 1:
         return pool[random.integers(0, len(pool), tensor.n_elements // kind.block_size)]
-    rows = pool.reshape(-1, 256 * kind.type_size)  # plain numbers: drawn 256 at a time, which is quicker
+    rows = pool.reshape(-1, 256 * kind.type_size)  # plain numbers are drawn 256 at a time, which is faster
     n = -(-tensor.n_elements // 256)
     drawn = rows[random.integers(0, len(rows), n)].reshape(-1, kind.type_size)
     return drawn[: tensor.n_elements]
@@ -416,7 +419,7 @@ def _metadata(name: str, widths: Shape, type_name: str) -> dict[str, Any]:
 
 
 def _tokenizer(n_vocab: int) -> Mapping[str, Any]:
-    """A byte-level BPE of n_vocab tokens: all bytes, then merges of two tokens each, then special ones."""
+    """Return a byte-level BPE of n_vocab tokens: all bytes, then merges of two tokens, then special ones."""
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(N_BYTES) if byte not in visible]
     tokens = [chr(byte) for byte in visible] + [chr(N_BYTES + i) for i in range(len(hidden))]

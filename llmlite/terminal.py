@@ -1,9 +1,8 @@
-"""What goes to a terminal: text from files made harmless, and progress that a notebook doesn't keep.
+"""Print to a terminal: harmless text, and progress that isn't stored in a notebook.
 
-A model file, its tokens, a results file and even a file's name are a stranger's text. On a terminal their
-control characters would move the cursor, change the window's title or turn the direction of writing, so that
-the screen shows something else than what is there. `say` and `printable` are the only way from such text to
-a terminal.
+A model file, its tokens, a results file and even a file's name are untrusted text. On a terminal, control
+characters in them could move the cursor, change the window's title or reverse the direction of writing. Then
+the screen would show something else than the text. So all such text is printed by `say` or `printable`.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ HARMFUL = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""Return the text with each character that could steer a terminal as an escape: "\x1b", "\u202e".
+    r"""Return the text with an escape for each character that could steer a terminal: "\x1b", "\u202e".
 
-    Newlines and tabs stay. Raw and escaped text can't be told apart afterwards: this is for showing.
+    Newlines and tabs are kept. The result is only for display, because it can't be converted back.
     """
     return HARMFUL.sub(_escape, text)
 
@@ -38,28 +37,34 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """Return `value` as JSON in which no character can steer a terminal: they are JSON's own escapes.
+    """Return `value` as JSON, with JSON's escapes for characters that could steer a terminal.
 
-    options: of json.dumps.
+    Args:
+        value: any value that json.dumps accepts.
+        options: options of json.dumps.
     """
     text = json.dumps(value, ensure_ascii=False, **options)
     return HARMFUL.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def say(*values: object, end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:
-    """Print values, made `printable`; to standard output unless `file` is given.
+    """Print values in `printable` form.
+
+    Args:
+        values, end, flush: as for `print`.
+        file: the stream; None for standard output.
 
     Raises:
-        OSError: standard output can't be written, with "standard output" as the file's name.
+        OSError: the stream can't be written. The error has "standard output" as the file's name.
     """
     with _named_output():
         print(printable(" ".join(map(str, values))), end=end, file=file, flush=flush)
 
 
 def say_text(text: str, *, end: str = "", flush: bool = True) -> None:
-    """Print a model's text to standard output: made `printable` for a terminal, as it is for a pipe or file.
+    """Print a model's text to standard output: in `printable` form on a terminal, else unchanged.
 
-    What a program reads must be what the model wrote.
+    A program that reads it from a pipe or a file must get the model's own text.
     """
     shown = printable(text) if sys.stdout is not None and sys.stdout.isatty() else text
     with _named_output():
@@ -67,7 +72,7 @@ def say_text(text: str, *, end: str = "", flush: bool = True) -> None:
 
 
 def flush_output() -> None:
-    """Write out what standard output still holds. Raises OSError as `say`."""
+    """Write the buffer of standard output. Raises OSError as `say` does."""
     with _named_output():
         sys.stdout.flush()
 
@@ -78,12 +83,12 @@ def _named_output() -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
-    except OSError as error:  # "no space" must not look as if it were about a file
+    except OSError as error:  # without a name, "no space" would seem to be about another file
         raise type(error)(error.errno, error.strerror, "standard output") from None
 
 
 class Lossy:
-    """A stream for messages: what can't be written is lost, and the work goes on."""
+    """A stream for messages. If a message can't be written, it is lost, and the work continues."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -111,7 +116,7 @@ _said: set[str] = set()
 
 
 def complain_once(text: str) -> None:
-    """As `complain`, but each text once in a process."""
+    """Do the same as `complain`, but only once for each text in a process."""
     if text not in _said:
         _said.add(text)
         complain(text)
@@ -120,8 +125,8 @@ def complain_once(text: str) -> None:
 # ---- progress ----------------------------------------------------------------------------------------------
 
 
-# What long work calls as it goes on: (done, total), in units that the caller's documentation names; and the
-# same with the name of what comes next.
+# Callbacks of long work: (done, total), in units that the caller's documentation names; and (done, total,
+# name of the next part).
 Progress = Callable[[int, int], None]
 NamedProgress = Callable[[int, int, str], None]
 
@@ -136,11 +141,11 @@ class ProgressLine:
 
     @property
     def is_live(self) -> bool:
-        """Whether each message replaces the one before."""
+        """Whether each message replaces the previous one."""
         return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
 
     def show(self, text: str) -> None:
-        """Replace the message. Without a terminal or a notebook only the first one is printed."""
+        """Replace the message. Without a terminal or a notebook, only the first one is printed."""
         if _in_notebook():
             self._display({"text/plain": printable(text)})
         elif sys.stderr is None:
@@ -154,7 +159,7 @@ class ProgressLine:
         self._shown = True
 
     def end(self) -> None:
-        """Take the message away from a notebook; end its line on a terminal."""
+        """Remove the message from a notebook, or end its line on a terminal."""
         if self._handle is not None:
             self._display({})
         if self._on_terminal:
@@ -174,10 +179,10 @@ class ProgressLine:
 
 @contextmanager
 def progress() -> Iterator[ProgressLine]:
-    """Show messages about work in progress: on standard error, or in a notebook as a display that goes away.
+    """Show messages about work in progress: on standard error, or in a notebook as a temporary display.
 
-    What a notebook's cell writes to standard error stays in the notebook, so its outputs would depend on what
-    the cache held (nbval compares them).
+    A notebook stores standard error of its cells, and nbval compares it. So a message there would make the
+    stored outputs depend on the state of the cache.
     """
     shown = ProgressLine()
     try:
@@ -187,7 +192,7 @@ def progress() -> Iterator[ProgressLine]:
 
 
 def _in_notebook() -> bool:
-    """Whether this thread runs a cell of a Jupyter kernel."""
+    """Return whether this thread runs a cell of a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     if ipython is None or threading.current_thread() is not threading.main_thread():
         return False

@@ -1,7 +1,7 @@
-"""Models by name: which ones can be pulled, which ones are here, and where.
+"""Models by name: those that can be pulled, and the files of those that are on this machine.
 
 Nothing here uses a network. `table` lists the models that are ordinary packages, `store` finds those that
-were pulled, `folders` finds the files that other programs keep.
+were pulled, and `folders` finds the files of other programs.
 """
 
 from llmlite.catalog.folders import PREFIXES, REPOSITORY, Found, everything, find

@@ -1,8 +1,8 @@
-"""The model files that other programs keep: Hugging Face, llama.cpp, LM Studio, ollama.
+"""Find the model files of other programs: Hugging Face, llama.cpp, LM Studio, ollama.
 
-Only names are read here, and ollama's manifests. What is odd or can't be read is left out: the folders are
-somebody else's. Places and layouts are those of huggingface_hub's constants.py, llama.cpp's common.cpp
-(`fs_get_cache_directory`), LM Studio's and ollama's documentation.
+Only file names are read here, and ollama's manifests. An entry that is malformed or can't be read is ignored,
+because the folders belong to other programs. Sources of the places and layouts: huggingface_hub's
+constants.py, llama.cpp's common.cpp (`fs_get_cache_directory`), LM Studio's and ollama's documentation.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ REPOSITORY = re.compile(r"(?P<owner>[\w][\w.-]*)/(?P<repo>[\w][\w.-]*)(?::(?P<fi
 DIGEST = re.compile(r"sha256:(?P<hex>[0-9a-f]{64})")
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
 OLLAMA_LICENCE = "application/vnd.ollama.image.license"
-OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"  # left out of a name
+OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"  # omitted in a name
 MAX_MANIFEST = 1_000_000  # bytes; real ones have about a thousand
-MAX_DEPTH = 4  # folders below a program's own: owner, repository, revision, folder in the repository
+MAX_DEPTH = 4  # levels below a program's own folder: owner, repository, revision, folder in the repository
 PREFIXES = {"llamacpp": "llama.cpp", "lmstudio": "LM Studio", "ollama": "ollama"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A model file that another program keeps.
+    """A model file of another program.
 
     Attributes:
-        name: what `load` takes for it. owner: the program. path: the file.
-        licence: what the program says of it, or "".
+        name: the name to give to `load`.
+        owner: the program.
+        path: the file.
+        licence: the licence, if the program has it; else "".
     """
 
     name: str
@@ -46,7 +48,7 @@ class Found:
 
 
 def everything() -> list[Found]:
-    """Return every model file in the folders of the programs that are known, sorted by program and name."""
+    """Return every model file in the folders of the known programs, sorted by program and name."""
     return [*hugging_face(), *llama_cpp(), *lm_studio(), *ollama()]
 
 
@@ -54,7 +56,7 @@ def find(name: str) -> Path:
     """Return the file of a name such as OWNER/REPO, OWNER/REPO:FILE, ollama:NAME:TAG or lmstudio:FILE.
 
     Raises:
-        LlmliteError: there is none of that name; the text says what to do.
+        LlmliteError: there is no such model, or there are several. The error says what to do.
     """
     prefix = name.partition(":")[0]
     if prefix in PREFIXES:
@@ -69,8 +71,8 @@ def find(name: str) -> Path:
         return own[names.index(chosen[0])].path
     if chosen:
         raise LlmliteError(f"{name}: say which file: {listed(chosen)}")
-    there = f" (from that repository there are: {listed(names)})" if names else ""
-    raise LlmliteError(f"{name}: the model is not here yet; `llmlite pull {name}` gets it{there}")
+    there = f" (files of that repository on this machine: {listed(names)})" if names else ""
+    raise LlmliteError(f"{name}: the model is not here yet; `llmlite pull {name}` downloads it{there}")
 
 
 def _find_foreign(name: str, prefix: str) -> Path:
@@ -80,14 +82,16 @@ def _find_foreign(name: str, prefix: str) -> Path:
         if found.name in wanted:
             return found.path
     near = difflib.get_close_matches(name, [found.name for found in there], n=3)
-    hint = f"; did you mean {listed(near)}?" if near else "; `llmlite models` lists those there are"
-    raise LlmliteError(f"{name}: {PREFIXES[prefix]} keeps no model of that name here{hint}")
+    hint = f"; did you mean {listed(near)}?" if near else "; `llmlite models` lists all models"
+    raise LlmliteError(f"{name}: {PREFIXES[prefix]} has no model of that name on this machine{hint}")
 
 
 def choose(names: list[str], wanted: str | None) -> list[str]:
-    """Return the files that are meant: all if none is named, else that name, else those with that type in it.
+    """Return the files that match: all of them for None, else the file of that name or those of that type.
 
-    wanted: a file's name, or a type such as "Q4_K_M", or None.
+    Args:
+        names: the names of files.
+        wanted: a file's name, a type such as "Q4_K_M", or None.
     """
     if wanted is None or wanted in names:
         return list(names) if wanted is None else [wanted]
@@ -96,7 +100,7 @@ def choose(names: list[str], wanted: str | None) -> list[str]:
 
 
 def listed(names: list[str], most: int = 12) -> str:
-    """Return names with commas, not too many, without what a terminal would obey."""
+    """Return names separated by commas, `most` at most, without a terminal's control characters."""
     from llmlite.gguf.parse import shown
 
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -104,7 +108,7 @@ def listed(names: list[str], most: int = 12) -> str:
 
 
 def is_model(name: str) -> bool:
-    """Return whether a file's name is that of a model, or of the first part of one."""
+    """Return whether a file name is that of a model, or of the first file of a split one."""
     base = name.rpartition("/")[2]
     if not base.endswith(".gguf") or base.lower().startswith("mmproj"):
         return False  # a vision tower alone isn't a model
@@ -118,7 +122,7 @@ def is_model(name: str) -> bool:
 
 
 def hub_folder() -> Path:
-    """Return where huggingface_hub keeps what it downloads."""
+    """Return the folder of huggingface_hub's downloads."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
             return _expanded(os.environ[variable])
@@ -130,7 +134,7 @@ def hub_folder() -> Path:
 
 
 def hugging_face() -> list[Found]:
-    """Return the GGUF files in huggingface_hub's cache; of several revisions, the newest."""
+    """Return the GGUF files in huggingface_hub's cache. Of several revisions, the newest counts."""
     found: dict[str, Found] = {}
     for repository in _folders(hub_folder()):
         parts = repository.name.split("--")
@@ -159,7 +163,7 @@ def llama_cpp() -> list[Found]:
 
 
 def lm_studio() -> list[Found]:
-    """Return the GGUF files in LM Studio's folders: today's, or the older one."""
+    """Return the GGUF files in LM Studio's folder, or in the folder of its older versions."""
     home = _expanded("~/.lmstudio")
     text = _text(_expanded("~/.lmstudio-home-pointer"))
     if text and text.strip():
@@ -172,7 +176,7 @@ def lm_studio() -> list[Found]:
 
 
 def ollama() -> list[Found]:
-    """Return ollama's models: each manifest names the file of its weights by their hash."""
+    """Return ollama's models. A manifest identifies the file of the weights by its hash."""
     chosen = os.environ.get("OLLAMA_MODELS")
     folders = [_expanded(chosen)] if chosen else [_expanded("~/.ollama/models")]
     if not chosen and sys.platform.startswith("linux"):
@@ -215,7 +219,7 @@ def _blob(folder: Path, manifest: dict[str, Any], media_type: str) -> Path | Non
     return None
 
 
-# --- folders that belong to somebody else -----------------------------------------------------
+# --- reading the folders ----------------------------------------------------------------------
 
 
 def _in(prefix: str, folder: Path) -> list[Found]:
@@ -227,7 +231,7 @@ def _in(prefix: str, folder: Path) -> list[Found]:
 
 
 def _expanded(text: str) -> Path:
-    """Return a path with ~ and variables replaced; a system without a home keeps the ~."""
+    """Return a path with ~ and variables replaced. Without a home folder, the ~ is kept."""
     return Path(os.path.expanduser(os.path.expandvars(text)))
 
 
@@ -236,7 +240,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the files at most `depth` folders down. Links to folders aren't followed: they can be rings."""
+    """Yield the files at most `depth` levels down. Links to folders aren't followed: they may form a ring."""
     base = len(folder.parts)
     for parent, folders, names in os.walk(folder):
         if len(Path(parent).parts) - base >= depth:
@@ -269,7 +273,7 @@ def _is_file(path: Path) -> bool:
 def _text(path: Path) -> str | None:
     """Return the beginning of a small text file, or None."""
     try:
-        if not path.is_file():  # a pipe would keep us waiting
+        if not path.is_file():  # opening a pipe would wait for a writer
             return None
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(MAX_MANIFEST)

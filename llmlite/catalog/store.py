@@ -1,4 +1,4 @@
-"""The folder of pulled models: one folder for each, complete or not there at all."""
+"""The folder of pulled models, with a folder for each, which appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ RECORD = "pulled.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What was pulled: the file, its bytes and SHA-256, and the packages that it came from."""
+    """The record of a pulled model.
+
+    Attributes:
+        name: the model's name.
+        file: the name of its GGUF file.
+        n_bytes, sha256: size and hash of this file.
+        packages: the packages that it came from, with their versions.
+    """
 
     name: str
     file: str
@@ -25,20 +32,20 @@ class Record:
     packages: list[str]
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder."""
+        """Write the record to a folder."""
         text = json.dumps(asdict(self), indent=1) + "\n"
         (folder / RECORD).write_text(text, encoding="utf-8")
 
 
 def folder_of(model: Packaged, cache: Path) -> Path:
-    """Return the folder in which this pulled model belongs. It need not exist."""
+    """Return the folder of a pulled model, which need not exist."""
     return cache / FOLDER / model.name
 
 
 def read(model: Packaged, cache: Path) -> Record | None:
-    """Return the record of a pulled model, or None if it was not pulled, isn't whole or isn't safe.
+    """Return the record of a pulled model; None if it was not pulled, isn't complete or isn't safe.
 
-    Not safe: another user could have put the file there.
+    It isn't safe if another user could have written the file.
     """
     folder = folder_of(model, cache)
     try:
@@ -62,14 +69,14 @@ def pulled_path(name: str, cache: Path) -> Path:
     """Return the file of a pulled model.
 
     Raises:
-        LlmliteError: it was not pulled, or its file is damaged. The text says which command gets it.
+        LlmliteError: it was not pulled, or its file is damaged. The error has the command to pull it.
     """
     model = PACKAGED[name]
     if read(model, cache):
         return folder_of(model, cache) / model.file
     is_there = folder_of(model, cache).exists()
-    state = "is not whole, or not safe from other users," if is_there else "is not here yet"
+    state = "is incomplete, or other users can write it," if is_there else "is not here yet"
     megabytes = model.n_bytes_to_fetch / 1e6
     raise LlmliteError(
-        f"{name}: the model {state}; `llmlite pull {name}` gets it ({megabytes:.0f} MB, {model.licence})"
+        f"{name}: the model {state}; `llmlite pull {name}` downloads it ({megabytes:.0f} MB, {model.licence})"
     )

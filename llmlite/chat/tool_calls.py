@@ -1,6 +1,6 @@
-"""Calls of tools, read back from the text that a model writes.
+"""Parse calls of tools in the text that a model writes.
 
-Three forms are known:
+Three forms are supported:
 
 | form | models | text |
 |---|---|---|
@@ -32,7 +32,7 @@ _decoder = json.JSONDecoder()
 
 
 class TokenizerLike(Protocol):
-    """The part of a tokenizer that is needed here."""
+    """The part of a tokenizer that this module uses."""
 
     vocabulary: Any
 
@@ -46,8 +46,9 @@ class ToolCall:
     """One call.
 
     Attributes:
-        name: of the tool. arguments: by name.
-        id: as the model wrote it, or None.
+        name: the tool's name.
+        arguments: the arguments, by name.
+        id: the id that the model wrote, or None.
     """
 
     name: str
@@ -57,11 +58,12 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A model's answer, taken apart.
+    """A parsed answer of a model.
 
     Attributes:
-        text: what isn't part of a call. calls: in their order.
-        broken: text that began as a call and can't be read as one; "" if there is none. It is in `text` too.
+        text: the text outside of calls.
+        calls: the calls, in order.
+        broken: text that began as a call but can't be parsed as one, or "". It is in `text` too.
     """
 
     text: str
@@ -70,11 +72,11 @@ class Parsed:
 
 
 class Answer(str):
-    """A model's answer to a conversation with tools: a string, what isn't part of a call.
+    """A model's answer to a conversation with tools: a string, the text outside of calls.
 
     Attributes:
-        tool_calls: in their order.
-        broken: text that began as a call and can't be read as one, else ""; it is part of the string too.
+        tool_calls: the calls, in order.
+        broken: as in `Parsed`. It is part of the string too.
     """
 
     tool_calls: tuple[ToolCall, ...] = ()
@@ -82,18 +84,19 @@ class Answer(str):
 
     @classmethod
     def of(cls, parsed: Parsed) -> Answer:
-        """The answer that was taken apart."""
+        """Return the answer for its parsed form."""
         answer = cls(parsed.text)
         answer.tool_calls, answer.broken = parsed.calls, parsed.broken
         return answer
 
 
 def with_marks(text: str, ids: Iterable[int], tokenizer: TokenizerLike) -> str:
-    """Put control tokens that begin or end calls back into a text, which leaves them out.
+    """Return a text with the control tokens that begin or end calls, which decoding omitted.
 
     Args:
-        text: of the tokens; a stop string may have cut it.
+        text: the text of the tokens. A stop string may have cut it.
         ids: all tokens.
+        tokenizer: the tokenizer of these tokens.
     """
     decoder, reached, begin, parts = tokenizer.stream(skip_special=True), 0, 0, []
     for token in ids:
@@ -106,7 +109,7 @@ def with_marks(text: str, ids: Iterable[int], tokenizer: TokenizerLike) -> str:
 
 
 def form_of(template: str) -> Form | None:
-    """The form that a chat template writes calls in, or None if it knows no tools."""
+    """Return the form of calls in a chat template; None if it doesn't support tools."""
     if "<tool_call>" in template:
         return "hermes"
     if "[TOOL_CALLS]" in template:
@@ -117,7 +120,7 @@ def form_of(template: str) -> Form | None:
 
 
 def parse(text: str, form: Form) -> Parsed:
-    """Read a whole answer."""
+    """Parse a whole answer with calls of this form."""
     stream = ToolCallStream(form)
     shown = stream.push(text)
     shown += stream.flush()
@@ -126,7 +129,7 @@ def parse(text: str, form: Form) -> Parsed:
 
 @dataclass
 class ToolCallStream:
-    """Reads an answer while it is written: passes text on and collects calls.
+    """Parse an answer while it is written: return text, and collect calls.
 
         stream = ToolCallStream("hermes")
         for piece in generation:
@@ -135,7 +138,12 @@ class ToolCallStream:
         stream.calls
 
     Attributes:
-        calls: those that are complete. broken: see `Parsed`; known after `flush`.
+        form: the form of calls.
+        calls: the complete calls so far.
+        broken: as in `Parsed`. It is final after `flush`.
+
+    Raises:
+        ValueError: the form is unknown.
     """
 
     form: Form
@@ -149,12 +157,12 @@ class ToolCallStream:
             raise ValueError(f"form must be one of {', '.join(OPENINGS)}; got {self.form!r}")
 
     def push(self, piece: str) -> str:
-        """Return what is text for sure; calls, and what may become one, are held back."""
+        """Add a piece, and return the new text that is certainly not part of a call."""
         self._held += piece
         return self._read(final=False)
 
     def flush(self) -> str:
-        """Return text that was held back and isn't a call; call it at the end of the answer."""
+        """Return the rest of the text, which was held back. Call this at the end of the answer."""
         shown = self._read(final=True)
         self.broken += self._held
         shown += self._held
@@ -171,7 +179,7 @@ class ToolCallStream:
                 if done is None:
                     return shown
                 if done < 0 and opening is None:
-                    self._at_start = False  # JSON of the answer's own
+                    self._at_start = False  # JSON that is part of the answer
                     continue
                 if done >= 0:
                     self._held = self._held[done:]
@@ -198,7 +206,7 @@ class ToolCallStream:
         return shown
 
     def _open_end(self) -> int:
-        """How many characters at the end may be the beginning of an opening."""
+        """Return the number of characters at the end that may be the beginning of an opening."""
         longest = 0
         for mark in OPENINGS[self.form]:
             for n in range(1, len(mark)):
@@ -207,7 +215,7 @@ class ToolCallStream:
         return longest
 
     def _calls(self, text: str, final: bool) -> int | None:
-        """Read calls at the beginning. How many characters they took; None: not complete; -1: no calls."""
+        """Parse calls at the beginning. Return their length; None if they are incomplete; -1 for no calls."""
         if self.form == "mistral" and not text.lstrip().startswith(("[", "{")):
             return self._named_call(text, final)
         start = len(text) - len(text.lstrip())
@@ -231,14 +239,14 @@ class ToolCallStream:
         elif self.form == "llama3":
             if rest.startswith(";"):
                 end = len(text) - len(rest) + 1
-                self._at_start = True  # another one follows
+                self._at_start = True  # another call follows
             elif not rest and not final:
                 return None
         self.calls += [call for call in found if call is not None]
         return end
 
     def _named_call(self, text: str, final: bool) -> int | None:
-        """name[CALL_ID]id[ARGS]{…}: Mistral's later form."""
+        """Parse name[CALL_ID]id[ARGS]{…}, Mistral's later form. Returns as `_calls` does."""
         head, mark, rest = text.partition(ARGUMENTS)
         if not mark:
             return -1 if final else None
@@ -254,7 +262,7 @@ class ToolCallStream:
 
 
 def _call(value: Any) -> ToolCall | None:
-    """A call from its JSON, None if it is none. Arguments may be JSON in a string, as OpenAI has them."""
+    """Return a call from its JSON, or None. Arguments may be JSON in a string, as in OpenAI's API."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
         return None
     arguments = value.get("arguments", value.get("parameters", {}))

@@ -153,7 +153,7 @@ class ModelConfig:
 
     @property
     def causal(self) -> bool:
-        """Whether a token sees only those before it, so that the model can write text."""
+        """Whether a token sees only those before it, as in a model that writes text."""
         return self.architecture.causal
 
     def for_context(self, n_ctx: int) -> ModelConfig:

@@ -1,9 +1,9 @@
-"""Get a GGUF file from the Hugging Face hub with huggingface_hub: its settings, its cache, its resuming.
+"""Download a GGUF file from the Hugging Face hub with huggingface_hub, its settings and its cache.
 
-huggingface_hub goes on from where a connection broke, gives up after some tries without progress, and then
-removes what it had. It checks the size of what arrives. It names each file in its cache by the hash that the
-hub gave: SHA-256 for large files, Git's blob hash for small ones. So the hash is checked here against that
-name.
+huggingface_hub resumes a download when a connection breaks. After several tries without progress, it gives up
+and removes the incomplete file. It checks the size of each file, but not the hash. In its cache, a file's
+name is the hash from the hub: SHA-256 for large files, Git's blob hash for small ones. So the hash is checked
+here against this name.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ HASH = re.compile("[0-9a-f]{64}|[0-9a-f]{40}")
 
 
 def pull(repository: str, wanted: str | None) -> Path:
-    """Return a GGUF file of a repository, fetched if it isn't in huggingface_hub's cache.
+    """Return a GGUF file of a repository. It is downloaded if it isn't in huggingface_hub's cache.
 
-    repository: OWNER/REPO. wanted: a file's name, a type such as "Q4_K_M", or None if there is only one.
+    Args:
+        repository: OWNER/REPO.
+        wanted: a file's name, a type such as "Q4_K_M", or None if there is only one file.
 
     Raises:
-        LlmliteError: huggingface_hub isn't installed, can't fetch the file, or fetched something else.
+        LlmliteError: huggingface_hub isn't installed or can't download the file, or the hash is wrong.
     """
     try:
         import huggingface_hub
@@ -40,13 +42,13 @@ def pull(repository: str, wanted: str | None) -> Path:
         paths = [_fetched(huggingface_hub, repository, part) for part in _parts(file)]
     except LlmliteError:
         raise
-    except Exception as error:  # huggingface_hub passes on whatever its HTTP library raises
+    except Exception as error:  # huggingface_hub also raises the errors of its HTTP library
         raise LlmliteError(f"{repository}: {_reason(error)}") from error
     return paths[0]
 
 
 def _chosen(hub: Any, repository: str, wanted: str | None) -> str:
-    """Return the one file that is meant."""
+    """Return the name of the one file that matches."""
     if wanted is not None and wanted.endswith(".gguf"):
         if ".." in wanted.split("/") or wanted.startswith("/"):
             raise LlmliteError(f"{repository}: expected the path of a file in it, got {wanted!r}")
@@ -54,7 +56,7 @@ def _chosen(hub: Any, repository: str, wanted: str | None) -> str:
     names = sorted(name for name in hub.HfApi().list_repo_files(repository) if is_model(name))
     if not names:
         raise LlmliteError(
-            f"{repository}: has no GGUF file; download the folder and make one with `llmlite convert`"
+            f"{repository}: has no GGUF file; download the folder and convert it with `llmlite convert`"
         )
     chosen = choose(names, wanted)
     if len(chosen) == 1:
@@ -65,7 +67,7 @@ def _chosen(hub: Any, repository: str, wanted: str | None) -> str:
 
 
 def _parts(file: str) -> list[str]:
-    """Return the names of all parts of a model, the first one first."""
+    """Return the names of all files of a model, in order."""
     match = SHARD.fullmatch(file)
     if match is None:
         return [file]
@@ -74,13 +76,13 @@ def _parts(file: str) -> list[str]:
 
 
 def _fetched(hub: Any, repository: str, name: str) -> Path:
-    """Return the file in the cache, after its hash was held against its name there."""
+    """Return the file in the cache, after its hash was compared with its name there."""
     path = Path(hub.hf_hub_download(repository, name))
     blob = Path(os.path.realpath(path))
     expected = blob.name
     if not HASH.fullmatch(
         expected
-    ):  # a file system without links: the cache has copies under their own names
+    ):  # on a file system without links, the cache has copies under the files' own names
         expected = str(hub.get_hf_file_metadata(hub.hf_hub_url(repository, name)).etag)
     digest = _digest(blob, expected)
     if digest != expected:
@@ -95,7 +97,7 @@ def _fetched(hub: Any, repository: str, name: str) -> Path:
 
 
 def _digest(blob: Path, expected: str) -> str:
-    """Return a file's hash of the kind that the expected one is."""
+    """Return a file's hash, of the same kind as the expected one."""
     digest = hashlib.sha256()
     if len(expected) == 40:
         digest = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
@@ -106,6 +108,6 @@ def _digest(blob: Path, expected: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what huggingface_hub says."""
+    """Return the first line of huggingface_hub's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]:.300}" if lines else type(error).__name__

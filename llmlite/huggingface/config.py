@@ -234,7 +234,7 @@ class Config:
         return found
 
     def shares_add_up(self, wanted: bool) -> None:
-        """Refuse a mixture whose chosen experts' weights aren't normalized (`wanted`), or are."""
+        """Check whether the chosen experts' weights add up to 1; refuse if this isn't `wanted`."""
         if self.flag("norm_topk_prob") != wanted:
             self.refuse(f"norm_topk_prob: only {str(wanted).lower()} is supported in this architecture")
 

@@ -1,7 +1,7 @@
-"""A conversation in a terminal: lines in, answers out, /commands in between.
+"""A conversation in a terminal: messages, answers and /commands.
 
-The room has four parts: `conversation` (messages and options, which know no terminal), `commands` (what a
-line that begins with "/" does), `reading` (where lines come from) and `showing` (how an answer appears).
+The room has four parts. `conversation` has messages and options, without a terminal. `commands` runs a line
+that begins with "/". `reading` reads lines, and `showing` shows answers.
 """
 
 from __future__ import annotations
@@ -28,22 +28,25 @@ GREETING = "/help lists the commands, /quit or Ctrl-D ends; Ctrl-C stops an answ
 
 
 def converse(conversation: Conversation, *, plain: bool = False, quiet: bool = False) -> None:
-    """Hold a conversation until the input ends or /quit.
+    """Hold a conversation until the end of the input, or until /quit.
 
-    plain: without prompt_toolkit and rich, even if they are here. quiet: no figures on standard error.
+    Args:
+        conversation: the conversation to continue.
+        plain: don't use prompt_toolkit and rich, even if they are installed.
+        quiet: print no figures on standard error.
 
     Raises:
         ModelError: the model's file has no chat template.
         OSError: standard output can't be written.
     """
-    conversation.check()  # a model that can't chat says so before the first question
+    conversation.check()  # a model that can't chat raises an error before the first question
     reader, view = make_reader(plain=plain), make_view(plain=plain)
     if reader.interactive:
         say(GREETING, file=sys.stderr)
     while True:
         try:
             text = reader.read()
-        except KeyboardInterrupt:  # at the prompt: what was typed is dropped
+        except KeyboardInterrupt:  # at the prompt: drop the typed text
             if not reader.interactive:
                 raise
             say("\n(/quit or Ctrl-D ends)", file=sys.stderr)
@@ -65,7 +68,7 @@ def converse(conversation: Conversation, *, plain: bool = False, quiet: bool = F
 
 
 def answer(conversation: Conversation, view: View, *, quiet: bool) -> None:
-    """Show the model's answer to the last message as it comes; Ctrl-C keeps what was said so far."""
+    """Show the model's answer to the last message while it is written. Ctrl-C keeps the part so far."""
     generation = None
     try:
         generation = conversation.answer()
@@ -88,7 +91,7 @@ def answer(conversation: Conversation, view: View, *, quiet: bool) -> None:
 
 @contextmanager
 def stopping(generation: Generation) -> Iterator[None]:
-    """Let Ctrl-C end the answer after the step that is running; pressed again, it interrupts that too."""
+    """Let Ctrl-C end the answer after the present step. A second Ctrl-C interrupts the step too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

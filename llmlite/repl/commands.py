@@ -12,13 +12,13 @@ from llmlite.terminal import complain, say
 
 
 class Quit(Exception):  # noqa: N818  no error
-    """The user is done."""
+    """Raised to end the conversation."""
 
 
 def obey(line: str, conversation: Conversation) -> bool:
-    """Do what a line "/NAME ARGUMENT" says; return whether the model shall answer now.
+    """Run the command of a line "/NAME ARGUMENT"; return whether the model should answer now.
 
-    What is wrong is said on standard error, and the conversation is then as it was.
+    Errors are printed on standard error, and leave the conversation unchanged.
 
     Raises:
         Quit: /quit.
@@ -44,7 +44,7 @@ def _say(text: str) -> None:
 def _help(_conversation: Conversation, _argument: str) -> None:
     for name, (argument, text, _) in COMMANDS.items():
         _say(f"  {'/' + name + ' ' + argument:<22} {text}")
-    _say('\nA line that ends in "\\" goes on; """ on a line of its own begins and ends several lines.')
+    _say('\nA line that ends in "\\" continues; """ on separate lines encloses several lines.')
 
 
 def _reset(conversation: Conversation, _argument: str) -> None:
@@ -112,13 +112,13 @@ Action = Callable[[Conversation, str], bool | None]
 COMMANDS: dict[str, tuple[str, str, Action]] = {
     "help": ("", "this list", _help),
     "reset": ("", "begin a new conversation (also /new)", _reset),
-    "system": ("[TEXT]", 'show or set what the model is told before; "none" clears it', _system),
+    "system": ("[TEXT]", 'show or set the system message; "none" clears it', _system),
     "set": ("[NAME VALUE]", 'show or set options: /set temperature 0.2; "default" clears', _set),
     "retry": ("", "ask the last question again", _retry),
-    "undo": ("", "take the last question and its answer back", _undo),
+    "undo": ("", "remove the last question and its answer", _undo),
     "save": ("FILE", "write the conversation as JSON; /save! replaces a file", _save),
-    "save!": ("FILE", "the same, over a file that exists", partial(_save, replace=True)),
-    "load": ("FILE", "go on with a conversation that was saved", _load),
+    "save!": ("FILE", "the same, replacing an existing file", partial(_save, replace=True)),
+    "load": ("FILE", "continue a saved conversation", _load),
     "stats": ("", "tokens, context and speed", _stats),
     "quit": ("", "end (also /exit, Ctrl-D)", _quit),
 }

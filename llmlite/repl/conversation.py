@@ -1,4 +1,4 @@
-"""A conversation: what was said, and the options of the next answer."""
+"""A conversation: its messages, and the options of the next answer."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from llmlite.generate import Generation
     from llmlite.model import Model
 
-MAX_FILE_BYTES = 16 << 20  # of a conversation that is loaded
+MAX_FILE_BYTES = 16 << 20  # of a saved conversation
 ROLES = ("system", "user", "assistant")
-NOT_SET = frozenset({"chain", "dry_breakers", "logit_bias", "processors"})  # values that aren't one word
+NOT_SET = frozenset({"chain", "dry_breakers", "logit_bias", "processors"})  # their values aren't one word
 Message = dict[str, str]
 
 
 def settable() -> list[str]:
-    """The names of the options that /set takes."""
+    """Return the names of the options that /set can change."""
     from llmlite.generate.options import SAMPLER_OPTIONS
 
     return sorted({*SAMPLER_OPTIONS, "max_tokens", "stop"} - NOT_SET)
 
 
 def figures(generation: Generation) -> str:
-    """Return what an answer cost, in one line."""
+    """Return an answer's numbers of tokens, speeds and reason to stop, as one line."""
     ends = {"eos": "ended by the model", "stop": "a stop text came up", "length": "length reached"}
     return (
         f"prompt {generation.n_prompt - generation.n_reused} tokens, "
@@ -43,10 +43,11 @@ class Conversation:
     """Messages, and the options of the next answer.
 
     Attributes:
-        messages: what was said, without the system's message.
-        system: what the model is told before, or "".
-        options: of `Model.stream_chat`.
-        last: the last answer, or None. n_answers, n_made: answers and their tokens since the beginning.
+        messages: the messages, without the system message.
+        system: the text of the system message, or "".
+        options: options of `Model.stream_chat`.
+        last: the last answer, or None.
+        n_answers, n_made: numbers of answers, and of their tokens, since the beginning.
     """
 
     def __init__(self, model: Model, options: dict[str, Any] | None = None, *, system: str = "") -> None:
@@ -62,7 +63,7 @@ class Conversation:
         _ = self.model.chat_template
 
     def all_messages(self) -> list[Message]:
-        """The messages, the system's first."""
+        """Return the messages, beginning with the system message."""
         opening = [{"role": "system", "content": self.system}] if self.system else []
         return [*opening, *self.messages]
 
@@ -71,32 +72,36 @@ class Conversation:
         self.messages.append({"role": "user", "content": text})
 
     def answer(self) -> Generation:
-        """Begin the answer to the last message; `keep` adds it when it is done."""
+        """Begin the answer to the last message. `keep` adds it when it is complete."""
         return self.model.stream_chat(self.all_messages(), **self.options)
 
     def keep(self, generation: Generation) -> None:
-        """Add an answer, as far as it came."""
+        """Add an answer, or the part of it that was written."""
         self.messages.append({"role": "assistant", "content": generation.text})
         self.last = generation
         self.n_answers += 1
         self.n_made += len(generation.ids)
 
     def take_back(self) -> bool:
-        """Drop the last question and its answer; return whether there was one."""
+        """Remove the last question and its answer; return whether there was one."""
         n = len(self.messages)
         while self.messages and self.messages.pop()["role"] != "user":
             pass
         return len(self.messages) < n
 
     def reset(self) -> None:
-        """Drop all messages; the system's stays."""
+        """Remove all messages except the system message."""
         self.messages.clear()
 
     def set_option(self, name: str, text: str) -> None:
-        """Set an option from its text; "default" takes it away.
+        """Set an option.
+
+        Args:
+            name: the option's name.
+            text: its value as text; "default" removes the option.
 
         Raises:
-            ValueError: no such option, or a value that it can't have. The option is then as it was.
+            ValueError: there is no such option, or it can't have this value. Options are then unchanged.
         """
         name = name.replace("-", "_")
         if name not in settable():
@@ -108,7 +113,7 @@ class Conversation:
         self.options = options
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Raise ValueError for an option that there isn't, or a value that it can't have."""
+        """Raise ValueError for an unknown option, or for a value that an option can't have."""
         from llmlite.generate.options import given, make_sampler
 
         try:
@@ -120,24 +125,26 @@ class Conversation:
             raise ValueError(f"max_tokens: expected a whole number of at least 0, got {most}")
 
     def n_context(self) -> int:
-        """Tokens of the conversation so far, as the template writes it."""
+        """Return the number of tokens of the conversation so far, in the template's form."""
         return len(self.model.chat_prompt(self.all_messages())) if self.messages else 0
 
     def save(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
         """Write the messages as JSON.
 
         Raises:
-            LlmliteError: the file exists, and `replace` is False. OSError: it can't be written.
+            LlmliteError: the file exists, and `replace` is False.
+            OSError: the file can't be written.
         """
         if os.path.exists(path) and not replace:
             raise LlmliteError(f"{os.fspath(path)}: exists already; /save! replaces it")
         write_text(path, json.dumps({"messages": self.all_messages()}, ensure_ascii=False, indent=1) + "\n")
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Take the messages of a file that `save` wrote, in place of these.
+        """Replace the messages by those of a file that `save` wrote.
 
         Raises:
-            LlmliteError: the file isn't one; the conversation stays as it was. OSError: it can't be read.
+            LlmliteError: the file isn't a saved conversation. This conversation is then unchanged.
+            OSError: the file can't be read.
         """
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -148,13 +155,13 @@ class Conversation:
 
 
 def _messages(data: bytes, name: str) -> list[Message]:
-    """Read the messages of a saved conversation. Raises LlmliteError."""
+    """Return the messages of a saved conversation. Raises LlmliteError."""
     if len(data) > MAX_FILE_BYTES:
         raise LlmliteError(f"{name}: more than {MAX_FILE_BYTES >> 20} MiB; this is not a saved conversation")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise LlmliteError(f"{name}: expected JSON that /save wrote: {error}") from None
+        raise LlmliteError(f"{name}: expected a JSON file written by /save: {error}") from None
     messages = found.get("messages") if isinstance(found, dict) else found
     if not isinstance(messages, list):
         raise LlmliteError(f'{name}: expected a list "messages", got {type(messages).__name__}')
@@ -171,7 +178,7 @@ def _messages(data: bytes, name: str) -> list[Message]:
 
 
 def expanded(text: str) -> Path:
-    """The path that a user typed, "~" included. Raises LlmliteError if that home isn't known."""
+    """Return a typed path with "~" replaced. Raises LlmliteError if that user's home isn't known."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Where a conversation's lines come from: prompt_toolkit, plain input() with readline, or a pipe."""
+"""Read a conversation's messages: with prompt_toolkit, with input() and readline, or from a pipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_HISTORY_BYTES = 4 << 20
 
 
 class Reader(Protocol):
-    """Where messages come from."""
+    """A source of messages."""
 
     interactive: bool
 
@@ -32,7 +32,7 @@ class Reader(Protocol):
 
 
 def make_reader(*, plain: bool = False) -> Reader:
-    """The best reader that standard input allows and whose packages are here."""
+    """Return the best reader that standard input and the installed packages allow."""
     try:
         interactive = sys.stdin.isatty()
     except (AttributeError, ValueError):
@@ -47,9 +47,9 @@ def make_reader(*, plain: bool = False) -> Reader:
 
 
 class History:
-    """What was typed, oldest first, in a private file of the cache folder, one JSON string a line.
+    """The typed messages, oldest first, in a private file of the cache folder, with a JSON string per line.
 
-    A file that can't be read or written costs nothing but the history.
+    If the file can't be read or written, only the history is lost.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -90,14 +90,14 @@ class History:
                     yield entry
 
     def _shorten(self) -> None:
-        """Write the last entries alone once the file has grown too large."""
+        """Reduce the file to the last entries if it is too large."""
         with contextlib.suppress(OSError):
             if self.path is not None and self.path.stat().st_size > MAX_HISTORY_BYTES:
                 self._append(self.entries, os.O_TRUNC)
 
 
 def completions(before: str) -> list[str]:
-    """The words that can complete a line up to the cursor: commands, and the options of /set."""
+    """Return the words that can complete a line up to the cursor: commands, and the options of /set."""
     first, space, rest = before.partition(" ")
     if not first.startswith("/"):
         return []
@@ -109,7 +109,7 @@ def completions(before: str) -> list[str]:
 
 
 def whole(read: Callable[[str], str | None]) -> str | None:
-    r"""Read one message by read(prompt): lines that end in "\\" go on, and \"\"\" holds several together."""
+    r"""Read one message by read(prompt). A line that ends in "\\" goes on; \"\"\" encloses several lines."""
     line = read(PROMPT)
     if line is None:
         return None
@@ -135,7 +135,7 @@ def _block(first: str, read: Callable[[str], str | None]) -> str:
 
 
 class LineReader:
-    """input(): with readline's editing, history and completion on a terminal; or lines of a pipe."""
+    """A reader by input(): on a terminal with readline's editing, history and completion, or from a pipe."""
 
     def __init__(self, *, interactive: bool, history: History | None = None) -> None:
         self.interactive = interactive
@@ -175,12 +175,12 @@ def _prepare_readline(history: History) -> None:
 
 
 class FullReader:
-    """prompt_toolkit: Enter sends, Alt-Enter makes a new line, pasted lines stay together."""
+    """A reader by prompt_toolkit: Enter sends, Alt-Enter begins a new line, pasted lines stay together."""
 
     interactive = True
 
     def __init__(self, history: History) -> None:
-        """Raises ImportError if prompt_toolkit isn't here."""
+        """Prepare the prompt. Raises ImportError if prompt_toolkit isn't installed."""
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import Completer, Completion
         from prompt_toolkit.history import InMemoryHistory
@@ -200,7 +200,7 @@ class FullReader:
             event.current_buffer.insert_text("\n")
 
         @keys.add("enter")
-        @keys.add("c-j")  # the same key, typed before this program read keys
+        @keys.add("c-j")  # Enter, if it was pressed before this program read keys
         def _send(event: Any) -> None:
             event.current_buffer.validate_and_handle()
 

@@ -1,6 +1,6 @@
-"""How an answer appears: as text, or as Markdown that is set while it comes.
+"""Show an answer as text, or as Markdown that is formatted while it arrives.
 
-Both make a model's characters harmless first (`llmlite.terminal.printable`).
+Control characters of a model's answer are first made harmless (`llmlite.terminal.printable`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class View(Protocol):
     """A place for answers."""
 
     def show(self, generation: Generation) -> None:
-        """Show the pieces as they come, until the generation ends."""
+        """Show the pieces as they arrive, until the generation ends."""
         ...
 
 
 def make_view(*, plain: bool = False) -> View:
-    """The best view that standard output allows and whose package is here."""
+    """Return the best view that standard output and the installed packages allow."""
     on_terminal = sys.stdout.isatty() and os.environ.get("TERM") not in (None, "dumb")
     if on_terminal and not plain:
         with contextlib.suppress(ImportError):
@@ -37,7 +37,7 @@ def make_view(*, plain: bool = False) -> View:
 
 
 class PlainView:
-    """Pieces as they come, then a line end."""
+    """A view that prints pieces as they arrive, then a line end."""
 
     def show(self, generation: Generation) -> None:
         for piece in generation:
@@ -46,11 +46,14 @@ class PlainView:
 
 
 class MarkdownView:
-    """Markdown by rich. A paragraph that is done is set once and for all; the present one is set again
-    with each piece, so an answer longer than the screen scrolls like any text."""
+    """A view that formats Markdown with rich.
+
+    A complete paragraph is printed once. The present one is formatted again with each piece. So an answer
+    longer than the screen scrolls like any text.
+    """
 
     def __init__(self, console: Any = None) -> None:
-        """Raises ImportError if rich isn't here."""
+        """Prepare the console. Raises ImportError if rich isn't installed."""
         from rich.console import Console
         from rich.live import Live
         from rich.markdown import Markdown
@@ -75,28 +78,28 @@ class MarkdownView:
         self._console.print()
 
     def _set(self, text: str) -> Any:
-        # Without hyperlinks the address is shown: a link's text may say anything.
+        # Without hyperlinks, the address is shown; a link's text could hide it.
         return self._markdown(text, hyperlinks=False)
 
     def _last_lines(self, text: str) -> str:
-        """The end of a block that is larger than the screen."""
+        """Return the part of a block that fits on the screen: its end."""
         lines = text.splitlines()
         most = max(1, self._console.height - 4)
         return text if len(lines) <= most else "\n".join(lines[-most:])
 
 
 class Blocks:
-    """Cuts Markdown that arrives in pieces at its blank lines, never inside a fenced block of code.
+    """Cut Markdown that arrives in pieces at its blank lines, but never inside a fenced block of code.
 
     Attributes:
-        rest: what isn't complete yet.
+        rest: the incomplete block at the end.
     """
 
     def __init__(self) -> None:
         self.rest = ""
 
     def add(self, piece: str) -> list[str]:
-        """Take a piece; return the blocks that are complete with it."""
+        """Add a piece, and return the blocks that it completes."""
         self.rest += piece
         done, start, at = [], 0, 0
         fence = ""

@@ -210,7 +210,7 @@ def test_contents_that_are_no_text_are_never_printed_as_python_would(
         ({"text": "hi"}, "expected text, None or a list of parts, got dict"),
         (["hi"], r"content\[0\]: expected .*, got 'hi'"),
         ([{"text": "hi"}], r"content\[0\]: expected"),
-        ([{"type": "image_url", "image_url": "x"}], "takes text only, not a part of type image_url"),
+        ([{"type": "image_url", "image_url": "x"}], "only text is supported, got a part of type image_url"),
     ],
 )
 def test_contents_that_can_be_no_text_are_refused(content: Any, text: str) -> None:

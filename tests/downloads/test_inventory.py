@@ -177,9 +177,9 @@ def test_a_type_chooses_the_file_that_has_it_as_a_word() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ollama:tny", r"ollama keeps no model of that name here; did you mean ollama:tiny:latest"),
-        ("lmstudio:x", r"LM Studio keeps no model of that name here; `llmlite models` lists"),
-        ("acme/tiny", r"the model is not here yet; `llmlite pull acme/tiny` gets it"),
+        ("ollama:tny", r"ollama has no model of that name on this machine; did you mean ollama:tiny:latest"),
+        ("lmstudio:x", r"LM Studio has no model of that name on this machine; `llmlite models` lists"),
+        ("acme/tiny", r"the model is not here yet; `llmlite pull acme/tiny` downloads it"),
         ("folder/model.gguf", r"folder/model.gguf: no such file"),
         ("a/b/c", r"a/b/c: no such file"),
     ],

@@ -27,7 +27,7 @@ def test_a_model_that_is_not_here_is_one_sentence_with_the_command(
     for name in ("tiny", "tiny:Q8_0"):
         assert cli.main(["run", name]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("llmlite: tiny: the model is not here yet; `llmlite pull tiny` gets it (")
+        assert error.startswith("llmlite: tiny: the model is not here yet; `llmlite pull tiny` downloads it")
         assert error.count("\n") == 1
 
 
@@ -68,7 +68,7 @@ def test_a_sibling_of_a_type_that_does_not_exist_leaves_nothing(tiny: Packaged, 
     ("name", "words"),
     [
         ("nosuch", "expected one of smollm2, gemma3-270m, minilm.*or OWNER/REPO"),
-        ("smollm2:Q8_0", "pull 'smollm2'; 'smollm2:Q8_0' is then made of it on first use"),
+        ("smollm2:Q8_0", "pull 'smollm2'; 'smollm2:Q8_0' is made from it on first use"),
         ("../../etc", "expected one of"),
         ("", "expected one of"),
     ],

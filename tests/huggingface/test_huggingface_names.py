@@ -120,7 +120,7 @@ def test_a_mixture_lacking_an_expert_says_which(tmp_path: Path) -> None:
 def test_the_same_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
     arrays = arrays_of("GPT2LMHeadModel", model_of("GPT2LMHeadModel"))
     arrays["wte.weight"] = arrays["transformer.wte.weight"]
-    with pytest.raises(ModelError, match=r"wte\.weight'?: this tensor is there twice"):
+    with pytest.raises(ModelError, match=r"wte\.weight'?: this tensor is stored twice"):
         convert_folder(write(tmp_path / "model", "GPT2LMHeadModel", arrays), tmp_path / "out.gguf")
 
 

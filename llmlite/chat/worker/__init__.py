@@ -1,13 +1,13 @@
 """The process in which chat templates run.
 
-A prompt is made of the template's own text and of what the messages say. Only the first may end a turn, so
-each string that comes in with a request is a Text, which remembers which of its characters are the template's
-own and which aren't, through all that a template does with it.
+A prompt consists of the template's own text and of text from the messages. Only the template's own may end a
+turn. So each string of a request becomes a Text, which records for each character whether it is the
+template's own, through all operations of the template.
 
-| file | what it has |
+| file | content |
 |---|---|
 | `__main__.py` | the program: requests in, answers out, limits on memory and time |
 | `sandbox.py` | Jinja's sandbox and filters, and the rendering |
-| `messages.py` | what a template gets of a request |
-| `given.py` | strings that remember whose each character is |
+| `messages.py` | the variables that a template gets from a request |
+| `given.py` | strings that record the origin of each character |
 """

@@ -1,7 +1,7 @@
-"""The program that renders chat templates: one line of JSON in, one out.
+"""The program that renders chat templates. A request and an answer are a line of JSON each.
 
-llmlite.chat starts this folder as a program. It imports nothing else of llmlite, so that it starts fast and
-holds nothing worth reaching.
+llmlite.chat starts this folder as a program. It imports nothing else of llmlite. So it starts fast, and has
+nothing in memory that a template should not reach.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MAX_ERROR_CHARS = 300
 
 def main() -> None:
     """Answer requests until the parent closes the pipe."""
-    # Templates must not write to the pipe, nor read from it: they have no way to, but a stray print would do.
+    # Templates can't access the pipes, but a stray print would write to one.
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     try:
         if not TYPE_CHECKING:
             from sandbox import Environment
         environment = Environment()
-    except Exception as error:  # jinja2 missing or broken: the parent tells the user
+    except Exception as error:  # jinja2 is missing or broken; the parent reports this
         answer: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
@@ -55,7 +55,7 @@ def _limit(name: str, value: int) -> None:
         limit = getattr(resource, name)
         resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
     except (ImportError, AttributeError, ValueError, OSError):
-        pass  # Windows has no such module, macOS ignores some limits: the parent's caps remain
+        pass  # Windows has no such module, macOS ignores some limits; the parent's limits remain
 
 
 def _answer(environment: Environment, line: bytes) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _answer(environment: Environment, line: bytes) -> dict[str, Any]:
         _limit("RLIMIT_CPU", int(time.process_time() + request["seconds"]) + 5)
         text, plain = environment.render(request)
         return {"text": text, "plain": plain}
-    except Exception as error:  # a fault of the template is its author's: say it in one line
+    except Exception as error:  # a fault of the template is reported in one line
         number = getattr(error, "lineno", None)
         where = f"line {number}: " if number else ""
         kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "

@@ -1,7 +1,7 @@
-"""Whose each character of a prompt is: strings that remember which of their characters a request gave.
+"""Strings that record for each character whether it came from a request or from the template.
 
-A plain str is the template's own. What comes out of an operation not known here, given a Text, counts as the
-request's as a whole.
+A plain str is the template's own. If an unknown operation gets a Text, its whole result counts as the
+request's.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 
 class Text(str):
-    """A string, some of whose characters come from a request.
+    """A string in which some characters came from a request.
 
-    _own: a byte for each character: 1 if it is the template's own.
+    _own: a byte for each character, 1 if it is the template's own.
     """
 
     __slots__ = ("_own",)
@@ -50,7 +50,7 @@ class Text(str):
         return (self[i] for i in range(len(self)))
 
     def _cuts(self, pieces: Iterable[str], gap: int | None) -> list[Text]:
-        """Pieces of this text in order, `gap` characters between them; None: as few as needed."""
+        """Return pieces of this text in order, `gap` characters apart; None: as few as possible."""
         found, at = [], 0
         for piece in pieces:
             at = str.find(self, piece, at) if gap is None else at
@@ -100,7 +100,7 @@ class Text(str):
 
 
 def _same_length(name: str) -> Callable[..., Text]:
-    """A method that changes letters but, as a rule, not their number."""
+    """Return a method that changes letters but usually not their number."""
     method = getattr(str, name)
 
     def changed(self: Text) -> Text:
@@ -113,19 +113,19 @@ def _same_length(name: str) -> Callable[..., Text]:
 for _name in ("lower", "upper", "capitalize", "title", "swapcase", "casefold"):
     setattr(Text, _name, _same_length(_name))
 
-# What a Text does by itself, keeping account of each character; other methods of strings give text as a whole
+# The methods of a Text that record each character; after others, the whole result counts as the request's
 EXACT = frozenset(name for name in vars(Text) if not name.startswith("_"))
 _HOLD_NOTHING = frozenset({"Sandbox", "Context", "EvalContext", "Undefined", "LoopContext"})  # Jinja's own
 _MARK = re.compile("\x00([0-9]+)\x01")
 
 
 def own(text: str) -> bytes:
-    """Return a byte for each character: 1 if it is the template's own."""
+    """Return a byte for each character, 1 if it is the template's own."""
     return text._own if isinstance(text, Text) else b"\1" * len(text)
 
 
 def joined(separator: str, items: Iterable[Any]) -> Any:
-    """Return separator.join(items): a plain str if all are the template's own."""
+    """Return separator.join(items), as a plain str if all of them are the template's own."""
     pieces = [item if isinstance(item, str) else shown(item) for item in items]
     text = str.join(separator, pieces)
     if not any(isinstance(piece, Text) for piece in (separator, *pieces)):
@@ -134,7 +134,7 @@ def joined(separator: str, items: Iterable[Any]) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Return what a template prints for a value."""
+    """Return the text that a template prints for a value."""
     if isinstance(value, str):
         return str(value)
     text = str(value)
@@ -142,7 +142,7 @@ def shown(value: Any) -> str:
 
 
 def is_given(value: Any) -> bool:
-    """Return whether a value holds something of the request's, or may: other objects print what they hold."""
+    """Return whether a value contains text of the request, or may: unknown objects may print such text."""
     if isinstance(value, dict):
         return any(map(is_given, value)) or any(map(is_given, value.values()))
     if isinstance(value, list | tuple):
@@ -153,14 +153,14 @@ def is_given(value: Any) -> bool:
 
 
 def whole(result: Any, *inputs: Any) -> Any:
-    """Return the result of something that keeps no account of its inputs."""
+    """Return the result of an operation that doesn't record characters, as a Text if an input was given."""
     if isinstance(result, str) and any(map(is_given, inputs)):
         return Text(result)
     return result
 
 
 def formatted(form: Callable[..., str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return form(*args, **kwargs), for a format of the template's own; given texts stay given."""
+    """Return form(*args, **kwargs) for a format of the template's own. Texts of the request remain such."""
     texts: list[Text] = []
 
     def mark(value: Any) -> Any:
@@ -174,7 +174,7 @@ def formatted(form: Callable[..., str], args: tuple[Any, ...], kwargs: dict[str,
     plain = form(*args, **kwargs)
     try:
         marked = form(*map(mark, args), **{key: mark(value) for key, value in kwargs.items()})
-    except Exception:  # a format that wants a number, or looks into a value
+    except Exception:  # the format requires a number, or accesses a value's parts
         return Text(plain)
     pieces: list[str] = []
     at = 0
@@ -183,19 +183,19 @@ def formatted(form: Callable[..., str], args: tuple[Any, ...], kwargs: dict[str,
             pieces += [marked[at : match.start()], texts[int(match[1])]]
             at = match.end()
     text = joined("", [*pieces, marked[at:]])
-    # a width or a precision was meant for the text, not for the mark: nobody can say whose it is
+    # a width or a precision was applied to the mark instead of the text, so origins are unknown
     return text if text == plain else Text(plain)
 
 
 def percent(form: str, values: Any) -> str:
-    """Return form % values, for a format of the template's own."""
+    """Return form % values for a format of the template's own."""
     if isinstance(values, dict):
         return formatted(lambda **named: form % named, (), values)
     return formatted(lambda *args: form % args, values if isinstance(values, tuple) else (values,), {})
 
 
 def given(value: Any) -> Any:
-    """Return a value of the request, each string in it a Text."""
+    """Return a value of the request, with each string in it as a Text."""
     if isinstance(value, str):
         return Text(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The variables that a template gets. Contents that aren't text can be looked into, but not printed."""
+"""The variables of a template. A content that isn't text can be inspected, but not printed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmlite.chat.worker.given import Text, given, joined
-else:  # this folder is run as a program, which holds nothing else of llmlite
+else:  # this folder runs as a program, which imports nothing else of llmlite
     from given import Text, given, joined
 
 
 class RawContentError(TypeError):
-    """A template prints content that isn't text as Python would."""
+    """Raised if a template prints a content that isn't text."""
 
 
 class Parts(list[Any]):
-    """A content that is a list: for templates that look into it, not to be printed."""
+    """A content that is a list. Templates may inspect it, but not print it."""
 
     def __str__(self) -> str:
         raise RawContentError
@@ -25,7 +25,7 @@ class Parts(list[Any]):
 
 
 class Nothing:
-    """A content that is None: false, equal to None, not to be printed."""
+    """A content that is None. It is false and equal to None, and can't be printed."""
 
     def __bool__(self) -> bool:
         return False
@@ -46,7 +46,7 @@ _ROLE = re.compile("[A-Za-z0-9_. -]{1,64}")
 
 
 def variables(request: dict[str, Any], *, flat: bool) -> dict[str, Any]:
-    """Return what the template gets. flat: contents that aren't text become text; otherwise they stay."""
+    """Return the template's variables. flat: whether contents that aren't text become text."""
     names = request["variables"]
     found = {key: value if key.endswith("_token") else given(value) for key, value in names.items()}
     found["messages"] = [_message(message, flat) for message in names["messages"]]
@@ -66,13 +66,13 @@ def _message(message: dict[str, Any], flat: bool) -> dict[str, Any]:
 
 
 def _word(value: str) -> str:
-    """Return a role or a kind: the application's own word, which templates write between signs: <|user|>."""
+    """Return a role or type. A simple word counts as the template's own, for marks such as <|user|>."""
     return value if _ROLE.fullmatch(value) else Text(value)
 
 
 def _flat(parts: list[dict[str, Any]]) -> Text:
-    """Return a list of parts as text, one part a line, as llama.cpp has it."""
+    """Return a list of parts as text, one part per line, as in llama.cpp."""
     for part in parts:
         if part["type"] != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(f"it takes text only, not a part of type {part['type']!s:.40}")
+            raise ValueError(f"only text is supported, got a part of type {part['type']!s:.40}")
     return Text("") + joined(Text("\n"), [part["text"] for part in parts])

@@ -1,4 +1,4 @@
-"""Jinja's immutable sandbox, which also keeps account of whose each character of a prompt is."""
+"""Jinja's immutable sandbox, extended to record the origin of each character of a prompt."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from jinja2.filters import make_attrgetter
 if TYPE_CHECKING:
     from llmlite.chat.worker.given import EXACT, Text, formatted, is_given, joined, own, percent, shown, whole
     from llmlite.chat.worker.messages import Nothing, variables
-else:  # this folder is run as a program, which holds nothing else of llmlite
+else:  # this folder runs as a program, which imports nothing else of llmlite
     from given import EXACT, Text, formatted, is_given, joined, own, percent, shown, whole
     from messages import Nothing, variables
 
-# Filters that keep account: they hand their argument on, or use only what a Text does by itself
+# Filters that record characters: they return their argument, or use only a Text's own methods
 _EXACT_FILTERS = frozenset(
     "attr batch capitalize count d default dictsort first format groupby items join last length list lower "
     "map max min reject rejectattr replace select selectattr slice sort string sum trim unique upper".split()
 )
-# Those of them that make a text of whatever they get first
+# Those of them that first turn their argument into a text
 _OF_TEXT = frozenset({"capitalize", "lower", "string", "trim", "upper"})
 _GIVEN = re.compile(b"\x00+")  # in a Text's _own
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks what an assistant wrote, for training; here only its text counts."""
+    """`{% generation %}` marks an assistant's text for training. Here, only the text is used."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2's own declaration)
 
@@ -43,9 +43,9 @@ class Generation(jinja2.ext.Extension):
 
 
 class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Refuses a forbidden attribute when it is named; Jinja's own waits until it is used.
+    """A sandbox that refuses a forbidden attribute when it is named. Jinja's refuses it when it is used.
 
-    It keeps account of whose each character is, wherever templates put texts together.
+    It records the origin of each character in all operations that join texts.
     """
 
     intercepted_binops = frozenset({"%"})
@@ -85,26 +85,26 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 @jinja2.pass_environment
 def _join(environment: Any, items: Any, separator: str = "", attribute: Any = None) -> str:
-    """Jinja's filter `join`."""
+    """Do the same as Jinja's filter `join`."""
     if attribute is not None:
         items = map(make_attrgetter(environment, attribute), items)
     return str(joined(shown(separator), items))
 
 
 def _percent_filter(form: Any, *args: Any, **kwargs: Any) -> str:
-    """Jinja's filter `format`."""
+    """Do the same as Jinja's filter `format`."""
     plain = shown(form)
     return Text(plain % (kwargs or args)) if isinstance(plain, Text) else percent(plain, kwargs or args)
 
 
 def _replaced(text: Any, old: Any, new: Any, count: int | None = None) -> str:
-    """Jinja's filter `replace`."""
+    """Do the same as Jinja's filter `replace`."""
     text = shown(text)
     return Text(text, own(text)).replace(shown(old), shown(new), -1 if count is None else count)
 
 
 def _of_text(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that works on what a template would print for its argument."""
+    """Return a filter that is applied to the text that a template would print for its argument."""
 
     @functools.wraps(function)
     def filtered(value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -114,7 +114,7 @@ def _of_text(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _accounted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose result counts as the messages' if one of its arguments does."""
+    """Return a filter whose result counts as the request's if one of its arguments does."""
 
     @functools.wraps(function)  # with Jinja's marks on it
     def filtered(*args: Any, **kwargs: Any) -> Any:
@@ -124,7 +124,7 @@ def _accounted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Environment:
-    """The sandbox with the names that templates expect; it keeps the last template compiled."""
+    """The sandbox, with the names that templates expect. The last compiled template is kept."""
 
     def __init__(self) -> None:
         self._jinja = Sandbox(
@@ -139,20 +139,20 @@ class Environment:
                 self._jinja.filters[name] = _accounted(function)
             elif name in _OF_TEXT:
                 self._jinja.filters[name] = _of_text(function)
-        runtime.str_join = functools.partial(joined, "")  # what `~` compiles to
+        runtime.str_join = functools.partial(joined, "")  # the function that `~` calls
         self._jinja.globals["raise_exception"] = _raise_exception
         self._jinja.globals.pop("lipsum", None)
         self._compiled: tuple[str, Any] = ("", None)
 
     def render(self, request: dict[str, Any]) -> tuple[str, list[tuple[int, int]]]:
-        """Return the prompt, and the parts of it (begin, end) that the messages gave."""
+        """Return the prompt, and its parts (begin, end) that came from the messages."""
         contents = [message.get("content", "") for message in request["variables"]["messages"]]
         try:
             return self._render(request, variables(request, flat=False))
         except Exception:
             if all(isinstance(content, str) for content in contents):
                 raise
-        # most templates know no contents but text
+        # most templates support only text as content
         return self._render(request, variables(request, flat=True))
 
     def _render(self, request: dict[str, Any], values: dict[str, Any]) -> tuple[str, list[tuple[int, int]]]:
@@ -186,7 +186,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON: Jinja's own filter escapes <, > and & for HTML, which no model was trained on."""
+    """Return plain JSON. Jinja's own filter escapes <, > and & for HTML, which no model was trained on."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

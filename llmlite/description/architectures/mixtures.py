@@ -26,7 +26,7 @@ def _experts_shared(config: Any) -> dict[str, Any]:
 
 
 def _shares(wanted: bool) -> Any:
-    """Return a hook that refuses mixtures whose weights don't add up to 1 (`wanted`), or do."""
+    """Return a hook that calls `shares_add_up` (see huggingface.config.Config)."""
 
     def check(config: Any) -> dict[str, Any]:
         config.shares_add_up(wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,12 @@ def test_llama_cpp_is_compared_by_default_from_its_wheel_and_without_it_the_tabl
     run = compare._Run(small(backends=()), None, False)  # type: ignore[arg-type]
     run._prepare()
     assert run.result.skipped == [{"backend": "xllamacpp", "reason": "gone"}]
-    assert "llama.cpp wheel (AVX2)" in str(run.result)  # the build's handicap is part of each row's name
+    assert backends.wheel_title(platform.machine()) in str(run.result)
+
+
+def test_the_name_of_llama_cpps_wheel_tells_its_build_on_processors_that_have_it() -> None:
+    titles = [backends.wheel_title(machine) for machine in ("x86_64", "AMD64", "arm64", "aarch64", "")]
+    assert titles == ["llama.cpp wheel (AVX2)"] * 2 + ["llama.cpp wheel"] * 3
 
 
 def test_the_time_budget_ends_the_blocks_and_says_so() -> None:

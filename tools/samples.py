@@ -102,7 +102,7 @@ RUNS = (
     ),
     Run(
         name="claims",
-        minutes=8,
+        minutes=10,
         measure=lambda say: article.claims((), say),
         save=lambda found, folder: found.save(folder / "claims.json"),
         load=lambda folder: findings.Claims.load(folder / "claims.json"),

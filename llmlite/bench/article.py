@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,8 @@ def _privacy() -> Found:
     counted = [each for each in found if each.n_calls is not None]
     figure = (
         f"{len(isolated)} of {len(found)} backends computed in a namespace without a network"
-        f" ({', '.join(each.backend for each in isolated)}); system calls to other machines: "
-        + (", ".join(f"{each.backend} {each.n_calls}" for each in counted) or "strace isn't installed")
+        f" ({', '.join(each.backend for each in isolated)}); "
+        + (_calls(counted) if counted else "system calls to other machines: strace isn't installed")
     )
     failed = [f"{each.backend}: {each.reason}" for each in found if each.isolated is False]
     figure += f"; failed there: {'; '.join(failed)}" if failed else ""
@@ -166,6 +166,14 @@ def _privacy() -> Found:
         return UNKNOWN, figure, values
     ours = any(each.backend.startswith("llmlite") for each in outside)
     return (FAILS if ours else PARTLY if failed or outside else HOLDS), figure, values
+
+
+def _calls(counted: Sequence[privacy.Privacy]) -> str:
+    """Describe how many backends called other machines, with the names of those that did."""
+    n_silent = sum(not each.n_calls for each in counted)
+    calling = [f"{each.backend} {each.n_calls}" for each in counted if each.n_calls]
+    said = f"{n_silent} of {len(counted)} made no system call to another machine"
+    return f"{said}; calls: {', '.join(calling)}" if calling else said
 
 
 @_claim("training", "The frameworks train models, with automatic differentiation; the engine only runs them.")

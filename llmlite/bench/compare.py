@@ -137,7 +137,8 @@ class _Run(Checking, Timing):
 
         for entry in sorted(self.entries, key=place):
             if self._too_late_to_start(entry):
-                reason = f"not started: more than {LATE:.0%} of {self.options.budget_seconds:g} s were gone"
+                share = self._latest_start(entry)
+                reason = f"not started: more than {share:.0%} of {self.options.budget_seconds:g} s were gone"
                 self.result.skipped.append({**entry.key, "reason": reason})
                 self._drop(entry)
                 continue
@@ -149,8 +150,11 @@ class _Run(Checking, Timing):
         budget = self.options.budget_seconds
         if budget is None or not self.result.backends:  # the first backend always starts
             return False
-        spent = (time.monotonic() - self.begin) / budget
-        return spent > (2 * LATE if entry.info.default or self._is_named(entry) else LATE)
+        return (time.monotonic() - self.begin) / budget > self._latest_start(entry)
+
+    def _latest_start(self, entry: Entry) -> float:
+        """Return the share of the budget after which an entry isn't started any more."""
+        return 2 * LATE if entry.info.default or self._is_named(entry) else LATE
 
     def _become_alive(self, entry: Entry) -> None:
         self._keep_start(entry, self.launcher.start(entry, self.stack))

@@ -154,9 +154,10 @@ class Timing(Running):
         """Return whether another block would exceed the budget (by a fifth, until there are five blocks)."""
         if self.options.budget_seconds is None:
             return False
-        limit = self.options.budget_seconds * (1.2 if done < min(MIN_BLOCKS, self.n_blocks) else 1.0)
-        spent = time.monotonic() - self.begin + last_block
-        return spent + self._memory_seconds() + self._reserve() > limit
+        enough = done >= min(MIN_BLOCKS, self.n_blocks)
+        limit = self.options.budget_seconds * (1.0 if enough else 1.2)
+        kept = self._memory_seconds() + (self._reserve() if enough else 0.0)
+        return time.monotonic() - self.begin + last_block + kept > limit
 
     def _flag(self, canaries: list[float]) -> None:
         """Drop the blocks whose canary drifted, unless fewer than five would remain."""

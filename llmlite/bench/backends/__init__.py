@@ -6,6 +6,7 @@ help, tables and environments follow from the records, so that a new backend nee
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+# not platform.machine(): a worker imports this file while its clock runs
+MACHINE = os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "")
 
 
 class Backend(Protocol):
@@ -121,6 +126,11 @@ class BackendInfo:
             f"not installed: pip install 'llmlite-kit[{self.extra}]', "
             f"or make a separate environment: llmlite bench env create {self.extra}"
         )
+
+
+def wheel_title(machine: str) -> str:
+    """Return the name of llama.cpp's wheel, which is one build for all processors of this kind."""
+    return f"llama.cpp wheel{' (AVX2)' * (machine.lower() in ('x86_64', 'amd64'))}"
 
 
 def _backend(name: str, title: str, module: str, colour: str, **rest: Any) -> BackendInfo:
@@ -231,7 +241,7 @@ _LINES = (
     ),
     _backend(
         "xllamacpp",
-        "llama.cpp wheel (AVX2)",
+        wheel_title(MACHINE),
         "xllamacpp_server",
         "green",
         requires="xllamacpp",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmlite.cli.texts import standard_input
 from llmlite.errors import LlmliteError
 from llmlite.system.limits import MAX_THREADS
-from llmlite.terminal import say, say_text
+from llmlite.terminal import complain, say, say_text
 
 if TYPE_CHECKING:
     from llmlite.generate import Generation
@@ -194,13 +194,24 @@ def load_model(options: argparse.Namespace) -> Model:
     from llmlite.model import load
 
     with refusing():
-        return load(
+        model = load(
             options.model,
             n_ctx=options.ctx,
             kv_dtype=options.kv,
             executor=options.executor,
             n_threads=options.threads,
             lora=[adapter(text) for text in options.lora] or None,
+        )
+    warn_of_long_context(model)
+    return model
+
+
+def warn_of_long_context(model: Model) -> None:
+    """Say that --ctx is longer than the context that the model was trained for."""
+    if model.n_ctx > model.config.n_ctx:
+        complain(
+            f"warning: --ctx {model.n_ctx}: this model was trained for {model.config.n_ctx} tokens; what it "
+            "writes after them is worse"
         )
 
 

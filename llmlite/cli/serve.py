@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from llmlite.cli.run import number
+from llmlite.cli.run import number, warn_of_long_context
 from llmlite.errors import LlmliteError
 from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import say
@@ -122,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise LlmliteError(str(error)) from None
+    warn_of_long_context(model)
     return serve(model, settings, options.host, options.port, grace=options.grace, quiet=options.quiet)
 
 

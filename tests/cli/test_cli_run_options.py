@@ -148,3 +148,12 @@ def test_a_draft_of_another_vocabulary_is_one_line(
 ) -> None:
     other = tiny_model().write(tmp_path / "other.gguf")
     assert "draft: its vocabulary is different" in refused(capsys, "--draft", str(other))
+
+
+def test_a_context_longer_than_the_models_own_is_warned_of(
+    capsys: pytest.CaptureFixture[str], plain: str
+) -> None:
+    text, err = written(capsys, "--ctx", "1025")
+    assert text == plain
+    assert err.startswith("llmlite: warning: --ctx 1025: this model was trained for 1024 tokens")
+    assert "warning" not in written(capsys, "--ctx", "1024")[1]

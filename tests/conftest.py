@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+# Before NumPy is imported. Matrices are small here, and tests run in several processes, whose BLAS threads
+# would wait for each other, busily: a test of attention took 2.6 s of CPU time with two, 0.3 s with one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

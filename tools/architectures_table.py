@@ -3,7 +3,8 @@
     python tools/architectures_table.py            measures all (minutes; transformers and llama.cpp needed)
     python tools/architectures_table.py phi3 qwen  measures those whose names begin so, keeps the other rows
 
-Run it again if an architecture is added. The forms are in tests/conformance/architecture_models.py.
+Run it again if an architecture is added. The forms are in tests/conformance/architecture_models.py and
+encoder_models.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ sys.path.insert(0, str(ROOT))  # the tiny models are the tests'
 import llmlite as ll  # noqa: E402
 from llmlite.description.architectures import ARCHITECTURES, Architecture  # noqa: E402
 from llmlite.huggingface import convert_folder  # noqa: E402
-from tests.conformance.architecture_models import ENCODERS, MODELS  # noqa: E402
+from tests.conformance.architecture_models import MODELS  # noqa: E402
+from tests.conformance.encoder_models import ENCODERS  # noqa: E402
 from tests.support.llama_cpp import run_llama_cpp  # noqa: E402
 from tests.support.transformers_models import (  # noqa: E402
     TinyModel,
@@ -117,6 +119,10 @@ def kept() -> dict[str, str]:
 def main(prefixes: list[str]) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.filterwarnings("ignore")
+    names = [tiny.name for tiny in (*MODELS, *ENCODERS)]
+    if unknown := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]:
+        print(f"no name begins with {unknown[0]!r}; there are: {', '.join(names)}", file=sys.stderr)
+        return 2
     rows = kept() if prefixes else {}
     for tiny in (*MODELS, *ENCODERS):
         if prefixes and not tiny.name.startswith(tuple(prefixes)):

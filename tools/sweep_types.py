@@ -24,6 +24,10 @@ ORDER = [("tensors", name) for name in type_sweep.sweep_types()] + [("mix", name
 
 
 def main(prefixes: list[str]) -> int:
+    names = list(dict.fromkeys(name for _, name in ORDER))
+    if unknown := [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]:
+        print(f"no name begins with {unknown[0]!r}; there are: {', '.join(names)}", file=sys.stderr)
+        return 2
     points = kept() if prefixes else {}
     bench = type_sweep.Bench()
     for scope, name in ORDER:

@@ -186,10 +186,7 @@ def test_a_backend_that_fails_while_it_is_timed_leaves_with_its_reason(
         raise BackendError("out of memory")
 
     monkeypatch.setattr(compare._Run, "_turn", fail)
-    found = compare.run(
-        Options(backends=("llmlite-eager",), types=("F16",), threads=1, blocks=1, prompts=(8,), start_runs=1),
-        progress=False,
-    )
+    found = compare.run(small(), progress=False)
     assert found.measurements == [] and found.skipped[0]["reason"] == "out of memory"
 
 

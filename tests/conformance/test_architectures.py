@@ -15,7 +15,8 @@ import pytest
 
 import llmlite as ll
 from llmlite.huggingface import convert_folder
-from tests.conformance.architecture_models import ENCODERS, MODELS
+from tests.conformance.architecture_models import MODELS
+from tests.conformance.encoder_models import ENCODERS
 from tests.support.llama_cpp import run_llama_cpp
 from tests.support.tiny_models import tiny_model
 from tests.support.transformers_models import (

@@ -13,7 +13,7 @@ from llmlite.catalog.table import PACKAGED
 from llmlite.downloads import wheels
 from llmlite.errors import LlmliteError
 from llmlite.huggingface import convert_folder
-from tests.conformance.architecture_models import HEADLESS
+from tests.conformance.encoder_models import HEADLESS
 from tests.support.encoders import encoder, ids_of
 from tests.support.llama_cpp import run_llama_cpp
 from tests.support.transformers_models import WINDOW, TinyModel, byte_level_tokenizer, off, save

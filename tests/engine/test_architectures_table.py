@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmlite.description.architectures import ARCHITECTURES
-from tests.conformance.architecture_models import ENCODERS, MODELS
+from tests.conformance.architecture_models import MODELS
+from tests.conformance.encoder_models import ENCODERS
 
 AGAIN = "run `python tools/architectures_table.py`, which writes the page again"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"

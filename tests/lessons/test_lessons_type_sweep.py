@@ -14,6 +14,8 @@ from llmlite.lessons.type_sweep import Point
 from llmlite.quantize.mixes import FILE_TYPES
 from llmlite.quants import TYPES, by_name
 
+AGAIN = "for a new type: python tools/sweep_types.py NAME, then python tools/checksums.py"
+
 
 @pytest.fixture(scope="module")
 def bench() -> type_sweep.Bench:
@@ -34,12 +36,12 @@ def test_the_shipped_sweep_was_made_from_the_shipped_model() -> None:
 
 def test_every_type_that_weights_can_be_stored_in_is_there() -> None:
     names = {p.name for p in type_sweep.shipped().points if p.scope == "tensors"}
-    assert names == set(type_sweep.sweep_types())
+    assert names == set(type_sweep.sweep_types()), AGAIN
     assert names >= {t.name for t in TYPES.values() if t.storable and t.encode and t.block_size > 1}
 
 
 def test_every_mix_is_there() -> None:
-    assert {p.name for p in type_sweep.shipped().points if p.scope == "mix"} == set(FILE_TYPES)
+    assert {p.name for p in type_sweep.shipped().points if p.scope == "mix"} == set(FILE_TYPES), AGAIN
 
 
 def test_bits_per_weight_of_a_type_are_its_layouts() -> None:

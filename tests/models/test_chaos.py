@@ -92,6 +92,7 @@ class Place:
         read, write = os.pipe()
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **options.pop("env", {})}  # type: ignore[dict-item]
+        env.pop("OPENBLAS_NUM_THREADS", None)  # a user's process has none: see limits.spare_blas
         code = prefix + START.format(ready=write)
         process = subprocess.Popen(
             [sys.executable, "-c", code, *self.arguments(name)],

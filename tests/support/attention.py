@@ -113,17 +113,12 @@ def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarr
     """The formula in double precision: q (T, H·Dk) from `position` on; k and v from position 0 on."""
     T, end = len(q), len(k)
     q = q.reshape(T, spec.n_head, spec.key_size).astype(np.float64) * spec.scale
-    k = k.reshape(end, spec.n_head_kv, spec.key_size).astype(np.float64).repeat(spec.group, axis=1)
+    k = k.reshape(end, spec.n_head_kv, spec.key_size).astype(np.float64)
     if spec.values_in_keys:
         v = k[..., : spec.value_size]
     else:
-        v = v.reshape(end, spec.n_head_kv, spec.value_size).astype(np.float64).repeat(spec.group, axis=1)
-    score = np.einsum("thi,shi->hts", q, k)
-    if spec.softcap:
-        score = spec.softcap * np.tanh(score / spec.softcap)
+        v = v.reshape(end, spec.n_head_kv, spec.value_size).astype(np.float64)
     distance = np.arange(position, position + T)[:, None] - np.arange(end)  # (T, end)
-    if isinstance(slopes, np.ndarray):
-        score -= slopes.astype(np.float64)[:, None, None] * abs(distance)
     seen = np.ones(distance.shape, bool)
     if spec.causal:
         seen = distance >= 0
@@ -131,13 +126,20 @@ def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarr
             seen &= distance < spec.window
     elif spec.window:
         seen = abs(distance) <= spec.window // 2
-    score = np.where(seen, score, -np.inf)
-    if isinstance(sinks, np.ndarray):
-        column = np.broadcast_to(sinks.astype(np.float64)[:, None, None], (spec.n_head, T, 1))
-        score = np.concatenate([score, column], axis=-1)
-    weight = np.exp(score - score.max(axis=-1, keepdims=True))
-    weight = (weight / weight.sum(axis=-1, keepdims=True))[..., :end]
-    return np.einsum("hts,shi->thi", weight, v).reshape(T, -1)
+    out = np.empty((T, spec.n_head, spec.value_size))
+    for head in range(spec.n_head):  # one at a time: all of them at once don't fit the CPU's caches
+        score = q[:, head] @ k[:, head // spec.group].T  # (T, end)
+        if spec.softcap:
+            score = spec.softcap * np.tanh(score / spec.softcap)
+        if isinstance(slopes, np.ndarray):
+            score -= slopes[head].astype(np.float64) * abs(distance)
+        score[~seen] = -np.inf
+        if isinstance(sinks, np.ndarray):
+            score = np.append(score, np.full((T, 1), sinks[head], np.float64), axis=1)
+        weight = np.exp(score - score.max(axis=-1, keepdims=True))
+        weight = (weight / weight.sum(axis=-1, keepdims=True))[:, :end]
+        out[:, head] = weight @ v[:, head // spec.group]
+    return out.reshape(T, -1)
 
 
 def numbers(rng, spec: Attention, n: int, dtype) -> tuple[np.ndarray, ...]:

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ("tools/build_llama_cpp.py a-file", "a-file: File exists"),
         ("tools/render_site.py --out a-file", "a-file"),
         ("tools/lessons.py 77", "no lesson '77'"),
+        ("tools/architectures_table.py nope", "no name begins with 'nope'; there are: llama,"),
+        ("tools/sweep_types.py --help", "no name begins with '--help'; there are: "),
         ("tools/samples.py --only nope", "no sample 'nope'; there are: comparison-two-cores"),
         ("benchmarks/quantize.py --report a-file", "expected samples"),
         ("benchmarks/quantize.py --report missing", "missing"),

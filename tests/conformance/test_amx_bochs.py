@@ -1,7 +1,7 @@
 """The AMX routine of the wheel's level on Bochs' Sapphire Rapids: every instruction is someone else's.
 
 `LLMLITE_BOCHS` names a Bochs that was built with AMX (tests/support/bare_machine.py says how). Bochs 3.0
-takes the signed bytes of TDPBSSD for unsigned ones (`DPBDSS` in cpu/avx/amx.cc has Bit8u instead of Bit8s), so
+takes the signed bytes of TDPBSSD for unsigned ones: `DPBDSS` in cpu/avx/amx.cc has Bit8u instead of Bit8s. So
 bytes are 0 to 127. With `LLMLITE_BOCHS_SIGNED=1`, after that is corrected, signed ones are tried too.
 """
 

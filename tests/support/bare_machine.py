@@ -1,8 +1,8 @@
 """A bare machine in Bochs, an emulator of x86 CPUs: it runs one routine on an image of memory.
 
 There is no operating system. A ROM of a few instructions enters long mode, switches the tile registers on
-(XCR0), calls the routine with its arguments, and writes a range of memory to port E9, which Bochs prints. Needs
-`as` and `ld`, and a Bochs from version 2.8 on (3.0 was tried), built with AMX:
+(XCR0), calls the routine with its arguments, and writes a range of memory to port E9, which Bochs prints.
+Needs `as` and `ld`, and a Bochs (3.0 was tried) built with AMX:
 
     ./configure --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --enable-amx --with-nogui
     make bochs

@@ -36,6 +36,11 @@ PRODUCTS, TOKENS, WEIGHTS = range(3)  # the registers that the kernel uses
 PALETTE = 1  # eight registers of 1 KB
 # Linux, x86-64: the number of arch_prctl, and its arguments
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XTILEDATA = 158, 0x1023, 18
+# What the system means by two of its refusals, whose general texts would mislead
+REFUSALS = {
+    errno.EINVAL: "this kernel, or the sandbox it runs in, doesn't know them",
+    errno.ENOSPC: "a thread's alternate signal stack is too small to save them",
+}
 
 
 def shapes(sub: int) -> dict[int, tuple[int, int]]:
@@ -106,4 +111,4 @@ def _reason(result: int, error: int) -> str:
     if result == 0:
         return ""
     name = errno.errorcode.get(error, str(error))
-    return f"the system refuses the registers ({name}: {os.strerror(error)})"
+    return f"the system refuses the registers ({name}: {REFUSALS.get(error) or os.strerror(error)})"

@@ -303,7 +303,13 @@ def test_a_cpu_without_amx_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [((0, 0), ""), ((-1, errno.EPERM), "EPERM"), ((-1, errno.EINVAL), "EINVAL"), ((-1, 98765), "98765")],
+    [
+        ((0, 0), ""),
+        ((-1, errno.EPERM), "EPERM: Operation not permitted"),
+        ((-1, errno.EINVAL), "EINVAL: this kernel, or the sandbox"),
+        ((-1, errno.ENOSPC), "ENOSPC: a thread's alternate signal stack is too small"),
+        ((-1, 98765), "98765"),
+    ],
 )
 def test_what_the_system_answers_decides(
     answer: tuple[int, int], said: str, monkeypatch: pytest.MonkeyPatch

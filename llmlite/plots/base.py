@@ -333,7 +333,8 @@ def title(ax: Axes, text: str, theme: str | None) -> None:
 
 def narrow(text: str, n_letters: int) -> str:
     """Return a title for narrow axes: at most `n_letters` a line in the usual type, fewer in larger type."""
-    width = n_letters * USUAL_FONT["title"] // FONT["title"]
+    scale = FONT["title"] / USUAL_FONT["title"]
+    width = int(n_letters / scale**2)  # larger names at the side leave less room, too
     return "\n".join(fill(line, width) for line in text.splitlines())
 
 

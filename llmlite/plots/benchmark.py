@@ -25,7 +25,8 @@ from llmlite.plots.base import (
 from llmlite.terminal import printable
 
 GREY = "#8c8c8c"
-THIRD = 26  # letters of a title over a third of a figure
+THIRD = 28  # letters of a title over a third of a figure
+N_TICKS = 3  # under it: numbers of five digits must not touch
 CANT_TELL = "\ngrey: can't tell the best"
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 BACKEND_HATCHES = {name: info.hatch for name, info in BACKENDS.items()}
@@ -84,6 +85,8 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
         title(ax, narrow(METRICS[key].title.replace(", ", "\n") + CANT_TELL * bool(tied), THIRD), theme)
     memory = _memory_bars(axes[2], result, theme)
     title(axes[2], narrow("memory after writing, MB", THIRD), theme)
+    for ax in axes:
+        ax.locator_params(axis="x", nbins=N_TICKS)
     cpu = printable(str(result.environment.get("cpu_info"))).replace("$", r"\$")  # not mathematics
     model, quiet = result.environment.get("model"), canary_words(result)
     place = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_a_name_without_room_is_left_out_and_a_far_one_is_joined_by_a_line() -> 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 @pytest.mark.parametrize("measured", MEASURED, ids=lambda path: path.parent.name + "-" + path.stem)
-def test_titles_side_by_side_do_not_touch_in_large_type_either(scale: float, measured: Path) -> None:
+def test_titles_and_ticks_do_not_touch_in_large_type_either(scale: float, measured: Path) -> None:
     usual = dict(base.FONT)
     plots.set_type_size(scale)
     try:
@@ -144,3 +145,7 @@ def test_titles_side_by_side_do_not_touch_in_large_type_either(scale: float, mea
         for ax in drawn.axes
     )
     assert left.x1 < middle.x0 and middle.x1 < right.x0 and right.x1 <= drawn.bbox.x1
+    for ax in drawn.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        inside = [box for box in boxes if ax.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= ax.bbox.x1 + 1]
+        assert len(inside) >= 2 and all(a.x1 < b.x0 for a, b in pairwise(inside))

@@ -38,7 +38,7 @@ STEPS = (
         key="embedding", title="embed", trace="embd", in_layer=False,
         says="The token's row of the embedding matrix is looked up. It is the first state of the stream.",
     ),
-    Part(key="attn_norm", title="norm", trace="attn_norm", says="A copy is brought to a standard length."),
+    Part(key="attn_norm", title="norm", trace="attn_norm", says="A copy is brought to a standard size."),
     Part(key="qkv", title="Q K V", trace="", says="Three matrices make queries, keys and values."),
     Part(key="rope", title="RoPE", trace="Qcur", says="Queries and keys are turned by the token's position."),
     Part(
@@ -50,7 +50,7 @@ STEPS = (
         says="The values that were fetched are brought back to the width of the stream.",
     ),
     Part(key="ffn_inp", title="+", trace="ffn_inp", says="The result is added to the stream."),
-    Part(key="ffn_norm", title="norm", trace="ffn_norm", says="Again a copy gets a standard length."),
+    Part(key="ffn_norm", title="norm", trace="ffn_norm", says="Again a copy gets a standard size."),
     Part(
         key="ffn_out", title="feed-\nforward", trace="ffn_out",
         says="The feed-forward network works on this token alone.",
@@ -58,7 +58,7 @@ STEPS = (
     Part(key="l_out", title="+", trace="l_out", says="Its result is added. The next layer reads the stream."),
     Part(
         key="result_norm", title="norm", trace="result_norm", in_layer=False,
-        says="After the last layer the stream itself is brought to a standard length.",
+        says="After the last layer the stream itself is brought to a standard size.",
     ),
     Part(
         key="logits", title="logits", trace="result_output", in_layer=False,
@@ -88,8 +88,8 @@ class Walk:
         step = STEPS[KEYS.index(key)]
         return np.atleast_2d(self.values[key, layer if step.in_layer else 0][token])
 
-    def lengths(self, layer: int, token: int) -> list[float]:
-        """Return the length of the token's vector after each step; 0 for the first, which has none."""
+    def sizes(self, layer: int, token: int) -> list[float]:
+        """Return the root of the sum of squares of the token's vector after each step; 0 for the first."""
         return [float(np.linalg.norm(self.at(key, layer, token))) if key != "tokens" else 0.0 for key in KEYS]
 
     def top(self, token: int, n: int = 6) -> list[tuple[int, float]]:

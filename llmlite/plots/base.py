@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -328,6 +329,13 @@ def figure(
 def title(ax: Axes, text: str, theme: str | None) -> None:
     """Write a title over one axes, to the left, where reading starts."""
     ax.set_title(text, loc="left", color=theme_named(theme).text, fontsize=FONT["title"], pad=10)
+
+
+def narrow(text: str, n_letters: int) -> str:
+    """Return a title for narrow axes: at most `n_letters` a line in the usual type, fewer in larger type."""
+    scale = FONT["title"] / USUAL_FONT["title"]
+    width = int(n_letters / scale**2)  # larger names at the side leave less room, too
+    return "\n".join(fill(line, width) for line in text.splitlines())
 
 
 def legend(ax: Axes, theme: str | None, **options: Any) -> None:

@@ -12,11 +12,23 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.bench.report import canary_words, describe, describe_memory, short, undecided
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, MIN_BLOCKS, Summary, bootstrap_interval, summarize
-from llmlite.plots.base import COLOURS, Picture, figure, legend, names_down, number_at, theme_named, title
+from llmlite.plots.base import (
+    COLOURS,
+    Picture,
+    figure,
+    legend,
+    names_down,
+    narrow,
+    number_at,
+    theme_named,
+    title,
+)
 from llmlite.terminal import printable
 
 GREY = "#8c8c8c"
 SMALL = 1e-3  # below it, numbers on the axis get exponents: with all their zeros they would touch
+THIRD = 28  # letters of a title over a third of a figure
+N_TICKS = 3  # under it: numbers of five digits must not touch
 CANT_TELL = "\ngrey: can't tell the best"
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 BACKEND_HATCHES = {name: info.hatch for name, info in BACKENDS.items()}
@@ -72,9 +84,11 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     for ax, (key, found) in zip(axes, speeds.items()):
         tied = undecided(result, found, key)
         _bars(ax, found, theme, names=ax is axes[0], grey=tied)
-        title(ax, METRICS[key].title.replace(", ", "\n") + CANT_TELL * bool(tied), theme)
+        title(ax, narrow(METRICS[key].title.replace(", ", "\n") + CANT_TELL * bool(tied), THIRD), theme)
     memory = _memory_bars(axes[2], result, theme)
-    title(axes[2], "memory after writing, MB", theme)
+    title(axes[2], narrow("memory after writing, MB", THIRD), theme)
+    for ax in axes:
+        ax.locator_params(axis="x", nbins=N_TICKS)
     cpu = printable(str(result.environment.get("cpu_info"))).replace("$", r"\$")  # not mathematics
     model, quiet = result.environment.get("model"), canary_words(result)
     place = (

@@ -37,13 +37,13 @@ def diagram(
     said = _numbers(below, walk, key, layer, token, names, theme)
     heading = f"Token {token}, {walk.texts[token]}: {STEPS[KEYS.index(key)].says}"
     title(top, heading, theme)
-    lengths = walk.lengths(layer, token)
+    sizes = walk.sizes(layer, token)
     return Picture(
         figure=drawn,
         alt=f"{heading} The way: {', '.join(s.key for s in STEPS)}. {said}",
-        labels={"title": heading, "x": "step", "y": "length of the token's vector"},
+        labels={"title": heading, "x": "step", "y": "size of the token's vector"},
         x=list(KEYS),
-        y={"length": lengths},
+        y={"size": sizes},
         rtol=1e-3,
     )
 
@@ -125,7 +125,7 @@ def _numbers(ax: Axes, walk: Walk, key: str, layer: int, token: int, names: Any,
         if len(values) > 1
         else f"{values.shape[1]} numbers"
     )
-    said = f"{rows}, from {values.min():.2f} to {values.max():.2f}; length {np.linalg.norm(values):.1f}"
+    said = f"{rows}, from {values.min():.2f} to {values.max():.2f}; size {np.linalg.norm(values):.1f}"
     ax.set_xlabel(f"{said} (orange: below 0, purple: above)", **words)
     if len(values) > 1:
         ax.set_yticks(range(len(values)), [f"head {h}" for h in range(len(values))])

@@ -188,6 +188,6 @@ class EraseSentence(Explorer):
             shade = LOOKED_AT.format(min(0.85, 1.6 * float(shares[i])))
             lines.append(f"<li style='background:{shade};{style};padding:1px 4px'>{escape(sentence)}</li>")
         return (
-            f"<ol style='line-height:1.6em'>{''.join(lines)}</ol>"
+            f"<ol style='line-height:1.35em;margin:.2em 0'>{''.join(lines)}</ol>"
             f"<p><b>{escape(self.question.question)}</b> {escape(answer)}</p>"
         )

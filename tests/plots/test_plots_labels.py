@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from llmlite import plots
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, summarize
 from llmlite.lessons import type_sweep
-from llmlite.plots import labels
+from llmlite.plots import base, labels
 from tests.support.synthetic import synthetic_comparison
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,3 +142,24 @@ def test_a_name_without_room_is_left_out_and_a_far_one_is_joined_by_a_line() -> 
     [text] = labels.name_points(ax, ["name"], [(0.5, 0.5)], around=close, colour="black", size=11)
     assert text.get_text() == "name" and len(ax.lines) == 1
     assert labels.name_points(ax, [], [], colour="black", size=11) == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+@pytest.mark.parametrize("measured", MEASURED, ids=lambda path: path.parent.name + "-" + path.stem)
+def test_titles_and_ticks_do_not_touch_in_large_type_either(scale: float, measured: Path) -> None:
+    usual = dict(base.FONT)
+    plots.set_type_size(scale)
+    try:
+        drawn = plots.comparison(Comparison.load(measured)).figure
+    finally:
+        base.FONT.update(usual)
+    FigureCanvasAgg(drawn).draw()
+    left, middle, right = (
+        next(t for t in ax.findobj(Text) if t.get_text() == ax.get_title(loc="left")).get_window_extent()
+        for ax in drawn.axes
+    )
+    assert left.x1 < middle.x0 and middle.x1 < right.x0 and right.x1 <= drawn.bbox.x1
+    for ax in drawn.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        inside = [box for box in boxes if ax.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= ax.bbox.x1 + 1]
+        assert len(inside) >= 2 and all(a.x1 < b.x0 for a, b in pairwise(inside))

@@ -133,7 +133,7 @@ def test_the_newest_revision_in_hugging_faces_cache_is_taken(
     put(model, new.with_name("tiny-Q4_0.gguf"))
     with pytest.raises(LlmliteError, match="say which file: tiny-Q4_0.gguf, tiny-Q8_0.gguf"):
         find("acme/tiny--model")
-    with pytest.raises(LlmliteError, match="llmlite pull acme/tiny--model:Q2_K.*there are: tiny-Q4_0"):
+    with pytest.raises(LlmliteError, match="llmlite pull acme/tiny--model:Q2_K.*this machine: tiny-Q4_0"):
         find("acme/tiny--model:Q2_K")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "elsewhere"))
     assert hugging_face() == []

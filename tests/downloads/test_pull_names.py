@@ -46,7 +46,7 @@ def test_a_sibling_is_requantized_once_and_says_what_that_loses(
     capsys.readouterr()
     sibling = resources.model_path("tiny:q8_0")
     said = capsys.readouterr().err
-    assert "the source is Q4_1 already: Q8_0 adds its own rounding to that" in said
+    assert "the source is already Q4_1: Q8_0 adds its own rounding error" in said
     assert resources.model_path("tiny:Q8_0") == sibling
     assert capsys.readouterr().err == ""
     assert resources.model_path("tiny:Q4_1") == source, "its own type is the file itself"

@@ -79,7 +79,7 @@ REFUSED: list[tuple[str, LegacyBuilder, str, str | int | None, str]] = [
     ("ggjt 4", LegacyBuilder(b"tjgg", 4), "version", 4, "GGJT version 1 or 2 or 3"),
     ("no heads", LegacyBuilder(change={"n_head": 0}), "n_head", "n_head", "at least 1"),
     ("3 heads", LegacyBuilder(change={"n_head": 3}), "n_head", None, "a divisor of n_embd, 64"),
-    ("vocabulary of 2^31", LegacyBuilder(change={"n_vocab": 1 << 31}), "n_vocab", None, "for which the file"),
+    ("vocabulary of 2^31", LegacyBuilder(change={"n_vocab": 1 << 31}), "n_vocab", None, "fit in the file"),
     ("long token", LegacyBuilder(change={"token 5": 5000}), "token 5: length", "token 5", "at most 4096"),
     ("n_dims 5", LegacyBuilder(change={f"{W1}: n_dims": 5}), "tensor 7: n_dims", W1, "1 to 4"),
     ("type 99", LegacyBuilder(change={f"{W1}: type": 99}), f"{W1}: type", None, "type 99"),

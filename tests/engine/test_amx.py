@@ -8,10 +8,8 @@ real instructions if a machine has them; test_amx_machine_code.py runs the routi
 from __future__ import annotations
 
 import errno
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,43 +20,31 @@ from llmlite.bench import checks  # noqa: E402
 from llmlite.engine import amx, amx_check, jit, shipped  # noqa: E402
 from llmlite.engine.amx_emit import block_module  # noqa: E402
 from llmlite.engine.cpu import Target, target  # noqa: E402
-from llmlite.engine.families import CHUNK, FAMILIES, MATMUL_TILES, Family  # noqa: E402
+from llmlite.engine.families import FAMILIES  # noqa: E402
 from llmlite.engine.plan import Piece, Plan  # noqa: E402
 from llmlite.engine.recorder import Recorder  # noqa: E402
 from llmlite.errors import AMXWarning, KernelError, LlmliteError  # noqa: E402
-from llmlite.quants import get  # noqa: E402
 from llmlite.quants.tensor import QuantTensor  # noqa: E402
+from tests.support.amx_products import (  # noqa: E402
+    FAST,
+    FORMS,
+    NAMES,
+    SAPPHIRE_RAPIDS,
+    TYPES,
+    WIDTHS,
+    activations,
+    bits,
+    product,
+    replace_routines,
+)
 from tests.support.amx_twin import by_tiles, fma  # noqa: E402
 from tests.support.planned import random_weights  # noqa: E402
-from tests.support.tile_unit import Emulator, TileFaultError, TileUnit, emulated  # noqa: E402
+from tests.support.tile_unit import Emulator, TileFaultError, TileUnit  # noqa: E402
 from tests.support.tiny_models import tiny_model  # noqa: E402
 
-FORMS = list(itertools.product((32, 16), (False, True)))  # weights to a scale, minimums
-NAMES = {get(number).name: family for number, family in FAMILIES.items() if family.sub}
-FAST = ("Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
-numbers = itertools.count()  # a name can't be linked twice
-TYPES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 no_fma = pytest.mark.skipif(
     target().architecture == "x86" and not target().has("fma"), reason="this CPU has no FMA"
 )
-
-
-def bits(x: np.ndarray) -> np.ndarray:
-    return x.view(np.uint32)
-
-
-def product(w: QuantTensor, x: np.ndarray, *, tiles: bool, n_threads: int = 1) -> np.ndarray:
-    """Return x Wᵀ by the kernel for many tokens."""
-    recorder = Recorder(max_tokens=len(x), max_outputs=1, n_threads=n_threads, tiles=tiles)
-    plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
-    assert (MATMUL_TILES in [op.kernel for op in plan.ops]) is tiles
-    with plan.lock:
-        return plan.run([Piece(range(len(x)))]).copy()
-
-
-def activations(n_tokens: int, width: int) -> np.ndarray:
-    rng = np.random.default_rng(n_tokens)
-    return rng.standard_normal((n_tokens, width)).astype(np.float32) + np.float32(0.3)
 
 
 # ---- the layout --------------------------------------------------------------------------------------------
@@ -111,34 +97,6 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     assert found.faults == []
 
 
-def replace_routines(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_routines(monkeypatch, target(), instructions=emulated(emulator), features=())
-
-
-def use_routines(
-    monkeypatch: pytest.MonkeyPatch, cpu: Target, forms: Iterable[tuple[int, bool]] = FORMS, **options: Any
-) -> None:
-    """Compile each form's routine for a CPU, with options of `block_module`, and let the kernels call it."""
-    linker = jit._linker()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=cpu.name, features=cpu.features, opt=3, jit=True, reloc="default"
-    )
-    for sub, has_minimum in forms:
-        name = f"routine_{sub}_{int(has_minimum)}_{next(numbers)}"
-        text = block_module(cpu, name, sub=sub, has_minimum=has_minimum, **options)
-        code = bytes(machine.emit_object(llvm.parse_assembly(text)))
-        builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol(name).add_current_process()
-        library = builder.link(linker, name)
-        jit._alive.append(library)
-        # the routine that the types of this form share
-        routine = Family(module="", suffix="", block=32, sub=sub, has_minimum=has_minimum).tile_block
-        monkeypatch.setattr(routine, "_address", library[name])
-
-
-# a row of less than a group, tails of one, and more than a chunk of 2048
-WIDTHS = {32: (32, 288, CHUNK * 256 + 96), 256: (256, CHUNK * 256 + 256)}
-
-
 @pytest.mark.parametrize("name", TYPES)
 def test_the_routine_gives_the_bits_of_the_other_kernel(name: str, emulator: Emulator) -> None:
     for width in WIDTHS[NAMES[name].block]:
@@ -182,16 +140,6 @@ def test_a_model_reads_its_prompt_by_tiles_with_the_same_logits(
 
 
 # ---- its code ----------------------------------------------------------------------------------------------
-
-SAPPHIRE_RAPIDS = Target(
-    architecture="x86",
-    name="sapphirerapids",
-    features=",".join(
-        f"+{name}"
-        for name in "avx512f avx512bw avx512cd avx512dq avx512vl avx512vnni avx512vbmi avx512bf16 avx2 fma "
-        "f16c bmi bmi2 popcnt lzcnt sse4.2".split()
-    ),
-)
 
 
 def assembly(sub: int, has_minimum: bool) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import llmlite as ll
 from llmlite.engine import amx, amx_check, shipped
 from llmlite.engine.cpu import Target, host, target
-from tests.engine.test_amx import (
+from tests.support.amx_products import (
     NAMES,
     SAPPHIRE_RAPIDS,
     TYPES,
@@ -29,9 +29,9 @@ from tests.engine.test_amx import (
     activations,
     bits,
     product,
-    random_weights,
     use_routines,
 )
+from tests.support.planned import random_weights
 from tests.support.tile_trap import SUPPORTED, Instruction, UnknownInstructionError, decode, trapped
 from tests.support.tile_unit import CONFIGURE, LOAD, MULTIPLY, RELEASE, STORE, ZERO, Emulator
 from tests.support.tiny_models import tiny_model

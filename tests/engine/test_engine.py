@@ -24,6 +24,7 @@ from llmlite.errors import ContextOverflowError, UnsupportedError
 from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
 from tests.support.planned import (
+    FAST,
     close,
     computed,
     get_block,
@@ -35,7 +36,6 @@ from tests.support.planned import (
     weights_of,
 )
 
-FAST = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
 TYPES = [get(number).name for number in FAMILIES]
 EVERY_TYPE = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TYPES]
 

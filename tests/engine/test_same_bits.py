@@ -11,15 +11,11 @@ import numpy as np
 import pytest
 
 from llmlite.engine.families import FAMILIES, Family
-from llmlite.engine.plan import Piece, Plan
-from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
 from tests.support.machine import AVX2, AVX512, ON_SMALLER_CPUS, environment_of, host_has
-from tests.support.planned import quantized_activations, random_weights
+from tests.support.planned import FAST, NAMES, product, quantized_activations, random_weights
 
-FAST = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
-NAMES = {get(number).name: family for number, family in FAMILIES.items()}
 TYPES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 # whole groups of 256, tails of them, more than a chunk of 2048; rows of less than a tile, and of some
 WIDTHS = {
@@ -29,15 +25,6 @@ WIDTHS = {
 }
 ROWS = (1, 37, 64)
 TOKENS = (1, 2, 3, 7, 16, 64, 65)
-
-
-def product(w: QuantTensor, x: np.ndarray, n_threads: int, at_once: int = 0) -> np.ndarray:
-    """Return x Wᵀ by the kernels that steps of `at_once` tokens take, by default of all."""
-    n = at_once or len(x)
-    recorder = Recorder(max_tokens=n, max_outputs=1, n_threads=n_threads)
-    plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
-    with plan.lock:
-        return np.concatenate([plan.run([Piece(range(t, t + n))]).copy() for t in range(0, len(x), n)])
 
 
 def bits(x: np.ndarray) -> np.ndarray:

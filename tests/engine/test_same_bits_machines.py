@@ -19,7 +19,7 @@ import llmlite as ll
 from llmlite.engine.cpu import target
 from llmlite.model import Model
 from llmlite.quants.tensor import QuantTensor
-from tests.engine.test_same_bits import FAST, NAMES, product
+from tests.support.planned import FAST, NAMES, product
 
 pytestmark = pytest.mark.skipif(
     target().architecture != "arm" and not target().has("fma"), reason="this CPU has no FMA"

@@ -9,16 +9,20 @@ import numpy as np
 
 from llmlite.description.config import ModelConfig
 from llmlite.description.weights import Weights
+from llmlite.engine.families import FAMILIES
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.planned import KV_NAMES, layer_words
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.recording import Buffer
 from llmlite.model import Model
+from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
 from tests.support.tiny_models import tiny_model
 
 rng = np.random.default_rng(7)
+FAST = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
+NAMES = {get(number).name: family for number, family in FAMILIES.items()}
 
 
 def computed(
@@ -106,3 +110,12 @@ def assert_neighbours_change_nothing(model: Model, texts: list[list[int]]) -> No
         got = model.executor.batch([(ids, cache, 1) for ids, cache in zip(next_ids, together)])
         for each, other in zip(got, want):
             np.testing.assert_array_equal(each, other)
+
+
+def product(w: QuantTensor, x: np.ndarray, n_threads: int, at_once: int = 0) -> np.ndarray:
+    """Return x Wᵀ by the kernels that steps of `at_once` tokens take, by default of all."""
+    n = at_once or len(x)
+    recorder = Recorder(max_tokens=n, max_outputs=1, n_threads=n_threads)
+    plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
+    with plan.lock:
+        return np.concatenate([plan.run([Piece(range(t, t + n))]).copy() for t in range(0, len(x), n)])

@@ -38,7 +38,7 @@ examples:
 
 Run it on a quiet machine: the spread in the tables says how quiet it was.
 Exit code 1: llmlite itself computed something else than float32 arithmetic does, or a backend that was named
-with --backends did not run.
+with --backends did not run, or none ran.
 """
 
 
@@ -169,7 +169,9 @@ def run(options: argparse.Namespace) -> int:
     missing = ({r["backend"] for r in result.skipped} & set(options.backends or ())) - timed
     for name in sorted(missing):
         complain(f"--backends: {name} did not run; the table says why")
-    return 1 if wrong or missing else 0
+    if not timed:
+        complain("no backend ran; the table says why")
+    return 1 if wrong or missing or not timed else 0
 
 
 def sizes(options: argparse.Namespace) -> int:

@@ -389,6 +389,20 @@ def test_a_wrong_backend_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith("llmlite: no backend 'abacus'; there are: llmlite")
 
 
+def test_a_comparison_that_nothing_was_timed_in_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    comparison: Comparison,
+    tmp_path: Path,
+) -> None:
+    nothing = Comparison(environment=comparison.environment)
+    nothing.skipped.append({"backend": "llmlite", "model_type": "F32", "reason": "an encoder"})
+    monkeypatch.setattr(compare, "run", lambda options, **_: nothing)
+    monkeypatch.setattr("llmlite.cli.compare.figures", lambda *_: [])
+    assert main(["compare", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "llmlite: no backend ran; the table says why\n"
+
+
 def test_a_start_that_compiled_is_kept_but_not_mixed_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
     ask = WorkerProcess.ask

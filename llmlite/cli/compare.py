@@ -38,7 +38,7 @@ examples:
 
 Run it on a quiet machine: the spread in the tables says how quiet it was.
 Exit code 1: llmlite itself computed something else than float32 arithmetic does, or a backend that was named
-with --backends did not run, or none ran.
+with --backends did not run.
 """
 
 

@@ -384,11 +384,6 @@ def test_the_command_writes_samples_figures_and_descriptions(
     assert "agrees" in capsys.readouterr().out
 
 
-def test_a_wrong_backend_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "--backends", "abacus"]) == 2
-    assert capsys.readouterr().err.startswith("llmlite: no backend 'abacus'; there are: llmlite")
-
-
 def test_a_comparison_that_nothing_was_timed_in_is_no_success(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -401,6 +396,11 @@ def test_a_comparison_that_nothing_was_timed_in_is_no_success(
     monkeypatch.setattr("llmlite.cli.compare.figures", lambda *_: [])
     assert main(["compare", "-o", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "llmlite: no backend ran; the table says why\n"
+
+
+def test_a_wrong_backend_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--backends", "abacus"]) == 2
+    assert capsys.readouterr().err.startswith("llmlite: no backend 'abacus'; there are: llmlite")
 
 
 def test_a_start_that_compiled_is_kept_but_not_mixed_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

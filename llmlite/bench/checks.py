@@ -345,8 +345,11 @@ def warm_up(models: Sequence[str] = LESSON_MODELS, progress: NamedProgress | Non
         model = load(name, n_ctx=8)
         if model.executor.name != "planned":
             raise LlmliteError(f"{name}: {model.executor!r}")
-        model.logits([0, 1, 2])
-        model.logits([0])
+        for ids in ([0, 1, 2], [0]):
+            if model.config.causal:
+                model.logits(ids)
+            else:
+                model.embed([ids], pooling="mean")
 
 
 CHECKS = (

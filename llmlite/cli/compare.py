@@ -171,7 +171,9 @@ def run(options: argparse.Namespace) -> int:
     missing = ({r["backend"] for r in result.skipped} & set(options.backends or ())) - timed
     for name in sorted(missing):
         complain(f"--backends: {name} did not run; the table says why")
-    return 1 if wrong or missing else 0
+    if not timed:
+        complain("no backend ran; the table says why")
+    return 1 if wrong or missing or not timed else 0
 
 
 def sizes(options: argparse.Namespace) -> int:

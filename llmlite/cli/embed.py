@@ -16,7 +16,7 @@ from llmlite.terminal import json_text, say
 HELP = "turn texts into vectors (embeddings)"
 EXAMPLES = """\
 examples:
-  llmlite pull minilm                                    a model for English sentences (83 MB)
+  llmlite pull minilm                                    a model for English sentences (84 MB)
   llmlite embed minilm "A fox ran." "A dog slept."       how similar the texts are
   llmlite embed --json minilm < sentences.txt            one JSON line for each line of the file
   llmlite embed --npy out.npy minilm < sentences.txt     a NumPy array (n, n_embd), float32

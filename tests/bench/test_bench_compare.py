@@ -212,6 +212,20 @@ def test_the_command_writes_samples_figures_and_descriptions(
     assert "agrees" in capsys.readouterr().out
 
 
+def test_a_comparison_that_nothing_was_timed_in_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    comparison: Comparison,
+    tmp_path: Path,
+) -> None:
+    nothing = Comparison(environment=comparison.environment)
+    nothing.skipped.append({"backend": "llmlite", "model_type": "F32", "reason": "an encoder"})
+    monkeypatch.setattr(compare, "run", lambda options, **_: nothing)
+    monkeypatch.setattr("llmlite.cli.compare.figures", lambda *_: [])
+    assert main(["compare", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "llmlite: no backend ran; the table says why\n"
+
+
 def test_a_wrong_backend_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--backends", "abacus"]) == 2
     assert capsys.readouterr().err.startswith("llmlite: no backend 'abacus'; there are: llmlite")

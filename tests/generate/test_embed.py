@@ -96,6 +96,14 @@ def test_pooling_must_be_known(tmp_path: Path) -> None:
         ll.load(encoder(tmp_path / "t.gguf", change=lambda m, a: m.update({"bert.pooling_type": 9})))
 
 
+@pytest.mark.parametrize("pooling", [1, None])
+def test_an_encoder_is_warmed_up_whether_its_file_names_a_pooling_or_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pooling: int | None
+) -> None:
+    assert main(["warmup", str(encoder(tmp_path / "e.gguf", pooling=pooling))]) == 0
+    assert "kernels are ready" in capsys.readouterr().out
+
+
 def test_an_encoder_writes_no_text(tmp_path: Path) -> None:
     model = ll.load(encoder(tmp_path / "e.gguf"), executor="eager")
     for attempt in (lambda: model.logits([5]), lambda: model.generate([5]), lambda: model.chat("w1")):

@@ -95,7 +95,7 @@ class Embedder:
         found = pooling or self.config.pooling
         if found == "rank":
             raise ValueError(
-                "pooling: this model is for scoring pairs of texts (see `score`); "
+                "pooling: this model is made to score pairs of texts (see `score`); "
                 f"for embeddings, pass one of {', '.join(POOLINGS)}"
             )
         if found is None or (found == "none" and pooling is None):

@@ -266,7 +266,7 @@ def test_small_files_from_before_gguf_are_what_they_are_called(form: str, tmp_pa
     assert legacy.read_legacy(path).name == form
     gguf.convert_legacy(path, tmp_path / "new.gguf", n_ctx=64)
     assert np.isfinite(ll.load(tmp_path / "new.gguf", executor="eager").logits([1, 2, 3])).all()
-    with pytest.raises(LlmliteError, match="before GGUF"):
+    with pytest.raises(LlmliteError, match="older than GGUF"):
         ll.load(path)
 
 

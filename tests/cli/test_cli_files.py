@@ -50,7 +50,7 @@ def test_show_check_finds_damaged_weights(tmp_path: Path, capsys: pytest.Capture
     ("arguments", "text"),
     [
         (["convert", "nothing.bin", "a.gguf"], "nothing.bin"),
-        (["convert", ".", "a.gguf"], "is a folder"),
+        (["convert", ".", "a.gguf"], "this folder has no config.json"),
         (["convert", "a.bin", "a.gguf", "--context", "0"], "must be above 0"),
         (["split", "tales", "part"], "--max-size or --max-tensors"),
         (["split", "tales", "part", "--max-tensors", "0"], "at least 1"),

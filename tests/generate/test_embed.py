@@ -77,7 +77,7 @@ def test_a_string_gets_the_tokens_that_belong_around_it(tmp_path: Path) -> None:
 def test_a_long_text_is_refused_or_cut_before_its_last_special_token(tmp_path: Path) -> None:
     model = ll.load(encoder(tmp_path / "e.gguf"), executor="eager", n_ctx=8)
     text = " ".join(f"w{i}" for i in range(20))
-    with pytest.raises(ll.ContextOverflowError, match="22 tokens doesn't fit the context of 8; truncate"):
+    with pytest.raises(ll.ContextOverflowError, match="22 tokens doesn't fit the context of 8; use truncate"):
         model.embed(text)
     cut = [2, *range(4, 10), 3]
     np.testing.assert_array_equal(model.embed(text, truncate=True), model.embed([cut]))
@@ -85,7 +85,7 @@ def test_a_long_text_is_refused_or_cut_before_its_last_special_token(tmp_path: P
 
 def test_pooling_must_be_known(tmp_path: Path) -> None:
     silent = ll.load(encoder(tmp_path / "s.gguf", pooling=None), executor="eager")
-    with pytest.raises(ValueError, match="doesn't say .* pass one of mean, cls, last, none"):
+    with pytest.raises(ValueError, match="has no kind of pooling; pass one of mean, cls, last, none"):
         silent.embed("w1")
     with pytest.raises(ValueError, match="must be one of mean, cls, last, none; got 'max'"):
         silent.embed("w1", pooling="max")

@@ -114,7 +114,7 @@ def test_the_last_model_stays_loaded(shell: Any, monkeypatch: pytest.MonkeyPatch
         ("%llm tales --out class", "expected a variable's name"),
         ("%llm tales --regex '('", "expected ')'"),
         ("%llm tales --json-schema no/such.json", "--json-schema"),
-        ("%%llm tales -p x\ny", "drop one"),
+        ("%%llm tales -p x\ny", "remove one"),
         ("%%llm tales\n\n", "the cell is empty"),
         ("%llm tales --executor eager --ctx 4 -p 'one two three four five six'", "n_ctx"),
     ],

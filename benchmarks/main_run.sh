@@ -33,6 +33,9 @@ for name in $ENVS; do
     "$PY" -m llmlite bench env create "$name"
 done
 "$PY" -m llmlite pull smollm2
+for type in ${TYPES//,/ } Q8_0; do  # files and kernels are made before any clock runs
+    "$PY" -m llmlite warmup "smollm2:$type"
+done
 mkdir -p "$OUT" "$(dirname "$REPORT")"
 code=0
 if [ "$ENGINES" ]; then

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from llmlite.lessons.one_token import KEYS, STEPS, Walk
-from llmlite.plots.base import COLOURS, FONT, Picture, figure, theme_named, title
+from llmlite.plots.base import COLOURS, FONT, Picture, figure, narrow, theme_named, title
 
 # Where each step is drawn: below on the stream, above on a branch of a layer.
 PLACES = {
@@ -19,6 +19,7 @@ PLACES = {
 }  # fmt: skip
 FIRST_OF_LAYER, LAST_OF_LAYER = 2.45, 12.65
 MOST = 2048  # numbers of a vector that are drawn
+HEADING_LETTERS = 110  # in a line over the whole figure
 
 
 def diagram(
@@ -36,7 +37,7 @@ def diagram(
     _way(top, key, layer, walk.n_layer, theme)
     said = _numbers(below, walk, key, layer, token, names, theme)
     heading = f"Token {token}, {walk.texts[token]}: {STEPS[KEYS.index(key)].says}"
-    title(top, heading, theme)
+    title(top, narrow(heading, HEADING_LETTERS), theme)
     sizes = walk.sizes(layer, token)
     return Picture(
         figure=drawn,

@@ -141,4 +141,5 @@ def _row(name: str, cells: list[ipywidgets.Widget]) -> ipywidgets.HBox:
 def _text_cell(text: str) -> ipywidgets.HTML:
     style = "text-align:center;font-size:12px;font-weight:bold;overflow:hidden;text-overflow:ellipsis"
     style += ";white-space:nowrap;width:56px"
-    return ipywidgets.HTML(f"<div style='{style}'>{escape(text)}</div>", layout=CELL)
+    whole = escape(text, quote=True)
+    return ipywidgets.HTML(f"<div style='{style}' title='{whole}'>{whole}</div>", layout=CELL)

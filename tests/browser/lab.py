@@ -29,7 +29,8 @@ NOISE = ("favicon", "Failed to load resource", "WebSocket", "workspaces", "Resiz
 NOISE += ("widget model not found",)  # a saved page without its kernel: what the static views are for
 
 
-# For each widget of the page: the parts that nobody can see, however they scroll.
+# For each widget of the page: the parts that nobody can see, however they scroll. A text that ends in "…" and
+# has its whole in a tooltip is no such part, nor are up to four pixels of a line's own leading.
 CUT = """widgets => widgets.flatMap((widget, number) => {
   const said = [], say = text => said.push(`widget ${number}: ${text}`);
   for (const each of [widget, ...widget.querySelectorAll("*")]) {
@@ -37,7 +38,8 @@ CUT = """widgets => widgets.flatMap((widget, number) => {
     const look = getComputedStyle(each), name = [each.tagName.toLowerCase(), ...each.classList].join(".");
     const below = each.scrollHeight - each.clientHeight, right = each.scrollWidth - each.clientWidth;
     const text = each.textContent.trim().slice(0, 40);
-    if (below > 1 && /hidden|clip/.test(look.overflowY)) say(`${below} pixels of ${name} are cut: ${text}`);
+    if (below > 4 && /hidden|clip/.test(look.overflowY)) say(`${below} pixels of ${name} are cut: ${text}`);
+    if (look.textOverflow === "ellipsis" && each.title) continue;
     if (right > 1 && /hidden|clip/.test(look.overflowX)) say(`${right} pixels beside ${name}, cut: ${text}`);
   }
   const words = widget.querySelector(":scope > .llmlite-words"), view = words && words.previousElementSibling;

@@ -59,6 +59,13 @@ def test_a_line_that_is_too_long_for_its_box_is_named(page: Any) -> None:
     assert "pixels beside" in said and "a label of many words" in said
 
 
+@pytest.mark.parametrize(("title", "n_named"), [("title='a label of many words'", 0), ("", 1)])
+def test_a_shortened_text_needs_a_tooltip(page: Any, title: str, n_named: int) -> None:
+    style = "width:50px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis"
+    show(page, f'<div style="{style}" {title}>a label of many words</div>')
+    assert len(cut(page)) == n_named
+
+
 def test_a_widget_that_cannot_be_scrolled_is_named(page: Any) -> None:
     show(page, TALL.format(height=3 * HIGHEST))
     page.add_style_tag(content=".llmlite-explorer { overflow: hidden !important; }")

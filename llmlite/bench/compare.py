@@ -22,7 +22,7 @@ from llmlite.bench.entries import Entry, Launcher
 from llmlite.bench.inputs import ModelFile, agreement_ids, open_models
 from llmlite.bench.options import Options
 from llmlite.bench.process import BackendError, WorkerProcess
-from llmlite.bench.progress import Progress
+from llmlite.bench.progress import ProgressBar
 from llmlite.bench.running import WARM_UP
 from llmlite.bench.samples import Comparison
 from llmlite.bench.timing import Timing
@@ -122,8 +122,8 @@ class _Run(Checking, Timing):
             found += [(name, file) for file in (self.files if all_files else self.files[:1])]
         return found
 
-    def _bar(self) -> Progress:
-        return Progress((4 + self.options.blocks) * len(self.entries), self.progress)
+    def _bar(self) -> ProgressBar:
+        return ProgressBar((4 + self.options.blocks) * len(self.entries), self.progress)
 
     def _start(self, advance: Callable[[str], None]) -> None:
         # In the order given; by default, the usual backends first, each on the first file before any on the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Progress:
+class ProgressBar:
     """A tqdm bar that shows the current activity and the remaining time; each call advances it.
 
     It ends full. After an exception it ends where it was: a notebook keeps it, in red.
@@ -26,7 +26,7 @@ class Progress:
         self._end = time.monotonic() + seconds
         self._set_total(self._bar.n + steps)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __call__(self, text: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from llmlite.bench import energy, planning
 from llmlite.bench.canary import Canary
 from llmlite.bench.entries import Entry
-from llmlite.bench.progress import Progress
+from llmlite.bench.progress import ProgressBar
 from llmlite.bench.running import WARM_UP, Running
 from llmlite.bench.summary import MIN_BLOCKS, drifted
 
@@ -24,7 +24,7 @@ SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before 
 class Timing(Running):
     """Probes every entry, plans the blocks, and gives every entry one turn in each."""
 
-    def _plan(self, advance: Progress) -> None:
+    def _plan(self, advance: ProgressBar) -> None:
         """Warm every entry up, probe one turn of each, and fit at least five blocks into the time left."""
         turns: dict[int, planning.Turn] = {}
         for entry in list(self.entries):

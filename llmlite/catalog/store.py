@@ -75,7 +75,7 @@ def pulled_path(name: str, cache: Path) -> Path:
     if read(model, cache):
         return folder_of(model, cache) / model.file
     is_there = folder_of(model, cache).exists()
-    state = "is incomplete, or other users can write it," if is_there else "is not here yet"
+    state = "is incomplete, or other users can write it" if is_there else "is not here yet"
     megabytes = model.n_bytes_to_fetch / 1e6
     raise LlmliteError(
         f"{name}: the model {state}; `llmlite pull {name}` downloads it ({megabytes:.0f} MB, {model.licence})"

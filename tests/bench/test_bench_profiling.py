@@ -63,7 +63,7 @@ def test_the_command_prints_one_object_for_each_step(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["-b", "llamacpp"], "llmlite only"), (["-o", "csv"], "not as csv"), (["-t", "0"], "at least 1")],
+    [(["-b", "llamacpp"], "only time llmlite"), (["-o", "csv"], "not csv"), (["-t", "0"], "at least 1")],
 )
 def test_what_cannot_be_profiled_is_refused(
     more: list[str], said: str, capsys: pytest.CaptureFixture[str]

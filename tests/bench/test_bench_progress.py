@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmlite.bench.progress import Progress
+from llmlite.bench.progress import ProgressBar
 
 pytest.importorskip("ipywidgets")
 
@@ -32,7 +32,7 @@ def drawn(bar: Any) -> Any:
 
 
 def work(expected: int, done: int, *, fails: bool = False) -> None:
-    with Progress(10, True) as advance:
+    with ProgressBar(10, True) as advance:
         advance("start")
         advance.expect(expected, 5.0)
         for _ in range(done):
@@ -51,7 +51,7 @@ def test_a_bar_ends_full_however_many_steps_there_were(bars: list[Any], expected
 
 
 def test_in_the_middle_the_drawn_bar_has_the_share_that_is_done(bars: list[Any]) -> None:
-    with Progress(10, True) as advance:
+    with ProgressBar(10, True) as advance:
         advance.expect(4, 5.0)
         advance("block")
         (bar,) = bars
@@ -71,7 +71,7 @@ def test_after_an_error_the_bar_is_closed_in_red_and_not_full(
 
 
 def test_nothing_is_shown_if_nothing_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(2, False) as advance:
+    with ProgressBar(2, False) as advance:
         advance.expect(1, 0.0)
         advance("block")
     assert capsys.readouterr() == ("", "")

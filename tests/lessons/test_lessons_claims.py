@@ -18,7 +18,7 @@ from llmlite.bench.ladder import Ladder
 from llmlite.bench.roofline import Roofline
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import ratio, summarize
-from llmlite.lessons import half_the_bits, sizes, type_sweep
+from llmlite.lessons import fewer_bits, sizes, type_sweep
 from llmlite.lessons.kernels import best_speed
 
 SOURCE = resources.notebooks_path() / "source"
@@ -39,16 +39,15 @@ def value(comparison: Comparison, metric: str, backend: str, type_name: str) -> 
 
 def test_00_a_quarter_of_the_bits_and_little_memory_beside_pytorch() -> None:
     assert "A quarter of the bits, and still a tale; and little memory, compared with PyTorch" in text("00")
-    sample = half_the_bits.sample()
+    sample = fewer_bits.sample()
     f16, q4_k = sample.llmlite("F16"), sample.llmlite("Q4_K")
     assert q4_k.weight_bytes < 0.3 * f16.weight_bytes and len(q4_k.tale.split()) > 20
     assert all(other.private_bytes > 3 * f16.private_bytes for other in sample.others)
 
 
 def test_01_more_than_99_in_100_bytes_are_weights() -> None:
-    from llmlite.lessons.byte_map import ByteMap
-
     from llmlite import gguf
+    from llmlite.lessons.file_layout import ByteMap
 
     assert "The weights take 8.9 million bytes, all other parts together 63 thousand" in text("01")
     regions = {r.name: r.n_bytes for r in ByteMap(gguf.read(resources.model_path("tales"))).regions}

@@ -52,12 +52,10 @@ class Checking(Running):
                 self._drop(entry)
 
     def _left_to_check(self, entry: Entry) -> float:
-        """Return the seconds that checking an entry may take, never more than the timeout.
-
-        The first entry is always checked: a comparison without entries would be worth nothing.
-        """
+        """Return the seconds that checking an entry may take, never more than the timeout."""
         budget, timeout = self.options.budget_seconds, self.options.timeout
-        if budget is None or not any(record["agrees"] for record in self.result.agreement):
+        agreed = [record for record in self.result.agreement if record["agrees"]]
+        if budget is None or self._is_essential(entry, agreed):
             return timeout
         usual = entry.info.default or self._is_named(entry)
         end = budget * CHECKED * (1.5 if usual else 1.0)

@@ -148,7 +148,7 @@ class _Run(Checking, Timing):
     def _too_late_to_start(self, entry: Entry) -> bool:
         """Return whether starting and checking took so much time that only the essential steps may follow."""
         budget = self.options.budget_seconds
-        if budget is None or not self.result.backends:  # the first backend always starts
+        if budget is None or self._is_essential(entry, self.result.backends):
             return False
         return (time.monotonic() - self.begin) / budget > self._latest_start(entry)
 

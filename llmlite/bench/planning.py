@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -41,32 +42,46 @@ class Plan:
 
 
 def plan(
-    turns: Mapping[Key, Turn], essential: Sequence[Key], *, seconds: float | None, n_blocks: int, n_gen: int
+    turns: Mapping[Key, Turn],
+    essential: Sequence[Key],
+    *,
+    seconds: float | None,
+    n_blocks: int,
+    n_gen: int,
+    backends: Mapping[Key, str] | None = None,
+    least_backends: int = 1,
 ) -> Plan:
     """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, then with fewer entries.
 
     At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't establish a difference.
-    Entries that aren't essential are dropped first, and slower ones before faster ones. The last entry stays.
+    Entries that aren't essential are dropped first, and slower ones before faster ones. Entries of
+    `least_backends` backends stay, even if fewer blocks fit.
 
     Args:
         turns: the time of each entry's turn.
         essential: entries that are dropped last.
         seconds: time for all blocks together; None for no limit.
         n_blocks, n_gen: the numbers asked for.
+        backends: the backend of each entry; None if all have their own.
+        least_backends: number of backends that aren't dropped.
     """
     kept = dict(turns)
+    name_of = {key: backends[key] if backends else key for key in turns}
     left_out: list[Key] = []
     least = min(n_blocks, MIN_BLOCKS)
     while True:
+        names = Counter(name_of[key] for key in kept)
+        droppable = [key for key in kept if len(names) > least_backends or names[name_of[key]] > 1]
         for length in _lengths(n_gen):
             block = sum(turn.seconds(length) for turn in kept.values())
             once = sum(turn.once for turn in kept.values())
             fits = n_blocks if seconds is None or block <= 0 else int((seconds - once) / block)
-            if fits >= least or (len(kept) <= 1 and length == _lengths(n_gen)[-1]):
+            if fits >= least or (not droppable and length == _lengths(n_gen)[-1]):
                 n = max(1, min(n_blocks, max(fits, 1)))
                 return Plan(n_blocks=n, n_gen=length, left_out=tuple(left_out), seconds_per_block=block)
         slowest = max(
-            kept, key=lambda key: (key not in essential, least * kept[key].seconds(SHORTEST) + kept[key].once)
+            droppable,
+            key=lambda key: (key not in essential, least * kept[key].seconds(SHORTEST) + kept[key].once),
         )
         left_out.append(slowest)
         del kept[slowest]

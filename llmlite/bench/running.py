@@ -24,6 +24,7 @@ from llmlite.engine import cpu
 
 WARM_UP = (8, 8)  # tokens read and written
 LONG_START = 5.0  # seconds
+LEAST = 2  # backends that no budget leaves out: one alone would be no comparison
 FIRST_EVER = 0.1  # share of the budget for starts with empty caches
 
 Ask = Callable[..., dict[str, Any]]
@@ -70,6 +71,11 @@ class Running:
             return True
         named = self.options.backends
         return entry.info.name in named and len(set(named)) < len(BACKENDS)
+
+    def _is_essential(self, entry: Entry, there: Sequence[dict[str, Any]]) -> bool:
+        """Return whether the records `there` are of fewer backends than LEAST, and this is another one."""
+        names = {record["backend"] for record in there}
+        return len(names) < LEAST and entry.info.name not in names
 
     def _keep_start(self, entry: Entry, times: dict[str, int]) -> None:
         """Keep the nanoseconds of each phase of a start; say so when code was compiled in it that is kept."""

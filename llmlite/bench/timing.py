@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from llmlite.bench import energy, planning
 from llmlite.bench.canary import Canary
 from llmlite.bench.entries import Entry
 from llmlite.bench.progress import ProgressBar
-from llmlite.bench.running import WARM_UP, Running
+from llmlite.bench.running import LEAST, WARM_UP, Running
 from llmlite.bench.summary import MIN_BLOCKS, drifted
 
 PROBED = 0.6  # share after which only the usual backends are probed: blocks need the rest
@@ -27,9 +28,10 @@ class Timing(Running):
     def _plan(self, advance: ProgressBar) -> None:
         """Warm every entry up, probe one turn of each, and fit at least five blocks into the time left."""
         turns: dict[int, planning.Turn] = {}
+        probed: list[dict[str, Any]] = []
         for entry in list(self.entries):
             advance(f"probe {entry.label}")
-            if self._too_late_to_probe(entry, len(turns)):
+            if self._too_late_to_probe(entry, probed):
                 reason = f"not probed: {PROBED:.0%} of {self.options.budget_seconds:g} s were gone"
                 self.result.skipped.append({**entry.key, "reason": reason})
                 self._drop(entry)
@@ -39,6 +41,7 @@ class Timing(Running):
                 self._or_drop(entry, lambda entry: turns.update({id(entry): self._probe(entry)}))
             if entry in self.entries:
                 turns[id(entry)] = replace(turns[id(entry)], once=self._memory_seconds([entry]))
+                probed.append(entry.key)
         budget = self.options.budget_seconds
         left = None if budget is None else budget - (time.monotonic() - self.begin) - self._reserve()
         found = planning.plan(
@@ -47,6 +50,8 @@ class Timing(Running):
             seconds=left,
             n_blocks=self.options.blocks,
             n_gen=self.n_gen,
+            backends={id(entry): entry.info.name for entry in self.entries},
+            least_backends=LEAST,
         )
         by_id = {id(entry): entry for entry in self.entries}
         for key in found.left_out:
@@ -65,9 +70,9 @@ class Timing(Running):
         steps = len(self.entries) * (found.n_blocks + 1) + len(self._keeping_work())
         advance.expect(steps, blocks + self._memory_seconds() + self._reserve())
 
-    def _too_late_to_probe(self, entry: Entry, n_probed: int) -> bool:
+    def _too_late_to_probe(self, entry: Entry, probed: Sequence[dict[str, Any]]) -> bool:
         budget = self.options.budget_seconds
-        if budget is None or not n_probed or entry.info.default:
+        if budget is None or entry.info.default or self._is_essential(entry, probed):
             return False
         return time.monotonic() - self.begin > PROBED * budget
 

@@ -263,6 +263,14 @@ def test_what_cannot_be_started_in_time_is_left_out_with_the_reason() -> None:
     assert {m.model_type for m in found.measurements} == {"F16"}
 
 
+def test_two_backends_are_compared_whatever_the_budget() -> None:
+    """A slow machine would see a table of one row otherwise."""
+    backends = ("llmlite-eager", "llmlite")
+    found = compare.run(small(backends=backends, types=("F16", "Q4_0"), budget_seconds=0.001), progress=False)
+    assert {(m.backend, m.model_type) for m in found.measurements} == {(name, "F16") for name in backends}
+    assert [each["model_type"] for each in found.skipped] == ["Q4_0", "Q4_0"]
+
+
 def test_an_openmp_backend_runs_the_better_of_both_policies(monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import ExitStack
 

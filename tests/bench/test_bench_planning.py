@@ -84,3 +84,10 @@ def test_a_backend_that_memory_has_no_room_for_is_refused_and_one_that_fits_once
         else:
             launcher.start(entry, ExitStack())
     assert started == ["once", "twice"]
+
+
+def test_two_backends_stay_even_if_fewer_blocks_fit() -> None:
+    turns = {"a F16": TURNS["fast"], "a Q8_0": TURNS["slow"], "b F16": TURNS["snail"]}
+    backends = {key: key[0] for key in turns}
+    found = plan(turns, (), seconds=1, n_blocks=10, n_gen=16, backends=backends, least_backends=2)
+    assert found.left_out == ("a Q8_0",) and found.n_blocks == 1

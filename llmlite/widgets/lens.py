@@ -15,8 +15,12 @@ from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, View, text_field
 
 N_SHOWN = 18  # positions; of a longer text the last
 N_TOP = 5
-CELL = {"width": "58px", "min_width": "58px", "height": "28px", "margin": "1px", "padding": "0"}
-NAME = {"width": "6em", "min_width": "6em", "height": "28px", "margin": "1px", "padding": "0"}
+# The page's own sizes, so that the grid grows with large type.
+TYPE, LINE = "var(--jp-widgets-font-size, 13px)", "var(--jp-widgets-inline-height, 28px)"
+SMALL = f"calc({TYPE} - 1px)"
+WIDE = f"calc(4.5 * {TYPE})"
+CELL = {"width": WIDE, "min_width": WIDE, "height": LINE, "margin": "1px", "padding": "0"}
+NAME = {"width": "6em", "min_width": "6em", "height": LINE, "margin": "1px", "padding": "0"}
 
 
 def logit_lens(model: Model, text: str) -> LogitLens:
@@ -101,7 +105,7 @@ class LogitLens(TextExplorer):
             layout=CELL,
         )
         cell.style.button_color = f"rgba(0,114,178,{0.6 * p:.2f})"
-        cell.style.font_size = "12px"
+        cell.style.font_size = SMALL
         cell.on_click(lambda _button: self.choose(stage, position))
         return cell
 
@@ -139,7 +143,7 @@ def _row(name: str, cells: list[ipywidgets.Widget]) -> ipywidgets.HBox:
 
 
 def _text_cell(text: str) -> ipywidgets.HTML:
-    style = "text-align:center;font-size:12px;font-weight:bold;overflow:hidden;text-overflow:ellipsis"
-    style += ";white-space:nowrap;width:56px"
+    style = f"text-align:center;font-size:{SMALL};font-weight:bold;overflow:hidden;text-overflow:ellipsis"
+    style += f";white-space:nowrap;width:calc({WIDE} - 2px)"
     whole = escape(text, quote=True)
     return ipywidgets.HTML(f"<div style='{style}' title='{whole}'>{whole}</div>", layout=CELL)

@@ -78,3 +78,36 @@ def test_a_row_has_speeds_ratios_and_shares_of_the_same_turn(
     assert one.split() == "1 0.0 10.0 2.00 0.25 1.00 0.25 1000.0 2.00 1.00 0.50".split()
     assert two.split() == "2 0.0 15.0 – 0.38 0.75 0.25 1500.0 – 0.75 0.50".split()
     assert four == "  not reached in time: 4 threads"
+
+
+def test_each_prefetch_is_measured_in_a_copy_of_its_own(
+    servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def decode(path: Path, folder: Path, n_threads: int, n_tokens: int, seconds: float) -> float:
+        ahead = (folder / "llmlite" / "engine" / "kernels" / "quantized.py").read_text()
+        emit = (folder / "llmlite" / "engine" / "emit.py").read_text()
+        if n_tokens == 2 and "AHEAD = 1024" in ahead and "I32(2), I32(1))" in emit:
+            return 0.0  # both changes: didn't compile
+        return n_threads + 0.25 * ("AHEAD = 1024" in ahead) + 0.5 * ("I32(2), I32(1))" in emit)
+
+    monkeypatch.setattr(servers, "decode", decode)
+    servers.prefetches(tmp_path / "m-Q8_0.gguf", [1, 2, 4], 24, lambda: 60.0)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    names = list(servers.PREFETCHES)[:3]
+    assert [" ".join(row[2:-1]) for row in rows] == names * 2
+    assert [(row[0], float(row[-1])) for row in rows] == [
+        (n, int(n) + more) for n in ("2", "4") for more in (0, 0.25, 0.5)
+    ]
+
+
+def test_prompts_are_compared_on_the_most_threads_first(
+    servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = {"llmlite, no AMX": 100.0, "PyTorch bfloat16": 50.0, "llama.cpp": None}
+    monkeypatch.setattr(servers.amx, "turn", lambda path, name, p, n, seconds: speeds[name])
+    left = iter([60.0] * 4 + [5.0]).__next__
+    servers.prompts(tmp_path / "m.gguf", [1, 2, 4], 64, False, left)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "m, 64 tokens, 4 threads"
+    assert "llmlite, no AMX is 2.00 times as fast" in lines[3] and "PyTorch" in lines[3]
+    assert lines[4:] == ["  not reached in time: prompts on 1 threads"]

@@ -262,11 +262,19 @@ def make_attention(reader, only=0, in_keys=False):
             first_part, end_part = parts_of(position, n_tokens, end, window, causal)
             n_parts = end_part - first_part
             shared = is_shared(n_parts, load_i64(spec + ATTENTION.n_parts), n_units, n_threads)
-            all_units = n_units * n_parts if shared else n_units
-            start = (rank - turn) % n_threads
+            cut = n_parts if shared else i64(1)
+            all_units = n_units * cut
+            start, end_unit, stride = (rank - turn) % n_threads, all_units, n_threads
             turn += all_units
-            for unit in range(start, all_units, n_threads):
-                head, first = unit % n_head_kv, unit % n_units // n_head_kv * tile
+            if shared:  # neighbouring parts to each thread: it reads the cache in long runs
+                start, end_unit, stride = (
+                    start * all_units // n_threads,
+                    (start + 1) * all_units // n_threads,
+                    i64(1),
+                )
+            for unit in range(start, end_unit, stride):
+                whole = unit // cut
+                head, first = whole % n_head_kv, whole // n_head_kv * tile
                 last = min(first + tile, n_rows)
                 n = last - first
                 take_rows(
@@ -275,7 +283,7 @@ def make_attention(reader, only=0, in_keys=False):
                 low = load_i64(facts + LOW) // PART
                 high = (load_i64(facts + (n - 1) * ROW + HIGH) + PART - 1) // PART
                 if shared:
-                    low = first_part + unit // n_units
+                    low = first_part + unit % cut
                     high = low + 1
                 for part in range(low, high):
                     target = merged if part == low else outputs

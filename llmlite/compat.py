@@ -95,9 +95,16 @@ class Llama:
         self._last: np.ndarray | None = None  # logits (V,) after input_ids
 
     def __getattr__(self, name: str) -> Any:
+        if name == "model" and "model_path" in self.__dict__:
+            raise AttributeError("this Llama was closed, so it has no model")
         if name.startswith("_") or name == "model":
             raise AttributeError(name)
         raise UnsupportedError(f"Llama.{name}: llmlite.compat has no such method")
+
+    def close(self) -> None:
+        """Release the model's memory. Other methods then raise AttributeError; closing twice is allowed."""
+        self.__dict__.pop("model", None)
+        self.input_ids, self._last = [], None
 
     # ---- tokens ----------------------------------------------------------------------------------------
 

@@ -37,8 +37,8 @@ examples:
   llmlite compare --report comparison.html            also write one page, to send or to print
 
 Run it on a quiet machine: the spread in the tables shows how quiet it was.
-Exit code 1: llmlite's own results differ from float32 arithmetic, or a backend that was named with --backends
-did not run.
+Exit code 1: llmlite's own results differ from float32 arithmetic, a backend that was named with --backends
+did not run, or none did.
 """
 
 

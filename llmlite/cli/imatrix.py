@@ -21,7 +21,7 @@ The file is in llama.cpp's GGUF form; llama-quantize reads it too.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help='a GGUF file in F32, F16 or BF16, or "tales"')
+    parser.add_argument("model", metavar="MODEL", help='a GGUF file, best in F32, F16 or BF16, or "tales"')
     add_text_arguments(parser)
     parser.add_argument("-o", "--output", default="imatrix.gguf", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")

@@ -48,5 +48,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         for id_, piece, token in rows:
             say(f"{id_:>7}  {piece.hex(' '):<24}  {token!r}")
-        say(f"{len(ids)} tokens, {len(text.encode(errors='surrogateescape'))} bytes")
+        n_bytes = len(text.encode(errors="surrogateescape"))
+        say(f"{len(ids)} token{'s' * (len(ids) != 1)}, {n_bytes} byte{'s' * (n_bytes != 1)}")
     return 0

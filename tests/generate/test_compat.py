@@ -209,6 +209,14 @@ def test_what_is_not_there_is_refused_by_name(llama: Llama) -> None:
         Llama("tales", rope_freq_base=1e4)
 
 
+def test_a_closed_llama_has_no_model_and_closes_again() -> None:
+    llama = Llama("tales", n_ctx=64)
+    llama.close()
+    llama.close()
+    with pytest.raises(AttributeError, match="was closed"):
+        llama(PROMPT, max_tokens=1)
+
+
 @pytest.mark.parametrize("seed", [-1, 0xFFFFFFFF, None])
 def test_a_seed_of_minus_one_is_a_new_one_each_time(seed: int | None) -> None:
     random = Llama("tales", n_ctx=64, seed=seed)

@@ -7,7 +7,7 @@ Names load on first use: a worker process imports this package before its clock 
 cheap.
 """
 
-TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
+TYPE_CHECKING = False  # type checkers treat this name as true; so typing needn't be imported
 if TYPE_CHECKING:
     from llmlite.bench import (
         article,

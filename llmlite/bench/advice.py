@@ -4,11 +4,11 @@ To write a token, the engine reads every weight once, matrix by matrix. That tak
 
     bytes of the weights read / bandwidth + matrices · overhead of a matrix
 
-Bandwidth is measured over as many bytes as the weights have, because small models stay in the caches, and by
-the kernel that decodes with their type, because its arithmetic counts if memory is fast. The overhead is the
-time that a matrix takes beyond that: its share of the small operations around it, and waiting for other
-threads. It is measured with the bundled model, which stays in the caches. Quality comes from the sweep of
-types on the bundled model; another may lose more or less.
+Bandwidth is measured over as many bytes as the weights have, because small models stay in the caches. It is
+measured with the kernel that decodes weights of that type, because the kernel's arithmetic limits the speed
+if memory is fast. The overhead is the rest of a matrix's time: its share of the small operations around it,
+and the wait for other threads. It is measured with the bundled model, which stays in the caches. Quality
+comes from the sweep of types on the bundled model; another model may lose more or less.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from the best to the smallest
-PER_LAYER = 7  # matrices of a layer of Llama's kind
+PER_LAYER = 7  # matrices in a layer like Llama's
 MEASURED_BYTES = 512 * 2**20  # read from memory to measure bandwidth; more bytes give the same result
 SHARE = 0.8  # of the available memory; the rest is for other programs
 PROCESS_BYTES = 60e6  # Python, kernels and activations: the memory of a process beside weights and cache
-UNROUNDED = 16  # bits per weight of a file that isn't quantized, at least
+UNROUNDED = 16  # a file with at least this many bits per weight isn't quantized
 CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # their mean is the overhead of a matrix
-ROUNDS, READS, STEPS = 15, 3, 8  # of a measurement; the best round's median counts
+ROUNDS, READS, STEPS = 15, 3, 8  # of a measurement; the median of the best round counts
 N_CTX = 512  # positions while steps are timed
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.IGNORECASE)
 UNITS = {"M": 1e6, "B": 1e9}
@@ -48,7 +48,7 @@ class Model:
     """The properties of a model that advice depends on.
 
     Args:
-        name: the file's name, or the size.
+        name: name of the file, or the size as it was written.
         n_params: number of weights.
         n_read: number of weights read for one token. A token reads only one row of an embedding that isn't
             also the output matrix.
@@ -73,9 +73,9 @@ class Machine:
 
     Args:
         available: bytes of memory that programs can still use; None if the system doesn't report it.
-        overhead: seconds of a matrix beyond reading.
-        bandwidth: function that takes a number of bytes and a type, and returns the bytes per second at which
-            that many are read again and again.
+        overhead: seconds that a matrix takes in addition to reading its weights.
+        bandwidth: function of a number of bytes and a type. It returns the bytes per second at which that
+            many bytes of weights are read again and again.
     """
 
     available: int | None
@@ -161,7 +161,7 @@ def describe(text: str) -> Model:
 
 
 def measure_machine() -> Machine:
-    """Measure bandwidth and overhead on this machine, which takes a few seconds.
+    """Measure bandwidth and overhead on this machine; this takes a few seconds.
 
     Raises:
         KernelError: kernels can't be compiled or loaded here.
@@ -182,7 +182,7 @@ def measure_machine() -> Machine:
 
 
 def _overhead(model: str, bandwidth: Callable[[float, str], float]) -> float:
-    """Return the seconds of a matrix beyond reading; the model is small, and stays in the caches."""
+    """Return the seconds that a matrix takes in addition to reading; the model must fit in the caches."""
     n_matrices, n_bytes = describe(model).n_matrices, _weight_bytes(resources.model_path(model))
     steps = _Steps(model)
     best = _best([_seconds_of(steps, STEPS) for _ in range(ROUNDS)])
@@ -198,12 +198,12 @@ def _seconds_of(work: Callable[[], float], n: int) -> list[float]:
 
 
 def _best(rounds: Iterable[Sequence[float]]) -> float:
-    """Return the smallest median of the rounds: rounds that another program disturbed don't count."""
+    """Return the smallest median of the rounds, so that rounds disturbed by other programs don't count."""
     return min(median(each) for each in rounds)
 
 
 class _Steps:
-    """Writes a token with each call and returns its seconds; starts again before the context is full."""
+    """Steps of decode: each call writes a token and returns its seconds; the cache never gets full."""
 
     def __init__(self, model: str) -> None:
         from llmlite.model import load
@@ -223,7 +223,7 @@ class _Steps:
 
 
 def _main_type(path: Path | str) -> str:
-    """Return the name of the type that most bytes of a file's weights have."""
+    """Return the name of the type that most bytes of a file's weights belong to."""
     found: Counter[str] = Counter()
     with gguf.read(path) as file:
         for tensor in file.tensors.values():
@@ -244,11 +244,14 @@ def advise(
     losses: Iterable[tuple[str, float]] = (),
     types: Sequence[str] = TYPES,
 ) -> list[Choice]:
-    """Return one Choice for each type, the best quality first.
+    """Return one Choice for each type, in the order of `types`.
 
     Args:
+        model: the model to run.
+        machine: the measured limits of the machine.
         n_ctx: positions in the cache.
-        losses: pairs (type, KL divergence) from the sweep of types.
+        losses: pairs (type, KL divergence in nats) from the sweep of types.
+        types: names of types; by default, from the best quality to the smallest size.
     """
     kl = dict(losses)
     return [_choice(model, machine, name, n_ctx, kl.get(name)) for name in types]
@@ -284,9 +287,13 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
 
 
 def best(choices: Sequence[Choice], speed: float) -> Choice | None:
-    """Return the choice of best quality that fits and writes at least `speed` tokens per second.
+    """Return the first choice that fits and writes at least `speed` tokens per second.
 
-    If none is that fast, return the fastest that fits; if none fits, return None.
+    If none is that fast, return the fastest that fits. If none fits, return None.
+
+    Args:
+        choices: the result of `advise`, the best quality first.
+        speed: tokens per second.
     """
     fitting = [each for each in choices if each.fits is not False]
     fast = [each for each in fitting if each.tokens_per_second >= speed]
@@ -297,14 +304,14 @@ def best(choices: Sequence[Choice], speed: float) -> Choice | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A prediction beside its measurement.
+    """A predicted speed and the measured one.
 
     Args:
         model: the model's file or name.
         n_bytes: bytes of the weights that a token reads.
         n_matrices: number of matrices that hold them.
         bandwidth: bytes per second while that many bytes are read.
-        overhead: seconds of a matrix beyond reading.
+        overhead: seconds that a matrix takes in addition to reading its weights.
         measured: tokens per second.
     """
 
@@ -332,7 +339,7 @@ class Checked:
 
 @dataclass(kw_only=True)
 class Checks(Saved):
-    """Predictions beside measurements of one machine, with all the figures that they are based on."""
+    """Predicted and measured speeds of one machine, with all figures that the predictions are based on."""
 
     KIND: ClassVar[str] = "advice"
     SAMPLE: ClassVar[str] = "samples/advice.json"
@@ -350,6 +357,8 @@ def check(
     """Predict the speed of files and measure it; bandwidth and steps are measured in turns.
 
     Args:
+        models: files, or names that `llmlite.load` takes.
+        machine: the measured limits of this machine.
         names: names of models in the result; other models get their file's name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Check that a backend computes what float32 arithmetic computes; this comes before any timing."""
+"""Check before any timing that a backend gives the results of float32 arithmetic."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llmlite.bench.backends import BackendInfo
 
 REFERENCES = ("torch-f32", "llmlite-eager")  # float32 arithmetic throughout; the first that is installed
 EXACT = 1e-4  # float32 against float32: largest difference over the largest logit (at least 10)
-MAX_KL = 0.02  # lower precision, on the same file: mean divergence in nats
-MIN_TOP1 = 0.90  # and share of equal best tokens
-TIES_KL = 0.002  # nats: distributions this close have different best tokens only if there are ties
-OWN_MAX_KL = 2.0  # nats, own weights: still the same model; a different model is about 10 nats away
+MAX_KL = 0.02  # nats: largest mean divergence of lower precision on the same file
+MIN_TOP1 = 0.90  # smallest share of equal best tokens, likewise
+TIES_KL = 0.002  # nats: distributions this close differ in their best token only if there are ties
+OWN_MAX_KL = 2.0  # nats: limit for own weights; a different model is about 10 nats away
 OWN_MIN_TOP1 = 0.30
 
 
@@ -28,14 +28,18 @@ def judge(
     own: bool = False,
     ids: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Decide whether an entry computes what float32 arithmetic computes on its file.
+    """Decide whether the logits of an entry agree with float32 arithmetic on its file.
 
     Args:
         logits: (T, V) logits or log probabilities of the entry.
-        reference: float32 logits of the same file.
-        best: float32 logits of the comparison's first file.
+        reference: float32 logits (T, V) of the same file; None if there are none.
+        best: float32 logits (T, V) of the comparison's first file; None if there are none.
+        info: the entry's backend.
         own: whether the entry uses weights other than the file's.
-        ids: the T tokens read, for the perplexity; empty for no perplexity.
+        ids: the T tokens that were read, to calculate the perplexity; empty for no perplexity.
+
+    Returns:
+        A record with "agrees" and "reason" ("" if it agrees), and the differences if they could be measured.
     """
     if not np.isfinite(logits).all():
         return {"agrees": False, "reason": "its logits aren't finite numbers"}
@@ -62,7 +66,7 @@ def judge(
         reason = "" if agrees else f"logits differ by {same.max_abs_diff:.2g}, more than {limit:.2g}"
     else:
         max_kl, min_top1 = (OWN_MAX_KL, OWN_MIN_TOP1) if own else (MAX_KL, MIN_TOP1)
-        ties = same.kl <= TIES_KL  # a model with random weights has many, and its tokens differ little
+        ties = same.kl <= TIES_KL  # random weights make tokens almost equally likely
         agrees = same.kl <= max_kl and (ties or same.top1 >= min_top1)
         reason = (
             ""
@@ -89,9 +93,12 @@ def judge_tokens(
     """Decide by the best token after each prefix of a text, for a library that returns no logits.
 
     Args:
-        tokens: T best tokens.
-        reference: float32 logits (T, V) of the same file.
-        best: float32 logits (T, V) of the comparison's first file.
+        tokens: the library's best tokens, T of them.
+        reference: float32 logits (T, V) of the same file; None if there are none.
+        best: float32 logits (T, V) of the comparison's first file; None if there are none.
+
+    Returns:
+        A record with "agrees" and "reason" ("" if it agrees), and the shares of equal best tokens.
     """
     if reference is None or best is None:
         return {"agrees": False, "reason": "there is no float32 reference to check it against"}
@@ -114,11 +121,14 @@ def judge_steps(logits: np.ndarray, written: Sequence[int], max_abs_diff: float)
     """Decide whether decode chooses the tokens that prefill of the same text ranks first.
 
     Args:
-        logits: (T, V) logits of the same backend before each written token, from one prefill of the whole
-            text.
-        written: the T tokens.
-        max_abs_diff: largest difference of the backend's logits from float32; tokens closer than twice this
-            may swap.
+        logits: (T, V) logits from which each written token should be chosen. They come from the same backend,
+            from one prefill of the whole text.
+        written: the T tokens that decode wrote.
+        max_abs_diff: largest difference of the backend's logits from float32. Tokens whose logits differ by
+            less than twice this may swap.
+
+    Returns:
+        An empty record if they agree; otherwise "agrees" (False) and "reason".
     """
     gaps = logits.max(axis=-1) - logits[np.arange(len(written)), np.asarray(written)]
     limit = 2 * max_abs_diff + EXACT * max(10.0, float(np.abs(logits).max()))

@@ -1,4 +1,4 @@
-"""The article's claims as measurements: one row each, with the figure and the command that measures it.
+"""Measurements of the article's claims: for each, the figure and the command that measures it.
 
     print(ll.bench.claims(only=["privacy"]))
 
@@ -25,7 +25,7 @@ from llmlite.bench.inputs import agreement_ids, open_models
 from llmlite.bench.process import BackendError, WorkerProcess, run_experiment
 from llmlite.errors import LlmliteError
 
-READING = 7.0  # tokens per second that an adult reads: 300 words a minute, 1.4 tokens a word
+READING = 7.0  # tokens per second that an adult reads: 300 words a minute, 1.4 tokens per word
 READERS = ("llmlite", "xllamacpp", "llamacpp", "openvino", "transformers")  # of GGUF files
 FILE_TYPES = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS".split()
 
@@ -55,10 +55,11 @@ def claims(only: Iterable[str] = (), progress: Callable[[str], None] = lambda _:
     """Measure the claims and return the findings.
 
     Args:
-        only: keys of CLAIMS; empty for all. progress: called with each claim before it is measured.
+        only: keys of CLAIMS; empty for all.
+        progress: called with each claim before it is measured.
 
     Raises:
-        LlmliteError: a key is not the key of a claim.
+        LlmliteError: a key isn't one of CLAIMS.
     """
     keys = tuple(only) or tuple(CLAIMS)
     for key in keys:
@@ -122,7 +123,7 @@ def _hardware() -> Found:
 def _installation() -> Found:
     values: dict[str, Any] = {}
     values["llmlite"] = envs.cost("")
-    for name in envs.ENVIRONMENTS:  # its own environment first: the installation time was recorded there
+    for name in envs.ENVIRONMENTS:  # first its own environment, which recorded the time
         found = envs.cost(name, here=envs.installed(name) is None)
         if found:
             values[name] = found
@@ -169,7 +170,7 @@ def _privacy() -> Found:
 
 
 def _calls(counted: Sequence[privacy.Privacy]) -> str:
-    """Describe how many backends called other machines, with the names of those that did."""
+    """Return a sentence on the number of backends that called other machines, with their names."""
     n_silent = sum(not each.n_calls for each in counted)
     calling = [f"{each.backend} {each.n_calls}" for each in counted if each.n_calls]
     said = f"{n_silent} of {len(counted)} made no system call to another machine"
@@ -208,7 +209,7 @@ def _training() -> Found:
 
 
 def _llamacpp_trains(values: dict[str, Any]) -> str:
-    """Let llama.cpp train, store its result in `values`, and return the result as a sentence."""
+    """Train with llama.cpp, store the result in `values`, and return it as a sentence."""
     try:
         r = run_experiment("llamacpp_training", BACKENDS["llamacpp"].python(), ids=_prompt(257))
     except BackendError as error:
@@ -375,7 +376,7 @@ def _scale() -> Found:
 
 
 def _served_model() -> str:
-    """Return SmolLM2 if it was pulled, else the bundled model."""
+    """Return the name of SmolLM2 if it was pulled, otherwise that of the bundled model."""
     try:
         resources.model_path("smollm2")
     except (LlmliteError, OSError):

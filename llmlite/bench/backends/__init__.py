@@ -1,7 +1,7 @@
 """The backends that can be compared: one file per library, one record per backend in BACKENDS.
 
 A backend's file is imported only in that backend's own process; this file imports none of them. Colours,
-help, tables and environments follow from the records, so that a new backend needs only a file and a record.
+help, tables and environments are derived from the records. A new backend needs only a file and a record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# not platform.machine(): a worker imports this file while its clock runs
+# not platform.machine(): a worker imports this file while its import is timed
 MACHINE = os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "")
 
 
@@ -30,15 +30,15 @@ class Backend(Protocol):
         ...
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
-        """Load a GGUF file with an empty cache of `n_ctx` positions, which replaces the previous one."""
+        """Load a GGUF file with an empty cache of `n_ctx` positions; both replace the previous ones."""
         ...
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Return the logits after each of `ids`, from an empty cache: float32 (T, V)."""
+        """Empty the cache, read `ids` and return the logits after each of them, float32 (T, V)."""
         ...
 
     def prefill(self, ids: Sequence[int]) -> int:
-        """Empty the cache, read `ids`, compute only the last position's logits; return the best token."""
+        """Empty the cache, read `ids` and return the best next token; only the last logits are computed."""
         ...
 
     def step(self, token: int) -> int:
@@ -48,26 +48,26 @@ class Backend(Protocol):
     def about(self) -> dict[str, Any]:
         """Return facts that a reader should know, as JSON values.
 
-        `n_threads`, `type_k` and `isa` are required; `isa` is the instruction set it was built for or chose,
-        or a text that says it doesn't report one. Optional are `version`, `own_quantization` (True if its
-        weights aren't the file's) and `note`.
+        `n_threads`, `type_k` and `isa` are required. `isa` is the instruction set that the library was built
+        for or chose, or a text that says that it reports none. `version`, `own_quantization` (True if its
+        weights aren't the file's) and `note` are optional.
 
         Four more methods are optional:
-            convert(path, n_ctx) -> bool: write the file in the backend's own format into the cache; False if
-            that was done before.
-            compile(lengths) -> bool: after loading, compile for single steps and prompts of `lengths`; False
-            if there is nothing to compile. If it keeps code between runs, its attribute `compiled_anew` says
-            whether this call found none.
+            convert(path, n_ctx) -> bool: convert the file to the backend's own format and keep it in the
+            cache; return False if that was done before.
+            compile(lengths) -> bool: after loading, compile for single steps and for prompts of `lengths`;
+            return False if there is nothing to compile. If the backend keeps code between runs, its attribute
+            `compiled_anew` says whether this call had to compile.
             write(ids, n_gen) -> list[int]: for a library with its own decoding loop: read `ids`, write
-            `n_gen` + 1 tokens, return the nanoseconds of each of the last `n_gen`, or only their sum.
-            greedy(ids, n_gen) -> list[int]: the first `n_gen` tokens that it writes after `ids`.
+            `n_gen` + 1 tokens, and return the nanoseconds of each of the last `n_gen`, or only their sum.
+            greedy(ids, n_gen) -> list[int]: return the first `n_gen` tokens that it writes after `ids`.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendInfo:
-    """One row of the table.
+    """The description of one backend.
 
     Args:
         name: name on the command line.
@@ -77,19 +77,20 @@ class BackendInfo:
         hatch: a pattern on the colour, in matplotlib's notation. Only eight colours can be told apart by
             everyone, so each library has its own pair of colour and pattern.
         requires: the modules it needs in addition to llmlite's own, separated by spaces.
-        extra: the name for `pip install llmlite-kit[...]`, and of its own environment (see bench.envs).
+        extra: name of its extra for `pip install llmlite-kit[...]`, and of its own environment (see
+            bench.envs).
         options: arguments of `make`.
         default: whether `compare` runs it by default.
-        minor: whether it is started last, because another row of the same library is more important.
+        minor: whether it is started last, because another backend of the same library is more important.
         keeps_quantized: False if weights become floats on loading, so that the file's quantization changes
             neither speed nor memory.
-        maps_file: whether it reads weights from the mapped file only, without a copy of its own.
+        maps_file: whether it reads all weights from the mapped file and makes no copy.
         exact: True for float32 arithmetic throughout, which must pass the strict test of agreement.
-        openmp: whether OpenMP's waiting policy changes its speed, so that both are probed.
-        keeps_work: whether it keeps compiled code or a converted model in a cache folder, so that the very
-            first start takes longer than later ones.
-        agreement_tokens: number of positions checked; fewer if logits are slow to get.
-        gives_logits: False if the library returns only its best token; agreement is then judged by tokens.
+        openmp: whether OpenMP's waiting policy changes its speed; both policies are then tried.
+        keeps_work: whether it keeps compiled code or a converted model in a cache folder. Its very first
+            start then takes longer than later ones.
+        agreement_tokens: number of positions checked; smaller for a library whose logits are slow to get.
+        gives_logits: False if the library returns only the best token; agreement is then judged by tokens.
     """
 
     name: str
@@ -111,7 +112,7 @@ class BackendInfo:
     gives_logits: bool = True
 
     def python(self) -> str:
-        """Return the interpreter that runs the backend: this one, or its own environment's; "" for none."""
+        """Return the interpreter that can run the backend: this one or its own environment's; "" if none can."""
         if all(find_spec(name) is not None for name in self.requires.split()):
             return sys.executable
         from llmlite.bench import envs
@@ -129,7 +130,7 @@ class BackendInfo:
 
 
 def wheel_title(machine: str) -> str:
-    """Return the name of llama.cpp's wheel, which is one build for all processors of this kind."""
+    """Return the title of llama.cpp's wheel; one build serves all processors of this kind."""
     return f"llama.cpp wheel{' (AVX2)' * (machine.lower() in ('x86_64', 'amd64'))}"
 
 
@@ -142,7 +143,7 @@ _TORCH: dict[str, Any] = {"requires": "torch", "extra": "torch", "openmp": True}
 _TF: dict[str, Any] = {"requires": "tensorflow", "extra": "tensorflow", "exact": True}
 _HUB: dict[str, Any] = {**_TF, "requires": "tensorflow tensorflow_hub"}
 
-# One record each: name, title, file, colour, and what differs from BackendInfo's defaults.
+# Each record: name, title, file, colour, and the fields that differ from BackendInfo's defaults.
 _LINES = (
     _backend(
         "llmlite",
@@ -312,6 +313,10 @@ def by_name(name: str) -> BackendInfo:
 
 
 def make(name: str) -> Backend:
-    """Return the backend called `name`, for a worker process only."""
+    """Make the backend called `name`; only a worker process may call this.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the known names.
+    """
     info = by_name(name)
     return import_module(f"{__name__}.{info.module}").make(**info.options)

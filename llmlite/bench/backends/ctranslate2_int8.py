@@ -1,4 +1,4 @@
-"""CTranslate2 with int8 weights and activations: quantized anew from the file's dequantized weights."""
+"""CTranslate2 with int8 weights and activations; the weights are quantized anew from the dequantized file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make() -> CTranslate2Backend:
 
 
 class CTranslate2Backend:
-    """One ctranslate2.Generator. Token i is called "i": nothing here needs the text."""
+    """A backend with one ctranslate2.Generator. Token i is called "i": nothing here needs the text."""
 
     def __init__(self) -> None:
         self.generator: Any = None

@@ -1,8 +1,7 @@
 """llama.cpp through llama-cpp-python, the peer that people ask about most.
 
-Its cache is float32 and flash attention is off, as everywhere in the comparison: a float16 cache alone
-changes
-logits by 3e-2.
+Its cache is float32 and flash attention is off, as everywhere in the comparison. A float16 cache alone would
+change logits by 3e-2.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def make() -> LlamaCppBackend:
 
 
 class LlamaCppBackend:
-    """One llama_cpp.Llama, driven through its C interface so that no Python sampling is timed."""
+    """A backend that runs one llama_cpp.Llama through its C interface: no sampling in Python is timed."""
 
     def __init__(self) -> None:
         self.llama: Any = None
@@ -65,7 +64,7 @@ class LlamaCppBackend:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.llama.ctx), True)
 
     def _decode(self, ids: Sequence[int]) -> np.ndarray:
-        """Read `ids` after those in the cache; return the last logits (V,), a view valid for one step."""
+        """Read `ids` after those in the cache; return the last logits (V,), a view valid until the next call."""
         tokens = (llama_cpp.llama_token * len(ids))(*ids)
         code = llama_cpp.llama_decode(self.llama.ctx, llama_cpp.llama_batch_get_one(tokens, len(ids)))
         if code:

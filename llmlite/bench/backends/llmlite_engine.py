@@ -13,12 +13,17 @@ from llmlite.model import Model, load
 
 
 def make(*, executor: str, kv_dtype: str = "f32") -> LlmliteBackend:
-    """Return the backend running on the executor called `executor`, with a cache of "f32" or "f16"."""
+    """Return the backend.
+
+    Args:
+        executor: "auto" or "eager".
+        kv_dtype: type of the cache, "f32" or "f16".
+    """
     return LlmliteBackend(executor, kv_dtype)
 
 
 class LlmliteBackend:
-    """A model driven below its text interface, so that neither tokenizing nor sampling is timed."""
+    """A backend that runs a model without its text interface: neither tokenization nor sampling is timed."""
 
     def __init__(self, executor: str, kv_dtype: str) -> None:
         self.executor = executor

@@ -1,6 +1,6 @@
-"""OpenVINO GenAI on the GGUF file itself.
+"""OpenVINO GenAI, which reads the GGUF file itself.
 
-It converts the file's blocks to its own types on loading. It returns tokens, not logits, so agreement is
+On loading, it converts the file's blocks to its own types. It returns tokens, not logits, so agreement is
 judged by the best token after each prefix of the text.
 """
 
@@ -22,7 +22,7 @@ def make() -> OpenVinoBackend:
 
 
 class _Clock(openvino_genai.StreamerBase):
-    """Records the time of each token."""
+    """A streamer that records each token and the time at which it came."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class _Clock(openvino_genai.StreamerBase):
         return openvino_genai.StreamingStatus.RUNNING
 
     def end(self) -> None:
-        """Nothing to flush."""
+        """Do nothing: there is nothing to flush."""
 
 
 class OpenVinoBackend:
-    """One LLMPipeline."""
+    """A backend with one LLMPipeline."""
 
     def __init__(self) -> None:
         self.pipeline: Any = None
@@ -52,8 +52,8 @@ class OpenVinoBackend:
 
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         self.pipeline = None
-        # SDPA, not paged attention: there is only one sequence, and paged attention has an 8-bit cache. The
-        # cache is float32, as everywhere in the comparison; the default is 8 bits.
+        # Attention is SDPA, not paged: there is only one sequence, and paged attention has an 8-bit cache.
+        # The cache is float32, as everywhere in the comparison; by default it would have 8 bits.
         self.pipeline = openvino_genai.LLMPipeline(
             path,
             "CPU",
@@ -102,5 +102,5 @@ class OpenVinoBackend:
 
 
 def _precision() -> str:
-    """Return the type of activations that its CPU plugin chooses here, such as "bfloat16"."""
+    """Return the type in which its CPU plugin computes here, such as "bfloat16"."""
     return ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()

@@ -1,10 +1,10 @@
 """ONNX Runtime GenAI on the file's own blocks: its generator runs a graph that is written here.
 
-Its model builder needs PyTorch and Transformers (5.7 GB), and quantizes anew. The graph here has the
-operators
-that the builder writes for int4 on a CPU: MatMulNBits with int8 activations, GroupQueryAttention with its
-rotary embedding, SkipSimplifiedLayerNormalization. Q4_0 and Q8_0 blocks become the operator's blocks code by
-code, with the same numbers. Matrices of other types are quantized anew, to Q4_0; the output matrix to Q8_0.
+Its own model builder isn't used, because it needs PyTorch and Transformers (5.7 GB) and quantizes the weights
+anew. The graph here has the operators that the builder writes for int4 on a CPU: MatMulNBits with int8
+activations, GroupQueryAttention with its rotary embedding, and SkipSimplifiedLayerNormalization. Q4_0 and
+Q8_0 blocks become the operator's blocks code by code and keep their values. Matrices of other types are
+quantized anew, the output matrix to Q8_0 and the others to Q4_0.
 
 Sources: onnxruntime's ContribOperators.md (MatMulNBits, GroupQueryAttention); the builder's
 genai_config.json.
@@ -28,7 +28,7 @@ ARCHITECTURES = ("llama",)
 BITS = {"Q4_0": 4, "Q8_0": 8}  # types whose blocks MatMulNBits can store exactly
 BLOCK = 32
 FLOAT, INT32, INT64, UINT8 = 1, 6, 7, 2  # onnx.TensorProto.DataType
-CONTEXT = 512  # rotary tables have a multiple of this many positions, so that runs can share a graph
+CONTEXT = 512  # the rotary tables' length is a multiple of this, so that runs of similar length share a graph
 ABOUT = "about.json"
 
 
@@ -38,7 +38,7 @@ def make() -> OrtGenaiBackend:
 
 
 class OrtGenaiBackend:
-    """One onnxruntime_genai.Generator, rewound for each prompt."""
+    """A backend with one onnxruntime_genai.Generator, which is rewound for each prompt."""
 
     def __init__(self) -> None:
         self.generator: Any = None
@@ -56,7 +56,7 @@ class OrtGenaiBackend:
     def load(self, path: str, n_ctx: int, n_threads: int) -> None:
         self.generator = None
         folder, _ = _converted(path, n_ctx)
-        spins = os.environ.get("OMP_WAIT_POLICY") != "passive"  # its own threads: probed like OpenMP's
+        spins = os.environ.get("OMP_WAIT_POLICY") != "passive"  # its own threads wait like OpenMP's
         session: dict[str, Any] = {
             "intra_op_num_threads": n_threads,
             "inter_op_num_threads": 1,
@@ -85,7 +85,7 @@ class OrtGenaiBackend:
         return int(self._read([token]).argmax())
 
     def _read(self, ids: Sequence[int]) -> np.ndarray:
-        """Read tokens and return the logits after the last one (V,).
+        """Read tokens and return the logits (V,) after the last one.
 
         The generator's own search isn't used, because it would stop at an end token.
         """
@@ -112,7 +112,7 @@ def _converted(path: str, n_ctx: int) -> tuple[str, bool]:
 
 
 def _convert(path: str, folder: str, n_positions: int) -> None:
-    """Write model.onnx, its weights beside it, and genai_config.json into a new folder."""
+    """Write model.onnx, model.onnx.data with its weights, and genai_config.json into a new folder."""
     import onnx
 
     with opened(path) as (shape, tensors):
@@ -176,8 +176,8 @@ def _config(shape: Shape, n_positions: int) -> dict[str, Any]:
 def packed(tensor: QuantTensor) -> tuple[np.ndarray, np.ndarray]:
     """Return Q4_0 or Q8_0 weights in MatMulNBits's layout: codes uint8 (N, blocks, bytes), scales float32.
 
-    The operator's value is scale * (code - 2^(bits-1)). Two codes of 4 bits share a byte, the earlier one in
-    the lower half; Q4_0 has element i beside element i + 16.
+    The operator computes a weight as scale * (code - 2^(bits-1)). Two codes of 4 bits share a byte, with the
+    earlier one in the lower half. A byte of Q4_0 holds elements i and i + 16 instead.
     """
     blocks = np.ascontiguousarray(tensor.blocks).reshape(tensor.shape[0], -1, tensor.type.type_size)
     scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0].astype(np.float32)
@@ -189,7 +189,7 @@ def packed(tensor: QuantTensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Graph:
-    """Collects the nodes and weights of one model."""
+    """The nodes and weights of one model, in the order in which they are added."""
 
     def __init__(self, shape: Shape, tensors: Mapping[str, QuantTensor]) -> None:
         self.shape, self.tensors = shape, tensors
@@ -203,7 +203,15 @@ class _Graph:
     def node(
         self, op: str, inputs: Sequence[str], *, n: int = 1, ours: bool = True, **attributes: Any
     ) -> Any:
-        """Add a node; return the name of its output, or the names of `n`. `ours` selects com.microsoft."""
+        """Add a node and return the name of its output, or a list of names if `n` is above 1.
+
+        Args:
+            op: the operator.
+            inputs: names of its inputs; "" for one that is left out.
+            n: number of outputs.
+            ours: whether the operator is one of com.microsoft, not of ONNX itself.
+            attributes: its attributes.
+        """
         from onnx import helper
 
         names = [f"{op}_{next(self._numbers)}" for _ in range(n)]
@@ -225,7 +233,7 @@ class _Graph:
         return helper.make_tensor_value_info(name, kind, dims)
 
     def stored(self, name: str) -> QuantTensor:
-        """Return a matrix in a type of MatMulNBits, quantized anew if the file's type isn't one."""
+        """Return a matrix in a type of MatMulNBits; quantize it anew if the file has another type."""
         tensor = self.tensors[name]
         if tensor.type.name in BITS:
             return tensor
@@ -234,7 +242,7 @@ class _Graph:
         return QuantTensor.quantize(floats(tensor), wanted, name)
 
     def product(self, x: str, *names: str) -> str:
-        """Multiply by one matrix, or by several stacked matrices of the same type."""
+        """Multiply `x` by one matrix or several stacked ones of the same type; return the output's name."""
         found = [self.stored(name) for name in names]
         parts = [packed(tensor) for tensor in found]
         label = names[0].removesuffix(".weight")
@@ -251,7 +259,7 @@ class _Graph:
         )
 
     def build(self, n_positions: int) -> None:
-        """Add everything from token ids to the last position's logits."""
+        """Add all nodes from the token ids to the last position's logits."""
         shape = self.shape
         freqs = self.tensors.get("rope_freqs.weight")
         angles = shape.angles(n_positions, None if freqs is None else floats(freqs))
@@ -282,7 +290,7 @@ class _Graph:
         self.outputs.insert(0, self.value("logits", FLOAT, ("batch", 1, shape.n_vocab)))
 
     def _lengths(self) -> list[str]:
-        """Return attention's lengths: tokens minus one of each sequence, and the total, int32."""
+        """Return the lengths that attention needs, int32: each sequence's tokens minus one, and the total."""
         axis = self.weight(np.array([1], np.int64), "axis")
         one = self.weight(np.array([1], np.int64), "one")
         total = self.node("ReduceSum", ["attention_mask", axis], ours=False, keepdims=0)
@@ -293,7 +301,7 @@ class _Graph:
         return [self.node("Cast", [each], ours=False, to=INT32) for each in (less, n_all)]
 
     def _norm(self, x: str, branch: str, name: str) -> tuple[str, str]:
-        """Return the normed sum of x and a branch, and the sum itself."""
+        """Return the names of the normed sum of x and a branch, and of the sum itself."""
         gain = self.weight(floats(self.tensors[name]), name)
         if not branch:
             options: dict[str, Any] = {"axis": -1, "epsilon": self.shape.rms_eps, "stash_type": 1}

@@ -1,10 +1,10 @@
-"""llama.cpp's report on the processor: the instruction sets that the build has and this machine can run."""
+"""llama.cpp's report on the processor: the instruction sets of its build that this machine can run."""
 
 from __future__ import annotations
 
 
 def instructions(said: str | bytes) -> str:
-    """Return the features that are on, separated by spaces.
+    """Return the names of the features that are on, separated by spaces.
 
     Args:
         said: the result of llama_print_system_info, such as "CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | ".

@@ -25,7 +25,7 @@ def make() -> XllamacppBackend:
 
 
 class XllamacppBackend:
-    """One xllamacpp.Server with one slot."""
+    """A backend with one xllamacpp.Server, which has one slot."""
 
     def __init__(self) -> None:
         self.server: Any = None

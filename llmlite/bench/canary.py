@@ -1,4 +1,4 @@
-"""A fixed piece of work that is timed beside every block: if it slows down, the machine slowed down."""
+"""A fixed piece of work, timed before and after every block: if it gets slower, so did the machine."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from time import perf_counter_ns
 
 import numpy as np
 
-SIZE = 384  # of the square matrices multiplied: in the second-level cache, some milliseconds
-COPY_BYTES = 32 * 2**20  # more than most last-level caches share per core: main memory
+SIZE = 384  # rows of the square matrices: they fit in the second-level cache and take a few milliseconds
+COPY_BYTES = 32 * 2**20  # more than a core's share of most last-level caches, so that main memory is used
 REPETITIONS = 5
 
 
 class Canary:
-    """Multiplies two float32 matrices (arithmetic) and copies 32 MiB (memory), the same every time.
+    """The same work every time: a product of two float32 matrices (arithmetic) and a copy of 32 MiB (memory).
 
     Args:
         repetitions: number of times each call does both.
@@ -30,7 +30,7 @@ class Canary:
         self.sing()  # the first time pays for page faults and thread starts
 
     def sing(self) -> int:
-        """Return the nanoseconds of one product and one copy together (median of the repetitions)."""
+        """Do the work; return the nanoseconds of one product and one copy together (median of all runs)."""
         samples = []
         for _ in range(self.repetitions):
             begin = perf_counter_ns()

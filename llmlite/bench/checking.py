@@ -1,4 +1,4 @@
-"""The first part of a comparison: an entry that computes something else isn't timed."""
+"""The first part of a comparison: check that all entries compute the same; those that don't aren't timed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from llmlite.bench.process import BackendError, BackendTimeoutError
 from llmlite.bench.running import WARM_UP, Running, logits
 
 AGREEMENT_TOKENS = 128  # checked for agreement; their logits take 80 MB with a large vocabulary
-CHECKED = 0.5  # of the budget, after which no backend is checked any more; for the usual ones, 1.5 times that
+CHECKED = 0.5  # share of the budget that ends the checks; 1.5 times as much for the usual backends
 
 
 class Checking(Running):
-    """Compares the logits of every entry with float32 arithmetic."""
+    """The part that compares the logits of every entry with float32 arithmetic."""
 
     def _agree(self, advance: Callable[[str], None]) -> None:
         """Compare logits with float32 arithmetic on the same file; drop the entries that differ."""
@@ -74,7 +74,7 @@ class Checking(Running):
         reference: np.ndarray | None,
         best: np.ndarray | None,
     ) -> dict[str, Any]:
-        """Return the agreement record from the entry's logits, or from its tokens if it returns no logits."""
+        """Return the agreement record of an entry from its logits, or from its tokens if it has no logits."""
         ids = ids[: entry.info.agreement_tokens]
         record: dict[str, Any] = {"n_tokens": len(ids)}
         reference, best = (None if found is None else found[: len(ids)] for found in (reference, best))
@@ -91,7 +91,7 @@ class Checking(Running):
         return record
 
     def _exact_answers(self, entry: Entry) -> dict[str, Any]:
-        """Ask the bundled questions, unless the model is another one or prompt lengths must be compiled."""
+        """Ask the bundled questions, but only about the bundled model and if no prompt must be compiled."""
         if self.exam is None or any(
             m.phase == "compile" and m.backend == entry.info.name for m in self.result.measurements
         ):
@@ -100,7 +100,7 @@ class Checking(Running):
         return {"n_exact": right, "n_asked": asked}
 
     def _steps_agree(self, entry: Entry, folder: Path, max_abs_diff: float) -> dict[str, Any]:
-        """Check that decode chooses the tokens that prefill of the same text would choose."""
+        """Check that decode chooses the tokens that a prefill of the same text ranks first."""
         n_prompt, n_gen = WARM_UP
         prompt = self.ids[:n_prompt]
         written = entry.ask("greedy", ids=prompt, n_gen=n_gen)["ids"]
@@ -117,7 +117,7 @@ class Checking(Running):
             with ExitStack() as stack:
                 if own and own.worker:
                     worker = own.worker
-                    stack.callback(self.launcher.load, worker, own.file)  # back to its own file, to be timed
+                    stack.callback(self.launcher.load, worker, own.file)  # its own file again, to be timed
                 else:
                     worker = stack.enter_context(self.launcher.process(BACKENDS[name]))
                     worker.ask("start")

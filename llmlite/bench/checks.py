@@ -1,4 +1,4 @@
-"""Check that this machine has what llmlite and its lessons need; if something is missing, say what to do.
+"""Check that this machine meets the requirements of llmlite and its lessons, and suggest remedies if not.
 
     for finding in ll.bench.checks.examine():
         print(finding.verdict, finding.topic, finding.found, finding.remedy)
@@ -41,7 +41,7 @@ LESSON_MODELS = ("tales", "tales:Q8_0", "tales:Q4_0")
 MADE_TYPES = ("Q5_0",)  # made in memory by lesson 03, in addition to the models' types
 LESSON_TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q6_K", *MADE_TYPES)  # of tensors in lessons
 MIN_PYTHON = (3, 11)
-MIN_MEMORY = 500e6  # bytes: the largest lesson with PyTorch beside it
+MIN_MEMORY = 500e6  # bytes: the largest lesson and PyTorch
 MIN_DISK = 200e6  # bytes: the bundled model in every type, and the kernels
 FAST = frozenset({"avx2", "asimd"})  # one of these makes integer arithmetic on quantized weights fast
 PIP = "python -m pip install"  # in a finding, "python" is replaced by the running interpreter's path
@@ -52,8 +52,8 @@ class WrongError(Exception):
     """Raised when a check fails.
 
     Args:
-        found: what was there instead.
-        remedy: replaces the check's own remedy; "" keeps it.
+        found: description of the actual state.
+        remedy: remedy to use instead of the check's own; "" keeps that.
     """
 
     def __init__(self, found: str, remedy: str = "") -> None:
@@ -69,8 +69,8 @@ class Check:
         group: a key of GROUPS.
         topic: name of the check.
         needs: description of what is required.
-        remedy: what to do if the check fails.
-        look: function that returns a description of what it found, or raises WrongError.
+        remedy: action to take if the check fails.
+        look: function that returns a description of the actual state, or raises WrongError.
         optional: whether llmlite and the lessons also work without it.
     """
 
@@ -87,8 +87,11 @@ class Finding:
     """The result of a check.
 
     Attributes:
-        remedy: what to do; "" if there is nothing to do.
+        group: a key of GROUPS.
+        topic: name of the check.
+        found: description of the actual state.
         ok: False if something must be done.
+        remedy: action to take; "" if there is nothing to do.
     """
 
     group: str
@@ -99,7 +102,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """ "ready", "optional" (works, could be better or more) or "wrong"."""
+        """The verdict: "ready", "wrong", or "optional" if it works but could be better."""
         if not self.ok:
             return "wrong"
         return "optional" if self.remedy else "ready"
@@ -117,7 +120,7 @@ def examine(groups: Iterable[str] = tuple(GROUPS), *, needed: Iterable[str] = ()
 
 
 def wrong(findings: Iterable[Finding]) -> list[str]:
-    """Return a line for each finding that needs action: its topic, what was found, and what to do."""
+    """Return a line for each finding that needs action: its topic, the actual state and the remedy."""
     return [f"{f.topic}: {f.found} -> {f.remedy}" for f in findings if not f.ok]
 
 
@@ -219,7 +222,7 @@ def _package(
     too_old: str = "too old",
     optional: bool = False,
 ) -> Check:
-    """Return the check that a package is installed, `least` or newer."""
+    """Return the check that a package is installed, in version `least` or newer."""
     text = ".".join(map(str, least))
     wanted = install or (f"'{distribution}>={text}'" if least else distribution)
 
@@ -316,7 +319,7 @@ def _warm() -> str:
 
 
 def lesson_kernels() -> list[Kernel]:
-    """Return the kernels that LESSON_MODELS use, and those that the lesson on kernels measures."""
+    """Return the kernels that LESSON_MODELS use and those that the lesson on kernels measures."""
     from llmlite.engine.families import every_kernel
     from llmlite.engine.signatures import PEAK, SCALAR_MATVEC
     from llmlite.quants import by_name
@@ -330,8 +333,8 @@ def warm_up(models: Sequence[str] = LESSON_MODELS, progress: NamedProgress | Non
 
     Args:
         models: names that `llmlite.load` takes; by default, the models of the lessons.
-        progress: called with (done, total, kernel's name) while the lessons' kernels compile; without it, a
-            line is printed to standard error.
+        progress: called with (done, total, kernel's name) while the lessons' kernels compile; if it is None,
+            a line is printed to standard error.
 
     Raises:
         LlmliteError: kernels can't be compiled here; NumPy then runs the models, more slowly.

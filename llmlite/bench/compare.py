@@ -1,7 +1,7 @@
 """Compare backends on the same weights, the same token ids and the same number of threads.
 
-First, the backends must agree: one that computes something else isn't timed (checking.py). Then each backend
-has its own process, and they take turns in random order, block by block, so that any disturbance of the
+Each backend runs in its own process. First, all backends must agree: one that computes something else isn't
+timed (checking.py). Then they take turns in random order, block by block, so that any disturbance of the
 machine affects all of them (timing.py). Memory is measured last, in fresh processes, one at a time.
 """
 
@@ -27,7 +27,7 @@ from llmlite.bench.running import WARM_UP
 from llmlite.bench.samples import Comparison
 from llmlite.bench.timing import Timing
 
-LATE = 0.3  # share of the budget after which no further backend is started; twice that for the usual backends
+LATE = 0.3  # share of the budget after which no more backends are started; twice that for the usual ones
 
 
 def run(
@@ -39,10 +39,10 @@ def run(
     """Run a comparison and return all its measurements.
 
     Args:
-        options: what to compare; None for the defaults.
-        progress: show a bar, in a terminal or a notebook.
-        pairs: pairs (backend, file) to measure instead of those that `options` names; no two files have the
-            same type, and the best type comes first.
+        options: the models, backends and times; None for the defaults.
+        progress: show a progress bar, in a terminal or a notebook.
+        pairs: pairs (backend, file) to measure instead of those that `options` names. No two files may have
+            the same type, and the file with the best type must come first.
 
     Raises:
         LlmliteError: the model can't be read.
@@ -115,7 +115,7 @@ class _Run(Checking, Timing):
                 self.result.skipped.append({"backend": name, "reason": reason})
 
     def _usual_pairs(self) -> list[tuple[str, ModelFile]]:
-        """Return each backend with its files: only the first if the backend unpacks all weights anyway."""
+        """Return pairs of backends and files; a backend that unpacks all weights gets only the first file."""
         found = []
         for name in dict.fromkeys(self.options.backends or _default_backends()):
             all_files = by_name(name).keeps_quantized or self.options.every_pair
@@ -126,8 +126,8 @@ class _Run(Checking, Timing):
         return ProgressBar((4 + self.options.blocks) * len(self.entries), self.progress)
 
     def _start(self, advance: Callable[[str], None]) -> None:
-        # In the order given; by default, the usual backends first, each on the first file before any on the
-        # second.
+        # Backends named by the user start in the order given. Otherwise the usual backends start first, and
+        # all of them on the first file before any on the second.
         order = {id(file): number for number, file in enumerate(self.files)}
 
         def place(entry: Entry) -> tuple[bool, bool, int]:
@@ -146,14 +146,14 @@ class _Run(Checking, Timing):
             self._or_drop(entry, self._become_alive)
 
     def _too_late_to_start(self, entry: Entry) -> bool:
-        """Return whether starting and checking took so much time that only the essential steps may follow."""
+        """Return whether so much of the budget is gone that this entry may not be started."""
         budget = self.options.budget_seconds
         if budget is None or self._is_essential(entry, self.result.backends):
             return False
         return (time.monotonic() - self.begin) / budget > self._latest_start(entry)
 
     def _latest_start(self, entry: Entry) -> float:
-        """Return the share of the budget after which an entry isn't started any more."""
+        """Return the share of the budget after which an entry is no longer started."""
         return 2 * LATE if entry.info.default or self._is_named(entry) else LATE
 
     def _become_alive(self, entry: Entry) -> None:
@@ -163,7 +163,7 @@ class _Run(Checking, Timing):
         self.result.backends.append({**entry.key, **about, **cost})
 
     def _memory(self, advance: Callable[[str], None]) -> None:
-        """Measure each entry in fresh processes while no other worker runs: shared pages count in full."""
+        """Measure each entry in fresh processes with no other worker running: shared pages count in full."""
         for entry in self.entries:
             advance(f"memory of {entry.info.name} {entry.file.model_type}")
             if self._over(self._start_seconds(entry)):
@@ -176,7 +176,7 @@ class _Run(Checking, Timing):
                     self._note(f"memory not measured: {error}")
 
     def _first_ever(self, advance: Callable[[str], None]) -> None:
-        """Start each backend that keeps work in a cache once with an empty one."""
+        """Start each backend that keeps work in a cache once more, with an empty cache."""
         for entry in self._keeping_work():
             advance(f"first start ever of {entry.info.name}")
             budget, timeout = self.options.budget_seconds, self.options.timeout

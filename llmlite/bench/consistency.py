@@ -1,4 +1,4 @@
-"""Check that samples of one machine agree: the same backend, model and type must have the same figures."""
+"""Check that samples from one machine agree: the same backend, model and type must have the same figures."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from llmlite.bench.backends import BACKENDS
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import summarize
 
-TOLERANCE = 1.25  # the larger of two figures over the smaller one
+TOLERANCE = 1.25  # largest ratio of two figures, the larger over the smaller
 UNITS = {"decode": "tokens/s", "memory": "MB private"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One number that a sample shows.
+    """A number that a sample shows.
 
     Args:
         file: the sample's name.
@@ -43,7 +43,7 @@ class Figure:
 
 
 def figure(file: str, backend: str, model: str, type_name: str, what: str, value: float) -> Figure:
-    """Return a Figure; the type counts only if the backend keeps it."""
+    """Return a Figure; its type is "" if the backend unpacks all types to the same one."""
     kept = type_name if BACKENDS[backend].keeps_quantized else ""
     return Figure(file=file, backend=backend, model=model, type=kept, what=what, value=value)
 
@@ -58,7 +58,12 @@ def of_comparison(file: str, model: str, found: Comparison) -> list[Figure]:
 
 
 def disagreements(figures: Iterable[Figure], tolerance: float = TOLERANCE) -> list[str]:
-    """Return a sentence, with both files, for each pair of figures that should be the same but aren't."""
+    """Return a sentence naming both files for each pair of figures that should be equal but aren't.
+
+    Args:
+        figures: the figures of all samples.
+        tolerance: largest ratio of two figures that count as equal.
+    """
     by_key: dict[tuple[str, str, str, str], list[Figure]] = {}
     for each in figures:
         by_key.setdefault(each.key, []).append(each)

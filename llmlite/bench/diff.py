@@ -1,7 +1,7 @@
-"""Compare two files of measurements: first the results, then the speed, as ratios that a CI job can trust.
+"""Compare two files of measurements: first the results, then the speeds, as ratios that a CI job can trust.
 
-A ratio within one run is compared with the same ratio within the other: the speed of an entry relative to a
-base entry that ran beside it, block by block. A slower or busier machine slows both.
+In each run, the speed of an entry is divided by that of a base entry, which ran beside it block by block. The
+ratios of the two runs are compared. A slower or busier machine slows entry and base alike.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Row:
         entry: label of backend and type.
         kind: "agreement" or a key of SPEEDS.
         verdict: "agrees", "DISAGREES", "missing", "faster", "slower", "about equal" or "can't tell".
-        ratio, low, high: how many times faster than before, with its 95 % interval; None for agreement.
-        text: the reason, or the base of the measurement.
+        text: the reason for the verdict; "" if it needs none.
+        ratio, low, high: the new speed over the old one, with its 95 % interval; None for agreement.
     """
 
     entry: str
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """All rows, and the base that speeds are relative to."""
+    """All rows, and the label of the base entry that speeds are relative to."""
 
     rows: tuple[Row, ...]
     base: str
@@ -73,7 +73,7 @@ class Diff:
         return "\n".join([f"speeds against {self.base} of the same run", *map(str, self.rows)])
 
     def markdown(self) -> str:
-        """Return a table for a pull request."""
+        """Return the rows as a Markdown table, for a pull request."""
         lines = [
             f"Speeds are ratios to {self.base} of the same run; 95 % intervals from blocks.",
             "",
@@ -89,7 +89,7 @@ class Diff:
         return "\n".join(lines)
 
     def junit(self) -> str:
-        """Return JUnit XML: one case per row; a row without a certain verdict is skipped, not passed."""
+        """Return the rows as JUnit XML, one case each; a row without a certain verdict counts as skipped."""
         failures = sum(row.failed for row in self.rows)
         skipped = sum(row.verdict == "can't tell" for row in self.rows)
         suite = ElementTree.Element(
@@ -113,8 +113,10 @@ def compare(before: Comparison, after: Comparison, base: str | None = None) -> D
     """Compare two runs.
 
     Args:
-        base: the backend that speeds are relative to; None for the first of torch-f32, llamacpp, xllamacpp
-            and llmlite-eager that both runs have. It must not be the backend that changed.
+        before: the earlier run.
+        after: the later run.
+        base: the backend that speeds are relative to, which must not be the one that changed. None chooses
+            the first of torch-f32, llamacpp, xllamacpp and llmlite-eager that both runs have timed.
 
     Raises:
         LlmliteError: the runs have no entry, or no base, in common.
@@ -185,7 +187,7 @@ def _speed(
 def _ratios(
     comparison: Comparison, entry: tuple[str, str], base: tuple[str, str], metric: str
 ) -> list[float]:
-    """Return, for each block that has both, how many times faster an entry was than the base."""
+    """Return the speed of an entry over that of the base, for each block that has both."""
     found = METRICS[metric]
     ours, theirs = (
         {m.block: m.median_ns / m.n_tokens for m in selected(comparison, found, *which) if m.block >= 0}
@@ -195,7 +197,7 @@ def _ratios(
 
 
 def _interval(then: Sequence[float], now: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of median(now) / median(then), each resampled on its own."""
+    """Return the 95 % bootstrap interval of median(now) / median(then), each resampled independently."""
     random = np.random.default_rng(seed)
     medians = [
         np.median(random.choice(np.asarray(each), (N_RESAMPLES, len(each))), axis=1) for each in (now, then)

@@ -1,8 +1,8 @@
-"""Energy from RAPL, the counters of Intel's and AMD's processors (Linux powercap), if they are readable.
+"""Energy from RAPL, the counters in Intel's and AMD's processors (Linux powercap), if they are readable.
 
 Each package has a counter in microjoules that wraps at `max_energy_range_uj`. Since 2020, only root may read
-it on most systems, and virtual machines rarely have it. Without a counter, nothing is estimated.
-Source: the Linux kernel's Documentation/power/powercap/powercap.rst.
+it on most systems. Virtual machines rarely have it. Without a counter there is no figure: nothing is
+estimated. Source: the Linux kernel's Documentation/power/powercap/powercap.rst.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Zone:
     limit: int
 
     def read(self) -> int:
-        """Return microjoules since an arbitrary start.
+        """Return the microjoules since an arbitrary start.
 
         Raises:
             OSError, ValueError: the counter can't be read.
@@ -38,7 +38,7 @@ class Zone:
 
 
 def zones(root: Path = ROOT) -> list[Zone]:
-    """Return the packages with a readable counter; their parts (cores, DRAM) would count twice."""
+    """Return the packages with a readable counter; their parts (cores, DRAM) would be counted twice."""
     found = []
     for path in sorted(root.glob("*-rapl:*")):
         if path.name.count(":") != 1:
@@ -55,10 +55,13 @@ def zones(root: Path = ROOT) -> list[Zone]:
 
 
 class Meter:
-    """Joules of all packages between `start` and `stop`; None if no counter can be read.
+    """A meter of the joules that all packages use between `start` and `stop`.
 
-    The figure is for the whole machine, other programs included. A span must be shorter than the time in
-    which the counter wraps, which is minutes at full power.
+    The figure is for the whole machine, other programs included. A measurement must be shorter than the time
+    in which a counter wraps, which is minutes at full power.
+
+    Args:
+        root: folder of the counters.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
@@ -74,7 +77,7 @@ class Meter:
         self._begin = self._read()
 
     def stop(self) -> float | None:
-        """Return joules since `start`."""
+        """Return the joules since `start`; None if no counter can be read."""
         if not self.zones or not self._begin:
             return None
         end = self._read()

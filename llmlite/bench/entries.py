@@ -17,10 +17,10 @@ from llmlite.bench.process import BackendError, WorkerProcess
 POLICIES: dict[str, dict[str, str]] = {"spin": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
 # The folders in which backends keep compiled code and converted models.
 CACHES = ("LLMLITE_CACHE", "TORCHINDUCTOR_CACHE_DIR")
-PROBES = 3  # of each policy, in turns
+PROBES = 3  # runs of each policy, in turns
 PROBE = (32, 12)  # tokens read and written
-UNPACKED = 4  # bytes per weight, at most, while a library that unpacks quantized weights loads them
-KEPT = 2  # times the file's bytes, at most: the mapped file and a repacked copy
+UNPACKED = 4  # at most this many bytes per weight while a library loads quantized weights and unpacks them
+KEPT = 2  # at most this many times the file's bytes: the mapped file and a repacked copy
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Entry:
 
     @property
     def n_bytes(self) -> int:
-        """Rough upper limit of the memory that its process takes for weights."""
+        """Rough upper limit of the bytes that its process takes for weights."""
         if self.info.maps_file:
             return self.file.n_bytes
         return self.file.n_bytes * KEPT if self.info.keeps_quantized else self.file.n_params * UNPACKED
@@ -72,14 +72,15 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Starts workers the same way every time.
+    """A launcher that starts all workers in the same way.
 
     Args:
         n_threads: threads of every backend.
         n_ctx: positions in the cache.
         timeout: seconds to wait for any answer.
         prompt: token ids of the first prompt.
-        lengths: lengths of the prompts that will come, for backends that compile.
+        lengths: lengths of the prompts to come, for backends that compile.
+        policies: names of the waiting policies chosen so far, by backend.
     """
 
     n_threads: int
@@ -118,9 +119,18 @@ class Launcher:
     ) -> tuple[WorkerProcess, dict[str, int]]:
         """Start a process, import the library, convert, load and compile the model, and make the first token.
 
+        Args:
+            entry: the backend and the file.
+            stack: closes the process when it is left.
+            variables: environment variables; None for those of the chosen waiting policy.
+            after_load: called with the worker when the model is loaded.
+
         Returns:
-            The worker, and nanoseconds by phase; each name ends in "_cold" if the backend keeps compiled code
-            between runs, and had to compile some.
+            The worker, and the nanoseconds of each phase. The names of the phases end in "_cold" if the
+            backend had to compile code that it keeps between runs.
+
+        Raises:
+            BackendError: the process failed.
         """
         worker = self.process(entry.info, variables)
         stack.callback(worker.close)
@@ -142,10 +152,15 @@ class Launcher:
         return worker, {phase + cold: ns for phase, ns in times.items()}
 
     def first_ever(self, entry: Entry, stack: ExitStack, folder: str) -> dict[str, int]:
-        """Start an entry once with an empty cache folder and return the nanoseconds of each phase.
+        """Start an entry with an empty cache folder, close it, and return the nanoseconds of each phase.
 
         Args:
-            folder: an empty folder. The process is closed before this returns.
+            entry: the backend and the file.
+            stack: closes the process if this fails.
+            folder: an empty folder.
+
+        Raises:
+            BackendError: the process failed.
         """
         chosen = POLICIES[self.policies.get(entry.info.name, "spin")]
         worker, times = self.launch(entry, stack, variables={**chosen, **dict.fromkeys(CACHES, folder)})
@@ -153,7 +168,7 @@ class Launcher:
         return {phase.removesuffix("_cold"): ns for phase, ns in times.items()}
 
     def choose_policy(self, entry: Entry, stack: ExitStack) -> tuple[WorkerProcess, dict[str, int]]:
-        """Start an OpenMP backend with both waiting policies, keep the faster one and remember its name."""
+        """Start an OpenMP backend with each waiting policy; keep the faster one and remember its policy."""
         launched = {
             name: self.launch(entry, stack, variables=variables) for name, variables in POLICIES.items()
         }
@@ -182,7 +197,7 @@ class Launcher:
                 f"it may need {need / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
             )
         undecided = entry.info.openmp and entry.info.name not in self.policies
-        both_fit = available is None or 2 * need <= available  # else the usual policy, without a trial
+        both_fit = available is None or 2 * need <= available  # otherwise take the usual policy untried
         if undecided and both_fit and self.n_threads > 1:
             worker, times = self.choose_policy(entry, stack)
         else:

@@ -1,4 +1,4 @@
-"""The environment of a measurement, which is needed to repeat it: versions, processor, limits, load."""
+"""The environment of a measurement, which one needs to repeat it: versions, processor, limits and load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = (
     *("llmlite-kit", "numpy", "numba", "llvmlite"),
     *("torch", "tensorflow-cpu", "tensorflow", "transformers", "llama-cpp-python"),
 )
-# Fields that change from minute to minute don't identify the machine, so the hash leaves them out.
+# The hash leaves out these fields, which change from minute to minute and don't identify the machine.
 CHANGING = frozenset({"run_id", "test_time", "load_average", "env_hash"})
 # CPU features that determine how fast quantized arithmetic can be.
 FEATURES = frozenset(
@@ -26,7 +26,13 @@ FEATURES = frozenset(
 
 
 def record(run_id: str = "") -> dict[str, Any]:
-    """Return the environment as a JSON object with `env_hash`, the same for the same machine and versions."""
+    """Return the environment as a JSON object.
+
+    Its `env_hash` is the same for the same machine and the same versions.
+
+    Args:
+        run_id: name of the run.
+    """
     env: dict[str, Any] = {
         "run_id": run_id,
         "test_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -89,7 +95,7 @@ def has_bf16() -> bool | None:
 
 
 def n_cpu_allowed() -> int:
-    """Return how many processors this process may run on (its affinity)."""
+    """Return the number of processors that this process may run on (its affinity)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

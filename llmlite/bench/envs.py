@@ -1,8 +1,8 @@
 """Separate environments for backends whose packages conflict with others or are very large.
 
-`llmlite bench env create NAME` makes one in the cache folder, with uv if it is installed, else with venv and
-pip. The cost of the installation is recorded (seconds, packages, bytes, and whether anything was compiled),
-because the comparison makes claims about it too.
+`llmlite bench env create NAME` makes one in the cache folder, with uv if it is installed, otherwise with venv
+and pip. The cost of the installation is recorded, because the comparison reports it too: seconds, packages,
+bytes, and whether anything was compiled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "torch": ("torch>=2.4",),
     "transformers": ("torch>=2.4", "transformers>=4.50", "accelerate>=1.0", "gguf>=0.17"),
     "tensorflow": (
-        "tensorflow>=2.16",  # not tensorflow-cpu: Hub's tf-keras requires this one, and both share a folder
+        "tensorflow>=2.16",  # not tensorflow-cpu: Hub's tf-keras requires this one; both use one folder
         "tensorflow-hub>=0.16",
         "tf-keras>=2.16",
         "setuptools<81",  # tensorflow-hub imports pkg_resources, which later versions lack
@@ -43,7 +43,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
 CORE = ("numpy", "numba", "regex", "jinja2", "tqdm")  # the packages that llmlite itself requires
 RECORD = "installation.json"
 COMPILED = ("Building wheel for", "Built ")  # printed by pip and uv if no wheel fits
-# What earlier installations left behind isn't used: the seconds would leave out downloads and compilation.
+# Caches of earlier installations aren't used, so that the seconds include downloads and compilation.
 FRESH = {"uv": ("--no-cache",), "pip": ("--no-input", "--no-cache-dir")}
 
 
@@ -54,10 +54,10 @@ class Installation:
     Args:
         name: name of the environment.
         requirements: the requirements that were asked for.
-        seconds: time of the installer with its downloads, but without making the empty environment.
+        seconds: time of the installer, downloads included; the empty environment was made before.
         n_bytes: bytes of the installed files.
-        n_packages: number of distributions, with numpy.
-        compiled: whether a package came as source and was built here.
+        n_packages: number of distributions, numpy included.
+        compiled: whether a package came as source code and was built here.
         installer: "uv" or "pip".
         python: version of Python.
     """
@@ -76,7 +76,7 @@ class Installation:
 
 
 def folder(name: str) -> Path:
-    """Return the folder of the environment called `name`, which may not exist yet.
+    """Return the folder of the environment called `name`; it need not exist yet.
 
     Raises:
         LlmliteError: the name is unknown; the message lists the known names.
@@ -92,7 +92,12 @@ def interpreter(home: Path) -> Path:
 
 
 def python_with(name: str, modules: str) -> str:
-    """Return the interpreter of the environment `name` if it is complete and has `modules`; "" otherwise."""
+    """Return the interpreter of the environment `name`; "" if that is incomplete or lacks a module.
+
+    Args:
+        name: name of the environment.
+        modules: names of the required modules, separated by spaces.
+    """
     if name not in ENVIRONMENTS:
         return ""
     home = folder(name)
@@ -113,13 +118,14 @@ def _has(python: str, modules: str) -> bool:
 
 
 def create(name: str, *, again: bool = False) -> Installation:
-    """Make the environment called `name`, unless it exists, and return its cost.
+    """Make the environment called `name` unless it exists, and return its cost.
 
     Args:
+        name: a key of ENVIRONMENTS.
         again: remove an existing environment first and install it again.
 
     Raises:
-        LlmliteError: the name is unknown, or the installer failed (with its last lines).
+        LlmliteError: the name is unknown, or the installer failed; the message has its last lines.
     """
     home = folder(name)
     found = installed(name)
@@ -156,7 +162,7 @@ def create(name: str, *, again: bool = False) -> Installation:
 
 
 def installed(name: str) -> Installation | None:
-    """Return the environment's cost when it was made; None if it doesn't exist or isn't complete."""
+    """Return the recorded cost of an environment; None if it doesn't exist or is incomplete."""
     try:
         found = json.loads((folder(name) / RECORD).read_text(encoding="utf-8"))
         return Installation(**{**found, "requirements": tuple(found["requirements"])})
@@ -198,7 +204,7 @@ def _packages(home: Path) -> dict[str, int]:
 
 
 def installed_bytes(dist: Any) -> int:
-    """Return the bytes of a distribution's files according to its RECORD; files made later don't count."""
+    """Return the bytes of a distribution's files by its RECORD; compiled .pyc files aren't counted."""
     total = 0
     for file in dist.files or ():
         if file.suffix == ".pyc":
@@ -214,14 +220,14 @@ def installed_bytes(dist: Any) -> int:
 
 
 def cost(extra: str, *, here: bool = True) -> dict[str, Any]:
-    """Return the cost of installing a backend's packages: installed_bytes, n_packages, and more if known.
+    """Return the cost of installing a backend's packages; empty if they aren't installed.
 
-    For a separate environment, `install_seconds` and `compiled` are known, because they were recorded. For
-    packages in this environment, `compiled` is known on Linux. The answer is empty if nothing is installed.
+    The keys are `installed_bytes` and `n_packages`. A separate environment also has `install_seconds` and
+    `compiled`, which were recorded. For packages in this environment, `compiled` is known only on Linux.
 
     Args:
         extra: a key of ENVIRONMENTS, or "" for llmlite itself.
-        here: look in this environment, not in a separate one.
+        here: look in this environment instead of the separate one.
     """
     if not here:
         found = installed(extra)
@@ -247,9 +253,10 @@ def cost(extra: str, *, here: bool = True) -> dict[str, Any]:
 
 
 def built_here(distribution: str) -> bool:
-    """Return whether a distribution of this environment was compiled on this machine (Linux).
+    """Return whether a distribution in this environment was compiled on this machine (Linux).
 
-    An index accepts no wheels for "linux", only for "manylinux" or "musllinux" (PEP 513, 600).
+    Then its wheel has the platform "linux". A package index accepts no such wheels, only those for
+    "manylinux" or "musllinux" (PEP 513, 600).
     """
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import distribution as of
@@ -263,7 +270,7 @@ def built_here(distribution: str) -> bool:
 
 
 def footprint(*names: str) -> tuple[int, int]:
-    """Return (packages, bytes) of distributions of this environment and of all that they require.
+    """Return the number of packages and their bytes, for distributions and all that they require.
 
     Raises:
         LlmliteError: a distribution isn't installed.

@@ -1,4 +1,4 @@
-"""The findings on the article's claims: a Finding for each claim, and all of them as a table."""
+"""The findings on the article's claims: one Finding for each, and a table of all."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Finding:
         key: name of the claim.
         claim: the article's sentence, translated.
         verdict: one of VERDICTS.
-        figure: a sentence with the measured numbers, or with the reason why there are none.
-        command: the command that measures it.
-        values: the numbers it is based on, by name.
+        figure: a sentence with the measured numbers, or with the reason for their absence.
+        command: the command that measures the claim.
+        values: the numbers that the verdict is based on, by name.
     """
 
     key: str
@@ -51,7 +51,11 @@ class Claims(Saved):
         return iter(self.findings)
 
     def __getitem__(self, key: str) -> Finding:
-        """Return the finding called `key`; the KeyError for another key lists the known keys."""
+        """Return the finding on the claim called `key`.
+
+        Raises:
+            KeyError: the key is unknown; the message lists the known keys.
+        """
         for each in self.findings:
             if each.key == key:
                 return each

@@ -1,6 +1,6 @@
-"""Importance matrices: how strongly each column of each weight is used, measured on a text.
+"""Importance matrices: the importance of each column of each weight tensor, measured on a text.
 
-The larger the activation that a weight is multiplied with, the more an error in the weight costs. So the
+The larger the activation that a weight is multiplied by, the more an error in the weight costs. Therefore the
 quantizers weight the errors in each column by the mean square of its activations.
 
     imatrix = collect(model, model.tokenizer.encode(text))
@@ -32,8 +32,8 @@ class Imatrix:
     Attributes:
         squares: sums of squared activations, float32 (n_columns,) for each tensor.
         counts: number of tokens summed, for each tensor.
-        chunk_size: tokens read together.
-        n_chunks: number of chunks read.
+        chunk_size: number of tokens read together.
+        n_chunks: number of chunks read so far.
     """
 
     chunk_size: int
@@ -42,17 +42,17 @@ class Imatrix:
     n_chunks: int = 0
 
     def means(self) -> dict[str, np.ndarray]:
-        """Return the mean squares for the quantizers, float32 (n_columns,) by tensor name."""
+        """Return the mean squares that the quantizers take, float32 (n_columns,) by tensor name."""
         return {name: total / np.float32(self.counts[name]) for name, total in self.squares.items()}
 
     def add(self, name: str, x: np.ndarray) -> None:
-        """Add the activations x (T, n_columns) that a tensor is about to be multiplied with."""
+        """Add the activations `x` (T, n_columns) that the tensor `name` is multiplied by."""
         total = np.einsum("tc,tc->c", x, x, dtype=np.float64)
         self.squares[name] = (self.squares.get(name, 0) + total).astype(np.float32)
         self.counts[name] = self.counts.get(name, 0) + len(x)
 
     def write(self, path: str | os.PathLike[str], dataset: str = "") -> None:
-        """Write the matrix as llama.cpp's GGUF file, which `llmlite quantize` and llama-quantize read.
+        """Write the matrix in llama.cpp's GGUF format, which `llmlite quantize` and llama-quantize read.
 
         Args:
             path: the file to write.
@@ -72,7 +72,7 @@ class Imatrix:
 
 
 class _Watching(Eager):
-    """The eager operations; each product first counts its activations."""
+    """The eager operations, which add the activations of each product to an Imatrix first."""
 
     def __init__(self, imatrix: Imatrix, cache: KVCache, n_outputs: int) -> None:
         super().__init__(0, n_outputs, cache=cache)
@@ -95,15 +95,17 @@ def collect(
 
     Args:
         model: the model to measure.
-        ids: the text's tokens, read in chunks of n_ctx, each from an empty cache; an incomplete chunk is
-            dropped.
-        n_chunks: stop after this many chunks.
+        ids: the text's tokens. They are read in chunks, each from an empty cache; an incomplete chunk at the
+            end is dropped.
+        n_ctx: tokens in a chunk.
+        n_chunks: stop after this many chunks; None reads all.
         progress: called as progress(chunks_done, n_chunks).
 
     Raises:
         ValueError: the text is shorter than one chunk.
-        NumericsError: a result isn't finite, because the model is damaged; names the first one.
-        ModelError: the squares of a tensor's activations add up to infinity; names the first tensor.
+        NumericsError: a result isn't finite, because the model is damaged; the message names the first one.
+        ModelError: the squares of a tensor's activations add up to infinity; the message names the first
+            such tensor.
 
     Source: llama.cpp, tools/imatrix.
     """

@@ -1,4 +1,4 @@
-"""The input of a comparison: the model's files, and the token ids that every backend gets."""
+"""The input of a comparison: the files of the model, and the token ids that every backend reads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from llmlite.description.config import ModelConfig
 from llmlite.errors import LlmliteError
 from llmlite.quants import by_name
 
-# The types that are compared by default. SmolLM2's own file is Q4_1, but Q8_0 and Q4_0 come first, because
-# llama.cpp repacks these two for its fast kernels, and not Q4_1.
+# The types that are compared by default. SmolLM2's own file is Q4_1. But Q8_0 and Q4_0 come first, because
+# llama.cpp repacks these two for its fast kernels but doesn't repack Q4_1.
 TYPES = {"tales": ("F16", "Q8_0", "Q4_0"), "smollm2": ("Q8_0", "Q4_0", "Q4_1")}
 # Read if the bundled evaluation text is missing or belongs to another vocabulary.
 TEXT = (
@@ -28,7 +28,7 @@ class ModelFile:
 
     Args:
         path: path of the file.
-        model_type: quantization of most of its weights, such as "Q4_0".
+        model_type: quantization that most of its weights have, such as "Q4_0".
         n_ctx: context length in tokens.
         n_params: number of weights.
         n_bytes: size of the file.
@@ -43,7 +43,7 @@ class ModelFile:
     note: str = ""
 
     def as_record(self) -> dict[str, Any]:
-        """Return llama-bench's fields; the file name is without its folder, so that results can be shared."""
+        """Return llama-bench's fields. The file's folder is left out, so that results can be shared."""
         return {
             "model_filename": self.path.name,
             "model_type": self.model_type,
@@ -58,9 +58,9 @@ def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
 
     Args:
         model: "tales", "smollm2", or the path of a GGUF file.
-        types: quantizations. None gives the types of TYPES, or the file itself for a model that isn't in
-            TYPES; () always gives the file itself. Other types are quantized anew from the file's weights and
-            cached.
+        types: quantizations. None chooses those in TYPES, or only the file itself if the model isn't in
+            TYPES. () chooses only the file itself. A type other than the file's own is quantized anew from
+            its weights, and cached.
 
     Raises:
         LlmliteError: a file is missing or can't be read as a model.
@@ -73,7 +73,7 @@ def open_models(model: str, types: tuple[str, ...] | None) -> list[ModelFile]:
 
 
 def _with_reason(file: ModelFile) -> ModelFile:
-    """Add to a Q4_1 file beside others the reason why llama.cpp is slower on it."""
+    """Add a note to a Q4_1 file, with the reason why llama.cpp is slower on it than on other types."""
     if file.model_type != "Q4_1":
         return file
     reason = (
@@ -83,7 +83,7 @@ def _with_reason(file: ModelFile) -> ModelFile:
 
 
 def _sibling(model: str, source: ModelFile, type_name: str) -> ModelFile:
-    """Return the same model in another type, which is made on first use and cached."""
+    """Return the same model in another type; the file is made on first use and cached."""
     from llmlite.bench.backends.weights import cached
     from llmlite.quantize import quantize_file
 
@@ -122,7 +122,17 @@ def _open(path: Path) -> ModelFile:
 
 
 def agreement_ids(file: ModelFile, n_tokens: int) -> list[int]:
-    """Return `n_tokens` token ids of running text in the model's own vocabulary, with BOS if it wants one."""
+    """Return the token ids of an English text in the model's own vocabulary.
+
+    They begin with BOS if the model wants one. A short text is repeated.
+
+    Args:
+        file: the model.
+        n_tokens: number of token ids.
+
+    Raises:
+        LlmliteError: the tokenizer makes no tokens of the text.
+    """
     with gguf.read(file.path) as opened:
         tokenizer = tokenizers.from_metadata(opened.metadata)
         ids = list(tokenizer.encode(_text(), add_special=False))

@@ -1,11 +1,11 @@
-"""The ladder: one matrix times one vector, in steps from NumPy to the engine's own kernel.
+"""The ladder: one matrix times one vector, step by step from NumPy to the engine's own kernel.
 
     ladder = measure_ladder(("Q4_0",))
     for step in ladder.steps:
         print(step.rung, step.gigabytes_per_second)
 
-Every rung computes the same product of quantized weights; the answers are compared before any rung is timed.
-The matrix is larger than the caches, as a model is, so memory limits the last rungs, not arithmetic.
+Every rung computes the same product of quantized weights. The answers are compared before any rung is timed.
+The matrix is larger than the caches, as a model is. So memory limits the last rungs, not arithmetic.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from llmlite.errors import LlmliteError
 from llmlite.quants.tensor import QuantTensor
 
 TYPES = ("Q4_0", "Q8_0", "Q4_K")
-AGREE = 1e-5  # largest difference over the largest answer: float32 sums in another order
-SETTLE = 0.05  # seconds until the last rung's threads (a BLAS's spin for a while) leave the cores
+AGREE = 1e-5  # largest difference over the largest answer, because float32 sums differ by order
+SETTLE = 0.05  # seconds for the last rung's threads to leave the cores (a BLAS's threads spin for a while)
 POOL_ROWS = 512  # rows quantized; a longer matrix repeats them in random order
 
 Product = Callable[[np.ndarray], np.ndarray]  # x (width,) -> W x (rows,)
@@ -42,9 +42,9 @@ class Rung:
 
     Args:
         name: key of the rung.
-        title: name for axes.
-        about: one sentence that describes it.
-        uses_team: whether all threads work.
+        title: name for axes of figures.
+        about: a sentence that describes it.
+        uses_team: whether all threads work on the product.
     """
 
     name: str
@@ -92,7 +92,7 @@ class RungStep:
         rung: name of the Rung.
         type: quantization of the weights.
         n_rows, width: size of the matrix.
-        n_threads: threads of a compiled rung; for NumPy, the upper limit for its BLAS.
+        n_threads: threads of a compiled rung; for NumPy, the largest number that its BLAS may use.
         bytes: size of the matrix.
         operations: number of multiplications and additions.
         samples_ns: nanoseconds of each run.
@@ -128,12 +128,12 @@ class RungStep:
 
     @property
     def gigabytes_per_second(self) -> float:
-        """Bytes of quantized weights read per second, from the median."""
+        """Gigabytes of quantized weights read per second, from the median."""
         return self.bytes / self.median_ns
 
     @property
     def gigaops_per_second(self) -> float:
-        """Multiplications and additions per second, from the median."""
+        """Billions of multiplications and additions per second, from the median."""
         return self.operations / self.median_ns
 
     def as_record(self) -> dict[str, Any]:
@@ -153,8 +153,8 @@ class Ladder(Saved):
     """Rungs measured in one run.
 
     Attributes:
-        steps: in climbing order within each type.
-        roof: the machine's limits at the time; None if they weren't measured.
+        steps: the measurements, in climbing order within each type.
+        roof: the machine's limits at that time; None if they weren't measured.
     """
 
     KIND: ClassVar[str] = "ladder"
@@ -164,7 +164,7 @@ class Ladder(Saved):
     roof: Roof | None = None
 
     def of(self, type: str) -> list[RungStep]:
-        """Return the steps of one quantization, the lowest first."""
+        """Return the steps of one quantization, the lowest rung first."""
         return [step for step in self.steps if step.type == type]
 
     def records(self) -> list[dict[str, Any]]:
@@ -194,13 +194,13 @@ def measure_ladder(
     Args:
         types: quantizations from TYPES.
         rungs: names of rungs; None for all.
-        n_rows, width: size of the matrix; by default 75 MB or more, which fits no cache.
+        n_rows, width: size of the matrix. By default it has 75 MB or more, which fits in no cache.
         repeats: runs of each rung.
-        n_threads: threads of the last rung; by default, as many as a model would use.
+        n_threads: threads of the last rung; None for as many as a model would use.
         roof: also measure the machine's limits.
 
     Raises:
-        LlmliteError: a rung's answer differs from NumPy's; then nothing is timed.
+        LlmliteError: a rung's answer differs from NumPy's; nothing of this type was timed.
         KernelError: kernels can't be compiled or loaded here.
         ValueError: an unknown type or rung, or a size below 1.
     """
@@ -220,14 +220,20 @@ def measure_ladder(
 
 
 def product(rung: str, w: QuantTensor, n_threads: int | None = None) -> Product:
-    """Return the function x -> W x of one rung; `n_threads` affects only "team"."""
+    """Return the function of one rung that multiplies `w` by a vector.
+
+    Args:
+        rung: name of the rung.
+        w: the matrix.
+        n_threads: threads of the rung "team"; the others ignore it.
+    """
     if rung == "numpy":
         return lambda x: Eager(0, 0).matmul(w, x[None])[0]
     return MatVec(w, n_threads=n_threads if rung == "team" else 1, scalar=rung == "scalar")
 
 
 def random_matrix(type_name: str, n_rows: int, width: int, seed: int = 0) -> QuantTensor:
-    """Return normal weights of that type; rows beyond POOL_ROWS repeat earlier ones in random order."""
+    """Return normally distributed weights; rows beyond POOL_ROWS repeat earlier ones in random order."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((min(n_rows, POOL_ROWS), width), np.float32)
     pool = QuantTensor.quantize(values, type_name, "pool")
@@ -236,10 +242,10 @@ def random_matrix(type_name: str, n_rows: int, width: int, seed: int = 0) -> Qua
 
 
 def exact_activations(width: int, seed: int = 0) -> np.ndarray:
-    """Return float32 (width,) values that bytes represent exactly, so that rungs with and without bytes
-    agree.
+    """Return activations, float32 (width,), that quantization to bytes doesn't change.
 
-    The largest value of every 32 is 127/128, and all are multiples of 1/128.
+    So rungs that quantize activations agree with those that don't. All values are multiples of 1/128, and the
+    largest of every 32 is 127/128.
     """
     levels = np.random.default_rng(seed).integers(-127, 128, width)
     levels[::32] = 127
@@ -261,7 +267,7 @@ def _measure(w: QuantTensor, names: Sequence[str], repeats: int, n_threads: int)
     for _ in range(repeats):
         for name in order.sample(names, len(names)):
             sleep(SETTLE)
-            products[name](x)  # wakes its threads
+            products[name](x)  # wakes the rung's threads
             begin = perf_counter_ns()
             products[name](x)
             samples[name].append(perf_counter_ns() - begin)

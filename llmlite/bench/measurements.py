@@ -1,7 +1,8 @@
-"""Raw samples, all of them kept: one JSON object per line, and the object that holds those of a comparison.
+"""All raw samples of a comparison: an object that holds them, and files with one JSON object per line.
 
-Field names are llama-bench's if it has one (n_prompt, n_gen, n_depth, samples_ns, avg_ts, ...), so that its
-tools and ours can read each other's files; `run_id, block, backend, phase, env_hash` are added.
+Fields have llama-bench's names if it has such a field (n_prompt, n_gen, n_depth, samples_ns, avg_ts, ...), so
+that its tools and ours can read each other's files. `run_id`, `block`, `backend`, `phase` and `env_hash` are
+added.
 """
 
 from __future__ import annotations
@@ -20,32 +21,32 @@ from llmlite.system import files
 
 _LISTS = frozenset(
     ("model", "backend", "agreement", "memory", "skipped", "note")
-)  # the types of plain records in lists
+)  # kinds of records that are kept as plain lists
 # The phases from the start of a process to its first token.
 STARTING = ("start", "import", "load", "compile", "first_token")
-NOISY = 0.10  # interquartile range over median above which a measurement warns, as torch's Measurement does
+NOISY = 0.10  # a measurement is noisy above this interquartile range over median, as in torch's Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Timings of one phase of one backend in one block, with every repetition.
+    """The times of one phase of one backend in one block, with every repetition.
 
     Args:
         run_id: the run this belongs to.
-        env_hash: hash of the environment record it was taken in.
+        env_hash: hash of the environment it was taken in.
         backend: a name of `llmlite.bench.backends.BACKENDS`.
         model_type: the quantization of the file, such as "Q4_0".
-        phase: "start", "import", "convert", "load", "compile", "first_token", "prefill" or "decode"; with
-            "_cold" after any but the last two, a start that had to compile code which is kept; with "_ever",
-            a start with empty cache folders.
-        block: number of the block, or -1 outside the interleaved part.
+        phase: "start", "import", "convert", "load", "compile", "first_token", "prefill" or "decode". All but
+            the last two may end in "_cold", for a start that had to compile code which is then kept, or in
+            "_ever", for a start with empty cache folders.
+        block: number of the block; -1 outside the interleaved part.
         samples_ns: nanoseconds of each repetition.
         n_prompt, n_gen, n_depth: tokens read, tokens written, tokens already in the cache (as in
             llama-bench).
-        n_threads: threads that really ran if the system reports them; else the number asked for.
-        steps_ns: nanoseconds of every single decode step, for plots of the series.
+        n_threads: threads that really ran if the system reports them, otherwise the number asked for.
+        steps_ns: nanoseconds of every decode step, for plots of the series.
         type_k: type of the key/value cache: "f32", "bf16" or "f16".
-        flagged: True when the block's canary drifted, so that the rule dropped it.
+        flagged: True if the block's canary drifted, so that this measurement isn't used.
         joules: energy that the whole machine used in this time; None if no counter can be read.
     """
 
@@ -90,7 +91,7 @@ class Measurement:
 
     @property
     def is_noisy(self) -> bool:
-        """True when the spread of the middle half exceeds 10 % of the median."""
+        """True if the spread of the middle half exceeds 10 % of the median."""
         return interquartile_range(self.samples_ns) > NOISY * self.median_ns
 
     def as_record(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class Measurement:
 
 
 def interquartile_range(values: Sequence[float]) -> float:
-    """Return the width of the middle half of `values`; 0.0 for fewer than two."""
+    """Return the width of the middle half of `values`; 0.0 if there are fewer than two."""
     if len(values) < 2:
         return 0.0
     low, _, high = quantiles(values, n=4, method="inclusive")
@@ -124,15 +125,16 @@ class Samples:
     """The data of one run of `compare`; `llmlite.bench.samples.Comparison` can also show it.
 
     Attributes:
-        environment: one record: versions, CPU, quota, load, and `env_hash`.
-        measurements: every timing.
-        memory: records of the memory runs: backend, model_type, stage, and bytes by kind.
+        environment: one record of versions, CPU, quota and load, with `env_hash`.
+        measurements: all timed phases.
+        memory: one record per memory run and stage: backend, model_type, stage, repetition, and bytes by
+            kind.
         agreement: one record per backend and type: top1, max_abs_diff, kl, agrees, reason.
         models: one record per file: model_type, model_filename, model_size (bytes), model_n_params.
         backends: one record per entry that started: version, isa, type_k, wait_policy, own_quantization,
             note.
         skipped: backends that didn't run, each with its reason.
-        notes: sentences that a reader needs with the numbers.
+        notes: sentences that a reader needs to understand the numbers.
     """
 
     environment: dict[str, Any]
@@ -165,13 +167,14 @@ class Samples:
 
     @classmethod
     def from_records(cls, items: Iterable[Mapping[str, Any]], *, places: Sequence[str] | None = None) -> Self:
-        """Rebuild a comparison from its JSON objects, each checked.
+        """Check each JSON object of a comparison and rebuild the comparison from them.
 
         Args:
-            places: origin of each record for error messages; by default "record 1" and so on.
+            items: the JSON objects.
+            places: origin of each record for error messages; None for "record 1" and so on.
 
         Raises:
-            ResultsError: a record isn't one of a comparison, or there is no environment record.
+            ResultsError: a record is invalid, or there is no environment record.
         """
         by_kind: dict[str, list[dict[str, Any]]] = {}
         for number, record in enumerate(items):
@@ -194,11 +197,11 @@ class Samples:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            ResultsError: a record is invalid; names the file, the line, the field, the expected value and the
-                actual one.
+            ResultsError: a record is invalid. The message names the file, the line, the field, the expected
+                value and the actual one.
             OSError: the file can't be read.
         """
         lines = _read_lines(path)
@@ -211,7 +214,7 @@ class Samples:
         return found
 
     def of_types(self, types: Sequence[str]) -> Self:
-        """Return the same comparison as if only these types had been compared."""
+        """Return the part of this comparison that belongs to some types, as if no others had been compared."""
 
         def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [row for row in rows if row.get("model_type", types[0]) in types]
@@ -246,14 +249,14 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read JSON lines.
 
     Raises:
-        ResultsError: a line isn't a JSON object; names the file and the line.
+        ResultsError: a line isn't a JSON object; the message names the file and the line.
         OSError: the file can't be read.
     """
     return [record for _, record in _read_lines(path)]
 
 
 def _read_lines(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Return each object of a file of JSON lines, with its place: "FILE, line N"."""
+    """Return the objects in a file of JSON lines, each with its place: "FILE, line N"."""
     lines = records.read_text(Path(path)).split("\n")  # not splitlines: a text may hold a U+2028
     places = [f"{os.fspath(path)}, line {number}" for number in range(1, len(lines) + 1)]
     return [(place, records.parse(line, place)) for place, line in zip(places, lines) if line.strip()]

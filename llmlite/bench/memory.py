@@ -1,10 +1,9 @@
 """The memory that this process holds, by kind.
 
-A process has two kinds of memory. *File-backed* pages mirror a file on disk: the system can drop them at any
-moment and read them again, and processes share them. *Private* (anonymous) pages exist nowhere else: they
-make
-a machine swap. A memory-mapped model is file-backed, a dequantized copy of it is private, and a single number
-for both (RSS) hides the difference.
+A process has two kinds of memory. *File-backed* pages mirror a file on disk. The system can drop them at any
+moment and read them again, and processes share them. *Private* (anonymous) pages exist nowhere else, so they
+make a machine swap. A memory-mapped model is file-backed, and a dequantized copy of it is private. A single
+number for both (RSS) hides the difference.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ class MemoryUse:
 
     Args:
         private: anonymous pages (Pss_Anon on Linux).
-        file_backed: mapped file pages in RAM, counted whole (RssFile on Linux).
-        file_share: this process's share of them (Pss_File on Linux). It gets smaller when another process
-            maps the same library, so it is the cost at this moment only.
-        resident: everything in RAM, shared pages counted whole (RSS).
+        file_backed: mapped file pages in RAM, with shared pages counted in full (RssFile on Linux).
+        file_share: this process's share of them (Pss_File on Linux). It gets smaller if another process maps
+            the same file, so it is valid only at this moment.
+        resident: everything in RAM, with shared pages counted in full (RSS).
         peak: the highest `resident` since the start or the last `reset_peak` (VmHWM on Linux).
-        note: the limits of the numbers on this system; empty if there are none.
+        note: the limitations of the numbers on this system; "" if there are none.
     """
 
     private: int | None
@@ -52,7 +51,7 @@ class MemoryUse:
 
 
 def parse_smaps_rollup(text: str) -> dict[str, int]:
-    """Return bytes by name from /proc/PID/smaps_rollup or /proc/PID/status (lines `Name:   123 kB`)."""
+    """Return bytes by name from the text of /proc/PID/smaps_rollup or status (lines `Name:   123 kB`)."""
     sizes = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
@@ -63,7 +62,7 @@ def parse_smaps_rollup(text: str) -> dict[str, int]:
 
 
 def now() -> MemoryUse:
-    """Measure this process."""
+    """Measure the memory of this process."""
     if sys.platform == "linux":
         return _linux()
     if sys.platform == "win32":
@@ -72,7 +71,7 @@ def now() -> MemoryUse:
 
 
 def of(pid: int) -> MemoryUse | None:
-    """Measure another process of this user; return None if the system doesn't report it, or it has ended.
+    """Measure another process of this user; return None if it has ended or the system doesn't report it.
 
     Outside Linux, psutil is used if it is installed.
     """
@@ -93,7 +92,7 @@ def reset_peak() -> bool:
 
 
 def _psutil(pid: int) -> MemoryUse | None:
-    """Return psutil's figures for a process (macOS, Windows); None without psutil or without the process."""
+    """Return psutil's figures for a process (macOS, Windows); None if psutil or the process is missing."""
     try:
         import psutil
     except ImportError:
@@ -114,7 +113,7 @@ def _psutil(pid: int) -> MemoryUse | None:
         private=private,
         file_backed=None,
         resident=found.rss,
-        peak=getattr(found, "peak_wset", None),  # Windows; on macOS psutil reads none
+        peak=getattr(found, "peak_wset", None),  # Windows; on macOS psutil reports none
         note=f"by psutil: {unknown}; the peak can't be reset",
     )
 
@@ -135,7 +134,7 @@ def _linux(process: str = "self") -> MemoryUse:
 
 
 def _posix() -> MemoryUse:
-    """Return the figures of macOS and others: resident memory by `ps`, the peak by getrusage."""
+    """Return the figures on macOS and other systems: resident memory from `ps`, the peak from getrusage."""
     import resource
 
     try:

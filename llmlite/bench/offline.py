@@ -1,6 +1,6 @@
-"""Block the connections of Python code to other machines, for systems without network namespaces.
+"""Block connections from Python code to other machines, on systems without network namespaces.
 
-Connections that a C++ library makes by itself aren't seen here, because they raise no audit event.
+Connections that a C++ library makes by itself aren't blocked, because they raise no audit event.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OWN = re.compile(r"localhost|::1|127\.\d{1,3}\.\d{1,3}\.\d{1,3}", re.ASCII)
 
 
 def block_sockets() -> None:
-    """Refuse every attempt of this process to reach another machine; it can't be undone."""
+    """Refuse every attempt of this process's Python code to reach another machine; this can't be undone."""
     sys.addaudithook(_refuse)
 
 

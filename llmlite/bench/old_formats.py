@@ -1,4 +1,4 @@
-"""Small files older than GGUF, to test which backends read them: a random LLaMA in GGML, GGMF or GGJT."""
+"""Small files in formats before GGUF, to test backends with: a random LLaMA in GGML, GGMF or GGJT."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ FORMS = {
     "GGJT v2": (b"tjgg", 2),
     "GGJT v3": (b"tjgg", 3),
 }
-N_EMBD, N_HEAD, N_FF, N_MULT = 32, 2, 96, 32  # N_FF follows from N_EMBD and N_MULT, as in those files
+N_EMBD, N_HEAD, N_FF, N_MULT = 32, 2, 96, 32  # N_FF is derived from N_EMBD and N_MULT, as in those formats
 TEXTS = (b"?", b"", b"", *(bytes([i]) for i in range(256)), b" ", b"a", b" a", b"the", b" the")
-ALIGNMENT = 32  # of data in GGJT
+ALIGNMENT = 32  # of data in GGJT, in bytes
 
 
 def write(path: Path, form: str) -> None:
-    """Write a file of one layer with float32 weights.
+    """Write a model of one layer with float32 weights.
 
     Args:
-        form: a key of FORMS. Its layout is described in llmlite/gguf/legacy.py.
+        path: the file to write.
+        form: a key of FORMS. The layouts are described in llmlite/gguf/legacy.py.
     """
     magic, version = FORMS[form]
     out = bytearray(magic)

@@ -10,27 +10,30 @@ from llmlite.bench.backends import by_name
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The models and backends to compare, and the time to take.
+    """The models and backends to compare, and the limits on time.
 
     Args:
         model: "tales", "smollm2", or the path of a GGUF file.
-        types: quantizations. None gives the usual ones for "tales" and "smollm2", and the file's own type for
-            a path. Types other than the file's own are quantized anew from its weights.
+        types: quantizations. None chooses the usual ones for "tales" and "smollm2", and the file's own type
+            for a path. Types other than the file's own are quantized anew from its weights.
         backends: names of BACKENDS; empty for the default backends.
         threads: threads of every backend; None for as many as can run at once.
-        blocks: rounds in which every backend has one turn; at least 5 to call a difference.
+        blocks: number of rounds in which every backend has one turn. At least 5 are needed to establish a
+            difference.
         prompts: lengths of the prompts to read; those longer than the context are left out.
         depths: tokens in the cache before decode starts. Depths that don't fit in the context are left out,
             and a note says so.
         n_gen: tokens to write.
         start_runs: fresh processes per backend for memory and start-up times, in addition to the main one.
-        budget_seconds: time for the whole comparison. The number of blocks is reduced, then their length, and
-            at last the number of backends, so that five blocks finish in it; None for no limit.
-        first_ever: start each backend that keeps compiled code or converted models once with empty caches.
+        budget_seconds: seconds for the whole comparison; None for no limit. If they don't suffice, the number
+            of blocks is reduced (to no less than five), then their length, and at last the number of
+            backends.
+        first_ever: start each backend that keeps compiled code or converted models once more, with empty
+            caches.
         seed: seed of the random order of turns.
         quick: take about a minute instead of several, with shorter prompts, fewer tokens and a budget.
-        every_pair: run backends that unpack weights to floats on every quantization too.
-        timeout: seconds any one step of a backend may take.
+        every_pair: run every backend on every quantization, even a backend that unpacks weights to floats.
+        timeout: seconds that any single step of a backend may take.
     """
 
     model: str = "tales"
@@ -64,7 +67,7 @@ class Options:
             raise ValueError("types: name at least one quantization, such as F16")
 
     def shortened(self) -> Options:
-        """Return the quick form of these options, with every option that was set explicitly kept."""
+        """Return the quick form of these options; it keeps every option that differs from its default."""
         defaults = Options()
         short: dict[str, Any] = {
             "blocks": 7,

@@ -1,4 +1,4 @@
-"""Plan the blocks that fit the time, their length, and the entries left out so that five blocks finish."""
+"""Plan the number and length of blocks for a given time, and the entries to leave out if it is too short."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TypeVar
 from llmlite.bench.summary import MIN_BLOCKS
 
 Key = TypeVar("Key", bound=Hashable)
-SHORTEST = 16  # tokens written; fewer say little
+SHORTEST = 16  # tokens written; the time of fewer says little
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """The time that one turn of an entry takes, from a first probe.
+    """The time that one turn of an entry takes, estimated from a first probe.
 
     Args:
         prefill: seconds for all prompts and for filling the cache.
         step: seconds for one token, summed over all depths.
-        once: seconds outside the blocks, for the fresh processes that measure memory.
+        once: seconds outside the blocks, for the fresh processes in which memory is measured.
     """
 
     prefill: float
@@ -33,7 +33,14 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The plan: blocks, tokens written at each depth, and the entries left out, slowest first."""
+    """The number of blocks, the tokens written at each depth, and the entries left out.
+
+    Attributes:
+        n_blocks: number of blocks.
+        n_gen: tokens written at each depth.
+        left_out: entries that are left out, in the order in which they were dropped.
+        seconds_per_block: expected time of a block.
+    """
 
     n_blocks: int
     n_gen: int
@@ -51,19 +58,19 @@ def plan(
     backends: Mapping[Key, str] | None = None,
     least_backends: int = 1,
 ) -> Plan:
-    """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, then with fewer entries.
+    """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, at last with fewer entries.
 
     At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't establish a difference.
-    Entries that aren't essential are dropped first, and slower ones before faster ones. Entries of
-    `least_backends` backends stay, even if fewer blocks fit.
+    Entries that aren't essential are dropped before essential ones, and slower entries before faster ones. If
+    only `least_backends` backends are left, they stay, even if fewer blocks fit.
 
     Args:
-        turns: the time of each entry's turn.
-        essential: entries that are dropped last.
+        turns: the time that a turn of each entry takes.
+        essential: entries to drop last.
         seconds: time for all blocks together; None for no limit.
         n_blocks, n_gen: the numbers asked for.
-        backends: the backend of each entry; None if all have their own.
-        least_backends: number of backends that aren't dropped.
+        backends: the backend of each entry; None if each entry has a different one.
+        least_backends: number of backends to keep in any case.
     """
     kept = dict(turns)
     name_of = {key: backends[key] if backends else key for key in turns}

@@ -1,8 +1,7 @@
-"""Test whether a backend computes without a network: run it in a namespace without one, and count its system
-calls.
+"""Test whether a backend computes without a network.
 
-If the system offers neither a namespace nor strace, the sockets of the backend's Python code are blocked
-instead.
+The backend runs in a namespace without a network, and once more under strace, which shows its system calls to
+other machines. If the system offers neither, connections from the backend's Python code are blocked instead.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from llmlite.bench.backends import BackendInfo
 from llmlite.bench.process import BackendError, WorkerProcess
 
 UNSHARE = ("unshare", "-rn")  # a new network namespace without any device; works without root
-# --seccomp-bpf: only these calls stop the process, so a compiler's millions of others cost nothing
+# --seccomp-bpf: only these calls stop the process, so the millions of others that a compiler makes cost
+# nothing
 TRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,bind,sendto,sendmsg,sendmmsg")
 # sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("1.2.3.4"), or inet_pton(AF_INET6, "::1", ...)
 INTERNET = re.compile(r'sa_family=AF_INET6?\b.*?(?:inet_addr\(|inet_pton\(AF_INET6, )"([^"]+)"')
@@ -33,11 +33,12 @@ class Privacy:
     """The observations of one backend.
 
     Args:
-        isolated: True if it computed without a network; None if that can't be tried.
-        n_calls: system calls to addresses outside this machine; None if they can't be counted.
+        backend: name of the backend.
+        isolated: whether it computed without a network; None if that couldn't be tried.
+        n_calls: number of system calls to addresses outside this machine; None if they couldn't be counted.
         local: addresses of this machine that it used.
-        reason: the reason why it failed, or why it wasn't tried.
-        blocked: True if it computed although its Python code could reach no other machine; None if that
+        reason: the reason for a failure, or for not trying; "" if there is none.
+        blocked: whether it computed although its Python code could reach no other machine; None if that
             wasn't tried, because a better method was available.
     """
 
@@ -50,7 +51,7 @@ class Privacy:
 
 
 def can_isolate() -> bool:
-    """Return whether this system lets a process without root have its own network namespace."""
+    """Return whether this system gives a process without root rights its own network namespace."""
     if sys.platform != "linux" or shutil.which(UNSHARE[0]) is None:
         return False
     try:
@@ -62,11 +63,14 @@ def can_isolate() -> bool:
 def examine(
     info: BackendInfo, model: str, ids: Sequence[int], *, n_ctx: int = 64, timeout: float = 240.0
 ) -> Privacy:
-    """Let a backend load a model and write a few tokens, first without a network, then with one under strace.
+    """Run a backend on a model for a few tokens, first without a network, then with one and under strace.
 
     Args:
+        info: the backend.
         model: a GGUF file.
         ids: token ids of the prompt.
+        n_ctx: positions in the cache.
+        timeout: seconds that any single step may take.
     """
     isolated: bool | None = None
     reason = "this system gives no network namespace (unshare -rn)"
@@ -123,7 +127,7 @@ def _count(
 
 
 def parse(log: str) -> tuple[int, tuple[str, ...]]:
-    """Return the calls to other machines in strace's log (a number), and the used addresses of this one."""
+    """Return the number of calls to other machines in strace's log, and the addresses used of this one."""
     addresses = INTERNET.findall(log)
     local = [address for address in addresses if address.startswith("127.") or address in OWN]
     return len(addresses) - len(local), tuple(sorted(set(local)))

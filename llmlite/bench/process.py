@@ -1,4 +1,4 @@
-"""The parent's end of a worker: start it, send requests, wait with a time limit, stop it."""
+"""The parent's side of a worker: start it, send it requests, wait with a time limit, and stop it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from typing import Any
 from llmlite.errors import LlmliteError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# The worker finds this copy of llmlite, installed or not, and no other package in the same folder: another
-# interpreter must not see this one's packages. It also finds nothing in the current folder (-P).
+# The worker finds this copy of llmlite, whether it is installed or not. It finds no other package in the same
+# folder, because another interpreter must not see this one's packages, and nothing in the current folder
+# (-P).
 FIND_LLMLITE = """\
 import importlib.util, sys
 root = sys.argv[2]
@@ -62,11 +63,11 @@ OFFLINE = {
 
 
 class BackendError(LlmliteError):
-    """Raised if a backend's process failed, died or didn't answer in time; the message says which."""
+    """Raised if a backend's process failed, ended or didn't answer in time; the message names the reason."""
 
 
 class BackendTimeoutError(BackendError):
-    """Raised if a backend didn't answer in time; its process was ended."""
+    """Raised if a backend didn't answer in time; its process has been killed."""
 
 
 def run_experiment(
@@ -78,10 +79,11 @@ def run_experiment(
         name: name of the module.
         python: the interpreter; "" for this one.
         timeout: seconds to wait for the result.
-        arguments: arguments of its `run`, as JSON values.
+        arguments: arguments for its function `run`, as JSON values.
 
     Raises:
-        BackendError: it failed, or took longer than `timeout`; the message has the last line it printed.
+        BackendError: it failed, or it took longer than `timeout`. After a failure, the message has the last
+            line that it printed.
     """
     other = bool(python) and python != sys.executable
     dropped = ("PYTHONPATH", "PYTHONHOME") if other else ()
@@ -104,14 +106,14 @@ class WorkerProcess:
 
     Args:
         backend: a name of BACKENDS.
-        n_threads: number of threads, set in the environment before the interpreter starts; the backend also
-            sets it through its API.
+        n_threads: number of threads. It is set in the environment before the interpreter starts; the backend
+            also sets it through the library's API.
         timeout: seconds to wait for any answer.
         python: the interpreter; None for this one.
-        variables: more environment variables, such as {"OMP_WAIT_POLICY": "passive"}.
+        variables: additional environment variables, such as {"OMP_WAIT_POLICY": "passive"}.
         prefix: a command that starts the interpreter, such as ("unshare", "-rn").
-        package: the copy of llmlite that it imports; by default this one.
-        program: what it runs instead of that copy's worker: Python that begins with FIND_LLMLITE and answers
+        package: folder of the copy of llmlite to import; by default this one.
+        program: Python code to run; by default that copy's worker. It must begin with FIND_LLMLITE and answer
             requests as the worker does.
 
     Raises:
@@ -158,7 +160,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number, which the system needs to report its memory."""
+        """The process's number, by which the system reports its memory."""
         return self._process.pid
 
     @contextlib.contextmanager
@@ -166,7 +168,7 @@ class WorkerProcess:
         """Allow this many seconds for all requests inside the block together.
 
         Raises:
-            BackendTimeoutError: the time is over; the process is ended.
+            BackendTimeoutError: a request came or ran after that time; the process has been killed.
         """
         usual, self._deadline = self.timeout, monotonic() + seconds
         try:
@@ -178,7 +180,7 @@ class WorkerProcess:
         """Send one request and return its answer.
 
         Raises:
-            BackendError: the backend failed, died or took longer than `timeout`.
+            BackendError: the backend failed, ended or took longer than `timeout`.
         """
         assert self._process.stdin is not None
         if self._deadline is not None:
@@ -238,7 +240,7 @@ class WorkerProcess:
         return json.loads(line)
 
     def _epitaph(self, action: str) -> str:
-        """Describe how the process ended, with the last line it printed."""
+        """Return a sentence on the end of the process, with its exit code and the last line it printed."""
         code = self._process.wait(timeout=10)
         self._errors.seek(0)
         said = [line for line in self._errors.read().splitlines() if line.strip()]

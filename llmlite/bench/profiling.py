@@ -1,4 +1,4 @@
-"""The time of a step by kind of operation, and the time that threads wait for each other.
+"""The time of a step by kind of operation, and the time in which threads wait for each other.
 
 for step in profile("smollm2:Q8_0", prompts=(256,), gens=(128,)):
     print(step.headline(), *step.table(), sep="\n")
@@ -18,7 +18,7 @@ HEADINGS = ("operation", "type", "times", "ms", "share", "waiting", "GB/s", "GOP
 
 @dataclass(frozen=True, kw_only=True)
 class StepProfile:
-    """One step's operations.
+    """The measured operations of one step.
 
     Args:
         model: name of the model.
@@ -38,12 +38,12 @@ class StepProfile:
 
     @property
     def nanoseconds(self) -> float:
-        """Nanoseconds of the whole step; each operation is timed by itself, with a barrier after it."""
+        """Nanoseconds of the whole step: the sum of its operations, each timed with a barrier after it."""
         return sum(row["nanoseconds"] for row in self.rows)
 
     @property
     def waiting(self) -> float:
-        """Nanoseconds that a thread was idle, on average: barriers, uneven pieces, waking up."""
+        """Nanoseconds that a thread was idle, on average, at barriers, after uneven pieces or while waking up."""
         return sum(row["waiting"] for row in self.rows)
 
     @property
@@ -52,7 +52,7 @@ class StepProfile:
         return self.rows[0]["waiting"] if self.rows else 0.0
 
     def kinds(self) -> list[dict[str, Any]]:
-        """Return one row for all operations with the same kernel and weight type, the longest first."""
+        """Return one row for each pair of a kernel and a weight type, the longest time first."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self.rows:
             same = {"operation": row["operation"], "type": row["type"], "times": 0}
@@ -75,7 +75,7 @@ class StepProfile:
         }
 
     def table(self) -> list[tuple[str, ...]]:
-        """Return headings and a row of texts for each kind: times in milliseconds, rates while it runs."""
+        """Return the headings and a row of texts for each kind: times in milliseconds, and rates."""
         rows: list[tuple[str, ...]] = [HEADINGS]
         for kind in self.kinds():
             ns = max(kind["nanoseconds"], 1.0)
@@ -118,14 +118,14 @@ def profile(
 
     Args:
         model: a GGUF file, "tales" or "tales:Q4_0".
-        prompts: lengths of prompts; for one longer than PREFILL_TOKENS, a step of PREFILL_TOKENS is timed.
-        gens: if one of them is above 0, the step of a single token is timed.
+        prompts: lengths of prompts. For one longer than PREFILL_TOKENS, a step of that many tokens is timed.
+        gens: numbers of tokens to write. If one of them is above 0, the step of a single token is timed.
         depths: tokens in the cache before the step.
-        n_threads: number of threads; by default, as many as the model uses.
+        n_threads: number of threads; None for as many as the model uses by default.
         repeat: number of runs; their median counts.
 
     Raises:
-        LlmliteError: there is nothing to time, or another executor runs the model.
+        LlmliteError: there is nothing to time, or an executor without operations to time runs the model.
     """
     from llmlite import load
 

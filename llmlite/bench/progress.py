@@ -8,7 +8,11 @@ import time
 class ProgressBar:
     """A tqdm bar that shows the current activity and the remaining time; each call advances it.
 
-    It ends full. After an exception it ends where it was: a notebook keeps it, in red.
+    It is full at the end. After an exception it stays where it was, and a notebook keeps it in red.
+
+    Args:
+        total: number of steps.
+        shown: whether to show it.
     """
 
     def __init__(self, total: int, shown: bool) -> None:
@@ -38,11 +42,11 @@ class ProgressBar:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._set_total(self._bar.n)  # an entry may have left early
+            self._set_total(self._bar.n)  # a dropped entry leaves steps undone
             self._bar.set_postfix_str("", refresh=False)
             self._bar.leave = self._in_page  # a saved notebook keeps the bar; a terminal doesn't
         elif self._in_page:
-            self._set_total(max(self._bar.total, self._bar.n + 1))  # what isn't full is closed in red
+            self._set_total(max(self._bar.total, self._bar.n + 1))  # tqdm closes a bar that isn't full in red
             self._bar.set_description("stopped", refresh=False)
         self._bar.refresh()
         self._bar.close()
@@ -51,4 +55,4 @@ class ProgressBar:
         self._bar.total = steps
         if self._in_page:
             _, drawn, _ = self._bar.container.children
-            drawn.max = steps  # tqdm leaves the widget's own end where it was
+            drawn.max = steps  # tqdm doesn't update the widget's own total

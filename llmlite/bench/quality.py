@@ -1,8 +1,8 @@
-"""The loss of quality of a model: perplexity, Kullback-Leibler divergence and agreement of the best token.
+"""A model's loss of quality: perplexity, Kullback-Leibler divergence, and agreement of the best token.
 
-Perplexity follows llama.cpp's tools/perplexity: the text is cut into chunks of n_ctx tokens, each chunk's
-first token is replaced by BOS, and only the second half of a chunk is scored, so that every scored token has
-seen at least half a context.
+Perplexity is calculated as in llama.cpp's tools/perplexity. The text is cut into chunks of n_ctx tokens, and
+each chunk's first token is replaced by BOS. Only the second half of a chunk is scored, so that at least half
+a context comes before every scored token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Perplexity:
 
     Args:
         value: the perplexity; a model that guesses among V equally likely tokens has V.
-        standard_error: of the value, from the spread of the tokens' likelihoods.
+        standard_error: standard error of the value, from the spread of the tokens' log-likelihoods.
         n_tokens: number of tokens scored.
     """
 
@@ -35,10 +35,11 @@ class Divergence:
     """The distance of a model's predictions from a reference's, over the same positions.
 
     Args:
-        kl: mean Kullback-Leibler divergence in nats; 0 for equal predictions. kl_error: its standard error.
-        kl_50, kl_90, kl_99, kl_max: its median, percentiles and largest value.
-        top1: share of positions where both put the same token first.
-        delta_p_rms: root mean square of the difference in the probability of the text's own next token,
+        kl: mean Kullback-Leibler divergence in nats; 0 for equal predictions.
+        kl_error: standard error of `kl`.
+        kl_50, kl_90, kl_99, kl_max: median, percentiles and largest value of the divergence.
+        top1: share of positions at which both rank the same token first.
+        delta_p_rms: root mean square of the difference in the probability of the text's own next token, from
             0 to 1; None if the text wasn't given.
         max_abs_diff: largest difference of any logit.
         n_tokens: number of positions compared.
@@ -71,9 +72,11 @@ def negative_log_likelihoods(logits: np.ndarray, targets: Sequence[int] | np.nda
 def divergence(
     logits: np.ndarray, reference: np.ndarray, targets: Sequence[int] | np.ndarray | None = None
 ) -> Divergence:
-    """Compare logits (T, V) with a reference's (T, V): KL(reference || logits) and its relatives.
+    """Compare logits with a reference's: KL(reference || logits) and related figures.
 
     Args:
+        logits: (T, V) logits of the model.
+        reference: (T, V) logits of the reference.
         targets: (T,) the text's own next tokens, for `delta_p_rms`.
 
     Raises:
@@ -83,7 +86,7 @@ def divergence(
 
 
 class _Compared(NamedTuple):
-    """The figures of one piece of a text, float64 (T,) each: small, unlike the logits they come from."""
+    """The figures of one piece of a text, (T,) each; they are much smaller than the logits."""
 
     kl: np.ndarray
     same_top: np.ndarray
@@ -97,7 +100,7 @@ def _compare(
     if logits.shape != reference.shape:
         raise ValueError(f"logits: expected the reference's shape {reference.shape}, got {logits.shape}")
     p, q = log_softmax(reference), log_softmax(logits)
-    kl = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)  # rounding may fall below 0
+    kl = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)  # rounding can give values below 0
     delta_p = np.empty(0)
     if targets is not None:
         place = np.arange(len(targets)), np.asarray(targets)
@@ -138,8 +141,9 @@ def perplexity(
             `model.logits`.
         ids: the whole text's tokens; an incomplete chunk at the end isn't used.
         n_ctx: tokens in a chunk.
-        bos_id: replaces each chunk's first token if the model wants a BOS; None keeps the text's token.
-        n_chunks: score at most this many chunks.
+        bos_id: token that replaces each chunk's first token, if the model wants a BOS; None keeps the text's
+            token.
+        n_chunks: score at most this many chunks; None scores all.
 
     Raises:
         ValueError: the text is shorter than one chunk, or n_ctx < 4.
@@ -160,9 +164,17 @@ def text_divergence(
     bos_id: int | None = None,
     n_chunks: int | None = None,
 ) -> Divergence:
-    """Compare two models over a text at the positions that `perplexity` scores; it takes the same arguments.
+    """Compare two models over a text, at the positions that `perplexity` scores.
 
     The logits of only one chunk are in memory at a time.
+
+    Args:
+        logits_of: function of the model, as in `perplexity`.
+        reference_of: function of the reference, likewise.
+        ids, n_ctx, bos_id, n_chunks: see `perplexity`.
+
+    Raises:
+        ValueError: the text is shorter than one chunk, or n_ctx < 4.
     """
     first = scored_from(n_ctx)
     pieces = []
@@ -178,7 +190,7 @@ def scored_from(n_ctx: int) -> int:
 
 
 def _chunks(ids: Sequence[int], n_ctx: int, bos_id: int | None) -> list[tuple[list[int], list[int]]]:
-    """Cut `ids` into (what the model reads, the original tokens) of n_ctx each."""
+    """Cut `ids` into chunks of n_ctx; return pairs of the tokens to read and the original ones."""
     if n_ctx < 4:
         raise ValueError(f"n_ctx must be at least 4, got {n_ctx}")
     if len(ids) < n_ctx:

@@ -1,6 +1,6 @@
 """Exact answers to the bundled questions, by any backend that writes tokens.
 
-The questions are about tales made up for the bundled model, so only that model is asked.
+The questions are about tales that were made up for the bundled model, so only that model is asked.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from llmlite.tokenizers import Tokenizer
 N_QUESTIONS = 20
 SECONDS = 4.0  # for one entry; a slower entry is asked fewer questions
 FAMILIES = ("where", "friend", "why")  # answers to arithmetic and lists depend on more than rounding
-SPARE = 4  # tokens beyond the right answer's, for its end and another way of cutting the same words
+SPARE = 4  # extra tokens: for the end, and if the right words are cut into more tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt's token ids, how many to write after them, and the only right answer."""
+    """A prompt, the number of tokens to write after it, and the only right answer.
+
+    Attributes:
+        ids: token ids of the prompt.
+        n_gen: number of tokens to write.
+        answer: the right answer.
+    """
 
     ids: tuple[int, ...]
     n_gen: int
@@ -44,7 +50,12 @@ class Exam:
     tokenizer: Tokenizer
 
     def marks(self, ask: Callable[..., dict[str, Any]], seconds: float = SECONDS) -> tuple[int, int]:
-        """Ask until the time is over; return the numbers of exact answers and of questions asked."""
+        """Ask until the time is over; return the number of exact answers and the number of questions asked.
+
+        Args:
+            ask: function that sends a request to a worker and returns its answer.
+            seconds: no question is asked after this time.
+        """
         right, asked, end = 0, 0, time.monotonic() + seconds
         for question in self.questions:
             written = ask("greedy", ids=list(question.ids), n_gen=question.n_gen)["ids"]
@@ -55,14 +66,14 @@ class Exam:
         return right, asked
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the answer within tokens that may go on after its end."""
+        """Return the text of an answer; tokens after its end are ignored."""
         ends = self.tokenizer.eog_ids
         length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         return self.tokenizer.decode(ids[:length]).strip()
 
 
 def exam(file: ModelFile, n_ctx: int, n: int = N_QUESTIONS) -> Exam:
-    """Return the first `n` bundled questions that fit a context, spread over their families.
+    """Return the first `n` bundled questions that fit in a context, taken from all families in turn.
 
     Raises:
         LlmliteError: the installation has no questions, or the file has no chat template.

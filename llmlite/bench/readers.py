@@ -1,4 +1,4 @@
-"""Test which types, architectures and old formats a backend reads, each with a real small file."""
+"""Test the types, architectures and old formats that a backend reads, each with a small real file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmlite.description.architectures import ARCHITECTURES
 
 
 class Reader:
-    """A backend in its process, which is restarted after a file made it crash.
+    """A backend in its own process, which is started again if a file makes it crash.
 
     Args:
         name: name of the backend.
@@ -58,7 +58,7 @@ def types(name: str, type_names: Iterable[str]) -> dict[str, bool]:
 
 
 def shapes() -> dict[str, str]:
-    """Return, for each architecture of decoders, the name of a shape that `llmlite.synth` knows."""
+    """Return, for each decoder architecture, the name of a shape that `llmlite.synth` knows."""
     found: dict[str, str] = {}
     for name, shape in synth.SHAPES.items():
         if ARCHITECTURES[shape.architecture].causal:
@@ -67,9 +67,9 @@ def shapes() -> dict[str, str]:
 
 
 def architectures(names: Sequence[str]) -> dict[str, dict[str, bool]]:
-    """Return, for each architecture, which of the backends `names` read a small random file of it."""
+    """Return, for each architecture and each backend of `names`, whether it reads a small random file."""
     found: dict[str, dict[str, bool]] = {}
-    # readers end first: Windows removes no file that one of them has mapped
+    # the readers end first, because Windows can't remove a file that one of them has mapped
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         readers = {name: stack.enter_context(Reader(name)) for name in names}
         for architecture, shape in shapes().items():
@@ -82,7 +82,7 @@ def architectures(names: Sequence[str]) -> dict[str, dict[str, bool]]:
 
 
 def old_forms(names: Iterable[str]) -> dict[str, dict[str, bool]]:
-    """Return, for each backend, which small files in older formats it reads; llmlite converts them first."""
+    """Return, for each backend and each older format, whether it reads a small file; llmlite converts it."""
     with tempfile.TemporaryDirectory() as folder:
         paths, converted = {}, {}
         for form in old_formats.FORMS:

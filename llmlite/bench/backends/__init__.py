@@ -34,7 +34,7 @@ class Backend(Protocol):
         ...
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Empty the cache, read `ids` and return the logits after each of them, float32 (T, V)."""
+        """Read `ids` from an empty cache and return the logits after each of them, float32 (T, V)."""
         ...
 
     def prefill(self, ids: Sequence[int]) -> int:
@@ -112,7 +112,7 @@ class BackendInfo:
     gives_logits: bool = True
 
     def python(self) -> str:
-        """Return the interpreter that can run the backend: this one or its own environment's; "" if none can."""
+        """Return the interpreter that runs the backend: this one or its own environment's; "" if none can."""
         if all(find_spec(name) is not None for name in self.requires.split()):
             return sys.executable
         from llmlite.bench import envs

@@ -64,7 +64,7 @@ class LlamaCppBackend:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.llama.ctx), True)
 
     def _decode(self, ids: Sequence[int]) -> np.ndarray:
-        """Read `ids` after those in the cache; return the last logits (V,), a view valid until the next call."""
+        """Read `ids` after the cached ones; return the last logits (V,), a view valid until the next call."""
         tokens = (llama_cpp.llama_token * len(ids))(*ids)
         code = llama_cpp.llama_decode(self.llama.ctx, llama_cpp.llama_batch_get_one(tokens, len(ids)))
         if code:

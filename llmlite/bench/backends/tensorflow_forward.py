@@ -1,9 +1,9 @@
 """The same Llama in TensorFlow's operations, run one by one ("eager") or as one graph (`tf.function`).
 
 The weights come from the same GGUF file and become float32 on loading, because TensorFlow has no GGUF types.
-The code is independent of the forward pass in llmlite.engine.transformer. The graph is traced once for
-prompts
-and steps of any length; it isn't compiled by XLA, which would compile again for every length.
+The code is independent of the forward pass in llmlite.engine.transformer. The graph is traced once, for
+prompts and steps of any length. XLA doesn't compile it, because it would have to compile again for every
+length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ ARCHITECTURES = ("llama", "qwen2")
 
 
 def make(*, graph: bool) -> TensorFlowBackend:
-    """Return the backend; `graph` runs the forward pass as a `tf.function`."""
+    """Return the backend.
+
+    Args:
+        graph: run the forward pass as a `tf.function`.
+    """
     return TensorFlowBackend(graph)
 
 
@@ -32,7 +36,7 @@ class TensorFlowLlama:
     """A Llama (or a relative whose tensors have the same names) for one sequence.
 
     Args:
-        weights: name in the GGUF file -> float32 tensor.
+        weights: float32 tensors by their names in the GGUF file.
         shape: the hyper-parameters.
         n_ctx: positions in the static cache.
     """
@@ -47,7 +51,7 @@ class TensorFlowLlama:
         self.cos, self.sin = (tf.constant(f(angles), tf.float32) for f in (np.cos, np.sin))
 
     def __call__(self, ids: Any, position: Any, n_outputs: Any) -> Any:
-        """Run ids (T,) int32 at `position`; return the last `n_outputs` logits, (n_outputs, V)."""
+        """Read ids (T,) int32 from `position` on; return the last `n_outputs` logits, (n_outputs, V)."""
         x = self.layers(ids, position)
         return self.head(x[tf.shape(x)[0] - n_outputs :])
 
@@ -60,13 +64,13 @@ class TensorFlowLlama:
         return x
 
     def head(self, x: Any) -> Any:
-        """Return the logits (T, V) of (T, D)."""
+        """Return the logits (T, V) for the last layer's output (T, D)."""
         w = self.weights
         x = self._norm(x, "output_norm.weight")
         return tf.matmul(x, w.get("output.weight", w["token_embd.weight"]), transpose_b=True)
 
     def _remember(self, layer: int, k: Any, v: Any, position: Any) -> tuple[Any, Any]:
-        """Write keys and values (K, T, Dh) into the cache; return the visible ones, (K, seen, Dh) each."""
+        """Write keys and values (K, T, Dh) to the cache; return all visible ones, (K, seen, Dh) each."""
         end = position + tf.shape(k)[1]
         self.keys[layer][:, position:end].assign(k)
         self.values[layer][:, position:end].assign(v)
@@ -102,7 +106,7 @@ class TensorFlowLlama:
         return tf.reshape(self._linear(name, x), (tf.shape(x)[0], n_head, self.config.head_size))
 
     def _rotate(self, x: Any, position: Any) -> Any:
-        """Apply RoPE to (T, heads, Dh): pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
+        """Apply RoPE to x (T, heads, Dh): to pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
         n = self.config.rope_dim
         places = position + tf.range(tf.shape(x)[0])
         cos, sin = (tf.gather(each, places)[:, None] for each in (self.cos, self.sin))  # (T, 1, rope_dim/2)
@@ -134,7 +138,7 @@ def set_threads(n_threads: int) -> None:
 
 
 class TensorFlowBackend:
-    """One TensorFlowLlama and the fill of its cache."""
+    """A backend with one TensorFlowLlama and the number of positions filled in its cache."""
 
     def __init__(self, graph: bool) -> None:
         self.graph = graph

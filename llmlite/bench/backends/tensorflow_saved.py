@@ -70,7 +70,12 @@ class Generating(tf.Module):
 
 
 def save(path: str, folder: Path, *, n_ctx: int = 256) -> None:
-    """Write the SavedModel of a GGUF file, with a README on publishing it.
+    """Write a GGUF file as a SavedModel, with a README on how to publish it.
+
+    Args:
+        path: the GGUF file.
+        folder: the folder to write.
+        n_ctx: positions that a prompt and its answer share.
 
     Raises:
         UnsupportedError: this forward pass doesn't run the model.

@@ -1,7 +1,7 @@
 """TensorFlow compiled by XLA, as a module in memory or as a SavedModel that TensorFlow Hub loads.
 
-XLA compiles for fixed shapes: once for a single step, and once for each length of prompt. So attention covers
-the whole static cache and masks the part that isn't filled.
+XLA compiles for fixed shapes: once for a single step, and once for each length of prompt. Therefore attention
+covers the whole static cache and masks the part that isn't filled yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from llmlite.bench.backends.weights import cached, floats, opened, refuse
 
 
 def make(*, hub: bool = False) -> XlaBackend:
-    """Return the backend; with `hub` the module is exported as a SavedModel and loaded by hub.load."""
+    """Return the backend.
+
+    Args:
+        hub: export the module as a SavedModel and load it with hub.load.
+    """
     return XlaBackend(hub)
 
 
@@ -38,7 +42,7 @@ class XlaModule(tf.Module):
 
     def __init__(self, llama: FixedLlama) -> None:
         super().__init__()
-        # a SavedModel keeps what it can reach from here
+        # a SavedModel contains everything that can be reached from here
         self.keys, self.values, self.weights = llama.keys, llama.values, list(llama.weights.values())
         self.llama = llama
         signature = [tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)]
@@ -55,7 +59,7 @@ class XlaModule(tf.Module):
 
 
 class XlaBackend:
-    """One XlaModule, or its export loaded by TensorFlow Hub, and the fill of its cache."""
+    """A backend with one XlaModule, or with its export loaded by TensorFlow Hub."""
 
     def __init__(self, hub: bool) -> None:
         self.hub = hub
@@ -63,7 +67,7 @@ class XlaBackend:
         self.position = self.n_threads = 0
 
     def start(self) -> None:
-        """Import TensorFlow Hub if it is used; the rest is imported already."""
+        """Import TensorFlow Hub if it is used; everything else is imported already."""
         if self.hub:
             import tensorflow_hub  # noqa: F401 - imported now, so that its time counts as import
 
@@ -121,6 +125,6 @@ def _saved(path: str, n_ctx: int) -> tuple[str, bool]:
 def _module(path: str, n_ctx: int) -> XlaModule:
     with opened(path) as (shape, tensors):
         refuse(shape, "TensorFlow", tensorflow_forward.ARCHITECTURES)
-        # variables, not constants: a SavedModel keeps them beside the graph, which has a limit of 2 GB
+        # variables, not constants: a SavedModel stores them outside the graph, which can't exceed 2 GB
         weights = {name: tf.Variable(floats(tensor), trainable=False) for name, tensor in tensors.items()}
     return XlaModule(FixedLlama(weights, shape, n_ctx))

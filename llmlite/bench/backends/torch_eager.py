@@ -1,9 +1,9 @@
 """PyTorch, with a model as an experienced user would write it: SDPA, a static cache, inference_mode.
 
-This file has several rows: float32 and bfloat16, plain or compiled, int8 by `quantize_dynamic`, and int4 in
-packed groups. The weights come from the same GGUF file; PyTorch has no GGUF types, so they become `dtype` on
-loading (or are packed anew, see torch_linear.py). The code is independent of the forward pass in
-llmlite.engine.transformer, so that the two check each other.
+Several backends share this file: float32 and bfloat16, float32 compiled, int8 by `quantize_dynamic`, and int4
+in packed groups. The weights come from the same GGUF file. PyTorch has no GGUF types, so the weights become
+floats of the backend's `dtype` on loading, or are packed anew (see torch_linear.py). The code is independent
+of the forward pass in llmlite.engine.transformer, so that each checks the other.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from llmlite.bench.environment import has_bf16
 from llmlite.quants.tensor import QuantTensor
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe", "gpt2")
-COMPILE_FOR = (5, 1, 1, 9, 1)  # lengths of the calls that compile: prompts, then steps, at changing positions
+COMPILE_FOR = (5, 1, 1, 9, 1)  # tokens of each call that compiles: prompts and steps, at different positions
 SMALL = {"int8": torch.float32, "int4": torch.bfloat16}  # kind of matrices -> type of the rest
 
 
 def make(*, dtype: str, compiled: bool = False) -> TorchBackend:
-    """Return the backend that computes in "float32" or "bfloat16", or with "int8" or "int4" matrices.
+    """Return the backend.
 
     Args:
+        dtype: "float32" or "bfloat16" for the type of all weights; "int8" or "int4" for the matrices only.
         compiled: run each layer through torch.compile.
     """
     return TorchBackend(dtype, compiled)
@@ -38,7 +39,8 @@ class TorchTransformer:
     """Any of ARCHITECTURES, for one sequence.
 
     Args:
-        weights: name in the GGUF file -> tensor of the dtype to compute in, or a packed matrix to call.
+        weights: by name in the GGUF file, each a tensor of the type to compute in, or a packed matrix to
+            call.
         shape: the hyper-parameters.
         n_ctx: positions in the static cache.
         compiled: compile the layer once; every layer runs the same code on its own weights.
@@ -62,13 +64,13 @@ class TorchTransformer:
         self.run_layer = torch.compile(self._layer) if compiled else self._layer
 
     def __call__(self, ids: torch.Tensor, position: int, *, last_only: bool) -> torch.Tensor:
-        """Run `ids` (T,) at `position`; return logits (T, V), or (1, V) with `last_only`."""
+        """Read `ids` (T,) from `position` on; return logits (T, V), or (1, V) with `last_only`."""
         w, end = self.top, position + len(ids)
         x = F.embedding(ids, w["token_embd.weight"])  # (T, D)
         if "position_embd.weight" in w:
             x = x + w["position_embd.weight"][position:end]
         mask = None
-        if len(ids) > 1 and position:  # is_causal aligns the corner for an empty cache only
+        if len(ids) > 1 and position:  # is_causal is right only for an empty cache
             mask = torch.ones(len(ids), end, dtype=torch.bool).tril(position)
         turn = self.cos[position:end, None], self.sin[position:end, None]  # (T, 1, rope_dim/2)
         for layer, keys, values in zip(self.layers, self.keys, self.values):
@@ -141,7 +143,7 @@ class TorchTransformer:
         return _linear(w, "ffn_down", x)
 
     def _experts(self, w: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
-        """Run each token through the experts with its highest scores, all tokens of an expert together."""
+        """Send each token to the experts with its highest scores; an expert takes all its tokens at once."""
         gate, up, down = (w[f"ffn_{part}_exps.weight"] for part in ("gate", "up", "down"))
         scores = _linear(w, "ffn_gate_inp", x).float()  # (T, n_expert)
         scores, chosen = scores.topk(self.shape.n_expert_used)
@@ -154,7 +156,7 @@ class TorchTransformer:
         return out
 
     def _rotate(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Apply RoPE to pairs of (T, H, Dh): (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
+        """Apply RoPE to x (T, H, Dh): to pairs (2i, 2i+1) for "norm", (i, i + rope_dim/2) for "neox"."""
         n = self.shape.rope_dim
         if not n:
             return x
@@ -186,7 +188,7 @@ def _linear(w: Mapping[str, Any], name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 class TorchBackend:
-    """One TorchTransformer and the fill of its cache."""
+    """A backend with one TorchTransformer and the number of positions filled in its cache."""
 
     def __init__(self, dtype: str, compiled: bool) -> None:
         self.kind, self.compiled = dtype, compiled
@@ -208,7 +210,7 @@ class TorchBackend:
         self.model = TorchTransformer(weights, shape, n_ctx, compiled=self.compiled)
 
     def _weights(self, tensors: Mapping[str, QuantTensor]) -> dict[str, Any]:
-        """Return each weight as a tensor, or as a packed matrix if this row packs matrices."""
+        """Return each weight as a tensor, or as a packed matrix if this backend packs matrices."""
         self.own = self.kind == "int8"
         weights: dict[str, Any] = {}
         for name, tensor in tensors.items():
@@ -217,7 +219,7 @@ class TorchBackend:
             weights[name] = self._packed(tensor, bias) if small else self._floats(tensor)
         embedding = tensors["token_embd.weight"]
         if "output.weight" not in tensors and self.kind in SMALL and self._fits(embedding):
-            weights["head.weight"] = self._packed(embedding, None)  # rows are looked up as floats
+            weights["head.weight"] = self._packed(embedding, None)  # floats stay, to look up rows
         return weights
 
     def _can_pack(self, name: str, tensor: QuantTensor) -> bool:

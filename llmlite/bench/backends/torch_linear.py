@@ -1,7 +1,8 @@
-"""PyTorch's small matrices: int8 with dynamic activations, int4 in packed groups.
+"""PyTorch's quantized matrices: int8 with dynamically quantized activations, and int4 in packed groups.
 
-Both take an (N, K) matrix and return a callable that maps (T, K) to (T, N): float32 for int8, bfloat16 for
-int4, whose kernel is vectorized only for bfloat16 (float32 took fifty times as long, torch 2.13, AVX-512).
+Both take an (N, K) matrix and return a callable that maps (T, K) to (T, N), in float32 for int8 and in
+bfloat16 for int4. The int4 kernel is vectorized only for bfloat16: float32 took fifty times as long (torch
+2.13, AVX-512).
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ from llmlite.bench.backends.weights import floats
 from llmlite.quants.tensor import QuantTensor
 
 GROUP = 32  # weights that share a scale: the block of Q4_0 and Q4_1, and the smallest group of the kernel
-INNER_K_TILES = 1  # of the packed layout; the operator's signature requires it, and the CPU kernel ignores it
+INNER_K_TILES = 1  # of the packed layout; required by the operator's signature but ignored by the CPU kernel
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 def int8(tensor: QuantTensor, bias: torch.Tensor | None) -> Linear:
-    """Quantize a matrix by `quantize_dynamic`: int8 weights per row, activations int8 at each call."""
+    """Quantize a matrix with `quantize_dynamic`: int8 weights with a scale per row, int8 activations.
+
+    The activations are quantized at each call.
+
+    Args:
+        tensor: (N, K).
+        bias: (N,) or None.
+    """
     weight = torch.from_numpy(floats(tensor))
     linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -30,7 +38,7 @@ def int8(tensor: QuantTensor, bias: torch.Tensor | None) -> Linear:
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it has no successor for eager models so far
+        warnings.simplefilter("ignore", DeprecationWarning)  # it has no successor for eager models yet
         holder = torch.nn.Sequential(linear)
         return quantize_dynamic(holder, {torch.nn.Linear: per_channel_dynamic_qconfig})[0]
 
@@ -38,9 +46,9 @@ def int8(tensor: QuantTensor, bias: torch.Tensor | None) -> Linear:
 class Int4:
     """A matrix of packed 4-bit groups for `_weight_int4pack_mm_for_cpu`.
 
-    The operator computes w = (q - 8) * scale + zero with one scale and zero per group of 32. Q4_0 is
-    w = (q - 8) * d and Q4_1 is w = q * d + m, so the file's own codes fit, with scales rounded to bfloat16.
-    Other types are quantized anew between the minimum and the maximum of a group.
+    The operator computes w = (q - 8) * scale + zero with one scale and one zero per group of 32. In Q4_0,
+    w = (q - 8) * d; in Q4_1, w = q * d + m. So both keep the file's own codes, with scales and zeros rounded
+    to bfloat16. Other types are quantized anew, between the minimum and the maximum of each group.
 
     Args:
         tensor: (N, K), K a multiple of 32.
@@ -68,10 +76,10 @@ def fits_int4(tensor: QuantTensor) -> bool:
 
 
 def _of_file(tensor: QuantTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return codes (N, K/32, 32) from 0 to 15, scales and zeros (N, K/32), so that the weights are equal.
+    """Return codes (N, K/32, 32) from 0 to 15, scales and zeros (N, K/32), which give the file's own weights.
 
-    The block's scale and minimum follow from its dequantized weights and its codes from these: w - m is an
-    exact multiple of d for both types, computed in float64.
+    Each block stores its scale d, and in Q4_1 also its minimum m; in Q4_0, m = -8 * d. The codes are
+    calculated in float64 from the dequantized weights w, because w - m is a multiple of d for both types.
     """
     weights = floats(tensor).reshape(tensor.shape[0], -1, GROUP)
     blocks = np.asarray(tensor.blocks).reshape(*weights.shape[:2], -1)  # (N, K/32, bytes)

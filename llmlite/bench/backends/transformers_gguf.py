@@ -1,6 +1,7 @@
 """Transformers on a GGUF file, as a typical user loads it: `from_pretrained(folder, gguf_file=name)`.
 
-It dequantizes everything to float32 and drives the model from Python, one call per token; the cache grows.
+It dequantizes everything to float32 and calls the model from Python once per token. The cache grows with the
+text.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ def make() -> TransformersBackend:
 
 
 class TransformersBackend:
-    """One model of Transformers and its cache of keys and values."""
+    """A backend with one model of Transformers and its cache of keys and values."""
 
     def __init__(self) -> None:
         self.model: Any = None
         self.cache: Any = None
 
     def start(self) -> None:
-        """Silence progress bars; everything is imported already."""
+        """Silence progress bars and messages; everything is imported already."""
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
 

@@ -1,6 +1,7 @@
 """A GGUF file for the frameworks: the hyper-parameters of its forward pass, and its weights as float32.
 
-Every backend that has no GGUF types of its own reads the file here, so all of them get the same numbers.
+Every backend that has no GGUF types of its own reads the file through this module, so that all of them get
+the same numbers.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from llmlite.quants.tensor import QuantTensor
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The facts that a forward pass needs in addition to the weights.
+    """The hyper-parameters that a forward pass needs in addition to the weights.
 
     Args:
-        architecture: its name in the file.
+        architecture: name of the architecture in the file.
         n_layer, n_embd, n_head, n_head_kv, head_size, n_ff, n_vocab, n_expert, n_expert_used: see
             ModelConfig.
+        rms_eps, rope_dim, rope_base, rope_scale: see ModelConfig.
         rope_pairs: "norm" (2i, 2i+1), "neox" (i, i + rope_dim/2), or "" without RoPE.
         head_norms: whether queries and keys are normalized head by head before RoPE.
     """
@@ -66,7 +68,7 @@ class Shape:
         )
 
     def angles(self, n_ctx: int, rope_freqs: np.ndarray | None = None) -> np.ndarray:
-        """Return the angle of each position and pair, float64 (n_ctx, rope_dim/2).
+        """Return the RoPE angle of each position and pair, float64 (n_ctx, rope_dim/2).
 
         Args:
             n_ctx: number of positions.
@@ -81,7 +83,7 @@ class Shape:
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[Shape, Mapping[str, QuantTensor]]]:
-    """Open a GGUF file; yield its Shape and its tensors by name, which are valid only inside the block.
+    """Open a GGUF file and yield its Shape and its tensors by name; they are valid only inside the block.
 
     Raises:
         LlmliteError: the file isn't a model that llmlite reads.
@@ -96,10 +98,16 @@ def floats(tensor: QuantTensor) -> np.ndarray:
 
 
 def refuse(shape: Shape, library: str, architectures: Sequence[str], *, experts: bool = False) -> None:
-    """Refuse a model that a backend's forward pass doesn't support; `experts` means that it supports experts.
+    """Refuse a model that a backend's forward pass doesn't support.
+
+    Args:
+        shape: the model's hyper-parameters.
+        library: name of the library for the message.
+        architectures: names of the supported architectures.
+        experts: whether mixtures of experts are supported.
 
     Raises:
-        UnsupportedError: the model isn't supported; names the supported architectures.
+        UnsupportedError: the model isn't supported; the message names the supported architectures.
     """
     if shape.architecture in architectures and (experts or not shape.n_expert):
         return
@@ -111,11 +119,15 @@ def refuse(shape: Shape, library: str, architectures: Sequence[str], *, experts:
 
 
 def cached(path: str, kind: str, make: Callable[[str], None]) -> tuple[str, bool]:
-    """Return the folder in the cache that holds `path` converted to `kind`, and whether it was made now.
+    """Return the cached folder that holds `path` converted to `kind`, and whether this call made it.
+
+    The folder's name depends on the file's content and llmlite's version, so that a changed file is converted
+    again.
 
     Args:
-        make: called with the name of a new folder, to fill it. The name follows from the file's content and
-            llmlite's version, so that a changed file is converted again.
+        path: the GGUF file.
+        kind: name of the converted form.
+        make: function that makes the folder whose name it is given and fills it.
     """
     digest = hashlib.sha256(__version__.encode())
     with open(path, "rb") as file:

@@ -1,8 +1,8 @@
 """llama.cpp from a wheel, without a compiler: xllamacpp, through its Python API.
 
-The wheel is one build for all x86-64 processors with AVX2: no AVX-512, no VNNI. That is a handicap, and the
-row says so. The API is llama.cpp's server inside the process. Decode is timed by the server's own clock,
-because streamed chunks come late if a token is part of a character.
+On x86-64, the wheel is one build for all processors with AVX2. It has neither AVX-512 nor VNNI, which is a
+handicap; the backend's note says so. The API is llama.cpp's server inside the process. Decode is timed by the
+server's own clock, because streamed chunks come late if a token is part of a character.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class XllamacppBackend:
         self.n_threads = n_threads
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Return the server's log probabilities, (T, V); logits differ from them by a constant."""
+        """Return the server's log probabilities, float32 (T, V); in each row, logits differ by a constant."""
         rows = np.full((len(ids), self.n_vocab), -1e4, np.float32)
         for i in range(len(ids)):
             for entry in self._likely(ids[: i + 1], self.n_vocab):
@@ -86,8 +86,9 @@ class XllamacppBackend:
     def _likely(self, ids: Sequence[int], n_tokens: int) -> list[dict[str, Any]]:
         """Return the most likely next tokens and their log probabilities.
 
-        The server holds back a token that is part of a character, and its probabilities too. Probabilities
-        are computed before sampling, so a bias that makes it choose a plain word doesn't change them.
+        The server holds back a token that is only part of a character, together with its probabilities. So a
+        bias makes the server choose a plain word. It doesn't change the probabilities, because they are
+        computed before sampling.
         """
         found = self._answer(
             ids, 1, logprobs=n_tokens, logit_bias=[[self.plain_token, 1e6]], cache_prompt=True

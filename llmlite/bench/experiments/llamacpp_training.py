@@ -1,6 +1,7 @@
 """Train the bundled model for a few steps with llama.cpp's experimental `llama_opt_epoch`, through ctypes.
 
-llama-cpp-python binds llama.cpp's functions but not ggml's; those are declared here as in ggml-opt.h.
+llama-cpp-python has bindings for llama.cpp's functions but not for ggml's, which are declared here as in
+ggml-opt.h.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ class OptParams(ctypes.Structure):
 
 
 def run(ids: list[int]) -> dict[str, Any]:
-    """Return the loss before and after STEPS steps on the text `ids`, and the seconds.
+    """Train for STEPS steps on the text `ids`; return the loss before and after, and the seconds.
 
     Args:
-        ids: N_CTX + 1 tokens; llama.cpp trains on whole contexts, and rounds their length up to N_CTX.
+        ids: N_CTX + 1 tokens, because llama.cpp trains on whole contexts and rounds their length up to N_CTX.
+
+    Raises:
+        ValueError: there are more or fewer tokens.
     """
     n = N_CTX
     if len(ids) != n + 1:
@@ -93,7 +97,7 @@ def _pointer(function: Any, *arguments: Any) -> Any:
 
 
 def _dataset(ggml: ctypes.CDLL, ids: list[int]) -> Any:
-    """Return a data set of one text: its tokens, and the next token of each."""
+    """Return a data set of one text: its tokens, and for each the next token."""
     n = len(ids) - 1
     numbers = ctypes.c_int, ctypes.c_int, *[ctypes.c_int64] * 4
     dataset = _pointer(ggml.ggml_opt_dataset_init, *numbers)(I32, I32, n, n, 1, 1)

@@ -22,7 +22,7 @@ class WithoutCache(tensorflow_forward.TensorFlowLlama):
 
 
 def run(ids: list[int]) -> dict[str, Any]:
-    """Return the loss before and after STEPS steps of Adam on the text `ids`, and the seconds."""
+    """Train for STEPS steps of Adam on the text `ids`; return the loss before and after, and the seconds."""
     tokens = tf.constant(ids, tf.int32)
     with opened(str(resources.model_path("tales"))) as (shape, tensors):
         weights = {name: tf.Variable(floats(tensor)) for name, tensor in tensors.items()}

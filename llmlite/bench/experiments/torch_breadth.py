@@ -10,7 +10,7 @@ from torch import nn
 
 
 def run() -> dict[str, Any]:
-    """Return the result of each toy task, and the result of guessing."""
+    """Run each toy task; return its result and the result of guessing."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     return {
@@ -25,7 +25,7 @@ def run() -> dict[str, Any]:
 
 
 def _image() -> float:
-    """Tell horizontal from vertical bars in noisy 8 x 8 pictures; return the accuracy on new pictures."""
+    """Learn to tell horizontal from vertical bars in noisy 8 x 8 images; return the accuracy on new ones."""
 
     def pictures(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = 0.3 * torch.randn(n, 1, 8, 8), torch.randint(0, 2, (n,))
@@ -46,7 +46,7 @@ def _image() -> float:
 
 
 def _series() -> float:
-    """Predict a sine wave from twelve values; return the mean squared error (0.5 for guessing 0)."""
+    """Predict the next value of a sine wave from twelve; return the mean squared error (0.5 for guessing 0)."""
     begin = 6.28 * torch.rand(256, 1)
     wave = (begin + 0.4 * torch.arange(13)).sin()
     model = _Last()
@@ -66,7 +66,7 @@ class _Last(nn.Module):
 
 
 def _reward() -> float:
-    """Learn by REINFORCE which of four levers pays in which room; return the mean reward at the end."""
+    """Learn by REINFORCE the one of four levers that pays in each room; return the mean reward at the end."""
     policy = nn.Linear(4, 4)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.1)
     pays = torch.tensor([2, 0, 3, 1])
@@ -82,7 +82,7 @@ def _reward() -> float:
 
 
 class NewArchitecture(nn.Module):
-    """A ten-line layer unknown to GGUF engines: mixes each token with the running mean of those before it."""
+    """Ten lines that no GGUF engine knows: each token is mixed with the running mean up to it."""
 
     def __init__(self, n_vocab: int, n_embd: int) -> None:
         super().__init__()

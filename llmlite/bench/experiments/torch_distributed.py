@@ -1,4 +1,4 @@
-"""Train a small network in one process, and in two that share their gradients: the losses must be equal."""
+"""Train a small network in one process and in two that share gradients: the losses must be equal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS, ROWS = 5, 32
 
 
 def run() -> dict[str, Any]:
-    """Return the losses of each step in one process and in two (gloo), and their largest difference."""
+    """Train both ways (gloo); return the losses of each step and their largest difference."""
     alone = _train(0, 1)
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, args=(folder,), nprocs=2)

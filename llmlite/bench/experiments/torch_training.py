@@ -16,7 +16,7 @@ STEPS = 20
 
 
 def run(ids: list[int]) -> dict[str, Any]:
-    """Return the loss before and after STEPS steps of Adam on the text `ids`, and the seconds."""
+    """Train for STEPS steps of Adam on the text `ids`; return the loss before and after, and the seconds."""
     torch.manual_seed(0)
     tokens = torch.tensor(ids)
     torch.set_num_threads(1)

@@ -214,7 +214,7 @@ class Samples:
         return found
 
     def of_types(self, types: Sequence[str]) -> Self:
-        """Return the part of this comparison that belongs to some types, as if no others had been compared."""
+        """Return the part of this comparison that is about `types`, as if no others had been compared."""
 
         def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [row for row in rows if row.get("model_type", types[0]) in types]

@@ -43,7 +43,7 @@ class StepProfile:
 
     @property
     def waiting(self) -> float:
-        """Nanoseconds that a thread was idle, on average, at barriers, after uneven pieces or while waking up."""
+        """Average nanoseconds that a thread was idle: at barriers, after uneven pieces or while waking up."""
         return sum(row["waiting"] for row in self.rows)
 
     @property

@@ -1,9 +1,8 @@
 """The rules for the lines of a results file, so that tables and figures can rely on them.
 
-A results file can come from anyone, and may have been sent by mail, edited, or cut off by a full disk. So
-each
-record is checked field by field when it is read. Other fields are kept unchecked, because a newer llmlite may
-write more of them.
+A results file can come from anyone. It may have been sent by mail, edited, or cut off by a full disk. So each
+record is checked field by field when it is read. Unknown fields are kept unchecked, because a newer llmlite
+may write more of them.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Any
 
 from llmlite.errors import ResultsError
 
-LARGEST = 2**62  # nanoseconds, bytes and tokens: far beyond any machine, and sums stay finite
-SHORTEST = 1e-3  # nanoseconds; a speed of less time would overflow
-MAX_ENTRIES = 200  # backends times types: a figure has a row for each
+LARGEST = 2**62  # of nanoseconds, bytes and tokens: far more than any machine has, but sums stay finite
+SHORTEST = 1e-3  # nanoseconds; with less time, a speed would overflow
+MAX_ENTRIES = 200  # pairs of a backend and a type: a figure has a row for each
 NAME = re.compile(r"[\w .:+()/,-]{1,100}")  # no "$": figures would read it as mathematics
 MISSING = object()
 
@@ -139,7 +138,8 @@ FIELDS: dict[str, dict[str, FieldRule]] = {
         "joules": (f"{NUMBER}, or null", False, _or_none(_is_number)),
     },
 }
-# A record of agreement has all fields of a group or none. A library that returns only tokens has the second.
+# A record of agreement has all fields of a group or none. Of a library that returns only tokens, it has the
+# second group.
 TOGETHER = (("kl", "max_abs_diff"), ("same_file_top1", "top1"))
 
 
@@ -148,10 +148,11 @@ def check(record: Mapping[str, Any], place: str) -> None:
 
     Args:
         record: the record to check.
-        place: origin of the record for error messages: "results.jsonl, line 7".
+        place: origin of the record for error messages, such as "results.jsonl, line 7".
 
     Raises:
-        ResultsError: a field is invalid; names the place, the field, the expected value and the actual one.
+        ResultsError: a field is invalid. The message names the place, the field, the expected value and the
+            actual one.
     """
     kind = record.get("kind", MISSING)
     if not isinstance(kind, str) or kind not in FIELDS:
@@ -186,7 +187,15 @@ def _short(value: object) -> str:
 
 
 def check_size(entries: int, place: str) -> None:
-    """Refuse a comparison of more entries than a table or figure can show."""
+    """Refuse a comparison with more entries than a table or figure can show.
+
+    Args:
+        entries: number of entries.
+        place: origin of the comparison for error messages.
+
+    Raises:
+        ResultsError: there are more than MAX_ENTRIES.
+    """
     if entries > MAX_ENTRIES:
         raise _wrong(place, "backend and model_type", f"at most {MAX_ENTRIES} pairs", entries)
 
@@ -194,8 +203,12 @@ def check_size(entries: int, place: str) -> None:
 def parse(line: str, place: str) -> dict[str, Any]:
     """Read one line as a JSON object.
 
+    Args:
+        line: the line.
+        place: origin of the line for error messages.
+
     Raises:
-        ResultsError: the line is invalid; names the place and the fault.
+        ResultsError: the line is invalid; the message names the place and the fault.
     """
     try:
         record = json.loads(line, parse_float=_finite, parse_constant=_no_constant)
@@ -225,7 +238,7 @@ def read_text(path: Path) -> str:
     """Return the text of a results file.
 
     Raises:
-        ResultsError: the file isn't UTF-8; names the line.
+        ResultsError: the file isn't UTF-8; the message names the line.
         OSError: the file can't be read.
     """
     data = path.read_bytes()

@@ -14,12 +14,12 @@ from llmlite.terminal import printable
 
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows of cells
 NOTHING = "-"
-PROSE = ("agrees", "instructions")  # columns of words, aligned to the left
-EXACT = ("size",)  # metrics that are the same on every run, so any difference counts
+PROSE = ("agrees", "instructions")  # columns of words, which are aligned to the left
+EXACT = ("size",)  # metrics that are the same in every run, so that any difference counts
 
 
 def tables(comparison: Samples) -> str:
-    """Return all tables and notes as text for a terminal, at most about 110 columns wide."""
+    """Return all tables and notes as text for a terminal, about 110 columns wide at most."""
     parts = [headline(comparison), *(_text(*table) for table in all_tables(comparison) if table[2])]
     notes = "\n".join(f"note: {note}" for note in comparison.notes)
     return printable("\n\n".join([*parts, notes] if notes else parts))
@@ -32,7 +32,7 @@ def titled(comparison: Samples) -> str:
 
 
 def canary_words(comparison: Samples) -> str:
-    """Describe how quiet the machine was; "" if the canary never ran."""
+    """Return words on the canary, which show how quiet the machine was; "" if the canary never ran."""
     sung = comparison.environment.get("canary_ns") or []
     if not sung:
         return ""
@@ -79,7 +79,7 @@ def _cells(cells: list[str]) -> str:
 
 
 def headline(comparison: Samples) -> str:
-    """Describe in one line what was compared, and where."""
+    """Return one line that describes the comparison and the machine."""
     env = comparison.environment
     n_blocks = len({m.block for m in comparison.measurements if m.block >= 0})
     quiet = canary_words(comparison)
@@ -90,7 +90,7 @@ def headline(comparison: Samples) -> str:
 
 
 def all_tables(comparison: Samples) -> list[Table]:
-    """Return the tables: agreement, speed, starts, memory, and how each backend ran."""
+    """Return the tables: agreement, speed, starts, depths, memory, and the conditions of each backend."""
     return [
         agreement_table(comparison),
         speed_table(comparison),
@@ -102,7 +102,7 @@ def all_tables(comparison: Samples) -> list[Table]:
 
 
 def agreement_table(comparison: Samples) -> Table:
-    """Return the table of agreement, and of the quality that quantization costs."""
+    """Return the table of agreement and of the quality lost by quantization."""
     rows = []
     answered = any(r.get("n_asked") for r in comparison.agreement)
     for r in comparison.agreement:
@@ -156,7 +156,7 @@ def _skipped_label(record: dict[str, Any]) -> str:
 
 
 def speed_table(comparison: Samples) -> Table:
-    """Return medians over the blocks, the spread of the middle half for decode, and the ratio to the base."""
+    """Return the table of speeds: medians over blocks, decode's middle half, and its ratio to the base."""
     base = base_entry(comparison)
     found = {
         key: _by_entry(comparison, key)
@@ -165,7 +165,7 @@ def speed_table(comparison: Samples) -> Table:
     metered = bool(found["energy"])
     starts = [key for key in ("import", "load", "compile", "first_token") if found[key] or key != "compile"]
     lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
-    short = ["prefill 64"] if 64 in lengths[:-1] else []  # else it wasn't read, or is the longest prompt
+    short = ["prefill 64"] if 64 in lengths[:-1] else []  # otherwise it wasn't read, or is the longest prompt
     rows = []
     for entry in found["decode"]:
         long_prompt, decode = found["prefill"].get(entry), found["decode"][entry]
@@ -198,9 +198,10 @@ def speed_table(comparison: Samples) -> Table:
 
 
 def start_table(comparison: Samples) -> Table:
-    """Return the seconds from the start of the process to the first token: usually, and the first time ever.
+    """Return the table of seconds from the start of a process to its first token, usual and first ever.
 
-    A backend that keeps nothing between runs needs the same time. Without any first start, there are no rows.
+    For a backend that keeps nothing between runs, both are the same. Without any first start ever, the table
+    has no rows.
     """
     usual: dict[tuple[str, str], dict[str, list[float]]] = {}
     ever: dict[tuple[str, str], dict[str, float]] = {}
@@ -230,7 +231,7 @@ def start_table(comparison: Samples) -> Table:
 
 
 def depth_table(comparison: Samples) -> Table:
-    """Return the speed of decode at each depth."""
+    """Return the table of the speed of decode at each depth; it has no rows if there is only one depth."""
     written = [m for m in comparison.measurements if m.phase == "decode" and not m.flagged]
     depths = sorted({m.n_depth for m in written})
     headings = ["", *(f"after {n}" for n in depths)]
@@ -247,12 +248,12 @@ def depth_table(comparison: Samples) -> Table:
             cells.append(f"{median(found):.1f}" if found else NOTHING)
         rows.append([entry_label(*entry), *cells])
     if len(depths) < 2:
-        rows = []  # the table of speeds has all of it
+        rows = []  # the table of speeds shows the only depth
     return "Decode after so many tokens in the cache, tokens per second, medians.", headings, rows
 
 
 def threads_that_ran(comparison: Samples, entry: tuple[str, str]) -> str:
-    """Return the numbers of threads that worked in prefill and in decode, as "2/1"."""
+    """Return the numbers of threads that worked in prefill and in decode, such as "2/1"."""
     counts = []
     for key in ("prefill", "decode"):
         used = [m.n_threads for m in selected(comparison, METRICS[key], *entry)]
@@ -261,7 +262,7 @@ def threads_that_ran(comparison: Samples, entry: tuple[str, str]) -> str:
 
 
 def memory_table(comparison: Samples) -> Table:
-    """Return private and file-backed memory after decode, the peak, and the file's size."""
+    """Return the table of memory after decode: private, file-backed and peak, and the size of the file."""
     found = {key: _by_entry(comparison, key) for key in ("private", "file", "peak", "size")}
     entries = dict.fromkeys([*found["peak"], *found["private"]])
     rows = [
@@ -281,7 +282,7 @@ def memory_table(comparison: Samples) -> Table:
 
 
 def conditions_table(comparison: Samples) -> Table:
-    """Return each backend's conditions: whose weights, version, cache, waiting policy, instruction set."""
+    """Return the table of conditions: origin of the weights, version, cache, waiting policy, instructions."""
     kl = {(r["backend"], r["model_type"]): r.get("same_file_kl") for r in comparison.agreement}
     told = any("installed_bytes" in r for r in comparison.backends)
     rows = []
@@ -304,7 +305,7 @@ def conditions_table(comparison: Samples) -> Table:
 
 
 def _installation(record: dict[str, Any]) -> str:
-    """Return the known costs of the installation: "263 MB, 5 packages, 10 s, no compiler"."""
+    """Return the known costs of the installation, such as "263 MB, 5 packages, 10 s, no compiler"."""
     if "installed_bytes" not in record:
         return NOTHING
     n = record.get("n_packages", 1)
@@ -317,7 +318,7 @@ def _installation(record: dict[str, Any]) -> str:
 
 
 def base_entry(comparison: Samples) -> tuple[str, str] | None:
-    """Return the base of the ratios: PyTorch float32 if it was timed, else the first entry timed."""
+    """Return the base of the ratios: PyTorch float32 if it was timed, otherwise the first timed entry."""
     timed = [(s.backend, s.model_type) for s in summarize(comparison, "decode")]
     for entry in timed:
         if entry[0] == "torch-f32":
@@ -340,7 +341,7 @@ def _spread(summary: Summary) -> str:
 
 
 def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
-    """Align columns: names to the left, the last column too when it is prose."""
+    """Return a table as text; names are aligned to the left, and so is a last column of words."""
     columns = list(zip(headings, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     prose = len(headings) - 1 if headings[-1] in PROSE else -1
@@ -355,10 +356,10 @@ def _text(title: str, headings: list[str], rows: list[list[str]]) -> str:
 
 
 def best_of(comparison: Samples, found: Sequence[Summary], metric: str) -> str:
-    """Name the best entry of a metric, or the entries that can't be told apart, by the rule of the tables.
+    """Return a sentence that names the best entry of a metric, or those that can't be told apart.
 
-    A speed is the best only if it is certainly faster than every other. Memory has no such interval; two of
-    its values can't be told apart if they differ by less than 3 %.
+    The rule is that of the tables. A speed is the best only if it is certainly faster than every other.
+    Memory has no such interval: two of its values can't be told apart if they differ by less than 3 %.
     """
     tied = undecided(comparison, found, metric)
     if tied:
@@ -371,7 +372,7 @@ def _first(found: Sequence[Summary], metric: str) -> Summary:
 
 
 def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> list[Summary]:
-    """Return the entries among which no best one can be named; empty if one can. Figures grey them."""
+    """Return the entries among which no best one can be named, which figures grey; empty if one can."""
     if len(found) < 2:
         return []
     first = _first(found, metric)
@@ -391,10 +392,12 @@ def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> lis
 
 
 def describe(found: Sequence[Summary], metric: str, comparison: Samples | None = None) -> str:
-    """Describe a metric's bars: each value, the best, and the spread of the points.
+    """Describe the bars of a metric in sentences: each value, the best, and the spread of the points.
 
     Args:
-        comparison: the comparison that `found` is from; without it, no entry is called the best.
+        found: the summaries that the bars show.
+        metric: a key of METRICS.
+        comparison: the comparison that `found` is from; if it is None, no entry is called the best.
     """
     about = METRICS[metric]
     if not found:
@@ -410,7 +413,11 @@ def describe(found: Sequence[Summary], metric: str, comparison: Samples | None =
 
 
 def describe_memory(memory: Sequence[tuple[str, float, float]]) -> str:
-    """Describe the memory bars."""
+    """Describe the memory bars in a sentence.
+
+    Args:
+        memory: label, private MB and file-backed MB of each bar.
+    """
     if not memory:
         return "Memory: not measured."
     parts = [f"{label} {private:.0f} private and {file:.0f} file-backed" for label, private, file in memory]
@@ -418,5 +425,5 @@ def describe_memory(memory: Sequence[tuple[str, float, float]]) -> str:
 
 
 def short(value: float) -> str:
-    """Return a number with three digits, and without an exponent if it isn't needed."""
+    """Return a number as text, rounded to three digits, or to a whole number from 100 on."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

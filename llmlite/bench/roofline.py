@@ -1,7 +1,7 @@
 """The roofline: the limits of the machine, and the position of each operation of a model below them.
 
-An operation that does little work for each byte it reads can't be faster than memory; one that does much work
-can't be faster than the arithmetic units. The roof is the lower of the two lines:
+An operation that does little work for each byte that it reads can't be faster than memory. One that does much
+work can't be faster than the arithmetic units. The roof is the lower of the two lines:
 
     operations/s ≤ min(peak, intensity · bandwidth),    intensity = operations / byte
 
@@ -29,8 +29,8 @@ from llmlite.errors import LlmliteError
 if TYPE_CHECKING:
     from llmlite.model import Model
 
-# Operations per number written, for kernels without weights; a mere copy counts as one, so that it has a
-# place.
+# Operations per number written, for kernels without weights. A mere copy counts as one operation, so that it
+# has a place in the figure.
 PER_NUMBER = {"rms_norm": 4, "silu_mul": 5, "rope": 3, "quantize": 3}
 
 
@@ -40,8 +40,9 @@ class Roof:
 
     Args:
         n_threads: threads that measured the limits.
-        bytes_per_second: bytes read from memory.
-        f32_per_second, int8_per_second: multiplications and additions with all operands in registers.
+        bytes_per_second: bytes read from memory per second.
+        f32_per_second, int8_per_second: multiplications and additions per second, with all operands in
+            registers.
     """
 
     n_threads: int
@@ -57,7 +58,7 @@ class Roof:
         """Return the peak of "int8" or "f32" arithmetic, in operations per second.
 
         Raises:
-            ValueError: `kind` is something else.
+            ValueError: `kind` is neither "int8" nor "f32".
         """
         peaks = {"int8": self.int8_per_second, "f32": self.f32_per_second}
         if kind not in peaks:
@@ -65,26 +66,26 @@ class Roof:
         return peaks[kind]
 
     def limit(self, intensity: float, kind: str = "int8") -> float:
-        """Return the maximum of operations per second at `intensity` operations per byte."""
+        """Return the largest possible operations per second at `intensity` operations per byte."""
         return min(self.peak(kind), intensity * self.bytes_per_second)
 
     def ridge(self, kind: str = "int8") -> float:
-        """Return the intensity (operations per byte) where the two lines meet."""
+        """Return the intensity, in operations per byte, at which the two lines meet."""
         return self.peak(kind) / self.bytes_per_second
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One operation of a model.
+    """One measured operation of a model.
 
     Args:
         operation: name of the kernel.
         label: name of the weight, or of the result if there is no weight.
         type: quantization of the weight; "" without a weight.
         nanoseconds: time of one run, with waiting.
-        waiting: nanoseconds of these that a thread was idle, on average.
         bytes: bytes of weights read; without weights, bytes of everything read and written.
-        operations: operations with weights; without weights, multiplications and additions, roughly.
+        operations: multiplications and additions with weights; without weights, a rough number of operations.
+        waiting: the part of `nanoseconds` in which a thread was idle, on average.
     """
 
     operation: str
@@ -113,7 +114,7 @@ class Point:
         return self.bytes * 1e9 / self.nanoseconds
 
     def as_record(self) -> dict[str, Any]:
-        """Return the fields and what follows from them, as JSON values."""
+        """Return the fields and the figures derived from them, as JSON values."""
         return {
             **asdict(self),
             "intensity": self.intensity,
@@ -123,7 +124,11 @@ class Point:
 
 
 def measure_roof(n_threads: int | None = None, repeat: int = 5) -> Roof:
-    """Measure memory and arithmetic of this machine, on the threads that a model would use by default.
+    """Measure the speed of memory and of arithmetic on this machine.
+
+    Args:
+        n_threads: number of threads; None for as many as a model would use by default.
+        repeat: number of runs.
 
     Raises:
         KernelError: kernels can't be compiled or loaded here.
@@ -168,7 +173,7 @@ def roofline_points(model: Model, n_tokens: int = 1, depth: int = 0, repeat: int
 
 
 def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[int, int]:
-    """Return the bytes that an operation without weights reads and writes, and its rough operations."""
+    """Return the bytes moved by an operation without weights, and its rough number of operations."""
 
     def numbers(buffers: Iterable[Buffer]) -> list[tuple[int, int]]:
         kept = [b for b in buffers if b.width and b.name not in ("cache", "scratch")]
@@ -177,11 +182,11 @@ def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[i
     moved = numbers((*op.reads, *op.writes))
     n_bytes = sum(n * size for n, size in moved)
     if op.name.startswith("attention"):
-        pairs = sum(depth + t + 1 for t in range(n_tokens))  # a token looks at itself and at all before it
+        pairs = sum(depth + t + 1 for t in range(n_tokens))  # a token attends to itself and to all before it
         mixer = model.config.attention
         cache = 2 * (mixer.k_width + mixer.v_width) * (depth + n_tokens)  # float16 keys and values
         return n_bytes + cache, 4 * model.config.n_embd_q * pairs
-    written = sum(n for n, _ in numbers(op.writes)) or sum(n for n, _ in moved)  # or into the cache
+    written = sum(n for n, _ in numbers(op.writes)) or sum(n for n, _ in moved)  # or to the cache only
     return max(n_bytes, 1), max(PER_NUMBER.get(op.name, 1) * written, 1)
 
 
@@ -191,8 +196,8 @@ class Roofline(Saved):
 
     Attributes:
         model: name of the model.
-        roof: the limits.
-        points: name of a step, such as "decode" or "prefill 256" -> its operations.
+        roof: the machine's limits.
+        points: the operations of each step, by the step's name, such as "decode" or "prefill 256".
     """
 
     KIND: ClassVar[str] = "roofline"
@@ -218,7 +223,17 @@ class Roofline(Saved):
 
 
 def measure_roofline(model: Model, name: str, prefill: Iterable[int] = (64, 256)) -> Roofline:
-    """Measure the roof, then the decode step and prefill steps of `prefill` tokens of `model`."""
+    """Measure the roof and the steps of a model: one of decode, and one of prefill for each length.
+
+    Args:
+        model: a model that runs on the planned executor.
+        name: name of the model in the result.
+        prefill: numbers of tokens of the prefill steps.
+
+    Raises:
+        KernelError: kernels can't be compiled or loaded here.
+        LlmliteError: the model runs on another executor.
+    """
     points = {"decode": roofline_points(model)}
     points |= {f"prefill {n}": roofline_points(model, n_tokens=n) for n in prefill}
     return Roofline(environment=environment.record(), model=name, roof=measure_roof(), points=points)

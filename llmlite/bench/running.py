@@ -1,4 +1,4 @@
-"""What the parts of a comparison share: its options, its entries, what was kept, and the time left."""
+"""The state that all parts of a comparison share: options, entries, results so far, and the time left."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from llmlite.bench.samples import Comparison
 from llmlite.engine import cpu
 
 WARM_UP = (8, 8)  # tokens read and written
-LONG_START = 5.0  # seconds
-LEAST = 2  # backends that no budget leaves out: one alone would be no comparison
+LONG_START = 5.0  # seconds above which a start counts as long
+LEAST = 2  # backends that stay in spite of any budget: one alone would be no comparison
 FIRST_EVER = 0.1  # share of the budget for starts with empty caches
 
 Ask = Callable[..., dict[str, Any]]
@@ -35,10 +35,18 @@ class Running:
     """A comparison under way.
 
     Args:
-        options: what was asked for. stack: closes every process. progress: whether a bar is shown.
-        files: to compare. entries: that are still in it. ids: the text that all of them read.
-        exam: the bundled questions, for the bundled model. pairs: backends with their files, if they are
-            chosen one by one. meter: counts energy, where that can be read.
+        options: the options asked for.
+        stack: closes every process.
+        progress: whether a bar is shown.
+        files: the files to compare.
+        entries: the entries that are still in the comparison.
+        ids: token ids of the text that all entries read.
+        exam: the bundled questions; None if they aren't asked.
+        prompts, depths, n_gen, n_blocks: as in Options, but reduced to the context and the time.
+        n_ctx: positions in the cache of every entry.
+        launcher: starts the processes.
+        pairs: backends with their files, if they are chosen one by one.
+        meter: measures energy if a counter can be read.
     """
 
     options: Options
@@ -66,19 +74,19 @@ class Running:
         self.result = Comparison(environment=env)
 
     def _is_named(self, entry: Entry) -> bool:
-        """Whether a choice of backends was named, this one in it; naming all of them is no choice."""
+        """Return whether the user chose this entry's backend; naming all backends isn't a choice."""
         if self.pairs:
             return True
         named = self.options.backends
         return entry.info.name in named and len(set(named)) < len(BACKENDS)
 
     def _is_essential(self, entry: Entry, there: Sequence[dict[str, Any]]) -> bool:
-        """Return whether the records `there` are of fewer backends than LEAST, and this is another one."""
+        """Return whether fewer than LEAST backends are in the records `there` and this entry adds one."""
         names = {record["backend"] for record in there}
         return len(names) < LEAST and entry.info.name not in names
 
     def _keep_start(self, entry: Entry, times: dict[str, int]) -> None:
-        """Keep the nanoseconds of each phase of a start; say so when code was compiled in it that is kept."""
+        """Keep the nanoseconds of each phase of a start; add a note if it compiled code that is then kept."""
         for phase, ns in times.items():
             first = phase.startswith("first_token")
             self._keep(entry, phase, [ns], n_prompt=len(self.launcher.prompt) if first else 0)
@@ -93,7 +101,7 @@ class Running:
             self._note(f"{entry.info.title}: {entry.about['note']}")
 
     def _or_drop(self, entry: Entry, work: Callable[[Entry], None]) -> None:
-        """Do the work; an entry whose process fails leaves the comparison, with the reason in the tables."""
+        """Do the work; if the entry's process fails, drop the entry and keep the reason for the tables."""
         try:
             work(entry)
         except BackendError as error:
@@ -137,32 +145,38 @@ class Running:
         return sum(found.values()) / 1e9
 
     def _start_runs(self, entry: Entry) -> int:
-        """Return how many fresh processes an entry gets: one if its start is long and time is limited."""
+        """Return the number of fresh processes for an entry: at most one if time is limited and starts long."""
         is_long = self.options.budget_seconds is not None and self._start_seconds(entry) > LONG_START
         return min(self.options.start_runs, 1) if is_long else self.options.start_runs
 
     def _memory_seconds(self, entries: Sequence[Entry] | None = None) -> float:
-        """Return what the memory runs of these entries, or of all, will take, judging by their starts."""
+        """Return the seconds that the memory runs of these entries, or of all, will take by their starts."""
         chosen = self.entries if entries is None else entries
         return sum(self._start_runs(entry) * self._start_seconds(entry) for entry in chosen)
 
     def _keeping_work(self) -> list[Entry]:
-        """Return the entries to start once with empty caches: one of each backend that keeps work in them."""
+        """Return the entries to start with empty caches: one of each backend that keeps work in caches."""
         chosen = {entry.info.name: entry for entry in reversed(self.entries) if entry.info.keeps_work}
         return list(reversed(chosen.values())) if self.options.first_ever else []
 
     def _reserve(self) -> float:
-        """Return the seconds that are kept for starts with empty caches; what they will take isn't known."""
+        """Return the seconds reserved for starts with empty caches, whose real duration isn't known."""
         budget = self.options.budget_seconds
         return FIRST_EVER * budget if budget and self._keeping_work() else 0.0
 
     def _over(self, seconds: float) -> bool:
-        """Whether so many more seconds would overrun the budget by more than a tenth."""
+        """Return whether `seconds` more would exceed the budget by over a tenth."""
         budget = self.options.budget_seconds
         return budget is not None and time.monotonic() - self.begin + seconds > 1.1 * budget
 
 
 def logits(ask: Ask, path: Path, ids: list[int]) -> np.ndarray:
-    """Return what a worker computes for `ids`: float32 (T, V)."""
+    """Return the logits that a worker computes for `ids`, float32 (T, V).
+
+    Args:
+        ask: function that sends a request to the worker.
+        path: .npy file for the logits, which the worker writes.
+        ids: T token ids.
+    """
     ask("logits", ids=ids, out=str(path))
     return np.load(path)

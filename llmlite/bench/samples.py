@@ -16,12 +16,13 @@ SAMPLES = {"tales": "samples/comparison-two-cores.jsonl", "smollm2": "samples/co
 
 @dataclass(kw_only=True, repr=False)
 class Comparison(Samples):
-    """The result of a run of `compare`; `print(comparison)` shows tables, a notebook shows them as HTML."""
+    """The result of `compare`; `print(comparison)` shows tables, and a notebook shows them as HTML."""
 
     @classmethod
     def sample(cls, model: str = "tales") -> Self:
-        """Return a comparison that is included in llmlite; its `environment` names the machine it was
-        measured on.
+        """Return a comparison that is included in llmlite.
+
+        Its `environment` describes the machine on which it was measured.
 
         Args:
             model: the model that was compared, "tales" or "smollm2".

@@ -1,4 +1,4 @@
-"""Measurements kept as one JSON object per file."""
+"""Measurements that are stored as one JSON object per file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llmlite.system import files
 
 @dataclass(kw_only=True)
 class Saved:
-    """Base class of measurements that `save` and `load` keep; a subclass adds fields.
+    """Base class of measurements that can be saved and loaded; a subclass adds fields.
 
     Attributes:
-        KIND: kind of measurement, as the file names it.
-        SAMPLE: the bundled file, below data/.
-        environment: the machine; see `llmlite.bench.environment.record`.
+        KIND: name of the kind of measurement in the file.
+        SAMPLE: path of the bundled file below data/.
+        environment: record of the machine; see `llmlite.bench.environment.record`.
     """
 
     KIND: ClassVar[str]
@@ -40,10 +40,10 @@ class Saved:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            LlmliteError: the file holds something else, or impossible figures.
+            LlmliteError: the file can't be read, or has other contents or impossible figures.
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ class Saved:
 
     @classmethod
     def sample(cls) -> Self:
-        """Return the bundled measurement; its `environment` names the machine it was taken on."""
+        """Return the bundled measurement; its `environment` describes the machine on which it was taken."""
         return cls.load(resources.data_path(cls.SAMPLE))
 
     @classmethod
@@ -65,7 +65,15 @@ class Saved:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is a positive, finite number."""
+    """Check that a value is a positive, finite number.
+
+    Args:
+        name: name of the value for the error message.
+        value: the value.
+
+    Raises:
+        ValueError: it isn't.
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -1,4 +1,4 @@
-"""`llmlite serve` in its own process: tests of its protocols, and its throughput by number of clients.
+"""Tests of `llmlite serve` in its own process: its protocols, and its throughput by number of clients.
 
 Only the standard library is needed on this side; the server needs the extra `serve`.
 """
@@ -24,8 +24,8 @@ from llmlite.errors import LlmliteError
 START = 120.0  # seconds for the server to load the model and compile its kernels
 ANSWER = 60.0  # seconds for one answer
 CLIENTS = (1, 4, 16)
-N_TOKENS = 48  # written for each request
-REQUESTS = 16  # of all clients together
+N_TOKENS = 48  # tokens written for each request
+REQUESTS = 16  # requests of all clients together
 NAME = "served"
 
 _open = build_opener(ProxyHandler({})).open  # this machine's own address never goes through a proxy
@@ -36,8 +36,8 @@ class Throughput:
     """The throughput of a number of clients together.
 
     Args:
-        clients: number of requests at once.
-        tokens: tokens written for all of them.
+        clients: number of clients that send requests at the same time.
+        tokens: number of tokens written for all of them.
         seconds: time from the first request to the last answer.
     """
 
@@ -52,7 +52,14 @@ class Throughput:
 
 @contextmanager
 def server(model: str = "tales:Q8_0", *arguments: str) -> Iterator[str]:
-    """Serve a model on a free port of this machine while the block runs; yield its address, without a slash.
+    """Serve a model on a free port of this machine while the block runs; yield its URL.
+
+    Args:
+        model: a GGUF file, "tales" or "tales:Q4_0".
+        arguments: more arguments of `llmlite serve`.
+
+    Yields:
+        The URL, without a slash at the end.
 
     Raises:
         LlmliteError: the server didn't start; the message has its output.
@@ -75,10 +82,10 @@ def server(model: str = "tales:Q8_0", *arguments: str) -> Iterator[str]:
 
 
 def _address(process: subprocess.Popen[str]) -> str:
-    """Wait for the line that names the address, and for the server to be ready."""
+    """Wait until the server prints its address, and return it."""
     lines: queue.Queue[str] = queue.Queue()
 
-    def read() -> None:  # read to the end, so that a full pipe never blocks the server
+    def read() -> None:  # reads to the end, so that a full pipe never blocks the server
         try:
             for line in process.stdout or ():
                 lines.put(line)
@@ -102,10 +109,16 @@ def _address(process: subprocess.Popen[str]) -> str:
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-    """Send a GET, or a POST of JSON; return the status and the answer's JSON (None for an empty one).
+    """Send a request and return the status and the answer.
+
+    The answer is an object from JSON, the text itself if that isn't JSON, or None if it is empty.
+
+    Args:
+        url: the address.
+        body: object to send as JSON by POST; None for a GET.
 
     Raises:
-        OSError: no answer.
+        OSError: there was no answer.
     """
     data = None if body is None else json.dumps(body).encode()
     try:
@@ -121,7 +134,14 @@ def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
 
 
 def protocols(url: str) -> dict[str, str]:
-    """Try each protocol of a running server; return "answered" or the error, by name of the protocol."""
+    """Try each protocol of a running server; return "answered" or the error by name of the protocol.
+
+    Args:
+        url: the server's address.
+
+    Raises:
+        LlmliteError: the server doesn't complete a text.
+    """
     text = {"prompt": "The fox", "max_tokens": 8, "temperature": 0}
     written = _written_by_completion(url, text)
     found = {}
@@ -170,7 +190,12 @@ def _infer(url: str) -> str:
 
 
 def throughput(url: str, clients: Sequence[int] = CLIENTS, n_tokens: int = N_TOKENS) -> list[Throughput]:
-    """Let `clients` clients at once share REQUESTS for `n_tokens` tokens; return their throughput.
+    """Measure the throughput of REQUESTS requests, for each number of clients.
+
+    Args:
+        url: the server's address.
+        clients: numbers of clients that share the requests.
+        n_tokens: tokens to write for each request.
 
     Raises:
         LlmliteError: a request was refused.

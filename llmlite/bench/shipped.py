@@ -1,7 +1,8 @@
-"""The measurements for the shipped samples, with the same models, lengths and blocks everywhere.
+"""The measurements for the shipped samples, all with the same models, lengths and blocks.
 
 `tools/samples.py` takes them one after another and writes the samples that lessons and documents show. A
-backend's speed on a model is measured in only one comparison; every sample that shows it takes it from there.
+backend's speed on a model is measured in only one comparison. Every sample that shows the speed takes it from
+there.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ RULES = Options(
     budget_seconds=None,
     first_ever=False,
 )
-LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # fewer: all is slow
+LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # fewer: it is slow
 TYPES = ("F16", "Q8_0", "Q4_0")  # of the bundled model, as in `llmlite compare`
 PURE_TYPES = ("F32", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")  # every matrix in one type; only for llmlite
 LARGE_TYPES = ("Q8_0", "Q4_0")
@@ -48,14 +49,14 @@ ON_SMOLLM2 = ("llmlite", "llamacpp", "xllamacpp", "torch-f32", "torch-bf16", "to
 ON_LARGE = ("llmlite", "torch-f32")
 ADVISED = ("tales:F16", "tales:Q8_0", "tales:Q4_0", "smollm2:Q8_0", "smollm2:Q4_0", "smollm2:Q4_1")
 WATCHED = ("llmlite", "llamacpp", "torch-f32")  # backends whose memory is recorded over time
-SECONDS = {"tales": 600.0, "smollm2": 480.0, "large": 420.0}  # the limit for each comparison
+SECONDS = {"tales": 600.0, "smollm2": 480.0, "large": 420.0}  # limit for each comparison
 STEPS = {"decode": 1, "prefill 64": 64, "prefill 256": 256}  # tokens of the steps in the roofline
-ROUNDS, PAUSE = 8, 3.0  # of the kernels' measurements; seconds between two rounds
+ROUNDS, PAUSE = 8, 3.0  # rounds in which kernels are measured; seconds between two of them
 KERNELS_MODEL = "Llama 3.2 1B's shape, Q4_0"
 
 
 def tales(say: Say) -> Comparison:
-    """Compare on the bundled model; llmlite also runs the types of lesson 03's slider."""
+    """Compare backends on the bundled model; llmlite also runs the types of the slider in lesson 03."""
     files = open_models("tales", TYPES)
     pure = [_pure(type_name) for type_name in PURE_TYPES]
     pairs = _pairs(("llmlite",), files)
@@ -65,12 +66,12 @@ def tales(say: Say) -> Comparison:
 
 
 def smollm2(say: Say) -> Comparison:
-    """Compare on SmolLM2, which must have been pulled."""
+    """Compare backends on SmolLM2, which must have been pulled before."""
     return _compared("smollm2", "smollm2", _pairs(ON_SMOLLM2, open_models("smollm2", LARGE_TYPES)), say)
 
 
 def large(say: Say) -> Comparison:
-    """Compare on 1.2 billion random weights of a known shape."""
+    """Compare backends on a model of a known shape with 1.2 billion random weights."""
     say("writing the model of 1.2 billion weights, unless the cache has it")
     files = [open_models(sizes.synthetic(name), ())[0] for name in LARGE_TYPES]
     return _compared("large", sizes.SHAPE, _pairs(ON_LARGE, files), say, **LARGE_RULES)
@@ -94,7 +95,7 @@ def _compared(
 
 
 def _pairs(backends: Sequence[str], files: Sequence[ModelFile]) -> list[tuple[str, ModelFile]]:
-    """Return each backend with all files, or with only the first if it unpacks weights anyway."""
+    """Return pairs of backends and files; a backend that unpacks all weights gets only the first file."""
     keeps = compare.BACKENDS
     return [(b, file) for b in backends for file in (files if keeps[b].keeps_quantized else files[:1])]
 
@@ -114,8 +115,8 @@ def _pure(type_name: str) -> ModelFile:
 def kernels(say: Say) -> tuple[Ladder, Roofline]:
     """Measure the ladder and the roofline in rounds.
 
-    The ladder keeps every run. The roof is the best of all rounds, and each operation has its shortest time,
-    so that both show the machine undisturbed.
+    The ladder keeps every run. The roof is the best of all rounds, and each operation has its shortest time.
+    So both show the undisturbed machine.
     """
     from llmlite.model import load
 
@@ -142,17 +143,17 @@ def kernels(say: Say) -> tuple[Ladder, Roofline]:
 
 
 def best_roof(a: Roof, b: Roof) -> Roof:
-    """Return the higher value of each limit of two measurements."""
+    """Return a roof with the higher of two measured values for each limit."""
     return Roof(**{name: max(value, asdict(b)[name]) for name, value in asdict(a).items()})
 
 
 def fastest(a: list[Point], b: list[Point]) -> list[Point]:
-    """Return each operation with the shorter of its two times."""
+    """Return the faster of two measurements of each operation."""
     return [x if x.nanoseconds <= y.nanoseconds else y for x, y in zip(a, b, strict=True)]
 
 
 def timelines(say: Say) -> list[timeline.Timeline]:
-    """Record the memory of processes on the bundled model: each twice, in turns; the shorter run counts."""
+    """Record the memory of each process on the bundled model twice, in turns; keep the shorter run."""
     [file] = open_models("tales", ("F16",))
     ids = agreement_ids(file, 256)
     taken: dict[str, list[timeline.Timeline]] = {name: [] for name in WATCHED}
@@ -165,7 +166,7 @@ def timelines(say: Say) -> list[timeline.Timeline]:
 
 
 def advised(say: Say) -> advice.Checks:
-    """Predict the speed of models of three sizes, and measure it."""
+    """Predict the speed of models of three sizes and measure it."""
     say("bandwidth and the overhead of a matrix")
     machine = advice.measure_machine()
     synthetic = {sizes.synthetic(name): f"large:{name}" for name in LARGE_TYPES}

@@ -1,4 +1,4 @@
-"""One backend measured as in llama-bench: a list of tests, each repeated, with one record per test."""
+"""Measurements of one backend as in llama-bench: a list of tests, each repeated, and one record for each."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Request:
         backend: a key of BACKENDS.
         prompts: lengths of prompts to read; 0 for none.
         gens: numbers of tokens to write; 0 for none.
-        depths: tokens in the cache before each test; empty for the DEPTHS that fit in the context.
-        threads: numbers of threads, each in its own process; empty for as many as can run at once.
+        depths: tokens in the cache before each test; empty for those of DEPTHS that fit in the context.
+        threads: numbers of threads, each run in its own process; empty for as many as can run at once.
         repetitions: number of runs of each test, after one warm-up.
         timeout: seconds that any step may take.
     """
@@ -64,7 +64,7 @@ class Request:
         return [(p, n, d) for d in self.depths or (0,) for p, n in pairs]
 
     def fitting(self, n_ctx: int) -> Request:
-        """Return the same request; without depths, choose those that fit in a context of `n_ctx` tokens."""
+        """Return the same request with depths; if it has none, those of DEPTHS that fit in `n_ctx` tokens."""
         longest = max(p + n for p, n, _ in self.tests()) + 1
         room = tuple(d for d in DEPTHS if d + longest <= n_ctx)
         return self if self.depths else replace(self, depths=room or (0,))
@@ -73,9 +73,13 @@ class Request:
 def measure(request: Request, progress: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
     """Run the tests and return one record for each, with llama-bench's fields.
 
-    The time of a prompt at a depth is the time of depth + prompt tokens minus the time of depth tokens, each
-    read into an empty cache, because not every library can be stopped in between. It is noisier than at depth
-    0.
+    Not every library can be timed from the middle of a text. So the time of a prompt at a depth is a
+    difference: the time of depth + prompt tokens minus the time of depth tokens, each read into an empty
+    cache. It is noisier than the time at depth 0.
+
+    Args:
+        request: the tests.
+        progress: called with a description of each step before it is taken.
 
     Raises:
         LlmliteError: the backend isn't available or failed, or the model can't be read.
@@ -157,7 +161,15 @@ def _once(entry: Entry, ids: list[int], n_prompt: int, n_gen: int, n_depth: int)
 def record(
     entry: Entry, samples: Sequence[int], lengths: dict[str, int], *, env: dict[str, Any], **more: Any
 ) -> dict[str, Any]:
-    """Return one test as a JSON object with llama-bench's fields and ours."""
+    """Return the result of one test as a JSON object, with llama-bench's fields and ours.
+
+    Args:
+        entry: the backend and the file.
+        samples: nanoseconds of each repetition.
+        lengths: n_prompt, n_gen, n_depth and n_threads.
+        env: the environment record.
+        more: further fields.
+    """
     n_tokens = lengths["n_prompt"] + lengths["n_gen"]
     speeds = [n_tokens * 1e9 / ns for ns in samples]
     return {
@@ -196,6 +208,7 @@ def shown(records: Sequence[dict[str, Any]], form: str) -> str:
     """Return records as text.
 
     Args:
+        records: results of `measure`, at least one.
         form: "md" (llama-bench's table), "csv", "json" or "jsonl".
 
     Raises:

@@ -1,8 +1,7 @@
-"""One comparison for each size of model, from the bundled model to 1.2 billion weights, within a given time.
+"""One comparison for each size of model, from the bundled model to 1.2 billion weights, in a given time.
 
-The largest model has a known shape and random weights (`llmlite synth`): it is as fast as a trained model,
-but
-its text means nothing.
+The largest model has a known shape and random weights (`llmlite synth`). It is as fast as a trained model,
+but its text means nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +27,13 @@ BACKENDS_SWEPT = ("llmlite", "llamacpp", "xllamacpp", "torch-f32", "torch-bf16",
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A step of the sweep: its name, the model for `compare`, and its share of the time."""
+    """A step of the sweep.
+
+    Attributes:
+        name: name of the step.
+        model: function that returns the model for `compare`.
+        share: share of the time.
+    """
 
     name: str
     model: Callable[[], str]
@@ -38,6 +43,9 @@ class Size:
 def synthetic(type_name: str = TYPE) -> str:
     """Return the path of the largest model, which is written to the cache on first use (Q8_0: 1.3 GB).
 
+    Args:
+        type_name: quantization of the weights.
+
     Raises:
         OSError: there is too little room on the disk.
     """
@@ -46,7 +54,7 @@ def synthetic(type_name: str = TYPE) -> str:
         Path(folder).mkdir()
         synthesize(f"{folder}/{SHAPE}-{type_name}.gguf", SHAPE, type_name, seed=0)
 
-    source = str(resources.model_path("tales"))  # only a key: the shape isn't made from a file
+    source = str(resources.model_path("tales"))  # only a key of the cache: the model isn't made from a file
     [path] = Path(cached(source, f"synth-{SHAPE}-{type_name}", make)[0]).glob("*.gguf")
     return str(path)
 
@@ -65,15 +73,16 @@ def sweep(
     say: Callable[[str], None] = lambda _: None,
     keep: Callable[[str, Comparison], None] = lambda _name, _found: None,
 ) -> dict[str, Comparison]:
-    """Compare at every size and return the comparisons by name; report each size that isn't available.
+    """Compare at every size and return the comparisons by name.
 
-    A comparison that fails, or in which nothing could be measured, is left out, and the next one follows.
+    A size is left out if its model isn't available, if its comparison fails, or if nothing could be measured.
+    The reason is reported, and the next size follows.
 
     Args:
         options: options of each comparison; the sweep sets model and types, and divides the time.
         run: function that makes a comparison.
-        say: called with a sentence before each comparison, with its time.
-        keep: called with the name and each comparison as soon as it is done.
+        say: called with a sentence before each comparison, and for each size that is left out.
+        keep: called with the name of the size and the comparison, as soon as it is done.
     """
     backends = options.backends or tuple(n for n in BACKENDS_SWEPT if not BACKENDS[n].unavailable())
     found = {}
@@ -102,7 +111,7 @@ def sweep(
 
 
 def table(found: dict[str, Comparison]) -> list[list[str]]:
-    """Return rows of text, headings first; the last cell is the ratio to the base with its verdict."""
+    """Return rows of text, the headings first; the last column has the ratio to the base with its verdict."""
     rows = [["model", "million weights", "backend", "prefill", "decode", "decode against base"]]
     for name, comparison in found.items():
         base = base_entry(comparison)
@@ -124,12 +133,12 @@ def table(found: dict[str, Comparison]) -> list[list[str]]:
 
 
 def n_params(comparison: Comparison) -> int:
-    """Return the number of weights of the first file."""
+    """Return the number of weights of a comparison's first file."""
     return int(comparison.models[0]["model_n_params"])
 
 
 def called(comparison: Comparison, entries: Sequence[tuple[str, str]]) -> bool:
-    """Return whether enough blocks finished to establish a difference between these entries."""
+    """Return whether these entries finished enough blocks to establish a difference between them."""
     blocks = [
         {m.block for m in comparison.measurements if (m.backend, m.model_type) == e and m.block >= 0}
         for e in entries

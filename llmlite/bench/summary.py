@@ -1,4 +1,4 @@
-"""Turn raw samples into comparable numbers: medians, spread, ratios with their uncertainty."""
+"""Turn raw samples into comparable numbers: medians, spreads, and ratios with their uncertainty."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Metric:
         short: name for buttons.
         title: name for axes and tables, with the unit.
         more_is_better: whether a larger value is better.
-        phase, n_prompt: select the measurements it comes from; "" for memory, size and quality.
-        deep: with several depths, take the fullest cache instead of the emptiest.
-        live: whether it differs from run to run (time, memory), so that no test compares it.
+        phase, n_prompt: select the measurements that it is based on. The phase is "" for energy, memory, size
+            and quality.
+        deep: if there are several depths, take the fullest cache instead of the emptiest.
+        live: whether it differs from run to run (time, memory), so that no test can compare it.
     """
 
     key: str
@@ -49,9 +50,11 @@ class Summary:
     """One metric of one backend and type.
 
     Args:
-        values: one number per block (or per repetition outside the blocks), in the metric's unit.
-        value: their median.
-        low, high: quartiles of the values.
+        backend: a name of BACKENDS.
+        model_type: quantization of the file.
+        values: one number per block, or per repetition outside the blocks, in the metric's unit.
+        value: the median of the values.
+        low, high: their quartiles.
     """
 
     backend: str
@@ -69,12 +72,12 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How many times faster one entry is than another, with a 95 % interval from a bootstrap over blocks.
+    """The ratio of two entries' speeds, with a 95 % interval from a bootstrap over blocks.
 
     Args:
-        value: median of the ratios within blocks.
-        low, high: the interval.
-        n_blocks: number of blocks it is based on.
+        value: median of the ratios within blocks; above 1 if the first entry is faster.
+        low, high: ends of the interval.
+        n_blocks: number of blocks that it is based on.
         verdict: "faster", "slower", "about equal" or "can't tell".
     """
 
@@ -174,6 +177,7 @@ def summarize(comparison: Samples, metric: str) -> list[Summary]:
     """Return one Summary per backend and type that has the metric, in the comparison's order.
 
     Args:
+        comparison: the samples.
         metric: a key of METRICS.
 
     Raises:
@@ -202,7 +206,7 @@ def summarize(comparison: Samples, metric: str) -> list[Summary]:
 
 
 def selected(comparison: Samples, metric: Metric, backend: str, model_type: str) -> list[Measurement]:
-    """Return the measurements that a metric is based on: its phase, its prompt length, and not flagged."""
+    """Return the measurements of an entry that a metric is based on; flagged ones are left out."""
     rows = [
         m
         for m in comparison.measurements
@@ -266,10 +270,12 @@ _FIELDS = {
 
 
 def ratio(comparison: Samples, metric: str, entry: tuple[str, str], base: tuple[str, str]) -> Ratio | None:
-    """Return how many times better `entry` is than `base`, from blocks that have both; None without such
-    blocks.
+    """Return the speed of `entry` over that of `base`, from the blocks that have both.
+
+    The result is None if there are no such blocks.
 
     Args:
+        comparison: the samples.
         metric: a key of METRICS whose measurements come in blocks.
         entry, base: (backend, model_type).
     """
@@ -283,14 +289,20 @@ def ratio(comparison: Samples, metric: str, entry: tuple[str, str], base: tuple[
 
 
 def of_ratios(ratios: Sequence[float]) -> Ratio:
-    """Return the median of ratios within blocks (at least one), with its interval and the verdict."""
+    """Return the median of one or more ratios within blocks, with its interval and the verdict."""
     low, high = bootstrap_interval(ratios)
     called = verdict(low, high, len(ratios))
     return Ratio(value=median(ratios), low=low, high=high, n_blocks=len(ratios), verdict=called)
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the median (Efron 1979), which depends on the seed only."""
+    """Return the percentile bootstrap interval of the median (Efron 1979).
+
+    Args:
+        values: the sample, at least one number.
+        level: share of the distribution that the interval covers.
+        seed: seed of the resampling; the same seed gives the same interval.
+    """
     array = np.asarray(values, float)
     draws = np.random.default_rng(seed).choice(array, (N_RESAMPLES, len(array)))
     low, high = np.percentile(np.median(draws, axis=1), [50 * (1 - level), 50 * (1 + level)])
@@ -298,7 +310,15 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
 
 
 def verdict(low: float, high: float, n_blocks: int) -> str:
-    """Return a verdict: a difference needs an interval beyond 3 % on one side, and at least five blocks."""
+    """Return "faster", "slower", "about equal" or "can't tell".
+
+    A difference is established if the whole interval is more than 3 % above or below 1, and if there are at
+    least five blocks.
+
+    Args:
+        low, high: interval of the ratio.
+        n_blocks: number of blocks that it is based on.
+    """
     if n_blocks < MIN_BLOCKS:
         return "can't tell"
     if low > 1 + MARGIN:

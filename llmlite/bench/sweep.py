@@ -1,10 +1,10 @@
 """Many measurements on one or several machines: a grid of tasks that Dask distributes.
 
 Every result is a separate file in the output folder, named after its task and written atomically. So a
-worker,
-the scheduler or this process may die at any moment: finished results are kept, and the same command continues
-with the rest. A result contains the environment it was taken in; `summary` never pools results of different
-machines. Timed tasks hold a lock of their machine, so that only one of them runs there at a time.
+worker, the scheduler or this process may end at any moment. Finished results are kept, and the same command
+continues with the rest. A result contains the environment in which it was taken, and `summary` never pools
+results of different machines. A timed task holds its machine's lock, so that only one of them runs there at a
+time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llmlite import resources
 from llmlite.errors import LlmliteError
 from llmlite.system import files
 
-# Kind of task -> the keys of a grid that it takes, with their defaults.
+# The keys of a grid that each kind of task takes, with their defaults.
 KINDS: dict[str, dict[str, Any]] = {
     "bench": {
         "model": "tales",
@@ -54,7 +54,7 @@ class Task:
 
     Attributes:
         kind: a key of KINDS.
-        values: all its arguments.
+        values: all arguments of the task.
     """
 
     kind: str
@@ -62,16 +62,21 @@ class Task:
 
     @property
     def id(self) -> str:
-        """Name of the task, the same on every machine and at any time."""
+        """Name of the task, which is the same on every machine and at any time."""
         text = json.dumps([self.kind, dict(self.values)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def grid(words: Iterable[str]) -> list[Task]:
-    """Return all combinations of a grid such as ["job=bench", "model=tales:Q4_0,tales:Q8_0", "n_gen=32"].
+    """Return a task for each combination of the values in a grid.
+
+    Args:
+        words: the grid, such as ["job=bench", "model=tales:Q4_0,tales:Q8_0", "n_gen=32"].
 
     Raises:
-        LlmliteError: a word isn't KEY=VALUES, or the kind of task doesn't have the key.
+        LlmliteError: a word isn't KEY=VALUES, the kind of task doesn't have the key, a value is invalid, or
+        there
+            are too many tasks.
     """
     given: dict[str, list[str]] = {}
     for word in words:
@@ -121,7 +126,12 @@ def _not_negative(number: Any) -> Any:
 
 
 def run_task(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one task in this process and return its result with the environment."""
+    """Run one task in this process and return its result with the environment.
+
+    Args:
+        kind: a key of KINDS.
+        values: arguments of the task.
+    """
     from llmlite.bench import environment
 
     begin = time.time()
@@ -141,13 +151,13 @@ def run_task(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hold the machine's lock for timed tasks, which is also released if the process dies."""
+    """Hold the machine's lock for timed tasks; the system releases it if the process dies."""
     folder = resources.cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "timed-task.lock", "w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows: one worker per machine (the default) is needed
+        except ImportError:  # Windows has no such lock: use one worker per machine, which is the default
             yield
             return
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -191,7 +201,7 @@ def _perplexity(model: str, ctx_size: int, chunks: int) -> dict[str, Any]:
 
 
 def _questions(model: str, n: int, round: int) -> dict[str, Any]:
-    """Ask `n` of the bundled questions together, from index round * n on; count the exact answers."""
+    """Ask `n` of the bundled questions together, starting at round * n; count the exact answers."""
     from llmlite.model import load
 
     lines = resources.data_path("tales-questions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -232,7 +242,7 @@ def keep(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
-    """Return the results of a folder; incomplete files don't count, and their tasks are run again."""
+    """Return the results in a folder; incomplete files are ignored, so that their tasks are run again."""
     out = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -245,7 +255,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Pool results of one machine that differ only in their round; machines are never pooled."""
+    """Pool the results of each machine that differ only in their round; return one row for each pool."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for each in found:
         values = {key: value for key, value in each["values"].items() if key != "round"}
@@ -279,16 +289,19 @@ def run(
     n_workers: int = 1,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, list[str]]:
-    """Run the tasks that have no result yet; return their number, and a sentence for each failure.
+    """Run the tasks that have no result yet; return the number of finished ones and a sentence per failure.
 
     Args:
+        tasks: all tasks.
         folder: folder of the results.
         scheduler: an address such as tcp://host:8786; "" starts a cluster on this machine.
-        n_workers: workers of that cluster; tasks that aren't timed run side by side.
+        n_workers: number of workers in that cluster; tasks that aren't timed run side by side.
+        progress: called with sentences on the progress.
 
     Raises:
-        LlmliteError: Dask isn't installed, or the scheduler can't be reached; finished results are kept, and
-            the same call continues.
+        LlmliteError: Dask isn't installed, or the scheduler can't be reached. Finished results are kept, and
+        the
+            same call continues with the rest.
     """
     done = {each["task"] for each in results(folder)}
     waiting = [task for task in tasks if task.id not in done]
@@ -327,7 +340,7 @@ def run(
 
 @contextmanager
 def _client(scheduler: str, n_workers: int) -> Iterator[Any]:
-    """Connect to the scheduler, or to a cluster on this machine; within the block only."""
+    """Connect to the scheduler, or to a new cluster on this machine, while the block runs."""
     from distributed import Client, LocalCluster
 
     with ExitStack() as stack:
@@ -338,7 +351,7 @@ def _client(scheduler: str, n_workers: int) -> Iterator[Any]:
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address=None,
-                silence_logs=logging.CRITICAL,  # a failed task is a sentence here, not a log's traceback too
+                silence_logs=logging.CRITICAL,  # a failed task is reported in a sentence, without a traceback
             )
             stack.callback(_close, cluster)
         client = Client(cluster or scheduler, timeout="10s")
@@ -356,12 +369,14 @@ def _shown(task: Task) -> str:
 
 
 def job_script(scheduler: str = "", *, memory: str = "4GB", walltime: str = "01:00:00") -> str:
-    """Return the script with which dask-jobqueue asks SLURM for a worker; SLURM isn't needed to see it.
+    """Return the script with which dask-jobqueue asks SLURM for a worker; SLURM needn't be installed.
 
-    It may be submitted several times: each worker is named after its job.
+    The script may be submitted several times, because each worker is named after its job.
 
     Args:
         scheduler: address of a running scheduler; "" for a placeholder.
+        memory: memory of a worker, as dask-jobqueue takes it.
+        walltime: longest time of a job.
 
     Raises:
         LlmliteError: dask-jobqueue isn't installed.
@@ -378,7 +393,8 @@ def job_script(scheduler: str = "", *, memory: str = "4GB", walltime: str = "01:
         script = str(cluster.job_script())
     finally:
         cluster.close(timeout=5)
-    # Its own scheduler exists only in this process. A scheduler refuses a name that two workers share.
+    # Two replacements: its own scheduler exists only in this process, and no scheduler accepts two workers of
+    # the same name.
     script = re.sub(r"tcp://\S+", lambda _: scheduler or PLACE, script)
     return re.sub(r"--name \S+", "--name slurm-$SLURM_JOB_ID", script)
 

@@ -1,6 +1,6 @@
-"""Take shipped samples again: run each measurement that they need once, and replace all of them together.
+"""Take shipped samples again: run each measurement that they need once, and replace all samples together.
 
-Each result is stored in a folder at once, so that an interrupted run can be continued.
+Each result is stored in a folder as soon as it is there, so that an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmlite.bench.consistency import Figure, disagreements
 from llmlite.errors import LlmliteError
 from llmlite.system import files
 
-QUIET = 1.25  # the slowest canary over the fastest; a larger ratio means a busy machine
+QUIET = 1.25  # the slowest canary over the fastest; above this ratio, the machine was busy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class Run:
 
     Args:
         name: its key.
-        minutes: time it takes on two quiet cores.
-        measure: function that measures; it gets a function that reports progress.
-        save, load: store its result in a folder, and read it.
-        backends, models: names of those that it needs.
+        minutes: time that it takes on two quiet cores.
+        measure: function that measures; its argument is a function that reports progress.
+        save, load: functions that store the result in a folder and read it.
+        backends, models: names of the backends and models that it needs.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Sample:
         name: its key.
         file: path below the samples' folder.
         runs: names of the runs that it is made from.
-        write: function that gets the results of those runs by name, and the path to write.
-        figures: function that reads the file and returns its figures, for the comparison with other samples.
+        write: function of the results of those runs by name, and of the path to write.
+        figures: function that reads the file and returns its figures, to compare them with other samples.
     """
 
     name: str
@@ -77,13 +77,14 @@ class Sample:
 
 @dataclass(kw_only=True)
 class Taking:
-    """Samples being taken.
+    """The process of taking samples.
 
     Args:
-        runs, samples: the tables.
+        runs, samples: all known runs and samples.
         kept: folder of the results.
         target: folder of the samples.
         say: called with lines that report progress.
+        canaries: nanoseconds of the canary before and after each run, by name of the run.
     """
 
     runs: Sequence[Run]
@@ -94,7 +95,7 @@ class Taking:
     canaries: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def needed(self, chosen: Sequence[Sample]) -> list[Run]:
-        """Return the runs that samples need, in order."""
+        """Return the runs that samples need, in the order of all runs."""
         names = {name for sample in chosen for name in sample.runs}
         return [run for run in self.runs if run.name in names]
 
@@ -114,10 +115,11 @@ class Taking:
         """Run the measurements that samples need; return the results of those that finished, by name.
 
         Args:
-            resume: read the results in the folder instead of measuring them again.
+            chosen: the samples.
+            resume: read the results that are already in the folder instead of measuring them again.
 
         Raises:
-            LlmliteError: something that a run needs is missing; nothing was measured.
+            LlmliteError: a backend or model that a run needs is missing; nothing was measured.
         """
         runs = self.needed(chosen)
         done = [run for run in runs if resume and (self.kept / run.name / "done").exists()]
@@ -155,12 +157,12 @@ class Taking:
         return result
 
     def is_quiet(self) -> bool:
-        """Return whether the canaries before and after all runs were about equally fast."""
+        """Return whether all canaries, before and after the runs, were about equally fast."""
         songs = [ns for both in self.canaries.values() for ns in both]
         return bool(songs) and max(songs) <= QUIET * min(songs)
 
     def write(self, chosen: Sequence[Sample], results: Mapping[str, Any]) -> dict[str, Path]:
-        """Write the samples whose runs finished into the folder of results; return their paths by name."""
+        """Write the samples whose runs have finished to the folder of results; return their paths by name."""
         folder = self.kept / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         written = {}

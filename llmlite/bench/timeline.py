@@ -1,4 +1,4 @@
-"""The memory of a backend's process over time: started, loaded, in prefill, in decode."""
+"""The memory of a backend's process over time: at the start, while loading, in prefill and in decode."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmlite.system import files
 
 SCHEMA = 1
 INTERVAL = 0.02  # seconds between two samples
-REST = 0.15  # seconds before and after the work, so that a flat piece shows the memory that is kept
+REST = 0.15  # seconds of rest before and after the work, so that a flat line shows the memory that is kept
 STAGES = ("start", "import", "load", "read", "write", "done")
 
 
@@ -28,12 +28,12 @@ class Timeline:
     """The memory of a process at a series of times.
 
     Args:
-        backend, model: names.
+        backend, model: names of the backend and the model.
         machine: description of the machine.
-        seconds: time of each sample, from the process's start.
-        private, file_backed: bytes at each sample.
-        stages: pairs of a name from STAGES and the second at which it began.
-        note: figures that this system doesn't report; "" if it reports all.
+        seconds: time of each sample since the process started.
+        private, file_backed: bytes in each sample.
+        stages: pairs of a name from STAGES and the time in seconds at which that stage began.
+        note: description of figures that this system doesn't report; "" if it reports all.
     """
 
     backend: str
@@ -46,14 +46,14 @@ class Timeline:
     note: str = ""
 
     def stage_at(self, second: float) -> str:
-        """Return the stage at a time."""
+        """Return the name of the stage at a time in seconds."""
         return [name for name, begin in self.stages if begin <= second][-1]
 
     def at_end_of(self, stage: str) -> tuple[int, int]:
-        """Return (private, file-backed) bytes at the last sample within a stage.
+        """Return the private and the file-backed bytes of the last sample in a stage.
 
         Raises:
-            KeyError: the stage is unknown.
+            KeyError: the stage is unknown or has no sample.
         """
         looks = [i for i, second in enumerate(self.seconds) if self.stage_at(second) == stage]
         if not looks:
@@ -74,8 +74,11 @@ def record(
 
     Args:
         backend: a key of bench.backends.BACKENDS.
+        model: a GGUF file.
         ids: token ids of the prompt.
-        n_gen: tokens to write.
+        n_gen: number of tokens to write.
+        n_ctx: positions in the cache.
+        n_threads: number of threads; None for as many as can run at once.
 
     Raises:
         BackendError: the backend failed.
@@ -114,7 +117,7 @@ def record(
 
 
 class _Watch:
-    """Samples a process's memory at short intervals, on its own thread."""
+    """A thread that samples the memory of a process at short intervals while the block runs."""
 
     def __init__(self, pid: int, begin: float) -> None:
         self.pid, self.begin = pid, begin
@@ -147,11 +150,11 @@ def save(timelines: Iterable[Timeline], path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> list[Timeline]:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote.
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it holds something else; names the line.
+        ValueError: the file has other contents; the message names the line.
     """
     found = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):

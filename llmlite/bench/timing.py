@@ -1,4 +1,4 @@
-"""The second part of a comparison: turns in random order, planned to end in time."""
+"""The second part of a comparison: turns in random order, planned to finish in time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from llmlite.bench.progress import ProgressBar
 from llmlite.bench.running import LEAST, WARM_UP, Running
 from llmlite.bench.summary import MIN_BLOCKS, drifted
 
-PROBED = 0.6  # share after which only the usual backends are probed: blocks need the rest
+PROBED = 0.6  # share of the budget after which only the usual backends are probed: blocks need the rest
 SETTLE = 0.05  # seconds for the last backend's threads to stop spinning before the next one's turn
 
 
 class Timing(Running):
-    """Probes every entry, plans the blocks, and gives every entry one turn in each."""
+    """The part that probes every entry, plans the blocks, and gives every entry one turn in each block."""
 
     def _plan(self, advance: ProgressBar) -> None:
-        """Warm every entry up, probe one turn of each, and fit at least five blocks into the time left."""
+        """Warm up and probe every entry, and fit at least five blocks into the remaining time."""
         turns: dict[int, planning.Turn] = {}
         probed: list[dict[str, Any]] = []
         for entry in list(self.entries):
@@ -116,7 +116,7 @@ class Timing(Running):
         self._flag(canaries)
 
     def _warm_up(self, entry: Entry) -> None:
-        """Repeat short work until its spread over five is below 2 %, at most twenty times."""
+        """Repeat a short decode until the spread of the last five is below 2 %, at most twenty times."""
         samples: list[int] = []
         budget = self.options.budget_seconds or float("inf")
         longest = min(3.0, 0.1 * budget / max(len(self.entries), 1))
@@ -152,11 +152,11 @@ class Timing(Running):
                 n_depth=depth,
                 n_threads=answer["n_threads"],
                 steps_ns=answer["steps_ns"],
-                joules=used if depth <= 1 else None,  # it would include prefill
+                joules=used if depth <= 1 else None,  # otherwise it would include the energy of prefill
             )
 
     def _out_of_time(self, last_block: float, done: int) -> bool:
-        """Return whether another block would exceed the budget (by a fifth, until there are five blocks)."""
+        """Return whether another block would exceed the budget; the first five may exceed it by a fifth."""
         if self.options.budget_seconds is None:
             return False
         enough = done >= min(MIN_BLOCKS, self.n_blocks)

@@ -1,4 +1,4 @@
-"""Rounds in which each contestant has one turn, with ratios within a round: a machine's speed drifts."""
+"""Rounds with one turn for each contestant. A machine's speed drifts, so ratios are taken within a round."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from statistics import median
 from typing import TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
-Round = dict[Name, dict[str, float]]  # contestant -> test -> tokens per second
+Round = dict[Name, dict[str, float]]  # tokens per second, by contestant and test
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """One contestant in one test.
+    """The result of one contestant in one test.
 
     Args:
-        values: tokens per second, one for each round.
-        ratios: the first contestant's speed over this one's, within each round.
+        values: tokens per second in each round.
+        ratios: the first contestant's speed over this one's, in each round.
     """
 
     values: tuple[float, ...]
@@ -30,10 +30,14 @@ class Standing:
 def rounds(
     names: Sequence[Name], turn: Callable[[Name], dict[str, float]], n_rounds: int
 ) -> list[Round[Name]]:
-    """Take the turns, every second round in reverse, so that no contestant always follows the same one.
+    """Take all turns and return the results of each round.
+
+    Every second round is in reverse order, so that no contestant always follows the same one.
 
     Args:
+        names: the contestants.
         turn: function that measures one contestant once and returns tokens per second by test.
+        n_rounds: number of rounds.
     """
     found = []
     for number in range(n_rounds):
@@ -43,7 +47,13 @@ def rounds(
 
 
 def standing(found: Sequence[Round[Name]], test: str, first: Name, name: Name) -> Standing:
-    """Return a contestant's result in a test, relative to the first one."""
+    """Return a contestant's result in a test, relative to the first contestant.
+
+    Args:
+        found: the results of all rounds.
+        test: name of the test.
+        first, name: the first contestant and this one.
+    """
     return Standing(
         values=tuple(each[name][test] for each in found),
         ratios=tuple(each[first][test] / each[name][test] for each in found),

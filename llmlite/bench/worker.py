@@ -1,8 +1,9 @@
 """A backend in its own process: JSON lines in, JSON lines out (see process.py).
 
 Each input line is one request, {"do": "prefill", ...}. Each output line is its answer, {"ok": true, ...} or
-{"ok": false, "error": ...}. Only one library is loaded in the process, and the environment sets its threads
-before any import. This module imports next to nothing, so that the import it times is the backend's own.
+{"ok": false, "error": ...}. Only one library is loaded in the process. The environment sets the library's
+number of threads before any import. This module imports next to nothing, so that it times only the backend's
+own imports.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WORKING = 0.05
 
 
 class Worker:
-    """Answers requests with one backend; each public method is one request."""
+    """A worker that answers requests with one backend; each method named in ACTIONS is one request."""
 
     def __init__(self, backend: str) -> None:
         self.name = backend
@@ -38,7 +39,7 @@ class Worker:
             return {"ok": False, "error": f"unknown request {action!r}"}
         try:
             return {"ok": True, **getattr(self, action)(**arguments)}
-        except Exception as error:  # the parent decides; this process must go on answering
+        except Exception as error:  # the parent decides what follows; this process must go on answering
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
     @property
@@ -48,7 +49,7 @@ class Worker:
         return self.backend
 
     def start(self) -> dict[str, Any]:
-        """Import the backend's modules and time it."""
+        """Import the backend's modules and return the time that this takes."""
         begin = perf_counter_ns()
         from llmlite.bench.backends import make
 
@@ -57,7 +58,7 @@ class Worker:
         return {"ns": perf_counter_ns() - begin}
 
     def convert(self, model: str, n_ctx: int) -> dict[str, Any]:
-        """Write the file in the backend's own format, once per file; `converted` is False for most."""
+        """Convert a file to the backend's own format, once; `converted` is False if nothing was done."""
         begin = perf_counter_ns()
         converted = hasattr(self.loaded, "convert") and self.loaded.convert(model, n_ctx)
         return {"ns": perf_counter_ns() - begin, "converted": converted}
@@ -69,7 +70,7 @@ class Worker:
         return {"ns": perf_counter_ns() - begin, "about": self.loaded.about()}
 
     def compile(self, lengths: list[int]) -> dict[str, Any]:
-        """Compile ahead of time, if the backend does; `compiled` is False for most backends."""
+        """Compile ahead of time if the backend can; `compiled` is False for most backends."""
         begin = perf_counter_ns()
         compiled = hasattr(self.loaded, "compile") and self.loaded.compile(lengths)
         anew = bool(getattr(self.loaded, "compiled_anew", False))
@@ -91,7 +92,7 @@ class Worker:
         return {"ids": tokens}
 
     def first_token(self, ids: list[int]) -> dict[str, Any]:
-        """Read a prompt and choose the next token once; the time includes compilation and page faults."""
+        """Time one prefill and the choice of the next token, with any compilation and page faults."""
         begin = perf_counter_ns()
         token = self.loaded.prefill(ids)
         ns = perf_counter_ns() - begin
@@ -106,7 +107,7 @@ class Worker:
         return {"shape": list(values.shape)}
 
     def prefill(self, ids: list[int], repetitions: int = 1) -> dict[str, Any]:
-        """Time the prefill of `ids` with the last position's logits only; `cpu_ns` is for all threads."""
+        """Time the prefill of `ids`, with only the last position's logits; `cpu_ns` counts all threads."""
         samples, cpu, before = [], [], _thread_times()
         for _ in range(repetitions):
             begin, cpu_begin = perf_counter_ns(), process_time_ns()
@@ -116,10 +117,10 @@ class Worker:
         return {"samples_ns": samples, "cpu_ns": cpu, "n_threads": self._threads_that_ran(before)}
 
     def decode(self, ids: list[int], n_gen: int, repetitions: int = 1) -> dict[str, Any]:
-        """Time `n_gen` greedy steps after the prompt `ids`, without its prefill; no step ends early.
+        """Time `n_gen` greedy steps after the prompt `ids`, without its prefill; end tokens are ignored.
 
-        Without `ids`, it continues after the last step. A library with its own decoding loop may report only
-        the sum; then `steps_ns` and `ids` are empty.
+        If `ids` is empty, the steps continue after the last one. For a library with its own decoding loop,
+        the answer's `ids` is empty, and so is `steps_ns` if the library reports only the sum.
         """
         if hasattr(self.loaded, "write"):
             return self._write(ids, n_gen, repetitions)
@@ -173,7 +174,7 @@ class Worker:
         return memory.now().as_record()
 
     def reset_peak(self) -> dict[str, Any]:
-        """Start a new memory peak."""
+        """Start to measure a new peak of memory; `reset` is False if that isn't possible."""
         from llmlite.bench import memory
 
         return {"reset": memory.reset_peak()}
@@ -181,7 +182,7 @@ class Worker:
     def _threads_that_ran(self, before: dict[str, int]) -> int:
         worked = [ns - before.get(tid, 0) for tid, ns in _thread_times().items()]
         if not worked or max(worked) <= 0:
-            return int(self.loaded.about().get("n_threads", 0))  # not reported: the number set
+            return int(self.loaded.about().get("n_threads", 0))  # not reported: the number that was set
         return sum(1 for ns in worked if ns >= WORKING * max(worked))
 
 
@@ -191,7 +192,7 @@ ACTIONS = frozenset(
 
 
 def _thread_times() -> dict[str, int]:
-    """Return the CPU time in ns by thread (/proc/self/task/*/schedstat); empty if the system has none."""
+    """Return the CPU time of each thread in ns (/proc/self/task/*/schedstat); empty if that isn't there."""
     times = {}
     try:
         for tid in os.listdir("/proc/self/task"):
@@ -203,7 +204,7 @@ def _thread_times() -> dict[str, int]:
 
 
 def _take_stdout() -> TextIO:
-    """Reserve stdout for answers: the output of libraries goes to stderr."""
+    """Reserve stdout for answers, by sending the output of libraries to stderr; return the stream."""
     channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr

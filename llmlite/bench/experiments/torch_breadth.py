@@ -46,7 +46,7 @@ def _image() -> float:
 
 
 def _series() -> float:
-    """Predict the next value of a sine wave from twelve; return the mean squared error (0.5 for guessing 0)."""
+    """Predict the next value of a sine wave from twelve; return the mean squared error (guessing 0: 0.5)."""
     begin = 6.28 * torch.rand(256, 1)
     wave = (begin + 0.4 * torch.arange(13)).sin()
     model = _Last()

@@ -2,7 +2,8 @@
 
 Each package has a counter in microjoules that wraps at `max_energy_range_uj`. Since 2020, only root may read
 it on most systems. Virtual machines rarely have it. Without a counter there is no figure: nothing is
-estimated. Source: the Linux kernel's Documentation/power/powercap/powercap.rst.
+estimated.
+Source: the Linux kernel's Documentation/power/powercap/powercap.rst.
 """
 
 from __future__ import annotations

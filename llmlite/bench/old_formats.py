@@ -1,4 +1,4 @@
-"""Small files in formats before GGUF, to test backends with: a random LLaMA in GGML, GGMF or GGJT."""
+"""Small files in formats older than GGUF, to test backends: a random LLaMA in GGML, GGMF or GGJT."""
 
 from __future__ import annotations
 

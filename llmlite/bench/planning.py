@@ -1,4 +1,4 @@
-"""Plan the number and length of blocks for a given time, and the entries to leave out if it is too short."""
+"""Plan the number and length of blocks in a given time, and the entries to leave out if time is short."""
 
 from __future__ import annotations
 

@@ -20,8 +20,7 @@ from llmlite.bench.backends import BackendInfo
 from llmlite.bench.process import BackendError, WorkerProcess
 
 UNSHARE = ("unshare", "-rn")  # a new network namespace without any device; works without root
-# --seccomp-bpf: only these calls stop the process, so the millions of others that a compiler makes cost
-# nothing
+# --seccomp-bpf: only these calls stop the process, so that a compiler's millions of others cost nothing
 TRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,bind,sendto,sendmsg,sendmmsg")
 # sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("1.2.3.4"), or inet_pton(AF_INET6, "::1", ...)
 INTERNET = re.compile(r'sa_family=AF_INET6?\b.*?(?:inet_addr\(|inet_pton\(AF_INET6, )"([^"]+)"')

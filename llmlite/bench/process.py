@@ -19,8 +19,7 @@ from llmlite.errors import LlmliteError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # The worker finds this copy of llmlite, whether it is installed or not. It finds no other package in the same
-# folder, because another interpreter must not see this one's packages, and nothing in the current folder
-# (-P).
+# folder, because another interpreter must not see this one's packages. -P hides the current folder.
 FIND_LLMLITE = """\
 import importlib.util, sys
 root = sys.argv[2]

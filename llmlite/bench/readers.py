@@ -82,7 +82,10 @@ def architectures(names: Sequence[str]) -> dict[str, dict[str, bool]]:
 
 
 def old_forms(names: Iterable[str]) -> dict[str, dict[str, bool]]:
-    """Return, for each backend and each older format, whether it reads a small file; llmlite converts it."""
+    """Return, for each backend and each older format, whether the backend reads a small file.
+
+    For llmlite, the file is converted first.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths, converted = {}, {}
         for form in old_formats.FORMS:

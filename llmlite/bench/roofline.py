@@ -186,7 +186,7 @@ def _without_weights(op: Op, n_tokens: int, depth: int, model: Model) -> tuple[i
         mixer = model.config.attention
         cache = 2 * (mixer.k_width + mixer.v_width) * (depth + n_tokens)  # float16 keys and values
         return n_bytes + cache, 4 * model.config.n_embd_q * pairs
-    written = sum(n for n, _ in numbers(op.writes)) or sum(n for n, _ in moved)  # or to the cache only
+    written = sum(n for n, _ in numbers(op.writes)) or sum(n for n, _ in moved)  # it writes only to the cache
     return max(n_bytes, 1), max(PER_NUMBER.get(op.name, 1) * written, 1)
 
 

@@ -145,7 +145,10 @@ class Running:
         return sum(found.values()) / 1e9
 
     def _start_runs(self, entry: Entry) -> int:
-        """Return the number of fresh processes for an entry: at most one if time is limited and starts long."""
+        """Return the number of fresh processes for an entry.
+
+        There is at most one if the entry's start is long and time is limited.
+        """
         is_long = self.options.budget_seconds is not None and self._start_seconds(entry) > LONG_START
         return min(self.options.start_runs, 1) if is_long else self.options.start_runs
 

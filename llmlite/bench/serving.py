@@ -111,7 +111,7 @@ def _address(process: subprocess.Popen[str]) -> str:
 def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     """Send a request and return the status and the answer.
 
-    The answer is an object from JSON, the text itself if that isn't JSON, or None if it is empty.
+    The answer is an object from JSON, a text if it isn't JSON, or None if it is empty.
 
     Args:
         url: the address.

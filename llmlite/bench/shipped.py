@@ -40,7 +40,7 @@ RULES = Options(
     budget_seconds=None,
     first_ever=False,
 )
-LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # fewer: it is slow
+LARGE_RULES: dict[str, Any] = {"prompts": (64,), "depths": (1,), "start_runs": 1}  # fewer: a slow model
 TYPES = ("F16", "Q8_0", "Q4_0")  # of the bundled model, as in `llmlite compare`
 PURE_TYPES = ("F32", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")  # every matrix in one type; only for llmlite
 LARGE_TYPES = ("Q8_0", "Q4_0")

@@ -75,8 +75,7 @@ def grid(words: Iterable[str]) -> list[Task]:
 
     Raises:
         LlmliteError: a word isn't KEY=VALUES, the kind of task doesn't have the key, a value is invalid, or
-        there
-            are too many tasks.
+            there are too many tasks.
     """
     given: dict[str, list[str]] = {}
     for word in words:
@@ -300,8 +299,7 @@ def run(
 
     Raises:
         LlmliteError: Dask isn't installed, or the scheduler can't be reached. Finished results are kept, and
-        the
-            same call continues with the rest.
+            the same call continues with the rest.
     """
     done = {each["task"] for each in results(folder)}
     waiting = [task for task in tasks if task.id not in done]

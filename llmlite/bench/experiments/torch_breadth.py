@@ -82,7 +82,7 @@ def _reward() -> float:
 
 
 class NewArchitecture(nn.Module):
-    """Ten lines that no GGUF engine knows: each token is mixed with the running mean up to it."""
+    """A ten-line architecture that no GGUF engine knows: it mixes each token with the running mean so far."""
 
     def __init__(self, n_vocab: int, n_embd: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ STEPS, ROWS = 5, 32
 
 
 def run() -> dict[str, Any]:
-    """Train both ways (gloo); return the losses of each step and their largest difference."""
+    """Train in one process and in two (gloo); return each step's losses and their largest difference."""
     alone = _train(0, 1)
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, args=(folder,), nprocs=2)

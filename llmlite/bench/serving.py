@@ -52,14 +52,11 @@ class Throughput:
 
 @contextmanager
 def server(model: str = "tales:Q8_0", *arguments: str) -> Iterator[str]:
-    """Serve a model on a free port of this machine while the block runs; yield its URL.
+    """Serve a model on a free port of this machine while the block runs; yield its URL without a final slash.
 
     Args:
         model: a GGUF file, "tales" or "tales:Q4_0".
         arguments: more arguments of `llmlite serve`.
-
-    Yields:
-        The URL, without a slash at the end.
 
     Raises:
         LlmliteError: the server didn't start; the message has its output.

@@ -2,8 +2,8 @@
 
 Each input line is one request, {"do": "prefill", ...}. Each output line is its answer, {"ok": true, ...} or
 {"ok": false, "error": ...}. Only one library is loaded in the process. The environment sets the library's
-number of threads before any import. This module imports next to nothing, so that it times only the backend's
-own imports.
+number of threads before any import. This module imports next to nothing, so only the backend's imports are
+timed.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def trusted_bytes(path: Path) -> bytes | None:
     A file in the installed package is trusted like the package's code.
     """
     ours = path.resolve().is_relative_to(PACKAGE)
-    flags = [getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK")]  # never wait for a pipe
+    flags = [getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK")]  # no waiting for pipes
     try:
         handle = os.open(path, os.O_RDONLY | sum(flags))
     except OSError:

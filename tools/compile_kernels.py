@@ -1,7 +1,7 @@
 """Compile every kernel for every level that wheels carry (llmlite/engine/shipped.py): `make wheel` runs this.
 
-    python tools/compile_kernels.py --out build/kernels                     all levels; the first time takes
-    minutes python tools/compile_kernels.py --out build/kernels --level x86-64-v3   one of them
+    python tools/compile_kernels.py --out build/kernels                     all levels: minutes at first
+    python tools/compile_kernels.py --out build/kernels --level x86-64-v3   one of them
 
 An object in the folder is kept if the same numba made it from the same source for the same features. Each
 level is compiled in its own process, on Linux. On x86, LLVM also makes code for ARM: objects are made from

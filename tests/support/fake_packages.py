@@ -13,7 +13,7 @@ from pathlib import Path
 from llmlite.catalog import Packaged, Wheel
 
 LICENCE = "Do what you like with it.\n"
-WHOLE = {"pulled/tiny/tiny.gguf", "pulled/tiny/LICENSE", "pulled/tiny/pulled.json"}  # files that a pull leaves
+WHOLE = {"pulled/tiny/tiny.gguf", "pulled/tiny/LICENSE", "pulled/tiny/pulled.json"}  # the files of a pull
 
 
 def write_wheel(folder: Path, project: str, files: dict[str, bytes]) -> Path:

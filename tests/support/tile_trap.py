@@ -115,7 +115,7 @@ def trapped(emulator: Emulator) -> Iterator[None]:
             found = decode(code)
         except UnknownInstructionError as unknown:
             print(f"not a tile instruction: {unknown}", file=sys.__stderr__, flush=True)
-            libc.sigaction(number, ctypes.byref(before), None)  # the instruction runs again, and ends us
+            libc.sigaction(number, ctypes.byref(before), None)  # it runs again and ends the process
             return
         operands = [*found.registers]
         if found.base is not None:

@@ -52,7 +52,7 @@ def python(code: str) -> str:
 
 
 def llamacpp_amx() -> str:
-    """Return whether the installed llama.cpp was built with AMX, as it reports itself."""
+    """Return the installed llama.cpp's own report on whether it was built with AMX."""
     code = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
     info = python(code)
     found = re.findall(r"AMX\w* = \d", info)

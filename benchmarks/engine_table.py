@@ -265,7 +265,7 @@ def bound(figure: Figure, limit: float | None) -> str:
 
 
 def verdict(figure: Figure, value: float) -> str:
-    """Return "aim", "must" or "**missed**": the higher bound reached."""
+    """Return "aim" or "must", the higher bound that is reached; "**missed**" if neither is."""
 
     def reached(limit: float) -> bool:
         return value >= limit if figure.at_least else value <= limit

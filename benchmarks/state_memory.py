@@ -9,8 +9,8 @@ excludes the mapped weights. It is read after some single tokens, so that a prom
 released. The second is the calculated size of the states, and of the keys and values. The third is the time
 of one further token, the fastest of several. Linux only.
 
-NumPy is told not to ask for huge pages. Writing one byte would count a whole page of 2 MB, so keys and values
-would seem to take memory long before the text reaches them.
+NumPy is told not to ask for huge pages. Writing one byte of such a page counts all its 2 MB, so keys and
+values would seem to take memory long before the text reaches them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Write docs/architectures.md: compare every architecture with transformers and llama.cpp.
 
     python tools/architectures_table.py            measure all (minutes; needs transformers and llama.cpp)
-    python tools/architectures_table.py phi3 qwen  measure names that begin so; keep the other rows
+    python tools/architectures_table.py phi3 qwen  measure names with these prefixes; keep the other rows
 
 Run it again after adding an architecture. The forms are in tests/conformance/architecture_models.py and
 encoder_models.py.

@@ -1,4 +1,4 @@
-"""Keep the site of mkdocs closed, as a hook: no link leaves it, and it loads nothing from a network.
+"""Close the site, as a hook of mkdocs: no link leaves it, and no page loads anything from a network.
 
 Links from docs/ to files of the repository become text. A script that search needs in pages opened as files
 would come from another server, so it is left out. Search works if the folder is served (`python -m

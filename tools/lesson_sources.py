@@ -91,7 +91,7 @@ class About:
     Attributes:
         name: the name of its file, without the suffix.
         title: the title.
-        minutes: its length with exercises.
+        minutes: its length, as its first cell states it.
         objectives: Markdown text of each objective.
     """
 

@@ -1,7 +1,7 @@
 """Time all cells of each lesson on this machine; leave the copies alone.
 
     python tools/lesson_times.py              all lessons
-    python tools/lesson_times.py 08 09        only names that begin so
+    python tools/lesson_times.py 08 09        only lessons with these prefixes
     python tools/lesson_times.py --write      put the times into notebooks/README.md
 
 Each lesson runs twice in fresh kernels, and the shorter time counts: the first run may compile. The exit code

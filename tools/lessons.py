@@ -1,7 +1,7 @@
 """Run every cell of each lesson, and make its two copies from its source.
 
     python tools/lessons.py                 all lessons of notebooks/source/
-    python tools/lessons.py 02 05           only names that begin so
+    python tools/lessons.py 02 05           only lessons with these prefixes
     python tools/lessons.py --check         check that the copies match their sources; run nothing
     python tools/lessons.py --index         write the index, last page and lessons.json; run nothing
 

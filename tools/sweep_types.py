@@ -1,7 +1,7 @@
 """Measure every type and mix on the bundled model, with and without importance matrix, and store the points.
 
     python tools/sweep_types.py            write data/types.json (minutes; every run gives the same)
-    python tools/sweep_types.py IQ Q3_K    measure names that begin so; keep the other points
+    python tools/sweep_types.py IQ Q3_K    measure names with these prefixes; keep the other points
 
 Run it again whenever the model or a quantizer changes, then tools/checksums.py.
 """

@@ -184,7 +184,7 @@ def _install() -> None:
 
 
 def _compile(text: str, symbol: str) -> int:
-    """Compile LLVM IR in memory for this machine; return the symbol's address."""
+    """Compile LLVM IR in memory for any CPU of this architecture; return the symbol's address."""
     require_llvm()
     import llvmlite.binding as llvm
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Server:
-    """Hold a running `llmlite serve`."""
+    """Run `llmlite serve`, and send requests to it."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "llmlite", "serve", "tales", "--port", "0", *options]

@@ -1,20 +1,21 @@
-"""Measure AMX tiles beside the other kernels, PyTorch's bfloat16 and llama.cpp, in turns, on an Intel server.
+"""Measure AMX tiles against the other kernels, PyTorch in bfloat16 and llama.cpp, on an Intel server.
 
     python benchmarks/amx.py FOLDER                        # Q4_0, 512 tokens, 1 and 16 threads, 3 rounds
     python benchmarks/amx.py FOLDER --types Q4_0,Q8_0,Q4_K_M --threads 1,16
-    python benchmarks/amx.py FOLDER --bits                 # no speed: compare bits of every type, and stop
+    python benchmarks/amx.py FOLDER --bits                 # only compare the bits of every type
 
-Needs `pip install 'llmlite-kit[torch,llamacpp]'`; what isn't installed is left out and named. Models have the
-shape of Llama-3.2-1B and random weights; a missing one is written to FOLDER first (0.8 to 1.3 GB).
+Needs `pip install 'llmlite-kit[torch,llamacpp]'`. A backend that isn't installed is named and left out.
+Models have the shape of Llama-3.2-1B and random weights. A missing one is written to FOLDER first (0.8 to 1.3
+GB).
 
-Printed, for prompts:
+It prints these ratios of prefill speed:
 
 - tiles over llmlite's other kernels, for each number of threads (must be ≥ 2 on one thread),
-- tiles over PyTorch bfloat16 on the most threads (must be ≥ 1.4; oneDNN uses AMX by itself),
-- tiles over llama.cpp (aim 3), and whether that build uses AMX: it says so itself.
+- tiles over PyTorch in bfloat16 on the most threads (must be ≥ 1.4; oneDNN uses AMX by itself),
+- tiles over llama.cpp (aim 3), and whether that build reports AMX.
 
-A ratio is computed within each round, of the best repetition; median and range of the rounds are printed.
-Without AMX it says so, measures what else there is if --without-amx is given, and ends with exit code 3.
+Each round gives a ratio of the best repetitions. The median and range over the rounds are printed. On a CPU
+without AMX the program says so and ends with exit code 3; with --without-amx it measures the others first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 
 SHAPE = "llama-3.2-1b"
 TILES, OTHER, TORCH, LLAMACPP = "llmlite, AMX", "llmlite, no AMX", "PyTorch bfloat16", "llama.cpp"
-# name -> (backend, LLMLITE_AMX)
+# name -> (backend, value of LLMLITE_AMX)
 CONTESTANTS = {
     TILES: ("llmlite", "on"),
     OTHER: ("llmlite", "off"),
@@ -43,7 +44,7 @@ AIMS = {OTHER: "must 2 on one thread", TORCH: "must 1.4 on 16 threads", LLAMACPP
 
 
 def python(code: str) -> str:
-    """Run code in a Python of its own; return what it printed, or the last line of its error."""
+    """Run code in its own Python process; return its output, or the last line of its error."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"not known ({(done.stderr.strip().splitlines() or ['no error'])[-1][:120]})"
@@ -51,7 +52,7 @@ def python(code: str) -> str:
 
 
 def llamacpp_amx() -> str:
-    """Say whether the installed llama.cpp was built with AMX, in its own words."""
+    """Return the installed llama.cpp's own report on whether it was built with AMX."""
     code = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
     info = python(code)
     found = re.findall(r"AMX\w* = \d", info)
@@ -61,13 +62,15 @@ def llamacpp_amx() -> str:
 
 
 def torch_amx() -> str:
-    """Say what PyTorch's oneDNN may use."""
+    """Return the CPU capability and the version that PyTorch reports."""
     return python("import torch; print(torch.backends.cpu.get_cpu_capability(), torch.__version__)")
 
 
 def turn(path: Path, name: str, n_prompt: int, n_threads: int, seconds: float | None = None) -> float | None:
-    """One turn of at most so many seconds: the best prefill speed in tokens per second; None if there was
-    none.
+    """Take one turn of at most `seconds`.
+
+    Returns:
+        The best prefill speed in tokens per second; None if the turn failed or took too long.
     """
     backend, tiles = CONTESTANTS[name]
     command = [sys.executable, "-m", "llmlite", "bench", str(path), "-b", backend, "-o", "json", "-d", "0"]
@@ -96,7 +99,7 @@ def measure(
     names: list[str],
     left: Callable[[], float | None] = lambda: None,
 ) -> None:
-    """Take the turns on one file and print speeds and ratios; `left` says how many seconds there are."""
+    """Take the turns on one file and print speeds and ratios; `left` returns the seconds that remain."""
     found: dict[str, list[float]] = {name: [] for name in names}
     names = list(names)
     for _ in range(rounds):
@@ -117,7 +120,7 @@ def measure(
 
 
 def describe() -> None:
-    """Print what this machine has, and which of the contestants may use AMX."""
+    """Describe this machine, and print which of the contestants may use AMX."""
     from llmlite.engine import amx_check
     from llmlite.engine.cpu import choose_threads, host, target
 
@@ -127,7 +130,7 @@ def describe() -> None:
 
 
 def model(folder: Path, shape: str, name: str) -> Path:
-    """Return the path of a model with random weights, which is written if it isn't there."""
+    """Return the path of a model with random weights; write the model if it is missing."""
     path = folder / f"{shape}-{name}.gguf"
     if not path.exists():
         command = [sys.executable, "-m", "llmlite", "synth", shape, "--type", name, "-o", str(path)]
@@ -136,7 +139,7 @@ def model(folder: Path, shape: str, name: str) -> Path:
 
 
 def compare_bits() -> bool:
-    """Multiply by both kernels in every type; print how many numbers differ."""
+    """Multiply with both kernels in every type; print how many numbers differ."""
     import numpy as np
 
     from llmlite.engine import amx_check
@@ -158,7 +161,7 @@ def compare_bits() -> bool:
 
 
 def main() -> int:
-    """Say what this machine has, then take the turns, type by type."""
+    """Describe this machine, then take the turns, type by type."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""Compare llmlite with llama.cpp on a CPU with AVX2 and nothing newer, in turns, for three types of weights.
+"""Compare llmlite with llama.cpp using AVX2 and nothing newer, in turns, for three types of weights.
 
     python benchmarks/avx2.py FOLDER                       # Q4_0, Q4_K_M, Q8_0; AVX2 alone
-    python benchmarks/avx2.py FOLDER --cpu v3+vnni         # llmlite with AVX-VNNI: what that adds
+    python benchmarks/avx2.py FOLDER --cpu v3+vnni         # the gain of llmlite by AVX-VNNI
     python benchmarks/avx2.py FOLDER --types Q4_0 --rounds 5 > docs/measurements/avx2.txt
 
-llmlite's kernels are compiled for x86-64-v3, whatever this CPU has. llama.cpp is the wheel xllamacpp, which
-is built for AVX2 alone (`objdump -d` finds no zmm register in it). Models have the shape of Llama-3.2-1B and
-random weights; a missing one is written to FOLDER first (0.8 to 1.3 GB each).
+llmlite's kernels are compiled for x86-64-v3 on every CPU. llama.cpp comes from the wheel xllamacpp, which is
+built for AVX2 alone (`objdump -d` finds no zmm register in it). Models have the shape of Llama-3.2-1B and
+random weights. A missing one is written to FOLDER first (0.8 to 1.3 GB each).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHAPE = "llama-3.2-1b"
 
 
 def main() -> None:
-    """Make what is missing, then take the turns, type by type."""
+    """Make the missing models, then take the turns, type by type."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

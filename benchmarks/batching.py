@@ -1,11 +1,11 @@
-"""Measure how many tokens a second several sequences make together, beside one alone and llama.cpp.
+"""Measure the tokens per second of several sequences together, of one alone, and of llama.cpp.
 
     llmlite synth llama-3.2-1b --type Q4_0 -o /tmp/1b.gguf
     python benchmarks/batching.py /tmp/1b.gguf                     # --tokens 64 --rounds 5 --threads 2
 
-Each round times every size of batch in llmlite, then in llama.cpp (llama-cpp-python's `llama_decode` with one
-sequence id for each), and the best round of each counts. Prompts are read before the clock starts. Tokens are
-chosen greedily on both sides.
+Each round times every size of batch in llmlite, then in llama.cpp (`llama_decode` of llama-cpp-python, with a
+sequence id for each text). The best round of each counts. Prompts are processed before the clock starts. Both
+sides choose tokens greedily.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PROMPT_TOKENS = 16
 
 
 def prompts(n: int, n_vocab: int) -> list[list[int]]:
-    """Different prompts, so that nothing is shared."""
+    """Return n different prompts, so that nothing is shared."""
     return np.random.default_rng(0).integers(100, min(n_vocab, 30000), (n, PROMPT_TOKENS)).tolist()
 
 
 def ours(model: Any, n: int, n_tokens: int) -> float:
-    """Tokens a second of n sequences together."""
+    """Return the tokens per second of n sequences together in llmlite."""
     batch = model.batch(max_sequences=n, kept=0)
     sampler = ll.Sampler(temperature=0)
     made = [batch.add(ids, max_tokens=n_tokens, sampler=sampler) for ids in prompts(n, model.config.n_vocab)]
@@ -41,14 +41,14 @@ def ours(model: Any, n: int, n_tokens: int) -> float:
 
 
 class LlamaCpp:
-    """llama.cpp's own batch: one token of each sequence a step."""
+    """Run llama.cpp's own batch: each step takes one token of each sequence."""
 
     def __init__(self, path: str, n_threads: int, n_sequences: int, n_tokens: int) -> None:
         import llama_cpp
 
         self.api = api = llama_cpp
         api.llama_backend_init()
-        self.silent = api.llama_log_callback(lambda *_: None)  # kept: llama.cpp calls it later
+        self.silent = api.llama_log_callback(lambda *_: None)  # keep a reference: llama.cpp calls it later
         api.llama_log_set(self.silent, None)
         self.model = api.llama_model_load_from_file(path.encode(), api.llama_model_default_params())
         options = api.llama_context_default_params()
@@ -58,7 +58,11 @@ class LlamaCpp:
         self.n_vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
 
     def decode(self, tokens: list[tuple[int, int, int, bool]]) -> None:
-        """Run (token, position, sequence, whether its logits are wanted)."""
+        """Run a batch.
+
+        Args:
+            tokens: (token, position, sequence, True if its logits are needed) of each token.
+        """
         batch = self.api.llama_batch_init(len(tokens), 0, 1)
         batch.n_tokens = len(tokens)
         for i, (token, position, sequence, wanted) in enumerate(tokens):
@@ -70,12 +74,12 @@ class LlamaCpp:
             raise RuntimeError(f"llama_decode returned {status}")
 
     def best(self, place: int) -> int:
-        """The likeliest token after the batch's token at that place."""
+        """Return the likeliest token after the token at this place of the batch."""
         row = self.api.llama_get_logits_ith(self.context, place)
         return int(np.ctypeslib.as_array(row, (self.n_vocab,)).argmax())
 
     def speed(self, n: int, n_tokens: int) -> float:
-        """Tokens a second of n sequences together."""
+        """Return the tokens per second of n sequences together in llama.cpp."""
         self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
         last = []
         for sequence, ids in enumerate(prompts(n, self.n_vocab)):

@@ -1,17 +1,18 @@
-"""Speed and memory of the engine beside llama.cpp and PyTorch bfloat16: the table of figures, with samples.
+"""Measure the engine's speed and memory against llama.cpp and PyTorch in bfloat16, and print a table.
 
-    python benchmarks/engine.py --folder FOLDER               makes the models it misses there, then measures
+    python benchmarks/engine.py --folder FOLDER               makes missing models, then measures
     python benchmarks/engine.py --folder FOLDER --rows Q4_0 memory --minutes 4
-    python benchmarks/engine.py --report FOLDER/engine-….jsonl    the table again, from its samples
-    python benchmarks/engine.py --report FILE --docs docs/engine.md   and into the document, between its marks
+    python benchmarks/engine.py --report FOLDER/engine-….jsonl    print the table again, from its samples
+    python benchmarks/engine.py --report FILE --docs docs/engine.md   write it between the document's marks
 
-Protocol: each backend in its own process, in blocks of random order; same file, same ids, same threads, a
-float32 cache on both sides of a comparison, last-position logits only. A fixed canary sings, and the
-bandwidth of reading is taken, before, between and after the turns of a block. Ratios are those within a
-block; the table shows their median. `engine_table.py` holds the rule by which disturbed blocks are dropped.
+Protocol: each backend runs in its own process, in blocks of random order. Both sides of a comparison get the
+same file, token ids and threads, have a float32 cache, and compute the logits of the last position only.
+Before, between and after the turns of a block, a fixed piece of work (the canary) is timed and the read
+bandwidth is measured. Ratios are taken within a block, and the table shows their median. `engine_table.py`
+has the rule for dropping disturbed blocks.
 
-Rows run in the order of --rows, the most important first; each has a share of the minutes, and what a row
-leaves is the next one's. Samples are written as they come, so an interrupted run can be reported, too.
+Rows run in the order of --rows, the most important first. Each has a share of the minutes; time that a row
+leaves goes to the next one. Samples are written at once, so an interrupted run can also be reported.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from llmlite.bench.environment import record
 from llmlite.engine.cpu import target, usable_threads
 from llmlite.synth import SHAPES
 
-# row -> (share of the time, how to measure it); the order is that of importance
+# row -> (share of the time, the function that measures it), the most important row first
 ROWS: dict[str, tuple[float, Callable[[rows.Bench, str], None]]] = {
     "Q4_0": (3, rows.against_llamacpp("Q4_0")),
     "Q4_K_M": (3, rows.against_llamacpp("Q4_K_M")),
@@ -52,14 +53,14 @@ ROWS: dict[str, tuple[float, Callable[[rows.Bench, str], None]]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, or report what was measured; print the table."""
+    """Measure, or read an earlier run's samples; print the table."""
     options = parse(argv)
     samples = options.report or measure(options)
     try:
         text = tables(read(samples))
         if options.docs:
             write_into(options.docs, text)
-    except ValueError as error:  # what a user may have named is another kind of file
+    except ValueError as error:  # the file that the user named may be of another kind
         print(f"engine.py: {error}", file=sys.stderr)
         return 2
     print(text)
@@ -85,7 +86,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.report and not options.folder:
         parser.error("--folder says where the models and the samples go")
-    if not 0 < options.minutes < 1e6 or options.blocks < 1 or options.threads < 1:  # false for nan, too
+    if not 0 < options.minutes < 1e6 or options.blocks < 1 or options.threads < 1:  # also refuses nan
         parser.error("--minutes must be above 0, --blocks and --threads at least 1")
     if not options.report and options.shape not in SHAPES:
         parser.error(f"--shape: no {options.shape!r}; there are: {', '.join(SHAPES)}")
@@ -98,7 +99,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> Path:
-    """Run the rows and return the file of samples; an interrupt ends it early, with what there is."""
+    """Run the rows and return the file of samples; an interrupt ends the run but keeps its samples."""
     options.folder.mkdir(parents=True, exist_ok=True)
     out = options.folder / f"engine-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
     with out.open("w", encoding="utf-8") as file:
@@ -119,7 +120,7 @@ def measure(options: argparse.Namespace) -> Path:
 
 
 def run(bench: rows.Bench, names: list[str], end: float) -> None:
-    """Measure every row within its share of what is left; a row that fails is written down as failed."""
+    """Measure each row within its share of the remaining time; record a row that fails as failed."""
     for i, name in enumerate(names):
         left = end - time.monotonic()
         shares = [ROWS[other][0] for other in names[i:]]
@@ -130,7 +131,7 @@ def run(bench: rows.Bench, names: list[str], end: float) -> None:
         print(f"{name}: up to {bench.deadline - time.monotonic():.0f} s", file=sys.stderr, flush=True)
         try:
             ROWS[name][1](bench, name)
-        except Exception as error:  # one row less, named in the table
+        except Exception as error:  # the table names the row as failed
             traceback.print_exc()
             bench.write({"row": name, "kind": "failed", "reason": f"{type(error).__name__}: {error}"})
 

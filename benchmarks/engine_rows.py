@@ -1,6 +1,6 @@
-"""The rows of the engine's table: how each is measured. `engine.py` runs them, `engine_table.py` reads them.
+"""Measure the rows of the engine's table. `engine.py` runs them, and `engine_table.py` reads their samples.
 
-Every function takes a `Bench`, measures, and writes samples as it gets them.
+The function of a row takes a `Bench`, measures, and writes each sample at once.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from llmlite.synth import synthesize
 
 ROOT = Path(__file__).resolve().parent.parent
 N_PROMPT, N_GEN, DEPTH = 512, 16, 2048
-TURNS = {"prefill": 1, "decode": 2}  # of each backend in a block: short ones, as near as can be
+TURNS = {"prefill": 1, "decode": 2}  # turns of each backend in a block: short, to follow each other closely
 EXPERTS_SHAPE = "qwen3-30b-a3b-4-layers"
-SETTLE = 0.1  # seconds: threads of the last backend, and of the canary's BLAS, spin for a while
-SONG = 25  # repetitions: some 60 ms
+SETTLE = 0.1  # seconds: threads of the last backend and of the canary's BLAS go on spinning for a while
+SONG = 25  # repetitions of the canary: about 60 ms
 FIRST_IDS = (1, 2, 3, 4, 5, 6, 7, 8)
-# What a user writes, up to the first token; the parent's clock stops at the line.
+# A user's code up to the first token; the parent's clock stops when the line is printed.
 FIRST_TOKEN = """
 import sys, llmlite
 model = llmlite.load(sys.argv[1], n_ctx=512)
@@ -48,12 +48,15 @@ print(*sorted(found - sys.stdlib_module_names - {"llmlite"}))
 
 @dataclass
 class Bench:
-    """What all rows share: models, the canary, the clock, and the file of samples.
+    """Hold what all rows share: models, the canary, the clock, and the file of samples.
 
     Args:
-        folder: of the models. threads: of every backend. blocks: clean ones wanted.
-        write: takes one sample, a JSON object.
-        deadline: time.monotonic() at which the row under way should end.
+        folder: the folder of the models.
+        shape: the shape of the synthetic models.
+        threads: threads of each backend.
+        blocks: number of clean blocks to take.
+        write: a function that writes one sample, a JSON object.
+        deadline: the time.monotonic() at which the current row should end.
     """
 
     folder: Path
@@ -69,7 +72,7 @@ class Bench:
         self.bandwidth = ReadBandwidth(self.threads)
 
     def model(self, type_name: str, shape: str | None = None) -> Path:
-        """The synthetic model of that type, made on first use."""
+        """Return the path of the synthetic model of that type, which is made on first use."""
         shape = shape or self.shape
         path = self.folder / f"{shape}-{type_name}.gguf"
         if not path.exists():
@@ -78,7 +81,7 @@ class Bench:
         return path
 
     def machine(self) -> tuple[int, float]:
-        """How the machine does now: the canary's nanoseconds, and read bandwidth in bytes per second."""
+        """Measure the machine now: the canary's nanoseconds, and read bandwidth in bytes per second."""
         time.sleep(SETTLE)
         width = self.bandwidth.measure(5)
         song = self.canary.sing()
@@ -86,7 +89,7 @@ class Bench:
         return song, width
 
     def worker(self, backend: str, path: Path, n_ctx: int, stack: ExitStack, **options: Any) -> WorkerProcess:
-        """A backend that has loaded the model; it may take until the row's end and a minute more."""
+        """Start a backend and load the model; its answers may take until a minute after the deadline."""
         timeout = max(60.0, self.deadline - time.monotonic() + 60)
         worker = stack.enter_context(
             WorkerProcess(backend, options.get("threads", self.threads), timeout=timeout)
@@ -96,7 +99,7 @@ class Bench:
         return worker
 
     def rounds(self, row: str, one: Callable[[], list[dict[str, Any]]]) -> None:
-        """Take blocks until enough are likely to be clean, twice as many at most, or time runs out."""
+        """Take twice as many blocks as must be clean, or fewer if time runs out."""
         longest = 0.0
         for block in range(2 * self.blocks):
             begin = time.monotonic()
@@ -107,10 +110,10 @@ class Bench:
             longest = max(longest, time.monotonic() - begin)
 
     def turns(self, sequence: list[tuple[str, Callable[[], dict[str, Any]]]]) -> dict[str, Any]:
-        """Take named turns; canary and bandwidth before, between and after them.
+        """Take named turns; measure the canary and the bandwidth before, between and after them.
 
         Returns:
-            "order" (names), "canary_ns", "bandwidth", and for each name its `timings`, turn after turn.
+            "order" (the names), "canary_ns", "bandwidth", and the `timings` of each name, turn by turn.
         """
         found: dict[str, Any] = {"order": [name for name, _ in sequence]}
         songs, widths = zip(self.machine())
@@ -133,12 +136,12 @@ def compare(
     n_gen: int = N_GEN,
     repetitions: int = 1,
 ) -> None:
-    """A block of prefill and a block of decode in turns, by llmlite and a peer in random order."""
+    """Measure a prefill block and a decode block of llmlite and a peer, in turns of random order."""
     names = ["llmlite", peer]
     with ExitStack() as stack:
         n_ctx = n_prompt + n_gen + 16
         workers = {name: bench.worker(name, path, n_ctx, stack) for name in names}
-        for worker in workers.values():  # pages and kernels
+        for worker in workers.values():  # load pages and kernels
             worker.ask("prefill", ids=ids(n_prompt))
             worker.ask("decode", ids=ids(8), n_gen=2)
         asked = {"prefill": {"ids": ids(n_prompt)}, "decode": {"ids": ids(8), "n_gen": n_gen}}
@@ -155,35 +158,35 @@ def compare(
 
 
 def timings(answer: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a worker's answer."""
+    """Return the part of a worker's answer that samples keep."""
     kept = ("samples_ns", "cpu_ns", "steps_ns", "n_threads")
     return {key: answer[key] for key in kept if key in answer}
 
 
 def against_llamacpp(type_name: str) -> Callable[[Bench, str], None]:
-    """The row of one type of the synthetic model."""
+    """Return the function that measures the synthetic model of one type against llama.cpp."""
     return lambda bench, row: compare(bench, row, bench.model(type_name), "llamacpp")
 
 
 def against_torch(bench: Bench, row: str) -> None:
-    """The whole forward pass against PyTorch's in bfloat16, on the same weights, prefill only."""
+    """Compare prefill with PyTorch in bfloat16: the whole forward pass, with the same weights."""
     compare(bench, row, bench.model("Q4_0"), "torch-bf16", n_gen=0)
 
 
 def experts(bench: Bench, row: str) -> None:
-    """A mixture of 128 experts, of which every token takes 8 ways through each layer."""
+    """Measure a mixture of 128 experts, 8 of which each token uses in each layer."""
     compare(bench, row, bench.model("Q4_0", EXPERTS_SHAPE), "llamacpp")
 
 
 def bundled(bench: Bench, row: str) -> None:
-    """The bundled model, small enough for the caches."""
+    """Measure the bundled model, which fits in the CPU's caches."""
     compare(bench, row, model_path("tales:Q8_0"), "llamacpp", n_prompt=256, n_gen=128, repetitions=3)
 
 
 def depth(bench: Bench, row: str) -> None:
-    """Decoding after no tokens, and after 2048 and a few, in turns, with the cache a user gets."""
+    """Measure decode with an empty cache and after 2048 tokens, in turns, with the cache that users get."""
     path, n_turns = bench.model("Q4_0"), TURNS["decode"]
-    grown = 2  # steps of the deep worker: it goes on where it was, so that no prompt stands between turns
+    grown = 2  # tokens that the deep worker has added: it continues its text, so turns need no prompt
     with ExitStack() as stack:
         n_ctx = DEPTH + grown + 2 * bench.blocks * n_turns * N_GEN
         deep, shallow = (bench.worker("llmlite-f16", path, n_ctx, stack) for _ in range(2))
@@ -206,7 +209,7 @@ def depth(bench: Bench, row: str) -> None:
 
 
 def memory(bench: Bench, row: str) -> None:
-    """Private memory after the step at position 2047, kernels from the cache, n_ctx 2048."""
+    """Measure private memory after position 2047, with n_ctx 2048 and cached kernels."""
     with ExitStack() as stack:
         worker = bench.worker("llmlite-f16", bench.model("Q4_0"), DEPTH, stack)
         worker.ask("decode", ids=ids(DEPTH - 8), n_gen=8)  # positions 2040 to 2047
@@ -214,7 +217,7 @@ def memory(bench: Bench, row: str) -> None:
 
 
 def imports(bench: Bench, row: str) -> None:
-    """`import llmlite` over a bare interpreter, in turns; and what it brings with it."""
+    """Measure `import llmlite` against a bare interpreter, in turns, and list the modules it imports."""
     found = subprocess.run(
         [sys.executable, "-c", THIRD_PARTY], env=environment(), check=True, capture_output=True, text=True
     )
@@ -224,9 +227,9 @@ def imports(bench: Bench, row: str) -> None:
 
 
 def first_token(bench: Bench, row: str) -> None:
-    """Process start to first token of given ids, the file in the page cache, kernels from the cache."""
+    """Measure the time from process start to the first token, with the file and the kernels cached."""
     path = bench.model("Q4_0")
-    with path.open("rb") as file:  # into the page cache
+    with path.open("rb") as file:  # read it into the page cache
         while file.read(1 << 24):
             pass
     seconds_to_token(path)
@@ -236,7 +239,7 @@ def first_token(bench: Bench, row: str) -> None:
 
 
 def first_use(bench: Bench, row: str) -> None:
-    """The first use ever: an empty cache of kernels."""
+    """Measure the very first use, with an empty cache of kernels."""
     path, empty = bench.model("Q4_K_M"), bench.folder / "empty-cache"
     for old in empty.glob("kernels/*.o"):
         old.unlink()
@@ -244,9 +247,10 @@ def first_use(bench: Bench, row: str) -> None:
 
 
 def cpu_seconds(type_name: str) -> Callable[[Bench, str], None]:
-    """Tokens per CPU second of both programs on one thread each: what a busy neighbour spoils least.
+    """Return the function that measures both programs' tokens per CPU second, on one thread each.
 
-    With one thread nobody waits for anybody, so CPU time is work.
+    Other load on the machine disturbs this figure least. A single thread never waits for another one, so its
+    CPU time is all work.
     """
 
     def measure(bench: Bench, row: str) -> None:
@@ -277,20 +281,20 @@ def ids(n: int) -> list[int]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This llmlite for child processes, installed or not."""
+    """Return an environment in which child processes import this llmlite, even if it isn't installed."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def seconds_to_end(code: str) -> float:
-    """Seconds a fresh interpreter takes for `code`, start and end included."""
+    """Return the seconds that a new interpreter takes to start, run `code` and end."""
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True)
     return time.perf_counter() - begin
 
 
 def seconds_to_token(path: Path, **more: str) -> dict[str, Any]:
-    """Seconds from starting an interpreter to its first token, and whether it told about compiling."""
+    """Return the seconds from an interpreter's start to the first token, and whether it compiled."""
     begin = time.perf_counter()
     command = [sys.executable, "-c", FIRST_TOKEN.format(ids=list(FIRST_IDS)), str(path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -304,14 +308,14 @@ def seconds_to_token(path: Path, **more: str) -> dict[str, Any]:
 
 
 def step_bytes(path: Path) -> int:
-    """Bytes of weights that a step reads: everything but an embedding table that is not also the output."""
+    """Return the bytes of weights that a step reads: all but an embedding table that isn't the output."""
     with gguf.read(path) as file:
         tied = "output.weight" not in file.tensors
         return sum(t.n_bytes for name, t in file.tensors.items() if tied or name != "token_embd.weight")
 
 
 def kv_bytes(path: Path, n_tokens: int, itemsize: int = 2) -> int:
-    """Bytes of keys and values of n_tokens positions."""
+    """Return the bytes of the keys and values of `n_tokens` positions."""
     with gguf.read(path) as file:
         prefix = file.metadata["general.architecture"]
         names = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")

@@ -1,8 +1,8 @@
-"""From the raw samples of `engine.py` to its table, in Markdown.
+"""Turn the raw samples of `engine.py` into its table, in Markdown.
 
-A block is flagged when any of its canaries (before, between, after) is more than 5 % slower than the median
-canary of the whole run: something else took the machine. Flagged blocks are left out; where nothing else is
-left, their figures stand with a mark.
+A block is flagged if any of its canaries (before, between, after) is more than 5 % slower than the median
+canary of the whole run: another program was using the machine. Flagged blocks are left out. If all blocks of
+a row are flagged, the row shows their figures with a mark.
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One line of the table.
+    """Describe one line of the table.
 
     Args:
-        title: what it is. row: whose samples. phase: of which blocks, "prefill" or "decode"; None for all.
-        value: of one sample. must, aim: its bounds.
-        at_least: False where small is good. unit: after the number. digits: after the point.
+        title: the name of the figure.
+        row: the row whose samples are used.
+        phase: the kind of blocks, "prefill" or "decode"; None for all.
+        value: a function from a sample to the figure.
+        must: the bound that the figure must reach.
+        aim: the bound that it should reach; None for none.
+        at_least: whether the bounds are lower ones; False if small figures are good.
+        unit: the text after the number.
+        digits: number of digits after the decimal point.
     """
 
     title: str
@@ -44,21 +50,22 @@ class Figure:
 
 
 def rate(sample: Sample, name: str, clock: str = "samples_ns") -> float:
-    """Tokens per second of one backend in a block: the median of its turns."""
+    """Return one backend's tokens per second in a block, the median of its turns."""
     count = sample[{"prefill": "n_prompt", "decode": "n_gen"}[sample["phase"]]]
     return count * 1e9 / median(sample[name][clock])
 
 
 def ratio(sample: Sample) -> float:
-    """llmlite's rate over its peer's, within a block."""
+    """Return llmlite's rate divided by its peer's, within a block."""
     return rate(sample, "llmlite") / rate(sample, sample["peer"])
 
 
 def bandwidth_share(sample: Sample) -> float:
-    """Bytes of weights that decoding read per second, over what memory gave right before and after the turn.
+    """Return the share of the read bandwidth that decode used.
 
-    Of each turn the mean of the two, each the best of five readings: on shared hosts bandwidth moves between
-    levels. Of a block's turns the mean.
+    This is the bytes of weights read per second, divided by the mean of the bandwidths measured right before
+    and after the turn. Each of these is the best of five readings, because bandwidth moves between levels on
+    shared hosts. The result is the mean over a block's turns.
     """
     ours = [i for i, name in enumerate(sample["order"]) if name == "llmlite"]
     moved = sample["bytes"] * sample["n_gen"] * 1e9
@@ -69,18 +76,21 @@ def bandwidth_share(sample: Sample) -> float:
 
 
 def depth_share(sample: Sample) -> float:
-    """How much decoding slows down at depth, over what the bytes of keys and values explain."""
+    """Return the speed of decode at depth, as a share of the speed that its extra bytes would allow.
+
+    The extra bytes are those of keys and values.
+    """
     shallow, deep = (median(sample[name]["samples_ns"]) for name in ("shallow", "deep"))
     return shallow / deep * (sample["bytes"] + sample["kv_bytes"]) / sample["bytes"]
 
 
 def over(title: str, row: str, phase: str, must: float, aim: float) -> Figure:
-    """llmlite's rate over its peer's in the blocks of a row."""
+    """Return a figure: llmlite's rate divided by its peer's in the blocks of a row."""
     return Figure(title=title, row=row, phase=phase, value=ratio, must=must, aim=aim)
 
 
 def seconds(title: str, row: str, must: float, aim: float, digits: int) -> Figure:
-    """How long something takes: small is good."""
+    """Return a figure in seconds, of which small values are good."""
     return Figure(
         title=title,
         row=row,
@@ -143,10 +153,10 @@ FIGURES = (
 
 
 def read(path: Path) -> list[Sample]:
-    """Read samples; a last line that a kill cut short is left out.
+    """Read samples; skip a last line that was cut short when the program was killed.
 
     Raises:
-        ValueError: a line that isn't JSON, other than the last, or isn't a sample of this benchmark.
+        ValueError: a line other than the last isn't JSON, or a line isn't a sample of this benchmark.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     samples = []
@@ -172,13 +182,13 @@ def flag(samples: list[Sample]) -> list[Sample]:
 
 
 def kept(blocks: list[Sample]) -> tuple[list[Sample], bool]:
-    """Return the blocks to count, and whether they are flagged ones for want of others."""
+    """Return the clean blocks and False; if there are none, return the flagged blocks and True."""
     clean = [s for s in blocks if not s.get("flagged")]
     return (clean, False) if clean else (blocks, bool(blocks))
 
 
 def tables(samples: list[Sample]) -> str:
-    """Return the Markdown of everything: machine, goals, rates, and what went wrong."""
+    """Return the whole report in Markdown: the machine, goals, rates, and failures."""
     flag(samples)
     return (
         "\n\n".join(filter(None, (machine(samples), goals(samples), rates(samples), failures(samples))))
@@ -187,7 +197,7 @@ def tables(samples: list[Sample]) -> str:
 
 
 def machine(samples: list[Sample]) -> str:
-    """One sentence about where and how."""
+    """Return sentences about the machine, the versions and the flagged blocks."""
     found = next((s for s in samples if s.get("kind") == "environment"), None)
     if found is None:
         return ""
@@ -210,7 +220,7 @@ def machine(samples: list[Sample]) -> str:
 
 
 def goals(samples: list[Sample]) -> str:
-    """The table of figures with what they must be and aim at."""
+    """Return the table of figures with their bounds."""
     lines = [
         "| figure | measured | lowest to highest | must | aim | | samples |",
         "|---|---|---|---|---|---|---|",
@@ -239,7 +249,7 @@ def goals(samples: list[Sample]) -> str:
 
 
 def remarks(by_row: dict[str, list[Sample]]) -> list[str]:
-    """What two rows demand beside their number."""
+    """Return the findings of two rows that aren't numbers."""
     found = []
     if by_row.get("import"):
         modules = by_row["import"][0]["third_party"]
@@ -255,7 +265,7 @@ def bound(figure: Figure, limit: float | None) -> str:
 
 
 def verdict(figure: Figure, value: float) -> str:
-    """Return "aim", "must" or "missed"; with nothing to aim at, "must" is all there is."""
+    """Return "aim" or "must", the higher bound that is reached; "**missed**" if neither is."""
 
     def reached(limit: float) -> bool:
         return value >= limit if figure.at_least else value <= limit
@@ -266,7 +276,7 @@ def verdict(figure: Figure, value: float) -> str:
 
 
 def rates(samples: list[Sample]) -> str:
-    """Tokens per second by the wall and per second of CPU time, of every backend."""
+    """Return the table of each backend's tokens per second of wall time and of CPU time."""
     lines = [
         "| tokens per second | prefill | decode | prefill by CPU time | decode by CPU time | samples |",
         "|---|---|---|---|---|---|",
@@ -287,7 +297,7 @@ def rates(samples: list[Sample]) -> str:
 
 
 def names_of(sample: Sample) -> Iterable[str]:
-    """The backends in a block, llmlite first."""
+    """Return the backends in a block, llmlite first."""
     if "phase" not in sample:
         return []
     names = [key for key, value in sample.items() if isinstance(value, dict) and "samples_ns" in value]
@@ -295,13 +305,13 @@ def names_of(sample: Sample) -> Iterable[str]:
 
 
 def failures(samples: list[Sample]) -> str:
-    """Rows that failed or for which no time was left, by name."""
+    """Return a list of the rows that failed or had no time left, with the reasons."""
     bad = [s for s in samples if s.get("kind") == "failed"]
     return "\n".join(f"- {s['row']}: {s['reason']}" for s in bad)
 
 
 def rows_of(samples: list[Sample]) -> dict[str, list[Sample]]:
-    """Return the measured samples by row, in order."""
+    """Return the measured samples by row, in the order in which they were taken."""
     found: dict[str, list[Sample]] = {}
     for s in samples:
         if s.get("kind") in ("block", "memory", "import", "seconds"):
@@ -310,7 +320,7 @@ def rows_of(samples: list[Sample]) -> dict[str, list[Sample]]:
 
 
 def write_into(document: Path, text: str) -> None:
-    """Replace what stands between the two marks of `document`.
+    """Replace the text between the two marks of `document`.
 
     Raises:
         ValueError: a mark is missing.

@@ -1,12 +1,12 @@
-"""Measure what a grammar costs each token, beside the same model writing freely.
+"""Measure the time that a grammar adds to each token, compared with the same model writing freely.
 
     python benchmarks/grammars.py tales:Q8_0
     python benchmarks/grammars.py smollm2.gguf                      # --tokens 64 --rounds 5 --threads 2
 
-A round writes a text without a grammar and two under each grammar, in turns. Times are the mean of a text's
-tokens after the first, of the best round; beside them what they cost more than without a grammar. "first
-text" is the first one of a new Grammar object: its states and masks are found out on the way. "later texts"
-are those of an object that is kept, as in a loop.
+A round writes a text without a grammar and two texts with each grammar, in turns. A time is the mean over a
+text's tokens after the first, in the best round. The extra time over the text without a grammar is printed
+beside it. "first text" is the first text of a new Grammar object, which computes its states and masks on the
+way. "later texts" reuse the object, as in a loop.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GRAMMARS = {
 
 
 def seconds_of_tokens(model: Any, n_tokens: int, seed: int, grammar: Grammar | None) -> list[float]:
-    """The times of a text's tokens after the first."""
+    """Return the seconds of each token of a text after the first."""
     generation = model.stream(PROMPT, max_tokens=n_tokens, seed=seed, grammar=grammar)
     ends = []
     while generation.stop_reason is None:
@@ -67,7 +67,7 @@ def main() -> None:
     best: dict[tuple[str, str], float] = {}
 
     def note(name: str, what: str, found: list[float]) -> None:
-        if len(found) > 8:  # else the text ended too soon
+        if len(found) > 8:  # otherwise the text ended too soon
             best[name, what] = min(best.get((name, what), 1e9), statistics.mean(found))
 
     for i in range(options.rounds):

@@ -1,13 +1,12 @@
-"""Measure two or more backends on one file in turns, and print the ratios to the first.
+"""Measure two or more backends on one file in turns, and print their ratios to the first one.
 
     python benchmarks/in_turns.py smollm2.gguf                        # llmlite, llamacpp; 2 threads, 3 rounds
     python benchmarks/in_turns.py model.gguf --backends llmlite,xllamacpp -p 512 -n 64 --rounds 5
     python benchmarks/in_turns.py model.gguf --backends llmlite,xllamacpp --cpu v3      # both for AVX2 alone
 
-Each turn is one `llmlite bench` in a process of its own. A ratio is computed within each round, of the best
-repetition of each backend, because a machine's memory speed changes from minute to minute. Printed are the
-median and the range of the rounds. This also measures architectures that `llmlite compare` lacks a PyTorch
-reference for.
+Each turn is one `llmlite bench` in its own process. Each round gives a ratio of the backends' best
+repetitions, because a machine's memory speed changes from minute to minute. The median and the range over the
+rounds are printed. This also measures architectures for which `llmlite compare` has no PyTorch reference.
 """
 
 from __future__ import annotations
@@ -23,18 +22,19 @@ from typing import Any
 from llmlite.bench import turns
 
 V3 = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+sahf,+movbe,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+xsave"
-# What llmlite's kernels are compiled for: LLVM's name and features
+# The CPUs that llmlite's kernels can be compiled for: LLVM's name and features
 CPUS = {"v3": ("x86-64-v3", V3), "v3+vnni": ("x86-64-v3", f"{V3},+avxvnni")}
 
 
 def turn(options: argparse.Namespace, backend: str) -> dict[str, float]:
-    """Run one backend once: the best tokens per second of each test.
+    """Run one backend once; return the best tokens per second of each test.
 
     Args:
-        options: `main`'s. backend: a name that `llmlite bench` knows.
+        options: the options of `main`.
+        backend: a name that `llmlite bench` knows.
 
     Raises:
-        SystemExit: the backend did not run.
+        SystemExit: the backend failed.
     """
     command = [sys.executable, "-m", "llmlite", "bench", options.model, "-b", backend, "-o", "json"]
     for name in ("p", "n", "d", "t", "r"):
@@ -74,7 +74,7 @@ def main() -> None:
         parser.add_argument(f"-{name}", default=default, help=f"{about} (default: {default})")
     options = parser.parse_args()
     names = options.backends.split(",")
-    if options.cpu:  # compiling is no part of the first turn
+    if options.cpu:  # compile first, so that the first turn doesn't
         turn(argparse.Namespace(**vars(options) | {"p": "16", "n": "2", "r": "1"}), names[0])
     found = turns.rounds(names, partial(turn, options), options.rounds)
     print(f"{'test':20} {'backend':12} {'best tokens/s':>14} {'ratio':>7}  range of rounds")

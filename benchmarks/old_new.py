@@ -1,4 +1,4 @@
-"""Measure an older commit and this checkout in turns: a row for each model, type, CPU, threads and test.
+"""Compare an older commit with this checkout in turns: a row per model, type, CPU, threads and test.
 
     python benchmarks/old_new.py --old da20b5f --folder FOLDER                   the bundled model, all types
     python benchmarks/old_new.py --old da20b5f --folder FOLDER --quick --models tales,smollm2.gguf
@@ -6,14 +6,14 @@
     python benchmarks/old_new.py --report FOLDER/old-new-….jsonl -o table.md           the table again
 
 A model is a name that `llmlite run` knows, a GGUF file, or a shape of `llmlite synth` (random weights).
-FOLDER keeps the models that are made (each type from the model given), the kernels of both sides, and the
-samples. The old commit's files are taken out of git into a temporary folder.
+FOLDER keeps the models made in each type, the kernels of both sides, and the samples. The old commit's files
+are extracted from git into a temporary folder.
 
-Protocol: each side in its own process, both with the same file, ids, threads and float16 cache. A block is
-one turn of each side at each test, the sides in random order, with a canary before and after. Blocks are
-taken until --rounds of them are undisturbed, twice as many at most. A turn repeats its test for --seconds.
-Samples are written as they come, so an interrupted run can be reported, too. A row that one side can't run is
-listed with the reason.
+Protocol: each side runs in its own process. Both get the same file, token ids and threads, and a float16
+cache. A block is one turn of each side at each test, in random order. Before and after it, a fixed piece of
+work (the canary) is timed. Blocks are taken until --rounds of them are undisturbed, at most twice as many. A
+turn repeats its test for --seconds. Samples are written at once, so an interrupted run can also be reported.
+A row that one side can't run is listed with the reason.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ runpy.run_path({str(BENCHMARKS / "old_new_worker.py")!r}, run_name="__main__")
 KERNEL_TYPES = tuple(TYPES[kind].name for kind in FAMILIES)
 QUICK = ("Q4_0", "Q8_0", "Q4_K", "Q6_K", "F16")
 SIDES = ("old", "new")
-SETTLE = 0.1  # seconds: threads of the last side, and of the canary's BLAS, spin for a while
-START_SECONDS = 900.0  # for any answer: the first one includes compiling kernels
+SETTLE = 0.1  # seconds: threads of the last side and of the canary's BLAS go on spinning for a while
+START_SECONDS = 900.0  # longest wait for an answer: the first one includes compiling kernels
 N_GEN, ROOM = 16, 1 << 5  # tokens of a decode turn; positions of a cache beyond the longest test
 
-# test -> n_prompt, n_gen, n_depth
+# test -> (n_prompt, n_gen, n_depth)
 TESTS = {f"prefill {n}": (n, 0, 0) for n in (64, 512)} | {
     f"decode at depth {n}": (0, N_GEN, n) for n in (0, 512, 2048)
 }
@@ -72,12 +72,12 @@ Write = Callable[[dict[str, Any]], None]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, or report what was measured; print or write the table."""
+    """Measure, or read an earlier run's samples; print or write the table."""
     options = parse(argv)
     try:
         samples = options.report or measure(options)
         text = table(read(samples), options.clock)
-    except (ValueError, LlmliteError, OSError) as error:  # what a user may have named is another kind of file
+    except (ValueError, LlmliteError, OSError) as error:  # the named file may be of another kind
         print(f"old_new.py: {error}", file=sys.stderr)
         return 2
     if options.output:
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options, lists as tuples."""
+    """Return the options, with lists as tuples."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--old", metavar="COMMIT", help="any name that git knows")
@@ -124,7 +124,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--old: {options.old!r} is no name of a commit")
     if options.report and not options.report.is_file():
         parser.error(f"{options.report}: no such file")
-    if not options.minutes > 0 or not 0 < options.seconds < 1e4 or options.rounds < 1:  # true for nan, too
+    if not options.minutes > 0 or not 0 < options.seconds < 1e4 or options.rounds < 1:  # also refuses nan
         parser.error("--minutes and --seconds must be above 0, --rounds at least 1")
     if options.types is None:
         options.types = ",".join(QUICK if options.quick else KERNEL_TYPES)
@@ -143,7 +143,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def listed(
     parser: argparse.ArgumentParser, name: str, text: str, known: tuple[str, ...] | None = None
 ) -> tuple[str, ...]:
-    """Return the items of a list with commas, each once; end with an error if one isn't known."""
+    """Return the items of a comma-separated list, each once; end with an error if one is unknown."""
     items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
     wrong = [item for item in items if known is not None and item not in known]
     if wrong or not items:
@@ -157,7 +157,8 @@ def measure(options: argparse.Namespace) -> Path:
     """Measure every configuration and return the file of samples; an interrupt ends it early.
 
     Raises:
-        LlmliteError: git doesn't know the commit. OSError: the folder can't be written.
+        LlmliteError: git doesn't know the commit.
+        OSError: the folder can't be written.
     """
     options.folder.mkdir(parents=True, exist_ok=True)
     out = options.folder / f"old-new-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
@@ -177,7 +178,7 @@ def measure(options: argparse.Namespace) -> Path:
 
 
 def everything(options: argparse.Namespace, packages: dict[str, Path], end: float, write: Write) -> None:
-    """Run all configurations; what fails, or has no time left, is written down with the reason."""
+    """Run all configurations; record those that fail or have no time left, with the reason."""
     canary, order = Watch(), random.Random(0)
     wanted = list(itertools.product(options.models, options.types, options.cpus, options.threads))
     for done, key in enumerate(wanted):
@@ -202,10 +203,13 @@ def blocks(
     canary: Watch,
     order: random.Random,
 ) -> Iterator[dict[str, Any]]:
-    """Start both sides and yield their blocks: turns by test and side, tokens of a turn, canaries.
+    """Start both sides and yield their blocks.
+
+    Yields:
+        A block: the turns by test and side, the tokens of a turn, and the canary's times.
 
     Raises:
-        BackendError: a side can't run this configuration; says which side and why.
+        BackendError: a side can't run this configuration; the error names the side and the reason.
     """
     tests = {name: TESTS[name] for name in options.tests}
     longest = max(map(sum, tests.values())) + ROOM
@@ -217,7 +221,7 @@ def blocks(
             if answer["unsupported"]:
                 raise BackendError(f"{side}: NumPy multiplies {', '.join(answer['unsupported'])}")
         asked = {name: dict(zip(("n_prompt", "n_gen", "n_depth"), test)) for name, test in tests.items()}
-        for name in tests:  # fills caches and pages
+        for name in tests:  # fill caches and load pages
             for side in SIDES:
                 sides[side].ask("turn", **asked[name], nanoseconds=1)
         nanoseconds = round(1e9 * options.seconds)
@@ -238,25 +242,25 @@ def blocks(
 
 
 class Watch:
-    """A canary with a pause before and after it, which remembers its songs."""
+    """Time a canary with a pause before and after it, and remember the times."""
 
     def __init__(self) -> None:
         self.canary, self.songs = Canary(), list[int]()
 
     def sing(self) -> int:
-        """Return the canary's nanoseconds."""
+        """Run the canary and return its nanoseconds."""
         time.sleep(SETTLE)
         self.songs.append(self.canary.sing())
         time.sleep(SETTLE)
         return self.songs[-1]
 
     def is_usual(self, songs: list[int]) -> bool:
-        """Return whether a block with these songs is likely to count, by all songs so far."""
+        """Return whether a block with these times will probably count, judged by all times so far."""
         return max(songs) <= (1 + DRIFT) * median(self.songs)
 
 
 def start(side: str, package: Path, folder: Path, cpu: str, n_threads: int) -> WorkerProcess:
-    """Start a side's process, with a cache of kernels of its own."""
+    """Start a side's process with its own cache of kernels."""
     variables = {"LLMLITE_CACHE": str((folder / f"cache-{side}").resolve()), "LLMLITE_KERNELS": "compile"}
     if cpu != "host":
         variables["NUMBA_CPU_NAME"], variables["NUMBA_CPU_FEATURES"] = CPUS[cpu]
@@ -269,13 +273,15 @@ def start(side: str, package: Path, folder: Path, cpu: str, n_threads: int) -> W
 
 
 def model_file(folder: Path, model: str, type_name: str) -> Path:
-    """Return the model in that type; the file is made in `folder` on first use.
+    """Return the path of the model in that type; the file is made in `folder` on first use.
 
     Args:
-        type_name: a type that all matrices get, or a mix that isn't a type, such as "Q4_K_M".
+        folder: the folder for files that are made.
+        model: a name that `llmlite run` knows, a GGUF file, or a shape of `llmlite synth`.
+        type_name: a type for all matrices, or a mix such as "Q4_K_M".
 
     Raises:
-        LlmliteError: no such model or type; or the rows of most weights aren't whole blocks of it.
+        LlmliteError: the model or type is unknown, or most weights' rows aren't whole blocks of the type.
     """
     pure = type_name.upper() in KERNEL_TYPES
     name = (
@@ -303,7 +309,7 @@ def require_majority(source: Path, name: str, type_name: str) -> None:
     """Refuse a type that most weights of a model can't have.
 
     Raises:
-        LlmliteError: names the type that they would have instead.
+        LlmliteError: most weights would get another type, which the error names.
     """
     counts: dict[str, int] = {}
     for row in plan(source, name, pure=True, requantize=True):
@@ -315,12 +321,13 @@ def require_majority(source: Path, name: str, type_name: str) -> None:
 
 @contextmanager
 def older(root: Path, commit: str) -> Iterator[tuple[Path, str]]:
-    """Take a commit's files out of git, into a folder that is removed afterwards.
+    """Extract a commit's files from git into a folder that is removed afterwards.
 
-    Yields: the folder, and the commit's description.
+    Yields:
+        The folder, and the commit's description.
 
     Raises:
-        LlmliteError: `root` is no git checkout, or has no such commit.
+        LlmliteError: `root` isn't a git checkout, or doesn't have the commit.
     """
     name = described(root, commit)
     packed = git(root, "archive", "--format=tar", commit, "llmlite", "data")
@@ -331,17 +338,17 @@ def older(root: Path, commit: str) -> Iterator[tuple[Path, str]]:
 
 
 def described(root: Path, commit: str = "") -> str:
-    """Return a commit's short hash and date; for "" those of the checkout, and whether files were changed."""
+    """Return a commit's short hash and date; for "", describe the checkout and any changes in it."""
     text = git(root, "log", "-1", "--format=%h (%cs)", *([commit] if commit else [])).decode().strip()
     changed = not commit and git(root, "status", "--porcelain", "--untracked-files=no", "llmlite").strip()
     return f"{text}, with changes" if changed else text
 
 
 def git(root: Path, *words: str) -> bytes:
-    """Return what a git command prints.
+    """Return the output of a git command.
 
     Raises:
-        LlmliteError: it failed, or there is no git; has its last line.
+        LlmliteError: git failed or is missing; the error has its last line.
     """
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)

@@ -1,7 +1,7 @@
-"""From the raw samples of `old_new.py` to its table, in Markdown.
+"""Turn the raw samples of `old_new.py` into its table, in Markdown.
 
-Ratios are those within a block; intervals and verdicts are those of `llmlite compare`. A block is dropped if
-the canary before or after it was slow, as in `engine_table.py`.
+Ratios are taken within a block. Intervals and verdicts follow the rules of `llmlite compare`. A block is
+dropped if the canary before or after it was slow, as in `engine_table.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine_table import DRIFT, MARK, flag, kept
 from llmlite.bench.summary import MARGIN, MIN_BLOCKS, Ratio, of_ratios
 
 CLOCKS = {"wall": "samples_ns", "cpu": "cpu_ns"}
-KEYS = ("model", "type", "cpu", "threads")  # what a configuration is, in the table's order
+KEYS = ("model", "type", "cpu", "threads")  # the fields of a configuration, in the table's order
 HEAD = "| model | type | CPU | threads | test | old | new | new / old | 95 % interval | verdict | blocks |"
 
 Sample = dict[str, Any]
@@ -24,13 +24,15 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table.
+    """Hold one line of the table.
 
     Args:
-        key: the values of KEYS. test: such as "prefill 512".
+        key: the values of KEYS.
+        test: a name such as "prefill 512".
         old, new: tokens per second, medians over blocks.
-        ratio: of new to old, above 1 if new is faster. marked: every block was disturbed, and all count.
-        n_blocks: all that were taken.
+        ratio: the ratio of new to old, above 1 if new is faster.
+        marked: whether every block was disturbed, so that all of them count.
+        n_blocks: number of blocks taken.
     """
 
     key: tuple[Any, ...]
@@ -42,7 +44,7 @@ class Row:
     n_blocks: int
 
     def __str__(self) -> str:
-        few = self.ratio.n_blocks < MIN_BLOCKS  # an interval would look more certain than it is
+        few = self.ratio.n_blocks < MIN_BLOCKS  # an interval from so few blocks would look too certain
         interval = "–" if few else f"{self.ratio.low:.2f} to {self.ratio.high:.2f}"
         cells = [*self.key, self.test, f"{self.old:.4g}", f"{self.new:.4g}", f"{self.ratio.value:.3f}"]
         cells[-1] += MARK if self.marked else ""
@@ -55,10 +57,10 @@ def line(cells: Iterable[Any]) -> str:
 
 
 def rows(samples: list[Sample], clock: str) -> Iterator[Row]:
-    """Yield the rows of all configurations, in the order of their measurement.
+    """Yield the rows of all configurations, in the order in which they were measured.
 
     Args:
-        clock: one of CLOCKS. "cpu" counts the time of all threads, waiting ones included while they spin.
+        clock: one of CLOCKS. "cpu" counts the time of all threads, including those that spin while they wait.
     """
     by_key: dict[tuple[Any, ...], list[Sample]] = {}
     for sample in flag(samples):
@@ -81,12 +83,12 @@ def rows(samples: list[Sample], clock: str) -> Iterator[Row]:
 
 
 def speed(sample: Sample, test: str, side: str, clock: str) -> float:
-    """Return the tokens per second of one side's turn in a block: the median of its repetitions."""
+    """Return one side's tokens per second in a block, the median of its repetitions."""
     return sample["n_tokens"][test] * 1e9 / median(sample["turns"][test][side][CLOCKS[clock]])
 
 
 def table(samples: list[Sample], clock: str) -> str:
-    """Return the Markdown of everything: machine, rows, a summary, and the rows that weren't measured."""
+    """Return the whole report in Markdown: machine, rows, a summary, and the rows that failed."""
     found = list(rows(samples, clock))
     parts = [machine(samples, clock), summary(found)]
     if found:
@@ -102,7 +104,7 @@ def table(samples: list[Sample], clock: str) -> str:
 
 
 def machine(samples: list[Sample], clock: str) -> str:
-    """Return sentences about the two sides, the machine and the rules; "" without such a record."""
+    """Return sentences about both sides, the machine and the rules; "" if the samples lack this record."""
     found = next((s for s in samples if s["kind"] == "environment"), None)
     if found is None:
         return ""
@@ -118,7 +120,7 @@ def machine(samples: list[Sample], clock: str) -> str:
 
 
 def summary(found: list[Row]) -> str:
-    """Return how many rows have which verdict, and the extremes."""
+    """Return the number of rows with each verdict, and the extremes."""
     if not found:
         return ""
     counts = [(v, sum(r.ratio.verdict == v for r in found)) for v in VERDICTS]

@@ -1,7 +1,7 @@
-"""One side of `old_new.py`: loads a model and takes turns, on this checkout's llmlite or an older one.
+"""Run one side of `old_new.py`: load a model and take turns, with this checkout's llmlite or an older one.
 
-It uses only what both have. Modules moved in between, so a class is taken from its object, such as
-`type(model.cache)`.
+It uses only functions that both have. Modules have moved since, so it finds a class through an object, such
+as `type(model.cache)`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import sys
 from time import perf_counter_ns, process_time_ns
 from typing import Any
 
-CHUNK = 256  # tokens of a prompt in one step, the same in both
+CHUNK = 256  # tokens of a prompt in one step, the same on both sides
 FIRST_ID = 10
 
 
 class Side:
-    """A loaded model, with one cache for each depth.
+    """Hold a loaded model, with one cache for each depth.
 
     Args:
-        path: a GGUF file. n_threads: threads of the planned executor. longest: tokens of the longest cache.
+        path: a GGUF file.
+        n_threads: number of threads of the planned executor.
+        longest: number of tokens of the longest cache.
     """
 
     def __init__(self, path: str, n_threads: int, longest: int) -> None:
@@ -34,17 +36,17 @@ class Side:
         self.longest, self.caches = longest, {}
 
     def unsupported(self) -> list[str]:
-        """Return the types of matrices that have no kernels in this llmlite: NumPy multiplies them."""
+        """Return the types of the matrices that this llmlite has no kernels for, and multiplies by NumPy."""
         from llmlite.engine.families import FAMILIES
 
         types = {t.type for t in self.model.gguf.tensors.values() if len(t.shape) == 2}
         return sorted(kind.name for kind in types if kind.id not in FAMILIES)
 
     def turn(self, n_prompt: int, n_gen: int, n_depth: int, nanoseconds: int) -> dict[str, list[int]]:
-        """Read `n_prompt` tokens or write `n_gen` after `n_depth` others, again and again for this long.
+        """Process `n_prompt` tokens or generate `n_gen` after `n_depth` others; repeat for `nanoseconds`.
 
         Returns:
-            nanoseconds of each repetition: "samples_ns" by the wall, "cpu_ns" of all threads.
+            Nanoseconds of each repetition: wall time in "samples_ns", CPU time of all threads in "cpu_ns".
         """
         cache = self._cache(n_depth)
         samples: list[int] = []
@@ -77,21 +79,21 @@ class Side:
 
 
 def answer(request: dict[str, Any], sides: list[Side]) -> dict[str, Any]:
-    """Run one request, {"do": "load" or "turn", …}; an exception is an answer, too."""
+    """Run one request, {"do": "load" or "turn", …}; an exception becomes an answer, too."""
     arguments = dict(request)
     try:
         if arguments.pop("do") == "load":
             sides[:] = [Side(**arguments)]
             return {"ok": True, "unsupported": sides[0].unsupported()}
         return {"ok": True, **sides[0].turn(**arguments)}
-    except Exception as error:  # the parent decides
+    except Exception as error:  # report it: the parent decides
         return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
-    """Answer requests, a JSON object in each line, until the parent closes stdin."""
+    """Answer requests, one JSON object per line, until the parent closes stdin."""
     channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints goes to standard error
+    os.dup2(2, 1)  # send the prints of libraries to standard error
     sides: list[Side] = []
     channel.write(json.dumps({"ok": True}) + "\n")
     for line in sys.stdin:

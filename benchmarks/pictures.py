@@ -1,9 +1,9 @@
-"""Draw every picture of the kit from stored measurements, for light and dark pages, with words and data.
+"""Draw every picture of the kit from stored measurements, for light and dark pages, with their data.
 
     python benchmarks/pictures.py                                    to results/pictures
     python benchmarks/pictures.py -o FOLDER --comparison FILE.jsonl --sizes FOLDER
 
-Nothing is measured. --sizes is the folder of `llmlite compare --sizes`; without one that picture is left out.
+Nothing is measured. --sizes is the folder of `llmlite compare --sizes`; without it, that picture is left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def builders(comparison: Comparison, sizes: dict[str, Comparison]) -> dict[str, Callable[[str], Picture]]:
-    """Return the function that draws each picture in a theme, by the name of its file."""
+    """Return file name -> function that draws the picture in a theme."""
     roofline = Roofline.sample()
     lines = timeline.load(resources.data_path("samples/memory-timeline.jsonl"))
     points = type_sweep.shipped().points
@@ -48,7 +48,7 @@ def builders(comparison: Comparison, sizes: dict[str, Comparison]) -> dict[str, 
 
 
 def main() -> None:
-    """Draw and write."""
+    """Draw the pictures and write them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""Quantizing beside llama.cpp: the same F16 file, the same number of threads, turn by turn.
+"""Compare quantizing with llama.cpp: the same F16 file and the same number of threads, in turns.
 
-    python benchmarks/quantize.py --folder FOLDER                      llama-3.2-1b to Q4_K_M; makes the file
+    python benchmarks/quantize.py --folder FOLDER                      llama-3.2-1b to Q4_K_M
     python benchmarks/quantize.py --folder FOLDER --shape smollm2-135m --types Q4_0 Q8_0 Q6_K --rounds 5
-    python benchmarks/quantize.py --report FOLDER/quantize-….jsonl     the table again
+    python benchmarks/quantize.py --report FOLDER/quantize-….jsonl     print the table again
 
-Each run is a process of its own, started from nothing: `llmlite quantize`, and a Python that calls
-llama_model_quantize of libllama, which is what llama-quantize calls. Wall seconds, CPU seconds of all threads
-and the largest private memory are kept per run; ratios are medians of ratios within a round.
+A missing F16 file is made first. Each run is a new process: `llmlite quantize`, or a Python process that
+calls libllama's llama_model_quantize, the function that llama-quantize calls. Each run records wall seconds,
+CPU seconds of all threads and the largest private memory. Ratios are medians of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), params
 
 
 def commands(source: Path, target: Path, type_name: str, n_threads: int) -> dict[str, list[str]]:
-    """Return what is run, by program."""
+    """Return program -> its command line."""
     number = str(FILE_TYPES[type_name][0])
     return {
         "llmlite": [
@@ -54,11 +54,11 @@ def commands(source: Path, target: Path, type_name: str, n_threads: int) -> dict
 
 
 def timed(command: list[str], target: Path) -> dict[str, Any]:
-    """Run one program; return wall and CPU seconds, the largest private memory seen, and the file's size."""
+    """Run one program; return wall and CPU seconds, its peak private memory, and the size of the file."""
     target.unlink(missing_ok=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would stop a talkative program
+    with tempfile.TemporaryFile("w+") as said:  # a full pipe that nobody reads would block the program
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
         private = 0
         while process.poll() is None:
@@ -76,7 +76,7 @@ def timed(command: list[str], target: Path) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> Path:
-    """Run all rounds, one line per run; return the file of samples."""
+    """Run all rounds and write a line per run; return the file of samples."""
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / f"{options.shape}-F16.gguf"
@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace) -> Path:
     samples.write_text(json.dumps(head) + "\n")
     target = folder / "quantized.gguf"
     for type_name in options.types:
-        for number in range(-1, options.rounds):  # round -1: caches fill, kernels are compiled; not counted
+        for number in range(-1, options.rounds):  # round -1 fills caches, compiles kernels, and doesn't count
             order = list(commands(source, target, type_name, options.threads).items())
             random.Random(f"{type_name} {number}").shuffle(order)
             for program, command in order:
@@ -101,7 +101,7 @@ def measure(options: argparse.Namespace) -> Path:
 
 
 def report(samples: Path) -> str:
-    """Return the table of a file of samples, in Markdown."""
+    """Return the table of the samples in Markdown."""
     head, *rows = [json.loads(line) for line in samples.read_text().splitlines()]
     text = [
         f"{head['shape']}, F16 to each type, {head['n_threads']} threads, {head['machine']}.",

@@ -2,11 +2,11 @@
 
     python benchmarks/rival.py model.gguf --checkouts .,../before             # a rival on core 1, 3 rounds
     python benchmarks/rival.py model.gguf --checkouts . --core 0 --threads 1,2
-    python benchmarks/rival.py model.gguf --trace -p 128    # which operations of a prompt wait, and how long
+    python benchmarks/rival.py model.gguf --trace -p 128    # which operations wait, and for how long
 
-Each turn is a process of its own. It reads a prompt and writes tokens, first alone, then with the rival: a
-loop in Python that may run on one core only. Printed are the best and the median tokens per second over all
-turns, and the median ratio of the first checkout to each one within a round.
+Each turn is its own process. It processes a prompt and generates tokens, first alone, then with the rival: a
+Python loop that may run on one core only. The best and the median tokens per second over all turns are
+printed, and the median ratio of the first checkout to each one within a round.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 
 def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) -> dict[str, float]:
-    """Load the model and measure it: tokens per second of each test."""
+    """Load the model and return its tokens per second in each test."""
     import numpy as np
 
     import llmlite as ll
@@ -31,7 +31,7 @@ def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) ->
     loaded = ll.load(model, n_threads=n_threads)
 
     def measure() -> tuple[float, float]:
-        # the class by its object: older checkouts have it in another module
+        # find the class through an object: older checkouts have it in another module
         cache = type(loaded.cache)(loaded.config, n_prompt + n_decode, np.float16)
         begin = time.perf_counter()
         loaded.executor([5] * n_prompt, cache, n_outputs=1)
@@ -49,7 +49,7 @@ def turn(model: str, n_threads: int, n_prompt: int, n_decode: int, core: int) ->
 
 @contextlib.contextmanager
 def rival_on(core: int) -> Iterator[None]:
-    """Keep a core busy within the block."""
+    """Keep a core busy during the block."""
     command = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"]
     with subprocess.Popen(command) as rival:
         try:
@@ -60,7 +60,7 @@ def rival_on(core: int) -> Iterator[None]:
 
 
 def trace(model: str, n_threads: int, n_prompt: int, core: int, repeat: int = 20) -> None:
-    """Print how long a prompt's operations take, and how many of them have to wait for a thread."""
+    """Print the times of a prompt's operations, and the number that have to wait for a thread."""
     import llmlite as ll
 
     executor = ll.load(model, n_threads=n_threads).executor
@@ -68,7 +68,7 @@ def trace(model: str, n_threads: int, n_prompt: int, core: int, repeat: int = 20
 
     def measure(title: str) -> None:
         rows = [row for _ in range(repeat) for row in executor.profile(n_tokens=n_prompt, repeat=1)]
-        held = [row for row in rows if row["waiting"] > 500_000]  # of each thread, on average
+        held = [row for row in rows if row["waiting"] > 500_000]  # average nanoseconds of a thread
         total, waited, long = (
             sum(row[what] for row in some) / repeat / 1e6
             for some, what in ((rows, "nanoseconds"), (rows, "waiting"), (held, "waiting"))
@@ -116,7 +116,7 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
         return dict(json.loads(done.stdout))
 
-    from llmlite.bench import turns  # here: a turn runs on another checkout, which may lack it
+    from llmlite.bench import turns  # imported late: a turn may run on a checkout that lacks it
 
     found = turns.rounds(range(len(folders)), one, options.rounds)
     print(f"{'test':22} {'checkout, threads':28} {'best':>8} {'median':>8} {'ratio':>7}  range")

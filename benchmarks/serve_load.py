@@ -3,10 +3,11 @@
     python benchmarks/serve_load.py MODEL.gguf --record FILE.json        # 64 clients for a minute
     python benchmarks/serve_load.py MODEL.gguf --compare --rounds 3      # 1 and 8 clients, servers in turns
 
-Every client asks for one streamed text after the other, with a prompt of its own. "lost" counts answers that
-neither ended with a reason, their usage and [DONE], nor were refused with 429 and Retry-After; a client that
-is refused waits as long as it is told. Memory is the server's resident set, first and highest.
-The comparison needs xllamacpp, whose wheel has no AVX-512: that is a handicap of its row.
+Every client asks for one streamed text after another, each with its own prompt. An answer is complete if it
+ends with a reason, its usage and [DONE]. It is refused if the server answers 429 with Retry-After; the client
+then waits for that time. All other answers count as lost. Memory is the server's resident set at the start
+and at its highest. The comparison needs xllamacpp, whose wheel has no AVX-512, so its row is at a
+disadvantage.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ time.sleep(1e6)
 
 @dataclass
 class Seen:
-    """What clients saw. Times in seconds, from the request on."""
+    """Hold the results of all clients; times are in seconds since the request."""
 
     first: list[float] = field(default_factory=list)
     n_tokens: int = 0
@@ -101,7 +102,7 @@ def wait_for(port: int, seconds: float = 60) -> None:
 
 
 def ask(port: int, number: int, n_tokens: int, seen: Seen) -> None:
-    """Ask for one streamed text of n tokens and record it."""
+    """Ask for one streamed text of `n_tokens` tokens and record the result."""
     body = {
         "prompt": f"Tale {number}: Once upon a time",
         "max_tokens": n_tokens,
@@ -143,7 +144,7 @@ def ask(port: int, number: int, n_tokens: int, seen: Seen) -> None:
 
 
 def load(port: int, clients: int, seconds: float, n_tokens: int) -> tuple[Seen, float]:
-    """Let clients ask until the time is over; return what they saw and how long the last one took."""
+    """Let clients ask until `seconds` are over; return their results and the total seconds."""
     seen, begin = Seen(), time.monotonic()
 
     def client(number: int) -> None:
@@ -160,13 +161,13 @@ def load(port: int, clients: int, seconds: float, n_tokens: int) -> tuple[Seen, 
 
 
 def share(times: list[float], part: float) -> float:
-    """A percentile; nan without times."""
+    """Return the time below which this part of the times lies; nan if there are none."""
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
 
 def at_rest(port: int, seconds: float = 10) -> bool:
-    """Whether the server comes to rest: nothing runs and nothing waits."""
+    """Wait until nothing runs or waits in the server; return whether that happens within `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -180,7 +181,7 @@ def at_rest(port: int, seconds: float = 10) -> bool:
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """Load one server; return the figures of what came."""
+    """Load one server; return the measured figures."""
     with running("llmlite", options, options.parallel) as (port, process):
         load(port, 1, 0.1, 8)
         before = highest = process.memory_info().rss
@@ -219,7 +220,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What ran it, without names or paths."""
+    """Describe the machine without names or paths."""
     from llmlite.engine.cpu import target
 
     load = round(psutil.getloadavg()[0], 1)
@@ -227,7 +228,11 @@ def machine() -> dict[str, Any]:
 
 
 def one_load(options: argparse.Namespace) -> int:
-    """Load one server; print what came, and write it if asked; return 1 if something was lost."""
+    """Load one server; print the figures, and write them to a file if asked.
+
+    Returns:
+        The exit code: 1 if an answer was lost, or the server didn't come to rest.
+    """
     found = measured(options)
     for name, value in found.items():
         print(f"{name:20} {value}")

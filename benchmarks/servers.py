@@ -1,24 +1,24 @@
-"""Measure all that a server with many cores can tell, within nine minutes, set-up included.
+"""Run all measurements for a server with many cores within nine minutes, set-up included.
 
     python benchmarks/servers.py FOLDER > servers.txt        # 1, 2, 4, … threads, up to all cores, at most 16
     python benchmarks/servers.py FOLDER --threads 1,16,64 --minutes 20
-    python benchmarks/servers.py FOLDER --tables 3,4         # of those below
-    python benchmarks/servers.py FOLDER --shape smollm2-135m -p 64 -n 8 --minutes 3      # a small trial
+    python benchmarks/servers.py FOLDER --tables 3,4         # only these of the tables below
+    python benchmarks/servers.py FOLDER --shape smollm2-135m -p 64 -n 8 --minutes 3      # a quick trial
 
-It needs a checkout and `pip install 'llmlite-kit[torch,llamacpp]'`; what isn't installed is left out and
-named. Models have the shape of Llama-3.2-1B and random weights; a missing one is written to FOLDER first (0.8
-and 1.3 GB). Printed are, in this order:
+It needs a checkout and `pip install 'llmlite-kit[torch,llamacpp]'`. A backend that isn't installed is named
+and left out. Models have the shape of Llama-3.2-1B and random weights. A missing one is written to FOLDER
+first (0.8 and 1.3 GB). These tables are printed, in this order:
 
-1. the machine; whether llmlite, llama.cpp's build and PyTorch may use AMX; with AMX, whether its bits are
-   those of the other kernels, for each type;
+1. the machine; whether llmlite, llama.cpp's build and PyTorch may use AMX; with AMX, whether it computes the
+   same bits as the other kernels, for each type;
 2. for Q8_0, then Q4_0, and each number of threads: read bandwidth; decode and prefill in tokens per second,
-   and their ratio to llama.cpp's; the share of the bandwidth of the same turn that decode reads; the share of
+   and their ratio to llama.cpp's; the share of the same turn's bandwidth that decode uses; the share of
    ideal scaling from the fewest threads; how long threads wait for each other (`profile`: "waiting");
-3. prompts by AMX beside the other kernels, PyTorch bfloat16 and llama.cpp, on the most and on the fewest
-   threads (`benchmarks/amx.py` does only that, for more types);
+3. prefill with AMX against the other kernels, PyTorch in bfloat16 and llama.cpp, on the most and the fewest
+   threads (`benchmarks/amx.py` measures only that, for more types);
 4. decode in Q8_0 with other prefetches: nearer, and into the second-level cache.
 
-What is not reached in time is left out and named.
+Measurements for which no time is left are named and left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ import amx
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = (1, 2, 4, 8, 16)
 TYPES = ("Q8_0", "Q4_0")
-SHARES = (0.4, 0.62, 0.83, 1.0)  # of the time, when Q8_0, Q4_0, AMX and prefetches must be done
+SHARES = (0.4, 0.62, 0.83, 1.0)  # share of the time after which Q8_0, Q4_0, AMX and prefetches must end
 
 OURS = """
 import json, sys
@@ -57,7 +57,7 @@ for name, tokens in (("decode", 1), ("prefill", min(n_prompt, 128))):
     shares[name] = sum(r["waiting"] for r in rows) / sum(r["nanoseconds"] for r in rows)
 print(json.dumps({"bandwidth": bandwidth, "waiting": shares}))
 """
-# name -> (file of llmlite/engine, text, other text); the first is the code as it is
+# name -> [(file of llmlite/engine, text, its replacement)]; the first entry is the code as it is
 PREFETCHES: dict[str, list[tuple[str, str, str]]] = {
     "as it is (4 KB ahead, prefetcht0)": [],
     "1 KB ahead": [("kernels/quantized.py", "AHEAD = 4096", "AHEAD = 1024")],
@@ -71,22 +71,23 @@ PREFETCHES: dict[str, list[tuple[str, str, str]]] = {
 
 @dataclass
 class Clock:
-    """The time that is left.
+    """Keep track of the time that is left.
 
     Attributes:
-        end: of everything, by time.monotonic(). seconds: from the start to the end.
+        end: the time.monotonic() at which everything ends.
+        seconds: the seconds from the start to the end.
     """
 
     end: float
     seconds: float
 
     def left(self, share: float = 1.0) -> float:
-        """Return the seconds until that share of the time is over."""
+        """Return the seconds until this share of the time is over."""
         return self.end - self.seconds * (1 - share) - time.monotonic()
 
 
 def output(command: list[str], seconds: float, **more: Any) -> str:
-    """Run a command for at most so long; return what it printed. If it failed, say so and return ""."""
+    """Run a command for at most `seconds`; return its output. If it fails, say so and return ""."""
     if seconds < 2:
         print(f"  not reached in time: {' '.join(command[2:6])} …", flush=True)
         return ""
@@ -113,7 +114,7 @@ def output(command: list[str], seconds: float, **more: Any) -> str:
 def bench(
     path: Path, backend: str, n_threads: int, options: argparse.Namespace, seconds: float
 ) -> dict[str, float]:
-    """One turn: the best decode and prefill speed, in tokens per second; empty if there was none."""
+    """Take one turn; return the best decode and prefill speeds in tokens per second, or {} if it fails."""
     command = [sys.executable, "-m", "llmlite", "bench", str(path), "-b", backend, "-o", "json", "-d", "0"]
     command += ["-p", str(options.p), "-n", str(options.n), "-r", "2", "-t", str(n_threads)]
     text = output(command, seconds)
@@ -122,12 +123,12 @@ def bench(
 
 
 def ratio(a: float | None, b: float | None) -> str:
-    """a / b, or "–" if one is missing."""
+    """Return a / b as text, or "–" if one is missing."""
     return f"{a / b:.2f}" if a and b else "–"
 
 
 def scaling(path: Path, counts: list[int], options: argparse.Namespace, left: Callable[[], float]) -> None:
-    """Print a row for each number of threads until time is over."""
+    """Print a row for each number of threads until the time is over."""
     size, first = path.stat().st_size, dict[str, float]()
     print(
         f"\n{path.name}\n{'threads':>7} {'GB/s':>6} {'decode':>8} {'/peer':>6} {'of GB/s':>8} {'ideal':>6}"
@@ -153,7 +154,7 @@ def scaling(path: Path, counts: list[int], options: argparse.Namespace, left: Ca
 
 
 def prompts(path: Path, counts: list[int], n_prompt: int, has_amx: bool, left: Callable[[], float]) -> None:
-    """Print prompts by tiles beside the others, the most threads first."""
+    """Print the prefill speed of tiles and of the others, the most threads first."""
     names = [name for name in amx.CONTESTANTS if has_amx or name != amx.TILES]
     for n in sorted({counts[0], counts[-1]}, reverse=True):
         if left() < 20:
@@ -163,12 +164,12 @@ def prompts(path: Path, counts: list[int], n_prompt: int, has_amx: bool, left: C
 
 
 def prefetches(path: Path, counts: list[int], n_tokens: int, left: Callable[[], float]) -> None:
-    """Print decode with other prefetches. Each is a copy of the package, whose kernels it compiles first."""
+    """Print decode with other prefetches; each is a copy of the package that compiles its kernels first."""
     print(f"\n{path.stem}, decode, tokens/s with other prefetches", flush=True)
     folders = [path.parent / "prefetches" / str(i) for i in range(len(PREFETCHES))]
     for folder, changes in zip(folders, PREFETCHES.values()):
         copy_changed(folder, changes)
-    with ThreadPoolExecutor(len(folders)) as pool:  # each process compiles on one core
+    with ThreadPoolExecutor(len(folders)) as pool:  # because each process compiles on one core
         speeds = list(pool.map(lambda folder: decode(path, folder, counts[-1], 2, left()), folders))
     ready = [(name, folder) for name, folder, speed in zip(PREFETCHES, folders, speeds) if speed]
     for n in counts[1:] or counts:
@@ -180,7 +181,7 @@ def prefetches(path: Path, counts: list[int], n_tokens: int, left: Callable[[], 
 
 
 def copy_changed(folder: Path, changes: list[tuple[str, str, str]]) -> None:
-    """Copy the package into a folder, with changes to files of the engine."""
+    """Copy the package into a folder and change files of the engine in the copy."""
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "_kernels")
     shutil.copytree(ROOT / "llmlite", folder / "llmlite", ignore=ignored)
@@ -193,10 +194,10 @@ def copy_changed(folder: Path, changes: list[tuple[str, str, str]]) -> None:
 
 
 def decode(path: Path, folder: Path, n_threads: int, n_tokens: int, seconds: float) -> float:
-    """Decode with the package in a folder; return the best speed of three, 0 if there was none."""
+    """Decode with the package in a folder; return the best speed of three runs, or 0 if they fail."""
     command = [sys.executable, "-m", "llmlite", "bench", str(path.resolve()), "-b", "llmlite", "-o", "json"]
     command += ["-d", "0", "-p", "0", "-n", str(n_tokens), "-r", "3", "-t", str(n_threads)]
-    # a cache of their own: they would push the real kernels out of the user's
+    # use another cache, or these kernels would push the real ones out of the user's
     environment = {**os.environ, "PYTHONPATH": str(folder.resolve()), "LLMLITE_KERNELS": "compile"}
     environment["LLMLITE_CACHE"] = f"{folder.resolve()}-cache"
     text = output(command, seconds, cwd=folder, env=environment)

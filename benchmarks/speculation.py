@@ -1,10 +1,10 @@
-"""Measure what drafts are worth: accepted share, and time with a draft beside time without, in turns.
+"""Measure the gain from drafts: the accepted share, and the time with and without a draft, in turns.
 
     python benchmarks/speculation.py MODEL.gguf                        # prompt lookup
     python benchmarks/speculation.py MODEL.gguf --draft SMALLER.gguf   # and a draft model
 
-Texts are greedy. "copy" asks the model to go on with a passage that its prompt holds twice, the best case for
-prompt lookup; "free" is a text of its own. A round in which a draft changes the text fails.
+Tokens are chosen greedily. "copy" asks the model to continue a passage that its prompt holds twice, the best
+case for prompt lookup. "free" is a new text. A round in which a draft changes the text fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROMPTS = {"copy": PASSAGE + PASSAGE + "The fox lived at", "free": "Once upon a 
 
 
 def run(model: Any, prompt: str, n_tokens: int, **options: Any) -> tuple[float, Any]:
-    """Seconds of a text after its first token, and its Generation."""
+    """Return the seconds of a text after its first token, and its Generation."""
     model.cache.truncate(0)
     generation = model.stream(prompt, max_tokens=n_tokens, temperature=0, **options)
     for _ in generation:
@@ -53,7 +53,7 @@ def main() -> None:
                 seconds, drafted = run(model, prompt, options.tokens, draft=draft)
                 with_draft = min(with_draft, seconds)
                 assert drafted.ids == alone.ids, "a draft changed the text"
-            text = str(drafted.speculation).partition(": ")[2]  # without the draft's path
+            text = str(drafted.speculation).partition(": ")[2]  # drop the draft's path
             print(
                 f"{kind:5} {name:14} {plain / with_draft:5.2f} times as fast; its report: {text}", flush=True
             )

@@ -1,15 +1,16 @@
-"""Measure what a text keeps in memory as it grows, and what a further token costs after it.
+"""Measure the memory that a growing text keeps, and the time of a further token after it.
 
     python benchmarks/state_memory.py lfm2-350m-Q4_0.gguf mamba2-130m-Q4_0.gguf
     python benchmarks/state_memory.py model.gguf --depths 1024,4096,8192 -t 2
 
-For each file one process reads a text of random tokens, with keys and values in float16, and stops at each
-depth. Printed are, per depth: private memory (RssAnon in /proc/self/status; the mapped weights aren't part of
-it) after single tokens have followed, so that a prompt's work memory is given back; what the states and the
-keys and values hold by calculation; and the time of one further token, the least of some. Linux only.
+For each file, one process reads a text of random tokens, with keys and values in float16, and stops at each
+depth. It prints three figures per depth. The first is private memory: RssAnon in /proc/self/status, which
+excludes the mapped weights. It is read after some single tokens, so that a prompt's work memory has been
+released. The second is the calculated size of the states, and of the keys and values. The third is the time
+of one further token, the fastest of several. Linux only.
 
-NumPy is told not to ask for huge pages: of these 2 MB count as soon as one byte is written, so keys and
-values would seem to be there long before the text is.
+NumPy is told not to ask for huge pages. Writing one byte of such a page counts all its 2 MB, so keys and
+values would seem to take memory long before the text reaches them.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ REPEAT = 12  # further tokens at each depth
 
 
 def private_mb() -> float:
-    """Private memory of this process, MB."""
+    """Return the private memory of this process in MB."""
     with open("/proc/self/status", encoding="ascii") as status:
         lines = dict(line.split(":", 1) for line in status)
     return int(lines["RssAnon"].split()[0]) * 1024 / 1e6
 
 
 def kept_mb(cache: KVCache) -> tuple[float, float]:
-    """What recurrent layers hold, snapshots included, and what attention holds of the tokens so far, MB."""
+    """Return the MB that recurrent layers hold, snapshots included, and the MB of keys and values so far."""
     states = {id(state): state for state in cache.states}.values()
     fixed = sum(state.n_bytes for state in states if not isinstance(state, AttentionState))
     grown = sum(
@@ -49,7 +50,7 @@ def kept_mb(cache: KVCache) -> tuple[float, float]:
 
 
 def measure(path: str, depths: list[int], n_threads: int) -> list[dict[str, float]]:
-    """Read a text up to each depth; a record for each."""
+    """Read a text up to each depth; return a record for each."""
     n_ctx = max(depths) + REPEAT * len(depths)
     model = ll.load(path, n_ctx=n_ctx, n_threads=n_threads)
     ids = np.random.default_rng(0).integers(0, model.config.n_vocab, n_ctx).tolist()
@@ -71,7 +72,7 @@ def measure(path: str, depths: list[int], n_threads: int) -> list[dict[str, floa
 
 
 def main() -> None:
-    """Print a table; each file in a process of its own."""
+    """Print a table; measure each file in its own process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

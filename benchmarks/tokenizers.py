@@ -1,15 +1,15 @@
-"""Tokenizers: seconds until a vocabulary is ready, and megabytes per second by kind of text.
+"""Measure tokenizers: seconds until a vocabulary is ready, and megabytes per second by kind of text.
 
     python benchmarks/tokenizers.py VOCABULARY.gguf …        a table in Markdown, one row per file
-    python benchmarks/tokenizers.py --megabytes 0.25 …       less text: a first look
+    python benchmarks/tokenizers.py --megabytes 0.25 …       less text, for a first look
 
-"Ready" is the time of `from_metadata` and the first `encode` of a short text in English and Chinese, from
-metadata that is already in memory. Every speed is that of a new tokenizer, whose cache of words is empty,
-over one text of the given size in UTF-8. All are CPU seconds of this process, the least of `--rounds`.
+"Ready" is the time of `from_metadata` and the first `encode` of a short text in English and Chinese; the
+metadata is already in memory. Each speed is that of a new tokenizer, whose cache of words is empty, over one
+text of the given size in UTF-8. All times are CPU seconds of this process, the fastest of `--rounds`.
 
-The texts need no data: English is the project's own prose, code its own source. German and Chinese are drawn
-from made-up words with the frequencies of Zipf's law, so that words repeat as they do in a language. The two
-words of a whole text are random letters, and one letter again and again.
+The texts need no data. English is the project's own prose, and code is its own source. German and Chinese are
+drawn from made-up words with the frequencies of Zipf's law, so that words repeat as in a language. Two more
+texts are a single word each: random letters, and one repeated letter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHORT = "The first words, 你好，世界: x = 1\n"
 
 
 def sample(kind: str, n_bytes: int) -> str:
-    """A text of one kind, cut to `n_bytes` bytes of UTF-8."""
+    """Return a text of one kind, cut to `n_bytes` bytes of UTF-8."""
     draw = random.Random(kind)
     if kind == "English":
         paths = [
@@ -73,7 +73,7 @@ def _german(draw: random.Random, n_bytes: int) -> str:
 
 def _chinese(draw: random.Random, n_bytes: int) -> str:
     common = [bytes((high, low)) for high in range(0xB0, 0xD7) for low in range(0xA1, 0xFE)]
-    characters = [code.decode("gb2312") for code in common]  # the 3,600 most frequent
+    characters = [code.decode("gb2312") for code in common]  # the 3,600 most frequent characters
     draw.shuffle(characters)
     letters = _zipf(draw, characters, 60_000)
     words = ["".join(letters[i : i + draw.choice((1, 2, 2, 2, 3))]) for i in range(0, 60_000, 2)]
@@ -82,7 +82,7 @@ def _chinese(draw: random.Random, n_bytes: int) -> str:
 
 
 def seconds_until_ready(metadata: dict[str, object], rounds: int) -> float:
-    """CPU seconds of from_metadata and one short text."""
+    """Return the CPU seconds of from_metadata and of encoding one short text."""
     best = float("inf")
     for _ in range(rounds):
         start = time.process_time()
@@ -92,7 +92,7 @@ def seconds_until_ready(metadata: dict[str, object], rounds: int) -> float:
 
 
 def megabytes_per_second(metadata: dict[str, object], text: str, rounds: int) -> float:
-    """Speed of a new tokenizer over a text that it sees for the first time."""
+    """Return the speed of a new tokenizer over a text that it sees for the first time."""
     best = float("inf")
     for _ in range(rounds):
         tokenizer = tokenizers.from_metadata(metadata)
@@ -109,12 +109,12 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=1.0, help="size of each text (default: 1)")
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many runs (default: 3)")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # what a vocabulary lacks is no matter of speed
+    warnings.simplefilter("ignore")  # gaps in a vocabulary don't matter for speed
     texts = {kind: sample(kind, int(options.megabytes * 1e6)) for kind in KINDS}
     print(f"| vocabulary | tokens | ready, s | {' | '.join(f'{kind}, MB/s' for kind in KINDS)} |")
     print("|---" * (len(KINDS) + 3) + "|")
     for path in options.files:
-        # in memory: what reading the file's strings costs is not the tokenizer's
+        # read it first: the time of reading the file's strings isn't the tokenizer's
         found = gguf.read(path).metadata
         metadata = {key: found[key] for key in found if key.startswith("tokenizer.")}
         metadata = {

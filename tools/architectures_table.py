@@ -1,9 +1,9 @@
-"""Write docs/architectures.md: every architecture against transformers and llama.cpp.
+"""Write docs/architectures.md: compare every architecture with transformers and llama.cpp.
 
-    python tools/architectures_table.py            measures all (minutes; transformers and llama.cpp needed)
-    python tools/architectures_table.py phi3 qwen  measures those whose names begin so, keeps the other rows
+    python tools/architectures_table.py            measure all (minutes; needs transformers and llama.cpp)
+    python tools/architectures_table.py phi3 qwen  measure names with these prefixes; keep the other rows
 
-Run it again if an architecture is added. The forms are in tests/conformance/architecture_models.py and
+Run it again after adding an architecture. The forms are in tests/conformance/architecture_models.py and
 encoder_models.py.
 """
 
@@ -64,7 +64,7 @@ with this list. A file of an entry without a class is read, but no folder conver
 
 
 class Row(NamedTuple):
-    """What one tiny model gives."""
+    """Hold the results of one tiny model."""
 
     tiny: TinyModel
     differences: Mapping[tuple[str, str], float]  # (program, reference) -> share of the largest logit
@@ -77,7 +77,7 @@ COLUMNS = (
 
 
 def measure(tiny: TinyModel, folder: Path) -> Row:
-    """Make the model, convert it, run it in all programs."""
+    """Make the model, convert it, and run it in all programs."""
     reference = save(tiny, folder / "model", byte_level_tokenizer("qwen2"))
     path, ids = folder / "model.gguf", prompt(tiny)
     convert_folder(folder / "model", path, file_type="F32")
@@ -97,19 +97,19 @@ def measure(tiny: TinyModel, folder: Path) -> Row:
 
 
 def line(row: Row) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     numbers = [f"{row.differences[column]:.0e}" for column in COLUMNS]
     cells = [row.tiny.name, row.tiny.model_class, *numbers, row.tiny.llama_cpp or ""]
     return f"| {' | '.join(cells)} |"
 
 
 def entries(architectures: Iterable[Architecture]) -> str:
-    """The list of all entries."""
+    """Return the list of all entries."""
     return "".join(f"| {entry.name} | {', '.join(entry.classes)} |\n" for entry in architectures)
 
 
 def kept() -> dict[str, str]:
-    """The page's rows of forms, by name."""
+    """Return the page's present rows of forms, by name."""
     if not TARGET.exists():
         return {}
     rows = [row for row in TARGET.read_text(encoding="utf-8").splitlines() if row.count("|") == 9]

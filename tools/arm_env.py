@@ -1,14 +1,15 @@
-"""Make a 64-bit ARM Python that runs on this x86 machine by emulation: for correctness on ARM, not speed.
+"""Make a 64-bit ARM Python that this x86 machine emulates, to test correctness on ARM (not speed).
 
     python tools/arm_env.py --folder .venv-arm        # once: a minute, 600 MB
     .venv-arm/python -m pytest tests/quants/test_quants.py   # runs there
 
-Emulation is QEMU's. The system comes from this machine's apt sources, the packages from pip's index. Nothing
-is installed: apt only downloads, into the folder, and no step needs root. `sys.executable` is the wrapper, so
-tests can start children. On an ARM machine the wrapper only runs this Python. Standard library only.
+QEMU does the emulation. The system comes from this machine's apt sources, and the packages come from pip's
+index. Nothing is installed: apt only downloads into the folder, and no step needs root. `sys.executable` is
+the wrapper, so tests can start child processes. On an ARM machine, the wrapper just runs this Python. The
+tool uses only the standard library.
 
 Kernels are compiled for the ARM baseline. NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another CPU, such as
-neoverse-n1 and +neon,+dotprod,+fullfp16,+fp-armv8; the emulated one has every extension.
+neoverse-n1 and +neon,+dotprod,+fullfp16,+fp-armv8. The emulated CPU has every extension.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EMULATOR, PYTHON = "qemu-aarch64-static", "usr/bin/python3"
 SYSTEM = [f"{name}:arm64" for name in ("python3", "libgomp1", "libstdc++6")]
 PACKAGES = "numpy numba regex jinja2 tqdm pytest hypothesis".split()
-MORE = "gguf tokenizers matplotlib ipywidgets".split()  # for more tests; their lack only skips some
+MORE = "gguf tokenizers matplotlib ipywidgets".split()  # for more tests, which are skipped without them
 PLATFORMS = [f"manylinux_2_{n}_aarch64" for n in (17, 26, 27, 28, 34)] + ["manylinux2014_aarch64"]
 
 
@@ -52,7 +53,7 @@ def main() -> int:
 
 
 def require_debian() -> None:
-    """End with what is missing if this isn't Linux on x86-64 with apt."""
+    """End with an error that names what is missing, unless this is Linux on x86-64 with apt."""
     missing = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name) is None]
     if sys.platform != "linux" or platform.machine() != "x86_64":
         stop(f"expected Linux on x86-64 (or an ARM machine), got {sys.platform} on {platform.machine()}")
@@ -63,7 +64,7 @@ def require_debian() -> None:
 
 
 def emulate(folder: Path) -> None:
-    """Fetch the emulator, the system and the packages, and write the wrapper."""
+    """Fetch the emulator, the system and the packages; write the wrapper."""
     root, site = folder / "root", folder / "site"
     emulator = shutil.which(EMULATOR) or str(folder / "host/usr/bin" / EMULATOR)
     print("setup: an ARM system from apt", flush=True)
@@ -76,7 +77,7 @@ def emulate(folder: Path) -> None:
         )
     if not (root / PYTHON).exists():
         stop(f"apt's packages hold no {PYTHON}")
-    # PYTHONHOME, because sys.executable is the wrapper, beside which there is no standard library
+    # PYTHONHOME, because sys.executable is the wrapper, which has no standard library beside it
     write_wrapper(
         folder,
         f'export PYTHONHOME="{root}/usr" PYTHONPATH="{site}${{PYTHONPATH:+:$PYTHONPATH}}"\n'
@@ -90,7 +91,7 @@ def emulate(folder: Path) -> None:
 
 
 def apt_options(state: Path) -> list[str]:
-    """Options that let apt keep its lists in `state`, for both architectures, from the sources it has."""
+    """Return options that make apt use its sources for both architectures and keep its lists in `state`."""
     for name in ("lists/partial", "cache/archives/partial"):
         (state / name).mkdir(parents=True, exist_ok=True)
     (state / "status").write_text("")
@@ -110,7 +111,7 @@ def apt_options(state: Path) -> list[str]:
 def download(
     options: list[str], state: Path, packages: list[str], kinds: tuple[str, ...], root: Path, only: str = ""
 ) -> None:
-    """Download packages with all that they need, and unpack those of `kinds` (architectures)."""
+    """Download packages with their dependencies; unpack those of the architectures in `kinds`."""
     command = ["apt-get", *options, "-q", "-y", "--no-install-recommends", "--download-only", "install"]
     run([*command, *packages], f"apt's sources have no {', '.join(packages)}")
     root.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ def write_wrapper(folder: Path, body: str) -> None:
 
 
 def run(command: list[object], failure: str) -> str:
-    """Run a command and return its output; if it fails, end with `failure` and its last lines."""
+    """Run a command and return its output; if it fails, end with `failure` and its last lines of output."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH")}
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:

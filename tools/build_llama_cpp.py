@@ -1,9 +1,10 @@
-"""Build llama-perplexity, llama-imatrix and llama-quantize, for tests that compare with them.
+"""Build llama-perplexity, llama-imatrix and llama-quantize for tests that compare with them.
 
     python tools/build_llama_cpp.py FOLDER
 
-The source is the llama.cpp that llama-cpp-python carries, in the version of constraints.txt. Prints the
-folder of the programs. Takes some minutes, and needs cmake and a C++ compiler; what is built stays.
+The source is the llama.cpp in llama-cpp-python, at the version in constraints.txt. The build takes some
+minutes, and needs cmake and a C++ compiler. Finished programs are kept. The folder of the programs is
+printed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SETTINGS = ("CMAKE_BUILD_TYPE=Release", "GGML_NATIVE=ON", "LLAMA_CURL=OFF", "LLA
 
 
 def source(folder: Path) -> Path:
-    """Fetch and unpack the source package; returns llama.cpp's folder in it."""
+    """Fetch and unpack the source package; return the folder of llama.cpp in it."""
     pin = re.search(r"^llama-cpp-python==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
     if pin is None:
         raise SystemExit("constraints.txt: expected a line llama-cpp-python==VERSION, got none")
@@ -35,7 +36,7 @@ def source(folder: Path) -> Path:
 
 
 def call(*command: object) -> None:
-    """Run a command with its output on standard error; raises CalledProcessError."""
+    """Run a command with its output on standard error; raise CalledProcessError if it fails."""
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
 
 
@@ -56,9 +57,11 @@ def main() -> int:
 
 
 def build_in(folder: Path) -> Path:
-    """Build what is missing and return the folder of the programs.
+    """Build the missing programs and return their folder.
 
-    Raises: OSError where the folder can't be written or cmake is missing; CalledProcessError.
+    Raises:
+        OSError: the folder can't be written, or cmake is missing.
+        CalledProcessError: a step of the build fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     build = folder / "build"

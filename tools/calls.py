@@ -1,4 +1,4 @@
-"""Calls of `ll.lessons` in a lesson's source: hints and answers are taken out of them, for lessons.json."""
+"""Take hints and answers out of the calls of `ll.lessons` in a lesson's source, for lessons.json."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 class LessonError(Exception):
-    """A source that can't be made into a lesson: what, where, what to write instead."""
+    """Report a source that can't become a lesson: the fault, its place, and the right form."""
 
 
 def numbered(source: str, exercise: str) -> tuple[str, list[str]]:
-    """Return a check's code with `exercise=NUMBER` in place of each `hint=…`, and the hints that were there.
+    """Return a check's code with `exercise=NUMBER` instead of each `hint=…`, and the removed hints.
 
     Raises:
-        LessonError: a check without a hint, or whose hint isn't a plain string or a tuple of them.
+        LessonError: a check has no hint, or its hint isn't a plain string or a tuple of plain strings.
     """
     raw, edits, hints = source.encode(), [], []
     starts = [0]
@@ -38,12 +38,12 @@ def numbered(source: str, exercise: str) -> tuple[str, list[str]]:
 
 
 def asked(source: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Return a cell's code with the answers of its predictions taken out, and question -> answer and reveal.
+    """Return a cell's code without the answers of its predictions, and question -> answer and reveal.
 
-    An answer or a reveal that is no literal stays where it is: the cell computes it.
+    An answer or a reveal that isn't a literal stays in the code, because the cell computes it.
 
     Raises:
-        LessonError: a prediction whose question isn't a plain string.
+        LessonError: the question of a prediction isn't a plain string.
     """
     raw, told = source.encode(), {}
     starts = [0]
@@ -67,7 +67,7 @@ def asked(source: str) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def calls(source: str, name: str) -> list[ast.Call]:
-    """Return the calls of ll.lessons.NAME in a piece of code, in order."""
+    """Return the calls of `ll.lessons.NAME` in a piece of code, in order."""
     found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     found = [node for node in found if ast.unparse(node.func) == f"ll.lessons.{name}"]
     return sorted(found, key=lambda node: (node.lineno, node.col_offset))

@@ -1,6 +1,7 @@
-"""Say what a release still lacks: `python tools/check_release.py`. Exit code 1: something is missing.
+"""List everything that a release still lacks: `python tools/check_release.py`.
 
-`make dist` prints the list as a warning, since a wheel for oneself needs none of it. `make publish` stops.
+The exit code is 1 if anything is missing. `make dist` prints the list as a warning, because a wheel for
+private use needs none of it. `make publish` stops.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-URLS = ("Source", "Issues", "Changelog")  # the least that a page of the package index should link to
+URLS = ("Source", "Issues", "Changelog")  # the links that a page on the package index should have at least
 
 
 def lacks(root: Path) -> Iterator[str]:
-    """Yield a sentence for each thing that a release of the checkout in `root` lacks."""
+    """Yield a sentence about each thing that a release of the checkout in `root` lacks."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     urls = project.get("urls", {})
     for name in URLS:

@@ -1,8 +1,8 @@
-"""Find phrases that a reader must read twice, and say what to write instead: `python tools/check_terms.py`.
+"""Find phrases that must be read twice, and suggest better ones: `python tools/check_terms.py`.
 
-Reads README, docs, the lessons, and the rooms of ROOMS: their
-docstrings, comments, help and errors. Each rule is a pattern and a suggestion. A line with the comment
-"terms: ok" is left alone. Exit code 1: something was found.
+It reads README, docs, the lessons, and all text in the rooms of ROOMS: docstrings, comments, help and errors.
+Each rule is a pattern and a suggestion. Lines with the comment "terms: ok" are skipped. The exit code is 1 if
+a phrase is found.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ RULES = {
 
 
 def findings(path: Path, text: str) -> Iterator[str]:
-    """Yield a line for each phrase of RULES in a text."""
+    """Yield a line of output for each phrase in a text that a rule finds."""
     for number, line in enumerate(text.splitlines(), 1):
         if "terms: ok" in line:
             continue

@@ -1,4 +1,4 @@
-"""Write data/SHA256SUMS: what the bundled files are, so that `llmlite doctor` can tell a damaged one.
+"""Write data/SHA256SUMS, so that `llmlite doctor` can detect damaged files.
 
 python tools/checksums.py      (after every change under data/; takes no arguments)
 """
@@ -18,7 +18,7 @@ SHIPPED = (
     "*.jsonl",
     "*.md",
     "samples/*",
-)  # as pyproject.toml's wheel includes them
+)  # the same files that pyproject.toml puts into the wheel
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def write() -> None:
-    """Write the sums of all shipped files."""
+    """Write the checksums of all shipped files."""
     if not any(DATA.glob("*.gguf")):
         sys.exit(f"{DATA}: no model (*.gguf) there; get it back (git checkout data) before taking sums")
     files = sorted(path for pattern in SHIPPED for path in DATA.glob(pattern) if path.is_file())

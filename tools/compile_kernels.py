@@ -3,9 +3,9 @@
     python tools/compile_kernels.py --out build/kernels                     all levels: minutes at first
     python tools/compile_kernels.py --out build/kernels --level x86-64-v3   one of them
 
-An object that is in the folder already, made of the same source for the same features by the same numba, is
-kept. Each level is compiled in a process of its own, on Linux. LLVM makes code for ARM on x86 too: numba's
-machine code for this machine, which nobody would call, is left out, and objects are made of the LLVM IR.
+An object in the folder is kept if the same numba made it from the same source for the same features. Each
+level is compiled in its own process, on Linux. On x86, LLVM also makes code for ARM: objects are made from
+the LLVM IR, and numba's machine code for this machine is left out, because nothing would call it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from llmlite.engine import shipped  # noqa: E402
 
 TRIPLES = {"x86": "x86_64-unknown-linux-gnu", "arm": "aarch64-unknown-linux-gnu"}
-MACHINES = {"x86": "x86_64", "arm": "aarch64"}  # what `platform.machine` says there
+MACHINES = {"x86": "x86_64", "arm": "aarch64"}  # the results of `platform.machine` there
 
 
 def main() -> int:
@@ -37,9 +37,9 @@ def main() -> int:
     parser.add_argument("--level", action="append", choices=[level.name for level in shipped.LEVELS])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="levels at once")
     parser.add_argument("--only", metavar="FILE.NAME", action="append", help="of all kernels, these (to try)")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # compile in this process
     options = parser.parse_args()
-    if not sys.platform.startswith("linux"):  # kernels/team.py asks the system that it is compiled on
+    if not sys.platform.startswith("linux"):  # kernels/team.py depends on the system that compiles it
         parser.error("kernels for wheels are compiled on Linux")
     levels = [level for level in shipped.LEVELS if not options.level or level.name in options.level]
     if options.here:
@@ -65,14 +65,14 @@ def main() -> int:
 
 
 def remove_others(folder: Path, names: set[str]) -> None:
-    """Remove levels that aren't asked for: a wheel takes all that the folder holds."""
+    """Remove levels that weren't asked for, because a wheel takes every file in the folder."""
     for path in folder.glob("*") if folder.is_dir() else ():
         if path.suffix in (".bin", ".json") and path.stem not in names:
             path.unlink()
 
 
 def compile_level(level: shipped.Level, folder: Path, only: list[str] | None) -> None:
-    """Compile what isn't in the folder yet, and write the level's two files."""
+    """Compile the kernels that the folder lacks, and write the level's two files."""
     spare_machine_code(level)
     import llvmlite
     import llvmlite.binding as llvm
@@ -111,7 +111,7 @@ def compile_level(level: shipped.Level, folder: Path, only: list[str] | None) ->
 
 
 def spare_machine_code(level: shipped.Level) -> None:
-    """Let numba optimise for the level's machine, and make no code of its own for this one."""
+    """Make numba optimise for the level's machine, and keep it from making code for this one."""
     import llvmlite.binding as llvm
 
     llvm.initialize_all_targets()
@@ -130,7 +130,7 @@ def spare_machine_code(level: shipped.Level) -> None:
 
 
 def present(level: shipped.Level, folder: Path, made_by: str) -> dict[tuple[str, str], bytes]:
-    """Return (kernel, source) -> object of an earlier run by the same versions."""
+    """Return (kernel, source) -> object from an earlier run with the same versions."""
     try:
         manifest = json.loads((folder / f"{level.name}.json").read_bytes())
         whole = (folder / f"{level.name}.bin").read_bytes()

@@ -1,11 +1,11 @@
-"""A hook of mkdocs: the site holds no link that leads out of it, and loads nothing from a network.
+"""Close the site, as a hook of mkdocs: no link leaves it, and no page loads anything from a network.
 
-Links from docs/ to files of the repository become text. A script that search needs in pages
-opened as files comes from another server, so it is left out: search works if the folder is served
-(`python -m http.server`).
+Links from docs/ to files of the repository become text. A script that search needs in pages opened as files
+would come from another server, so it is left out. Search works if the folder is served (`python -m
+http.server`).
 
-mkdocs itself reports links between pages that lead nowhere. Those to the repository are checked by
-tests/test_docs.py, in the checkout.
+mkdocs itself reports broken links between pages. tests/test_docs.py checks links to the repository, in the
+checkout.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Return a page without scripts of other servers."""
+    """Return a page without scripts from other servers."""
     return SHIM.sub("", output)
 
 
 def on_post_template(output_content: str, **_: Any) -> str:
-    """As `on_post_page`, for pages that no document makes: 404.html."""
+    """Return a page without scripts from other servers, for pages without a document, such as 404.html."""
     return SHIM.sub("", output_content)

@@ -1,16 +1,16 @@
-"""Write constraints.txt from the environment that this runs in: every version, no addresses, no local tags.
+"""Write constraints.txt from the current environment: every version, no addresses, no local tags.
 
 .venv/bin/python tools/freeze.py          (after `make test-all` and `make lint` have installed every extra)
-.venv/bin/python tools/freeze.py --check  (then, with a network: does the default index have every pin?)
+.venv/bin/python tools/freeze.py --check  (then, with a network: check that the default index has every pin)
 
-Pins of packages that aren't installed here stay, such as those of peers that live in environments of their
-own; --drop drops them.
+Pins of packages that aren't installed here stay, such as those of peers in their own environments. --drop
+drops them.
 
-The environment may be newer than another reader's Python, or filled from a mirror, a folder of wheels or
-a private index. So --check asks the default index alone, once for the first release of each Python that
-pyproject.toml names (3.11.0, say: a pin that wants 3.11.5 is none for Debian's 3.11.2). pip runs isolated,
-blind to its configuration files and its environment variables, and each pin that isn't there is named.
-Nothing is downloaded but descriptions. It needs a network, so no test runs it. Exit code 1: pins are missing.
+The environment may have a newer Python than another user's, or packages from a mirror, a folder of wheels or
+a private index. So --check asks only the default index, once for the first release of each Python that
+pyproject.toml names. (With 3.11.0 it finds a pin that needs 3.11.5, which Debian's 3.11.2 couldn't install.)
+pip ignores its configuration files and environment variables. Each missing pin is named, and the exit code is
+then 1. Only descriptions are downloaded. No test runs --check, because it needs a network.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Pip = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pins() -> list[str]:
-    """Return `name==version` for every installed distribution but this one, local tags (`+cpu`) cut off."""
+    """Return `name==version` of every installed distribution but this one, without local tags (`+cpu`)."""
     versions = {}
     for distribution in distributions():
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
@@ -48,35 +48,36 @@ def pins() -> list[str]:
 
 
 def with_kept(found: list[str], before: list[str]) -> list[str]:
-    """Return the pins found here, and those of before whose packages aren't installed here: added by hand."""
+    """Return the pins found here, and the earlier pins of packages that aren't installed here."""
     names = {pin.partition("==")[0] for pin in found}
     return sorted([*found, *(pin for pin in before if pin.partition("==")[0] not in names)])
 
 
 def in_file() -> list[str]:
-    """Return the pins that constraints.txt has now."""
+    """Return the present pins of constraints.txt."""
     lines = TARGET.read_text(encoding="utf-8").splitlines() if TARGET.exists() else []
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def isolated_pip(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", *arguments]
-    # --isolated leaves the system's configuration in force; this turns it off too
+    # --isolated still reads the system's configuration; this turns that off too
     environment = {**os.environ, "PIP_CONFIG_FILE": os.devnull}
     return subprocess.run(command, text=True, capture_output=True, env=environment)
 
 
 def pythons() -> list[str]:
-    """Return the first release of every Python that pyproject.toml's classifiers name, oldest first."""
+    """Return the first release of each Python in pyproject.toml's classifiers, oldest first."""
     classifiers = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["classifiers"]
     named = re.findall(r":: (3\.\d+)$", "\n".join(classifiers), flags=re.MULTILINE)
     return [f"{version}.0" for version in named]
 
 
 def without_wheel(wanted: list[str], python: str, pip: Pip) -> list[str]:
-    """Return the pins that the index has no wheel of for that Python on this machine.
+    """Return the pins for which the index has no wheel for this Python on this machine.
 
-    Raises: SystemExit where pip fails for another reason, the lack of a network for one.
+    Raises:
+        SystemExit: pip fails for another reason, such as a missing network.
     """
     wanted, refused = list(wanted), []
     options = ["--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"]
@@ -88,9 +89,9 @@ def without_wheel(wanted: list[str], python: str, pip: Pip) -> list[str]:
             done = pip("install", *options, "-r", str(file))
             if done.returncode == 0:
                 break
-            # pip stops at the first that it can't find: strike it out and ask for the rest
+            # pip stops at the first pin that it can't find: remove it and ask for the rest
             found = re.search(r"No matching distribution found for (\S+)", done.stderr)
-            # without a network pip retries, then calls every version missing
+            # without a network, pip retries and then reports every version as missing
             if not found or found[1] not in wanted or "Retrying" in done.stderr:
                 raise SystemExit(f"pip failed, and not for want of a version:\n{done.stderr}")
             wanted.remove(found[1])
@@ -99,12 +100,12 @@ def without_wheel(wanted: list[str], python: str, pip: Pip) -> list[str]:
 
 
 def missing(wanted: list[str], python: str, pip: Pip = isolated_pip) -> list[str]:
-    """Return the pins that the default index has neither as a wheel nor as source for that Python."""
+    """Return the pins that the default index has neither as a wheel nor as source for this Python."""
     gone = []
     for pin in without_wheel(wanted, python, pip):
         name, _, version = pin.partition("==")
         done = pip("index", "versions", name, "--json", "--python-version", python)
-        # an unknown name is an error to pip; the network was there a moment ago
+        # pip fails for an unknown name; a missing network would have failed before
         if done.returncode or version not in json.loads(done.stdout)["versions"]:
             gone.append(pin)
     return gone

@@ -1,9 +1,9 @@
-"""One page of all words that the lessons explain, made from their "**Words.**" paragraphs.
+"""Make one page of all words that the lessons explain, from their "**Words.**" paragraphs.
 
     python tools/glossary.py                 write notebooks/glossary.ipynb
     python tools/glossary.py --first-uses    list where each lesson first uses each word, for links
 
-The page has a heading for each word, so that `glossary.ipynb#WORD` leads to it.
+The page has a heading for each word, so that the link `glossary.ipynb#WORD` works.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAGE = NOTEBOOKS / GLOSSARY
 
 
 def entries() -> dict[str, list[tuple[str, str]]]:
-    """Return each word -> (name of the lesson, meaning) of every lesson that explains it, words in order."""
+    """Return word -> [(lesson, meaning)] for every lesson that explains the word, in alphabetical order."""
     found: dict[str, list[tuple[str, str]]] = {}
     for source in sources():
         for word, meaning in explained(load(source)):
@@ -34,7 +34,7 @@ def entries() -> dict[str, list[tuple[str, str]]]:
 
 
 def page(found: dict[str, list[tuple[str, str]]]) -> Any:
-    """Return the notebook: a title, then a heading and its meanings for each word."""
+    """Return the notebook: a title, then for each word a heading and its meanings."""
     texts = ["# Glossary\n\n*The words that the lessons explain, each with the lesson that does.*"]
     for word, meanings in found.items():
         said = [
@@ -50,7 +50,7 @@ def page(found: dict[str, list[tuple[str, str]]]) -> Any:
 
 
 def first_uses(source: Path, words: list[str]) -> list[tuple[str, int, str]]:
-    """Return (word, cell, line) of each word's first use in a lesson's text, code and headings left out."""
+    """Return (word, cell, line) of each word's first use in a lesson, without code and headings."""
     uses = {}
     for number, cell in enumerate(load(source).cells):
         if cell.cell_type != "markdown":

@@ -1,10 +1,13 @@
-"""Install PyTorch without gigabytes of CUDA, where that can be had.
+"""Install PyTorch without gigabytes of CUDA libraries if possible.
 
-On Linux the default package index serves PyTorch with its CUDA libraries (about 3 GB). So, in this order:
-1. ask pip what it would take; a wheel from this machine or a CPU build (`+cpu`) is fine as it is;
-2. else ask PyTorch's own CPU index, and wait at most 3 seconds for an answer;
-3. else leave it to the default index, and say how much that will be.
-`TORCH_PROBE=0` turns step 2 off. Run by tools/setup_env.py with the environment's own Python.
+On Linux, the default package index serves PyTorch with its CUDA libraries (about 3 GB). So this tool tries,
+in this order:
+
+1. pip's own choice, if that is a wheel on this machine or a CPU build (`+cpu`);
+2. PyTorch's CPU index, if it answers within 3 seconds;
+3. the default index, with a warning about the size.
+
+`TORCH_PROBE=0` turns step 2 off. tools/setup_env.py runs this tool with the environment's Python.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ CONSTRAINTS = "constraints.txt"
 
 
 def chosen_by_pip(report: dict) -> tuple[str, str] | None:
-    """Return (version, address) of the torch that pip would install; None where one is installed already."""
+    """Return (version, address) of the torch that pip would install; None if one is installed."""
     for item in report.get("install", []):
         if item["metadata"]["name"].lower() == "torch":
             return item["metadata"]["version"], item.get("download_info", {}).get("url", "")
@@ -56,7 +59,7 @@ def pip(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[s
 
 
 def ask_pip() -> tuple[str, str] | None:
-    """Ask pip which torch it would install, without installing it."""
+    """Ask pip which torch it would install; install nothing."""
     answer = pip(
         "install",
         "--quiet",
@@ -82,7 +85,7 @@ def main() -> int:
     if choice == "installed":
         return 0
     if choice == "cpu-index":
-        # --no-deps: the rest comes from the default index, at the versions of constraints.txt
+        # --no-deps: the dependencies come from the default index, at the versions in constraints.txt
         done = pip("install", "--no-deps", "--index-url", CPU_INDEX, "-c", CONSTRAINTS, "torch")
         if done.returncode == 0:
             return 0

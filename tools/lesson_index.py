@@ -1,4 +1,4 @@
-"""What is made of all lessons: the index, the last page, and lessons.json."""
+"""Make the files about all lessons: the index, the last page, and lessons.json."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ LESSON = """## [{number} · {title}]({file})
 
 
 def catalog(chosen: list[Path]) -> str:
-    """Return lessons.json: of each lesson its title, its exercises with hints, predictions with answers."""
+    """Return lessons.json: each lesson's title, exercises with hints, and predictions with answers."""
     lessons = {}
     for source in chosen:
         said, exercises, predictions = about(source), {}, {}
@@ -79,7 +79,7 @@ def catalog(chosen: list[Path]) -> str:
 
 
 def cells_of(notebook: Any) -> list[tuple[str, str, list[str]]]:
-    """Return kind, text and tags of each cell: all that a copy must share with its source."""
+    """Return the kind, text and tags of each cell, which a copy must share with its source."""
     return [(cell.cell_type, cell.source, tags(cell)) for cell in notebook.cells]
 
 
@@ -121,7 +121,7 @@ def _duration(minutes: int) -> str:
 
 
 def stale_index() -> list[str]:
-    """Return which of index, last page and list of exercises don't fit the sources."""
+    """Return which of the index, last page and lessons.json don't match the sources."""
     problems = []
     for name, wanted in {
         INDEX: index([about(source) for source in sources()]),

@@ -1,4 +1,4 @@
-"""A lesson's source: a Python file in jupytext's percent format, read as a notebook without outputs."""
+"""Read a lesson's source, a Python file in jupytext's percent format, as a notebook without outputs."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def tags(cell: Any) -> list[str]:
 
 
 def copy_name(source: Path) -> str:
-    """Return the name of a lesson's copies, without ending: "NUMBER_name", as the source is called."""
+    """Return the name of a lesson's copies without suffix, "NUMBER_name", the same as its source's."""
     return source.stem
 
 
 def sources(names: list[str] | None = None) -> list[Path]:
-    """Return the sources whose copies' names begin with one of `names`, in order; all for none.
+    """Return the sources whose copies' names begin with one of `names`, in order; all if there are none.
 
     Raises:
-        LessonError: a name fits no source.
+        LessonError: a name matches no source.
     """
     found = sorted(SOURCES.glob("*_*.py"), key=copy_name)
     for name in names or ():
@@ -50,7 +50,7 @@ def sources(names: list[str] | None = None) -> list[Path]:
 
 
 def load(source: Path) -> Any:
-    """Return a source as a notebook without outputs, cell ids counted."""
+    """Return a source as a notebook without outputs, with counted cell ids."""
     notebook = jupytext.read(source, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{copy_name(source).partition('_')[0]}-{number:03d}"
@@ -65,7 +65,7 @@ def load(source: Path) -> Any:
 
 
 def _number_exercises(notebook: Any) -> None:
-    """Note in each exercise and each check its number, as the text before it says, and move hints there."""
+    """Number each exercise and check after the text before it, and store the hints with the exercise."""
     number, last, about_exercise = "", "", None
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -77,16 +77,23 @@ def _number_exercises(notebook: Any) -> None:
             last = number
             plain = [m["hint"] for line in cell.source.split("\n") if (m := SOLUTION.match(line))]
             cell.metadata["llmlite"] = {"exercise": number, "hints": plain}
-            about_exercise = cell.metadata["llmlite"]  # the notebook keeps a copy: what is changed below
+            about_exercise = cell.metadata["llmlite"]  # the notebook's own copy, to change below
         elif "check" in tags(cell):
             cell.source, given = numbered(cell.source, number)
-            if about_exercise is not None:  # the solution's own line stays the last
+            if about_exercise is not None:  # the hint in the solution's line stays last
                 about_exercise["hints"] = list(dict.fromkeys([*given, *about_exercise["hints"]]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a lesson says of itself. name: its file's, without the ending. objectives: Markdown, one each."""
+    """Hold the facts about a lesson.
+
+    Attributes:
+        name: the name of its file, without the suffix.
+        title: the title.
+        minutes: its length, as its first cell states it.
+        objectives: Markdown text of each objective.
+    """
 
     name: str
     title: str
@@ -99,10 +106,10 @@ class About:
 
 
 def about(source: Path) -> About:
-    """Return what the first cell of a source says: title, minutes, objectives.
+    """Return the facts in the first cell of a source: title, minutes, objectives.
 
     Raises:
-        LessonError: naming what isn't there.
+        LessonError: a fact is missing; the error names it.
     """
     text = load(source).cells[0].source
     found = {"# Title": TITLE.search(text), "*About N minutes. ...*": MINUTES.search(text)}

@@ -1,7 +1,7 @@
-"""Time all cells of each lesson, on this machine; no copy changes.
+"""Time all cells of each lesson on this machine; leave the copies alone.
 
     python tools/lesson_times.py              all lessons
-    python tools/lesson_times.py 08 09        those whose names begin so
+    python tools/lesson_times.py 08 09        only lessons with these prefixes
     python tools/lesson_times.py --write      put the times into notebooks/README.md
 
 Each lesson runs twice in fresh kernels, and the shorter time counts: the first run may compile. The exit code
@@ -34,16 +34,16 @@ def seconds_of(source: Path, runs: int = 2) -> float:
 
 
 def table(times: Mapping[str, float]) -> str:
-    """Return the times by number of the lesson as a table in Markdown."""
+    """Return the times as a Markdown table, by number of the lesson."""
     rows = [list(times), ["---"] * len(times), [f"{seconds:.1f}" for seconds in times.values()]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def replaced(text: str, times: Mapping[str, float]) -> str:
-    """Return README's text with its table of times replaced.
+    """Return the README's text with a new table of times.
 
     Raises:
-        ValueError: it has no such table, or more than one.
+        ValueError: the text has no such table, or more than one.
     """
     if len(TABLE.findall(text)) != 1:
         raise ValueError(f"{README}: expected one table of times, which begins with | 00 |")

@@ -1,27 +1,28 @@
-"""Make the two copies of each lesson from its one source, running every cell.
+"""Run every cell of each lesson, and make its two copies from its source.
 
-    python tools/lessons.py                 all of notebooks/source/
-    python tools/lessons.py 02 05           those whose names begin so
-    python tools/lessons.py --check         say whether the copies fit their sources; run nothing
-    python tools/lessons.py --index         write index, last page and lessons.json; run nothing
+    python tools/lessons.py                 all lessons of notebooks/source/
+    python tools/lessons.py 02 05           only lessons with these prefixes
+    python tools/lessons.py --check         check that the copies match their sources; run nothing
+    python tools/lessons.py --index         write the index, last page and lessons.json; run nothing
 
-A source is a Python file in jupytext's percent format: it can be read, compared in git and linted,
-and holds no output. Made from it:
+A source is a Python file in jupytext's percent format. It can be read, compared in git and linted, and holds
+no output. These files are made:
 
-- notebooks/instructor/NAME.ipynb: solutions, notes for the instructor, every output. nbval compares them.
+- notebooks/instructor/NAME.ipynb: solutions, notes for the instructor, every output (nbval compares them).
 - notebooks/NAME.ipynb, the learner's: stubs instead of solutions, no notes, no outputs.
-- notebooks/index.ipynb, of all lessons: titles, minutes, what one can do afterwards, how far one is.
-- notebooks/completion.ipynb, to run at the end; notebooks/lessons.json, exercises with hints, predictions.
+- notebooks/index.ipynb: the titles, minutes and objectives of all lessons, and the learner's progress.
+- notebooks/completion.ipynb: the last page, to run at the end.
+- notebooks/lessons.json: exercises with hints, and predictions.
 
-In a source, `ll.lessons.check(…, hint="…")` or `hint=("vague", "plainer")` holds the hints. In the copies the
-exercise's number takes their place, and `ll.lessons.hint(NUMBER)` shows them, the `# solution:` line last.
-The first cell with code, `import llmlite as ll`, gets `ll.lessons.begin("NN")` in the copies.
-`ll.lessons.predict(question, choices, answer, reveal)` has a plain string as its question. If answer and
-reveal are plain too, they go to lessons.json, so that no copy shows them. A text cell with the tag "answer"
-is folded in the learner's copy. The first use of each word of the glossary becomes a link to it.
+In a source, `ll.lessons.check(…, hint="…")` or `hint=("vague", "plainer")` holds the hints. In the copies,
+the exercise's number replaces them, and `ll.lessons.hint(NUMBER)` shows them, with the `# solution:` line
+last. The first cell with code, `import llmlite as ll`, gets `ll.lessons.begin("NN")` in the copies. The
+question of `ll.lessons.predict(question, choices, answer, reveal)` must be a plain string. If answer and
+reveal are plain strings too, they move to lessons.json, so that no copy shows them. A text cell with the tag
+"answer" is folded in the learner's copy. The first use of each word of the glossary becomes a link to it.
 
-Copies are never edited by hand. What changes from run to run for no reason (timestamps, cell ids, the
-interpreter's exact version) is left out, so that a difference in git is a difference in a result.
+Never edit a copy by hand. Details that change in every run (timestamps, cell ids, the interpreter's exact
+version) are left out, so that a difference in git is a difference in a result.
 """
 
 from __future__ import annotations
@@ -82,15 +83,15 @@ ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_][\w, ]*?) = ")
 
 
 def solved(text: str) -> str:
-    """Return an exercise as the instructor sees it: the solution's line stays, the other markers go."""
+    """Return an exercise for the instructor: keep the `# solution:` line, remove the other markers."""
     return "\n".join(line for line in text.split("\n") if not STUB.match(line) and not END.match(line))
 
 
 def stubbed(text: str, exercise: str = "1") -> str:
-    """Return an exercise as the learner gets it: what to fill in, and how to get a hint.
+    """Return an exercise for the learner: gaps to fill in, and the call that gives a hint.
 
     Raises:
-        LessonError: no `# solution: HINT` … `# end` in the cell, or one without its end.
+        LessonError: the cell has no `# solution: HINT` … `# end`, or one without its end.
     """
     lines, out, found = text.split("\n"), [], False
     i = 0
@@ -129,7 +130,7 @@ def _stub(solution: list[str], indent: str, exercise: str) -> list[str]:
 
 @functools.cache
 def glossary_words() -> tuple[str, ...]:
-    """Return every word that some lesson explains."""
+    """Return every word that a lesson explains."""
     found = (word for source in sources() for word, _ in explained(jupytext.read(source, fmt="py:percent")))
     return tuple(dict.fromkeys(found))
 
@@ -145,7 +146,7 @@ def instructor(notebook: Any) -> Any:
 
 
 def _begun(notebook: Any) -> Any:
-    """Return a copy whose first code says which lesson it is, with links to the glossary."""
+    """Return a copy with links to the glossary, and with the lesson's number in its first code cell."""
     made = copy.deepcopy(notebook)
     link_first_uses(made, glossary_words())
     code = (cell for cell in made.cells if cell.cell_type == "code")
@@ -158,7 +159,7 @@ def _begun(notebook: Any) -> Any:
 
 
 def learner(notebook: Any) -> Any:
-    """Return the learner's copy of a source: no solutions, hints, notes or outputs, and answers folded."""
+    """Return the learner's copy of a source: without solutions, hints, notes and outputs, answers folded."""
     made, exercise = _begun(notebook), ""
     for cell in made.cells:
         if "exercise" in tags(cell):
@@ -168,9 +169,9 @@ def learner(notebook: Any) -> Any:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
             if "check" in tags(cell):
-                cell.metadata["jupyter"] = {"source_hidden": True}  # it knows the answer
+                cell.metadata["jupyter"] = {"source_hidden": True}  # fold it: its code has the answer
                 cell.source = (
-                    f"{CHECKS.format(exercise=exercise)}\n{cell.source}"  # the line that stays in sight
+                    f"{CHECKS.format(exercise=exercise)}\n{cell.source}"  # the line that stays visible
                 )
         elif "answer" in tags(cell):
             cell.source = FOLD.format(text=cell.source)
@@ -179,9 +180,9 @@ def learner(notebook: Any) -> Any:
 
 
 def execute(notebook: Any, folder: Path) -> float:
-    """Run all cells in a fresh kernel, in place; return the seconds it took."""
+    """Run all cells in a fresh kernel, in place; return the seconds of the run."""
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path)  # the kernel imports this checkout
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)  # so that the kernel imports this checkout
     begin = time.monotonic()
     NotebookClient(
         notebook,
@@ -201,7 +202,7 @@ def execute(notebook: Any, folder: Path) -> float:
 
 
 def _stored(output: Any) -> Any:
-    """Return an output as it is kept: a widget's static view unfolded, for nothing else will be seen."""
+    """Return an output to store, with a widget's static view unfolded: a stored copy shows nothing else."""
     html = output.get("data", {}).get("text/html", "")
     if html.startswith('<details class="llmlite-static">'):
         output["data"]["text/html"] = html.replace("<details class", "<details open class", 1)
@@ -209,7 +210,7 @@ def _stored(output: Any) -> Any:
 
 
 def write(notebook: Any, path: Path) -> None:
-    """Write a notebook to a temporary name and rename it: a failed run leaves the old copy alone."""
+    """Write a notebook under a temporary name and rename it, so that a failed run keeps the old copy."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".ipynb.part")
     nbformat.write(notebook, temporary)
@@ -219,7 +220,7 @@ def write(notebook: Any, path: Path) -> None:
 def make(source: Path) -> float:
     """Run one lesson and write its copies; return the seconds the run took."""
     notebook = load(source)
-    learner(notebook)  # raises for a bad exercise before minutes are spent
+    learner(notebook)  # find a bad exercise before spending minutes on the run
     done = instructor(notebook)
     seconds = execute(done, NOTEBOOKS)
     write(done, INSTRUCTOR / f"{copy_name(source)}.ipynb")
@@ -228,7 +229,7 @@ def make(source: Path) -> float:
 
 
 def stale(source: Path) -> list[str]:
-    """Return which copies don't hold what their source says (outputs aside), each with the reason."""
+    """Return the copies that don't match their source (outputs aside), each with the reason."""
     notebook, problems = load(source), []
     wanted = {INSTRUCTOR: instructor(notebook), NOTEBOOKS: learner(notebook)}
     for folder, expected in wanted.items():
@@ -270,7 +271,7 @@ def run(chosen: list[Path], *, check: bool, index_only: bool) -> int:
         return 1 if problems else 0
     (NOTEBOOKS / CATALOG).write_text(
         catalog(sources()), encoding="utf-8"
-    )  # the lessons read it when they run
+    )  # because the lessons read it when they run
     for source in [] if index_only else chosen:
         print(f"{copy_name(source)}: {make(source):.1f} s", flush=True)
     write(index([about(source) for source in sources()]), NOTEBOOKS / INDEX)

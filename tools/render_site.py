@@ -1,13 +1,13 @@
-"""Render the lessons as web pages that need no server, no network and no Python: a folder for a USB stick.
+"""Render the lessons as web pages for a USB stick, which need no server, no network and no Python.
 
     python tools/render_site.py --out site                 the learner's copies
     python tools/render_site.py --out site --instructor    with solutions and notes
 
-Each page is text, code, outputs and the static view of each widget; it loads one style sheet, which lies
-beside it, and nothing else. Start with index.html.
+Each page has text, code, outputs and the static view of each widget. It loads one style sheet from its own
+folder and nothing else. Start with index.html.
 
-Learner copies hold no outputs. A learner's page takes them from the instructor's copy, which was run: all but
-those of exercises and checks. The answer to a prediction is folded away.
+Learner copies hold no outputs. So a learner's page takes them from the instructor's copy, except the outputs
+of exercises and checks. The answers to predictions are folded.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ HEADING = re.compile(r"<h([1-6])>([^<]*)</h\1>")
 
 
 def pages(instructor: bool) -> dict[str, tuple[str, Any]]:
-    """Return the pages in order, by name without ending: title and notebook.
+    """Return name -> (title, notebook) of all pages, in order; names have no suffix.
 
     The index comes first, then the lessons, the last page and the glossary.
     """
@@ -117,10 +117,10 @@ def pages(instructor: bool) -> dict[str, tuple[str, Any]]:
 
 
 def unsolved(learner: Any, executed: Any) -> Any:
-    """Return a learner's copy with the outputs of the instructor's, those of exercises and checks left out.
+    """Return a learner's copy with the instructor's outputs, except those of exercises and checks.
 
     Raises:
-        LessonError: a cell that isn't the same in both copies.
+        LessonError: a cell differs between the copies.
     """
     ran = {cell.id: cell for cell in executed.cells}
     made = copy.deepcopy(learner)
@@ -139,7 +139,7 @@ def unsolved(learner: Any, executed: Any) -> Any:
 
 
 def folded(notebook: Any) -> Any:
-    """Return a notebook in which a prediction shows its question, and its answer in a fold."""
+    """Return a notebook in which each prediction shows its question and a folded answer."""
     made = copy.deepcopy(notebook)
     for cell in made.cells:
         if cell.cell_type != "code" or ASKS not in cell.source or len(cell.outputs) < 2:
@@ -173,7 +173,7 @@ def render(out: Path, *, instructor: bool = False) -> list[Path]:
 
 
 def page(name: str, title: str, notebook: Any, found: dict[str, tuple[str, Any]]) -> str:
-    """Return one page: the notebook's cells between links to its neighbours."""
+    """Return one page: the notebook's cells, with links to its neighbours above and below."""
     body = LINK.sub(lambda m: f'href="{m["name"]}.html{m["place"] or ""}"', _body(notebook))
     first = next(iter(found))
     return PAGE.format(
@@ -186,8 +186,8 @@ def page(name: str, title: str, notebook: Any, found: dict[str, tuple[str, Any]]
 
 
 def _body(notebook: Any, **options: bool) -> str:
-    """Return a notebook's cells as HTML, without a page around them."""
-    # "basic" is the body alone: the other templates load scripts and fonts from the network
+    """Return a notebook's cells as the HTML of a page's body."""
+    # "basic" gives the body only: the other templates load scripts and fonts from the network
     exporter = HTMLExporter(
         template_name="basic",
         exclude_input_prompt=True,
@@ -199,12 +199,12 @@ def _body(notebook: Any, **options: bool) -> str:
 
 
 def _with_anchor(heading: re.Match[str]) -> str:
-    """Give a heading the place that links name, as JupyterLab does: its words, joined by hyphens."""
+    """Give a heading the anchor that JupyterLab gives it: its words joined by hyphens."""
     return f'<h{heading[1]} id="{heading[2].replace(" ", "-")}">{heading[2]}</h{heading[1]}>'
 
 
 def navigation(name: str, titles: dict[str, str]) -> str:
-    """Return links to the page before, the index and the page after."""
+    """Return links to the previous page, the index and the next page."""
     names = list(titles)
     i = names.index(name)
     parts = []
@@ -222,7 +222,7 @@ def _link(name: str, text: str, relation: str) -> str:
 
 
 def highlighting() -> str:
-    """Return the colours of code, for light and for dark pages."""
+    """Return the style sheet of code for light and dark pages."""
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     return (

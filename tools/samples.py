@@ -1,15 +1,15 @@
-"""Take the shipped samples again (data/samples): one run, each figure measured once, for two quiet cores.
+"""Measure the shipped samples (data/samples) again in one run, each figure once, on two quiet cores.
 
-    python tools/samples.py                      all of them; took 16 minutes, planned 30 at most
-    python tools/samples.py --list               what there is, what each needs, and how long it takes
+    python tools/samples.py                      all of them: took 16 minutes, planned for at most 30
+    python tools/samples.py --list               list the samples, with the needs and the minutes of each
     python tools/samples.py --only ladder,roofline
-    python tools/samples.py --resume             go on after a stop: what was measured isn't measured again
-    python tools/samples.py --check              measure nothing: do the shipped samples agree?
+    python tools/samples.py --resume             continue after a stop; keep the results so far
+    python tools/samples.py --check              measure nothing; check that the shipped samples agree
 
-It needs PyTorch, llama-cpp-python, and environments of `llmlite bench env create NAME` for the other peers;
-SmolLM2 must have been pulled. What is missing is named before anything is measured. Results are kept in
-results/samples as they come. At the end all samples are compared: if two of them contradict each other,
-nothing is put in place (--force does so anyway). Then data/SHA256SUMS is written.
+It needs PyTorch, llama-cpp-python, environments of `llmlite bench env create NAME` for the other peers, and a
+pulled SmolLM2. Missing needs are named before anything is measured. Each result is saved in results/samples
+at once. At the end, all samples are compared. If two of them contradict each other, no shipped sample is
+replaced (--force replaces them anyway). Then data/SHA256SUMS is written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tools import checksums  # noqa: E402
 
 TARGET = ROOT / "data/samples"
 KEPT = ROOT / "results/samples"
-MODELS = {"tales": "tales", "SmolLM2 135M": "smollm2", "1B shape": "large"}  # lesson 08's names -> runs
+MODELS = {"tales": "tales", "SmolLM2 135M": "smollm2", "1B shape": "large"}  # names in lesson 08 -> runs
 SHIPPED = (
     "Shipped with llmlite: two cores of a small virtual server. Run `llmlite compare` for your own machine."
 )
@@ -167,7 +167,7 @@ def _claims(path: Path) -> list[Figure]:
 
 
 def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
-    """Return the sample of a comparison, without the types that only another sample shows."""
+    """Return the sample of a comparison, limited to these types."""
 
     def write(found: Mapping[str, Any], path: Path) -> None:
         kept = found[run].of_types(types)
@@ -219,8 +219,8 @@ SAMPLES = (
         name="advice",
         file="advice.json",
         runs=("advice",),
-        # Not compared with others: it keeps the best rounds, of bandwidth and of tokens. If memory has a fast
-        # and a slow level, the median of a comparison can be a quarter below.
+        # Not compared with others, because it keeps the best rounds of bandwidth and of tokens. If memory has
+        # a fast and a slow level, the median of a comparison can be a quarter lower.
         write=lambda found, path: found["advice"].save(path) and None,
     ),
     Sample(
@@ -289,7 +289,7 @@ def main() -> int:
 
 
 def told(wrong: list[str]) -> int:
-    """Print what contradicts; return 1 if anything does."""
+    """Print the contradictions; return 1 if there are any."""
     for sentence in wrong:
         print(sentence)
     print(f"{len(wrong)} contradictions" if wrong else "the samples agree")

@@ -1,9 +1,9 @@
-"""Make the environment and install llmlite with some extras; do nothing where that is done already.
+"""Make the environment and install llmlite with some extras; do nothing if that is done already.
 
     python tools/setup_env.py --venv .venv --extras lab,torch,test
 
-A stamp in the environment remembers what was installed, under a key of pyproject.toml, constraints.txt
-and the Python version. Standard library only: this runs before anything is installed.
+A stamp in the environment records the installed extras, with a digest of pyproject.toml, constraints.txt and
+the Python version. The tool uses only the standard library, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NATIVE_BUILD = {  # llama.cpp for this machine's CPU, and nothing but its library
+NATIVE_BUILD = {  # build only llama.cpp's library, for this machine's CPU
     "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "
     "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF",
     "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
@@ -28,7 +28,7 @@ NEED_TORCH = {"torch", "transformers", "all"}
 
 
 def key() -> str:
-    """Return what an installation depends on, as a digest."""
+    """Return a digest of everything that an installation depends on."""
     digest = hashlib.sha256(repr(sys.version_info[:3]).encode())
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
@@ -36,7 +36,7 @@ def key() -> str:
 
 
 def installed(stamp: Path) -> set[str] | None:
-    """Return the extras that the stamp vouches for; None where it vouches for nothing."""
+    """Return the extras in the stamp; None if it is missing or out of date."""
     try:
         record = json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -49,7 +49,7 @@ def python_of(folder: Path) -> Path:
 
 
 def usable(python: Path) -> bool:
-    """Return whether the environment is whole: one whose making was interrupted has no pip."""
+    """Return whether the environment is complete; if its making was interrupted, it has no pip."""
     try:
         return subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True).returncode == 0
     except OSError:
@@ -57,7 +57,7 @@ def usable(python: Path) -> bool:
 
 
 def step(title: str, command: list[str], **environment: str) -> None:
-    """Run a command and say how long it took; end with its exit code where it fails."""
+    """Run a command and print its time; if it fails, end with its exit code."""
     print(f"setup: {title}", flush=True)
     begin = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment})
@@ -68,13 +68,13 @@ def step(title: str, command: list[str], **environment: str) -> None:
 
 
 def install(folder: Path, extras: set[str]) -> None:
-    """Make the environment if it isn't there and install the checkout, editable, with the extras."""
+    """Make a missing environment and install the checkout in it, editable, with the extras."""
     if not usable(python_of(folder)):
         print(f"setup: a new environment in {folder}", flush=True)
         venv.create(folder, with_pip=True, clear=True)
     python = str(python_of(folder))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", "constraints.txt"]
-    # a recent pip first: older ones download a whole wheel to answer --dry-run
+    # update pip first: an old one downloads whole wheels for --dry-run
     step("pip", [*pip, "pip"])
     if extras & NEED_TORCH:
         step("PyTorch", [python, "tools/install_torch.py"])

@@ -1,7 +1,7 @@
-"""Measure every type and every mix on the bundled model, with and without importance matrix; keep the points.
+"""Measure every type and mix on the bundled model, with and without importance matrix, and store the points.
 
-    python tools/sweep_types.py            writes data/types.json (minutes; each run gives the same)
-    python tools/sweep_types.py IQ Q3_K    measures those whose names begin so again, keeps the other points
+    python tools/sweep_types.py            write data/types.json (minutes; every run gives the same)
+    python tools/sweep_types.py IQ Q3_K    measure names with these prefixes; keep the other points
 
 Run it again whenever the model or a quantizer changes, then tools/checksums.py.
 """
@@ -35,7 +35,7 @@ def main(prefixes: list[str]) -> int:
             continue
         for imatrix in (False, True):
             if imatrix and name in ("F32", "F16", "BF16"):
-                continue  # nothing to choose
+                continue  # an importance matrix changes nothing
             begin = time.monotonic()
             measure = bench.measure_type if scope == "tensors" else bench.measure_mix
             try:
@@ -54,7 +54,7 @@ def main(prefixes: list[str]) -> int:
 
 
 def kept() -> dict[Key, Point]:
-    """Return the points there are; none where they belong to another model."""
+    """Return the stored points, or none if they belong to another model."""
     try:
         stored = type_sweep.shipped()
     except LlmliteError:

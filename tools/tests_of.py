@@ -1,12 +1,12 @@
-"""Print the tests that belong to changed files, or what tests cover by room.
+"""Print the tests that belong to changed files, or the coverage of each room.
 
     python tools/tests_of.py llmlite/sampling/sampler.py docs/gguf.md
     python tools/tests_of.py --coverage          after `coverage run` (see `make coverage`)
 
-A test belongs to a module of the package if it imports that module, itself or through tests/support. If no
-test does, those belong to it that import its room, or are in the folder that mirrors its room: nobody imports
-a kernel by name, for example. A test also belongs to a file that it names, or that a module names that it
-imports. What reaches a module through others is not followed: `make test` runs everything.
+A test belongs to a module of the package if it imports the module, directly or through tests/support. Some
+modules, such as kernels, are never imported by name. Then the tests that import the module's room, or are in
+the folder that mirrors it, belong to the module. A test also belongs to a file if its text, or a module that
+it imports, names the file. Imports through other modules are not followed: `make test` runs everything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ALWAYS = "tests/test_layout.py"
 
 @functools.cache
 def imported(path: Path) -> frozenset[str]:
-    """Return every dotted name of llmlite that a file imports: modules, and names from them."""
+    """Return the dotted names that a file imports from this project: modules, and names in them."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,7 +38,7 @@ def imported(path: Path) -> frozenset[str]:
 
 @functools.cache
 def reached(path: Path) -> frozenset[str]:
-    """Return what a test imports, and what the files of tests/support that it imports do."""
+    """Return the names that a test imports, directly or through files of tests/support."""
     found: set[str] = set()
     waiting = [path]
     seen = set(waiting)
@@ -55,7 +55,7 @@ def tests_of(name: str) -> set[str]:
     """Return the test files that belong to a file of the repository.
 
     Raises:
-        SystemExit: there is no such file, or it isn't in the repository.
+        SystemExit: the file doesn't exist, or isn't in the repository.
     """
     path = (ROOT / name).resolve()
     if not path.is_file() or not path.is_relative_to(ROOT):
@@ -81,7 +81,7 @@ def tests_of(name: str) -> set[str]:
         found |= set(path.parent.rglob("test_*.py"))
     else:
         found |= _importing(place, tests)
-    if place.suffix not in (".py", ".md", ".ipynb"):  # data: those of the modules that read it
+    if place.suffix not in (".py", ".md", ".ipynb"):  # data: add the tests of the modules that read it
         for module in sorted((ROOT / "llmlite").rglob("*.py")):
             if place.name in module.read_text(encoding="utf-8"):
                 found |= _importing(module.relative_to(ROOT), tests)
@@ -89,7 +89,7 @@ def tests_of(name: str) -> set[str]:
 
 
 def _importing(place: Path, tests: list[Path]) -> set[Path]:
-    """Return the tests that import a module; else those that import its room, and those of its folder."""
+    """Return the tests that import a module; if there are none, those of its room and its folder."""
     module = ".".join(place.with_suffix("").parts).removesuffix(".__init__")
     found = {test for test in tests if module in reached(test)}
     if found or place.parts[0] != "llmlite":
@@ -100,7 +100,7 @@ def _importing(place: Path, tests: list[Path]) -> set[Path]:
 
 
 def coverage() -> str:
-    """Return a table of covered lines by room, from coverage's data in this folder."""
+    """Return a table of covered lines by room, from the data of coverage in this folder."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
         subprocess.run([sys.executable, "-m", "coverage", "json", "-q", "-o", report], cwd=ROOT, check=True)

@@ -1,10 +1,10 @@
-"""Make the environment of the Triton tests: nvidia-pytriton, which brings the server itself. Linux on x86-64.
+"""Make the environment of the Triton tests on Linux x86-64: nvidia-pytriton, which includes the server.
 
     python tools/triton_env.py --venv .venv-triton
 
-It needs NumPy below 2, so it can't be llmlite's. Triton's stub loads the system's libpython3.11, so the
-environment is made by the system's python3.11 (Debian, Ubuntu: python3.11, python3.11-venv); another build of
-Python fails in it. Standard library only.
+nvidia-pytriton needs NumPy below 2, so it can't share llmlite's environment. Triton's stub loads the system's
+libpython3.11 and fails with another build of Python. So the system's python3.11 makes the environment
+(packages python3.11 and python3.11-venv on Debian and Ubuntu). The tool uses only the standard library.
 """
 
 from __future__ import annotations

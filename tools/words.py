@@ -1,6 +1,6 @@
-"""The words that a lesson explains, in its "**Words.**" paragraph, and links from their first uses.
+"""Find the words that a lesson explains in its "**Words.**" paragraph, and link their first uses.
 
-The links are put in when the copies are made, so the sources stay plain text and no link can be forgotten.
+Links are added when the copies are made, so the sources stay plain text and no link can be forgotten.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 GLOSSARY = "glossary.ipynb"
 WORDS = re.compile(r"^\*\*Words\.\*\*(?P<text>.*)\Z", re.M | re.S)
 ENTRY = re.compile(r"\*(?P<word>[^*]+)\*:\s+(?P<meaning>.*?)(?=\.\s+\*[^*]+\*:\s|\.?\s*\Z)", re.S)
-# where no link may be: code, links that are there already, formulas
+# text that must not get a link: code, existing links, formulas
 CLOSED = re.compile(r"`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$")
-# Words that usually mean something else: linked in lessons that explain them, and nowhere else.
+# Words that usually mean something else. They are linked only in lessons that explain them.
 EVERYDAY = frozenset(
     """
     backend bit block cache claim context convert draw engine framework gain greedy head intensity
@@ -26,7 +26,7 @@ NO_TEXT = ("#", "    ", "|", "*About ", "*Time to here", "**Words.**", "> **Pred
 
 
 def explained(notebook: Any) -> list[tuple[str, str]]:
-    """Return (word, meaning) of each word that a lesson explains, in its order."""
+    """Return (word, meaning) of each word that a lesson explains, in the lesson's order."""
     found = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (words := WORDS.search(cell.source)):
@@ -36,18 +36,18 @@ def explained(notebook: Any) -> list[tuple[str, str]]:
 
 
 def anchor(word: str) -> str:
-    """Return the link to a word's place in the glossary, from another lesson."""
+    """Return the link from a lesson to a word in the glossary."""
     return f"{GLOSSARY}#{word.replace(' ', '-')}"
 
 
 def link_first_uses(notebook: Any, others: Iterable[str] = ()) -> None:
-    """Make a lesson's first use of each word of the glossary a link to it, in place.
+    """Turn a lesson's first use of each word into a link to the glossary, in place.
 
     Args:
-        others: words that other lessons explain. Those of EVERYDAY are left alone.
+        others: words that other lessons explain; those in EVERYDAY are skipped.
     """
     words = {word for word, _ in explained(notebook)} | (set(others) - EVERYDAY)
-    for word in sorted(words, key=lambda word: (-len(word), word)):  # "cache folder", then "cache"
+    for word in sorted(words, key=lambda word: (-len(word), word)):  # "cache folder" before "cache"
         for cell in notebook.cells:
             if cell.cell_type != "markdown" or "instructor" in cell.metadata.get("tags", []):
                 continue
@@ -58,9 +58,11 @@ def link_first_uses(notebook: Any, others: Iterable[str] = ()) -> None:
 
 
 def linked(text: str, word: str) -> str:
-    """Return Markdown with its first use of a word as a link; unchanged if there is none outside of code.
+    """Return Markdown with the first use of a word outside of code, if any, as a link.
 
-    word: one, or several with one entry ("top-k, top-p, min-p"); a plural counts, too.
+    Args:
+        text: the Markdown.
+        word: a word, or several that share an entry ("top-k, top-p, min-p"); plurals also match.
     """
     any_of = "|".join(map(re.escape, word.split(", ")))
     whole = re.compile(rf"(?<![\w-])(?:{any_of})s?(?![\w-])", re.I)

@@ -1,9 +1,9 @@
-"""Figures that can be read by everybody: colours for the colour-blind, large type, words beside them.
+"""Draw figures that everybody can read: colours for the colour-blind, large type, a description of each.
 
-A builder returns a `Picture` (or a `Table`): what is drawn, its description in words, and its data.
-`show(picture)` puts all of it into a notebook; `save(picture, path)` writes a PNG with the description inside
-and beside it. General builders are here; those of one subject are in a module of its name, loaded on first
-use (`plots.benchmark.metric_bars`). matplotlib is imported in this folder only.
+A builder returns a `Picture` (or a `Table`): the figure, its description and its data. `show(picture)`
+displays all three in a notebook. `save(picture, path)` writes a PNG with the description inside it, and again
+in a text file beside it. General builders are here. Builders for one subject are in a module named after it,
+which is loaded on first use (`plots.benchmark.metric_bars`). Only this folder imports matplotlib.
 """
 
 from importlib import import_module
@@ -40,7 +40,7 @@ from llmlite.plots.general import bars, lines
 from llmlite.plots.series import series
 
 
-def __getattr__(name: str) -> Any:  # a module: its builders are not known here
+def __getattr__(name: str) -> Any:  # a submodule, because its builders are not listed here
     if (Path(__file__).parent / f"{name}.py").is_file():
         return import_module(f"llmlite.plots.{name}")
     raise AttributeError(f"module 'llmlite.plots' has no attribute {name!r}")

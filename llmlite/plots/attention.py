@@ -1,4 +1,4 @@
-"""Figures of attention: a heat map, all heads at once, sentences looked at."""
+"""Draw attention: a heat map of one head, all heads at once, and the attention to each sentence."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from llmlite.bench.report import short
 from llmlite.lessons.attention import Attention
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, names_down, number_at, theme_named, title
 
-MOST = 9  # layers or heads in a picture of all of them
-COLOUR_MAP = "cividis"  # the same order of lightness for every kind of colour vision
+MOST = 9  # the most layers or heads that `all_heads` draws
+COLOUR_MAP = "cividis"  # its lightness rises for every kind of colour vision
 
 
 def heat_map(weights: np.ndarray, texts: Sequence[str], *, heading: str, theme: str | None = None) -> Picture:
-    """Draw one head's weights: a row per token that looks, a column per token that is looked at.
+    """Draw one head's attention weights: a row per query token, a column per key token.
 
     Args:
-        weights: (T, T), rows sum to 1. texts: of the tokens, T of them.
-        theme: a key of plots.THEMES; None for the one in use.
+        weights: (T, T); each row sums to 1.
+        texts: the texts of the T tokens.
+        theme: a key of plots.THEMES; None for the current one.
     """
     n = len(texts)
     side = min(3 + 0.2 * n, 9)
@@ -48,17 +49,18 @@ def heat_map(weights: np.ndarray, texts: Sequence[str], *, heading: str, theme: 
 
 
 def _some(n: int) -> list[int]:
-    """Return up to MOST of n indices, evenly spread from the first to the last."""
+    """Return at most MOST of n indices, evenly spaced from the first to the last."""
     return sorted({round(i) for i in np.linspace(0, n - 1, min(n, MOST))})
 
 
 def all_heads(found: Attention, *, theme: str | None = None) -> Picture:
-    """Draw every head of every layer small: a row of pictures per layer, a column per head.
+    """Draw a small map of every head: a row of maps per layer, a column per head.
 
-    Of a model with more than MOST layers or heads some are drawn; the words and the data are of all.
+    If a model has more than MOST layers or heads, only some are drawn. The description and the data always
+    cover all of them.
 
     Args:
-        theme: a key of plots.THEMES; None for the one in use.
+        theme: a key of plots.THEMES; None for the current one.
     """
     n_layer, n_head, n, _ = found.weights.shape
     look = theme_named(theme)
@@ -83,7 +85,7 @@ def all_heads(found: Attention, *, theme: str | None = None) -> Picture:
             if x == 0:
                 ax.set_ylabel(f"layer {layer}", color=look.text, fontsize=FONT["tick"])
     heading = "Every head of every layer"
-    # what a picture shows at a glance, as numbers: how far back each head looks on average, and how sharply
+    # sum each map up in two numbers: how far back its head looks on average, and how sharply
     back = np.arange(n)[:, None] - np.arange(n)[None]
     distance = (found.weights * np.where(future, 0, back)).sum(-1).mean(-1)  # (n_layer, n_head)
     sharp = found.weights.max(-1).mean(-1)
@@ -108,12 +110,14 @@ def sentences(
     numbered: bool = False,
     theme: str | None = None,
 ) -> Picture:
-    """Draw how much each sentence of a tale was looked at.
+    """Draw how much attention each sentence of a tale received.
 
     Args:
-        texts: the sentences. shares: as `lessons.erase.looked_at` gives them. erased: index of one left out.
-        numbered: write numbers in place of the sentences, which are beside the picture.
-        theme: a key of plots.THEMES; None for the one in use.
+        texts: the sentences.
+        shares: the share of attention of each sentence, as `lessons.erase.looked_at` returns it.
+        erased: the index of a sentence that was left out; None if all are there.
+        numbered: write numbers instead of the sentences, if the sentences are beside the picture.
+        theme: a key of plots.THEMES; None for the current one.
     """
     drawn, (ax,) = figure(5.5 if numbered else 11, 1.4 + 0.42 * len(texts), theme=theme)
     for i, share in enumerate(shares):

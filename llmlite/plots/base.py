@@ -1,4 +1,4 @@
-"""What every figure is made of: themes, the `Picture` and the `Table`, styled axes."""
+"""Provide the parts of every figure: themes, `Picture` and `Table`, styled axes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from llmlite.system import files
 from llmlite.terminal import say
 
 MIME = "application/vnd.llmlite.series+json"
-# Okabe and Ito's colours, told apart in every common kind of colour blindness (Color Universal Design, 2008).
+# Okabe and Ito's colours. People with any common kind of colour blindness can tell them apart
+# (Color Universal Design, 2008).
 COLOURS = {
     "blue": "#0072B2",
     "orange": "#E69F00",
@@ -35,15 +36,15 @@ COLOURS = {
     "sky": "#56B4E9",
     "red": "#D55E00",
     "yellow": "#F0E442",
-    "grey": "#666666",  # ours: between black and white, as theirs has black
+    "grey": "#666666",  # in place of their black: it can be seen on light and on dark pages
 }
 CYCLE = tuple(COLOURS.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NUMBER = re.compile(r"[-+−]?[\d,.]*(e[-+]?\d+)?( ?%)?")  # or nothing
 DPI = 110
 USUAL_FONT = {"title": 15, "label": 14, "tick": 13}
-FONT = dict(USUAL_FONT)  # what is in use; see set_type_size
-# Shows the drawing in place of the image; where styles are taken out, the image stays.
+FONT = dict(USUAL_FONT)  # the sizes in use; see set_type_size
+# Shows the drawing instead of the image. If a page removes styles, the image stays.
 FOLLOW = (
     "<style>.llmlite-figure>.llmlite-drawn{display:block!important}.llmlite-figure>img{display:none}</style>"
 )
@@ -51,7 +52,7 @@ FOLLOW = (
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours of everything that isn't data."""
+    """Hold the colours of everything that isn't data."""
 
     name: str
     background: str
@@ -62,7 +63,7 @@ class Theme:
 THEMES = {
     "light": Theme(name="light", background="#ffffff", text="#1a1a1a", grid="#d8d8d8"),
     "dark": Theme(name="dark", background="#16181c", text="#f0f0f0", grid="#44484f"),
-    # For inline SVG in a page whose theme may change: the page's own text colour, and nothing behind.
+    # For inline SVG in a page whose theme may change: the page's own text colour, and no background.
     "page": Theme(name="page", background="none", text="#010203", grid="#888888"),
 }
 
@@ -71,16 +72,23 @@ _usual = "light"
 
 
 def use_theme(name: str) -> None:
-    """Draw what comes after this in "light" or "dark", unless told otherwise; ValueError for another name."""
+    """Draw the figures that follow in this theme, unless a call names another one.
+
+    Args:
+        name: "light" or "dark".
+
+    Raises:
+        ValueError: another name.
+    """
     global _usual
     _usual = theme_named(name).name
 
 
 def set_type_size(scale: float) -> None:
-    """Write on every figure drawn after this in letters `scale` times the usual size.
+    """Write on the figures that follow in letters `scale` times the usual size.
 
     Raises:
-        ValueError: a scale outside of 0.5 to 3.
+        ValueError: `scale` isn't between 0.5 and 3.
     """
     if not 0.5 <= scale <= 3:
         raise ValueError(f"the scale of letters must be between 0.5 and 3, got {scale!r}")
@@ -92,10 +100,10 @@ if large.wished():
 
 
 def theme_named(name: str | None) -> Theme:
-    """Return the theme called `name`, or the one in use for None.
+    """Return the theme called `name`; the current theme if it is None.
 
     Raises:
-        ValueError: naming the themes there are.
+        ValueError: no theme has that name; the error lists the names.
     """
     name = _usual if name is None else name
     if name not in THEMES:
@@ -105,15 +113,15 @@ def theme_named(name: str | None) -> Theme:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure with what it shows.
+    """Hold a figure, its description and its data.
 
     Args:
-        figure: matplotlib's.
-        alt: a description for readers who can't see it.
-        labels: "title", "x", "y" and whatever else is written on it.
-        y: the data, numbers by series name; what tests compare.
-        x: names or positions of the points of each series.
-        rtol: how far the numbers may differ from run to run and still be the same result.
+        figure: the matplotlib figure.
+        alt: a description for readers who can't see the figure.
+        labels: the text written on the figure: "title", "x", "y" and any others.
+        y: the data that tests compare: numbers by series name.
+        x: the names or positions of the points of each series.
+        rtol: the largest relative difference between two runs that still counts as the same result.
     """
 
     figure: Figure
@@ -124,7 +132,7 @@ class Picture:
     rtol: float = 1e-5
 
     def series(self) -> dict[str, Any]:
-        """Return the data as JSON: labels, x, y, rtol."""
+        """Return the data, ready for JSON: labels, x, y, rtol."""
         return {
             "labels": dict(self.labels),
             "x": [value if isinstance(value, str) else float(value) for value in self.x],
@@ -147,12 +155,16 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows with headings, where a figure would say less; shown, described and compared as pictures are.
+    """Hold rows with headings, for data that a figure would show less well.
+
+    Tables are displayed, described and compared like pictures.
 
     Args:
-        heading: what the table shows. columns: the headings; the first names the rows.
-        rows: cells, text or numbers; each row as long as `columns`.
-        alt: the text description. rtol: how far the numbers may differ from run to run.
+        heading: the title of the table.
+        columns: the headings; the first one belongs to the names of the rows.
+        rows: cells of text or numbers; each row is as long as `columns`.
+        alt: the text description.
+        rtol: the largest relative difference between two runs that still counts as the same result.
     """
 
     heading: str
@@ -162,7 +174,7 @@ class Table:
     rtol: float = 1e-5
 
     def series(self) -> dict[str, Any]:
-        """Return the data as JSON, by column: labels, x (the first column), y (the others), rtol."""
+        """Return the data by column, ready for JSON: labels, x (the first column), y (the others), rtol."""
         columns = {name: [_plain(row[i]) for row in self.rows] for i, name in enumerate(self.columns)}
         first = self.columns[0]
         return {
@@ -188,7 +200,7 @@ class Table:
 
 
 def _plain(value: Any) -> Any:
-    """Return a cell as JSON holds it: bool, number or text."""
+    """Return a cell as a value that JSON has: bool, number or text."""
     if isinstance(value, np.generic):
         value = value.item()
     return value if isinstance(value, (bool, int, float)) else str(value)
@@ -199,7 +211,7 @@ def _cell(value: Any) -> str:
 
 
 def _table_rows(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as HTML; columns of text stand to the left, where JupyterLab puts all to the right."""
+    """Return rows as HTML, with text aligned left: JupyterLab would align all columns right."""
     styles = []
     for column in zip(*rows):
         is_text = any(not NUMBER.fullmatch(cell) for cell in column[1:])
@@ -212,20 +224,20 @@ def _table_rows(rows: Sequence[Sequence[str]]) -> str:
 
 
 def bundle(shown: Picture | Table) -> dict[str, Any]:
-    """Return what a notebook gets: the picture with its description, the data, and a summary in text."""
+    """Return the MIME bundle for a notebook: the picture and its description, the data, a summary."""
     return {"text/html": html(shown), "text/plain": shown.alt, MIME: shown.series()}
 
 
 def html(shown: Picture | Table) -> str:
     """Return one HTML element: a table, or a picture with its description and its data as a table.
 
-    A picture is there twice. The drawing (SVG) takes its colours from the page, so it follows a light or
-    dark theme. A page that lets no style through (GitHub, a notebook that isn't trusted) shows the image.
+    The element holds a picture twice. The drawing (SVG) takes its colours from the page, so it follows a
+    light or dark theme. A page that removes styles (GitHub, a notebook that isn't trusted) shows the image.
     """
     if isinstance(shown, Table):
         return shown.html()
     encoded = base64.b64encode(png(shown)).decode()
-    shown.figure.set_layout_engine("none")  # the places that were found stay: finding them takes seconds
+    shown.figure.set_layout_engine("none")  # keep the layout: computing it again takes seconds
     return (
         f'<figure class="llmlite-figure" style="margin:0">{FOLLOW}'
         f'<div class="llmlite-drawn" style="display:none">{svg(shown)}</div>'
@@ -237,7 +249,7 @@ def html(shown: Picture | Table) -> str:
 
 
 def show(picture: Picture | Table) -> None:
-    """Display a picture or a table in a notebook, with description and data; in a terminal the words."""
+    """Display a picture or a table with its description and data; print the description in a terminal."""
     try:
         from IPython import get_ipython
         from IPython.display import publish_display_data
@@ -253,14 +265,17 @@ def show(picture: Picture | Table) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Say nothing of letters that the font lacks, as tokens of a large vocabulary do: boxes are drawn."""
+    """Silence the warnings about letters that the font lacks.
+
+    Tokens of a large vocabulary have such letters; boxes are drawn for them.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         yield
 
 
 def png(picture: Picture) -> bytes:
-    """Return the picture as PNG, its description in the PNG's own text fields."""
+    """Return the picture as PNG, with its description in the PNG's text fields."""
     buffer = io.BytesIO()
     text = {"Title": picture.labels.get("title", ""), "Description": picture.alt, "Software": "llmlite"}
     figure = picture.figure
@@ -270,7 +285,7 @@ def png(picture: Picture) -> bytes:
 
 
 def save(picture: Picture, path: str | os.PathLike[str]) -> list[Path]:
-    """Write the picture as PNG, and its description beside it as .alt.txt; return both paths."""
+    """Write the picture as PNG and its description as .alt.txt beside it; return both paths."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, png(picture))
@@ -280,9 +295,9 @@ def save(picture: Picture, path: str | os.PathLike[str]) -> list[Path]:
 
 
 def svg(picture: Picture) -> str:
-    """Return the picture, drawn in any theme, as an inline SVG element in the colours of the page."""
+    """Return the picture as an inline SVG element in the colours of the page, whatever its theme."""
     buffer = io.StringIO()
-    # text stays text, and the same picture has the same ids in every run
+    # keep text as text, and give the same picture the same ids in every run
     with (
         rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "llmlite"}),
         _quiet(),
@@ -306,10 +321,10 @@ def figure(
 
     Args:
         width, height: in inches.
-        theme: a key of THEMES; None for the one in use.
+        theme: a key of THEMES; None for the current one.
 
     Raises:
-        ValueError: naming the themes there are.
+        ValueError: no theme has that name; the error lists the names.
     """
     look = theme_named(theme)
     drawn = Figure(figsize=(width, height), layout="constrained", facecolor=look.background)
@@ -327,14 +342,17 @@ def figure(
 
 
 def title(ax: Axes, text: str, theme: str | None) -> None:
-    """Write a title over one axes, to the left, where reading starts."""
+    """Write a title above one axes, on the left, where reading starts."""
     ax.set_title(text, loc="left", color=theme_named(theme).text, fontsize=FONT["title"], pad=10)
 
 
 def narrow(text: str, n_letters: int) -> str:
-    """Return a title for narrow axes: at most `n_letters` a line in the usual type, fewer in larger type."""
+    """Return a title broken into lines for narrow axes.
+
+    A line has at most `n_letters` letters in the usual type size, fewer in a larger one.
+    """
     scale = FONT["title"] / USUAL_FONT["title"]
-    width = int(n_letters / scale**2)  # larger names at the side leave less room, too
+    width = int(n_letters / scale**2)  # larger names at the side also leave less room
     return "\n".join(fill(line, width) for line in text.splitlines())
 
 

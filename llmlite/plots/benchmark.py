@@ -1,4 +1,4 @@
-"""Figures of a comparison of backends: speed with every block as a point, memory by kind."""
+"""Draw a comparison of backends: speed with every block as a point, memory by kind."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from llmlite.plots.base import (
 from llmlite.terminal import printable
 
 GREY = "#8c8c8c"
-SMALL = 1e-3  # below it, numbers on the axis get exponents: with all their zeros they would touch
-THIRD = 28  # letters of a title over a third of a figure
-N_TICKS = 3  # under it: numbers of five digits must not touch
+SMALL = 1e-3  # numbers on an axis below this get exponents, or their zeros would make them touch
+THIRD = 28  # letters in a line of a title above a third of a figure
+N_TICKS = 3  # ticks under a third of a figure: numbers of five digits must not touch
 CANT_TELL = "\ngrey: can't tell the best"
 BACKEND_COLOURS = {name: info.colour for name, info in BACKENDS.items()}
 BACKEND_HATCHES = {name: info.hatch for name, info in BACKENDS.items()}
@@ -42,12 +42,12 @@ def metric_bars(
     types: Sequence[str] | None = None,
     theme: str | None = None,
 ) -> Picture:
-    """Draw one metric: a bar per backend and quantization, its 95 % interval, every block as a point.
+    """Draw one metric: a bar per backend and quantization, with its 95 % interval and its blocks as points.
 
     Args:
         metric: a key of llmlite.bench.METRICS.
         backends, types: draw only these; None for all.
-        theme: "light", "dark" or "page"; None for the one in use.
+        theme: "light", "dark" or "page"; None for the current one.
 
     Raises:
         ValueError: an unknown metric or theme.
@@ -73,10 +73,10 @@ def metric_bars(
 
 
 def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
-    """Draw a comparison: reading and writing speed with every block as a point, memory by kind.
+    """Draw a comparison: prefill and decode speed with every block as a point, memory by kind.
 
     Args:
-        theme: "light" or "dark"; None for the one in use.
+        theme: "light" or "dark"; None for the current one.
     """
     speeds = {key: summarize(result, key) for key in ("prefill", "decode")}
     rows = max(len(speeds["decode"]), 1)
@@ -111,7 +111,7 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
 
 
 def interval(found: Summary) -> tuple[float, float] | None:
-    """Return the 95 % interval of a median over blocks; None for fewer blocks than can tell."""
+    """Return the 95 % interval of a median over blocks; None if there are fewer than MIN_BLOCKS."""
     return bootstrap_interval(found.values) if len(found.values) >= MIN_BLOCKS else None
 
 
@@ -123,7 +123,7 @@ def _bars(
     names: bool = True,
     grey: Sequence[Summary] = (),
 ) -> None:
-    """Draw bars, points, and the 95 % intervals of medians; grey if the best of them can't be told."""
+    """Draw bars, points, and the 95 % intervals of medians; the bars of `grey` are grey."""
     for place, s in enumerate(found):
         colour = GREY if s in grey else COLOURS[BACKEND_COLOURS.get(s.backend, "purple")]
         ax.barh(
@@ -167,7 +167,7 @@ def _bars(
 
 
 def _memory_bars(ax: Axes, result: Comparison, theme: str | None) -> list[tuple[str, float, float]]:
-    """Stack private under file-backed memory: one bar per entry, in the same order as the speeds."""
+    """Draw one bar per entry, in the order of the speeds: file-backed memory on top of private memory."""
     file = {(s.backend, s.model_type): s.value for s in summarize(result, "file")}
     private = {(s.backend, s.model_type): s for s in summarize(result, "private")}
     rows = [(s.label, s.value, file.get(key, 0.0)) for key, s in private.items()]

@@ -1,4 +1,4 @@
-"""Figures of one quantized block: its weights before and after a change, and what each bit is worth."""
+"""Draw one quantized block: its weights before and after a change, and the damage of each flipped bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from llmlite.bench.report import short
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, legend, theme_named, title
 
-FLOOR = 1e-10  # nats; what is below is rounding
+FLOOR = 1e-10  # nats; smaller values are rounding errors
 
 
 def weights(
@@ -21,10 +21,12 @@ def weights(
     heading: str = "The weights of the block",
     theme: str | None = None,
 ) -> Picture:
-    """Draw a block's weights (block_size,), and on top of them those that a change gave it.
+    """Draw a block's weights, and on top of them its weights after a change.
 
     Args:
-        after: the changed ones. original: what the block was quantized from.
+        before: (block_size,) weights of the block.
+        after: (block_size,) weights after the change; None to draw no change.
+        original: (block_size,) weights that the block was quantized from; None to leave them out.
     """
     after = before if after is None else after
     moved = np.flatnonzero(~(before == after))
@@ -57,13 +59,13 @@ def weights(
 
 
 def _stretch(ax: Axes, before: np.ndarray, after: np.ndarray) -> bool:
-    """Make the scale logarithmic away from zero where a weight flew off; return whether."""
+    """Make the scale logarithmic away from zero if a weight became huge; return whether it did."""
     usual = float(np.max(np.abs(before[np.isfinite(before)]), initial=0.0))
     far = float(np.nanmax(np.abs(after), initial=0.0))
     if not usual or far < 20 * usual:
         return False
     ax.set_yscale("symlog", linthresh=usual)
-    powers = range(int(np.log10(far)), -1, -2)  # every second one, or they would run into each other
+    powers = range(int(np.log10(far)), -1, -2)  # every second power, or the labels would overlap
     ax.set_yticks([sign * 10.0**power for power in powers for sign in (-1, 1)] + [0.0])
     ax.minorticks_off()
     return True
@@ -109,5 +111,5 @@ def damage(
         f"Most: {names[worst]}, {kl[worst]:.2g}. Least: {names[least]}, {max(kl[least], FLOOR):.0e} or below."
     )
     labels = {"title": heading, "x": "", "y": "log10 of the KL divergence in nats"}
-    # rounding of another CPU moves what is near the floor
+    # another CPU rounds differently, which moves the values near the floor
     return Picture(figure=drawn, alt=alt, labels=labels, x=list(names), y={"log10 KL": powers}, rtol=0.1)

@@ -1,4 +1,4 @@
-"""Figures of the cache of keys and values."""
+"""Draw the cache of keys and values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llmlite.plots.general import lines
 
 
 def work(cached: Sequence[int], uncached: Sequence[int], *, theme: str | None = None) -> Picture:
-    """Draw how many tokens have gone through the model in all after each new one.
+    """Draw the total number of tokens that the model has processed after each new token.
 
     Args:
-        cached, uncached: tokens processed per new token, as `lessons.caching.tokens_processed` gives them.
+        cached, uncached: tokens processed per new token, as `lessons.caching.tokens_processed` returns them.
     """
     return lines(
         range(1, len(cached) + 1),
@@ -32,10 +32,12 @@ def work(cached: Sequence[int], uncached: Sequence[int], *, theme: str | None = 
 def sizes(
     shapes: Mapping[str, object], contexts: Sequence[int], *, itemsize: int = 2, theme: str | None = None
 ) -> Picture:
-    """Draw how many megabytes the cache of each model takes at each length of context, both logarithmic.
+    """Draw the megabytes of each model's cache over the length of the context; both axes are logarithmic.
 
     Args:
-        shapes: ModelConfig or synth.Shape by name. contexts: numbers of tokens.
+        shapes: ModelConfig or synth.Shape by name.
+        contexts: lengths of the context in tokens.
+        itemsize: bytes of one number in the cache.
     """
     y = {name: [cache_bytes(shape, n, itemsize) / 1e6 for n in contexts] for name, shape in shapes.items()}
     picture = lines(
@@ -54,10 +56,13 @@ def sizes(
 
 
 def grid(filling: Filling, n_filled: int, *, n_head: int, theme: str | None = None) -> Picture:
-    """Draw the cache: a row per layer and head of keys, a column per position, filled as far as `n_filled`.
+    """Draw the cache with its first `n_filled` positions filled: a row per layer and key head.
+
+    Columns are positions.
 
     Args:
-        n_head: heads of queries, which share the heads of keys. theme: a key of plots.THEMES.
+        n_head: number of query heads, which share the key heads.
+        theme: a key of plots.THEMES; None for the current one.
     """
     n_layer, n_kv, n = filling.size.shape
     look = theme_named(theme)
@@ -93,7 +98,7 @@ def grid(filling: Filling, n_filled: int, *, n_head: int, theme: str | None = No
 
 
 def drawn_cell(t: int, place: int, size: float | None, edge: str) -> Rectangle:
-    """Return one place of the grid: empty, or filled the more strongly the longer its key."""
+    """Return one cell of the grid: empty, or filled with a stronger colour the longer its key."""
     if size is None:
         return Rectangle((t - 0.44, place - 0.44), 0.88, 0.88, facecolor="none", edgecolor=edge, linewidth=1)
     return Rectangle(

@@ -1,4 +1,4 @@
-"""Figures of choosing a token: probabilities before and after the chain, the grid of the logit lens."""
+"""Draw how a token is chosen: probabilities before and after the sampling chain, and the logit lens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmlite.plots.base import (
     title,
 )
 
-# From nothing to a strong blue: half transparent, so that text in the theme's colour stays readable on it.
+# From transparent to a strong blue at 60 %, so that text in the theme's colour stays readable on it.
 SHADES = LinearSegmentedColormap.from_list("probability", [(0.0, 0.45, 0.7, 0.0), (0.0, 0.45, 0.7, 0.6)])
 
 
@@ -34,11 +34,13 @@ def chain(
     theme: str | None = None,
     rtol: float = 1e-3,
 ) -> Picture:
-    """Draw the likeliest tokens before and after the chain; beside those that are cut, by which step.
+    """Draw the likeliest tokens before and after the chain, and name the step that removed a token.
 
     Args:
-        found: of `lessons.choosing.stages`. texts: how each token is written, by id.
-        n: how many tokens. rtol: how far tests let the numbers differ.
+        found: the stages that `lessons.choosing.stages` returns.
+        texts: the text of each token, by id.
+        n: how many tokens to draw.
+        rtol: the largest relative difference that tests accept.
     """
     first, last, out = found[0], found[-1], cut_by(list(found))
     shown = [int(token) for token in first.ids[:n]]
@@ -80,11 +82,15 @@ def chain(
 def lens_grid(
     found: Lens, texts: Mapping[int, str], *, start: int = 0, theme: str | None = None, rtol: float = 1e-3
 ) -> Picture:
-    """Draw the logit lens: after each layer the likeliest next token at each position, shaded by probability.
+    """Draw the logit lens: the likeliest next token after each layer, at each position.
+
+    The shade of a cell shows the token's probability.
 
     Args:
-        found: of `lessons.lens.lens`. texts: how each token is written, by id.
-        start: the first position drawn. rtol: how far tests let the probabilities differ.
+        found: the result of `lessons.lens.lens`.
+        texts: the text of each token, by id.
+        start: the first position to draw.
+        rtol: the largest relative difference of probabilities that tests accept.
     """
     best, sure = found.best[:, start:], found.confidence[:, start:]
     n_stages, n_positions = best.shape

@@ -1,4 +1,4 @@
-"""The claims and their verdicts as a picture."""
+"""Draw claims and their verdicts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from llmlite.bench.article import FAILS, HOLDS, PARTLY, UNKNOWN, Claims
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, theme_named, title
 
-# A mark and a colour each, so that neither is needed alone.
+# Each verdict has a mark and a colour, so that either is enough.
 MARKS = {
     HOLDS: ("●", "green"),
     PARTLY: ("◐", "orange"),
@@ -19,10 +19,10 @@ WIDTH = 62  # letters in a line of a claim
 
 
 def table(found: Claims, *, theme: str | None = None) -> Picture:
-    """Draw one line per claim: its words, and the verdict with a mark.
+    """Draw one line per claim: its text, and its verdict with a mark.
 
     Args:
-        theme: a key of plots.THEMES; None for the one in use.
+        theme: a key of plots.THEMES; None for the current one.
     """
     lines = [textwrap.wrap(each.claim, WIDTH) for each in found]
     heights = [max(len(each), 1) + 0.8 for each in lines]

@@ -1,4 +1,4 @@
-"""Figures of a GGUF file's layout."""
+"""Draw the layout of a GGUF file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from llmlite.plots.base import CYCLE, FONT, Picture, Table, figure, names_down, 
 
 
 def regions(map_: ByteMap, *, theme: str | None = None) -> Picture:
-    """Draw how many bytes each region of a file takes, on a logarithmic scale.
+    """Draw the bytes of each region of a file on a logarithmic scale.
 
     Args:
-        theme: a key of plots.THEMES; None for the one in use.
+        theme: a key of plots.THEMES; None for the current one.
     """
     found = map_.regions
     drawn, (ax,) = figure(9, 3.4, theme=theme)
@@ -37,7 +37,7 @@ def regions(map_: ByteMap, *, theme: str | None = None) -> Picture:
 
 
 def first_fields(map_: ByteMap, n: int = 24) -> Table:
-    """Return the first fields of a file as a table."""
+    """Return the first `n` fields of a file as a table."""
     return Table(
         heading=f"The first {n} fields",
         columns=["offset", "bytes", "field", "type", "value"],

@@ -1,4 +1,4 @@
-"""Lines and bars for any numbers."""
+"""Draw any numbers as lines or bars."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def lines(
     rtol: float = 1e-5,
     theme: str | None = None,
 ) -> Picture:
-    """Draw one line per series, told apart by colour and by marker.
+    """Draw one line per series, each with its own colour and marker.
 
     Args:
-        x: positions, shared by all series. y: numbers by name, each as long as `x`.
-        alt: a description; by default the ends of each line. rtol: how far tests let the numbers differ.
+        x: positions, shared by all series.
+        y: numbers by name of the series, each as long as `x`.
+        alt: a description; by default it gives the ends of each line.
+        rtol: the largest relative difference that tests accept.
     """
     drawn, (ax,) = figure(9, 4.5, theme=theme)
     for (name, values), colour, marker in zip(y.items(), CYCLE, MARKERS):
@@ -68,10 +70,11 @@ def bars(
     rtol: float = 1e-5,
     theme: str | None = None,
 ) -> Picture:
-    """Draw horizontal bars: one group per name, one bar per series, each with its number.
+    """Draw horizontal bars with their numbers: a group per name, and in it a bar per series.
 
     Args:
-        names: one per group. y: numbers by series name, each as long as `names`.
+        names: the names of the groups.
+        y: numbers by name of the series, each as long as `names`.
         alt, rtol: as for `lines`.
     """
     drawn, (ax,) = figure(9, 1.6 + 0.42 * len(names) * len(y), theme=theme)

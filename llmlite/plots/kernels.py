@@ -1,4 +1,4 @@
-"""Figures of kernels: the ladder of one product, and a model's operations under the roofline."""
+"""Draw kernels: the ladder of one product, and a model's operations under the roofline."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ from llmlite.plots.base import (
     title,
 )
 
-TIMED = 1.0  # rtol of what a clock made: compared for its shape only
+TIMED = 1.0  # rtol of measured times: tests compare only their shape
 ROOFS = {"int8": ("blue", "-"), "f32": ("orange", "--")}  # colour and line of each kind of arithmetic
 MARKS = {
     "weights as bytes": ("o", "blue"),
     "weights as floats": ("s", "orange"),
     "no weights": ("^", "purple"),
 }
-BESIDE = 1.8  # as much of a logarithmic axis as a number after its bar takes
-FEW = 0.01  # share of a step below which operations get no bar of their own
+BESIDE = 1.8  # the factor on a logarithmic axis that a number after its bar takes up
+FEW = 0.01  # operations with a smaller share of a step get no bar of their own
 SPAN = (0.05, 3000.0)  # operations per byte that the figure shows
 
 
 def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: str | None = None) -> Picture:
-    """Draw the fastest run of each rung as a bar on a logarithmic scale, every run as a point.
+    """Draw each rung's fastest run as a bar and every run as a point, on a logarithmic scale.
 
     Args:
-        n_rungs: how many of them, from the first on; None for all. theme: "light", "dark" or "page".
+        n_rungs: how many rungs to draw, from the first; None for all.
+        theme: "light", "dark" or "page"; None for the current one.
 
     Raises:
-        ValueError: a type that the ladder wasn't climbed with.
+        ValueError: the ladder wasn't measured for this type.
     """
     steps = found.of(type_name)
     if not steps:
@@ -58,7 +59,7 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
         best, speeds = best_speed(step), step.bytes / np.asarray(step.samples_ns)
         ax.barh(place, best, 0.6, color=COLOURS["blue"], alpha=0.85)
         ax.plot(speeds, np.full(len(speeds), place), "o", markersize=5, color=theme_named(theme).text)
-        # behind the wall where that would go through the number
+        # beyond the wall if its line would cross the number
         at = wall if wall and best < wall < BESIDE * best else best
         number_at(ax, at, place, theme, short(best))
     names_down(ax, names)
@@ -87,13 +88,15 @@ def ladder(found: Ladder, type_name: str, *, n_rungs: int | None = None, theme: 
 
 
 def roofline(found: Roofline, step: str, *, chosen: Point | None = None, theme: str | None = None) -> Picture:
-    """Draw a machine's roofs and every operation of one step of a model below them, both axes logarithmic.
+    """Draw a machine's roofs and, below them, every operation of one step; both axes are logarithmic.
 
     Args:
-        step: a key of `found.points`. chosen: the operation to mark. theme: "light", "dark" or "page".
+        step: a key of `found.points`.
+        chosen: the operation to mark; None for none.
+        theme: "light", "dark" or "page"; None for the current one.
 
     Raises:
-        ValueError: no such step.
+        ValueError: `step` is unknown.
     """
     if step not in found.points:
         raise ValueError(f"no step {step!r}; there are: {', '.join(found.points)}")
@@ -177,13 +180,14 @@ def _middle(points: Sequence[Point]) -> float:
 
 
 def profile(found: Roofline, step: str, *, theme: str | None = None) -> Picture:
-    """Draw how the time of one step is shared among kinds of operations, the longest first.
+    """Draw the share of one step's time that each kind of operation takes, the longest first.
 
     Args:
-        step: a key of `found.points`. theme: "light", "dark" or "page".
+        step: a key of `found.points`.
+        theme: "light", "dark" or "page"; None for the current one.
 
     Raises:
-        ValueError: no such step.
+        ValueError: `step` is unknown.
     """
     if step not in found.points:
         raise ValueError(f"no step {step!r}; there are: {', '.join(found.points)}")

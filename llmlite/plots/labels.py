@@ -1,4 +1,4 @@
-"""Names beside points, placed so that none touches another name, a point, or the edge of the axes."""
+"""Write names beside points so that none touches another name, a point, or the edge of the axes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from matplotlib.text import Text
 
 GAP = 3.0  # points of free space around a name
 MARK = 5.0  # half a marker, in points
-NEAR = 16.0  # points from a point to its name beyond which a line joins them
+NEAR = 16.0  # points; a line joins a mark to a name that is further away
 DISTANCES = (8.0, 12.0, 18.0, 26.0, 36.0, 48.0, 62.0, 78.0, 96.0, 120.0)  # points, tried in this order
 DIRECTIONS = 24  # tried at each distance
 
 
 def boxes(texts: Sequence[Text], figure: Figure) -> np.ndarray:
-    """Return the boxes of texts in pixels of the figure, (n, 4): x0, y0, x1, y1."""
+    """Return the boxes of n texts in pixels of the figure, (n, 4): x0, y0, x1, y1."""
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
     return np.array([text.get_window_extent(renderer).extents for text in texts]).reshape(-1, 4)
 
 
 def overlaps(found: np.ndarray, others: np.ndarray, *, gap: float = 0.0) -> np.ndarray:
-    """Return which boxes share an area, bool (n, m); boxes nearer than `gap` count, too.
+    """Return which boxes overlap or are nearer than `gap`, bool (n, m).
 
     Args:
-        found: (n, 4). others: (m, 4), in the same unit.
+        found: (n, 4) boxes.
+        others: (m, 4) boxes, in the same unit.
+        gap: the free space to keep, in the same unit.
     """
     a, b = found[:, None], others[None]
     apart = (a[..., 2:] + gap <= b[..., :2]) | (b[..., 2:] + gap <= a[..., :2])
@@ -44,17 +46,20 @@ def name_points(
     colour: str,
     size: float,
 ) -> list[Text]:
-    """Write each name beside its point, as near as there is room; a far one is joined by a thin line.
+    """Write each name as near to its point as there is room; a thin line joins a name that is far away.
 
-    Draw everything else before: the places are found in the finished layout, which then stays.
-    A name for which there is no room is left out; the names given first get their places first.
+    Draw everything else first: places are chosen in the finished layout, which then stays as it is. Names
+    are placed in the order given. A name for which there is no room is left out.
 
     Args:
-        names: one for each of `points`. points: in data coordinates.
-        around: other points that names must not cover. colour, size: of the letters.
+        names: one name for each of `points`.
+        points: the points to name, in data coordinates.
+        around: other points that names must not cover.
+        colour: the colour of the letters and lines.
+        size: the size of the letters in points.
 
     Returns:
-        the names that were written, as texts.
+        The texts of the names that were written.
     """
     drawn = ax.figure
     if not isinstance(drawn, Figure):
@@ -92,11 +97,11 @@ def name_points(
 def _free(
     place: np.ndarray, width: float, height: float, taken: np.ndarray, inside: np.ndarray, scale: float
 ) -> tuple[np.ndarray, float] | None:
-    """Return the centre of the nearest free box of a size, and the points between it and the place."""
+    """Return the centre of the nearest free box of this size, and its distance from the place in points."""
     angles = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     towards = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     half = np.array([width, height]) / 2
-    # from the place to the edge of a box that lies in this direction
+    # from the centre of a box to its edge, in this direction
     reach = np.minimum(*(half / np.maximum(np.abs(towards), 1e-9)).T)
     for distance in DISTANCES:
         centres = place + towards * (reach + distance * scale)[:, None]

@@ -1,4 +1,4 @@
-"""Figures of a process's memory over time."""
+"""Draw a process's memory over time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from llmlite.bench.timeline import Timeline
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, legend, theme_named, title
 
-CHARACTER = 0.0125  # width of one in a stage's name, as a share of the axis of time
-LEVEL = 0.09  # between two lines of names, as a share of the highest memory
+CHARACTER = 0.0125  # width of a character in a stage's name, as a share of the time axis
+LEVEL = 0.09  # distance between two lines of names, as a share of the peak memory
 
 
 def timeline(
@@ -20,11 +20,12 @@ def timeline(
     among: Sequence[Timeline] = (),
     theme: str | None = None,
 ) -> Picture:
-    """Draw private memory under file-backed memory over the life of a process, its stages marked.
+    """Draw a process's private memory, file-backed memory on top of it, and its stages.
 
     Args:
-        cursor: a second to mark. among: the processes that it is shown in turns with: all get the same axes.
-        theme: a key of plots.THEMES; None for the one in use.
+        cursor: a time in seconds to mark; None for none.
+        among: the processes that are shown in turn with this one: all get the same axes.
+        theme: a key of plots.THEMES; None for the current one.
     """
     look = theme_named(theme)
     drawn, (ax,) = figure(11, 4.2, theme=theme)
@@ -67,7 +68,7 @@ def timeline(
 
 
 def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture:
-    """Draw several processes side by side: their axes of time and of memory are the same."""
+    """Draw several processes side by side, with the same axes of time and memory."""
     drawn, axes = figure(4.4 * len(found) + 1, 3.8, len(found), theme=theme)
     longest, top = _ends(found)
     for ax, each in zip(axes, found):
@@ -92,8 +93,8 @@ def timelines(found: Sequence[Timeline], *, theme: str | None = None) -> Picture
 
 
 def _levels(stages: Sequence[tuple[str, float]], longest: float) -> list[int]:
-    """Return a line for each stage's name, counted from below, so that no two names touch."""
-    free: list[float] = []  # where each line's last name ends, in seconds
+    """Return the line of each stage's name, counted from the bottom, so that no two names touch."""
+    free: list[float] = []  # the end of each line's last name, in seconds
     levels = []
     for name, second in stages:
         level = next((i for i, end in enumerate(free) if end <= second), len(free))
@@ -104,7 +105,7 @@ def _levels(stages: Sequence[tuple[str, float]], longest: float) -> list[int]:
 
 
 def _ends(found: Sequence[Timeline]) -> tuple[float, float]:
-    """Return the seconds and the megabytes that hold all of them."""
+    """Return the seconds and the megabytes that the axes need to show all processes."""
     longest = max(each.seconds[-1] for each in found)
     return longest, max(p + f for each in found for p, f in zip(each.private, each.file_backed)) / 1e6
 

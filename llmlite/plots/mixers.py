@@ -1,4 +1,4 @@
-"""What an attention layer looks at, beside what a recurrent layer holds, after the same text."""
+"""Draw the attention of one layer beside the memory of a recurrent layer, after the same text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ def beside(weights: np.ndarray, memory: Memory, ids: Sequence[int], *, theme: st
     """Draw an attention map, a state for each head, and a convolution's tail.
 
     Args:
-        weights: (T, T), an attention head's shares. memory: of a recurrent layer after the same T tokens.
-        ids: the tokens. theme: a key of plots.THEMES; None for the one in use.
+        weights: (T, T) attention weights of one head.
+        memory: the memory of a recurrent layer after the same T tokens.
+        ids: the ids of the tokens.
+        theme: a key of plots.THEMES; None for the current one.
     """
     n = len(ids)
     state = memory.state if memory.state is not None else np.zeros((0, 1, 1), np.float32)

@@ -1,4 +1,4 @@
-"""A token's way through the model, as a diagram in which one step is lit, with the numbers of that step."""
+"""Draw a token's way through the model: a diagram with one step highlighted, and that step's numbers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from llmlite.lessons.one_token import KEYS, STEPS, Walk
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, narrow, theme_named, title
 
-# Where each step is drawn: below on the stream, above on a branch of a layer.
+# The place of each step: at the bottom on the residual stream, above it on a layer's branch.
 PLACES = {
     "tokens": (0.5, 0), "embedding": (1.7, 0), "attn_norm": (3.1, 1), "qkv": (4.2, 1), "rope": (5.3, 1),
     "attention": (6.6, 1), "attn_out": (7.9, 1), "ffn_inp": (8.9, 0), "ffn_norm": (9.9, 1),
     "ffn_out": (11.1, 1), "l_out": (12.2, 0), "result_norm": (13.5, 0), "logits": (14.7, 0),
 }  # fmt: skip
 FIRST_OF_LAYER, LAST_OF_LAYER = 2.45, 12.65
-MOST = 2048  # numbers of a vector that are drawn
-HEADING_LETTERS = 110  # in a line over the whole figure
+MOST = 2048  # the most numbers of a vector that are drawn
+HEADING_LETTERS = 110  # letters in a line above the whole figure
 
 
 def diagram(
     walk: Walk, key: str, *, layer: int, token: int, names: Any = str, theme: str | None = None
 ) -> Picture:
-    """Draw the way with one step lit, and below it the numbers that this step gives for one token.
+    """Draw the way with one step highlighted, and below it the numbers of that step for one token.
 
     Args:
-        key: of the lit step, one of `lessons.one_token.KEYS`. layer, token: whose numbers are drawn.
-        names: (token id) -> text, for the scores. theme: a key of plots.THEMES; None for the one in use.
+        key: the step to highlight, one of `lessons.one_token.KEYS`.
+        layer: the layer whose numbers are drawn.
+        token: the position of the token whose numbers are drawn.
+        names: a function from token id to text, for the scores.
+        theme: a key of plots.THEMES; None for the current one.
     """
     drawn, (_ax,) = figure(12, 4.6, theme=theme)
     drawn.clear()
@@ -85,12 +88,12 @@ def _way(ax: Axes, lit: str, layer: int, n_layer: int, theme: str | None) -> Non
                 edgecolor=COLOURS["red"] if on else COLOURS["grey"],
             )
         )  # fmt: skip
-        # on a box of its own colour in every theme: nearly black
+        # nearly black in every theme, because the box behind it keeps its colour
         ax.text(x, y, step.title, ha="center", va="center", fontsize=11, color="#111111", zorder=3)
 
 
 def _numbers(ax: Axes, walk: Walk, key: str, layer: int, token: int, names: Any, theme: str | None) -> str:
-    """Draw what the step gives for the token; return it in words."""
+    """Draw the numbers of the step for the token; return their description."""
     look = theme_named(theme)
     for side in ax.spines.values():
         side.set_visible(False)

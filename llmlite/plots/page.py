@@ -1,4 +1,4 @@
-"""A comparison as one self-contained page: pictures, tables, notes and the samples; nothing is fetched."""
+"""Write a comparison as one HTML page that fetches nothing: pictures, tables, notes and the samples."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ th[scope=row], .prose { text-align: left; }
 a { color: inherit; }
 @media print { body { max-width: none; } details { display: none; } }
 """
-# What a browser fetches by itself. Links that a reader follows are none of these; namespaces neither.
+# The addresses that a browser fetches by itself. Links and namespaces are not among them.
 FETCHES = re.compile(
     r"""(?:src|srcset|poster|data|action|background)\s*=\s*["']?\s*(?:https?:)?//"""
     r"""|url\(\s*["']?\s*(?:https?:)?//|@import|<(?:script|link|iframe|object|embed)\b[^>]*(?:src|href|data)=""",
@@ -54,10 +54,10 @@ FETCHES = re.compile(
 
 
 def comparison_page(result: Comparison) -> str:
-    """Return the page as HTML; the samples are inside, as a file to save.
+    """Return the page as HTML, with the samples in it as a file to save.
 
     Raises:
-        ValueError: nothing in the comparison was measured.
+        ValueError: the comparison has no measurements.
     """
     pictures = [metric_bars(result, key, theme="page") for key in PICTURES if summarize(result, key)]
     if not pictures:
@@ -85,7 +85,7 @@ def _title(result: Comparison) -> str:
 
 
 def _figure(number: int, picture: Picture) -> str:
-    """Return an inline picture; its ids get a prefix, because two pictures of a page may not share them."""
+    """Return an inline picture. Its ids get a prefix, because they must be unique on the page."""
     drawn = svg(picture)
     drawn = re.sub(r'(\bid="|xlink:href="#|href="#|url\(#)', rf"\g<1>p{number}-", drawn)
     rows = "".join(

@@ -1,4 +1,4 @@
-"""Any matplotlib figure with its data, so that a notebook's test compares numbers instead of pixels."""
+"""Give any matplotlib figure its data, so that a notebook's test compares numbers instead of pixels."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from llmlite.plots.base import Picture
 
 
 def series(figure: Figure, *, rtol: float = 1e-5, alt: str = "") -> Picture:
-    """Return a figure of matplotlib, seaborn or pandas with what is drawn in it as data.
+    """Return a picture of a matplotlib, seaborn or pandas figure, with the numbers drawn in it as its data.
 
-    Let it be the last line of a cell. `pytest -p llmlite.nbval --nbval` then compares titles and labels
+    Make the call the last line of a cell. `pytest -p llmlite.nbval --nbval` then compares titles and labels
     exactly, and lines, bars, points and images within `rtol`. Other shapes (contours) are not compared.
 
     Args:
-        figure: what `plt.gcf()` or `axes.figure` is. It is closed, so that it isn't shown twice.
-        rtol: how far the numbers may differ from run to run, relatively.
-        alt: the text description; by default the titles and the names of what is drawn.
+        figure: the figure, such as `plt.gcf()` or `axes.figure`. It is closed, so that it isn't shown twice.
+        rtol: the largest relative difference between two runs that still counts as the same result.
+        alt: the text description; by default the titles and the names of the series.
 
     Raises:
-        ValueError: `rtol` isn't from 0 to 1, or the figure holds nothing that can be compared.
+        ValueError: `rtol` isn't between 0 and 1, or the figure holds nothing that can be compared.
     """
     if not 0 <= rtol < 1:
         raise ValueError(f"rtol: expected a number from 0 to 1, got {rtol}")
@@ -37,7 +37,7 @@ def series(figure: Figure, *, rtol: float = 1e-5, alt: str = "") -> Picture:
         for name, text in (("x", axes.get_xlabel()), ("y", axes.get_ylabel()), ("heading", axes.get_title())):
             labels[where + name] = text
         ticks = [tick.get_text() for tick in axes.get_xticklabels()]
-        if any(not _is_number(tick) for tick in ticks):  # names of categories
+        if any(not _is_number(tick) for tick in ticks):  # the ticks are names of categories
             labels[where + "names"] = " | ".join(ticks)
         for i, (name, values) in enumerate(_drawn(axes), 1):
             y[f"{where}{i}. {name}"] = [float(value) for value in np.ma.filled(values.astype(float), np.nan)]
@@ -52,7 +52,7 @@ def series(figure: Figure, *, rtol: float = 1e-5, alt: str = "") -> Picture:
 
 
 def _drawn(axes: Axes) -> Iterator[tuple[str, np.ma.MaskedArray]]:
-    """Yield (name, numbers) of everything in the axes that is data."""
+    """Yield the name and the numbers of every data series in the axes."""
     bars = {id(patch) for box in axes.containers if isinstance(box, BarContainer) for patch in box.patches}
     for line in axes.get_lines():
         name = _name(line.get_label(), "line")
@@ -68,7 +68,7 @@ def _drawn(axes: Axes) -> Iterator[tuple[str, np.ma.MaskedArray]]:
     for image in axes.get_images():
         yield _name(image.get_label(), "image"), np.ma.asarray(image.get_array()).ravel()
     loose = [patch for patch in axes.patches if id(patch) not in bars]
-    if loose:  # step histograms, say
+    if loose:  # such as step histograms
         yield "patches", np.ma.asarray([patch.get_path().get_extents().extents for patch in loose]).ravel()
 
 

@@ -1,4 +1,4 @@
-"""Time for one token over the bytes of weights that it needs, with the memory wall."""
+"""Draw the time of one token over the bytes of weights that it needs, with the memory wall."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ LOOKS = {
 
 
 def sweep(sizes: Sizes, here: Iterable[Row] = (), *, theme: str | None = None) -> Picture:
-    """Draw a shipped sweep, and points measured here as hollow marks.
+    """Draw a shipped sweep, with points measured on this machine as hollow marks.
 
     Args:
-        sizes: the sweep. here: rows of this machine.
-        theme: a key of plots.THEMES; None for the one in use.
+        sizes: the shipped sweep.
+        here: rows measured on this machine.
+        theme: a key of plots.THEMES; None for the current one.
     """
     mine = [row for row in here if row.title in titles(sizes.rows)]
     drawn, (ax,) = figure(9.5, 4.6, theme=theme)

@@ -1,4 +1,4 @@
-"""Lines of a comparison: speed against a model's size, and the time of each token that is written."""
+"""Draw lines of a comparison: speed over a model's size, and the time of each generated token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINES = ("-", "--", ":", "-.")
 
 
 def _style(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return a colour, a marker and a dash for each entry, so that none of them is needed alone."""
+    """Return a colour, a marker and a dash for each entry, so that any one of them is enough."""
     return {
         name: {
             "color": COLOURS[BACKENDS[name].colour if name in BACKENDS else "purple"],
@@ -42,14 +42,17 @@ def _plain(ax: Axes, letters: str) -> None:
 
 
 def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str | None = None) -> Picture:
-    """Draw a speed against the number of weights, both logarithmic, the middle half of the blocks as bars.
+    """Draw speed over the number of weights; both axes are logarithmic.
+
+    Error bars show the middle half of the blocks.
 
     Args:
-        found: name of the model -> its comparison, as `bench.sizes.sweep` returns them.
-        metric: a speed of METRICS. theme: a key of plots.THEMES.
+        found: the comparison of each model by name, as `bench.sizes.sweep` returns them.
+        metric: a speed, one of the keys of METRICS.
+        theme: a key of plots.THEMES; None for the current one.
 
     Raises:
-        ValueError: nothing was measured.
+        ValueError: `found` has no measurements.
     """
     points: dict[str, list[tuple[float, Summary]]] = {}
     for comparison in found.values():
@@ -105,13 +108,14 @@ def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str
 
 
 def token_times(result: Comparison, *, depth: int | None = None, theme: str | None = None) -> Picture:
-    """Draw how long each written token took: the median of the blocks, token by token.
+    """Draw the time of each generated token: the median over the blocks, token by token.
 
     Args:
-        depth: tokens in the cache before; None for the emptiest. theme: a key of plots.THEMES.
+        depth: tokens in the cache before the first step; None for the smallest depth measured.
+        theme: a key of plots.THEMES; None for the current one.
 
     Raises:
-        ValueError: no backend told its single steps at this depth.
+        ValueError: no backend recorded the times of its single steps at this depth.
     """
     rows = [m for m in result.measurements if m.phase == "decode" and m.steps_ns and not m.flagged]
     depths = sorted({m.n_depth for m in rows})
@@ -120,7 +124,7 @@ def token_times(result: Comparison, *, depth: int | None = None, theme: str | No
     for m in rows:
         if m.n_depth == depth:
             by_entry.setdefault((m.backend, m.model_type), []).append(m.steps_ns)
-    by_entry = {entry: by_entry[entry] for entry in result.entries() if entry in by_entry}  # as in the tables
+    by_entry = {entry: by_entry[entry] for entry in result.entries() if entry in by_entry}  # as in tables
     if not by_entry:
         raise ValueError(f"no backend reported single steps at depth {depth}; there are: {depths}")
     y = {

@@ -1,4 +1,4 @@
-"""Types and mixes of types: what they cost against what they weigh."""
+"""Draw the cost of types and mixes of types over their bits per weight."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ COSTS = {
     "rms": "RMS error over RMS weight",
     "perplexity": "perplexity on the evaluation text",
 }
-FLOORS = {"kl": 1e-6, "rms": 1e-3, "perplexity": 1.0}  # a cost of 0 has no place on a logarithmic scale
-NAMED = 14  # labels on the front, so that they can still be read
+FLOORS = {"kl": 1e-6, "rms": 1e-3, "perplexity": 1.0}  # a logarithmic scale can't show a cost of 0
+NAMED = 14  # the most labels on the front that can still be read
 
 
 def scatter(
@@ -28,13 +28,14 @@ def scatter(
     heading: str = "",
     theme: str | None = None,
 ) -> Picture:
-    """Draw each point's cost over its bits per weight, and the front of those that none other beats.
+    """Draw each point's cost over its bits per weight, and the front of points that no other point beats.
 
     Args:
-        cost: a key of COSTS. budget: bits per weight, drawn as a line.
+        cost: a key of COSTS.
+        budget: bits per weight, drawn as a line; None for no line.
 
     Raises:
-        KeyError: another cost.
+        KeyError: `cost` isn't a key of COSTS.
     """
     heading = heading or "What the bits buy"
     label = COSTS[cost]
@@ -68,7 +69,7 @@ def scatter(
 
 
 def _draw_points(ax: Axes, points: Sequence[Point], cost: str) -> None:
-    """One colour and marker per family, filled where an importance matrix was used."""
+    """Draw one colour and marker per family, filled if an importance matrix was used."""
     for family, colour, marker in zip(FAMILIES, CYCLE, MARKERS):
         for filled in (False, True):
             chosen = [p for p in points if p.family == family and p.imatrix == filled]
@@ -93,7 +94,7 @@ def _cost(point: Point, cost: str) -> float:
 
 
 def _name_points(ax: Axes, best: Sequence[Point], points: Sequence[Point], cost: str, colour: str) -> None:
-    """Name points of the front, at most NAMED of them; the ends get their places first."""
+    """Name at most NAMED points of the front; the two ends get their places first."""
     every = max(1, -(-len(best) // NAMED))
     ends = [best[0], best[-1]] if best else []
     chosen = list(dict.fromkeys([*ends, *best[::every]]))

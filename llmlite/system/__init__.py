@@ -1,1 +1,1 @@
-"""What the operating system gives: files that appear whole, locks, a cache folder, limits, guarded maps."""
+"""Use the operating system: files that appear whole, locks, a cache folder, limits, guarded mappings."""

@@ -1,9 +1,10 @@
-"""The cache folder: where it is, and whether what lies there may be trusted.
+"""Find the cache folder, and decide whether the files in it can be trusted.
 
 Compiled kernels are code that the next process runs, so they must come from this user or from root. A folder
-is trusted if it, and every folder above it, belongs to one of the two and nobody else may write there (in
-a folder with the sticky bit, such as /tmp, others can't touch what isn't theirs). A file is trusted by the
-same rule. Windows keeps such rights in lists that Python can't read; a user's cache there is private anyway.
+is trusted if it and every folder above it belong to one of the two, and nobody else may write there. A parent
+folder with the sticky bit, such as /tmp, is fine: other users can't touch files there that aren't theirs. The
+same rule holds for files. Windows keeps such rights in lists that Python can't read, but a user's cache there
+is private anyway.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ OTHERS_WRITE = 0o022
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: it exists, and only this user can write to it.
+    """Return the cache folder, which exists and which only this user can write to.
 
-    `LLMLITE_CACHE` if it is set; else the system's place for caches (`$XDG_CACHE_HOME` or `~/.cache`,
-    `~/Library/Caches`, `%LOCALAPPDATA%`). If that can't be written or can't be trusted, a private folder
-    under the system's temporary one, with a line on standard error, once. Our own folder that others may
-    write is closed to them, with a line.
+    It is `LLMLITE_CACHE` if that is set, else the system's place for caches (`$XDG_CACHE_HOME` or `~/.cache`,
+    `~/Library/Caches`, `%LOCALAPPDATA%`). If this folder can't be written or trusted, a private folder under
+    the system's temporary folder takes its place, and a line on standard error says so once. If the folder is
+    ours but others may write to it, their permission is removed, and a line says so.
 
     Raises:
         LlmliteError: not even a temporary folder can be used.
@@ -46,11 +47,11 @@ def refused() -> str:
 
 
 def _wanted() -> tuple[Path, str]:
-    """The folder for the cache, made if it can be, and what is wrong with it, or ""."""
+    """Return the folder for the cache, created if possible, and the problem with it, or ""."""
     chosen = os.environ.get("LLMLITE_CACHE")
     try:
         folder = Path(os.path.abspath(Path(chosen).expanduser())) if chosen else _usual_cache()
-    except RuntimeError as error:  # Path.home() on a system that knows no home
+    except RuntimeError as error:  # from Path.home(), if the system knows no home folder
         return Path("~"), str(error)
     return folder, _unwritable(folder) or tightened(folder)
 
@@ -61,10 +62,10 @@ def _named(folder: Path) -> str:
 
 
 def subfolder(name: str) -> Path:
-    """Return a folder of that name in `cache_dir()`: created, and trusted as that is.
+    """Return a folder of that name in `cache_dir()`: it is created, and trusted by the same rule.
 
     Raises:
-        LlmliteError: it can't be had. OSError: it can't be made.
+        LlmliteError: the folder can't be created, written or trusted.
     """
     folder = cache_dir() / name
     problem = _unwritable(folder) or tightened(folder)
@@ -81,12 +82,12 @@ def _usual_cache() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "llmlite"
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification: a relative path is invalid and to be ignored
+    # the XDG specification says to ignore a relative path
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "llmlite"
 
 
 def _unwritable(folder: Path) -> str:
-    """Return why nothing can be written in the folder, or "" (it exists then)."""
+    """Return the reason why the folder can't be written, or ""; in that case the folder exists."""
     try:
         _make_private(folder)
         handle, name = tempfile.mkstemp(prefix=".writable-", dir=folder)
@@ -98,7 +99,7 @@ def _unwritable(folder: Path) -> str:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder and what is missing above it for this user alone, whatever the umask."""
+    """Create the folder and its missing parents for this user alone, whatever the umask."""
     if not folder.is_dir():
         if folder.parent != folder:
             _make_private(folder.parent)
@@ -109,7 +110,10 @@ def _make_private(folder: Path) -> None:
 
 
 def tightened(folder: Path) -> str:
-    """Return why the folder can't be trusted, or "". One that is ours but open to others is closed first."""
+    """Return the reason why the folder can't be trusted, or "".
+
+    If the folder is ours but others may write to it, their permission is removed first.
+    """
     if not POSIX:
         return ""
     try:
@@ -128,7 +132,7 @@ def distrust(path: str | os.PathLike[str]) -> str:
         return ""
     name = os.path.abspath(path)
     real = os.path.realpath(name)
-    for start in dict.fromkeys((name, real)):  # a link is as good as the folder it lies in
+    for start in dict.fromkeys((name, real)):  # a link can be trusted only if the folder that holds it can
         place = start
         while True:
             try:
@@ -146,7 +150,7 @@ def distrust(path: str | os.PathLike[str]) -> str:
 def _distrust_one(path: str, info: os.stat_result, *, is_parent: bool) -> str:
     if info.st_uid not in (0, os.getuid()):
         return f"belongs to another user, {info.st_uid}"
-    if stat.S_ISLNK(info.st_mode):  # its mode says nothing
+    if stat.S_ISLNK(info.st_mode):  # a link's own mode means nothing
         return ""
     if _loose(info) and not (is_parent and info.st_mode & stat.S_ISVTX):
         return f"may be written by others (mode {stat.S_IMODE(info.st_mode):o})"
@@ -154,7 +158,7 @@ def _distrust_one(path: str, info: os.stat_result, *, is_parent: bool) -> str:
 
 
 def _loose(info: os.stat_result) -> bool:
-    """Whether others than the owner may write: the world, or a group that has other members."""
+    """Return whether anybody but the owner may write: everybody, or a group with other members."""
     if info.st_mode & 0o002:
         return True
     return bool(info.st_mode & 0o020) and not _private_group(info.st_gid)
@@ -162,7 +166,7 @@ def _loose(info: os.stat_result) -> bool:
 
 @functools.cache
 def _private_group(gid: int) -> bool:
-    """Whether a group is root's, or one that this user has alone, as Debian and Fedora make them."""
+    """Return whether a group is root's or has only this user, like those that Debian and Fedora create."""
     if gid == 0:
         return True
     try:
@@ -176,18 +180,18 @@ def _private_group(gid: int) -> bool:
 
 
 def trusted_bytes(path: Path) -> bytes | None:
-    """Return the content of a file in a trusted folder, or None if it is missing or could be another user's.
+    """Return the content of a file in a trusted folder; None if it is missing or could be another user's.
 
-    A file inside the installed package is trusted as the package's own code is.
+    A file in the installed package is trusted like the package's code.
     """
     ours = path.resolve().is_relative_to(PACKAGE)
-    flags = [getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK")]  # no wait for a pipe
+    flags = [getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK")]  # no waiting for pipes
     try:
         handle = os.open(path, os.O_RDONLY | sum(flags))
     except OSError:
         return None
     try:
-        info = os.fstat(handle)  # of what was opened, not of what has the name by now
+        info = os.fstat(handle)  # of the open file, because another may have its name by now
         if not stat.S_ISREG(info.st_mode):
             return None
         if POSIX and not ours and _distrust_one(os.fspath(path), info, is_parent=False):
@@ -200,13 +204,13 @@ def trusted_bytes(path: Path) -> bytes | None:
         os.close(handle)
 
 
-# ---- the way out -------------------------------------------------------------------------------------------
+# ---- the fallback ------------------------------------------------------------------------------------------
 
 _fallback: Path | None = None
 
 
 def _temporary_cache(wanted: Path, problem: str) -> Path:
-    """Return a private folder for this user under the temporary one; say so once."""
+    """Return a private folder for this user under the temporary folder; say so once."""
     global _fallback
     if _fallback is None or not _fallback.is_dir():
         try:
@@ -223,14 +227,14 @@ def _private(folder: Path) -> Path:
     """Return the folder if it is ours alone, else a new one.
 
     Raises:
-        LlmliteError: none can be made, or the place for temporary files is open to everybody.
+        LlmliteError: no folder can be made, or other users could replace the new one.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         if not folder.is_symlink() and not _unwritable(folder) and not distrust(folder):
             return folder
     except OSError:
-        pass  # somebody else's file has the name
+        pass  # another user's file has the name
     try:
         folder = Path(tempfile.mkdtemp(prefix="llmlite-"))
     except OSError as error:

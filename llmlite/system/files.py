@@ -1,9 +1,9 @@
-"""Write files: whole or not at all, with nothing left over when the writing is cut short.
+"""Write files whole or not at all, and leave nothing over if the writing is interrupted.
 
-A new file gets a name of its own in its folder, ".NAME.PID-HEX.part", and takes its target's place by being
-renamed. Parts are removed when writing fails, when the process exits and when it is ended by a signal that
-Python sees (the command line turns SIGTERM and SIGHUP into exceptions). What SIGKILL leaves is removed by the
-next write in that folder: a part whose writer lives is locked.
+A new file is written beside its target as ".NAME.PID-HEX.part" and then renamed. Parts are removed if writing
+fails, when the process exits, and when a signal that Python sees ends it (the command line turns SIGTERM and
+SIGHUP into exceptions). A part that SIGKILL leaves is removed by the next write in that folder. Parts in
+use are safe, because their writers keep them locked.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _together: contextvars.ContextVar[list[tuple[str, str]] | None] = contextvars.Co
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of the one at `path` when the block ends without an exception.
 
-    Until then, and if the process is killed, the file at `path` stays as it was. The new one is flushed to
+    Until then, and if the process is killed, the file at `path` stays as it was. The new file is flushed to
     the disk before it is renamed.
 
     Raises:
-        OSError: it can't be written, with `path` as its file name; also if `path` is something else than a
-            file, which would be gone.
+        OSError: the file can't be written; the error's file name is `path`. It is also raised if `path` is a
+            folder or a device, which would be lost.
     """
     named = os.fspath(path)
-    target = os.path.realpath(named)  # a link stays a link
+    target = os.path.realpath(named)  # so that a link stays a link
     if os.path.exists(target) and not os.path.isfile(target):
         reason = "expected a file, or nothing yet; this is a folder or a device"
         raise OSError(errno.EINVAL, reason, named)
@@ -51,7 +51,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     remove_abandoned(folder)
     try:
         part, file = _open_part(target)
-    except OSError as error:  # said of the name that the user knows
+    except OSError as error:  # report the name that the user knows
         why = error.strerror if os.path.isdir(folder) else f"there is no folder {folder}"
         raise type(error)(error.errno, why, named) from None
     try:
@@ -65,14 +65,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         except OSError as error:
             if error.filename is not None or error.errno is None:
                 raise
-            raise type(error)(error.errno, error.strerror, named) from None  # "no space" says where
+            raise type(error)(error.errno, error.strerror, named) from None  # add the path to "no space"
         waiting = _together.get()
         if waiting is None:
             _rename(part, target, named)
         else:
             waiting.append((part, target))
     except BaseException:
-        with suppress(OSError):  # closing writes what is left, and fails as the writing did
+        with suppress(OSError):  # closing flushes the buffer, and may fail like the write
             file.close()
         _remove(part)
         raise
@@ -80,7 +80,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Let all files that are written in the block by `replacing` appear at its end, in order, or none."""
+    """Rename all files that `replacing` writes in the block at its end, in order.
+
+    If the block raises an exception, none of them appears.
+    """
     waiting: list[tuple[str, str]] = []
     token = _together.set(waiting)
     try:
@@ -96,18 +99,18 @@ def together() -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all. Raises OSError as `replacing`."""
+    """Write a file whole or not at all; raise OSError like `replacing`."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text as UTF-8, whole or not at all. Raises OSError as `replacing`."""
+    """Write a text in UTF-8, whole or not at all; raise OSError like `replacing`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def remove_abandoned(folder: str | os.PathLike[str]) -> None:
-    """Remove the parts in a folder whose writers are gone. What can't be removed stays, without an error."""
+    """Remove the parts in a folder whose writers are gone; ignore those that can't be removed."""
     with suppress(OSError), os.scandir(folder) as entries:
         for name in [entry.name for entry in entries if entry.name.endswith(".part")]:
             match = PART.fullmatch(name)
@@ -119,12 +122,12 @@ def remove_abandoned(folder: str | os.PathLike[str]) -> None:
 
 
 def _open_part(target: str) -> tuple[str, BinaryIO]:
-    """Make and lock a new part beside the target: its path and the file."""
+    """Create and lock a new part beside the target; return its path and the open file."""
     folder, name = os.path.split(target)
     while True:
         short = name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
         part = os.path.join(folder, f".{short}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        _pending[part] = os.getpid()  # first: a signal may raise as soon as the file is there
+        _pending[part] = os.getpid()  # before opening: a signal may raise as soon as the file exists
         try:
             file = open(part, "xb", buffering=1 << 20)  # noqa: SIM115 (closed by the caller)
         except OSError:
@@ -136,7 +139,7 @@ def _open_part(target: str) -> tuple[str, BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return part, file
-        file.close()  # another process, for which ours has no number, took it for abandoned
+        file.close()  # a process in another container, which can't see our PID, removed it
         _pending.pop(part, None)
 
 
@@ -151,14 +154,14 @@ def _rename(part: str, target: str, named: str) -> None:
 
 def _remove(part: str) -> None:
     _pending.pop(part, None)
-    with suppress(OSError):  # what went wrong is the thing to say, not that the rest can't be removed
+    with suppress(OSError):  # the first error matters, not that the part can't be removed
         os.unlink(part)
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process of that number is there. Containers have numbers of their own: see the lock."""
+    """Return whether a process has this PID. Containers number their own processes: hence the lock."""
     if os.name == "nt":
-        return False  # os.kill would end it; a part that is open can't be removed there
+        return False  # os.kill would end the process; Windows doesn't remove open files
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -186,7 +189,7 @@ def _remove_unlocked(part: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the rename itself last; not every system lets a folder be opened."""
+    """Flush the rename itself to the disk, on systems that can open a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -194,14 +197,14 @@ def _sync_folder(folder: str) -> None:
     try:
         os.fsync(handle)
     except OSError:
-        pass  # some file systems refuse it for folders; the data itself is on the disk
+        pass  # some file systems can't sync folders; the data is on the disk anyway
     finally:
         os.close(handle)
 
 
 def _remove_pending() -> None:
     for part, pid in list(_pending.items()):
-        if pid == os.getpid():  # a forked child doesn't remove what its parent writes
+        if pid == os.getpid():  # a forked child must not remove its parent's parts
             _remove(part)
 
 

@@ -1,13 +1,13 @@
-"""A model file that is cut off while it is mapped: an error that says so, not the death of the process.
+"""Raise an error if a model file is cut off while it is mapped, instead of losing the process.
 
-Reading a page of a mapping that its file no longer has raises SIGBUS. The handler installed here looks
-whether the address lies in a mapping it watches; then it maps zeros over the rest of it, notes where they
-begin and returns, so that the kernel (or NumPy) finishes on zeros, and `check` raises. Any other SIGBUS goes
-to the handler before it.
+Reading a page of a mapping that its file no longer has raises SIGBUS. The handler installed here checks
+whether the address is in a mapping that it watches. If so, it maps zeros over the rest of the mapping, notes
+where they begin and returns. The kernel (or NumPy) then finishes on zeros, and `check` raises. Any other
+SIGBUS goes to the previous handler.
 
-`enter` notes each mapping when it is made. The handler is compiled machine code (a few lines of LLVM IR with
-the table's address in them), which costs 0.15 s when llvmlite isn't imported yet; so `arm` installs it before
-weights are read, and looking at a file's metadata doesn't pay for it. Linux only.
+`enter` notes each mapping when it is made. The handler is compiled machine code (a few lines of LLVM IR that
+hold the table's address). Compiling takes 0.15 s if llvmlite isn't imported yet. So `arm` installs it only
+before weights are read: reading a file's metadata doesn't pay for it. Linux only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmlite.system.locks import fork_safe
 from llmlite.terminal import complain_once
 
 SUPPORTED = sys.platform.startswith("linux") and ctypes.sizeof(ctypes.c_void_p) == 8
-CAPACITY = 4096  # mappings watched at a time
+CAPACITY = 4096  # the most mappings watched at a time
 SA_SIGINFO, SA_ONSTACK = 4, 0x08000000
 
 HANDLER = """
@@ -83,7 +83,7 @@ default:                                                        ; the access is 
 
 
 class _Action(ctypes.Structure):
-    """glibc's and musl's struct sigaction."""
+    """Lay out struct sigaction as glibc and musl do."""
 
     _fields_ = (
         ("handler", ctypes.c_void_p),
@@ -94,20 +94,20 @@ class _Action(ctypes.Structure):
 
 
 class _Table:
-    """The memory that the handler reads: the previous handler, whether it was called, a row per mapping.
+    """Hold the memory that the handler reads: the previous handler, a flag for a hit, a row per mapping.
 
-    A row is (low, high, lost): the mapping's first address, the one after its last page, and where zeros have
-    taken the place of what its file no longer has; 0 if they haven't.
+    A row is (low, high, lost): the mapping's first address, the address after its last page, and the first
+    address at which zeros replace lost bytes; 0 if none are lost.
     """
 
     def __init__(self) -> None:
         self.words = np.zeros(8 + 3 * CAPACITY, np.int64)  # never freed
         self.rows = self.words[8:].reshape(CAPACITY, 3)
-        self.paths: dict[int, str] = {}  # row -> the file, of the rows in use
+        self.paths: dict[int, str] = {}  # row in use -> path of its file
         self.lock = fork_safe(threading.RLock())  # a mapping may be collected, and leave, while one enters
 
     def enter(self, low: int, high: int, path: str) -> int | None:
-        """Watch a range; returns its row, or None when the table is full."""
+        """Watch a range of addresses; return its row, or None if the table is full."""
         with self.lock:
             row = next((row for row in range(CAPACITY) if row not in self.paths), None)
             if row is not None:
@@ -123,13 +123,13 @@ class _Table:
 
     @property
     def hit(self) -> bool:
-        """Whether the handler ever had to map zeros."""
+        """Return whether the handler ever had to map zeros."""
         return bool(self.words[1])
 
 
 _table = _Table()
 _armed: bool | None = None  # None: not tried yet
-_alive: list[Any] = []  # the handler's code
+_alive: list[Any] = []  # keeps the handler's code from being freed
 _install_lock = fork_safe(threading.Lock())
 
 
@@ -144,7 +144,10 @@ def enter(mapped: mmap.mmap, path: str) -> None:
 
 
 def arm() -> None:
-    """Install the handler, once. If it can't be had, say so on standard error, once: reading still works."""
+    """Install the handler once.
+
+    If that fails, a line on standard error says so once, and reading still works.
+    """
     global _armed
     if _armed is not None or not SUPPORTED or not _table.paths:
         return
@@ -162,7 +165,7 @@ def arm() -> None:
 
 
 def _install() -> None:
-    """Compile the handler and put it in place of the one before."""
+    """Compile the handler and replace the previous one."""
     text = HANDLER.format(
         capacity=CAPACITY,
         rows=_table.rows.ctypes.data,
@@ -181,7 +184,7 @@ def _install() -> None:
 
 
 def _compile(text: str, symbol: str) -> int:
-    """Compile LLVM IR, in memory, for any CPU of this architecture; return the symbol's address."""
+    """Compile LLVM IR in memory for any CPU of this architecture; return the symbol's address."""
     require_llvm()
     import llvmlite.binding as llvm
 
@@ -199,7 +202,7 @@ def check(array: np.ndarray) -> None:
     """Raise if `array` reaches into a part of a mapped file that was missing when something read it.
 
     Raises:
-        GGUFError: with the file's path. What was read from the array meanwhile is worthless.
+        GGUFError: names the file. Values read from the array since are worthless.
     """
     if not _table.hit or not array.size:
         return
@@ -222,7 +225,7 @@ def _cut_off(path: str) -> GGUFError:
 
 
 class Watch:
-    """The mappings that some arrays lie in, to be looked at after each step."""
+    """Watch the mappings that hold some arrays, so that they can be checked after each step."""
 
     def __init__(self, arrays: Iterable[np.ndarray]) -> None:
         arm()
@@ -232,7 +235,7 @@ class Watch:
         """Raise if a part of a file was missing when something read it.
 
         Raises:
-            GGUFError: with the file's path. What was computed meanwhile is worthless.
+            GGUFError: names the file. Results computed since are worthless.
         """
         if _table.hit:
             for array in self._arrays:

@@ -1,7 +1,7 @@
-"""What the system grants this process: threads and memory, as far as it can be known beforehand.
+"""Check how much memory and how many threads the system grants this process.
 
-Some libraries end the process when they get no memory or no thread: LLVM aborts, OpenBLAS raises SIGINT. So
-what they will need is asked for here before they are called.
+Some libraries end the process if they get no memory or no thread: LLVM aborts, OpenBLAS raises SIGINT. So
+this module checks the limits before they are called.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-MAX_THREADS = 1024  # more than any machine this runs on has cores: a slip of the finger, not a wish
-FEW_THREADS = 256  # a limit of threads below this counts as low: it is one for all processes of a user
-# Address space in bytes, measured on x86-64 with llvmlite 0.50 and numba 0.68, with a reserve.
+MAX_THREADS = 1024  # more than the cores of any machine in question: a larger number is a typing error
+FEW_THREADS = 256  # a lower limit of threads counts as low, because all processes of a user share it
+# Bytes of address space, measured on x86-64 with llvmlite 0.50 and numba 0.68, plus a reserve.
 LOAD_LLVM = 224 << 20  # to load llvmlite and link objects
 LINK = 64 << 20  # to link objects when llvmlite is loaded
 COMPILE = 256 << 20  # to load numba and compile
 
 
 def memory_left() -> int | None:
-    """Return how many bytes of address space RLIMIT_AS (ulimit -v) leaves; None if there is no limit."""
+    """Return the bytes of address space that RLIMIT_AS (ulimit -v) leaves; None if there is no limit."""
     if resource is None:
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -38,7 +38,7 @@ def memory_left() -> int | None:
 
 
 def require_memory(n_bytes: int, what: str) -> None:
-    """Raise MemoryError if the limit of address space leaves less than `n_bytes` for `what`."""
+    """Raise MemoryError if the limit of address space leaves fewer than `n_bytes` bytes for `what`."""
     left = memory_left()
     if left is not None and left < n_bytes:
         raise MemoryError(
@@ -53,9 +53,9 @@ def require_llvm() -> None:
 
 
 def spare_blas() -> None:
-    """Let NumPy's BLAS start no threads if few threads or little memory are granted; before NumPy's import.
+    """Keep NumPy's BLAS to one thread if threads or memory are limited; call this before importing NumPy.
 
-    OpenBLAS starts one for each core when it is loaded, and raises SIGINT if it can't.
+    When OpenBLAS is loaded, it starts a thread for each core, and raises SIGINT if it can't.
     """
     if resource is None or "numpy" in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""Locks that a forked child finds free, although another thread held them when the process forked."""
+"""Provide locks that are free in a forked child, even if another thread held them at the fork."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ _locks: weakref.WeakSet = weakref.WeakSet()
 
 
 def fork_safe(lock: Lock) -> Lock:
-    """Return the lock, which is from now on free at the start of every forked child.
+    """Make the lock free at the start of every forked child, and return it.
 
-    fork() copies only the calling thread: a lock that another one holds stays locked in the child for ever.
-    What the lock guards must be fit for use at every moment, or be made anew in the child.
-    lock: a `threading.Lock()` or `threading.RLock()`.
+    fork() copies only the calling thread. A lock that another thread holds would stay locked in the child
+    forever. The data that the lock guards must be usable at every moment, or be rebuilt in the child.
+
+    Args:
+        lock: a `threading.Lock()` or `threading.RLock()`.
     """
     _locks.add(lock)
     return lock
@@ -24,11 +26,14 @@ def fork_safe(lock: Lock) -> Lock:
 
 def _renew() -> None:
     for lock in list(_locks):
-        lock._at_fork_reinit()  # the standard library's own way, as in threading and logging
+        lock._at_fork_reinit()  # the standard library does the same in threading and logging
 
 
 def wait_before_fork(lock: threading.RLock) -> None:
-    """Let fork() wait until nobody else holds the lock: for what can't be left half done in a child."""
+    """Make fork() wait until no other thread holds the lock.
+
+    This is for data that must not be left half changed in a child.
+    """
     fork_safe(lock)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release)

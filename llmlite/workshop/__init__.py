@@ -1,4 +1,4 @@
-"""A room of thirty: the day's schedule, the mail before it, a table of the laptops, an offline stick.
+"""Prepare a workshop for thirty people: the schedule, the mail before it, a table of laptops, a USB stick.
 
-`llmlite workshop` and `llmlite doctor --code` are the commands. Nothing here draws or runs a model.
+The commands are `llmlite workshop` and `llmlite doctor --code`. Nothing here draws or runs a model.
 """

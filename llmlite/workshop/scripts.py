@@ -1,4 +1,4 @@
-"""The files at the top of a stick: a script for each system, and what to read first."""
+"""Write the files at the top of a stick: a script for each system, and a text to read first."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ MODELS
 
 
 def all_of(targets: Sequence[Target], models: Sequence[str]) -> dict[str, str]:
-    """Return name -> text of the files for these targets and packaged models."""
+    """Return file name -> text for these targets and packaged models."""
     names = [target.name for target in targets]
     systems = {target.system.name for target in targets}
     versions = sorted({target.python for target in targets}, key=lambda text: int(text[2:]), reverse=True)

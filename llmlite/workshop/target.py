@@ -1,4 +1,4 @@
-"""The systems that a stick is made for: pip's names of their platforms, and what markers mean there."""
+"""Describe the systems that a stick can support: pip's names of their platforms, their marker values."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from llmlite.errors import LlmliteError
 
 PYTHONS = ("3.11", "3.12", "3.13")
-# The oldest glibc first: wheels for a newer one don't run on an older system, so 2.28 (2018) is the limit.
+# Minor versions, the oldest first. Wheels for a newer glibc don't run on older systems, so 2.28 (2018) is the
+# limit.
 GLIBC = range(5, 29)
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A kind of laptop.
+    """Describe a kind of laptop.
 
     Attributes:
-        name: what `--for` takes.
-        machine: processors that it means.
+        name: the name for `--for`.
+        machine: the processors of such laptops.
         platforms: pip's platform tags, the best first.
-        markers: values of environment markers there (PEP 508).
+        markers: values of the environment markers there (PEP 508).
     """
 
     name: str
@@ -78,11 +79,11 @@ SYSTEMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A system with a Python.
+    """Describe a system with a version of Python.
 
     Attributes:
-        system: what kind of laptop.
-        python: as "3.12".
+        system: the kind of laptop.
+        python: the version, such as "3.12".
     """
 
     system: System
@@ -90,11 +91,11 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Return "linux-3.12": the name of its list of packages on the stick."""
+        """Return a name such as "linux-3.12", which its list of packages has on the stick."""
         return f"{self.system.name}-{self.python}"
 
     def pip_options(self) -> list[str]:
-        """Return the options that make pip choose wheels for this target instead of its own machine."""
+        """Return the options that make pip choose wheels for this target instead of this machine."""
         number = self.python.replace(".", "")
         options = ["--implementation", "cp", "--python-version", self.python, "--abi", f"cp{number}"]
         options += ["--abi", "abi3", "--abi", "none"]
@@ -103,7 +104,7 @@ class Target:
         return options
 
     def marker_values(self, extra: str = "") -> dict[str, str]:
-        """Return the environment that a requirement's marker is evaluated in."""
+        """Return the environment for evaluating a requirement's marker."""
         return self.system.markers | {
             "python_version": self.python,
             "python_full_version": f"{self.python}.0",
@@ -113,10 +114,14 @@ class Target:
 
 
 def targets(systems: str, pythons: str) -> list[Target]:
-    """Return every pair of `--for` and `--python`, each given as names with commas.
+    """Return every pair of a system of `--for` and a version of `--python`.
+
+    Args:
+        systems: names separated by commas.
+        pythons: versions separated by commas.
 
     Raises:
-        LlmliteError: a name that isn't known.
+        LlmliteError: a name is unknown.
     """
     chosen = [
         Target(system=SYSTEMS[name], python=python)

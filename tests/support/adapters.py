@@ -1,4 +1,4 @@
-"""LoRA adapters of random matrices, for tiny models."""
+"""Make LoRA adapters of random matrices for tiny models."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BASES = {
 
 
 def matrices(base: TinyModel) -> list[str]:
-    """The names of the matrices that an adapter may have a pair for."""
+    """Return the names of the matrices for which an adapter may have a pair."""
     return [name for name, array in base.arrays.items() if array.ndim > 1 and "position_embd" not in name]
 
 
 def random_pairs(base: TinyModel, rank: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A and B for every matrix, under the adapter's names."""
+    """Return A and B for every matrix, under the adapter's names."""
     random, found = np.random.default_rng(seed), {}
     for name in matrices(base):
         *stacked, n_out, n_in = base.arrays[name].shape
@@ -42,7 +42,7 @@ def random_pairs(base: TinyModel, rank: int, seed: int = 0) -> dict[str, np.ndar
 def write_adapter(
     path: Path, base: TinyModel, pairs: dict[str, np.ndarray], alpha: float = 16.0, **changes: Any
 ) -> Path:
-    """Write an adapter file; changes replace its metadata, None takes a key away."""
+    """Write an adapter file; `changes` replace its metadata, and None removes a key."""
     metadata = FACTS | {"general.architecture": base.metadata["general.architecture"]}
     metadata |= {"adapter.lora.alpha": float(alpha)} | changes
     gguf.write(path, {key: value for key, value in metadata.items() if value is not None}, pairs)

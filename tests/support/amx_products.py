@@ -1,4 +1,4 @@
-"""Products of matrices by AMX tiles, and the routines that stand in for the machine's."""
+"""Multiply matrices by AMX tiles, with routines that replace the machine's."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.support.tile_unit import Emulator, emulated
 
 NAMES = {get(number).name: family for number, family in FAMILIES.items() if family.sub}
 FAST = ("Q8_0", "Q4_0", "Q4_K", "Q6_K")  # the others' kernels are compiled by `make test-all`
-FORMS = list(itertools.product((32, 16), (False, True)))  # weights to a scale, minimums
-numbers = itertools.count()  # a name can't be linked twice
+FORMS = list(itertools.product((32, 16), (False, True)))  # weights per scale, whether there are minimums
+numbers = itertools.count()  # for unique names: a name can't be linked twice
 TYPES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-# a row of less than a group, tails of one, and more than a chunk of 2048
+# rows shorter than a group, with a partial last group, and longer than a chunk of 2048
 WIDTHS = {32: (32, 288, CHUNK * 256 + 96), 256: (256, CHUNK * 256 + 256)}
 SAPPHIRE_RAPIDS = Target(
     architecture="x86",
@@ -43,7 +43,7 @@ def bits(x: np.ndarray) -> np.ndarray:
 
 
 def product(w: QuantTensor, x: np.ndarray, *, tiles: bool, n_threads: int = 1) -> np.ndarray:
-    """Return x Wᵀ by the kernel for many tokens."""
+    """Return x Wᵀ from the kernel for many tokens."""
     recorder = Recorder(max_tokens=len(x), max_outputs=1, n_threads=n_threads, tiles=tiles)
     plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
     assert (MATMUL_TILES in [op.kernel for op in plan.ops]) is tiles
@@ -63,7 +63,14 @@ def replace_routines(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Non
 def use_routines(
     monkeypatch: pytest.MonkeyPatch, cpu: Target, forms: Iterable[tuple[int, bool]] = FORMS, **options: Any
 ) -> None:
-    """Compile each form's routine for a CPU, with options of `block_module`, and let the kernels call it."""
+    """Compile each form's routine for a CPU, and make the kernels call it.
+
+    Args:
+        monkeypatch: undoes the change.
+        cpu: the CPU to compile for.
+        forms: (weights per scale, whether there are minimums) of each form.
+        options: options of `block_module`.
+    """
     linker = jit._linker()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=cpu.name, features=cpu.features, opt=3, jit=True, reloc="default"
@@ -75,6 +82,6 @@ def use_routines(
         builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol(name).add_current_process()
         library = builder.link(linker, name)
         jit._alive.append(library)
-        # the routine that the types of this form share
+        # all types of this form share the routine
         routine = Family(module="", suffix="", block=32, sub=sub, has_minimum=has_minimum).tile_block
         monkeypatch.setattr(routine, "_address", library[name])

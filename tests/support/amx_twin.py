@@ -1,4 +1,4 @@
-"""The kernel for AMX in NumPy: the same numbers, instruction by instruction of the tile unit."""
+"""Compute the AMX kernel's numbers in NumPy, instruction by instruction of the tile unit."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tests.support.tile_unit import TileUnit
 
 
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a·b + c in float32, rounded once.
+    """Return a·b + c in float32, rounded once.
 
-    The product is exact in float64; the sum is rounded to odd there (its error says whether, and which way),
-    so that the second rounding, to float32, sees on which side of a tie the exact sum lies.
+    The product is exact in float64. The sum there is rounded to odd, guided by its error. So the second
+    rounding, to float32, knows the side of a tie on which the exact sum lies.
     """
     p, c = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
     s = p + c
     back = s - p
     error = (p - (s - back)) + (c - back)
     even = (s.view(np.int64) & 1) == 0
-    toward = np.where((error > 0) == (s > 0), 1, -1)  # one bit further from zero, or nearer to it
+    toward = np.where((error > 0) == (s > 0), 1, -1)  # one bit away from zero, or towards it
     odd = (s.view(np.int64) + np.where((error != 0) & even, toward, 0)).view(np.float64)
     return odd.astype(np.float32)
 
 
 def decoded(w: QuantTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return signed quants (rows, width), scales and minimums (rows, width/sub), after the format alone."""
+    """Return signed quants (rows, width), scales and minimums (rows, width/sub), from the format alone."""
     n, raw = w.shape[0], w.blocks.reshape(-1, w.type.type_size)
 
     def halves(at: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def decoded(w: QuantTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
 
 
 def quantized(x: np.ndarray, sub: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the engine's bytes (T, width), scales (T, width/32), and d·Σq (T, width/sub)."""
+    """Return the engine's int8 values (T, width), scales (T, width/32), and d·Σq (T, width/sub)."""
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(2, keepdims=True)
     q = np.rint(blocks * (np.float32(127) / largest)).astype(np.int8)
@@ -67,14 +67,14 @@ def quantized(x: np.ndarray, sub: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def by_tiles(w: QuantTensor, x: np.ndarray) -> np.ndarray:
-    """The kernel in NumPy, instruction by instruction of the tile unit, for whole groups and sixteens."""
+    """Return the kernel's result, for whole groups of columns and multiples of 16 rows and tokens."""
     sub, (quants, scales, minimums) = FAMILIES[w.type.id].sub, decoded(w)
     q, d, offsets = quantized(x, sub)
     unit, out = TileUnit(), np.zeros((len(x), len(quants)), np.float32)
     unit.ldtilecfg(amx.config(sub))
     for t, r in itertools.product(range(0, len(x), 16), range(0, len(quants), 16)):
         tokens, rows = slice(t, t + 16), slice(r, r + 16)
-        sums = np.zeros((8, 16, 16), np.float32)  # block of a group, token, row
+        sums = np.zeros((8, 16, 16), np.float32)  # (block of a group, token, row)
         for block in range(x.shape[1] // 32):
             total = sums[block % 8]
             for part in range(32 // sub):
@@ -82,7 +82,7 @@ def by_tiles(w: QuantTensor, x: np.ndarray) -> np.ndarray:
                 number = at // sub
                 unit.tilezero(amx.PRODUCTS)
                 unit.tileload(amx.TOKENS, q[tokens, at : at + sub].view(np.uint8))
-                # four weights of a row side by side, then the next row's
+                # four weights of a row side by side, then four of the next row
                 packed = quants[rows, at : at + sub].reshape(16, sub // 4, 4).transpose(1, 0, 2)
                 unit.tileload(amx.WEIGHTS, np.ascontiguousarray(packed).reshape(sub // 4, 64).view(np.uint8))
                 unit.tdpbssd(amx.PRODUCTS, amx.TOKENS, amx.WEIGHTS)

@@ -1,4 +1,4 @@
-"""Attention of one layer through the compiled kernels, and its plain twin."""
+"""Compute attention of one layer with the compiled kernels and with a plain twin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def entry(module: str, name: str):
 
 
 def words(record) -> np.ndarray:
-    """A record as kernels read it: addresses and integers as they are, floats as a float64's bits."""
+    """Return a record as kernels read it: addresses and integers unchanged, floats as float64 bits."""
     out = np.zeros(len(dataclasses.fields(record)), np.int64)
     for i, field in enumerate(dataclasses.fields(record)):
         value = getattr(record, field.name)
@@ -53,7 +53,7 @@ def run(module: str, name: str, *arguments: int, threads: int) -> None:
 
 
 class Layer:
-    """Attention of one layer, in its own words: steps of several sequences through the compiled kernels."""
+    """Run steps of several sequences through the compiled attention kernels of one layer."""
 
     def __init__(
         self, spec: Attention, dtype, *, n_parts: int = 0, threads: int = 1, sinks=0, slopes=0
@@ -62,7 +62,11 @@ class Layer:
         self.n_parts, self.sinks, self.slopes = n_parts, sinks, slopes
 
     def step(self, parts: list[tuple[AttentionState, int, np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-        """Store and attend: of each sequence its state, its position, its q (T, H·Dk), k and v."""
+        """Store keys and values, then attend.
+
+        Args:
+            parts: (state, position, q, k, v) of each sequence; q is (T, H·Dk).
+        """
         spec, layer = self.spec, 1
         q, k, v = (np.concatenate([part[i] for part in parts]) for i in (2, 3, 4))
         n_tokens = len(q)
@@ -110,7 +114,7 @@ class Layer:
 
 
 def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarray:
-    """The formula in double precision: q (T, H·Dk) from `position` on; k and v from position 0 on."""
+    """Compute the formula in double precision; q (T, H·Dk) starts at `position`, k and v at position 0."""
     T, end = len(q), len(k)
     q = q.reshape(T, spec.n_head, spec.key_size).astype(np.float64) * spec.scale
     k = k.reshape(end, spec.n_head_kv, spec.key_size).astype(np.float64)
@@ -127,7 +131,7 @@ def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarr
     elif spec.window:
         seen = abs(distance) <= spec.window // 2
     out = np.empty((T, spec.n_head, spec.value_size))
-    for head in range(spec.n_head):  # one at a time: all of them at once don't fit the CPU's caches
+    for head in range(spec.n_head):  # one at a time, because all at once don't fit the CPU's caches
         score = q[:, head] @ k[:, head // spec.group].T  # (T, end)
         if spec.softcap:
             score = spec.softcap * np.tanh(score / spec.softcap)
@@ -143,7 +147,7 @@ def twin(spec: Attention, q, k, v, position: int, sinks=0, slopes=0) -> np.ndarr
 
 
 def numbers(rng, spec: Attention, n: int, dtype) -> tuple[np.ndarray, ...]:
-    """q, k and v of n positions; k and v are numbers that the cache holds exactly."""
+    """Return random q, k and v of n positions; the cache can store k and v exactly."""
     q = rng.standard_normal((n, spec.q_width), np.float32)
     if spec.values_in_keys:
         v = np.zeros((n, 0), np.float32)
@@ -161,7 +165,7 @@ def numbers(rng, spec: Attention, n: int, dtype) -> tuple[np.ndarray, ...]:
 
 
 def cuts(n: int, sizes: list[int]) -> list[tuple[int, int]]:
-    """Ranges of the given sizes, in turns, up to n."""
+    """Return ranges that cover n positions and repeat the given sizes in turn."""
     out, at = [], 0
     while at < n:
         size = sizes[len(out) % len(sizes)]
@@ -171,7 +175,7 @@ def cuts(n: int, sizes: list[int]) -> list[tuple[int, int]]:
 
 
 def through(layer: Layer, q, k, v, sizes: list[int], dtype, chunk: int = 256) -> np.ndarray:
-    """All positions in steps of the given sizes."""
+    """Return the output of all positions, computed in steps of the given sizes."""
     state = AttentionState(layer.spec, len(q), dtype, chunk)
     return np.concatenate([layer.step([(state, a, q[a:b], k[a:b], v[a:b])]) for a, b in cuts(len(q), sizes)])
 
@@ -190,7 +194,10 @@ def spec_of(group: int, n_head_kv: int, key_size: int, value_size: int = 0, **re
 
 
 def each(names: str, rows: list[tuple], *sizes: int):
-    """Every row with each kind of cache that takes it: Q8_0 wants the columns `sizes` in 32s."""
+    """Parametrize a test with every row and each kind of cache that can store it.
+
+    Q8_0 needs multiples of 32 in the columns `sizes`.
+    """
     fit = [(*row, dtype) for row in rows for dtype in KINDS
            if dtype != np.int8 or not any(row[i] % 32 for i in sizes)]  # fmt: skip
     ids = ["-".join(map(str, row[:-1])) + "-" + KINDS[row[-1]] for row in fit]

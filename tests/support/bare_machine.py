@@ -1,8 +1,8 @@
-"""A bare machine in Bochs, an emulator of x86 CPUs: it runs one routine on an image of memory.
+"""Run one routine on an image of memory in a bare machine of Bochs, an emulator of x86 CPUs.
 
-There is no operating system. A ROM of a few instructions enters long mode, switches the tile registers on
-(XCR0), calls the routine with its arguments, and writes a range of memory to port E9, which Bochs prints.
-It needs `as` and `ld`, and Bochs 2.8 or later (3.0 was tried), built with AMX:
+There is no operating system. A ROM of a few instructions enters long mode, enables the tile registers (XCR0),
+and calls the routine with its arguments. Then it writes a range of memory to port E9, which Bochs prints.
+This needs `as` and `ld`, and Bochs 2.8 or later (3.0 was tried), built with AMX:
 
     ./configure --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --enable-amx --with-nogui
     make bochs
@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-BASE = 0x100000  # where the image lies: a page of arguments, then the code, then data
+BASE = 0x100000  # address of the image: a page of arguments, then the code, then data
 CODE, DATA = 0x1000, 0x10000  # offsets in the image
 N_ARGUMENTS = 15
 
@@ -118,7 +118,7 @@ boot: disk
 
 
 def flat(code: bytes, symbol: str, address: int, folder: Path) -> bytes:
-    """Return an object file's code as it lies in memory from `address` on."""
+    """Return an object file's code, linked for `address`."""
     (folder / "code.o").write_bytes(code)
     options = [f"-Ttext={address:#x}", "-e", symbol, "--oformat", "binary"]
     subprocess.run(["ld", *options, "-o", folder / "code.bin", folder / "code.o"], check=True)
@@ -128,11 +128,15 @@ def flat(code: bytes, symbol: str, address: int, folder: Path) -> bytes:
 def run(
     bochs: str, code: bytes, data: bytes, arguments: Sequence[int], result: tuple[int, int], folder: Path
 ) -> bytes:
-    """Run a routine; return the bytes that it leaves in a range.
+    """Run a routine; return the bytes of a range of memory after it.
 
     Args:
-        bochs: path of the program. code: of the routine, linked for BASE + CODE. data: from BASE + DATA on.
-        arguments: N_ARGUMENTS integers. result: address and bytes of the range. folder: for files.
+        bochs: the path of the program.
+        code: the routine, linked for BASE + CODE.
+        data: the data at BASE + DATA.
+        arguments: N_ARGUMENTS integers.
+        result: the address of the range and its number of bytes.
+        folder: a folder for files.
     """
     assert len(arguments) == N_ARGUMENTS and len(code) <= DATA - CODE
     image = struct.pack(f"<{N_ARGUMENTS + 2}q", *arguments, *result).ljust(CODE, b"\0") + code
@@ -152,5 +156,5 @@ def run(
         check=False,
     )
     log = (folder / "bochs.log").read_text(errors="replace")
-    assert "Shutdown port" in log, log[-3000:]  # or it ended by a fault
+    assert "Shutdown port" in log, log[-3000:]  # otherwise a fault ended it
     return done.stdout[-result[1] :]

@@ -1,10 +1,10 @@
-"""Chat templates that put a message into its markup by every way that Jinja has."""
+"""List chat templates that use every way of Jinja to put a message into its markup."""
 
 from __future__ import annotations
 
 from tests.support.tiny_models import CHATML
 
-# Each puts a message into its own markup by another way that Jinja has; [[ and ]] are the loop over messages.
+# Each puts a message into its own markup in a different way. [[ and ]] are the loop over messages.
 FORMS = {
     "plus": "[[{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}]]",
     "tilde": "[[{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>' }}]]",

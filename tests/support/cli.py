@@ -1,4 +1,4 @@
-"""What a command says."""
+"""Run commands and return their output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clients of other projects that the server is tested with: `make clients` installs them."""
+"""Import the clients of other projects that test the server; `make clients` installs them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 
 def installed(module: str, package: str, goal: str = "clients") -> Any:
-    """Import a client, which `make GOAL` installs.
+    """Import a client that `make GOAL` installs.
 
-    Without it the test is skipped by name, or fails if CLIENTS=required is set.
+    If it is missing, skip the test and name the client, or fail if CLIENTS=required is set.
     """
     try:
         return importlib.import_module(module)

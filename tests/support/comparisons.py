@@ -1,4 +1,4 @@
-"""Options of comparisons that take a moment."""
+"""Make options of short comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llmlite.bench.options import Options
 
 
 def small(**changes: Any) -> Options:
-    """Return the options of the smallest comparison, of NumPy alone, with `changes`."""
+    """Return the options of the smallest comparison, of the NumPy backend alone, with `changes`."""
     options: dict[str, Any] = {
         "backends": ("llmlite-eager",),
         "types": ("F16",),

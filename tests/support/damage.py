@@ -1,4 +1,4 @@
-"""Random damage to a folder's JSON."""
+"""Damage the JSON of a model folder at random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JUNK: tuple[Any, ...] = (
     *({"type": kind} for kind in ("Sequence", "Metaspace", "ByteLevel", "Split", "TemplateProcessing", [])),
 )
 BOS = {"SpecialToken": {"id": "<|endoftext|>"}}
-MORE: dict[str, Any] = {  # what the plain folder lacks, so that changes reach it
+MORE: dict[str, Any] = {  # values that a plain folder lacks, to damage them too
     "config.json": {
         "rope_scaling": {
             "type": "llama3",
@@ -42,7 +42,7 @@ MORE: dict[str, Any] = {  # what the plain folder lacks, so that changes reach i
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where there is a value inside a JSON value; of long tables the beginning."""
+    """Yield the path of every value in a JSON value; of long tables, only of the first 40."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for _, (key, inner) in zip(range(40), items):
         yield (*path, key)
@@ -50,7 +50,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def damaged(value: Any, chance: random.Random) -> Any:
-    """A copy with one to three values replaced or left out."""
+    """Return a copy with one to three values replaced or removed."""
     value = copy.deepcopy(value)
     for _ in range(chance.choice((1, 1, 2, 3))):
         *keys, last = chance.choice([*paths(value)] or [()]) or [None]
@@ -65,7 +65,7 @@ def damaged(value: Any, chance: random.Random) -> Any:
 
 
 def damaged_bytes(data: bytes, chance: random.Random) -> bytes:
-    """A few bytes of the header changed, or the end cut off."""
+    """Return the data with a few bytes of the header changed, and sometimes with the end cut off."""
     changed = bytearray(data)
     n_header = 8 + int.from_bytes(data[:8], "little")
     for _ in range(chance.choice((1, 2, 5))):

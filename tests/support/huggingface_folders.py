@@ -1,4 +1,4 @@
-"""Folders as Hugging Face models have them, written byte by byte from a tiny model."""
+"""Write a tiny model byte by byte as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ DTYPES = {"<f4": "F32", "<f2": "F16", "<f8": "F64", "<i4": "I32", "|u1": "U8"}
 
 
 def safetensors(arrays: dict[str, np.ndarray], *, dtypes: dict[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file. dtypes: other words than the arrays' own, such as BF16 for uint16."""
+    """Return the bytes of a safetensors file.
+
+    Args:
+        arrays: the arrays by name.
+        dtypes: dtype names that replace those of the arrays, such as BF16 for uint16.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, array in arrays.items():
@@ -44,13 +49,13 @@ def safetensors(arrays: dict[str, np.ndarray], *, dtypes: dict[str, str] | None 
 
 
 def packed(header: Any, data: bytes = b"") -> bytes:
-    """Length, header, data."""
+    """Return the length of the header, the header and the data as bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
 def write_folder(folder: Path, model: TinyModel, *, n_shards: int = 1) -> Path:
-    """Write a tiny model as a Hugging Face folder: the way back of what conversion does."""
+    """Write a tiny model as a Hugging Face folder, the reverse of conversion."""
     folder.mkdir()
     arrays = their_arrays(model)
     if n_shards == 1:
@@ -76,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def their_arrays(model: TinyModel) -> dict[str, np.ndarray]:
-    """The arrays under Hugging Face's names, Q's and K's rows in their order."""
+    """Return the arrays under Hugging Face's names, with the rows of Q and K in its order."""
     architecture = model.metadata["general.architecture"]
     heads = {
         "attn_q": model.metadata[f"{architecture}.attention.head_count"],
@@ -131,14 +136,14 @@ def tokenizer_of(model: TinyModel) -> dict[str, Any]:
 
 
 def sentencepiece_merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """All pairs of pieces whose joined text is a piece, the earliest pieces first."""
+    """Return all pairs of pieces whose joined text is a piece, the earliest piece first."""
     known = set(pieces)
     cuts = ((piece, cut) for piece in pieces for cut in range(1, len(piece)))
     return [(p[:cut], p[cut:]) for p, cut in cuts if p[:cut] in known and p[cut:] in known]
 
 
 def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
-    """Change one JSON file; a change that returns something replaces it."""
+    """Change one JSON file; if `change` returns a value, it replaces the content."""
     value = json.loads((folder / name).read_text(encoding="utf-8"))
     write_json(folder / name, change(value) or value)
 
@@ -148,7 +153,7 @@ def drop(key: str) -> Callable[[Any], Any]:
 
 
 def put(*path: Any) -> Callable[[Any], Any]:
-    """put("a", "b", 1): set value["a"]["b"] = 1."""
+    """Return a change: put("a", "b", 1) sets value["a"]["b"] = 1."""
     *keys, last, new = path
 
     def change(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Files in the formats before GGUF."""
+"""Build files in the formats before GGUF."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def u32(*values: int) -> bytes:
 
 @dataclass
 class LegacyBuilder:
-    """A legacy file in the making; `at` tells where fields begin."""
+    """Build a legacy file; `at` has the offset of each field."""
 
     magic: bytes = b"tjgg"
     version: int = 3

@@ -1,4 +1,4 @@
-"""What llama.cpp computes, in a process of its own."""
+"""Run llama.cpp in its own process."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ def run_llama_cpp(
     what: str = "logits",
     adapters: tuple[tuple[Path, float], ...] = (),
 ) -> dict[str, np.ndarray]:
-    """What llama_cpp_worker.py computes: "logits" (T, V), or (N, T, V) for ids (N, T), and intermediates.
+    """Run llama_cpp_worker.py; return its results.
 
-    what: "states" for the last states (T, D) of an encoder instead. adapters: LoRA files and their scales.
+    Args:
+        path: the model.
+        ids: token ids, (T,) or (N, T).
+        folder: a folder for files.
+        what: "logits", or "states" for the last states (T, D) of an encoder.
+        adapters: LoRA files and their scales.
+
+    Returns:
+        "logits" (T, V), or (N, T, V) for ids (N, T), and intermediate results.
     """
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     np.save(folder / "ids.npy", np.array(ids, np.int32))
@@ -37,7 +45,7 @@ def run_llama_cpp(
 
 
 def as_f32(source: Path, target: Path) -> Path:
-    """Copy a model with every tensor in F32: the same values, so no rounding is left to differ in."""
+    """Copy a model with every tensor in F32: the same values, but no differences in rounding."""
     file = gguf.read(source)
     metadata = dict(file.metadata) | {"general.file_type": 0}
     gguf.write(target, metadata, {name: tensor.dequantize() for name, tensor in file.tensors.items()})

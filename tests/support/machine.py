@@ -1,4 +1,4 @@
-"""What this machine's CPU has, asked of a process of its own."""
+"""Find the features of this machine's CPU with another process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ON_SMALLER_CPUS = pytest.mark.parametrize(
 
 
 def probe(name: str | None = None, features: str | None = None) -> dict:
-    """Run simd_probe.py for a CPU (the host without a name) and return what it reports."""
+    """Run simd_probe.py for a CPU, by default the host; return its report."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     env |= {} if name is None else {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features or ""}
     script = ROOT / "tests" / "support" / "simd_probe.py"
@@ -47,7 +47,10 @@ def host_has(*features: str) -> bool:
 
 
 def environment_of(name: str, features: str, cache: Path) -> dict[str, str]:
-    """The variables of a process that compiles for a CPU; skips the test if this one lacks its features."""
+    """Return the environment of a process that compiles for a CPU.
+
+    Skip the test if this CPU lacks the features.
+    """
     if missing := [f for f in features.split(",") if f and not host_has(f.lstrip("+"))]:
         pytest.skip(f"this CPU lacks {', '.join(missing)}")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LLMLITE_CACHE": str(cache)}

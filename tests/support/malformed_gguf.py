@@ -1,4 +1,4 @@
-"""Malformed GGUF files of a few hundred bytes, each with the error that it must give."""
+"""List malformed GGUF files of a few hundred bytes, each with the error that it must raise."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ DAMAGED = "damaged"
 
 @dataclass(frozen=True)
 class Case:
-    """One malformed file and the error it must give.
+    """Hold a malformed file and the error that it must raise.
 
-    offset: where the field begins. expected, got, hint: parts of those texts.
+    Attributes:
+        offset: the offset of the field in the file.
+        expected, got, hint: parts of these texts of the error.
     """
 
     number: int
@@ -53,12 +55,12 @@ def case(
 
 
 def new(version: int = 3, **options: object) -> GGUFBuilder:
-    """A builder with one key, so that nothing is at the start by accident."""
+    """Return a builder with one key, so that no field is at the start by accident."""
     return GGUFBuilder(version, **options).kv("general.architecture", "string", "llama")  # type: ignore[arg-type]
 
 
 def weight(**overrides: object) -> GGUFBuilder:
-    """A builder with a good tensor, then one with something overridden."""
+    """Return a builder with a good tensor, then a bad one with the given overrides."""
     return new().tensor("good").tensor("bad", **overrides)  # type: ignore[arg-type]
 
 

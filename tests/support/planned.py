@@ -1,4 +1,4 @@
-"""Planned operations on inputs of a test's own, and random weights for them."""
+"""Run planned operations on a test's inputs, with random weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def computed(
     cache: KVCache | None = None,
     n_outputs: int = 0,
 ) -> np.ndarray:
-    """Run the operations that `build(recorder, *buffers)` records on these inputs, (T, width) each."""
+    """Run the operations that `build(recorder, *buffers)` records, on inputs (T, width)."""
     T = len(inputs[0])
     kv = "f16" if cache is None else KV_NAMES[cache.dtype]
     recorder = Recorder(max_tokens=T, max_outputs=max(1, n_outputs), n_threads=2, kv=kv)
@@ -47,7 +47,7 @@ def computed(
 
 
 def quantized_activations(x: np.ndarray) -> np.ndarray:
-    """x as the engine's bytes spell it, in float64: what it multiplies with exactly."""
+    """Return x in float64 after the engine's quantization: the exact values that it multiplies."""
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(2, keepdims=True)
     with np.errstate(divide="ignore"):
@@ -57,7 +57,7 @@ def quantized_activations(x: np.ndarray) -> np.ndarray:
 
 
 def random_weights(type_name: str, rows: int, columns: int) -> QuantTensor:
-    """A matrix whose codes use every bit, under scales of ordinary size."""
+    """Return a matrix whose codes use every bit, with scales of ordinary size."""
     w = QuantTensor.quantize(rng.standard_normal((rows, columns)).astype(np.float32), type_name, "w")
     layout = w.type.layout
     if w.type.block_size == 1:
@@ -99,7 +99,7 @@ def ids_of(config: ModelConfig, n: int) -> list[int]:
 
 
 def assert_neighbours_change_nothing(model: Model, texts: list[list[int]]) -> None:
-    """Run the texts in one step, then steps of one and of two tokens more, each also alone: the same bits."""
+    """Assert that texts in one step get the same bits as alone, also in later steps of one and two tokens."""
 
     def caches() -> list[KVCache]:
         return [KVCache(model.config, 512, np.float16) for _ in texts]
@@ -113,7 +113,7 @@ def assert_neighbours_change_nothing(model: Model, texts: list[list[int]]) -> No
 
 
 def product(w: QuantTensor, x: np.ndarray, n_threads: int, at_once: int = 0) -> np.ndarray:
-    """Return x Wᵀ by the kernels that steps of `at_once` tokens take, by default of all."""
+    """Return x Wᵀ from the kernels for steps of `at_once` tokens, by default of all tokens."""
     n = at_once or len(x)
     recorder = Recorder(max_tokens=n, max_outputs=1, n_threads=n_threads)
     plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))

@@ -1,4 +1,4 @@
-"""Caches of mixers that a test names."""
+"""Make caches for mixers that a test chooses."""
 
 from __future__ import annotations
 

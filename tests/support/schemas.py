@@ -1,4 +1,4 @@
-"""Random JSON schemas."""
+"""Make random JSON schemas."""
 
 from __future__ import annotations
 

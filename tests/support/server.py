@@ -1,4 +1,4 @@
-"""`llmlite serve` in a process of its own."""
+"""Run `llmlite serve` in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Server:
-    """A running `llmlite serve`."""
+    """Run `llmlite serve`, and send requests to it."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "llmlite", "serve", "tales", "--port", "0", *options]

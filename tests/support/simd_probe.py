@@ -1,7 +1,8 @@
-"""Run by test_simd.py in a process of its own, for a CPU named by NUMBA_CPU_NAME and NUMBA_CPU_FEATURES.
+"""Check the SIMD operations for the CPU that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES name.
 
-Checks every operation that is compiled differently from CPU to CPU against NumPy, then prints one JSON line:
-the instructions of a dot product's assembly, and the largest errors.
+test_simd.py runs this in its own process. It compares every operation that is compiled differently from CPU
+to CPU with NumPy. Then it prints one JSON line: the instructions of a dot product's assembly, and the largest
+errors.
 """
 
 import ctypes
@@ -42,7 +43,7 @@ from llmlite.engine.simd import (
 
 ERROR_FREE = {"error_model": "numpy"}
 halves_4_apart = make_half8(0, 4)
-# Bytes from constant places: by one window, by three, at odd places (other permutations), without any
+# Bytes from constant places: with one window, with three, at odd places (other permutations), with none
 PLACES = {
     (8, (0,)): [2, 50, 34, 18, 18, 2, 56, 0],
     (8, (4, 68, 100)): [4, 24, 44, 64, 84, 104, 124, 144],
@@ -121,7 +122,7 @@ def gathered(v, out):
 def check_dots(rng: np.random.Generator) -> None:
     n = 64
     u, s = rng.integers(0, 256, (2, n, 64), dtype=np.uint8)
-    u[:4], s[:4] = 255, np.array([[127], [128], [255], [1]])  # the extremes, where vpmaddubsw would saturate
+    u[:4], s[:4] = 255, np.array([[127], [128], [255], [1]])  # extremes that would saturate vpmaddubsw
     exact = (u.astype(np.int32) * s.view(np.int8)).reshape(n, 16, 4).sum(2)
     out = np.zeros((n, 16), np.int32)
     compiled(dot, 4)[0](address(u), address(s), address(out), n)
@@ -161,7 +162,7 @@ def check_exp() -> float:
 
 def check_bytes(rng: np.random.Generator) -> None:
     v, table = rng.integers(0, 256, 64, dtype=np.uint8), rng.integers(0, 256, 16, dtype=np.uint8)
-    v[1::4] &= 0x7B  # halves that are finite
+    v[1::4] &= 0x7B  # keep the float16 values finite
     out = np.empty(256, np.uint8)
     compiled(bytewise, 3)[0](address(v), address(table), address(out))
     np.testing.assert_array_equal(out[:64], table[v >> 4])
@@ -190,7 +191,7 @@ def check_gathers(rng: np.random.Generator) -> None:
 
 
 def instructions(function) -> list[str]:
-    """Return which instructions the assembly of `function` holds, sorted."""
+    """Return the instructions in the assembly of `function`, sorted."""
     cpu = target()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=cpu.name, features=cpu.features, opt=3

@@ -1,4 +1,4 @@
-"""Models that have a model's widths, names and number of layers, but two rows to a matrix."""
+"""Make models with real widths, names and numbers of layers, but only two rows per matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def skeleton(
     n_head_kv: int = 2,
     tied: bool = True,
 ) -> Path:
-    """Write a llama whose matrices have their true width but two rows: enough to choose types by."""
+    """Write a llama whose matrices have their true width but two rows, which is enough to choose types."""
     random = np.random.default_rng(0)
     n_ff = 3 * n_embd
 

@@ -1,10 +1,10 @@
-"""A made-up comparison with known numbers, for tests of statistics, tables, figures and widgets."""
+"""Make up a comparison with known numbers, for tests of statistics, tables, figures and widgets."""
 
 from __future__ import annotations
 
 from llmlite.bench.samples import Comparison, Measurement
 
-SPEED = {  # (backend, type) -> nanoseconds per token written, in each of six blocks
+SPEED = {  # (backend, type) -> nanoseconds per generated token, in each of six blocks
     ("llmlite", "F16"): [2.0e6, 2.1e6, 2.0e6, 2.2e6, 2.0e6, 2.1e6],
     ("llmlite", "Q4_0"): [1.0e6, 1.1e6, 1.0e6, 1.05e6, 1.0e6, 1.02e6],
     ("torch-f32", "F16"): [4.0e6, 4.1e6, 4.0e6, 4.2e6, 4.05e6, 4.1e6],

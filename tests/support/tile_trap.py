@@ -1,12 +1,12 @@
-"""The CPU's own tile instructions, where it lacks them: each raises SIGILL, and a handler does its work.
+"""Run tile instructions on a CPU that lacks them: each raises SIGILL, and a handler does its work.
 
-So the routine's machine code runs byte for byte as on a machine with AMX; only its tile instructions are
-carried out by `tile_unit`, after their encoding in Intel's Software Developer's Manual, volume 2 (LDTILECFG,
-TILELOADD, TILESTORED, TILEZERO, TDPBSSD, TILERELEASE). Linux, x86-64.
+So the routine's machine code runs byte for byte as on a machine with AMX, and only its tile instructions are
+carried out by `tile_unit`. The handler decodes them as in Intel's Software Developer's Manual, volume 2
+(LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TDPBSSD, TILERELEASE). Linux on x86-64 only.
 
-The handler is a Python function that ctypes calls: the signal comes from compiled code that holds no lock and
-runs without the GIL, so it is as good as a call. An instruction that isn't one of these goes to the handler
-before, which ends the process.
+The handler is a Python function that ctypes calls. This is safe, because the signal comes from compiled code
+that holds no lock and runs without the GIL. Any other instruction goes to the previous handler, which ends
+the process.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from tests.support.tile_unit import CONFIGURE, LOAD, MULTIPLY, RELEASE, STORE, Z
 SUPPORTED = sys.platform.startswith("linux") and platform.machine() == "x86_64"
 SA_NODEFER = 0x40000000
 GENERAL_REGISTERS = 40  # offset of uc_mcontext.gregs in ucontext_t
-# gregs holds r8 … r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip; place of the register of each number
+# the index in gregs of each register number; gregs: r8 … r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip
 PLACES = (13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7)
 RIP, N_GENERAL = 16, 23
-LONGEST = 15  # bytes of an instruction
-NP, P66, PF3, PF2 = range(4)  # the prefix that a VEX prefix stands for
-ZERO_STRIDE = 4  # number of the index register that means there is none
+LONGEST = 15  # the most bytes of an instruction
+NP, P66, PF3, PF2 = range(4)  # the legacy prefix that a VEX prefix encodes
+ZERO_STRIDE = 4  # the number of the index register that means no index
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """A decoded tile instruction.
+    """Hold a decoded tile instruction.
 
     Attributes:
-        what: CONFIGURE, … of `tile_unit`.
-        n_bytes: its length.
-        registers: of tiles, in the order of the manual's operands.
-        base, index, shift, displacement: of its address: base + displacement; a row's stride is
-            index << shift. Numbers of general registers; None for none.
+        what: the kind of instruction, CONFIGURE and so on in `tile_unit`.
+        n_bytes: the length of the instruction.
+        registers: the tile registers, in the order of the manual's operands.
+        base: the number of the general register with the address; None for none.
+        index: the number of the general register with the stride; None for none.
+        shift: the stride of a row is index << shift.
+        displacement: the address is base + displacement.
     """
 
     what: int
@@ -55,7 +57,7 @@ class Instruction:
 
 
 class UnknownInstructionError(Exception):
-    """Not one of the six tile instructions that the routine may use."""
+    """Report an instruction that isn't one of the six that the routine may use."""
 
 
 def _require(right: bool, code: bytes) -> None:
@@ -67,7 +69,7 @@ def decode(code: bytes) -> Instruction:
     """Decode the tile instruction at the start of `code`.
 
     Raises:
-        UnknownInstructionError: it is another one.
+        UnknownInstructionError: it isn't one of the six tile instructions.
     """
     _require(code[0] == 0xC4 and code[1] & 31 == 2, code)  # VEX of three bytes, map 0F 38
     r, x, b = (0 if code[1] >> bit & 1 else 8 for bit in (7, 6, 5))
@@ -89,20 +91,20 @@ def decode(code: bytes) -> Instruction:
         number = (code[5] >> 3 & 7) + x
         base, shift, at = (code[5] & 7) + b, code[5] >> 6, 6
         index = None if number == ZERO_STRIDE else number
-    _require(mod != 0 or base & 7 != 5, code)  # neither RIP nor a bare displacement
+    _require(mod != 0 or base & 7 != 5, code)  # no RIP-relative address, no bare displacement
     size = (0, 1, 4)[mod]
     displacement = int.from_bytes(code[at : at + size], "little", signed=True)
     address = {"base": base, "index": index, "shift": shift, "displacement": displacement}
     if opcode == 0x49:
         _require(prefix == NP and reg == 0 and index is None, code)
         return Instruction(CONFIGURE, at + size, (), **address)
-    _require(prefix in (PF2, PF3) and rm == 4 and r == 0, code)  # both have an index byte always
+    _require(prefix in (PF2, PF3) and rm == 4 and r == 0, code)  # both always have a SIB byte
     return Instruction(LOAD if prefix == PF2 else STORE, at + size, (reg,), **address)
 
 
 @contextmanager
 def trapped(emulator: Emulator) -> Iterator[None]:
-    """Let `emulator` carry out the tile instructions of this process."""
+    """Make `emulator` carry out the tile instructions of this process within the block."""
     libc = ctypes.CDLL(None, use_errno=True)
     before = _Action()
 
@@ -113,7 +115,7 @@ def trapped(emulator: Emulator) -> Iterator[None]:
             found = decode(code)
         except UnknownInstructionError as unknown:
             print(f"not a tile instruction: {unknown}", file=sys.__stderr__, flush=True)
-            libc.sigaction(number, ctypes.byref(before), None)  # the instruction is repeated, and ends us
+            libc.sigaction(number, ctypes.byref(before), None)  # it runs again and ends the process
             return
         operands = [*found.registers]
         if found.base is not None:

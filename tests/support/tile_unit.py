@@ -1,7 +1,7 @@
-"""A tile unit in NumPy, after Intel's manual: what AMX's instructions do, and when they fault.
+"""Model AMX's tile unit in NumPy after Intel's manual: the effects of its instructions, and their faults.
 
 `TileUnit` computes on arrays or on memory. `emulated` makes the compiled routine call it instead of the CPU's
-own instructions, so the routine runs where there is no AMX.
+own instructions, so the routine also runs on machines without AMX.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ N_REGISTERS, MOST_ROWS, MOST_BYTES = 8, 16, 64
 
 
 class TileFaultError(Exception):
-    """The CPU would raise #GP or #UD here."""
+    """Report that the CPU would raise #GP or #UD."""
 
 
 def require(right: bool, what: str) -> None:
@@ -30,14 +30,14 @@ def require(right: bool, what: str) -> None:
 
 
 class TileUnit:
-    """Eight registers, and the instructions on them."""
+    """Hold eight tile registers, with the instructions on them."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, int]] = []
         self.registers = np.zeros((N_REGISTERS, MOST_ROWS, MOST_BYTES), np.uint8)
 
     def ldtilecfg(self, config: np.ndarray) -> None:
-        """Read the 64 bytes: palette, start row, 14 reserved, colsb u16 × 16, rows u8 × 16."""
+        """Read a configuration of 64 bytes: palette, start row, 14 reserved, colsb u16 × 16, rows u8 × 16."""
         palette, start = int(config[0]), int(config[1])
         colsb, rows = config[16:48].view(np.uint16), config[48:64]
         require(palette == 1, "the palette isn't 1")
@@ -59,7 +59,7 @@ class TileUnit:
         self.registers[register] = 0
 
     def tileload(self, register: int, rows: np.ndarray) -> None:
-        """rows: uint8 (rows, bytes of a row)."""
+        """Load a register from `rows`, uint8 (rows, bytes of a row)."""
         n_rows, n_bytes = self._shape(register)
         require(rows.shape == (n_rows, n_bytes), f"{rows.shape} for a register of {n_rows} × {n_bytes}")
         self.registers[register] = 0
@@ -70,7 +70,7 @@ class TileUnit:
         return self.registers[register, :n_rows, :n_bytes]
 
     def tdpbssd(self, sums: int, a: int, b: int) -> None:
-        """sums[m][n] += Σ a[m][4k + i] · b[k][4n + i], all signed."""
+        """Add to the sums: sums[m][n] += Σ a[m][4k + i] · b[k][4n + i], all signed."""
         require(len({sums, a, b}) == 3, "one register twice")
         (m, n4), (a_rows, k4), (k, b_bytes) = map(self._shape, (sums, a, b))
         require(m == a_rows and k4 == 4 * k and b_bytes == n4, "shapes that don't fit each other")
@@ -97,10 +97,11 @@ def _bytes_at(address: int, n: int) -> np.ndarray:
 
 
 class Emulator:
-    """A tile unit for each thread, behind one function that compiled code calls.
+    """Emulate a tile unit per thread through one function that compiled code calls.
 
     Attributes:
-        faults: what the CPU would have faulted over. counts: how often each instruction ran.
+        faults: the texts of the faults that the CPU would have raised.
+        counts: the number of times each instruction ran.
     """
 
     def __init__(self, unit: Callable[[], TileUnit] = TileUnit) -> None:
@@ -140,7 +141,7 @@ class Emulator:
 
 
 def emulated(emulator: Emulator) -> type[Instructions]:
-    """Return instructions that call the emulator, whose address is written into the code."""
+    """Return instructions that call the emulator; its address is written into the code."""
 
     class Emulated(Instructions):
         def _emulate(self, what: int, *values: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, for tests: any architecture, any type, in milliseconds."""
+"""Make tiny models with random weights for tests: any architecture, any type, in milliseconds."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ CHATML = (
 
 @dataclass
 class TinyModel:
-    """Metadata and float32 arrays of a model, to change, to quantize and to write."""
+    """Hold a model's metadata and float32 arrays, to change, quantize and write them."""
 
     metadata: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(repr=False)
 
     def tensors(self, type_name: str = "F32") -> dict[str, QuantTensor]:
-        """The arrays as QuantTensors: matrices in the given type, vectors in F32."""
+        """Return the arrays as QuantTensors: matrices in the given type, vectors in F32."""
         return {
             name: QuantTensor.quantize(array, type_name if quantizable(name, array) else "F32", name)
             for name, array in self.arrays.items()
         }
 
     def write(self, path: Path, type_name: str = "F32") -> Path:
-        """Write it as a GGUF file."""
+        """Write the model as a GGUF file; return its path."""
         gguf.write(path, self.metadata, self.tensors(type_name))
         return path
 
 
 def quantizable(name: str, array: np.ndarray) -> bool:
-    """Whether llama.cpp would keep it in anything but F32."""
+    """Return whether llama.cpp may store this tensor in another type than F32."""
     kept = name.endswith((*ALWAYS_F32, "ssm_dt.weight")) or "ffn_gate_inp" in name or "position_embd" in name
     return array.ndim > 1 and not kept
 
@@ -66,10 +66,10 @@ def tiny_model(
     seed: int = 0,
     more: Mapping[str, Any] | None = None,
 ) -> TinyModel:
-    """Make a model with random weights, large enough that its logits are not all alike.
+    """Make a model with random weights that are large enough to give different logits.
 
     Args:
-        more: further hyper-parameters, without the architecture's prefix; they win.
+        more: further hyper-parameters, without the architecture's prefix; they replace the others.
     """
     random = np.random.default_rng(seed)
     tokens, merges = vocabulary()
@@ -99,7 +99,7 @@ def tiny_model(
 
 
 def _own_keys(architecture: str, n_layer: int, n_embd: int, n_head: int, n_head_kv: int) -> dict[str, Any]:
-    """The hyper-parameters that an architecture has beside those of Llama, and its own values of these."""
+    """Return the hyper-parameters that an architecture adds to Llama's, and those with other values."""
     entry = ARCHITECTURES[architecture]
     hyper: dict[str, Any] = {}
     if "use_parallel_residual" in entry.features:
@@ -131,7 +131,7 @@ def _own_keys(architecture: str, n_layer: int, n_embd: int, n_head: int, n_head_
 def _shapes_of(
     metadata: dict[str, Any], embedding: tuple[int, int], tied: bool
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors that such a model must have, and of its output matrix."""
+    """Return the shapes of the tensors that the model must have, and of its output matrix."""
     blank = PendingTensor("token_embd.weight", by_name("F32"), embedding, lambda: np.empty((0, 4), np.uint8))
     config = ModelConfig.from_metadata(metadata, {"token_embd.weight": blank})
     wanted = required_tensors(config) | (set() if tied else {"output.weight"})
@@ -142,14 +142,14 @@ def _shapes_of(
 def _random(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("norm.weight"):
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
-    if name.endswith("ssm_a"):  # rates of forgetting
+    if name.endswith("ssm_a"):  # decay rates
         return -random.uniform(0.1, 2, shape).astype(np.float32)
     spread = 0.5 if name.endswith("bias") else 2 / np.sqrt(shape[-1])
     return (random.standard_normal(shape) * spread).astype(np.float32)
 
 
 def vocabulary() -> tuple[list[str], list[str]]:
-    """Tokens and merges of a byte-level BPE: every byte, a few pairs, the special tokens of ChatML."""
+    """Return tokens and merges of a byte-level BPE: every byte, a few pairs, ChatML's special tokens."""
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     letters = [chr(byte) for byte in visible] + [chr(256 + i) for i in range(len(hidden))]
@@ -173,7 +173,7 @@ def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
     }
 
 
-# What every other program's side of a comparison must compute alike
+# Models for comparisons, on which every other program must agree
 SMALL_MODELS = {
     "llama": lambda: tiny_model("llama", tied=True),
     "qwen2": lambda: tiny_model("qwen2"),

@@ -1,4 +1,4 @@
-"""Tiny random models by transformers' own classes, and a tokenizer for them."""
+"""Make tiny random models with transformers' own classes, and a tokenizer for them."""
 
 from __future__ import annotations
 
@@ -59,21 +59,23 @@ def byte_level_tokenizer(pre: str) -> Any:
 
 
 def off(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference, as a share of the largest logit."""
+    """Return the largest difference as a share of the largest logit."""
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TinyModel:
-    """One form of an architecture.
+    """Describe one form of an architecture.
 
     Attributes:
-        name: what the table calls it. model_class: of transformers. options: of its config class, over SIZES.
-        without: names of SIZES that the config class doesn't take.
+        name: the name in the table.
+        model_class: the class of transformers.
+        options: options of its config class, which replace those in SIZES.
+        without: names in SIZES that the config class doesn't accept.
         llama_cpp: None if llama.cpp must agree within 1e-3; else the reason why it doesn't (it rounds, or
-            leaves something out), and the model's own definition wins.
-        prepare: (model) -> None, before it is saved: for example ternary weights.
-        n_ids: tokens of the prompt.
+            leaves a part out). The model's own definition decides then.
+        prepare: a function that changes the model before it is saved, for example to ternary weights.
+        n_ids: number of tokens of the prompt.
     """
 
     name: str
@@ -86,7 +88,7 @@ class TinyModel:
 
 
 def save(tiny: TinyModel, folder: Path, tokenizer: Any) -> Any:
-    """Make the model with transformers, save it with a tokenizer, and return it as it is loaded again."""
+    """Make the model with transformers, save it with a tokenizer, load it again and return it."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     import torch
 
@@ -97,7 +99,7 @@ def save(tiny: TinyModel, folder: Path, tokenizer: Any) -> Any:
     config = model_class.config_class(**{**sizes, "vocab_size": V, **tiny.options})
     config._attn_implementation = "eager"  # soft caps and sinks need it
     model = model_class(config).eval()
-    with torch.no_grad():  # norms and biases begin as ones and zeros: no test of where they go
+    with torch.no_grad():  # norms and biases begin as ones and zeros, which would hide a mix-up
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter += (0.3 if "norm" in name or "ln" in name else 0.5) * torch.randn_like(parameter)
@@ -111,12 +113,12 @@ def save(tiny: TinyModel, folder: Path, tokenizer: Any) -> Any:
 
 
 def prompt(tiny: TinyModel) -> list[int]:
-    """The ids that all programs read."""
+    """Return the token ids that all programs read."""
     return np.random.default_rng(0).integers(3, 300, tiny.n_ids).tolist()
 
 
 def logits_of(model: Any, ids: list[int]) -> np.ndarray:
-    """What transformers computes, float32 (T, V)."""
+    """Return the logits of transformers, float32 (T, V)."""
     import torch
 
     with torch.no_grad():
@@ -124,7 +126,7 @@ def logits_of(model: Any, ids: list[int]) -> np.ndarray:
 
 
 def states_of(model: Any, ids: list[int]) -> np.ndarray:
-    """What transformers computes, float32 (T, D)."""
+    """Return the last states of transformers, float32 (T, D)."""
     import torch
 
     with torch.no_grad():
@@ -132,14 +134,14 @@ def states_of(model: Any, ids: list[int]) -> np.ndarray:
 
 
 def scatter_gains(model: Any) -> None:
-    """Norms of queries and keys are made with gains of one; these differ by head and by number."""
+    """Give the norms of queries and keys gains that differ by head and by number; they begin as ones."""
     for name, parameter in model.named_parameters():
         if any(part in name for part in ("q_norm", "k_norm", "q_layernorm", "k_layernorm")):
             parameter.uniform_(0.5, 1.5)
 
 
 def make_ternary(model: Any) -> None:
-    """BitNet's matrices hold three values: scale · -1, 0, 1."""
+    """Give BitNet's matrices their three values: scale · -1, 0, 1."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and "embed" not in name:
             scale = parameter.abs().mean()
@@ -147,13 +149,13 @@ def make_ternary(model: Any) -> None:
 
 
 def choose_unevenly(model: Any) -> None:
-    """Give the biases that choose experts, zeros at first, values that change the choice."""
+    """Give the biases that choose experts values that change the choice; they begin as zeros."""
     for name, buffer in model.named_buffers():
         if name.endswith(("expert_bias", "e_score_correction_bias")):
             buffer.copy_(0.2 * buffer.new_tensor(range(len(buffer))) - 0.5)
 
 
 def scale_layers(model: Any) -> None:
-    """Gemma 4 multiplies each layer's output by a number, 1 at first."""
+    """Change the number by which Gemma 4 multiplies each layer's output; it begins as 1."""
     for i, layer in enumerate(model.model.layers):
         layer.layer_scalar.fill_(0.8 + 0.1 * i)

@@ -1,4 +1,4 @@
-"""Small vocabularies, and random texts for tokenizers."""
+"""Make small vocabularies, and random texts for tokenizers."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ MERGES = ["▁ a", "a b", "▁ ▁", "▁a b", "th e", "t h", "▁▁ ▁▁", "
 
 @cache
 def assigned_characters() -> list[str]:
-    """All characters of this Python's Unicode version: each library has its own, newer, table."""
+    """Return all characters of this Python's Unicode version; each library has its own, newer table."""
     return [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cs", "Cn", "Co")]
 
 
 def random_texts(count: int, seed: int) -> Iterator[str]:
-    """Texts of pieces drawn from groups that pre-tokenizers treat differently."""
+    """Yield texts of pieces drawn from groups that pre-tokenizers treat differently."""
     draw = random.Random(seed)
     groups = [
         assigned_characters(),

@@ -189,12 +189,12 @@ BY_SUFFIX = {family.suffix: family for family in FAMILIES.values()}
 
 
 for _family in FAMILIES.values():
-    _ = _family.kernels  # declared once, so that `kernel` finds each by its name
+    _ = _family.kernels  # declared once, so that `declared_kernel` finds each by its name
     if _family.sub:
         _family.tile_block  # noqa: B018
 
 
-def kernel(module: str, name: str) -> Kernel:
+def declared_kernel(module: str, name: str) -> Kernel:
     """Return a declared kernel by the name of its file and its own.
 
     Raises:

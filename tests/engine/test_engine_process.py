@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmlite.engine import jit
-from llmlite.engine.families import kernel
+from llmlite.engine.families import declared_kernel
 from llmlite.engine.jit import Kernel
 from tests.support.tiny_models import tiny_model
 
@@ -22,7 +22,7 @@ LINUX = sys.platform.startswith("linux")
 pytestmark = pytest.mark.skipif(not jit.OBJECTS_PROVEN, reason="object files are loaded on Linux x86-64 only")
 
 # Any kernel that compiles quickly.
-SMALL = "import sys; from llmlite.engine.families import kernel; kernel('basic', 'add').address; "
+SMALL = "import sys; from llmlite.engine.families import declared_kernel as k; k('basic', 'add').address; "
 
 
 def python(
@@ -161,7 +161,7 @@ def test_without_a_compiler_auto_falls_back_and_says_why_each_time_and_planned_r
 
 @pytest.mark.parametrize("name", ["basic.add", "basic.quantize", "activations.silu_mul"])
 def test_a_kernel_neither_raises_nor_allocates(name: str) -> None:
-    text = jit.optimised_ir(kernel(*name.split(".")))
+    text = jit.optimised_ir(declared_kernel(*name.split(".")))
     assert ".const.pickledata" not in text
     assert "NRT_Allocate" not in text and "NRT_MemInfo_alloc" not in text
 
@@ -169,7 +169,7 @@ def test_a_kernel_neither_raises_nor_allocates(name: str) -> None:
 @pytest.mark.skipif("avx512vnni" not in jit.target().enabled, reason="this CPU has no AVX-512 VNNI")
 def test_matrix_kernels_use_the_dot_product_instruction() -> None:
     for module, name in (("blocks32", "matvec_q4_0"), ("multiply", "multiply32")):
-        text = jit.assembly(kernel(module, name))
+        text = jit.assembly(declared_kernel(module, name))
         assert text.count("vpdpbusd") >= 4
         assert "vpmaddubsw" not in text
 
@@ -179,7 +179,10 @@ def test_warmup_compiles_what_a_model_needs(tiny: Path, capsys: pytest.CaptureFi
 
     assert cli.main(["warmup", str(tiny)]) == 0
     assert "kernels are ready" in capsys.readouterr().out
-    assert kernel("multiply", "multiply32_bytes").ready and kernel("blocks32", "matvec_q8_0").ready
+    assert (
+        declared_kernel("multiply", "multiply32_bytes").ready
+        and declared_kernel("blocks32", "matvec_q8_0").ready
+    )
 
 
 # ---- a process that is interrupted, forked, ended ----------------------------------------------------------
@@ -257,7 +260,7 @@ def test_fork_waits_for_the_kernel_that_another_thread_compiles(tmp_path: Path) 
     code = """
     import os, signal, threading, time
     from llmlite.engine import jit
-    from llmlite.engine.families import kernel
+    from llmlite.engine.families import declared_kernel
     inside = threading.Event()
     def compile():
         with jit._lock:
@@ -269,7 +272,7 @@ def test_fork_waits_for_the_kernel_that_another_thread_compiles(tmp_path: Path) 
     child = os.fork()
     if child == 0:
         signal.alarm(60)
-        os._exit(0 if kernel("basic", "add").address else 1)
+        os._exit(0 if declared_kernel("basic", "add").address else 1)
     print(time.monotonic() - begin > 0.5, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
     assert output(code, tmp_path) == "True 0"

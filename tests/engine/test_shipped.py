@@ -95,8 +95,8 @@ def test_a_manifest_that_cant_be_used_is_named_and_numba_compiles_for_the_host(
 # ---- which bytes -------------------------------------------------------------------------------------------
 
 REPORT = """
-    from llmlite.engine.families import kernel
-    print(bool(kernel("basic", "add").address), "numba" in sys.modules)
+    from llmlite.engine.families import declared_kernel
+    print(bool(declared_kernel("basic", "add").address), "numba" in sys.modules)
 """
 NO_NUMBA = "sys.modules['numba'] = None\n"
 
@@ -148,7 +148,7 @@ def test_a_shipped_kernel_runs_without_numba_and_writes_no_cache(folder: Path, t
         import ctypes
         import numpy as np
         from llmlite.engine.contract import STEP
-        from llmlite.engine.families import kernel
+        from llmlite.engine.families import declared_kernel
         n, width = 3, 37
         a, b = (np.arange(n * width, dtype=np.float32) * f for f in (1, 2))
         out = np.zeros_like(a)
@@ -156,7 +156,7 @@ def test_a_shipped_kernel_runs_without_numba_and_writes_no_cache(folder: Path, t
         step[STEP.n_tokens // 8] = n
         words = [step.ctypes.data, STEP.n_tokens, *(x.ctypes.data for x in (a, b, out)), width]
         record = np.array(words, np.int64)
-        entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(kernel("basic", "add").address)
+        entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(declared_kernel("basic", "add").address)
         entry(record.ctypes.data, 0, 1)
         print(np.array_equal(out, a + b))
     """)

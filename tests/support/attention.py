@@ -19,7 +19,7 @@ from llmlite.engine.contract import (
     attention_scratch,
     attention_tile,
 )
-from llmlite.engine.families import kernel
+from llmlite.engine.families import declared_kernel
 from llmlite.engine.kv_cache import KV_NAMES, AttentionState, quantize
 from llmlite.engine.planned import layer_words
 
@@ -29,7 +29,7 @@ RUN = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
 
 @functools.cache
 def entry(module: str, name: str):
-    return RUN(kernel(module, name).address)
+    return RUN(declared_kernel(module, name).address)
 
 
 def words(record) -> np.ndarray:

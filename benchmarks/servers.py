@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def main() -> None:
     tables = options.tables.split(",")
     for name, share in zip(TYPES, SHARES):
         if "2" in tables:
-            scaling(paths[name], counts, options, lambda share=share: clock.left(share))  # type: ignore[misc]
+            scaling(paths[name], counts, options, partial(clock.left, share))
     if "3" in tables:
         prompts(paths["Q4_0"], counts, options.p, not reason, lambda: clock.left(SHARES[2]))
     if "4" in tables:

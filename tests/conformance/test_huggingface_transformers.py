@@ -15,19 +15,9 @@ import llmlite as ll
 from llmlite.huggingface import convert_folder
 from tests.support.huggingface_folders import TEXTS, sentencepiece_merges
 from tests.support.llama_cpp import run_llama_cpp
-from tests.support.transformers_models import CORPUS, byte_level_tokenizer
+from tests.support.transformers_models import CORPUS, SIZES, byte_level_tokenizer
 
 pytestmark = pytest.mark.conformance
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -92,10 +82,10 @@ def save(folder: Path, model_class: str, tokenizer: Any, *, dtype: str = "float3
     torch.set_num_threads(1)
     base = model_class.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
     config = getattr(transformers, f"{base}Config")(
-        **{**SIZES, "vocab_size": tokenizer.get_vocab_size() + 5, "initializer_range": 0.2, **options}
+        **{**SIZES, "vocab_size": tokenizer.get_vocab_size() + 5, **options}
     )
     model = getattr(transformers, model_class)(config).eval().to(getattr(torch, dtype))
-    with torch.no_grad():  # norms and biases begin as ones and zeros: no test of where they go
+    with torch.no_grad():  # norms and biases begin as ones and zeros, which would hide a mix-up
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter += (0.3 if "norm" in name else 1) * torch.randn_like(parameter)

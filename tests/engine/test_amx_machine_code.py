@@ -25,13 +25,10 @@ from tests.support.amx_products import (
     NAMES,
     SAPPHIRE_RAPIDS,
     TYPES,
-    WIDTHS,
-    activations,
+    assert_same_bits,
     bits,
-    product,
     use_routines,
 )
-from tests.support.planned import random_weights
 from tests.support.tile_trap import SUPPORTED, Instruction, UnknownInstructionError, decode, trapped
 from tests.support.tile_unit import CONFIGURE, LOAD, MULTIPLY, RELEASE, STORE, ZERO, Emulator
 from tests.support.tiny_models import tiny_model
@@ -112,16 +109,6 @@ def form_of(name: str) -> tuple[int, bool]:
     return NAMES[name].sub, NAMES[name].has_minimum
 
 
-def check(name: str) -> None:
-    """Compare both kernels' bits, for all tails of rows, tokens and width, on one and two threads."""
-    for width in WIDTHS[NAMES[name].block]:
-        for n_rows, n_tokens, n_threads in ((37, 17, 1), (64, 35, 2)):
-            w, x = random_weights(name, n_rows, width), activations(n_tokens, width)
-            want = product(w, x, tiles=False)
-            found = product(w, x, tiles=True, n_threads=n_threads)
-            np.testing.assert_array_equal(bits(found), bits(want), str((width, n_rows, n_tokens)))
-
-
 class TestHere:
     pytestmark = needs_trap
 
@@ -130,7 +117,7 @@ class TestHere:
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with trap(monkeypatch, target(), [form_of(name)]) as emulator:
-            check(name)
+            assert_same_bits(name)
         assert emulator.counts.min() > 0  # every instruction took part
         configured, zeroed, loaded, multiplied, stored, released = emulator.counts
         assert configured == released and zeroed == multiplied == stored and loaded == 2 * stored
@@ -148,7 +135,7 @@ class TestHere:
         if not host().has(*made.enabled):
             pytest.skip(f"this CPU can't run code for {cpu}")
         with trap(monkeypatch, made, [form_of(name)]) as emulator:
-            check(name)
+            assert_same_bits(name)
         assert emulator.counts.min() > 0
 
     def test_a_model_reads_its_prompt_with_the_same_logits(

@@ -18,6 +18,7 @@ from llmlite.engine.plan import Piece, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
+from tests.support.planned import random_weights
 from tests.support.tile_unit import Emulator, emulated
 
 NAMES = {get(number).name: family for number, family in FAMILIES.items() if family.sub}
@@ -54,6 +55,16 @@ def product(w: QuantTensor, x: np.ndarray, *, tiles: bool, n_threads: int = 1) -
 def activations(n_tokens: int, width: int) -> np.ndarray:
     rng = np.random.default_rng(n_tokens)
     return rng.standard_normal((n_tokens, width)).astype(np.float32) + np.float32(0.3)
+
+
+def assert_same_bits(name: str) -> None:
+    """Compare both kernels' bits, for all tails of rows, tokens and width, on one and two threads."""
+    for width in WIDTHS[NAMES[name].block]:
+        for n_rows, n_tokens, n_threads in ((37, 17, 1), (64, 35, 2)):
+            w, x = random_weights(name, n_rows, width), activations(n_tokens, width)
+            want = product(w, x, tiles=False)
+            found = product(w, x, tiles=True, n_threads=n_threads)
+            np.testing.assert_array_equal(bits(found), bits(want), str((width, n_rows, n_tokens)))
 
 
 def replace_routines(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

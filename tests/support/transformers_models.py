@@ -13,7 +13,7 @@ from tests.support.huggingface_folders import QWEN2_SPLIT, TEXTS
 
 V = 400
 CORPUS = [*TEXTS, "the quick brown fox jumps over the lazy dog, then it sleeps in the sun"] * 20
-SIZES = {
+SIZES = {  # of every tiny model
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -22,7 +22,6 @@ SIZES = {
     "max_position_embeddings": 128,
     "bos_token_id": 0,
     "eos_token_id": 2,
-    "pad_token_id": 1,
     "initializer_range": 0.2,
 }
 WINDOW = 16  # prompts are longer than three windows
@@ -95,7 +94,7 @@ def save(tiny: TinyModel, folder: Path, tokenizer: Any) -> Any:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model_class = getattr(transformers, tiny.model_class)
-    sizes = {key: value for key, value in SIZES.items() if key not in tiny.without}
+    sizes = {key: value for key, value in (SIZES | {"pad_token_id": 1}).items() if key not in tiny.without}
     config = model_class.config_class(**{**sizes, "vocab_size": V, **tiny.options})
     config._attn_implementation = "eager"  # soft caps and sinks need it
     model = model_class(config).eval()

@@ -130,11 +130,17 @@ def describe() -> None:
 
 
 def model(folder: Path, shape: str, name: str) -> Path:
-    """Return the path of a model with random weights; write the model if it is missing."""
+    """Return the path of a model with random weights; write the model if it is missing.
+
+    Raises:
+        SystemExit: the model can't be made; `llmlite synth` has printed the reason.
+    """
     path = folder / f"{shape}-{name}.gguf"
     if not path.exists():
         command = [sys.executable, "-m", "llmlite", "synth", shape, "--type", name, "-o", str(path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise SystemExit(done.returncode)
     return path
 
 

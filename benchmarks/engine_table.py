@@ -167,7 +167,7 @@ def read(path: Path) -> list[Sample]:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
     if not samples or not all(isinstance(sample, dict) and "kind" in sample for sample in samples):
-        raise ValueError(f'{path}: not the samples that engine.py writes: JSON objects with a "kind"')
+        raise ValueError(f'{path}: not the samples of a benchmark: JSON objects with a "kind"')
     return samples
 
 

@@ -72,11 +72,16 @@ Write = Callable[[dict[str, Any]], None]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, or read an earlier run's samples; print or write the table."""
+    """Measure, or read an earlier run's samples; print or write the table.
+
+    Returns:
+        0; 1 if no row could be measured; 2 if a request, a file or git failed.
+    """
     options = parse(argv)
     try:
-        samples = options.report or measure(options)
-        text = table(read(samples), options.clock)
+        path = options.report or measure(options)
+        samples = read(path)
+        text = table(samples, options.clock)
     except (ValueError, LlmliteError, OSError) as error:  # the named file may be of another kind
         print(f"old_new.py: {error}", file=sys.stderr)
         return 2
@@ -84,8 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         options.output.write_text(text, encoding="utf-8")
     else:
         print(text)
-    print(f"raw samples: {samples}", file=sys.stderr)
-    return 0
+    print(f"raw samples: {path}", file=sys.stderr)
+    return 0 if any(sample["kind"] == "block" for sample in samples) else 1
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -348,14 +353,15 @@ def git(root: Path, *words: str) -> bytes:
     """Return the output of a git command.
 
     Raises:
-        LlmliteError: git failed or is missing; the error has its last line.
+        LlmliteError: git failed or is missing; the error has its first line.
     """
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
     except OSError as error:
         raise LlmliteError(f"git: {error.strerror}") from None
     if done.returncode:
-        raise LlmliteError(f"git {words[0]}: {done.stderr.decode(errors='replace').strip().splitlines()[-1]}")
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it failed"]
+        raise LlmliteError(f"git {words[0]}: {said[0].removeprefix('fatal: ')}")
     return done.stdout
 
 

@@ -220,6 +220,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--tables", default="2,3,4", help="which of the tables above (default: 2,3,4)")
     options = parser.parse_args()
+    tables = options.tables.split(",")
+    if not set(tables) <= set("234"):
+        parser.error(f"--tables: expected some of 2,3,4, got {options.tables!r}")
     clock = Clock(time.monotonic() + options.minutes * 60, options.minutes * 60)
     from llmlite.engine import amx as permission
     from llmlite.engine.cpu import choose_threads
@@ -235,7 +238,6 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     paths = {name: amx.model(options.folder, options.shape, name) for name in TYPES}
     print(f"set up in {clock.seconds - clock.left():.0f} s", flush=True)
-    tables = options.tables.split(",")
     for name, share in zip(TYPES, SHARES):
         if "2" in tables:
             scaling(paths[name], counts, options, partial(clock.left, share))

@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import lessons
+from tools.calls import LessonError
 
 README = lessons.NOTEBOOKS / "README.md"
 LIMIT = 20.0  # seconds, warm, on two cores
@@ -59,8 +60,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.write and options.names:
         parser.error("--write needs the times of all lessons: give no NAME")
+    try:
+        chosen = lessons.sources(options.names)
+    except LessonError as error:
+        parser.error(str(error))
     times = {}
-    for source in lessons.sources(options.names):
+    for source in chosen:
         number = source.stem.partition("_")[0]
         times[number] = seconds_of(source)
         print(f"{source.stem}: {times[number]:.1f} s", flush=True)

@@ -27,6 +27,18 @@ def servers() -> Iterator[Any]:
         sys.modules.pop("amx", None)
 
 
+def test_tables_and_shapes_that_do_not_exist_are_refused_by_a_sentence(
+    servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["servers.py", str(tmp_path), "--tables", "2,9"])
+    with pytest.raises(SystemExit) as ended:
+        servers.main()
+    assert ended.value.code == 2 and "--tables: expected some of 2,3,4" in capfd.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        servers.amx.model(tmp_path, "nosuch", "Q8_0")
+    assert ended.value.code == 2 and "nosuch" in capfd.readouterr().err
+
+
 def test_every_prefetch_changes_one_place_of_the_engine(servers: Any) -> None:
     changes = [change for several in servers.PREFETCHES.values() for change in several]
     for file, text, other in changes:

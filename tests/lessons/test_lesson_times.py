@@ -35,5 +35,14 @@ def test_a_page_without_the_table_is_refused() -> None:
         lesson_times.replaced("# The lessons\n", {"00": 1.0})
 
 
+def test_a_lesson_that_does_not_exist_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lesson_times.py", "77"])
+    with pytest.raises(SystemExit) as ended:
+        lesson_times.main()
+    assert ended.value.code == 2 and "no lesson '77'" in capsys.readouterr().err
+
+
 def test_the_command_that_takes_them_is_named_beside_them() -> None:
     assert re.search(r"tools/lesson_times\.py --write", README)

@@ -33,8 +33,8 @@ import llmlite as ll
 # The model is the one of the lesson "One token through the whole model", only smaller: 2 layers, 128 numbers for each
 # token. It reads tales that come with llmlite, cut into tokens by the bundled model's tokenizer.
 #
-# `STEPS` says how long it is trained. 80 take some seconds; with 600 you get better tales for about a minute. (`teacher` is
-# the bundled model. The student takes over its tokenizer, and none of its weights.)
+# `STEPS` is the number of training steps. 80 take some seconds. 600 take about a minute, and the tales get better.
+# (`teacher` is the bundled model. The student uses its tokenizer, but none of its weights.)
 
 # %%
 import numpy as np

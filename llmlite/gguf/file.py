@@ -68,13 +68,21 @@ class GGUFFile:
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata: key -> value. Raises ValueError after close."""
+        """The metadata: key -> value.
+
+        Raises:
+            ValueError: the file was closed.
+        """
         self._bytes()
         return self._metadata
 
     @property
     def tensors(self) -> Tensors:
-        """The tensors: name -> QuantTensor. Raises ValueError after close."""
+        """The tensors: name -> QuantTensor.
+
+        Raises:
+            ValueError: the file was closed.
+        """
         self._bytes()
         return self._tensors
 

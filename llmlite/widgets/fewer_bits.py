@@ -27,10 +27,11 @@ def half_the_bits() -> HalfTheBits:
 
 
 class HalfTheBits(Explorer):
-    """A slider over the rungs of `llmlite.lessons.fewer_bits.LADDER`, with bars and tales for the chosen rung.
+    """A slider over the rungs of `lessons.fewer_bits.LADDER`, with bars and tales for the chosen rung.
 
-    The tales and the upper, blue bars are computed on this machine. The lower, orange bars are from the shipped
-    sample, in which llmlite and PyTorch were measured on the same machine. No group of bars mixes the two.
+    The tales and the upper, blue bars are computed on this machine. The lower, orange bars are from the
+    shipped sample, in which llmlite and PyTorch were measured on the same machine. No group of bars mixes the
+    two.
 
     Attributes:
         ladder: the model at every rung.

@@ -39,7 +39,7 @@ def roofline(*rooflines: Roofline) -> RooflineExplorer:
 
 
 class KernelLadder(Explorer):
-    """A slider over the rungs of a ladder: several ways to compute one product, each faster than the last.
+    """A slider over the rungs of a ladder, which are several ways to compute one product.
 
     The words say how the chosen rung differs from the one below, and how much faster it is.
 
@@ -143,7 +143,7 @@ class RooflineExplorer(Explorer):
 
     def _kinds(self) -> list[str]:
         points = self.chosen.points[next(iter(self.chosen.points))]
-        ordered = sorted(points, key=lambda p: not p.type)  # matrices first, otherwise in the order of the plan
+        ordered = sorted(points, key=lambda p: not p.type)  # matrices first, else in the plan's order
         return list(dict.fromkeys(kind(p) for p in ordered))
 
     def _those(self) -> list[Point]:
@@ -159,7 +159,7 @@ class RooflineExplorer(Explorer):
 
     @contextmanager
     def _mixed(self) -> Iterator[None]:
-        """Draw nothing until the block ends, because the choices may belong to different models until then."""
+        """Draw nothing until the block ends. Until then the choices may belong to different models."""
         self._held = True
         try:
             yield

@@ -42,7 +42,7 @@ QWEN3 = CacheShape(n_layer=28, n_head=16, n_head_kv=8, head_size=128)
 
 
 def known_shapes() -> dict[str, CacheShape]:
-    """Return the shapes that the lesson compares: model name -> CacheShape, head sizes as in their files."""
+    """Return the shapes that the lesson compares: model name -> CacheShape."""
     found = {}
     for name in KNOWN:
         shape = SHAPES[name]
@@ -139,7 +139,7 @@ def seconds_for_one_more(model: Model, n_before: int, *, cached: bool, repeats: 
         n_before: number of tokens before the measured one.
         cached: whether the keys and values of the tokens before are kept. If not, each run processes the
             whole text.
-        repeats: number of timed runs.
+        repeats: number of timed runs, after one that isn't timed.
 
     Returns:
         The time of the fastest run, in seconds.

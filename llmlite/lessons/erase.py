@@ -37,7 +37,7 @@ class Question:
     other: int
 
     def prompt(self, erased: int | None = None) -> str:
-        """Return the prompt: the tale without the sentence at index `erased`, then the question."""
+        """Return the prompt: the tale (without the sentence at index `erased`, if given) and the question."""
         tale = " ".join(s for i, s in enumerate(self.sentences) if i != erased)
         return f"{tale}\n\n{self.question}"
 
@@ -73,8 +73,8 @@ def examples(model: Model, n: int = 3) -> list[Question]:
     """Return the first `n` questions that the model answers right and that show the effect.
 
     The model must answer right with the whole tale and without the `other` sentence, but not without the
-    `source` sentence. The kinds of questions take turns. There are fewer than `n` questions if no more of the
-    next kind show the effect.
+    `source` sentence. The kinds of questions take turns. There are fewer than `n` questions if the
+    next kind in turn has no further question that shows the effect.
     """
     found: list[Question] = []
     by_kind = {kind: iter([q for q in questions() if q.kind == kind]) for kind in KINDS}

@@ -1,7 +1,7 @@
 """One model at fewer and fewer bits: its weights in memory, its speed, and the tale it tells.
 
 Every matrix is quantized to the same type in memory; the model's file isn't changed. Besides the live runs
-there is a shipped sample, `sample()`, which tools/samples.py measured on one machine. It includes PyTorch.
+there is a shipped sample, which `sample` returns. tools/samples.py measured it on one machine, with PyTorch.
 """
 
 from __future__ import annotations

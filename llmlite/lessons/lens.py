@@ -57,7 +57,7 @@ class Lens:
         return [(int(token), float(row[token])) for token in np.argsort(-row, kind="stable")[:n]]
 
     def settled(self, position: int) -> int:
-        """Return the index of the first stage from which on every stage predicts the model's final choice."""
+        """Return the index of the first stage from which on the likeliest token is the final one."""
         same = self.best[:, position] == self.best[-1, position]
         others = np.flatnonzero(~same)
         return int(others[-1]) + 1 if len(others) else 0

@@ -130,7 +130,7 @@ def _last(model: Model, ids: Sequence[int]) -> np.ndarray:
 
 
 def memory_bytes(model: Model, n_tokens: int) -> int:
-    """Return the bytes that all layers keep after `n_tokens` tokens: states, keys and values, in float32."""
+    """Return the bytes that all layers keep after `n_tokens` tokens: states, or float32 keys and values."""
     total = 0
     for i, layer in enumerate(model.config.layers):
         state = model.cache[i]

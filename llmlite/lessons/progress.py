@@ -83,13 +83,13 @@ class LearnerProgress:
     def predicted(self, number: str) -> dict[str, dict[str, Any]]:
         """Return the predictions made in lesson `number`: question -> "choice", "answer" and "right".
 
-        "right" is None if the lesson doesn't know the answer.
+        "right" is None if the lesson couldn't know the answer.
         """
         found: dict[str, dict[str, Any]] = self.lessons.get(number, {}).get("predictions", {})
         return found
 
 
-# --- which lesson runs, and whether somebody watches --------------------------------------------
+# --- the running lesson, and whether somebody watches -------------------------------------------
 
 
 def begin(lesson: str) -> None:
@@ -413,7 +413,7 @@ def table(learners: Mapping[str, LearnerProgress]) -> list[list[str]]:
 
 
 def missed(learners: Iterable[LearnerProgress]) -> list[Missed]:
-    """Return the questions with wrong predictions, sorted by their share, then by their number."""
+    """Return the questions with wrong predictions, those with the largest share of wrong ones first."""
     made: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for progress in learners:
         for number in progress.lessons:

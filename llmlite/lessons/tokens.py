@@ -11,7 +11,8 @@ SEEN = {" ": "␣", "\n": "↵", "\t": "⇥"}
 def visible(tokenizer: Tokenizer, token: int) -> str:
     """Return a token's text with spaces, line ends and tabs made visible.
 
-    A token that isn't valid UTF-8, such as a part of a character, is shown as bytes: "<E2><82>".
+    A token that isn't valid UTF-8, such as a part of a character, is shown as bytes: "<E2><82>". A token
+    without text is shown as its id: "<2>".
     """
     piece = tokenizer.piece(token)
     try:

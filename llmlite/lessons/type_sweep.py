@@ -142,7 +142,7 @@ class Bench:
         model: the model whose matrices are quantized; by default the bundled model.
 
     Attributes:
-        model: the model with exact keys and values.
+        model: the float32 model, with float32 keys and values and the eager executor.
         chunks: the token ids of the N_CHUNKS chunks of the text.
     """
 

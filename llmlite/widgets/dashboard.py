@@ -67,7 +67,7 @@ class ComparisonDashboard(Explorer):
         self.say(self.picture.alt)
 
     def static_view(self) -> plots.Picture:
-        """Return the whole comparison as a picture."""
+        """Return a picture of the whole comparison."""
         return plots.comparison(self.comparison)
 
 

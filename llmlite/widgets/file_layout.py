@@ -91,7 +91,7 @@ class ByteMapExplorer(Explorer):
         self.redraw()
 
     def choose_field(self, i: int) -> None:
-        """Show field number `i`. Below 0 it is the first field; beyond the last field it is the last."""
+        """Show field number `i`, or the nearest field if there is no such number."""
         self.field = min(max(i, 0), len(self.map.fields) - 1)
         start = self.map.fields[self.field].offset
         if not self.top <= start < self.top + len(self.cells):
@@ -99,7 +99,7 @@ class ByteMapExplorer(Explorer):
         self.redraw()
 
     def choose_byte(self, offset: int) -> None:
-        """Show the field that contains the byte at `offset`. An offset outside the file is moved inside."""
+        """Show the field that contains the byte at `offset`, or the nearest byte of the file."""
         offset = min(max(offset, 0), len(self.map.data) - 1)
         if not self.top <= offset < self.top + len(self.cells):
             self.top = offset // COLUMNS * COLUMNS

@@ -32,7 +32,7 @@ def best_speed(step: RungStep) -> float:
 
 
 def climbed(found: Ladder, type_name: str = "Q4_0") -> str:
-    """Return the one of CHOICES that says how many times as fast as the first rung the last one is.
+    """Return the choice, one of CHOICES, that fits the last rung's speed divided by the first rung's.
 
     Args:
         found: the measured ladder.

@@ -23,7 +23,7 @@ from llmlite.model import Model
 class Lens:
     """The predictions after each stage, for one text.
 
-    S is the number of stages (the embedding, then each layer), T of tokens, V the size of the vocabulary.
+    There are S stages (the embedding, then each layer), T tokens, and V tokens in the vocabulary.
 
     Attributes:
         ids: the T token ids of the text.

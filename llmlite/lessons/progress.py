@@ -1,7 +1,7 @@
 """A learner's progress: a small JSON file beside the lessons, and the reports made from it.
 
-`check`, `hint` and `predict` write it; it never leaves the machine. Learners can give the file to a teacher,
-who reads all of them with `llmlite lab --summary FOLDER`. tools/lessons.py makes `lessons.json`, the list of
+`check`, `hint` and `predict` write it; nothing is sent anywhere. Learners can give their files to a teacher,
+who reads them with `llmlite lab --summary FOLDER`. tools/lessons.py makes `lessons.json`, the list of
 exercises and predictions.
 
     {"format": 1, "learner": "", "lessons": {"04": {

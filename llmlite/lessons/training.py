@@ -25,7 +25,7 @@ from llmlite.model import Model
 D, N_LAYER, N_HEAD, N_HEAD_KV, N_FF = 128, 2, 4, 2, 384
 HEAD = D // N_HEAD
 N_CTX, EPS, BASE = 256, 1e-5, 10000.0
-ROWS, LENGTH = 8, 96  # the texts of a batch, and the tokens of each
+ROWS, LENGTH = 8, 96  # texts in a batch, tokens in each text
 
 
 class Layer(nn.Module):

@@ -29,7 +29,7 @@ from llmlite.quants.tensor import QuantTensor
 
 FILE = "types.json"
 TEXT = "tales-eval.txt"
-N_CTX, N_CHUNKS = 256, 8  # tokens in a chunk, whose second half is scored; chunks
+N_CTX, N_CHUNKS = 256, 8  # tokens in a chunk, whose second half is scored; number of chunks
 N_IMATRIX = 12  # chunks that the importance matrix is measured on, after the scored ones
 FAMILIES = ("plain", "legacy", "K", "IQ", "ternary and FP4")
 SCOPES = {"tensors": "every matrix in this type", "mix": "a file as llmlite quantize makes it"}

@@ -72,7 +72,11 @@ def say_text(text: str, *, end: str = "", flush: bool = True) -> None:
 
 
 def flush_output() -> None:
-    """Write the buffer of standard output. Raises OSError as `say` does."""
+    """Write the buffer of standard output.
+
+    Raises:
+        OSError: the output can't be written. The error names "standard output", as in `say`.
+    """
     with _named_output():
         sys.stdout.flush()
 

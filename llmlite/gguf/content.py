@@ -116,7 +116,11 @@ class Tensors(Mapping[str, QuantTensor]):
         return name in self._places
 
     def replacing(self, changed: Iterable[QuantTensor]) -> Tensors:
-        """Return a copy in which each `changed` tensor replaces the one of its name. Raises KeyError."""
+        """Return a copy in which each tensor of `changed` replaces the tensor of the same name.
+
+        Raises:
+            KeyError: there is no tensor of such a name.
+        """
         tensors = copy.copy(self)
         tensors._made = dict(self._made)
         for tensor in changed:

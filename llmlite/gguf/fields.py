@@ -38,7 +38,9 @@ class _Reader:
 def fields(data: np.ndarray, head: Head) -> Iterator[Field]:
     """Yield every field of a parsed file, in order and without gaps.
 
-    data: (file size,) uint8. head: the result of `parse`.
+    Args:
+        data: uint8 (file size,): the bytes of the file.
+        head: the result of `parse`.
     """
     reader = _Reader(data, head)
     yield Field("magic", 0, 4, "string", "GGUF")
@@ -54,7 +56,7 @@ def fields(data: np.ndarray, head: Head) -> Iterator[Field]:
 
 
 def _entry(reader: _Reader, entry: Entry) -> Iterator[Field]:
-    """Yield the key, type and value of one entry; an array's elements are one field."""
+    """Yield the key, type and value of one entry. All elements of an array are one field."""
     name = shown(entry.key)
     yield from reader.string(f"{name}: key")
     yield reader.number(f"{name}: type", "i32")

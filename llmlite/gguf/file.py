@@ -68,13 +68,21 @@ class GGUFFile:
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata: key -> value. Raises ValueError after close."""
+        """The metadata: key -> value.
+
+        Raises:
+            ValueError: the file was closed.
+        """
         self._bytes()
         return self._metadata
 
     @property
     def tensors(self) -> Tensors:
-        """The tensors: name -> QuantTensor. Raises ValueError after close."""
+        """The tensors: name -> QuantTensor.
+
+        Raises:
+            ValueError: the file was closed.
+        """
         self._bytes()
         return self._tensors
 
@@ -227,11 +235,13 @@ def _read_into(file: Any, data: np.ndarray) -> int:
 
 
 def from_bytes(data: bytes | bytearray | memoryview | np.ndarray, path: str = "bytes") -> GGUFFile:
-    """Read a GGUF file that is already in memory. Raises and warns as `read` does.
+    """Read a GGUF file that is already in memory.
 
     Args:
         data: the bytes of the file.
         path: the file's name in errors.
+
+    Errors and warnings are those of `read`.
     """
     array = np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
     array.flags.writeable = False

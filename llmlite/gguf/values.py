@@ -108,12 +108,20 @@ class StringArray(Sequence[str]):
                 begin = end
 
     def raw(self, index: int) -> bytes:
-        """Return the bytes of string `index`. Raise IndexError outside the array."""
+        """Return the bytes of string `index`, undecoded.
+
+        Raises:
+            IndexError: the array has no such string.
+        """
         start, n_bytes = self.span(index)
         return bytes(self._data[start : start + n_bytes])
 
     def span(self, index: int) -> tuple[int, int]:
-        """Return the offset in the file of string `index`, and its number of bytes. Raise IndexError."""
+        """Return the offset of string `index` in the file, and its number of bytes.
+
+        Raises:
+            IndexError: the array has no such string.
+        """
         n = len(self)
         if not -n <= index < n:
             raise IndexError(f"string {index} of an array of {n}")
@@ -122,7 +130,15 @@ class StringArray(Sequence[str]):
         return start, int(self._starts[index + 1]) - self._width - start
 
     def stored(self, width: int, byte_order: str) -> memoryview | None:
-        """Return the whole array's bytes in the file; None if its lengths have another width or order."""
+        """Return the bytes of the whole array in the file, if its lengths are stored in the given way.
+
+        Args:
+            width: bytes of a length, 4 or 8.
+            byte_order: "little" or "big".
+
+        Returns:
+            A view of the bytes; None if the array's lengths have another width or byte order.
+        """
         if (width, byte_order) != (self._width, self._byte_order):
             return None
         return self._data[int(self._starts[0]) - width : int(self._starts[-1]) - width]
@@ -144,28 +160,42 @@ class StringArray(Sequence[str]):
 
 
 class StringOutOfBoundsError(Exception):
-    """Internal: string `index` of an array, whose length is stored at `offset`, reaches past the end."""
+    """Internal: a string of an array reaches past the end of the file.
+
+    Args:
+        index: the index of the string in the array.
+        offset: the offset of the string's length in the file.
+        length: the length as stored; None if the length itself reaches past the end.
+    """
 
     def __init__(self, index: int, offset: int, length: int | None) -> None:
         super().__init__(index, offset, length)
         self.index, self.offset, self.length = index, offset, length
 
 
-CHUNK = 1 << 18  # bytes searched at once: they and their masks fit in the second-level cache
+CHUNK = 1 << 18  # bytes searched at once: few enough to fit in the second-level cache with their masks
 STEPS = 32  # strings walked one by one before whole runs are tried again
 
 
 def string_starts(data: np.ndarray, start: int, n: int, width: int, byte_order: str) -> np.ndarray:
     """Find the offsets of n consecutive strings, each stored after its length.
 
-    data: (n_bytes,) uint8, the file. start: offset of the first length. width: bytes of a length, 4 or 8.
-
-    Returns int64 (n + 1,): the offset of each string, then the offset that the next one would have.
-    Raises StringOutOfBoundsError for the first string that reaches past the end of data.
-
     The end of one string is the place of the next length, so this is a walk. But a length below 256 is easy
     to find: width - 1 zero bytes beside one other byte. A whole run of such places is checked at once: it is
     part of the walk if each place follows from the one before. The rest is walked step by step.
+
+    Args:
+        data: uint8 (n_bytes,): the bytes of the file.
+        start: the offset of the first length.
+        n: number of strings.
+        width: bytes of a length, 4 or 8.
+        byte_order: "little" or "big".
+
+    Returns:
+        int64 (n + 1,): the offset of each string, then the offset that a further string would have.
+
+    Raises:
+        StringOutOfBoundsError: a string reaches past the end of `data`; the error names the first one.
     """
     starts = np.empty(n + 1, np.int64)
     little = byte_order == "little"
@@ -173,7 +203,7 @@ def string_starts(data: np.ndarray, start: int, n: int, width: int, byte_order: 
     view, end = memoryview(data), len(data)
     taken, at = 0, start
     base, places, breaks = at, np.empty(0, np.int64), np.empty(0, np.int64)
-    searched = at if n > STEPS else end  # up to where `places` is complete
+    searched = at if n > STEPS else end  # `places` is complete up to this offset
     while taken < n:
         if at >= searched and searched < end:
             base, searched = at, min(at + CHUNK, end)
@@ -198,7 +228,17 @@ def string_starts(data: np.ndarray, start: int, n: int, width: int, byte_order: 
 
 
 def _chains(data: np.ndarray, width: int, byte_order: str) -> tuple[np.ndarray, np.ndarray]:
-    """Find places that look like lengths below 256, and the indices of those not followed by the next one."""
+    """Find the places that look like a length below 256.
+
+    Args:
+        data: uint8 (n_bytes,): the bytes to search.
+        width: bytes of a length, 4 or 8.
+        byte_order: "little" or "big".
+
+    Returns:
+        int64 (n_places,): the places. int64 (n_breaks,): the indices of places whose string doesn't end where
+        the next place is.
+    """
     zero = data == 0
     zero2 = zero[:-1] & zero[1:]
     if width == 8:  # seven in a row: 2, then 4, then 3 more on top of 4
@@ -218,7 +258,14 @@ def _chains(data: np.ndarray, width: int, byte_order: str) -> tuple[np.ndarray, 
 
 
 def _run_from(places: np.ndarray, breaks: np.ndarray, at: int, most: int) -> np.ndarray:
-    """Return the places from `at` on that follow from each other; none if `at` isn't a place."""
+    """Return the run of places that begins at `at`, each at the end of the string before.
+
+    Args:
+        places: int64 (n_places,): the places, from `_chains`.
+        breaks: int64 (n_breaks,): the indices of the breaks, from `_chains`.
+        at: the first place of the run; if it isn't among `places`, the run is empty.
+        most: the largest number of places to return.
+    """
     first = int(np.searchsorted(places, at))
     if first >= len(places) - 1 or places[first] != at:
         return places[:0]

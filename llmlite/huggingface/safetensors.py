@@ -110,12 +110,22 @@ def read_folder(folder: str) -> dict[str, QuantTensor]:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Read a file of one JSON object. Raises GGUFError if it has something else, and OSError."""
+    """Read a file that contains one JSON object.
+
+    Raises:
+        GGUFError: the file contains something else.
+        OSError: the file can't be read.
+    """
     return _object(path, _json_bytes(path), 0)
 
 
 def read_json_list(path: str) -> list[Any]:
-    """Read a file of one JSON list. Raises as `read_json` does."""
+    """Read a file that contains one JSON list.
+
+    Raises:
+        GGUFError: the file contains something else.
+        OSError: the file can't be read.
+    """
     value = _parsed(path, _json_bytes(path), 0, "list")
     if not isinstance(value, list):
         raise GGUFError(path, "JSON", 0, "a list", shown(value), DAMAGED)

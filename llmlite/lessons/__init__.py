@@ -1,6 +1,7 @@
-"""What the lessons use besides the engine: checks, hints and predictions, and one module per experiment.
+"""The parts of the lessons that aren't the engine: checks, hints, predictions, one module per experiment.
 
-Figures are in llmlite.plots, things to move in llmlite.widgets; here only `predict` shows its buttons.
+Figures are in llmlite.plots and interactive widgets in llmlite.widgets. In this package, only `predict` shows
+buttons.
 """
 
 from importlib import import_module
@@ -14,7 +15,13 @@ from llmlite.lessons.predict import predict
 
 
 def begin(lesson: str) -> None:
-    """Say which lesson this kernel runs: its number, "04". The copies do it in their first cell."""
+    """Record which lesson this kernel runs, and turn on large type if it was asked for.
+
+    The copies of the lessons call this in their first cell.
+
+    Args:
+        lesson: the lesson's number, such as "04".
+    """
     progress.begin(lesson)
     if wished():
         show(SCALE)

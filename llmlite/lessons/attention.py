@@ -1,4 +1,4 @@
-"""Where a model looks: attention weights of every layer and head over one text."""
+"""The attention weights of every layer and head of a model, over one text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from llmlite.tokenizers import as_ids
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention of every head of every layer.
+    """The attention weights of every head of every layer, over one text of T tokens.
 
-    Args:
-        ids: the tokens read, T of them. texts: the same as a reader sees them.
-        weights: float32 (n_layer, n_head, T, T); row t, of the query, sums to 1 over the keys 0…t.
+    Attributes:
+        ids: the T token ids of the text.
+        texts: the text of each token, with spaces and line ends made visible.
+        weights: float32 (n_layer, n_head, T, T). Row t belongs to query t; it sums to 1 over the keys 0…t.
     """
 
     ids: list[int]
@@ -26,21 +27,37 @@ class Attention:
     weights: np.ndarray
 
     def row(self, layer: int, head: int | None, query: int) -> np.ndarray:
-        """Return the weights (T,) of one query; the mean over the layer's heads for head None."""
+        """Return the attention weights of one query.
+
+        Args:
+            layer: the number of the layer.
+            head: the number of the head; None for the mean over the layer's heads.
+            query: the position of the query.
+
+        Returns:
+            The weights of all keys, float32 (T,).
+        """
         found = self.weights[layer, :, query]
         return found.mean(axis=0) if head is None else found[head]
 
     def top(self, layer: int, head: int | None, query: int, n: int) -> list[tuple[int, float]]:
-        """Return the `n` keys most looked at: (position, weight), the heaviest first."""
+        """Return the `n` keys with the largest weights as (position, weight), the largest first.
+
+        The arguments `layer`, `head` and `query` are those of `row`.
+        """
         row = self.row(layer, head, query)
         return [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[:n]]
 
 
 def attention(model: Model, prompt: str | Sequence[int]) -> Attention:
-    """Run the model over a prompt and keep its attention weights.
+    """Run the model over a prompt and return its attention weights.
+
+    Args:
+        model: the model to run.
+        prompt: text, or token ids.
 
     Raises:
-        As `Model.trace`.
+        The errors of `Model.trace`.
     """
     ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
     trace = model.trace(ids)

@@ -22,7 +22,14 @@ KNOWN = ("llama-3.2-1b", "tinyllama-1.1b", "smollm2-135m", "qwen2.5-0.5b")
 
 @dataclass(frozen=True)
 class CacheShape:
-    """The numbers that decide a cache's size. head_size: numbers in a key, as the model's file says."""
+    """The numbers of a model that determine the size of its cache.
+
+    Attributes:
+        n_layer: number of layers.
+        n_head: number of query heads.
+        n_head_kv: number of key and value heads.
+        head_size: numbers in one key of one head, as the model's file gives it.
+    """
 
     n_layer: int
     n_head: int
@@ -35,7 +42,7 @@ QWEN3 = CacheShape(n_layer=28, n_head=16, n_head_kv=8, head_size=128)
 
 
 def known_shapes() -> dict[str, CacheShape]:
-    """Return the models whose caches the lesson compares, with the head sizes that their files give."""
+    """Return the shapes that the lesson compares: model name -> CacheShape."""
     found = {}
     for name in KNOWN:
         shape = SHAPES[name]
@@ -44,26 +51,42 @@ def known_shapes() -> dict[str, CacheShape]:
 
 
 def head_size(shape: Any) -> int:
-    """Return how many numbers a key has: a ModelConfig says it; for a Shape it is n_embd / n_head."""
+    """Return how many numbers one key of one head has.
+
+    Args:
+        shape: a ModelConfig or a CacheShape, whose `head_size` is returned; or a synth.Shape, for which the
+            result is n_embd / n_head.
+    """
     return int(getattr(shape, "head_size", 0) or shape.n_embd // shape.n_head)
 
 
 def cache_bytes(shape: Any, n_tokens: int, itemsize: int = 2) -> int:
-    """Return the bytes of keys and values: 2 × layers × heads × head size × itemsize for each token.
+    """Return the bytes of keys and values: 2 × n_layer × n_head_kv × head size × itemsize for each token.
 
-    Layers without attention keep none.
+    Layers without attention keep no keys or values, so they aren't counted.
 
     Args:
-        shape: a ModelConfig or a synth.Shape. itemsize: bytes per number, 2 for F16, 4 for F32.
+        shape: a ModelConfig, a CacheShape or a synth.Shape.
+        n_tokens: number of tokens in the cache.
+        itemsize: bytes per number: 2 for F16, 4 for F32.
     """
     n_layer = len(shape.attentions) if hasattr(shape, "attentions") else int(shape.n_layer)
     return 2 * n_layer * int(shape.n_head_kv) * head_size(shape) * n_tokens * itemsize if n_layer else 0
 
 
 def tokens_processed(n_prompt: int, n_new: int, *, cached: bool) -> list[int]:
-    """Return how many tokens go through the model for each of `n_new` new ones.
+    """Return how many tokens the model processes for each of `n_new` generated tokens.
 
-    With a cache: the prompt once, then one at a time. Without: the whole text each time.
+    With a cache, the model processes the whole prompt once, then one token at a time. Without a cache, it
+    processes the whole text again for each new token.
+
+    Args:
+        n_prompt: number of tokens in the prompt.
+        n_new: number of tokens to generate.
+        cached: whether keys and values are kept.
+
+    Returns:
+        `n_new` numbers of tokens, one for each step.
     """
     if cached:
         return [n_prompt] + [1] * (n_new - 1) if n_new else []
@@ -72,12 +95,13 @@ def tokens_processed(n_prompt: int, n_new: int, *, cached: bool) -> list[int]:
 
 @dataclass(frozen=True)
 class Filling:
-    """A text's keys in the cache.
+    """The keys that the cache holds after a text of T tokens.
 
-    Args:
-        ids: the tokens, T of them. texts: as a reader sees them.
-        size: float32 (layers with attention, n_head_kv, T), the length of each key relative to the longest of
-            its head.
+    Attributes:
+        ids: the T token ids of the text.
+        texts: the text of each token, with spaces and line ends made visible.
+        size: float32 (layers with attention, n_head_kv, T): the length of each key, relative to the longest
+            key of the same head.
     """
 
     ids: list[int]
@@ -88,8 +112,13 @@ class Filling:
 def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
     """Run the model over a prompt and return the keys that its cache then holds.
 
+    Args:
+        model: the model to run.
+        prompt: text, or token ids.
+
     Raises:
-        As `Model.trace`; UnsupportedError: no layer of the model keeps keys.
+        UnsupportedError: no layer of the model keeps keys.
+        The errors of `Model.trace`.
     """
     layers = [i for i, layer in enumerate(model.config.layers) if isinstance(layer.mixer, Attention)]
     if not layers:
@@ -103,9 +132,17 @@ def filling(model: Model, prompt: str | Sequence[int]) -> Filling:
 
 
 def seconds_for_one_more(model: Model, n_before: int, *, cached: bool, repeats: int = 3) -> float:
-    """Return the seconds that one more token takes after `n_before` others: the fastest of a few tries.
+    """Measure how long the model takes to process one more token after `n_before` others.
 
-    cached: whether their keys and values are kept; if not, the whole text is read again.
+    Args:
+        model: the model to measure.
+        n_before: number of tokens before the measured one.
+        cached: whether the keys and values of the tokens before are kept. If not, each run processes the
+            whole text.
+        repeats: number of timed runs, after one that isn't timed.
+
+    Returns:
+        The time of the fastest run, in seconds.
     """
     ids = [(7 * i) % model.config.n_vocab for i in range(n_before + 1)]
     cache = KVCache(model.config, len(ids), model.cache.dtype.type, chunk=len(ids))
@@ -121,10 +158,15 @@ def seconds_for_one_more(model: Model, n_before: int, *, cached: bool, repeats: 
 
 
 def logits_step_by_step(model: Model, ids: Sequence[int], *, cached: bool) -> tuple[np.ndarray, int]:
-    """Feed a text token by token, with the cache or without one.
+    """Run the model over a text token by token, with the cache or without it.
+
+    Args:
+        model: the model to run.
+        ids: the T token ids of the text.
+        cached: whether keys and values are kept. If not, each step processes the whole text so far.
 
     Returns:
-        The logits after each token, float32 (T, n_vocab), and how many tokens went through the model.
+        The logits after each token, float32 (T, n_vocab), and the number of tokens that the model processed.
     """
     rows, processed = [], 0
     cache = KVCache(model.config, len(ids), model.cache.dtype.type, chunk=len(ids))

@@ -1,6 +1,6 @@
 """Check a learner's answer: one line says that it is right, or in which way it is wrong.
 
-The line never has the expected value.
+The line never contains the expected value.
 
 A check never raises, so "run all cells" reaches the end of a lesson whose exercises are still open.
 """
@@ -19,16 +19,19 @@ from llmlite.terminal import say
 
 RIGHT, WRONG = "✓", "✗"
 OPEN = "nothing yet"
-NEAR = 0.02  # an answer this close, relative, was probably rounded on the way
+NEAR = 0.02  # relative: an answer this close was probably rounded before the last step
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a check; prints as one line.
+    """The result of a check; `str()` gives the line that is printed.
 
-    Args:
-        name: of the answer. right: the answer is the expected one. reason: why not; "" if it is right.
-        exercise: its number, whose hints help; "" if it has none. hint: shown if there is no exercise.
+    Attributes:
+        name: the name of the answer.
+        right: whether the answer is the expected one.
+        reason: why the answer is wrong; "" if it is right.
+        exercise: the number of the exercise, for its hints; "" if the check belongs to no exercise.
+        hint: a hint that is shown if the check belongs to no exercise.
     """
 
     name: str
@@ -54,15 +57,18 @@ def check(
     exercise: int | str = "",
     rtol: float = 1e-5,
 ) -> None:
-    """Print whether an answer is right, and keep it in the progress file.
+    """Print whether an answer is right, and record the result in the progress file.
 
     Args:
-        name: of the answer. got: the answer, or a function without arguments that returns it; an exception
-            is reported. expected: a number, text, bool, array, sequence or mapping of these.
+        name: the name of the answer.
+        got: the answer, or a function without arguments that returns it. If the function raises an
+            exception, the printed line says which.
+        expected: the right answer: a number, a text, a bool, an array, or a sequence or mapping of these.
         hint: in a lesson's source, one hint or several, the vaguest first. tools/lessons.py moves them to
             lessons.json and writes the exercise's number in their place.
-        exercise: its number.
-        rtol: how far numbers may differ, relative to the expected; relative to the largest in an array.
+        exercise: the number of the exercise.
+        rtol: the largest allowed difference, as a share of the expected number. In an array, as a share of
+            the largest expected number.
     """
     found = verdict(name, got, expected, hint=hint, exercise=exercise, rtol=rtol)
     say(found)
@@ -79,14 +85,14 @@ def verdict(
     exercise: int | str = "",
     rtol: float = 1e-5,
 ) -> Verdict:
-    """Return what `check` prints."""
+    """Return the result that `check` prints. The arguments are those of `check`."""
     number, first = str(exercise), hint if isinstance(hint, str) else next(iter(hint), "")
     if callable(got):
         try:
             got = got()
         except NotImplementedError:
             return Verdict(name, False, OPEN, number, first)
-        except Exception as error:  # whatever a learner's code does
+        except Exception as error:  # a learner's code may raise anything
             reason = OPEN if _used_a_stub(error) else _failure(error)
             return Verdict(name, False, reason, number, first)
     if got is NotImplemented or _is_open(got):
@@ -107,10 +113,10 @@ def _is_open(got: Any) -> bool:
 
 
 def _used_a_stub(error: Exception) -> bool:
-    """Return whether a name that the failing code reads still is `...`, in code of the notebook itself."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)][1:]  # without the one that caught it
+    """Return whether the failing code reads a name that is still `...`, in the notebook's own code."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)][1:]  # without the frame that caught it
     for frame in frames:
-        if frame.f_globals is not frames[0].f_globals:  # a library's
+        if frame.f_globals is not frames[0].f_globals:  # code of a library
             continue
         read = [frame.f_globals.get(name) for name in frame.f_code.co_names]
         if any(value is ... for value in [*frame.f_locals.values(), *read]):
@@ -127,7 +133,10 @@ def _failure(error: Exception) -> str:
 
 
 def difference(got: Any, expected: Any, rtol: float) -> str:
-    """Return in which way an answer is wrong, or "". The text never contains the expected value."""
+    """Return in which way an answer is wrong, or "" if it is right.
+
+    The text never contains the expected value. The arguments are those of `check`.
+    """
     if isinstance(expected, (bool, np.bool_)):
         if not isinstance(got, (bool, np.bool_)):
             return f"True or False is needed, yours is {_kind(got)}"
@@ -224,7 +233,7 @@ def _difference_of_numbers(got: Any, wanted: np.ndarray, rtol: float) -> str:
     if found.dtype.kind == "c" and wanted.dtype.kind != "c":
         found = found.real
     scale = np.max(np.abs(wanted), initial=0.0)
-    off = ~(np.abs(found - wanted) <= rtol * scale)  # also for nan
+    off = ~(np.abs(found - wanted) <= rtol * scale)  # written so that nan counts as a difference
     if not off.any():
         return ""
     if not np.isfinite(found).all():

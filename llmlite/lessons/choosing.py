@@ -1,6 +1,6 @@
 """The choice of the next token, step by step: which step cuts which tokens, and how even the rest is.
 
-The steps are those of `llmlite.sampling`; nothing here chooses by rules of its own.
+The steps are those of `llmlite.sampling`. This module adds no rules of its own.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ class Stage:
     """The tokens that one step of the chain keeps, and those that it cuts.
 
     Attributes:
-        name: of the step, with its setting: "top-k 40". off: the setting lets everything through.
-        ids: int64 (N,) tokens still in the running, the likeliest first.
-        probabilities: float64 (N,), they sum to 1.
-        cut: int64 (M,) tokens that this step removed, the likeliest first.
-        cut_share: the probability that they had together before the step.
+        name: the name of the step with its setting, such as "top-k 40".
+        ids: int64 (N,): the ids of the tokens that are left after the step, the likeliest first.
+        probabilities: float64 (N,): the probabilities of those tokens; their sum is 1.
+        cut: int64 (M,): the ids of the tokens that the step removed, the likeliest first.
+        cut_share: the sum of the removed tokens' probabilities before the step.
+        off: whether the step's setting lets every token through.
     """
 
     name: str
@@ -34,18 +35,22 @@ class Stage:
 
     @property
     def entropy(self) -> float:
-        """The entropy of the choice, in bits; see the function."""
+        """The entropy of the choice in bits, as the function `entropy` computes it."""
         return entropy(self.probabilities)
 
 
 def stages(sampler: Sampler, logits: np.ndarray) -> list[Stage]:
-    """Return the tokens that each step of a sampler's chain leaves, beginning with all; draw none.
+    """Return the tokens that are left after each step of a sampler's chain, without drawing one.
 
     Args:
-        logits: float (V,).
+        sampler: the sampler whose chain is applied.
+        logits: float (V,): the scores of all tokens.
+
+    Returns:
+        One stage for each step, after a first stage that has all tokens.
 
     Raises:
-        SamplingError: logits among which nothing can be chosen.
+        SamplingError: no token can be chosen from these logits.
     """
     everything = Sampler(chain=[TopK(k=0)]).steps(logits)[0]
     ids, probabilities = everything.ids, everything.probabilities
@@ -69,7 +74,18 @@ def stages(sampler: Sampler, logits: np.ndarray) -> list[Stage]:
 
 
 def probabilities(sampler: Sampler, logits: np.ndarray) -> np.ndarray:
-    """Return each token's probability after a sampler's chain, float64 (V,): 0 for those that are cut."""
+    """Return each token's probability after a sampler's chain.
+
+    Args:
+        sampler: the sampler whose chain is applied.
+        logits: float (V,): the scores of all tokens.
+
+    Returns:
+        float64 (V,): the probabilities; 0 for tokens that were cut.
+
+    Raises:
+        SamplingError: no token can be chosen from these logits.
+    """
     steps = stages(sampler, logits)
     everyone = np.zeros(len(logits))
     everyone[steps[-1].ids] = steps[-1].probabilities
@@ -77,19 +93,26 @@ def probabilities(sampler: Sampler, logits: np.ndarray) -> np.ndarray:
 
 
 def cut_by(found: list[Stage]) -> dict[int, str]:
-    """Return token -> name of the step that removed it, for all tokens that were cut."""
+    """Return which step removed each token: token id -> name of the step, only for tokens that were cut.
+
+    Args:
+        found: the result of `stages`.
+    """
     return {int(token): stage.name for stage in found for token in stage.cut}
 
 
 def entropy(probabilities: np.ndarray) -> float:
-    """Return the entropy of a choice in bits, -Σ p log2 p: 0 if it is certain, b if it is even among 2**b."""
+    """Return the entropy of a choice in bits: -Σ p log2 p.
+
+    It is 0 if the choice is certain, and b if the choice is even among 2**b tokens.
+    """
     p = np.asarray(probabilities, dtype=np.float64)
     p = p[p > 0]
     return float(-(p * np.log2(p)).sum()) + 0.0  # not -0.0
 
 
 def even_choice(probabilities: np.ndarray) -> float:
-    """Return the number of tokens among which an even choice has the same entropy: 2 to its power."""
+    """Return the number of tokens among which an even choice has the same entropy: 2**entropy."""
     return 2.0 ** entropy(probabilities)
 
 

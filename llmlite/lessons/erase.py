@@ -20,9 +20,13 @@ KINDS = ("where", "friend", "why")
 class Question:
     """A question about a tale that the model has never seen.
 
-    Args:
-        kind: of the question: where, friend or why. question, answer: texts.
-        sentences: the tale. source: index of the one that answers. other: of one that doesn't matter.
+    Attributes:
+        kind: the kind of question: "where", "friend" or "why".
+        question: the text of the question.
+        answer: the text of the right answer.
+        sentences: the sentences of the tale.
+        source: the index of the sentence that contains the answer.
+        other: the index of a sentence that doesn't matter for the answer.
     """
 
     kind: str
@@ -33,7 +37,7 @@ class Question:
     other: int
 
     def prompt(self, erased: int | None = None) -> str:
-        """Return the prompt: the tale, without one sentence, and the question."""
+        """Return the prompt: the tale (without the sentence at index `erased`, if given) and the question."""
         tale = " ".join(s for i, s in enumerate(self.sentences) if i != erased)
         return f"{tale}\n\n{self.question}"
 
@@ -54,7 +58,13 @@ def questions() -> list[Question]:
 
 
 def ask(model: Model, question: Question, erased: int | None = None) -> str:
-    """Return the model's likeliest answer to a question about a tale without one sentence."""
+    """Return the model's likeliest answer to a question about a tale.
+
+    Args:
+        model: the model that answers.
+        question: the question with its tale.
+        erased: the index of the sentence that the prompt leaves out; None for the whole tale.
+    """
     answer = model.chat(question.prompt(erased), max_tokens=MAX_TOKENS, temperature=0)
     return str(answer).strip()
 
@@ -62,8 +72,9 @@ def ask(model: Model, question: Question, erased: int | None = None) -> str:
 def examples(model: Model, n: int = 3) -> list[Question]:
     """Return the first `n` questions that the model answers right and that show the effect.
 
-    Right with the whole tale; still right without the other sentence; something else without the source.
-    The kinds take turns.
+    The model must answer right with the whole tale and without the `other` sentence, but not without the
+    `source` sentence. The kinds of questions take turns. There are fewer than `n` questions if the
+    next kind in turn has no further question that shows the effect.
     """
     found: list[Question] = []
     by_kind = {kind: iter([q for q in questions() if q.kind == kind]) for kind in KINDS}
@@ -85,14 +96,20 @@ def _shows(model: Model, question: Question) -> bool:
 
 
 def looked_at(model: Model, question: Question, answer: str, erased: int | None = None) -> np.ndarray:
-    """Return how much each sentence was looked at while the answer was written.
+    """Return how much attention each sentence got while the model wrote the answer.
 
-    The last layer's attention, mean over its heads and the tokens of the answer, summed over the tokens of
-    a sentence. The last layer, because its heads fetch what is written next.
+    This is the attention of the last layer, whose heads fetch what is written next. It is averaged over the
+    heads and over the tokens of the answer, then summed over the tokens of each sentence.
+
+    Args:
+        model: the model that answered.
+        question: the question with its tale.
+        answer: the answer that the model wrote.
+        erased: the index of the sentence that the prompt leaves out; None for the whole tale.
 
     Returns:
-        float64 (number of sentences,), 0 for an erased one; the rest up to 1 went to the question, to the
-        answer itself and to the first token.
+        float64 (number of sentences,): the shares; 0 for an erased sentence. Their sum is below 1, because
+        the question, the answer itself and the first token get attention too.
     """
     message = [{"role": "user", "content": question.prompt(erased)}]
     head = model.chat_template.render(message, add_generation_prompt=True)
@@ -105,7 +122,7 @@ def looked_at(model: Model, question: Question, answer: str, erased: int | None 
 
 
 def _owners(model: Model, ids: Sequence[int], sentences: Sequence[str], erased: int | None) -> np.ndarray:
-    """Return for each token the sentence it belongs to, −1 for none; int64 (T,)."""
+    """Return the index of the sentence that each token belongs to, int64 (T,); −1 if it belongs to none."""
     pieces = [model.tokenizer.piece(token) for token in ids]
     ends = np.cumsum([len(piece) for piece in pieces])
     text, owner, at = b"".join(pieces), np.full(len(ids), -1), 0

@@ -1,7 +1,7 @@
 """One model at fewer and fewer bits: its weights in memory, its speed, and the tale it tells.
 
-Every matrix is put into the same type, in memory; the file stays as it is. Beside the live runs is a
-sample, `sample()`, taken on one machine by tools/samples.py: it has PyTorch's figures too.
+Every matrix is quantized to the same type in memory; the model's file isn't changed. Besides the live runs
+there is a shipped sample, which `sample` returns. tools/samples.py measured it on one machine, with PyTorch.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ PROMPT = "Once there was Munofix, a tailor. Munofix and Nerafin the miller lived
 PROMPT += "It was a warm evening."
 N_TOKENS = 48
 REPEATS = 3
-OTHERS = {"torch-f32": ("F32", 4), "torch-bf16": ("BF16", 2)}  # what it holds, bytes per weight
+OTHERS = {"torch-f32": ("F32", 4), "torch-bf16": ("BF16", 2)}  # backend -> type and bytes of a weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A tale told at one rung of the ladder, with the likeliest token each time.
+    """A tale that the model wrote at one rung of the ladder, always with the likeliest token.
 
     Attributes:
-        type: of all matrices. n_bytes: of all tensors. ids, text: the tale, without the prompt.
-        tokens_per_second: the fastest of a few tellings, reading the prompt included.
-        n_same: tokens that are the same as float32's before the first that isn't.
+        type: the type of all matrices.
+        n_bytes: bytes of all tensors.
+        ids: the token ids of the tale, without the prompt.
+        text: the text of the tale, without the prompt.
+        tokens_per_second: tokens of the tale per second of the fastest run. The time includes the prefill.
+        n_same: how many tokens at the beginning are the same as those of the float32 model.
     """
 
     type: str
@@ -56,12 +59,15 @@ class Told:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the shipped sample: the figures of a backend with every matrix in one type.
+    """One row of the shipped sample: the figures of a backend with every matrix in one type.
 
     Attributes:
-        backend: "llmlite", "PyTorch float32" ... type: of the matrices as the backend holds them.
-        weight_bytes: of the tensors as it holds them. private_bytes: its process's own memory.
-        tokens_per_second: in decode, the median over blocks. tale: its text; "" if it wasn't kept.
+        backend: the title of the backend, such as "llmlite" or "PyTorch float32".
+        type: the type of the matrices, as the backend stores them in memory.
+        weight_bytes: bytes of the tensors, as the backend stores them in memory.
+        private_bytes: private memory of the backend's process, in bytes.
+        tokens_per_second: decode speed, the median over blocks.
+        tale: the text of the tale; "" if the sample doesn't have it.
     """
 
     backend: str
@@ -74,13 +80,22 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The shipped measurements. machine: where and when. rows: of llmlite, then of others."""
+    """The measurements that are shipped with llmlite.
+
+    Attributes:
+        machine: the machine on which they were taken, and the date.
+        rows: the rows of llmlite, then those of other backends.
+    """
 
     machine: str
     rows: tuple[Row, ...]
 
     def llmlite(self, type_name: str) -> Row:
-        """Return llmlite's row for a type. Raises KeyError."""
+        """Return llmlite's row for a type.
+
+        Raises:
+            KeyError: the sample has no such row.
+        """
         for row in self.rows:
             if (row.backend, row.type) == ("llmlite", type_name):
                 return row
@@ -103,10 +118,14 @@ def sample() -> Sample:
 
 
 def measured(found: Comparison, ladder: Ladder) -> Sample:
-    """Return the sample that follows from a comparison of all rungs, with each rung's tale.
+    """Build the sample from a comparison of all rungs, and from the tale of each rung.
+
+    Args:
+        found: the comparison, which has measured every rung of LADDER and the backends of OTHERS.
+        ladder: the model at every rung, for sizes and tales.
 
     Raises:
-        KeyError: the comparison lacks a rung.
+        KeyError: the comparison lacks a rung or a backend.
     """
     speeds = {(s.backend, s.model_type): s.value for s in summarize(found, "decode")}
     memory = {(s.backend, s.model_type): s.value for s in summarize(found, "private")}
@@ -131,10 +150,12 @@ def measured(found: Comparison, ladder: Ladder) -> Sample:
 
 
 class Ladder:
-    """The bundled model at every rung of LADDER, each made when it is asked for.
+    """The bundled model at every rung of LADDER; each rung is made when it is first needed.
 
     Attributes:
-        source: the model's file. prompt: what every tale begins with.
+        source: the model's file.
+        prompt: the text that every tale continues.
+        n_tokens: the largest number of tokens in a tale.
     """
 
     def __init__(self, *, prompt: str = PROMPT, n_tokens: int = N_TOKENS) -> None:
@@ -143,11 +164,15 @@ class Ladder:
         self._told: dict[str, Told] = {}
 
     def file(self, type_name: str) -> gguf.GGUFFile:
-        """Return the model with every matrix in one type. Raises UnsupportedError as quantizing does."""
+        """Return the model's file with every matrix in one type.
+
+        Raises:
+            UnsupportedError: llmlite can't quantize to this type.
+        """
         return all_in(self.source, type_name)
 
     def told(self, type_name: str) -> Told:
-        """Return the tale of one rung, told at the first call."""
+        """Return the tale of one rung. It is written at the first call and kept."""
         if type_name not in self._told:
             self._told[type_name] = self._tell(type_name)
         return self._told[type_name]
@@ -176,5 +201,9 @@ class Ladder:
 
 
 def divergence(type_name: str) -> float:
-    """Return the KL divergence that the shipped sweep has for a type. Raises KeyError."""
+    """Return a type's mean KL divergence from float32 in the shipped sweep, in nats.
+
+    Raises:
+        KeyError: the sweep has no such type.
+    """
     return shipped().find(type_name).kl

@@ -1,4 +1,4 @@
-"""Every byte of a GGUF file and what it is for: fields by offset, regions, how to read a field."""
+"""The purpose of every byte of a GGUF file: fields by offset, regions, and how to read a field."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from llmlite.quants.tensor import QuantTensor
 REGIONS = ("header", "metadata", "tensor list", "padding", "tensor data")
 HEADER_FIELDS = 4  # magic, version, n_tensors, n_kv
 SHOWN_VALUE = 90  # characters
-# How a number is read in Python; the sign after the quote is the byte order, little-endian first.
+# The `struct` code of each number type. `how_to_read` puts the byte order before it: "<" or ">".
 STRUCT = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "u64": "Q", "i64": "q"}
 STRUCT |= {"f32": "f", "f64": "d", "bool": "?"}
 
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of a file: name, offset of its first byte, length in bytes, its number of fields."""
+    """A contiguous part of a file.
+
+    Attributes:
+        name: the region's name, one of REGIONS.
+        offset: position of its first byte, from the start of the file.
+        n_bytes: its size in bytes.
+        n_fields: its number of fields.
+    """
 
     name: str
     offset: int
@@ -37,12 +44,15 @@ class ByteMap:
     Args:
         file: an open, single GGUF file (not one of several shards).
 
-    Raises:
-        LlmliteError: the file is a split one. OSError: it can't be read again.
-
     Attributes:
-        fields: in order and without gaps. regions: header, metadata, tensor list, padding, tensor data;
-            those that are there.
+        file: the open file.
+        fields: all fields of the file, in order and without gaps.
+        data: uint8 (file size,): the bytes of the file.
+        regions: the regions that the file has, in the order of REGIONS.
+
+    Raises:
+        LlmliteError: the file is split into shards.
+        OSError: the file can't be read again.
     """
 
     def __init__(self, file: GGUFFile) -> None:
@@ -56,20 +66,24 @@ class ByteMap:
         self.regions = self._regions()
 
     def at(self, offset: int) -> int:
-        """Return the number of the field that holds the byte at `offset`.
+        """Return the number of the field that contains the byte at `offset`.
 
         Raises:
-            ValueError: there is no such byte.
+            ValueError: the offset is outside the file.
         """
         if not 0 <= offset < len(self.data):
             raise ValueError(f"byte {offset} is not in the file, which has {len(self.data)} bytes")
         i = bisect_right(self._starts, offset) - 1
-        while self.fields[i].n_bytes == 0:  # an empty string holds no byte
+        while self.fields[i].n_bytes == 0:  # an empty string has no bytes
             i -= 1
         return i
 
     def named(self, name: str) -> int:
-        """Return the number of the field called `name`. Raises KeyError."""
+        """Return the number of the field called `name`.
+
+        Raises:
+            KeyError: the file has no such field.
+        """
         for i, field in enumerate(self.fields):
             if field.name == name:
                 return i
@@ -97,7 +111,7 @@ class ByteMap:
         return text if len(text) <= SHOWN_VALUE else text[: SHOWN_VALUE - 1] + "…"
 
     def how_to_read(self, i: int) -> str:
-        """Return how field `i` becomes its value: the Python that does it, or the rule."""
+        """Return how to read field `i`: a Python expression that gives its value, or the rule in words."""
         field = self.fields[i]
         order = "<" if self.file.byte_order == "little" else ">"
         if field.type in STRUCT:
@@ -114,7 +128,12 @@ class ByteMap:
         return f"one element after the other, type {field.type}; their count comes before them"
 
     def rows(self, first: int = 0, n: int = 24) -> list[list[Any]]:
-        """Return fields as rows of a table: offset, bytes in hexadecimal, name, type, value."""
+        """Return fields as rows of a table: offset, first bytes in hexadecimal, name, type, value.
+
+        Args:
+            first: the number of the first field.
+            n: the largest number of rows.
+        """
         rows = []
         for i in range(first, min(first + n, len(self.fields))):
             field = self.fields[i]

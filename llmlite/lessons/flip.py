@@ -25,7 +25,7 @@ PROMPT = "Once there was Belinor, a lamplighter. Belinor left the silver watch n
 N_TOKENS = 40
 TENSOR = "blk.0.ffn_down.weight"  # its outputs go to every layer after it
 
-# What the fields of the block layouts are, where the name alone doesn't say it.
+# The meaning of the fields in the block layouts, because their names don't explain themselves.
 FIELDS = {
     "d": "the scale",
     "dmin": "the scale of the minimums",
@@ -44,7 +44,7 @@ FIELDS = {
     "signs": "the weights' signs",
     "value": "the weight itself",
 }
-# float type -> (exponent bits, fraction bits); one sign bit before them
+# float type -> (number of exponent bits, number of fraction bits); the sign bit is above them
 FLOATS = {"float16": (5, 10), "bfloat16": (8, 7), "float32": (8, 23)}
 
 
@@ -53,12 +53,18 @@ class Flip:
     """The effect of one changed bit.
 
     Attributes:
-        tensor, block, bit: which; bit 0 is the lowest bit of the block's first byte. meaning: in words.
+        tensor: the name of the changed tensor.
+        block: the number of the changed block.
+        bit: the number of the changed bit. Bit 0 is the lowest bit of the block's first byte.
+        meaning: the bit's meaning in words.
         kl: mean KL divergence from the unchanged model, in nats, over the prompt and the unchanged tale.
-        before, after: (block_size,) float32, the block's weights. n_changed: how many of them moved.
-        tale_before, tale_after: what the model writes, always taking the likeliest token.
-        n_same: how many tokens of the tale are the same before the first that isn't.
-        n_tokens: length of the unchanged tale.
+        before: float32 (block_size,): the block's weights before the change.
+        after: float32 (block_size,): the block's weights after the change.
+        tale_before: the tale of the unchanged model, always with the likeliest token.
+        tale_after: the tale of the changed model, always with the likeliest token.
+        n_same: how many tokens at the beginning of the two tales are the same.
+        n_tokens: number of tokens in the unchanged tale.
+        n_changed: how many of the block's weights are different after the change.
     """
 
     tensor: str
@@ -86,10 +92,14 @@ class Flip:
 
 
 def flipped_bytes(raw: np.ndarray, bits: Iterable[int]) -> np.ndarray:
-    """Return a copy of a block's bytes (type_size,) uint8 with these bits changed.
+    """Return a copy of a block's bytes with some bits changed.
+
+    Args:
+        raw: uint8 (type_size,): the bytes of the block.
+        bits: numbers of the bits to change. Bit 0 is the lowest bit of the first byte.
 
     Raises:
-        ValueError: a bit outside the block.
+        ValueError: a bit is outside the block.
     """
     changed = np.array(raw, dtype=np.uint8)
     for bit in bits:
@@ -102,8 +112,14 @@ def flipped_bytes(raw: np.ndarray, bits: Iterable[int]) -> np.ndarray:
 def flipped(tensor: QuantTensor, block: int, bits: Iterable[int]) -> QuantTensor:
     """Return a copy of a tensor with some bits of one block changed.
 
+    Args:
+        tensor: the tensor to copy.
+        block: the number of the block.
+        bits: numbers of the bits to change. Bit 0 is the lowest bit of the block's first byte.
+
     Raises:
-        IndexError: no such block. ValueError: a bit outside the block.
+        IndexError: the tensor has no such block.
+        ValueError: a bit is outside the block.
     """
     raw = tensor.block(block).bytes
     blocks = np.array(tensor.blocks)
@@ -117,12 +133,18 @@ def field_at(block: Block, bit: int) -> BlockField:
 
 
 def number_format(type: QuantType, field: BlockField) -> str:
-    """Return the dtype of a field's numbers; "bfloat16" too, which NumPy hasn't got."""
+    """Return the dtype of a field's numbers as a name; "bfloat16" for BF16, which NumPy doesn't have."""
     return "bfloat16" if type.name == "BF16" else field.dtype
 
 
 def role(type: QuantType, field: BlockField, bit: int) -> str:
-    """Return what a bit is, in short words: "sign", "exponent, bit 4", "fraction, bit 0", "bit 3"."""
+    """Describe a bit within its number: "sign", "exponent, bit 4", "fraction, bit 0", "bit 3".
+
+    Args:
+        type: the type of the block.
+        field: the field that contains the bit.
+        bit: the number of the bit in the block.
+    """
     kind = number_format(type, field)
     inside = (bit - field.bit_offset) % (8 * np.dtype(field.dtype).itemsize)
     if kind not in FLOATS:
@@ -137,7 +159,7 @@ def role(type: QuantType, field: BlockField, bit: int) -> str:
 
 
 def meaning(block: Block, bit: int) -> str:
-    """Return what a bit of a block is, in words: "the scale: exponent, bit 4"."""
+    """Describe a bit of a block in words: "the scale: exponent, bit 4"."""
     field = field_at(block, bit)
     kind = number_format(block.type, field)
     what = FIELDS.get(field.name, field.name)
@@ -147,14 +169,18 @@ def meaning(block: Block, bit: int) -> str:
 
 
 class FlipLab:
-    """A model, to compare with copies of it that have one bit changed.
+    """A model that is compared with copies of itself, each with one bit changed.
 
-    Divergences are measured on the eager executor with exact keys and values, so that a difference comes
-    from the bit and not from another order of additions. Tales are written by the usual executor, which is
+    Divergences are measured with the eager executor and float32 keys and values, so that a difference comes
+    from the bit and not from another order of additions. Tales are written by the default executor, which is
     faster.
 
     Attributes:
-        model: the unchanged one. tale: what it writes after the prompt. ids: prompt and tale as tokens.
+        model: the unchanged model.
+        prompt: the text that the tales continue.
+        n_tokens: the largest number of tokens in a tale.
+        tale: the text that the unchanged model writes after the prompt.
+        ids: the token ids of the prompt and of the tale.
     """
 
     def __init__(self, model: Model, *, prompt: str = PROMPT, n_tokens: int = N_TOKENS) -> None:
@@ -171,15 +197,22 @@ class FlipLab:
         return Model(self.model.gguf.replacing(tensor), kv_dtype="f32", executor="eager")
 
     def kl(self, name: str, block: int, bit: int) -> float:
-        """Return how far one flipped bit moves the predictions: mean KL divergence in nats.
+        """Return how far one flipped bit moves the predictions: the mean KL divergence, in nats.
+
+        Args:
+            name: the name of the tensor.
+            block: the number of the block.
+            bit: the number of the bit. Bit 0 is the lowest bit of the block's first byte.
 
         Raises:
-            KeyError, IndexError, ValueError: no such tensor, block or bit.
+            KeyError: the model has no such tensor.
+            IndexError: the tensor has no such block.
+            ValueError: the block has no such bit.
         """
         return self._kl(self._with(name, block, bit))
 
     def flip(self, name: str = TENSOR, block: int = 0, bit: int = 0) -> Flip:
-        """Flip one bit and return all its effects. Raises as `kl`."""
+        """Flip one bit and return all its effects. Arguments and errors are those of `kl`."""
         tensor = self.model.gguf.tensors[name]
         model = self._with(name, block, bit)
         before, after = tensor.block(block), model.gguf.tensors[name].block(block)
@@ -206,11 +239,11 @@ class FlipLab:
         try:
             with np.errstate(all="ignore"):
                 return divergence(model.logits(self.ids), self._logits).kl
-        except NumericsError:  # a scale of infinity: nothing can be predicted any more
+        except NumericsError:  # an infinite scale: the model can no longer predict anything
             return float("inf")
 
     def _tell(self, file: gguf.GGUFFile) -> str:
-        """The tale that the file's model writes; nothing if a scale of infinity keeps it from writing."""
+        """Return the tale that the file's model writes; "" if an infinite scale makes that impossible."""
         try:
             return str(Model(file).generate(self.prompt, max_tokens=self.n_tokens, temperature=0))
         except NumericsError:
@@ -218,7 +251,7 @@ class FlipLab:
 
 
 def n_same(first: Iterable[object], second: Iterable[object]) -> int:
-    """Return how many items two sequences have in common before they part."""
+    """Return how many items at the beginning of two sequences are the same."""
     count = 0
     for a, b in zip(first, second):
         if a != b:

@@ -1,6 +1,6 @@
-"""Hints, in steps and on request: the first says where to look, the last nearly everything.
+"""Hints for exercises, one at a time: the first says where to look, the last gives away nearly everything.
 
-They are written in a lesson's source and kept in `lessons.json`, so that no copy of a lesson shows them.
+They are written in a lesson's source and stored in `lessons.json`, so that no copy of a lesson shows them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ _shown: dict[tuple[str, str], int] = {}
 
 
 def hint(exercise: int | str, step: int | None = None) -> None:
-    """Print a hint for an exercise of the lesson that this notebook is: the next one each time.
+    """Print a hint for an exercise of the running lesson.
 
     Args:
-        exercise: its number. step: from 1; by default the one after the last that was shown.
+        exercise: the number of the exercise.
+        step: the number of the hint, from 1. By default, the hint after the last one that was shown.
     """
     say(_text(str(exercise), step))
 

@@ -1,6 +1,7 @@
-"""Large type for a projector: the sizes of the page, and whether somebody asked for them.
+"""Large type for a projector: the sizes of the page, and whether they were asked for.
 
-`llmlite.plots` reads the same switch for its figures; `llmlite.widgets.large_type` changes both in one.
+`llmlite.plots` reads the same environment variable for its figures. `llmlite.widgets.large_type` changes the
+page and the figures together.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from llmlite.lessons import progress
 
 SWITCH = "LLMLITE_LARGE"
 SCALE = 1.3
-# JupyterLab's own sizes, in pixels; everything on its page is set in these.
+# JupyterLab's default sizes in pixels, by CSS variable. All text on its page uses these variables.
 SIZES = {
     "--jp-content-font-size1": 14,
     "--jp-code-font-size": 13,
@@ -22,18 +23,18 @@ SIZES = {
 
 
 def style(scale: float) -> str:
-    """Return the style sheet that sets JupyterLab's sizes, as one HTML element."""
+    """Return an HTML style element that sets JupyterLab's sizes to `scale` times their defaults."""
     rules = "".join(f"{name}:{size * scale:.0f}px!important;" for name, size in SIZES.items())
     return f"<style>:root,body{{{rules}}}</style>"
 
 
 def wished() -> bool:
-    """Whether LLMLITE_LARGE asks for large type and somebody has the notebook open."""
+    """Return whether LLMLITE_LARGE asks for large type and somebody has the notebook open."""
     return os.environ.get(SWITCH, "0") not in ("", "0") and progress.somebody_clicks()
 
 
 def show(scale: float) -> None:
-    """Put the style sheet into the page, and say so."""
+    """Display the style element, with a line that says whether large type is on."""
     from IPython.display import publish_display_data
 
     text = f"Large type is {'on' if scale > 1 else 'off'}."

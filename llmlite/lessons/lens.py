@@ -1,7 +1,7 @@
-"""The logit lens: what the model would say if it had to stop after each layer.
+"""The logit lens: the next token that the model would predict if it had to stop after each layer.
 
-The residual stream of every layer has the same width, so the final norm and the output matrix can read any
-of them, not only the last.
+The residual stream has the same width after every layer. So the final norm and the output matrix can be
+applied after any layer, not only after the last one.
 
 Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 """
@@ -21,12 +21,14 @@ from llmlite.model import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Lens:
-    """The readings of one text. S stages (the embedding, then each layer), T tokens, V vocabulary.
+    """The predictions after each stage, for one text.
+
+    There are S stages (the embedding, then each layer), T tokens, and V tokens in the vocabulary.
 
     Attributes:
-        ids: the tokens read.
-        stages: S names: "embedding", "layer 0", …; the last is what the model says.
-        probabilities: float32 (S, T, V): of the next token, read off after each stage.
+        ids: the T token ids of the text.
+        stages: the S names of the stages: "embedding", "layer 0", … The last stage is the model's own output.
+        probabilities: float32 (S, T, V): the probabilities of the next token after each stage.
     """
 
     ids: list[int]
@@ -40,28 +42,38 @@ class Lens:
 
     @property
     def confidence(self) -> np.ndarray:
-        """Its probability, float32 (S, T)."""
+        """The probability of the likeliest next token, float32 (S, T)."""
         return self.probabilities.max(-1)
 
     def top(self, stage: int, position: int, n: int = 5) -> list[tuple[int, float]]:
-        """Return the n likeliest next tokens after a stage at a position, with their probabilities."""
+        """Return the `n` likeliest next tokens as (token id, probability), the likeliest first.
+
+        Args:
+            stage: the index of the stage.
+            position: the position in the text.
+            n: how many tokens to return.
+        """
         row = self.probabilities[stage, position]
         return [(int(token), float(row[token])) for token in np.argsort(-row, kind="stable")[:n]]
 
     def settled(self, position: int) -> int:
-        """Return the first stage from which on the likeliest token is the model's final choice."""
+        """Return the index of the first stage from which on the likeliest token is the final one."""
         same = self.best[:, position] == self.best[-1, position]
         others = np.flatnonzero(~same)
         return int(others[-1]) + 1 if len(others) else 0
 
 
 def lens(model: Model, text: str | Sequence[int]) -> Lens:
-    """Run the model over a text once, and read every layer's residual stream as if it were the last.
+    """Run the model over a text once, and read every layer's residual stream as if the layer were the last.
 
         probabilities = softmax(rms_norm(l_out-i) @ output.T)
 
+    Args:
+        model: the model to run.
+        text: text, or token ids.
+
     Raises:
-        As `Model.trace`.
+        The errors of `Model.trace`.
     """
     trace = model.trace(text)
     weights, config = model.weights, model.config

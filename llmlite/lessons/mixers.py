@@ -1,6 +1,6 @@
-"""What replaces attention: tiny models of one kind of layer each, what they remember, and how far back.
+"""Layers that replace attention: a tiny model of each kind, what it remembers, and how far back.
 
-The weights are random, so nothing here is about what a model has learned. It is about what a layer can keep.
+The weights are random, so these models have learned nothing. They show what a kind of layer is able to keep.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEADS = {
     "attention.head_count": 4, "attention.head_count_kv": 2, "feed_forward_length": 256,
     "rope.freq_base": 10000.0, "rope.dimension_count": 32, "attention.layer_norm_rms_epsilon": 1e-5,
 }  # fmt: skip
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what a learner calls it -> architecture, hyper-parameters
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # name in the lesson -> architecture, hyper-parameters
     "attention": ("llama", _HEADS),
     "window": (
         "gemma3",
@@ -57,13 +57,17 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {  # further kinds that can be mad
 
 
 def make(kind: str, folder: str | os.PathLike[str], *, seed: int = 0, executor: str = "auto") -> Model:
-    """Write a tiny random model whose layers are all of one kind (of "hybrid": of two), and load it.
+    """Write a tiny random model whose layers are all of one kind, and load it.
 
     Args:
-        kind: one of KINDS or MORE. folder: where its file is written.
+        kind: the kind of layer, a key of KINDS or MORE. Only "hybrid" has layers of two kinds.
+        folder: the folder that the model's file is written to.
+        seed: the seed of the random weights.
+        executor: the executor to load the model with, as for `llmlite.load`.
 
     Raises:
-        ValueError: no such kind. OSError: the file can't be written.
+        ValueError: there is no such kind.
+        OSError: the file can't be written.
     """
     kinds = KINDS | MORE
     if kind not in kinds:
@@ -85,7 +89,10 @@ def make(kind: str, folder: str | os.PathLike[str], *, seed: int = 0, executor: 
 
 
 def _drawn(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Gains are 1; a recurrent head's rate decides how fast it forgets, so heads get slow and fast ones."""
+    """Return random weights for a tensor.
+
+    Gains are 1. A recurrent head's rate decides how fast it forgets, so the heads get slow and fast rates.
+    """
     if name.endswith("ssm_a"):
         return -np.geomspace(0.01, 1.0, shape[0], dtype=np.float32).reshape(shape)
     if name.endswith(("norm.weight", "ssm_d")):
@@ -95,14 +102,18 @@ def _drawn(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np
 
 
 def influence(model: Model, distances: Sequence[int], *, seed: int = 0) -> list[float]:
-    """Return how much the scores after a text change if the token at each distance back is replaced.
+    """Measure how much one earlier token influences the logits after a random text.
+
+    For each distance, the token at that distance before the end is replaced by another one.
 
     Args:
-        distances: 0 is the last token itself.
+        model: a model that `make` returned.
+        distances: how far before the last token the replaced token is; 0 is the last token itself.
+        seed: the seed of the random text.
 
     Returns:
-        The largest difference of a score for each distance, relative to the first one's. An exact 0 means
-        that the model cannot know.
+        For each distance the largest change of a logit, relative to that of the first distance. An exact 0
+        means that the token has no influence at all.
     """
     ids = np.random.default_rng(seed).integers(0, N_VOCAB, max(distances) + 1).tolist()
     last = _last(model, ids)
@@ -119,7 +130,7 @@ def _last(model: Model, ids: Sequence[int]) -> np.ndarray:
 
 
 def memory_bytes(model: Model, n_tokens: int) -> int:
-    """Return the bytes that a text of `n_tokens` keeps in the layers: states, or keys and values."""
+    """Return the bytes that all layers keep after `n_tokens` tokens: states, or float32 keys and values."""
     total = 0
     for i, layer in enumerate(model.config.layers):
         state = model.cache[i]
@@ -133,7 +144,16 @@ def memory_bytes(model: Model, n_tokens: int) -> int:
 
 
 def decode_microseconds(model: Model, depths: Sequence[int], *, repetitions: int = 40) -> list[float]:
-    """Return the time of one further token after texts of these lengths: the shortest of some repetitions."""
+    """Measure the time of one decoding step after texts of several lengths.
+
+    Args:
+        model: a model that `make` returned.
+        depths: the numbers of tokens before the measured step.
+        repetitions: the number of timed steps for each depth.
+
+    Returns:
+        For each depth the shortest time, in microseconds.
+    """
     ids = np.random.default_rng(0).integers(0, N_VOCAB, max(depths)).tolist()
     found = []
     for depth in depths:
@@ -153,9 +173,9 @@ def decode_microseconds(model: Model, depths: Sequence[int], *, repetitions: int
 class Memory:
     """The memory of a recurrent layer after a text.
 
-    Args:
-        tail: float32 (taps - 1, width), the latest inputs of its convolution.
-        state: float32 (H, N, P), a matrix for each head; None if it keeps none.
+    Attributes:
+        tail: float32 (taps - 1, width): the latest inputs of the layer's convolution.
+        state: float32 (H, N, P): a matrix for each head; None if the layer has only a convolution.
     """
 
     tail: np.ndarray
@@ -163,7 +183,13 @@ class Memory:
 
 
 def memory(model: Model, ids: Sequence[int], layer: int) -> Memory | None:
-    """Run a model over a text and return what one layer then holds; None if it keeps keys and values."""
+    """Run a model over a text and return the memory of one layer; None if the layer keeps keys and values.
+
+    Args:
+        model: the model to run.
+        ids: the token ids of the text.
+        layer: the number of the layer.
+    """
     cache = KVCache(model.config, len(ids), np.float32, chunk=len(ids))
     model.executor(ids, cache, n_outputs=1)
     held = cache[layer]

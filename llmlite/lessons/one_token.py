@@ -17,12 +17,14 @@ from llmlite.tokenizers import as_ids
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One step of the way.
+    """One step of a token's way through the model.
 
-    Args:
-        key: its name here. title: what a diagram calls it. trace: the name in `Model.trace`, without the
-            layer; "" for what the trace doesn't keep. says: what happens, in a sentence.
-        in_layer: whether every layer has it.
+    Attributes:
+        key: the step's name in this module.
+        title: the step's name in a diagram.
+        trace: the name of its result in `Model.trace`, without the layer; "" if the trace doesn't have it.
+        says: a sentence about what happens in the step.
+        in_layer: whether the step is part of every layer.
     """
 
     key: str
@@ -70,12 +72,14 @@ KEYS = tuple(step.key for step in STEPS)
 
 @dataclass(frozen=True)
 class Walk:
-    """All steps of all tokens of one text.
+    """The results of all steps, for all T tokens of one text.
 
-    Args:
-        ids: the tokens, T of them. texts: the same as a reader sees them.
-        values: float32 arrays whose first axis is the token, by (key, layer); layer 0 for steps outside.
-        n_layer: how many layers there are.
+    Attributes:
+        ids: the T token ids of the text.
+        texts: the text of each token, with spaces and line ends made visible.
+        values: (key, layer) -> float32 array whose first axis is the token. The layer is 0 for steps that
+            aren't part of a layer.
+        n_layer: number of layers.
     """
 
     ids: list[int]
@@ -84,25 +88,36 @@ class Walk:
     n_layer: int
 
     def at(self, key: str, layer: int, token: int) -> np.ndarray:
-        """Return the numbers of a step for one token: a row for each head, or one row."""
+        """Return the result of a step for one token: one row for each head, or a single row.
+
+        Args:
+            key: the step's key, one of KEYS.
+            layer: the number of the layer; ignored for a step that isn't part of a layer.
+            token: the position of the token.
+        """
         step = STEPS[KEYS.index(key)]
         return np.atleast_2d(self.values[key, layer if step.in_layer else 0][token])
 
     def sizes(self, layer: int, token: int) -> list[float]:
-        """Return the root of the sum of squares of the token's vector after each step; 0 for the first."""
+        """Return the length (Euclidean norm) of the token's vector after each step; 0 for the first step."""
         return [float(np.linalg.norm(self.at(key, layer, token))) if key != "tokens" else 0.0 for key in KEYS]
 
     def top(self, token: int, n: int = 6) -> list[tuple[int, float]]:
-        """Return the `n` best next tokens with their scores, the best first."""
+        """Return the `n` likeliest next tokens as (token id, logit), the likeliest first."""
         scores = self.at("logits", 0, token)[0]
         return [(int(i), float(scores[i])) for i in np.argsort(-scores, kind="stable")[:n]]
 
 
 def walk(model: Model, prompt: str | Sequence[int]) -> Walk:
-    """Run the model over a prompt once, and keep the numbers of every step.
+    """Run the model over a prompt once, and keep the result of every step.
+
+    Args:
+        model: the model to run.
+        prompt: text, or token ids.
 
     Raises:
-        As `Model.trace`; UnsupportedError: a layer that isn't attention and a feed-forward network.
+        UnsupportedError: a layer of the model isn't attention followed by a feed-forward network.
+        The errors of `Model.trace`.
     """
     config = model.config
     if not all(
@@ -127,20 +142,31 @@ def walk(model: Model, prompt: str | Sequence[int]) -> Walk:
 
 
 def queries(model: Model, layer: int, x: np.ndarray) -> np.ndarray:
-    """Return a layer's queries before they are turned, (T, H, Dh), from its normed input x (T, D)."""
+    """Compute a layer's queries before RoPE.
+
+    Args:
+        model: the model that has the layer.
+        layer: the number of the layer.
+        x: float32 (T, D): the input of the layer after its attention norm.
+
+    Returns:
+        float32 (T, H, Dh): the queries.
+    """
     w = model.weights.layers[layer]
     q = x @ w["attn_q.weight"].dequantize().T + w.get("attn_q.bias", np.float32(0))
     return q.reshape(len(x), model.config.layers[layer].mixer.n_head, -1)
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return what each head of each token fetches, side by side: the next lesson's subject.
+    """Compute causal attention. The next lesson explains it.
 
     Args:
-        q: (T, H, Dh), turned. k: (T, K, Dh), turned. v: (T, K, Dh).
+        q: float (T, H, Dh): the queries after RoPE.
+        k: float (T, K, Dh): the keys after RoPE.
+        v: float (T, K, Dh): the values.
 
     Returns:
-        (T, H * Dh)
+        float (T, H * Dh): the results of all heads, one after the other.
     """
     T, H, size = q.shape
     k, v = (x.repeat(H // x.shape[1], axis=1) for x in (k, v))
@@ -150,7 +176,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def matrices(model: Model, layer: int) -> dict[str, np.ndarray]:
-    """Return a layer's tensors in float32, by their names without "blk.N." and ".weight"."""
+    """Return a layer's tensors: name without "blk.N." and ".weight" -> float32 array."""
     return {
         name.removesuffix(".weight"): w if isinstance(w, np.ndarray) else w.dequantize()
         for name, w in model.weights.layers[layer].items()
@@ -158,7 +184,16 @@ def matrices(model: Model, layer: int) -> dict[str, np.ndarray]:
 
 
 def cuts(model: Model, texts: Sequence[str]) -> list[tuple[str, int, list[str]]]:
-    """Return for each text its bytes in UTF-8 and its tokens as a reader sees them, none special."""
+    """Cut texts into tokens, without special tokens.
+
+    Args:
+        model: the model whose tokenizer is used.
+        texts: the texts to cut.
+
+    Returns:
+        For each text: the text, its number of bytes in UTF-8, and the texts of its tokens, with spaces and
+        line ends made visible.
+    """
     tokenizer = model.tokenizer
     found = []
     for text in texts:
@@ -168,12 +203,12 @@ def cuts(model: Model, texts: Sequence[str]) -> list[tuple[str, int, list[str]]]
 
 
 def merge_ranks(model: Model) -> dict[tuple[str, str], int]:
-    """Return the pairs that a byte-pair vocabulary merges, each with its rank: the lowest goes first.
+    """Return the merges of a byte-pair vocabulary: pair -> rank. The lowest rank is merged first.
 
-    A space is shown as ␣. Only merges of letters and spaces are listed.
+    A space is shown as ␣. Other characters are those of GPT-2's byte alphabet, as in the model's file.
 
     Raises:
-        UnsupportedError: another kind of vocabulary.
+        UnsupportedError: the model has another kind of vocabulary.
     """
     merges = model.metadata.get("tokenizer.ggml.merges")
     if merges is None:

@@ -1,7 +1,7 @@
-"""Predict before you see: a question with buttons; the answer is drawn after the click.
+"""Predictions: a question with buttons, whose answer is shown after the click.
 
-Nothing waits: the cell ends at once, and the click is answered whenever it comes. If nobody can click
-(nbval, `jupyter execute`) or the next cell already waits (Run All Cells), the answer is drawn at once.
+The cell ends at once, and a click is answered whenever it comes. If nobody can click (nbval,
+`jupyter execute`) or the next cell is already queued (Run All Cells), the answer is shown at once.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ def predict(
     answer: str | Iterable[str] | Callable[[], str | Iterable[str]] | None = None,
     reveal: Callable[[], Any] | str | None = None,
 ) -> None:
-    """Ask a question; after the click say whether it was right, and show the answer.
+    """Ask a question. After the click, say whether the choice was right, and show the answer.
+
+    Without `answer` and `reveal`, those in `lessons.json` are used, so that the copies of the lessons don't
+    show them in their code.
 
     Args:
-        question: one sentence. It names the prediction in the progress file, so it is a constant.
-        choices: two or more texts, one button each.
-        answer: the right one; several if more than one may be called right; a function that finds it, called
-            after the click; None if only this machine's next cell can tell.
-        reveal: text (Markdown), or a function that draws or prints; what it returns is displayed.
-
-    Without answer and reveal, those of `lessons.json` are taken: no lesson's copy shows them in its code.
+        question: one sentence. It identifies the prediction in the progress file, so it must not change.
+        choices: two or more different texts, one for each button.
+        answer: the right choice, or several if more than one counts as right; or a function that returns
+            them, which is called after the click. None if only the next cell can tell.
+        reveal: a text in Markdown, or a function that draws or prints. The function's result is displayed.
 
     Raises:
-        ValueError: fewer than two choices, one twice, or an answer that isn't one of them.
+        ValueError: there are fewer than two choices, two are equal, or the answer isn't one of them.
     """
     if answer is None and reveal is None:
         answer, reveal = _kept(question)
@@ -50,14 +51,18 @@ def predict(
 
 
 def _kept(question: str) -> tuple[Any, str | None]:
-    """Return answer and reveal of a question of the running lesson; None and None if it doesn't ask it."""
+    """Return the stored answer and reveal of a question of the running lesson; None for what isn't stored."""
     lesson = progress.catalog().get(progress.running()) if progress.running() else None
     told = lesson.predictions.get(question, {}) if lesson else {}
     return told.get("answer"), told.get("reveal")
 
 
 def _right(answer: Any, options: Sequence[str]) -> list[str]:
-    """Return the choices that are right. Raises ValueError as `predict`."""
+    """Return the choices that are right.
+
+    Raises:
+        ValueError: an answer isn't one of the choices.
+    """
     found = answer() if callable(answer) else answer
     found = [] if found is None else [found] if isinstance(found, str) else [str(one) for one in found]
     for one in found:
@@ -67,7 +72,7 @@ def _right(answer: Any, options: Sequence[str]) -> list[str]:
 
 
 def _another_cell_waits() -> bool:
-    """Return whether the next cell is queued already, as after Run All Cells."""
+    """Return whether the next cell is already queued, as after Run All Cells."""
     from IPython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
@@ -76,12 +81,12 @@ def _another_cell_waits() -> bool:
         import zmq
 
         return bool(stream is not None and stream.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
-    except Exception:  # another kernel than ipykernel, or a version that queues otherwise: then we ask
+    except Exception:  # not ipykernel, or a version with another queue: then the question is asked
         return False
 
 
 def _tell(question: str, options: Sequence[str], answer: Any, reveal: Any) -> None:
-    """Show question, choices and answer at once."""
+    """Show the question, the choices and the answer at once."""
     from IPython.display import display
 
     listed = " &nbsp;·&nbsp; ".join(map(escape, options))
@@ -104,7 +109,7 @@ def _reveal(reveal: Any) -> None:
 
 
 def _ask(question: str, options: Sequence[str], answer: Any, reveal: Any) -> None:
-    """Show the question with its buttons; answer in the callback of the first click."""
+    """Show the question with its buttons. The callback of the first click shows the answer."""
     import ipywidgets
     from IPython.display import display
 

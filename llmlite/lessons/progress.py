@@ -1,8 +1,8 @@
 """A learner's progress: a small JSON file beside the lessons, and the reports made from it.
 
-`check` and `predict` write it; nothing leaves the machine. A teacher who is given the files reads them with
-`llmlite lab --summary FOLDER`. The list of exercises and predictions, `lessons.json`, is made by
-tools/lessons.py.
+`check`, `hint` and `predict` write it; nothing is sent anywhere. Learners can give their files to a teacher,
+who reads them with `llmlite lab --summary FOLDER`. tools/lessons.py makes `lessons.json`, the list of
+exercises and predictions.
 
     {"format": 1, "learner": "", "lessons": {"04": {
         "exercises": {"1": {"shares": {"right": true, "tries": 2, "kind": ""}}},
@@ -31,7 +31,7 @@ from llmlite.system import files
 FILE = "llmlite-progress.json"
 CATALOG = "lessons.json"
 FORMAT = 1
-MAX_BYTES = 2_000_000  # of a progress file that is read: a course writes some tens of thousands
+MAX_BYTES = 2_000_000  # of the largest file that is read; a whole course writes some tens of thousands
 BAR = (
     '<div role="img" aria-label="{done} of {all}" style="width:10em;height:.8em;'
     'border:1px solid currentColor;border-radius:.4em;overflow:hidden">'
@@ -46,9 +46,13 @@ class Lesson:
     """The exercises and predictions of a lesson.
 
     Attributes:
-        number: "04". title, file: of the notebook. minutes: as the lesson says.
+        number: the lesson's number, such as "04".
+        title: the title of the notebook.
+        file: the name of the notebook's file.
+        minutes: how long the lesson takes, according to its text.
         exercises: number of the exercise -> its hints, the plainest last.
-        predictions: question -> "answer" and "reveal", as `predict` takes them; empty if computed.
+        predictions: question -> "answer" and "reveal", as `predict` takes them; empty if the notebook
+            computes them.
     """
 
     number: str
@@ -61,31 +65,35 @@ class Lesson:
 
 @dataclass
 class LearnerProgress:
-    """One learner's file.
+    """The content of one learner's progress file.
 
     Attributes:
-        learner: the name they gave, or "". lessons: number -> what was done, as in the file.
+        learner: the name that the learner gave; "" if none.
+        lessons: number of the lesson -> "exercises", "hints" and "predictions", as in the file.
     """
 
     learner: str = ""
     lessons: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def solved(self, number: str) -> set[str]:
-        """Return the exercises of a lesson whose checks are all right."""
+        """Return the numbers of the exercises in lesson `number` whose checks are all right."""
         done = self.lessons.get(number, {}).get("exercises", {})
         return {name for name, checks in done.items() if checks and all(c["right"] for c in checks.values())}
 
     def predicted(self, number: str) -> dict[str, dict[str, Any]]:
-        """Return the predictions made in a lesson: question -> choice, answer, right (or None)."""
+        """Return the predictions made in lesson `number`: question -> "choice", "answer" and "right".
+
+        "right" is None if the lesson couldn't know the answer.
+        """
         found: dict[str, dict[str, Any]] = self.lessons.get(number, {}).get("predictions", {})
         return found
 
 
-# --- which lesson, and whether anybody is there -------------------------------------------------
+# --- the running lesson, and whether somebody watches -------------------------------------------
 
 
 def begin(lesson: str) -> None:
-    """Say which lesson this kernel runs: its number, "04". The copies do it in their first cell."""
+    """Record which lesson this kernel runs, by its number, such as "04"."""
     _running["lesson"] = str(lesson)
 
 
@@ -111,9 +119,10 @@ def somebody_clicks() -> bool:
 
 
 def path() -> Path | None:
-    """Return where this kernel keeps the progress, or None if it keeps none: nobody has the notebook open.
+    """Return the path of this kernel's progress file.
 
-    LLMLITE_PROGRESS names another file.
+    It is the file that LLMLITE_PROGRESS names, else FILE in the present folder. It is None, and nothing is
+    recorded, if LLMLITE_PROGRESS isn't set and nobody has the notebook open.
     """
     named = os.environ.get("LLMLITE_PROGRESS")
     if named:
@@ -125,7 +134,8 @@ def load(file: Path) -> LearnerProgress:
     """Return the content of a progress file.
 
     Raises:
-        OSError: it can't be read. LlmliteError: it isn't a progress file.
+        OSError: the file can't be read.
+        LlmliteError: it isn't a progress file, or it has another format.
     """
     if file.stat().st_size > MAX_BYTES:
         raise LlmliteError(f"{file}: too large for a progress file, which has at most {MAX_BYTES} bytes")
@@ -145,7 +155,12 @@ def _text(value: Any) -> str:
 
 
 def _checked(lessons: Any) -> dict[str, dict[str, Any]]:
-    """Return the part that lessons wrote, every field as it must be. Raises KeyError, TypeError."""
+    """Return the known fields of a file's "lessons", with their types checked.
+
+    Raises:
+        KeyError: a field is missing.
+        TypeError, ValueError, AttributeError: a field has another type.
+    """
     found: dict[str, dict[str, Any]] = {}
     for number, done in lessons.items():
         kept: dict[str, Any] = {"exercises": {}, "hints": {}, "predictions": {}}
@@ -167,7 +182,7 @@ def _checked(lessons: Any) -> dict[str, dict[str, Any]]:
 
 
 def _changing(change: Any) -> None:
-    """Read the file, change what it says, write it. A file that can't be read or written is left alone."""
+    """Read the file, apply `change`, and write it. A file that can't be read or written stays as it is."""
     file = path()
     if file is None:
         return
@@ -177,7 +192,7 @@ def _changing(change: Any) -> None:
         stored = {"format": FORMAT, "learner": progress.learner, "lessons": progress.lessons}
         files.write_text(file, json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
     except (OSError, LlmliteError):
-        return  # a lesson goes on, whatever becomes of its record
+        return  # a lesson must go on even if its progress can't be recorded
 
 
 def _of(progress: LearnerProgress, kind: str) -> dict[str, Any]:
@@ -186,7 +201,14 @@ def _of(progress: LearnerProgress, kind: str) -> dict[str, Any]:
 
 
 def record_check(exercise: str, name: str, right: bool, kind: str) -> None:
-    """Keep what a check found: right once is right for good; tries are counted until then."""
+    """Record the result of a check. After a right answer the record no longer changes.
+
+    Args:
+        exercise: the number of the exercise; with "" nothing is recorded.
+        name: the name of the answer.
+        right: whether the answer is right.
+        kind: in which way the answer is wrong; "" if it is right.
+    """
 
     def change(progress: LearnerProgress) -> None:
         checks = _of(progress, "exercises").setdefault(exercise, {})
@@ -199,7 +221,7 @@ def record_check(exercise: str, name: str, right: bool, kind: str) -> None:
 
 
 def record_hint(exercise: str, step: int) -> None:
-    """Keep how many hints of an exercise were asked for."""
+    """Record that hint number `step` of an exercise was shown. Only the largest number is kept."""
 
     def change(progress: LearnerProgress) -> None:
         hints = _of(progress, "hints")
@@ -210,7 +232,14 @@ def record_hint(exercise: str, step: int) -> None:
 
 
 def record_prediction(question: str, choice: str, answer: str, right: bool | None) -> None:
-    """Keep a prediction: the first one counts."""
+    """Record a prediction. If the question has one already, the first one stays.
+
+    Args:
+        question: the text of the question.
+        choice: the choice that was clicked.
+        answer: the right choice; "" if it isn't known.
+        right: whether the choice is right; None if the answer isn't known.
+    """
 
     def change(progress: LearnerProgress) -> None:
         made = {"choice": choice, "answer": answer, "right": right}
@@ -221,11 +250,11 @@ def record_prediction(question: str, choice: str, answer: str, right: bool | Non
 
 
 def sign(name: str) -> None:
-    """Write a name into the progress file, for a teacher who collects the files. By default it has none."""
+    """Write a name into the progress file, for a teacher who collects the files. By default there is none."""
     _changing(lambda progress: setattr(progress, "learner", str(name)[:80]))
 
 
-# --- what there is to do ------------------------------------------------------------------------
+# --- the list of exercises and predictions ------------------------------------------------------
 
 
 @cache
@@ -233,7 +262,7 @@ def catalog() -> dict[str, Lesson]:
     """Return all lessons by number, in order.
 
     Raises:
-        LlmliteError, OSError: the installation lacks the list.
+        LlmliteError, OSError: the list isn't part of this installation.
     """
     file = resources.notebooks_path() / CATALOG
     stored = json.loads(file.read_text(encoding="utf-8"))
@@ -247,11 +276,11 @@ def catalog() -> dict[str, Lesson]:
     }  # fmt: skip
 
 
-# --- shown in the index and at the end ----------------------------------------------------------
+# --- the pages in the index and after the last lesson -------------------------------------------
 
 
 class Page:
-    """A piece of HTML, and the same as plain text."""
+    """A part of a page as HTML, and the same content as plain text."""
 
     def __init__(self, html: str, text: str) -> None:
         self._html, self._text = html, text
@@ -264,7 +293,7 @@ class Page:
 
 
 def here() -> LearnerProgress:
-    """Return the progress in this folder; an empty one if there is none or it can't be read."""
+    """Return the progress from this kernel's file; an empty one if the file is missing or can't be read."""
     file = path() or Path.cwd() / FILE
     try:
         return load(file)
@@ -273,7 +302,7 @@ def here() -> LearnerProgress:
 
 
 def bar(progress: LearnerProgress | None = None) -> Page:
-    """Return a learner's progress, a bar for each lesson; by default from the file in this folder."""
+    """Return a table with a progress bar for each lesson; by default for the progress that `here` returns."""
     progress = here() if progress is None else progress
     rows, lines = [], []
     for lesson in catalog().values():
@@ -292,7 +321,7 @@ def bar(progress: LearnerProgress | None = None) -> Page:
 
 
 def completion(progress: LearnerProgress | None = None) -> Page:
-    """Return the last page: exercises solved, exercises open, and predictions that went wrong."""
+    """Return the last page: open exercises and wrong predictions; by default for the progress of `here`."""
     progress = here() if progress is None else progress
     open_, surprises, n_right, n_made = [], [], 0, 0
     for lesson in catalog().values():
@@ -330,10 +359,15 @@ def _natural(name: str) -> tuple[int, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Missed:
-    """A question whose prediction went wrong.
+    """A question that at least one learner predicted wrongly.
 
     Attributes:
-        wrong, made: wrong predictions, all predictions. favourite: the wrong choice made most often."""
+        lesson: the number of the lesson.
+        question: the text of the question.
+        wrong: number of wrong predictions.
+        made: number of all predictions.
+        favourite: the wrong choice that was made most often.
+    """
 
     lesson: str
     question: str
@@ -343,9 +377,13 @@ class Missed:
 
 
 def collect(folder: Path) -> tuple[dict[str, LearnerProgress], list[str]]:
-    """Return the progress files under a folder by learner, and a line for each file that isn't one.
+    """Read all progress files in a folder and its subfolders.
 
-    A learner's name is the one in the file. If it has none, the folder or the file gives the name.
+    A learner's name is the one in the file. If it has none, the name of the folder is used for a file named
+    FILE, and the name of the file for others.
+
+    Returns:
+        Learner's name -> progress, and an error message for each file that can't be used.
     """
     found: dict[str, LearnerProgress] = {}
     problems = []
@@ -366,7 +404,7 @@ def collect(folder: Path) -> tuple[dict[str, LearnerProgress], list[str]]:
 
 
 def table(learners: Mapping[str, LearnerProgress]) -> list[list[str]]:
-    """Return lesson × learner as rows of text, the first the heading: solved exercises of all."""
+    """Return a table of solved exercises ("2/3"): a row of headings, then a row per lesson."""
     rows = [["lesson", *learners]]
     for number, lesson in catalog().items():
         counts = [len(p.solved(number) & set(lesson.exercises)) for p in learners.values()]
@@ -375,7 +413,7 @@ def table(learners: Mapping[str, LearnerProgress]) -> list[list[str]]:
 
 
 def missed(learners: Iterable[LearnerProgress]) -> list[Missed]:
-    """Return the predictions that went wrong, the most missed first: by share, then by number."""
+    """Return the questions with wrong predictions, those with the largest share of wrong ones first."""
     made: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for progress in learners:
         for number in progress.lessons:
@@ -396,14 +434,14 @@ def missed(learners: Iterable[LearnerProgress]) -> list[Missed]:
 
 
 def points(learners: Mapping[str, LearnerProgress]) -> str:
-    """Return solved exercises as CSV with nbgrader's column names: one row per lesson and learner."""
+    """Return the solved exercises as CSV with nbgrader's column names, one row per lesson and learner."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["assignment", "student_id", "raw_score", "score", "max_score"])
     for number, lesson in catalog().items():
         for name, progress in learners.items():
             n = len(progress.solved(number) & set(lesson.exercises))
-            # a spreadsheet would compute a text that begins so
+            # a spreadsheet takes a text that begins with one of these for a formula
             safe = f"'{name}" if name[:1] in "=+-@\t\r" else name
             writer.writerow([Path(lesson.file).stem, safe, n, n, len(lesson.exercises)])
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Real models for the lessons: the largest one here, and a model with all its matrices in another type."""
+"""Models for the lessons: the largest one on this machine, and a model with all matrices in another type."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BUNDLED = "tales"
 REAL = "smollm2"
 SWITCH = "LLMLITE_LESSON_MODEL"
 TEXT = "tales-eval.txt"
-N_CTX = 256  # tokens in a chunk; the second half of each is scored
+N_CTX = 256  # tokens in a chunk, whose second half is scored
 
 
 def largest_here() -> str:
-    """Return "smollm2" if it was pulled, "tales" otherwise: the model that a comparison should be made on.
+    """Return the name of the model that a comparison should use: "smollm2" if it was pulled, else "tales".
 
-    LLMLITE_LESSON_MODEL names another one. In a run that nobody watches (nbval, `jupyter execute`) it is
-    always the bundled one, so that every machine gets the same outputs.
+    If LLMLITE_LESSON_MODEL is set, its value is returned instead. Otherwise, in a run that nobody watches
+    (nbval, `jupyter execute`), the result is always "tales", so that every machine gets the same outputs.
     """
     if os.environ.get(SWITCH):
         return os.environ[SWITCH]
@@ -40,20 +40,30 @@ def largest_here() -> str:
 
 
 def in_type(name: str, type_name: str, **options: Any) -> Model:
-    """Return a model with every matrix in one type, made in memory; its file stays as it is.
+    """Load a model with every matrix quantized to one type in memory. Its file isn't changed.
 
     Args:
-        name: as for `llmlite.load`, without a type. type_name: such as "Q4_0".
-        options: of `llmlite.model.Model`, such as kv_dtype and executor.
+        name: the name or path of the model, as for `llmlite.load`, without a type.
+        type_name: the name of the type, such as "Q4_0".
+        options: options of `llmlite.model.Model`, such as kv_dtype and executor.
 
     Raises:
-        As `llmlite.load`; UnsupportedError: the type can't be quantized to.
+        UnsupportedError: llmlite can't quantize to this type.
+        The errors of `llmlite.load`.
     """
     return Model(all_in(gguf.read(resources.model_path(name)), type_name), **options)
 
 
 def all_in(file: gguf.GGUFFile, type_name: str) -> gguf.GGUFFile:
-    """Return a file as if every matrix were of one type. Raises UnsupportedError as quantizing does."""
+    """Return a copy of a file with every matrix quantized to one type in memory.
+
+    Args:
+        file: the open file.
+        type_name: the name of the type, such as "Q4_0".
+
+    Raises:
+        UnsupportedError: llmlite can't quantize to this type.
+    """
     wanted = by_name(type_name)
     matrices = [t for t in file.tensors.values() if is_quantized(t.name, len(t.shape))]
     changed = [t for t in matrices if t.type is not wanted]
@@ -64,20 +74,30 @@ def perplexity(model: Model, n_tokens: int = 1024) -> float:
     """Return a model's perplexity on the beginning of the bundled tales, by llama.cpp's method.
 
     Args:
-        n_tokens: how many of the model's own tokens are read; the second half of every 256 is scored.
+        model: the model to measure.
+        n_tokens: how many tokens of the text are read. The second half of every 256 tokens is scored.
     """
     found = quality.perplexity(model.logits, text_ids(model, n_tokens), n_ctx=N_CTX, bos_id=_bos(model))
     return float(found.value)
 
 
 def divergence(model: Model, reference: Model, n_tokens: int = 512) -> Any:
-    """Return how far a model's predictions are from another's of the same vocabulary, on that text."""
+    """Measure how far a model's predictions are from a reference's, on the beginning of the bundled tales.
+
+    Args:
+        model: the model to measure.
+        reference: a model with the same vocabulary.
+        n_tokens: how many tokens of the text are read. The second half of every 256 tokens is scored.
+
+    Returns:
+        A `llmlite.bench.quality.Divergence`.
+    """
     ids = text_ids(reference, n_tokens)
     return quality.text_divergence(model.logits, reference.logits, ids, n_ctx=N_CTX, bos_id=_bos(reference))
 
 
 def text_ids(model: Model, n_tokens: int) -> Sequence[int]:
-    """Return the first tokens of the bundled tales, cut by the model's own tokenizer."""
+    """Return the first `n_tokens` token ids of the bundled tales, from the model's own tokenizer."""
     text = resources.data_path(TEXT).read_text(encoding="utf-8")
     return model.tokenizer.encode(text[: 12 * n_tokens], add_special=False)[:n_tokens]
 

@@ -1,6 +1,6 @@
-"""One token on models of several sizes: where overhead ends and the memory wall begins.
+"""The time of one token for models of several sizes: where overhead ends and the memory wall begins.
 
-The shipped figures are taken by `tools/samples.py` on one machine, for the models of MODELS.
+`tools/samples.py` measures the shipped figures on one machine, for the models in its list.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmlite.bench.summary import summarize
 FILE = "samples/sizes.json"
 BACKEND_NAMES = ("llmlite", "torch-f32")
 TYPE_NAMES = ("Q8_0", "Q4_0")
-UNPACKED = 4  # bytes of a weight as PyTorch's float32 holds it
+UNPACKED = 4  # bytes of a weight in PyTorch's float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,15 @@ class Row:
     """The figures of one backend with one model.
 
     Attributes:
-        model: its name. n_weights: how many it has. backend, type: of BACKENDS; of the file.
-        step_bytes: of the weights that one token needs, as the backend holds them.
-        seconds: for one token: the median over blocks. low, high: its quartiles.
-        private_bytes: the process's own memory.
+        model: the name of the model.
+        n_weights: number of the model's weights.
+        backend: the name of the backend, a key of BACKENDS.
+        type: the type of the model's file.
+        step_bytes: bytes of the weights that one token needs, as the backend stores them in memory.
+        seconds: time of one token in decode, the median over blocks.
+        low: the lower quartile of that time.
+        high: the upper quartile of that time.
+        private_bytes: private memory of the backend's process, in bytes.
     """
 
     model: str
@@ -46,17 +51,19 @@ class Row:
 
     @property
     def title(self) -> str:
-        """The backend with what it holds: "llmlite Q4_0", "PyTorch float32"."""
+        """The backend with the type of its weights in memory: "llmlite Q4_0", "PyTorch float32"."""
         return f"llmlite {self.type}" if self.backend == "llmlite" else BACKENDS[self.backend].title
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """A sweep over sizes.
+    """The figures for models of several sizes.
 
     Attributes:
-        machine: where and when. quiet: False for a provisional take.
-        bytes_per_second: the bandwidth of its memory. rows: the smallest model first.
+        machine: the machine on which they were measured, and the date.
+        quiet: whether nothing else ran on the machine. If not, the figures are provisional.
+        bytes_per_second: the bandwidth of the machine's memory.
+        rows: the rows, the smallest model first.
     """
 
     machine: str
@@ -65,7 +72,11 @@ class Sizes:
     rows: tuple[Row, ...]
 
     def find(self, model: str, title: str) -> Row:
-        """Return one row. Raises KeyError."""
+        """Return the row of a model and a backend's title.
+
+        Raises:
+            KeyError: there is no such row.
+        """
         for row in self.rows:
             if (row.model, row.title) == (model, title):
                 return row
@@ -78,7 +89,7 @@ class Sizes:
 
 @cache
 def shipped() -> Sizes:
-    """Return the sweep that comes with llmlite.
+    """Return the figures that are shipped with llmlite.
 
     Raises:
         LlmliteError: the file is missing.
@@ -88,7 +99,12 @@ def shipped() -> Sizes:
 
 
 def rows(found: Comparison, model: str) -> list[Row]:
-    """Return a comparison's backends that the sweep has, as rows: a live point beside the shipped ones."""
+    """Return rows for the backends of BACKEND_NAMES in a comparison, to show beside the shipped ones.
+
+    Args:
+        found: a comparison for one model.
+        model: the name of the model.
+    """
     files: Mapping[str, Any] = {each["model_type"]: each for each in found.models}
     private = {(s.backend, s.model_type): s.value for s in summarize(found, "private")}
     made = []
@@ -108,10 +124,12 @@ def rows(found: Comparison, model: str) -> list[Row]:
 
 
 def measured(found: Mapping[str, Comparison], bytes_per_second: float, *, quiet: bool) -> Sizes:
-    """Return the sweep that follows from one comparison for each model, the smallest first.
+    """Build the figures from one comparison for each model.
 
     Args:
-        found: by the model's name. bytes_per_second: of memory. quiet: whether the machine was.
+        found: model name -> comparison, the smallest model first.
+        bytes_per_second: the bandwidth of the machine's memory.
+        quiet: whether nothing else ran on the machine.
     """
     kept = [
         row
@@ -126,7 +144,12 @@ def measured(found: Mapping[str, Comparison], bytes_per_second: float, *, quiet:
 
 
 def above_the_wall(sweep: Sizes) -> list[tuple[str, float, float, float, float]]:
-    """Return for each row: name, megabytes, milliseconds, those of memory alone, how many times that."""
+    """Compare each row's time with the time that memory alone needs for the row's weights.
+
+    Returns:
+        For each row: its name, the megabytes of its weights, its milliseconds, the milliseconds that memory
+        alone needs, and the ratio of the two times.
+    """
     made = []
     for row in sweep.rows:
         wall = row.step_bytes / sweep.bytes_per_second
@@ -143,5 +166,5 @@ def above_the_wall(sweep: Sizes) -> list[tuple[str, float, float, float, float]]
 
 
 def titles(found: Iterable[Row]) -> list[str]:
-    """Return the series of rows, each once, in order."""
+    """Return the titles of rows in order, each once."""
     return list(dict.fromkeys(row.title for row in found))

@@ -1,7 +1,7 @@
 """A tiny Llama in PyTorch that learns the bundled tales, and its way into a GGUF file.
 
-PyTorch is needed here and nowhere else in the lessons. Tensors have transformers' names, so
-the folder that `save` writes is one that `llmlite convert` takes.
+This is the only module of the lessons that needs PyTorch. The tensors have the names of transformers, so that
+`llmlite convert` can read the folder that `save` writes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from llmlite.model import Model
 D, N_LAYER, N_HEAD, N_HEAD_KV, N_FF = 128, 2, 4, 2, 384
 HEAD = D // N_HEAD
 N_CTX, EPS, BASE = 256, 1e-5, 10000.0
-ROWS, LENGTH = 8, 96  # of a batch
+ROWS, LENGTH = 8, 96  # texts in a batch, tokens in each text
 
 
 class Layer(nn.Module):
-    """Attention and a feed-forward network, each added to the stream (B, T, D)."""
+    """A layer: attention and a feed-forward network, each added to the residual stream (B, T, D)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Layer(nn.Module):
 
 
 def _turned(x: Tensor) -> Tensor:
-    """RoPE as transformers has it, on pairs (i, i + Dh/2): x (B, H, T, Dh)."""
+    """Apply RoPE to x (B, H, T, Dh), on the pairs (i, i + Dh/2) as in transformers."""
     frequencies = BASE ** (-torch.arange(0, HEAD, 2, dtype=x.dtype) / HEAD)
     angles = torch.outer(torch.arange(x.shape[2], dtype=x.dtype), frequencies)  # (T, Dh/2)
     a, b = x.chunk(2, dim=-1)
@@ -58,7 +58,12 @@ def _turned(x: Tensor) -> Tensor:
 
 
 class TinyLlama(nn.Module):
-    """Token ids (B, T) in, logits (B, T, V) out. The output matrix is the embedding."""
+    """A Llama that maps token ids (B, T) to logits (B, T, V). Its output matrix is the embedding matrix.
+
+    Args:
+        n_vocab: the size of the vocabulary, V.
+        seed: the seed of the random weights.
+    """
 
     def __init__(self, n_vocab: int, seed: int = 0) -> None:
         super().__init__()
@@ -79,20 +84,38 @@ class TinyLlama(nn.Module):
 
 
 def text_ids(teacher: Model) -> np.ndarray:
-    """Return the bundled tales as token ids of the bundled model's vocabulary, int64."""
+    """Return the bundled tales as token ids, int64 (T,).
+
+    Args:
+        teacher: the model whose tokenizer is used.
+    """
     text = resources.data_path("tales-eval.txt").read_text(encoding="utf-8")
     return np.array(teacher.tokenizer.encode(text, add_special=False), np.int64)
 
 
 def batch(ids: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return ROWS pieces of the text, each of LENGTH tokens, and for each token the one that follows it."""
+    """Cut a random batch out of a text.
+
+    Args:
+        ids: int64 (T,): the token ids of the text.
+        rng: the generator that chooses the places.
+
+    Returns:
+        The token ids, int64 (ROWS, LENGTH), and for each of them the id of the next token, of the same shape.
+    """
     starts = rng.integers(0, len(ids) - LENGTH - 1, ROWS)
     pieces = torch.from_numpy(np.stack([ids[i : i + LENGTH + 1] for i in starts]))
     return pieces[:, :-1], pieces[:, 1:]
 
 
 def loss_of(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy, in nats per token."""
+    """Return the mean cross-entropy of a batch, in nats per token.
+
+    Args:
+        model: the model, which maps token ids (B, T) to logits (B, T, V).
+        ids: int64 (B, T): the token ids.
+        targets: int64 (B, T): the id of the token that follows each of them.
+    """
     return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
 
 
@@ -100,9 +123,21 @@ def train(
     model: TinyLlama, ids: np.ndarray, steps: int, *, rate: float = 4e-3, seed: int = 0,
     on_step: Callable[[int, float], Any] | None = None,
 ) -> list[float]:  # fmt: skip
-    """Train with Adam, the rate first rising, then falling; return each step's loss.
+    """Train a model with Adam. The learning rate first rises, then falls.
 
-    One thread does it: more gain little on a model so small, and wait for each other if a core is busy.
+    Only one thread is used. More threads would gain little on such a small model, and they would wait for
+    each other if a core is busy.
+
+    Args:
+        model: the model, which is changed.
+        ids: int64 (T,): the token ids of the text.
+        steps: number of steps, one batch each.
+        rate: the highest learning rate.
+        seed: the seed of the generator that chooses the batches.
+        on_step: called after each step with the step's number, from 0, and its loss.
+
+    Returns:
+        The loss of each step, in nats per token.
     """
     with _one_thread():
         return _trained(model, ids, steps, rate, seed, on_step)
@@ -110,7 +145,7 @@ def train(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread within the block."""
+    """Let PyTorch use only one thread until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -140,7 +175,16 @@ def _trained(
 
 
 def save(model: TinyLlama, teacher: Model, folder: str | os.PathLike[str]) -> Path:
-    """Write config.json, model.safetensors and tokenizer.json, as transformers' save_pretrained does."""
+    """Write a model and its tokenizer into a folder, in the files that transformers' save_pretrained writes.
+
+    Args:
+        model: the model to write.
+        teacher: the model whose tokenizer and chat template are written.
+        folder: the folder to write to, which is made if it doesn't exist.
+
+    Returns:
+        The path of the folder.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     n_vocab = model.embed_tokens.num_embeddings
@@ -166,7 +210,7 @@ def save(model: TinyLlama, teacher: Model, folder: str | os.PathLike[str]) -> Pa
 
 
 def _safetensors(arrays: dict[str, np.ndarray]) -> bytes:
-    """Eight bytes of length, a header in JSON, then the numbers: the whole of the format."""
+    """Return a safetensors file: the header's length in eight bytes, the header in JSON, then the numbers."""
     header, at = {}, 0
     for name, array in arrays.items():
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [at, at + array.nbytes]}
@@ -177,7 +221,7 @@ def _safetensors(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _tokenizer(teacher: Model) -> dict[str, Any]:
-    """The bundled model's vocabulary in the form of tokenizer.json."""
+    """Return the teacher's vocabulary in the form of tokenizer.json."""
     metadata = teacher.metadata
     tokens, kinds = list(metadata["tokenizer.ggml.tokens"]), list(metadata["tokenizer.ggml.token_type"])
     added = [

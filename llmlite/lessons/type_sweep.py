@@ -1,7 +1,7 @@
-"""The cost and the size of every type on the bundled model: the sweep, and its points.
+"""The sweep: the size and the quality of the bundled model in every type.
 
-`tools/sweep_types.py` runs the sweep (minutes) and keeps it in data/types.json; the lessons draw that, and
-measure a point of it again with `measure`, the function that made it.
+`tools/sweep_types.py` runs the sweep, which takes minutes, and stores it in data/types.json. The lessons draw
+the stored points. They can measure one of them again with `measure`, which uses the same code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmlite.quants.tensor import QuantTensor
 
 FILE = "types.json"
 TEXT = "tales-eval.txt"
-N_CTX, N_CHUNKS = 256, 8  # what is scored: the second halves of the chunks
+N_CTX, N_CHUNKS = 256, 8  # tokens in a chunk, whose second half is scored; number of chunks
 N_IMATRIX = 12  # chunks that the importance matrix is measured on, after the scored ones
 FAMILIES = ("plain", "legacy", "K", "IQ", "ternary and FP4")
 SCOPES = {"tensors": "every matrix in this type", "mix": "a file as llmlite quantize makes it"}
@@ -40,13 +40,16 @@ class Point:
     """One way to store the bundled model, with its size and its quality.
 
     Attributes:
-        name: of the type or of the mix. family: one of FAMILIES. scope: a key of SCOPES.
+        name: the name of the type or of the mix.
+        family: the family of the type, one of FAMILIES.
+        scope: a key of SCOPES.
         imatrix: whether an importance matrix told the quantizer which columns matter.
-        bits_per_weight: of the type; of a mix, all its bits over all its weights.
-        n_bytes: of all tensors.
-        rms: of the error, over the RMS of the weights; all matrices together.
-        perplexity: on the evaluation text. kl: mean KL divergence from float32, in nats.
-        top1: share of positions whose likeliest token is float32's.
+        bits_per_weight: the type's bits per weight; for a mix, the bits of all tensors over all weights.
+        n_bytes: bytes of all tensors.
+        rms: RMS of the quantization error over RMS of the weights, for all quantized matrices together.
+        perplexity: perplexity on the evaluation text.
+        kl: mean KL divergence from the float32 model, in nats.
+        top1: share of positions at which the likeliest token is that of the float32 model.
     """
 
     name: str
@@ -81,13 +84,27 @@ def sweep_types() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shipped:
-    """The sweep that comes with llmlite. model: SHA-256 of the file it was made from. points: all of them."""
+    """The sweep that is shipped with llmlite.
+
+    Attributes:
+        model: SHA-256 of the model's file from which the sweep was made.
+        points: all points of the sweep.
+    """
 
     model: str
     points: tuple[Point, ...]
 
     def find(self, name: str, *, scope: str = "tensors", imatrix: bool = False) -> Point:
-        """Return one point. Raises KeyError, naming it."""
+        """Return one point.
+
+        Args:
+            name: the name of the type or of the mix.
+            scope: a key of SCOPES.
+            imatrix: whether an importance matrix was used.
+
+        Raises:
+            KeyError: the sweep has no such point.
+        """
         for point in self.points:
             if (point.name, point.scope, point.imatrix) == (name, scope, imatrix):
                 return point
@@ -96,7 +113,7 @@ class Shipped:
 
 @cache
 def shipped() -> Shipped:
-    """Return the sweep that comes with llmlite.
+    """Return the sweep that is shipped with llmlite.
 
     Raises:
         LlmliteError: the file is missing.
@@ -106,7 +123,7 @@ def shipped() -> Shipped:
 
 
 def write(points: Iterable[Point]) -> str:
-    """Return the sweep as the text of its file."""
+    """Return the text of the file that stores the sweep."""
     rows = [json.dumps(_rounded(asdict(point)), ensure_ascii=False) for point in points]
     digest = resources.sha256(resources.model_path("tales"))
     return f'{{"model": "{digest}",\n "points": [\n  ' + ",\n  ".join(rows) + "\n ]}\n"
@@ -117,10 +134,16 @@ def _rounded(values: dict[str, object]) -> dict[str, object]:
 
 
 class Bench:
-    """The float32 model and a text, to compare quantized copies with. Copies live in memory only.
+    """A float32 model and a text, with which quantized copies of the model are compared.
+
+    The copies exist only in memory.
 
     Args:
-        model: by default the bundled one. Its matrices are what is quantized.
+        model: the model whose matrices are quantized; by default the bundled model.
+
+    Attributes:
+        model: the float32 model, with float32 keys and values and the eager executor.
+        chunks: the token ids of the N_CHUNKS chunks of the text.
     """
 
     def __init__(self, model: Model | None = None) -> None:
@@ -137,20 +160,28 @@ class Bench:
 
     @property
     def matrices(self) -> list[QuantTensor]:
-        """The tensors that quantizing touches."""
+        """The matrices that quantization changes."""
         return [t for t in self.model.gguf.tensors.values() if is_quantized(t.name, len(t.shape))]
 
     def imatrix(self) -> Mapping[str, np.ndarray]:
-        """Return an importance matrix, measured once on another part of the text."""
+        """Return an importance matrix: tensor name -> float32 (number of columns,).
+
+        It is measured at the first call, on a part of the text that isn't scored.
+        """
         if self._imatrix is None:
             self._imatrix = imatrix.collect(self.model, self._for_imatrix, n_ctx=N_CTX).means()
         return self._imatrix
 
     def measure_type(self, name: str, *, imatrix: bool = False) -> Point:
-        """Put every matrix into one type, and measure.
+        """Quantize every matrix to one type, and measure the result.
+
+        Args:
+            name: the name of the type.
+            imatrix: whether to quantize with an importance matrix.
 
         Raises:
-            UnsupportedError: no such type or no quantizer, or it needs an importance matrix.
+            UnsupportedError: there is no such type, llmlite can't quantize to it, or it needs an importance
+                matrix.
         """
         record = by_name(name)
         if record.needs_importance and not imatrix:
@@ -159,7 +190,15 @@ class Bench:
         return self._measure(record.name, record, "tensors", targets, imatrix)
 
     def measure_mix(self, name: str, *, imatrix: bool = False) -> Point:
-        """Make a whole file's mix of types in memory, and measure. Raises as `measure_type`."""
+        """Quantize the matrices to a mix of types, as `llmlite quantize` does, and measure the result.
+
+        Args:
+            name: the name of the mix, such as "Q4_K_M".
+            imatrix: whether to quantize with an importance matrix.
+
+        Raises:
+            UnsupportedError: there is no such mix, or it needs an importance matrix.
+        """
         rows = plan(self.model.gguf, name, imatrix=self.imatrix() if imatrix else None)
         targets = {row.name: row.target.name for row in rows if row.target is not row.source}
         return self._measure(name, by_name(FILE_TYPES[name][1]), "mix", targets, imatrix)
@@ -189,12 +228,12 @@ class Bench:
             importance = self.imatrix().get(tensor) if imatrix else None
             source = self.model.gguf.tensors[tensor]
             if importance is None and by_name(type_name).needs_importance:
-                importance = np.ones(source.n_columns, np.float32)  # a tensor that the matrix doesn't name
+                importance = np.ones(source.n_columns, np.float32)  # the importance matrix lacks this tensor
             self._made[key] = QuantTensor.quantize(source, type_name, tensor, importance, n_threads=2)
         return self._made[key]
 
     def rms(self, changed: Iterable[QuantTensor]) -> float:
-        """Return the RMS of the error of tensors, over the RMS of the original weights."""
+        """Return the RMS error of quantized tensors, divided by the RMS of their original weights."""
         error = weights = 0.0
         for tensor in changed:
             exact = self.model.gguf.tensors[tensor.name].dequantize().astype(np.float64)
@@ -203,7 +242,7 @@ class Bench:
         return (error / weights) ** 0.5 if weights else 0.0
 
     def quality(self, model: Model) -> dict[str, float]:
-        """Return perplexity, kl and top1 of a model with this one's vocabulary, over the text."""
+        """Return "perplexity", "kl" and "top1" of a quantized copy of the model, over the text."""
         losses, divergences, agreed = [], [], []
         for chunk, (reference, _) in zip(self.chunks, self._references):
             scores, loss = self._scores(model, chunk)
@@ -218,7 +257,7 @@ class Bench:
 
     @staticmethod
     def _scores(model: Model, chunk: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Log probabilities (N_CTX / 2 - 1, V) after the first half, and the losses of the text's tokens."""
+        """Return the log probabilities (N_CTX / 2 - 1, V) in a chunk's second half, and the losses there."""
         first = len(chunk) // 2
         scores = log_softmax(model.logits(chunk)[first:-1])
         return scores, -scores[np.arange(len(scores)), chunk[first + 1 :]]
@@ -229,12 +268,20 @@ def _exact(file: gguf.GGUFFile) -> Model:
 
 
 def measure(name: str, *, imatrix: bool = False) -> Point:
-    """Measure one type on the bundled model, as the sweep did. Takes some seconds. Raises as `Bench`."""
+    """Measure one type on the bundled model, as in the sweep. This takes some seconds.
+
+    Arguments and errors are those of `Bench.measure_type`.
+    """
     return Bench().measure_type(name, imatrix=imatrix)
 
 
 def front(points: Iterable[Point], cost: str = "kl") -> list[Point]:
-    """Return the points that no other beats in both size and `cost`, the smallest first."""
+    """Return the points that no other point beats in both size and cost, the smallest first.
+
+    Args:
+        points: the points to choose from.
+        cost: the attribute of a point that is its cost.
+    """
     best, found = float("inf"), []
     for point in sorted(points, key=lambda p: (p.bits_per_weight, getattr(p, cost))):
         if getattr(point, cost) < best:

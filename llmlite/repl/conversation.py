@@ -155,7 +155,15 @@ class Conversation:
 
 
 def _messages(data: bytes, name: str) -> list[Message]:
-    """Return the messages of a saved conversation. Raises LlmliteError."""
+    """Return the messages of a saved conversation.
+
+    Args:
+        data: the content of the file.
+        name: the name of the file, for error messages.
+
+    Raises:
+        LlmliteError: the data isn't a saved conversation.
+    """
     if len(data) > MAX_FILE_BYTES:
         raise LlmliteError(f"{name}: more than {MAX_FILE_BYTES >> 20} MiB; this is not a saved conversation")
     try:

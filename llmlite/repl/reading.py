@@ -180,7 +180,11 @@ class FullReader:
     interactive = True
 
     def __init__(self, history: History) -> None:
-        """Prepare the prompt. Raises ImportError if prompt_toolkit isn't installed."""
+        """Prepare the prompt.
+
+        Raises:
+            ImportError: prompt_toolkit isn't installed.
+        """
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import Completer, Completion
         from prompt_toolkit.history import InMemoryHistory

@@ -53,7 +53,11 @@ class MarkdownView:
     """
 
     def __init__(self, console: Any = None) -> None:
-        """Prepare the console. Raises ImportError if rich isn't installed."""
+        """Prepare the console.
+
+        Raises:
+            ImportError: rich isn't installed.
+        """
         from rich.console import Console
         from rich.live import Live
         from rich.markdown import Markdown

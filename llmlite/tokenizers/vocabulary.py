@@ -81,14 +81,22 @@ class Vocabulary:
         return value.item() if getattr(value, "shape", None) == () else value
 
     def text(self, key: str) -> str:
-        """Return a string of the metadata, empty if it is missing. Raises TokenizerError for another type."""
+        """Return the string of a metadata key without its prefix; "" if the key is missing.
+
+        Raises:
+            TokenizerError: the value isn't a string.
+        """
         value = self.get(key, "")
         if not isinstance(value, str):
             raise TokenizerError.at(f"{PREFIX}{key}", "a string", type(value).__name__)
         return value
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return a boolean of the metadata. Raises TokenizerError for another type."""
+        """Return the boolean of a metadata key without its prefix; the default if the key is missing.
+
+        Raises:
+            TokenizerError: the value isn't a boolean.
+        """
         value = self.get(key, default)
         if not isinstance(value, int) or value not in (0, 1):
             raise TokenizerError.at(f"{PREFIX}{key}", "a boolean", f"{value!r:.80}")

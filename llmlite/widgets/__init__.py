@@ -1,9 +1,9 @@
-"""Things to move in a notebook. Each shows a static picture if no kernel runs, and works by keyboard.
+"""Interactive widgets for notebooks. All work by keyboard, and show a static picture if no kernel runs.
 
-ipywidgets is imported in this folder only, on first use.
+ipywidgets is imported only in this folder, and only on first use.
 """
 
-TYPE_CHECKING = False  # type checkers take the name for true; spares importing typing
+TYPE_CHECKING = False  # type checkers take this name for True, so typing needn't be imported
 if TYPE_CHECKING:
     from llmlite.widgets.attention import attention_map, erase_sentence
     from llmlite.widgets.base import Explorer

@@ -1,4 +1,4 @@
-"""Where a model looks: layers, heads and tokens to choose; a sentence of a tale to erase."""
+"""Widgets about attention: a map by layer, head and token, and a tale whose sentences can be erased."""
 
 from __future__ import annotations
 
@@ -18,23 +18,31 @@ MEAN = "mean"
 NOTHING = -1
 LOOKED_AT, LOOKS = "rgba(230,159,0,{:.2f})", "2px solid #0072B2"
 N_TOP = 4
-LONGEST = 160  # tokens that are shown as text; the last ones
+LONGEST = 160  # tokens that are shown as text; of a longer text, the last ones
 
 
 def attention_map(model: Model, text: str) -> AttentionMap:
-    """Return the map of a text's attention; the model runs once per text.
+    """Return a widget that shows the attention weights of a text. The model runs once for each text.
+
+    Args:
+        model: the model to run.
+        text: the text to begin with; the learner can change it.
 
     Raises:
-        As `Model.trace`.
+        The errors of `Model.trace`.
     """
     return AttentionMap(model, text)
 
 
 class AttentionMap(TextExplorer):
-    """A layer, a head and a token to choose: the text, shaded by how much that token looks at each other.
+    """A text whose tokens are shaded by the attention that the chosen token pays to them.
+
+    Controls choose the layer, the head and the token.
 
     Attributes:
-        found: the weights of the present text. picture: the head's heat map, for texts of up to 24 tokens.
+        found: the attention weights of the present text.
+        picture: the heat map that was drawn last. It is drawn only for texts of at most 24 tokens; None until
+            then.
     """
 
     static_summary = "All layers and heads as a picture (it needs no running kernel)"
@@ -77,7 +85,7 @@ class AttentionMap(TextExplorer):
         self.say(f"Token {query}, {self.found.texts[query]}, in {who}, looks at: {top}.")
 
     def static_view(self) -> plots.Picture:
-        """Return all heads of all layers, small."""
+        """Return small heat maps of all heads of all layers."""
         return plots.attention.all_heads(self.found)
 
     def _read(self, text: str) -> None:
@@ -90,7 +98,7 @@ class AttentionMap(TextExplorer):
         cells = []
         for i in range(start, len(row)):
             border = LOOKS if i == query else "2px solid transparent"
-            faded = "opacity:.45;" if i > query else ""  # what comes later can't be looked at
+            faded = "opacity:.45;" if i > query else ""  # a token can't look at later ones
             cells.append(
                 f"<span title='{row[i]:.1%}' style='background:{LOOKED_AT.format(min(1.0, row[i] * 1.2))};"
                 f"border:{border};{faded}padding:1px 3px;margin:1px;display:inline-block;border-radius:3px'>"
@@ -100,7 +108,11 @@ class AttentionMap(TextExplorer):
 
 
 def erase_sentence(model: Model, n_examples: int = 3) -> EraseSentence:
-    """Return tales with a question each, whose sentences can be erased one at a time.
+    """Return a widget with tales, each with a question. Sentences of a tale can be erased one at a time.
+
+    Args:
+        model: the model that answers.
+        n_examples: the largest number of tales.
 
     Raises:
         LlmliteError: the bundled questions are missing, or the model answers none of them.
@@ -109,11 +121,14 @@ def erase_sentence(model: Model, n_examples: int = 3) -> EraseSentence:
 
 
 class EraseSentence(Explorer):
-    """A tale, a question, and a button per sentence that erases it: the answer, and where the model looked.
+    """A tale and a question, with a button for each sentence that erases it.
+
+    The widget shows the model's answer, and how much attention each sentence got.
 
     Attributes:
-        answers: the model's answer by erased sentence, None for the whole tale; filled as they are asked for.
-        picture: what is drawn now.
+        answers: (index of the tale, index of the erased sentence or None) -> the model's answer. An answer is
+            added when it is first needed.
+        picture: the picture that is shown now.
     """
 
     static_summary = "Where the model looked, as a picture (it needs no running kernel)"
@@ -140,7 +155,10 @@ class EraseSentence(Explorer):
         return self.examples[self.tale.value]
 
     def answer(self, erased: int | None) -> str:
-        """Return the model's answer without that sentence; asked once."""
+        """Return the model's answer without the sentence at index `erased`, or with the whole tale for None.
+
+        The model is asked only once.
+        """
         key = (self.tale.value, erased)
         if key not in self.answers:
             self.answers[key] = erase.ask(self.model, self.question, erased)
@@ -169,7 +187,7 @@ class EraseSentence(Explorer):
             self.say(f"Without sentence {erased + 1} the answer is {same}: {answer} {most}")
 
     def static_view(self) -> plots.Picture:
-        """Return where the model looked with the whole tale."""
+        """Return a picture of the attention that each sentence of the whole tale got."""
         question = self.question
         shares = erase.looked_at(self.model, question, self.answer(None))
         return plots.attention.sentences(question.sentences, shares)

@@ -1,4 +1,4 @@
-"""The base of every widget: a static view that stays without a kernel, words, rows of controls."""
+"""The base classes of the widgets, with a static view for pages without a kernel, and common controls."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from llmlite import plots
 from llmlite.errors import LlmliteError
 
 HEADING_WIDTH = "7.5em"
-# Closed beside the living widget; the stored copies of the lessons open it (tools/lessons.py).
+# Closed under the live widget. In the stored copies of the lessons, tools/lessons.py opens it.
 STATIC = '<details class="llmlite-static"><summary>{summary}</summary>{body}</details>'
 
-# A projector shows 1280 x 720: a widget is never higher than this. Its controls and words stay in sight while
-# the view between them scrolls. A shadow above the words says that there is more below (browsers without
-# `animation-timeline` show only the scroll bar).
+# A projector may show only 1280 x 720 pixels, so a widget is never higher than HIGHEST. Its controls and
+# words stay visible while the view between them scrolls. A shadow above the words shows that there is more
+# below (browsers without `animation-timeline` show only the scroll bar).
 HIGHEST = 560  # pixels
-# A picture is scaled down to what controls and words leave of that height. They grow with the type.
+# A picture is scaled down to the height that controls and words leave. Their height grows with the type size.
 PICTURE = f"max(240px, calc({HIGHEST}px - 17 * var(--jp-widgets-font-size, 13px)))"
 BUSY = "llmlite-busy"  # the class of a widget that computes
-PATIENCE = 0.3  # seconds until it says so: most answers come sooner
+PATIENCE = 0.3  # seconds before it says that it computes; most results are there sooner
 STYLE = f"""<style>
 .llmlite-explorer {{ max-height: {HIGHEST}px; overflow: auto; }}
 .llmlite-explorer > * {{ flex-shrink: 0; }}
@@ -49,19 +49,24 @@ STYLE = f"""<style>
 
 
 class View(ipywidgets.VBox):
-    """Rows of widgets to look at, not to operate."""
+    """A column of widgets that only show something and aren't controls."""
 
 
 class Explorer(ipywidgets.VBox):
-    """A widget of the lessons: controls, a view, a line of words; and a static view under it.
+    """A widget of the lessons: controls, a view and a line of words, with a static view under the widget.
 
-    A subclass builds its controls and views, calls `super().__init__(children)` and then
-    `self.redraw_on(controls)`; `redraw` draws the present state and calls `say`. Everything works by
-    keyboard: Tab moves on, the space bar presses or ticks, arrows move sliders. (Drop-down lists would
-    not: JupyterLab takes the arrow keys for itself.)
+    A subclass builds its controls and views, then calls `super().__init__(children)` and
+    `self.redraw_on(controls)`. Its `redraw` draws the present state and calls `say`.
+
+    Everything works by keyboard: Tab moves to the next control, the space bar presses or ticks it, and the
+    arrow keys move sliders. Drop-down lists aren't used, because JupyterLab takes the arrow keys for itself.
+
+    Args:
+        children: the controls first, then the views.
+        options: further options of `ipywidgets.VBox`.
 
     Attributes:
-        words: the line under the view that describes it; screen readers read each change.
+        words: the line of words that describes the view. Screen readers read each change.
     """
 
     static_summary = "As a picture (it needs no running kernel)"
@@ -77,7 +82,12 @@ class Explorer(ipywidgets.VBox):
         self.add_class("llmlite-explorer")
 
     def redraw_on(self, controls: Iterable[ipywidgets.Widget], *, name: str = "value") -> None:
-        """Call `redraw` whenever one of the controls changes, and once now."""
+        """Call `redraw` now, and whenever one of the controls changes.
+
+        Args:
+            controls: the widgets to observe.
+            name: the name of the trait to observe.
+        """
 
         def changed(_change: Any) -> None:
             with self.working():
@@ -89,7 +99,7 @@ class Explorer(ipywidgets.VBox):
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Show that the widget computes, until the block ends. The page gets this at once."""
+        """Show that the widget computes, until the block ends. The page is updated at once."""
         self.add_class(BUSY)
         try:
             yield
@@ -109,28 +119,31 @@ class Explorer(ipywidgets.VBox):
         raise NotImplementedError(type(self).__name__)
 
     def static_bundle(self) -> dict[str, Any]:
-        """Return the static view as a notebook stores it: folded HTML, words, data."""
+        """Return the static view as a notebook stores it, MIME type -> content, with the HTML folded."""
         shown = plots.bundle(self.static_view())
         folded = STATIC.format(summary=escape(self.static_summary), body=shown["text/html"])
         return shown | {"text/html": folded}
 
     def _ipython_display_(self) -> None:
-        """Show the widget, then the static view: without a kernel JupyterLab shows an error for a widget."""
+        """Show the widget, then the static view.
+
+        The static view is needed because JupyterLab shows an error in place of a widget if no kernel runs.
+        """
         data = self._repr_mimebundle_()
         publish_display_data(data[0] if isinstance(data, tuple) else data)
         publish_display_data(self.static_bundle())
 
 
 class TextExplorer(Explorer):
-    """An Explorer of a model's work on a text, which the user may change.
+    """An Explorer of what a model does with a text, which the user can change.
 
-    A subclass has a method `_read(text)`, and calls `self.reread_on(field)`.
+    A subclass defines a method `_read(text)`, and calls `self.reread_on(field)`.
     """
 
     kept = "The previous text is still shown."
 
     def reread_on(self, field: ipywidgets.Text) -> None:
-        """Read the field's text whenever it changes; if that fails, say so and keep what was shown."""
+        """Read the field's text whenever it changes. If that fails, say so and keep the present view."""
 
         def reread(_change: Any) -> None:
             with self.working():
@@ -148,7 +161,12 @@ class TextExplorer(Explorer):
 
 
 def text_field(text: str, heading: str = "Text") -> ipywidgets.Text:
-    """Return a line to write in. The text takes effect when Enter is pressed."""
+    """Return a text field. A changed text takes effect when Enter is pressed.
+
+    Args:
+        text: the text at the beginning.
+        heading: the label before the field.
+    """
     return ipywidgets.Text(
         value=text,
         description=heading,
@@ -159,12 +177,17 @@ def text_field(text: str, heading: str = "Text") -> ipywidgets.Text:
 
 
 def picture_html(picture: plots.Picture) -> str:
-    """Return a picture drawn in the "page" theme as inline SVG: it takes its text colour from the page."""
+    """Return a picture as inline SVG. If it has the theme "page", its text has the page's own colour."""
     return plots.svg(picture)
 
 
 def boxes(names: Iterable[str], title: Callable[[str], str] = str) -> dict[str, ipywidgets.Checkbox]:
-    """Return a ticked box per name."""
+    """Return a ticked box for each name: name -> box.
+
+    Args:
+        names: the names.
+        title: a function that returns the label of a name.
+    """
     return {
         name: ipywidgets.Checkbox(
             value=True,
@@ -179,7 +202,7 @@ def boxes(names: Iterable[str], title: Callable[[str], str] = str) -> dict[str, 
 def row(
     heading: str, widgets: Mapping[str, ipywidgets.Widget] | Iterable[ipywidgets.Widget]
 ) -> ipywidgets.HBox:
-    """Return a row of widgets under one heading, wrapped if it is too narrow."""
+    """Return a row of widgets after a heading. If the page is too narrow, the row is wrapped."""
     children = widgets.values() if isinstance(widgets, Mapping) else widgets
     label = ipywidgets.HTML(escape(heading), layout={"width": HEADING_WIDTH})
     return ipywidgets.HBox([label, *children], layout={"flex_flow": "row wrap", "align_items": "center"})
@@ -188,7 +211,14 @@ def row(
 def buttons(
     options: Iterable[tuple[str, Any]], heading: str, *, tooltips: Iterable[str] = (), value: Any = None
 ) -> ipywidgets.ToggleButtons:
-    """Return one choice out of a few, each a button as wide as its text."""
+    """Return a control that chooses one of a few options, each a button as wide as its text.
+
+    Args:
+        options: (label, value) of each option.
+        heading: the label before the buttons.
+        tooltips: the tooltip of each option.
+        value: the value that is chosen at the beginning; by default the first one.
+    """
     given = list(options)
     return ipywidgets.ToggleButtons(
         options=given,

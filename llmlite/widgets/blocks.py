@@ -1,4 +1,4 @@
-"""A block of a quantized tensor, bit by bit: flip one, and see which weights move and how far."""
+"""The bits of one block of a quantized tensor: flip a bit, and see which weights change and how far."""
 
 from __future__ import annotations
 
@@ -24,21 +24,29 @@ def block_explorer(
     """Return an explorer of one block's bits.
 
     Args:
-        tensor: of any type. block: the block to begin with.
-        original: the tensor that `tensor` was quantized from, to measure the error against.
+        tensor: the tensor, of any type.
+        block: the number of the block to begin with.
+        original: the tensor from which `tensor` was quantized, for the quantization error.
 
     Raises:
-        IndexError: no such block. ValueError: `original` has another shape.
+        IndexError: the tensor has no such block.
+        ValueError: `original` has another shape.
     """
     return BlockExplorer(tensor, block, original=original)
 
 
 class BlockExplorer(Explorer):
-    """A field of the block, a byte of the field, and its bits as buttons; under them the weights.
+    """The bits of a block as buttons, with a picture of the block's weights under them.
+
+    Controls choose the block, one of its fields, and a part of the field.
 
     Attributes:
-        flipped: the bits that are changed now. stored: the block as the file has it. changed: with the flips.
-        picture: what is drawn now.
+        tensor: the tensor.
+        original: the tensor from which `tensor` was quantized, or None.
+        stored: the block as the file has it.
+        changed: the block with the flipped bits.
+        flipped: the numbers of the bits that are flipped now.
+        picture: the picture that is shown now.
     """
 
     static_summary = "The block as a picture (it needs no running kernel)"
@@ -79,7 +87,11 @@ class BlockExplorer(Explorer):
         self.redraw_on((self.place,))
 
     def flip(self, bit: int) -> None:
-        """Change one bit, or change it back. Raises ValueError for a bit outside the block."""
+        """Change one bit, or change it back.
+
+        Raises:
+            ValueError: the bit is outside the block.
+        """
         self.changed = Block(self.tensor.type, flip.flipped_bytes(self.stored.bytes, self.flipped ^ {bit}))
         self.flipped ^= {bit}
         self.redraw()
@@ -93,7 +105,7 @@ class BlockExplorer(Explorer):
     def redraw(self) -> None:
         self._draw_bits()
         drawn = (self.block.value, frozenset(self.flipped))
-        if drawn != self._drawn:  # another field of the same block is the same picture
+        if drawn != self._drawn:  # the picture is the same for all fields of a block
             self._drawn = drawn
             self.picture = block_plots.weights(
                 self.stored.weights,
@@ -108,7 +120,7 @@ class BlockExplorer(Explorer):
         self.say(" ".join([*self._flips(), *facts, self.picture.alt]))
 
     def static_view(self) -> plots.Picture:
-        """Return the weights of the block as the file has it."""
+        """Return a picture of the block's weights, without flipped bits."""
         return block_plots.weights(
             self.stored.weights,
             original=self._original_weights(),
@@ -128,13 +140,13 @@ class BlockExplorer(Explorer):
         self.redraw()
 
     def _width(self) -> int:
-        """Bits shown at a time: a whole float16, else a byte."""
+        """Return how many bits are shown at a time: 16 for a 16-bit float, else 8."""
         field = self.stored.fields[self.field.value]
         whole = flip.number_format(self.tensor.type, field) in ("float16", "bfloat16")
         return 16 if whole else 8
 
     def _shown(self) -> list[int]:
-        """The bits shown now, the highest first, as numbers are written."""
+        """Return the numbers of the bits that are shown now, the highest first, as numbers are written."""
         field = self.stored.fields[self.field.value]
         first = field.bit_offset + self.place.value * self._width()
         return list(range(first + self._width() - 1, first - 1, -1))
@@ -200,7 +212,7 @@ class BlockExplorer(Explorer):
 
 
 def _value(block: Block, name: str, place: int, width: int) -> str:
-    """Return the value of the shown part of a field: a float's, or a byte's."""
+    """Return the value of the shown part of a field as text: a float, or bytes in hexadecimal."""
     field = block.fields[name]
     if width == 16 and field.dtype == "float16":
         return f"{float(np.ravel(field.value)[place]):.6g}"

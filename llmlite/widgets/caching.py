@@ -1,4 +1,4 @@
-"""The cache of keys and values, filling token by token."""
+"""The cache of keys and values, which fills token by token."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from llmlite.model import Model
 from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, buttons, text_field
 
 ITEMSIZE = {"F16": 2, "F32": 4}
-N_SHOWN = 32  # positions; of a longer text the first
+N_SHOWN = 32  # positions; of a longer text, the first ones
 
 
 def cache_grid(model: Model, text: str) -> CacheGrid:
-    """Return the grid of a text's cache; the model runs once per text.
+    """Return a widget that shows the cache of a text. The model runs once for each text.
+
+    Args:
+        model: the model to run.
+        text: the text to begin with; the learner can change it.
 
     Raises:
-        As `Model.trace`.
+        UnsupportedError: no layer of the model keeps keys.
+        The errors of `Model.trace`.
     """
     return CacheGrid(model, text)
 
 
 class CacheGrid(TextExplorer):
-    """A slider over the tokens: a row per layer and head of keys, and the bytes that are taken so far.
+    """A grid of the keys in the cache, with a row for each head of each layer, and a slider over the tokens.
 
     Attributes:
-        filling: keys of the present text. picture: what is drawn now. n_bytes: taken so far.
+        filling: the keys of the present text.
+        picture: the picture that is shown now.
+        n_bytes: bytes of keys and values for the tokens read so far.
     """
 
     static_summary = "The full cache as a picture (it needs no running kernel)"
@@ -67,7 +74,7 @@ class CacheGrid(TextExplorer):
         self.say(f"{n} tokens read{last}: {self.n_bytes} bytes of keys and values in {self.kind.value}.")
 
     def static_view(self) -> plots.Picture:
-        """Return the full cache."""
+        """Return a picture of the cache after the whole text."""
         return plots.caching.grid(self.filling, len(self.filling.ids), n_head=self.model.config.n_head)
 
     def _read(self, text: str) -> None:

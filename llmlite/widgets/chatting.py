@@ -1,4 +1,4 @@
-"""A conversation in a notebook: the answer as it comes, and for each token its likely alternatives."""
+"""A conversation in a notebook: the answer as it is written, and the likely alternatives of each token."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from llmlite.repl.conversation import Conversation, figures
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, row
 
 N_TOP = 5
-N_MARKED = 2000  # tokens that have a title; a browser slows down with many more
-REFRESH_SECONDS = 0.1  # between two pictures of an answer that is running
-SUBMIT_SECONDS = 0.2  # the last letters may arrive after the Enter key
+N_MARKED = 2000  # tokens with a tooltip; many more would slow down a browser
+REFRESH_SECONDS = 0.1  # between two updates of an answer that is being written
+SUBMIT_SECONDS = 0.2  # waited after Enter, because the last letters may arrive after it
 LOG = (
     '<div role="log" tabindex="0" aria-label="Conversation" style="height:200px;box-sizing:border-box;'
     "overflow-y:auto;display:flex;flex-direction:column-reverse;border:1px solid rgba(128,128,128,.5);"
@@ -32,7 +32,7 @@ LOG = (
     "<div>{turns}</div></div>"
 )
 TURN = "<p style='margin:.3em 0;white-space:pre-wrap'><b>{who}</b> {text}</p>"
-# Half transparent: the page's own text colour stays readable over it in light and dark.
+# Half transparent, so that the page's own text colour stays readable over it, in light and dark themes.
 UNLIKELY = "border-bottom:2px solid rgba(213,94,0,{:.2f})"
 CHOSEN = ";outline:2px solid rgba(0,114,178,.9)"
 BAR = "rgba(86,180,233,.75)"
@@ -44,14 +44,16 @@ def chat_panel(
     """Return a panel to talk with a model.
 
     Args:
-        question: is answered at once, before the panel is shown; the static view then holds it.
-        system: the system message, before the first question.
-        n_top: how many of the likeliest tokens are shown for each token, at most 10.
-        options: of `Model.stream`: max_tokens, temperature, seed …
+        model: the model to talk with.
+        question: a first question. It is answered before the panel is shown, so that the static view has it.
+        system: the system message; "" for none.
+        n_top: how many of the likeliest tokens are shown for each token, from 1 to 10.
+        options: options of `Model.stream`, such as max_tokens, temperature and seed.
 
     Raises:
-        ModelError: the model has no chat template. ValueError: no such option, or one outside its
-            range. With a question, as `Model.chat`.
+        ModelError: the model has no chat template.
+        ValueError: there is no such option, or one is outside its range.
+        The errors of `Model.chat`, if there is a question.
     """
     if not 1 <= n_top <= 10:
         raise ValueError(f"n_top must be 1 to 10, got {n_top}")
@@ -63,7 +65,12 @@ def chat_panel(
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer: its text, and how likely it was beside others."""
+    """A token of an answer.
+
+    Attributes:
+        text: the text that the token adds to the answer.
+        score: the log probabilities of the token and of its alternatives.
+    """
 
     text: str
     score: TokenLogprob
@@ -71,7 +78,13 @@ class Token:
 
 @dataclass
 class Turn:
-    """What one side said; of an answer also its tokens, once it is complete."""
+    """A message of the conversation.
+
+    Attributes:
+        who: "You" or "Model".
+        text: the text of the message.
+        tokens: the tokens of an answer; empty until the answer is complete, and for a question.
+    """
 
     who: str
     text: str
@@ -79,15 +92,17 @@ class Turn:
 
 
 class ChatPanel(Explorer):
-    """A line to write in, Send, Stop and New; a slider through the tokens of the last answer.
+    """A panel with the conversation, a text field, the buttons Send, Stop and New, and a slider.
 
-    Hovering over a token shows its probability and the likeliest alternatives; the slider shows the same by
-    keyboard. Probabilities are the model's own, before temperature and cuts. The stronger a token is
-    underlined, the less likely it was.
+    Hovering over a token shows its probability and the likeliest alternatives. The slider does the same by
+    keyboard for the tokens of the last answer. Probabilities are the model's own, before temperature and
+    cuts. The stronger a token is underlined, the less likely it was.
 
     Attributes:
-        turns: what was said. conversation: the messages and options of the next answer.
+        turns: the messages so far.
+        conversation: the messages and options for the next answer.
         running: whether an answer is being written.
+        tokens: the tokens of the last answer.
     """
 
     static_summary = "The conversation as a table (it needs no running kernel)"
@@ -126,7 +141,7 @@ class ChatPanel(Explorer):
         self.redraw_on([self.token])
         self.say("Write a message; Enter sends it.")
 
-    # ---- what buttons do ---------------------------------------------------------------------------------
+    # ---- the buttons -------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -134,7 +149,7 @@ class ChatPanel(Explorer):
         return self._thread is not None and self._thread.is_alive()
 
     def send(self) -> None:
-        """Ask what is in the field; the answer is written by a thread, so that Stop is heard."""
+        """Ask the question in the text field. A thread writes the answer, so that Stop still works."""
         text = self.field.value
         if self.running or self.send_button.disabled or not text.strip():
             return
@@ -142,14 +157,16 @@ class ChatPanel(Explorer):
         self._ask(text)
         thread = threading.Thread(target=self._answer, name="llmlite-chat", daemon=True)
         thread.start()
-        self._thread = thread  # only now: `wait` may be called by another thread
+        self._thread = thread  # set after the start, because another thread may call `wait`, which joins it
 
     def ask(self, text: str) -> str:
         """Ask a question, wait for the answer and return it.
 
+        If an error ends the answer, the question is taken back.
+
         Raises:
-            RuntimeError: an answer is being written already. Else as `Model.chat`; the question is then
-                taken back.
+            RuntimeError: an answer is already being written.
+            The errors of `Model.chat`.
         """
         if self.running:
             raise RuntimeError("an answer is being written; call stop() and wait()")
@@ -158,18 +175,22 @@ class ChatPanel(Explorer):
         return self.turns[-1].text
 
     def stop(self) -> None:
-        """End the answer after the step that is running."""
+        """End the answer after the present step."""
         if self._generation is not None:
             self._generation.cancel()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the answer that is being written; return whether it has ended."""
+        """Wait for the answer that is being written, and return whether it has ended.
+
+        Args:
+            seconds: the longest time to wait; None for no limit.
+        """
         if self._thread is not None:
             self._thread.join(seconds)
         return not self.running
 
     def reset(self) -> None:
-        """Begin a new conversation; an answer that is being written is stopped first."""
+        """Begin a new conversation. An answer that is being written is stopped first."""
         self.stop()
         self.wait()
         self.conversation.reset()
@@ -206,7 +227,7 @@ class ChatPanel(Explorer):
             self._take_back(str(error))
             if raises:
                 raise
-        except BaseException:  # an interrupt, or a fault: the panel must not stay locked
+        except BaseException:  # an interrupt or a bug: the panel must not stay locked
             self._take_back("The answer was interrupted")
             raise
         finally:
@@ -234,7 +255,7 @@ class ChatPanel(Explorer):
             self.speed.value = f"<span>{len(self.conversation.last.ids)} tokens, {speed:.1f} tokens/s</span>"
 
     def _tokens(self, generation: Generation) -> list[Token]:
-        """The tokens of an answer with the text that each completes; a stop text's are cut."""
+        """Return the tokens of an answer, each with the text that it completes, without a stop text."""
         decoder = generation._model.tokenizer.stream(skip_special=True)
         left, found = len(generation.text), []
         for score in generation.logprobs or ():
@@ -245,7 +266,7 @@ class ChatPanel(Explorer):
             found[-1] = Token(found[-1].text + rest, found[-1].score)
         return found
 
-    # ---- what is shown -----------------------------------------------------------------------------------
+    # ---- the view ----------------------------------------------------------------------------------------
 
     @property
     def tokens(self) -> Sequence[Token]:
@@ -253,7 +274,7 @@ class ChatPanel(Explorer):
         return self.turns[-1].tokens if self.turns else ()
 
     def _choose(self) -> None:
-        """Begin again at the first token of the last answer."""
+        """Set the slider to the first token of the last answer."""
         self.token.max = max(0, len(self.tokens) - 1)
         self.token.disabled = not self.tokens
         self.token.value = 0
@@ -286,7 +307,7 @@ class ChatPanel(Explorer):
         return f"{self._name(score.id)} {exp(score.logprob):.1%}; others: {others}"
 
     def _alternatives(self) -> str:
-        """The likeliest tokens at the chosen place, one row each."""
+        """Return an HTML table of the likeliest tokens at the chosen place, one row each."""
         if not self.tokens:
             return "<div style='height:130px'></div>"
         score = self.tokens[self.token.value].score
@@ -315,7 +336,7 @@ class ChatPanel(Explorer):
     # ---- without a kernel --------------------------------------------------------------------------------
 
     def static_view(self) -> plots.Table:
-        """Return the conversation so far."""
+        """Return the conversation so far as a table."""
         rows = [[str(i + 1), turn.who, turn.text] for i, turn in enumerate(self.turns)]
         said = " ".join(f"{turn.who}: {turn.text}" for turn in self.turns) or "Nothing was said yet."
         return plots.Table(
@@ -326,7 +347,7 @@ class ChatPanel(Explorer):
         )
 
     def _ipython_display_(self) -> None:
-        """Show the panel, then the conversation as a table, which grows with each answer."""
+        """Show the panel, then a table of the conversation, which is updated after each answer."""
         from IPython.display import DisplayHandle
 
         from llmlite.widgets.base import publish_display_data

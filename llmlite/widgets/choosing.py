@@ -1,4 +1,4 @@
-"""From logits to the next token, step by step: sliders for the chain, the same logits all the time."""
+"""From logits to the next token, step by step: sliders set the chain, and the logits stay the same."""
 
 from __future__ import annotations
 
@@ -18,28 +18,35 @@ from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, buttons, row, text
 
 N_SHOWN = 14
 N_DRAWS = 1000
-N_LISTED = 12  # of the draws, written out one by one
+N_LISTED = 12  # draws that are listed one by one
 LAST, FIRST = "temperature last", "temperature first"
-# Half transparent: text in the page's colour stays readable over them in light and dark.
+# Half transparent, so that the page's own text colour stays readable over them, in light and dark themes.
 BEFORE, AFTER = "rgba(86,180,233,.75)", "rgba(0,114,178,.85)"
 
 
 def sampling_explorer(model: Model, prompt: str) -> SamplingExplorer:
-    """Return an explorer of how the token after a prompt is chosen; the model runs once per prompt.
+    """Return an explorer of how the token after a prompt is chosen. The model runs once for each prompt.
+
+    Args:
+        model: the model to run.
+        prompt: the prompt to begin with; the learner can change it.
 
     Raises:
-        As `Model.logits`.
+        The errors of `Model.logits`.
     """
     return SamplingExplorer(model, prompt)
 
 
 class SamplingExplorer(TextExplorer):
-    """Sliders for temperature, top-k, top-p and min-p; bars before and after; which step cut which tokens.
+    """Sliders for temperature, top-k, top-p and min-p, with the probabilities before and after the chain.
+
+    The widget also shows which step cut which tokens.
 
     Attributes:
-        logits: float32 (V,), of the prompt; sliders leave them as they are.
-        stages: the tokens that each step leaves, as `lessons.choosing.stages` returns them.
-        counts: how often each token came up in the last draws; empty when the settings have changed.
+        logits: float32 (V,): the logits after the prompt. The sliders don't change them.
+        stages: the tokens that are left after each step, from `lessons.choosing.stages`.
+        counts: token id -> how often the token came up in the last draws; empty after a setting has changed.
+        first_draws: the token ids of the first N_LISTED draws; empty after a setting has changed.
     """
 
     static_summary = "Before and after the chain, as a picture (it needs no running kernel)"
@@ -67,7 +74,7 @@ class SamplingExplorer(TextExplorer):
         self.redraw_on((*sliders, self.order, self.seed))
 
     def sampler(self) -> Sampler:
-        """Return a fresh sampler with the settings of the controls."""
+        """Return a new sampler with the settings of the controls."""
         t, k, p, m = self.temperature.value, self.top_k.value, self.top_p.value, self.min_p.value
         if self.order.value == LAST:
             return Sampler(temperature=t, top_k=k, top_p=p, min_p=m, seed=self.seed.value)
@@ -81,14 +88,14 @@ class SamplingExplorer(TextExplorer):
         self._show()
 
     def draw_many(self) -> None:
-        """Draw again and again from the same logits, with a fresh generator for the seed."""
+        """Draw N_DRAWS tokens from the same logits, with a new generator for the chosen seed."""
         sampler = self.sampler()
         drawn = [sampler(self.logits) for _ in range(N_DRAWS)]
         self.counts, self.first_draws = Counter(drawn), drawn[:N_LISTED]
         self._show()
 
     def static_view(self) -> plots.Picture:
-        """Return the bars before and after the chain as it is set now."""
+        """Return a picture of the probabilities before and after the chain, with the present settings."""
         texts = {int(token): self._text(int(token)) for token in self.stages[0].ids[:N_SHOWN]}
         return figures.chain(self.stages, texts, n=N_SHOWN)
 
@@ -103,7 +110,10 @@ class SamplingExplorer(TextExplorer):
         self.say(self._words())
 
     def _bars(self) -> str:
-        """The likeliest tokens, one row each: bar before, bar after, fate, draws; the rest in one row."""
+        """Return an HTML table of the likeliest tokens, one row each, and all others in one row.
+
+        A row has the probabilities before and after the chain, what happened to the token, and its draws.
+        """
         first, last, out = self.stages[0], self.stages[-1], choosing.cut_by(self.stages)
         after = dict(zip(last.ids.tolist(), last.probabilities.tolist()))
         widest = max(first.probabilities[0], last.probabilities[0])
@@ -130,7 +140,7 @@ class SamplingExplorer(TextExplorer):
         )
 
     def _steps(self) -> str:
-        """One row per step: what it leaves, what it took away, how open the choice is then."""
+        """Return an HTML table of the steps: tokens left, probability cut, and how open the choice is."""
         rows = [_cells(["step", "tokens left", "probability cut", "as open as an even choice among"], "th")]
         for stage in self.stages:
             openness = choosing.even_choice(stage.probabilities)

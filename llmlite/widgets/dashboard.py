@@ -1,4 +1,4 @@
-"""A comparison to play with: choose what to compare, between whom, at which quantization."""
+"""A comparison to explore: choose the metric, the backends and the quantizations."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from llmlite.widgets.base import Explorer, boxes, buttons, picture_html, row
 
 
 def compare_dashboard(source: Comparison | str | os.PathLike[str]) -> ComparisonDashboard:
-    """Return a dashboard over a comparison, or over the file of samples that `llmlite compare` wrote.
+    """Return a dashboard for a comparison.
+
+    Args:
+        source: the comparison, or the path of the file of samples that `llmlite compare` wrote.
 
     Raises:
-        OSError: the file can't be read. ValueError: it isn't a comparison, or nothing in it was measured.
+        OSError: the file can't be read.
+        ValueError: the file isn't a comparison, or nothing in it was measured.
     """
     return ComparisonDashboard(source if isinstance(source, Comparison) else Comparison.load(source))
 
 
 class ComparisonDashboard(Explorer):
-    """A choice of metric, a box to tick per backend and per quantization, and the figure they give.
+    """A choice of metric, a box for each backend and each quantization, and the figure for the ticked ones.
 
     Attributes:
-        picture: what is drawn now.
+        comparison: the comparison.
+        picture: the picture that is shown now.
     """
 
     static_summary = "The whole comparison as a picture (it needs no running kernel)"
@@ -62,7 +67,7 @@ class ComparisonDashboard(Explorer):
         self.say(self.picture.alt)
 
     def static_view(self) -> plots.Picture:
-        """Return the whole comparison as a picture."""
+        """Return a picture of the whole comparison."""
         return plots.comparison(self.comparison)
 
 

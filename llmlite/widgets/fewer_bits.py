@@ -1,4 +1,4 @@
-"""One slider from 32 bits per weight down to 2: the memory, the speed, and the tale itself."""
+"""A slider from 32 bits per weight down to 2, with the memory, the speed, and the tale itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STARTS_AT = "F16"
 
 
 def half_the_bits() -> HalfTheBits:
-    """Return the slider over the bundled model.
+    """Return a widget with the bundled model at fewer and fewer bits.
 
     Raises:
         LlmliteError: bundled data is missing.
@@ -27,13 +27,17 @@ def half_the_bits() -> HalfTheBits:
 
 
 class HalfTheBits(Explorer):
-    """A slider over the rungs of `llmlite.lessons.fewer_bits.LADDER`; bars and tales for the chosen one.
+    """A slider over the rungs of `lessons.fewer_bits.LADDER`, with bars and tales for the chosen rung.
 
-    Tales, bytes and speeds of the upper, blue bars are computed here and now. The lower, orange bars are
-    of the shipped sample, in which llmlite and PyTorch were measured beside each other. No card holds both.
+    The tales and the upper, blue bars are computed on this machine. The lower, orange bars are from the
+    shipped sample, in which llmlite and PyTorch were measured on the same machine. No group of bars mixes the
+    two.
 
     Attributes:
-        type: the slider. told: what was computed for the chosen rung.
+        ladder: the model at every rung.
+        sample: the shipped measurements.
+        type: the slider.
+        told: the tale and the figures of the chosen rung, computed on this machine.
     """
 
     static_summary = "The shipped sample as a table (it needs no running kernel)"
@@ -110,7 +114,7 @@ class HalfTheBits(Explorer):
         return text + f"The first {told.n_same} tokens of the tale are the same; the next one differs."
 
     def static_view(self) -> plots.Table:
-        """Return the shipped sample: llmlite's rungs, then PyTorch."""
+        """Return the shipped sample as a table: the rungs of llmlite, then PyTorch."""
         exact = self.sample.llmlite(LADDER[0]).tale
         rows = [self._cells(row, exact) for row in self.sample.rows]
         heading = f"Half the bits, the same tale? A sample taken on {self.sample.machine}"
@@ -150,7 +154,10 @@ class HalfTheBits(Explorer):
 
 
 def _bars(heading: str, values: list[tuple[str, str]], colour: str) -> str:
-    """Return HTML bars of one colour, each with its number: all measured here, or all of the sample."""
+    """Return HTML bars of one colour, each with its number, under a heading.
+
+    All values must come from this machine, or all from the sample.
+    """
     top = max(float(value) for _, value in values) or 1.0
     lines = []
     for name, value in values:

@@ -1,4 +1,4 @@
-"""A GGUF file's bytes to click: a byte tells its field, a field shows its bytes."""
+"""A map of a GGUF file's bytes: click a byte to see its field, and choose a field to see its bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmlite.resources import model_path
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, View, buttons, row
 
 COLUMNS, ROWS = 16, 8
-# Half transparent: the letters keep the page's colour, in light and dark.
+# Half transparent, so that the page's own text colour stays readable over them, in light and dark themes.
 COLOURS = {
     "header": "rgba(0,114,178,.45)",
     "metadata": "rgba(230,159,0,.45)",
@@ -29,20 +29,28 @@ STYLE = """<style>
 
 
 def byte_map(source: gguf.GGUFFile | str | os.PathLike[str]) -> ByteMapExplorer:
-    """Return a map of a file's bytes; `source` is an open file, a path, or a bundled model's name.
+    """Return a map of a file's bytes.
+
+    Args:
+        source: an open file, the path of a file, or the name of a bundled model.
 
     Raises:
-        GGUFError, OSError: the file can't be read. LlmliteError: it is one of several shards.
+        GGUFError, OSError: the file can't be read.
+        LlmliteError: the file is one of several shards.
     """
     file = source if isinstance(source, gguf.GGUFFile) else gguf.read(model_path(source))
     return ByteMapExplorer(ByteMap(file))
 
 
 class ByteMapExplorer(Explorer):
-    """Bytes in hexadecimal, a button each; choose a byte, a field or a region, and see what belongs to it.
+    """The bytes of a file in hexadecimal, each as a button, and the field that the chosen byte belongs to.
+
+    Controls choose a byte, a field or a region.
 
     Attributes:
-        map: the fields. field: number of the chosen one. top: offset of the first byte shown.
+        map: the fields of the file.
+        field: the number of the chosen field.
+        top: the offset of the first byte that is shown.
     """
 
     static_summary = "The first fields as a table (it needs no running kernel)"
@@ -83,7 +91,7 @@ class ByteMapExplorer(Explorer):
         self.redraw()
 
     def choose_field(self, i: int) -> None:
-        """Show field number `i`; the first or the last if there is none so far."""
+        """Show field number `i`, or the nearest field if there is no such number."""
         self.field = min(max(i, 0), len(self.map.fields) - 1)
         start = self.map.fields[self.field].offset
         if not self.top <= start < self.top + len(self.cells):
@@ -91,7 +99,7 @@ class ByteMapExplorer(Explorer):
         self.redraw()
 
     def choose_byte(self, offset: int) -> None:
-        """Show the field that holds the byte at `offset`."""
+        """Show the field that contains the byte at `offset`, or the nearest byte of the file."""
         offset = min(max(offset, 0), len(self.map.data) - 1)
         if not self.top <= offset < self.top + len(self.cells):
             self.top = offset // COLUMNS * COLUMNS
@@ -105,7 +113,7 @@ class ByteMapExplorer(Explorer):
 
     def redraw(self, byte: int | None = None) -> None:
         chosen = self.map.fields[self.field]
-        self._silent = True  # the controls follow what was chosen elsewhere
+        self._silent = True  # set the controls without calling their callbacks
         self.region.value = self.map.region(self.field)
         self.offset.value = chosen.offset if byte is None else byte
         self._silent = False

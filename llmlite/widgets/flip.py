@@ -1,4 +1,4 @@
-"""One bit of a whole model: flip it, and read the model's new text."""
+"""One bit of a whole model: flip it, and read the text that the model then writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmlite.model import Model
 from llmlite.widgets.base import Explorer, buttons
 from llmlite.widgets.texts import beside, marked, panel
 
-# of a Q4_0 block; float16 scale d in bits 0..15, then the nibbles
+# Bits of a Q4_0 block: its float16 scale d is in bits 0..15, and the nibbles follow.
 BITS = {
     16: "a nibble's lowest bit",
     19: "a nibble's highest bit",
@@ -22,18 +22,25 @@ BITS = {
 
 
 def which_bit(model: Model, tensor: str = TENSOR) -> WhichBit:
-    """Return an explorer of single bits of a Q4_0 model: flip one, see the divergence and the tale.
+    """Return a widget that flips one bit of a Q4_0 tensor, and shows the divergence and the new tale.
+
+    Args:
+        model: the model.
+        tensor: the name of the tensor.
 
     Raises:
-        KeyError: no such tensor. ValueError: it isn't Q4_0.
+        KeyError: the model has no such tensor.
+        ValueError: the tensor's type isn't Q4_0.
     """
     return WhichBit(model, tensor)
 
 
 class WhichBit(Explorer):
-    """A choice of bit and block; the model as it was beside the model with that one bit changed.
+    """A choice of bit and block, and the tales of the model before and after the change of that bit.
 
     Attributes:
+        lab: the unchanged model, for comparisons.
+        tensor: the name of the tensor.
         result: the effect of the chosen flip.
     """
 
@@ -64,7 +71,7 @@ class WhichBit(Explorer):
         self.say(f"{self.result}. {end}")
 
     def static_view(self) -> plots.Table:
-        """Return what each of the bits does in block 0."""
+        """Return a table of the divergence that each of the bits causes in block 0."""
         rows = [[name, _size(self._flip(0, bit).kl)] for bit, name in BITS.items()]
         n_bits = 8 * self.lab.model.gguf.tensors[self.tensor].n_bytes
         heading = f"One bit of {n_bits:,} in {self.tensor}, flipped"
@@ -78,7 +85,7 @@ class WhichBit(Explorer):
 
 
 def _size(kl: float) -> str:
-    """Return how large a divergence is in words that rounding on another machine doesn't change."""
+    """Return the size of a divergence in words so coarse that other machines give the same ones."""
     for bound in (1e-7, 1e-3, 1.0, 5.0):
         if kl < bound:
             return f"below {bound:g}"

@@ -1,4 +1,4 @@
-"""The kernel ladder, rung by rung; the roofline, operation by operation."""
+"""Widgets about kernels: the kernel ladder, rung by rung, and the roofline, operation by operation."""
 
 from __future__ import annotations
 
@@ -14,24 +14,38 @@ from llmlite.lessons.kernels import arithmetic, best_speed, bound, kind, reached
 from llmlite.plots import kernels as figures
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons, picture_html
 
-SHORT = 1000  # nanoseconds: not much more than the threads need to meet
+SHORT = 1000  # nanoseconds, not much more than the threads need to synchronize
 
 
 def kernel_ladder(ladder: Ladder | None = None) -> KernelLadder:
-    """Return a ladder to climb: measured by `bench.ladder.measure_ladder`, or the shipped one."""
+    """Return a widget that shows a kernel ladder.
+
+    Args:
+        ladder: a result of `bench.ladder.measure_ladder`; by default the shipped ladder.
+
+    Raises:
+        ValueError: the ladder has no rungs.
+    """
     return KernelLadder(Ladder.sample() if ladder is None else ladder)
 
 
 def roofline(*rooflines: Roofline) -> RooflineExplorer:
-    """Return a roofline to walk along: measured by `bench.roofline`, one or several; or the shipped one."""
+    """Return a widget that shows rooflines.
+
+    Args:
+        rooflines: results of `bench.roofline`, one for each model; by default the shipped roofline.
+    """
     return RooflineExplorer(rooflines or (Roofline.sample(),))
 
 
 class KernelLadder(Explorer):
-    """One product, four ways: a slider climbs, and each rung says how it differs and what it gains.
+    """A slider over the rungs of a ladder, which are several ways to compute one product.
+
+    The words say how the chosen rung differs from the one below, and how much faster it is.
 
     Attributes:
-        picture: what is drawn now.
+        ladder: the ladder.
+        picture: the picture that is shown now.
     """
 
     static_summary = "The whole ladder as a picture (it needs no running kernel)"
@@ -57,7 +71,7 @@ class KernelLadder(Explorer):
         self.say(self._words(n))
 
     def static_view(self) -> plots.Picture:
-        """Return the whole ladder of the chosen type."""
+        """Return a picture of the whole ladder for the chosen type."""
         return figures.ladder(self.ladder, self.type.value)
 
     def _words(self, n: int) -> str:
@@ -76,10 +90,14 @@ class KernelLadder(Explorer):
 
 
 class RooflineExplorer(Explorer):
-    """Model, step and operation to choose; its place there, its bytes and operations, what bounds it.
+    """A roofline with the chosen operation marked. Controls choose the model, the step and the operation.
+
+    The words give the operation's bytes, its number of operations, and which roof bounds it.
 
     Attributes:
-        picture: what is drawn now. point: the operation that is marked.
+        rooflines: the rooflines, one for each model.
+        picture: the picture that is shown now.
+        point: the operation that is marked.
     """
 
     static_summary = "Decoding under the roofline, as a picture (it needs no running kernel)"
@@ -120,7 +138,7 @@ class RooflineExplorer(Explorer):
         self.say(self._words())
 
     def static_view(self) -> plots.Picture:
-        """Return the chosen model's step with its roofs."""
+        """Return a picture of the chosen model's roofline for the chosen step."""
         return figures.roofline(self.chosen, self.step.value)
 
     def _kinds(self) -> list[str]:
@@ -129,11 +147,11 @@ class RooflineExplorer(Explorer):
         return list(dict.fromkeys(kind(p) for p in ordered))
 
     def _those(self) -> list[Point]:
-        """The chosen operation in all layers."""
+        """Return the points of the chosen operation in all layers."""
         return [p for p in self.chosen.points[self.step.value] if kind(p) == self.kind.value]
 
     def _other_model(self) -> None:
-        """Offer the steps and operations of the chosen model; keep the choice if it has it."""
+        """Offer the steps and operations of the chosen model, and keep the present choices if it has them."""
         with self._mixed():
             _offer(self.step, list(self.chosen.points))
             _offer(self.kind, self._kinds())
@@ -141,7 +159,7 @@ class RooflineExplorer(Explorer):
 
     @contextmanager
     def _mixed(self) -> Iterator[None]:
-        """Draw nothing inside: choices of one model and of the next may be mixed there."""
+        """Draw nothing until the block ends. Until then the choices may belong to different models."""
         self._held = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""Large type in one notebook, and back."""
+"""Large type in one notebook, to turn on and off."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from llmlite.lessons import large
 
 
 def large_type(on: bool = True) -> None:
-    """Show this page, its widgets and the figures drawn from now on in large type; or as usual again.
+    """Turn large type on or off, for this page, its widgets, and the figures that are drawn from now on.
 
-    `llmlite lab --large-type`, or the environment variable LLMLITE_LARGE=1, turns it on in every lesson.
-    Figures drawn before stay as they are.
+    Figures that were drawn before don't change. `llmlite lab --large-type`, or the environment variable
+    LLMLITE_LARGE=1, turns large type on in every lesson.
+
+    Args:
+        on: whether to turn it on.
     """
     scale = large.SCALE if on else 1.0
     plots.set_type_size(scale)

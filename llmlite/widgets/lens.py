@@ -1,4 +1,4 @@
-"""The logit lens: the model's guess after each layer, in a grid to click through."""
+"""The logit lens: the model's prediction after each layer, in a grid of buttons."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from llmlite.model import Model
 from llmlite.plots import choosing as figures
 from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, View, text_field
 
-N_SHOWN = 18  # positions; of a longer text the last
+N_SHOWN = 18  # positions; of a longer text, the last ones
 N_TOP = 5
-# The page's own sizes, so that the grid grows with large type.
+# Sizes in terms of the page's own, so that the grid grows with large type.
 TYPE, LINE = "var(--jp-widgets-font-size, 13px)", "var(--jp-widgets-inline-height, 28px)"
 SMALL = f"calc({TYPE} - 1px)"
 WIDE = f"calc(4.5 * {TYPE})"
@@ -24,22 +24,28 @@ NAME = {"width": "6em", "min_width": "6em", "height": LINE, "margin": "1px", "pa
 
 
 def logit_lens(model: Model, text: str) -> LogitLens:
-    """Return the lens over a text; the model runs once per text.
+    """Return a widget that shows the logit lens of a text. The model runs once for each text.
+
+    Args:
+        model: the model to run.
+        text: the text to begin with; the learner can change it.
 
     Raises:
-        As `Model.trace`.
+        The errors of `Model.trace`.
     """
     return LogitLens(model, text)
 
 
 class LogitLens(TextExplorer):
-    """Layers over positions: the likeliest next token, shaded by probability; a click shows the top 5.
+    """A grid with a row for each stage and a column for each position.
 
-    The two sliders choose a cell as a click does.
+    A cell has the likeliest next token and is shaded by its probability. A click on a cell shows the N_TOP
+    likeliest tokens. The two sliders choose a cell as a click does.
 
     Attributes:
-        lens: the readings, as `lessons.lens.lens` returns them. start: the first position shown.
-        cells: the buttons by (stage, position).
+        lens: the predictions after each stage, from `lessons.lens.lens`.
+        start: the first position that is shown.
+        cells: (stage, position) -> button.
     """
 
     static_summary = "The grid as a picture (it needs no running kernel)"
@@ -59,7 +65,7 @@ class LogitLens(TextExplorer):
         self.redraw_on((self.stage, self.position))
 
     def choose(self, stage: int, position: int) -> None:
-        """Choose a cell, as a click on it does."""
+        """Choose the cell of a stage and a position, as a click on it does."""
         self.stage.value, self.position.value = stage, position
 
     def redraw(self) -> None:
@@ -78,14 +84,14 @@ class LogitLens(TextExplorer):
         self.lens = lens(self.model, text)
         n_stages, n = self.lens.best.shape
         self.start = max(0, n - N_SHOWN)
-        self.position.min = 0  # or the new end might lie before the old start
+        self.position.min = 0  # otherwise the new maximum might be below the old minimum
         self.position.max, self.position.min = n - 1, self.start
         self.stage.max = n_stages - 1
         self.position.value, self.stage.value = n - 1, n_stages - 1
         self._build()
 
     def _build(self) -> None:
-        """One row of buttons per stage, the last layer on top; under them the tokens that were read."""
+        """Build a row of buttons for each stage, the last layer on top, and a row with the text's tokens."""
         positions = range(self.start, len(self.lens.ids))
         self.cells = {}
         rows = []

@@ -1,4 +1,4 @@
-"""The panel of the first lesson: the machine's parts, problems, and remedies."""
+"""The panel of the first lesson: checks of this machine, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from llmlite import plots
 from llmlite.bench import checks
 from llmlite.widgets.base import Explorer, buttons, row
 
-# Sign and background of each verdict: never colour alone. Half transparent: the text keeps the page's colour.
+# A sign and a background for each verdict, so that it never depends on colour alone. The backgrounds are half
+# transparent, so that the page's own text colour stays readable over them.
 LOOKS = {
     "ready": ("✓", "rgba(0,158,115,.25)"),
     "optional": ("○", "rgba(230,159,0,.30)"),
@@ -20,10 +21,13 @@ CELL = "text-align:left;vertical-align:top;padding:1px 1em 1px 0;white-space:nor
 
 
 class MachinePanel(Explorer):
-    """Every check with its verdict; a button to look again, a choice to see only those with a remedy.
+    """A table of all checks with their verdicts, and a button that checks again.
+
+    A choice limits the table to checks that aren't "ready".
 
     Attributes:
-        findings: of the last look. looks: how often it looked.
+        findings: the results of the last examination.
+        looks: how often the machine was examined.
     """
 
     static_summary = "The list of checks, and what to do if one fails (it needs no running kernel)"
@@ -39,7 +43,11 @@ class MachinePanel(Explorer):
         self.redraw_on([self.show])
 
     def look(self, *, draw: bool = True) -> None:
-        """Examine the machine anew."""
+        """Examine the machine again.
+
+        Args:
+            draw: whether to draw the results at once.
+        """
         self.findings = checks.examine(needed=("lessons",))
         self.looks += 1
         if draw:
@@ -56,7 +64,7 @@ class MachinePanel(Explorer):
         )
 
     def static_view(self) -> plots.Table:
-        """Return the checks and their remedies, the same on every machine."""
+        """Return a table of the checks and their remedies, which is the same on every machine."""
         rows = [[check.topic, check.needs, check.remedy or "-"] for check in checks.CHECKS]
         return plots.Table(
             heading="What is checked",
@@ -67,7 +75,7 @@ class MachinePanel(Explorer):
 
 
 def machine_panel() -> MachinePanel:
-    """Return the panel of checks of this machine."""
+    """Return a widget that checks this machine."""
     return MachinePanel()
 
 

@@ -1,4 +1,4 @@
-"""The memory of backends over time, to step through."""
+"""The memory of backends over time, with a slider to step through it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
 
 
 def memory_timeline(timelines: Sequence[Timeline]) -> MemoryTimeline:
-    """Return the timelines to step through. Raises ValueError without any."""
+    """Return a widget that steps through timelines of memory.
+
+    Args:
+        timelines: the timelines, one for each backend's process.
+
+    Raises:
+        ValueError: there are no timelines.
+    """
     return MemoryTimeline(timelines)
 
 
 class MemoryTimeline(Explorer):
-    """A choice of backend and a slider over time: private and file-backed memory at that moment.
+    """A choice of process and a slider over time, with the private and file-backed memory at that moment.
 
     Attributes:
-        timelines: by position. picture: what is drawn now.
+        timelines: the timelines.
+        picture: the picture that is shown now.
     """
 
     static_summary = "All of them as a picture (it needs no running kernel)"
@@ -54,7 +62,7 @@ class MemoryTimeline(Explorer):
         )
 
     def static_view(self) -> plots.Picture:
-        """Return all of them side by side."""
+        """Return a picture of all timelines, side by side."""
         return plots.memory.timelines(self.timelines)
 
     def _fit(self) -> None:

@@ -1,4 +1,4 @@
-"""An attention map beside a recurrent layer's states, growing with the text."""
+"""An attention map beside a recurrent layer's state, while the text grows."""
 
 from __future__ import annotations
 
@@ -15,25 +15,32 @@ from llmlite.widgets.base import HEADING_WIDTH, Explorer, buttons
 
 
 def mixer_memory(attention: Model, recurrent: Model, ids: list[int]) -> MixerMemory:
-    """Return the picture of two models that read the same tokens: one has attention, one a state.
+    """Return a widget that compares two models on the same tokens: one has attention, the other a state.
 
-    Any model with a recurrent layer will do (a delta net, Mamba, a short convolution), and one that has both
-    kinds of layers may be given twice. The first layer with attention is shown; buttons choose among the
-    recurrent ones if there are several.
+    The first layer with attention is shown. If there are several recurrent layers, buttons choose one.
+
+    Args:
+        attention: a model with at least one attention layer.
+        recurrent: a model with at least one recurrent layer (a delta net, Mamba, a short convolution). It can
+            be the same model if that has both kinds of layers.
+        ids: the token ids that both models read, at least one.
 
     Raises:
         UnsupportedError: `recurrent` keeps no state, or `attention` has no attention.
-        ValueError: no tokens.
+        ValueError: there are no tokens.
     """
     return MixerMemory(attention, recurrent, ids)
 
 
 class MixerMemory(Explorer):
-    """A slider over the tokens read; buttons choose the attention head and the recurrent layer.
+    """An attention map and a state, with a slider over the tokens, and buttons for the head and the layer.
 
     Attributes:
-        picture: what is drawn now. layers: the recurrent layers. weights: (H, T, T), the shares of the first
-            layer with attention.
+        recurrent: the model with recurrent layers.
+        ids: the T token ids.
+        layers: the numbers of the recurrent layers.
+        weights: float32 (H, T, T): the attention weights of the first layer with attention.
+        picture: the picture that is shown now.
     """
 
     def __init__(self, attention: Model, recurrent: Model, ids: list[int]) -> None:
@@ -82,7 +89,7 @@ class MixerMemory(Explorer):
         )
 
     def static_view(self) -> plots.Picture:
-        """Return the picture after all tokens."""
+        """Return the picture for the number of tokens that the slider chooses."""
         return self._picture(None)
 
     def _picture(self, theme: str | None) -> plots.Picture:

@@ -1,4 +1,4 @@
-"""One token's way through the model: a diagram whose steps light up one after the other."""
+"""One token's way through the model: a diagram in which a slider highlights one step after the other."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from llmlite.model import Model
 from llmlite.plots import one_token as figures
 from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, buttons, text_field
 
-LONGEST = 14  # tokens that fit under the diagram; the first ones
+LONGEST = 14  # tokens that fit under the diagram; of a longer text, the first ones
 
 
 def token_path(model: Model, text: str) -> TokenPath:
-    """Return the diagram of a text's tokens; the model runs once per text.
+    """Return a widget that follows the tokens of a text through the model, which runs once for each text.
+
+    Args:
+        model: the model to run.
+        text: the text to begin with; the learner can change it.
 
     Raises:
-        As `lessons.one_token.walk`.
+        The errors of `lessons.one_token.walk`.
     """
     return TokenPath(model, text)
 
 
 class TokenPath(TextExplorer):
-    """A step, a layer and a token to choose: the diagram lights the step and shows its numbers.
+    """A diagram of the model that highlights the chosen step and shows its numbers.
+
+    Controls choose the step, the token and the layer.
 
     Attributes:
-        walk: the numbers of the present text. picture: what is drawn now.
+        walk: the results of all steps for the present text.
+        picture: the picture that is shown now.
     """
 
     static_summary = "The diagram as a picture (it needs no running kernel)"
@@ -55,7 +62,7 @@ class TokenPath(TextExplorer):
         self.say(f"Step {self.step.value} of {len(STEPS) - 1}, {place}, token {token}. {step.says}")
 
     def static_view(self) -> plots.Picture:
-        """Return the diagram at its last step: the scores."""
+        """Return the diagram at the last step, the logits."""
         return self._picture(KEYS[-1])
 
     def _picture(self, key: str, theme: str | None = None) -> plots.Picture:

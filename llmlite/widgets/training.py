@@ -1,4 +1,4 @@
-"""A loss curve that grows while a model is trained."""
+"""A loss curve that grows while a model is being trained."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ EVERY = 10  # steps between two drawings
 
 
 def loss_curve(steps: int) -> LossCurve:
-    """Show an empty curve of `steps` steps and return it: pass its `add` to the training loop.
+    """Show an empty loss curve and return it. Pass its method `add` to the training loop.
 
-    In a `with` block it says how the training ended, and puts its static view under the cell.
+    Use it in a `with` block: at the end it says how the training ended, and shows its static view.
 
         with loss_curve(80) as curve:
             training.train(student, ids, 80, on_step=curve.add)
+
+    Args:
+        steps: number of steps of the training, at least 1.
+
+    Raises:
+        ValueError: `steps` is below 1.
     """
     curve = LossCurve(steps)
     display(curve)
@@ -25,10 +31,12 @@ def loss_curve(steps: int) -> LossCurve:
 
 
 class LossCurve(Explorer):
-    """The loss of each step so far.
+    """A curve of the loss in each step so far.
 
     Attributes:
-        losses: of each step, in nats per token. picture: what is drawn now.
+        steps: number of planned steps.
+        losses: the loss of each step so far, in nats per token.
+        picture: the picture that is shown now.
     """
 
     def __init__(self, steps: int) -> None:
@@ -44,17 +52,22 @@ class LossCurve(Explorer):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Draw all steps; say so if they are fewer than was planned, or if an error ended them."""
+        """Draw all steps, and say if the training ended early or with an error."""
         if self.losses:
             self.redraw()
         if kind is not None or len(self.losses) < self.steps:
             ended = "Stopped by an error" if kind is not None else "Ended"
             self.say(f"{ended} after step {len(self.losses)} of {self.steps}.")
         if self.losses:
-            publish_display_data(self.static_bundle())  # what stays when no kernel runs
+            publish_display_data(self.static_bundle())  # this stays visible when no kernel runs
 
     def add(self, step: int, loss: float) -> None:
-        """Note the loss of a step; every tenth is drawn, and the last."""
+        """Add the loss of a step. The curve is drawn again after every tenth step and after the last one.
+
+        Args:
+            step: the number of the step, from 0.
+            loss: its loss, in nats per token.
+        """
         self.losses.append(loss)
         if step % EVERY == 0 or step + 1 == self.steps:
             self.redraw()
@@ -65,7 +78,7 @@ class LossCurve(Explorer):
         self.say(f"Step {len(self.losses)} of {self.steps}: the loss is {self.losses[-1]:.2f}.")
 
     def static_view(self) -> plots.Picture:
-        """Return the curve so far."""
+        """Return a picture of the curve so far."""
         return self._picture(None)
 
     def _picture(self, theme: str | None) -> plots.Picture:
@@ -75,7 +88,7 @@ class LossCurve(Explorer):
         )  # fmt: skip
 
     def _ipython_display_(self) -> None:
-        """Show the widget alone while there is nothing to draw."""
+        """Show the widget and its static view, or only the widget if there is no loss yet."""
         if self.losses:
             super()._ipython_display_()
         else:

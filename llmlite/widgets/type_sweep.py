@@ -1,4 +1,4 @@
-"""Every type and mix on the bundled model: choose a cost and a budget, and see which type to take."""
+"""All types and mixes on the bundled model: choose a cost and a budget, and see which type to use."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ SHORT = {"kl": "KL divergence", "rms": "RMS error", "perplexity": "perplexity"}
 
 
 def type_picker(points: Iterable[Point] | None = None) -> TypePicker:
-    """Return a picker over points of a sweep; by default over the one that comes with llmlite.
+    """Return a widget that finds the best type within a budget of bits.
+
+    Args:
+        points: the points of a sweep; by default those of the sweep that is shipped with llmlite.
 
     Raises:
-        LlmliteError: the shipped sweep is missing. ValueError: no points.
+        LlmliteError: the shipped sweep is missing.
+        ValueError: there are no points.
     """
     return TypePicker(shipped().points if points is None else points)
 
 
 class TypePicker(Explorer):
-    """A choice of cost, of types, and of a budget of bits.
+    """A choice of cost, types and budget, with a figure of the points and the best one within the budget.
 
     Attributes:
-        points: those chosen. best: the cheapest of them within the budget, or None.
-        picture: what is drawn now.
+        all: all points.
+        points: the points that the controls choose.
+        best: the chosen point of the lowest cost within the budget; None if no point is within it.
+        picture: the picture that is shown now.
     """
 
     static_summary = "All types as a picture (it needs no running kernel)"
@@ -83,6 +89,6 @@ class TypePicker(Explorer):
         )
 
     def static_view(self) -> plots.Picture:
-        """Return all types without importance matrix, KL divergence over bits."""
+        """Return a figure of all types without an importance matrix: KL divergence over bits per weight."""
         plain = [p for p in self.all if p.scope == "tensors" and not p.imatrix]
         return scatter(plain or self.all)

@@ -140,5 +140,5 @@ def sentences(
         labels={"title": heading, "x": "", "y": label},
         x=list(texts),
         y={"share": list(map(float, shares))},
-        rtol=1e-3,
+        rtol=0.02,  # a share of 1e-8 differs by 0.4 % between the kernels of two CPUs in NumPy's BLAS
     )

@@ -137,6 +137,7 @@ def nbval(lesson: str, folder: Path, cache: Path) -> tuple[bool, str]:
             "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
             "LLMLITE_CACHE": str(cache),
             "NO_COLOR": "1",
+            "OPENBLAS_CORETYPE": "Prescott",  # NumPy adds in another order, as on a learner's other CPU
         },
         capture_output=True,
         text=True,

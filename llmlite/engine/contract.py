@@ -165,6 +165,7 @@ class MatmulRecord:
         rows: offset in the step record of the number of tokens.
         unpack, multiply: addresses of the routines that unpack 32 rows and multiply them (kernels/unpack.py,
             kernels/multiply.py).
+        paired: 1 if `multiply` takes two blocks of the only group at once, else 0.
         zero: number to subtract from its quants.
         w: the matrix, `n_rows` rows of `width` weights, of `row_bytes` each.
         q, d: activations as bytes (T, width), and their scales, float32 (T, width/32).
@@ -176,6 +177,7 @@ class MatmulRecord:
     rows: int = 0
     unpack: Any = 0
     multiply: Any = 0
+    paired: int = 0
     w: Any = 0
     row_bytes: int = 0
     q: Any = 0

@@ -119,11 +119,16 @@ class Family:
             return declare(self.module, f"matmul_{self.suffix}", signatures.PLAIN_MATMUL)
         return declare("matmul", f"matmul{self.sub}", signatures.MATMUL)
 
-    @property
-    def multiply(self) -> Kernel:
-        """The routine that multiplies 32 unpacked rows in `matmul` of a quantized type."""
+    def is_paired(self, width: int) -> bool:
+        """Return whether `multiply` takes two blocks of a row at once: rows of one group."""
+        return self.sub > 0 and width == GROUP
+
+    def multiply(self, width: int) -> Kernel:
+        """Return the routine that multiplies 32 unpacked rows in `matmul` of a quantized type."""
         form = "_min" if self.has_minimum else "_bytes" if self.full_bytes else ""
-        return declare("multiply", f"multiply{self.sub}{form}", None)
+        return declare(
+            "multiply", f"multiply{self.sub}{form}{'_pair' if self.is_paired(width) else ''}", None
+        )
 
     @property
     def tile_block(self) -> Kernel:
@@ -143,7 +148,10 @@ class Family:
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         """All kernels of the type."""
-        quantized = (self.matmul_few, self.unpack, self.multiply) if self.sub else ()
+        quantized: tuple[Kernel, ...] = ()
+        if self.sub:
+            multiply = dict.fromkeys(self.multiply(width) for width in (GROUP, 2 * GROUP))
+            quantized = self.matmul_few, self.unpack, *multiply
         return self.matvec, self.matmul, self.embed, *quantized
 
 

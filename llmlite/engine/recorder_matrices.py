@@ -115,7 +115,8 @@ class MatrixOperations(Recording):
         if run is MATMUL_TILES:
             same |= {"block": family.tile_block, "config": amx.config(family.sub), "sub": family.sub}
         else:
-            same |= {"multiply": family.multiply}
+            width = w.shape[1]
+            same |= {"multiply": family.multiply(width), "paired": int(family.is_paired(width))}
         self._op(
             run, (q, d, sums), (out, scratch), weight_facts(w), **same, unpack=family.unpack,
             row_bytes=w.n_bytes // w.shape[0], zero=family.zero, scratch=scratch, scratch_bytes=size,

@@ -139,6 +139,17 @@ def make_add_sums(n):
     return add_sums
 
 
+@intrinsic
+def add_vectors(typing, sums, others):
+    """Return the sums plus the others, vector by vector."""
+
+    def codegen(context, builder, sig, args):
+        pairs = zip(_each(builder, args[0]), _each(builder, args[1]))
+        return _packed(builder, [builder.fadd(a, b) for a, b in pairs])
+
+    return sums(sums, others), codegen
+
+
 def make_dots(n_rows, n_tokens, vector):
     """Return operations on n_rows × n_tokens vectors of sums: load, store, all zero, add.
 

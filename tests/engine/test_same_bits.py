@@ -20,7 +20,7 @@ TYPES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) fo
 # whole groups of 256, tails of them, more than a chunk of 2048; rows of less than a tile, and of some
 WIDTHS = {
     1: (16, 32, 144, 576, 672, 1056),
-    32: (32, 288, 576, 672, 2048, 2080, 4192),
+    32: (32, 256, 288, 576, 672, 2048, 2080, 4192),
     256: (256, 512, 2048, 2304),
 }
 ROWS = (1, 37, 64)

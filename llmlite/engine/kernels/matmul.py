@@ -111,14 +111,15 @@ def make_multiply_chunk(sub):
         d = load_i64(spec + MATMUL.d) + t * (width // 8) + first * 32
         xs = load_i64(spec + MATMUL.sums) + t * (width * 4 // sub) + first * sums_bytes
         n_groups, last = (n_blocks + 7) // 8, (first + CHUNK) * 256 >= width
+        paired = load_i64(spec + MATMUL.paired)
         ahead, n_ahead, n_coming = coming
         kept, waiting = tile + KEPT + t * LANES * LINE, tile + SUMS
         out = load_i64(spec + MATMUL.out) + (t * n_rows + row) * 4
         if last:  # prefetch the lines of the results, because a write that misses delays the next ones
             ask_for(out, n_rows * 4, n_tokens, LINE)
-        for i in range(LANES):
-            ahead = ask_for(ahead, row_bytes, n_ahead, n_coming)
-            j = (i & 1) << 2 | i & 2 | i >> 2
+        for i in range(paired, LANES, 1 + paired):
+            ahead = ask_for(ahead, row_bytes, n_ahead << paired, n_coming)
+            j = (i & 1 - paired) << 2 | i & 2 | i >> 2
             # it is folded with as many sums as i has ones at its end; its other ones are sums that still wait
             n_folded = (i & 1) + i64(i & 3 == 3) + i64(i == 7)
             depth = (i & 1) + (i >> 1 & 1) + (i >> 2) - n_folded
@@ -139,7 +140,7 @@ def make_multiply_chunk(sub):
                     n_tokens,
                     own if first else i64(0),
                     waiting + depth * TOKEN_BLOCK * LINE if last else own,
-                    n_folded if last else i64(0),
+                    n_folded - paired if last else i64(0),  # a pair folds itself
                 ),
             )
         if last:
@@ -154,7 +155,7 @@ def make_matmul(sub):
 
     A row and a token have eight sums, one for each block of a group. Each adds up its block of all groups,
     like a lane of `quantized.make_matvec`. Blocks are taken in the order 0, 4, 2, 6, 1, 5, 3, 7, so that sums
-    are folded early, and at most three wait.
+    are folded early, and at most three wait. If a row has one group only, a call takes two of them.
     """
     multiply_chunk = make_multiply_chunk(sub)
 
@@ -168,7 +169,8 @@ def make_matmul(sub):
         n_groups = (width + 255) // 256
         if n_tokens == 0:
             return
-        n_ahead = max(1, ROUNDS_AHEAD // ((n_tokens + TOKEN_BLOCK - 1) // TOKEN_BLOCK))
+        n_token_blocks = (n_tokens + TOKEN_BLOCK - 1) // TOKEN_BLOCK
+        n_ahead = (ROUNDS_AHEAD + n_token_blocks - 1) // n_token_blocks  # so that no row is left out
         for row in range(low * TILE_ROWS, high * TILE_ROWS, TILE_ROWS):
             for first in range(0, n_groups, CHUNK):
                 n_blocks, place = min(8 * CHUNK, width // 32 - first * 8), w + row * row_bytes

@@ -120,6 +120,34 @@ def reduce(builder, a, operation: str):
     return builder.extract_element(a, I32(0))
 
 
+def fold_rows(builder, rows):
+    """Return a vector with the sum of each vector of `rows`: 4 or 16 vectors of sixteen numbers.
+
+    The bits are those of `reduce` with "fadd": the same lanes are added in the same order, but those of
+    several vectors at once. Sixteen sums take 45 instructions instead of about 140.
+    """
+    if len(rows) == 16:  # the last two steps stay within 128 bits, and leave the results in this order
+        rows = [rows[i % 4 * 4 + i // 4] for i in range(16)]
+
+    def add(low, distance, a, b):  # the lanes `low` of a and b, and the lanes at a distance from them
+        return builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, [i + distance for i in low]))
+
+    def add_pairs(low, distance, vectors):
+        return [add(low, distance, a, b) for a, b in zip(vectors[::2], vectors[1::2])]
+
+    parts = range(0, 16, 4)  # lanes where 128 bits begin
+    eights = add_pairs([*range(8), *range(16, 24)], 8, rows)
+    fours = add_pairs([begin + i for begin in range(0, 32, 8) for i in range(4)], 4, eights)
+    pairs = [begin + i for begin in parts for i in (0, 1, 16, 17)]
+    if len(rows) == 4:
+        twos = add(pairs, 2, *fours, *fours)
+        return add(parts, 1, twos, twos)
+    (folded,) = add_pairs(
+        [begin + i for begin in parts for i in (0, 2, 16, 18)], 1, add_pairs(pairs, 2, fours)
+    )
+    return folded
+
+
 def block_order(cpu: Target) -> tuple[int, ...]:
     """Return the order in which the eight blocks of 256 activations are written side by side for one token.
 

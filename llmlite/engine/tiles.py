@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from llmlite.engine import emit
-from llmlite.engine.vectors import f32x16, i32x16, i64
+from llmlite.engine.vectors import f32x8, f32x16, i32x16, i64
 
 
 def make_transpose16(together):
@@ -203,6 +203,48 @@ def make_dots(n_rows, n_tokens, vector):
         return sums(sums, i64, i64, i64, i64), codegen
 
     return load_dots, store_dots, no_dots, add_dots
+
+
+def make_store_folded(row_strides, half_stride):
+    """Return an operation (out, sums): write 16 numbers, each the sum of sixteen lanes, as `reduce_add` adds.
+
+    Args:
+        row_strides: bytes from the sums of a row to those of the next one, and from four rows to the next.
+        half_stride: bytes from lanes 0 to 7 of a row to lanes 8 to 15; 32 if they are side by side.
+    """
+
+    @intrinsic
+    def store_folded(typing, out, sums):
+        def codegen(context, builder, sig, args):
+            def loaded(offset, kind):
+                return _load_at(builder, builder.add(args[1], emit.I64(offset)), kind.llvm)
+
+            def sixteen(offset):
+                if half_stride == 32:
+                    return loaded(offset, f32x16)
+                halves = loaded(offset, f32x8), loaded(offset + half_stride, f32x8)
+                return emit.shuffle(builder, *halves, range(16))
+
+            offsets = [r % 4 * row_strides[0] + r // 4 * row_strides[1] for r in range(16)]
+            folded = emit.fold_rows(builder, [sixteen(offset) for offset in offsets])
+            builder.store(folded, emit.pointer(builder, args[0], folded.type), align=4)
+            return context.get_dummy_value()
+
+        return types.none(i64, i64), codegen
+
+    return store_folded
+
+
+@intrinsic
+def store_four_folded(typing, out, a, b, c, d):
+    """Write the sums of the lanes of four vectors of sixteen numbers, as `reduce_add` adds them."""
+
+    def codegen(context, builder, sig, args):
+        folded = emit.fold_rows(builder, list(args[1:]))
+        builder.store(folded, emit.pointer(builder, args[0], folded.type), align=4)
+        return context.get_dummy_value()
+
+    return types.none(i64, a, b, c, d), codegen
 
 
 def _load_at(builder, address, kind):

@@ -22,10 +22,12 @@ from llmlite.engine.simd import (
     load_i64,
     load_u16x16,
     make_dots,
+    make_store_folded,
     prefetch,
     reduce_add,
     splat_f32x16,
     store,
+    store_four_folded,
 )  # fmt: skip
 
 WIDE = emit.current_target().has("avx512f")
@@ -37,6 +39,9 @@ AHEAD = 2048
 # With 16 registers, lanes 0 to 7 of all sums are added up before lanes 8 to 15.
 f32_vector, load_vector = (f32x16, load_f32x16) if WIDE else (f32x8, load_f32x8)
 DOT_BYTES = 4 * f32_vector.n
+store_folded = make_store_folded(
+    (FLOAT_TOKENS * DOT_BYTES, DOTS * 64), 32 if DOT_BYTES == 64 else DOTS * DOT_BYTES
+)
 load_dots, store_dots, no_dots, add_dots = make_dots(DOT_ROWS, FLOAT_TOKENS, f32_vector)
 
 
@@ -105,10 +110,7 @@ def make_matvec(sixteen, size):
                     b = fma(sixteen(p1 + k), u, b)
                     c = fma(sixteen(p2 + k), u, c)
                     d = fma(sixteen(p3 + k), u, d)
-                store(o + r * 4, reduce_add(a))
-                store(o + r * 4 + 4, reduce_add(b))
-                store(o + r * 4 + 8, reduce_add(c))
-                store(o + r * 4 + 12, reduce_add(d))
+                store_four_folded(o + r * 4, a, b, c, d)
             for r in range(whole, high):
                 store(o + r * 4, one_row(w + r * row_bytes, v, width))
 
@@ -169,6 +171,11 @@ def make_matmul(sixteen, size):
                         acc += DOTS * 64
             acc = sums
             for t in range(0, n_tokens, FLOAT_TOKENS):
+                if n == FLOAT_ROWS:
+                    for i in range(min(FLOAT_TOKENS, n_tokens - t)):
+                        store_folded(out + ((t + i) * n_rows + first) * 4, acc + i * DOT_BYTES)
+                    acc += FLOAT_ROWS // DOT_ROWS * DOTS * 64
+                    continue
                 for row in range(FLOAT_ROWS):
                     for i in range(min(FLOAT_TOKENS, n_tokens - t)):
                         if row < n:

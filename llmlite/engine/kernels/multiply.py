@@ -41,7 +41,7 @@ def make_multiply(*, sub, has_minimum=False, small=True, pair=False):
     """Return the routine that multiplies one block of every group of a chunk: 32 rows × n_tokens.
 
     With `pair`, it multiplies two blocks, HALF apart, of a row's only group, and adds up their sums in
-    registers. Otherwise, rows of 256 weights would write eight sums for little work. Two sub-blocks of 16 need
+    registers. Rows of 256 weights would otherwise write eight sums for little work. Two sub-blocks of 16 need
     more registers than there are, but spilling the first sums still takes less time than two calls.
 
     With AVX-512, twelve vectors of sums (2 × 16 rows, 6 tokens) are computed side by side, because a dot

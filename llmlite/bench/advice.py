@@ -56,6 +56,8 @@ class Model:
         n_layer: number of layers.
         n_kv: numbers in the cache for one position; 0 if unknown.
         note: the assumptions made.
+        type: the type of most weights of a quantized file. Types with more bits regain no quality. None for a
+            size, and for a file that isn't quantized.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Model:
     n_layer: int
     n_kv: int
     note: str = ""
+    type: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +147,8 @@ def describe(text: str) -> Model:
         n_matrices = sum(len(tensor.shape) > 1 for tensor in file.tensors.values()) - bool(unread)
         weights = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
         bits = 8 * sum(tensor.n_bytes for tensor in weights) / sum(tensor.n_elements for tensor in weights)
-    notes = []
-    if bits < UNROUNDED:
+    notes, quantized = [], bits < UNROUNDED
+    if quantized:
         notes.append(f"the file has {bits:.3g} bits per weight already; a type with more regains no quality")
     if config.n_expert > 0:
         notes.append("a mixture reads only some experts for a token: it is faster than predicted")
@@ -157,6 +160,7 @@ def describe(text: str) -> Model:
         n_layer=config.n_layer,
         n_kv=sum(each.k_width + each.v_width for each in config.attentions if each.shared is None),
         note="; ".join(notes),
+        type=_main_type(path) if quantized else None,
     )
 
 
@@ -242,7 +246,7 @@ def advise(
     *,
     n_ctx: int = 2048,
     losses: Iterable[tuple[str, float]] = (),
-    types: Sequence[str] = TYPES,
+    types: Sequence[str] | None = None,
 ) -> list[Choice]:
     """Return one Choice for each type, in the order of `types`.
 
@@ -251,15 +255,24 @@ def advise(
         machine: the measured limits of the machine.
         n_ctx: positions in the cache.
         losses: pairs (type, KL divergence in nats) from the sweep of types.
-        types: names of types; by default, from the best quality to the smallest size.
+        types: names of types; by default TYPES and the type of a quantized file, from the most bits to the
+            fewest.
     """
     kl = dict(losses)
+    if types is None:
+        own = (model.type,) if model.type and model.type not in TYPES else ()
+        types = sorted((*TYPES, *own), key=_bits, reverse=True)  # types with equal bits stay in order
     return [_choice(model, machine, name, n_ctx, kl.get(name)) for name in types]
 
 
-def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | None) -> Choice:
+def _bits(name: str) -> float:
+    """Return the bits per weight of a type."""
     found = by_name(name)
-    bits = 8 * found.type_size / found.block_size
+    return 8 * found.type_size / found.block_size
+
+
+def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | None) -> Choice:
+    bits = _bits(name)
     n_bytes, n_read = model.n_params * bits / 8, model.n_read * bits / 8
     cache = 2 * model.n_kv * n_ctx  # float16
     memory = n_bytes + cache + PROCESS_BYTES
@@ -286,7 +299,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     )
 
 
-def best(choices: Sequence[Choice], speed: float) -> Choice | None:
+def best(choices: Sequence[Choice], speed: float, own: str | None = None) -> Choice | None:
     """Return the first choice that fits and writes at least `speed` tokens per second.
 
     If none is that fast, return the fastest that fits. If none fits, return None.
@@ -294,8 +307,10 @@ def best(choices: Sequence[Choice], speed: float) -> Choice | None:
     Args:
         choices: the result of `advise`, the best quality first.
         speed: tokens per second.
+        own: the type of a quantized file; types with more bits are never chosen.
     """
-    fitting = [each for each in choices if each.fits is not False]
+    most = _bits(own) if own else float("inf")
+    fitting = [each for each in choices if each.fits is not False and each.bits <= most]
     fast = [each for each in fitting if each.tokens_per_second >= speed]
     if fast:
         return fast[0]

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     model = advice.describe(options.model)
     machine = advice.measure_machine()
     found = advice.advise(model, machine, n_ctx=options.ctx_size, losses=losses())
-    best = advice.best(found, options.speed)
+    best = advice.best(found, options.speed, model.type)
     if options.json:
         record = {
             "model": model.name,
@@ -73,7 +73,11 @@ def run(options: argparse.Namespace) -> int:
         return 0
     slow = best.tokens_per_second < options.speed
     why = "the fastest that fits; none reaches the speed asked for" if slow else "the best quality that fits"
+    if best.type == model.type:
+        why = f"the file as it is: {why}"
     say(f"\nadvice: {best.type}, {why} ({options.speed:g} tokens/s or more)")
+    if model.type and best.type != model.type:
+        say("make it from the unquantized model: quantizing twice loses more")
     for line in best.arithmetic:
         say(f"  {line}")
     return 0

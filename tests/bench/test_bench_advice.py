@@ -107,3 +107,15 @@ def test_the_command_shows_the_arithmetic(
 def test_a_file_that_is_quantized_already_is_said_to_be() -> None:
     note = advice.describe("tales:Q4_0").note
     assert note.startswith("the file has 4.") and note.endswith("a type with more regains no quality")
+
+
+@pytest.mark.parametrize("speed, expected", [("0", "Q4_1"), ("1e9", "Q2_K")])
+def test_a_quantized_file_is_never_advised_more_bits_than_it_has(
+    speed: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(advice, "measure_machine", machine)
+    assert main(["advise", "tales:Q4_1", "--speed", speed]) == 0
+    out = capsys.readouterr().out
+    assert f"advice: {expected}, " in out
+    assert ("the file as it is" in out) == (expected == "Q4_1")
+    assert ("make it from the unquantized model" in out) == (expected != "Q4_1")

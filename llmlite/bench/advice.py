@@ -44,7 +44,7 @@ TOLERANCE = 0.25  # how far a prediction may be from a measurement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelProperties:
     """The properties of a model that advice depends on.
 
     Args:
@@ -84,7 +84,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class TypeAdvice:
     """One type of a model on this machine; `arithmetic` shows how the numbers were calculated.
 
     Args:
@@ -111,7 +111,7 @@ class Choice:
         return {**asdict(self), "arithmetic": list(self.arithmetic)}
 
 
-def describe(text: str) -> Model:
+def describe(text: str) -> ModelProperties:
     """Return the properties of a model: a file, a name that `llmlite.load` takes, or a size such as "1.1B".
 
     Raises:
@@ -124,7 +124,7 @@ def describe(text: str) -> Model:
             raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
         n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
         note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
-        return Model(
+        return ModelProperties(
             name=text,
             n_params=n_params,
             n_read=n_params,
@@ -149,7 +149,7 @@ def describe(text: str) -> Model:
         notes.append(f"the file has {bits:.3g} bits per weight already; a type with more regains no quality")
     if config.n_expert > 0:
         notes.append("a mixture reads only some experts for a token: it is faster than predicted")
-    return Model(
+    return ModelProperties(
         name=Path(path).name,
         n_params=n_params,
         n_read=n_params - unread,
@@ -237,14 +237,14 @@ def _weight_bytes(path: Path | str) -> int:
 
 
 def advise(
-    model: Model,
+    model: ModelProperties,
     machine: Machine,
     *,
     n_ctx: int = 2048,
     losses: Iterable[tuple[str, float]] = (),
     types: Sequence[str] = TYPES,
-) -> list[Choice]:
-    """Return one Choice for each type, in the order of `types`.
+) -> list[TypeAdvice]:
+    """Return one TypeAdvice for each type, in the order of `types`.
 
     Args:
         model: the model to run.
@@ -257,7 +257,7 @@ def advise(
     return [_choice(model, machine, name, n_ctx, kl.get(name)) for name in types]
 
 
-def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | None) -> Choice:
+def _choice(model: ModelProperties, machine: Machine, name: str, n_ctx: int, kl: float | None) -> TypeAdvice:
     found = by_name(name)
     bits = 8 * found.type_size / found.block_size
     n_bytes, n_read = model.n_params * bits / 8, model.n_read * bits / 8
@@ -274,7 +274,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
         f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_matrices} matrices x "
         f"{machine.overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
     )
-    return Choice(
+    return TypeAdvice(
         type=name,
         bits=bits,
         n_bytes=n_bytes,
@@ -286,7 +286,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     )
 
 
-def best(choices: Sequence[Choice], speed: float) -> Choice | None:
+def best(choices: Sequence[TypeAdvice], speed: float) -> TypeAdvice | None:
     """Return the first choice that fits and writes at least `speed` tokens per second.
 
     If none is that fast, return the fastest that fits. If none fits, return None.

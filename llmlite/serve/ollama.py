@@ -211,7 +211,7 @@ class Ollama:
         return answer(self._done(body, choice.ended, ids, is_chat), headers)
 
     def _begun(self, offer: tools.Offer | None) -> Choice:
-        return Choice(reader=tools.Reader(offer, self.service.model.tokenizer) if offer else None)
+        return Choice(reader=tools.CallReader(offer, self.service.model.tokenizer) if offer else None)
 
     async def _one(self, spec: Any, offer: tools.Offer | None) -> Choice:
         choice = self._begun(offer)

@@ -22,7 +22,7 @@ from llmlite.serve.engine import Ended, Piece
 from llmlite.serve.faults import Fault
 from llmlite.serve.responses import SSE, answer, event, streamed, unless_left
 from llmlite.serve.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, read
-from llmlite.serve.service import Conversation, Service
+from llmlite.serve.service import RenderedConversation, Service
 
 REASONS = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
 DEFAULT_COMPLETION = 16  # tokens, OpenAI's default for /v1/completions
@@ -44,7 +44,7 @@ class Choice:
     text: str = ""
     logprobs: list[Any] = field(default_factory=list)
     ended: Ended | None = None
-    reader: tools.Reader | None = None
+    reader: tools.CallReader | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, event: Piece | Ended) -> str:
@@ -185,7 +185,7 @@ class OpenAI:
         specs: list[Any],
         head: dict[str, Any],
         offer: tools.Offer | None,
-        conversation: Conversation,
+        conversation: RenderedConversation,
     ) -> AsyncGenerator[str, None]:
         wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
 
@@ -368,7 +368,7 @@ class OpenAI:
 
     def _begun(self, specs: Sequence[Any], offer: tools.Offer | None) -> list[Choice]:
         tokenizer = self.service.model.tokenizer
-        return [Choice(reader=tools.Reader(offer, tokenizer) if offer else None) for _ in specs]
+        return [Choice(reader=tools.CallReader(offer, tokenizer) if offer else None) for _ in specs]
 
     async def _all(self, specs: list[Any], offer: tools.Offer | None = None) -> list[Choice]:
         choices = self._begun(specs, offer)
@@ -416,7 +416,7 @@ def end_score(ended: Ended) -> list[Any]:
     return [] if ended.end_logprob is None else [ended.end_logprob]
 
 
-def told(conversation: Conversation) -> dict[str, Any]:
+def told(conversation: RenderedConversation) -> dict[str, Any]:
     """Return the warning of an answer whose oldest messages were left out."""
     count = conversation.n_dropped
     if not count:

@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
-class Plan:
+class StickPlan:
     """Describe the content of a stick before it is made.
 
     Attributes:
@@ -92,7 +92,7 @@ def plan(
     models: Sequence[str] = (),
     site: Path | None = None,
     say: Say = lambda text: None,
-) -> Plan:
+) -> StickPlan:
     """Find the wheels that the stick needs; fetch only their descriptions.
 
     Args:
@@ -126,7 +126,7 @@ def plan(
         root = f"{PACKAGE}[{extras}]" if extras else PACKAGE
         done.append(resolve(root, target, find_links=part / OWN, pins=pins))
     whole = [r for r in done if not r.gaps]
-    result = Plan(
+    result = StickPlan(
         folder=folder,
         part=part,
         own=wheel,
@@ -140,7 +140,7 @@ def plan(
     return result
 
 
-def make(plan: Plan, say: Say = lambda text: None) -> Path:
+def make(plan: StickPlan, say: Say = lambda text: None) -> Path:
     """Fetch everything and put the stick's content in its place; return the folder.
 
     Raises:
@@ -180,7 +180,7 @@ def make(plan: Plan, say: Say = lambda text: None) -> Path:
     return plan.folder
 
 
-def give_up(plan: Plan) -> None:
+def give_up(plan: StickPlan) -> None:
     """Remove the files of a plan: our own wheel, and the whole part if it holds no other wheel."""
     shutil.rmtree(plan.part / OWN, ignore_errors=True)
     if not any((plan.part / "wheels").iterdir()):
@@ -265,7 +265,7 @@ def _run(command: list[str], what: str) -> None:
         raise LlmliteError(f"{what}: {(errors or said)[-1][:300]} (`pip config list` shows pip's settings)")
 
 
-def _copy_lessons(plan: Plan) -> None:
+def _copy_lessons(plan: StickPlan) -> None:
     lessons = plan.part / "lessons"
     shutil.rmtree(lessons, ignore_errors=True)
     shutil.copytree(
@@ -278,7 +278,7 @@ def _copy_lessons(plan: Plan) -> None:
         shutil.copytree(plan.site, plan.part / "site")
 
 
-def _write_manifest(plan: Plan) -> None:
+def _write_manifest(plan: StickPlan) -> None:
     paths = sorted(path for path in plan.part.rglob("*") if path.is_file() and path.name != MANIFEST)
     record = {
         "format": "llmlite bundle 1",

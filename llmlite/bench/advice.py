@@ -119,24 +119,33 @@ def describe(text: str) -> ModelProperties:
     """
     size = SIZE.fullmatch(text.strip())
     if size and not Path(text).exists():
-        n_params = round(float(size[1]) * UNITS[size[2].upper()])
-        if n_params < 1:
-            raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
-        n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
-        note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
-        return ModelProperties(
-            name=text,
-            n_params=n_params,
-            n_read=n_params,
-            n_matrices=PER_LAYER * n_layer + 1,
-            n_layer=n_layer,
-            n_kv=0,
-            note=note,
-        )
+        return _of_size(text, round(float(size[1]) * UNITS[size[2].upper()]))
     try:
         path = resources.model_path(text)
     except LlmliteError as error:
         raise LlmliteError(f"{error}; a size is written 350M or 1.1B") from error
+    return _of_file(Path(path))
+
+
+def _of_size(text: str, n_params: int) -> ModelProperties:
+    """Return the assumed properties of a model of which only the number of weights is known."""
+    if n_params < 1:
+        raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
+    n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
+    note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
+    return ModelProperties(
+        name=text,
+        n_params=n_params,
+        n_read=n_params,
+        n_matrices=PER_LAYER * n_layer + 1,
+        n_layer=n_layer,
+        n_kv=0,
+        note=note,
+    )
+
+
+def _of_file(path: Path) -> ModelProperties:
+    """Return the properties of the model in a file."""
     with gguf.read(path) as file:
         config = ModelConfig.from_metadata(file.metadata, file.tensors)
         n_params = sum(tensor.n_elements for tensor in file.tensors.values())
@@ -150,7 +159,7 @@ def describe(text: str) -> ModelProperties:
     if config.n_expert > 0:
         notes.append("a mixture reads only some experts for a token: it is faster than predicted")
     return ModelProperties(
-        name=Path(path).name,
+        name=path.name,
         n_params=n_params,
         n_read=n_params - unread,
         n_matrices=n_matrices,

@@ -137,17 +137,7 @@ class OpenAI:
         )
         if asked.top_logprobs and not asked.logprobs:
             raise Fault(400, "top_logprobs: needs logprobs true", param="top_logprobs")
-        shared = self._shared(asked, limit, len(conversation.ids))
-        if offer and offer.forced:
-            if options.constraint(asked):
-                raise Fault(
-                    400,
-                    "tool_choice: a forced call has a form of its own; give no other form",
-                    param="tool_choice",
-                )
-            shared.update(offer.constraint)
-        if asked.logprobs:
-            shared["logprobs"] = asked.top_logprobs or 0
+        shared = self._chat_options(asked, limit, offer, len(conversation.ids))
         specs = [(conversation.ids, one) for one in seeded(shared, asked.n or 1)]
         headers = {DROPPED: str(conversation.n_dropped)} if conversation.n_dropped else {}
         head = {
@@ -162,6 +152,23 @@ class OpenAI:
         body = {**head, "object": "chat.completion", **told(conversation)}
         body["choices"] = [self._chat_choice(i, choice, asked) for i, choice in enumerate(choices)]
         return answer({**body, "usage": usage(choices)}, headers)
+
+    def _chat_options(
+        self, asked: ChatRequest, limit: int | None, offer: tools.Offer | None, n_prompt: int
+    ) -> dict[str, Any]:
+        """Return the options of every text of a request; limit: the most tokens that it asks for."""
+        shared = self._shared(asked, limit, n_prompt)
+        if offer and offer.forced:
+            if options.constraint(asked):
+                raise Fault(
+                    400,
+                    "tool_choice: a forced call has a form of its own; give no other form",
+                    param="tool_choice",
+                )
+            shared.update(offer.constraint)
+        if asked.logprobs:
+            shared["logprobs"] = asked.top_logprobs or 0
+        return shared
 
     def _chat_choice(self, index: int, choice: Choice, asked: ChatRequest) -> dict[str, Any]:
         assert choice.ended is not None
@@ -195,26 +202,25 @@ class OpenAI:
             return event({**body, "usage": None} if wants_usage else body)
 
         choices = self._begun(specs, offer)
-        async with self.service.run(specs) as run:
+        async with self.service.run(specs) as run, aclosing(run.events()) as events:
             await run.started()
             if conversation.n_dropped:
                 yield event({**head, "object": "chat.completion.chunk", "choices": [], **told(conversation)})
             for index in range(len(specs)):
                 yield chunk(index, {"role": "assistant", "content": ""})
-            async with aclosing(run.events()) as events:
-                async for index, part in events:
-                    choice = choices[index]
-                    n_calls = len(choice.calls)
-                    text = choice.add(part)
-                    scores = None
-                    if isinstance(part, Piece) and asked.logprobs:
-                        scores = self._chat_logprobs(part.logprobs)
-                    if text or scores:
-                        yield chunk(index, {"content": text}, logprobs=scores)
-                    for place in range(n_calls, len(choice.calls)):
-                        yield chunk(index, {"tool_calls": [{"index": place, **choice.calls[place]}]})
-                    if isinstance(part, Ended):
-                        yield chunk(index, {}, "tool_calls" if choice.calls else REASONS[part.reason])
+            async for index, part in events:
+                choice = choices[index]
+                n_calls = len(choice.calls)
+                text = choice.add(part)
+                scores = None
+                if isinstance(part, Piece) and asked.logprobs:
+                    scores = self._chat_logprobs(part.logprobs)
+                if text or scores:
+                    yield chunk(index, {"content": text}, logprobs=scores)
+                for place in range(n_calls, len(choice.calls)):
+                    yield chunk(index, {"tool_calls": [{"index": place, **choice.calls[place]}]})
+                if isinstance(part, Ended):
+                    yield chunk(index, {}, "tool_calls" if choice.calls else REASONS[part.reason])
         if wants_usage:
             yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(choices)})
         yield "data: [DONE]\n\n"
@@ -298,27 +304,24 @@ class OpenAI:
             choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
             return event({**head, "choices": [choice], **({"usage": None} if wants_usage else {})})
 
+        def scored(scores: Sequence[Any]) -> dict[str, Any] | None:
+            return None if asked.logprobs is None else self._text_logprobs([], scores, asked.logprobs)
+
         choices = [Choice() for _ in specs]
         wanted = asked.max_tokens != 0
-        async with self.service.run(specs) as run:
+        async with self.service.run(specs) as run, aclosing(run.events()) as events:
             await run.started()
             if asked.echo:
                 for index, (ids, _) in enumerate(specs):
                     yield chunk(index, self._decoded(ids))
-            async with aclosing(run.events()) as events:
-                async for index, part in events:
-                    choices[index].add(part)
-                    if isinstance(part, Ended):
-                        if not wanted:
-                            part = choices[index].forget()
-                        last = end_score(part) if asked.logprobs is not None else []
-                        scores = self._text_logprobs([], last, asked.logprobs or 0) if last else None
-                        yield chunk(index, "", REASONS[part.reason], logprobs=scores)
-                    elif wanted and (part.text or part.logprobs):
-                        scores = None
-                        if asked.logprobs is not None:
-                            scores = self._text_logprobs([], part.logprobs, asked.logprobs)
-                        yield chunk(index, part.text, logprobs=scores)
+            async for index, part in events:
+                choices[index].add(part)
+                if isinstance(part, Ended):
+                    ended = part if wanted else choices[index].forget()
+                    last = end_score(ended)
+                    yield chunk(index, "", REASONS[ended.reason], logprobs=scored(last) if last else None)
+                elif wanted and (part.text or part.logprobs):
+                    yield chunk(index, part.text, logprobs=scored(part.logprobs))
         if wants_usage:
             yield event({**head, "choices": [], "usage": usage(choices, n_prompts)})
         yield "data: [DONE]\n\n"

@@ -360,7 +360,7 @@ class Checks(Saved):
         return cls(environment=dict(found["environment"]), checks=[Checked(**c) for c in found["checks"]])
 
 
-def check(
+def check_predictions(
     models: Iterable[str], machine: Machine, *, names: Mapping[str, str] | None = None
 ) -> list[Checked]:
     """Predict the speed of files and measure it; bandwidth and steps are measured in turns.

@@ -1,10 +1,10 @@
 """Check that this machine meets the requirements of llmlite and its lessons, and suggest remedies if not.
 
-    for finding in ll.bench.checks.examine():
-        print(finding.verdict, finding.topic, finding.found, finding.remedy)
+    for result in ll.bench.checks.examine():
+        print(result.verdict, result.topic, result.found, result.remedy)
 
-`llmlite doctor` and the first lesson's panel both show the findings. This module imports no third-party
-package, so that a missing package is a finding, not a crash.
+`llmlite doctor` and the first lesson's panel both show the results. This module imports no third-party
+package, so that a missing package is a result, not a crash.
 """
 
 from __future__ import annotations

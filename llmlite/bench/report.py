@@ -389,7 +389,7 @@ def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> lis
     return [first, *rivals] if rivals else []
 
 
-def describe(found: Sequence[Summary], metric: str, comparison: Samples | None = None) -> str:
+def describe_bars(found: Sequence[Summary], metric: str, comparison: Samples | None = None) -> str:
     """Describe the bars of a metric in sentences: each value, the best, and the spread of the points.
 
     Args:

@@ -123,14 +123,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of the table (default: wall)")
     options = parser.parse_args(argv)
-    if not options.report and not (options.old and options.folder):
-        parser.error("--old names the old commit, and --folder says where models and samples go")
-    if options.old and options.old.startswith("-"):
-        parser.error(f"--old: {options.old!r} is no name of a commit")
-    if options.report and not options.report.is_file():
-        parser.error(f"{options.report}: no such file")
-    if not options.minutes > 0 or not 0 < options.seconds < 1e4 or options.rounds < 1:  # also refuses nan
-        parser.error("--minutes and --seconds must be above 0, --rounds at least 1")
+    check_options(parser, options)
     if options.types is None:
         options.types = ",".join(QUICK if options.quick else KERNEL_TYPES)
     if options.quick:
@@ -143,6 +136,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--threads: expected numbers with commas between, got {options.threads!r}")
     options.threads = tuple(map(int, threads))
     return options
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program with a message if a needed option is missing, or a value can't be used."""
+    if not options.report and not (options.old and options.folder):
+        parser.error("--old names the old commit, and --folder says where models and samples go")
+    if options.old and options.old.startswith("-"):
+        parser.error(f"--old: {options.old!r} is no name of a commit")
+    if options.report and not options.report.is_file():
+        parser.error(f"{options.report}: no such file")
+    if not options.minutes > 0 or not 0 < options.seconds < 1e4 or options.rounds < 1:  # also refuses nan
+        parser.error("--minutes and --seconds must be above 0, --rounds at least 1")
 
 
 def listed(

@@ -241,19 +241,25 @@ def one_load(options: argparse.Namespace) -> int:
     return 1 if found["lost"] or not found["at_rest_afterwards"] else 0
 
 
+def speeds(kind: str, options: argparse.Namespace) -> dict[int, float]:
+    """Start a server of this kind and return its tokens per second, by the number of clients."""
+    found = {}
+    with running(kind, options, 8) as (port, _process):
+        load(port, 1, 0.1, 8)
+        for clients in (1, 8):
+            seen, took = load(port, clients, options.seconds, options.tokens)
+            if seen.lost:
+                raise SystemExit(f"{kind} lost {seen.lost} answers of {clients} clients")
+            found[clients] = seen.n_tokens / took
+    return found
+
+
 def compare(options: argparse.Namespace) -> int:
     """Run both servers in turns with 1 and 8 clients; print the best round of each."""
     best: dict[tuple[str, int], float] = {}
-    for _ in range(options.rounds):
-        for kind in ("llmlite", "llama.cpp"):
-            with running(kind, options, 8) as (port, _process):
-                load(port, 1, 0.1, 8)
-                for clients in (1, 8):
-                    seen, took = load(port, clients, options.seconds, options.tokens)
-                    if seen.lost:
-                        raise SystemExit(f"{kind} lost {seen.lost} answers of {clients} clients")
-                    speed = seen.n_tokens / took
-                    best[kind, clients] = max(best.get((kind, clients), 0.0), speed)
+    for kind in ("llmlite", "llama.cpp") * options.rounds:
+        for clients, speed in speeds(kind, options).items():
+            best[kind, clients] = max(best.get((kind, clients), 0.0), speed)
     for (kind, clients), speed in best.items():
         print(f"{kind:10} {clients} clients {speed:8.1f} tokens/s")
     print(f"llmlite, 8 clients beside 1: {best['llmlite', 8] / best['llmlite', 1]:.2f} times")

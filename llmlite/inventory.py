@@ -27,7 +27,7 @@ SIBLING = re.compile(r"(?P<stem>(?P<model>.+)-(?P<type>[A-Z0-9_]+)-[0-9a-f]{12})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ModelFile:
     """One model file.
 
     Attributes:
@@ -60,7 +60,7 @@ class Entry:
         return self.weights + self.cache
 
 
-def models() -> list[Entry]:
+def models() -> list[ModelFile]:
     """Return the models on this machine: bundled, pulled, cached copies, then those of other programs.
 
     A file that can't be read is listed with the reason. Nothing is downloaded.
@@ -80,11 +80,11 @@ def models() -> list[Entry]:
     return entries
 
 
-def examine(name: str, owner: str, path: Path, *, licence: str = "") -> Entry:
+def examine(name: str, owner: str, path: Path, *, licence: str = "") -> ModelFile:
     """Describe one file. A fault of the file becomes its `problem`; no error is raised.
 
     Args:
-        name, owner, path: see `Entry`.
+        name, owner, path: see `ModelFile`.
         licence: the licence from another source; "" for that in the file.
     """
     try:
@@ -94,10 +94,12 @@ def examine(name: str, owner: str, path: Path, *, licence: str = "") -> Entry:
                 return _described(name, owner, file, licence)
     except (LlmliteError, OSError) as error:
         problem = str(error).replace(f"{path}: ", "")
-        return Entry(name=name, owner=owner, path=path, n_bytes=_size(path), licence=licence, problem=problem)
+        return ModelFile(
+            name=name, owner=owner, path=path, n_bytes=_size(path), licence=licence, problem=problem
+        )
 
 
-def _described(name: str, owner: str, file: gguf.GGUFFile, licence: str) -> Entry:
+def _described(name: str, owner: str, file: gguf.GGUFFile, licence: str) -> ModelFile:
     weights = sum(tensor.n_bytes for tensor in file.tensors.values())
     n_ctx, cache, problem = 0, 0, ""
     try:
@@ -106,7 +108,7 @@ def _described(name: str, owner: str, file: gguf.GGUFFile, licence: str) -> Entr
         cache = KVCache(config, n_ctx, KV_DTYPES["f16"]).n_bytes  # memory is only reserved, not used
     except LlmliteError as error:
         n_ctx, problem = 0, str(error)
-    return Entry(
+    return ModelFile(
         name=name,
         owner=owner,
         path=Path(file.path),
@@ -145,7 +147,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _siblings(folder: Path, sources: list[Entry]) -> list[Entry]:
+def _siblings(folder: Path, sources: list[ModelFile]) -> list[ModelFile]:
     """Return the cached copies that are up to date. Older ones are never used again."""
     by_name = {entry.name: entry for entry in sources}
     found = []

@@ -89,7 +89,7 @@ def unload_completion(shell: Any) -> None:
     matchers[:] = [each for each in matchers if getattr(each, "matcher_identifier", "") != MATCHER]
 
 
-class Usage(Parser):
+class UsageParser(Parser):
     """A parser that raises IPython's UsageError instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
@@ -110,9 +110,9 @@ def _usage_error(text: str) -> Exception:
     return UsageError(printable(text))
 
 
-def make_parser() -> Usage:
+def make_parser() -> UsageParser:
     """Return the parser of the options: those of `llmlite run`, and `--out`."""
-    parser = Usage(
+    parser = UsageParser(
         prog=f"%{NAME}",
         description="Continue a text or answer a question with a model. With %%llm, the cell is the prompt.",
         epilog=EXAMPLES,

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from llmlite._version import __version__
+from tests.support.named import pieces_of_code, unknown
 from tools.check_terms import findings
 from tools.tests_of import tests_of as choose
 
@@ -53,6 +54,50 @@ def test_the_api_page_names_what_exists() -> None:
 def _is_module(name: str) -> bool:
     path = ROOT / name.replace(".", "/")
     return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+# the pages that speak of this project's code; the others also name what belongs to other programs
+OF_OUR_CODE = ["README.md", "CONTRIBUTING.md", "notebooks/README.md"] + [
+    f"docs/{name}.md"
+    for name in ("architecture", "chat", "ci-performance", "grammars", "index", "python-api", "reliability")
+    + ("sampling", "sweep")
+]
+
+
+@pytest.mark.parametrize("page", OF_OUR_CODE)
+def test_the_code_that_a_page_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = pieces_of_code(text)
+    assert named
+    assert not {code: wrong for code in named if (wrong := unknown(code))}
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("docs/nosuch.md", "docs/nosuch.md"),
+        ("engine/nosuch.py", "engine/nosuch.py"),
+        ("operations.Nosuch", "operations.Nosuch"),
+        ("Attention.nosuch", "Attention.nosuch"),
+        ("engine/transformer.nosuch_inputs", "engine/transformer.nosuch_inputs"),
+        ("nosuch_function(x)", "nosuch_function"),
+        ("--no-such-option", "--no-such-option"),
+        ("make nosuch", "nosuch"),
+        ("llmlite nosuch FILE", "nosuch"),
+        ("python tools/nosuch.py NAME", "tools/nosuch.py"),
+    ],
+)
+def test_code_that_names_nothing_is_found(code: str, wrong: str) -> None:
+    assert unknown(code) == [wrong]
+
+
+def test_the_module_map_names_every_room() -> None:
+    package = ROOT / "llmlite"
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    rooms |= {path.name for path in package.glob("*.py") if not path.name.startswith("_")}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    chart = readme.partition("## What is where")[2].partition("Beside the package")[0]
+    assert rooms == set(re.findall(r"`([a-z_]+(?:/|\.py))`", chart)) - {"llmlite/"}
 
 
 def test_the_terms_are_those_of_the_house() -> None:

@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from llmlite.bench import advice, article, consistency, findings, shipped, timeline  # noqa: E402
-from llmlite.bench.consistency import Figure  # noqa: E402
+from llmlite.bench.consistency import SampleFigure  # noqa: E402
 from llmlite.bench.ladder import Ladder  # noqa: E402
 from llmlite.bench.roofline import Roofline  # noqa: E402
 from llmlite.bench.samples import Comparison  # noqa: E402
-from llmlite.bench.taking import Run, Sample, Taking  # noqa: E402
+from llmlite.bench.taking import Run, SampleFile, Taking  # noqa: E402
 from llmlite.errors import LlmliteError  # noqa: E402
 from llmlite.lessons import fewer_bits, sizes  # noqa: E402
 from llmlite.system import files  # noqa: E402
@@ -120,17 +120,17 @@ def _write_json(made: Any, path: Path) -> None:
 
 
 def _write_bits(found: Mapping[str, Any], path: Path) -> None:
-    _write_json(fewer_bits.measured(found["tales"], fewer_bits.Ladder()), path)
+    _write_json(fewer_bits.measured(found["tales"], fewer_bits.TypeLadder()), path)
 
 
-def _bits(path: Path) -> list[Figure]:
+def _bits(path: Path) -> list[SampleFigure]:
     names = {info.title: name for name, info in shipped.compare.BACKENDS.items()}
     out = []
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         speed, memory = row["tokens_per_second"], row["private_bytes"] / 1e6
         for what, value in (("decode", speed), ("memory", memory)):
             out.append(
-                consistency.figure(path.name, names[row["backend"]], "tales", row["type"], what, value)
+                consistency.sample_figure(path.name, names[row["backend"]], "tales", row["type"], what, value)
             )
     return out
 
@@ -141,32 +141,32 @@ def _write_sizes(found: Mapping[str, Any], path: Path) -> None:
     _write_json(sizes.measured(comparisons, memory, quiet=taking.is_quiet()), path)
 
 
-def _sizes(path: Path) -> list[Figure]:
+def _sizes(path: Path) -> list[SampleFigure]:
     out = []
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         where = path.name, row["backend"], MODELS[row["model"]], row["type"]
-        out.append(consistency.figure(*where, "decode", 1 / row["seconds"]))
+        out.append(consistency.sample_figure(*where, "decode", 1 / row["seconds"]))
         if row["private_bytes"]:
-            out.append(consistency.figure(*where, "memory", row["private_bytes"] / 1e6))
+            out.append(consistency.sample_figure(*where, "memory", row["private_bytes"] / 1e6))
     return out
 
 
-def _timelines(path: Path) -> list[Figure]:
+def _timelines(path: Path) -> list[SampleFigure]:
     return [
-        consistency.figure(path.name, each.backend, "tales", "F16", "memory", each.private[-1] / 1e6)
+        consistency.sample_figure(path.name, each.backend, "tales", "F16", "memory", each.private[-1] / 1e6)
         for each in timeline.load(path)
     ]
 
 
-def _claims(path: Path) -> list[Figure]:
+def _claims(path: Path) -> list[SampleFigure]:
     values = findings.Claims.load(path)["hardware"].values
     memory = (values["private_bytes"] or 0) / 1e6
     where = path.name, "llmlite", "tales", "Q4_0"
-    speed = consistency.figure(*where, "decode", values["tokens_per_second"])
-    return [speed, consistency.figure(*where, "memory", memory)] if memory else [speed]
+    speed = consistency.sample_figure(*where, "decode", values["tokens_per_second"])
+    return [speed, consistency.sample_figure(*where, "memory", memory)] if memory else [speed]
 
 
-def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
+def _compared(run: str, file: str, types: tuple[str, ...]) -> SampleFile:
     """Return the sample of a comparison, limited to these types."""
 
     def write(found: Mapping[str, Any], path: Path) -> None:
@@ -174,7 +174,7 @@ def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
         kept.notes.append(SHIPPED)
         kept.save(path)
 
-    return Sample(
+    return SampleFile(
         name=file.removesuffix(".jsonl"),
         file=file,
         runs=(run,),
@@ -186,36 +186,36 @@ def _compared(run: str, file: str, types: tuple[str, ...]) -> Sample:
 SAMPLES = (
     _compared("tales", "comparison-two-cores.jsonl", shipped.TYPES),
     _compared("smollm2", "comparison-smollm2.jsonl", shipped.LARGE_TYPES),
-    Sample(
+    SampleFile(
         name="half-the-bits", file="half_the_bits.json", runs=("tales",), write=_write_bits, figures=_bits
     ),
-    Sample(
+    SampleFile(
         name="sizes",
         file="sizes.json",
         runs=("tales", "smollm2", "large", "kernels"),
         write=_write_sizes,
         figures=_sizes,
     ),
-    Sample(
+    SampleFile(
         name="ladder",
         file="ladder.json",
         runs=("kernels",),
         write=lambda found, path: found["kernels"][0].save(path) and None,
     ),
-    Sample(
+    SampleFile(
         name="roofline",
         file="roofline.json",
         runs=("kernels",),
         write=lambda found, path: found["kernels"][1].save(path) and None,
     ),
-    Sample(
+    SampleFile(
         name="memory-timeline",
         file="memory-timeline.jsonl",
         runs=("timelines",),
         write=lambda found, path: timeline.save(found["timelines"], path),
         figures=_timelines,
     ),
-    Sample(
+    SampleFile(
         name="advice",
         file="advice.json",
         runs=("advice",),
@@ -223,7 +223,7 @@ SAMPLES = (
         # a fast and a slow level, the median of a comparison can be a quarter lower.
         write=lambda found, path: found["advice"].save(path) and None,
     ),
-    Sample(
+    SampleFile(
         name="claims",
         file="claims.json",
         runs=("claims",),

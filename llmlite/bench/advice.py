@@ -44,7 +44,7 @@ TOLERANCE = 0.25  # how far a prediction may be from a measurement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelProperties:
     """The properties of a model that advice depends on.
 
     Args:
@@ -87,7 +87,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class TypeAdvice:
     """One type of a model on this machine; `arithmetic` shows how the numbers were calculated.
 
     Args:
@@ -114,7 +114,7 @@ class Choice:
         return {**asdict(self), "arithmetic": list(self.arithmetic)}
 
 
-def describe(text: str) -> Model:
+def describe(text: str) -> ModelProperties:
     """Return the properties of a model: a file, a name that `llmlite.load` takes, or a size such as "1.1B".
 
     Raises:
@@ -122,24 +122,33 @@ def describe(text: str) -> Model:
     """
     size = SIZE.fullmatch(text.strip())
     if size and not Path(text).exists():
-        n_params = round(float(size[1]) * UNITS[size[2].upper()])
-        if n_params < 1:
-            raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
-        n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
-        note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
-        return Model(
-            name=text,
-            n_params=n_params,
-            n_read=n_params,
-            n_matrices=PER_LAYER * n_layer + 1,
-            n_layer=n_layer,
-            n_kv=0,
-            note=note,
-        )
+        return _of_size(text, round(float(size[1]) * UNITS[size[2].upper()]))
     try:
         path = resources.model_path(text)
     except LlmliteError as error:
         raise LlmliteError(f"{error}; a size is written 350M or 1.1B") from error
+    return _of_file(Path(path))
+
+
+def _of_size(text: str, n_params: int) -> ModelProperties:
+    """Return the assumed properties of a model of which only the number of weights is known."""
+    if n_params < 1:
+        raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
+    n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
+    note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
+    return ModelProperties(
+        name=text,
+        n_params=n_params,
+        n_read=n_params,
+        n_matrices=PER_LAYER * n_layer + 1,
+        n_layer=n_layer,
+        n_kv=0,
+        note=note,
+    )
+
+
+def _of_file(path: Path) -> ModelProperties:
+    """Return the properties of the model in a file."""
     with gguf.read(path) as file:
         config = ModelConfig.from_metadata(file.metadata, file.tensors)
         n_params = sum(tensor.n_elements for tensor in file.tensors.values())
@@ -152,8 +161,8 @@ def describe(text: str) -> Model:
         notes.append(f"the file has {bits:.3g} bits per weight already; a type with more regains no quality")
     if config.n_expert > 0:
         notes.append("a mixture reads only some experts for a token: it is faster than predicted")
-    return Model(
-        name=Path(path).name,
+    return ModelProperties(
+        name=path.name,
         n_params=n_params,
         n_read=n_params - unread,
         n_matrices=n_matrices,
@@ -241,14 +250,14 @@ def _weight_bytes(path: Path | str) -> int:
 
 
 def advise(
-    model: Model,
+    model: ModelProperties,
     machine: Machine,
     *,
     n_ctx: int = 2048,
     losses: Iterable[tuple[str, float]] = (),
     types: Sequence[str] | None = None,
-) -> list[Choice]:
-    """Return one Choice for each type, in the order of `types`.
+) -> list[TypeAdvice]:
+    """Return one TypeAdvice for each type, in the order of `types`.
 
     Args:
         model: the model to run.
@@ -271,7 +280,7 @@ def _bits(name: str) -> float:
     return 8 * found.type_size / found.block_size
 
 
-def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | None) -> Choice:
+def _choice(model: ModelProperties, machine: Machine, name: str, n_ctx: int, kl: float | None) -> TypeAdvice:
     bits = _bits(name)
     n_bytes, n_read = model.n_params * bits / 8, model.n_read * bits / 8
     cache = 2 * model.n_kv * n_ctx  # float16
@@ -287,7 +296,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
         f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_matrices} matrices x "
         f"{machine.overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
     )
-    return Choice(
+    return TypeAdvice(
         type=name,
         bits=bits,
         n_bytes=n_bytes,
@@ -299,7 +308,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
     )
 
 
-def best(choices: Sequence[Choice], speed: float, own: str | None = None) -> Choice | None:
+def best(choices: Sequence[TypeAdvice], speed: float, own: str | None = None) -> TypeAdvice | None:
     """Return the first choice that fits and writes at least `speed` tokens per second.
 
     If none is that fast, return the fastest that fits. If none fits, return None.
@@ -366,7 +375,7 @@ class Checks(Saved):
         return cls(environment=dict(found["environment"]), checks=[Checked(**c) for c in found["checks"]])
 
 
-def check(
+def check_predictions(
     models: Iterable[str], machine: Machine, *, names: Mapping[str, str] | None = None
 ) -> list[Checked]:
     """Predict the speed of files and measure it; bandwidth and steps are measured in turns.

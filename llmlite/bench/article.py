@@ -143,7 +143,9 @@ def _installation() -> Found:
 @_claim("privacy", "Everything stays on the machine: no data leaves it.")
 def _privacy() -> Found:
     model, ids = str(resources.model_path("tales:Q8_0")), _prompt(8)
-    found = [privacy.examine(info, model, ids) for info in BACKENDS.values() if not info.unavailable()]
+    found = [
+        privacy.examine_backend(info, model, ids) for info in BACKENDS.values() if not info.unavailable()
+    ]
     isolated = [each for each in found if each.isolated]
     outside = [each for each in found if each.n_calls]
     counted = [each for each in found if each.n_calls is not None]

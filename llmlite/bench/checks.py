@@ -1,10 +1,10 @@
 """Check that this machine meets the requirements of llmlite and its lessons, and suggest remedies if not.
 
-    for finding in ll.bench.checks.examine():
-        print(finding.verdict, finding.topic, finding.found, finding.remedy)
+    for result in ll.bench.checks.examine():
+        print(result.verdict, result.topic, result.found, result.remedy)
 
-`llmlite doctor` and the first lesson's panel both show the findings. This module imports no third-party
-package, so that a missing package is a finding, not a crash.
+`llmlite doctor` and the first lesson's panel both show the results. This module imports no third-party
+package, so that a missing package is a result, not a crash.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckResult:
     """The result of a check.
 
     Attributes:
@@ -108,8 +108,8 @@ class Finding:
         return "optional" if self.remedy else "ready"
 
 
-def examine(groups: Iterable[str] = tuple(GROUPS), *, needed: Iterable[str] = ()) -> list[Finding]:
-    """Run every check of the groups and return their findings.
+def examine(groups: Iterable[str] = tuple(GROUPS), *, needed: Iterable[str] = ()) -> list[CheckResult]:
+    """Run every check of the groups and return their results.
 
     Args:
         groups: keys of GROUPS.
@@ -119,14 +119,14 @@ def examine(groups: Iterable[str] = tuple(GROUPS), *, needed: Iterable[str] = ()
     return [_look(check, check.group in strict) for check in CHECKS if check.group in chosen]
 
 
-def wrong(findings: Iterable[Finding]) -> list[str]:
-    """Return a line for each finding that needs action: its topic, the actual state and the remedy."""
-    return [f"{f.topic}: {f.found} -> {f.remedy}" for f in findings if not f.ok]
+def wrong(results: Iterable[CheckResult]) -> list[str]:
+    """Return a line for each result that needs action: its topic, the actual state and the remedy."""
+    return [f"{f.topic}: {f.found} -> {f.remedy}" for f in results if not f.ok]
 
 
-def _look(check: Check, strict: bool) -> Finding:
+def _look(check: Check, strict: bool) -> CheckResult:
     try:
-        return Finding(group=check.group, topic=check.topic, found=check.look())
+        return CheckResult(group=check.group, topic=check.topic, found=check.look())
     except WrongError as error:
         found, remedy = error.found, error.remedy or check.remedy
     except ImportError as error:
@@ -135,7 +135,7 @@ def _look(check: Check, strict: bool) -> Finding:
         found, remedy = str(error), check.remedy
     remedy = remedy.replace(PIP, f"{sys.executable} -m pip install")
     ok = check.optional and not strict
-    return Finding(group=check.group, topic=check.topic, found=found, ok=ok, remedy=remedy)
+    return CheckResult(group=check.group, topic=check.topic, found=found, ok=ok, remedy=remedy)
 
 
 # --- the machine ------------------------------------------------------------------------------

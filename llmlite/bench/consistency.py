@@ -15,7 +15,7 @@ UNITS = {"decode": "tokens/s", "memory": "MB private"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class SampleFigure:
     """A number that a sample shows.
 
     Args:
@@ -42,29 +42,31 @@ class Figure:
         return f"{self.file} has {self.value:.4g} {UNITS[self.what]}"
 
 
-def figure(file: str, backend: str, model: str, type_name: str, what: str, value: float) -> Figure:
-    """Return a Figure; its type is "" if the backend unpacks all types to the same one."""
+def sample_figure(
+    file: str, backend: str, model: str, type_name: str, what: str, value: float
+) -> SampleFigure:
+    """Return a SampleFigure; its type is "" if the backend unpacks all types to the same one."""
     kept = type_name if BACKENDS[backend].keeps_quantized else ""
-    return Figure(file=file, backend=backend, model=model, type=kept, what=what, value=value)
+    return SampleFigure(file=file, backend=backend, model=model, type=kept, what=what, value=value)
 
 
-def of_comparison(file: str, model: str, found: Comparison) -> list[Figure]:
+def of_comparison(file: str, model: str, found: Comparison) -> list[SampleFigure]:
     """Return the figures of a comparison: the speed of decode at the smallest depth, and memory."""
     return [
-        figure(file, s.backend, model, s.model_type, what, s.value)
+        sample_figure(file, s.backend, model, s.model_type, what, s.value)
         for what, metric in (("decode", "decode"), ("memory", "private"))
         for s in summarize(found, metric)
     ]
 
 
-def disagreements(figures: Iterable[Figure], tolerance: float = TOLERANCE) -> list[str]:
+def disagreements(figures: Iterable[SampleFigure], tolerance: float = TOLERANCE) -> list[str]:
     """Return a sentence naming both files for each pair of figures that should be equal but aren't.
 
     Args:
         figures: the figures of all samples.
         tolerance: largest ratio of two figures that count as equal.
     """
-    by_key: dict[tuple[str, str, str, str], list[Figure]] = {}
+    by_key: dict[tuple[str, str, str, str], list[SampleFigure]] = {}
     for each in figures:
         by_key.setdefault(each.key, []).append(each)
     said = []

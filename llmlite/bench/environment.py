@@ -10,6 +10,7 @@ import time
 from importlib import metadata
 from typing import Any
 
+from llmlite.bench.memory import system_file
 from llmlite.engine import cpu
 
 PACKAGES = (
@@ -43,7 +44,7 @@ def record(run_id: str = "") -> dict[str, Any]:
         "n_cpu": os.cpu_count() or 1,
         "n_cpu_allowed": n_cpu_allowed(),
         "cpu_quota": cpu.cgroup_quota(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        "governor": system_file("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "memory_bytes": total_memory(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -72,7 +73,7 @@ def versions() -> dict[str, str]:
 
 def cpu_name() -> str:
     """Return the processor's name, or the machine type if the system doesn't report a name."""
-    for line in _read("/proc/cpuinfo").splitlines():
+    for line in system_file("/proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Model"):
             return value.strip()
@@ -81,7 +82,7 @@ def cpu_name() -> str:
 
 def cpu_features() -> list[str]:
     """Return the features of FEATURES that this processor has; empty if the system doesn't list them."""
-    for line in _read("/proc/cpuinfo").splitlines():
+    for line in system_file("/proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             return sorted(FEATURES & set(value.split()))
@@ -111,15 +112,7 @@ def total_memory() -> int | None:
 
 def available_memory() -> int | None:
     """Return the bytes of RAM that programs can still use; None if the system doesn't report them."""
-    for line in _read("/proc/meminfo").splitlines():
+    for line in system_file("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""

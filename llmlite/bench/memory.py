@@ -119,9 +119,9 @@ def _psutil(pid: int) -> MemoryUse | None:
 
 
 def _linux(process: str = "self") -> MemoryUse:
-    status = parse_smaps_rollup(_read(f"/proc/{process}/status"))
+    status = parse_smaps_rollup(system_file(f"/proc/{process}/status"))
     rollup = parse_smaps_rollup(
-        _read(f"/proc/{process}/smaps_rollup")
+        system_file(f"/proc/{process}/smaps_rollup")
     )  # Pss_Anon, Pss_File: Linux 5.4 and later
     return MemoryUse(
         private=rollup.get("Pss_Anon", status.get("RssAnon")),
@@ -189,7 +189,8 @@ def _windows() -> MemoryUse:
     )
 
 
-def _read(path: str) -> str:
+def system_file(path: str) -> str:
+    """Return the text of one of the system's files, such as /proc/meminfo; "" if it can't be read."""
     try:
         with open(path) as file:
             return file.read()

@@ -32,7 +32,7 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TimePlan:
     """The number of blocks, the tokens written at each depth, and the entries left out.
 
     Attributes:
@@ -57,7 +57,7 @@ def plan(
     n_gen: int,
     backends: Mapping[Key, str] | None = None,
     least_backends: int = 1,
-) -> Plan:
+) -> TimePlan:
     """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, at last with fewer entries.
 
     At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't establish a difference.
@@ -85,7 +85,7 @@ def plan(
             fits = n_blocks if seconds is None or block <= 0 else int((seconds - once) / block)
             if fits >= least or (not droppable and length == _lengths(n_gen)[-1]):
                 n = max(1, min(n_blocks, max(fits, 1)))
-                return Plan(n_blocks=n, n_gen=length, left_out=tuple(left_out), seconds_per_block=block)
+                return TimePlan(n_blocks=n, n_gen=length, left_out=tuple(left_out), seconds_per_block=block)
         slowest = max(
             droppable,
             key=lambda key: (key not in essential, least * kept[key].seconds(SHORTEST) + kept[key].once),

@@ -59,7 +59,7 @@ def can_isolate() -> bool:
         return False
 
 
-def examine(
+def examine_backend(
     info: BackendInfo, model: str, ids: Sequence[int], *, n_ctx: int = 64, timeout: float = 240.0
 ) -> Privacy:
     """Run a backend on a model for a few tokens, first without a network, then with one and under strace.
@@ -122,10 +122,10 @@ def _count(
             _work(info, model, ids, n_ctx, timeout, (*TRACE, "-o", str(log)))
         except BackendError:
             return None, ()
-        return parse(log.read_text(errors="replace"))
+        return parse_trace(log.read_text(errors="replace"))
 
 
-def parse(log: str) -> tuple[int, tuple[str, ...]]:
+def parse_trace(log: str) -> tuple[int, tuple[str, ...]]:
     """Return the number of calls to other machines in strace's log, and the addresses used of this one."""
     addresses = INTERNET.findall(log)
     local = [address for address in addresses if address.startswith("127.") or address in OWN]

@@ -15,6 +15,14 @@ from llmlite.terminal import printable
 Table = tuple[str, list[str], list[list[str]]]  # title, headings, rows of cells
 NOTHING = "-"
 PROSE = ("agrees", "instructions")  # columns of words, which are aligned to the left
+AGREEMENT_FORMATS = {  # key of a record of agreement -> format of its number, in the order of the columns
+    "max_abs_diff": ".1e",
+    "same_file_top1": ".1%",
+    "kl": ".1e",
+    "top1": ".1%",
+    "perplexity": ".4g",
+    "n_tokens": "d",
+}
 EXACT = ("size",)  # metrics that are the same in every run, so that any difference counts
 
 
@@ -103,33 +111,11 @@ def all_tables(comparison: Samples) -> list[Table]:
 
 def agreement_table(comparison: Samples) -> Table:
     """Return the table of agreement and of the quality lost by quantization."""
-    rows = []
     answered = any(r.get("n_asked") for r in comparison.agreement)
-    for r in comparison.agreement:
-        forms = {
-            "max_abs_diff": ".1e",
-            "same_file_top1": ".1%",
-            "kl": ".1e",
-            "top1": ".1%",
-            "perplexity": ".4g",
-            "n_tokens": "d",
-        }
-        numbers = [format(r[key], form) if r.get(key) is not None else NOTHING for key, form in forms.items()]
-        if answered:
-            numbers.append(f"{r.get('n_exact', 0)}/{r['n_asked']}" if r.get("n_asked") else NOTHING)
-        yes = (
-            "own quantization" if r.get("own_quantization") else "yes" if "kl" in r else "yes, by its tokens"
-        )
-        rows.append(
-            [
-                entry_label(r["backend"], r["model_type"]),
-                *numbers,
-                yes if r["agrees"] else f"NO, not timed: {r['reason']}",
-            ]
-        )
+    rows = [_agreement_row(r, answered) for r in comparison.agreement]
+    n_numbers = len(AGREEMENT_FORMATS) + answered
     rows += [
-        [_skipped_label(r), *[NOTHING] * (6 + answered), f"not run: {r['reason']}"]
-        for r in comparison.skipped
+        [_skipped_label(r), *[NOTHING] * n_numbers, f"not run: {r['reason']}"] for r in comparison.skipped
     ]
     best = comparison.models[0]["model_type"] if comparison.models else "the first file"
     return (
@@ -149,6 +135,18 @@ def agreement_table(comparison: Samples) -> Table:
         ],
         rows,
     )
+
+
+def _agreement_row(r: dict[str, Any], answered: bool) -> list[str]:
+    """Return a row of the table; answered: whether the table has a column of exact answers."""
+    numbers = [
+        format(r[key], form) if r.get(key) is not None else NOTHING for key, form in AGREEMENT_FORMATS.items()
+    ]
+    if answered:
+        numbers.append(f"{r.get('n_exact', 0)}/{r['n_asked']}" if r.get("n_asked") else NOTHING)
+    yes = "own quantization" if r.get("own_quantization") else "yes" if "kl" in r else "yes, by its tokens"
+    verdict = yes if r["agrees"] else f"NO, not timed: {r['reason']}"
+    return [entry_label(r["backend"], r["model_type"]), *numbers, verdict]
 
 
 def _skipped_label(record: dict[str, Any]) -> str:
@@ -391,7 +389,7 @@ def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> lis
     return [first, *rivals] if rivals else []
 
 
-def describe(found: Sequence[Summary], metric: str, comparison: Samples | None = None) -> str:
+def describe_bars(found: Sequence[Summary], metric: str, comparison: Samples | None = None) -> str:
     """Describe the bars of a metric in sentences: each value, the best, and the spread of the points.
 
     Args:

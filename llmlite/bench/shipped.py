@@ -174,5 +174,5 @@ def advised(say: Say) -> advice.Checks:
     for model in (*ADVISED, *synthetic):
         name = synthetic.get(model, model)
         say(name)
-        checks += advice.check([model], machine, names={model: name})
+        checks += advice.check_predictions([model], machine, names={model: name})
     return advice.Checks(environment=record(), checks=checks)

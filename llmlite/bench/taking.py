@@ -15,7 +15,7 @@ from typing import Any
 from llmlite import resources
 from llmlite.bench.backends import by_name
 from llmlite.bench.canary import Canary
-from llmlite.bench.consistency import Figure, disagreements
+from llmlite.bench.consistency import SampleFigure, disagreements
 from llmlite.errors import LlmliteError
 from llmlite.system import files
 
@@ -57,7 +57,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class SampleFile:
     """One shipped file.
 
     Args:
@@ -72,7 +72,7 @@ class Sample:
     file: str
     runs: tuple[str, ...]
     write: Callable[[Mapping[str, Any], Path], None]
-    figures: Callable[[Path], list[Figure]] = lambda _: []
+    figures: Callable[[Path], list[SampleFigure]] = lambda _: []
 
 
 @dataclass(kw_only=True)
@@ -88,18 +88,18 @@ class Taking:
     """
 
     runs: Sequence[Run]
-    samples: Sequence[Sample]
+    samples: Sequence[SampleFile]
     kept: Path
     target: Path
     say: Callable[[str], None]
     canaries: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def needed(self, chosen: Sequence[Sample]) -> list[Run]:
+    def needed(self, chosen: Sequence[SampleFile]) -> list[Run]:
         """Return the runs that samples need, in the order of all runs."""
         names = {name for sample in chosen for name in sample.runs}
         return [run for run in self.runs if run.name in names]
 
-    def choose(self, names: Sequence[str]) -> list[Sample]:
+    def choose(self, names: Sequence[str]) -> list[SampleFile]:
         """Return the samples with these names; all samples if no name is given.
 
         Raises:
@@ -111,7 +111,7 @@ class Taking:
                 raise LlmliteError(f"no sample {name!r}; there are: {', '.join(known)}")
         return [known[name] for name in names or known]
 
-    def measure(self, chosen: Sequence[Sample], *, resume: bool = False) -> dict[str, Any]:
+    def measure(self, chosen: Sequence[SampleFile], *, resume: bool = False) -> dict[str, Any]:
         """Run the measurements that samples need; return the results of those that finished, by name.
 
         Args:
@@ -161,7 +161,7 @@ class Taking:
         songs = [ns for both in self.canaries.values() for ns in both]
         return bool(songs) and max(songs) <= QUIET * min(songs)
 
-    def write(self, chosen: Sequence[Sample], results: Mapping[str, Any]) -> dict[str, Path]:
+    def write(self, chosen: Sequence[SampleFile], results: Mapping[str, Any]) -> dict[str, Path]:
         """Write the samples whose runs have finished to the folder of results; return their paths by name."""
         folder = self.kept / "samples"
         folder.mkdir(parents=True, exist_ok=True)

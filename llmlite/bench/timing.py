@@ -27,21 +27,7 @@ class Timing(Running):
 
     def _plan(self, advance: ProgressBar) -> None:
         """Warm up and probe every entry, and fit at least five blocks into the remaining time."""
-        turns: dict[int, planning.Turn] = {}
-        probed: list[dict[str, Any]] = []
-        for entry in list(self.entries):
-            advance(f"probe {entry.label}")
-            if self._too_late_to_probe(entry, probed):
-                reason = f"not probed: {PROBED:.0%} of {self.options.budget_seconds:g} s were gone"
-                self.result.skipped.append({**entry.key, "reason": reason})
-                self._drop(entry)
-                continue
-            self._or_drop(entry, self._warm_up)
-            if entry in self.entries:
-                self._or_drop(entry, lambda entry: turns.update({id(entry): self._probe(entry)}))
-            if entry in self.entries:
-                turns[id(entry)] = replace(turns[id(entry)], once=self._memory_seconds([entry]))
-                probed.append(entry.key)
+        turns = self._probe_all(advance)
         budget = self.options.budget_seconds
         left = None if budget is None else budget - (time.monotonic() - self.begin) - self._reserve()
         found = planning.plan(
@@ -69,6 +55,25 @@ class Timing(Running):
         blocks = found.n_blocks * (found.seconds_per_block + SETTLE * len(self.entries))
         steps = len(self.entries) * (found.n_blocks + 1) + len(self._keeping_work())
         advance.expect(steps, blocks + self._memory_seconds() + self._reserve())
+
+    def _probe_all(self, advance: ProgressBar) -> dict[int, planning.Turn]:
+        """Warm up and probe every entry; drop those that fail. Return the turn of each other one, by id()."""
+        turns: dict[int, planning.Turn] = {}
+        probed: list[dict[str, Any]] = []
+        for entry in list(self.entries):
+            advance(f"probe {entry.label}")
+            if self._too_late_to_probe(entry, probed):
+                reason = f"not probed: {PROBED:.0%} of {self.options.budget_seconds:g} s were gone"
+                self.result.skipped.append({**entry.key, "reason": reason})
+                self._drop(entry)
+                continue
+            self._or_drop(entry, self._warm_up)
+            if entry in self.entries:
+                self._or_drop(entry, lambda entry: turns.update({id(entry): self._probe(entry)}))
+            if entry in self.entries:
+                turns[id(entry)] = replace(turns[id(entry)], once=self._memory_seconds([entry]))
+                probed.append(entry.key)
+        return turns
 
     def _too_late_to_probe(self, entry: Entry, probed: Sequence[dict[str, Any]]) -> bool:
         budget = self.options.budget_seconds

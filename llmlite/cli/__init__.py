@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import Any
 
 from llmlite._version import __version__
-from llmlite.cli.process import Ended, discard_output, ending_by_signal, is_expected, open_streams
+from llmlite.cli.process import EndedBySignal, discard_output, ending_by_signal, is_expected, open_streams
 from llmlite.errors import FallbackWarning, LlmliteError
 from llmlite.system.limits import spare_blas
 from llmlite.terminal import Lossy, complain, flush_output, printable, say
@@ -171,7 +171,7 @@ def _main(argv: Sequence[str] | None) -> int:
             code = options.run(options)
             flush_output()
             return code
-    except Ended as end:
+    except EndedBySignal as end:
         return end.code
     except BrokenPipeError:
         discard_output()

@@ -93,7 +93,7 @@ def losses() -> list[tuple[str, float]]:
 def check(models: tuple[str, ...], as_json: bool) -> int:
     from llmlite.bench import advice
 
-    found = advice.check(models, advice.measure_machine())
+    found = advice.check_predictions(models, advice.measure_machine())
     if as_json:
         say(json.dumps([asdict(e) | {"predicted": e.predicted} for e in found], indent=2))
     else:

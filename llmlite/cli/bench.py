@@ -42,7 +42,7 @@ certain, 4 an entry's results changed or an entry is missing. docs/ci-performanc
 """
 
 
-def lengths(text: str) -> tuple[int, ...]:
+def numbers_and_ranges(text: str) -> tuple[int, ...]:
     """Read numbers and ranges as llama-bench does: "64,512", "1-4", "0-2048+512", "64-512*2"."""
     found: list[int] = []
     for part in text.split(","):
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the model to measure (default: "tales"), or one of the other two jobs',
     )
     parser.add_argument("-b", "--backend", default="llmlite", metavar="NAME", help=", ".join(BACKENDS))
-    listed: dict[str, Any] = {"type": lengths, "action": "append", "metavar": "N,.."}
+    listed: dict[str, Any] = {"type": numbers_and_ranges, "action": "append", "metavar": "N,.."}
     parser.add_argument("-p", "--n-prompt", **listed, help="prefill tokens (default: 512); 0 leaves it out")
     parser.add_argument("-n", "--n-gen", **listed, help="decode tokens (default: 128); 0 leaves it out")
     parser.add_argument(

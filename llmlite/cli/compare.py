@@ -43,6 +43,13 @@ did not run, or none did.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_subject(parser)
+    _add_measurement(parser)
+    _add_files(parser)
+
+
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    """Add the subject of the comparison: the model, its types, the backends and their threads."""
     parser.add_argument(
         "model", nargs="?", default="tales", help='a GGUF file, "smollm2", or "tales" (default)'
     )
@@ -66,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads of every backend (default: as many as can run at once)",
     )
+
+
+def _add_measurement(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the measurement: rounds, time, lengths of texts, and the order of turns."""
     parser.add_argument(
         "--blocks",
         type=number(int, 1),
@@ -99,6 +110,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=number(int, 0), metavar="N", help="seed of the order of turns (default: 0)"
     )
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the files that are written, and the file that samples are read from."""
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("results"), metavar="FOLDER", help="default: %(default)s"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from llmlite.cli.texts import standard_input
+from llmlite.cli.texts import add_executor, standard_input
 from llmlite.errors import LlmliteError
 from llmlite.terminal import json_text, say
 
@@ -45,12 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-normalize", action="store_true", help="don't scale vectors to length 1")
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: all cores)")
-    parser.add_argument(
-        "--executor",
-        choices=("auto", "planned", "eager"),
-        default="auto",
-        help="eager is NumPy, planned is compiled (default: %(default)s)",
-    )
+    add_executor(parser)
 
 
 def run(options: argparse.Namespace) -> int:

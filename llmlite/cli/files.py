@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from llmlite.terminal import printable
+
 
 def size(n_bytes: int) -> str:
     """Return bytes in the unit that reads best (powers of ten)."""
@@ -15,15 +17,22 @@ def size(n_bytes: int) -> str:
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on standard error, after one second."""
+def bar(what: str) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on standard error, after one second.
+
+    Yields:
+        A function (bytes done, bytes in total, name of the present part), which moves the bar. The name is
+        optional; it is shown without control characters.
+    """
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, leave=False, delay=1, desc=what) as shown:
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, total: int, name: str = "") -> None:
             shown.total = total
             shown.update(done - shown.n)
+            if name:
+                shown.set_postfix_str(printable(name), refresh=False)
 
         yield advance
 

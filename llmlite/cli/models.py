@@ -13,7 +13,7 @@ from llmlite.cli.files import size
 from llmlite.terminal import json_text, say
 
 if TYPE_CHECKING:
-    from llmlite.inventory import Entry
+    from llmlite.inventory import ModelFile
 
 HELP = "list the models on this machine"
 EXAMPLES = """\
@@ -56,12 +56,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def record(entry: Entry) -> dict[str, Any]:
+def record(entry: ModelFile) -> dict[str, Any]:
     """Return an entry as JSON values."""
     return asdict(entry) | {"path": str(entry.path), "memory": entry.memory}
 
 
-def print_table(entries: list[Entry]) -> None:
+def print_table(entries: list[ModelFile]) -> None:
     """Print one line for each model. If llmlite can't run it, a second line has the reason."""
     from llmlite.gguf.parse import shown  # one line, not too long
 

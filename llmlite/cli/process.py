@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-class Ended(BaseException):
+class EndedBySignal(BaseException):
     """Raised when a signal asks the process to end, so that unfinished files are cleaned up.
 
     Attributes:
@@ -51,7 +51,7 @@ def discard_output() -> None:
 
 @contextmanager
 def ending_by_signal() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into Ended, so that unfinished files are removed. A second signal kills.
+    """Turn SIGTERM and SIGHUP into EndedBySignal: unfinished files are removed. A second signal kills.
 
     Python drops an exception that a signal raises inside a destructor; such a signal is sent again.
     """
@@ -66,11 +66,11 @@ def ending_by_signal() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         raised = True
-        raise Ended(number)
+        raise EndedBySignal(number)
 
     def unraisable(dropped: Any) -> None:
         nonlocal raised
-        if isinstance(dropped.exc_value, Ended):
+        if isinstance(dropped.exc_value, EndedBySignal):
             raised = False
             signal.raise_signal(dropped.exc_value.number)
         elif isinstance(dropped.exc_value, KeyboardInterrupt):

@@ -9,13 +9,12 @@ import argparse
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmlite.cli.files import size
+from llmlite.cli.files import bar, size
 from llmlite.errors import LlmliteError
 from llmlite.system.limits import MAX_THREADS
-from llmlite.terminal import complain, printable, say
+from llmlite.terminal import complain, say
 
 if TYPE_CHECKING:
     from llmlite.quantize import PlanRow
@@ -95,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         warn_of_unused(options.tensor_type, rows)
         return 0
     check_target(source, options.target, force=options.force)
-    with bar() as progress:
+    with bar("quantize") as progress:
         rows = quantize_file(
             source,
             options.target,
@@ -145,21 +144,3 @@ def describe(rows: list[PlanRow]) -> None:
     for row in rows:
         say(f"  {row.name:<{width}}  {row.source.name:>7} -> {row.target.name:<7}  {size(row.n_bytes):>9}")
     say(f"{len(rows)} tensors, {size(sum(row.n_bytes for row in rows))}; nothing written (dry run)")
-
-
-class bar:  # noqa: N801  used as a function
-    """A progress bar on standard error; entering it returns the function that quantize_file calls."""
-
-    def __enter__(self) -> Callable[[int, int, str], None]:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit="B", unit_scale=True, leave=False, delay=1, desc="quantize")
-        return self._advance
-
-    def _advance(self, done: int, total: int, name: str) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-        self._bar.set_postfix_str(printable(name), refresh=False)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmlite.cli.texts import standard_input
+from llmlite.cli.texts import add_executor, standard_input
 from llmlite.errors import LlmliteError
 from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import complain, say, say_text
@@ -36,6 +36,19 @@ decode, which writes one token at a time.
 """
 INFINITE = float("inf")
 PROMPT = "Once upon a time"
+CHOICES = (  # further options for choosing a token: name, kind of number, lowest and highest value, help
+    ("min-p", float, 0, 1, "choose among tokens at least N times as likely as the likeliest"),
+    ("typical-p", float, 0, 1, "choose among the most typical tokens that together have probability N"),
+    ("top-n-sigma", float, 0, INFINITE, "choose among logits within N standard deviations of the highest"),
+    ("repeat-penalty", float, 0, INFINITE, "make recent tokens less likely; 1 is off"),
+    ("frequency-penalty", float, -INFINITE, INFINITE, "subtract N from a logit for each earlier use"),
+    ("presence-penalty", float, -INFINITE, INFINITE, "subtract N from the logits of tokens used before"),
+    ("repeat-last-n", int, -1, INFINITE, "apply penalties to the last N tokens; -1 means all"),
+    ("dry-multiplier", float, 0, INFINITE, "penalty for repeating longer passages (DRY); 0 is off"),
+    ("xtc-probability", float, 0, 1, "chance of leaving out the likeliest tokens (XTC); 0 is off"),
+    ("xtc-threshold", float, 0, 1, "probability from which XTC counts a token among the likeliest"),
+    ("mirostat", int, 0, 2, "keep the text's surprise constant, by version 1 or 2; 0 is off"),
+)
 
 
 def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
@@ -118,25 +131,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="choose among the likeliest tokens that together have probability P (default: %(default)s)",
     )
-    for name, kind, low, high, text in (
-        ("min-p", float, 0, 1, "choose among tokens at least N times as likely as the likeliest"),
-        ("typical-p", float, 0, 1, "choose among the most typical tokens that together have probability N"),
-        (
-            "top-n-sigma",
-            float,
-            0,
-            INFINITE,
-            "choose among logits within N standard deviations of the highest",
-        ),
-        ("repeat-penalty", float, 0, INFINITE, "make recent tokens less likely; 1 is off"),
-        ("frequency-penalty", float, -INFINITE, INFINITE, "subtract N from a logit for each earlier use"),
-        ("presence-penalty", float, -INFINITE, INFINITE, "subtract N from the logits of tokens used before"),
-        ("repeat-last-n", int, -1, INFINITE, "apply penalties to the last N tokens; -1 means all"),
-        ("dry-multiplier", float, 0, INFINITE, "penalty for repeating longer passages (DRY); 0 is off"),
-        ("xtc-probability", float, 0, 1, "chance of leaving out the likeliest tokens (XTC); 0 is off"),
-        ("xtc-threshold", float, 0, 1, "probability from which XTC counts a token among the likeliest"),
-        ("mirostat", int, 0, 2, "keep the text's surprise constant, by version 1 or 2; 0 is off"),
-    ):
+    for name, kind, low, high, text in CHOICES:
         choice.add_argument(f"--{name}", type=number(kind, low, high), metavar="N", help=text)
     choice.add_argument("--seed", type=number(int, 0), help="random seed; the same seed gives the same text")
     choice.add_argument(
@@ -146,10 +141,29 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end the text before this string (repeatable)",
     )
-    form = choice.add_mutually_exclusive_group()
+    _add_form(choice)
+
+
+def _add_form(group: argparse._ArgumentGroup) -> None:
+    """Add the options for the form of the text; at most one may be given."""
+    form = group.add_mutually_exclusive_group()
     form.add_argument("--json-schema", metavar="FILE", help="write JSON that this schema allows")
     form.add_argument("--grammar", metavar="FILE", help="write text that this GBNF grammar allows")
     form.add_argument("--regex", metavar="PATTERN", help="write text that this pattern matches as a whole")
+
+
+def add_runtime(group: argparse._ArgumentGroup) -> None:
+    """Add --kv, --executor and --threads."""
+    group.add_argument(
+        "--kv",
+        choices=("f16", "f32", "q8_0"),
+        default="f16",
+        help="type of the KV cache (default: %(default)s)",
+    )
+    add_executor(group)
+    group.add_argument(
+        "--threads", type=number(int, 1, MAX_THREADS), metavar="N", help="threads of the planned executor"
+    )
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -158,21 +172,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--ctx", type=number(int, 1), metavar="N", help="tokens of context (default: the model's, up to 4096)"
     )
-    engine.add_argument(
-        "--kv",
-        choices=("f16", "f32", "q8_0"),
-        default="f16",
-        help="type of the KV cache (default: %(default)s)",
-    )
-    engine.add_argument(
-        "--executor",
-        choices=("auto", "eager", "planned"),
-        default="auto",
-        help="eager is NumPy, planned is compiled (default: %(default)s)",
-    )
-    engine.add_argument(
-        "--threads", type=number(int, 1, MAX_THREADS), metavar="N", help="threads of the planned executor"
-    )
+    add_runtime(engine)
     engine.add_argument(
         "--lora",
         action="append",

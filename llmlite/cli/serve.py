@@ -10,9 +10,8 @@ import argparse
 import os
 import sys
 
-from llmlite.cli.run import number, warn_of_long_context
+from llmlite.cli.run import add_runtime, number, warn_of_long_context
 from llmlite.errors import LlmliteError
-from llmlite.system.limits import MAX_THREADS
 from llmlite.terminal import say
 
 HELP = "serve a model over HTTP (OpenAI, ollama, Triton)"
@@ -34,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-file", metavar="FILE", help="require the key in its first line")
     parser.add_argument("--sagemaker", action="store_true", help="also serve /ping and /invocations")
     parser.add_argument("--quiet", action="store_true", help="print no access log")
+    _add_limits(parser)
+    _add_engine(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the limits on requests."""
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--parallel",
@@ -72,11 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="what to do if a conversation is longer than the context (default: %(default)s)",
     )
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the options for loading and running the model."""
     engine = parser.add_argument_group("how it runs")
     engine.add_argument("--ctx", type=number(int, 1), metavar="N", help="context of each text, in tokens")
-    engine.add_argument("--kv", choices=("f16", "f32", "q8_0"), default="f16", help="type of the KV cache")
-    engine.add_argument("--executor", choices=("auto", "eager", "planned"), default="auto")
-    engine.add_argument("--threads", type=number(int, 1, MAX_THREADS), metavar="N")
+    add_runtime(engine)
     engine.add_argument("--pooling", choices=("mean", "cls", "last"), help="pooling of embeddings")
     engine.add_argument("--ignore-memory", action="store_true", help="load the model even if memory is short")
 

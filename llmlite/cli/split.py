@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help='a GGUF file, or "tales"')
     parser.add_argument("prefix", metavar="PREFIX", help="the beginning of the new files' names")
     parser.add_argument(
-        "--max-size", type=n_bytes, metavar="SIZE", help="most bytes of weights in a file: 500M, 2G"
+        "--max-size", type=read_size, metavar="SIZE", help="most bytes of weights in a file: 500M, 2G"
     )
     parser.add_argument("--max-tensors", type=int, metavar="N", help="most tensors in a file")
 
 
-def n_bytes(text: str) -> int:
+def read_size(text: str) -> int:
     """Read a size such as 500M (powers of ten)."""
     match = re.fullmatch(r"(\d+)([KMG]?)B?", text.upper())
     if match is None:

@@ -24,10 +24,19 @@ def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> 
     parser.add_argument("-c", "--ctx-size", type=int, default=n_ctx, metavar="N",
                         help="tokens in a chunk (default: %(default)s)")  # fmt: skip
     parser.add_argument("--chunks", type=int, metavar="N", help="read at most this many chunks")
-    parser.add_argument("--executor", choices=("auto", "planned", "eager"), default="auto",
-                        help="eager is NumPy, planned is compiled (default: %(default)s)")  # fmt: skip
+    add_executor(parser)
     parser.add_argument("--plain", action="store_true", help="read <|im_start|> and the like as letters, not "
                         "as special tokens; llama-perplexity does this too")  # fmt: skip
+
+
+def add_executor(parser: argparse._ActionsContainer) -> None:
+    """Add --executor."""
+    parser.add_argument(
+        "--executor",
+        choices=("auto", "eager", "planned"),
+        default="auto",
+        help="eager is NumPy, planned is compiled (default: %(default)s)",
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from llmlite.terminal import complain, say
 from llmlite.workshop import schedule
 
 if TYPE_CHECKING:
-    from llmlite.workshop.bundle import Plan
+    from llmlite.workshop.bundle import StickPlan
 
 HELP = "prepare a workshop: schedule, mail, offline stick"
 EXAMPLES = """\
@@ -129,7 +129,7 @@ def run_bundle(options: argparse.Namespace) -> int:
     return 1 if plan.left_out else 0
 
 
-def show(plan: Plan) -> None:
+def show(plan: StickPlan) -> None:
     """Print the size of each system's part, and the name of every gap."""
     for resolution in plan.resolutions:
         n = len(resolution.wheels)

@@ -7,7 +7,6 @@ earlier model is kept until the new one is complete, and a failure leaves no fil
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from llmlite.catalog.store import FOLDER, Record, folder_of, read
 from llmlite.catalog.table import Packaged, Wheel
 from llmlite.errors import LlmliteError, UnsupportedError
+from llmlite.resources import sha256
 from llmlite.terminal import Progress
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -189,12 +189,6 @@ def check(path: Path, n_bytes: int, expected: str, name: str) -> None:
     digest = sha256(path)
     if digest != expected:
         raise LlmliteError(f"{name}: expected SHA-256 {expected}, got {digest}; nothing was kept")
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(path: Path, wheel: Wheel, folder: Path) -> None:

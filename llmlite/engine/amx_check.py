@@ -18,7 +18,7 @@ import numpy as np
 
 from llmlite.engine import amx
 from llmlite.engine.families import FAMILIES, Family
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.engine.recorder import Recorder
 from llmlite.errors import AMXWarning, KernelError
 from llmlite.quants.tensor import QuantTensor
@@ -30,7 +30,7 @@ TYPES, WIDTH = ("Q8_0", "Q4_K", "Q6_K", "Q2_K"), 1024  # the types that `report`
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TileCheck:
     """Two kernels on the same product.
 
     Attributes:
@@ -43,7 +43,7 @@ class Comparison:
     ratio: float
 
 
-_compared: dict[tuple[int, bool], Comparison] = {}
+_compared: dict[tuple[int, bool], TileCheck] = {}
 
 
 def usable(weights: Iterable[Any]) -> bool:
@@ -115,13 +115,13 @@ def _forms(weights: Iterable[Any]) -> dict[tuple[int, bool], Any]:
     return found
 
 
-def _of_form(form: tuple[int, bool], w: Any) -> Comparison:
+def _of_form(form: tuple[int, bool], w: Any) -> TileCheck:
     if form not in _compared:
         _compared[form] = compare(w.slice_rows(0, min(ROWS, w.shape[-2])))
     return _compared[form]
 
 
-def compare(w: QuantTensor) -> Comparison:
+def compare(w: QuantTensor) -> TileCheck:
     """Multiply w, (rows, width), by random activations with both kernels, in turns, on one thread.
 
     Raises:
@@ -138,8 +138,8 @@ def compare(w: QuantTensor) -> Comparison:
         for i, plan in enumerate(plans):
             with plan.lock:
                 begin = perf_counter()
-                found = plan.run([Piece(range(N_TOKENS))])
+                found = plan.run([Share(range(N_TOKENS))])
                 times[i] = min(times[i], perf_counter() - begin)
                 results[i] = found.copy()
     n_unlike = int((results[0].view(np.uint32) != results[1].view(np.uint32)).sum())
-    return Comparison(n_unlike, results[0].size, times[0] / times[1])
+    return TileCheck(n_unlike, results[0].size, times[0] / times[1])

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlite.engine.cpu import usable_threads
 from llmlite.engine.families import FAMILIES
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.signatures import READ_ALL, TAKE_OUTPUTS
 from llmlite.quants.record import QuantType
@@ -77,7 +77,7 @@ class ReadBandwidth:
         """Return the seconds that one reading of the block takes."""
         with self._plan.lock:
             begin = perf_counter()
-            self._plan.run([Piece([0], n_outputs=1)])
+            self._plan.run([Share([0], n_outputs=1)])
             return (perf_counter() - begin) / self.passes
 
     def measure(self, repeat: int = 5) -> float:

@@ -16,7 +16,7 @@ from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Attention, Experts, alibi_slopes, temperatures
 from llmlite.description.rope import RopeTable
 from llmlite.description.weights import Weights
-from llmlite.engine.eager_recurrent import RecurrentOperations
+from llmlite.engine.eager_recurrent import EagerRecurrent
 from llmlite.engine.eager_routing import SMALLEST_SUM, Routes, in_best_groups, routing_steps, softmax
 from llmlite.engine.kv_cache import KVCache
 from llmlite.engine.transformer import forward
@@ -73,7 +73,7 @@ class EagerExecutor:
         return text + (f"; not planned: {self.reason})" if self.reason else ")")
 
 
-class Eager(RecurrentOperations):
+class Eager(EagerRecurrent):
     """The operations of one step. Every x is float32, one row per token.
 
     Args:

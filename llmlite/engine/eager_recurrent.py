@@ -11,7 +11,7 @@ from llmlite.description.layers import DeltaNet, Mamba, Mamba2
 from llmlite.engine.kv_cache import KVCache
 
 
-class RecurrentOperations:
+class EagerRecurrent:
     """A part of `eager.Eager`; it reads and writes that class's cache."""
 
     cache: KVCache | None

@@ -8,7 +8,7 @@ import numpy as np
 
 from llmlite.engine.cpu import usable_threads
 from llmlite.engine.families import FAMILIES
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.signatures import PEAK, SCALAR_MATVEC, TAKE_OUTPUTS
 from llmlite.errors import UnsupportedError
@@ -57,7 +57,7 @@ class MatVec:
         """Return W x, float32 (rows,), for x float32 (width,)."""
         with self._plan.lock:
             self._x[:] = x
-            return self._plan.run([Piece([0], n_outputs=1)])[0].copy()
+            return self._plan.run([Share([0], n_outputs=1)])[0].copy()
 
 
 class PeakArithmetic:
@@ -86,6 +86,6 @@ class PeakArithmetic:
         with self._plan.lock:
             for _ in range(repeat):
                 begin = perf_counter()
-                self._plan.run([Piece([0])])
+                self._plan.run([Share([0])])
                 best = max(best, self.operations / (perf_counter() - begin))
         return best

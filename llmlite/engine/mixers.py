@@ -15,10 +15,10 @@ from llmlite.description.layers import (
     Mamba2,
     ShortConvolution,
 )
-from llmlite.engine.operations import Block, X, side_by_side, sigmoid
+from llmlite.engine.operations import LayerContext, X, side_by_side, sigmoid
 
 
-def attention(b: Block[X], x: X) -> X:
+def attention(b: LayerContext[X], x: X) -> X:
     """Apply softmax attention: (T, D) -> (T, D)."""
     ops = b.ops
     spec: Attention = b.layer.mixer
@@ -44,7 +44,7 @@ def attention(b: Block[X], x: X) -> X:
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 
-def keys_and_values(b: Block[X], x: X) -> tuple[X, X]:
+def keys_and_values(b: LayerContext[X], x: X) -> tuple[X, X]:
     """Return the keys (T, K*Dk) and values (T, K*Dv) that a layer stores."""
     ops = b.ops
     spec: Attention = b.layer.mixer
@@ -59,7 +59,7 @@ def keys_and_values(b: Block[X], x: X) -> tuple[X, X]:
     return b.name(k, "Kcur", heads=K), v
 
 
-def latent_attention(b: Block[X], x: X) -> X:
+def latent_attention(b: LayerContext[X], x: X) -> X:
     """Apply latent attention, with one short row c for each token: (T, D) -> (T, D). R is kv_rank.
 
     A score is (K_h c) · q = c · (K_hᵀ q), so the query is multiplied once, instead of every key. The values'
@@ -89,7 +89,7 @@ def latent_attention(b: Block[X], x: X) -> X:
     return b.name(b.matmul("attn_output", x), "attn_out")
 
 
-def head_norm(b: Block[X], tensor: str, x: X, name: str, n_head: int) -> X:
+def head_norm(b: LayerContext[X], tensor: str, x: X, name: str, n_head: int) -> X:
     """Return the norm of queries or keys, or x itself if the layer has none.
 
     RMSNorm applies to each head separately or to the whole row, depending on the gain's length. LayerNorm
@@ -106,7 +106,7 @@ def head_norm(b: Block[X], tensor: str, x: X, name: str, n_head: int) -> X:
     return b.name(x, name, heads=n_head)
 
 
-def short_convolution(b: Block[X], x: X) -> X:
+def short_convolution(b: LayerContext[X], x: X) -> X:
     """Apply a gated convolution over the latest tokens: (T, D) -> (T, D)."""
     ops = b.ops
     before, after, x = parts = [b.matmul(f"shortconv.{part}", x) for part in ("b", "c", "x")]  # (T, D) each
@@ -116,7 +116,7 @@ def short_convolution(b: Block[X], x: X) -> X:
     return b.name(b.matmul("shortconv.out_proj", x), "conv.out_proj")
 
 
-def mamba2(b: Block[X], x: X) -> X:
+def mamba2(b: LayerContext[X], x: X) -> X:
     """Apply a state-space model: (T, D) -> (T, D). E is the width of all heads."""
     ops, w = b.ops, b.w
     spec: Mamba2 = b.layer.mixer
@@ -133,7 +133,7 @@ def mamba2(b: Block[X], x: X) -> X:
     return b.name(b.matmul("ssm_out", b.name(x, "ssm_norm")), "mamba_out")
 
 
-def mamba(b: Block[X], x: X) -> X:
+def mamba(b: LayerContext[X], x: X) -> X:
     """Apply a state-space model of single columns: (T, D) -> (T, D). E is the mixer's width."""
     ops, w = b.ops, b.w
     spec: Mamba = b.layer.mixer
@@ -148,7 +148,7 @@ def mamba(b: Block[X], x: X) -> X:
     return b.name(b.matmul("ssm_out", x), "mamba_out")
 
 
-def delta_net(b: Block[X], x: X) -> X:
+def delta_net(b: LayerContext[X], x: X) -> X:
     """Apply linear attention by the gated delta rule: (T, D) -> (T, D).
 
     There are H heads of N numbers for values, and K heads for keys.

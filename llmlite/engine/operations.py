@@ -148,7 +148,7 @@ def side_by_side(parts: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Block(Generic[X]):
+class LayerContext(Generic[X]):
     """The arguments of a layer's functions.
 
     Attributes:

@@ -27,7 +27,7 @@ READ_AHEAD = 64  # bytes after the last buffer that kernels may read: scales of 
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Share:
     """A sequence's share of a step.
 
     Attributes:
@@ -132,12 +132,12 @@ class Plan:
         return rows.view(dtype).reshape(n, buffer.width)
 
     def run(
-        self, pieces: Sequence[Piece], *, tables: Sequence[int] = (), clock: np.ndarray | None = None
+        self, shares: Sequence[Share], *, tables: Sequence[int] = (), clock: np.ndarray | None = None
     ) -> np.ndarray:
         """Run one step; call it with `lock` held, and copy the result before you release the lock.
 
         Args:
-            pieces: one for each sequence, with at most max_tokens ids and max_outputs outputs in all.
+            shares: one for each sequence, with at most max_tokens ids and max_outputs outputs in all.
             tables: addresses of `self.tables`, from position 0 on.
             clock: int64 (n_ops + 1, 1 + n_threads, 2), times in seconds and nanoseconds. Row 0 gets the time
                 of the start. Row i + 1 gets the time at which operation i ended, then for each thread the
@@ -145,12 +145,12 @@ class Plan:
                 changed.
 
         Returns:
-            The results of one piece after another, as a view (n_outputs, width) into the arena.
+            The results of one share after another, as a view (n_outputs, width) into the arena.
 
         Raises:
             FaultError: an operation met a number that is not finite.
         """
-        self._describe(pieces, tables)
+        self._describe(shares, tables)
         workers = team(self.n_threads)
         for first, last in self._segments:
             if self.ops[first].kernel is None:
@@ -164,22 +164,22 @@ class Plan:
             raise FaultError(self.ops[int(self.faults[0]) - 1])
         return self.array(self._result)
 
-    def _describe(self, pieces: Sequence[Piece], tables: Sequence[int]) -> None:
+    def _describe(self, shares: Sequence[Share], tables: Sequence[int]) -> None:
         """Write the step record."""
         row, n_outputs = 0, 0
-        for i, piece in enumerate(pieces):
-            end = row + len(piece.ids)
-            self.ids[row:end] = piece.ids
-            self.types[row:end] = 0 if piece.types is None else piece.types
-            self.positions[row:end] = np.arange(piece.position, piece.position + len(piece.ids))
-            self.outputs[n_outputs : n_outputs + piece.n_outputs] = np.arange(end - piece.n_outputs, end)
-            self.sequences[i] = row, end, piece.position, piece.states
-            row, n_outputs = end, n_outputs + piece.n_outputs
+        for i, share in enumerate(shares):
+            end = row + len(share.ids)
+            self.ids[row:end] = share.ids
+            self.types[row:end] = 0 if share.types is None else share.types
+            self.positions[row:end] = np.arange(share.position, share.position + len(share.ids))
+            self.outputs[n_outputs : n_outputs + share.n_outputs] = np.arange(end - share.n_outputs, end)
+            self.sequences[i] = row, end, share.position, share.states
+            row, n_outputs = end, n_outputs + share.n_outputs
         self.table_addresses[: len(tables)] = tables
         self.faults[0] = NO_FAULT
         for name, value in (
             ("n_tokens", row), ("n_outputs", n_outputs), ("n_slots", row * self.n_used),
-            ("n_output_slots", n_outputs * self.n_used), ("n_sequences", len(pieces)),
+            ("n_output_slots", n_outputs * self.n_used), ("n_sequences", len(shares)),
         ):  # fmt: skip
             self.step[getattr(STEP, name) // WORD] = value
 

@@ -17,7 +17,7 @@ from llmlite.engine.contract import FEW_TOKENS, WORD, LayerWords
 from llmlite.engine.cpu import target, usable_threads
 from llmlite.engine.jit import prepare
 from llmlite.engine.kv_cache import CHUNK, KV_NAMES, AttentionState, KVCache
-from llmlite.engine.plan import FaultError, Piece, Plan, kernels_of
+from llmlite.engine.plan import FaultError, Plan, Share, kernels_of
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.recording import Buffer, PositionTable
 from llmlite.engine.recurrent import RecurrentState
@@ -181,13 +181,13 @@ class PlannedExecutor:
                 left.append((i, (at, end)))
         caches = [requests[i][1] for i in taken]
         plan = self.plan(n_tokens, n_outputs, dtype)
-        pieces = []
+        shares = []
         for (i, (at, end, outputs)), cache in zip(taken.items(), caches):
             cache.reserve(end - at)
             kinds = None if types[i] is None else types[i][at:end]
-            pieces.append(Piece(requests[i][0][at:end], cache.position, self._states(cache), outputs, kinds))
+            shares.append(Share(requests[i][0][at:end], cache.position, self._states(cache), outputs, kinds))
         with plan.lock:
-            found, row = self.run_plan(plan, pieces), 0
+            found, row = self.run_plan(plan, shares), 0
             for i, (at, _, outputs) in taken.items():
                 start = max(0, at - (len(requests[i][0]) - requests[i][2]))
                 results[i][start : start + outputs] = found[row : row + outputs]
@@ -254,19 +254,19 @@ class PlannedExecutor:
                 finally:
                     plan.lock.release()
 
-    def run_plan(self, plan: Plan, pieces: Sequence[Piece], clock: np.ndarray | None = None) -> np.ndarray:
+    def run_plan(self, plan: Plan, shares: Sequence[Share], clock: np.ndarray | None = None) -> np.ndarray:
         """Run one step of `plan`, whose lock is held; the caches get keys and values, but not the ids.
 
         Raises:
             NumericsError: a number is not finite.
         """
-        end = max(piece.position + len(piece.ids) for piece in pieces)
+        end = max(share.position + len(share.ids) for share in shares)
         learned = self.weights.positions
         if learned is not None and end > len(learned):
             raise ContextOverflowError(f"{end} positions: the model knows {len(learned)}")
         tables = [self._table(table, end) for table in plan.tables]
         try:
-            found = plan.run(pieces, tables=[table.ctypes.data for table in tables], clock=clock)
+            found = plan.run(shares, tables=[table.ctypes.data for table in tables], clock=clock)
         except FaultError as fault:
             raise NumericsError.of_input(fault.op.reads[0].name, fault.op.label) from None
         if found.size and not (found.min() > -np.inf and found.max() < np.inf):  # NaN fails both
@@ -318,13 +318,13 @@ class PlannedExecutor:
         for state in cache.states:
             if isinstance(state, AttentionState):
                 state.k[:], state.v[:] = 0.01, 0.01  # or all pages would be the same one
-        piece = Piece([0] * n_tokens, depth, self._states(cache), 1)
+        share = Share([0] * n_tokens, depth, self._states(cache), 1)
         clock = np.zeros((len(plan.ops) + 1, 1 + plan.n_threads, 2), np.int64)
         runs, waits = [], []
         with plan.lock:
             for _ in range(repeat):
                 clock[:] = 0
-                self.run_plan(plan, [piece], clock)
+                self.run_plan(plan, [share], clock)
                 times = clock @ np.array([10**9, 1])
                 runs.append(np.diff(times[:, 0]))
                 waits.append(_waits(times))

@@ -27,11 +27,11 @@ from llmlite.engine.contract import (
 )
 from llmlite.engine.kv_cache import require_blocks
 from llmlite.engine.recorder_matrices import MatrixOperations, RouteBuffers
-from llmlite.engine.recorder_recurrent import RecurrentOperations
+from llmlite.engine.recorder_recurrent import RecorderRecurrent
 from llmlite.engine.recording import N_OUTPUTS, N_TOKENS, Buffer
 
 
-class Recorder(MatrixOperations, RecurrentOperations):
+class Recorder(MatrixOperations, RecorderRecurrent):
     """A recorder of operations.
 
     Args:

@@ -9,7 +9,7 @@ from llmlite.engine import signatures as K  # noqa: N812  (kernels)
 from llmlite.engine.recording import Buffer, Recording
 
 
-class RecurrentOperations(Recording):
+class RecorderRecurrent(Recording):
     """A part of `recorder.Recorder`."""
 
     def multiply(self, a: Buffer, b: Buffer) -> Buffer:

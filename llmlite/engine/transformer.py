@@ -14,7 +14,7 @@ from llmlite.description.config import ModelConfig
 from llmlite.description.layers import Experts, FeedForward
 from llmlite.description.weights import Weights
 from llmlite.engine.mixers import MIXERS
-from llmlite.engine.operations import Block, Operations, X, adapted, normed, sigmoid
+from llmlite.engine.operations import LayerContext, Operations, X, adapted, normed, sigmoid
 
 
 def forward(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any) -> X:
@@ -35,7 +35,7 @@ def forward(ops: Operations[X], weights: Weights, config: ModelConfig, ids: Any)
     x = embeddings(ops, weights, config, ids)  # (T, D)
     inputs = layer_inputs(ops, weights, config, ids, x) if config.n_embd_per_layer else None
     for i, (layer, w) in enumerate(zip(config.layers, weights.layers)):
-        x = block(Block(ops, i, layer, w, weights, i == config.n_layer - 1, inputs), x)
+        x = block(LayerContext(ops, i, layer, w, weights, i == config.n_layer - 1, inputs), x)
     x = outer_norm(ops, weights, config, "output_norm", "result_norm", x)
     return logits(ops, weights, config, x) if weights.output is not None else x
 
@@ -94,7 +94,7 @@ def logits(ops: Operations[X], weights: Weights, config: ModelConfig, x: X) -> X
     return ops.name(x, "result_output")
 
 
-def block(b: Block[X], x: X) -> X:
+def block(b: LayerContext[X], x: X) -> X:
     """Apply one layer: the mixer, then the feed-forward network; each result is added to its input."""
     ops, layer = b.ops, b.layer
     inner = b.norm("attn_norm", x)
@@ -118,7 +118,7 @@ def block(b: Block[X], x: X) -> X:
     return b.name(x, "l_out")
 
 
-def add_layer_input(b: Block[X], x: X) -> X:
+def add_layer_input(b: LayerContext[X], x: X) -> X:
     """Return x plus this layer's projection of its own columns of `inputs`: (T, D) -> (T, D)."""
     ops, width = b.ops, b.w["inp_gate.weight"].shape[0]
     assert b.inputs is not None  # forward makes them for every model whose layers have `inp_gate`
@@ -130,13 +130,13 @@ def add_layer_input(b: Block[X], x: X) -> X:
     return ops.add(x, b.name(made, "per_layer_embd_out"))
 
 
-def _branch(b: Block[X], norm: str, x: X) -> X:
+def _branch(b: LayerContext[X], norm: str, x: X) -> X:
     """Apply the end of a branch: its norm, if there is one, and its scale."""
     x = b.norm(norm, x)
     return x if b.layer.residual_scale == 1 else b.ops.scale(x, b.layer.residual_scale)
 
 
-def feed_forward(b: Block[X], x: X, before: X) -> X:
+def feed_forward(b: LayerContext[X], x: X, before: X) -> X:
     """Apply the feed-forward network or the experts to each token: (T, D) -> (T, D).
 
     `before` is x before its norm.
@@ -156,7 +156,7 @@ def feed_forward(b: Block[X], x: X, before: X) -> X:
     return b.name(b.ops.add(both, mixed), "ffn_moe_combined")
 
 
-def dense(b: Block[X], spec: FeedForward, x: X, suffix: str = "") -> X:
+def dense(b: LayerContext[X], spec: FeedForward, x: X, suffix: str = "") -> X:
     """Apply one feed-forward network, gated or not; `suffix` ends its tensors' names."""
     up = b.name(b.matmul(f"ffn_up{suffix}", x), f"ffn_up{suffix}")  # (T, F)
     if spec.gated:
@@ -179,7 +179,7 @@ GATED_NAMES = {
 }
 
 
-def experts(b: Block[X], spec: Experts, x: X, routed_by: X) -> X:
+def experts(b: LayerContext[X], spec: Experts, x: X, routed_by: X) -> X:
     """Apply a mixture of experts: the scores choose each token's experts. S is T * n_used.
 
     Args:

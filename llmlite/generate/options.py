@@ -84,7 +84,7 @@ class BatchOptions(SamplerOptions, total=False):
     prompt_logprobs: bool | None
 
 
-class Options(BatchOptions, total=False):
+class TextOptions(BatchOptions, total=False):
     """The options of a text; None means "not given".
 
     draft: "prompt-lookup" proposes the tokens that followed the same tokens earlier in the text; a smaller
@@ -96,7 +96,7 @@ class Options(BatchOptions, total=False):
     draft_tokens: int | None
 
 
-NAMES = frozenset(Options.__annotations__)
+NAMES = frozenset(TextOptions.__annotations__)
 
 
 def check_names(options: Mapping[str, Any], known: frozenset[str] = NAMES) -> None:

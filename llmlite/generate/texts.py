@@ -20,7 +20,7 @@ from llmlite.generate.speculation import Speculator
 from llmlite.tokenizers import as_ids, several
 
 if TYPE_CHECKING:
-    from llmlite.generate.options import BatchOptions, Options
+    from llmlite.generate.options import BatchOptions, TextOptions
     from llmlite.gguf import GGUFFile
     from llmlite.model import Model
 
@@ -74,7 +74,7 @@ class Texts:
 
     # ---- texts -----------------------------------------------------------------------------------------
 
-    def generate(self, prompt: Prompt, *, stream: bool | None = None, **options: Unpack[Options]) -> Any:
+    def generate(self, prompt: Prompt, *, stream: bool | None = None, **options: Unpack[TextOptions]) -> Any:
         """Continue a prompt and return the text, without the prompt.
 
         Args:
@@ -100,7 +100,7 @@ class Texts:
         generation = self.stream(prompt, **options)
         return generation if stream else "".join(generation)
 
-    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generation:
+    def stream(self, prompt: Prompt, **options: Unpack[TextOptions]) -> Generation:
         """Continue a prompt piece by piece; iterate over the result.
 
         The arguments and errors are those of `generate`.
@@ -110,7 +110,7 @@ class Texts:
         """
         return self._generation(prompt, options)
 
-    async def astream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncIterator[str]:
+    async def astream(self, prompt: Prompt, **options: Unpack[TextOptions]) -> AsyncIterator[str]:
         """Continue a prompt piece by piece without blocking the event loop.
 
             async for piece in model.astream("Once upon a time"):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmlite.gguf.parse import Entry, Head, TensorInfo
+from llmlite.gguf.parse import Head, MetadataEntry, TensorInfo
 from llmlite.gguf.values import STRING, StringArray, Typed, decode
 from llmlite.quants import QuantType
 from llmlite.quants.tensor import QuantTensor
@@ -74,7 +74,7 @@ class Metadata(Mapping[str, Any]):
         return f"<Metadata of {len(self)} keys: {', '.join(list(self)[:4])}{', …' if len(self) > 4 else ''}>"
 
 
-def value_of(data: np.ndarray, head: Head, entry: Entry) -> Any:
+def value_of(data: np.ndarray, head: Head, entry: MetadataEntry) -> Any:
     """Decode a value whose place was found by `parse`."""
     if entry.type is STRING:
         if entry.starts is not None:

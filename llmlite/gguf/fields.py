@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llmlite.gguf.content import Field, tensor_of, value_of
-from llmlite.gguf.parse import Entry, Head, TensorInfo, shown
+from llmlite.gguf.parse import Head, MetadataEntry, TensorInfo, shown
 from llmlite.gguf.values import STRING, decode
 
 
@@ -55,7 +55,7 @@ def fields(data: np.ndarray, head: Head) -> Iterator[Field]:
     yield from _data(reader)
 
 
-def _entry(reader: _Reader, entry: Entry) -> Iterator[Field]:
+def _entry(reader: _Reader, entry: MetadataEntry) -> Iterator[Field]:
     """Yield the key, type and value of one entry. All elements of an array are one field."""
     name = shown(entry.key)
     yield from reader.string(f"{name}: key")

@@ -40,7 +40,7 @@ DAMAGED = "the file is damaged"
 
 
 @dataclass(slots=True)
-class Entry:
+class MetadataEntry:
     """One key, and the place of its value. Offsets are in bytes from the start of the file.
 
     Attributes:
@@ -97,7 +97,7 @@ class Head:
     version: int
     byte_order: str
     width: int
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, MetadataEntry] = field(default_factory=dict)
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
     alignment: int = DEFAULT_ALIGNMENT
     end: int = 0
@@ -245,14 +245,14 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def _entry(cursor: Cursor, i: int) -> Entry:
+def _entry(cursor: Cursor, i: int) -> MetadataEntry:
     """Read one key, and find its value's place."""
     key, key_offset = cursor.name(f"key {i}")
     name = shown(key)
     kind = _value_type(cursor, f"{name}: type")
     if kind.id == ARRAY:
         return _array(cursor, key, key_offset)
-    entry = Entry(key, key_offset, kind, None, cursor.at)
+    entry = MetadataEntry(key, key_offset, kind, None, cursor.at)
     if kind is STRING:
         length = cursor.length(f"{name}: length")
         cursor.skip(length, f"{name}: length", entry.offset)
@@ -272,7 +272,7 @@ def _value_type(cursor: Cursor, field: str) -> ValueType:
     return VALUE_TYPES[number]
 
 
-def _array(cursor: Cursor, key: str, key_offset: int) -> Entry:
+def _array(cursor: Cursor, key: str, key_offset: int) -> MetadataEntry:
     """Read an array's element type and count, and skip its elements, which must be in the file."""
     name = shown(key)
     offset = cursor.at
@@ -296,7 +296,7 @@ def _array(cursor: Cursor, key: str, key_offset: int) -> Entry:
             n,
             "the file is damaged or cut off",
         )
-    entry = Entry(key, key_offset, kind, n, cursor.at)
+    entry = MetadataEntry(key, key_offset, kind, n, cursor.at)
     if kind is STRING:
         entry.starts = _strings(cursor, name, n)
         cursor.at = int(entry.starts[-1]) - cursor.width
@@ -320,7 +320,7 @@ def _strings(cursor: Cursor, name: str, n: int) -> np.ndarray:
         cursor.fail(where, error.offset, expected, error.length, "the file is damaged or cut off")
 
 
-def _check_bools(cursor: Cursor, entry: Entry) -> None:
+def _check_bools(cursor: Cursor, entry: MetadataEntry) -> None:
     """Check that each bool of an entry is a byte 0 or 1."""
     if entry.type is not BOOL:
         return

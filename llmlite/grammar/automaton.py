@@ -2,7 +2,7 @@
 
 Each rule becomes a small graph. A reading of the text is a stack. Its top is the place in a rule's graph that
 waits for a byte. Below it are the places to continue from when the rules above are complete. Stacks share
-their lower parts. Repetitions with bounds count down in their stack entry, so {1,1000000} takes no more
+their lower parts. Repetitions with bounds count down in their stack frame, so {1,1000000} takes no more
 memory than {1,2}.
 """
 
@@ -29,11 +29,11 @@ from llmlite.grammar.utf8 import byte_ranges
 
 MAX_PLACES = 300_000
 MAX_READINGS = 2_000  # of one text at once
-MAX_ENTERED = 50_000  # stack entries that one place may lead to without a byte
+MAX_ENTERED = 50_000  # stack frames that one place may lead to without a byte
 UNLIMITED = -1
 
 
-class Entry(NamedTuple):
+class Frame(NamedTuple):
     """One level of a stack.
 
     Attributes:
@@ -51,21 +51,21 @@ class Entered(NamedTuple):
     """The result of entering a place without reading a byte.
 
     Attributes:
-        stacks: the stacks that the place leads to, each with its lowest entry first.
+        stacks: the stacks that the place leads to, each with its lowest frame first.
         ends: whether the place's rule can end here.
     """
 
-    stacks: tuple[tuple[Entry, ...], ...]
+    stacks: tuple[tuple[Frame, ...], ...]
     ends: bool
 
 
 class Stack:
-    """A stack that shares its lower entries; equal stacks of one automaton are the same object."""
+    """A stack that shares its lower frames; equal stacks of one automaton are the same object."""
 
-    __slots__ = ("below", "bounded", "entry")
+    __slots__ = ("below", "bounded", "frame")
 
-    def __init__(self, entry: Entry, below: Stack | None) -> None:
-        self.entry = entry
+    def __init__(self, frame: Frame, below: Stack | None) -> None:
+        self.frame = frame
         self.below = below
         self.bounded: tuple[int, Stack] | None = None
 
@@ -109,8 +109,8 @@ class Automaton:
         self._entered: dict[int, Entered] = {}
         for name in rules.order:
             self._enter(self._starts[name])
-        self._stacks: dict[tuple[Entry, int], Stack] = {}
-        self.end = Stack(Entry(-1), None)
+        self._stacks: dict[tuple[Frame, int], Stack] = {}
+        self.end = Stack(Frame(-1), None)
 
     def start(self) -> Readings:
         """Return the readings of an empty text."""
@@ -127,7 +127,7 @@ class Automaton:
         found: set[Stack] = set()
         for stack in readings:
             if stack is not self.end:
-                for target in self._moves[stack.entry.place].get(byte_class, ()):
+                for target in self._moves[stack.frame.place].get(byte_class, ()):
                     self._go_on(self._enter(target), stack.below, found)
         if len(found) > MAX_READINGS:
             raise GrammarError(
@@ -151,11 +151,11 @@ class Automaton:
         """Return the same readings, made from this automaton's present stacks."""
         return frozenset(self._rebuilt(stack, None) for stack in readings)
 
-    def _push(self, entry: Entry, below: Stack | None) -> Stack:
-        key = (entry, id(below))
+    def _push(self, frame: Frame, below: Stack | None) -> Stack:
+        key = (frame, id(below))
         found = self._stacks.get(key)
         if found is None:
-            found = self._stacks[key] = Stack(entry, below)
+            found = self._stacks[key] = Stack(frame, below)
         return found
 
     def _bounded(self, stack: Stack, n_bytes: int) -> Stack:
@@ -164,7 +164,7 @@ class Automaton:
         return self._rebuilt(stack, n_bytes)
 
     def _rebuilt(self, stack: Stack, n_bytes: int | None) -> Stack:
-        """Rebuild a stack from the bottom, without recursion; stop at an entry that was rebuilt before."""
+        """Rebuild a stack from the bottom, without recursion; stop at a frame that was rebuilt before."""
         if stack is self.end:
             return stack
         todo: list[Stack] = []
@@ -177,48 +177,48 @@ class Automaton:
             todo.append(level)
             level = level.below
         for level in reversed(todo):
-            entry = level.entry
+            frame = level.frame
             if n_bytes is not None:
-                limit = n_bytes // self._least.get(entry.place, 1) + 1
-                entry = Entry(entry.place, min(entry.must, limit), min(entry.may, limit))
-            made = self._push(entry, made)
+                limit = n_bytes // self._least.get(frame.place, 1) + 1
+                frame = Frame(frame.place, min(frame.must, limit), min(frame.may, limit))
+            made = self._push(frame, made)
             if n_bytes is not None:
                 level.bounded = (n_bytes, made)
         assert made is not None
         return made
 
     def _go_on(self, entered: Entered, below: Stack | None, found: set[Stack]) -> None:
-        """Push stacks; at the end of a rule, continue with the entry below, and so on down."""
+        """Push stacks; at the end of a rule, continue with the frame below, and so on down."""
         while True:
             for stack in entered.stacks:
                 top = below
-                for entry in stack:
-                    top = self._push(entry, top)
+                for frame in stack:
+                    top = self._push(frame, top)
                 found.add(top)  # type: ignore[arg-type]
             if not entered.ends:
                 return
             if below is None:
                 found.add(self.end)
                 return
-            entered, below = self._resume(below.entry), below.below
+            entered, below = self._resume(below.frame), below.below
 
-    def _resume(self, entry: Entry) -> Entered:
-        """Return the stacks that an entry leads to when the rule or the item above it is complete."""
-        count = self._places[entry.place].count
+    def _resume(self, frame: Frame) -> Entered:
+        """Return the stacks that a frame leads to when the rule or the item above it is complete."""
+        count = self._places[frame.place].count
         if count is None:
-            return self._enter(entry.place)
+            return self._enter(frame.place)
         item, _, _, after = count
-        stacks: tuple[tuple[Entry, ...], ...] = ()
+        stacks: tuple[tuple[Frame, ...], ...] = ()
         ends = False
-        if entry.must == 0:
+        if frame.must == 0:
             stacks, ends = self._enter(after)
-        if entry.may != 0:
-            stacks += self._counted(entry.place, item, entry.must, entry.may)
+        if frame.may != 0:
+            stacks += self._counted(frame.place, item, frame.must, frame.may)
         return Entered(stacks, ends)
 
-    def _counted(self, place: int, item: int, must: int, may: int) -> tuple[tuple[Entry, ...], ...]:
+    def _counted(self, place: int, item: int, must: int, may: int) -> tuple[tuple[Frame, ...], ...]:
         """Return stacks that begin one more item; an empty item doesn't count."""
-        rest = Entry(place, max(0, must - 1), may - 1 if may > 0 else UNLIMITED)
+        rest = Frame(place, max(0, must - 1), may - 1 if may > 0 else UNLIMITED)
         inner = self._enter(item).stacks
         return tuple((rest, *stack) for stack in inner)
 
@@ -227,24 +227,24 @@ class Automaton:
         known = self._entered.get(start)
         if known is not None:
             return known
-        stacks: dict[tuple[Entry, ...], None] = {}
+        stacks: dict[tuple[Frame, ...], None] = {}
         ends = False
-        n_entries = 0
+        n_frames = 0
         seen = {start}
         open_ones = [start]
         while open_ones:
             number = open_ones.pop()
             place = self._places[number]
-            added: list[tuple[Entry, ...]] = []
+            added: list[tuple[Frame, ...]] = []
             after: list[int] = list(place.empty)
             ends |= place.ends
             if place.bytes:
-                added.append((Entry(number),))
+                added.append((Frame(number),))
             if place.call:
                 rule, back = place.call
                 inner = self._enter(self._starts[rule])
                 # after the last call, nothing is left to do: the end of its rule is the end of this rule
-                below = () if self._only_ends(back) else (Entry(back),)
+                below = () if self._only_ends(back) else (Frame(back),)
                 added += [below + stack for stack in inner.stacks]
                 after += [back] if inner.ends else []
                 ends |= inner.ends and not below
@@ -255,8 +255,8 @@ class Automaton:
             for stack in added:
                 if stack not in stacks:
                     stacks[stack] = None
-                    n_entries += len(stack)
-            if n_entries > MAX_ENTERED:
+                    n_frames += len(stack)
+            if n_frames > MAX_ENTERED:
                 raise GrammarError("the grammar is too ambiguous: a place has too many ways to continue")
             open_ones += [other for other in after if other not in seen]
             seen.update(after)
@@ -351,4 +351,4 @@ class Automaton:
         """Return the ranges of bytes that may come next, for an error's text."""
         for stack in readings:
             if stack is not self.end:
-                yield from ((low, high) for low, high, _ in self._places[stack.entry.place].bytes)
+                yield from ((low, high) for low, high, _ in self._places[stack.frame.place].bytes)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 
-class Vocabulary(Protocol):
+class VocabularyLike(Protocol):
     """The part of a tokenizer's vocabulary that grammars use."""
 
     def is_hidden(self, token_id: int) -> bool: ...
@@ -20,7 +20,7 @@ class TokenizerLike(Protocol):
 
     n_vocab: int
     eog_ids: Iterable[int]
-    vocabulary: Vocabulary
+    vocabulary: VocabularyLike
 
     def piece(self, token_id: int) -> bytes: ...
 

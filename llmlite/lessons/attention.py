@@ -13,7 +13,7 @@ from llmlite.tokenizers import as_ids
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionMaps:
     """The attention weights of every head of every layer, over one text of T tokens.
 
     Attributes:
@@ -49,7 +49,7 @@ class Attention:
         return [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[:n]]
 
 
-def attention(model: Model, prompt: str | Sequence[int]) -> Attention:
+def attention(model: Model, prompt: str | Sequence[int]) -> AttentionMaps:
     """Run the model over a prompt and return its attention weights.
 
     Args:
@@ -62,4 +62,4 @@ def attention(model: Model, prompt: str | Sequence[int]) -> Attention:
     ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else as_ids(prompt, "prompt")
     trace = model.trace(ids)
     weights = np.stack([trace[f"kq_soft_max-{layer}"] for layer in range(model.config.n_layer)])
-    return Attention(ids, [visible(model.tokenizer, token) for token in ids], weights)
+    return AttentionMaps(ids, [visible(model.tokenizer, token) for token in ids], weights)

@@ -58,7 +58,7 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BackendFigures:
     """One row of the shipped sample: the figures of a backend with every matrix in one type.
 
     Attributes:
@@ -79,7 +79,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class ShippedFigures:
     """The measurements that are shipped with llmlite.
 
     Attributes:
@@ -88,9 +88,9 @@ class Sample:
     """
 
     machine: str
-    rows: tuple[Row, ...]
+    rows: tuple[BackendFigures, ...]
 
-    def llmlite(self, type_name: str) -> Row:
+    def llmlite(self, type_name: str) -> BackendFigures:
         """Return llmlite's row for a type.
 
         Raises:
@@ -102,22 +102,24 @@ class Sample:
         raise KeyError(type_name)
 
     @property
-    def others(self) -> tuple[Row, ...]:
+    def others(self) -> tuple[BackendFigures, ...]:
         return tuple(row for row in self.rows if row.backend != "llmlite")
 
 
 @cache
-def sample() -> Sample:
+def sample() -> ShippedFigures:
     """Return the shipped measurements.
 
     Raises:
         LlmliteError: the file is missing.
     """
     stored: dict[str, Any] = json.loads(resources.data_path(FILE).read_text(encoding="utf-8"))
-    return Sample(machine=stored["machine"], rows=tuple(Row(**row) for row in stored["rows"]))
+    return ShippedFigures(
+        machine=stored["machine"], rows=tuple(BackendFigures(**row) for row in stored["rows"])
+    )
 
 
-def measured(found: Comparison, ladder: Ladder) -> Sample:
+def measured(found: Comparison, ladder: TypeLadder) -> ShippedFigures:
     """Build the sample from a comparison of all rungs, and from the tale of each rung.
 
     Args:
@@ -130,8 +132,8 @@ def measured(found: Comparison, ladder: Ladder) -> Sample:
     speeds = {(s.backend, s.model_type): s.value for s in summarize(found, "decode")}
     memory = {(s.backend, s.model_type): s.value for s in summarize(found, "private")}
 
-    def row(entry: tuple[str, str], held: str, n_bytes: int, tale: str = "") -> Row:
-        return Row(
+    def row(entry: tuple[str, str], held: str, n_bytes: int, tale: str = "") -> BackendFigures:
+        return BackendFigures(
             backend=BACKENDS[entry[0]].title,
             type=held,
             weight_bytes=n_bytes,
@@ -146,10 +148,10 @@ def measured(found: Comparison, ladder: Ladder) -> Sample:
         rows.append(row(("llmlite", name), name, told.n_bytes, told.text))
     n_weights = sum(tensor.n_elements for tensor in ladder.source.tensors.values())
     rows += [row((backend, "F16"), held, n_weights * size) for backend, (held, size) in OTHERS.items()]
-    return Sample(machine=place(found.environment), rows=tuple(rows))
+    return ShippedFigures(machine=place(found.environment), rows=tuple(rows))
 
 
-class Ladder:
+class TypeLadder:
     """The bundled model at every rung of LADDER; each rung is made when it is first needed.
 
     Attributes:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llmlite.bench.report import short
-from llmlite.lessons.attention import Attention
+from llmlite.lessons.attention import AttentionMaps
 from llmlite.plots.base import COLOURS, FONT, Picture, figure, names_down, number_at, theme_named, title
 
 MOST = 9  # the most layers or heads that `all_heads` draws
@@ -53,7 +53,7 @@ def _some(n: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, n - 1, min(n, MOST))})
 
 
-def all_heads(found: Attention, *, theme: str | None = None) -> Picture:
+def all_heads(found: AttentionMaps, *, theme: str | None = None) -> Picture:
     """Draw a small map of every head: a row of maps per layer, a column per head.
 
     If a model has more than MOST layers or heads, only some are drawn. The description and the data always

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from llmlite.bench.backends import BACKENDS
-from llmlite.bench.report import canary_words, describe, describe_memory, short, undecided
+from llmlite.bench.report import canary_words, describe_bars, describe_memory, short, undecided
 from llmlite.bench.samples import Comparison
 from llmlite.bench.summary import METRICS, MIN_BLOCKS, Summary, bootstrap_interval, summarize
 from llmlite.plots.base import (
@@ -64,7 +64,7 @@ def metric_bars(
     title(ax, about.title + CANT_TELL * bool(tied), theme)
     return Picture(
         figure=drawn,
-        alt=describe(found, metric, comparison),
+        alt=describe_bars(found, metric, comparison),
         labels={"title": about.title, "x": "", "y": about.title},
         x=[s.label for s in found],
         y={about.title: [s.value for s in found]},
@@ -97,7 +97,7 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
     below = f"{place}; bars: medians with 95 % intervals, points: blocks{'; ' + quiet if quiet else ''}"
     drawn.supxlabel(below, color=theme_named(theme).text, fontsize=12)
     alt = " ".join(
-        [*(describe(found, key, result) for key, found in speeds.items()), describe_memory(memory)]
+        [*(describe_bars(found, key, result) for key, found in speeds.items()), describe_memory(memory)]
     )
     y = {METRICS[key].title: [s.value for s in found] for key, found in speeds.items()}
     return Picture(

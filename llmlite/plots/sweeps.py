@@ -41,6 +41,16 @@ def _plain(ax: Axes, letters: str) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+def _doubt(found: Mapping[str, Comparison], metric: str) -> str:
+    """Name the models that were measured in too few blocks to find a difference; "" if there are none."""
+    few = [
+        name
+        for name, comparison in found.items()
+        if not called(comparison, [(s.backend, s.model_type) for s in summarize(comparison, metric)])
+    ]
+    return f"fewer than five blocks, can't tell who is faster: {', '.join(few)}" if few else ""
+
+
 def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str | None = None) -> Picture:
     """Draw speed over the number of weights; both axes are logarithmic.
 
@@ -79,12 +89,7 @@ def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str
     ax.set_ylabel(METRICS[metric].title, color=look.text, fontsize=FONT["label"])
     ax.set_xlabel("weights (logarithmic)", color=look.text, fontsize=FONT["label"])
     heading = "Speed against size, two logarithmic scales"
-    few = [
-        n
-        for n, c in found.items()
-        if not called(c, [(s.backend, s.model_type) for s in summarize(c, metric)])
-    ]
-    doubt = f"fewer than five blocks, can't tell who is faster: {', '.join(few)}" if few else ""
+    doubt = _doubt(found, metric)
     title(ax, heading + (f"\n{doubt}" if doubt else ""), theme)
     legend(ax, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     said = "; ".join(
@@ -92,11 +97,13 @@ def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str
         for n, rows in points.items()
     )
     quiet = "; ".join(f"{n}: {canary_words(c)}" for n, c in found.items() if canary_words(c))
+    remarks = [text for text in (doubt.capitalize(), quiet) if text]
     return Picture(
         figure=drawn,
-        alt=f"{heading}. {METRICS[metric].title}, by millions of weights. {said}."
-        + (f" {doubt.capitalize()}." if doubt else "")
-        + (f" {quiet}." if quiet else ""),
+        alt=" ".join(
+            f"{text}."
+            for text in (heading, f"{METRICS[metric].title}, by millions of weights", said, *remarks)
+        ),
         labels={"title": heading, "x": "million weights", "y": METRICS[metric].title},
         x=ticks,
         y={

@@ -211,7 +211,7 @@ class Ollama:
         return answer(self._done(body, choice.ended, ids, is_chat), headers)
 
     def _begun(self, offer: tools.Offer | None) -> Choice:
-        return Choice(reader=tools.Reader(offer, self.service.model.tokenizer) if offer else None)
+        return Choice(reader=tools.CallReader(offer, self.service.model.tokenizer) if offer else None)
 
     async def _one(self, spec: Any, offer: tools.Offer | None) -> Choice:
         choice = self._begun(offer)
@@ -224,18 +224,17 @@ class Ollama:
         self, asked: Any, spec: Any, is_chat: bool, offer: tools.Offer | None
     ) -> AsyncGenerator[str, None]:
         choice = self._begun(offer)
-        async with self.service.run([spec]) as run:
+        async with self.service.run([spec]) as run, aclosing(run.events()) as events:
             await run.started()
-            async with aclosing(run.events()) as events:
-                async for _, part in events:
-                    n_calls = len(choice.calls)
-                    text = choice.add(part)
-                    calls = choice.calls[n_calls:]
-                    if text or calls or (isinstance(part, Piece) and part.logprobs):
-                        body = self._body(text, is_chat, calls)
-                        if asked.logprobs and isinstance(part, Piece):
-                            body["logprobs"] = [self._logprob(score) for score in part.logprobs]
-                        yield line({**self._head(), **body, "done": False})
+            async for _, part in events:
+                n_calls = len(choice.calls)
+                text = choice.add(part)
+                calls = choice.calls[n_calls:]
+                if text or calls or (isinstance(part, Piece) and part.logprobs):
+                    body = self._body(text, is_chat, calls)
+                    if asked.logprobs and isinstance(part, Piece):
+                        body["logprobs"] = [self._logprob(score) for score in part.logprobs]
+                    yield line({**self._head(), **body, "done": False})
         yield line(self._done(self._body("", is_chat, []), choice.ended, spec[0], is_chat))
 
     def _head(self) -> dict[str, Any]:

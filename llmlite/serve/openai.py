@@ -22,7 +22,7 @@ from llmlite.serve.engine import Ended, Piece
 from llmlite.serve.faults import Fault
 from llmlite.serve.responses import SSE, answer, event, streamed, unless_left
 from llmlite.serve.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, read
-from llmlite.serve.service import Conversation, Service
+from llmlite.serve.service import RenderedConversation, Service
 
 REASONS = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
 DEFAULT_COMPLETION = 16  # tokens, OpenAI's default for /v1/completions
@@ -44,7 +44,7 @@ class Choice:
     text: str = ""
     logprobs: list[Any] = field(default_factory=list)
     ended: Ended | None = None
-    reader: tools.Reader | None = None
+    reader: tools.CallReader | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, event: Piece | Ended) -> str:
@@ -137,17 +137,7 @@ class OpenAI:
         )
         if asked.top_logprobs and not asked.logprobs:
             raise Fault(400, "top_logprobs: needs logprobs true", param="top_logprobs")
-        shared = self._shared(asked, limit, len(conversation.ids))
-        if offer and offer.forced:
-            if options.constraint(asked):
-                raise Fault(
-                    400,
-                    "tool_choice: a forced call has a form of its own; give no other form",
-                    param="tool_choice",
-                )
-            shared.update(offer.constraint)
-        if asked.logprobs:
-            shared["logprobs"] = asked.top_logprobs or 0
+        shared = self._chat_options(asked, limit, offer, len(conversation.ids))
         specs = [(conversation.ids, one) for one in seeded(shared, asked.n or 1)]
         headers = {DROPPED: str(conversation.n_dropped)} if conversation.n_dropped else {}
         head = {
@@ -162,6 +152,23 @@ class OpenAI:
         body = {**head, "object": "chat.completion", **told(conversation)}
         body["choices"] = [self._chat_choice(i, choice, asked) for i, choice in enumerate(choices)]
         return answer({**body, "usage": usage(choices)}, headers)
+
+    def _chat_options(
+        self, asked: ChatRequest, limit: int | None, offer: tools.Offer | None, n_prompt: int
+    ) -> dict[str, Any]:
+        """Return the options of every text of a request; limit: the most tokens that it asks for."""
+        shared = self._shared(asked, limit, n_prompt)
+        if offer and offer.forced:
+            if options.constraint(asked):
+                raise Fault(
+                    400,
+                    "tool_choice: a forced call has a form of its own; give no other form",
+                    param="tool_choice",
+                )
+            shared.update(offer.constraint)
+        if asked.logprobs:
+            shared["logprobs"] = asked.top_logprobs or 0
+        return shared
 
     def _chat_choice(self, index: int, choice: Choice, asked: ChatRequest) -> dict[str, Any]:
         assert choice.ended is not None
@@ -185,7 +192,7 @@ class OpenAI:
         specs: list[Any],
         head: dict[str, Any],
         offer: tools.Offer | None,
-        conversation: Conversation,
+        conversation: RenderedConversation,
     ) -> AsyncGenerator[str, None]:
         wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
 
@@ -195,26 +202,25 @@ class OpenAI:
             return event({**body, "usage": None} if wants_usage else body)
 
         choices = self._begun(specs, offer)
-        async with self.service.run(specs) as run:
+        async with self.service.run(specs) as run, aclosing(run.events()) as events:
             await run.started()
             if conversation.n_dropped:
                 yield event({**head, "object": "chat.completion.chunk", "choices": [], **told(conversation)})
             for index in range(len(specs)):
                 yield chunk(index, {"role": "assistant", "content": ""})
-            async with aclosing(run.events()) as events:
-                async for index, part in events:
-                    choice = choices[index]
-                    n_calls = len(choice.calls)
-                    text = choice.add(part)
-                    scores = None
-                    if isinstance(part, Piece) and asked.logprobs:
-                        scores = self._chat_logprobs(part.logprobs)
-                    if text or scores:
-                        yield chunk(index, {"content": text}, logprobs=scores)
-                    for place in range(n_calls, len(choice.calls)):
-                        yield chunk(index, {"tool_calls": [{"index": place, **choice.calls[place]}]})
-                    if isinstance(part, Ended):
-                        yield chunk(index, {}, "tool_calls" if choice.calls else REASONS[part.reason])
+            async for index, part in events:
+                choice = choices[index]
+                n_calls = len(choice.calls)
+                text = choice.add(part)
+                scores = None
+                if isinstance(part, Piece) and asked.logprobs:
+                    scores = self._chat_logprobs(part.logprobs)
+                if text or scores:
+                    yield chunk(index, {"content": text}, logprobs=scores)
+                for place in range(n_calls, len(choice.calls)):
+                    yield chunk(index, {"tool_calls": [{"index": place, **choice.calls[place]}]})
+                if isinstance(part, Ended):
+                    yield chunk(index, {}, "tool_calls" if choice.calls else REASONS[part.reason])
         if wants_usage:
             yield event({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage(choices)})
         yield "data: [DONE]\n\n"
@@ -298,27 +304,24 @@ class OpenAI:
             choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
             return event({**head, "choices": [choice], **({"usage": None} if wants_usage else {})})
 
+        def scored(scores: Sequence[Any]) -> dict[str, Any] | None:
+            return None if asked.logprobs is None else self._text_logprobs([], scores, asked.logprobs)
+
         choices = [Choice() for _ in specs]
         wanted = asked.max_tokens != 0
-        async with self.service.run(specs) as run:
+        async with self.service.run(specs) as run, aclosing(run.events()) as events:
             await run.started()
             if asked.echo:
                 for index, (ids, _) in enumerate(specs):
                     yield chunk(index, self._decoded(ids))
-            async with aclosing(run.events()) as events:
-                async for index, part in events:
-                    choices[index].add(part)
-                    if isinstance(part, Ended):
-                        if not wanted:
-                            part = choices[index].forget()
-                        last = end_score(part) if asked.logprobs is not None else []
-                        scores = self._text_logprobs([], last, asked.logprobs or 0) if last else None
-                        yield chunk(index, "", REASONS[part.reason], logprobs=scores)
-                    elif wanted and (part.text or part.logprobs):
-                        scores = None
-                        if asked.logprobs is not None:
-                            scores = self._text_logprobs([], part.logprobs, asked.logprobs)
-                        yield chunk(index, part.text, logprobs=scores)
+            async for index, part in events:
+                choices[index].add(part)
+                if isinstance(part, Ended):
+                    ended = part if wanted else choices[index].forget()
+                    last = end_score(ended)
+                    yield chunk(index, "", REASONS[ended.reason], logprobs=scored(last) if last else None)
+                elif wanted and (part.text or part.logprobs):
+                    yield chunk(index, part.text, logprobs=scored(part.logprobs))
         if wants_usage:
             yield event({**head, "choices": [], "usage": usage(choices, n_prompts)})
         yield "data: [DONE]\n\n"
@@ -368,7 +371,7 @@ class OpenAI:
 
     def _begun(self, specs: Sequence[Any], offer: tools.Offer | None) -> list[Choice]:
         tokenizer = self.service.model.tokenizer
-        return [Choice(reader=tools.Reader(offer, tokenizer) if offer else None) for _ in specs]
+        return [Choice(reader=tools.CallReader(offer, tokenizer) if offer else None) for _ in specs]
 
     async def _all(self, specs: list[Any], offer: tools.Offer | None = None) -> list[Choice]:
         choices = self._begun(specs, offer)
@@ -416,7 +419,7 @@ def end_score(ended: Ended) -> list[Any]:
     return [] if ended.end_logprob is None else [ended.end_logprob]
 
 
-def told(conversation: Conversation) -> dict[str, Any]:
+def told(conversation: RenderedConversation) -> dict[str, Any]:
     """Return the warning of an answer whose oldest messages were left out."""
     count = conversation.n_dropped
     if not count:

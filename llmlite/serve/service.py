@@ -24,7 +24,7 @@ ANSWER_SHARE = 4  # dropping old turns leaves at least n_ctx / 4 tokens for the 
 
 
 @dataclass(frozen=True)
-class Conversation:
+class RenderedConversation:
     """A rendered conversation.
 
     Attributes:
@@ -158,7 +158,7 @@ class Service:
         max_tokens: int | None = None,
         variables: Mapping[str, Any] | None = None,
         begin: str = "",
-    ) -> Conversation:
+    ) -> RenderedConversation:
         """Return a conversation's token ids. Drop its oldest turns if it is too long and settings allow it.
 
         Args:
@@ -181,26 +181,26 @@ class Service:
         max_tokens: int | None,
         variables: Mapping[str, Any],
         begin: str,
-    ) -> Conversation:
+    ) -> RenderedConversation:
         self.check_writes()
         plain = [as_plain(index, message) for index, message in enumerate(messages)]
         n_ctx = self.model.n_ctx
         ids = self.rendered(plain, tools, variables, begin)
         if len(ids) < n_ctx:
-            return Conversation(ids)
+            return RenderedConversation(ids)
         if self.settings.context_overflow == "refuse":
             raise overflow(len(ids), n_ctx)
         share = n_ctx // ANSWER_SHARE
         room = n_ctx - max(1, share if max_tokens is None else min(max_tokens, share))
         cuts = [cut for cut in turns(plain) if cut]
         low, high = 0, len(cuts) - 1  # search for the fewest turns to drop: each makes the prompt shorter
-        best: Conversation | None = None
+        best: RenderedConversation | None = None
         while low <= high:
             middle = (low + high) // 2
             kept = without_oldest(plain, cuts[middle])
             found = self.rendered(kept, tools, variables, begin)
             if len(found) <= room:
-                best = Conversation(found, len(plain) - len(kept))
+                best = RenderedConversation(found, len(plain) - len(kept))
                 high = middle - 1
             else:
                 low = middle + 1

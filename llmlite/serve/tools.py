@@ -123,7 +123,7 @@ def _forced(choice: str | Mapping[str, Any] | None, names: Sequence[str]) -> tup
     return (name,)
 
 
-class Reader:
+class CallReader:
     """A reader that separates the calls from one text while it is written.
 
     Args:

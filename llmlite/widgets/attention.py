@@ -10,7 +10,7 @@ import numpy as np
 from llmlite import plots
 from llmlite.errors import LlmliteError
 from llmlite.lessons import erase
-from llmlite.lessons.attention import Attention, attention
+from llmlite.lessons.attention import AttentionMaps, attention
 from llmlite.model import Model
 from llmlite.widgets.base import HEADING_WIDTH, Explorer, TextExplorer, View, buttons, text_field
 
@@ -89,7 +89,7 @@ class AttentionMap(TextExplorer):
         return plots.attention.all_heads(self.found)
 
     def _read(self, text: str) -> None:
-        self.found: Attention = attention(self.model, text)
+        self.found: AttentionMaps = attention(self.model, text)
         self.query.max = len(self.found.ids) - 1
         self.query.value = self.query.max
 

@@ -8,7 +8,7 @@ import ipywidgets
 
 from llmlite import plots
 from llmlite.lessons import fewer_bits as rungs
-from llmlite.lessons.fewer_bits import LADDER, Ladder, Row, Sample, Told
+from llmlite.lessons.fewer_bits import LADDER, BackendFigures, ShippedFigures, Told, TypeLadder
 from llmlite.plots import COLOURS
 from llmlite.quants import by_name
 from llmlite.widgets.base import Explorer
@@ -23,7 +23,7 @@ def half_the_bits() -> HalfTheBits:
     Raises:
         LlmliteError: bundled data is missing.
     """
-    return HalfTheBits(Ladder(), rungs.sample())
+    return HalfTheBits(TypeLadder(), rungs.sample())
 
 
 class HalfTheBits(Explorer):
@@ -42,7 +42,7 @@ class HalfTheBits(Explorer):
 
     static_summary = "The shipped sample as a table (it needs no running kernel)"
 
-    def __init__(self, ladder: Ladder, sample: Sample) -> None:
+    def __init__(self, ladder: TypeLadder, sample: ShippedFigures) -> None:
         self.ladder, self.sample = ladder, sample
         self.type = ipywidgets.SelectionSlider(
             options=[(f"{name}: {by_name(name).bits_per_weight:.3g} bits", name) for name in LADDER],
@@ -138,7 +138,7 @@ class HalfTheBits(Explorer):
         return plots.Table(heading=heading, columns=columns, rows=rows, alt=alt)
 
     @staticmethod
-    def _cells(row: Row, exact: str) -> list[object]:
+    def _cells(row: BackendFigures, exact: str) -> list[object]:
         bits = by_name(row.type).bits_per_weight
         sizes = [
             f"{row.weight_bytes / 1e6:.2f}",

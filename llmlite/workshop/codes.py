@@ -5,7 +5,7 @@
 
 The code is a row of bits in Crockford's base32 (no I, L, O, U; small letters and missing hyphens are fine).
 The CRC-16 at its end detects every mistyped letter and every swap of two letters. A code holds no name, path
-or address, only the fields of `Summary`. The "1" in "LL1" is the version of this layout.
+or address, only the fields of `MachineSummary`. The "1" in "LL1" is the version of this layout.
 
 Sources: Crockford's base32 (https://www.crockford.com/base32.html); CRC-16/XMODEM, as binascii.crc_hqx.
 """
@@ -45,7 +45,7 @@ FIELDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class MachineSummary:
     """Hold the fields of a code.
 
     Attributes:
@@ -79,7 +79,7 @@ class Summary:
         return [topic for topic, verdict in self.verdicts.items() if verdict == "optional"]
 
 
-def encode(summary: Summary) -> str:
+def encode(summary: MachineSummary) -> str:
     """Return the code of a summary: "LL1-" and groups of four letters."""
     bits, n_bits = 0, 0
 
@@ -111,7 +111,7 @@ def encode(summary: Summary) -> str:
     return "-".join([PREFIX, *(letters[i : i + GROUP] for i in range(0, len(letters), GROUP))])
 
 
-def decode(code: str) -> Summary:
+def decode(code: str) -> MachineSummary:
     """Return the summary that a code holds.
 
     Raises:
@@ -137,7 +137,7 @@ def decode(code: str) -> Summary:
     return _fields(data[:-2], shown)
 
 
-def _fields(data: bytes, shown: str) -> Summary:
+def _fields(data: bytes, shown: str) -> MachineSummary:
     bits, left = int.from_bytes(data, "big"), 8 * len(data)
 
     def take(width: int) -> int:
@@ -157,7 +157,7 @@ def _fields(data: bytes, shown: str) -> Summary:
     verdicts = {topic: VERDICTS[take(2)] for topic in TOPICS[: values["n_topics"]]}
     if left >= 8 or bits & (1 << left) - 1:
         raise LlmliteError(f"{shown!r}: it holds more than its fields; no llmlite made it")
-    return Summary(
+    return MachineSummary(
         system=SYSTEMS[values["system"]],
         machine=MACHINES[values["machine"]],
         python=values["python"],

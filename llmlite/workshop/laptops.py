@@ -15,10 +15,10 @@ from llmlite import resources
 from llmlite._version import __version__
 from llmlite.errors import LlmliteError
 from llmlite.workshop import codes
-from llmlite.workshop.codes import Summary
+from llmlite.workshop.codes import MachineSummary
 
 if TYPE_CHECKING:
-    from llmlite.bench.checks import Finding
+    from llmlite.bench.checks import CheckResult
 
 CODE = re.compile(r"(?:^|(?<=[\s,;:|]))LL\d-?[0-9A-Z]{2}[0-9A-Z-]{6,}", re.IGNORECASE)
 MOST = 1000  # the most lines of a file of codes
@@ -27,14 +27,14 @@ SYSTEMS = {"Linux": "Linux", "Windows": "Windows", "Darwin": "macOS"}
 MACHINES = {"x86_64": "x86-64", "AMD64": "x86-64", "arm64": "arm64", "aarch64": "arm64"}
 
 
-def summary(findings: Iterable[Finding]) -> Summary:
+def summary(findings: Iterable[CheckResult]) -> MachineSummary:
     """Return the summary of this machine: the findings, its memory, disk and threads."""
     from llmlite.bench import environment
     from llmlite.engine import cpu
 
     numbers = [int(part) for part in re.findall(r"\d+", __version__)[:3]]
     free = shutil.disk_usage(resources.cache_dir()).free
-    return Summary(
+    return MachineSummary(
         system=SYSTEMS.get(platform.system(), "other"),
         machine=MACHINES.get(platform.machine(), "other"),
         python=sys.version_info.minor,
@@ -56,7 +56,7 @@ class Laptop:
     """
 
     name: str
-    summary: Summary
+    summary: MachineSummary
 
 
 def read(lines: Iterable[str], where: str = "") -> tuple[list[Laptop], list[str]]:

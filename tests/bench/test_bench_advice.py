@@ -18,7 +18,7 @@ def machine(available: int | None = 10**10) -> advice.Machine:
     return advice.Machine(available=available, overhead=1e-5, bandwidth=lambda n_bytes, _: 10 * GB)
 
 
-MODEL = advice.Model(
+MODEL = advice.ModelProperties(
     name="m", n_params=10**9, n_read=8 * 10**8, n_matrices=100, n_layer=10, n_kv=2 * 10 * 512
 )
 

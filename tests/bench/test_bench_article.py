@@ -125,14 +125,14 @@ def test_an_unknown_architecture_is_refused_by_name() -> None:
 
 
 def test_calls_to_other_machines_are_counted_and_local_ones_named() -> None:
-    assert privacy.parse(LOG) == (3, ("127.0.0.1", "::1"))
-    assert privacy.parse("") == (0, ())
+    assert privacy.parse_trace(LOG) == (3, ("127.0.0.1", "::1"))
+    assert privacy.parse_trace("") == (0, ())
 
 
 def test_llmlite_computes_without_a_network_and_calls_nobody() -> None:
     ids = list(range(3, 9))
     model = str(article.resources.model_path("tales"))
-    found = privacy.examine(BACKENDS["llmlite-eager"], model, ids)
+    found = privacy.examine_backend(BACKENDS["llmlite-eager"], model, ids)
     if not privacy.can_isolate():
         assert found.isolated is None and "unshare" in found.reason
         pytest.skip("this system gives no network namespace")
@@ -143,7 +143,7 @@ def test_privacy_is_examined_for_every_backend_that_is_here(monkeypatch: pytest.
     def examine(info: BackendInfo, model: str, ids: list[int]) -> privacy.Privacy:
         return privacy.Privacy(backend=info.name, isolated=True, n_calls=int(info.name == "openvino"))
 
-    monkeypatch.setattr(privacy, "examine", examine)
+    monkeypatch.setattr(privacy, "examine_backend", examine)
     monkeypatch.setattr(BackendInfo, "unavailable", lambda info: "gone" if info.name == "llamacpp" else "")
     verdict, figure, values = article.CLAIMS["privacy"].measure()
     assert list(values) == [name for name in BACKENDS if name != "llamacpp"]
@@ -158,7 +158,7 @@ def test_a_backend_that_asks_the_network_fails_without_one(monkeypatch: pytest.M
 
     monkeypatch.setattr(privacy, "can_isolate", lambda: True)
     monkeypatch.setattr(privacy, "_work", asks)
-    found = privacy.examine(BACKENDS["llmlite"], "m.gguf", [1])
+    found = privacy.examine_backend(BACKENDS["llmlite"], "m.gguf", [1])
     assert found.isolated is False and "unreachable" in found.reason and found.n_calls is None
 
 
@@ -168,14 +168,14 @@ def test_without_a_namespace_and_strace_the_sockets_of_python_code_are_blocked(
     monkeypatch.setattr(privacy, "can_isolate", lambda: False)
     monkeypatch.setattr(privacy.shutil, "which", lambda name: None)
     model = str(article.resources.model_path("tales"))
-    found = privacy.examine(BACKENDS["llmlite-eager"], model, list(range(3, 9)))
+    found = privacy.examine_backend(BACKENDS["llmlite-eager"], model, list(range(3, 9)))
     assert (found.isolated, found.n_calls, found.blocked) == (None, None, True)
 
     def dies(info: BackendInfo, *rest: Any) -> None:
         raise BackendError("'192.0.2.1' is another machine")
 
     monkeypatch.setattr(privacy, "_work", dies)
-    found = privacy.examine(BACKENDS["llmlite-eager"], model, [3])
+    found = privacy.examine_backend(BACKENDS["llmlite-eager"], model, [3])
     assert found.blocked is False and "another machine" in found.reason
 
 

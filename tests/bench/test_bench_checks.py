@@ -13,7 +13,7 @@ from llmlite import resources
 from llmlite.bench import checks, environment
 
 
-def finding(topic: str, **options: object) -> checks.Finding:
+def finding(topic: str, **options: object) -> checks.CheckResult:
     return next(found for found in checks.examine(**options) if found.topic == topic)
 
 

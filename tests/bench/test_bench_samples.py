@@ -263,7 +263,7 @@ def test_kernels_without_a_split_fall_back_to_status(monkeypatch: pytest.MonkeyP
         "/proc/self/status": "VmHWM:  90 kB\nVmRSS:  80 kB\nRssAnon:  50 kB\nRssFile:  30 kB\n",
         "/proc/self/smaps_rollup": "",
     }
-    monkeypatch.setattr(memory, "_read", files.__getitem__)
+    monkeypatch.setattr(memory, "system_file", files.__getitem__)
     found = memory._linux()
     assert (found.private, found.file_backed, found.peak) == (50 * 1024, 30 * 1024, 90 * 1024)
     assert found.file_share is None and "isn't known" in found.note

@@ -13,7 +13,7 @@ import pytest
 
 from llmlite.bench import energy, single
 from llmlite.cli import main
-from llmlite.cli.bench import lengths
+from llmlite.cli.bench import numbers_and_ranges
 from tests.support.tiny_models import tiny_model
 
 
@@ -153,7 +153,7 @@ def test_the_usual_depths_are_those_that_the_context_has_room_for() -> None:
     ],
 )
 def test_lists_and_ranges_are_read_as_llama_bench_reads_them(text: str, values: tuple[int, ...]) -> None:
-    assert lengths(text) == values
+    assert numbers_and_ranges(text) == values
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_lists_and_ranges_are_read_as_llama_bench_reads_them(text: str, values: 
 )
 def test_a_range_that_makes_no_sense_is_refused(text: str, message: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=message):
-        lengths(text)
+        numbers_and_ranges(text)
 
 
 def test_every_combination_of_lists_is_measured_and_an_option_may_be_given_twice(

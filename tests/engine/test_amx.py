@@ -21,7 +21,7 @@ from llmlite.engine import amx, amx_check, jit, shipped  # noqa: E402
 from llmlite.engine.amx_emit import block_module  # noqa: E402
 from llmlite.engine.cpu import Target, target  # noqa: E402
 from llmlite.engine.families import FAMILIES  # noqa: E402
-from llmlite.engine.plan import Piece, Plan  # noqa: E402
+from llmlite.engine.plan import Plan, Share  # noqa: E402
 from llmlite.engine.recorder import Recorder  # noqa: E402
 from llmlite.errors import AMXWarning, KernelError, LlmliteError  # noqa: E402
 from llmlite.quants.tensor import QuantTensor  # noqa: E402
@@ -110,7 +110,7 @@ def test_a_step_shorter_than_its_plan_is_multiplied_alike(emulator: Emulator) ->
     want = product(w, x, tiles=False)
     for n in (1, 16, 33, 50):
         with plan.lock:
-            np.testing.assert_array_equal(bits(plan.run([Piece(range(n))])), bits(want[:n]))
+            np.testing.assert_array_equal(bits(plan.run([Share(range(n))])), bits(want[:n]))
 
 
 def test_a_routine_configures_once_and_releases_at_its_end(emulator: Emulator) -> None:
@@ -322,7 +322,7 @@ def test_tiles_that_differ_in_one_number_are_refused_by_name(monkeypatch: pytest
 
 @pytest.mark.usefixtures("clean")
 def test_kernels_that_cannot_be_had_cost_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(w: QuantTensor) -> amx_check.Comparison:
+    def failing(w: QuantTensor) -> amx_check.TileCheck:
         raise KernelError("no such instruction")
 
     with_amx(monkeypatch, (0, 0))

@@ -16,7 +16,7 @@ from llmlite.engine import make_executor
 from llmlite.engine.eager import Eager, EagerExecutor
 from llmlite.engine.families import FAMILIES
 from llmlite.engine.kv_cache import KVCache
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.engine.planned import PREFILL_TOKENS, PlannedExecutor
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.transformer import forward
@@ -61,7 +61,7 @@ def test_embedding_rows_are_the_dequantized_ones(type_name: str) -> None:
     recorder = Recorder(max_tokens=4, max_outputs=1, n_threads=2)
     plan = Plan(recorder, recorder.embed(w, None))
     with plan.lock:
-        got = plan.run([Piece([4, 0, 3, 3])])
+        got = plan.run([Share([4, 0, 3, 3])])
         np.testing.assert_allclose(got, w.rows([4, 0, 3, 3]), rtol=1e-6, atol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_a_type_without_kernels_runs_through_numpy_and_says_so() -> None:
     plan = Plan(recorder, recorder.add(result, result))
     assert "slow, through NumPy: TQ2_0" in repr(plan)
     with plan.lock:
-        got = plan.run([Piece([0, 1, 2])])
+        got = plan.run([Share([0, 1, 2])])
         close(got, 2 * Eager(0, 0).matmul(w, x))
 
 
@@ -139,7 +139,7 @@ def test_quantizing_activations_gives_the_bytes_numpy_gives() -> None:
     q, d, sums32, sums16, offsets32, offsets16 = recorder._activations(source)
     plan = Plan(recorder, source, keep_all=True)
     with plan.lock:
-        plan.run([Piece(range(50))])
+        plan.run([Share(range(50))])
         levels = plan.array(q, np.int8)
         want = quantized_activations(x)
         np.testing.assert_array_equal(np.repeat(plan.array(d), 32, axis=1).astype(np.float64) * levels, want)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import llmlite as ll
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.model import Model
 from tests.support.tiny_models import tiny_model
 
@@ -104,9 +104,9 @@ def test_a_shared_beginning_is_not_read_again(model: Model, monkeypatch: pytest.
     read = []
     run = Plan.run
 
-    def noted(self: Plan, pieces: list[Piece], **step: object) -> np.ndarray:
-        read.extend(len(piece.ids) for piece in pieces)
-        return run(self, pieces, **step)
+    def noted(self: Plan, shares: list[Share], **step: object) -> np.ndarray:
+        read.extend(len(share.ids) for share in shares)
+        return run(self, shares, **step)
 
     monkeypatch.setattr(Plan, "run", noted)
     for end, logits in fresh.items():
@@ -183,11 +183,11 @@ def test_an_interrupt_between_two_chunks_of_a_prompt_leaves_what_was_read(
     steps = []
     run = Plan.run
 
-    def second_fails(self: Plan, pieces: list[Piece], **step: object) -> np.ndarray:
-        steps.append(sum(len(piece.ids) for piece in pieces))
+    def second_fails(self: Plan, shares: list[Share], **step: object) -> np.ndarray:
+        steps.append(sum(len(share.ids) for share in shares))
         if len(steps) == 2:
             raise KeyboardInterrupt
-        return run(self, pieces, **step)
+        return run(self, shares, **step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Plan, "run", second_fails)

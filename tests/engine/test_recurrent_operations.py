@@ -10,7 +10,7 @@ import pytest
 
 from llmlite.description.layers import DeltaNet, Mamba, Mamba2
 from llmlite.engine.eager import Eager
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.engine.planned import layer_words
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.recording import Buffer
@@ -31,11 +31,11 @@ def planned(
     plan = Plan(recorder, build(recorder, *sources), keep_all=True)
     for n in cuts:
         words = np.array([layer_words(cache[0], cache.recurrent.turn)], np.int64)
-        piece = Piece([0] * n, at, words.ctypes.data, 0)
-        plan._describe([piece], [])
+        share = Share([0] * n, at, words.ctypes.data, 0)
+        plan._describe([share], [])
         for source, values in zip(sources, inputs):
             plan.array(source)[:] = values[at : at + n]
-        rows.append(plan.run([piece]).copy())
+        rows.append(plan.run([share]).copy())
         cache.extend([0] * n)
         at += n
     turn = cache.recurrent.turn

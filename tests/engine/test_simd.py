@@ -39,7 +39,7 @@ import numpy as np
 from llmlite.quants.tensor import QuantTensor
 from llmlite.bench.ladder import exact_activations, product, random_matrix
 from llmlite.engine.families import FAMILIES
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Share, Plan
 from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 
@@ -63,7 +63,7 @@ def of_many(w, x):
     recorder = Recorder(max_tokens=len(x), max_outputs=1, n_threads=2)
     plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
     with plan.lock:
-        return plan.run([Piece(range(len(x)))]).copy()
+        return plan.run([Share(range(len(x)))]).copy()
 
 
 for type_id, family in FAMILIES.items():

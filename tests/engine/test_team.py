@@ -17,7 +17,7 @@ import llmlite as ll  # noqa: E402
 from llmlite.engine import team as teams  # noqa: E402
 from llmlite.engine.contract import MAX_PIECES  # noqa: E402
 from llmlite.engine.kernels.team import ACTIVE, PIECE_BITS, take  # noqa: E402
-from llmlite.engine.plan import PIECE_BYTES, Piece, Plan, pieces_of  # noqa: E402
+from llmlite.engine.plan import PIECE_BYTES, Plan, Share, pieces_of  # noqa: E402
 from llmlite.engine.planned import _waits  # noqa: E402
 from llmlite.engine.recorder import Recorder  # noqa: E402
 from llmlite.engine.recording import Buffer  # noqa: E402
@@ -83,7 +83,7 @@ def plan_of(n_threads: int, x: np.ndarray, w: QuantTensor) -> Plan:
 
 def run(plan: Plan, n_tokens: int, clock: np.ndarray | None = None) -> np.ndarray:
     with plan.lock:
-        return plan.run([Piece(range(n_tokens))], clock=clock).copy()
+        return plan.run([Share(range(n_tokens))], clock=clock).copy()
 
 
 @pytest.mark.parametrize("n_tokens", [1, 20])

@@ -9,6 +9,7 @@ Ends with a count of what happened, and exit code 1 and the input in a file if a
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 import tempfile
@@ -22,14 +23,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.fuzz import fuzzing
+from tests.fuzz.fuzzing import FuzzFailureError
+
 SECONDS = 2.0  # of processor time; more for a file of a few kilobytes is a hang
 MEMORY_EVERY = 100  # measuring memory is slow: one input in so many
 INTERESTING = (0, 1, 2, 8, 9, 12, 13, 31, 32, 63, 64, 127, 128, 255, 256, 1 << 16, 1 << 29, 1 << 30)
 EDGES = (31, 32, 62, 63, 64)
-
-
-class FuzzFailureError(Exception):
-    """Something happened that isn't a refusal."""
 
 
 def seeds() -> tuple[list[bytes], list[bytes]]:
@@ -164,23 +164,12 @@ def inputs(n: int, seed: int) -> Iterator[bytes]:
 
 def run(n: int, seed: int, folder: Path) -> Counter[str]:
     """Check n inputs with the mutator above, memory too of some; count what happened."""
-    counts: Counter[str] = Counter()
-    progress = time.monotonic()
-    for i, data in enumerate(inputs(n, seed)):
-        try:
-            if i % MEMORY_EVERY:
-                counts[check(data)] += 1
-            else:
-                counts[_check_memory(data, folder)] += 1
-        except FuzzFailureError as failure:
-            path = folder / f"failure-{seed}-{i}.gguf"
-            path.write_bytes(data)
-            failure.add_note(f"input {i} of seed {seed}, kept as {path}")
-            raise
-        if time.monotonic() - progress > 10 and sys.stderr.isatty():
-            progress = time.monotonic()
-            print(f"\r{i + 1} of {n}: {dict(counts)}", end="", file=sys.stderr)
-    return counts
+    numbers = itertools.count()
+
+    def one(data: bytes, folder: Path) -> str:
+        return check(data) if next(numbers) % MEMORY_EVERY else _check_memory(data, folder)
+
+    return fuzzing.run(inputs(n, seed), one, seed, folder)
 
 
 def _check_memory(data: bytes, folder: Path) -> str:

@@ -17,7 +17,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.fuzz import fuzzing
-from tests.fuzz.fuzz_gguf import FuzzFailureError, mutated
+from tests.fuzz.fuzz_gguf import mutated
+from tests.fuzz.fuzzing import FuzzFailureError
 
 SIGN = "✿"
 VALUES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 import warnings
@@ -10,9 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.fuzz.fuzz_gguf import FuzzFailureError
-
 SECONDS = 5.0  # of processor time for one input; more is a hang
+
+
+class FuzzFailureError(Exception):
+    """Something happened that isn't a refusal."""
 
 
 def outcome(act: Callable[[], str | None]) -> str:
@@ -43,8 +46,12 @@ def outcome(act: Callable[[], str | None]) -> str:
 def run(
     inputs: Iterator[bytes], check: Callable[[bytes, Path], str], seed: int, folder: Path
 ) -> Counter[str]:
-    """Check all inputs and count what happened. A failure's input is kept in the folder."""
+    """Check all inputs and count what happened. A failure's input is kept in the folder.
+
+    If standard error is a terminal, it shows the counts every ten seconds.
+    """
     counts: Counter[str] = Counter()
+    shown = time.monotonic()
     for i, data in enumerate(inputs):
         try:
             counts[check(data, folder)] += 1
@@ -53,6 +60,9 @@ def run(
             path.write_bytes(data)
             failure.add_note(f"input {i} of seed {seed}, kept as {path}")
             raise
+        if time.monotonic() - shown > 10 and sys.stderr.isatty():
+            shown = time.monotonic()
+            print(f"\r{i + 1} inputs: {dict(counts)}", end="", file=sys.stderr)
     return counts
 
 

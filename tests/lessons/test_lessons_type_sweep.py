@@ -114,11 +114,11 @@ def test_what_is_written_can_be_read(tmp_path: object, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="module")
-def ladder() -> fewer_bits.Ladder:
-    return fewer_bits.Ladder(n_tokens=16)
+def ladder() -> fewer_bits.TypeLadder:
+    return fewer_bits.TypeLadder(n_tokens=16)
 
 
-def test_every_rung_holds_its_type_and_fewer_bytes_than_the_one_before(ladder: fewer_bits.Ladder) -> None:
+def test_every_rung_holds_its_type_and_fewer_bytes_than_the_one_before(ladder: fewer_bits.TypeLadder) -> None:
     sizes = []
     for name in fewer_bits.LADDER:
         file = ladder.file(name)
@@ -128,17 +128,17 @@ def test_every_rung_holds_its_type_and_fewer_bytes_than_the_one_before(ladder: f
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_f32_and_f16_tell_the_same_tale(ladder: fewer_bits.Ladder) -> None:
+def test_f32_and_f16_tell_the_same_tale(ladder: fewer_bits.TypeLadder) -> None:
     told = ladder.told("F16")
     assert told.ids == ladder.told("F32").ids and told.n_same == len(told.ids) == 16
     assert told.tokens_per_second > 0 and told.bits_per_weight == 16
 
 
-def test_few_bits_tell_another(ladder: fewer_bits.Ladder) -> None:
+def test_few_bits_tell_another(ladder: fewer_bits.TypeLadder) -> None:
     assert ladder.told("Q2_K").n_same < 16
 
 
-def test_a_rung_is_told_once(ladder: fewer_bits.Ladder) -> None:
+def test_a_rung_is_told_once(ladder: fewer_bits.TypeLadder) -> None:
     assert ladder.told("Q8_0") is ladder.told("Q8_0")
 
 

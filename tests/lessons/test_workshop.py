@@ -14,12 +14,12 @@ from llmlite import cli
 from llmlite.bench import checks
 from llmlite.errors import LlmliteError
 from llmlite.workshop import codes, laptops, mail, schedule
-from llmlite.workshop.codes import ALPHABET, SYSTEMS, TOPICS, VERDICTS, Summary, decode, encode
+from llmlite.workshop.codes import ALPHABET, SYSTEMS, TOPICS, VERDICTS, MachineSummary, decode, encode
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))
 summaries = st.builds(
-    Summary,
+    MachineSummary,
     system=st.sampled_from(SYSTEMS),
     machine=st.sampled_from(codes.MACHINES),
     python=st.integers(0, 31),
@@ -83,7 +83,7 @@ def test_every_check_of_doctor_is_in_the_code() -> None:
 
 
 @given(summaries)
-def test_a_code_gives_back_what_it_was_made_of(summary: Summary) -> None:
+def test_a_code_gives_back_what_it_was_made_of(summary: MachineSummary) -> None:
     assert decode(encode(summary)) == summary
     assert (
         decode(encode(summary).lower().replace("0", "o").replace("1", "i").replace("lli", "ll1")) == summary
@@ -93,7 +93,7 @@ def test_a_code_gives_back_what_it_was_made_of(summary: Summary) -> None:
 
 @given(summaries, st.data())
 def test_a_wrong_letter_and_two_that_changed_places_are_refused(
-    summary: Summary, data: st.DataObject
+    summary: MachineSummary, data: st.DataObject
 ) -> None:
     code = encode(summary)
     i = data.draw(st.sampled_from([i for i in range(4, len(code)) if code[i] != "-"]))

@@ -58,14 +58,14 @@ def own(tmp_path: Path) -> Path:
     return wheel(tmp_path, "llmlite-kit", "0.1.0", "fast", "bars", 'screen; extra == "lab"')
 
 
-def planned(tmp_path: Path, own: Path, systems: str = "linux,windows", **options: object) -> bundle.Plan:
+def planned(tmp_path: Path, own: Path, systems: str = "linux,windows", **options: object) -> bundle.StickPlan:
     pins = tmp_path / "pins.txt"
     if not pins.exists():
         pins.write_text("")
     return bundle.plan(tmp_path / "stick", targets(systems, "3.12"), own=own, constraints=pins, **options)
 
 
-def names(plan: bundle.Plan, target: str) -> set[str]:
+def names(plan: bundle.StickPlan, target: str) -> set[str]:
     (found,) = [r for r in plan.resolutions if r.target.name == target]
     return set(found.wheels)
 

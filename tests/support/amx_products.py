@@ -14,7 +14,7 @@ from llmlite.engine import jit
 from llmlite.engine.amx_emit import block_module
 from llmlite.engine.cpu import Target, target
 from llmlite.engine.families import CHUNK, FAMILIES, MATMUL_TILES, Family
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.engine.recorder import Recorder
 from llmlite.quants import get
 from llmlite.quants.tensor import QuantTensor
@@ -49,7 +49,7 @@ def product(w: QuantTensor, x: np.ndarray, *, tiles: bool, n_threads: int = 1) -
     plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
     assert (MATMUL_TILES in [op.kernel for op in plan.ops]) is tiles
     with plan.lock:
-        return plan.run([Piece(range(len(x)))]).copy()
+        return plan.run([Share(range(len(x)))]).copy()
 
 
 def activations(n_tokens: int, width: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from llmlite.description.config import ModelConfig
 from llmlite.description.weights import Weights
 from llmlite.engine.families import FAMILIES
 from llmlite.engine.kv_cache import KVCache
-from llmlite.engine.plan import Piece, Plan
+from llmlite.engine.plan import Plan, Share
 from llmlite.engine.planned import KV_NAMES, layer_words
 from llmlite.engine.recorder import Recorder
 from llmlite.engine.recording import Buffer
@@ -41,9 +41,9 @@ def computed(
     plan = Plan(recorder, result)
     rows = [np.ascontiguousarray(t.rows(np.arange(position + T)), np.float32) for t in plan.tables]
     states = np.array([layer_words(state) for state in cache.states] if cache else [], np.int64)
-    piece = Piece(range(T), position, states.ctypes.data, n_outputs)
+    share = Share(range(T), position, states.ctypes.data, n_outputs)
     with plan.lock:
-        return plan.run([piece], tables=[table.ctypes.data for table in rows]).copy()
+        return plan.run([share], tables=[table.ctypes.data for table in rows]).copy()
 
 
 def quantized_activations(x: np.ndarray) -> np.ndarray:
@@ -118,4 +118,4 @@ def product(w: QuantTensor, x: np.ndarray, n_threads: int, at_once: int = 0) -> 
     recorder = Recorder(max_tokens=n, max_outputs=1, n_threads=n_threads)
     plan = Plan(recorder, recorder.matmul(w, recorder.embed(QuantTensor.quantize(x, "F32"), None)))
     with plan.lock:
-        return np.concatenate([plan.run([Piece(range(t, t + n))]).copy() for t in range(0, len(x), n)])
+        return np.concatenate([plan.run([Share(range(t, t + n))]).copy() for t in range(0, len(x), n)])

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from tests.fuzz import fuzz_imatrix, fuzz_safetensors, fuzz_templates, fuzz_tokenizer_json, fuzzing
-from tests.fuzz.fuzz_gguf import FuzzFailureError
+from tests.fuzz.fuzzing import FuzzFailureError
 
 FUZZERS = {
     "safetensors": (fuzz_safetensors, 600, 5_000),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmlite.bench import consistency
-from llmlite.bench.taking import Run, Sample, Taking
+from llmlite.bench.taking import Run, SampleFile, Taking
 from llmlite.errors import LlmliteError
 from tests.support.synthetic import synthetic_comparison
 from tools import samples
@@ -41,7 +41,7 @@ def test_samples_that_show_speeds_are_compared_on_the_same_backend_model_and_typ
 
 def test_a_contradiction_names_both_numbers_and_files() -> None:
     def of(file: str, value: float, backend: str = "torch-f32", type_name: str = "F16") -> Any:
-        return consistency.figure(file, backend, "tales", type_name, "decode", value)
+        return consistency.sample_figure(file, backend, "tales", type_name, "decode", value)
 
     assert consistency.disagreements([of("a.json", 776), of("b.jsonl", 333, type_name="F32")]) == [
         "PyTorch float32 on tales: a.json has 776 tokens/s, b.jsonl has 333 tokens/s"
@@ -91,11 +91,11 @@ class Kitchen:
             load=lambda folder: (folder / "found").read_text(),
         )
 
-    def _sample(self, name: str, *runs: str) -> Sample:
+    def _sample(self, name: str, *runs: str) -> SampleFile:
         def write(found: Mapping[str, Any], path: Path) -> None:
             path.write_text("".join(found[run] for run in runs))
 
-        return Sample(name=name, file=f"{name}.txt", runs=runs, write=write)
+        return SampleFile(name=name, file=f"{name}.txt", runs=runs, write=write)
 
     def take(self, *names: str, resume: bool = False) -> dict[str, Path]:
         chosen = self.taking.choose(names)

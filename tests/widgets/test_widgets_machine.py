@@ -12,24 +12,26 @@ from llmlite.widgets.machine import MachinePanel
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> list[checks.Finding]:
+def found(monkeypatch: pytest.MonkeyPatch) -> list[checks.CheckResult]:
     findings = [
-        checks.Finding(group="machine", topic="memory", found="25 GB"),
-        checks.Finding(group="peers", topic="torch", found="<not here>", remedy="install it"),
-        checks.Finding(group="files", topic="bundled data", found="missing", ok=False, remedy="reinstall"),
+        checks.CheckResult(group="machine", topic="memory", found="25 GB"),
+        checks.CheckResult(group="peers", topic="torch", found="<not here>", remedy="install it"),
+        checks.CheckResult(
+            group="files", topic="bundled data", found="missing", ok=False, remedy="reinstall"
+        ),
     ]
     monkeypatch.setattr(checks, "examine", lambda *_args, **_options: findings)
     return findings
 
 
-def test_it_counts_names_and_says_what_to_do(found: list[checks.Finding]) -> None:
+def test_it_counts_names_and_says_what_to_do(found: list[checks.CheckResult]) -> None:
     panel = MachinePanel()
     assert "3 checks: 1 ready, 1 optional, 1 wrong. Looked once." in panel.words.value
     assert "✗ wrong" in panel.view.value and "reinstall" in panel.view.value
     assert "&lt;not here&gt;" in panel.view.value, "what a package says is text, not markup"
 
 
-def test_only_what_can_be_done(found: list[checks.Finding]) -> None:
+def test_only_what_can_be_done(found: list[checks.CheckResult]) -> None:
     panel = MachinePanel()
     panel.show.value = "open"
     assert "memory" not in panel.view.value and "torch" in panel.view.value
@@ -40,7 +42,7 @@ def test_only_what_can_be_done(found: list[checks.Finding]) -> None:
 
 
 def test_without_a_kernel_the_list_of_checks_stays_the_same_on_every_machine(
-    found: list[checks.Finding],
+    found: list[checks.CheckResult],
 ) -> None:
     table = MachinePanel().static_view()
     assert [row[0] for row in table.rows] == [check.topic for check in checks.CHECKS]

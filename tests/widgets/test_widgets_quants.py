@@ -171,7 +171,7 @@ def test_its_static_view_has_every_type() -> None:
 
 @pytest.fixture(scope="module")
 def slider() -> HalfTheBits:
-    return HalfTheBits(fewer_bits.Ladder(n_tokens=16), fewer_bits.sample())
+    return HalfTheBits(fewer_bits.TypeLadder(n_tokens=16), fewer_bits.sample())
 
 
 def test_the_slider_moves_bytes_speed_and_tale(slider: HalfTheBits) -> None:

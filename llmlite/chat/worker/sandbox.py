@@ -31,7 +31,7 @@ _OF_TEXT = frozenset({"capitalize", "lower", "string", "trim", "upper"})
 _GIVEN = re.compile(b"\x00+")  # in a Text's _own
 
 
-class Generation(jinja2.ext.Extension):
+class GenerationTag(jinja2.ext.Extension):
     """`{% generation %}` marks an assistant's text for training. Here, only the text is used."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2's own declaration)
@@ -128,7 +128,7 @@ class Environment:
 
     def __init__(self) -> None:
         self._jinja = Sandbox(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, jinja2.ext.loopcontrols]
         )
         self._jinja.finalize = shown
         self._jinja.tests["none"] = lambda value: value is None or isinstance(value, Nothing)

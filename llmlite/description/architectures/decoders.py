@@ -24,6 +24,17 @@ GPT2_REFUSED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }  # the values of GPT-2's own weights; a GGUF file can't express others
+GRANITE: dict[str, Any] = {  # the fields that all entries of Granite share
+    "rope_pairs": "norm",
+    "features": (
+        "embedding_scale",
+        "residual_scale",
+        "logit_scale",
+        "attention.scale",
+        "rope.scaling.finetuned",
+    ),
+    "logit_scale": lambda value: 1 / value,
+}
 
 
 def _gpt2(config: Any) -> dict[str, Any]:
@@ -237,15 +248,7 @@ DECODERS = (
     ),
     Architecture(
         name="granite",
-        rope_pairs="norm",
-        features=(
-            "embedding_scale",
-            "residual_scale",
-            "logit_scale",
-            "attention.scale",
-            "rope.scaling.finetuned",
-        ),
-        logit_scale=lambda value: 1 / value,
+        **GRANITE,
         classes=("GraniteForCausalLM",),
         hyperparameters=granite,
     ),

@@ -43,7 +43,8 @@ OUTER = {
 }
 
 
-def _gemma4(config: Any) -> dict[str, Any]:
+def _kinds(config: Any) -> list[str]:
+    """Return the kind of attention of each layer. Refuse settings that a GGUF file can't express."""
     kinds, n_layer = config.values.get("layer_types"), config.integer("num_hidden_layers")
     known = {"sliding_attention", "full_attention"}
     if not isinstance(kinds, list) or len(kinds) != n_layer or set(kinds) - known:
@@ -57,6 +58,11 @@ def _gemma4(config: Any) -> dict[str, Any]:
         config.refuse(
             "rope_parameters: only default in windowed layers and proportional in others is supported"
         )
+    return kinds
+
+
+def _gemma4(config: Any) -> dict[str, Any]:
+    kinds, n_layer = _kinds(config), config.integer("num_hidden_layers")
     n_shared, n_pl = (
         config.integer(key) if config.values.get(key) else 0
         for key in ("num_kv_shared_layers", "hidden_size_per_layer_input")
@@ -74,7 +80,7 @@ def _gemma4(config: Any) -> dict[str, Any]:
         "attention.value_length_swa": config.head_size(),
         "rope.dimension_count": config.global_head_size(),
         "rope.dimension_count_swa": config.head_size(),
-        "rope.freq_base_swa": config.number(local, "rope_theta", 10000.0),
+        "rope.freq_base_swa": config.number(config.rope("sliding_attention"), "rope_theta", 10000.0),
     }
     n_head_kv = config.in_global_layers("num_key_value_heads", "num_global_key_value_heads")
     if n_head_kv and config.flag("attention_k_eq_v"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from llmlite.description.architectures.decoders import GRANITE
 from llmlite.description.architectures.entry import Architecture, Names, llama_names, mixture_names
 from llmlite.description.architectures.layouts import (
     granite_experts,
@@ -255,19 +256,11 @@ HYBRID_DECODERS = (
     ),
     Architecture(
         name="granitehybrid",
-        rope_pairs="norm",
         recurrent="mamba2",
         fused=("ssm_in",),
         biases=("ssm_conv1d", "ssm_dt"),
         experts={"gating": "softmax", "shared": True},
-        features=(
-            "embedding_scale",
-            "residual_scale",
-            "logit_scale",
-            "attention.scale",
-            "rope.scaling.finetuned",
-        ),
-        logit_scale=lambda value: 1 / value,
+        **GRANITE,
         classes=("GraniteMoeHybridForCausalLM",),
         names=llama_names(
             {old.replace("mixer.", "mamba."): new for old, new in MAMBA2_NAMES.items() if old != "norm"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmlite.description.architectures.decoders import granite
+from llmlite.description.architectures.decoders import GRANITE, granite
 from llmlite.description.architectures.entry import (
     Architecture,
     Windows,
@@ -54,17 +54,9 @@ MIXTURE_DECODERS = (
     ),
     Architecture(
         name="granitemoe",
-        rope_pairs="norm",
         experts={"gating": "softmax", "shared": True},
         expert_count_required=True,
-        features=(
-            "embedding_scale",
-            "residual_scale",
-            "logit_scale",
-            "attention.scale",
-            "rope.scaling.finetuned",
-        ),
-        logit_scale=lambda value: 1 / value,
+        **GRANITE,
         classes=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
         names=llama_names(
             MLP

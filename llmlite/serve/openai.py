@@ -122,6 +122,7 @@ class OpenAI:
 
     async def chat_of(self, request: Request, asked: ChatRequest) -> Response:
         self.service.check_model(asked.model)
+        self.service.check_choices(asked.n or 1)
         one = asked.parallel_tool_calls is False
         offer = tools.offered(self.service.model, asked.tools, asked.tool_choice, one=one)
         limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
@@ -247,7 +248,9 @@ class OpenAI:
             raise Fault(400, "best_of: only the value of n is possible", param="best_of")
         if asked.echo and asked.stream and asked.logprobs is not None:
             raise Fault(400, "echo: not with both stream and logprobs", param="echo")
+        self.service.check_choices(n)
         prompts = await self.service.prompts(asked.prompt, n_ctx=self.service.model.n_ctx)
+        self.service.check_choices(n * len(prompts))
         wanted = DEFAULT_COMPLETION if asked.max_tokens is None else asked.max_tokens
         specs = []
         for ids in prompts:

@@ -253,7 +253,8 @@ class Service:
             field: the request's name for the prompt, which a Fault has as `param`.
 
         Raises:
-            Fault: If there is no prompt, or one is empty, is too long, or has an id outside the vocabulary.
+            Fault: If there is no prompt or there are too many, or one is empty, is too long, or has an id
+                outside the vocabulary.
         """
         several: Sequence[Any]
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
@@ -262,6 +263,9 @@ class Service:
             several = prompt
         if not several:
             raise Fault(400, "expected at least one text", param=field)
+        if len(several) > self.settings.max_inputs:
+            limit = self.settings.max_inputs
+            raise Fault(400, f"{len(several)} texts: one request may hold {limit}", param=field)
         try:
             return await asyncio.to_thread(lambda: [self._ids(each, n_ctx) for each in several])
         except Fault as fault:
@@ -297,10 +301,18 @@ class Service:
         Raises:
             Fault: If there are more texts than one request may ask for.
         """
-        if len(specs) > self.settings.max_choices:
-            limit = self.settings.max_choices
-            raise Fault(400, f"{len(specs)} texts: one request may ask for {limit}", param="n")
+        self.check_choices(len(specs))
         return Run(self.engine, specs, self.settings.max_seconds)
+
+    def check_choices(self, count: int) -> None:
+        """Refuse a request for too many texts. Call this before anything is made for each of them.
+
+        Raises:
+            Fault: If there are more texts than one request may ask for.
+        """
+        limit = self.settings.max_choices
+        if count > limit:
+            raise Fault(400, f"{count} texts: one request may ask for {limit}", param="n")
 
     def max_tokens(self, wanted: int | None, n_prompt: int) -> int:
         """Return the most tokens that may be written: `wanted`, but no more than fit the context."""
@@ -314,16 +326,13 @@ class Service:
         remaining groups are dropped.
 
         Raises:
-            Fault: If there are too many texts, or the time is over.
+            Fault: If the time is over.
             LlmliteError, ValueError: As in `Model.embed`.
         """
         import numpy as np
 
         from llmlite.embed import grouped
 
-        if len(rows) > self.settings.max_inputs:
-            limit = self.settings.max_inputs
-            raise Fault(400, f"{len(rows)} texts: one request may hold {limit}", param="input")
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         try:
             async with asyncio.timeout(self.settings.max_seconds):

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 import llmlite as ll
 from llmlite.chat import ChatTemplate
-from llmlite.serve import Settings, make_app
+from llmlite.serve import Settings, make_app, openai
 
 GREEDY = {"model": "tales", "temperature": 0, "max_tokens": 12}
 SAY = [{"role": "user", "content": "Tell a tale."}]
@@ -225,6 +225,38 @@ def test_the_template_is_told_the_effort(
     body = {**GREEDY, "messages": [{"role": "user", "content": "A fox"}], "max_tokens": 1, **asked}
     usage = client.post("/v1/chat/completions", json=body).json()["usage"]
     assert usage["prompt_tokens"] == len(model.tokenize("very high A fox"))
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": SAY, "n": 10**12}),
+        ("/v1/completions", {"prompt": "The fox", "n": 10**12}),
+        ("/v1/completions", {"prompt": ["The fox"] * 65}),
+    ],
+)
+def test_too_many_texts_are_refused_before_anything_is_made_for_each(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    def seeded(shared: dict[str, Any], n: int) -> Any:
+        raise AssertionError(f"made options for {n} texts, which may exhaust the memory")
+
+    monkeypatch.setattr(openai, "seeded", seeded)
+    answer = client.post(path, json=asked)
+    assert answer.status_code == 400 and "one request may ask for 64" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/api/embed"])
+def test_too_many_inputs_are_refused_before_they_are_encoded(
+    client: TestClient, model: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def encode(*_: Any, **__: Any) -> Any:
+        raise AssertionError("encoded a text of a request that holds too many")
+
+    monkeypatch.setattr(model.tokenizer, "encode", encode)
+    field = "prompt" if path == "/v1/completions" else "input"
+    answer = client.post(path, json={field: ["a"] * 2049})
+    assert answer.status_code == 400 and "2049 texts: one request may hold 2048" in answer.text
 
 
 def test_what_is_no_json_is_refused(client: TestClient) -> None:

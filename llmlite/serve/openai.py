@@ -23,6 +23,7 @@ from llmlite.serve.faults import Fault
 from llmlite.serve.responses import SSE, answer, event, streamed, unless_left
 from llmlite.serve.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, read
 from llmlite.serve.service import Conversation, Service
+from llmlite.serve.tokenizing import Offsets
 
 REASONS = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
 DEFAULT_COMPLETION = 16  # tokens, OpenAI's default for /v1/completions
@@ -302,6 +303,7 @@ class OpenAI:
             return event({**head, "choices": [choice], **({"usage": None} if wants_usage else {})})
 
         choices = [Choice() for _ in specs]
+        places = [Offsets(self.service.model.tokenizer) for _ in specs]
         wanted = asked.max_tokens != 0
         async with self.service.run(specs) as run:
             await run.started()
@@ -315,26 +317,31 @@ class OpenAI:
                         if not wanted:
                             part = choices[index].forget()
                         last = end_score(part) if asked.logprobs is not None else []
-                        scores = self._text_logprobs([], last, asked.logprobs or 0) if last else None
+                        scores = None
+                        if last:
+                            scores = self._text_logprobs([], last, asked.logprobs or 0, places[index])
                         yield chunk(index, "", REASONS[part.reason], logprobs=scores)
                     elif wanted and (part.text or part.logprobs):
                         scores = None
                         if asked.logprobs is not None:
-                            scores = self._text_logprobs([], part.logprobs, asked.logprobs)
+                            scores = self._text_logprobs([], part.logprobs, asked.logprobs, places[index])
                         yield chunk(index, part.text, logprobs=scores)
         if wants_usage:
             yield event({**head, "choices": [], "usage": usage(choices, n_prompts)})
         yield "data: [DONE]\n\n"
 
-    def _text_logprobs(self, prompt: list[Any], made: Sequence[Any], n_top: int) -> dict[str, Any]:
-        """Return the scores in the older format: parallel lists. `prompt` has pairs (id, score or None)."""
+    def _text_logprobs(
+        self, prompt: list[Any], made: Sequence[Any], n_top: int, places: Offsets | None = None
+    ) -> dict[str, Any]:
+        """Return the scores in the older format: parallel lists. `prompt` has pairs (id, score or None).
+
+        `places` continues from the pieces before; None means the beginning of a text.
+        """
         tokens, values, tops, offsets = [], [], [], []
-        offset = 0
+        places = Offsets(self.service.model.tokenizer) if places is None else places
         for token, score in [*prompt, *((score.id, score) for score in made)]:
-            text = self._text_of(token)
-            tokens.append(text)
-            offsets.append(offset)
-            offset += len(text)
+            tokens.append(self._text_of(token))
+            offsets.append(places.next(token))
             values.append(None if score is None else finite(score.logprob))
             tops.append(
                 None if score is None else {self._text_of(each): finite(value) for each, value in score.top}

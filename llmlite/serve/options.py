@@ -24,7 +24,7 @@ SPELLINGS = {  # a field of a request -> the sampler's possible names for it
 }
 FIELDS = (
     *("temperature", "top_k", "top_p", "min_p", "typical_p"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_last_n", "logit_bias", "seed"),
 )
 
 

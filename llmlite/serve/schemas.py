@@ -142,13 +142,13 @@ class OllamaOptions(_Strict):
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
     seed: int | None = None
     num_predict: int | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     num_ctx: Natural | None = None
     # no effect
     num_keep: int | None = None
-    repeat_last_n: int | None = None
     num_batch: int | None = None
     num_gpu: int | None = None
     main_gpu: int | None = None

@@ -121,6 +121,20 @@ def test_a_streamed_end_token_has_its_score_in_the_last_piece(client: TestClient
     assert choice["logprobs"]["token_logprobs"][0] < 0
 
 
+def test_offsets_of_tokens_are_their_places_in_the_text_whole_and_streamed(client: TestClient) -> None:
+    asked = {**GREEDY, "prompt": "Once upon a time", "logprobs": 1}
+    for echo in (False, True):  # an echo begins with a control token, which the text doesn't show
+        [choice] = client.post("/v1/completions", json={**asked, "echo": echo}).json()["choices"]
+        scores = choice["logprobs"]
+        shown = list(zip(scores["tokens"], scores["text_offset"]))[echo:]
+        assert len(shown) > 10 and all(choice["text"].startswith(token, at) for token, at in shown)
+    *chunks, _ = events(client.post("/v1/completions", json={**asked, "stream": True}).text)
+    found = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    streamed = [at for each in found if each for at in each["text_offset"]]
+    [whole] = client.post("/v1/completions", json=asked).json()["choices"]
+    assert streamed == whole["logprobs"]["text_offset"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("end", [False, True])
 def test_an_echo_of_no_tokens_is_the_prompt_alone(
@@ -279,6 +293,44 @@ def test_ollamas_lines_join_to_its_whole_answer(client: TestClient) -> None:
     assert client.post("/api/show", json={"model": "tales"}).json()["details"]["quantization_level"] == "Q8_0"
     assert len(client.post("/api/embed", json={"input": ["a", "b"]}).json()["embeddings"]) == 2
     assert client.post("/api/pull", json={}).status_code == 501
+
+
+def test_ollamas_repeat_last_n_has_an_effect(client: TestClient) -> None:
+    def text(**options: Any) -> str:
+        body = {"prompt": "The fox and the fox", "raw": True, "stream": False}
+        body["options"] = {"temperature": 0, "num_predict": 12, **options}
+        return client.post("/api/generate", json=body).json()["response"]
+
+    assert text(repeat_penalty=5.0) != text()
+    assert text(repeat_penalty=5.0, repeat_last_n=0) == text()
+
+
+def test_ollamas_context_is_continued_without_a_second_beginning(client: TestClient, model: Any) -> None:
+    def ask(prompt: str, **more: Any) -> dict[str, Any]:
+        body = {"prompt": prompt, "raw": True, "stream": False, **more}
+        body["options"] = {"temperature": 0, "num_predict": 4}
+        return client.post("/api/generate", json=body).json()
+
+    before = ask("The fox")["context"]
+    after = ask(" and the", context=before)
+    plain = model.tokenizer.encode(" and the", add_special=False)
+    assert after["prompt_eval_count"] == len(before) + len(plain)
+    assert after["context"][: after["prompt_eval_count"]] == [*before, *plain]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"outputs": [{"name": "text_output", "parameters": "binary"}]}, "expected {"),
+        ({"inputs": [{"name": "input_ids", "datatype": "INT32", "data": [[1, 2], [3]]}]}, "one prompt"),
+    ],
+)
+def test_a_malformed_request_of_kserve_is_refused_not_failed(
+    client: TestClient, change: dict[str, Any], word: str
+) -> None:
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["The fox"]}
+    answer = client.post("/v2/models/tales/infer", json={"inputs": [tensor], **change})
+    assert answer.status_code == 400 and word in answer.json()["error"]
 
 
 @pytest.mark.parametrize("shape", [[2], [0], [10**12], [-1], [1.0], "1", [[1]]])

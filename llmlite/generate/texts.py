@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
@@ -165,7 +165,10 @@ class Texts:
             the error of a text that fails later is raised after the others have ended.
         """
         batch = self.batch(max_sequences=max_sequences)
-        made = [batch.add(prompt, **_own(options)) for prompt in several(prompts, "prompts")]
+        kept: dict[str, Any] = {  # the first prompt would exhaust an iterator, such as one of stop strings
+            name: list(value) if isinstance(value, Iterator) else value for name, value in options.items()
+        }
+        made = [batch.add(prompt, **_own(kept)) for prompt in several(prompts, "prompts")]
         while len(batch):
             batch.step()
         if details:
@@ -298,7 +301,7 @@ class Texts:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         program = self._template(template, tools)
-        unknown = {name: value for name, value in variables.items() if name not in program.source}
+        unknown = {name: value for name, value in variables.items() if not program.reads(name)}
         check_names(unknown)  # neither an option nor a variable of this template
         if tools and "tools" not in program.source:
             raise ChatTemplateError(f"{FORM}: this model's template doesn't support tools")

@@ -109,6 +109,19 @@ def test_logprobs_are_the_log_softmax_of_the_logits(model: Model) -> None:
     }  # fmt: skip
 
 
+def test_logprobs_are_the_models_own_if_a_sampler_changes_its_logits(model: Model) -> None:
+    def greedy(logits: np.ndarray) -> int:
+        best = int(logits.argmax())
+        logits[:] = 0
+        return best
+
+    want = model.stream("the sea", max_tokens=4, temperature=0, logprobs=2)
+    got = model.stream("the sea", max_tokens=4, sampler=greedy, logprobs=2)
+    assert (list(want), want.logprobs) == (list(got), got.logprobs)
+    [made] = model.generate_batch(["the sea"], max_tokens=4, sampler=greedy, logprobs=2, details=True)
+    assert made.logprobs == want.logprobs
+
+
 def test_perplexity_is_exp_of_the_mean_loss(model: Model) -> None:
     texts = ["the inner sea on the other side", [5, 6, 7], [5]]
     got = model.perplexity(texts)
@@ -128,6 +141,10 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(model: Model) -> None:
     assert model.generate_batch(prompts, max_sequences=3, **options) == want
     sampler = ll.Sampler(seed=3, temperature=1.0)
     assert model.generate_batch(prompts, max_tokens=20, sampler=sampler) == want
+    stops = [text[-1] for text in want]
+    ended = [model.generate(prompt, stop=stops, **options) for prompt in prompts]
+    assert ended != want
+    assert model.generate_batch(prompts, stop=iter(stops), **options) == ended
     made = model.generate_batch(prompts, details=True, **options)
     assert [generation.text for generation in made] == want
     assert all(isinstance(generation, ll.Generation) for generation in made)
@@ -144,6 +161,8 @@ def test_templates_variables_and_tools(model: Model) -> None:
     assert text("hi", template_variables={"enable_thinking": True}) == "thinkhi"
     assert text("hi", template="short") == "Shi"
     assert text("hi", template="{{ bos_token }}x") == "<|endoftext|>x"
+    with pytest.raises(TypeError, match="no option 'content'"):  # an attribute, and a text
+        text("hi", template="{{ messages[0].content }}{{ 'content' }}", content="x")
     assert set(model.chat_templates) == {"default", "short"}
     with pytest.raises(ModelError, match="this file has default, short"):
         text("hi", template="long")

@@ -96,6 +96,8 @@ class SchemaDocument:
         found = dict(one)
         for key, value in other.items():
             found[key] = value if key not in found else self.combined(key, found[key], value, where, depth)
+        if found.get("type") == [] and one.get("type") and other.get("type"):
+            return False  # no value has both types
         for keyword in ("properties", "required"):
             if keyword in one or keyword in other:
                 for part, rest in ((one, other), (other, one)):
@@ -129,8 +131,8 @@ class SchemaDocument:
                 ones = [one] if isinstance(one, str) else one
                 others = [other] if isinstance(other, str) else other
                 both = [kind for kind in ones if kind in others]
-                mixed = {"integer", "number"} <= {*ones, *others} - set(both)
-                return both + (["integer"] if mixed else [])
+                mixed = any("integer" in a and "number" in b for a, b in ((ones, others), (others, ones)))
+                return both + (["integer"] if mixed and "integer" not in both else [])
             case "items" | "additionalProperties":
                 return {"allOf": [one, other]}
         raise GrammarError(f"schema, {where}: two different {key!r} that must both hold aren't supported")

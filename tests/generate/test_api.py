@@ -83,6 +83,9 @@ def test_a_text_stops_at_strings_ids_and_control_tokens(model: Model) -> None:
     got = model.stream("the", sampler=lambda logits: next(said), stop=["<|im_start|>", "zz"])
     list(got)
     assert (got.stop_reason, got.ids) == ("stop", [5, 6])
+    for wrong in (b"the", {"the": 1}):
+        with pytest.raises(TypeError, match=f"stop: expected texts or token ids, got {type(wrong).__name__}"):
+            model.stream("the", stop=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="stop: token 100000 is not in the vocabulary"):
         model.stream("the", stop=[100000])
 

@@ -377,6 +377,8 @@ def test_a_key_is_asked_for_and_other_sites_and_hosts_are_refused(model: Any) ->
         assert client.get("/v1/models", headers={"authorization": "Bearer s3cre"}).status_code == 401
         assert client.get("/v1/models", headers={**own, "origin": "http://evil.example"}).status_code == 403
         assert client.get("/v1/models", headers={**own, "host": "evil.example"}).status_code == 403
+        assert client.get("/v1/models", headers={**own, "host": "["}).status_code == 403
+        assert client.get("/v1/models", headers={**own, "origin": "http://["}).status_code == 403
 
 
 def test_the_oldest_turns_are_dropped_if_asked_and_the_answer_says_so(model: Any) -> None:

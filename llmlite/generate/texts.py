@@ -308,11 +308,21 @@ class Texts:
         text = program.render(
             messages, add_generation_prompt=True, tools=tools, **{**(template_variables or {}), **variables}
         )
-        has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
         plain = () if parse_special else text.plain
+        has_bos = self._begins_with_bos(text, plain)
         return self.tokenizer.encode(
             text, add_special=add_special and not has_bos, add_eos=False, plain=plain
         )
+
+    def _begins_with_bos(self, text: str, plain: Sequence[tuple[int, int]]) -> bool:
+        """Return whether a template wrote the token that begins a text. In a message, its name is only text.
+
+        Args:
+            text: a rendered conversation.
+            plain: its parts from messages, as in `llmlite.chat.Prompt`.
+        """
+        bos = self._text_of("bos_id")
+        return bool(bos) and text.startswith(bos) and not any(begin < len(bos) for begin, _ in plain)
 
     @property
     def chat_templates(self) -> dict[str, str]:

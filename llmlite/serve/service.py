@@ -235,8 +235,7 @@ class Service:
         if reserved:
             raise Fault(400, f"chat_template_kwargs: clients may not set {sorted(reserved)[0]}")
         text = model._template(None, tools).render(messages, begins_answer, tools=tools or None, **variables)
-        bos = model.tokenizer.bos_id
-        has_bos = bos is not None and text.startswith(model.tokenizer.token(bos))
+        has_bos = model._begins_with_bos(text, text.plain)
         with model.gguf.located():
             return model.tokenizer.encode(
                 text + begin, add_special=not has_bos, add_eos=False, plain=text.plain

@@ -176,6 +176,17 @@ def test_templates_variables_and_tools(model: Model) -> None:
     assert model.tokenizer.token_id("<|im_end|>") in model.chat_prompt("<|im_end|>", parse_special=True)
 
 
+def test_a_message_that_names_the_first_token_does_not_replace_it(tmp_path: Path) -> None:
+    made = tiny_model(n_ctx=64)
+    made.metadata |= {"tokenizer.chat_template": PLAIN, "tokenizer.ggml.add_bos_token": True}
+    model = ll.load(made.write(tmp_path / "tiny.gguf"), executor="eager")
+    bos, name = model.tokenizer.bos_id, "<|endoftext|>"
+    assert model.chat_prompt(f"{name}hi").count(bos) == 1 == model.chat_prompt("hi").count(bos)
+    assert model.detokenize(model.chat_prompt(f"{name}hi")) == f"{name}{name}hi"
+    assert model.chat_prompt(f"{name}hi", parse_special=True) == model.chat_prompt("hi")
+    assert model.chat_prompt("hi", template="{{ bos_token }}" + PLAIN) == model.chat_prompt("hi")
+
+
 CALLS = {
     "hermes": 'I look. <tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>',
     "llama3": '<|python_tag|>{"name": "f", "parameters": {"x": 1}}',

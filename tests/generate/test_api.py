@@ -63,6 +63,8 @@ def test_wrong_options_are_refused_by_name(model: Model) -> None:
         model.chat("the", temprature=0)
     with pytest.raises(ValueError, match="sampler: it has its own options, so top_k would do nothing"):
         model.generate("the", sampler=ll.Sampler(), top_k=3)
+    with pytest.raises(ValueError, match="chain: it replaces other options, so temperature, top_k would do"):
+        model.generate("the", chain=[], temperature=0, top_k=3, seed=1)
     with pytest.raises(ValueError, match="grammar and regex: a text has only one form"):
         model.generate("the", grammar='root ::= "a"', regex="a")
     with pytest.raises(ValueError, match="logprobs must be 0 or more"):

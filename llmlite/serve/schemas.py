@@ -11,8 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmlite.serve.faults import Fault
 
-Ids = list[int]
-Prompt = str | list[str] | Ids | list[Ids]
+# otherwise each wrong item is kept as an error of a kilobyte, and an item may take three bytes
+FAIL_FAST: Any = Field(fail_fast=True)
+Ids = Annotated[list[int], FAIL_FAST]
+Texts = Annotated[list[str], FAIL_FAST]
+Objects = Annotated[list[dict[str, Any]], FAIL_FAST]
+Prompt = str | Texts | Ids | Annotated[list[Ids], FAIL_FAST]
 Natural = Annotated[int, Field(ge=0)]
 MAX_STOPS = 64
 
@@ -36,7 +40,7 @@ class Sampling(_Strict):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     logit_bias: dict[str, float] | None = None
     seed: Natural | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    stop: str | Annotated[Texts, Field(max_length=MAX_STOPS)] | None = None
 
 
 class StreamOptions(_Strict):
@@ -76,16 +80,16 @@ class _Request(Sampling):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[Objects, Field(min_length=1)]
     max_tokens: Natural | None = None
     max_completion_tokens: Natural | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], FAIL_FAST] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -104,13 +108,13 @@ class TokenizeRequest(_Strict):
     """POST /tokenize: a text, or a conversation."""
 
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[Objects, Field(min_length=1)] | None = None
     model: str | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     # of a conversation
     add_generation_prompt: bool | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -145,7 +149,7 @@ class OllamaOptions(_Strict):
     repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
     seed: int | None = None
     num_predict: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    stop: str | Annotated[Texts, Field(max_length=MAX_STOPS)] | None = None
     num_ctx: Natural | None = None
     # no effect
     num_keep: int | None = None
@@ -173,8 +177,8 @@ class _OllamaRequest(_Strict):
 class OllamaChat(_OllamaRequest):
     """POST /api/chat."""
 
-    messages: list[dict[str, Any]] = []
-    tools: list[dict[str, Any]] | None = None
+    messages: Objects = []
+    tools: Objects | None = None
 
 
 class OllamaGenerate(_OllamaRequest):
@@ -185,14 +189,14 @@ class OllamaGenerate(_OllamaRequest):
     raw: bool | None = None
     suffix: str | None = None
     template: str | None = None
-    images: list[str] | None = None
+    images: Texts | None = None
     context: Ids | None = None
 
 
 class OllamaEmbed(_Strict):
     """POST /api/embed."""
 
-    input: str | list[str]
+    input: str | Texts
     model: str | None = None
     truncate: bool | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,8 @@ from starlette.testclient import TestClient
 
 import llmlite as ll
 from llmlite.chat import ChatTemplate
-from llmlite.serve import Settings, make_app, openai
+from llmlite.serve import Settings, make_app, openai, schemas
+from llmlite.serve.faults import Fault
 
 GREEDY = {"model": "tales", "temperature": 0, "max_tokens": 12}
 SAY = [{"role": "user", "content": "Tell a tale."}]
@@ -271,6 +273,37 @@ def test_too_many_inputs_are_refused_before_they_are_encoded(
     field = "prompt" if path == "/v1/completions" else "input"
     answer = client.post(path, json={field: ["a"] * 2049})
     assert answer.status_code == 400 and "2049 texts: one request may hold 2048" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "item"),
+    [
+        ("CompletionRequest", "prompt", "{}"),
+        ("CompletionRequest", "prompt", "[{}]"),
+        ("CompletionRequest", "prompt", "1.5"),
+        ("EmbeddingRequest", "input", "{}"),
+        ("ChatRequest", "messages", "1"),
+        ("ChatRequest", "tools", "1"),
+        ("ChatRequest", "modalities", "1"),
+        ("ChatRequest", "stop", "1"),
+        ("OllamaGenerate", "images", "1"),
+        ("OllamaGenerate", "context", "{}"),
+        ("OllamaEmbed", "input", "1"),
+        ("DetokenizeRequest", "tokens", "{}"),
+    ],
+)
+def test_many_wrong_items_of_a_list_take_no_memory_each(kind: str, field: str, item: str) -> None:
+    more = '"messages": [{}], ' if kind == "ChatRequest" and field != "messages" else ""
+    body = f'{{{more}"{field}": [{",".join([item] * 5000)}]}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Fault) as caught:
+            schemas.read(getattr(schemas, kind), body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.param is not None and caught.value.param.startswith(field)
+    assert peak < 60 * len(body)
 
 
 def test_what_is_no_json_is_refused(client: TestClient) -> None:

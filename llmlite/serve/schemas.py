@@ -5,9 +5,10 @@ Fields that don't concern the text (`user`, `metadata`, `keep_alive` …) are ac
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from llmlite.serve.faults import Fault
 
@@ -19,12 +20,20 @@ Objects = Annotated[list[dict[str, Any]], FAIL_FAST]
 Prompt = str | Texts | Ids | Annotated[list[Ids], FAIL_FAST]
 Natural = Annotated[int, Field(ge=0)]
 MAX_STOPS = 64
+UNKNOWN = "extra_forbidden"
 
 
 class _Strict(BaseModel):
     """A model without conversions: "5" isn't accepted for 5, nor true for 1."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    # not extra="forbid", which keeps each unknown field as an error of a kilobyte
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.model_extra or ():
+            raise PydanticCustomError(UNKNOWN, "{name}", {"name": name})
+        return self
 
 
 class Sampling(_Strict):
@@ -38,7 +47,7 @@ class Sampling(_Strict):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None  # options.py checks its numbers
     seed: Natural | None = None
     stop: str | Annotated[Texts, Field(max_length=MAX_STOPS)] | None = None
 
@@ -242,7 +251,8 @@ def read(kind: type[Any], body: bytes) -> Any:
         if first["type"] == "json_invalid":
             raise Fault(400, f"the body is not JSON: {first['msg']}") from None
         where = _place(first["loc"])
-        if first["type"] == "extra_forbidden":
+        if first["type"] == UNKNOWN:
+            where = _place((*first["loc"], first["msg"]))
             raise Fault(
                 400, f"{where}: this server has no such field", param=where, code="unknown_field"
             ) from None

@@ -306,6 +306,41 @@ def test_many_wrong_items_of_a_list_take_no_memory_each(kind: str, field: str, i
     assert peak < 60 * len(body)
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ('"x{}": 1', "x0"),
+        ('"x{}": {{"y": 1}}', "x0"),
+        ('"stream_options": {{}}, "x{}": 1', "x0"),
+    ],
+)
+def test_many_unknown_fields_take_no_memory_each(fields: str, param: str) -> None:
+    body = f'{{"prompt": "a", {", ".join(fields.format(i) for i in range(5000))}}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Fault, match="x0: this server has no such field") as caught:
+            schemas.read(schemas.CompletionRequest, body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (caught.value.param, caught.value.code) == (param, "unknown_field")
+    assert peak < 60 * len(body)
+
+
+def test_an_unknown_field_inside_another_is_named_with_its_place(client: TestClient) -> None:
+    asked = {"prompt": "a", "stream_options": {"include_usage": True, "nosuch": 1}}
+    answer = client.post("/v1/completions", json=asked)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "stream_options.nosuch"
+    answer = client.post("/api/generate", json={"prompt": "a", "options": {"mirostat": 2}})
+    assert answer.status_code == 400 and "options.mirostat: this server has no such" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("bias", ["5", True, None, 101, -101, [1]])
+def test_a_bias_that_is_no_number_in_range_is_refused(client: TestClient, bias: Any) -> None:
+    answer = client.post("/v1/completions", json={"prompt": "a", "logit_bias": {"5": 1, "6": bias}})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "logit_bias"
+
+
 def test_what_is_no_json_is_refused(client: TestClient) -> None:
     for body in (b"", b"{", b"[" * 50_000, b"\xff", b"null"):
         assert client.post("/v1/chat/completions", content=body).status_code == 400

@@ -83,6 +83,7 @@ class _Converter(SchemaDocument):
         """Return the expression of a schema."""
         if depth > MAX_DEPTH:
             raise GrammarError(f"schema, {where:.200}: more than {MAX_DEPTH} nested schemas")
+        self.count()
         if schema is True:
             return Rule("value")
         if schema is False:

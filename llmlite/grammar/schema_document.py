@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # the kind of each keyw
     **dict.fromkeys(("enum", "anyOf", "oneOf", "allOf"), (lambda value: isinstance(value, list), "a list")),
     **dict.fromkeys(OF_TYPE["number"], (lambda value: isinstance(value, (int, float)), "a finite number")),
 }  # fmt: skip
+MAX_SCHEMAS = 10_000
 RESTRICTING = {keyword for keywords in OF_TYPE.values() for keyword in keywords} | {"type", "enum", "const"}
 
 
@@ -41,6 +42,17 @@ class SchemaDocument:
 
     def __init__(self, document: Any) -> None:
         self.document = document
+        self._n_read = 0
+
+    def count(self) -> None:
+        """Count a schema that is read or combined with another one.
+
+        Raises:
+            GrammarError: there are too many. A few references may ask for millions.
+        """
+        self._n_read += 1
+        if self._n_read > MAX_SCHEMAS:
+            raise GrammarError(f"schema: more than {MAX_SCHEMAS} schemas, each branch and reference counted")
 
     def check(self, schema: Mapping[str, Any], where: str) -> None:
         """Refuse keywords that aren't supported, and values of the wrong kind."""
@@ -79,6 +91,7 @@ class SchemaDocument:
 
     def both(self, one: Any, other: Any, where: str, depth: int) -> Any:
         """Return a schema with the demands of two schemas."""
+        self.count()
         if depth > MAX_DEPTH:
             raise GrammarError(f"schema, {where:.200}: schemas that refer to each other without end")
         if one is False or other is False:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llmlite.generate.options import form
 from llmlite.serve.engine import Ended, Engine, Event, Failed, Job, Piece, Started
 from llmlite.serve.faults import Fault, from_error, overflow, too_late
 from llmlite.serve.metrics import Metrics
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llmlite.model import Model
 
 EMBED_TOKENS = 512  # tokens of the texts in one task of the engine
+FORMS = ("json_schema", "grammar", "regex")
 ANSWER_SHARE = 4  # dropping old turns leaves at least n_ctx / 4 tokens for the answer
 
 
@@ -61,6 +63,9 @@ class Run:
         self._events.put_nowait((index, event))
 
     async def __aenter__(self) -> Run:
+        for job in self.jobs:
+            if any(name in job.options for name in FORMS):
+                await asyncio.to_thread(_make_form, job.options, self._engine.model)
         self._engine.submit(self.jobs)
         # one timer for all: a timeout around each wait cost as much as all other work for a token
         late = Failed(too_late(self._max_seconds))
@@ -98,6 +103,18 @@ class Run:
                 self._left -= 1
             if not isinstance(event, Started):
                 yield index, event
+
+
+def _make_form(options: dict[str, Any], model: Model) -> None:
+    """Replace a schema, grammar or pattern by its Grammar. In the engine's thread, all texts would wait.
+
+    Raises:
+        GrammarError, ValueError, TypeError: As in `llmlite.generate.options.make_constraint`.
+    """
+    for name in FORMS:
+        if name in options:
+            options[name] = form(name, options[name])
+            options[name].constrain(model.tokenizer)  # the grammar keeps what it finds out here
 
 
 class Service:

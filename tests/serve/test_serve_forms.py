@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.testclient import TestClient
 
 import llmlite as ll
 from llmlite.chat import ChatTemplate
+from llmlite.grammar import Grammar
 from llmlite.serve import Settings, make_app
 from llmlite.serve.engine import Piece
 from llmlite.serve.tools import Offer, Reader
@@ -244,6 +246,24 @@ def test_a_schema_a_grammar_and_a_regex_hold_a_hot_sampler(client: TestClient, s
     )
     text, _ = written(client, regex="[0-9]{3}-[xyz]", seed=seed)
     assert len(text) == 5 and text[:3].isdecimal() and text[3] == "-" and text[4] in "xyz"
+
+
+def test_a_form_is_made_outside_of_the_thread_that_writes_all_texts(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_in: list[str] = []
+    make = Grammar.from_json_schema
+
+    def noted(schema: Any) -> Grammar:
+        made_in.append(threading.current_thread().name)
+        return make(schema)
+
+    monkeypatch.setattr(Grammar, "from_json_schema", noted)
+    schema = {"enum": ["only", "here"]}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    answer = client.post("/v1/completions", json={"prompt": "a", "n": 3, "response_format": form})
+    assert {json.loads(choice["text"]) for choice in answer.json()["choices"]} <= {"only", "here"}
+    assert len(made_in) == 1 and made_in[0] != "llmlite-engine"
 
 
 def test_json_object_is_an_object_as_far_as_it_goes(client: TestClient) -> None:

@@ -99,6 +99,9 @@ class _Run(Checking, Timing):
         self.exam = questions.exam(files[0], self.n_ctx) if bundled else None
         if self.exam and not self.exam.questions:
             self.exam = None
+        unread = sorted({*options.prompts} - {*self.prompts})
+        if unread:
+            self._note(f"no prefill of {', '.join(map(str, unread))} tokens: the context has {longest}")
         gone = sorted({*options.depths} - {*self.depths})
         if gone:
             self._note(f"no decode after {', '.join(map(str, gone))} tokens: the context has {longest}")

@@ -352,8 +352,8 @@ class Texts:
         """Return the perplexity of texts: exp of the mean negative log-likelihood of a token.
 
         Every token except a text's first is scored, given all tokens before it. A text longer than n_ctx is
-        cut into parts of n_ctx tokens. (`llmlite perplexity` follows llama.cpp's method, which scores fewer
-        tokens.)
+        cut into parts of n_ctx tokens, each scored like a text of its own. (`llmlite perplexity` follows
+        llama.cpp's method, which scores fewer tokens.)
 
         Args:
             texts: one text, or several texts or lists of token ids, which are read together.

@@ -105,6 +105,8 @@ class _Run(Checking, Timing):
         gone = sorted({*options.depths} - {*self.depths})
         if gone:
             self._note(f"no decode after {', '.join(map(str, gone))} tokens: the context has {longest}")
+        if self.n_gen < options.n_gen:
+            self._note(f"{self.n_gen} of {options.n_gen} tokens are written: the context has {longest}")
         for note in (file.note for file in files if file.note):
             self._note(note)
         missing = []

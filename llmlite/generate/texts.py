@@ -17,6 +17,7 @@ from llmlite.generate.batch import Batch
 from llmlite.generate.generation import Generation
 from llmlite.generate.options import MAX_TOKENS, NAMES, check_names, given, make_constraint, make_sampler
 from llmlite.generate.speculation import Speculator
+from llmlite.sampling import Sampler
 from llmlite.tokenizers import as_ids, several
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Texts:
             max_sequences: the most prompts that run together.
             details: return Generations instead of texts; one that failed has an `error`.
             options: the options of `generate`, without `draft`. They apply to each prompt as if it ran alone;
-                each gets its own copy of a `sampler`.
+                each gets its own copy of a `sampler`, with other random numbers if it has no seed.
 
         Returns:
             A text for each prompt, or a Generation if `details` is set.
@@ -410,10 +411,14 @@ class Texts:
 
 def _own(options: Mapping[str, Any]) -> Any:
     """Return the options for one of several texts, without shared random numbers or states."""
-    return {
+    own = {
         name: copy.deepcopy(value) if name in ("sampler", "constraint", "chain") else value
         for name, value in options.items()
     }
+    sampler = own.get("sampler")
+    if isinstance(sampler, Sampler) and sampler.seed is None:  # a copy would draw the same random numbers
+        own["sampler"] = sampler.fresh()
+    return own
 
 
 def _deprecated(old: str, new: str) -> None:

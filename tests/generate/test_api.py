@@ -155,6 +155,13 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(model: Model) -> None:
     assert all(isinstance(generation, ll.Generation) for generation in made)
 
 
+def test_texts_of_a_batch_with_a_sampler_without_a_seed_are_drawn_separately(model: Model) -> None:
+    free: dict[str, Any] = {"temperature": 2.0, "top_k": 0, "top_p": 1.0}
+    texts = model.generate_batch(["the"] * 4, max_tokens=12, sampler=ll.Sampler(**free))
+    assert len(set(texts)) == 4
+    assert len(set(model.generate_batch(["the"] * 4, max_tokens=12, sampler=ll.Sampler(seed=1, **free)))) == 1
+
+
 def test_templates_variables_and_tools(model: Model) -> None:
     def text(*args: Any, **options: Any) -> str:
         return model.detokenize(model.chat_prompt(*args, **options))

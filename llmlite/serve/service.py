@@ -109,12 +109,15 @@ def _make_form(options: dict[str, Any], model: Model) -> None:
     """Replace a schema, grammar or pattern by its Grammar. In the engine's thread, all texts would wait.
 
     Raises:
-        GrammarError, ValueError, TypeError: As in `llmlite.generate.options.make_constraint`.
+        Fault: If it is malformed, or no text can have this form.
     """
-    for name in FORMS:
-        if name in options:
-            options[name] = form(name, options[name])
-            options[name].constrain(model.tokenizer)  # the grammar keeps what it finds out here
+    try:
+        for name in FORMS:
+            if name in options:
+                options[name] = form(name, options[name])
+                options[name].constrain(model.tokenizer)  # the grammar keeps what it finds out here
+    except Exception as error:
+        raise from_error(error) from error
 
 
 class Service:

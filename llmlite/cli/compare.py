@@ -178,12 +178,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def refuse_measuring(options: argparse.Namespace) -> None:
-    """Refuse options of a measurement beside --from, which shows what was measured.
+    """Refuse options of a measurement beside --from, which shows what was measured. --backends asks for some.
 
     Raises:
         LlmliteError: there is one.
     """
-    names = ("types", "backends", "threads", "blocks", "time", "prompts", "depths", "gen", "seed", "quick")
+    names = ("types", "threads", "blocks", "time", "prompts", "depths", "gen", "seed", "quick")
     given = [f"--{name}" for name in names if getattr(options, name) not in (None, False)]
     if options.model != "tales":
         given.insert(0, options.model)

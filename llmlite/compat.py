@@ -227,6 +227,9 @@ class Llama:
         **options: Any,
     ) -> Any:
         """Answer a conversation. Return a dict, or with stream=True an iterator of dicts."""
+        for name in ("logprobs", "echo"):
+            if options.pop(name, None):
+                raise UnsupportedError(f"create_chat_completion({name}=…): llmlite.compat has no such option")
         ids = self.model.chat_prompt(messages, tools=tools, add_special=False)  # as in llama-cpp-python
         kind = "text" if response_format is None else response_format.get("type")
         if kind not in ("text", "json_object"):

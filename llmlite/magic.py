@@ -29,6 +29,7 @@ from llmlite.cli.run import (
     add_length,
     add_model,
     answer_options,
+    check_options,
     continuation,
     load_model,
 )
@@ -172,8 +173,7 @@ class Magic:
             say(f"[{figures(generation)}]")
 
     def _begin(self, options: argparse.Namespace, prompt: str) -> Generation:
-        if "" in options.stop:  # before a model is loaded
-            raise LlmliteError("--stop: the text must not be empty")
+        check_options(options)
         model = self._model(options)
         choices = answer_options(options, model)
         if options.out:

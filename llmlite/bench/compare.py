@@ -99,9 +99,14 @@ class _Run(Checking, Timing):
         self.exam = questions.exam(files[0], self.n_ctx) if bundled else None
         if self.exam and not self.exam.questions:
             self.exam = None
+        unread = sorted({*options.prompts} - {*self.prompts})
+        if unread:
+            self._note(f"no prefill of {', '.join(map(str, unread))} tokens: the context has {longest}")
         gone = sorted({*options.depths} - {*self.depths})
         if gone:
             self._note(f"no decode after {', '.join(map(str, gone))} tokens: the context has {longest}")
+        if self.n_gen < options.n_gen:
+            self._note(f"{self.n_gen} of {options.n_gen} tokens are written: the context has {longest}")
         for note in (file.note for file in files if file.note):
             self._note(note)
         missing = []

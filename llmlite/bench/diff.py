@@ -65,7 +65,7 @@ class Diff:
 
     @property
     def exit_code(self) -> int:
-        if any(row.kind == "agreement" and row.failed for row in self.rows):
+        if any(row.verdict in ("DISAGREES", "missing") for row in self.rows):
             return WRONG
         return SLOWER if any(row.failed for row in self.rows) else OK
 
@@ -170,6 +170,9 @@ def _speed(
     label = entry_label(*entry)
     then, now = _ratios(before, entry, base, metric), _ratios(after, entry, base, metric)
     least = min(len(then), len(now))
+    if then and not now:  # its process failed, or it was left out, after its results had been checked
+        reasons = [str(r["reason"]) for r in after.skipped if (r["backend"], r.get("model_type")) == entry]
+        return Row(entry=label, kind=metric, verdict="missing", text=reasons[0] if reasons else "not timed")
     if not least:
         return Row(entry=label, kind=metric, verdict="can't tell", text="not timed in both runs")
     low, high = _interval(then, now)

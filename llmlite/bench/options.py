@@ -20,7 +20,8 @@ class Options:
         threads: threads of every backend; None for as many as can run at once.
         blocks: number of rounds in which every backend has one turn. At least 5 are needed to establish a
             difference.
-        prompts: lengths of the prompts to read; those longer than the context are left out.
+        prompts: lengths of the prompts to read; those longer than the context are left out, and a note says
+            so.
         depths: tokens in the cache before decode starts. Depths that don't fit in the context are left out,
             and a note says so.
         n_gen: tokens to write.

@@ -23,7 +23,13 @@ UNSHARE = ("unshare", "-rn")  # a new network namespace without any device; work
 # --seccomp-bpf: only these calls stop the process, so that a compiler's millions of others cost nothing
 TRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,bind,sendto,sendmsg,sendmmsg")
 # sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("1.2.3.4"), or inet_pton(AF_INET6, "::1", ...)
-INTERNET = re.compile(r'sa_family=AF_INET6?\b.*?(?:inet_addr\(|inet_pton\(AF_INET6, )"([^"]+)"')
+INTERNET = re.compile(
+    r'sa_family=AF_INET6?\b, sin6?_port=htons\((\d+)\).*?(?:inet_addr\(|inet_pton\(AF_INET6, )"([^"]+)"'
+)
+# A resolver on this machine (systemd-resolved, dnsmasq) asks other machines for a name, so a question to it
+# counts as a call to them.
+DNS = "53"
+RESOLVER = re.compile(r'sun_path="/run/systemd/resolve/')
 OWN = ("0.0.0.0", "::", "::1")  # any address of this machine, and IPv6's loopback
 
 
@@ -34,7 +40,8 @@ class Privacy:
     Args:
         backend: name of the backend.
         isolated: whether it computed without a network; None if that couldn't be tried.
-        n_calls: number of system calls to addresses outside this machine; None if they couldn't be counted.
+        n_calls: number of system calls to addresses outside this machine, and to its resolver of names; None
+            if they couldn't be counted.
         local: addresses of this machine that it used.
         reason: the reason for a failure, or for not trying; "" if there is none.
         blocked: whether it computed although its Python code could reach no other machine; None if that
@@ -127,6 +134,8 @@ def _count(
 
 def parse_trace(log: str) -> tuple[int, tuple[str, ...]]:
     """Return the number of calls to other machines in strace's log, and the addresses used of this one."""
-    addresses = INTERNET.findall(log)
-    local = [address for address in addresses if address.startswith("127.") or address in OWN]
-    return len(addresses) - len(local), tuple(sorted(set(local)))
+    calls = INTERNET.findall(log)
+    local = [
+        address for port, address in calls if port != DNS and (address.startswith("127.") or address in OWN)
+    ]
+    return len(calls) - len(local) + len(RESOLVER.findall(log)), tuple(sorted(set(local)))

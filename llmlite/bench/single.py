@@ -7,6 +7,7 @@ import io
 import json
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -74,15 +75,19 @@ def measure(request: Request, progress: Callable[[str], None] = lambda _: None) 
     """Run the tests and return one record for each, with llama-bench's fields.
 
     Not every library can be timed from the middle of a text. So the time of a prompt at a depth is a
-    difference: the time of depth + prompt tokens minus the time of depth tokens, each read into an empty
-    cache. It is noisier than the time at depth 0.
+    difference: the time of depth + prompt tokens minus the shortest time of depth tokens, each read into an
+    empty cache. It is noisier than the time at depth 0. A test whose difference isn't above zero is left out
+    with a warning.
+
+    Energy is measured only where nothing but the test's own tokens is read or written: at depth 0.
 
     Args:
         request: the tests.
         progress: called with a description of each step before it is taken.
 
     Raises:
-        LlmliteError: the backend isn't available or failed, or the model can't be read.
+        LlmliteError: the backend isn't available or failed, the model can't be read, or every test was left
+            out.
     """
     info = by_name(request.backend)
     if reason := info.unavailable():
@@ -110,6 +115,8 @@ def measure(request: Request, progress: Callable[[str], None] = lambda _: None) 
                 records += list(_tests(request, entry, ids, threads, times, progress))
             except BackendError as error:
                 raise LlmliteError(str(error)) from error
+    if not records:
+        raise LlmliteError("nothing was measured: every test took less time than the noise; see the warnings")
     return records
 
 
@@ -125,17 +132,28 @@ def _tests(
     meter = energy.Meter()
     for n_prompt, n_gen, n_depth in request.tests():
         progress(label(n_prompt, n_gen, n_depth))
-        samples: list[int] = []
+        whole: list[int] = []
+        before: list[int] = []
         steps: list[int] = []
         joules: list[float] = []
+        only_its_own = n_depth <= (1 if n_gen else 0)  # otherwise energy would include the tokens before
         for repetition in range(request.repetitions + 1):
             meter.start()
-            ns, steps_ns = _once(entry, list(ids), n_prompt, n_gen, n_depth)
+            ns, before_ns, steps_ns = _once(entry, list(ids), n_prompt, n_gen, n_depth)
             used = meter.stop()
             if repetition:  # the first one warms up
-                samples.append(ns)
+                whole.append(ns)
+                before.append(before_ns)
                 steps += steps_ns
-                joules += [] if used is None else [used]
+                joules += [used] if used is not None and only_its_own else []
+        samples = [ns - min(before) for ns in whole]
+        if min(samples) <= 0:
+            warnings.warn(
+                f"{label(n_prompt, n_gen, n_depth)}: left out: reading {n_depth + n_prompt} tokens took no "
+                f"longer than reading {n_depth}; a longer prompt (-p) can be measured",
+                stacklevel=2,
+            )
+            continue
         yield record(
             entry,
             samples,
@@ -144,18 +162,25 @@ def _tests(
             steps_ns=steps,
             startup_ns=times,
             joules=joules,
-            energy_note=meter.note,
+            energy_note=meter.note or ("" if only_its_own else "-"),
         )
 
 
-def _once(entry: Entry, ids: list[int], n_prompt: int, n_gen: int, n_depth: int) -> tuple[int, list[int]]:
-    """Return the nanoseconds of one repetition, and of each step if the backend reports them."""
+def _once(
+    entry: Entry, ids: list[int], n_prompt: int, n_gen: int, n_depth: int
+) -> tuple[int, int, list[int]]:
+    """Run a test once.
+
+    Returns:
+        The nanoseconds of the whole, those of the tokens before the test if the whole includes them, and
+        those of each step if the backend reports them.
+    """
     if n_gen:
         answer = entry.ask("decode", ids=ids[: max(n_depth, 1)], n_gen=n_gen)
-        return answer["samples_ns"][0], answer["steps_ns"]
+        return answer["samples_ns"][0], 0, answer["steps_ns"]
     whole = entry.ask("prefill", ids=ids[: n_depth + n_prompt])["samples_ns"][0]
     before = entry.ask("prefill", ids=ids[:n_depth])["samples_ns"][0] if n_depth else 0
-    return max(whole - before, 1), []
+    return whole, before, []
 
 
 def record(

@@ -101,8 +101,10 @@ def grid(words: Iterable[str]) -> list[Task]:
         for task in [Task(kind=kind, values=KINDS[kind] | dict(zip(choices, picked)))]
     }
     for task in found.values():
-        if kind == "bench" and not (task.values["n_prompt"] or task.values["n_gen"]):
-            raise LlmliteError("bench: give n_prompt or n_gen a number above 0")
+        if kind == "bench" and bool(task.values["n_prompt"]) == bool(task.values["n_gen"]):
+            raise LlmliteError(
+                "bench: give n_prompt or n_gen a number above 0, not both: a task measures one of them"
+            )
     return list(found.values())
 
 
@@ -178,7 +180,7 @@ def _bench(
     request = single.Request(
         model=model,
         backend=backend,
-        prompts=(n_prompt,) if n_prompt and not n_gen else (),
+        prompts=(n_prompt,) if n_prompt else (),
         gens=(n_gen,) if n_gen else (),
         depths=(n_depth,),
         threads=(threads,) if threads else (),

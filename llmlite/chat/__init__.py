@@ -14,11 +14,13 @@ import contextlib
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,25 @@ class ChatTemplate:
 
     def __repr__(self) -> str:
         return f"ChatTemplate({self.source[:60]!r}{'…' if len(self.source) > 60 else ''})"
+
+    def reads(self, name: str) -> bool:
+        """Return whether the program has this variable. Texts and attributes with this name don't count."""
+        return name in self._names
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        from jinja2 import Environment, TemplateError
+
+        names, before = set(), ""
+        try:
+            for _, kind, text in Environment().lex(self.source):
+                if kind == "name" and before != ".":
+                    names.add(text)
+                if kind != "whitespace":
+                    before = text
+        except TemplateError:  # `render` says what is wrong
+            return frozenset(re.findall(r"\w+", self.source))
+        return frozenset(names)
 
     def render(
         self,

@@ -63,7 +63,7 @@ class Parsed:
     Attributes:
         text: the text outside of calls.
         calls: the calls, in order.
-        broken: text that began as a call but can't be parsed as one, or "". It is in `text` too.
+        broken: text from an opening that is no call up to the next opening, or "". It is in `text` too.
     """
 
     text: str
@@ -151,6 +151,7 @@ class ToolCallStream:
     broken: str = ""
     _held: str = ""
     _at_start: bool = True
+    _in_broken: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in OPENINGS:
@@ -163,11 +164,7 @@ class ToolCallStream:
 
     def flush(self) -> str:
         """Return the rest of the text, which was held back. Call this at the end of the answer."""
-        shown = self._read(final=True)
-        self.broken += self._held
-        shown += self._held
-        self._held = ""
-        return shown
+        return self._read(final=True)
 
     def _read(self, *, final: bool) -> str:
         shown = ""
@@ -186,24 +183,30 @@ class ToolCallStream:
                     continue
             if opening is None:
                 kept = 0 if final else self._open_end()
-                shown += self._held[: len(self._held) - kept]
+                shown += self._text(len(self._held) - kept)
                 self._at_start &= not shown.strip()
-                self._held = self._held[len(self._held) - kept :]
                 return shown
             start = self._held.index(opening)
-            if self._held[:start].strip():
-                shown += self._held[:start]
-            self._held = self._held[start:]
-            self._at_start = False
+            before = self._text(start)
+            if before.strip():
+                shown += before
+            self._at_start = self._in_broken = False
             done = self._calls(self._held[len(opening) :], final)
             if done is None:
                 return shown
-            if done < 0:  # not a call after all
-                self.broken += self._held
-                shown, self._held = shown + self._held, ""
-                return shown
+            if done < 0:  # not a call after all, but one may follow
+                self._in_broken = True
+                shown += self._text(len(opening))
+                continue
             self._held = self._held[len(opening) + done :]
         return shown
+
+    def _text(self, n: int) -> str:
+        """Take the next `n` characters, which are text."""
+        text, self._held = self._held[:n], self._held[n:]
+        if self._in_broken:
+            self.broken += text
+        return text
 
     def _open_end(self) -> int:
         """Return the number of characters at the end that may be the beginning of an opening."""

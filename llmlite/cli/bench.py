@@ -108,6 +108,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     words = options.words or ["tales"]
+    of_diff = {"--base": options.base, "--junit": options.junit, "--markdown": options.markdown}
+    lost = [name for name, value in of_diff.items() if value is not None]
+    if lost and words[0] != "diff":
+        raise LlmliteError(f"{', '.join(lost)}: only with diff BEFORE AFTER")
     if words[0] == "env":
         return environments(words[1:])
     if words[0] == "diff":

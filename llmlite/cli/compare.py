@@ -162,6 +162,7 @@ def run(options: argparse.Namespace) -> int:
     if options.sizes:
         return sizes(options)
     if options.samples:
+        refuse_measuring(options)
         result = Comparison.load(options.samples)
         written = []
     else:
@@ -189,6 +190,20 @@ def run(options: argparse.Namespace) -> int:
     if not timed:
         complain("no backend ran; the table says why")
     return 1 if wrong or missing or not timed else 0
+
+
+def refuse_measuring(options: argparse.Namespace) -> None:
+    """Refuse options of a measurement beside --from, which shows what was measured. --backends asks for some.
+
+    Raises:
+        LlmliteError: there is one.
+    """
+    names = ("types", "threads", "blocks", "time", "prompts", "depths", "gen", "seed", "quick")
+    given = [f"--{name}" for name in names if getattr(options, name) not in (None, False)]
+    if options.model != "tales":
+        given.insert(0, options.model)
+    if given:
+        raise LlmliteError(f"--from: shows everything that was measured; {', '.join(given)} would do nothing")
 
 
 def sizes(options: argparse.Namespace) -> int:

@@ -35,17 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-nan", action="store_true", help="accept weights that are NaN, infinite or too large"
     )
     files = parser.add_argument_group("for an older file, which doesn't store these")
-    files.add_argument(
-        "--context", type=int, default=2048, metavar="N", help="context the model was trained for (2048)"
-    )
-    files.add_argument("--eps", type=float, default=5e-6, metavar="X", help="epsilon of its RMSNorm (5e-6)")
+    files.add_argument("--context", type=int, metavar="N", help="context the model was trained for (2048)")
+    files.add_argument("--eps", type=float, metavar="X", help="epsilon of its RMSNorm (5e-6)")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def run(options: argparse.Namespace) -> int:
-
     is_folder = os.path.isdir(options.source)
-    if options.context < 1 or not options.eps > 0:
+    given = {"n_ctx": options.context, "rms_eps": options.eps}
+    given = {name: value for name, value in given.items() if value is not None}
+    if is_folder and given:
+        raise LlmliteError("--context and --eps: only for older files; a folder's config.json has both")
+    if not all(value > 0 for value in given.values()):
         raise LlmliteError("--context and --eps: must be above 0")
     if not is_folder and (options.type or options.pre or options.allow_nan):
         raise LlmliteError(
@@ -68,8 +69,6 @@ def run(options: argparse.Namespace) -> int:
         else:
             from llmlite import gguf
 
-            gguf.convert_legacy(
-                options.source, options.target, n_ctx=options.context, rms_eps=options.eps, progress=progress
-            )
+            gguf.convert_legacy(options.source, options.target, progress=progress, **given)
     say(f"{options.target}: {size(os.path.getsize(options.target))}")
     return 0

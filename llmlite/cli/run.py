@@ -245,9 +245,20 @@ def answer_options(options: argparse.Namespace, model: Model) -> dict[str, Any]:
     return choices
 
 
-def run(options: argparse.Namespace) -> int:
-    if "" in options.stop:  # before a model is loaded
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse options that make no sense, before a model is loaded.
+
+    Raises:
+        LlmliteError: one is empty, or would have no effect.
+    """
+    if "" in options.stop:
         raise LlmliteError("--stop: the text must not be empty")
+    if options.system and not options.chat:
+        raise LlmliteError("--system: needs --chat; a text that is continued has no messages")
+
+
+def run(options: argparse.Namespace) -> int:
+    check_options(options)
     prompt = standard_input() if options.prompt == "-" else options.prompt
     from llmlite.repl import Conversation, converse, figures
 

@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.block is not None and options.tensor is None:
         raise LlmliteError("--block: say of which tensor, with --tensor NAME")
+    if options.check and (options.json or options.tensor is not None):
+        raise LlmliteError("--check: reads all tensors and prints a sentence; give no --json or --tensor")
     from llmlite import gguf, resources
 
     with gguf.read(resources.model_path(options.model)) as file:

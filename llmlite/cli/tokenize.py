@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--model", default="tales", help="the model whose vocabulary is used (default: %(default)s)"
     )
-    parser.add_argument("--ids", action="store_true", help="print only the ids")
-    parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--ids", action="store_true", help="print only the ids")
+    form.add_argument("--json", action="store_true", help="print a JSON list of objects")
     parser.add_argument(
         "--no-special",
         action="store_true",

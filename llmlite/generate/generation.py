@@ -263,6 +263,8 @@ class Generation:
                     f"the text so far ends in {self.text[-40:]!r}"
                 )
             logits = np.where(allowed, logits, np.float32(-np.inf))
+        elif self.logprobs is not None and type(self._sampler) is not Sampler:
+            logits = logits.copy()  # a function may change them, and the scores are the model's own
         token = self._sampler(logits, self._context) if self._sees_ids else self._sampler(logits)
         try:
             return operator.index(token)

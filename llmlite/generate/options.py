@@ -124,6 +124,8 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{' and '.join(forms)}: a text has only one form; pass one of them")
     if "sampler" in found and (both := sorted(SAMPLER_OPTIONS & set(found))):
         raise ValueError(f"sampler: it has its own options, so {', '.join(both)} would do nothing; drop one")
+    if "chain" in found and (both := sorted(SAMPLER_OPTIONS & set(found) - {"chain", "seed"})):
+        raise ValueError(f"chain: it replaces other options, so {', '.join(both)} would do nothing; drop one")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, SupportsIndex
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def sort_stops(stop: Stop | None, tokenizer: Tokenizer) -> tuple[list[str], froz
     """
     if stop is None:
         return [], frozenset()
+    if isinstance(stop, (bytes, bytearray, Mapping)):  # their items would be taken for token ids or texts
+        raise TypeError(f"stop: expected texts or token ids, got {type(stop).__name__}")
     several = [stop] if isinstance(stop, str) or not isinstance(stop, Iterable) else list(stop)
     strings, ids = [], set()
     for value in several:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from llmlite.generate.batch import Batch
 from llmlite.generate.generation import Generation
 from llmlite.generate.options import MAX_TOKENS, NAMES, check_names, given, make_constraint, make_sampler
 from llmlite.generate.speculation import Speculator
+from llmlite.sampling import Sampler
 from llmlite.tokenizers import as_ids, several
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Texts:
             max_sequences: the most prompts that run together.
             details: return Generations instead of texts; one that failed has an `error`.
             options: the options of `generate`, without `draft`. They apply to each prompt as if it ran alone;
-                each gets its own copy of a `sampler`.
+                each gets its own copy of a `sampler`, with other random numbers if it has no seed.
 
         Returns:
             A text for each prompt, or a Generation if `details` is set.
@@ -165,7 +166,10 @@ class Texts:
             the error of a text that fails later is raised after the others have ended.
         """
         batch = self.batch(max_sequences=max_sequences)
-        made = [batch.add(prompt, **_own(options)) for prompt in several(prompts, "prompts")]
+        kept: dict[str, Any] = {  # the first prompt would exhaust an iterator, such as one of stop strings
+            name: list(value) if isinstance(value, Iterator) else value for name, value in options.items()
+        }
+        made = [batch.add(prompt, **_own(kept)) for prompt in several(prompts, "prompts")]
         while len(batch):
             batch.step()
         if details:
@@ -298,18 +302,28 @@ class Texts:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         program = self._template(template, tools)
-        unknown = {name: value for name, value in variables.items() if name not in program.source}
+        unknown = {name: value for name, value in variables.items() if not program.reads(name)}
         check_names(unknown)  # neither an option nor a variable of this template
         if tools and "tools" not in program.source:
             raise ChatTemplateError(f"{FORM}: this model's template doesn't support tools")
         text = program.render(
             messages, add_generation_prompt=True, tools=tools, **{**(template_variables or {}), **variables}
         )
-        has_bos = self.tokenizer.bos_id is not None and text.startswith(self._text_of("bos_id"))
         plain = () if parse_special else text.plain
+        has_bos = self._begins_with_bos(text, plain)
         return self.tokenizer.encode(
             text, add_special=add_special and not has_bos, add_eos=False, plain=plain
         )
+
+    def _begins_with_bos(self, text: str, plain: Sequence[tuple[int, int]]) -> bool:
+        """Return whether a template wrote the token that begins a text. In a message, its name is only text.
+
+        Args:
+            text: a rendered conversation.
+            plain: its parts from messages, as in `llmlite.chat.Prompt`.
+        """
+        bos = self._text_of("bos_id")
+        return bool(bos) and text.startswith(bos) and not any(begin < len(bos) for begin, _ in plain)
 
     @property
     def chat_templates(self) -> dict[str, str]:
@@ -339,8 +353,8 @@ class Texts:
         """Return the perplexity of texts: exp of the mean negative log-likelihood of a token.
 
         Every token except a text's first is scored, given all tokens before it. A text longer than n_ctx is
-        cut into parts of n_ctx tokens. (`llmlite perplexity` follows llama.cpp's method, which scores fewer
-        tokens.)
+        cut into parts of n_ctx tokens, each scored like a text of its own. (`llmlite perplexity` follows
+        llama.cpp's method, which scores fewer tokens.)
 
         Args:
             texts: one text, or several texts or lists of token ids, which are read together.
@@ -397,10 +411,14 @@ class Texts:
 
 def _own(options: Mapping[str, Any]) -> Any:
     """Return the options for one of several texts, without shared random numbers or states."""
-    return {
+    own = {
         name: copy.deepcopy(value) if name in ("sampler", "constraint", "chain") else value
         for name, value in options.items()
     }
+    sampler = own.get("sampler")
+    if isinstance(sampler, Sampler) and sampler.seed is None:  # a copy would draw the same random numbers
+        own["sampler"] = sampler.fresh()
+    return own
 
 
 def _deprecated(old: str, new: str) -> None:

@@ -83,6 +83,7 @@ class _Converter(SchemaDocument):
         """Return the expression of a schema."""
         if depth > MAX_DEPTH:
             raise GrammarError(f"schema, {where:.200}: more than {MAX_DEPTH} nested schemas")
+        self.count()
         if schema is True:
             return Rule("value")
         if schema is False:
@@ -187,6 +188,8 @@ class _Converter(SchemaDocument):
             if extra is False:
                 return listed("{", NOTHING, low, 0 if low == 0 else None, "}")
             return listed("{", member, low, high, "}")
+        if schema.get("additionalProperties") is False and not set(required) <= set(properties):
+            return NOTHING
         all_names = dict.fromkeys([*properties, *required])
         low, high = self.bounds(schema, "minProperties", "maxProperties", where)
         n_least, n_most = len(set(required)), len(all_names) if extra is False else None
@@ -273,7 +276,7 @@ class _Converter(SchemaDocument):
         pattern = schema.get("pattern")
         form = FORMATS.get(schema.get("format", "")) if isinstance(schema.get("format", ""), str) else None
         if pattern is None and form is None:
-            return sequence('"', Repeat(CHAR, low, high), '"')
+            return NOTHING if high is not None and high < low else sequence('"', Repeat(CHAR, low, high), '"')
         if low or high is not None or (pattern is not None and form is not None):
             raise GrammarError(f"schema, {where}: a pattern or format beside another limit isn't supported")
         try:

@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # the kind of each keyw
     **dict.fromkeys(("enum", "anyOf", "oneOf", "allOf"), (lambda value: isinstance(value, list), "a list")),
     **dict.fromkeys(OF_TYPE["number"], (lambda value: isinstance(value, (int, float)), "a finite number")),
 }  # fmt: skip
+MAX_SCHEMAS = 10_000
 RESTRICTING = {keyword for keywords in OF_TYPE.values() for keyword in keywords} | {"type", "enum", "const"}
 
 
@@ -41,6 +42,17 @@ class SchemaDocument:
 
     def __init__(self, document: Any) -> None:
         self.document = document
+        self._n_read = 0
+
+    def count(self) -> None:
+        """Count a schema that is read or combined with another one.
+
+        Raises:
+            GrammarError: there are too many. A few references may ask for millions.
+        """
+        self._n_read += 1
+        if self._n_read > MAX_SCHEMAS:
+            raise GrammarError(f"schema: more than {MAX_SCHEMAS} schemas, each branch and reference counted")
 
     def check(self, schema: Mapping[str, Any], where: str) -> None:
         """Refuse keywords that aren't supported, and values of the wrong kind."""
@@ -79,6 +91,7 @@ class SchemaDocument:
 
     def both(self, one: Any, other: Any, where: str, depth: int) -> Any:
         """Return a schema with the demands of two schemas."""
+        self.count()
         if depth > MAX_DEPTH:
             raise GrammarError(f"schema, {where:.200}: schemas that refer to each other without end")
         if one is False or other is False:
@@ -96,6 +109,8 @@ class SchemaDocument:
         found = dict(one)
         for key, value in other.items():
             found[key] = value if key not in found else self.combined(key, found[key], value, where, depth)
+        if found.get("type") == [] and one.get("type") and other.get("type"):
+            return False  # no value has both types
         for keyword in ("properties", "required"):
             if keyword in one or keyword in other:
                 for part, rest in ((one, other), (other, one)):
@@ -129,8 +144,8 @@ class SchemaDocument:
                 ones = [one] if isinstance(one, str) else one
                 others = [other] if isinstance(other, str) else other
                 both = [kind for kind in ones if kind in others]
-                mixed = {"integer", "number"} <= {*ones, *others} - set(both)
-                return both + (["integer"] if mixed else [])
+                mixed = any("integer" in a and "number" in b for a, b in ((ones, others), (others, ones)))
+                return both + (["integer"] if mixed and "integer" not in both else [])
             case "items" | "additionalProperties":
                 return {"allOf": [one, other]}
         raise GrammarError(f"schema, {where}: two different {key!r} that must both hold aren't supported")

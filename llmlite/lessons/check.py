@@ -20,6 +20,7 @@ from llmlite.terminal import say
 RIGHT, WRONG = "✓", "✗"
 OPEN = "nothing yet"
 NEAR = 0.02  # relative: an answer this close was probably rounded before the last step
+WHOLE = 0.01  # largest difference from a whole number, for answers that were calculated with fractions
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def check(
             lessons.json and writes the exercise's number in their place.
         exercise: the number of the exercise.
         rtol: the largest allowed difference, as a share of the expected number. In an array, as a share of
-            the largest expected number.
+            the largest expected number. If whole numbers are expected, the answer must be these.
     """
     found = verdict(name, got, expected, hint=hint, exercise=exercise, rtol=rtol)
     say(found)
@@ -229,11 +230,13 @@ def _difference_of_numbers(got: Any, wanted: np.ndarray, rtol: float) -> str:
         return f"{needed} is needed, yours is {_kind(got)}"
     if found.shape != wanted.shape:
         return _difference_of_shapes(found, wanted)
+    is_whole = wanted.dtype.kind in "biu"  # a count or a place of bytes, which is right or wrong
     wanted = wanted.astype(np.float64) if wanted.dtype.kind in "biuf" else wanted
     if found.dtype.kind == "c" and wanted.dtype.kind != "c":
         found = found.real
     scale = np.max(np.abs(wanted), initial=0.0)
-    off = ~(np.abs(found - wanted) <= rtol * scale)  # written so that nan counts as a difference
+    allowed = min(rtol * scale, WHOLE) if is_whole else rtol * scale
+    off = ~(np.abs(found - wanted) <= allowed)  # written so that nan counts as a difference
     if not off.any():
         return ""
     if not np.isfinite(found).all():

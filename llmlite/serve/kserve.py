@@ -104,7 +104,10 @@ class KServe:
     async def _spec(self, values: dict[str, Any]) -> Any:
         asked, prompt = self._completion(values)
         self.service.check_writes()
-        [ids] = await self.service.prompts(prompt, n_ctx=self.service.model.n_ctx)
+        several = await self.service.prompts(prompt, n_ctx=self.service.model.n_ctx)
+        if len(several) != 1:
+            raise Fault(400, f"expected one prompt, a text or its token ids, got {len(several)}")
+        [ids] = several
         return ids, self._openai._shared(asked, asked.max_tokens, len(ids))
 
     # ---- infer -------------------------------------------------------------------------------------------
@@ -222,6 +225,7 @@ def tensors_of(body: bytes, length: str | None) -> tuple[dict[str, Any], dict[st
         or not isinstance(outputs, list)
         or not isinstance(parameters, dict)
         or not all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in [*inputs, *outputs])
+        or not all(isinstance(x.get("parameters") or {}, dict) for x in outputs)
     ):
         raise Fault(400, 'expected {"inputs": [{"name", "datatype", "shape", "data"}], …}')
     found = {}

@@ -151,8 +151,10 @@ class Ollama:
             messages = [*system, {"role": "user", "content": asked.prompt}]
             ids = (await self.service.conversation(messages, variables=self._thinking(asked))).ids
         if asked.context:
-            [before] = await self.service.prompts(asked.context)
-            [ids] = await self.service.prompts([[*before, *ids]], n_ctx=model.n_ctx)
+            [before] = await self.service.prompts(asked.context, field="context")
+            begin, _ = model.tokenizer.special_ids()  # the context has them already, at its own beginning
+            after = ids[len(begin) :] if ids[: len(begin)] == begin else ids
+            [ids] = await self.service.prompts([[*before, *after]], n_ctx=model.n_ctx)
         return await self._answer(request, asked, ids, wanted, None, {})
 
     @staticmethod

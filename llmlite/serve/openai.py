@@ -22,7 +22,15 @@ from llmlite.serve.engine import Ended, Piece
 from llmlite.serve.faults import Fault
 from llmlite.serve.responses import SSE, answer, event, streamed, unless_left
 from llmlite.serve.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, read
-from llmlite.serve.service import RenderedConversation, Service
+            async for index, part in events:
+                choices[index].add(part)
+                if isinstance(part, Ended):
+                    ended = part if wanted else choices[index].forget()
+                    last = end_score(ended)
+                    scores = scored(last, places[index]) if last else None
+                    yield chunk(index, "", REASONS[ended.reason], logprobs=scores)
+                elif wanted and (part.text or part.logprobs):
+                    yield chunk(index, part.text, logprobs=scored(part.logprobs, places[index]))
 
 REASONS = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
 DEFAULT_COMPLETION = 16  # tokens, OpenAI's default for /v1/completions
@@ -122,6 +130,7 @@ class OpenAI:
 
     async def chat_of(self, request: Request, asked: ChatRequest) -> Response:
         self.service.check_model(asked.model)
+        self.service.check_choices(asked.n or 1)
         one = asked.parallel_tool_calls is False
         offer = tools.offered(self.service.model, asked.tools, asked.tool_choice, one=one)
         limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
@@ -253,7 +262,9 @@ class OpenAI:
             raise Fault(400, "best_of: only the value of n is possible", param="best_of")
         if asked.echo and asked.stream and asked.logprobs is not None:
             raise Fault(400, "echo: not with both stream and logprobs", param="echo")
+        self.service.check_choices(n)
         prompts = await self.service.prompts(asked.prompt, n_ctx=self.service.model.n_ctx)
+        self.service.check_choices(n * len(prompts))
         wanted = DEFAULT_COMPLETION if asked.max_tokens is None else asked.max_tokens
         specs = []
         for ids in prompts:
@@ -304,10 +315,11 @@ class OpenAI:
             choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
             return event({**head, "choices": [choice], **({"usage": None} if wants_usage else {})})
 
-        def scored(scores: Sequence[Any]) -> dict[str, Any] | None:
-            return None if asked.logprobs is None else self._text_logprobs([], scores, asked.logprobs)
+        def scored(scores: Sequence[Any], place: Offsets) -> dict[str, Any] | None:
+            return None if asked.logprobs is None else self._text_logprobs([], scores, asked.logprobs, place)
 
         choices = [Choice() for _ in specs]
+        places = [Offsets(self.service.model.tokenizer) for _ in specs]
         wanted = asked.max_tokens != 0
         async with self.service.run(specs) as run, aclosing(run.events()) as events:
             await run.started()
@@ -319,22 +331,26 @@ class OpenAI:
                 if isinstance(part, Ended):
                     ended = part if wanted else choices[index].forget()
                     last = end_score(ended)
-                    yield chunk(index, "", REASONS[ended.reason], logprobs=scored(last) if last else None)
+                    scores = scored(last, places[index]) if last else None
+                    yield chunk(index, "", REASONS[ended.reason], logprobs=scores)
                 elif wanted and (part.text or part.logprobs):
-                    yield chunk(index, part.text, logprobs=scored(part.logprobs))
+                    yield chunk(index, part.text, logprobs=scored(part.logprobs, places[index]))
         if wants_usage:
             yield event({**head, "choices": [], "usage": usage(choices, n_prompts)})
         yield "data: [DONE]\n\n"
 
-    def _text_logprobs(self, prompt: list[Any], made: Sequence[Any], n_top: int) -> dict[str, Any]:
-        """Return the scores in the older format: parallel lists. `prompt` has pairs (id, score or None)."""
+    def _text_logprobs(
+        self, prompt: list[Any], made: Sequence[Any], n_top: int, places: Offsets | None = None
+    ) -> dict[str, Any]:
+        """Return the scores in the older format: parallel lists. `prompt` has pairs (id, score or None).
+
+        `places` continues from the pieces before; None means the beginning of a text.
+        """
         tokens, values, tops, offsets = [], [], [], []
-        offset = 0
+        places = Offsets(self.service.model.tokenizer) if places is None else places
         for token, score in [*prompt, *((score.id, score) for score in made)]:
-            text = self._text_of(token)
-            tokens.append(text)
-            offsets.append(offset)
-            offset += len(text)
+            tokens.append(self._text_of(token))
+            offsets.append(places.next(token))
             values.append(None if score is None else finite(score.logprob))
             tops.append(
                 None if score is None else {self._text_of(each): finite(value) for each, value in score.top}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -24,7 +23,7 @@ SPELLINGS = {  # a field of a request -> the sampler's possible names for it
 }
 FIELDS = (
     *("temperature", "top_k", "top_p", "min_p", "typical_p"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_last_n", "logit_bias", "seed"),
 )
 
 
@@ -58,7 +57,7 @@ def sampling(values: Mapping[str, Any], n_vocab: int) -> dict[str, Any]:
     return found
 
 
-def _bias(value: Mapping[str, float], n_vocab: int) -> dict[int, float]:
+def _bias(value: Mapping[str, Any], n_vocab: int) -> dict[int, float]:
     """Return OpenAI's logit_bias (a dict from token ids as text to -100 … 100) with ids as integers."""
     found = {}
     for key, bias in value.items():
@@ -66,8 +65,8 @@ def _bias(value: Mapping[str, float], n_vocab: int) -> dict[int, float]:
             raise Fault(
                 400, f"logit_bias: expected token ids below {n_vocab}, got {key!r:.40}", param="logit_bias"
             )
-        if not math.isfinite(bias) or abs(bias) > 100:
-            raise Fault(400, f"logit_bias: expected -100 to 100, got {bias!r}", param="logit_bias")
+        if not isinstance(bias, (int, float)) or isinstance(bias, bool) or not abs(bias) <= 100:
+            raise Fault(400, f"logit_bias: expected -100 to 100, got {bias!r:.40}", param="logit_bias")
         found[int(key)] = bias
     return found
 

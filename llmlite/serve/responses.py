@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmlite.serve.faults import Fault, from_error
@@ -149,5 +149,7 @@ async def streamed(
     return Stream(first, parts, media_type=media_type, failed=failed, headers=headers)
 
 
-def answer(value: Any, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(value, headers=headers)
+def answer(value: Any, headers: dict[str, str] | None = None) -> Response:
+    """Return a value as JSON. Bytes of a file's texts that aren't UTF-8, such as a token's, become "?"."""
+    body = compact(value).encode("utf-8", "replace")
+    return Response(body, media_type="application/json", headers=headers)

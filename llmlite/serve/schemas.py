@@ -5,22 +5,35 @@ Fields that don't concern the text (`user`, `metadata`, `keep_alive` …) are ac
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from llmlite.serve.faults import Fault
 
-Ids = list[int]
-Prompt = str | list[str] | Ids | list[Ids]
+# otherwise each wrong item is kept as an error of a kilobyte, and an item may take three bytes
+FAIL_FAST: Any = Field(fail_fast=True)
+Ids = Annotated[list[int], FAIL_FAST]
+Texts = Annotated[list[str], FAIL_FAST]
+Objects = Annotated[list[dict[str, Any]], FAIL_FAST]
+Prompt = str | Texts | Ids | Annotated[list[Ids], FAIL_FAST]
 Natural = Annotated[int, Field(ge=0)]
 MAX_STOPS = 64
+UNKNOWN = "extra_forbidden"
 
 
 class _Strict(BaseModel):
     """A model without conversions: "5" isn't accepted for 5, nor true for 1."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    # not extra="forbid", which keeps each unknown field as an error of a kilobyte
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.model_extra or ():
+            raise PydanticCustomError(UNKNOWN, "{name}", {"name": name})
+        return self
 
 
 class Sampling(_Strict):
@@ -34,9 +47,9 @@ class Sampling(_Strict):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None  # options.py checks its numbers
     seed: Natural | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    stop: str | Annotated[Texts, Field(max_length=MAX_STOPS)] | None = None
 
 
 class StreamOptions(_Strict):
@@ -76,16 +89,16 @@ class _Request(Sampling):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[Objects, Field(min_length=1)]
     max_tokens: Natural | None = None
     max_completion_tokens: Natural | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], FAIL_FAST] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -104,13 +117,13 @@ class TokenizeRequest(_Strict):
     """POST /tokenize: a text, or a conversation."""
 
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[Objects, Field(min_length=1)] | None = None
     model: str | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     # of a conversation
     add_generation_prompt: bool | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -142,13 +155,13 @@ class OllamaOptions(_Strict):
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
     seed: int | None = None
     num_predict: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    stop: str | Annotated[Texts, Field(max_length=MAX_STOPS)] | None = None
     num_ctx: Natural | None = None
     # no effect
     num_keep: int | None = None
-    repeat_last_n: int | None = None
     num_batch: int | None = None
     num_gpu: int | None = None
     main_gpu: int | None = None
@@ -173,8 +186,8 @@ class _OllamaRequest(_Strict):
 class OllamaChat(_OllamaRequest):
     """POST /api/chat."""
 
-    messages: list[dict[str, Any]] = []
-    tools: list[dict[str, Any]] | None = None
+    messages: Objects = []
+    tools: Objects | None = None
 
 
 class OllamaGenerate(_OllamaRequest):
@@ -185,14 +198,14 @@ class OllamaGenerate(_OllamaRequest):
     raw: bool | None = None
     suffix: str | None = None
     template: str | None = None
-    images: list[str] | None = None
+    images: Texts | None = None
     context: Ids | None = None
 
 
 class OllamaEmbed(_Strict):
     """POST /api/embed."""
 
-    input: str | list[str]
+    input: str | Texts
     model: str | None = None
     truncate: bool | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
@@ -238,7 +251,8 @@ def read(kind: type[Any], body: bytes) -> Any:
         if first["type"] == "json_invalid":
             raise Fault(400, f"the body is not JSON: {first['msg']}") from None
         where = _place(first["loc"])
-        if first["type"] == "extra_forbidden":
+        if first["type"] == UNKNOWN:
+            where = _place((*first["loc"], first["msg"]))
             raise Fault(
                 400, f"{where}: this server has no such field", param=where, code="unknown_field"
             ) from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llmlite.generate.options import form
 from llmlite.serve.engine import Ended, Engine, Event, Failed, Job, Piece, Started
 from llmlite.serve.faults import Fault, from_error, overflow, too_late
 from llmlite.serve.metrics import Metrics
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llmlite.model import Model
 
 EMBED_TOKENS = 512  # tokens of the texts in one task of the engine
+FORMS = ("json_schema", "grammar", "regex")
 ANSWER_SHARE = 4  # dropping old turns leaves at least n_ctx / 4 tokens for the answer
 
 
@@ -61,6 +63,9 @@ class Run:
         self._events.put_nowait((index, event))
 
     async def __aenter__(self) -> Run:
+        for job in self.jobs:
+            if any(name in job.options for name in FORMS):
+                await asyncio.to_thread(_make_form, job.options, self._engine.model)
         self._engine.submit(self.jobs)
         # one timer for all: a timeout around each wait cost as much as all other work for a token
         late = Failed(too_late(self._max_seconds))
@@ -98,6 +103,21 @@ class Run:
                 self._left -= 1
             if not isinstance(event, Started):
                 yield index, event
+
+
+def _make_form(options: dict[str, Any], model: Model) -> None:
+    """Replace a schema, grammar or pattern by its Grammar. In the engine's thread, all texts would wait.
+
+    Raises:
+        Fault: If it is malformed, or no text can have this form.
+    """
+    try:
+        for name in FORMS:
+            if name in options:
+                options[name] = form(name, options[name])
+                options[name].constrain(model.tokenizer)  # the grammar keeps what it finds out here
+    except Exception as error:
+        raise from_error(error) from error
 
 
 class Service:
@@ -235,8 +255,7 @@ class Service:
         if reserved:
             raise Fault(400, f"chat_template_kwargs: clients may not set {sorted(reserved)[0]}")
         text = model._template(None, tools).render(messages, begins_answer, tools=tools or None, **variables)
-        bos = model.tokenizer.bos_id
-        has_bos = bos is not None and text.startswith(model.tokenizer.token(bos))
+        has_bos = model._begins_with_bos(text, text.plain)
         with model.gguf.located():
             return model.tokenizer.encode(
                 text + begin, add_special=not has_bos, add_eos=False, plain=text.plain
@@ -253,7 +272,8 @@ class Service:
             field: the request's name for the prompt, which a Fault has as `param`.
 
         Raises:
-            Fault: If there is no prompt, or one is empty, is too long, or has an id outside the vocabulary.
+            Fault: If there is no prompt or there are too many, or one is empty, is too long, or has an id
+                outside the vocabulary.
         """
         several: Sequence[Any]
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
@@ -262,6 +282,9 @@ class Service:
             several = prompt
         if not several:
             raise Fault(400, "expected at least one text", param=field)
+        if len(several) > self.settings.max_inputs:
+            limit = self.settings.max_inputs
+            raise Fault(400, f"{len(several)} texts: one request may hold {limit}", param=field)
         try:
             return await asyncio.to_thread(lambda: [self._ids(each, n_ctx) for each in several])
         except Fault as fault:
@@ -297,10 +320,18 @@ class Service:
         Raises:
             Fault: If there are more texts than one request may ask for.
         """
-        if len(specs) > self.settings.max_choices:
-            limit = self.settings.max_choices
-            raise Fault(400, f"{len(specs)} texts: one request may ask for {limit}", param="n")
+        self.check_choices(len(specs))
         return Run(self.engine, specs, self.settings.max_seconds)
+
+    def check_choices(self, count: int) -> None:
+        """Refuse a request for too many texts. Call this before anything is made for each of them.
+
+        Raises:
+            Fault: If there are more texts than one request may ask for.
+        """
+        limit = self.settings.max_choices
+        if count > limit:
+            raise Fault(400, f"{count} texts: one request may ask for {limit}", param="n")
 
     def max_tokens(self, wanted: int | None, n_prompt: int) -> int:
         """Return the most tokens that may be written: `wanted`, but no more than fit the context."""
@@ -314,16 +345,13 @@ class Service:
         remaining groups are dropped.
 
         Raises:
-            Fault: If there are too many texts, or the time is over.
+            Fault: If the time is over.
             LlmliteError, ValueError: As in `Model.embed`.
         """
         import numpy as np
 
         from llmlite.embed import grouped
 
-        if len(rows) > self.settings.max_inputs:
-            limit = self.settings.max_inputs
-            raise Fault(400, f"{len(rows)} texts: one request may hold {limit}", param="input")
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         try:
             async with asyncio.timeout(self.settings.max_seconds):

@@ -23,7 +23,7 @@ class Settings:
         max_body_bytes: the largest request; a larger one is refused with 413.
         max_seconds: the longest time for a request; a slower one is stopped.
         max_choices: texts that one request may ask for (n times the number of prompts).
-        max_inputs: texts that one request for embeddings may hold.
+        max_inputs: texts that one request may hold.
         context_overflow: "refuse" a conversation that doesn't fit the context, or "drop-oldest" turns.
         pooling: for embeddings, as in `Model.embed`; None means as the file says.
         api_key: the key that requests must have; None requires no key.

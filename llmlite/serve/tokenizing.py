@@ -10,7 +10,7 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,8 +21,29 @@ from llmlite.serve.responses import answer
 from llmlite.serve.schemas import DetokenizeRequest, TokenizeRequest, read
 from llmlite.serve.service import Service, as_plain
 
+if TYPE_CHECKING:
+    from llmlite.tokenizers import Tokenizer
+
 OF_TEXTS = ("add_special_tokens",)
 OF_CONVERSATIONS = ("add_generation_prompt", "tools", "chat_template_kwargs")
+
+
+class Offsets:
+    """Where tokens begin in a text, in characters. A control token and a part of a character have no length.
+
+    Args:
+        tokenizer: the tokenizer of these tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._decoder = tokenizer.stream(skip_special=True)
+        self._reached = 0
+
+    def next(self, token: int) -> int:
+        """Return where the next token begins."""
+        begin = self._reached
+        self._reached += len(self._decoder.push(token))
+        return begin
 
 
 class Tokenizing:

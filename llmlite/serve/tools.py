@@ -136,15 +136,31 @@ class CallReader:
         self._stream = ToolCallStream(offer.form)
         self._stream.push(offer.begin)
         self._n_given = 0
+        self._decoder = tokenizer.stream(skip_special=True)
+        self._reached = self._shown = 0  # characters of all tokens so far, and of all pieces so far
+        self._marks: list[tuple[int, str]] = []  # marks that aren't placed yet: character, mark
 
     def push(self, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
         """Return the new text that is in no call, and the calls that are now complete, in OpenAI's form."""
-        before: list[str] = []
-        after: list[str] = []
-        for position, token in enumerate(piece.ids):
+        for token in piece.ids:
             if self._tokenizer.vocabulary.is_hidden(token) and self._tokenizer.token(token) in MARKS:
-                (after if position and piece.text else before).append(self._tokenizer.token(token))
-        return self._taken(self._stream.push("".join([*before, piece.text, *after])))
+                self._marks.append((self._reached, self._tokenizer.token(token)))
+            self._reached += len(self._decoder.push(token))
+        return self._taken(self._stream.push(self._marked(piece.text)))
+
+    def _marked(self, text: str) -> str:
+        """Return the next piece of text with its marks in their places.
+
+        Text before a mark may be held back, because a stop string may begin there. The mark waits for it.
+        """
+        parts, begin, done = [], self._shown, 0
+        self._shown += len(text)
+        while self._marks and self._marks[0][0] <= self._shown:
+            place, mark = self._marks.pop(0)
+            at = max(done, place - begin)
+            parts += [text[done:at], mark]
+            done = at
+        return "".join([*parts, text[done:]])
 
     def end(self) -> tuple[str, list[dict[str, Any]]]:
         """Return the rest that was held back, at the end of the text."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -145,6 +145,14 @@ async def on_left(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # only for the log, because the client has left
 
 
+def _split(address: str) -> SplitResult:
+    """Return the parts of an address; empty parts if it is malformed."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
 # ---- checks and limits of every request --------------------------------------------------------------------
 
 
@@ -193,10 +201,10 @@ class Surroundings:
     def _check(self, scope: Scope) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if self.service.settings.is_local and (urlsplit(f"//{host}").hostname or "") not in LOCAL:
+        if self.service.settings.is_local and (_split(f"//{host}").hostname or "") not in LOCAL:
             raise Fault(403, "this server answers only requests to localhost (another name may be a trick)")
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             raise Fault(403, "a page of another site may not use this server")
         if self._key is not None and scope["path"] not in OPEN:
             given = headers.get(b"authorization", "").removeprefix("Bearer ").strip()

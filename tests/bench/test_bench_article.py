@@ -129,6 +129,19 @@ def test_calls_to_other_machines_are_counted_and_local_ones_named() -> None:
     assert privacy.parse_trace("") == (0, ())
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        'connect(5, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("127.0.0.53")}, 16) = 0',
+        'bind(5, {sa_family=AF_INET6, sin6_port=htons(53), inet_pton(AF_INET6, "::1", &sin6_addr)}, 28) = 0',
+        'connect(5, {sa_family=AF_UNIX, sun_path="/run/systemd/resolve/io.systemd.Resolve"}, 42) = 0',
+    ],
+)
+def test_a_name_that_a_resolver_on_this_machine_is_asked_for_counts(call: str) -> None:
+    assert privacy.parse(f"12 {call}\n") == (1, ())
+    assert privacy.parse('12 connect(5, {sa_family=AF_UNIX, sun_path="/run/x"}, 42) = 0') == (0, ())
+
+
 def test_llmlite_computes_without_a_network_and_calls_nobody() -> None:
     ids = list(range(3, 9))
     model = str(article.resources.model_path("tales"))

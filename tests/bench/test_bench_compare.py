@@ -152,6 +152,11 @@ def test_lengths_that_do_not_fit_the_context_are_left_out() -> None:
     run._prepare()
     assert run.prompts == (64,) and run.depths == (1,)
     assert "no decode after 1000000 tokens: the context has 1024" in run.result.notes
+    assert "no prefill of 1000000 tokens: the context has 1024" in run.result.notes
+    run = compare._Run(Options(n_gen=10**6), None, False)  # type: ignore[arg-type]
+    run._prepare()
+    assert run.n_gen == 1023
+    assert "1023 of 1000000 tokens are written: the context has 1024" in run.result.notes
 
 
 def test_the_usual_depths_are_those_that_the_context_has_room_for() -> None:

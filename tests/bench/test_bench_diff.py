@@ -81,6 +81,18 @@ def test_what_left_the_run_is_missing_not_passed() -> None:
     assert found.exit_code == diff.WRONG and "missing; out of memory" in found.text()
 
 
+def test_what_failed_while_it_was_timed_is_missing_not_passed() -> None:
+    """Its results were checked before, so that its agreement alone says nothing."""
+    after = run(seed=1)
+    after.measurements = [m for m in after.measurements if m.backend != "llmlite"]
+    after.skipped.append({"backend": "llmlite", "model_type": "Q4_0", "reason": "ended with code -11"})
+    found = diff.compare(run(), after)
+    assert verdicts(found) == {"agreement": "agrees", "prefill": "missing", "decode": "missing"}
+    assert found.exit_code == diff.WRONG and "missing; ended with code -11" in found.text()
+    before = diff.compare(after, run(seed=1))  # timed now, and not before
+    assert verdicts(before)["decode"] == "can't tell" and before.exit_code == diff.OK
+
+
 def test_what_was_wrong_before_is_not_held_against_the_change() -> None:
     runs = run(), run(seed=1)
     for each in runs:

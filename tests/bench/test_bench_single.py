@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from llmlite.bench import energy, single
+from llmlite.bench.backends import by_name
+from llmlite.bench.inputs import open_models
 from llmlite.cli import main
 from llmlite.cli.bench import numbers_and_ranges
 from tests.support.tiny_models import tiny_model
@@ -20,16 +22,16 @@ from tests.support.tiny_models import tiny_model
 @pytest.fixture(scope="module")
 def records() -> list[dict[str, Any]]:
     request = single.Request(
-        backend="llmlite-eager", prompts=(8, 0), gens=(3,), depths=(0, 5), threads=(1,), repetitions=2
+        backend="llmlite-eager", prompts=(96, 0), gens=(3,), depths=(0, 5), threads=(1,), repetitions=2
     )
     return single.measure(request)
 
 
 def test_each_test_has_a_record_in_llama_benchs_order(records: list[dict[str, Any]]) -> None:
     assert [(r["n_prompt"], r["n_gen"], r["n_depth"]) for r in records] == [
-        (8, 0, 0),
+        (96, 0, 0),
         (0, 3, 0),
-        (8, 0, 5),
+        (96, 0, 5),
         (0, 3, 5),
     ]
     for r in records:
@@ -47,7 +49,7 @@ def test_every_form_holds_every_test(records: list[dict[str, Any]]) -> None:
     assert [int(row["n_depth"]) for row in rows] == [0, 0, 5, 5]
     assert [float(row["avg_ts"]) for row in rows] == [r["avg_ts"] for r in records]
     table = single.shown(records, "md").splitlines()
-    assert len(table) == 2 + len(records) and "pp8 @ d5" in table[4] and "±" in table[4]
+    assert len(table) == 2 + len(records) and "pp96 @ d5" in table[4] and "±" in table[4]
     with pytest.raises(ValueError, match="no form 'xml'"):
         single.shown(records, "xml")
 
@@ -77,6 +79,54 @@ def test_the_command_measures_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["bench", str(path), *options]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [r["model_filename"] for r in lines] == ["tiny.gguf"] * 2
+
+
+class Made:
+    """Be a backend whose times are known: an entry for `single._tests`."""
+
+    own_quantization, type_k, about = False, "f32", {}
+
+    def __init__(self, prefill: dict[int, list[int]]) -> None:
+        self.info = by_name("llmlite")
+        self.file = open_models("tales", ())[0]
+        self._prefill = {n: iter(times) for n, times in prefill.items()}
+
+    def ask(self, action: str, ids: list[int], n_gen: int = 0) -> dict[str, Any]:
+        if action == "decode":
+            return {"samples_ns": [n_gen], "steps_ns": [1] * n_gen}
+        return {"samples_ns": [next(self._prefill[len(ids)])]}
+
+
+def made_tests(
+    request: single.Request, prefill: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch, root: Path
+) -> list[dict[str, Any]]:
+    monkeypatch.setattr(energy, "ROOT", root)
+    monkeypatch.setattr(energy.Meter.__init__, "__defaults__", (root,))
+    entry: Any = Made(prefill)
+    return list(single._tests(request, entry, [1] * 64, 1, {}, lambda _: None))
+
+
+def test_a_prompt_at_a_depth_is_never_faster_than_its_times_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    request = single.Request(prompts=(8,), gens=(), depths=(5,), repetitions=3)
+    noisy = {13: [0, 100, 120, 110], 5: [0, 40, 99, 150]}  # the first ones warm up
+    [found] = made_tests(request, noisy, monkeypatch, tmp_path)
+    assert found["samples_ns"] == [60, 80, 70]  # each whole minus the shortest of the parts before
+    drowned = {13: [0, 100, 40, 110], 5: [0, 40, 99, 150]}
+    with pytest.warns(UserWarning, match="pp8 @ d5: left out: reading 13 tokens took no longer than"):
+        assert made_tests(request, drowned, monkeypatch, tmp_path) == []
+
+
+def test_energy_of_tokens_before_a_test_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = rapl(tmp_path, package_0=(1_000_000, 10**9))
+    request = single.Request(prompts=(8,), gens=(4,), depths=(0, 5), repetitions=1)
+    found = made_tests(request, {8: [9, 9], 13: [9, 9], 5: [1, 1]}, monkeypatch, root)
+    assert [len(each["joules"]) for each in found] == [1, 1, 0, 0]
+    cells = [line.split("|")[-2].strip() for line in single.shown(found, "md").splitlines()[2:]]
+    assert cells == ["0", "0", "-", "-"]
 
 
 # --- energy -----------------------------------------------------------------------------------
@@ -183,11 +233,11 @@ def test_every_combination_of_lists_is_measured_and_an_option_may_be_given_twice
     options = [
         "-b",
         "llmlite-eager",
-        "-p",
-        "4",
-        "-p",
-        "6-8+2",
         "-n",
+        "4",
+        "-n",
+        "6-8+2",
+        "-p",
         "0",
         "-d",
         "0,3",
@@ -197,5 +247,5 @@ def test_every_combination_of_lists_is_measured_and_an_option_may_be_given_twice
         "1",
     ]
     assert main(["bench", str(path), *options, "-o", "json"]) == 0
-    found = [(r["n_threads"], r["n_depth"], r["n_prompt"]) for r in json.loads(capsys.readouterr().out)]
-    assert found == [(t, d, p) for t in (1, 2) for d in (0, 3) for p in (4, 6, 8)]
+    found = [(r["n_threads"], r["n_depth"], r["n_gen"]) for r in json.loads(capsys.readouterr().out)]
+    assert found == [(t, d, n) for t in (1, 2) for d in (0, 3) for n in (4, 6, 8)]

@@ -49,6 +49,7 @@ def test_a_grid_is_all_combinations_each_with_a_name_of_its_own() -> None:
         (["n_gen=many"], "expected a number"),
         (["n_gen=-1"], "from 0 on"),
         (["model=tales"], "give n_prompt or n_gen"),
+        (["n_prompt=64", "n_gen=32"], "not both: a task measures one of them"),
         (
             [f"round={','.join(map(str, range(400)))}", f"n_gen={','.join(map(str, range(1, 401)))}"],
             "at most",

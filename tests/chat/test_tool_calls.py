@@ -58,6 +58,26 @@ def test_a_broken_call_is_text_and_known_to_be_broken(form: Form, text: str) -> 
     assert found.calls == () and found.text == text and found.broken
 
 
+@pytest.mark.parametrize(
+    ("form", "text", "shown"),
+    [
+        (
+            "hermes",
+            f"<tool_call>{{]</tool_call> <tool_call>{JSON_ONE}</tool_call>",
+            "<tool_call>{]</tool_call>",
+        ),
+        ("llama3", f'<|python_tag|>{{"a": 1}}<|python_tag|>{JSON_ONE}', '<|python_tag|>{"a": 1}'),
+        ("mistral", f"[TOOL_CALLS] {{}} [TOOL_CALLS][{JSON_ONE}]", "[TOOL_CALLS] {}"),
+    ],
+)
+def test_a_call_after_a_broken_one_is_found_in_any_cut(form: Form, text: str, shown: str) -> None:
+    for size in (len(text), 1, 2, 5, 11):
+        stream = ToolCallStream(form)
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        said = "".join(map(stream.push, pieces)) + stream.flush()
+        assert (stream.calls, said.strip(), stream.broken.strip()) == ([ONE], shown, shown)
+
+
 def test_the_form_is_known_from_the_template() -> None:
     assert form_of("{{ '<tool_call>' }}") == "hermes" and form_of("[TOOL_CALLS]") == "mistral"
     assert form_of("<|python_tag|>") == "llama3" and form_of("{{ messages }}") is None

@@ -143,6 +143,10 @@ def test_an_option_that_the_library_refuses_is_one_line(
     assert words in refused(capsys, *options, *chat)
 
 
+def test_a_system_message_without_a_conversation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--system: needs --chat" in refused(capsys, "--system", "Be brief.")
+
+
 def test_a_draft_of_another_vocabulary_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -63,6 +63,8 @@ def test_wrong_options_are_refused_by_name(model: Model) -> None:
         model.chat("the", temprature=0)
     with pytest.raises(ValueError, match="sampler: it has its own options, so top_k would do nothing"):
         model.generate("the", sampler=ll.Sampler(), top_k=3)
+    with pytest.raises(ValueError, match="chain: it replaces other options, so temperature, top_k would do"):
+        model.generate("the", chain=[], temperature=0, top_k=3, seed=1)
     with pytest.raises(ValueError, match="grammar and regex: a text has only one form"):
         model.generate("the", grammar='root ::= "a"', regex="a")
     with pytest.raises(ValueError, match="logprobs must be 0 or more"):
@@ -83,6 +85,9 @@ def test_a_text_stops_at_strings_ids_and_control_tokens(model: Model) -> None:
     got = model.stream("the", sampler=lambda logits: next(said), stop=["<|im_start|>", "zz"])
     list(got)
     assert (got.stop_reason, got.ids) == ("stop", [5, 6])
+    for wrong in (b"the", {"the": 1}):
+        with pytest.raises(TypeError, match=f"stop: expected texts or token ids, got {type(wrong).__name__}"):
+            model.stream("the", stop=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="stop: token 100000 is not in the vocabulary"):
         model.stream("the", stop=[100000])
 
@@ -109,6 +114,19 @@ def test_logprobs_are_the_log_softmax_of_the_logits(model: Model) -> None:
     }  # fmt: skip
 
 
+def test_logprobs_are_the_models_own_if_a_sampler_changes_its_logits(model: Model) -> None:
+    def greedy(logits: np.ndarray) -> int:
+        best = int(logits.argmax())
+        logits[:] = 0
+        return best
+
+    want = model.stream("the sea", max_tokens=4, temperature=0, logprobs=2)
+    got = model.stream("the sea", max_tokens=4, sampler=greedy, logprobs=2)
+    assert (list(want), want.logprobs) == (list(got), got.logprobs)
+    [made] = model.generate_batch(["the sea"], max_tokens=4, sampler=greedy, logprobs=2, details=True)
+    assert made.logprobs == want.logprobs
+
+
 def test_perplexity_is_exp_of_the_mean_loss(model: Model) -> None:
     texts = ["the inner sea on the other side", [5, 6, 7], [5]]
     got = model.perplexity(texts)
@@ -128,9 +146,20 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(model: Model) -> None:
     assert model.generate_batch(prompts, max_sequences=3, **options) == want
     sampler = ll.Sampler(seed=3, temperature=1.0)
     assert model.generate_batch(prompts, max_tokens=20, sampler=sampler) == want
+    stops = [text[-1] for text in want]
+    ended = [model.generate(prompt, stop=stops, **options) for prompt in prompts]
+    assert ended != want
+    assert model.generate_batch(prompts, stop=iter(stops), **options) == ended
     made = model.generate_batch(prompts, details=True, **options)
     assert [generation.text for generation in made] == want
     assert all(isinstance(generation, ll.Generation) for generation in made)
+
+
+def test_texts_of_a_batch_with_a_sampler_without_a_seed_are_drawn_separately(model: Model) -> None:
+    free: dict[str, Any] = {"temperature": 2.0, "top_k": 0, "top_p": 1.0}
+    texts = model.generate_batch(["the"] * 4, max_tokens=12, sampler=ll.Sampler(**free))
+    assert len(set(texts)) == 4
+    assert len(set(model.generate_batch(["the"] * 4, max_tokens=12, sampler=ll.Sampler(seed=1, **free)))) == 1
 
 
 def test_templates_variables_and_tools(model: Model) -> None:
@@ -144,6 +173,8 @@ def test_templates_variables_and_tools(model: Model) -> None:
     assert text("hi", template_variables={"enable_thinking": True}) == "thinkhi"
     assert text("hi", template="short") == "Shi"
     assert text("hi", template="{{ bos_token }}x") == "<|endoftext|>x"
+    with pytest.raises(TypeError, match="no option 'content'"):  # an attribute, and a text
+        text("hi", template="{{ messages[0].content }}{{ 'content' }}", content="x")
     assert set(model.chat_templates) == {"default", "short"}
     with pytest.raises(ModelError, match="this file has default, short"):
         text("hi", template="long")
@@ -152,6 +183,17 @@ def test_templates_variables_and_tools(model: Model) -> None:
     plain = model.chat_prompt("<|im_end|>")
     assert model.tokenizer.token_id("<|im_end|>") not in plain
     assert model.tokenizer.token_id("<|im_end|>") in model.chat_prompt("<|im_end|>", parse_special=True)
+
+
+def test_a_message_that_names_the_first_token_does_not_replace_it(tmp_path: Path) -> None:
+    made = tiny_model(n_ctx=64)
+    made.metadata |= {"tokenizer.chat_template": PLAIN, "tokenizer.ggml.add_bos_token": True}
+    model = ll.load(made.write(tmp_path / "tiny.gguf"), executor="eager")
+    bos, name = model.tokenizer.bos_id, "<|endoftext|>"
+    assert model.chat_prompt(f"{name}hi").count(bos) == 1 == model.chat_prompt("hi").count(bos)
+    assert model.detokenize(model.chat_prompt(f"{name}hi")) == f"{name}{name}hi"
+    assert model.chat_prompt(f"{name}hi", parse_special=True) == model.chat_prompt("hi")
+    assert model.chat_prompt("hi", template="{{ bos_token }}" + PLAIN) == model.chat_prompt("hi")
 
 
 CALLS = {

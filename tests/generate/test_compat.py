@@ -203,6 +203,8 @@ def test_what_is_not_there_is_refused_by_name(llama: Llama) -> None:
         llama.set_cache(None)
     with pytest.raises(UnsupportedError, match=r"create_completion\(suffix"):
         llama.create_completion(PROMPT, suffix="x")
+    with pytest.raises(UnsupportedError, match=r"create_chat_completion\(logprobs"):
+        llama.create_chat_completion(MESSAGES, logprobs=True)
     with pytest.raises(UnsupportedError, match=r"response_format=.*json_schema"):
         llama.create_chat_completion(MESSAGES, response_format={"type": "json_schema"})
     with pytest.raises(UnsupportedError, match=r"Llama\(rope_freq_base"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import re
 from typing import Any
 
@@ -15,18 +16,18 @@ from llmlite.generate import options
 from llmlite.grammar import Constraint, Grammar
 from llmlite.sampling import Sampler
 from llmlite.tokenizers import Tokenizer
-from tests.support.schemas import random_schema
+from tests.support.schemas import VALUES, combined_schema, random_schema
 
 
 def written(grammar: Grammar, tokenizer: Tokenizer, seed: int, n_tokens: int = 150) -> str | None:
     """A text from random logits, ends and brackets favoured; None if it wasn't complete after n tokens."""
-    random = np.random.default_rng(seed)
+    draws = np.random.default_rng(seed)
     constraint: Constraint = grammar.constrain(tokenizer)
     sampler = Sampler(seed=seed, temperature=1, top_k=0, top_p=1)
     closing = [t for t in range(tokenizer.n_vocab) if tokenizer.piece(t) in (b'"', b"}", b"]")]
     ids: list[int] = []
     for n in range(n_tokens):
-        logits = random.standard_normal(tokenizer.n_vocab).astype(np.float32)
+        logits = draws.standard_normal(tokenizer.n_vocab).astype(np.float32)
         logits[[*closing, *tokenizer.eog_ids]] += 2 + 12 * n / n_tokens
         token = sampler(logits, ids, mask=constraint.mask())
         if token in tokenizer.eog_ids:
@@ -52,6 +53,22 @@ def check_schemas(tokenizer: Tokenizer, seeds: range) -> None:
 
 def test_whatever_is_written_under_a_schema_is_valid(tokenizer: Tokenizer) -> None:
     check_schemas(tokenizer, range(50))
+
+
+def test_whatever_is_accepted_under_combined_demands_is_valid() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is the oracle")
+    n_accepted = 0
+    for seed in range(280, 380):
+        schema = combined_schema(random.Random(seed))
+        try:
+            grammar = Grammar.from_json_schema(schema)
+        except GrammarError:
+            continue  # refused by name, or no text fits it
+        validator = jsonschema.Draft202012Validator(schema)
+        accepted = [value for value in VALUES if grammar.accepts(json.dumps(value))]
+        assert [value for value in accepted if not validator.is_valid(value)] == [], schema
+        n_accepted += len(accepted)
+    assert n_accepted > 150
 
 
 @pytest.mark.slow
@@ -145,6 +162,43 @@ def test_all_of_demands_everything() -> None:
     schema = {"allOf": [{"type": "number", "minimum": 3}, {"type": "integer"}, {"maximum": 5}]}
     grammar = Grammar.from_json_schema(schema)
     assert [x for x in range(10) if grammar.accepts(str(x))] == [3, 4, 5] and not grammar.accepts("3.5")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "values"),
+    [
+        (["integer", "number"], ["string"], ""),
+        (["integer", "number"], ["number"], "1 1.5"),
+        (["integer", "string"], ["number", "string"], '1 "a"'),
+        (["number"], ["integer", "null"], "1"),
+        (["integer", "null"], ["integer", "number"], "1"),
+    ],
+)
+def test_all_of_types_are_those_that_both_allow(one: list[str], other: list[str], values: str) -> None:
+    schema = {"allOf": [{"type": one}, {"type": other}]}
+    if not values:
+        with pytest.raises(GrammarError, match="no finite text fits it"):
+            Grammar.from_json_schema(schema)
+        return
+    grammar = Grammar.from_json_schema(schema)
+    assert [text for text in ("1", "1.5", '"a"', "null") if grammar.accepts(text)] == values.split()
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"type": "string", "minLength": 2, "maxLength": 1},
+        {"type": "array", "minItems": 2, "maxItems": 1},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+        {"type": "integer", "minimum": 2, "maximum": 1},
+    ],
+)
+def test_demands_that_no_value_meets_are_met_by_none(impossible: dict[str, Any]) -> None:
+    with pytest.raises(GrammarError, match="no finite text fits it"):
+        Grammar.from_json_schema(impossible)
+    grammar = Grammar.from_json_schema({"anyOf": [impossible, {"type": "null"}]})
+    texts = ("null", '""', '"a"', "[]", "[1]", '{"a":1}', "1", "2")
+    assert [text for text in texts if grammar.accepts(text)] == ["null"]
 
 
 def test_other_names_are_never_those_of_properties() -> None:

@@ -26,6 +26,15 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("keyword", ["anyOf", "allOf"])
+def test_few_references_that_ask_for_a_million_branches_are_refused(keyword: str) -> None:
+    both: dict[str, Any] = {"a20": {"minimum": 1}}
+    for i in range(20):
+        both[f"a{i}"] = {"type": "integer", keyword: [{"$ref": f"#/$defs/a{i + 1}"}] * 2}
+    with pytest.raises(GrammarError, match="more than 10000 schemas"):
+        Grammar.from_json_schema({"$defs": both, "$ref": "#/$defs/a0"})
+
+
 def broken(node: Any, random: np.random.Generator) -> Any:
     """A schema with some keywords added and some values replaced."""
     if isinstance(node, dict):

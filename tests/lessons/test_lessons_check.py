@@ -26,6 +26,7 @@ from llmlite.lessons.check import verdict
         ({"a": 1.0}, {"a": 1}),
         (b"GGUF", b"GGUF"),
         (0, 0),
+        (1_790_016.0000001, 1_790_016),
     ],
 )
 def test_right_answers_are_right(got: Any, expected: Any) -> None:
@@ -48,6 +49,8 @@ def test_right_answers_are_right(got: Any, expected: Any) -> None:
         (lambda: 1 / 0, 1, "stopped with ZeroDivisionError: division by zero"),
         (4, 4.5, "too small"),
         (4.48, 4.5, "close, but not equal"),
+        (1_790_004, 1_790_016, "close, but not equal"),  # an offset that wasn't rounded up to a multiple
+        ([1_790_016, 7], [1_790_016, 8], "close, but not equal"),
         (-4.5, 4.5, "right but for the sign"),
         (9, 4.5, "too large"),
         ("q4", "Q4", "but for capitals"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,8 @@ from starlette.testclient import TestClient
 
 import llmlite as ll
 from llmlite.chat import ChatTemplate
-from llmlite.serve import Settings, make_app
+from llmlite.serve import Settings, make_app, openai, schemas
+from llmlite.serve.faults import Fault
 
 GREEDY = {"model": "tales", "temperature": 0, "max_tokens": 12}
 SAY = [{"role": "user", "content": "Tell a tale."}]
@@ -119,6 +121,20 @@ def test_a_streamed_end_token_has_its_score_in_the_last_piece(client: TestClient
     assert done == "[DONE]" and choice["finish_reason"] == "stop"
     assert choice["logprobs"]["tokens"] == [model.tokenizer.token(eos)]
     assert choice["logprobs"]["token_logprobs"][0] < 0
+
+
+def test_offsets_of_tokens_are_their_places_in_the_text_whole_and_streamed(client: TestClient) -> None:
+    asked = {**GREEDY, "prompt": "Once upon a time", "logprobs": 1}
+    for echo in (False, True):  # an echo begins with a control token, which the text doesn't show
+        [choice] = client.post("/v1/completions", json={**asked, "echo": echo}).json()["choices"]
+        scores = choice["logprobs"]
+        shown = list(zip(scores["tokens"], scores["text_offset"]))[echo:]
+        assert len(shown) > 10 and all(choice["text"].startswith(token, at) for token, at in shown)
+    *chunks, _ = events(client.post("/v1/completions", json={**asked, "stream": True}).text)
+    found = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    streamed = [at for each in found if each for at in each["text_offset"]]
+    [whole] = client.post("/v1/completions", json=asked).json()["choices"]
+    assert streamed == whole["logprobs"]["text_offset"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -227,6 +243,104 @@ def test_the_template_is_told_the_effort(
     assert usage["prompt_tokens"] == len(model.tokenize("very high A fox"))
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": SAY, "n": 10**12}),
+        ("/v1/completions", {"prompt": "The fox", "n": 10**12}),
+        ("/v1/completions", {"prompt": ["The fox"] * 65}),
+    ],
+)
+def test_too_many_texts_are_refused_before_anything_is_made_for_each(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    def seeded(shared: dict[str, Any], n: int) -> Any:
+        raise AssertionError(f"made options for {n} texts, which may exhaust the memory")
+
+    monkeypatch.setattr(openai, "seeded", seeded)
+    answer = client.post(path, json=asked)
+    assert answer.status_code == 400 and "one request may ask for 64" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/api/embed"])
+def test_too_many_inputs_are_refused_before_they_are_encoded(
+    client: TestClient, model: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def encode(*_: Any, **__: Any) -> Any:
+        raise AssertionError("encoded a text of a request that holds too many")
+
+    monkeypatch.setattr(model.tokenizer, "encode", encode)
+    field = "prompt" if path == "/v1/completions" else "input"
+    answer = client.post(path, json={field: ["a"] * 2049})
+    assert answer.status_code == 400 and "2049 texts: one request may hold 2048" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "item"),
+    [
+        ("CompletionRequest", "prompt", "{}"),
+        ("CompletionRequest", "prompt", "[{}]"),
+        ("CompletionRequest", "prompt", "1.5"),
+        ("EmbeddingRequest", "input", "{}"),
+        ("ChatRequest", "messages", "1"),
+        ("ChatRequest", "tools", "1"),
+        ("ChatRequest", "modalities", "1"),
+        ("ChatRequest", "stop", "1"),
+        ("OllamaGenerate", "images", "1"),
+        ("OllamaGenerate", "context", "{}"),
+        ("OllamaEmbed", "input", "1"),
+        ("DetokenizeRequest", "tokens", "{}"),
+    ],
+)
+def test_many_wrong_items_of_a_list_take_no_memory_each(kind: str, field: str, item: str) -> None:
+    more = '"messages": [{}], ' if kind == "ChatRequest" and field != "messages" else ""
+    body = f'{{{more}"{field}": [{",".join([item] * 5000)}]}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Fault) as caught:
+            schemas.read(getattr(schemas, kind), body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.param is not None and caught.value.param.startswith(field)
+    assert peak < 60 * len(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ('"x{}": 1', "x0"),
+        ('"x{}": {{"y": 1}}', "x0"),
+        ('"stream_options": {{}}, "x{}": 1', "x0"),
+    ],
+)
+def test_many_unknown_fields_take_no_memory_each(fields: str, param: str) -> None:
+    body = f'{{"prompt": "a", {", ".join(fields.format(i) for i in range(5000))}}}'.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Fault, match="x0: this server has no such field") as caught:
+            schemas.read(schemas.CompletionRequest, body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (caught.value.param, caught.value.code) == (param, "unknown_field")
+    assert peak < 60 * len(body)
+
+
+def test_an_unknown_field_inside_another_is_named_with_its_place(client: TestClient) -> None:
+    asked = {"prompt": "a", "stream_options": {"include_usage": True, "nosuch": 1}}
+    answer = client.post("/v1/completions", json=asked)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "stream_options.nosuch"
+    answer = client.post("/api/generate", json={"prompt": "a", "options": {"mirostat": 2}})
+    assert answer.status_code == 400 and "options.mirostat: this server has no such" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("bias", ["5", True, None, 101, -101, [1]])
+def test_a_bias_that_is_no_number_in_range_is_refused(client: TestClient, bias: Any) -> None:
+    answer = client.post("/v1/completions", json={"prompt": "a", "logit_bias": {"5": 1, "6": bias}})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "logit_bias"
+
+
 def test_what_is_no_json_is_refused(client: TestClient) -> None:
     for body in (b"", b"{", b"[" * 50_000, b"\xff", b"null"):
         assert client.post("/v1/chat/completions", content=body).status_code == 400
@@ -247,6 +361,44 @@ def test_ollamas_lines_join_to_its_whole_answer(client: TestClient) -> None:
     assert client.post("/api/show", json={"model": "tales"}).json()["details"]["quantization_level"] == "Q8_0"
     assert len(client.post("/api/embed", json={"input": ["a", "b"]}).json()["embeddings"]) == 2
     assert client.post("/api/pull", json={}).status_code == 501
+
+
+def test_ollamas_repeat_last_n_has_an_effect(client: TestClient) -> None:
+    def text(**options: Any) -> str:
+        body = {"prompt": "The fox and the fox", "raw": True, "stream": False}
+        body["options"] = {"temperature": 0, "num_predict": 12, **options}
+        return client.post("/api/generate", json=body).json()["response"]
+
+    assert text(repeat_penalty=5.0) != text()
+    assert text(repeat_penalty=5.0, repeat_last_n=0) == text()
+
+
+def test_ollamas_context_is_continued_without_a_second_beginning(client: TestClient, model: Any) -> None:
+    def ask(prompt: str, **more: Any) -> dict[str, Any]:
+        body = {"prompt": prompt, "raw": True, "stream": False, **more}
+        body["options"] = {"temperature": 0, "num_predict": 4}
+        return client.post("/api/generate", json=body).json()
+
+    before = ask("The fox")["context"]
+    after = ask(" and the", context=before)
+    plain = model.tokenizer.encode(" and the", add_special=False)
+    assert after["prompt_eval_count"] == len(before) + len(plain)
+    assert after["context"][: after["prompt_eval_count"]] == [*before, *plain]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"outputs": [{"name": "text_output", "parameters": "binary"}]}, "expected {"),
+        ({"inputs": [{"name": "input_ids", "datatype": "INT32", "data": [[1, 2], [3]]}]}, "one prompt"),
+    ],
+)
+def test_a_malformed_request_of_kserve_is_refused_not_failed(
+    client: TestClient, change: dict[str, Any], word: str
+) -> None:
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["The fox"]}
+    answer = client.post("/v2/models/tales/infer", json={"inputs": [tensor], **change})
+    assert answer.status_code == 400 and word in answer.json()["error"]
 
 
 @pytest.mark.parametrize("shape", [[2], [0], [10**12], [-1], [1.0], "1", [[1]]])
@@ -293,6 +445,8 @@ def test_a_key_is_asked_for_and_other_sites_and_hosts_are_refused(model: Any) ->
         assert client.get("/v1/models", headers={"authorization": "Bearer s3cre"}).status_code == 401
         assert client.get("/v1/models", headers={**own, "origin": "http://evil.example"}).status_code == 403
         assert client.get("/v1/models", headers={**own, "host": "evil.example"}).status_code == 403
+        assert client.get("/v1/models", headers={**own, "host": "["}).status_code == 403
+        assert client.get("/v1/models", headers={**own, "origin": "http://["}).status_code == 403
 
 
 def test_the_oldest_turns_are_dropped_if_asked_and_the_answer_says_so(model: Any) -> None:

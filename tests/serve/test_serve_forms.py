@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,11 @@ from starlette.testclient import TestClient
 
 import llmlite as ll
 from llmlite.chat import ChatTemplate
+from llmlite.grammar import Grammar
 from llmlite.serve import Settings, make_app
+from llmlite.serve.engine import Piece
+from llmlite.serve.tools import Offer, Reader
+from llmlite.tokenizers import StreamDecoder
 
 SAY = [{"role": "user", "content": "What is the weather?"}]
 TOOL = {
@@ -96,6 +101,40 @@ def test_calls_come_back_as_objects_whole_and_streamed(tooled: tuple[TestClient,
     one = {**saying(form), "parallel_tool_calls": False}
     [choice] = client.post("/v1/chat/completions", json=one).json()["choices"]
     assert called(choice["message"]["tool_calls"]) == BOTH[:1]
+
+
+class Words:
+    """Be a tokenizer of few tokens; token 1 is a control token that begins calls."""
+
+    texts = ("ok\n", "[TOOL_CALLS]", "[", CALL, "]")
+
+    def __init__(self) -> None:
+        self.vocabulary = self
+
+    def is_hidden(self, token: int) -> bool:
+        return token == 1
+
+    def token(self, token: int) -> str:
+        return self.texts[token]
+
+    def stream(self, *, skip_special: bool) -> StreamDecoder:
+        return StreamDecoder(lambda i: b"" if skip_special and self.is_hidden(i) else self.texts[i].encode())
+
+
+@pytest.mark.parametrize("n_ids", range(1, 6))
+@pytest.mark.parametrize("n_held", range(4))
+def test_a_mark_keeps_its_place_if_the_text_before_it_is_held_back(n_ids: int, n_held: int) -> None:
+    """A stop string may hold back text, so that a piece has text from both sides of a control token."""
+    tokenizer: Any = Words()
+    text = "".join(t for i, t in enumerate(Words.texts) if i != 1)
+    decoded = "".join(t for i, t in enumerate(Words.texts[:n_ids]) if i != 1)
+    shown = max(0, len(decoded) - n_held)
+    reader = Reader(Offer([TOOL], "mistral"), tokenizer)
+    first = reader.push(Piece(text[:shown], tuple(range(n_ids)), ()))
+    second = reader.push(Piece(text[shown:], tuple(range(n_ids, 5)), ()))
+    parts = [first, second, reader.end()]
+    assert "".join(part[0] for part in parts).strip() == "ok"
+    assert called([call for part in parts for call in part[1]]) == BOTH[:1]
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -207,6 +246,24 @@ def test_a_schema_a_grammar_and_a_regex_hold_a_hot_sampler(client: TestClient, s
     )
     text, _ = written(client, regex="[0-9]{3}-[xyz]", seed=seed)
     assert len(text) == 5 and text[:3].isdecimal() and text[3] == "-" and text[4] in "xyz"
+
+
+def test_a_form_is_made_outside_of_the_thread_that_writes_all_texts(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_in: list[str] = []
+    make = Grammar.from_json_schema
+
+    def noted(schema: Any) -> Grammar:
+        made_in.append(threading.current_thread().name)
+        return make(schema)
+
+    monkeypatch.setattr(Grammar, "from_json_schema", noted)
+    schema = {"enum": ["only", "here"]}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    answer = client.post("/v1/completions", json={"prompt": "a", "n": 3, "response_format": form})
+    assert {json.loads(choice["text"]) for choice in answer.json()["choices"]} <= {"only", "here"}
+    assert len(made_in) == 1 and made_in[0] != "llmlite-engine"
 
 
 def test_json_object_is_an_object_as_far_as_it_goes(client: TestClient) -> None:

@@ -63,6 +63,15 @@ def test_a_control_token_in_a_message_stays_text(client: TestClient, model: Any)
     assert ends[0] == ends[1]
 
 
+def test_a_token_that_is_not_utf_8_is_answered_too(
+    client: TestClient, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.tokenizer, "token", lambda _: "a\udcff")  # as read from a file
+    answer = client.post("/tokenize", json={"prompt": "x", "return_token_strs": True})
+    assert answer.status_code == 200 and set(answer.json()["token_strs"]) == {"a?"}
+    assert client.get("/tokenizer_info").json()["eos_token"] == "a?"
+
+
 def test_texts_longer_than_the_context_are_counted_too(client: TestClient) -> None:
     assert client.post("/tokenize", json={"prompt": TEXT * 50}).json()["count"] > 64
     messages = [{"role": "user", "content": TEXT * 50}]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import random as plain
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+TYPES = ["integer", "number", "string", "boolean", "null", "array", "object"]
+VALUES: list[Any] = [
+    *(None, True, False, 0, 1, 2, 3, 5, -1, 1.5, 2.5),
+    *("", "a", "ab", "abc", "b", "aab", "\n", '"', "é"),
+    *([], [1], [1, 2], ["a"], [1, 2, 3], [None], [1, "a"], [[], []]),
+    *({}, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}, {"a": "x"}, {"a": None, "b": "a"}, {"c": 1}),
+]
 
 
 def random_schema(random: np.random.Generator, depth: int = 0) -> dict[str, Any]:
@@ -48,3 +58,37 @@ def random_schema(random: np.random.Generator, depth: int = 0) -> dict[str, Any]
         case "anyOf":
             return {"anyOf": [random_schema(random, depth + 1) for _ in range(2)]}
     return {"type": str(kind)}
+
+
+def demand(random: plain.Random) -> dict[str, Any]:
+    """A schema of one keyword."""
+    choose = random.choice
+    makers: list[Callable[[], dict[str, Any]]] = [
+        dict,
+        lambda: {"type": choose(TYPES)},
+        lambda: {"type": random.sample(TYPES, random.randint(1, 3))},
+        lambda: {choose(["minimum", "exclusiveMinimum"]): choose([0, 1, 1.5, 2])},
+        lambda: {choose(["maximum", "exclusiveMaximum"]): choose([1, 2, 2.5, 3])},
+        lambda: {choose(["minLength", "maxLength", "minItems", "maxItems"]): random.randint(0, 2)},
+        lambda: {choose(["minProperties", "maxProperties"]): random.randint(0, 2)},
+        lambda: {"pattern": choose(["^a", "b$", "a|b", "^a?$", "^(a|ab)$", "[^a]", "^$", "^.b"])},
+        lambda: {"enum": random.sample(VALUES, random.randint(1, 4))},
+        lambda: {"const": choose(VALUES)},
+        lambda: {"required": random.sample(["a", "b"], random.randint(0, 2))},
+        lambda: {"properties": {name: demand(random) for name in random.sample(["a", "b"], 1)}},
+        lambda: {"additionalProperties": choose([True, False, {"type": "integer"}])},
+        lambda: {choose(["items", "additionalProperties"]): demand(random)},
+        lambda: {"prefixItems": [demand(random) for _ in range(random.randint(1, 2))]},
+    ]
+    return choose(makers)()
+
+
+def combined_schema(random: plain.Random, depth: int = 0) -> dict[str, Any]:
+    """A schema of several demands, which need not fit together, in allOf, anyOf and $ref too."""
+    found = {key: value for _ in range(random.randint(1, 3)) for key, value in demand(random).items()}
+    if depth < 2 and random.random() < 0.5:
+        parts = [combined_schema(random, depth + 1) for _ in range(random.randint(1, 3))]
+        found[random.choice(["allOf", "anyOf"])] = parts
+    if depth == 0 and random.random() < 0.3:
+        found |= {"$defs": {"x": combined_schema(random, 1)}, "$ref": "#/$defs/x"}
+    return found

@@ -75,6 +75,8 @@ class XllamacppBackend:
     def write(self, ids: Sequence[int], n_gen: int) -> list[int]:
         """Return the nanoseconds of all `n_gen` tokens as one number, from the server's own clock."""
         timings = self._answer(ids, n_gen + 1)["timings"]
+        if timings["predicted_n"] != n_gen + 1:
+            raise RuntimeError(f"expected {n_gen + 1} tokens, got {timings['predicted_n']}")
         return [round(timings["predicted_ms"] * 1e6)]
 
     def greedy(self, ids: Sequence[int], n_gen: int) -> list[int]:

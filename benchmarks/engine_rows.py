@@ -50,7 +50,7 @@ print(*sorted(found - sys.stdlib_module_names - {"llmlite"}))
 class Bench:
     """Hold what all rows share: models, the canary, the clock, and the file of samples.
 
-    Args:
+    Attributes:
         folder: the folder of the models.
         shape: the shape of the synthetic models.
         threads: threads of each backend.

@@ -26,7 +26,7 @@ Sample = dict[str, Any]
 class Figure:
     """Describe one line of the table.
 
-    Args:
+    Attributes:
         title: the name of the figure.
         row: the row whose samples are used.
         phase: the kind of blocks, "prefill" or "decode"; None for all.

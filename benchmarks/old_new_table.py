@@ -26,7 +26,7 @@ Sample = dict[str, Any]
 class Row:
     """Hold one line of the table.
 
-    Args:
+    Attributes:
         key: the values of KEYS.
         test: a name such as "prefill 512".
         old, new: tokens per second, medians over blocks.

@@ -47,7 +47,7 @@ TOLERANCE = 0.25  # how far a prediction may be from a measurement
 class Model:
     """The properties of a model that advice depends on.
 
-    Args:
+    Attributes:
         name: name of the file, or the size as it was written.
         n_params: number of weights.
         n_read: number of weights read for one token. A token reads only one row of an embedding that isn't
@@ -71,7 +71,7 @@ class Model:
 class Machine:
     """The measured limits of this machine.
 
-    Args:
+    Attributes:
         available: bytes of memory that programs can still use; None if the system doesn't report it.
         overhead: seconds that a matrix takes in addition to reading its weights.
         bandwidth: function of a number of bytes and a type. It returns the bytes per second at which that
@@ -87,7 +87,7 @@ class Machine:
 class Choice:
     """One type of a model on this machine; `arithmetic` shows how the numbers were calculated.
 
-    Args:
+    Attributes:
         type: quantization of the weights.
         bits: bits per weight.
         n_bytes: bytes of all weights.
@@ -306,7 +306,7 @@ def best(choices: Sequence[Choice], speed: float) -> Choice | None:
 class Checked:
     """A predicted speed and the measured one.
 
-    Args:
+    Attributes:
         model: the model's file or name.
         n_bytes: bytes of the weights that a token reads.
         n_matrices: number of matrices that hold them.

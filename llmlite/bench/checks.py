@@ -65,7 +65,7 @@ class WrongError(Exception):
 class Check:
     """One thing to check.
 
-    Args:
+    Attributes:
         group: a key of GROUPS.
         topic: name of the check.
         needs: description of what is required.

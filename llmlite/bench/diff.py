@@ -31,7 +31,7 @@ EXIT_CODES = {
 class Row:
     """One comparison of an entry with its earlier result.
 
-    Args:
+    Attributes:
         entry: label of backend and type.
         kind: "agreement" or a key of SPEEDS.
         verdict: "agrees", "DISAGREES", "missing", "faster", "slower", "about equal" or "can't tell".

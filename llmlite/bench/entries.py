@@ -74,7 +74,7 @@ class Entry:
 class Launcher:
     """A launcher that starts all workers in the same way.
 
-    Args:
+    Attributes:
         n_threads: threads of every backend.
         n_ctx: positions in the cache.
         timeout: seconds to wait for any answer.

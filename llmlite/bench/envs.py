@@ -51,7 +51,7 @@ FRESH = {"uv": ("--no-cache",), "pip": ("--no-input", "--no-cache-dir")}
 class Installation:
     """The cost of installing an environment.
 
-    Args:
+    Attributes:
         name: name of the environment.
         requirements: the requirements that were asked for.
         seconds: time of the installer, downloads included; the empty environment was made before.

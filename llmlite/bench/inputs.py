@@ -26,7 +26,7 @@ TEXT = (
 class ModelFile:
     """One GGUF file of a comparison.
 
-    Args:
+    Attributes:
         path: path of the file.
         model_type: quantization that most of its weights have, such as "Q4_0".
         n_ctx: context length in tokens.

@@ -40,7 +40,7 @@ Product = Callable[[np.ndarray], np.ndarray]  # x (width,) -> W x (rows,)
 class Rung:
     """One way to compute the product.
 
-    Args:
+    Attributes:
         name: key of the rung.
         title: name for axes of figures.
         about: a sentence that describes it.
@@ -88,7 +88,7 @@ def rungs() -> tuple[Rung, ...]:
 class RungStep:
     """The measurement of one rung.
 
-    Args:
+    Attributes:
         rung: name of the Rung.
         type: quantization of the weights.
         n_rows, width: size of the matrix.

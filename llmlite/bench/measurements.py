@@ -31,7 +31,7 @@ NOISY = 0.10  # a measurement is noisy above this interquartile range over media
 class Measurement:
     """The times of one phase of one backend in one block, with every repetition.
 
-    Args:
+    Attributes:
         run_id: the run this belongs to.
         env_hash: hash of the environment it was taken in.
         backend: a name of `llmlite.bench.backends.BACKENDS`.

@@ -12,7 +12,7 @@ from llmlite.bench.backends import by_name
 class Options:
     """The models and backends to compare, and the limits on time.
 
-    Args:
+    Attributes:
         model: "tales", "smollm2", or the path of a GGUF file.
         types: quantizations. None chooses the usual ones for "tales" and "smollm2", and the file's own type
             for a path. Types other than the file's own are quantized anew from its weights.

@@ -17,7 +17,7 @@ SHORTEST = 16  # tokens written; the time of fewer says little
 class Turn:
     """The time that one turn of an entry takes, estimated from a first probe.
 
-    Args:
+    Attributes:
         prefill: seconds for all prompts and for filling the cache.
         step: seconds for one token, summed over all depths.
         once: seconds outside the blocks, for the fresh processes in which memory is measured.

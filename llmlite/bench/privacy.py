@@ -31,7 +31,7 @@ OWN = ("0.0.0.0", "::", "::1")  # any address of this machine, and IPv6's loopba
 class Privacy:
     """The observations of one backend.
 
-    Args:
+    Attributes:
         backend: name of the backend.
         isolated: whether it computed without a network; None if that couldn't be tried.
         n_calls: number of system calls to addresses outside this machine; None if they couldn't be counted.

@@ -20,7 +20,7 @@ HEADINGS = ("operation", "type", "times", "ms", "share", "waiting", "GB/s", "GOP
 class StepProfile:
     """The measured operations of one step.
 
-    Args:
+    Attributes:
         model: name of the model.
         executor: repr of the executor.
         n_threads: threads that ran the step.

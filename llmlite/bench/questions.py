@@ -41,7 +41,7 @@ class Question:
 class Exam:
     """The questions in a model's own tokens.
 
-    Args:
+    Attributes:
         questions: the questions, in the order asked.
         tokenizer: tokenizer of the model.
     """

@@ -34,7 +34,7 @@ Ask = Callable[..., dict[str, Any]]
 class Running:
     """A comparison under way.
 
-    Args:
+    Attributes:
         options: the options asked for.
         stack: closes every process.
         progress: whether a bar is shown.

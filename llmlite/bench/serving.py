@@ -35,7 +35,7 @@ _open = build_opener(ProxyHandler({})).open  # this machine's own address never 
 class Throughput:
     """The throughput of a number of clients together.
 
-    Args:
+    Attributes:
         clients: number of clients that send requests at the same time.
         tokens: number of tokens written for all of them.
         seconds: time from the first request to the last answer.

@@ -29,7 +29,7 @@ FORMS = ("md", "csv", "json", "jsonl")
 class Request:
     """The tests to run.
 
-    Args:
+    Attributes:
         model: a GGUF file, "tales" or "tales:Q4_0".
         backend: a key of BACKENDS.
         prompts: lengths of prompts to read; 0 for none.

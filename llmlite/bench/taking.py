@@ -26,7 +26,7 @@ QUIET = 1.25  # the slowest canary over the fastest; above this ratio, the machi
 class Run:
     """One measurement that samples are made of.
 
-    Args:
+    Attributes:
         name: its key.
         minutes: time that it takes on two quiet cores.
         measure: function that measures; its argument is a function that reports progress.
@@ -60,7 +60,7 @@ class Run:
 class Sample:
     """One shipped file.
 
-    Args:
+    Attributes:
         name: its key.
         file: path below the samples' folder.
         runs: names of the runs that it is made from.
@@ -79,7 +79,7 @@ class Sample:
 class Taking:
     """The process of taking samples.
 
-    Args:
+    Attributes:
         runs, samples: all known runs and samples.
         kept: folder of the results.
         target: folder of the samples.

@@ -115,7 +115,7 @@ def theme_named(name: str | None) -> Theme:
 class Picture:
     """Hold a figure, its description and its data.
 
-    Args:
+    Attributes:
         figure: the matplotlib figure.
         alt: a description for readers who can't see the figure.
         labels: the text written on the figure: "title", "x", "y" and any others.
@@ -159,7 +159,7 @@ class Table:
 
     Tables are displayed, described and compared like pictures.
 
-    Args:
+    Attributes:
         heading: the title of the table.
         columns: the headings; the first one belongs to the names of the rows.
         rows: cells of text or numbers; each row is as long as `columns`.

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 class Fault:
     """A change that a reader of the lesson would be misled by.
 
-    Args:
+    Attributes:
         file: under llmlite/. old, new: the text that is there once, and what stands there instead.
         lesson: whose number must turn red.
     """

@@ -69,7 +69,7 @@ class Backend(Protocol):
 class BackendInfo:
     """The description of one backend.
 
-    Args:
+    Attributes:
         name: name on the command line.
         title: name in tables and figures.
         module: the file in this folder; its `make(**options)` returns the Backend.

@@ -1,6 +1,6 @@
 """Advice on the type of a model that fits this machine: memory, speed and quality, with the arithmetic shown.
 
-To write a token, the engine reads every weight once, matrix by matrix. That takes
+To generate a token, the engine reads every weight once, matrix by matrix. That takes
 
     bytes of the weights read / bandwidth + matrices · overhead of a matrix
 
@@ -123,7 +123,7 @@ def describe(text: str) -> Model:
         if n_params < 1:
             raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
         n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
-        note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
+        note = f"a size gives only the number of weights; about {n_layer} layers are assumed"
         return Model(
             name=text,
             n_params=n_params,
@@ -136,7 +136,7 @@ def describe(text: str) -> Model:
     try:
         path = resources.model_path(text)
     except LlmliteError as error:
-        raise LlmliteError(f"{error}; a size is written 350M or 1.1B") from error
+        raise LlmliteError(f"{error}; write a size as 350M or 1.1B") from error
     with gguf.read(path) as file:
         config = ModelConfig.from_metadata(file.metadata, file.tensors)
         n_params = sum(tensor.n_elements for tensor in file.tensors.values())
@@ -146,9 +146,9 @@ def describe(text: str) -> Model:
         bits = 8 * sum(tensor.n_bytes for tensor in weights) / sum(tensor.n_elements for tensor in weights)
     notes = []
     if bits < UNROUNDED:
-        notes.append(f"the file has {bits:.3g} bits per weight already; a type with more regains no quality")
+        notes.append(f"the file already has {bits:.3g} bits per weight; more bits bring no quality back")
     if config.n_expert > 0:
-        notes.append("a mixture reads only some experts for a token: it is faster than predicted")
+        notes.append("a token needs only some of the experts, so decode is faster than predicted")
     return Model(
         name=Path(path).name,
         n_params=n_params,
@@ -203,7 +203,7 @@ def _best(rounds: Iterable[Sequence[float]]) -> float:
 
 
 class _Steps:
-    """Steps of decode: each call writes a token and returns its seconds; the cache never gets full."""
+    """Steps of decode: each call generates a token and returns its seconds; the cache never gets full."""
 
     def __init__(self, model: str) -> None:
         from llmlite.model import load
@@ -269,7 +269,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
         f"weights: {model.n_params:,} x {bits:g} bits / 8 = {_mb(n_bytes)}",
         f"cache: 2 bytes x {model.n_kv:,} numbers x {n_ctx} positions = {_mb(cache)}"
         if model.n_kv
-        else "cache: unknown for a size",
+        else "cache: unknown if only a size is given",
         f"memory: weights + cache + {_mb(PROCESS_BYTES)} for the process = {_mb(memory)}",
         f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_matrices} matrices x "
         f"{machine.overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
@@ -287,7 +287,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
 
 
 def best(choices: Sequence[Choice], speed: float) -> Choice | None:
-    """Return the first choice that fits and writes at least `speed` tokens per second.
+    """Return the first choice that fits and generates at least `speed` tokens per second.
 
     If none is that fast, return the fastest that fits. If none fits, return None.
 

@@ -62,7 +62,7 @@ class Checking(Running):
         return min(timeout, self.begin + end - time.monotonic())
 
     def _leave_unchecked(self, entry: Entry) -> None:
-        reason = f"its check would not end in time: budget {self.options.budget_seconds:g} s"
+        reason = f"its check would not finish within the budget of {self.options.budget_seconds:g} s"
         self.result.skipped.append({**entry.key, "reason": reason})
         self._drop(entry)
 

@@ -18,7 +18,7 @@ POLICIES: dict[str, dict[str, str]] = {"spin": {}, "passive": {"OMP_WAIT_POLICY"
 # The folders in which backends keep compiled code and converted models.
 CACHES = ("LLMLITE_CACHE", "TORCHINDUCTOR_CACHE_DIR")
 PROBES = 3  # runs of each policy, in turns
-PROBE = (32, 12)  # tokens read and written
+PROBE = (32, 12)  # tokens of prefill and of decode
 UNPACKED = 4  # at most this many bytes per weight while a library loads quantized weights and unpacks them
 KEPT = 2  # at most this many times the file's bytes: the mapped file and a repacked copy
 
@@ -194,7 +194,7 @@ class Launcher:
         need, available = entry.n_bytes, environment.available_memory()
         if available is not None and need > available:
             raise BackendError(
-                f"it may need {need / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
+                f"it may need {need / 1e9:.1f} GB of memory, but {available / 1e9:.1f} GB are available"
             )
         undecided = entry.info.openmp and entry.info.name not in self.policies
         both_fit = available is None or 2 * need <= available  # otherwise take the usual policy untried

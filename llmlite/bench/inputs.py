@@ -76,9 +76,7 @@ def _with_reason(file: ModelFile) -> ModelFile:
     """Add a note to a Q4_1 file, with the reason why llama.cpp is slower on it than on other types."""
     if file.model_type != "Q4_1":
         return file
-    reason = (
-        "Q4_1 is one of the types that llama.cpp doesn't repack for its fast kernels: Q8_0 and Q4_0 are fair"
-    )
+    reason = "llama.cpp doesn't repack Q4_1 for its fast kernels; Q8_0 and Q4_0 make a fairer comparison"
     return replace(file, note="; ".join(filter(None, (file.note, reason))))
 
 
@@ -131,7 +129,7 @@ def agreement_ids(file: ModelFile, n_tokens: int) -> list[int]:
         n_tokens: number of token ids.
 
     Raises:
-        LlmliteError: the tokenizer makes no tokens of the text.
+        LlmliteError: the tokenizer makes no tokens from the text.
     """
     with gguf.read(file.path) as opened:
         tokenizer = tokenizers.from_metadata(opened.metadata)
@@ -139,7 +137,7 @@ def agreement_ids(file: ModelFile, n_tokens: int) -> list[int]:
         if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
             ids.insert(0, tokenizer.bos_id)
     if not ids:
-        raise LlmliteError(f"{file.path}: its tokenizer made no tokens of an English text")
+        raise LlmliteError(f"{file.path}: its tokenizer made no tokens from an English text")
     while len(ids) < n_tokens:
         ids += ids
     return [int(token) for token in ids[:n_tokens]]

@@ -260,7 +260,7 @@ def _measure(w: QuantTensor, names: Sequence[str], repeats: int, n_threads: int)
     wrong = [f"{name} by {error:.1g}" for name, error in errors.items() if not error <= AGREE]
     if wrong:
         raise LlmliteError(
-            f"{w.type.name}: answers differ from NumPy's, nothing was timed: {', '.join(wrong)}"
+            f"{w.type.name}: answers differ from NumPy's, so nothing was timed: {', '.join(wrong)}"
         )
     samples: dict[str, list[int]] = {name: [] for name in names}
     order = random.Random(0)

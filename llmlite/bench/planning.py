@@ -10,7 +10,7 @@ from typing import TypeVar
 from llmlite.bench.summary import MIN_BLOCKS
 
 Key = TypeVar("Key", bound=Hashable)
-SHORTEST = 16  # tokens written; the time of fewer says little
+SHORTEST = 16  # tokens generated; the time of fewer is unreliable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The number of blocks, the tokens written at each depth, and the entries left out.
+    """The number of blocks, the tokens generated at each depth, and the entries left out.
 
     Attributes:
         n_blocks: number of blocks.
-        n_gen: tokens written at each depth.
+        n_gen: tokens generated at each depth.
         left_out: entries that are left out, in the order in which they were dropped.
         seconds_per_block: expected time of a block.
     """

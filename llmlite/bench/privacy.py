@@ -72,7 +72,7 @@ def examine(
         timeout: seconds that any single step may take.
     """
     isolated: bool | None = None
-    reason = "this system gives no network namespace (unshare -rn)"
+    reason = "this system doesn't allow a network namespace (unshare -rn)"
     if can_isolate():
         try:
             _work(info, model, ids, n_ctx, timeout, UNSHARE)
@@ -126,7 +126,7 @@ def _count(
 
 
 def parse(log: str) -> tuple[int, tuple[str, ...]]:
-    """Return the number of calls to other machines in strace's log, and the addresses used of this one."""
+    """Return the number of calls to other machines in strace's log, and this machine's addresses in it."""
     addresses = INTERNET.findall(log)
     local = [address for address in addresses if address.startswith("127.") or address in OWN]
     return len(addresses) - len(local), tuple(sorted(set(local)))

@@ -158,7 +158,7 @@ METRICS = {
         Metric(key="size", short="file size", title="model file, MB", more_is_better=False, live=False),
         Metric(
             key="kl",
-            short="quality lost",
+            short="quality loss",
             title="KL divergence from float32, nats",
             more_is_better=False,
             live=False,

@@ -1,6 +1,6 @@
 """Take shipped samples again: run each measurement that they need once, and replace all samples together.
 
-Each result is stored in a folder as soon as it is there, so that an interrupted run can be continued.
+Each result is stored in a folder as soon as it is available, so that an interrupted run can be continued.
 """
 
 from __future__ import annotations

@@ -245,7 +245,7 @@ def test_a_killed_scheduler_of_several_machines_loses_nothing(tmp_path: Path) ->
         _wait_for(results, 2, process)
         scheduler.kill()
         _, err = process.communicate(timeout=90)  # it ends, and doesn't wait for ever
-        assert process.returncode == 2 and "the same command does the rest" in err
+        assert process.returncode == 2 and "run the same command again for the rest" in err
     kept = _content(results)
     assert 2 <= len(kept) < 8
     with _cluster(tmp_path / "second") as (address, _):
@@ -260,7 +260,7 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     pytest.importorskip("distributed", reason="Dask isn't installed")
     words = ["sweep", "n_gen=2", "--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path)]
     assert main(words) == 2
-    assert "the same command does the rest" in capsys.readouterr().err
+    assert "run the same command again for the rest" in capsys.readouterr().err
 
 
 @pytest.mark.slow

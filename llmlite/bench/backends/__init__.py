@@ -23,7 +23,7 @@ MACHINE = os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCES
 
 
 class Backend(Protocol):
-    """The interface that a worker needs of a backend: one sequence, greedy decoding, end tokens ignored."""
+    """The interface that a worker needs from a backend: one sequence, greedy decoding, end tokens ignored."""
 
     def start(self) -> None:
         """Import everything the backend needs."""

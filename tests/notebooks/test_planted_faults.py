@@ -48,7 +48,7 @@ FAULTS: Mapping[str, Fault] = {
         "07",
     ),
     "an axis has another label": Fault(
-        "plots/caching.py", 'x_label="new tokens written"', 'x_label="tokens"', "05"
+        "plots/caching.py", 'x_label="generated tokens"', 'x_label="tokens"', "05"
     ),
     "a default is another one": Fault(
         "sampling/sampler.py", "        temperature: float = 0.8,", "        temperature: float = 1.0,", "06"

@@ -161,7 +161,7 @@ def test_bars_among_which_the_best_cannot_be_told_are_grey_and_the_title_says_so
     assert greys(plots.metric_bars(whole, "decode")) == 0
     one = replace(whole, measurements=[m for m in whole.measurements if m.block in (-1, 0)])
     shown = plots.metric_bars(one, "decode")
-    assert greys(shown) == len(shown.x) and "can't be told" in shown.alt
+    assert greys(shown) == len(shown.x) and "Can't tell which is best" in shown.alt
     assert "can't tell the best" in shown.figure.axes[0].get_title() + shown.figure.axes[0].get_title("left")
 
 

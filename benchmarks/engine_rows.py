@@ -303,7 +303,7 @@ def seconds_to_token(path: Path, **more: str) -> dict[str, Any]:
         seconds = time.perf_counter() - begin
         _, errors = process.communicate()
     if not token.strip():
-        raise RuntimeError(f"no token came: {errors.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"no token was printed: {errors.strip().splitlines()[-1:]}")
     return {"seconds": seconds, "progress": "compiling" in errors}
 
 

@@ -1,4 +1,4 @@
-"""Measure the time that a grammar adds to each token, compared with the same model writing freely.
+"""Measure the time that a grammar adds to each token, compared with the same model without a grammar.
 
     python benchmarks/grammars.py tales:Q8_0
     python benchmarks/grammars.py smollm2.gguf                      # --tokens 64 --rounds 5 --threads 2

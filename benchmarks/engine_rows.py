@@ -48,7 +48,7 @@ print(*sorted(found - sys.stdlib_module_names - {"llmlite"}))
 
 @dataclass
 class Bench:
-    """Hold what all rows share: models, the canary, the clock, and the file of samples.
+    """Hold the things that all rows share: models, the canary, the clock, and the file of samples.
 
     Attributes:
         folder: the folder of the models.

@@ -161,7 +161,7 @@ def load(port: int, clients: int, seconds: float, n_tokens: int) -> tuple[Seen, 
 
 
 def share(times: list[float], part: float) -> float:
-    """Return the time below which this part of the times lies; nan if there are none."""
+    """Return the time below which a share `part` of the times lies; nan if there are none."""
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 

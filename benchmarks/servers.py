@@ -83,7 +83,7 @@ class Clock:
     seconds: float
 
     def left(self, share: float = 1.0) -> float:
-        """Return the seconds until this share of the time is over."""
+        """Return the seconds until this share of the time has passed."""
         return self.end - self.seconds * (1 - share) - time.monotonic()
 
 

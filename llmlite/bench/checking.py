@@ -18,7 +18,7 @@ from llmlite.bench.process import BackendError, BackendTimeoutError
 from llmlite.bench.running import WARM_UP, Running, logits
 
 AGREEMENT_TOKENS = 128  # checked for agreement; their logits take 80 MB with a large vocabulary
-CHECKED = 0.5  # share of the budget that ends the checks; 1.5 times as much for the usual backends
+CHECKED = 0.5  # share of the budget after which checks end; 1.5 times as much for the usual backends
 
 
 class Checking(Running):

@@ -121,7 +121,7 @@ class Launcher:
 
         Args:
             entry: the backend and the file.
-            stack: closes the process when it is left.
+            stack: exit stack that closes the process.
             variables: environment variables; None for those of the chosen waiting policy.
             after_load: called with the worker when the model is loaded.
 

@@ -62,7 +62,7 @@ def plan(
 
     At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't establish a difference.
     Entries that aren't essential are dropped before essential ones, and slower entries before faster ones. If
-    only `least_backends` backends are left, they stay, even if fewer blocks fit.
+    only `least_backends` backends are left, they are kept, even if fewer blocks fit.
 
     Args:
         turns: the time that a turn of each entry takes.

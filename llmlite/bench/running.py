@@ -24,7 +24,7 @@ from llmlite.engine import cpu
 
 WARM_UP = (8, 8)  # tokens of prefill and of decode
 LONG_START = 5.0  # seconds above which a start counts as long
-LEAST = 2  # backends that stay in spite of any budget: one alone would be no comparison
+LEAST = 2  # backends that are kept with any budget: one alone would be no comparison
 FIRST_EVER = 0.1  # share of the budget for starts with empty caches
 
 Ask = Callable[..., dict[str, Any]]

@@ -12,7 +12,7 @@ bandwidth is measured. Ratios are taken within a block, and the table shows thei
 has the rule for dropping disturbed blocks.
 
 Rows run in the order of --rows, the most important first. Each has a share of the minutes; time that a row
-leaves goes to the next one. Samples are written at once, so an interrupted run can also be reported.
+leaves goes to the next one. Samples are written immediately, so an interrupted run can also be reported.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measure the rows of the engine's table. `engine.py` runs them, and `engine_table.py` reads their samples.
 
-The function of a row takes a `Bench`, measures, and writes each sample at once.
+The function of a row takes a `Bench`, measures, and writes each sample immediately.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 A round writes a text without a grammar and two texts with each grammar, in turns. A time is the mean over a
 text's tokens after the first, in the best round. The extra time over the text without a grammar is printed
-beside it. "first text" is the first text of a new Grammar object, which computes its states and masks on the
+next to it. "first text" is the first text of a new Grammar object, which computes its states and masks on the
 way. "later texts" reuse the object, as in a loop.
 """
 

@@ -12,7 +12,7 @@ are extracted from git into a temporary folder.
 Protocol: each side runs in its own process. Both get the same file, token ids and threads, and a float16
 cache. A block is one turn of each side at each test, in random order. Before and after it, a fixed piece of
 work (the canary) is timed. Blocks are taken until --rounds of them are undisturbed, at most twice as many. A
-turn repeats its test for --seconds. Samples are written at once, so an interrupted run can also be reported.
+turn repeats its test for --seconds. Samples are written immediately: an interrupted run can be reported, too.
 A row that one side can't run is listed with the reason.
 """
 

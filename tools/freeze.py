@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 TARGET = Path(__file__).resolve().parent.parent / "constraints.txt"
 HEADER = """\
 # Every version that the tests ran with; regenerate with tools/freeze.py. Constraints, not requirements:
-# pip installs none of these for being listed here.
+# pip installs nothing only because it is listed here.
 """
 PROJECT = TARGET.with_name("pyproject.toml")
 OWN = "llmlite-kit"

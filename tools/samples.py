@@ -8,7 +8,7 @@
 
 It needs PyTorch, llama-cpp-python, environments of `llmlite bench env create NAME` for the other peers, and a
 pulled SmolLM2. Missing needs are named before anything is measured. Each result is saved in results/samples
-at once. At the end, all samples are compared. If two of them contradict each other, no shipped sample is
+immediately. At the end, all samples are compared. If two of them contradict each other, no shipped sample is
 replaced (--force replaces them anyway). Then data/SHA256SUMS is written.
 """
 

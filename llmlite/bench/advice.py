@@ -33,7 +33,9 @@ TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from 
 PER_LAYER = 7  # matrices in a layer like Llama's
 MEASURED_BYTES = 512 * 2**20  # read from memory to measure bandwidth; more bytes give the same result
 SHARE = 0.8  # of the available memory; the rest is for other programs
-PROCESS_BYTES = 60e6  # Python, kernels and activations: the memory of a process beside weights and cache
+PROCESS_BYTES = (
+    60e6  # Python, kernels and activations: the memory of a process in addition to weights and cache
+)
 UNROUNDED = 16  # a file with at least this many bits per weight isn't quantized
 CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # their mean is the overhead of a matrix
 ROUNDS, READS, STEPS = 15, 3, 8  # of a measurement; the median of the best round counts

@@ -13,7 +13,7 @@ from llmlite.bench.backends import BackendInfo
 REFERENCES = ("torch-f32", "llmlite-eager")  # float32 arithmetic throughout; the first that is installed
 EXACT = 1e-4  # float32 against float32: largest difference over the largest logit (at least 10)
 MAX_KL = 0.02  # nats: largest mean divergence of lower precision on the same file
-MIN_TOP1 = 0.90  # smallest share of equal best tokens, likewise
+MIN_TOP1 = 0.90  # smallest share of equal best tokens in that case
 TIES_KL = 0.002  # nats: distributions this close differ in their best token only if there are ties
 OWN_MAX_KL = 2.0  # nats: limit for own weights; a different model is about 10 nats away
 OWN_MIN_TOP1 = 0.30

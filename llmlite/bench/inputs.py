@@ -100,7 +100,7 @@ def _sibling(model: str, source: ModelFile, type_name: str) -> ModelFile:
     made = _open(path)
     if by_name(source.model_type).block_size == 1:
         return made
-    note = f"{type_name} was quantized anew from the {source.model_type} file: its quality can't be better"
+    note = f"{type_name} was requantized from the {source.model_type} file: its quality can't be better"
     return replace(made, note=note)
 
 

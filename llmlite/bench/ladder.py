@@ -57,23 +57,23 @@ _RUNGS = (
     Rung(
         name="numpy",
         title="NumPy",
-        about="Weights become float32 a slab at a time, then BLAS multiplies; BLAS may use every core.",
+        about="Weights become float32, a slab at a time; then BLAS multiplies, with every core if it can.",
         uses_team=True,
     ),
     Rung(
         name="scalar",
         title="numba, scalar",
-        about="One weight after another is unpacked, multiplied and added; nothing is written back.",
+        about="Weights are unpacked, multiplied and added one at a time; none is stored as a float.",
     ),
     Rung(
         name="simd",
         title="numba, SIMD",
-        about="64 weights at once, as bytes, by activations that were quantized to bytes first.",
+        about="64 weights at a time, as bytes, are multiplied by activations that were quantized to bytes.",
     ),
     Rung(
         name="team",
         title="SIMD, all threads",
-        about="The same kernel, rows shared among a team of threads.",
+        about="The same kernel, with the rows shared among a team of threads.",
         uses_team=True,
     ),
 )

@@ -26,7 +26,7 @@ class Options:
         n_gen: tokens to write.
         start_runs: fresh processes per backend for memory and start-up times, in addition to the main one.
         budget_seconds: seconds for the whole comparison; None for no limit. If they don't suffice, the number
-            of blocks is reduced (to no less than five), then their length, and at last the number of
+            of blocks is reduced (to no less than five), then their length, and finally the number of
             backends.
         first_ever: start each backend that keeps compiled code or converted models once more, with empty
             caches.

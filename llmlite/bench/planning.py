@@ -58,7 +58,7 @@ def plan(
     backends: Mapping[Key, str] | None = None,
     least_backends: int = 1,
 ) -> Plan:
-    """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, at last with fewer entries.
+    """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, then with fewer entries.
 
     At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't establish a difference.
     Entries that aren't essential are dropped before essential ones, and slower entries before faster ones. If

@@ -185,7 +185,7 @@ def speed_table(comparison: Samples) -> Table:
         )
     return (
         "Speed, medians: seconds to import, to load and to the first token; tokens per second in prefill and "
-        "in decode (with the middle half of the blocks); ratio of decode speeds (with its 95 % interval).",
+        "in decode (in brackets: middle half of the blocks); ratio of decode speeds (95 % interval).",
         [
             "",
             *(key.removesuffix("_token") for key in starts),

@@ -1,4 +1,4 @@
-"""Draw the attention of one layer beside the memory of a recurrent layer, after the same text."""
+"""Draw the attention of one layer and the memory of a recurrent layer side by side, after the same text."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ th[scope=row], .prose { text-align: left; }
 a { color: inherit; }
 @media print { body { max-width: none; } details { display: none; } }
 """
-# The addresses that a browser fetches by itself. Links and namespaces are not among them.
+# The addresses that a browser fetches without a click. Links and namespaces are not among them.
 FETCHES = re.compile(
     r"""(?:src|srcset|poster|data|action|background)\s*=\s*["']?\s*(?:https?:)?//"""
     r"""|url\(\s*["']?\s*(?:https?:)?//|@import|<(?:script|link|iframe|object|embed)\b[^>]*(?:src|href|data)=""",

@@ -315,7 +315,7 @@ def test_siblings_of_a_file_are_quantized_anew_and_say_so(
     path = tiny_model("llama").write(tmp_path / "m.gguf", "Q4_1")
     files = open_models(str(path), ("Q8_0", "Q4_1"))
     assert [file.model_type for file in files] == ["Q8_0", "Q4_1"]
-    assert files[1].path == path and "quantized anew from the Q4_1 file" in files[0].note
+    assert files[1].path == path and "requantized from the Q4_1 file" in files[0].note
     assert "repack" in files[1].note and "repack" not in files[0].note
     assert open_models(str(path), ("Q8_0",))[0].path == files[0].path  # kept
     alone = open_models(str(path), None)[0]

@@ -47,7 +47,7 @@ def test_a_grid_is_all_combinations_each_with_a_name_of_its_own() -> None:
         (["job=abacus"], "expected one of bench"),
         (["job=perplexity", "threads=1"], "perplexity has no 'threads'"),
         (["n_gen=many"], "expected a number"),
-        (["n_gen=-1"], "from 0 on"),
+        (["n_gen=-1"], "of at least 0"),
         (["model=tales"], "give n_prompt or n_gen"),
         (
             [f"round={','.join(map(str, range(400)))}", f"n_gen={','.join(map(str, range(1, 401)))}"],

@@ -148,7 +148,7 @@ def describe(text: str) -> Model:
         bits = 8 * sum(tensor.n_bytes for tensor in weights) / sum(tensor.n_elements for tensor in weights)
     notes = []
     if bits < UNROUNDED:
-        notes.append(f"the file already has {bits:.3g} bits per weight; more bits bring no quality back")
+        notes.append(f"the file already has {bits:.3g} bits per weight; more bits can't restore quality")
     if config.n_expert > 0:
         notes.append("a token needs only some of the experts, so decode is faster than predicted")
     return Model(
@@ -271,7 +271,7 @@ def _choice(model: Model, machine: Machine, name: str, n_ctx: int, kl: float | N
         f"weights: {model.n_params:,} x {bits:g} bits / 8 = {_mb(n_bytes)}",
         f"cache: 2 bytes x {model.n_kv:,} numbers x {n_ctx} positions = {_mb(cache)}"
         if model.n_kv
-        else "cache: unknown if only a size is given",
+        else "cache: unknown, because only a size was given",
         f"memory: weights + cache + {_mb(PROCESS_BYTES)} for the process = {_mb(memory)}",
         f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_matrices} matrices x "
         f"{machine.overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",

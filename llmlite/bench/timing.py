@@ -175,7 +175,7 @@ class Timing(Running):
         if len(flags) - n_drifted < MIN_BLOCKS:
             self._note(
                 f"the machine was busy: the canary drifted by more than 5 % in {n_drifted} of {len(flags)} "
-                "blocks; these are kept, because too few would be left, and widen the spread"
+                "blocks; without them too few would be left, so they are kept and widen the spread"
             )
             return
         self._note(f"{n_drifted} of {len(flags)} blocks were dropped: their canary drifted by more than 5 %")

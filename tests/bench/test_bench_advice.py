@@ -106,4 +106,4 @@ def test_the_command_shows_the_arithmetic(
 
 def test_a_file_that_is_quantized_already_is_said_to_be() -> None:
     note = advice.describe("tales:Q4_0").note
-    assert note.startswith("the file already has 4.") and note.endswith("more bits bring no quality back")
+    assert note.startswith("the file already has 4.") and note.endswith("more bits can't restore quality")

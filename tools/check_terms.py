@@ -23,7 +23,8 @@ READ = (
     "docs/measurements/*.md",
     "llmlite/*.py",
     *(f"llmlite/{room}/**/*.py" for room in ROOMS),
-    "benchmarks/*",
+    "benchmarks/*.py",
+    "benchmarks/*.sh",
     "tools/*.py",
     "notebooks/*.md",
     "notebooks/source/*.py",
@@ -97,7 +98,7 @@ def main() -> int:
     found = []
     for pattern in READ:
         for path in sorted(ROOT.glob(pattern)):
-            if path == Path(__file__) or not path.is_file():
+            if path == Path(__file__).resolve():
                 continue
             found += findings(path.relative_to(ROOT), path.read_text(encoding="utf-8"))
     print("\n".join(found) if found else f"{len(RULES)} phrases, none found")

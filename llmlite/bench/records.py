@@ -64,7 +64,7 @@ def _or_none(check: Check) -> Check:
 
 NUMBER = f"a number from 0 to {LARGEST}"
 WHOLE = f"a whole number from 0 to {LARGEST}"
-TEXT = "a text"
+TEXT = "a string"
 NAMED = "a short name of letters, digits and .:+()/,-"
 
 ENTRY: dict[str, FieldRule] = {

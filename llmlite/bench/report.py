@@ -133,9 +133,8 @@ def agreement_table(comparison: Samples) -> Table:
     ]
     best = comparison.models[0]["model_type"] if comparison.models else "the first file"
     return (
-        "Do they compute the same? Against the same file in float32: largest difference of a logit, share of "
-        f"equal best tokens. Against {best} in float32: KL divergence, share of equal best tokens. "
-        "Perplexity, and the number of tokens that it was measured on."
+        "Do they compute the same? Same file in float32: largest logit difference, equal best tokens. "
+        f"{best} in float32: KL, equal best tokens. Perplexity and its number of tokens."
         + (" Exact answers to bundled questions, of those asked in time." if answered else ""),
         [
             "",
@@ -184,8 +183,8 @@ def speed_table(comparison: Samples) -> Table:
             ]
         )
     return (
-        "Speed, medians: seconds to import, to load and to the first token; tokens per second in prefill and "
-        "in decode (in brackets: middle half of the blocks); ratio of decode speeds (95 % interval).",
+        "Speed, medians: seconds to import, load and first token; tokens per second in prefill and "
+        "decode (middle half of the blocks); ratio of decode speeds (95 % interval).",
         [
             "",
             *(key.removesuffix("_token") for key in starts),
@@ -298,7 +297,7 @@ def conditions_table(comparison: Samples) -> Table:
             [entry_label(*entry), own, *cells, *[_installation(r)] * told, str(r.get("isa", NOTHING))]
         )
     return (
-        "Conditions: origin of the weights, version, type of the key/value cache, waiting policy of OpenMP's "
+        "Conditions: origin of the weights, version, key/value cache, waiting policy of OpenMP's "
         "threads (the faster of two), " + "cost of the installation, " * told + "instruction set.",
         ["", "weights", "version", "cache", "waits", *["installation"] * told, "instructions"],
         rows,

@@ -12,10 +12,10 @@ It prints these ratios of prefill speed:
 
 - tiles over llmlite's other kernels, for each number of threads (must be ≥ 2 on one thread),
 - tiles over PyTorch in bfloat16 on the most threads (must be ≥ 1.4; oneDNN uses AMX by itself),
-- tiles over llama.cpp (aim 3), and whether that build reports AMX.
+- tiles over llama.cpp (goal: 3), and whether that build reports AMX.
 
 Each round gives a ratio of the best repetitions. The median and range over the rounds are printed. On a CPU
-without AMX the program says so and ends with exit code 3; with --without-amx it measures the others first.
+without AMX the program says so and ends with exit code 3; with --without-amx it first measures the others.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ CONTESTANTS = {
     TORCH: ("torch-bf16", "off"),
     LLAMACPP: ("llamacpp", "off"),
 }
-AIMS = {OTHER: "must 2 on one thread", TORCH: "must 1.4 on 16 threads", LLAMACPP: "aim 3"}
+AIMS = {OTHER: "at least 2 on one thread", TORCH: "at least 1.4 on 16 threads", LLAMACPP: "goal: 3"}
 
 
 def python(code: str) -> str:
     """Run code in its own Python process; return its output, or the last line of its error."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
-        return f"not known ({(done.stderr.strip().splitlines() or ['no error'])[-1][:120]})"
+        return f"unknown ({(done.stderr.strip().splitlines() or ['no error'])[-1][:120]})"
     return done.stdout.strip()
 
 
@@ -58,7 +58,7 @@ def llamacpp_amx() -> str:
     found = re.findall(r"AMX\w* = \d", info)
     if found:
         return ", ".join(found)
-    return info if info.startswith("not known") else "none: its build names no AMX"
+    return info if info.startswith("unknown") else "no: its build doesn't report AMX"
 
 
 def torch_amx() -> str:
@@ -177,14 +177,14 @@ def main() -> int:
     parser.add_argument("-p", type=int, default=512, help="tokens of a prompt (default: 512)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bits", action="store_true")
-    parser.add_argument("--without-amx", action="store_true", help="measure the others where there is no AMX")
+    parser.add_argument("--without-amx", action="store_true", help="measure the others if there is no AMX")
     options = parser.parse_args()
     from llmlite.engine import amx
 
     reason = amx.refusal()
     describe()
     if reason:
-        print(f"\nThere is NO AMX here ({reason}): none of the figures about it can be measured.", flush=True)
+        print(f"\nThere is NO AMX here ({reason}), so its figures can't be measured.", flush=True)
         if options.bits or not options.without_amx:
             return 3
     if options.bits:

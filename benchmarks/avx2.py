@@ -1,7 +1,7 @@
 """Compare llmlite with llama.cpp using AVX2 and nothing newer, in turns, for three types of weights.
 
     python benchmarks/avx2.py FOLDER                       # Q4_0, Q4_K_M, Q8_0; AVX2 alone
-    python benchmarks/avx2.py FOLDER --cpu v3+vnni         # the gain of llmlite by AVX-VNNI
+    python benchmarks/avx2.py FOLDER --cpu v3+vnni         # llmlite's gain from AVX-VNNI
     python benchmarks/avx2.py FOLDER --types Q4_0 --rounds 5 > docs/measurements/avx2.txt
 
 llmlite's kernels are compiled for x86-64-v3 on every CPU. llama.cpp comes from the wheel xllamacpp, which is

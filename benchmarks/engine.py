@@ -12,7 +12,7 @@ bandwidth is measured. Ratios are taken within a block, and the table shows thei
 has the rule for dropping disturbed blocks.
 
 Rows run in the order of --rows, the most important first. Each has a share of the minutes; time that a row
-leaves goes to the next one. Samples are written at once, so an interrupted run can also be reported.
+leaves goes to the next one. Samples are written immediately, so an interrupted run can also be reported.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--folder", type=Path, help="for the models and the samples; 5 GB")
-    parser.add_argument("--report", type=Path, help="measure nothing: make the table of these samples")
+    parser.add_argument("--report", type=Path, help="measure nothing; make the table of these samples")
     parser.add_argument("--docs", type=Path, help="also write the table into this document")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW",
-                        help=f"of: {'; '.join(ROWS)}")  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=20, help="for everything (default 20)")
+                        help=f"rows to measure, of: {'; '.join(ROWS)}")  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=20, help="time for all rows together (default 20)")
     parser.add_argument(
-        "--blocks", type=int, default=5, help="wanted in each row; up to twice as many are taken"
+        "--blocks", type=int, default=5, help="clean blocks for each row; up to twice as many are taken"
     )
     parser.add_argument("--shape", default="llama-3.2-1b")
     parser.add_argument("--threads", type=int, default=usable_threads())
     options = parser.parse_args(argv)
     if not options.report and not options.folder:
-        parser.error("--folder says where the models and the samples go")
+        parser.error("--folder is needed: the place of the models and the samples")
     if not 0 < options.minutes < 1e6 or options.blocks < 1 or options.threads < 1:  # also refuses nan
         parser.error("--minutes must be above 0, --blocks and --threads at least 1")
     if not options.report and options.shape not in SHAPES:
@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace) -> Path:
         try:
             run(bench, options.rows, end)
         except KeyboardInterrupt:
-            print("interrupted: the table of what there is", file=sys.stderr)
+            print("interrupted: the table shows the results so far", file=sys.stderr)
     return out
 
 

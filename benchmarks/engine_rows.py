@@ -1,6 +1,6 @@
 """Measure the rows of the engine's table. `engine.py` runs them, and `engine_table.py` reads their samples.
 
-The function of a row takes a `Bench`, measures, and writes each sample at once.
+The function of a row takes a `Bench`, measures, and writes each sample immediately.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ print(*sorted(found - sys.stdlib_module_names - {"llmlite"}))
 
 @dataclass
 class Bench:
-    """Hold what all rows share: models, the canary, the clock, and the file of samples.
+    """Hold the things that all rows share: models, the canary, the clock, and the file of samples.
 
-    Args:
+    Attributes:
         folder: the folder of the models.
         shape: the shape of the synthetic models.
         threads: threads of each backend.
@@ -303,7 +303,7 @@ def seconds_to_token(path: Path, **more: str) -> dict[str, Any]:
         seconds = time.perf_counter() - begin
         _, errors = process.communicate()
     if not token.strip():
-        raise RuntimeError(f"no token came: {errors.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"no token was printed: {errors.strip().splitlines()[-1:]}")
     return {"seconds": seconds, "progress": "compiling" in errors}
 
 

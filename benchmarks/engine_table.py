@@ -26,7 +26,7 @@ Sample = dict[str, Any]
 class Figure:
     """Describe one line of the table.
 
-    Args:
+    Attributes:
         title: the name of the figure.
         row: the row whose samples are used.
         phase: the kind of blocks, "prefill" or "decode"; None for all.
@@ -244,7 +244,9 @@ def goals(samples: list[Sample]) -> str:
             f"{len(counted)} of {len(taken)} |"
         )
     if marked:
-        lines.append(f"\n{MARK} every block of this row was flagged; the figure is theirs all the same.")
+        lines.append(
+            f"\n{MARK} every block of this row was flagged, so the figure comes from flagged blocks."
+        )
     return "\n".join([*lines, *remarks(by_row)])
 
 
@@ -253,10 +255,10 @@ def remarks(by_row: dict[str, list[Sample]]) -> list[str]:
     found = []
     if by_row.get("import"):
         modules = by_row["import"][0]["third_party"]
-        found.append(f"`import llmlite` brings {', '.join(modules) or 'no third-party module'}.")
+        found.append(f"`import llmlite` imports {', '.join(modules) or 'no third-party module'}.")
     if by_row.get("first use"):
         told = by_row["first use"][0]["progress"]
-        found.append(f"The first use {'says' if told else 'does not say'} that it compiles.")
+        found.append(f"The first use {'reports' if told else 'does not report'} that it compiles.")
     return ["", " ".join(found)] if found else []
 
 

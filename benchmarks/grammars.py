@@ -1,11 +1,11 @@
-"""Measure the time that a grammar adds to each token, compared with the same model writing freely.
+"""Measure the time that a grammar adds to each token, compared with the same model without a grammar.
 
     python benchmarks/grammars.py tales:Q8_0
     python benchmarks/grammars.py smollm2.gguf                      # --tokens 64 --rounds 5 --threads 2
 
 A round writes a text without a grammar and two texts with each grammar, in turns. A time is the mean over a
 text's tokens after the first, in the best round. The extra time over the text without a grammar is printed
-beside it. "first text" is the first text of a new Grammar object, which computes its states and masks on the
+next to it. "first text" is the first text of a new Grammar object, which computes its states and masks on the
 way. "later texts" reuse the object, as in a loop.
 """
 

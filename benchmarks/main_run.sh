@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main comparison on a quiet machine: SmolLM2 with every backend that can be had. Samples, tables (text and
-# Markdown) and pictures go to docs/measurements/smollm2/, the page with everything in it to results/.
+# The main comparison on a quiet machine: SmolLM2 with every available backend. Samples, tables (text and
+# Markdown) and pictures go to docs/measurements/smollm2/, the page with all of it to results/.
 #
 #   benchmarks/main_run.sh                        12 minutes: engines 290 s, frameworks 420 s
 #   ENGINES_TIME=1500 FRAMEWORKS_TIME=1200 PROMPTS=64,512 DEPTHS=1,512,2048 GEN=128 benchmarks/main_run.sh
@@ -8,9 +8,9 @@
 #   ENGINES= benchmarks/main_run.sh               the frameworks only
 #   ENVS="xllamacpp openvino ctranslate2 ort-genai tensorflow transformers" benchmarks/main_run.sh    makes them first
 #
-# There are two comparisons, each with llmlite in it, because those who start slowly would take the blocks of
-# the others: engines and PyTorch in Q8_0 and Q4_0 (comparison.*), then who converts, compiles or unpacks, on
-# Q8_0 (frameworks/comparison.*). Speeds are compared within one of them only.
+# There are two comparisons, each with llmlite in it, because backends that start slowly would take time
+# from the blocks of the others: engines and PyTorch in Q8_0 and Q4_0 (comparison.*), then the backends that
+# convert, compile or unpack, in Q8_0 (frameworks/comparison.*). Speeds are compared within one of them only.
 # Peers come from this environment or from those of `llmlite bench env create NAME`, in LLMLITE_CACHE.
 # A backend that did not fit in TIME is left out, with the reason in the tables; the exit code is then 1.
 # `make figure` draws README's figure from the samples.

@@ -12,7 +12,7 @@ are extracted from git into a temporary folder.
 Protocol: each side runs in its own process. Both get the same file, token ids and threads, and a float16
 cache. A block is one turn of each side at each test, in random order. Before and after it, a fixed piece of
 work (the canary) is timed. Blocks are taken until --rounds of them are undisturbed, at most twice as many. A
-turn repeats its test for --seconds. Samples are written at once, so an interrupted run can also be reported.
+turn repeats its test for --seconds. Samples are written immediately: an interrupted run can be reported, too.
 A row that one side can't run is listed with the reason.
 """
 
@@ -100,12 +100,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--old", metavar="COMMIT", help="any name that git knows")
     parser.add_argument("--folder", type=Path, help="for models, kernels and samples")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="measure nothing: the table of these samples"
+        "--report", type=Path, metavar="FILE", help="measure nothing; make the table of these samples"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="where the table goes (default: printed)"
+        "-o", "--output", type=Path, metavar="FILE", help="write the table to it (default: print it)"
     )
-    parser.add_argument("--models", default="tales", help="several with commas (default: tales)")
+    parser.add_argument("--models", default="tales", help="models, separated by commas (default: tales)")
     parser.add_argument("--types", help=f"a type for all matrices, or a mix such as Q4_K_M (default: "
                         f"{','.join(KERNEL_TYPES)})")  # fmt: skip
     parser.add_argument(
@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="start no configuration after this time (default: no limit)")  # fmt: skip
     quick = f"types {', '.join(QUICK)} unless --types names others, 5 rounds at most"
     parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of the table (default: wall)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="clock of the table (default: wall)")
     options = parser.parse_args(argv)
     check_options(parser, options)
     if options.types is None:
@@ -133,7 +133,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.models, options.types = (listed(parser, n, getattr(options, n)) for n in ("models", "types"))
     threads = listed(parser, "threads", options.threads)
     if not all(n.isdecimal() and 0 < int(n) < 1000 for n in threads):
-        parser.error(f"--threads: expected numbers with commas between, got {options.threads!r}")
+        parser.error(f"--threads: expected numbers separated by commas, got {options.threads!r}")
     options.threads = tuple(map(int, threads))
     return options
 
@@ -141,9 +141,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the program with a message if a needed option is missing, or a value can't be used."""
     if not options.report and not (options.old and options.folder):
-        parser.error("--old names the old commit, and --folder says where models and samples go")
+        parser.error("--old and --folder are needed: the old commit, and the place of models and samples")
     if options.old and options.old.startswith("-"):
-        parser.error(f"--old: {options.old!r} is no name of a commit")
+        parser.error(f"--old: {options.old!r} isn't the name of a commit")
     if options.report and not options.report.is_file():
         parser.error(f"{options.report}: no such file")
     if not options.minutes > 0 or not 0 < options.seconds < 1e4 or options.rounds < 1:  # also refuses nan
@@ -183,7 +183,7 @@ def measure(options: argparse.Namespace) -> Path:
         try:
             everything(options, {"old": old / "llmlite", "new": PACKAGE}, end, write)
         except KeyboardInterrupt:
-            print("interrupted: the table of what there is", file=sys.stderr)
+            print("interrupted: the table shows the results so far", file=sys.stderr)
     return out
 
 
@@ -195,7 +195,7 @@ def everything(options: argparse.Namespace, packages: dict[str, Path], end: floa
         print(f"{done + 1} of {len(wanted)}: {', '.join(map(str, key))}", file=sys.stderr, flush=True)
         try:
             if time.monotonic() > end:
-                raise BackendError(f"the time was over ({options.minutes:g} minutes)")
+                raise BackendError(f"time ran out ({options.minutes:g} minutes)")
             path = model_file(options.folder, *key[:2])
             for sample in blocks(path, key, options, packages, canary, order):
                 write({"kind": "block", **dict(zip(KEYS, key, strict=True)), **sample})
@@ -229,7 +229,7 @@ def blocks(
             sides[side] = stack.enter_context(start(side, packages[side], options.folder, *key[2:]))
             answer = sides[side].ask("load", path=str(path), n_threads=key[3], longest=longest)
             if answer["unsupported"]:
-                raise BackendError(f"{side}: NumPy multiplies {', '.join(answer['unsupported'])}")
+                raise BackendError(f"{side}: no kernels for {', '.join(answer['unsupported'])}")
         asked = {name: dict(zip(("n_prompt", "n_gen", "n_depth"), test)) for name, test in tests.items()}
         for name in tests:  # fill caches and load pages
             for side in SIDES:

@@ -26,7 +26,7 @@ Sample = dict[str, Any]
 class Row:
     """Hold one line of the table.
 
-    Args:
+    Attributes:
         key: the values of KEYS.
         test: a name such as "prefill 512".
         old, new: tokens per second, medians over blocks.
@@ -94,7 +94,7 @@ def table(samples: list[Sample], clock: str) -> str:
     if found:
         parts.append("\n".join([HEAD, "|---" * HEAD.count(" | ") + "|---|", *map(str, found)]))
     if any(row.marked for row in found):
-        parts.append(f"{MARK} every block of this row was disturbed; the figure is of all of them.")
+        parts.append(f"{MARK} every block of this row was disturbed, so the figure comes from all of them.")
     gone = {
         f"- {', '.join(map(str, s['key']))}: {s['reason']}": None for s in samples if s["kind"] == "failed"
     }
@@ -109,13 +109,13 @@ def machine(samples: list[Sample], clock: str) -> str:
     if found is None:
         return ""
     e, blocks = found["environment"], [s for s in samples if s["kind"] == "block"]
-    clocks = {"wall": "by the wall", "cpu": "per second of CPU time"}[clock]
+    clocks = {"wall": "of wall time", "cpu": "of CPU time"}[clock]
     return (
         f"Old is {found['old']}, new is {found['new']}. {e['cpu_info']}, Python {e['python'].split()[-1]}, "
         f"{e['test_time'][:10]}. Tokens per second {clocks}. "
         f"{sum(s['flagged'] for s in blocks)} of {len(blocks)} blocks were disturbed: their canary was more "
         f"than {DRIFT:.0%} slower than the median one. A verdict needs {MIN_BLOCKS} blocks, and an interval "
-        f"that lies on one side of {MARGIN:.0%}, or within it."
+        f"that lies beyond {MARGIN:.0%} on one side, or within {MARGIN:.0%} on both."
     )
 
 
@@ -127,7 +127,8 @@ def summary(found: list[Row]) -> str:
     told = ", ".join(f"{n} {v}" for v, n in counts if n)
     low, high = (choose(found, key=lambda r: r.ratio.value) for choose in (min, max))
     return (
-        f"New is, in {len(found)} rows: {told}. Median ratio {median(r.ratio.value for r in found):.3f}; "
+        f"New against old, in {len(found)} rows: {told}. "
+        f"Median ratio {median(r.ratio.value for r in found):.3f}; "
         f"lowest {named(low)}, highest {named(high)}."
     )
 

@@ -75,13 +75,13 @@ def trace(model: str, n_threads: int, n_prompt: int, core: int, repeat: int = 20
         )
         each = statistics.median(row["nanoseconds"] for row in held) / 1e6 if held else 0
         print(
-            f"{title:8} {total:7.2f} ms a prompt; a thread waits {waited:6.2f} ms, {long:6.2f} of them in"
-            f" {len(held) / repeat:5.2f} of {len(rows) // repeat} operations, each of {each:.2f} ms (median)"
+            f"{title:8} {total:7.2f} ms per prompt; a thread waits {waited:6.2f} ms, {long:6.2f} ms of it in"
+            f" {len(held) / repeat:5.2f} of {len(rows) // repeat} operations of {each:.2f} ms each (median)"
         )
 
     measure("alone")
     with rival_on(core):
-        measure("a rival")
+        measure("rival")
 
 
 def main() -> None:
@@ -92,11 +92,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--checkouts", default=".")
     parser.add_argument("--threads", default="2", help="one number for each checkout, or one for all")
-    parser.add_argument("--core", type=int, default=1, help="where the rival runs (default: 1)")
+    parser.add_argument("--core", type=int, default=1, help="core of the rival (default: 1)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-p", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("-n", type=int, default=100, help="tokens that are generated")
-    parser.add_argument("--trace", action="store_true", help="of this checkout: operations that wait")
+    parser.add_argument("--trace", action="store_true", help="list this checkout's operations that wait")
     parser.add_argument("--turn", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     threads = [int(n) for n in options.threads.split(",")]

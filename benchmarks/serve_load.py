@@ -98,7 +98,7 @@ def wait_for(port: int, seconds: float = 60) -> None:
         except OSError:
             pass
         time.sleep(0.1)
-    raise SystemExit(f"nothing healthy at port {port}")
+    raise SystemExit(f"no healthy server at port {port}")
 
 
 def ask(port: int, number: int, n_tokens: int, seen: Seen) -> None:
@@ -161,7 +161,7 @@ def load(port: int, clients: int, seconds: float, n_tokens: int) -> tuple[Seen, 
 
 
 def share(times: list[float], part: float) -> float:
-    """Return the time below which this part of the times lies; nan if there are none."""
+    """Return the time below which a share `part` of the times lies; nan if there are none."""
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
@@ -262,8 +262,8 @@ def compare(options: argparse.Namespace) -> int:
             best[kind, clients] = max(best.get((kind, clients), 0.0), speed)
     for (kind, clients), speed in best.items():
         print(f"{kind:10} {clients} clients {speed:8.1f} tokens/s")
-    print(f"llmlite, 8 clients beside 1: {best['llmlite', 8] / best['llmlite', 1]:.2f} times")
-    print(f"8 clients, llmlite beside llama.cpp: {best['llmlite', 8] / best['llama.cpp', 8]:.2f} times")
+    print(f"llmlite, 8 clients over 1: {best['llmlite', 8] / best['llmlite', 1]:.2f} times as fast")
+    print(f"8 clients, llmlite over llama.cpp: {best['llmlite', 8] / best['llama.cpp', 8]:.2f} times as fast")
     return 0
 
 
@@ -272,16 +272,18 @@ def main() -> int:
     parser.add_argument("model", help="a GGUF file")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0, help="default: %(default)s")
-    parser.add_argument("--tokens", type=int, default=32, help="of each text (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each text (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ctx", type=int, default=256)
     parser.add_argument(
-        "--parallel", type=int, default=8, help="texts written together (default: %(default)s)"
+        "--parallel", type=int, default=8, help="texts generated together (default: %(default)s)"
     )
     parser.add_argument("--queue", type=int, default=64, help="texts that may wait (default: %(default)s)")
     parser.add_argument("--record", metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--compare", action="store_true", help="1 and 8 clients, beside llama.cpp's server")
-    parser.add_argument("--rounds", type=int, default=3, help="of --compare (default: %(default)s)")
+    parser.add_argument(
+        "--compare", action="store_true", help="compare with llama.cpp's server, with 1 and 8 clients"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of --compare (default: %(default)s)")
     options = parser.parse_args()
     return compare(options) if options.compare else one_load(options)
 

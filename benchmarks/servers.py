@@ -83,7 +83,7 @@ class Clock:
     seconds: float
 
     def left(self, share: float = 1.0) -> float:
-        """Return the seconds until this share of the time is over."""
+        """Return the seconds until this share of the time has passed."""
         return self.end - self.seconds * (1 - share) - time.monotonic()
 
 
@@ -129,7 +129,7 @@ def ratio(a: float | None, b: float | None) -> str:
 
 
 def scaling(path: Path, counts: list[int], options: argparse.Namespace, left: Callable[[], float]) -> None:
-    """Print a row for each number of threads until the time is over."""
+    """Print a row for each number of threads until time runs out."""
     size, first = path.stat().st_size, dict[str, float]()
     print(
         f"\n{path.name}\n{'threads':>7} {'GB/s':>6} {'decode':>8} {'/peer':>6} {'of GB/s':>8} {'ideal':>6}"
@@ -190,7 +190,7 @@ def copy_changed(folder: Path, changes: list[tuple[str, str, str]]) -> None:
         place = folder / "llmlite" / "engine" / file
         before = place.read_text(encoding="utf-8")
         if before.count(text) != 1:
-            raise SystemExit(f"{file}: expected {text!r} once; write PREFETCHES anew")
+            raise SystemExit(f"{file}: expected {text!r} once; update PREFETCHES")
         place.write_text(before.replace(text, other), encoding="utf-8")
 
 
@@ -232,7 +232,7 @@ def main() -> None:
     amx.describe()
     if not reason:
         print(
-            f"AMX's bits are {'those of the other kernels' if amx.compare_bits() else 'DIFFERENT'}",
+            f"AMX's results are {'the bits of the other kernels' if amx.compare_bits() else 'DIFFERENT'}",
             flush=True,
         )
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ def main() -> None:
         prompts(paths["Q4_0"], counts, options.p, not reason, lambda: clock.left(SHARES[2]))
     if "4" in tables:
         prefetches(paths["Q8_0"], counts, options.n, clock.left)
-    print(f"\nall of it took {clock.seconds - clock.left():.0f} s", flush=True)
+    print(f"\ntotal: {clock.seconds - clock.left():.0f} s", flush=True)
 
 
 if __name__ == "__main__":

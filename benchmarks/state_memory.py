@@ -1,4 +1,4 @@
-"""Measure the memory that a growing text keeps, and the time of a further token after it.
+"""Measure the memory that a growing text takes, and the time of one further token.
 
     python benchmarks/state_memory.py lfm2-350m-Q4_0.gguf mamba2-130m-Q4_0.gguf
     python benchmarks/state_memory.py model.gguf --depths 1024,4096,8192 -t 2

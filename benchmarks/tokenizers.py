@@ -107,7 +107,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE", help="GGUF files with a tokenizer")
     parser.add_argument("--megabytes", type=float, default=1.0, help="size of each text (default: 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="the best of so many runs (default: 3)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="number of runs; the fastest counts (default: 3)"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # gaps in a vocabulary don't matter for speed
     texts = {kind: sample(kind, int(options.megabytes * 1e6)) for kind in KINDS}

@@ -137,6 +137,14 @@ def test_a_foreign_phrase_is_found_with_a_suggestion() -> None:
         "what it makes for later: where it is",
         "Markdown is set as it comes",
         "the least of 6 runs",
+        "perplexity on so many tokens",
+        "not measured: the time was over",
+        "60% of 8 s were gone",
+        "pip failed, and not for want of a version",
+        "interrupted: the table of what there is",
+        "nothing is slower for certain",
+        "the figure is theirs all the same",
+        "memory isn't told here",
     ],
 )
 def test_phrases_that_came_up_in_the_text_cannot_come_back(text: str) -> None:

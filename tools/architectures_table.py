@@ -39,7 +39,7 @@ from tests.support.transformers_models import (  # noqa: E402
 
 TARGET = ROOT / "docs" / "architectures.md"
 HEAD = """\
-# Architectures, and how they are proved
+# Architectures, and how they are verified
 
 Made by `python tools/architectures_table.py`; do not edit.
 
@@ -55,8 +55,9 @@ model's own definition, which is transformers', wins.
 ENTRIES = """
 ## Entries
 
-What `general.architecture` may say, and the classes of transformers that convert to it. Any other is refused
-with this list. A file of an entry without a class is read, but no folder converts to it.
+The values of `general.architecture` that llmlite reads, and the classes of transformers that convert to each.
+Any other value is refused, with this list. For an entry without a class, llmlite reads files but converts no
+folder.
 
 | architecture | classes |
 |---|---|

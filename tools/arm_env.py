@@ -76,7 +76,7 @@ def emulate(folder: Path) -> None:
             options, folder / "apt", ["qemu-user-static:amd64"], ("amd64",), folder / "host", only="qemu"
         )
     if not (root / PYTHON).exists():
-        stop(f"apt's packages hold no {PYTHON}")
+        stop(f"apt's packages don't contain {PYTHON}")
     # PYTHONHOME, because sys.executable is the wrapper, which has no standard library beside it
     write_wrapper(
         folder,
@@ -113,7 +113,7 @@ def download(
 ) -> None:
     """Download packages with their dependencies; unpack those of the architectures in `kinds`."""
     command = ["apt-get", *options, "-q", "-y", "--no-install-recommends", "--download-only", "install"]
-    run([*command, *packages], f"apt's sources have no {', '.join(packages)}")
+    run([*command, *packages], f"apt's sources don't have {', '.join(packages)}")
     root.mkdir(parents=True, exist_ok=True)
     for package in sorted((state / "cache/archives").glob(f"{only}*.deb")):
         if package.stem.endswith(tuple(f"_{kind}" for kind in kinds)):

@@ -44,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where source and programs go; half a gigabyte")
+    parser.add_argument("folder", type=Path, help="folder for the source and the programs; half a gigabyte")
     try:
         print(build_in(parser.parse_args().folder.resolve()))
     except OSError as error:

@@ -1,8 +1,8 @@
 """Find phrases that must be read twice, and suggest better ones: `python tools/check_terms.py`.
 
-It reads README, docs, the lessons, and all text in the rooms of ROOMS: docstrings, comments, help and errors.
-Each rule is a pattern and a suggestion. Lines with the comment "terms: ok" are skipped. The exit code is 1 if
-a phrase is found.
+It reads README, docs, the lessons, and all text in the rooms of ROOMS, in benchmarks/ and in tools/:
+docstrings, comments, help and errors. Each rule is a pattern and a suggestion. Lines with the comment "terms:
+ok" are skipped. The exit code is 1 if a phrase is found.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
-    "catalog chat cli description downloads engine generate grammar gguf huggingface lessons plots quantize"
-    " quants repl sampling serve system tokenizers widgets workshop"
+    "bench catalog chat cli description downloads engine generate grammar gguf huggingface lessons plots"
+    " quantize quants repl sampling serve system tokenizers widgets workshop"
 ).split()
 READ = (
     "*.md",
@@ -23,6 +23,9 @@ READ = (
     "docs/measurements/*.md",
     "llmlite/*.py",
     *(f"llmlite/{room}/**/*.py" for room in ROOMS),
+    "benchmarks/*.py",
+    "benchmarks/*.sh",
+    "tools/*.py",
     "notebooks/*.md",
     "notebooks/source/*.py",
 )
@@ -71,6 +74,13 @@ RULES = {
     r"\bthe least of (some|many|all|\d+|four|five|six)\b": "the minimum of",
     r"\breads? prompts? [\d.]+": "prefill … times as fast",
     r"\bwrites [\d.]+ (to|times)": "decode … times as fast",
+    r"(?<!of )\bso many (tokens|runs|times)\b": "name the number",
+    r"\b(time was over|(time|seconds|s) were gone)\b": "time ran out; had passed",
+    r"\bfor want of\b": "because … is missing",
+    r"\bof what there is\b": "of the results so far",
+    r"\bfor certain\b": "certainly",
+    r"\b(figure|result)s? (is|are) theirs\b": "comes from; comes from them",
+    r"\b(isn't|aren't) told\b": "isn't reported",
 }
 
 
@@ -88,6 +98,8 @@ def main() -> int:
     found = []
     for pattern in READ:
         for path in sorted(ROOT.glob(pattern)):
+            if path == Path(__file__).resolve():
+                continue
             found += findings(path.relative_to(ROOT), path.read_text(encoding="utf-8"))
     print("\n".join(found) if found else f"{len(RULES)} phrases, none found")
     return 1 if found else 0

@@ -35,8 +35,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the objects and manifests")
     parser.add_argument("--level", action="append", choices=[level.name for level in shipped.LEVELS])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="levels at once")
-    parser.add_argument("--only", metavar="FILE.NAME", action="append", help="of all kernels, these (to try)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="levels to compile at the same time"
+    )
+    parser.add_argument(
+        "--only", metavar="FILE.NAME", action="append", help="compile only these kernels (for a trial)"
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # compile in this process
     options = parser.parse_args()
     if not sys.platform.startswith("linux"):  # kernels/team.py depends on the system that compiles it

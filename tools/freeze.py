@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 TARGET = Path(__file__).resolve().parent.parent / "constraints.txt"
 HEADER = """\
 # Every version that the tests ran with; regenerate with tools/freeze.py. Constraints, not requirements:
-# pip installs none of these for being listed here.
+# pip installs nothing only because it is listed here.
 """
 PROJECT = TARGET.with_name("pyproject.toml")
 OWN = "llmlite-kit"
@@ -93,7 +93,7 @@ def without_wheel(wanted: list[str], python: str, pip: Pip) -> list[str]:
             found = re.search(r"No matching distribution found for (\S+)", done.stderr)
             # without a network, pip retries and then reports every version as missing
             if not found or found[1] not in wanted or "Retrying" in done.stderr:
-                raise SystemExit(f"pip failed, and not for want of a version:\n{done.stderr}")
+                raise SystemExit(f"pip failed, but not because a version is missing:\n{done.stderr}")
             wanted.remove(found[1])
             refused.append(found[1])
     return refused
@@ -122,7 +122,7 @@ def check() -> int:
         )
         print(f"{TARGET.name}: for Python {python} the default index {answer}", flush=True)
     if not complete:
-        print("Put versions there that it has, install them, run the tests.")
+        print("Choose versions that the index has, install them, and run the tests.")
     return 0 if complete else 1
 
 

@@ -27,29 +27,30 @@ WELCOME = """# Lessons
 *{n} lessons, about {time} in all. They build on each other: start with the first.*
 
 A language model, taken apart. You look into its file, its weights, its attention and its memory; you write
-small parts of the machine yourself, and you measure it, on this computer. You need Python and what a matrix
-is; nothing of language models. No network, no account.
+small parts of the machine yourself, and you measure it, on this computer. You need to know
+Python and what a matrix is, but nothing about language models. You need no network and no account.
 
 Click a title to open the lesson. Run its cells from the top, each with Shift and Enter. Each open lesson
-keeps a Python running, which holds memory: when you leave a lesson, choose *Close and Shut Down Notebook* in
-the menu *File*.
+keeps a Python process running, which takes memory: when you leave a lesson, choose *Close and Shut Down
+Notebook* in the menu *File*.
 
-Where it says *Predict first*, click before you run on: the answer is drawn after the click. An exercise has
-hints, one at a time: `ll.lessons.hint(1)`. What you solve and predict is kept in `llmlite-progress.json` in
-this folder, and goes nowhere. Run the cell below to see how far you are; at the end open
-[the last page](completion.ipynb). The words that the lessons explain are in the [glossary](glossary.ipynb).
+At *Predict first*, click before you run the next cell: the answer is shown after the click. An exercise has
+hints, one at a time: `ll.lessons.hint(1)`. Your solutions and predictions are stored in
+`llmlite-progress.json` in this folder, and are sent nowhere. Run the cell below to see how far you are. At
+the end, open [the last page](completion.ipynb). The words that the lessons explain are in the
+[glossary](glossary.ipynb).
 
-Everything that moves works by keyboard, too: Tab moves on, the space bar presses or ticks, the arrow keys
-move a slider. (Notebook 7 takes the arrow keys for itself: there it is Page Up and Page Down.)"""
+All widgets also work by keyboard: Tab moves on, the space bar presses or ticks, and the arrow keys move a
+slider. (Notebook 7 uses the arrow keys itself: there, Page Up and Page Down move a slider.)"""
 SHOW = IMPORT + "\n\nll.lessons.progress.bar()"
 COMPLETION = "completion.ipynb"
 FAREWELL = """# The last page
 
-Run the cell below. It shows what you solved, what is open, and which predictions did not come true: these are
-worth a second look."""
+Run the cell below. It shows which exercises you solved, which are open, and which predictions did not come
+true: these are worth a second look."""
 END_SHOW = IMPORT + "\n\nll.lessons.progress.completion()"
-HAND_IN = """Does a teacher collect results? Write your name into the file, if you like, and hand in
-`llmlite-progress.json`:
+HAND_IN = """Does a teacher collect results? If you like, write your name into `llmlite-progress.json`. Then
+hand in that file:
 
 ```python
 ll.lessons.progress.sign("your name")

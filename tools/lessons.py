@@ -108,7 +108,7 @@ def stubbed(text: str, exercise: str = "1") -> str:
         i, found = end + 1, True
     if not found:
         raise LessonError(
-            f"an exercise needs '# solution: HINT' ... '# end' around what is left out:\n{text}"
+            f"an exercise needs '# solution: HINT' ... '# end' around the lines to leave out:\n{text}"
         )
     return "\n".join(out)
 
@@ -252,7 +252,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of lessons' names")
-    parser.add_argument("--check", action="store_true", help="compare copies with sources, run nothing")
+    parser.add_argument("--check", action="store_true", help="compare copies with sources; run nothing")
     parser.add_argument(
         "--index", action="store_true", help="write index, last page, lessons.json; run nothing"
     )
@@ -267,7 +267,7 @@ def main() -> int:
 def run(chosen: list[Path], *, check: bool, index_only: bool) -> int:
     if check:
         problems = [problem for source in chosen for problem in stale(source)] + stale_index()
-        print("\n".join(problems) or f"{len(chosen)} lessons: the copies fit their sources")
+        print("\n".join(problems) or f"{len(chosen)} lessons: the copies match their sources")
         return 1 if problems else 0
     (NOTEBOOKS / CATALOG).write_text(
         catalog(sources()), encoding="utf-8"

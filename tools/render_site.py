@@ -54,7 +54,7 @@ PAGE = """<!doctype html>
 </html>
 """
 NOTE = (
-    "<p class='note'>To read. To run the code and move the widgets, open the lesson with "
+    "<p class='note'>This page is for reading. To run the code and use the widgets, open the lesson with "
     "<code>llmlite lab</code>.</p>"
 )
 CSS = """
@@ -91,7 +91,7 @@ th, td { border: 1px solid var(--line); padding: .15rem .6rem; text-align: left;
 summary { cursor: pointer; }
 .answer { border-left: 5px solid var(--link); padding: .2rem .8rem; }
 """
-CHECKED = "# here your answer is checked"
+CHECKED = "# your answer is checked here"
 ASKS = "ll.lessons.predict("
 ANSWER = '<details class="answer"><summary>Answer</summary>{body}</details>'
 
@@ -132,7 +132,7 @@ def unsolved(learner: Any, executed: Any) -> Any:
             continue
         if cell.id not in ran or ran[cell.id].source != cell.source:
             raise LessonError(
-                f"cell {cell.id} is another one in the instructor's copy; make both: python tools/lessons.py"
+                f"cell {cell.id} differs in the instructor's copy; make both again: python tools/lessons.py"
             )
         cell.outputs = ran[cell.id].outputs
     return made

@@ -8,7 +8,7 @@
 
 It needs PyTorch, llama-cpp-python, environments of `llmlite bench env create NAME` for the other peers, and a
 pulled SmolLM2. Missing needs are named before anything is measured. Each result is saved in results/samples
-at once. At the end, all samples are compared. If two of them contradict each other, no shipped sample is
+immediately. At the end, all samples are compared. If two of them contradict each other, no shipped sample is
 replaced (--force replaces them anyway). Then data/SHA256SUMS is written.
 """
 
@@ -249,7 +249,7 @@ def listed() -> str:
         needs = f"needs {', '.join(peers) or 'no peer'}"
         rows.append(f"{sample.name:<21}{minutes:>5g} min  runs: {', '.join(sample.runs)}; {needs}")
     total = sum(run.minutes for run in RUNS)
-    return "\n".join([*rows, f"together {total:g} min: each run is made once"])
+    return "\n".join([*rows, f"together {total:g} min, because each run is made only once"])
 
 
 def main() -> int:
@@ -258,8 +258,8 @@ def main() -> int:
     )
     parser.add_argument("--only", metavar="A,B", default="", help="take only these samples")
     parser.add_argument("--list", action="store_true", help="show the table of samples and stop")
-    parser.add_argument("--resume", action="store_true", help="keep what results/samples has")
-    parser.add_argument("--check", action="store_true", help="only say whether the shipped samples agree")
+    parser.add_argument("--resume", action="store_true", help="keep the results in results/samples")
+    parser.add_argument("--check", action="store_true", help="only check whether the shipped samples agree")
     parser.add_argument("--force", action="store_true", help="install samples that contradict each other")
     options = parser.parse_args()
     if options.list:
@@ -271,7 +271,7 @@ def main() -> int:
         chosen = taking.choose([name for name in options.only.split(",") if name])
         results = taking.measure(chosen, resume=options.resume)
     except KeyboardInterrupt:
-        sys.exit("stopped; go on with: python tools/samples.py --resume")
+        sys.exit("stopped; continue with: python tools/samples.py --resume")
     except LlmliteError as error:
         parser.error(str(error))
     written = taking.write(chosen, results)
@@ -284,7 +284,7 @@ def main() -> int:
     checksums.write()
     left = [sample.name for sample in chosen if sample.name not in written]
     if left:
-        sys.exit(f"not taken: {', '.join(left)}; go on with: python tools/samples.py --resume")
+        sys.exit(f"not taken: {', '.join(left)}; continue with: python tools/samples.py --resume")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Measure every type and mix on the bundled model, with and without importance matrix, and store the points.
+"""Measure every type and mix on the bundled model, with and without an importance matrix; store the points.
 
     python tools/sweep_types.py            write data/types.json (minutes; every run gives the same)
     python tools/sweep_types.py IQ Q3_K    measure names with these prefixes; keep the other points

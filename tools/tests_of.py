@@ -123,7 +123,7 @@ def main() -> int:
         print(coverage())
         return 0
     if not sys.argv[1:]:
-        raise SystemExit("expected files, as llmlite/sampling.py")
+        raise SystemExit("expected files, such as llmlite/sampling/sampler.py")
     print(*sorted(set().union(*map(tests_of, sys.argv[1:]))))
     return 0
 

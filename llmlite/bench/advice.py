@@ -1,6 +1,6 @@
 """Advice on the type of a model that fits this machine: memory, speed and quality, with the arithmetic shown.
 
-To write a token, the engine reads every weight once, matrix by matrix. That takes
+To generate a token, the engine reads every weight once, matrix by matrix. That takes
 
     bytes of the weights read / bandwidth + matrices · overhead of a matrix
 
@@ -33,7 +33,9 @@ TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K")  # from 
 PER_LAYER = 7  # matrices in a layer like Llama's
 MEASURED_BYTES = 512 * 2**20  # read from memory to measure bandwidth; more bytes give the same result
 SHARE = 0.8  # of the available memory; the rest is for other programs
-PROCESS_BYTES = 60e6  # Python, kernels and activations: the memory of a process beside weights and cache
+PROCESS_BYTES = (
+    60e6  # Python, kernels and activations: the memory of a process in addition to weights and cache
+)
 UNROUNDED = 16  # a file with at least this many bits per weight isn't quantized
 CALIBRATION = ("tales:F16", "tales:Q8_0", "tales:Q4_0")  # their mean is the overhead of a matrix
 ROUNDS, READS, STEPS = 15, 3, 8  # of a measurement; the median of the best round counts
@@ -47,7 +49,7 @@ TOLERANCE = 0.25  # how far a prediction may be from a measurement
 class ModelProperties:
     """The properties of a model that advice depends on.
 
-    Args:
+    Attributes:
         name: name of the file, or the size as it was written.
         n_params: number of weights.
         n_read: number of weights read for one token. A token reads only one row of an embedding that isn't
@@ -74,7 +76,7 @@ class ModelProperties:
 class Machine:
     """The measured limits of this machine.
 
-    Args:
+    Attributes:
         available: bytes of memory that programs can still use; None if the system doesn't report it.
         overhead: seconds that a matrix takes in addition to reading its weights.
         bandwidth: function of a number of bytes and a type. It returns the bytes per second at which that
@@ -90,7 +92,7 @@ class Machine:
 class TypeAdvice:
     """One type of a model on this machine; `arithmetic` shows how the numbers were calculated.
 
-    Args:
+    Attributes:
         type: quantization of the weights.
         bits: bits per weight.
         n_bytes: bytes of all weights.
@@ -126,7 +128,7 @@ def describe(text: str) -> ModelProperties:
     try:
         path = resources.model_path(text)
     except LlmliteError as error:
-        raise LlmliteError(f"{error}; a size is written 350M or 1.1B") from error
+        raise LlmliteError(f"{error}; write a size as 350M or 1.1B") from error
     return _of_file(Path(path))
 
 
@@ -135,7 +137,7 @@ def _of_size(text: str, n_params: int) -> ModelProperties:
     if n_params < 1:
         raise LlmliteError(f"{text}: expected a size above zero, such as 1.1B")
     n_layer = max(4, round(3.2 * (n_params / 1e6) ** 0.27))
-    note = f"of a size only the number of weights is known; about {n_layer} layers are assumed"
+    note = f"a size gives only the number of weights; about {n_layer} layers are assumed"
     return ModelProperties(
         name=text,
         n_params=n_params,
@@ -158,9 +160,9 @@ def _of_file(path: Path) -> ModelProperties:
         bits = 8 * sum(tensor.n_bytes for tensor in weights) / sum(tensor.n_elements for tensor in weights)
     notes, quantized = [], bits < UNROUNDED
     if quantized:
-        notes.append(f"the file has {bits:.3g} bits per weight already; a type with more regains no quality")
+        notes.append(f"the file already has {bits:.3g} bits per weight; more bits can't restore quality")
     if config.n_expert > 0:
-        notes.append("a mixture reads only some experts for a token: it is faster than predicted")
+        notes.append("a token needs only some of the experts, so decode is faster than predicted")
     return ModelProperties(
         name=path.name,
         n_params=n_params,
@@ -216,7 +218,7 @@ def _best(rounds: Iterable[Sequence[float]]) -> float:
 
 
 class _Steps:
-    """Steps of decode: each call writes a token and returns its seconds; the cache never gets full."""
+    """Steps of decode: each call generates a token and returns its seconds; the cache never gets full."""
 
     def __init__(self, model: str) -> None:
         from llmlite.model import load
@@ -291,7 +293,7 @@ def _choice(model: ModelProperties, machine: Machine, name: str, n_ctx: int, kl:
         f"weights: {model.n_params:,} x {bits:g} bits / 8 = {_mb(n_bytes)}",
         f"cache: 2 bytes x {model.n_kv:,} numbers x {n_ctx} positions = {_mb(cache)}"
         if model.n_kv
-        else "cache: unknown for a size",
+        else "cache: unknown, because only a size was given",
         f"memory: weights + cache + {_mb(PROCESS_BYTES)} for the process = {_mb(memory)}",
         f"a token: {_mb(n_read)} read at {rate / 1e9:.1f} GB/s + {model.n_matrices} matrices x "
         f"{machine.overhead * 1e6:.1f} us = {seconds * 1e3:.2f} ms",
@@ -309,7 +311,7 @@ def _choice(model: ModelProperties, machine: Machine, name: str, n_ctx: int, kl:
 
 
 def best(choices: Sequence[TypeAdvice], speed: float, own: str | None = None) -> TypeAdvice | None:
-    """Return the first choice that fits and writes at least `speed` tokens per second.
+    """Return the first choice that fits and generates at least `speed` tokens per second.
 
     If none is that fast, return the fastest that fits. If none fits, return None.
 
@@ -330,7 +332,7 @@ def best(choices: Sequence[TypeAdvice], speed: float, own: str | None = None) ->
 class Checked:
     """A predicted speed and the measured one.
 
-    Args:
+    Attributes:
         model: the model's file or name.
         n_bytes: bytes of the weights that a token reads.
         n_matrices: number of matrices that hold them.

@@ -13,7 +13,7 @@ from llmlite.bench.backends import BackendInfo
 REFERENCES = ("torch-f32", "llmlite-eager")  # float32 arithmetic throughout; the first that is installed
 EXACT = 1e-4  # float32 against float32: largest difference over the largest logit (at least 10)
 MAX_KL = 0.02  # nats: largest mean divergence of lower precision on the same file
-MIN_TOP1 = 0.90  # smallest share of equal best tokens, likewise
+MIN_TOP1 = 0.90  # smallest share of equal best tokens in that case
 TIES_KL = 0.002  # nats: distributions this close differ in their best token only if there are ties
 OWN_MAX_KL = 2.0  # nats: limit for own weights; a different model is about 10 nats away
 OWN_MIN_TOP1 = 0.30
@@ -46,7 +46,10 @@ def judge(
     if reference is None or best is None:
         return {"agrees": False, "reason": "there is no float32 reference to check it against"}
     if logits.shape != reference.shape:
-        return {"agrees": False, "reason": f"logits {logits.shape}, the reference's {reference.shape}"}
+        return {
+            "agrees": False,
+            "reason": f"logits of shape {logits.shape}, the reference's {reference.shape}",
+        }
     if not info.exact and _are_log_probabilities(logits):
         reference, best = (quality.log_softmax(each).astype(np.float32) for each in (reference, best))
     same, quality_ = quality.divergence(logits, reference), quality.divergence(logits, best)
@@ -108,7 +111,7 @@ def judge_tokens(
     agrees = bool(same.mean() >= MIN_TOP1)
     reason = (
         f"same best token {same.mean():.0%} (at least {MIN_TOP1:.0%}); "
-        f"it chose a token as much as {short.max():.2g} below the best"
+        f"the logit of a token that it chose is {short.max():.2g} below the best"
     )
     top1 = {
         "same_file_top1": float(same.mean()),
@@ -137,5 +140,5 @@ def judge_steps(logits: np.ndarray, written: Sequence[int], max_abs_diff: float)
     place = int(gaps.argmax())
     return {
         "agrees": False,
-        "reason": f"token {place} written is {gaps[place]:.2g} below the best when read at once",
+        "reason": f"decode chose token {place}, whose logit in prefill is {gaps[place]:.2g} below the best",
     }

@@ -109,9 +109,9 @@ def _hardware() -> Found:
         worker.ask("decode", ids=_prompt(8), n_gen=16)
         used = worker.ask("memory")
     speed, private = record["avg_ts"], used["private_bytes"]
-    memory = "memory isn't told here" if private is None else f"{private / 1e6:.0f} MB of private memory"
+    memory = "unreported private memory" if private is None else f"{private / 1e6:.0f} MB of private memory"
     figure = (
-        f"the bundled model ({record['model_size'] / 1e6:.1f} MB, Q4_0) writes {speed:.0f} tokens/s with "
+        f"the bundled model ({record['model_size'] / 1e6:.1f} MB, Q4_0) generates {speed:.0f} tokens/s with "
         f"{memory} on {record['cpu_info']}, {record['n_threads']} threads; a person reads "
         f"about {READING:.0f}. Larger models: llmlite compare smollm2"
     )
@@ -160,8 +160,8 @@ def _privacy() -> Found:
     if blocked:
         n = sum(bool(each.blocked) for each in blocked)
         figure += (
-            f"; neither a namespace nor strace is here: {n} of {len(blocked)} computed while their Python "
-            "code could reach no machine, and what C++ code connects wasn't seen"
+            f"; namespaces and strace aren't available here: {n} of {len(blocked)} computed while their "
+            "Python code could reach no other machine; connections of C++ code weren't observed"
         )
     values = {each.backend: asdict(each) for each in found}
     if not counted and not isolated:
@@ -219,7 +219,7 @@ def _llamacpp_trains(values: dict[str, Any]) -> str:
         return f"llama.cpp's experimental llama_opt_epoch failed: {error}"
     values["llamacpp"] = r
     return (
-        f"llama.cpp's experimental llama_opt_epoch, which is for float32 weights and has no Python function: "
+        f"llama.cpp's experimental llama_opt_epoch, which takes float32 weights and has no Python function: "
         f"{r['steps']} steps in {r['seconds']:.0f} s, loss {r['loss_before']:.2f} to {r['loss_after']:.2f}"
     )
 
@@ -232,8 +232,8 @@ def _distributed() -> Found:
     found = run_experiment("torch_distributed", BACKENDS[names[0]].python())
     same = found["largest_difference"] < 1e-5
     figure = (
-        f"torch.distributed (gloo), {found['processes']} processes on this machine: their losses differ from "
-        f"one process's by at most {found['largest_difference']:.1e}; several machines weren't tried"
+        f"torch.distributed (gloo), {found['processes']} processes on this machine: their losses differ by "
+        f"at most {found['largest_difference']:.1e} from those of one process; several machines weren't tried"
     )
     return PARTLY if same else FAILS, figure, found
 
@@ -258,9 +258,10 @@ def _breadth() -> Found:
         and found["new_architecture_output"] == [6, 50]
     )
     figure = (
-        f"PyTorch toys: pictures {found['image_accuracy']:.0%} right (guessing {found['image_guess']:.0%}), "
-        f"a time series with error {found['series_error']:.1e} (guessing {found['series_guess']}), rewards "
-        f"{found['reward']:.2f} (guessing {found['reward_guess']}), a new architecture in ten lines; {said}"
+        f"small tasks in PyTorch: {found['image_accuracy']:.0%} of images classified correctly (guessing: "
+        f"{found['image_guess']:.0%}), a time series with an error of {found['series_error']:.1e} (guessing: "
+        f"{found['series_guess']}), a reward of {found['reward']:.2f} (guessing: {found['reward_guess']}), "
+        f"a new architecture in ten lines; {said}"
     )
     return HOLDS if learned and refused else PARTLY, figure, values
 
@@ -301,11 +302,12 @@ def _formats() -> Found:
     )
     found = [name for name in READERS if name in values]
     values["architectures"] = tried = readers.architectures(found)
-    figure += f"; of {len(tried)} architectures, each a small random file: " + ", ".join(
-        f"{BACKENDS[name].title} {sum(each[name] for each in tried.values())}" for name in found
+    figure += (
+        f"; of {len(tried)} architectures (a small random model of each), loaded and run by: "
+        + ", ".join(f"{BACKENDS[name].title} {sum(each[name] for each in tried.values())}" for name in found)
     )
     values["before_gguf"] = before = readers.old_forms(found)
-    figure += f"; of {len(old_formats.FORMS)} forms from before GGUF: " + ", ".join(
+    figure += f"; of {len(old_formats.FORMS)} formats older than GGUF, loaded and run by: " + ", ".join(
         f"{BACKENDS[name].title} {sum(read_by.values())}{' (converted)' * (name == 'llmlite')}"
         for name, read_by in before.items()
     )
@@ -320,8 +322,8 @@ def _devices() -> Found:
     machine = environment.record()["machine"]
     figure = (
         f"this machine is {machine}; another processor's speed can't be measured here. `make arm-test` runs "
-        "the engine's tests on an emulated 64-bit ARM, which says that it computes the same there, not how "
-        "fast. No GPU was used, and figures of vendors aren't quoted"
+        "the engine's tests on an emulated 64-bit ARM, which shows that it computes the same there, but "
+        "not how fast. No GPU was used, and vendors' figures aren't quoted"
     )
     return UNKNOWN, figure, {"machine": machine}
 
@@ -369,9 +371,9 @@ def _scale() -> Found:
     said = ", ".join(f"{each.tokens_per_second:.0f} tokens/s with {each.clients}" for each in found)
     gain = found[-1].tokens_per_second / found[0].tokens_per_second
     figure = (
-        f"llmlite serve {model}, clients at once on this machine: {said}, {gain:.1f} times as much with "
-        f"{found[-1].clients} clients as with one: the engine has a server too; the frameworks' servers and "
-        "several machines weren't measured"
+        f"llmlite serve {model} on this machine, by number of simultaneous clients: {said}; that is "
+        f"{gain:.1f} times as much with {found[-1].clients} clients as with one. The engine has a server "
+        "too; the frameworks' servers and several machines weren't measured"
     )
     values = {str(each.clients): asdict(each) for each in found}
     return (PARTLY if gain > 1.5 else UNKNOWN), figure, {"model": model, "clients": values, "gain": gain}

@@ -18,7 +18,7 @@ from llmlite.bench.process import BackendError, BackendTimeoutError
 from llmlite.bench.running import WARM_UP, Running, logits
 
 AGREEMENT_TOKENS = 128  # checked for agreement; their logits take 80 MB with a large vocabulary
-CHECKED = 0.5  # share of the budget that ends the checks; 1.5 times as much for the usual backends
+CHECKED = 0.5  # share of the budget after which checks end; 1.5 times as much for the usual backends
 
 
 class Checking(Running):
@@ -62,7 +62,7 @@ class Checking(Running):
         return min(timeout, self.begin + end - time.monotonic())
 
     def _leave_unchecked(self, entry: Entry) -> None:
-        reason = f"its check would not end in time: budget {self.options.budget_seconds:g} s"
+        reason = f"its check would not finish within the budget of {self.options.budget_seconds:g} s"
         self.result.skipped.append({**entry.key, "reason": reason})
         self._drop(entry)
 

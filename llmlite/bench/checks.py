@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "machine": "the machine",
-    "packages": "what llmlite needs",
-    "lessons": "what the lessons need",
+    "packages": "packages for llmlite",
+    "lessons": "packages for the lessons",
     "files": "files and folders",
     "kernels": "compiled kernels",
-    "peers": "for comparing with others",
+    "peers": "packages for comparisons",
 }
 # The models that lessons run with compiled kernels.
 LESSON_MODELS = ("tales", "tales:Q8_0", "tales:Q4_0")
@@ -65,7 +65,7 @@ class WrongError(Exception):
 class Check:
     """One thing to check.
 
-    Args:
+    Attributes:
         group: a key of GROUPS.
         topic: name of the check.
         needs: description of what is required.
@@ -130,7 +130,7 @@ def _look(check: Check, strict: bool) -> CheckResult:
     except WrongError as error:
         found, remedy = error.found, error.remedy or check.remedy
     except ImportError as error:
-        found, remedy = f"can't be looked at: {error}", f"{PIP} llmlite-kit"
+        found, remedy = f"can't be checked: {error}", f"{PIP} llmlite-kit"
     except (LlmliteError, OSError) as error:
         found, remedy = str(error), check.remedy
     remedy = remedy.replace(PIP, f"{sys.executable} -m pip install")
@@ -270,7 +270,7 @@ def _peer(module: str, distribution: str, name: str, extra: str, note: str = "")
 
 def _cache() -> str:
     if reason := cache.refused():
-        raise WrongError(f"{reason}; {resources.cache_dir()} is used")
+        raise WrongError(f"{reason}; {resources.cache_dir()} is used instead")
     folder = resources.cache_dir()
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder} ({n_bytes / 1e6:.1f} MB)"
@@ -301,13 +301,13 @@ def _compiler() -> str:
         kernels = {f"{k.module}.{k.name}": jit.source_of(k) for k in jit.declared_for(level.required)}
         if problems := shipped.problems(level, kernels):
             more = f"; {len(problems)} in all" if len(problems) > 1 else ""
-            raise WrongError(f"of those shipped for {level.name}, not used: {problems[0]}{more}", REINSTALL)
+            raise WrongError(f"shipped for {level.name}, but not usable: {problems[0]}{more}", REINSTALL)
         _ = ADD.address
         return f"{len(kernels)} shipped for {level.name}, their hashes agree; this CPU is {host()}"
     _ = ADD.address  # raises KernelError, an LlmliteError
     if why.startswith("damaged"):
-        raise WrongError(f"those that are shipped are not used: {why}", REINSTALL)
-    return f"compile and load, for {target()}{f'; {why}' if why else ''}"
+        raise WrongError(f"the shipped kernels aren't used: {why}", REINSTALL)
+    return f"kernels compile and load, for {target()}{f'; {why}' if why else ''}"
 
 
 def _warm() -> str:
@@ -368,7 +368,7 @@ CHECKS = (
         group="machine",
         topic="CPU features",
         needs="AVX2 on x86, or NEON on ARM",
-        remedy="nothing: all works, more slowly than the lessons say",
+        remedy="nothing to do: everything works, but more slowly than the lessons say",
         look=_features,
         optional=True,
     ),
@@ -376,7 +376,7 @@ CHECKS = (
         group="machine",
         topic="AMX",
         needs="nothing; it makes prefill faster",
-        remedy="report it with the output of `llmlite doctor --json`; the other kernels are used",
+        remedy="report this with the output of `llmlite doctor --json`; other kernels are used",
         look=_amx,
         optional=True,
     ),
@@ -400,18 +400,18 @@ CHECKS = (
         "jinja2",
         "chat templates",
         least=(3, 1, 6),
-        too_old="its sandbox can be left",
+        too_old="too old: templates can escape its sandbox",
     ),
     _package("packages", "tqdm", "tqdm", "progress bars"),
     _for_lessons("matplotlib", "matplotlib", "figures", least=(3, 9)),
     _for_lessons("jupyterlab", "jupyterlab", "opening the lessons", least=(4, 2)),
-    _for_lessons("ipywidgets", "ipywidgets", "things to move in a lesson", least=(8, 1)),
-    _for_lessons("jupyterlab_widgets", "jupyterlab_widgets", "showing them in JupyterLab", least=(3,)),
+    _for_lessons("ipywidgets", "ipywidgets", "the lessons' widgets", least=(8, 1)),
+    _for_lessons("jupyterlab_widgets", "jupyterlab_widgets", "showing widgets in JupyterLab", least=(3,)),
     Check(
         group="files",
         topic="cache folder",
-        needs="a folder that can be written",
-        remedy="set LLMLITE_CACHE to a folder that you may write",
+        needs="a writable folder",
+        remedy="set LLMLITE_CACHE to a folder that you can write to",
         look=_cache,
     ),
     Check(
@@ -438,12 +438,12 @@ CHECKS = (
     Check(
         group="kernels",
         topic="lessons' kernels",
-        needs="compiled before the lessons ask for them",
+        needs="compiled before the lessons need them",
         remedy="llmlite warmup --lessons (a minute or two, once)",
         look=_warm,
         optional=True,
     ),
     _peer("torch", "torch", "PyTorch", "torch"),
     _peer("transformers", "transformers", "Transformers", "transformers"),
-    _peer("llama_cpp", "llama-cpp-python", "llama.cpp", "llamacpp", note=" (it compiles for minutes)"),
+    _peer("llama_cpp", "llama-cpp-python", "llama.cpp", "llamacpp", note=" (it takes minutes to compile)"),
 )

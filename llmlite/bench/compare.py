@@ -101,12 +101,14 @@ class _Run(Checking, Timing):
             self.exam = None
         unread = sorted({*options.prompts} - {*self.prompts})
         if unread:
-            self._note(f"no prefill of {', '.join(map(str, unread))} tokens: the context has {longest}")
+            prompts = ", ".join(map(str, unread))
+            self._note(f"prefill of {prompts} tokens isn't measured: the context has {longest}")
         gone = sorted({*options.depths} - {*self.depths})
         if gone:
-            self._note(f"no decode after {', '.join(map(str, gone))} tokens: the context has {longest}")
+            depths = ", ".join(map(str, gone))
+            self._note(f"decode after {depths} tokens isn't measured: the context has {longest}")
         if self.n_gen < options.n_gen:
-            self._note(f"{self.n_gen} of {options.n_gen} tokens are written: the context has {longest}")
+            self._note(f"{self.n_gen} of {options.n_gen} tokens are generated: the context has {longest}")
         for note in (file.note for file in files if file.note):
             self._note(note)
         missing = []
@@ -143,7 +145,9 @@ class _Run(Checking, Timing):
         for entry in sorted(self.entries, key=place):
             if self._too_late_to_start(entry):
                 share = self._latest_start(entry)
-                reason = f"not started: more than {share:.0%} of {self.options.budget_seconds:g} s were gone"
+                reason = (
+                    f"not started: more than {share:.0%} of the {self.options.budget_seconds:g} s had passed"
+                )
                 self.result.skipped.append({**entry.key, "reason": reason})
                 self._drop(entry)
                 continue
@@ -151,7 +155,7 @@ class _Run(Checking, Timing):
             self._or_drop(entry, self._become_alive)
 
     def _too_late_to_start(self, entry: Entry) -> bool:
-        """Return whether so much of the budget is gone that this entry may not be started."""
+        """Return whether too much of the budget has passed to start this entry."""
         budget = self.options.budget_seconds
         if budget is None or self._is_essential(entry, self.result.backends):
             return False
@@ -172,13 +176,13 @@ class _Run(Checking, Timing):
         for entry in self.entries:
             advance(f"memory of {entry.info.name} {entry.file.model_type}")
             if self._over(self._start_seconds(entry)):
-                self._note(f"memory of {entry.label} not measured: the time was over")
+                self._note(f"the memory of {entry.label} wasn't measured: time ran out")
                 continue
             for repetition in range(self._start_runs(entry)):
                 try:
                     self._memory_run(entry, repetition)
                 except BackendError as error:
-                    self._note(f"memory not measured: {error}")
+                    self._note(f"memory wasn't measured: {error}")
 
     def _first_ever(self, advance: Callable[[str], None]) -> None:
         """Start each backend that keeps work in a cache once more, with an empty cache."""
@@ -186,7 +190,7 @@ class _Run(Checking, Timing):
             advance(f"first start ever of {entry.info.name}")
             budget, timeout = self.options.budget_seconds, self.options.timeout
             left = timeout if budget is None else 1.1 * budget - (time.monotonic() - self.begin)
-            reason = "the time was over"
+            reason = "time ran out"
             if left > self._start_seconds(entry):
                 try:
                     times = self._with_empty_caches(entry, min(left, timeout))
@@ -196,7 +200,7 @@ class _Run(Checking, Timing):
                     for phase, ns in times.items():
                         self._keep(entry, f"{phase}_ever", [ns])
                     continue
-            self._note(f"the first start ever of {entry.label} not measured: {reason}")
+            self._note(f"the first start ever of {entry.label} wasn't measured: {reason}")
 
     def _with_empty_caches(self, entry: Entry, seconds: float) -> dict[str, int]:
         launcher = replace(self.launcher, timeout=seconds)

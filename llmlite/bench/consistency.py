@@ -18,7 +18,7 @@ UNITS = {"decode": "tokens/s", "memory": "MB private"}
 class SampleFigure:
     """A number that a sample shows.
 
-    Args:
+    Attributes:
         file: the sample's name.
         backend: a name of BACKENDS.
         model: the model that was run.

@@ -20,10 +20,10 @@ from llmlite.errors import LlmliteError
 SPEEDS = ("prefill", "decode")
 OK, SLOWER, WRONG, UNUSABLE = 0, 3, 4, 2
 EXIT_CODES = {
-    OK: "nothing is slower for certain, and everything computes the same",
+    OK: "nothing is certainly slower, and everything computes the same",
     UNUSABLE: "a file can't be read, or the two have nothing in common",
-    SLOWER: "something is slower for certain",
-    WRONG: "something that agreed with float32 arithmetic doesn't any more, or is missing",
+    SLOWER: "something is certainly slower",
+    WRONG: "something that agreed with float32 arithmetic no longer does, or is missing",
 }
 
 
@@ -31,7 +31,7 @@ EXIT_CODES = {
 class Row:
     """One comparison of an entry with its earlier result.
 
-    Args:
+    Attributes:
         entry: label of backend and type.
         kind: "agreement" or a key of SPEEDS.
         verdict: "agrees", "DISAGREES", "missing", "faster", "slower", "about equal" or "can't tell".
@@ -70,12 +70,12 @@ class Diff:
         return SLOWER if any(row.failed for row in self.rows) else OK
 
     def text(self) -> str:
-        return "\n".join([f"speeds against {self.base} of the same run", *map(str, self.rows)])
+        return "\n".join([f"speeds relative to {self.base} in the same run", *map(str, self.rows)])
 
     def markdown(self) -> str:
         """Return the rows as a Markdown table, for a pull request."""
         lines = [
-            f"Speeds are ratios to {self.base} of the same run; 95 % intervals from blocks.",
+            f"Speeds are ratios to {self.base} in the same run, with 95 % intervals from blocks.",
             "",
             "| entry | what | now / before | interval | verdict |",
             "| :-- | :-- | --: | :-- | :-- |",
@@ -144,7 +144,7 @@ def _base(
             if entry[0] == name and entry in both:
                 return entry
     wanted = base or "torch-f32, llamacpp, xllamacpp or llmlite-eager"
-    raise LlmliteError(f"both runs must have timed {wanted}, which speeds are relative to")
+    raise LlmliteError(f"speeds are relative to {wanted}, which both runs must have timed")
 
 
 def _agreement(before: Comparison, after: Comparison, entry: tuple[str, str]) -> Row:
@@ -180,7 +180,7 @@ def _speed(
         entry=label,
         kind=metric,
         verdict=verdict(low, high, least),
-        text="" if least >= MIN_BLOCKS else f"{least} blocks; at least {MIN_BLOCKS} are needed",
+        text="" if least >= MIN_BLOCKS else f"{least} blocks, but at least {MIN_BLOCKS} are needed",
         ratio=median(now) / median(then),
         low=low,
         high=high,

@@ -19,7 +19,7 @@ NOT_READABLE = "not readable here"
 class Zone:
     """One counter.
 
-    Args:
+    Attributes:
         name: name of the package, such as "package-0".
         path: folder of the counter.
         limit: microjoules at which it wraps.

@@ -18,7 +18,7 @@ POLICIES: dict[str, dict[str, str]] = {"spin": {}, "passive": {"OMP_WAIT_POLICY"
 # The folders in which backends keep compiled code and converted models.
 CACHES = ("LLMLITE_CACHE", "TORCHINDUCTOR_CACHE_DIR")
 PROBES = 3  # runs of each policy, in turns
-PROBE = (32, 12)  # tokens read and written
+PROBE = (32, 12)  # tokens of prefill and of decode
 UNPACKED = 4  # at most this many bytes per weight while a library loads quantized weights and unpacks them
 KEPT = 2  # at most this many times the file's bytes: the mapped file and a repacked copy
 
@@ -74,7 +74,7 @@ class Entry:
 class Launcher:
     """A launcher that starts all workers in the same way.
 
-    Args:
+    Attributes:
         n_threads: threads of every backend.
         n_ctx: positions in the cache.
         timeout: seconds to wait for any answer.
@@ -121,7 +121,7 @@ class Launcher:
 
         Args:
             entry: the backend and the file.
-            stack: closes the process when it is left.
+            stack: exit stack that closes the process.
             variables: environment variables; None for those of the chosen waiting policy.
             after_load: called with the worker when the model is loaded.
 
@@ -194,7 +194,7 @@ class Launcher:
         need, available = entry.n_bytes, environment.available_memory()
         if available is not None and need > available:
             raise BackendError(
-                f"it may need {need / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available"
+                f"it may need {need / 1e9:.1f} GB of memory, but {available / 1e9:.1f} GB are available"
             )
         undecided = entry.info.openmp and entry.info.name not in self.policies
         both_fit = available is None or 2 * need <= available  # otherwise take the usual policy untried

@@ -51,10 +51,10 @@ FRESH = {"uv": ("--no-cache",), "pip": ("--no-input", "--no-cache-dir")}
 class Installation:
     """The cost of installing an environment.
 
-    Args:
+    Attributes:
         name: name of the environment.
         requirements: the requirements that were asked for.
-        seconds: time of the installer, downloads included; the empty environment was made before.
+        seconds: time of the installer, with downloads but without making the empty environment.
         n_bytes: bytes of the installed files.
         n_packages: number of distributions, numpy included.
         compiled: whether a package came as source code and was built here.

@@ -17,7 +17,7 @@ VERDICTS = (HOLDS, PARTLY, FAILS, UNKNOWN)
 class Finding:
     """The finding on one claim.
 
-    Args:
+    Attributes:
         key: name of the claim.
         claim: the article's sentence, translated.
         verdict: one of VERDICTS.

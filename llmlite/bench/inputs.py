@@ -26,7 +26,7 @@ TEXT = (
 class ModelFile:
     """One GGUF file of a comparison.
 
-    Args:
+    Attributes:
         path: path of the file.
         model_type: quantization that most of its weights have, such as "Q4_0".
         n_ctx: context length in tokens.
@@ -76,9 +76,7 @@ def _with_reason(file: ModelFile) -> ModelFile:
     """Add a note to a Q4_1 file, with the reason why llama.cpp is slower on it than on other types."""
     if file.model_type != "Q4_1":
         return file
-    reason = (
-        "Q4_1 is one of the types that llama.cpp doesn't repack for its fast kernels: Q8_0 and Q4_0 are fair"
-    )
+    reason = "llama.cpp doesn't repack Q4_1 for its fast kernels; Q8_0 and Q4_0 make a fairer comparison"
     return replace(file, note="; ".join(filter(None, (file.note, reason))))
 
 
@@ -102,7 +100,7 @@ def _sibling(model: str, source: ModelFile, type_name: str) -> ModelFile:
     made = _open(path)
     if by_name(source.model_type).block_size == 1:
         return made
-    note = f"{type_name} was quantized anew from the {source.model_type} file: its quality can't be better"
+    note = f"{type_name} was requantized from the {source.model_type} file: its quality can't be better"
     return replace(made, note=note)
 
 
@@ -131,7 +129,7 @@ def agreement_ids(file: ModelFile, n_tokens: int) -> list[int]:
         n_tokens: number of token ids.
 
     Raises:
-        LlmliteError: the tokenizer makes no tokens of the text.
+        LlmliteError: the tokenizer makes no tokens from the text.
     """
     with gguf.read(file.path) as opened:
         tokenizer = tokenizers.from_metadata(opened.metadata)
@@ -139,7 +137,7 @@ def agreement_ids(file: ModelFile, n_tokens: int) -> list[int]:
         if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
             ids.insert(0, tokenizer.bos_id)
     if not ids:
-        raise LlmliteError(f"{file.path}: its tokenizer made no tokens of an English text")
+        raise LlmliteError(f"{file.path}: its tokenizer made no tokens from an English text")
     while len(ids) < n_tokens:
         ids += ids
     return [int(token) for token in ids[:n_tokens]]

@@ -40,7 +40,7 @@ Product = Callable[[np.ndarray], np.ndarray]  # x (width,) -> W x (rows,)
 class Rung:
     """One way to compute the product.
 
-    Args:
+    Attributes:
         name: key of the rung.
         title: name for axes of figures.
         about: a sentence that describes it.
@@ -57,23 +57,23 @@ _RUNGS = (
     Rung(
         name="numpy",
         title="NumPy",
-        about="Weights become float32 a slab at a time, then BLAS multiplies; BLAS may use every core.",
+        about="Weights become float32, a slab at a time; then BLAS multiplies, with every core if it can.",
         uses_team=True,
     ),
     Rung(
         name="scalar",
         title="numba, scalar",
-        about="One weight after another is unpacked, multiplied and added; nothing is written back.",
+        about="Weights are unpacked, multiplied and added one at a time; none is stored as a float.",
     ),
     Rung(
         name="simd",
         title="numba, SIMD",
-        about="64 weights at once, as bytes, by activations that were quantized to bytes first.",
+        about="64 weights at a time, as bytes, are multiplied by activations that were quantized to bytes.",
     ),
     Rung(
         name="team",
         title="SIMD, all threads",
-        about="The same kernel, rows shared among a team of threads.",
+        about="The same kernel, with the rows shared among a team of threads.",
         uses_team=True,
     ),
 )
@@ -88,7 +88,7 @@ def rungs() -> tuple[Rung, ...]:
 class RungStep:
     """The measurement of one rung.
 
-    Args:
+    Attributes:
         rung: name of the Rung.
         type: quantization of the weights.
         n_rows, width: size of the matrix.
@@ -260,7 +260,7 @@ def _measure(w: QuantTensor, names: Sequence[str], repeats: int, n_threads: int)
     wrong = [f"{name} by {error:.1g}" for name, error in errors.items() if not error <= AGREE]
     if wrong:
         raise LlmliteError(
-            f"{w.type.name}: answers differ from NumPy's, nothing was timed: {', '.join(wrong)}"
+            f"{w.type.name}: answers differ from NumPy's, so nothing was timed: {', '.join(wrong)}"
         )
     samples: dict[str, list[int]] = {name: [] for name in names}
     order = random.Random(0)

@@ -31,7 +31,7 @@ NOISY = 0.10  # a measurement is noisy above this interquartile range over media
 class Measurement:
     """The times of one phase of one backend in one block, with every repetition.
 
-    Args:
+    Attributes:
         run_id: the run this belongs to.
         env_hash: hash of the environment it was taken in.
         backend: a name of `llmlite.bench.backends.BACKENDS`.
@@ -41,8 +41,8 @@ class Measurement:
             "_ever", for a start with empty cache folders.
         block: number of the block; -1 outside the interleaved part.
         samples_ns: nanoseconds of each repetition.
-        n_prompt, n_gen, n_depth: tokens read, tokens written, tokens already in the cache (as in
-            llama-bench).
+        n_prompt, n_gen, n_depth: tokens of the prompt, tokens generated, tokens already in the cache
+            (as in llama-bench).
         n_threads: threads that really ran if the system reports them, otherwise the number asked for.
         steps_ns: nanoseconds of every decode step, for plots of the series.
         type_k: type of the key/value cache: "f32", "bf16" or "f16".
@@ -77,7 +77,7 @@ class Measurement:
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens that one repetition read or wrote."""
+        """Number of tokens that one repetition processed or generated."""
         return self.n_prompt or self.n_gen
 
     @property

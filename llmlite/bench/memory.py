@@ -20,7 +20,7 @@ from typing import Any
 class MemoryUse:
     """Bytes that this process holds; a field is None if the system doesn't report it.
 
-    Args:
+    Attributes:
         private: anonymous pages (Pss_Anon on Linux).
         file_backed: mapped file pages in RAM, with shared pages counted in full (RssFile on Linux).
         file_share: this process's share of them (Pss_File on Linux). It gets smaller if another process maps

@@ -12,7 +12,7 @@ from llmlite.bench.backends import by_name
 class Options:
     """The models and backends to compare, and the limits on time.
 
-    Args:
+    Attributes:
         model: "tales", "smollm2", or the path of a GGUF file.
         types: quantizations. None chooses the usual ones for "tales" and "smollm2", and the file's own type
             for a path. Types other than the file's own are quantized anew from its weights.
@@ -27,7 +27,7 @@ class Options:
         n_gen: tokens to write.
         start_runs: fresh processes per backend for memory and start-up times, in addition to the main one.
         budget_seconds: seconds for the whole comparison; None for no limit. If they don't suffice, the number
-            of blocks is reduced (to no less than five), then their length, and at last the number of
+            of blocks is reduced (to no less than five), then their length, and finally the number of
             backends.
         first_ever: start each backend that keeps compiled code or converted models once more, with empty
             caches.

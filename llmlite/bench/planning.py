@@ -10,14 +10,14 @@ from typing import TypeVar
 from llmlite.bench.summary import MIN_BLOCKS
 
 Key = TypeVar("Key", bound=Hashable)
-SHORTEST = 16  # tokens written; the time of fewer says little
+SHORTEST = 16  # tokens generated; the time of fewer is unreliable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
     """The time that one turn of an entry takes, estimated from a first probe.
 
-    Args:
+    Attributes:
         prefill: seconds for all prompts and for filling the cache.
         step: seconds for one token, summed over all depths.
         once: seconds outside the blocks, for the fresh processes in which memory is measured.
@@ -33,11 +33,11 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class TimePlan:
-    """The number of blocks, the tokens written at each depth, and the entries left out.
+    """The number of blocks, the tokens generated at each depth, and the entries left out.
 
     Attributes:
         n_blocks: number of blocks.
-        n_gen: tokens written at each depth.
+        n_gen: tokens generated at each depth.
         left_out: entries that are left out, in the order in which they were dropped.
         seconds_per_block: expected time of a block.
     """
@@ -58,11 +58,11 @@ def plan(
     backends: Mapping[Key, str] | None = None,
     least_backends: int = 1,
 ) -> TimePlan:
-    """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, at last with fewer entries.
+    """Fit blocks into `seconds`: first with fewer blocks, then with fewer tokens, then with fewer entries.
 
     At least MIN_BLOCKS are kept (or `n_blocks`, if that is less), because fewer can't establish a difference.
     Entries that aren't essential are dropped before essential ones, and slower entries before faster ones. If
-    only `least_backends` backends are left, they stay, even if fewer blocks fit.
+    only `least_backends` backends are left, they are kept, even if fewer blocks fit.
 
     Args:
         turns: the time that a turn of each entry takes.

@@ -37,7 +37,7 @@ OWN = ("0.0.0.0", "::", "::1")  # any address of this machine, and IPv6's loopba
 class Privacy:
     """The observations of one backend.
 
-    Args:
+    Attributes:
         backend: name of the backend.
         isolated: whether it computed without a network; None if that couldn't be tried.
         n_calls: number of system calls to addresses outside this machine, and to its resolver of names; None
@@ -79,7 +79,7 @@ def examine_backend(
         timeout: seconds that any single step may take.
     """
     isolated: bool | None = None
-    reason = "this system gives no network namespace (unshare -rn)"
+    reason = "this system doesn't allow a network namespace (unshare -rn)"
     if can_isolate():
         try:
             _work(info, model, ids, n_ctx, timeout, UNSHARE)
@@ -133,7 +133,7 @@ def _count(
 
 
 def parse_trace(log: str) -> tuple[int, tuple[str, ...]]:
-    """Return the number of calls to other machines in strace's log, and the addresses used of this one."""
+    """Return the number of calls to other machines in strace's log, and this machine's addresses in it."""
     calls = INTERNET.findall(log)
     local = [
         address for port, address in calls if port != DNS and (address.startswith("127.") or address in OWN)

@@ -186,7 +186,7 @@ class WorkerProcess:
             self.timeout = self._deadline - monotonic()
             if self.timeout <= 0:
                 self._process.kill()
-                raise BackendTimeoutError(f"{self.backend}, {action}: its time was over before the request")
+                raise BackendTimeoutError(f"{self.backend}, {action}: its time ran out before the request")
         try:
             self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
             self._process.stdin.flush()

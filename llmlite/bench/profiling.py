@@ -20,7 +20,7 @@ HEADINGS = ("operation", "type", "times", "ms", "share", "waiting", "GB/s", "GOP
 class StepProfile:
     """The measured operations of one step.
 
-    Args:
+    Attributes:
         model: name of the model.
         executor: repr of the executor.
         n_threads: threads that ran the step.
@@ -100,8 +100,8 @@ class StepProfile:
         text += "thread" if self.n_threads == 1 else "threads"
         if self.n_threads > 1:
             share = self.waiting / max(self.nanoseconds, 1.0)
-            text += f"; threads wait {share:.1%} of it ({self.waiting / 1e6:.3f} ms), "
-            text += f"{self.waking / 1e6:.3f} ms of that in the first operation, until all are awake"
+            text += f"; threads wait for {share:.1%} of this time ({self.waiting / 1e6:.3f} ms), "
+            text += f"{self.waking / 1e6:.3f} ms of it in the first operation, until all are awake"
         return text
 
 

@@ -8,7 +8,7 @@ import time
 class ProgressBar:
     """A tqdm bar that shows the current activity and the remaining time; each call advances it.
 
-    It is full at the end. After an exception it stays where it was, and a notebook keeps it in red.
+    It is full at the end. After an exception it stays at its last step, and a notebook shows it in red.
 
     Args:
         total: number of steps.

@@ -19,7 +19,7 @@ import numpy as np
 class Perplexity:
     """Perplexity: exp of the mean negative log-likelihood.
 
-    Args:
+    Attributes:
         value: the perplexity; a model that guesses among V equally likely tokens has V.
         standard_error: standard error of the value, from the spread of the tokens' log-likelihoods.
         n_tokens: number of tokens scored.
@@ -34,7 +34,7 @@ class Perplexity:
 class Divergence:
     """The distance of a model's predictions from a reference's, over the same positions.
 
-    Args:
+    Attributes:
         kl: mean Kullback-Leibler divergence in nats; 0 for equal predictions.
         kl_error: standard error of `kl`.
         kl_50, kl_90, kl_99, kl_max: median, percentiles and largest value of the divergence.

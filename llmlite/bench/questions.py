@@ -41,7 +41,7 @@ class Question:
 class Exam:
     """The questions in a model's own tokens.
 
-    Args:
+    Attributes:
         questions: the questions, in the order asked.
         tokenizer: tokenizer of the model.
     """
@@ -50,7 +50,7 @@ class Exam:
     tokenizer: Tokenizer
 
     def marks(self, ask: Callable[..., dict[str, Any]], seconds: float = SECONDS) -> tuple[int, int]:
-        """Ask until the time is over; return the number of exact answers and the number of questions asked.
+        """Ask until time runs out; return the number of exact answers and the number of questions asked.
 
         Args:
             ask: function that sends a request to a worker and returns its answer.

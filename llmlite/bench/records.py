@@ -64,7 +64,7 @@ def _or_none(check: Check) -> Check:
 
 NUMBER = f"a number from 0 to {LARGEST}"
 WHOLE = f"a whole number from 0 to {LARGEST}"
-TEXT = "a text"
+TEXT = "a string"
 NAMED = "a short name of letters, digits and .:+()/,-"
 
 ENTRY: dict[str, FieldRule] = {
@@ -128,7 +128,7 @@ FIELDS: dict[str, dict[str, FieldRule]] = {
         "phase": (NAMED, True, _is_name),
         "samples_ns": ("a list of positive nanoseconds, at least one", True, _is_samples),
         "steps_ns": ("a list of positive nanoseconds", False, _is_nanoseconds),
-        "block": ("a whole number from -1", False, _is_block),
+        "block": ("a whole number of at least -1", False, _is_block),
         "n_prompt": (WHOLE, False, _is_whole),
         "n_gen": (WHOLE, False, _is_whole),
         "n_depth": (WHOLE, False, _is_whole),
@@ -138,7 +138,7 @@ FIELDS: dict[str, dict[str, FieldRule]] = {
         "joules": (f"{NUMBER}, or null", False, _or_none(_is_number)),
     },
 }
-# A record of agreement has all fields of a group or none. Of a library that returns only tokens, it has the
+# A record of agreement has all fields of a group or none. For a library that returns only tokens, it has the
 # second group.
 TOGETHER = (("kl", "max_abs_diff"), ("same_file_top1", "top1"))
 
@@ -170,7 +170,7 @@ def check(record: Mapping[str, Any], place: str) -> None:
                 expected = "a number, because the other fields of its group have one"
                 raise _wrong(place, f"{kind}: {missing[0]}", expected, MISSING)
         if not record["agrees"] and "reason" not in record:
-            raise _wrong(place, f"{kind}: reason", "why it doesn't agree", MISSING)
+            raise _wrong(place, f"{kind}: reason", "the reason why it doesn't agree", MISSING)
 
 
 def _wrong(place: str, field: str, expected: str, got: object) -> ResultsError:

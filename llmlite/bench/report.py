@@ -44,7 +44,7 @@ def canary_words(comparison: Samples) -> str:
     sung = comparison.environment.get("canary_ns") or []
     if not sung:
         return ""
-    return f"canary's slowest block {max(sung) / min(sung) - 1:.0%} over its fastest"
+    return f"the canary's slowest block {max(sung) / min(sung) - 1:.0%} slower than its fastest"
 
 
 def markdown(comparison: Samples) -> str:
@@ -110,7 +110,7 @@ def all_tables(comparison: Samples) -> list[Table]:
 
 
 def agreement_table(comparison: Samples) -> Table:
-    """Return the table of agreement and of the quality lost by quantization."""
+    """Return the table of agreement and of the loss of quality by quantization."""
     answered = any(r.get("n_asked") for r in comparison.agreement)
     rows = [_agreement_row(r, answered) for r in comparison.agreement]
     n_numbers = len(AGREEMENT_FORMATS) + answered
@@ -119,8 +119,8 @@ def agreement_table(comparison: Samples) -> Table:
     ]
     best = comparison.models[0]["model_type"] if comparison.models else "the first file"
     return (
-        f"Do they compute the same? Same file in float32: largest logit difference, same best token. "
-        f"Against float32 {best}: KL, same best token. Perplexity on so many tokens."
+        "Do they compute the same? Same file in float32: largest logit difference, equal best tokens. "
+        f"{best} in float32: KL, equal best tokens. Perplexity and its number of tokens."
         + (" Exact answers to bundled questions, of those asked in time." if answered else ""),
         [
             "",
@@ -163,7 +163,7 @@ def speed_table(comparison: Samples) -> Table:
     metered = bool(found["energy"])
     starts = [key for key in ("import", "load", "compile", "first_token") if found[key] or key != "compile"]
     lengths = sorted({m.n_prompt for m in comparison.measurements if m.phase == "prefill"})
-    short = ["prefill 64"] if 64 in lengths[:-1] else []  # otherwise it wasn't read, or is the longest prompt
+    short = ["prefill 64"] if 64 in lengths[:-1] else []  # otherwise it wasn't run, or is the longest prompt
     rows = []
     for entry in found["decode"]:
         long_prompt, decode = found["prefill"].get(entry), found["decode"][entry]
@@ -181,8 +181,8 @@ def speed_table(comparison: Samples) -> Table:
             ]
         )
     return (
-        "Speed, medians. Seconds to import, load, first token; tokens per second of prefill and of decode "
-        "(middle half of the blocks); ratio of decode speeds (95 % interval).",
+        "Speed, medians: seconds to import, load and first token; tokens per second in prefill and "
+        "decode (middle half of the blocks); ratio of decode speeds (95 % interval).",
         [
             "",
             *(key.removesuffix("_token") for key in starts),
@@ -221,8 +221,8 @@ def start_table(comparison: Samples) -> Table:
             ]
         )
     return (
-        "From the start of the process to the first token, seconds: usually, and the first time ever, with "
-        "nothing that earlier runs keep (compiled code, converted models).",
+        "Seconds from the start of the process to the first token: usually, and in the first run ever, when "
+        "no compiled code or converted model is cached.",
         ["", "usually", "first ever"],
         rows,
     )
@@ -247,7 +247,7 @@ def depth_table(comparison: Samples) -> Table:
         rows.append([entry_label(*entry), *cells])
     if len(depths) < 2:
         rows = []  # the table of speeds shows the only depth
-    return "Decode after so many tokens in the cache, tokens per second, medians.", headings, rows
+    return "Decode by the number of tokens in the cache, tokens per second, medians.", headings, rows
 
 
 def threads_that_ran(comparison: Samples, entry: tuple[str, str]) -> str:
@@ -272,8 +272,8 @@ def memory_table(comparison: Samples) -> Table:
         for entry in entries
     ]
     return (
-        "Memory of a fresh process after writing, MB: private (can't be dropped), file-backed (can), peak; "
-        "the model file.",
+        "Memory of a fresh process after decode, MB: private (can't be dropped), file-backed (can be "
+        "dropped), peak; size of the model file.",
         ["", "private", "file-backed", "peak", "model file"],
         rows,
     )
@@ -295,8 +295,8 @@ def conditions_table(comparison: Samples) -> Table:
             [entry_label(*entry), own, *cells, *[_installation(r)] * told, str(r.get("isa", NOTHING))]
         )
     return (
-        "How each ran: whose weights, version, key/value cache, how OpenMP's threads wait (the better of two "
-        "that were tried), " + "what its installation takes, " * told + "instruction set.",
+        "Conditions: origin of the weights, version, key/value cache, waiting policy of OpenMP's "
+        "threads (the faster of two), " + "cost of the installation, " * told + "instruction set.",
         ["", "weights", "version", "cache", "waits", *["installation"] * told, "instructions"],
         rows,
     )
@@ -361,7 +361,7 @@ def best_of(comparison: Samples, found: Sequence[Summary], metric: str) -> str:
     """
     tied = undecided(comparison, found, metric)
     if tied:
-        return f"Which is best can't be told: {', '.join(s.label for s in tied)}."
+        return f"Can't tell which is best: {', '.join(s.label for s in tied)}."
     return f"Best: {_first(found, metric).label}."
 
 
@@ -370,7 +370,7 @@ def _first(found: Sequence[Summary], metric: str) -> Summary:
 
 
 def undecided(comparison: Samples, found: Sequence[Summary], metric: str) -> list[Summary]:
-    """Return the entries among which no best one can be named, which figures grey; empty if one can."""
+    """Return the entries among which the best one isn't certain, for figures to grey; empty if it is."""
     if len(found) < 2:
         return []
     first = _first(found, metric)

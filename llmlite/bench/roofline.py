@@ -38,7 +38,7 @@ PER_NUMBER = {"rms_norm": 4, "silu_mul": 5, "rope": 3, "quantize": 3}
 class Roof:
     """The machine's two limits, measured.
 
-    Args:
+    Attributes:
         n_threads: threads that measured the limits.
         bytes_per_second: bytes read from memory per second.
         f32_per_second, int8_per_second: multiplications and additions per second, with all operands in
@@ -78,7 +78,7 @@ class Roof:
 class Point:
     """One measured operation of a model.
 
-    Args:
+    Attributes:
         operation: name of the kernel.
         label: name of the weight, or of the result if there is no weight.
         type: quantization of the weight; "" without a weight.

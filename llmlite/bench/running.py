@@ -22,9 +22,9 @@ from llmlite.bench.process import BackendError
 from llmlite.bench.samples import Comparison
 from llmlite.engine import cpu
 
-WARM_UP = (8, 8)  # tokens read and written
+WARM_UP = (8, 8)  # tokens of prefill and of decode
 LONG_START = 5.0  # seconds above which a start counts as long
-LEAST = 2  # backends that stay in spite of any budget: one alone would be no comparison
+LEAST = 2  # backends that are kept with any budget: one alone would be no comparison
 FIRST_EVER = 0.1  # share of the budget for starts with empty caches
 
 Ask = Callable[..., dict[str, Any]]
@@ -34,7 +34,7 @@ Ask = Callable[..., dict[str, Any]]
 class Running:
     """A comparison under way.
 
-    Args:
+    Attributes:
         options: the options asked for.
         stack: closes every process.
         progress: whether a bar is shown.
@@ -94,8 +94,8 @@ class Running:
             parts = ("load_cold", "compile_cold", "first_token_cold")
             seconds = sum(times.get(part, 0) for part in parts) / 1e9
             self._note(
-                f"{entry.info.title} {entry.file.model_type} compiled its kernels in this run, which is done "
-                f"once: {seconds:.0f} s, not counted in the tables"
+                f"{entry.info.title} {entry.file.model_type} compiled its kernels in this run: "
+                f"{seconds:.0f} s, not counted in the tables, because it is done only once"
             )
         if entry.about.get("note"):
             self._note(f"{entry.info.title}: {entry.about['note']}")

@@ -32,7 +32,7 @@ class Comparison(Samples):
             ValueError: there is no sample of `model`.
         """
         if model not in SAMPLES:
-            raise ValueError(f"a comparison is shipped of {' and '.join(SAMPLES)}, not of {model!r}")
+            raise ValueError(f"there are shipped comparisons of {' and '.join(SAMPLES)}, not of {model!r}")
         return cls.load(resources.data_path(SAMPLES[model]))
 
     def __repr__(self) -> str:

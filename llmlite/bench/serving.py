@@ -24,7 +24,7 @@ from llmlite.errors import LlmliteError
 START = 120.0  # seconds for the server to load the model and compile its kernels
 ANSWER = 60.0  # seconds for one answer
 CLIENTS = (1, 4, 16)
-N_TOKENS = 48  # tokens written for each request
+N_TOKENS = 48  # tokens generated for each request
 REQUESTS = 16  # requests of all clients together
 NAME = "served"
 
@@ -35,9 +35,9 @@ _open = build_opener(ProxyHandler({})).open  # this machine's own address never 
 class Throughput:
     """The throughput of a number of clients together.
 
-    Args:
+    Attributes:
         clients: number of clients that send requests at the same time.
-        tokens: number of tokens written for all of them.
+        tokens: number of tokens generated for all of them.
         seconds: time from the first request to the last answer.
     """
 
@@ -101,7 +101,9 @@ def _address(process: subprocess.Popen[str]) -> str:
         if " at http://" in line:
             return line.split(" at ", 1)[1].split()[0].rstrip("/")
         if not line:
-            raise LlmliteError(f"llmlite serve ended before it served: {said.strip()[-300:] or 'no message'}")
+            raise LlmliteError(
+                f"llmlite serve ended before it was ready: {said.strip()[-300:] or 'no message'}"
+            )
     raise LlmliteError(f"llmlite serve did not start within {START:g} s")
 
 
@@ -160,7 +162,7 @@ def protocols(url: str) -> dict[str, str]:
             found[name] = f"{type(error).__name__}: {error}"
             continue
         same = {"SageMaker /ping": "", "OpenAI /v1/chat/completions": said}.get(name, written)
-        found[name] = "answered" if said == same else f"another text than /v1/completions: {said!r}"
+        found[name] = "answered" if said == same else f"not the text of /v1/completions: {said!r}"
     return found
 
 

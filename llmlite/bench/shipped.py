@@ -72,7 +72,7 @@ def smollm2(say: Say) -> Comparison:
 
 def large(say: Say) -> Comparison:
     """Compare backends on a model of a known shape with 1.2 billion random weights."""
-    say("writing the model of 1.2 billion weights, unless the cache has it")
+    say("making the model of 1.2 billion weights, unless it is cached")
     files = [open_models(sizes.synthetic(name), ())[0] for name in LARGE_TYPES]
     return _compared("large", sizes.SHAPE, _pairs(ON_LARGE, files), say, **LARGE_RULES)
 

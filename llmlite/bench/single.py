@@ -30,7 +30,7 @@ FORMS = ("md", "csv", "json", "jsonl")
 class Request:
     """The tests to run.
 
-    Args:
+    Attributes:
         model: a GGUF file, "tales" or "tales:Q4_0".
         backend: a key of BACKENDS.
         prompts: lengths of prompts to read; 0 for none.
@@ -96,7 +96,7 @@ def measure(request: Request, progress: Callable[[str], None] = lambda _: None) 
     request = request.fitting(file.n_ctx)
     longest = max(p + n + d for p, n, d in request.tests()) + 1
     if longest > file.n_ctx:
-        raise LlmliteError(f"{file.path.name}: its context has {file.n_ctx} tokens, {longest} are asked for")
+        raise LlmliteError(f"{file.path.name}: its context has {file.n_ctx} tokens, but {longest} are needed")
     ids = agreement_ids(file, longest)
     records = []
     for threads in request.threads or (cpu.usable_threads(),):

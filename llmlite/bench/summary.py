@@ -24,7 +24,7 @@ N_RESAMPLES = 10_000
 class Metric:
     """One quantity to compare.
 
-    Args:
+    Attributes:
         key: its name in METRICS.
         short: name for buttons.
         title: name for axes and tables, with the unit.
@@ -49,7 +49,7 @@ class Metric:
 class Summary:
     """One metric of one backend and type.
 
-    Args:
+    Attributes:
         backend: a name of BACKENDS.
         model_type: quantization of the file.
         values: one number per block, or per repetition outside the blocks, in the metric's unit.
@@ -74,7 +74,7 @@ class Summary:
 class Ratio:
     """The ratio of two entries' speeds, with a 95 % interval from a bootstrap over blocks.
 
-    Args:
+    Attributes:
         value: median of the ratios within blocks; above 1 if the first entry is faster.
         low, high: ends of the interval.
         n_blocks: number of blocks that it is based on.
@@ -158,7 +158,7 @@ METRICS = {
         Metric(key="size", short="file size", title="model file, MB", more_is_better=False, live=False),
         Metric(
             key="kl",
-            short="quality lost",
+            short="quality loss",
             title="KL divergence from float32, nats",
             more_is_better=False,
             live=False,

@@ -114,7 +114,7 @@ def _value(key: str, text: str) -> Any:
             return _not_negative(int(text))
         return _not_negative(float(text)) if key == "temperature" else text
     except ValueError:
-        raise LlmliteError(f"{key}: expected a number from 0 on, got {text!r}") from None
+        raise LlmliteError(f"{key}: expected a number of at least 0, got {text!r}") from None
 
 
 def _not_negative(number: Any) -> Any:
@@ -333,7 +333,7 @@ def run(
         where = scheduler or "the cluster on this machine"
         raise LlmliteError(
             f"{where} can't be reached or went away ({error or type(error).__name__}); {finished} of "
-            f"{len(waiting)} tasks are done and kept in {folder}; the same command does the rest"
+            f"{len(waiting)} tasks are done and kept in {folder}; run the same command again for the rest"
         ) from error
     return finished, failed
 

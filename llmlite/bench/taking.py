@@ -1,6 +1,6 @@
 """Take shipped samples again: run each measurement that they need once, and replace all samples together.
 
-Each result is stored in a folder as soon as it is there, so that an interrupted run can be continued.
+Each result is stored in a folder as soon as it is available, so that an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QUIET = 1.25  # the slowest canary over the fastest; above this ratio, the machi
 class Run:
     """One measurement that samples are made of.
 
-    Args:
+    Attributes:
         name: its key.
         minutes: time that it takes on two quiet cores.
         measure: function that measures; its argument is a function that reports progress.
@@ -60,7 +60,7 @@ class Run:
 class SampleFile:
     """One shipped file.
 
-    Args:
+    Attributes:
         name: its key.
         file: path below the samples' folder.
         runs: names of the runs that it is made from.
@@ -79,7 +79,7 @@ class SampleFile:
 class Taking:
     """The process of taking samples.
 
-    Args:
+    Attributes:
         runs, samples: all known runs and samples.
         kept: folder of the results.
         target: folder of the samples.

@@ -27,7 +27,7 @@ STAGES = ("start", "import", "load", "read", "write", "done")
 class Timeline:
     """The memory of a process at a series of times.
 
-    Args:
+    Attributes:
         backend, model: names of the backend and the model.
         machine: description of the machine.
         seconds: time of each sample since the process started.

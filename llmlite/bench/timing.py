@@ -42,13 +42,13 @@ class Timing(Running):
         by_id = {id(entry): entry for entry in self.entries}
         for key in found.left_out:
             entry = by_id[key]  # type: ignore[index]
-            reason = f"left out so that the others finish {found.n_blocks} blocks within {budget:g} s"
+            reason = f"left out, so that the others can finish {found.n_blocks} blocks within {budget:g} s"
             self.result.skipped.append({**entry.key, "reason": reason})
             self._drop(entry)
         if found.n_gen < self.n_gen or found.n_blocks < self.options.blocks:
             self._note(
                 f"planned for {budget:g} s: {found.n_blocks} of {self.options.blocks} blocks, "
-                f"{found.n_gen} of {self.n_gen} tokens written in each turn"
+                f"{found.n_gen} of {self.n_gen} tokens generated in each turn"
             )
         self.n_blocks, self.n_gen = found.n_blocks, found.n_gen
         self.result.environment |= {"n_blocks_planned": found.n_blocks, "budget_seconds": budget}
@@ -63,7 +63,7 @@ class Timing(Running):
         for entry in list(self.entries):
             advance(f"probe {entry.label}")
             if self._too_late_to_probe(entry, probed):
-                reason = f"not probed: {PROBED:.0%} of {self.options.budget_seconds:g} s were gone"
+                reason = f"not probed: {PROBED:.0%} of the {self.options.budget_seconds:g} s had passed"
                 self.result.skipped.append({**entry.key, "reason": reason})
                 self._drop(entry)
                 continue
@@ -180,10 +180,10 @@ class Timing(Running):
         if len(flags) - n_drifted < MIN_BLOCKS:
             self._note(
                 f"the machine was busy: the canary drifted by more than 5 % in {n_drifted} of {len(flags)} "
-                "blocks; too few are left to drop them, so the spread shows it instead"
+                "blocks; without them too few would be left, so they are kept and widen the spread"
             )
             return
-        self._note(f"{n_drifted} of {len(flags)} blocks dropped: their canary drifted by more than 5 %")
+        self._note(f"{n_drifted} of {len(flags)} blocks were dropped: their canary drifted by more than 5 %")
         self.result.measurements = [
             replace(m, flagged=m.block >= 0 and flags[m.block]) for m in self.result.measurements
         ]

@@ -15,7 +15,7 @@ Round = dict[Name, dict[str, float]]  # tokens per second, by contestant and tes
 class Standing:
     """The result of one contestant in one test.
 
-    Args:
+    Attributes:
         values: tokens per second in each round.
         ratios: the first contestant's speed over this one's, in each round.
     """

@@ -37,8 +37,8 @@ examples:
 -p, -n, -d and -t take numbers with commas between them, ranges (1-4, 0-2048+512, 64-512*2), and may be given
 several times; every combination is measured.
 
-exit codes of diff: 0 nothing is slower for certain, 2 a file can't be used, 3 something is slower for
-certain, 4 an entry's results changed or an entry is missing. docs/ci-performance.md explains them.
+exit codes of diff: 0 nothing is certainly slower, 2 a file can't be used, 3 something is certainly
+slower, 4 an entry's results changed or an entry is missing. docs/ci-performance.md explains them.
 """
 
 

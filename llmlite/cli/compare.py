@@ -99,7 +99,7 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
         help="tokens in the cache before decode (default: 0,512,2048; those beyond the context are left out)",
     )
     parser.add_argument(
-        "--gen", type=number(int, 1), metavar="N", help="tokens written in each turn (default: 128)"
+        "--gen", type=number(int, 1), metavar="N", help="tokens generated in each turn (default: 128)"
     )
     parser.add_argument(
         "--sizes",

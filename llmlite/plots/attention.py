@@ -13,6 +13,7 @@ from llmlite.plots.base import COLOURS, FONT, Picture, figure, names_down, numbe
 
 MOST = 9  # the most layers or heads that `all_heads` draws
 COLOUR_MAP = "cividis"  # its lightness rises for every kind of colour vision
+KEY, QUERY = "key token (is attended to)", "query token (attends)"
 
 
 def heat_map(weights: np.ndarray, texts: Sequence[str], *, heading: str, theme: str | None = None) -> Picture:
@@ -33,15 +34,15 @@ def heat_map(weights: np.ndarray, texts: Sequence[str], *, heading: str, theme: 
     ax.set_xticks(range(n), texts, rotation=90)
     ax.set_yticks(range(n), texts)
     ax.tick_params(labelsize=min(FONT["tick"], 4 + 300 / (n + 20)))
-    ax.set_xlabel("is looked at", color=look.text, fontsize=FONT["label"])
-    ax.set_ylabel("looks", color=look.text, fontsize=FONT["label"])
+    ax.set_xlabel(KEY, color=look.text, fontsize=FONT["label"])
+    ax.set_ylabel(QUERY, color=look.text, fontsize=FONT["label"])
     title(ax, heading, theme)
     heaviest = [(int(np.argmax(row)), float(np.max(row))) for row in weights]
-    said = [f"{texts[t]} at {texts[k]} ({share:.0%})" for t, (k, share) in enumerate(heaviest)]
+    said = [f"{texts[t]} to {texts[k]} ({share:.0%})" for t, (k, share) in enumerate(heaviest)]
     return Picture(
         figure=drawn,
-        alt=f"{heading}. Each token looks most: {', '.join(said)}.",
-        labels={"title": heading, "x": "is looked at", "y": "looks"},
+        alt=f"{heading}. Each token attends most to: {', '.join(said)}.",
+        labels={"title": heading, "x": KEY, "y": QUERY},
         x=[f"{i} {text}" for i, text in enumerate(texts)],
         y={f"{t} {text}": list(weights[t]) for t, text in enumerate(texts)},
         rtol=1e-3,
@@ -85,7 +86,7 @@ def all_heads(found: AttentionMaps, *, theme: str | None = None) -> Picture:
             if x == 0:
                 ax.set_ylabel(f"layer {layer}", color=look.text, fontsize=FONT["tick"])
     heading = "Every head of every layer"
-    # sum each map up in two numbers: how far back its head looks on average, and how sharply
+    # sum each map up in two numbers: how far back its head attends on average, and how sharply
     back = np.arange(n)[:, None] - np.arange(n)[None]
     distance = (found.weights * np.where(future, 0, back)).sum(-1).mean(-1)  # (n_layer, n_head)
     sharp = found.weights.max(-1).mean(-1)
@@ -93,7 +94,7 @@ def all_heads(found: AttentionMaps, *, theme: str | None = None) -> Picture:
     near = np.unravel_index(int(distance.argmin()), distance.shape)
     return Picture(
         figure=drawn,
-        alt=f"{heading}, {n_layer} rows of {n_head}. On average head {near[1]} of layer {near[0]} looks "
+        alt=f"{heading}, {n_layer} rows of {n_head}. On average head {near[1]} of layer {near[0]} attends "
         f"{distance[near]:.1f} tokens back, head {far[1]} of layer {far[0]} {distance[far]:.1f}.",
         labels={"title": heading, "x": "layer.head", "y": "mean distance; mean largest weight"},
         x=[f"{layer}.{head}" for layer in range(n_layer) for head in range(n_head)],

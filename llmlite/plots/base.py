@@ -85,13 +85,13 @@ def use_theme(name: str) -> None:
 
 
 def set_type_size(scale: float) -> None:
-    """Write on the figures that follow in letters `scale` times the usual size.
+    """Set the type size of the figures that follow to `scale` times the usual one.
 
     Raises:
         ValueError: `scale` isn't between 0.5 and 3.
     """
     if not 0.5 <= scale <= 3:
-        raise ValueError(f"the scale of letters must be between 0.5 and 3, got {scale!r}")
+        raise ValueError(f"the scale of type must be between 0.5 and 3, got {scale!r}")
     FONT.update({name: round(size * scale) for name, size in USUAL_FONT.items()})
 
 
@@ -115,7 +115,7 @@ def theme_named(name: str | None) -> Theme:
 class Picture:
     """Hold a figure, its description and its data.
 
-    Args:
+    Attributes:
         figure: the matplotlib figure.
         alt: a description for readers who can't see the figure.
         labels: the text written on the figure: "title", "x", "y" and any others.
@@ -159,7 +159,7 @@ class Table:
 
     Tables are displayed, described and compared like pictures.
 
-    Args:
+    Attributes:
         heading: the title of the table.
         columns: the headings; the first one belongs to the names of the rows.
         rows: cells of text or numbers; each row is as long as `columns`.
@@ -342,7 +342,7 @@ def figure(
 
 
 def title(ax: Axes, text: str, theme: str | None) -> None:
-    """Write a title above one axes, on the left, where reading starts."""
+    """Write a title above axes, on the left, where reading starts."""
     ax.set_title(text, loc="left", color=theme_named(theme).text, fontsize=FONT["title"], pad=10)
 
 

@@ -86,7 +86,7 @@ def comparison(result: Comparison, *, theme: str | None = None) -> Picture:
         _bars(ax, found, theme, names=ax is axes[0], grey=tied)
         title(ax, narrow(METRICS[key].title.replace(", ", "\n") + CANT_TELL * bool(tied), THIRD), theme)
     memory = _memory_bars(axes[2], result, theme)
-    title(axes[2], narrow("memory after writing, MB", THIRD), theme)
+    title(axes[2], narrow("memory after decode, MB", THIRD), theme)
     for ax in axes:
         ax.locator_params(axis="x", nbins=N_TICKS)
     cpu = printable(str(result.environment.get("cpu_info"))).replace("$", r"\$")  # not mathematics

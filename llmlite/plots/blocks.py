@@ -43,7 +43,7 @@ def weights(
     stretch = _stretch(ax, before, shown)
     look = theme_named(theme)
     y_label = "weight" + (" (stretched scale)" if stretch else "")
-    ax.set_xlabel("place in the block", color=look.text, fontsize=FONT["label"])
+    ax.set_xlabel("position in the block", color=look.text, fontsize=FONT["label"])
     ax.set_ylabel(y_label, color=look.text, fontsize=FONT["label"])
     title(ax, heading, theme)
     if len(moved) or original is not None:
@@ -53,7 +53,7 @@ def weights(
         y["original"] = original.tolist()
     if len(moved):
         y["after the flip"] = after.tolist()
-    labels = {"title": heading, "x": "place in the block", "y": y_label}
+    labels = {"title": heading, "x": "position in the block", "y": y_label}
     alt = f"{heading}. {_moves(before, after, moved)}"
     return Picture(figure=drawn, alt=alt, labels=labels, x=place.tolist(), y=y)
 
@@ -80,7 +80,7 @@ def _moves(before: np.ndarray, after: np.ndarray, moved: np.ndarray) -> str:
     text = f"{len(moved)} of {len(before)} weights moved"
     if far != first:
         text += f"; weight {first} from {before[first]:.4g} to {after[first]:.4g}"
-    return f"{text}; the farthest, weight {far}, from {before[far]:.4g} to {after[far]:.4g}."
+    return f"{text}; weight {far} moved farthest, from {before[far]:.4g} to {after[far]:.4g}."
 
 
 def damage(
@@ -102,7 +102,7 @@ def damage(
     ticks = range(int(bottom), 3, 2)
     ax.set_xticks(list(ticks), [f"1e{p}" if p else "1" for p in ticks])
     ax.grid(False, axis="y")
-    label = "KL divergence, nats (each step is a hundredfold)"
+    label = "KL divergence, nats (a factor of 100 per tick)"
     ax.set_xlabel(label, color=theme_named(theme).text, fontsize=FONT["label"])
     title(ax, heading, theme)
     worst, least = int(np.argmax(kl)), int(np.argmin(kl))

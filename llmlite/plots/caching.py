@@ -22,8 +22,8 @@ def work(cached: Sequence[int], uncached: Sequence[int], *, theme: str | None = 
         range(1, len(cached) + 1),
         {"without a cache": list(np.cumsum(uncached)), "with a cache": list(np.cumsum(cached))},
         heading="Work for a text of growing length",
-        x_label="new tokens written",
-        y_label="tokens through the model",
+        x_label="generated tokens",
+        y_label="tokens processed by the model",
         rtol=0,
         theme=theme,
     )
@@ -43,7 +43,7 @@ def sizes(
     picture = lines(
         contexts,
         y,
-        heading=f"What the cache takes ({itemsize} bytes per number)",
+        heading=f"Size of the cache ({itemsize} bytes per number)",
         x_label="tokens in the context (logarithmic)",
         y_label="MB (logarithmic)",
         rtol=0,
@@ -89,8 +89,8 @@ def grid(filling: Filling, n_filled: int, *, n_head: int, theme: str | None = No
     return Picture(
         figure=drawn,
         alt=f"{heading}: {n_layer} layers, {n_kv} heads of keys and values in each, "
-        f"{n_filled * n_layer * n_kv} of {n * n_layer * n_kv} places filled.",
-        labels={"title": heading, "x": "token", "y": "layer and heads of queries"},
+        f"{n_filled * n_layer * n_kv} of {n * n_layer * n_kv} cells filled.",
+        labels={"title": heading, "x": "token", "y": "layer and query heads"},
         x=[f"{i} {text}" for i, text in enumerate(filling.texts)],
         y={name: list(row) for name, row in zip(names, filling.size.reshape(-1, n))},
         rtol=1e-3,

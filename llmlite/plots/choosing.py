@@ -50,7 +50,7 @@ def chain(
     names = [texts[token] for token in shown]
     drawn, (ax,) = figure(10, 1.8 + 0.52 * len(shown), theme=theme)
     for place, (token, a, b) in enumerate(zip(shown, before, after)):
-        labels = ("the model's", "after the chain") if place == 0 else (None, None)
+        labels = ("before the chain", "after the chain") if place == 0 else (None, None)
         ax.barh(place - 0.19, a, 0.34, color=COLOURS["sky"], label=labels[0])
         ax.barh(place + 0.19, b, 0.34, color=COLOURS["blue"], label=labels[1])
         note = f"cut: {out[token]}" if token in out else f"{short(a)} → {short(b)}"
@@ -74,7 +74,7 @@ def chain(
         alt=alt,
         labels={"title": heading, "x": "token", "y": "probability, %"},
         x=names,
-        y={"the model's": before, "after the chain": after},
+        y={"before the chain": before, "after the chain": after},
         rtol=rtol,
     )
 
@@ -105,8 +105,8 @@ def lens_grid(
     names = [texts[token] for token in found.ids[start:]]
     ax.set_xticks(range(n_positions), names)
     ax.set_yticks(range(n_stages), found.stages)
-    ax.set_xlabel("token read last", color=look.text, fontsize=FONT["label"])
-    title(ax, "What would come next, read after each layer (bluer: surer)", theme)
+    ax.set_xlabel("last token read", color=look.text, fontsize=FONT["label"])
+    title(ax, "Likeliest next token after each layer (bluer: more likely)", theme)
     rows = []
     for stage in reversed(range(n_stages)):
         said = " ".join(
@@ -116,7 +116,7 @@ def lens_grid(
     return Picture(
         figure=drawn,
         alt=f"Logit lens over {' '.join(names)}. Likeliest next token, last layer first. {'; '.join(rows)}.",
-        labels={"title": "logit lens", "x": "token read last", "y": "probability of the likeliest token"},
+        labels={"title": "logit lens", "x": "last token read", "y": "probability of the likeliest token"},
         x=[f"{start + i}: {name}" for i, name in enumerate(names)],
         y={name: [float(p) for p in row] for name, row in zip(found.stages, sure)},
         rtol=rtol,

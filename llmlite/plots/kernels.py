@@ -171,7 +171,7 @@ def _roofline_in_words(found: Roofline, step: str) -> str:
     ]
     return (
         f"Roofline of {found.model}, {step}. Memory gives {roof.bytes_per_second / 1e9:.3g} GB/s, arithmetic "
-        f"{tops}. Operations per byte and speed, the middle of all layers: {'; '.join(said)}."
+        f"{tops}. Operations per byte and speed, the median over layers: {'; '.join(said)}."
     )
 
 

@@ -48,7 +48,7 @@ def timeline(
     n_levels = 1 + max((n for each in (found, *among) for n in _levels(each.stages, longest)), default=-1)
     ax.set_ylim(0, top * (1.06 + LEVEL * n_levels))
     heading = f"Memory of {found.backend}, {found.model}"
-    ax.set_xlabel("seconds since the process began", color=look.text, fontsize=FONT["label"])
+    ax.set_xlabel("seconds since the process started", color=look.text, fontsize=FONT["label"])
     ax.set_ylabel("MB", color=look.text, fontsize=FONT["label"])
     title(ax, heading, theme)
     legend(ax, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))

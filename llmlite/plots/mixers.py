@@ -1,4 +1,4 @@
-"""Draw the attention of one layer beside the memory of a recurrent layer, after the same text."""
+"""Draw the attention of one layer and the memory of a recurrent layer side by side, after the same text."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def beside(weights: np.ndarray, memory: Memory, ids: Sequence[int], *, theme: st
     future = np.triu(np.ones((n, n), bool), 1)
     left.imshow(np.ma.masked_array(weights, future), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     title(left, f"Attention:\n{n * n} shares", theme)
-    left.set_xlabel("is looked at", color=look.text)
-    left.set_ylabel("looks", color=look.text)
+    left.set_xlabel("key token", color=look.text)
+    left.set_ylabel("query token", color=look.text)
     strength = [float(np.linalg.norm(head)) for head in state]
     if len(state):
         heads = np.concatenate([head / (np.abs(head).max() or 1) for head in state], axis=1)
         middle.imshow(heads, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
         for i in range(1, len(state)):
             middle.axvline(i * state.shape[2] - 0.5, color=look.text, linewidth=1)
-    shown = f"State: {state.size} numbers,\n{len(state)} heads" if len(state) else "No state but the tail"
+    shown = f"State: {state.size} numbers,\n{len(state)} heads" if len(state) else "No state except\nthe tail"
     title(middle, shown, theme)
     edge = float(np.abs(memory.tail).max()) or 1.0
     right.imshow(memory.tail, cmap="PuOr", vmin=-edge, vmax=edge, aspect="auto", interpolation="nearest")

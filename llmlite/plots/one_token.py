@@ -1,4 +1,4 @@
-"""Draw a token's way through the model: a diagram with one step highlighted, and that step's numbers."""
+"""Draw a token's path through the model: a diagram with one step highlighted, and that step's numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADING_LETTERS = 110  # letters in a line above the whole figure
 def diagram(
     walk: Walk, key: str, *, layer: int, token: int, names: Any = str, theme: str | None = None
 ) -> Picture:
-    """Draw the way with one step highlighted, and below it the numbers of that step for one token.
+    """Draw the path with one step highlighted, and below it the numbers of that step for one token.
 
     Args:
         key: the step to highlight, one of `lessons.one_token.KEYS`.
@@ -44,7 +44,7 @@ def diagram(
     sizes = walk.sizes(layer, token)
     return Picture(
         figure=drawn,
-        alt=f"{heading} The way: {', '.join(s.key for s in STEPS)}. {said}",
+        alt=f"{heading} The path: {', '.join(s.key for s in STEPS)}. {said}",
         labels={"title": heading, "x": "step", "y": "size of the token's vector"},
         x=list(KEYS),
         y={"size": sizes},
@@ -121,7 +121,7 @@ def _numbers(ax: Axes, walk: Walk, key: str, layer: int, token: int, names: Any,
         ax.set_xticks(range(len(walk.ids)), walk.texts)
         ax.set_yticks(range(len(values)), [f"head {h}" for h in range(len(values))])
         most = [walk.texts[int(row.argmax())] for row in values]
-        return f"The heads look most at: {', '.join(most)}."
+        return f"The heads attend most to: {', '.join(most)}."
     edge = float(np.abs(values).max()) or 1.0
     ax.imshow(values[:, :MOST], aspect="auto", cmap="PuOr", vmin=-edge, vmax=edge, interpolation="nearest")
     rows = (

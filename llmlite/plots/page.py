@@ -45,7 +45,7 @@ th[scope=row], .prose { text-align: left; }
 a { color: inherit; }
 @media print { body { max-width: none; } details { display: none; } }
 """
-# The addresses that a browser fetches by itself. Links and namespaces are not among them.
+# The addresses that a browser fetches without a click. Links and namespaces are not among them.
 FETCHES = re.compile(
     r"""(?:src|srcset|poster|data|action|background)\s*=\s*["']?\s*(?:https?:)?//"""
     r"""|url\(\s*["']?\s*(?:https?:)?//|@import|<(?:script|link|iframe|object|embed)\b[^>]*(?:src|href|data)=""",
@@ -68,7 +68,7 @@ def comparison_page(result: Comparison) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(_title(result))}</title><style>{STYLE}</style></head><body><main>",
         f"<h1>{escape(_title(result))}</h1><p>{escape(headline(result))}</p>",
-        "<h2>Pictures</h2><p>Bars are medians, lines on them their 95 % intervals, points are blocks.</p>",
+        "<h2>Pictures</h2><p>Bars are medians, lines are their 95 % intervals, points are blocks.</p>",
         *(_figure(number, each) for number, each in enumerate(pictures)),
         "<h2>Tables</h2>",
         *(_table(title, headings, rows) for title, headings, rows in all_tables(result) if rows),
@@ -131,9 +131,9 @@ def _environment(result: Comparison) -> str:
     said |= {f"version of {name}": text for name, text in (result.environment.get("packages") or {}).items()}
     if canaries:
         spread = max(canaries) / min(canaries) - 1
-        said["canary"] = f"{len(canaries)} blocks, slowest {spread:.0%} over the fastest"
+        said["canary"] = f"{len(canaries)} blocks, slowest {spread:.0%} slower than the fastest"
     rows = [[name.replace("_", " "), _short(value)] for name, value in said.items()]
-    return "<h2>Where</h2>" + _table("The machine and the versions.", ["", ""], rows)
+    return "<h2>Machine</h2>" + _table("The machine and the versions.", ["", ""], rows)
 
 
 def _short(value: object) -> str:

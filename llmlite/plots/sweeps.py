@@ -48,7 +48,7 @@ def _doubt(found: Mapping[str, Comparison], metric: str) -> str:
         for name, comparison in found.items()
         if not called(comparison, [(s.backend, s.model_type) for s in summarize(comparison, metric)])
     ]
-    return f"fewer than five blocks, can't tell who is faster: {', '.join(few)}" if few else ""
+    return f"fewer than five blocks, can't tell which is faster: {', '.join(few)}" if few else ""
 
 
 def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str | None = None) -> Picture:
@@ -88,7 +88,7 @@ def sizes(found: Mapping[str, Comparison], metric: str = "decode", *, theme: str
     _plain(ax, "y")
     ax.set_ylabel(METRICS[metric].title, color=look.text, fontsize=FONT["label"])
     ax.set_xlabel("weights (logarithmic)", color=look.text, fontsize=FONT["label"])
-    heading = "Speed against size, two logarithmic scales"
+    heading = "Speed against size, both scales logarithmic"
     doubt = _doubt(found, metric)
     title(ax, heading + (f"\n{doubt}" if doubt else ""), theme)
     legend(ax, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -147,13 +147,15 @@ def token_times(result: Comparison, *, depth: int | None = None, theme: str | No
         ax.plot(range(1, len(values) + 1), values, label=label, markevery=max(1, len(values) // 8), **style)
     ax.set_yscale("log")
     _plain(ax, "y")
-    ax.set_xlabel(f"token written, after {depth} in the cache", color=look.text, fontsize=FONT["label"])
+    ax.set_xlabel(
+        f"generated token, after {depth} tokens in the cache", color=look.text, fontsize=FONT["label"]
+    )
     ax.set_ylabel("milliseconds (logarithmic)", color=look.text, fontsize=FONT["label"])
     heading = "Latency of each token, medians of the blocks"
     title(ax, heading, theme)
     legend(ax, theme, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     said = "; ".join(
-        f"{label} {short(median(v))} ms in the middle, {short(max(v))} at most" for label, v in y.items()
+        f"{label} median {short(median(v))} ms, at most {short(max(v))} ms" for label, v in y.items()
     )
     longest = max(map(len, y.values()))
     return Picture(

@@ -174,7 +174,7 @@ class XTC:
     """With a given probability, exclude the top tokens: all above a threshold except the least likely of
     them.
 
-    Args:
+    Attributes:
         probability: how often this happens; 0 is off.
         threshold: the share from which a token counts as a top token; above 0.5, there is at most one.
 

@@ -23,7 +23,7 @@ DRY_BREAKERS = ("\n", ":", '"', "*")  # llama.cpp's
 class LogitBias(Adjustment):
     """Add a number to the logits of some tokens; -inf forbids one.
 
-    Args:
+    Attributes:
         biases: token id -> number to add.
     """
 
@@ -62,7 +62,7 @@ class LogitBias(Adjustment):
 class Penalties(Adjustment):
     """Make tokens of the recent past less likely.
 
-    Args:
+    Attributes:
         repeat: positive logits are divided by it, others multiplied; 1 is off.
         frequency: number subtracted for each occurrence of the token.
         presence: number subtracted once if the token occurred.
@@ -109,7 +109,7 @@ class Dry(Adjustment):
 
     If the last n tokens occurred before, the token that followed loses multiplier · base**(n - allowed).
 
-    Args:
+    Attributes:
         multiplier: factor of the penalty; 0 is off.
         base: at least 1.
         allowed_length: shorter repetitions have no penalty.
@@ -216,7 +216,7 @@ class Dry(Adjustment):
 class Processor(Adjustment):
     """A user's function (ids, logits) -> logits.
 
-    Args:
+    Attributes:
         function: gets the sequence so far, and logits, float64 (V,), in which -inf is a forbidden token. The
             logits are a copy, which it may change. It returns floats of the same shape.
     """

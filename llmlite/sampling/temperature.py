@@ -89,7 +89,7 @@ class Mirostat:
     sampler's sequence. Version 2 excludes tokens more surprising than mu. Version 1 estimates the number of
     tokens to keep from the m likeliest ones.
 
-    Args:
+    Attributes:
         version: 1 or 2.
         tau: target surprise in bits.
         eta: rate at which mu changes.

@@ -22,15 +22,8 @@ from llmlite.serve.engine import Ended, Piece
 from llmlite.serve.faults import Fault
 from llmlite.serve.responses import SSE, answer, event, streamed, unless_left
 from llmlite.serve.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, read
-            async for index, part in events:
-                choices[index].add(part)
-                if isinstance(part, Ended):
-                    ended = part if wanted else choices[index].forget()
-                    last = end_score(ended)
-                    scores = scored(last, places[index]) if last else None
-                    yield chunk(index, "", REASONS[ended.reason], logprobs=scores)
-                elif wanted and (part.text or part.logprobs):
-                    yield chunk(index, part.text, logprobs=scored(part.logprobs, places[index]))
+from llmlite.serve.service import RenderedConversation, Service
+from llmlite.serve.tokenizing import Offsets
 
 REASONS = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
 DEFAULT_COMPLETION = 16  # tokens, OpenAI's default for /v1/completions

@@ -120,7 +120,7 @@ def tightened(folder: Path) -> str:
         info = os.lstat(folder)
         if info.st_uid == os.getuid() and stat.S_ISDIR(info.st_mode) and _loose(info):
             os.chmod(folder, 0o700)
-            complain_once(f"{folder} was open for others to write; it is now yours alone (mode 700)")
+            complain_once(f"others could write to {folder}; now only you can (mode 700)")
     except OSError as error:
         return f"can't be examined ({error.strerror})"
     return distrust(folder)
@@ -218,7 +218,7 @@ def _temporary_cache(wanted: Path, problem: str) -> Path:
         except (OSError, KeyError, ImportError):
             user = "user"
         _fallback = _private(Path(tempfile.gettempdir()) / f"llmlite-{user}")
-    todo = "name" if os.environ.get("LLMLITE_CACHE") else "LLMLITE_CACHE chooses"
+    todo = "choose" if os.environ.get("LLMLITE_CACHE") else "set LLMLITE_CACHE to"
     complain_once(f"{_named(wanted)}: the folder {problem}; using {_fallback} ({todo} another folder)")
     return _fallback
 
@@ -238,7 +238,7 @@ def _private(folder: Path) -> Path:
     try:
         folder = Path(tempfile.mkdtemp(prefix="llmlite-"))
     except OSError as error:
-        raise LlmliteError(f"no folder can be written for the cache: {error}") from None
+        raise LlmliteError(f"no folder for the cache can be created: {error}") from None
     problem = distrust(folder)
     if problem:
         raise LlmliteError(f"{folder}: {problem}; set LLMLITE_CACHE to a folder of your own")

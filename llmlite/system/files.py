@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and leave nothing over if the writing is interrupted.
+"""Write files whole or not at all, and leave nothing behind if writing is interrupted.
 
 A new file is written beside its target as ".NAME.PID-HEX.part" and then renamed. Parts are removed if writing
 fails, when the process exits, and when a signal that Python sees ends it (the command line turns SIGTERM and

@@ -159,7 +159,7 @@ def arm() -> None:
             except (ImportError, RuntimeError, OSError, AttributeError, MemoryError) as error:
                 _armed = False
                 complain_once(
-                    f"a model file that is cut off while it is read will end this process: "
+                    f"if a model file is cut off while it is read, this process will end: "
                     f"llvmlite can't be used ({type(error).__name__}: {str(error).split('. ')[0][:160]})"
                 )
 

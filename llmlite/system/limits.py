@@ -43,7 +43,7 @@ def require_memory(n_bytes: int, what: str) -> None:
     if left is not None and left < n_bytes:
         raise MemoryError(
             f"{what} needs {n_bytes / 1e6:.0f} MB of address space, "
-            f"the limit (ulimit -v) leaves {left / 1e6:.0f} MB"
+            f"but the limit (ulimit -v) leaves {left / 1e6:.0f} MB"
         )
 
 

@@ -18,7 +18,7 @@ MEAN = "mean"
 NOTHING = -1
 LOOKED_AT, LOOKS = "rgba(230,159,0,{:.2f})", "2px solid #0072B2"
 N_TOP = 4
-LONGEST = 160  # tokens that are shown as text; of a longer text, the last ones
+LONGEST = 160  # tokens that are shown as text; the last ones of a longer text
 
 
 def attention_map(model: Model, text: str) -> AttentionMap:
@@ -82,7 +82,7 @@ class AttentionMap(TextExplorer):
             f"{self.found.texts[i]} ({share:.0%})" for i, share in self.found.top(layer, head, query, N_TOP)
         )
         who = f"the mean of layer {layer}'s heads" if head is None else f"head {head} of layer {layer}"
-        self.say(f"Token {query}, {self.found.texts[query]}, in {who}, looks at: {top}.")
+        self.say(f"Token {query}, {self.found.texts[query]}, in {who}, attends to: {top}.")
 
     def static_view(self) -> plots.Picture:
         """Return small heat maps of all heads of all layers."""
@@ -98,7 +98,7 @@ class AttentionMap(TextExplorer):
         cells = []
         for i in range(start, len(row)):
             border = LOOKS if i == query else "2px solid transparent"
-            faded = "opacity:.45;" if i > query else ""  # a token can't look at later ones
+            faded = "opacity:.45;" if i > query else ""  # a token can't attend to later ones
             cells.append(
                 f"<span title='{row[i]:.1%}' style='background:{LOOKED_AT.format(min(1.0, row[i] * 1.2))};"
                 f"border:{border};{faded}padding:1px 3px;margin:1px;display:inline-block;border-radius:3px'>"
@@ -183,7 +183,7 @@ class EraseSentence(Explorer):
         if erased is None:
             self.say(f"{question.question} The answer: {answer} {most}")
         else:
-            same = "the same as before" if answer == whole else f"another one than before ({whole})"
+            same = "the same as before" if answer == whole else f"different (it was {whole})"
             self.say(f"Without sentence {erased + 1} the answer is {same}: {answer} {most}")
 
     def static_view(self) -> plots.Picture:

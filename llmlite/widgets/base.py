@@ -25,7 +25,7 @@ HIGHEST = 560  # pixels
 # A picture is scaled down to the height that controls and words leave. Their height grows with the type size.
 PICTURE = f"max(240px, calc({HIGHEST}px - 17 * var(--jp-widgets-font-size, 13px)))"
 BUSY = "llmlite-busy"  # the class of a widget that computes
-PATIENCE = 0.3  # seconds before it says that it computes; most results are there sooner
+PATIENCE = 0.3  # seconds before it says that it computes; most results come sooner
 STYLE = f"""<style>
 .llmlite-explorer {{ max-height: {HIGHEST}px; overflow: auto; }}
 .llmlite-explorer > * {{ flex-shrink: 0; }}

@@ -65,7 +65,7 @@ class BlockExplorer(Explorer):
         self.field = buttons([(name, name) for name in self.stored.fields], "Field", tooltips=self._about())
         self.place = ipywidgets.BoundedIntText(value=0, min=0, max=0, description="Part", layout=wide)
         self.back = ipywidgets.Button(
-            description="Undo all flips", tooltip="Set every bit as it is in the file"
+            description="Undo all flips", tooltip="Set every bit to its value in the file"
         )
         self.names = [ipywidgets.HTML() for _ in range(SHOWN_BITS)]
         self.bits = [
@@ -97,7 +97,7 @@ class BlockExplorer(Explorer):
         self.redraw()
 
     def undo(self) -> None:
-        """Set every bit as it is in the file."""
+        """Set every bit to its value in the file."""
         self.flipped.clear()
         self.changed = self.stored
         self.redraw()

@@ -65,8 +65,8 @@ class CacheGrid(TextExplorer):
             f"{config.head_size} numbers × {itemsize} bytes = {each} bytes",
             "so far": f"{n} × {each} = {self.n_bytes} bytes",
             "when full": f"{self.model.n_ctx} tokens, {self.model.n_ctx * each} bytes",
-            "without sharing": f"{shared} times as much: {config.n_head} heads of queries share "
-            f"{config.n_head_kv} of keys",
+            "without sharing": f"{shared} times as much: {config.n_head} query heads share "
+            f"{config.n_head_kv} key heads",
         }
         cells = "".join(f"<tr><th style='text-align:left'>{k}</th><td>{v}</td></tr>" for k, v in rows.items())
         self.view.value = f"<table>{cells}</table>"

@@ -125,8 +125,8 @@ class ChatPanel(Explorer):
             ipywidgets.Button(description=name, tooltip=text, layout={"width": "auto"})
             for name, text in (
                 ("Send", "Ask the model"),
-                ("Stop", "End the answer; what was said so far stays"),
-                ("New", "Begin a new conversation"),
+                ("Stop", "Stop the answer; its text so far is kept"),
+                ("New", "Start a new conversation"),
             )
         )
         self.token = ipywidgets.IntSlider(description="Token", min=0, max=0, readout=False, style=style)
@@ -315,7 +315,7 @@ class ChatPanel(Explorer):
         if score.id not in dict(pairs):
             pairs.append((score.id, score.logprob))
         rows = [self._row(i, exp(p), i == score.id) for i, p in pairs]
-        heading = f"Token {self.token.value + 1} of {len(self.tokens)}, and what else was likely there"
+        heading = f"Token {self.token.value + 1} of {len(self.tokens)}, and its likely alternatives"
         return (
             f"<div style='height:130px;overflow-y:auto' tabindex='0'><table aria-label='{heading}'>"
             f"<caption style='text-align:left'>{heading}</caption>{''.join(rows)}</table></div>"
@@ -338,7 +338,7 @@ class ChatPanel(Explorer):
     def static_view(self) -> plots.Table:
         """Return the conversation so far as a table."""
         rows = [[str(i + 1), turn.who, turn.text] for i, turn in enumerate(self.turns)]
-        said = " ".join(f"{turn.who}: {turn.text}" for turn in self.turns) or "Nothing was said yet."
+        said = " ".join(f"{turn.who}: {turn.text}" for turn in self.turns) or "Nothing has been said yet."
         return plots.Table(
             heading="A conversation",
             columns=("turn", "who", "text"),

@@ -112,7 +112,7 @@ class SamplingExplorer(TextExplorer):
     def _bars(self) -> str:
         """Return an HTML table of the likeliest tokens, one row each, and all others in one row.
 
-        A row has the probabilities before and after the chain, what happened to the token, and its draws.
+        A row has the probabilities before and after the chain, whether the token was cut, and its draws.
         """
         first, last, out = self.stages[0], self.stages[-1], choosing.cut_by(self.stages)
         after = dict(zip(last.ids.tolist(), last.probabilities.tolist()))
@@ -126,7 +126,7 @@ class SamplingExplorer(TextExplorer):
         left = sum(after.get(token, 0) for token in rest)
         share = float(first.probabilities[N_SHOWN:].sum())
         rows.append(self._row(f"{len(rest)} others", share, left, widest, f"{kept} kept", rest))
-        heads = ["token", "the model's", "after the chain", "what happened", f"of {N_DRAWS} draws"]
+        heads = ["token", "before the chain", "after the chain", "result", f"of {N_DRAWS} draws"]
         return _table([_cells(heads, "th"), *rows])
 
     def _row(
@@ -165,7 +165,7 @@ class SamplingExplorer(TextExplorer):
             openness = choosing.even_choice(last.probabilities)
             text = (
                 f"{n} tokens are left, {best} the likeliest with {last.probabilities[0]:.1%}. "
-                f"The choice is as open as an even one among {openness:.1f} ({last.entropy:.1f} bits)."
+                f"The choice is as open as an even one among {openness:.1f} tokens ({last.entropy:.1f} bits)."
             )
         cuts = [f"{stage.name} {len(stage.cut)}" for stage in self.stages if len(stage.cut)]
         text += f" Cut: {', '.join(cuts)}." if cuts else " Nothing is cut."

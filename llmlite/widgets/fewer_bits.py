@@ -62,12 +62,12 @@ class HalfTheBits(Explorer):
         sampled = [self.sample.llmlite(self.told.type), *self.sample.others]
         here = [
             _bars(
-                "Here and now: weights in memory, MB",
+                "Measured now: weights in memory, MB",
                 [(f"llmlite, {each.type}", f"{each.n_bytes / 1e6:.2f}") for each in (exact, self.told)],
                 COLOURS["blue"],
             ),
             _bars(
-                "Here and now: tokens per second",
+                "Measured now: tokens per second",
                 [(f"llmlite, {each.type}", f"{each.tokens_per_second:.0f}") for each in (exact, self.told)],
                 COLOURS["blue"],
             ),
@@ -110,7 +110,7 @@ class HalfTheBits(Explorer):
         if told.n_same == len(exact.ids) == len(told.ids):
             return text + "The tale is the same, token for token."
         if not told.n_same:
-            return text + "Already the first token of the tale differs."
+            return text + "The tale differs from its first token on."
         return text + f"The first {told.n_same} tokens of the tale are the same; the next one differs."
 
     def static_view(self) -> plots.Table:
@@ -123,14 +123,14 @@ class HalfTheBits(Explorer):
         alt = (
             f"{heading}. {len(rows)} rows. llmlite's weights go from {first.weight_bytes / 1e6:.1f} MB "
             f"in {first.type} to {last.weight_bytes / 1e6:.1f} MB in {last.type}, whose tale shares "
-            f"{common_words(exact, last.tale)} words with that of {first.type} before they part."
+            f"{common_words(exact, last.tale)} words with that of {first.type} before they differ."
         )
         columns = [
-            "who",
+            "backend",
             "type",
             "bits",
             "weights, MB",
-            "process alone, MB",
+            "own memory, MB",
             "tokens/s",
             "same words",
             "the tale",

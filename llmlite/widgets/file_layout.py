@@ -59,8 +59,8 @@ class ByteMapExplorer(Explorer):
         self.map = map_
         self.field, self.top, self._silent = 0, 0, False
         self.region = buttons([(r.name, r.name) for r in map_.regions], "Region")
-        self.back = ipywidgets.Button(description="◀ field before", layout={"width": "auto"})
-        self.forward = ipywidgets.Button(description="field after ▶", layout={"width": "auto"})
+        self.back = ipywidgets.Button(description="◀ previous field", layout={"width": "auto"})
+        self.forward = ipywidgets.Button(description="next field ▶", layout={"width": "auto"})
         self.offset = ipywidgets.BoundedIntText(
             min=0,
             max=len(map_.data) - 1,
@@ -144,7 +144,7 @@ class ByteMapExplorer(Explorer):
             "field": f"{self.field} of {len(self.map.fields)}: {field.name}",
             "offset": f"{field.offset} (0x{field.offset:x}), {field.n_bytes} bytes",
             "bytes": raw.hex(" ") + more,
-            "as letters": letters + more,
+            "as text": letters + more,
             "type": field.type,
             "value": self.map.value(self.field),
             "read by": self.map.how_to_read(self.field),

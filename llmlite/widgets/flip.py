@@ -67,7 +67,7 @@ class WhichBit(Explorer):
         )
         self.view.value = beside(panel("As it was", marked(self.lab.tale, self.lab.tale)), after)
         same = self.result.tale_after == self.result.tale_before
-        end = "The tale is the same." if same else "The tale is another one."
+        end = "The tale is the same." if same else "The tale is different."
         self.say(f"{self.result}. {end}")
 
     def static_view(self) -> plots.Table:

@@ -184,7 +184,7 @@ class RooflineExplorer(Explorer):
         )
         text += f"; it reaches {share:.0%} of its roof."
         if p.nanoseconds < SHORT:
-            text += " It is so short that starting it counts."
+            text += " It is so short that the time to start it matters."
         if share > 1 and p.type and limit == "memory":
             text += " That is faster than memory: its weights came from a cache, or the machine was busy"
             text += " when memory was measured."

@@ -13,7 +13,7 @@ from llmlite.model import Model
 from llmlite.plots import choosing as figures
 from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, View, text_field
 
-N_SHOWN = 18  # positions; of a longer text, the last ones
+N_SHOWN = 18  # positions; the last ones of a longer text
 N_TOP = 5
 # Sizes in terms of the page's own, so that the grid grows with large type.
 TYPE, LINE = "var(--jp-widgets-font-size, 13px)", "var(--jp-widgets-inline-height, 28px)"
@@ -131,7 +131,7 @@ class LogitLens(TextExplorer):
         read = "".join(self._text(token) for token in found.ids[max(0, position - 3) : position + 1])
         token, p = found.top(stage, position, 1)[0]
         text = f"After {found.stages[stage]}" if stage else "Straight from the embedding"
-        text += f", having read …{read}, the model would say {self._text(token)} with {p:.0%}."
+        text += f", having read …{read}, the model would say {self._text(token)} (probability {p:.0%})."
         final, settled = int(found.best[-1, position]), found.settled(position)
         text += f" In the end it says {self._text(final)}"
         text += f", which is on top from {found.stages[settled]} on."

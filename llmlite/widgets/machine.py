@@ -33,7 +33,7 @@ class MachinePanel(Explorer):
     static_summary = "The list of checks, and what to do if one fails (it needs no running kernel)"
 
     def __init__(self) -> None:
-        self.show = buttons([("everything", "all"), ("what can be done", "open")], "Show")
+        self.show = buttons([("everything", "all"), ("open points", "open")], "Show")
         self.again = ipywidgets.Button(description="Check again", layout={"width": "auto"})
         self.view = ipywidgets.HTML()
         self.looks = 0
@@ -55,22 +55,24 @@ class MachinePanel(Explorer):
 
     def redraw(self) -> None:
         shown = [f for f in self.findings if self.show.value == "all" or f.verdict != "ready"]
-        self.view.value = _table(shown) if shown else "<p>Nothing: every check says ready.</p>"
+        self.view.value = _table(shown) if shown else "<p>Nothing to do: every check is ready.</p>"
         number = {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in LOOKS}
-        times = "once" if self.looks == 1 else f"{self.looks} times: the button reaches Python, widgets work"
+        times = (
+            "once" if self.looks == 1 else f"{self.looks} times: the button reaches Python, so widgets work"
+        )
         self.say(
             f"{len(self.findings)} checks: {number['ready']} ready, {number['optional']} optional, "
-            f"{number['wrong']} wrong. Looked {times}."
+            f"{number['wrong']} wrong. Checked {times}."
         )
 
     def static_view(self) -> plots.Table:
         """Return a table of the checks and their remedies, which is the same on every machine."""
         rows = [[check.topic, check.needs, check.remedy or "-"] for check in checks.CHECKS]
         return plots.Table(
-            heading="What is checked",
-            columns=["check", "needed", "what to do if it isn't so"],
+            heading="Checks of this machine",
+            columns=["check", "needed", "remedy"],
             rows=rows,
-            alt=f"The {len(rows)} checks of this machine: what each needs, what to do if it isn't so.",
+            alt=f"The {len(rows)} checks of this machine, each with its requirement and a remedy.",
         )
 
 

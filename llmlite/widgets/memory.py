@@ -31,7 +31,7 @@ class MemoryTimeline(Explorer):
         picture: the picture that is shown now.
     """
 
-    static_summary = "All of them as a picture (it needs no running kernel)"
+    static_summary = "All processes as a picture (it needs no running kernel)"
 
     def __init__(self, timelines: Sequence[Timeline]) -> None:
         if not timelines:

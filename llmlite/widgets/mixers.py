@@ -84,8 +84,8 @@ class MixerMemory(Explorer):
         assert held is not None
         heads = "" if held.state is None else f"{held.state.size} numbers in {len(held.state)} heads, and "
         self.say(
-            f"{n} tokens read: attention has {n} keys to look at; layer {self.layer.value} keeps {heads}"
-            f"a tail of {held.tail.size} numbers, as many as after any text."
+            f"{n} tokens read: attention has {n} keys to attend to; layer {self.layer.value} keeps {heads}"
+            f"a tail of {held.tail.size} numbers, the same as after any text."
         )
 
     def static_view(self) -> plots.Picture:

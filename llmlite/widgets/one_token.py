@@ -1,4 +1,4 @@
-"""One token's way through the model: a diagram in which a slider highlights one step after the other."""
+"""One token's path through the model: a diagram in which a slider highlights one step after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmlite.model import Model
 from llmlite.plots import one_token as figures
 from llmlite.widgets.base import HEADING_WIDTH, TextExplorer, buttons, text_field
 
-LONGEST = 14  # tokens that fit under the diagram; of a longer text, the first ones
+LONGEST = 14  # tokens that fit under the diagram; the first ones of a longer text
 
 
 def token_path(model: Model, text: str) -> TokenPath:

@@ -84,7 +84,7 @@ ll.plots.show(ll.plots.file_layout.regions(ByteMap(file)))
 # Now from inside. Each button below is one byte, written in hexadecimal: two digits, from `00` to `ff`. The colour says
 # which part of the file it belongs to.
 #
-# Click a byte: the field that it belongs to is outlined, and you see what it says. *field after* steps on. With
+# Click a byte: the field that it belongs to is outlined, and you see what it says. *next field* moves on. With
 # *Byte* you can go to any place. (By keyboard: Tab moves on, the space bar presses.)
 
 # %%

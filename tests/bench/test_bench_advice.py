@@ -54,7 +54,7 @@ def test_a_file_tells_its_weights_and_a_size_says_what_is_assumed() -> None:
     for wrong in ("nothing.gguf", "0B", "7X"):
         with pytest.raises((LlmliteError, OSError)):
             advice.describe(wrong)
-    with pytest.raises(LlmliteError, match="no such file.* a size is written 350M or 1.1B"):
+    with pytest.raises(LlmliteError, match="no such file.* write a size as 350M or 1.1B"):
         advice.describe("7X")
 
 
@@ -106,7 +106,7 @@ def test_the_command_shows_the_arithmetic(
 
 def test_a_file_that_is_quantized_already_is_said_to_be() -> None:
     note = advice.describe("tales:Q4_0").note
-    assert note.startswith("the file has 4.") and note.endswith("a type with more regains no quality")
+    assert note.startswith("the file already has 4.") and note.endswith("more bits can't restore quality")
 
 
 @pytest.mark.parametrize("speed, expected", [("0", "Q4_1"), ("1e9", "Q2_K")])

@@ -112,7 +112,7 @@ def test_every_protocol_of_the_server_writes_the_same_text_and_every_client_gets
 
 def test_a_server_that_does_not_start_says_why() -> None:
     pytest.importorskip("uvicorn")
-    said = "ended before it served.*no-such-model"
+    said = "ended before it was ready.*no-such-model"
     with pytest.raises(LlmliteError, match=said), serving.server("no-such-model"):
         pass
 

@@ -79,7 +79,7 @@ def test_a_backend_that_memory_has_no_room_for_is_refused_and_one_that_fits_once
         monkeypatch.setattr(environment, "available_memory", lambda n=gigabytes: n * 10**9)
         entry = Entry(by_name("torch-f32"), file)
         if gigabytes == 3:
-            with pytest.raises(BackendError, match=r"may need 4\.0 GB of memory, 3\.0 GB are available"):
+            with pytest.raises(BackendError, match=r"may need 4\.0 GB of memory, but 3\.0 GB are available"):
                 launcher.start(entry, ExitStack())
         else:
             launcher.start(entry, ExitStack())

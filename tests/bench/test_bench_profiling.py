@@ -34,10 +34,10 @@ def test_operations_of_one_kind_are_added_up_and_the_longest_comes_first() -> No
     ]
 
 
-def test_the_headline_says_what_threads_wait_and_how_long_they_wake_up() -> None:
+def test_the_headline_says_how_long_threads_wait_and_take_to_wake_up() -> None:
     assert step().headline() == (
-        "1 token after 7: 6.000 ms on 2 threads; threads wait 33.3% of it (2.000 ms), 1.000 ms of that "
-        "in the first operation, until all are awake"
+        "1 token after 7: 6.000 ms on 2 threads; threads wait for 33.3% of this time (2.000 ms), 1.000 ms "
+        "of it in the first operation, until all are awake"
     )
     assert step(1, 5).headline() == "5 tokens after 7: 6.000 ms on 1 thread"
     assert step(1).table()[1][5] == "-"  # a thread that is alone waits for nobody

@@ -51,7 +51,7 @@ def test_the_tables_as_markdown_have_the_cells_of_the_text_and_the_first_line_te
     found = synthetic_comparison()
     found.environment |= {"canary_ns": [100.0, 103.0], "model": "tales"}
     text = report.markdown(found)
-    assert "canary's slowest block 3% over its fastest" in text.splitlines()[0]
+    assert "canary's slowest block 3% slower than its fastest" in text.splitlines()[0]
     for _, headings, rows in report.all_tables(found):
         for cells in [headings, *rows] if rows else []:
             assert "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" in text

@@ -91,7 +91,7 @@ def test_a_first_start_that_fails_is_a_note(keeps_work: Path, monkeypatch: pytes
     run = compare._Run(small(), None, False)  # type: ignore[arg-type]
     run._prepare()
     run._first_ever(lambda _: None)
-    assert run.result.notes == ["the first start ever of llmlite-eager F16 not measured: the disk is full"]
+    assert run.result.notes == ["the first start ever of llmlite-eager F16 wasn't measured: the disk is full"]
 
 
 def test_time_is_kept_for_first_starts_and_none_is_begun_when_it_is_over(keeps_work: Path) -> None:
@@ -100,7 +100,7 @@ def test_time_is_kept_for_first_starts_and_none_is_begun_when_it_is_over(keeps_w
     assert run._reserve() == pytest.approx(10)
     run.begin -= 200
     run._first_ever(lambda _: None)
-    assert run.result.notes == ["the first start ever of llmlite-eager F16 not measured: the time was over"]
+    assert run.result.notes == ["the first start ever of llmlite-eager F16 wasn't measured: time ran out"]
     assert compare._Run(small(quick=True).shortened(), None, False)._reserve() == 0  # type: ignore[arg-type]
 
 

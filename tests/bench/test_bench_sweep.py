@@ -47,7 +47,7 @@ def test_a_grid_is_all_combinations_each_with_a_name_of_its_own() -> None:
         (["job=abacus"], "expected one of bench"),
         (["job=perplexity", "threads=1"], "perplexity has no 'threads'"),
         (["n_gen=many"], "expected a number"),
-        (["n_gen=-1"], "from 0 on"),
+        (["n_gen=-1"], "of at least 0"),
         (["model=tales"], "give n_prompt or n_gen"),
         (["n_prompt=64", "n_gen=32"], "not both: a task measures one of them"),
         (
@@ -246,7 +246,7 @@ def test_a_killed_scheduler_of_several_machines_loses_nothing(tmp_path: Path) ->
         _wait_for(results, 2, process)
         scheduler.kill()
         _, err = process.communicate(timeout=90)  # it ends, and doesn't wait for ever
-        assert process.returncode == 2 and "the same command does the rest" in err
+        assert process.returncode == 2 and "run the same command again for the rest" in err
     kept = _content(results)
     assert 2 <= len(kept) < 8
     with _cluster(tmp_path / "second") as (address, _):
@@ -261,7 +261,7 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     pytest.importorskip("distributed", reason="Dask isn't installed")
     words = ["sweep", "n_gen=2", "--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path)]
     assert main(words) == 2
-    assert "the same command does the rest" in capsys.readouterr().err
+    assert "run the same command again for the rest" in capsys.readouterr().err
 
 
 @pytest.mark.slow

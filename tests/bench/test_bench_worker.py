@@ -119,6 +119,6 @@ def test_threads_are_set_before_the_interpreter_starts() -> None:
 def test_a_worker_keeps_a_limit_over_several_answers() -> None:
     with WorkerProcess("llmlite-eager", 1) as process:
         process.ask("start")
-        with pytest.raises(BackendTimeoutError, match="time was over"), process.answering_within(0.0):
+        with pytest.raises(BackendTimeoutError, match="time ran out"), process.answering_within(0.0):
             process.ask("load", model="nothing.gguf", n_ctx=8, n_threads=1)
         assert process.timeout == 300

@@ -118,7 +118,7 @@ def test_small_is_good_for_memory_and_time(table: Any) -> None:
     assert (memory[1], memory[5]) == ("150 MB", "must")
     assert line(text, "first use ever (no kernels yet), Q4_K_M")[5] == "**missed**"
     assert line(text, "`import llmlite` over a bare interpreter")[1] == "0.010 s"
-    assert "no third-party module" in text and "says that it compiles" in text
+    assert "no third-party module" in text and "reports that it compiles" in text
 
 
 def test_rates_stand_by_the_wall_and_by_cpu_time(table: Any) -> None:

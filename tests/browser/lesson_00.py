@@ -15,13 +15,13 @@ def operate(page: Page, out: Path) -> None:
     lines = panel.locator("table tr")
     everything = lines.count()
     said = changes(panel, lambda: panel.get_by_role("button", name="Check again").click())
-    assert "Looked 2 times" in said and "0 wrong" in said
+    assert "Checked 2 times" in said and "0 wrong" in said
     picture(page, out / "panel.png")
-    panel.get_by_role("button", name="what can be done").focus()
+    panel.get_by_role("button", name="open points").focus()
     page.keyboard.press("Space")
-    expect(panel.get_by_role("button", name="what can be done")).to_have_class(re.compile("mod-active"))
+    expect(panel.get_by_role("button", name="open points")).to_have_class(re.compile("mod-active"))
     expect(panel.get_by_text("llmlite 0.")).to_have_count(0)
     assert lines.count() < everything
     picture(page, out / "what-can-be-done.png")
     panel.get_by_role("button", name="Check again").focus()
-    assert "Looked 3 times" in changes(panel, lambda: page.keyboard.press("Space"))
+    assert "Checked 3 times" in changes(panel, lambda: page.keyboard.press("Space"))

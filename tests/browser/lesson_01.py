@@ -17,7 +17,7 @@ def operate(page: Page, out: Path) -> None:
     assert "n_tensors, bytes 8 to 15" in said
     expect(byte_map.locator(".llmlite-mine")).to_have_count(8)
     picture(page, out / "byte.png")
-    byte_map.get_by_role("button", name="field after").focus()
+    byte_map.get_by_role("button", name="next field").focus()
     said = changes(byte_map, lambda: page.keyboard.press("Space"))
     assert "n_kv" in said
     byte_map.get_by_role("button", name="tensor list", exact=True).focus()

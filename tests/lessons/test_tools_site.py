@@ -151,5 +151,5 @@ def test_copies_that_do_not_fit_together_are_refused() -> None:
     executed = nbformat.read(lessons.INSTRUCTOR / f"{name}.ipynb", as_version=4)
     code = [cell for cell in executed.cells if cell.cell_type == "code" and not lessons.tags(cell)]
     code[1].source += "\n1 + 1"
-    with pytest.raises(lessons.LessonError, match=f"cell {code[1].id} is another"):
+    with pytest.raises(lessons.LessonError, match=f"cell {code[1].id} differs"):
         render_site.unsolved(learner, executed)

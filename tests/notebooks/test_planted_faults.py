@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 class Fault:
     """A change that a reader of the lesson would be misled by.
 
-    Args:
+    Attributes:
         file: under llmlite/. old, new: the text that is there once, and what stands there instead.
         lesson: whose number must turn red.
     """
@@ -48,7 +48,7 @@ FAULTS: Mapping[str, Fault] = {
         "07",
     ),
     "an axis has another label": Fault(
-        "plots/caching.py", 'x_label="new tokens written"', 'x_label="tokens"', "05"
+        "plots/caching.py", 'x_label="generated tokens"', 'x_label="tokens"', "05"
     ),
     "a default is another one": Fault(
         "sampling/sampler.py", "        temperature: float = 0.8,", "        temperature: float = 1.0,", "06"

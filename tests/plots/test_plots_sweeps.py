@@ -26,7 +26,7 @@ def test_speed_is_drawn_over_size_and_too_few_blocks_are_said(theme: str) -> Non
     picture = plots.sweeps.sizes({"small": small, "large": large}, theme=theme)
     assert picture.x == [5.0, 1000.0] and len(picture.y["llmlite"]) == 2
     assert picture.y["llmlite"][0] == pytest.approx(1e9 / 2.05e6, rel=0.5)
-    assert "can't tell who is faster: large" in picture.alt.replace("Fewer", "fewer")
+    assert "can't tell which is faster: large" in picture.alt.replace("Fewer", "fewer")
     assert json.dumps(picture.series()) and picture.figure.axes[0].get_xscale() == "log"
 
 

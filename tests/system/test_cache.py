@@ -152,7 +152,7 @@ def test_our_own_open_folder_is_closed_with_a_line(
     folder.chmod(mode)
     assert chosen(monkeypatch, folder) == folder
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert "open for others to write" in capsys.readouterr().err
+    assert "now only you can" in capsys.readouterr().err
 
 
 @POSIX
@@ -164,7 +164,7 @@ def test_a_folder_below_one_that_everybody_may_write_is_refused(
     assert chosen(monkeypatch, tmp_path / "shared" / "cache").parent == tmp_path / "tmp"
     message = capsys.readouterr().err
     assert f"{tmp_path / 'shared'} may be written by others (mode 777)" in message
-    assert "name another folder" in message
+    assert "choose another folder" in message
     (tmp_path / "shared").chmod(0o1777)  # sticky, as /tmp is: what is ours there stays ours
     assert cache.cache_dir() == tmp_path / "shared" / "cache"
 

@@ -128,7 +128,7 @@ def test_without_a_kernel_the_conversation_is_a_table(model: ll.Model) -> None:
     data = panel.static_bundle()
     assert QUESTION in data["text/html"] and panel.turns[1].text in data["text/plain"]
     assert "<table" in data["text/html"] and plots.MIME in data
-    assert ll.widgets.chat_panel(model).static_bundle()["text/plain"].endswith("Nothing was said yet.")
+    assert ll.widgets.chat_panel(model).static_bundle()["text/plain"].endswith("Nothing has been said yet.")
 
 
 def test_the_table_grows_with_each_answer(panel: ChatPanel, monkeypatch: pytest.MonkeyPatch) -> None:

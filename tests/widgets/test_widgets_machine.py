@@ -26,7 +26,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[checks.CheckResult]:
 
 def test_it_counts_names_and_says_what_to_do(found: list[checks.CheckResult]) -> None:
     panel = MachinePanel()
-    assert "3 checks: 1 ready, 1 optional, 1 wrong. Looked once." in panel.words.value
+    assert "3 checks: 1 ready, 1 optional, 1 wrong. Checked once." in panel.words.value
     assert "✗ wrong" in panel.view.value and "reinstall" in panel.view.value
     assert "&lt;not here&gt;" in panel.view.value, "what a package says is text, not markup"
 
@@ -37,8 +37,8 @@ def test_only_what_can_be_done(found: list[checks.CheckResult]) -> None:
     assert "memory" not in panel.view.value and "torch" in panel.view.value
     found[1:] = []
     panel.again.click()
-    assert "every check says ready" in panel.view.value
-    assert "Looked 2 times" in panel.words.value
+    assert "every check is ready" in panel.view.value
+    assert "Checked 2 times" in panel.words.value
 
 
 def test_without_a_kernel_the_list_of_checks_stays_the_same_on_every_machine(

@@ -23,7 +23,7 @@ MACHINE = os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCES
 
 
 class Backend(Protocol):
-    """The interface that a worker needs of a backend: one sequence, greedy decoding, end tokens ignored."""
+    """The interface that a worker needs from a backend: one sequence, greedy decoding, end tokens ignored."""
 
     def start(self) -> None:
         """Import everything the backend needs."""
@@ -69,7 +69,7 @@ class Backend(Protocol):
 class BackendInfo:
     """The description of one backend.
 
-    Args:
+    Attributes:
         name: name on the command line.
         title: name in tables and figures.
         module: the file in this folder; its `make(**options)` returns the Backend.

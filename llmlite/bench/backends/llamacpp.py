@@ -78,5 +78,5 @@ class LlamaCppBackend:
             "type_k": "f32",
             "version": llama_cpp.__version__,
             "isa": instructions(llama_cpp.llama_print_system_info()),
-            "note": "repacks some types on loading: private memory beside the mapped file",
+            "note": "repacks some types on loading: private memory, besides the mapped file",
         }

@@ -97,7 +97,7 @@ class OpenVinoBackend:
             "version": openvino_genai.__version__,
             "isa": f"chosen at run time, computes in {_precision()}",
             "note": "converts the blocks to its own types on loading; "
-            "looks up a name on the network once, and works without one",
+            "looks up a name on the network once, but also works without a network",
         }
 
 

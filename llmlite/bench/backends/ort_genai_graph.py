@@ -95,7 +95,7 @@ class OrtGenaiBackend:
     def about(self) -> dict[str, Any]:
         note = "a graph with the operators of its model builder, embeddings as float32"
         if self.anew:
-            note += f"; quantized anew: {', '.join(self.anew)}"
+            note += f"; requantized: {', '.join(self.anew)}"
         return {
             "n_threads": self.n_threads,
             "type_k": "f32",

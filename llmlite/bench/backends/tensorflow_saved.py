@@ -18,8 +18,9 @@ README = """\
     found = generate(input_ids=tf.constant([1, 2, 3]), max_tokens=tf.constant(20))
     found["output_ids"]
 
-input_ids is the prompt, int32 (T,). It takes the most probable token each time. Prompt and answer share
-{n_ctx} positions. One call at a time: the cache is part of the model. The tokenizer isn't; use llmlite's.
+input_ids is the prompt, int32 (T,). It generates greedily: always the most probable token. Prompt and answer
+share {n_ctx} positions. Make one call at a time, because the cache is part of the model. The tokenizer isn't;
+use llmlite's.
 
 ## How to publish it
 
@@ -29,7 +30,7 @@ input_ids is the prompt, int32 (T,). It takes the most probable token each time.
        tar czf model.tar.gz -C FOLDER .
        hub.load("https://example.com/model.tar.gz")
 
-3. Or on kaggle.com/models, which is what tfhub.dev became (a Kaggle account, `pip install kagglehub`):
+3. Or on kaggle.com/models, the successor of tfhub.dev (with a Kaggle account, `pip install kagglehub`):
 
        kagglehub.login()
        kagglehub.model_upload("OWNER/MODEL/tensorFlow2/VARIATION", "FOLDER", license_name="LICENSE")

@@ -26,7 +26,7 @@ from llmlite.quants.tensor import QuantTensor
 class Shape:
     """The hyper-parameters that a forward pass needs in addition to the weights.
 
-    Args:
+    Attributes:
         architecture: name of the architecture in the file.
         n_layer, n_embd, n_head, n_head_kv, head_size, n_ff, n_vocab, n_expert, n_expert_used: see
             ModelConfig.

@@ -66,7 +66,7 @@ class _Last(nn.Module):
 
 
 def _reward() -> float:
-    """Learn by REINFORCE the one of four levers that pays in each room; return the mean reward at the end."""
+    """Learn by REINFORCE which of four levers pays in each room; return the mean reward at the end."""
     policy = nn.Linear(4, 4)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.1)
     pays = torch.tensor([2, 0, 3, 1])

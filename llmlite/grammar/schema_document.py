@@ -111,6 +111,11 @@ class SchemaDocument:
             found[key] = value if key not in found else self.combined(key, found[key], value, where, depth)
         if found.get("type") == [] and one.get("type") and other.get("type"):
             return False  # no value has both types
+        for part, rest in ((one, other), (other, one)):
+            if "prefixItems" in rest and "prefixItems" not in part and part.get("items", True) is not True:
+                raise GrammarError(
+                    f"schema, {where}: items of one part beside prefixItems of another isn't supported"
+                )
         for keyword in ("properties", "required"):
             if keyword in one or keyword in other:
                 for part, rest in ((one, other), (other, one)):

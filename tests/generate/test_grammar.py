@@ -201,6 +201,17 @@ def test_demands_that_no_value_meets_are_met_by_none(impossible: dict[str, Any])
     assert [text for text in texts if grammar.accepts(text)] == ["null"]
 
 
+def test_items_of_one_part_hold_for_the_prefix_of_another_too_so_they_are_refused() -> None:
+    prefix, items = {"prefixItems": [{"maximum": 3}]}, {"items": {"minimum": 2}}
+    for schema in ({**items, "allOf": [prefix]}, {**prefix, "allOf": [items]}, {"allOf": [prefix, items]}):
+        with pytest.raises(GrammarError, match="items of one part beside prefixItems of another"):
+            Grammar.from_json_schema(schema)
+    grammar = Grammar.from_json_schema({"allOf": [{**prefix, **items}, prefix | {"items": {"maximum": 4}}]})
+    assert [text for text in ("[1]", "[1,2]", "[1,4]", "[4]", "[1,1]", "[1,5]") if grammar.accepts(text)] == [
+        "[1]", "[1,2]", "[1,4]"
+    ]  # fmt: skip
+
+
 def test_other_names_are_never_those_of_properties() -> None:
     grammar = Grammar.from_json_schema(
         {"properties": {"ab": {"type": "null"}}, "additionalProperties": {"type": "integer"}}

@@ -138,8 +138,8 @@ def test_calls_to_other_machines_are_counted_and_local_ones_named() -> None:
     ],
 )
 def test_a_name_that_a_resolver_on_this_machine_is_asked_for_counts(call: str) -> None:
-    assert privacy.parse(f"12 {call}\n") == (1, ())
-    assert privacy.parse('12 connect(5, {sa_family=AF_UNIX, sun_path="/run/x"}, 42) = 0') == (0, ())
+    assert privacy.parse_trace(f"12 {call}\n") == (1, ())
+    assert privacy.parse_trace('12 connect(5, {sa_family=AF_UNIX, sun_path="/run/x"}, 42) = 0') == (0, ())
 
 
 def test_llmlite_computes_without_a_network_and_calls_nobody() -> None:

@@ -19,7 +19,7 @@ from llmlite.chat import ChatTemplate
 from llmlite.grammar import Grammar
 from llmlite.serve import Settings, make_app
 from llmlite.serve.engine import Piece
-from llmlite.serve.tools import Offer, Reader
+from llmlite.serve.tools import CallReader, Offer
 from llmlite.tokenizers import StreamDecoder
 
 SAY = [{"role": "user", "content": "What is the weather?"}]
@@ -129,7 +129,7 @@ def test_a_mark_keeps_its_place_if_the_text_before_it_is_held_back(n_ids: int, n
     text = "".join(t for i, t in enumerate(Words.texts) if i != 1)
     decoded = "".join(t for i, t in enumerate(Words.texts[:n_ids]) if i != 1)
     shown = max(0, len(decoded) - n_held)
-    reader = Reader(Offer([TOOL], "mistral"), tokenizer)
+    reader = CallReader(Offer([TOOL], "mistral"), tokenizer)
     first = reader.push(Piece(text[:shown], tuple(range(n_ids)), ()))
     second = reader.push(Piece(text[shown:], tuple(range(n_ids, 5)), ()))
     parts = [first, second, reader.end()]

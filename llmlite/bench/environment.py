@@ -15,7 +15,8 @@ from llmlite.engine import cpu
 
 PACKAGES = (
     *("llmlite-kit", "numpy", "numba", "llvmlite"),
-    *("torch", "tensorflow-cpu", "tensorflow", "transformers", "llama-cpp-python"),
+    *("torch", "tensorflow-cpu", "tensorflow", "tensorflow-hub", "transformers", "llama-cpp-python"),
+    *("xllamacpp", "openvino", "openvino-genai", "ctranslate2", "onnxruntime", "onnxruntime-genai"),
 )
 # The hash leaves out these fields, which change from minute to minute and don't identify the machine.
 CHANGING = frozenset({"run_id", "test_time", "load_average", "env_hash"})

@@ -15,7 +15,7 @@ Subject: Tomorrow: language models, bit by bit. Twenty minutes today, please
 Hello,
 
 tomorrow{when} we open a language model and look at its bits: {length}, in notebooks on your own laptop.
-{where}You need Python and what a matrix is. Nothing is sent anywhere: no account, no key, no cloud.
+{where}You need to know Python, and what a matrix is. Nothing is sent anywhere: no account, no key, no cloud.
 
 Please do this today, because thirty downloads at once are slow:
 

@@ -44,6 +44,7 @@ def test_a_wrong_request_gets_a_sentence(tmp_path: Path, command: str, words: st
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
+        timeout=120,  # a tool that hangs fails here by its name
     )
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr

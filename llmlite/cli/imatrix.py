@@ -6,7 +6,7 @@ import argparse
 import os
 
 from llmlite.cli.quantize import check_target
-from llmlite.cli.texts import add_text_arguments, chunked_ids
+from llmlite.cli.texts import add_text_arguments, chunked_ids, load_for_chunks
 from llmlite.terminal import say
 
 HELP = "measure which weights matter on a text"
@@ -36,9 +36,8 @@ def run(options: argparse.Namespace) -> int:
     if options.text not in (None, "-") and os.path.exists(options.text):
         check_target(options.text, options.output, force=options.force)
     from llmlite.bench.imatrix import collect
-    from llmlite.model import load
 
-    model = load(options.model, executor="eager")
+    model = load_for_chunks(options.model, options, "eager")
     ids, n_chunks = chunked_ids(model, options)
     with tqdm(total=n_chunks, desc="imatrix", unit="chunk", leave=False, delay=1) as bar:
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from llmlite.cli.texts import add_json_argument, add_text_arguments, as_json, bos_of, chunked_ids, counted
+from llmlite.cli.texts import (
+    add_executor,
+    add_json_argument,
+    add_text_arguments,
+    as_json,
+    bos_of,
+    chunked_ids,
+    counted,
+    load_for_chunks,
+)
 from llmlite.errors import LlmliteError
 from llmlite.terminal import say
 
@@ -22,6 +31,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help='a GGUF file, or "tales:Q4_0"')
     add_text_arguments(parser)
+    add_executor(parser)
     add_json_argument(parser)
     parser.add_argument("--reference", default="tales", metavar="MODEL",
                         help="model to compare with, usually in F16 (default: %(default)s)")  # fmt: skip
@@ -29,10 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from llmlite.bench.quality import text_divergence
-    from llmlite.model import load
 
-    model = load(options.model, executor=options.executor)
-    reference = load(options.reference, executor=options.executor)
+    model = load_for_chunks(options.model, options, options.executor)
+    reference = load_for_chunks(options.reference, options, options.executor)
     if model.config.n_vocab != reference.config.n_vocab:
         raise LlmliteError(
             f"{options.model} has {model.config.n_vocab} tokens, {options.reference} has "

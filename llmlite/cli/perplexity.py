@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from llmlite.cli.texts import add_json_argument, add_text_arguments, as_json, bos_of, chunked_ids, counted
+from llmlite.cli.texts import (
+    add_executor,
+    add_json_argument,
+    add_text_arguments,
+    as_json,
+    bos_of,
+    chunked_ids,
+    counted,
+    load_for_chunks,
+)
 from llmlite.terminal import say
 
 HELP = "measure how well a model predicts a text"
@@ -21,14 +30,14 @@ The text is cut into chunks of --ctx-size tokens. The second half of each is sco
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help='a GGUF file, "tales", or "tales:Q4_0"')
     add_text_arguments(parser)
+    add_executor(parser)
     add_json_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from llmlite.bench.quality import perplexity
-    from llmlite.model import load
 
-    model = load(options.model, executor=options.executor)
+    model = load_for_chunks(options.model, options, options.executor)
     ids, n_chunks = chunked_ids(model, options)
     logits_of = counted(model.logits, n_chunks, "perplexity")
     found = perplexity(logits_of, ids, n_ctx=options.ctx_size, bos_id=bos_of(model))

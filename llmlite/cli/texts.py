@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from llmlite.model import Model
 
 
-def add_text_arguments(parser: argparse.ArgumentParser, *, n_ctx: int = 512) -> None:
-    """Add TEXT, --ctx-size, --chunks, --executor and --plain."""
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add TEXT, --ctx-size, --chunks and --plain."""
     parser.add_argument("text", nargs="?", metavar="TEXT", help='a text file, "-" for standard input; '
                         "by default the bundled evaluation text")  # fmt: skip
-    parser.add_argument("-c", "--ctx-size", type=int, default=n_ctx, metavar="N",
+    parser.add_argument("-c", "--ctx-size", type=int, default=512, metavar="N",
                         help="tokens in a chunk (default: %(default)s)")  # fmt: skip
     parser.add_argument("--chunks", type=int, metavar="N", help="read at most this many chunks")
-    add_executor(parser)
     parser.add_argument("--plain", action="store_true", help="read <|im_start|> and the like as letters, not "
                         "as special tokens; llama-perplexity does this too")  # fmt: skip
 
@@ -81,6 +80,16 @@ def _decoded(data: bytes, name: str) -> str:
         return data.decode("utf-8", "replace")
 
 
+def load_for_chunks(name: str, options: argparse.Namespace, executor: str) -> Model:
+    """Load a model with a context of at least one chunk, if it was trained for that many tokens."""
+    from llmlite.model import load
+
+    model = load(name, executor=executor)
+    if model.n_ctx < options.ctx_size <= model.config.n_ctx:  # by default, a context has at most 4096 tokens
+        model = load(name, executor=executor, n_ctx=options.ctx_size)
+    return model
+
+
 def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], int]:
     """Return the text's token ids, cut to whole chunks, and the number of chunks.
 
@@ -89,7 +98,7 @@ def chunked_ids(model: Model, options: argparse.Namespace) -> tuple[list[int], i
     """
     n_ctx = options.ctx_size
     if not 4 <= n_ctx <= model.n_ctx:
-        raise LlmliteError(f"--ctx-size: expected 4 to {model.n_ctx}, the model's own; got {n_ctx}")
+        raise LlmliteError(f"--ctx-size: expected 4 to {model.config.n_ctx}, the model's own; got {n_ctx}")
     if options.chunks is not None and options.chunks < 1:
         raise LlmliteError(f"--chunks: must be at least 1, got {options.chunks}")
     with warnings.catch_warnings():

@@ -18,8 +18,7 @@ import pytest
 import llmlite as ll
 from llmlite import resources
 from llmlite.bench.quality import negative_log_likelihoods
-from llmlite.downloads import pull
-from llmlite.errors import LlmliteError
+from tests.support.pulling import real_model
 
 pytestmark = [pytest.mark.conformance, pytest.mark.slow]
 WORKER = Path(__file__).with_name("llama_cpp_text_worker.py")
@@ -50,23 +49,10 @@ class Answers(NamedTuple):
     theirs: dict[str, np.ndarray]
 
 
-def pulled(name: str) -> Path:
-    """The model's file; the test is skipped if there is no way to have it."""
-    try:
-        return resources.model_path(name)
-    except LlmliteError:
-        pass
-    try:
-        pull(name)
-        return resources.model_path(name)
-    except (LlmliteError, OSError) as error:
-        pytest.skip(f"{name} can't be pulled: {error}")
-
-
 @pytest.fixture(scope="module", params=["smollm2", "gemma3-270m"])
 def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    path, folder = pulled(request.param), tmp_path_factory.mktemp("real")
+    path, folder = real_model(request.param), tmp_path_factory.mktemp("real")
     model = ll.load(path, n_ctx=512, executor="planned")
     prompts = [model.tokenizer.encode(text) for text in PROMPTS]
     text = resources.data_path("tales-eval.txt").read_text(encoding="utf-8")[: 8 * N_CTX * N_CHUNKS]

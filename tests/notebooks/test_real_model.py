@@ -6,12 +6,10 @@ import os
 
 import pytest
 
-from llmlite import resources
-from llmlite.errors import LlmliteError
-
 jupytext = pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 
+from tests.support.pulling import real_model  # noqa: E402
 from tools import lessons  # noqa: E402 (needs the two above)
 
 TAKING_A_MODEL = ("01", "03", "03b", "04", "05", "06", "07", "08")
@@ -29,10 +27,7 @@ def test_every_lesson_that_takes_a_model_is_tried() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", TAKING_A_MODEL)
 def test_a_lesson_runs_to_its_end_on_smollm2(number: str, tmp_path: object) -> None:
-    try:
-        path = resources.model_path("smollm2")
-    except LlmliteError as error:
-        pytest.skip(f"SmolLM2 is not in the cache: {error}")
+    path = real_model("smollm2")
     (source,) = lessons.sources([f"{number}_"])
     notebook = lessons.instructor(lessons.load(source))
     (cell,) = [cell for cell in notebook.cells if cell.source.startswith("MODEL = ")]

@@ -15,6 +15,9 @@ Stop = str | SupportsIndex | Iterable[str | SupportsIndex]
 class StopStrings:
     """A filter that passes text up to the first stop string, and holds back an end that may begin one.
 
+    The first is the one that is complete first, and of these the one that begins first. So the result doesn't
+    depend on the pieces in which the text comes.
+
     Args:
         stops: strings, none of them empty.
 
@@ -39,10 +42,10 @@ class StopStrings:
         if self.found:
             return ""
         text = self.held + text
-        places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        if places:
+        found = [(place + len(stop), place) for stop in self.stops if (place := text.find(stop)) >= 0]
+        if found:
             self.found, self.held = True, ""
-            return text[: min(places)]
+            return text[: min(found)[1]]
         n_held = max((_overlap(text, stop) for stop in self.stops), default=0)
         self.held = text[len(text) - n_held :]
         return text[: len(text) - n_held]

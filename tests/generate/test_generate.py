@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -119,6 +120,16 @@ def test_a_stop_string_in_any_cut_is_found() -> None:
         stops = StopStrings([stop])
         assert "".join(map(stops.push, pieces)) == "xaab"
         assert stops.found
+
+
+@pytest.mark.parametrize("stop", [["bc", "abcd"], ["abcd", "bc", "c"], ["cd", "bcd"], ["d", "abcd", "ab"]])
+def test_the_pieces_of_a_text_make_no_difference_to_where_it_stops(stop: list[str]) -> None:
+    text, results = "xabcdx", set()
+    for cuts in itertools.product((False, True), repeat=len(text) - 1):
+        places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(text)]
+        stops = StopStrings(stop)
+        results.add("".join(stops.push(text[a:b]) for a, b in itertools.pairwise(places)))
+    assert len(results) == 1, results
 
 
 def test_wrong_options_are_refused() -> None:

@@ -220,7 +220,8 @@ class _Run(Checking, Timing):
         )
         self._keep_start(entry, times)
         try:
-            worker.ask("reset_peak")
+            if not worker.ask("reset_peak")["reset"]:
+                self._note("the peak of memory includes loading: this system can't reset a process's peak")
             worker.ask("prefill", ids=self.ids[: max(self.prompts)])
             worker.ask("decode", ids=self.ids[: max(*self.depths, 1)], n_gen=min(self.n_gen, 32))
             keep(worker, "decode")

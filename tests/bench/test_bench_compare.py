@@ -6,6 +6,7 @@ import json
 import platform
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,6 +158,22 @@ def test_lengths_that_do_not_fit_the_context_are_left_out() -> None:
     run._prepare()
     assert run.n_gen == 1023
     assert "1023 of 1000000 tokens are generated: the context has 1024" in run.result.notes
+
+
+@pytest.mark.parametrize("resets", [True, False])
+def test_a_peak_that_includes_loading_is_said(resets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        def ask(self, what: str, **_more: Any) -> dict[str, Any]:
+            return {"ok": True, "reset": resets} if what == "reset_peak" else {"ok": True}
+
+        def close(self) -> None: ...
+
+    run = compare._Run(Options(prompts=(8,), depths=(4,), n_gen=3), None, False)  # type: ignore[arg-type]
+    run._prepare()
+    run.launcher = SimpleNamespace(launch=lambda *_args, **_more: (Worker(), {}))  # type: ignore[assignment]
+    monkeypatch.setattr(run, "_keep_start", lambda *_args: None)
+    run._memory_run(SimpleNamespace(key={"backend": "llmlite", "model_type": "F16"}), 0)  # type: ignore[arg-type]
+    assert any("includes loading" in note for note in run.result.notes) is not resets
 
 
 def test_the_usual_depths_are_those_that_the_context_has_room_for() -> None:

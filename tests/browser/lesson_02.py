@@ -17,8 +17,9 @@ def operate(page: Page, out: Path) -> None:
     said = changes(legacy, lambda: bits.last.click())
     assert "nibble, bit 0" in said and "1 of 32 weights moved" in said, said
     picture(page, out / "nibble.png")
-    legacy.get_by_role("button", name="Undo all flips").click()
-    legacy.get_by_role("button", name="d", exact=True).click()
+    said = changes(legacy, legacy.get_by_role("button", name="Undo all flips").click)
+    assert "No bit is flipped" in said, said
+    changes(legacy, legacy.get_by_role("button", name="d", exact=True).click)
     expect(bits).to_have_count(16)
     bits.nth(1).focus()
     said = changes(legacy, lambda: page.keyboard.press("Space"))
@@ -34,7 +35,7 @@ def operate(page: Page, out: Path) -> None:
     picture(page, out / "which_bit.png")
 
     k = explorer(page, 2)
-    k.get_by_role("button", name="scales", exact=True).click()
+    changes(k, k.get_by_role("button", name="scales", exact=True).click)
     bits = k.locator("button[title*='press to flip']:visible")
     expect(bits).to_have_count(8)
     said = changes(k, lambda: bits.last.click())

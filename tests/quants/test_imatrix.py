@@ -109,9 +109,10 @@ def test_the_commands_measure_the_same_chain(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the fox and the hen in the inn on a hill " * 12, encoding="utf-8")
-    shared = [str(text), "-c", "32", "--executor", "eager"]
+    chunks = [str(text), "-c", "32"]
+    shared = [*chunks, "--executor", "eager"]
     imatrix, small = str(tmp_path / "imatrix.gguf"), str(tmp_path / "small.gguf")
-    assert cli.main(["imatrix", str(tiny), *shared, "-o", imatrix]) == 0
+    assert cli.main(["imatrix", str(tiny), *chunks, "-o", imatrix]) == 0
     assert cli.main(["quantize", str(tiny), small, "Q4_K_M", "--imatrix", imatrix]) == 0
     capsys.readouterr()
     assert cli.main(["kl", small, *shared, "--reference", str(tiny)]) == 0

@@ -31,18 +31,43 @@ TILE_TOKENS = QUANTIZED_TOKENS
 add_sums = make_add_sums(TILE_TOKENS)
 load_sums, offset_products = make_load_sums(TILE_TOKENS), make_offset_products(TILE_TOKENS)
 no_products, no_sums = make_zero_sums(TILE_TOKENS, i32x16), make_zero_sums(TILE_TOKENS)
+HALF = 4  # blocks from the first of a pair to the second: their sums are folded first
 # With 16 registers, loops over the words of a sub-block have a bound that LLVM doesn't know, so that they
 # stay loops. LLVM would unroll them, put all words of one row first, and run out of registers: 40 % slower.
-HALF = 4  # blocks from the first of a pair to the second: their sums are folded first
 UNROLLED = TARGET.has("avx512f")
 
 
-def make_multiply(*, sub, has_minimum=False, small=True, pair=False):
-    """Return the routine that multiplies one block of every group of a chunk: 32 rows × n_tokens.
+def make_multiply_tokens(sub, has_minimum, small):
+    """Return the inner loop of `make_multiply`, whose arguments it has: the sums of TILE_TOKENS tokens."""
+    signed = not small and emit.dots_signed(TARGET)
+    add_products = make_add_products(small, signed)
+    subtract_mins = make_subtract_minimums(32 // sub, LINE)
+    n_parts, sums_bytes = 32 // sub, 1024 // sub  # sub-blocks of a block; bytes of a group's Σ q
 
-    With `pair`, it multiplies two blocks, HALF apart, of a row's only group, and adds up their sums in
-    registers. Rows of 256 weights would otherwise write eight sums for little work. Two sub-blocks of 16 need
-    more registers than there are, but spilling the first sums still takes less time than two calls.
+    @inline
+    def multiply_tokens(total, words, numbers, q, d, xs, width, n_groups, n_bytes, zero):
+        """Return `total` plus the products of one block of every group."""
+        d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
+        for _ in range(n_groups):
+            for part in range(n_parts):
+                products = no_products() if signed else offset_products(xs + part * 32, s_stride, zero)
+                for k in range(0, sub if UNROLLED else n_bytes, 4):
+                    w0, w1 = load_u8x64(words), load_u8x64(words + 64)
+                    products = add_products(products, w0, w1, q + part * sub + k, width)
+                    words += LINE
+                s0, s1 = load_f32x16(numbers), load_f32x16(numbers + 64)
+                total = add_scaled(total, products, s0, s1, d, d_stride)
+                numbers += LINE
+            if has_minimum:
+                total = subtract_mins(total, numbers + MINIMUMS - SCALES - n_parts * LINE, xs, s_stride)
+            q, d, xs = q + 256, d + 32, xs + sums_bytes
+        return total
+
+    return multiply_tokens
+
+
+def make_multiply(*, sub, has_minimum=False, small=True):
+    """Return the routine that multiplies one block of every group of a chunk: 32 rows × n_tokens.
 
     With AVX-512, twelve vectors of sums (2 × 16 rows, 6 tokens) are computed side by side, because a dot
     product takes 4 or 5 cycles, and two start in each. A separate routine has registers for all its
@@ -61,29 +86,7 @@ def make_multiply(*, sub, has_minimum=False, small=True, pair=False):
         sums: address of the results.
         n_folded: the number of sums at `sums`, TOKEN_BLOCK tokens apart, that are folded in, the last first.
     """
-    signed = not small and emit.dots_signed(TARGET)
-    add_products = make_add_products(small, signed)
-    subtract_mins = make_subtract_minimums(32 // sub, LINE)
-    n_parts, sums_bytes = 32 // sub, 1024 // sub  # sub-blocks of a block; bytes of a group's Σ q
-
-    @inline
-    def multiply_tokens(total, words, numbers, q, d, xs, width, n_groups, n_bytes, zero):
-        """Return the sums of TILE_TOKENS tokens."""
-        d_stride, s_stride = width // 8, width * 4 // sub  # from one token's scales (sums) to the next one's
-        for _ in range(n_groups):
-            for part in range(n_parts):
-                products = no_products() if signed else offset_products(xs + part * 32, s_stride, zero)
-                for k in range(0, sub if UNROLLED else n_bytes, 4):
-                    w0, w1 = load_u8x64(words), load_u8x64(words + 64)
-                    products = add_products(products, w0, w1, q + part * sub + k, width)
-                    words += LINE
-                s0, s1 = load_f32x16(numbers), load_f32x16(numbers + 64)
-                total = add_scaled(total, products, s0, s1, d, d_stride)
-                numbers += LINE
-            if has_minimum:
-                total = subtract_mins(total, numbers + MINIMUMS - SCALES - n_parts * LINE, xs, s_stride)
-            q, d, xs = q + 256, d + 32, xs + sums_bytes
-        return total
+    multiply_tokens = make_multiply_tokens(sub, has_minimum, small)
 
     @routine(13)
     def multiply(
@@ -98,6 +101,18 @@ def make_multiply(*, sub, has_minimum=False, small=True, pair=False):
             q, d = q + TILE_TOKENS * width, d + TILE_TOKENS * (width // 8)
             xs, sums = xs + TILE_TOKENS * (width * 4 // sub), sums + TILE_TOKENS * LINE
             before += TILE_TOKENS * LINE if before else 0
+
+    return multiply
+
+
+def make_multiply_pair(*, sub, has_minimum=False, small=True):
+    """Return the routine that multiplies two blocks, HALF apart, of a row's only group: 32 rows × n_tokens.
+
+    Its arguments are those of `make_multiply`'s routine. Both blocks are added up in registers: rows of 256
+    weights would otherwise write eight sums for little work. Two sub-blocks of 16 need more registers than
+    there are, but spilling the first sums still takes less time than two calls.
+    """
+    multiply_tokens, n_parts = make_multiply_tokens(sub, has_minimum, small), 32 // sub
 
     @routine(13)
     def multiply_pair(
@@ -116,16 +131,16 @@ def make_multiply(*, sub, has_minimum=False, small=True, pair=False):
             q, d = q + TILE_TOKENS * width, d + TILE_TOKENS * (width // 8)
             xs, sums = xs + TILE_TOKENS * (width * 4 // sub), sums + TILE_TOKENS * LINE
 
-    return multiply_pair if pair else multiply
+    return multiply_pair
 
 
 multiply32 = make_multiply(sub=32)
 multiply32_bytes = make_multiply(sub=32, small=False)
 multiply32_min = make_multiply(sub=32, has_minimum=True)
-multiply32_pair = make_multiply(sub=32, pair=True)
-multiply32_bytes_pair = make_multiply(sub=32, small=False, pair=True)
-multiply32_min_pair = make_multiply(sub=32, has_minimum=True, pair=True)
+multiply32_pair = make_multiply_pair(sub=32)
+multiply32_bytes_pair = make_multiply_pair(sub=32, small=False)
+multiply32_min_pair = make_multiply_pair(sub=32, has_minimum=True)
 multiply16 = make_multiply(sub=16)
 multiply16_min = make_multiply(sub=16, has_minimum=True)
-multiply16_pair = make_multiply(sub=16, pair=True)
-multiply16_min_pair = make_multiply(sub=16, has_minimum=True, pair=True)
+multiply16_pair = make_multiply_pair(sub=16)
+multiply16_min_pair = make_multiply_pair(sub=16, has_minimum=True)

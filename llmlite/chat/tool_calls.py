@@ -63,7 +63,8 @@ class Parsed:
     Attributes:
         text: the text outside of calls.
         calls: the calls, in order.
-        broken: text from an opening that is no call up to the next opening, or "". It is in `text` too.
+        broken: text that begins like a call but isn't one, each up to the next opening; or "". `text` has it
+            too.
     """
 
     text: str

@@ -193,7 +193,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def refuse_measuring(options: argparse.Namespace) -> None:
-    """Refuse options of a measurement beside --from, which shows what was measured. --backends asks for some.
+    """Refuse options of a measurement together with --from, which only shows results.
+
+    --backends may be given: it names backends that must be among the results.
 
     Raises:
         LlmliteError: there is one.

@@ -115,7 +115,7 @@ def _make_form(options: dict[str, Any], model: Model) -> None:
         for name in FORMS:
             if name in options:
                 options[name] = form(name, options[name])
-                options[name].constrain(model.tokenizer)  # the grammar keeps what it finds out here
+                options[name].constrain(model.tokenizer)  # the grammar caches this work
     except Exception as error:
         raise from_error(error) from error
 
